@@ -1,0 +1,66 @@
+# Everything a developer does, by name. Needs Python 3.11 or newer, make and a package registry; the rest is made here.
+# A target that needs the virtual environment depends on its stamp, so that nothing has to be run first.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TESTS ?= tests
+PYTEST_ARGS ?= -q -n auto
+
+.PHONY: help setup proto fmt lint format types proto-check check test demo bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv with the project and its development tools (quick when repeated)
+	@echo "Ready: $(BIN)/stepflow --help"
+
+# Remade when a dependency may have changed. The stamp comes last, so that an interrupted installation starts again.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is too old: Python 3.11 or newer is needed. Try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
+	@echo "Installing the project and its tools into $(VENV) (a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $(STAMP)
+
+proto: ## generate the Python code of proto/
+	@scripts/proto.sh
+
+fmt: $(STAMP) ## format the code and apply the safe fixes of the linter
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+lint: $(STAMP) ## look for mistakes (ruff)
+	@$(BIN)/ruff check --quiet . && echo "lint: ok"
+
+format: $(STAMP)
+	@$(BIN)/ruff format --quiet --check . && echo "format: ok" || { echo "format: run 'make fmt'" >&2; exit 1; }
+
+types: $(STAMP) ## check the types (mypy --strict)
+	@$(BIN)/mypy --no-error-summary && echo "types: ok"
+
+proto-check:
+	@scripts/proto.sh --check && echo "proto: ok"
+
+check: lint format types proto-check test ## all of it: lint, format, types, generated code, tests
+
+test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
+	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
+
+demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
+	@scripts/demo.sh
+
+bench: $(STAMP) ## measure steps per second and milliseconds per step
+	@$(BIN)/python -m benchmarks.embedded
+
+clean: ## remove caches and build output (not .venv, not .stepflow)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Generate Python from proto/ with a pinned generator in a venv of its own (it needs an older protobuf than we run on).
+# With --check: fail when the committed code is not what the generator makes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.cache/proto-venv
+if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import grpc_tools' 2>/dev/null; then
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2' 'setuptools<81'
+fi
+out=.
+if [ "${1:-}" = "--check" ]; then
+  out=$(mktemp -d)
+  trap 'rm -rf "$out"' EXIT
+fi
+"$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" proto/stepflow/mesh/v1/*.proto
+if [ "$out" != . ]; then
+  for file in "$out"/stepflow/mesh/v1/*; do
+    cmp -s "$file" "stepflow/mesh/v1/$(basename "$file")" || { echo "stale: stepflow/mesh/v1/$(basename "$file"); run 'make proto'" >&2; exit 1; }
+  done
+fi

@@ -1,0 +1,121 @@
+"""JSON as it travels: compact UTF-8 text, checked once where it enters.
+
+Invariants of every JSON text that passed `compact`:
+- one line, no insignificant white space (a newline spliced into a line protocol would inject a message);
+- members in the author's order, the last of equal names; integers exact at any size; doubles finite, in
+  their shortest form with a fractional digit;
+- no lone surrogates, nesting at most `JSON_DEPTH_MAX`.
+
+Pure. Content ids (`blob_id`) are the SHA-256 of such texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from stepflow.errors import Invalid
+
+JSON_DEPTH_MAX = 256
+"""Nesting; far below what decoders bear, far above what people write."""
+
+INLINE_BYTES_MAX = 32 * 1024
+"""A larger value is put into the blob store and travels by its id."""
+
+PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
+"""No value above this passes any door."""
+
+assert INLINE_BYTES_MAX * 4 < PAYLOAD_BYTES_MAX
+
+encode = msgspec.json.encode
+"""Encode a tree (it may hold `msgspec.Raw` leaves) as compact JSON."""
+
+decode = msgspec.json.decode
+"""Decode a JSON text that is known to be good."""
+
+
+def compact(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
+    """Check a JSON text from outside and return its compact form.
+
+    Raises:
+        Invalid: not JSON, too large or too deep; `what` names it in the message.
+    """
+    return encode(parse(text, what=what, bytes_max=bytes_max))
+
+
+def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BYTES_MAX) -> Any:
+    """Check a JSON text from outside and return its tree. Raises as `compact` does."""
+    size = len(text)
+    if size > bytes_max:
+        raise Invalid(
+            "PAYLOAD_TOO_LARGE", f"{what} is {size:,} bytes; the limit is {bytes_max:,}", size=size, bytes_max=bytes_max
+        )
+    try:
+        tree = decode(text)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise Invalid("JSON_INVALID", f"{what} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep(what) from None
+    opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if text.count(opening[0]) + text.count(opening[1]) > JSON_DEPTH_MAX:  # type: ignore[arg-type]  # bytes count bytes
+        check_depth(tree, what)
+    return tree
+
+
+def check_depth(tree: Any, what: str = "value") -> None:
+    """Refuse a tree nested deeper than `JSON_DEPTH_MAX`. Raises: Invalid."""
+    level = [tree]
+    for _ in range(JSON_DEPTH_MAX + 1):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                below.extend(child for child in node.values() if isinstance(child, (dict, list)))
+            elif isinstance(node, list):
+                below.extend(child for child in node if isinstance(child, (dict, list)))
+        if not below:
+            return
+        level = below
+    raise _too_deep(what)
+
+
+def _too_deep(what: str) -> Invalid:
+    return Invalid("JSON_TOO_DEEP", f"{what} is nested deeper than {JSON_DEPTH_MAX} levels", depth_max=JSON_DEPTH_MAX)
+
+
+def blob_id(content: bytes) -> str:
+    """Return the id under which `content` is stored: its SHA-256, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Json:
+    """A checked JSON text with its tree, decoded when first asked for.
+
+    The tree is shared: whoever reads it must not change it.
+    """
+
+    __slots__ = ("_tree", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._tree: Any = _UNDECODED
+
+    @property
+    def tree(self) -> Any:
+        tree = self._tree
+        if tree is _UNDECODED:
+            tree = self._tree = decode(self.raw)
+        return tree
+
+    def __repr__(self) -> str:
+        return f"Json({self.raw[:40]!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Json) and other.raw == self.raw
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+
+_UNDECODED: Any = object()

@@ -1,0 +1,242 @@
+from stepflow.mesh.v1 import journal_pb2 as _journal_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ExecutorFrame(_message.Message):
+    __slots__ = ("hello", "calls", "cancels", "acks", "attaches", "replies")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    CANCELS_FIELD_NUMBER: _ClassVar[int]
+    ACKS_FIELD_NUMBER: _ClassVar[int]
+    ATTACHES_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    calls: _containers.RepeatedCompositeFieldContainer[Call]
+    cancels: _containers.RepeatedCompositeFieldContainer[Cancel]
+    acks: _containers.RepeatedCompositeFieldContainer[Ack]
+    attaches: _containers.RepeatedCompositeFieldContainer[Attach]
+    replies: _containers.RepeatedCompositeFieldContainer[CallbackReply]
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., attaches: _Optional[_Iterable[_Union[Attach, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[CallbackReply, _Mapping]]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("executor_id", "token")
+    EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    executor_id: str
+    token: int
+    def __init__(self, executor_id: _Optional[str] = ..., token: _Optional[int] = ...) -> None: ...
+
+class Call(_message.Message):
+    __slots__ = ("call_id", "plugin", "component", "input", "key", "attempt", "epoch", "depth", "timeout_ms", "idle_timeout_ms", "root_run_id", "run_id", "flow_id", "step_id", "item", "path_params", "route_params_json", "traceparent", "path")
+    class PathParamsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    ROOT_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    FLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    PATH_PARAMS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    plugin: str
+    component: str
+    input: _journal_pb2.Payload
+    key: str
+    attempt: int
+    epoch: int
+    depth: int
+    timeout_ms: int
+    idle_timeout_ms: int
+    root_run_id: str
+    run_id: str
+    flow_id: str
+    step_id: str
+    item: int
+    path_params: _containers.ScalarMap[str, str]
+    route_params_json: bytes
+    traceparent: str
+    path: str
+    def __init__(self, call_id: _Optional[int] = ..., plugin: _Optional[str] = ..., component: _Optional[str] = ..., input: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., depth: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., idle_timeout_ms: _Optional[int] = ..., root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., step_id: _Optional[str] = ..., item: _Optional[int] = ..., path_params: _Optional[_Mapping[str, str]] = ..., route_params_json: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ("call_id",)
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    def __init__(self, call_id: _Optional[int] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("key", "attempt")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    attempt: int
+    def __init__(self, key: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class Attach(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[AttachRun]
+    def __init__(self, runs: _Optional[_Iterable[_Union[AttachRun, _Mapping]]] = ...) -> None: ...
+
+class AttachRun(_message.Message):
+    __slots__ = ("run_id", "epoch")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    epoch: int
+    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class HostFrame(_message.Message):
+    __slots__ = ("results", "progress", "attached", "callbacks", "credits")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ATTACHED_FIELD_NUMBER: _ClassVar[int]
+    CALLBACKS_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[CallResult]
+    progress: _containers.RepeatedCompositeFieldContainer[Progress]
+    attached: _containers.RepeatedCompositeFieldContainer[Attached]
+    callbacks: _containers.RepeatedCompositeFieldContainer[Callback]
+    credits: int
+    def __init__(self, results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., attached: _Optional[_Iterable[_Union[Attached, _Mapping]]] = ..., callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., credits: _Optional[int] = ...) -> None: ...
+
+class CallResult(_message.Message):
+    __slots__ = ("call_id", "key", "attempt", "started_at_ms", "result", "failure")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    key: str
+    attempt: int
+    started_at_ms: int
+    result: _journal_pb2.Payload
+    failure: _journal_pb2.Failure
+    def __init__(self, call_id: _Optional[int] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("call_id", "done", "total", "message")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    done: float
+    total: float
+    message: str
+    def __init__(self, call_id: _Optional[int] = ..., done: _Optional[float] = ..., total: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Attached(_message.Message):
+    __slots__ = ("calls", "run_ids")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[HeldCall]
+    run_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, calls: _Optional[_Iterable[_Union[HeldCall, _Mapping]]] = ..., run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class HeldCall(_message.Message):
+    __slots__ = ("run_id", "key", "attempt")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    key: str
+    attempt: int
+    def __init__(self, run_id: _Optional[str] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class Callback(_message.Message):
+    __slots__ = ("callback_id", "call_id", "start_run", "get_run")
+    CALLBACK_ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    START_RUN_FIELD_NUMBER: _ClassVar[int]
+    GET_RUN_FIELD_NUMBER: _ClassVar[int]
+    callback_id: int
+    call_id: int
+    start_run: StartRun
+    get_run: GetRun
+    def __init__(self, callback_id: _Optional[int] = ..., call_id: _Optional[int] = ..., start_run: _Optional[_Union[StartRun, _Mapping]] = ..., get_run: _Optional[_Union[GetRun, _Mapping]] = ...) -> None: ...
+
+class StartRun(_message.Message):
+    __slots__ = ("flow", "inputs", "key", "wait", "max_concurrency", "variables_json", "overrides_json")
+    FLOW_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_JSON_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_JSON_FIELD_NUMBER: _ClassVar[int]
+    flow: _journal_pb2.Payload
+    inputs: _journal_pb2.Payload
+    key: str
+    wait: bool
+    max_concurrency: int
+    variables_json: bytes
+    overrides_json: bytes
+    def __init__(self, flow: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., inputs: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., wait: bool = ..., max_concurrency: _Optional[int] = ..., variables_json: _Optional[bytes] = ..., overrides_json: _Optional[bytes] = ...) -> None: ...
+
+class GetRun(_message.Message):
+    __slots__ = ("run_id", "wait")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    wait: bool
+    def __init__(self, run_id: _Optional[str] = ..., wait: bool = ...) -> None: ...
+
+class CallbackReply(_message.Message):
+    __slots__ = ("callback_id", "report", "failure")
+    CALLBACK_ID_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    callback_id: int
+    report: RunReport
+    failure: _journal_pb2.Failure
+    def __init__(self, callback_id: _Optional[int] = ..., report: _Optional[_Union[RunReport, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ...) -> None: ...
+
+class RunReport(_message.Message):
+    __slots__ = ("run_id", "flow_id", "flow_name", "status", "created_at_ms", "completed_at_ms", "items")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    FLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    FLOW_NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    flow_id: str
+    flow_name: str
+    status: _journal_pb2.RunStatus
+    created_at_ms: int
+    completed_at_ms: int
+    items: _containers.RepeatedCompositeFieldContainer[ReportItem]
+    def __init__(self, run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., flow_name: _Optional[str] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ReportItem, _Mapping]]] = ...) -> None: ...
+
+class ReportItem(_message.Message):
+    __slots__ = ("status", "flow_result")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    FLOW_RESULT_FIELD_NUMBER: _ClassVar[int]
+    status: _journal_pb2.RunStatus
+    flow_result: _journal_pb2.Payload
+    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., flow_result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,128 @@
+from stepflow.mesh.v1 import journal_pb2 as _journal_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Backoff(_message.Message):
+    __slots__ = ("kind", "min_delay_ms", "max_delay_ms", "factor")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[Backoff.Kind]
+        KIND_CONSTANT: _ClassVar[Backoff.Kind]
+        KIND_EXPONENTIAL: _ClassVar[Backoff.Kind]
+        KIND_FIBONACCI: _ClassVar[Backoff.Kind]
+    KIND_UNSPECIFIED: Backoff.Kind
+    KIND_CONSTANT: Backoff.Kind
+    KIND_EXPONENTIAL: Backoff.Kind
+    KIND_FIBONACCI: Backoff.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MIN_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    kind: Backoff.Kind
+    min_delay_ms: int
+    max_delay_ms: int
+    factor: float
+    def __init__(self, kind: _Optional[_Union[Backoff.Kind, str]] = ..., min_delay_ms: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., factor: _Optional[float] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("transport_retries_max", "backoff", "concurrency_max", "engine_version", "input_unchecked")
+    TRANSPORT_RETRIES_MAX_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_MAX_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INPUT_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
+    transport_retries_max: int
+    backoff: Backoff
+    concurrency_max: int
+    engine_version: int
+    input_unchecked: bool
+    def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ...) -> None: ...
+
+class RunRecord(_message.Message):
+    __slots__ = ("flow_id", "flow_name", "inputs", "variables_json", "overrides_json", "policy", "request_hash", "created_at_ms", "items_per_partition", "traceparent", "labels_json")
+    FLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    FLOW_NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_JSON_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_JSON_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HASH_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_PER_PARTITION_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_JSON_FIELD_NUMBER: _ClassVar[int]
+    flow_id: str
+    flow_name: str
+    inputs: _containers.RepeatedCompositeFieldContainer[_journal_pb2.Payload]
+    variables_json: bytes
+    overrides_json: bytes
+    policy: Policy
+    request_hash: str
+    created_at_ms: int
+    items_per_partition: int
+    traceparent: str
+    labels_json: bytes
+    def __init__(self, flow_id: _Optional[str] = ..., flow_name: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_journal_pb2.Payload, _Mapping]]] = ..., variables_json: _Optional[bytes] = ..., overrides_json: _Optional[bytes] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., request_hash: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., items_per_partition: _Optional[int] = ..., traceparent: _Optional[str] = ..., labels_json: _Optional[bytes] = ...) -> None: ...
+
+class PartitionStatus(_message.Message):
+    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    status: _journal_pb2.RunStatus
+    items_total: int
+    items_completed: int
+    items_failed: int
+    items_cancelled: int
+    created_at_ms: int
+    completed_at_ms: int
+    failure: _journal_pb2.Failure
+    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ...) -> None: ...
+
+class ItemResult(_message.Message):
+    __slots__ = ("item", "status", "result", "failure", "completed_at_ms")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    item: int
+    status: _journal_pb2.RunStatus
+    result: _journal_pb2.Payload
+    failure: _journal_pb2.Failure
+    completed_at_ms: int
+    def __init__(self, item: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., completed_at_ms: _Optional[int] = ...) -> None: ...
+
+class PartitionResults(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[ItemResult]
+    def __init__(self, items: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ...) -> None: ...
+
+class ExecutorSession(_message.Message):
+    __slots__ = ("address", "runs_max", "engine_version", "draining")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_MAX_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    runs_max: int
+    engine_version: int
+    draining: bool
+    def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ...) -> None: ...
+
+class InboxMessage(_message.Message):
+    __slots__ = ("cancel",)
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    cancel: bool
+    def __init__(self, cancel: bool = ...) -> None: ...

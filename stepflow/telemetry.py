@@ -1,0 +1,238 @@
+"""Logging: constant messages with named fields, for people (text) or programs (JSON).
+
+Owns the level, the destination and the format, process-wide; they are set once, at start, by `configure`.
+
+- A logger costs one comparison where its level is off. structlog is imported when the first record is written, because
+  it takes 150 ms or more to import and most commands of the command line write none.
+- No secret leaves: fields whose names look secret, bearer tokens and passwords in URLs become `[REDACTED]`. Payloads are the
+  caller's duty (never log one); a long text is cut, so that a mistake stays small.
+- Records of libraries (stdlib `logging`) take the same way out.
+- A record that cannot be written is dropped: logging never fails its caller.
+
+Not here: metrics and traces; output for people at a terminal (`stepflow.cli.console`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from stepflow.errors import Invalid
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping, MutableMapping
+    from pathlib import Path
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+"""Names of the levels with the numbers that stdlib `logging` gives them."""
+
+FORMATS = ("text", "json")
+
+TEXT_CHARS_MAX = 2_000
+"""A longer text in a field is cut: enough for the tail of a server's stderr, too short for a payload."""
+
+DEPTH_MAX = 8
+"""Fields are searched for secrets this deep; what lies deeper is left out whole."""
+
+REDACTED = "[REDACTED]"
+
+
+class _Sink:
+    """Where records go. One per process; `configure` changes it in place, so that loggers made earlier follow."""
+
+    __slots__ = ("file", "format", "level", "opened", "writer")
+
+    def __init__(self) -> None:
+        self.level = LEVELS["warning"]
+        self.format = "text"
+        self.file: TextIO | None = None
+        """None is the stderr of the moment."""
+        self.opened: TextIO | None = None
+        """The file that `configure` opened itself, and closes when it is called again."""
+        self.writer: Any = None
+
+
+_sink = _Sink()
+
+
+def configure(level: str = "warning", destination: TextIO | Path | None = None, format: str = "text") -> None:  # noqa: A002  # what every user calls it
+    """Set up logging for this process; may be repeated, the last call holds.
+
+    `destination` is an open text stream or a file to append to; without one, records go to stderr.
+
+    Raises:
+        Invalid: an unknown level or format, or a file that cannot be opened.
+    """
+    if level not in LEVELS:
+        raise Invalid("LOG_LEVEL_INVALID", f"unknown log level {level!r}; it is one of {', '.join(LEVELS)}")
+    if format not in FORMATS:
+        raise Invalid("LOG_FORMAT_INVALID", f"unknown log format {format!r}; it is one of {', '.join(FORMATS)}")
+    opened = None if destination is None or hasattr(destination, "write") else _open(destination)
+    if _sink.opened is not None:
+        _sink.opened.close()
+    _sink.level = LEVELS[level]
+    _sink.format = format
+    _sink.file = opened or destination  # type: ignore[assignment]  # a path has become the opened file
+    _sink.opened = opened
+    _sink.writer = None
+    _take_over_stdlib(_sink.level)
+
+
+def _open(path: Path) -> TextIO:
+    try:
+        return path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise Invalid("LOG_FILE_INVALID", f"cannot write the log to {path}: {error.strerror}") from None
+
+
+def is_enabled(level: str) -> bool:
+    """Say whether records of this level are written."""
+    return LEVELS[level] >= _sink.level
+
+
+class Logger:
+    """Writes records under a name. Cheap to make and to keep; fields given to `bind` go with each record."""
+
+    __slots__ = ("_fields", "name")
+
+    def __init__(self, name: str, fields: Mapping[str, object] | None = None) -> None:
+        self.name = name
+        self._fields: Mapping[str, object] = fields or {}
+
+    def bind(self, **fields: object) -> Logger:
+        """Return a logger that adds these fields to each record."""
+        return Logger(self.name, {**self._fields, **fields})
+
+    def debug(self, message: str, **fields: object) -> None:
+        if _sink.level <= 10:
+            _emit("debug", self.name, message, {**self._fields, **fields})
+
+    def info(self, message: str, **fields: object) -> None:
+        if _sink.level <= 20:
+            _emit("info", self.name, message, {**self._fields, **fields})
+
+    def warning(self, message: str, **fields: object) -> None:
+        if _sink.level <= 30:
+            _emit("warning", self.name, message, {**self._fields, **fields})
+
+    def error(self, message: str, **fields: object) -> None:
+        _emit("error", self.name, message, {**self._fields, **fields})
+
+    def exception(self, message: str, **fields: object) -> None:
+        """Write an error with the traceback of the exception that is being handled."""
+        _emit("error", self.name, message, {**self._fields, **fields, "exc_info": True})
+
+
+def get_logger(name: str) -> Logger:
+    """Return a logger; `name` says which part of the mesh speaks (`executor`, `backend.mcp`)."""
+    return Logger(name)
+
+
+def _emit(level: str, name: str, message: str, fields: dict[str, object]) -> None:
+    try:
+        if _sink.writer is None:
+            _sink.writer = _build_writer()
+        getattr(_sink.writer, level)(message, logger=name, **fields)
+    except (OSError, ValueError):  # a closed or full destination
+        return
+
+
+def _build_writer() -> Any:
+    import structlog
+    from structlog.dev import ConsoleRenderer, plain_traceback
+
+    file = _sink.file or sys.stderr
+    finish: list[Any]
+    if _sink.format == "json":
+        finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    else:
+        finish = [ConsoleRenderer(colors=file.isatty(), exception_formatter=plain_traceback, sort_keys=False)]
+    return structlog.wrap_logger(
+        structlog.PrintLogger(file),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            redact_secrets,
+            *finish,
+        ],
+        wrapper_class=structlog.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:passwords?|passwd|passphrase|secrets?|tokens?|api_?keys?|access_?keys?|private_?keys?|credentials?"
+    r"|authorization|auth_header|cookies?|set_cookie)(?:$|_)"
+)
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-.\s]+")
+_SECRET_TEXT = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
+    (re.compile(r"(?i)(\w[\w+.-]*://[^\s/:@]*):[^\s/@]+@"), rf"\1:{REDACTED}@"),
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Say whether a field of this name should not be shown (`api_key`, `accessToken`, `DB-PASSWORD`)."""
+    return _SECRET_NAME.search(_WORD_START.sub("_", name).lower()) is not None
+
+
+def redact(value: Any, depth: int = 0) -> Any:
+    """Return a copy of a tree that is fit for a log.
+
+    Members with secret-looking names are replaced unless they are numbers, booleans or null (a fencing token, a count of
+    tokens); texts lose bearer tokens and URL passwords, and are cut.
+    """
+    if isinstance(value, str):
+        return _redact_text(value)
+    if isinstance(value, (int, float)) or value is None:
+        return value
+    if depth >= DEPTH_MAX:
+        return "[…]"
+    if isinstance(value, dict):
+        return {name: _redact_member(str(name), member, depth + 1) for name, member in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [redact(member, depth + 1) for member in value]
+    return _redact_text(str(value))
+
+
+def _redact_member(name: str, value: Any, depth: int) -> Any:
+    if not isinstance(value, (int, float)) and value is not None and is_secret_name(name):
+        return REDACTED
+    return redact(value, depth)
+
+
+def _redact_text(text: str) -> str:
+    # Cut before searching, so that a payload that strayed in here costs little; generously, for a token across the cut.
+    shown = text[: TEXT_CHARS_MAX * 2]
+    for pattern, replacement in _SECRET_TEXT:
+        shown = pattern.sub(replacement, shown)
+    if len(text) <= TEXT_CHARS_MAX:
+        return shown
+    return f"{shown[:TEXT_CHARS_MAX]}… ({len(text):,} characters)"
+
+
+def redact_secrets(logger: Any, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001  # structlog's signature
+    """Apply `redact` to each field of a record (a structlog processor)."""
+    for name, value in record.items():
+        if name != "exc_info":  # an exception, which the renderer formats
+            record[name] = _redact_member(name, value, 0)
+    return record
+
+
+# --- libraries ---------------------------------------------------------------------------------------------------
+
+
+def _take_over_stdlib(level: int) -> None:
+    import logging
+
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, _Bridge.cls()):
+            root.removeHandler(handler)
+    root.addHandler(_Bridge.make())
+    # Libraries talk more than we do: their information is our debug.
+    root.setLevel(logging.DEBUG if level <= LEVELS["debug"] else max(level, logging.WARNING))
