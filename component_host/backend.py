@@ -14,7 +14,7 @@ Rules for a backend:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,8 +50,8 @@ class Listing:
 class BlobAccess(Protocol):
     """Blobs whose ids user code sees."""
 
-    async def put(self, content: bytes, blob_type: str = "data") -> str: ...
-    async def get(self, blob_id: str) -> tuple[bytes, str]:
+    async def put(self, content: bytes, *, blob_type: str = "data") -> str: ...
+    async def get(self, blob_id: str, /) -> tuple[bytes, str]:
         """Return content and type. Raises: NotFound, Invalid (not an id)."""
         ...
 
@@ -127,6 +127,3 @@ class BackendContext:
     """The host's own environment: the source of PATH, HOME, LANG, TMPDIR and of `$VAR` substitution."""
     listing_changed: ListingChanged = field(default=lambda: None)
     """To be called when `listing()` has changed."""
-
-
-Spawn = Callable[[Awaitable[None]], None]

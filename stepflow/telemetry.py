@@ -4,8 +4,8 @@ Owns the level, the destination and the format, process-wide; they are set once,
 
 - A logger costs one comparison where its level is off. structlog is imported when the first record is written, because
   it takes 150 ms or more to import and most commands of the command line write none.
-- No secret leaves: fields whose names look secret, bearer tokens and passwords in URLs become `[REDACTED]`. Payloads are the
-  caller's duty (never log one); a long text is cut, so that a mistake stays small.
+- No secret leaves: fields whose names look secret, bearer tokens and passwords in URLs become `[REDACTED]`. Payloads
+  are the caller's duty (never log one); a long text is cut, so that a mistake stays small.
 - Records of libraries (stdlib `logging`) take the same way out.
 - A record that cannot be written is dropped: logging never fails its caller.
 
@@ -14,6 +14,7 @@ Not here: metrics and traces; output for people at a terminal (`stepflow.cli.con
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Mapping, MutableMapping
     from pathlib import Path
 
@@ -32,6 +32,9 @@ FORMATS = ("text", "json")
 
 TEXT_CHARS_MAX = 2_000
 """A longer text in a field is cut: enough for the tail of a server's stderr, too short for a payload."""
+
+TRACEBACK_CHARS_MAX = 20_000
+"""Tracebacks are the exception: their end says what happened."""
 
 DEPTH_MAX = 8
 """Fields are searched for secrets this deep; what lies deeper is left out whole."""
@@ -144,18 +147,19 @@ def _build_writer() -> Any:
     from structlog.dev import ConsoleRenderer, plain_traceback
 
     file = _sink.file or sys.stderr
-    finish: list[Any]
+    renderer: Any
     if _sink.format == "json":
-        finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        renderer = structlog.processors.JSONRenderer(default=str)
     else:
-        finish = [ConsoleRenderer(colors=file.isatty(), exception_formatter=plain_traceback, sort_keys=False)]
+        renderer = ConsoleRenderer(colors=file.isatty(), exception_formatter=plain_traceback, sort_keys=False)
     return structlog.wrap_logger(
         structlog.PrintLogger(file),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,  # before the search for secrets: a traceback may quote one
             redact_secrets,
-            *finish,
+            renderer,
         ],
         wrapper_class=structlog.BoundLogger,
         cache_logger_on_first_use=True,
@@ -183,8 +187,8 @@ def is_secret_name(name: str) -> bool:
 def redact(value: Any, depth: int = 0) -> Any:
     """Return a copy of a tree that is fit for a log.
 
-    Members with secret-looking names are replaced unless they are numbers, booleans or null (a fencing token, a count of
-    tokens); texts lose bearer tokens and URL passwords, and are cut.
+    Members with secret-looking names are replaced unless they are numbers, booleans or null (a fencing token, a count
+    of tokens); texts lose bearer tokens and URL passwords, and are cut.
     """
     if isinstance(value, str):
         return _redact_text(value)
@@ -205,20 +209,22 @@ def _redact_member(name: str, value: Any, depth: int) -> Any:
     return redact(value, depth)
 
 
-def _redact_text(text: str) -> str:
+def _redact_text(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
     # Cut before searching, so that a payload that strayed in here costs little; generously, for a token across the cut.
-    shown = text[: TEXT_CHARS_MAX * 2]
+    shown = text[: chars_max * 2]
     for pattern, replacement in _SECRET_TEXT:
         shown = pattern.sub(replacement, shown)
-    if len(text) <= TEXT_CHARS_MAX:
+    if len(text) <= chars_max:
         return shown
-    return f"{shown[:TEXT_CHARS_MAX]}… ({len(text):,} characters)"
+    return f"{shown[:chars_max]}… ({len(text):,} characters)"
 
 
 def redact_secrets(logger: Any, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001  # structlog's signature
     """Apply `redact` to each field of a record (a structlog processor)."""
     for name, value in record.items():
-        if name != "exc_info":  # an exception, which the renderer formats
+        if name == "exception":
+            record[name] = _redact_text(value, TRACEBACK_CHARS_MAX)
+        else:
             record[name] = _redact_member(name, value, 0)
     return record
 
@@ -226,13 +232,26 @@ def redact_secrets(logger: Any, method: str, record: MutableMapping[str, Any]) -
 # --- libraries ---------------------------------------------------------------------------------------------------
 
 
-def _take_over_stdlib(level: int) -> None:
-    import logging
+class _Bridge(logging.Handler):
+    """Hands the records of libraries to our writer."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        number = record.levelno
+        level = next((name for name in ("error", "warning", "info") if number >= LEVELS[name]), "debug")
+        fields: dict[str, object] = {"exc_info": record.exc_info} if record.exc_info else {}
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # the library's arguments do not fit its own format
+            message = str(record.msg)
+        _emit(level, record.name, message, fields)
+
+
+_bridge = _Bridge()
+
+
+def _take_over_stdlib(level: int) -> None:
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, _Bridge.cls()):
-            root.removeHandler(handler)
-    root.addHandler(_Bridge.make())
+    if _bridge not in root.handlers:
+        root.addHandler(_bridge)
     # Libraries talk more than we do: their information is our debug.
-    root.setLevel(logging.DEBUG if level <= LEVELS["debug"] else max(level, logging.WARNING))
+    root.setLevel(level if level <= LEVELS["debug"] else max(level, LEVELS["warning"]))

@@ -168,16 +168,24 @@ class HeldCall(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Callback(_message.Message):
-    __slots__ = ("callback_id", "call_id", "start_run", "get_run")
+    __slots__ = ("callback_id", "call_id", "start_run", "get_run", "get_flow")
     CALLBACK_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     START_RUN_FIELD_NUMBER: _ClassVar[int]
     GET_RUN_FIELD_NUMBER: _ClassVar[int]
+    GET_FLOW_FIELD_NUMBER: _ClassVar[int]
     callback_id: int
     call_id: int
     start_run: StartRun
     get_run: GetRun
-    def __init__(self, callback_id: _Optional[int] = ..., call_id: _Optional[int] = ..., start_run: _Optional[_Union[StartRun, _Mapping]] = ..., get_run: _Optional[_Union[GetRun, _Mapping]] = ...) -> None: ...
+    get_flow: GetFlow
+    def __init__(self, callback_id: _Optional[int] = ..., call_id: _Optional[int] = ..., start_run: _Optional[_Union[StartRun, _Mapping]] = ..., get_run: _Optional[_Union[GetRun, _Mapping]] = ..., get_flow: _Optional[_Union[GetFlow, _Mapping]] = ...) -> None: ...
+
+class GetFlow(_message.Message):
+    __slots__ = ("flow_id",)
+    FLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    flow_id: str
+    def __init__(self, flow_id: _Optional[str] = ...) -> None: ...
 
 class StartRun(_message.Message):
     __slots__ = ("flow", "inputs", "key", "wait", "max_concurrency", "variables_json", "overrides_json")
@@ -206,14 +214,26 @@ class GetRun(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., wait: bool = ...) -> None: ...
 
 class CallbackReply(_message.Message):
-    __slots__ = ("callback_id", "report", "failure")
+    __slots__ = ("callback_id", "report", "error", "flow_json")
     CALLBACK_ID_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
-    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    FLOW_JSON_FIELD_NUMBER: _ClassVar[int]
     callback_id: int
     report: RunReport
-    failure: _journal_pb2.Failure
-    def __init__(self, callback_id: _Optional[int] = ..., report: _Optional[_Union[RunReport, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ...) -> None: ...
+    error: CallbackError
+    flow_json: bytes
+    def __init__(self, callback_id: _Optional[int] = ..., report: _Optional[_Union[RunReport, _Mapping]] = ..., error: _Optional[_Union[CallbackError, _Mapping]] = ..., flow_json: _Optional[bytes] = ...) -> None: ...
+
+class CallbackError(_message.Message):
+    __slots__ = ("reason", "message", "not_found")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    not_found: bool
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., not_found: bool = ...) -> None: ...
 
 class RunReport(_message.Message):
     __slots__ = ("run_id", "flow_id", "flow_name", "status", "created_at_ms", "completed_at_ms", "items")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stepflow.mesh.v1 import journal_pb2 as stepflow_dot_mesh_dot_v1_dot_journal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/state.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\"\xce\x01\n\x07\x42\x61\x63koff\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.stepflow.mesh.v1.Backoff.Kind\x12\x14\n\x0cmin_delay_ms\x18\x02 \x01(\r\x12\x14\n\x0cmax_delay_ms\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\"Y\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_CONSTANT\x10\x01\x12\x14\n\x10KIND_EXPONENTIAL\x10\x02\x12\x12\n\x0eKIND_FIBONACCI\x10\x03\"\x9d\x01\n\x06Policy\x12\x1d\n\x15transport_retries_max\x18\x01 \x01(\r\x12*\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Backoff\x12\x17\n\x0f\x63oncurrency_max\x18\x03 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\r\x12\x17\n\x0finput_unchecked\x18\x05 \x01(\x08\"\xa8\x02\n\tRunRecord\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x11\n\tflow_name\x18\x02 \x01(\t\x12)\n\x06inputs\x18\x03 \x03(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x16\n\x0evariables_json\x18\x04 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x05 \x01(\x0c\x12(\n\x06policy\x18\x06 \x01(\x0b\x32\x18.stepflow.mesh.v1.Policy\x12\x14\n\x0crequest_hash\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x1b\n\x13items_per_partition\x18\t \x01(\r\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x13\n\x0blabels_json\x18\x0b \x01(\x0c\"\xf7\x01\n\x0fPartitionStatus\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x13\n\x0bitems_total\x18\x02 \x01(\r\x12\x17\n\x0fitems_completed\x18\x03 \x01(\r\x12\x14\n\x0citems_failed\x18\x04 \x01(\r\x12\x17\n\x0fitems_cancelled\x18\x05 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x63ompleted_at_ms\x18\x07 \x01(\x03\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\"\xc6\x01\n\nItemResult\x12\x0c\n\x04item\x18\x01 \x01(\r\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12+\n\x06result\x18\x03 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x12\x17\n\x0f\x63ompleted_at_ms\x18\x05 \x01(\x03\x42\t\n\x07outcome\"?\n\x10PartitionResults\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.stepflow.mesh.v1.ItemResult\"^\n\x0f\x45xecutorSession\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08runs_max\x18\x02 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"\x1e\n\x0cInboxMessage\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/state.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\"\xce\x01\n\x07\x42\x61\x63koff\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.stepflow.mesh.v1.Backoff.Kind\x12\x14\n\x0cmin_delay_ms\x18\x02 \x01(\r\x12\x14\n\x0cmax_delay_ms\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\"Y\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_CONSTANT\x10\x01\x12\x14\n\x10KIND_EXPONENTIAL\x10\x02\x12\x12\n\x0eKIND_FIBONACCI\x10\x03\"\x9d\x01\n\x06Policy\x12\x1d\n\x15transport_retries_max\x18\x01 \x01(\r\x12*\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Backoff\x12\x17\n\x0f\x63oncurrency_max\x18\x03 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\r\x12\x17\n\x0finput_unchecked\x18\x05 \x01(\x08\"\xd7\x02\n\tRunRecord\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x11\n\tflow_name\x18\x02 \x01(\t\x12)\n\x06inputs\x18\x03 \x03(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x16\n\x0evariables_json\x18\x04 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x05 \x01(\x0c\x12(\n\x06policy\x18\x06 \x01(\x0b\x32\x18.stepflow.mesh.v1.Policy\x12\x14\n\x0crequest_hash\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x1b\n\x13items_per_partition\x18\t \x01(\r\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x13\n\x0blabels_json\x18\x0b \x01(\x0c\x12\x13\n\x0bitems_total\x18\x0c \x01(\r\x12\x18\n\x10partition_inputs\x18\r \x03(\t\"$\n\nPendingRun\x12\x16\n\x0enext_partition\x18\x01 \x01(\r\"\xf7\x01\n\x0fPartitionStatus\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x13\n\x0bitems_total\x18\x02 \x01(\r\x12\x17\n\x0fitems_completed\x18\x03 \x01(\r\x12\x14\n\x0citems_failed\x18\x04 \x01(\r\x12\x17\n\x0fitems_cancelled\x18\x05 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x63ompleted_at_ms\x18\x07 \x01(\x03\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\"\xc6\x01\n\nItemResult\x12\x0c\n\x04item\x18\x01 \x01(\r\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12+\n\x06result\x18\x03 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x12\x17\n\x0f\x63ompleted_at_ms\x18\x05 \x01(\x03\x42\t\n\x07outcome\"?\n\x10PartitionResults\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.stepflow.mesh.v1.ItemResult\"^\n\x0f\x45xecutorSession\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08runs_max\x18\x02 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"\x1e\n\x0cInboxMessage\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,15 +39,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICY']._serialized_start=292
   _globals['_POLICY']._serialized_end=449
   _globals['_RUNRECORD']._serialized_start=452
-  _globals['_RUNRECORD']._serialized_end=748
-  _globals['_PARTITIONSTATUS']._serialized_start=751
-  _globals['_PARTITIONSTATUS']._serialized_end=998
-  _globals['_ITEMRESULT']._serialized_start=1001
-  _globals['_ITEMRESULT']._serialized_end=1199
-  _globals['_PARTITIONRESULTS']._serialized_start=1201
-  _globals['_PARTITIONRESULTS']._serialized_end=1264
-  _globals['_EXECUTORSESSION']._serialized_start=1266
-  _globals['_EXECUTORSESSION']._serialized_end=1360
-  _globals['_INBOXMESSAGE']._serialized_start=1362
-  _globals['_INBOXMESSAGE']._serialized_end=1392
+  _globals['_RUNRECORD']._serialized_end=795
+  _globals['_PENDINGRUN']._serialized_start=797
+  _globals['_PENDINGRUN']._serialized_end=833
+  _globals['_PARTITIONSTATUS']._serialized_start=836
+  _globals['_PARTITIONSTATUS']._serialized_end=1083
+  _globals['_ITEMRESULT']._serialized_start=1086
+  _globals['_ITEMRESULT']._serialized_end=1284
+  _globals['_PARTITIONRESULTS']._serialized_start=1286
+  _globals['_PARTITIONRESULTS']._serialized_end=1349
+  _globals['_EXECUTORSESSION']._serialized_start=1351
+  _globals['_EXECUTORSESSION']._serialized_end=1445
+  _globals['_INBOXMESSAGE']._serialized_start=1447
+  _globals['_INBOXMESSAGE']._serialized_end=1477
 # @@protoc_insertion_point(module_scope)

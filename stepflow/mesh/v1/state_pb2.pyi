@@ -44,7 +44,7 @@ class Policy(_message.Message):
     def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ...) -> None: ...
 
 class RunRecord(_message.Message):
-    __slots__ = ("flow_id", "flow_name", "inputs", "variables_json", "overrides_json", "policy", "request_hash", "created_at_ms", "items_per_partition", "traceparent", "labels_json")
+    __slots__ = ("flow_id", "flow_name", "inputs", "variables_json", "overrides_json", "policy", "request_hash", "created_at_ms", "items_per_partition", "traceparent", "labels_json", "items_total", "partition_inputs")
     FLOW_ID_FIELD_NUMBER: _ClassVar[int]
     FLOW_NAME_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,8 @@ class RunRecord(_message.Message):
     ITEMS_PER_PARTITION_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     LABELS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_INPUTS_FIELD_NUMBER: _ClassVar[int]
     flow_id: str
     flow_name: str
     inputs: _containers.RepeatedCompositeFieldContainer[_journal_pb2.Payload]
@@ -67,7 +69,15 @@ class RunRecord(_message.Message):
     items_per_partition: int
     traceparent: str
     labels_json: bytes
-    def __init__(self, flow_id: _Optional[str] = ..., flow_name: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_journal_pb2.Payload, _Mapping]]] = ..., variables_json: _Optional[bytes] = ..., overrides_json: _Optional[bytes] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., request_hash: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., items_per_partition: _Optional[int] = ..., traceparent: _Optional[str] = ..., labels_json: _Optional[bytes] = ...) -> None: ...
+    items_total: int
+    partition_inputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, flow_id: _Optional[str] = ..., flow_name: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_journal_pb2.Payload, _Mapping]]] = ..., variables_json: _Optional[bytes] = ..., overrides_json: _Optional[bytes] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., request_hash: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., items_per_partition: _Optional[int] = ..., traceparent: _Optional[str] = ..., labels_json: _Optional[bytes] = ..., items_total: _Optional[int] = ..., partition_inputs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PendingRun(_message.Message):
+    __slots__ = ("next_partition",)
+    NEXT_PARTITION_FIELD_NUMBER: _ClassVar[int]
+    next_partition: int
+    def __init__(self, next_partition: _Optional[int] = ...) -> None: ...
 
 class PartitionStatus(_message.Message):
     __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure")

@@ -1,0 +1,213 @@
+"""The backend of plugins of type `builtin`: the components that come with the mesh.
+
+`noop`, `create_messages`, `openai`, `put_blob`, `get_blob` and `load_file` run here. `eval`, `map`, `iterate` and
+`sleep` are listed here and run by the engine: a call for one of them is somebody's mistake.
+
+Failures: an input that cannot be right is INVALID_INPUT; what is missing for now (a file, a blob, a key, a service)
+is RESOURCE_UNAVAILABLE; anything else is COMPONENT_FAILED. None of them is retried unless the step says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+
+from component_host.backend import Listing
+from component_host.builtin_schemas import BUILTINS
+from component_host.failure import CallFailed, failure_of
+from component_host.files import load_file
+from component_host.openai_chat import ChatInput, OpenAIChat
+from stepflow.codec import compact, encode
+from stepflow.errors import Code, Failure, Invalid, StepflowError
+from stepflow.routing import ENGINE_COMPONENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from component_host.backend import BackendContext, HostCall
+    from stepflow.config import BuiltinPlugin
+
+T = TypeVar("T")
+
+BLOB_TYPES = ("data", "flow", "binary")
+
+
+class _Prompt(msgspec.Struct):
+    user_prompt: str
+    system_instructions: str | None = None
+
+
+class _PutBlob(msgspec.Struct):
+    data: msgspec.Raw
+    blob_type: str
+
+
+class _GetBlob(msgspec.Struct):
+    blob_id: str
+
+
+class _LoadFile(msgspec.Struct):
+    path: str
+    format: Literal["json", "yaml", "text"] | None = None
+
+
+class BuiltinBackend:
+    """One plugin of type `builtin`. Paths in `allowed_paths` may be read besides the working directory."""
+
+    def __init__(self, context: BackendContext, config: BuiltinPlugin, *, allowed_paths: Sequence[Path] = ()) -> None:
+        self.name = context.name
+        self._working_directory = Path(context.working_directory)
+        self._allowed_paths = tuple(allowed_paths)
+        self._chat = OpenAIChat(config.openai, context.environ)
+        self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._waiting: dict[str, Callable[[HostCall], Awaitable[bytes]]] = {
+            "/openai": self._openai,
+            "/put_blob": self._put_blob,
+            "/get_blob": self._get_blob,
+            "/load_file": self._load_file,
+        }
+
+    async def start(self) -> None:
+        pass
+
+    def listing(self) -> Listing:
+        return _LISTING
+
+    def execute(self, call: HostCall) -> None:
+        component = call.request.component
+        waiting = self._waiting.get(component)
+        if waiting is not None:
+            self._spawn(call, waiting)
+        elif component == "/noop":
+            call.succeed(call.input)
+        elif component == "/create_messages":
+            self._at_once(call, _create_messages)
+        else:
+            call.fail(_not_here(component))
+
+    def cancel(self, call: HostCall) -> None:
+        task = call.backend_state
+        if isinstance(task, asyncio.Task):
+            task.cancel()
+
+    async def close(self) -> None:
+        self._closed = True
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await self._chat.close()
+
+    # how a call runs
+
+    def _at_once(self, call: HostCall, component: Callable[[bytes], bytes]) -> None:
+        try:
+            call.succeed(component(call.input))
+        except CallFailed as error:
+            call.fail(error.failure)
+
+    def _spawn(self, call: HostCall, component: Callable[[HostCall], Awaitable[bytes]]) -> None:
+        if self._closed:
+            call.fail(_closed(self.name))
+            return
+        task = asyncio.get_running_loop().create_task(self._run(call, component))
+        call.backend_state = task
+        self._running.add(task)
+        task.add_done_callback(lambda task: self._ended(call, task))
+
+    async def _run(self, call: HostCall, component: Callable[[HostCall], Awaitable[bytes]]) -> None:
+        name = call.request.component.lstrip("/")
+        try:
+            call.succeed(await component(call))
+        except CallFailed as error:
+            call.fail(error.failure)
+        except StepflowError as error:
+            call.fail(failure_of(error, name))
+        except Exception as error:  # a call that nobody settles would hold its step for ever
+            call.fail(Failure(Code.COMPONENT_FAILED, f"{name}: unexpected {type(error).__name__}"))
+
+    def _ended(self, call: HostCall, task: asyncio.Task[None]) -> None:
+        """Settle what a cancellation left open, also one that came before the first step of the task."""
+        self._running.discard(task)
+        if task.cancelled() and not call.settled:
+            call.fail(_closed(self.name) if self._closed else Failure(Code.CANCELLED, "cancelled"))
+
+    # the components that wait for something
+
+    async def _openai(self, call: HostCall) -> bytes:
+        response = await self._chat.complete(_input(_CHAT, call.input, "openai"))
+        return encode({"response": response})
+
+    async def _put_blob(self, call: HostCall) -> bytes:
+        wanted = _input(_PUT_BLOB, call.input, "put_blob")
+        if wanted.blob_type not in BLOB_TYPES:
+            raise CallFailed(Code.INVALID_INPUT, f"put_blob: `blob_type` must be one of {', '.join(BLOB_TYPES)}")
+        # The input is compact already, and so is this slice of it: its hash is the blob's id.
+        return encode({"blob_id": await call.blobs.put(bytes(wanted.data), wanted.blob_type)})
+
+    async def _get_blob(self, call: HostCall) -> bytes:
+        wanted = _input(_GET_BLOB, call.input, "get_blob")
+        content, _ = await call.blobs.get(wanted.blob_id)
+        try:
+            data = compact(content)
+        except Invalid:
+            raise CallFailed(Code.INVALID_INPUT, f"get_blob: blob {wanted.blob_id[:64]} does not hold JSON") from None
+        return encode({"data": msgspec.Raw(data)})
+
+    async def _load_file(self, call: HostCall) -> bytes:
+        wanted = _input(_LOAD_FILE, call.input, "load_file")
+        return await asyncio.to_thread(self._load, wanted)
+
+    def _load(self, wanted: _LoadFile) -> bytes:
+        loaded = load_file(
+            wanted.path,
+            wanted.format,
+            working_directory=self._working_directory,
+            allowed_paths=self._allowed_paths,
+        )
+        metadata = {
+            "resolved_path": loaded.resolved_path,
+            "size_bytes": loaded.size_bytes,
+            "format": loaded.format,
+        }
+        return encode({"data": loaded.data, "metadata": metadata})
+
+
+_LISTING = Listing(BUILTINS)
+
+_PROMPT = msgspec.json.Decoder(_Prompt)
+_CHAT = msgspec.json.Decoder(ChatInput)
+_PUT_BLOB = msgspec.json.Decoder(_PutBlob)
+_GET_BLOB = msgspec.json.Decoder(_GetBlob)
+_LOAD_FILE = msgspec.json.Decoder(_LoadFile)
+
+
+def _input(decoder: msgspec.json.Decoder[T], text: bytes, component: str) -> T:
+    try:
+        return decoder.decode(text)
+    except msgspec.MsgspecError as error:
+        raise CallFailed(Code.INVALID_INPUT, f"{component}: {error}") from None
+
+
+def _create_messages(text: bytes) -> bytes:
+    wanted = _input(_PROMPT, text, "create_messages")
+    messages: list[dict[str, Any]] = []
+    if wanted.system_instructions is not None:
+        messages.append({"role": "system", "content": wanted.system_instructions})
+    messages.append({"role": "user", "content": wanted.user_prompt})
+    return encode({"messages": messages})
+
+
+def _not_here(component: str) -> Failure:
+    if component in ENGINE_COMPONENTS:
+        return Failure(Code.ORCHESTRATOR_ERROR, f"builtin `{component}` runs in the engine, not on a component host")
+    return Failure(Code.COMPONENT_NOT_FOUND, f"there is no builtin component `{component}`")
+
+
+def _closed(name: str) -> Failure:
+    return Failure(Code.UNREACHABLE, f"plugin `{name}` was stopped")

@@ -1,0 +1,142 @@
+"""What a tool call's outcome means to a flow: results become outputs, errors become failures. Pure.
+
+The mapping, in full in `docs/mcp.md`:
+
+- A result's `structuredContent` is the output; without it a single text block gives its text, anything else the list
+  of content blocks. In the `content` form, the list of content blocks is always the output.
+- `isError` is a failure with the joined text: INVALID_INPUT where the arguments break the tool's own input schema or
+  an SDK says that it refused them, COMPONENT_NOT_FOUND for a tool that is not listed, else COMPONENT_FAILED.
+- JSON-RPC errors go by their code. Whether the connection was lost is known by the caller, not read from a code.
+
+Imports the SDK: import it late.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import mcp_types
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
+
+from stepflow import codec
+from stepflow.errors import Code, Failure
+
+if TYPE_CHECKING:
+    from component_host.backend import ComponentInfo
+
+ResultForm = Literal["structured", "content"]
+
+MESSAGE_CHARS_MAX = 8_000
+"""A failure's text; it is journaled."""
+
+_ARGUMENTS_REFUSED = re.compile(
+    r"""\AInput\ validation\ error              # low-level servers of the Python SDK, and TypeScript's
+      | \AMCP\ error\ -32602                    # TypeScript's SDK
+      | \bInvalid\ arguments\ for\ tool\b       # both
+      | \bvalidation\ errors?\ for\ \w+Arguments\b  # high-level servers of the Python SDK
+    """,
+    re.VERBOSE,
+)
+_TOOL_UNKNOWN = re.compile(r"\b(unknown tool|tool \S+ (was )?not found)\b", re.IGNORECASE)
+
+
+def output(result: mcp_types.CallToolResult, form: ResultForm) -> bytes:
+    """Return a successful result as JSON text."""
+    if form == "structured":
+        if result.structured_content is not None:
+            return codec.encode(result.structured_content)
+        if len(result.content) == 1 and isinstance(block := result.content[0], mcp_types.TextContent):
+            return codec.encode(block.text)
+    return codec.encode(_blocks(result))
+
+
+def failure_of_result(result: mcp_types.CallToolResult, tool: ComponentInfo | None, arguments: Any) -> Failure:
+    """Return the failure that an `isError` result is. `tool` is None if the server does not list it."""
+    texts = [block.text for block in result.content if isinstance(block, mcp_types.TextContent)]
+    message = "\n".join(texts) or "the tool failed without saying why"
+    details: dict[str, Any] = {}
+    if len(texts) < len(result.content):
+        details["content"] = _blocks(result)
+    if result.structured_content is not None:
+        details["structuredContent"] = result.structured_content
+    return _failure(_code_of_error_text(message, tool, arguments), message, details)
+
+
+def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None) -> Failure:
+    """Return the failure of a call over a connection that still stands. `name` is the tool's."""
+    if isinstance(error, MCPError):
+        details = {"code": error.code} if error.data is None else {"code": error.code, "data": error.data}
+        return _failure(_code_of_rpc_error(error, tool), error.message, details)
+    if isinstance(error, ValidationError):
+        return _failure(Code.COMPONENT_FAILED, describe_bad_answer(error), {})
+    if isinstance(error, RuntimeError):
+        return _failure(Code.COMPONENT_FAILED, _schema_problem(error, name), {})
+    return _failure(Code.WORKER_ERROR, f"the call of tool {name!r} went wrong in the MCP client: {error!r}", {})
+
+
+def unreachable(message: str, stderr_tail: str) -> Failure:
+    return _failure(Code.UNREACHABLE, message, {"stderr": stderr_tail} if stderr_tail else {})
+
+
+def describe_bad_answer(error: ValidationError) -> str:
+    """Say where an answer breaks the protocol; pydantic's own text would quote the answer."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems[:3]]
+    return f"the server's answer breaks the protocol ({'; '.join(places)})"
+
+
+def breaks_schema(schema: Any, arguments: Any) -> bool:
+    """Say whether the arguments break the schema; a schema that is none is broken by nothing."""
+    import jsonschema_rs
+
+    try:
+        return not jsonschema_rs.is_valid(schema, arguments, retriever=_refuse_to_fetch)
+    except ValueError:  # covers the library's errors of schemas and references
+        return False
+
+
+def _refuse_to_fetch(uri: str) -> Any:
+    # A server must not be able to make this process request addresses of its choice.
+    raise ValueError(f"schemas are not fetched: {uri}")
+
+
+def _code_of_error_text(message: str, tool: ComponentInfo | None, arguments: Any) -> Code:
+    if tool is None:
+        return Code.COMPONENT_NOT_FOUND
+    if _ARGUMENTS_REFUSED.search(message) or breaks_schema(tool.input_schema, arguments):
+        return Code.INVALID_INPUT
+    return Code.COMPONENT_FAILED
+
+
+def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None) -> Code:
+    match error.code:
+        case mcp_types.METHOD_NOT_FOUND:
+            return Code.COMPONENT_NOT_FOUND
+        case mcp_types.INVALID_PARAMS:
+            unknown = tool is None or _TOOL_UNKNOWN.search(error.message)
+            return Code.COMPONENT_NOT_FOUND if unknown else Code.INVALID_INPUT
+        case mcp_types.REQUEST_TIMEOUT:
+            return Code.TIMEOUT
+        case _:
+            return Code.COMPONENT_FAILED
+
+
+def _schema_problem(error: RuntimeError, name: str) -> str:
+    """Word the SDK's refusal of a result without the payload that its own text repeats."""
+    cause = error.__cause__
+    rule, path = getattr(cause, "validator", None), getattr(cause, "json_path", None)
+    if rule is not None and path is not None:
+        return f"the result of tool {name!r} breaks the tool's output schema: {rule!r} does not hold at {path}"
+    return str(error)
+
+
+def _blocks(result: mcp_types.CallToolResult) -> list[Any]:
+    return [block.model_dump(mode="json", by_alias=True, exclude_unset=True) for block in result.content]
+
+
+def _failure(code: Code, message: str, details: dict[str, Any]) -> Failure:
+    if len(message) > MESSAGE_CHARS_MAX:
+        message = message[:MESSAGE_CHARS_MAX] + " …"
+    return Failure(code, message, codec.encode(details) if details else b"")

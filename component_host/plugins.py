@@ -1,0 +1,78 @@
+"""From configured plugins to backends: the one place that knows which backend drives which kind of server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from component_host.backend import BackendContext
+from stepflow.config import BuiltinPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from component_host.backend import Backend
+    from stepflow.config import Config
+
+
+def make_backends(
+    config: Config, environ: Mapping[str, str], listing_changed: Callable[[], None] = lambda: None
+) -> dict[str, Backend]:
+    """Build the backend of every plugin that a route names; nothing is started.
+
+    Raises:
+        ConfigInvalid: a variable in a plugin's texts is not set.
+        Refused: PLUGIN_NOT_SUPPORTED.
+    """
+    routed = {rule.plugin for rules in config.routes.values() for rule in rules}
+    return {
+        name: make_backend(name, config, environ, listing_changed) for name in config.plugins if name in routed
+    }
+
+
+def make_backend(
+    name: str, config: Config, environ: Mapping[str, str], listing_changed: Callable[[], None] = lambda: None
+) -> Backend:
+    """Build one backend. Raises as `make_backends` does."""
+    plugin = config.plugin(name, environ)
+    check_supported(name, plugin)
+    context = BackendContext(name, str(config.working_directory), environ, listing_changed)
+    if isinstance(plugin, BuiltinPlugin):
+        from component_host.builtin import BuiltinBackend
+
+        return BuiltinBackend(context, plugin, allowed_paths=config.allowed_paths)
+    if isinstance(plugin, MockPlugin):
+        from component_host.mock import MockBackend
+
+        return MockBackend(context, plugin)
+    if isinstance(plugin, McpPlugin):
+        from component_host.mcp_bridge import McpBackend, McpServerConfig
+
+        return McpBackend(
+            context,
+            McpServerConfig(
+                command=plugin.command,
+                args=plugin.args,
+                env=plugin.env,
+                inherit_env=plugin.inherit_env,
+                result=plugin.result,
+                start_timeout_s=plugin.start_timeout_ms / 1000,
+                mode=plugin.mode,
+            ),
+        )
+    assert isinstance(plugin, StepflowPlugin), "check_supported lets nothing else pass"
+    from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
+
+    return StepflowStdioBackend(
+        context,
+        StdioServerConfig(
+            command=plugin.command,
+            args=plugin.args,
+            env=plugin.env,
+            inherit_env=plugin.inherit_env,
+            processes=plugin.processes,
+            concurrency=plugin.concurrency,
+            line_bytes_max=plugin.line_bytes_max,
+            start_timeout_s=plugin.start_timeout_ms / 1000,
+            request_timeout_s=plugin.request_timeout_ms / 1000,
+        ),
+    )

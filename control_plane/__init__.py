@@ -1,0 +1,1 @@
+"""The control plane: stores flows, admits and places runs, answers clients."""

@@ -1,0 +1,373 @@
+"""The control plane: admits runs, places them on executors, takes over from dead ones, answers what clients ask.
+
+Promises:
+- A run id is admitted at most once; the same request again is a success, another one is refused.
+- A run is admitted, and placed if an executor has room, in one transaction; otherwise it waits under `pending/`.
+- An assignment moves only when its executor's session is gone, and only to an executor whose session stands.
+- It keeps no state of its own: every replica can answer everything, and a restart loses nothing.
+
+Does not drive runs, and writes nothing of a run after its admission but the assignment and the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from control_plane.cluster import Cluster
+from control_plane.leader import Leader, new_status
+from control_plane.views import ItemView, RunView, run_view, status_name
+from stepflow.codec import INLINE_BYTES_MAX, Json, encode
+from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded, Refused
+from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_id, validate_flow
+from stepflow.ids import new_run_id, parse_run_id
+from stepflow.journal import (
+    blob_reader,
+    journal_entries,
+    open_partition,
+    partition_count,
+    read_plan,
+    read_record,
+    replay_entry,
+)
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.mesh.v1 import state_pb2
+from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_proto
+from stepflow.run.facts import failure_from_pb, json_of
+from stepflow.run.model import ENGINE_VERSION
+from stepflow.run.views import StepView, list_steps
+from stepflow.store import (
+    Compare,
+    Delete,
+    Get,
+    KeyValue,
+    Op,
+    Put,
+    StoreCompacted,
+    Txn,
+    absent,
+    keys,
+    modified_at,
+    present,
+    range_all,
+)
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from stepflow.store import Store
+    from stepflow.store.blobs import BlobStore
+
+log = get_logger(__name__)
+
+ITEMS_PER_PARTITION = 64
+CONCURRENCY_MAX_DEFAULT = 10
+RUN_ITEMS_MAX = 100_000
+ADMISSION_TRIES_MAX = 5
+
+RECORD_INPUTS_BYTES_MAX = 256 * 1024
+"""Inputs that stand in the run's record; more of them go to the blob store, a partition at a time."""
+
+VARIABLES_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What to run. `inputs` are compact JSON texts, one an item. `run_id` None: one is made."""
+
+    flow: Flow
+    inputs: Sequence[bytes]
+    run_id: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Any = None
+    concurrency_max: int | None = None
+    transport_retries_max: int = 3
+    backoff: Backoff = DEFAULT_BACKOFF
+    check_input: bool = True
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ControlPlane:
+    """One replica. `start` also makes it stand for leader, unless told otherwise."""
+
+    def __init__(self, store: Store, blobs: BlobStore) -> None:
+        self.id = f"control-plane-{uuid4().hex[:12]}"
+        self._store = store
+        self._blobs = blobs
+        self._read_blob = blob_reader(store, blobs)
+        self._cluster = Cluster(store, self._cluster_changed)
+        self._leader = Leader(store, self._cluster, self.id)
+        self._changes: dict[str, set[asyncio.Event]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._watch_statuses(), name="watch statuses")]
+        await self._cluster.start()
+        self._leader.start()
+
+    async def close(self) -> None:
+        await self._leader.close()
+        await self._cluster.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _cluster_changed(self) -> None:
+        self._leader.look()
+
+    # --- flows ----------------------------------------------------------------------------------------------------------
+
+    async def store_flow(self, flow: Flow) -> str:
+        """Store a flow and return its id; storing it again changes nothing. Raises: Invalid (fatal diagnostics)."""
+        check_flow(flow)
+        identity = flow_id(flow)
+        key = keys.flow(identity)
+        await self._store.txn(Txn((absent(key),), (Put(key, flow_bytes(flow)),)))
+        return identity
+
+    async def get_flow(self, identity: str) -> bytes:
+        """Return the normalised document. Raises: NotFound."""
+        found = await self._store.get(keys.flow(identity))
+        if found is None:
+            raise NotFound("FLOW_NOT_FOUND", f"there is no flow {identity}", flow_id=identity)
+        return found.value
+
+    # --- admission ------------------------------------------------------------------------------------------------------
+
+    async def submit(self, request: RunRequest) -> str:
+        """Admit a run and return its id. The same request under the same id is admitted once.
+
+        Raises:
+            Invalid: flow, inputs, variables or overrides cannot be run as they are.
+            Exists: RUN_EXISTS, the id belongs to another request.
+            Overloaded: the mesh changes faster than the run can be placed.
+        """
+        run_id = parse_run_id(request.run_id) if request.run_id else new_run_id()
+        check_request(request)
+        identity = await self.store_flow(request.flow)
+        record = await self._record(run_id, request, identity)
+        key = keys.run(run_id)
+        single = partition_count(record) == 1
+        for _ in range(ADMISSION_TRIES_MAX):
+            executor = self._cluster.with_room() if single else None
+            compares: list[Compare] = [absent(key)]
+            writes: list[Op] = [Put(key, record.SerializeToString())]
+            if executor is not None:
+                compares.append(present(keys.session_executor(executor)))
+                writes.append(Put(keys.status(run_id, 0), new_status(record, 0).SerializeToString()))
+                writes.append(Put(keys.assigned(executor, run_id, 0), b""))
+            else:
+                writes.append(Put(keys.pending(run_id), b""))
+            result = await self._store.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
+            if result.succeeded:
+                self._leader.look()
+                return run_id
+            standing = result.responses[0]
+            if isinstance(standing, KeyValue):
+                if state_pb2.RunRecord.FromString(standing.value).request_hash == record.request_hash:
+                    return run_id
+                raise Exists("RUN_EXISTS", f"run {run_id} exists and was asked for differently", run_id=run_id)
+            await asyncio.sleep(0.05)  # the executor has just gone; its session's end is on its way to us
+        raise Overloaded("PLACEMENT_UNSTABLE", "no executor stayed long enough to take the run; try again")
+
+    async def _record(self, run_id: str, request: RunRequest, identity: str) -> state_pb2.RunRecord:
+        record = state_pb2.RunRecord(
+            flow_id=identity,
+            flow_name=request.flow.name or "",
+            variables_json=encode(dict(request.variables)) if request.variables else b"",
+            overrides_json=b"" if request.overrides is None else encode(request.overrides),
+            policy=state_pb2.Policy(
+                transport_retries_max=request.transport_retries_max,
+                backoff=backoff_to_proto(request.backoff),
+                concurrency_max=request.concurrency_max or CONCURRENCY_MAX_DEFAULT,
+                engine_version=ENGINE_VERSION,
+                input_unchecked=not request.check_input,
+            ),
+            items_per_partition=ITEMS_PER_PARTITION,
+            items_total=len(request.inputs),
+            labels_json=encode(dict(request.labels)) if request.labels else b"",
+        )
+        digest = hashlib.sha256(record.SerializeToString(deterministic=True))
+        for text in request.inputs:
+            digest.update(b"%d:" % len(text) + text)
+        record.request_hash = digest.hexdigest()
+        record.created_at_ms = time.time_ns() // 1_000_000
+        if sum(len(text) for text in request.inputs) > RECORD_INPUTS_BYTES_MAX:
+            for start in range(0, len(request.inputs), ITEMS_PER_PARTITION):
+                content = b"[" + b",".join(request.inputs[start : start + ITEMS_PER_PARTITION]) + b"]"
+                record.partition_inputs.append(await self._blobs.put(content, scope=run_id))
+        else:
+            for text in request.inputs:
+                record.inputs.add(json=text)
+        return record
+
+    # --- reading --------------------------------------------------------------------------------------------------------
+
+    async def get_run(self, run_id: str) -> RunView:
+        """Raises: NotFound."""
+        record = await read_record(self._store, run_id)
+        return run_view(run_id, record, await self._partitions(run_id))
+
+    async def list_runs(self) -> list[RunView]:
+        """Return all runs, the newest first."""
+        views = []
+        async for item in range_all(self._store, keys.RUNS):
+            run_id = keys.tail(keys.RUNS, item.key)
+            record = state_pb2.RunRecord.FromString(item.value)
+            views.append(run_view(run_id, record, await self._partitions(run_id)))
+        return views[::-1]
+
+    async def _partitions(self, run_id: str) -> list[state_pb2.PartitionStatus]:
+        return [
+            state_pb2.PartitionStatus.FromString(item.value)
+            async for item in range_all(self._store, keys.status_of_run(run_id))
+        ]
+
+    async def items(self, run_id: str) -> list[ItemView]:
+        """Return every item in index order; large results are read from the blob store. Raises: NotFound."""
+        record = await read_record(self._store, run_id)
+        views = [ItemView(index, "running", None, None) for index in range(record.items_total)]
+        async for item in range_all(self._store, keys.results_of_run(run_id)):
+            for result in state_pb2.PartitionResults.FromString(item.value).items:
+                if result.HasField("failure"):
+                    outcome: Any = failure_from_pb(result.failure)
+                elif result.result.blob:
+                    outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
+                else:
+                    outcome = json_of(result.result)
+                views[result.item] = ItemView(
+                    result.item, status_name(result.status), outcome, result.completed_at_ms
+                )
+        return views
+
+    async def steps(self, run_id: str) -> list[StepView]:
+        """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss."""
+        record = await read_record(self._store, run_id)
+        plan = await read_plan(self._store, record)
+        views: list[StepView] = []
+        for partition in range(partition_count(record)):
+            state = await open_partition(run_id, partition, record, plan, self._read_blob)
+            entries = []
+            async for entry in journal_entries(self._store, run_id, partition):
+                await replay_entry(state, entry, self._read_blob)
+                entries.append(entry)
+            views += list_steps(state, entries)
+        return views
+
+    async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
+        """Return once the run has ended, or after the time-out, with its view as it is then. Raises: NotFound."""
+        changed = asyncio.Event()
+        self._changes.setdefault(run_id, set()).add(changed)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:  # register, then read, then wait: no change can slip through
+                    changed.clear()
+                    view = await self.get_run(run_id)
+                    if view.terminal:
+                        return view
+                    await changed.wait()
+        except TimeoutError:
+            return await self.get_run(run_id)
+        finally:
+            waiting = self._changes[run_id]
+            waiting.discard(changed)
+            if not waiting:
+                del self._changes[run_id]
+
+    async def _watch_statuses(self) -> None:
+        while True:
+            watch = self._store.watch(keys.STATUS)
+            try:
+                self._tell(None)
+                async for batch in watch:
+                    for event in batch.events:
+                        self._tell(keys.parse_status(event.kv.key)[0])
+            except StoreCompacted:
+                continue
+            finally:
+                watch.close()
+
+    def _tell(self, run_id: str | None) -> None:
+        """Wake whoever waits for the run (None: for any), and the leader: a partition that ended makes room."""
+        self._leader.look()
+        waiting = [self._changes.get(run_id, set())] if run_id else list(self._changes.values())
+        for events in waiting:
+            for event in events:
+                event.set()
+
+    # --- cancel ---------------------------------------------------------------------------------------------------------
+
+    async def cancel(self, run_id: str) -> RunView:
+        """Ask for the run's end. Cancelling a run that has ended changes nothing. Raises: NotFound, Refused."""
+        for _ in range(ADMISSION_TRIES_MAX):
+            view = await self.get_run(run_id)
+            if view.terminal:
+                return view
+            message = Put(keys.inbox(run_id, uuid4().hex), state_pb2.InboxMessage(cancel=True).SerializeToString())
+            pending = await self._store.get(keys.pending(run_id))
+            if pending is None:
+                result = await self._store.txn(Txn((absent(keys.pending(run_id)), present(keys.run(run_id))), (message,)))
+            else:
+                result = await self._store.txn(await self._cancel_pending(run_id, pending, message))
+            if result.succeeded:
+                return await self.get_run(run_id)
+        raise Conflict("CANCEL_RACED", "the run changes too fast to be cancelled just now; try again")
+
+    async def _cancel_pending(self, run_id: str, pending: KeyValue, message: Put) -> Txn:
+        """End the partitions that were never placed; the placed ones get the message."""
+        record = await read_record(self._store, run_id)
+        first = state_pb2.PendingRun.FromString(pending.value).next_partition
+        total = partition_count(record)
+        writes: list[Op] = [message]
+        if total - first > PARTITIONS_CANCELLED_PER_TXN:
+            raise Refused("BATCH_TOO_LARGE", f"{total - first} partitions of this batch wait; cancel it later")
+        for partition in range(first, total):
+            status = new_status(record, partition)
+            status.status = pb.RUN_STATUS_CANCELLED
+            status.items_cancelled = status.items_total
+            status.completed_at_ms = time.time_ns() // 1_000_000
+            writes.append(Put(keys.status(run_id, partition), status.SerializeToString()))
+        writes.append(Delete(pending.key))
+        return Txn((modified_at(pending.key, pending.mod_revision),), tuple(writes))
+
+
+PARTITIONS_CANCELLED_PER_TXN = 100
+
+
+def check_flow(flow: Flow) -> None:
+    """Refuse a flow with fatal diagnostics. Raises: Invalid."""
+    diagnostics = validate_flow(flow)
+    if diagnostics.num_fatal:
+        first = next(diagnostic for diagnostic in diagnostics if diagnostic.level == "fatal")
+        raise Invalid("FLOW_INVALID", f"the flow cannot run: {first.formatted}", diagnostics=diagnostics.to_tree())
+
+
+def check_request(request: RunRequest) -> None:
+    """Refuse what could never run. Raises: Invalid."""
+    check_flow(request.flow)
+    if request.overrides is not None:
+        check_flow(apply_overrides(request.flow, request.overrides))
+    if request.concurrency_max is not None and request.concurrency_max < 1:
+        raise Invalid("CONCURRENCY_INVALID", "max concurrency must be at least 1")
+    if len(request.inputs) > RUN_ITEMS_MAX:
+        raise Invalid("TOO_MANY_ITEMS", f"{len(request.inputs):,} items; the limit of a run is {RUN_ITEMS_MAX:,}")
+    if request.variables and len(encode(dict(request.variables))) > VARIABLES_BYTES_MAX:
+        raise Invalid("VARIABLES_TOO_LARGE", f"the variables are larger than {VARIABLES_BYTES_MAX:,} bytes")
+    validator = InputValidator.for_input(request.flow) if request.check_input else None
+    if validator is None:
+        return
+    for index, text in enumerate(request.inputs):
+        problem = validator.check(Json(text).tree)
+        if problem is not None:
+            pointer, message = problem
+            where = f"input {index}" if len(request.inputs) > 1 else "the input"
+            raise Invalid(
+                "INPUT_INVALID", f"{where} does not fit the flow's input schema at {pointer or '/'}: {message}"
+            )
+
+
+assert INLINE_BYTES_MAX < RECORD_INPUTS_BYTES_MAX

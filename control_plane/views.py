@@ -1,0 +1,86 @@
+"""What clients see of runs: a run's status is computed from its partitions by whoever reads it; nobody closes a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stepflow.codec import decode
+from stepflow.journal import partition_count
+from stepflow.mesh.v1 import journal_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepflow.codec import Json
+    from stepflow.errors import Failure
+    from stepflow.mesh.v1 import state_pb2
+
+TERMINAL = frozenset(
+    (pb.RUN_STATUS_COMPLETED, pb.RUN_STATUS_FAILED, pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_RECOVERY_FAILED)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run. `status` is running, completed, failed, cancelled or recovery_failed; times in ms since 1970."""
+
+    run_id: str
+    flow_id: str
+    flow_name: str
+    status: str
+    items_total: int
+    items_completed: int
+    items_failed: int
+    items_cancelled: int
+    created_at_ms: int
+    completed_at_ms: int | None
+    labels: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def terminal(self) -> bool:
+        return self.status != "running"
+
+    @property
+    def items_running(self) -> int:
+        return self.items_total - self.items_completed - self.items_failed - self.items_cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class ItemView:
+    """One item's outcome; None while it runs."""
+
+    item: int
+    status: str
+    outcome: Json | Failure | None
+    completed_at_ms: int | None
+
+
+def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[state_pb2.PartitionStatus]) -> RunView:
+    """Compute a run's view from its record and the status of every partition that was placed so far."""
+    statuses = [partition.status for partition in partitions]
+    ended = len(statuses) == partition_count(record) and all(status in TERMINAL for status in statuses)
+    return RunView(
+        run_id=run_id,
+        flow_id=record.flow_id,
+        flow_name=record.flow_name,
+        status=status_name(_combined(statuses)) if ended else "running",
+        items_total=record.items_total,
+        items_completed=sum(partition.items_completed for partition in partitions),
+        items_failed=sum(partition.items_failed for partition in partitions),
+        items_cancelled=sum(partition.items_cancelled for partition in partitions),
+        created_at_ms=record.created_at_ms,
+        completed_at_ms=max((partition.completed_at_ms for partition in partitions), default=0) if ended else None,
+        labels=decode(record.labels_json) if record.labels_json else {},
+    )
+
+
+def _combined(statuses: Sequence[pb.RunStatus]) -> pb.RunStatus:
+    for status in (pb.RUN_STATUS_RECOVERY_FAILED, pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_FAILED):
+        if status in statuses:
+            return status
+    return pb.RUN_STATUS_COMPLETED
+
+
+def status_name(status: pb.RunStatus) -> str:
+    return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_").lower()

@@ -1,0 +1,1 @@
+"""The executor: drives the runs assigned to it, journals what happens, and calls component hosts."""

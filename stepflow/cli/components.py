@@ -1,0 +1,121 @@
+"""`stepflow list-components`: what the configured plugins offer, and under which paths flows reach it."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from stepflow.cli import console
+from stepflow.cli.options import ConfigOption
+
+if TYPE_CHECKING:
+    from stepflow.config import Config
+
+_FORMATS = ("pretty", "json", "yaml")
+
+
+class Component(Protocol):
+    """What is read of a component host's `ComponentInfo`, which this side of the code does not import."""
+
+    component: str
+    path: str
+    description: str | None
+    input_schema: Any
+    output_schema: Any
+
+
+def list_components(
+    config: ConfigOption = None,
+    output_format: Annotated[
+        str, typer.Option("--format", metavar="|".join(_FORMATS), help="How to print.")
+    ] = "pretty",
+    schemas: Annotated[
+        str | None,
+        typer.Option(metavar="true|false", help="Print the schemas. Default: false for pretty, else true."),
+    ] = None,
+    hide_unreachable: Annotated[
+        str, typer.Option(metavar="true|false", help="Leave out components of plugins that no route uses.")
+    ] = "true",
+) -> None:
+    """List the components that the config's plugins offer, with the paths that reach them.
+
+    Starts the configured component servers, asks them, and stops them.
+
+    \b
+    Examples:
+      stepflow list-components
+      stepflow list-components --config stepflow-config.yml --schemas true
+      stepflow list-components --format json | jq '.components[].routes[]'
+    """
+    if output_format not in _FORMATS:
+        raise console.Usage("OPTION_INVALID", f"--format is one of {', '.join(_FORMATS)}, not {output_format!r}")
+    with_schemas = output_format != "pretty" if schemas is None else _flag("--schemas", schemas)
+    hide = _flag("--hide-unreachable", hide_unreachable)
+
+    import asyncio
+
+    from stepflow.cli.values import read_config, to_yaml
+    from stepflow.embedded import list_components as ask
+
+    found_config = read_config(config)
+    found = asyncio.run(ask(found_config))
+    components = describe(found, found_config, with_schemas=with_schemas, hide_unreachable=hide)
+    if output_format == "pretty":
+        console.out(_pretty(components))
+    elif output_format == "yaml":
+        console.out(to_yaml({"components": components}))
+    else:
+        import msgspec
+
+        console.out(msgspec.json.format(msgspec.json.encode({"components": components}), indent=2) + b"\n")
+
+
+def _flag(option: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise console.Usage("OPTION_INVALID", f"{option} is true or false, not {value!r}")
+    return value == "true"
+
+
+def describe(
+    found: Iterable[tuple[str, Component]], config: "Config", *, with_schemas: bool, hide_unreachable: bool
+) -> list[dict[str, Any]]:
+    """Return a tree per component, sorted by component id; `routes` are the full paths that reach it.
+
+    Conditions and allow and deny lists are not considered: they depend on the input of the call.
+    """
+    prefixes: dict[str, list[str]] = {}
+    for prefix, rules in config.routes.items():
+        for plugin in dict.fromkeys(rule.plugin for rule in rules):
+            prefixes.setdefault(plugin, []).append(prefix.rstrip("/"))
+    trees = []
+    for plugin, info in sorted(found, key=lambda pair: (pair[1].component, pair[0])):
+        if hide_unreachable and plugin not in prefixes:
+            continue
+        tree: dict[str, Any] = {"component": info.component, "path": info.path}
+        if info.description is not None:
+            tree["description"] = info.description
+        if with_schemas and info.input_schema is not None:
+            tree["input_schema"] = info.input_schema
+        if with_schemas and info.output_schema is not None:
+            tree["output_schema"] = info.output_schema
+        tree["plugin"] = plugin
+        tree["routes"] = [prefix + info.path for prefix in prefixes.get(plugin, ())]
+        trees.append(tree)
+    return trees
+
+
+def _pretty(components: list[dict[str, Any]]) -> str:
+    if not components:
+        return "No components found\n"
+    from stepflow.cli.values import to_yaml
+
+    lines = []
+    for tree in components:
+        routes = ", ".join(tree["routes"]) or "(no route)"
+        lines.append(f"{routes}  [{tree['plugin']}]")
+        lines += [f"    {line}" for line in (tree.get("description") or "").strip().splitlines()]
+        for name in ("input_schema", "output_schema"):
+            if name in tree:
+                lines.append(f"    {name}:")
+                lines += [f"      {line}" for line in to_yaml(tree[name]).splitlines()]
+    return "\n".join(lines) + "\n"

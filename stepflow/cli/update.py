@@ -1,0 +1,159 @@
+"""`stepflow test --update`: write actual results into a flow file and leave everything else as it is.
+
+Only the text of the `output` members that change is replaced, at the places that ruamel.yaml's parser gives; the rest
+of the file keeps its bytes: comments, quotes, order, unknown members. The new text is parsed before it is written, and
+must be the same document with the new outputs; where it would not be (an alias to a replaced output, say), the file
+stays untouched. JSON has no comments to keep: it is written anew, indented.
+"""
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from stepflow.cli.values import read_file, value_format
+from stepflow.errors import Refused, StepflowError
+
+_OLD_BREAKS = frozenset("\x85\u2028\u2029")
+
+
+def update_outputs(path: Path, outputs: Mapping[int, Any]) -> None:
+    """Replace the `output` of the test cases at these indexes.
+
+    Raises:
+        Refused: that cannot be done without changing more, or the file cannot be written.
+    """
+    from stepflow.flow import parse_tree
+
+    text = read_file(path, what="flow").decode()
+    kind = value_format(path, what="flow")
+    wanted = copy.deepcopy(parse_tree(text, source=str(path), format=kind).value)
+    for index, output in outputs.items():
+        wanted["test"]["cases"][index]["output"] = output
+    try:
+        changed = _to_json(wanted) if kind == "json" else _splice(text, outputs)
+        same = parse_tree(changed, source=str(path), format=kind).value == wanted
+    except StepflowError:
+        same = False
+    if not same:
+        raise Refused(
+            "UPDATE_REFUSED",
+            f"{path}: the new outputs cannot be put in without changing something else (are there anchors or aliases "
+            "in an output?); edit it by hand",
+        )
+    _write(path, changed)
+
+
+def _to_json(tree: Any) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(tree), indent=2).decode() + "\n"
+
+
+def _splice(text: str, outputs: Mapping[int, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    root = YAML(typ="safe", pure=True).compose(text)
+    cases = _member(_member(root, "test"), "cases").value
+    # From the end, so that the places before stay right.
+    for index in sorted(outputs, reverse=True):
+        text = _replace_output(text, cases[index], outputs[index])
+    return text
+
+
+def _replace_output(text: str, case: Any, output: Any) -> str:
+    """Return the text with the output of one case (a parsed node) replaced, or added behind its other members."""
+    old = _member(case, "output")
+    if case.flow_style:
+        from stepflow.codec import encode
+
+        inline = encode(output).decode()
+        if old is not None:
+            return text[: old.start_mark.index] + inline + text[old.end_mark.index :]
+        end = _content_end(case, text) - len("}")
+        return f"{text[:end].rstrip()}, output: {inline}{text[end:]}"
+    column = case.value[0][0].start_mark.column
+    newline = "\r\n" if "\r\n" in text else "\n"
+    block = _block(output, column + 2).replace("\n", newline)
+    if old is not None:
+        key = next(key for key, _ in case.value if key.value == "output")
+        empty = old.start_mark.index == old.end_mark.index
+        end = text.index(":", key.end_mark.index) + 1 if empty else _content_end(old, text)
+        return f"{text[: key.end_mark.index]}:{newline}{block}{text[end:]}"
+    end = _content_end(case, text)
+    return f"{text[:end]}{newline}{' ' * column}output:{newline}{block}{text[end:]}"
+
+
+def _member(mapping: Any, name: str) -> Any:
+    """Return the node of a member, or None."""
+    return next((value for key, value in mapping.value if key.value == name), None)
+
+
+def _content_end(node: Any, text: str) -> int:
+    """Return where a node's last character is followed by something else.
+
+    A block's own end mark is no use: it stands behind the comments that follow, before the next token. So does that of
+    an empty value, which ends where its key or dash does.
+    """
+    last, before = node, node.start_mark.index
+    while last.id != "scalar" and not last.flow_style and last.value:
+        if last.id == "mapping":
+            key, last = last.value[-1]
+            before = text.index(":", key.end_mark.index) + 1
+        else:
+            last = last.value[-1]
+            before = text.rfind("-", 0, last.start_mark.index) + 1
+    if not node.start_mark.index <= last.start_mark.index <= node.end_mark.index:
+        raise Refused("UPDATE_REFUSED", "an alias stands at the end of an output")
+    end: int = last.end_mark.index
+    if last.id == "scalar" and last.start_mark.index == end:
+        return int(before)
+    if last.id == "scalar" and last.style in ("|", ">"):
+        return len(text[:end].rstrip())
+    return end
+
+
+def _block(output: Any, indent: int) -> str:
+    """Return a tree as an indented YAML block without a final line break. Texts stay on one line each."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.representer import RoundTripRepresenter
+
+    class Representer(RoundTripRepresenter):
+        pass
+
+    Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+    writer = YAML()
+    writer.Representer = Representer
+    writer.width = 4096
+    stream = StringIO()
+    writer.dump(_with_quotes(output), stream)
+    return "\n".join(" " * indent + line for line in stream.getvalue().removesuffix("\n").split("\n"))
+
+
+def _with_quotes(tree: Any) -> Any:
+    """Mark the texts whose line breaks, of the kinds that YAML 1.1 knew, would be written as such in single quotes."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(tree, dict):
+        return {_with_quotes(name): _with_quotes(member) for name, member in tree.items()}
+    if isinstance(tree, list):
+        return [_with_quotes(member) for member in tree]
+    if isinstance(tree, str) and not _OLD_BREAKS.isdisjoint(tree):
+        return DoubleQuotedScalarString(tree)
+    return tree
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file in one step, so that it is never half written."""
+    path = path.resolve()
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text.encode())
+        shutil.copymode(path, file.name)
+        os.replace(file.name, path)  # noqa: PTH105  # both are plain paths
+    except OSError as error:
+        raise Refused("FILE_UNWRITABLE", f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,177 @@
+"""From type hints to JSON Schemas and conversions.
+
+A `Shape` is one type in both directions of its use: its schema, and the conversion of JSON text into it. msgspec
+does dataclasses, TypedDicts, Structs and plain types; pydantic is loaded only where the author's type contains one
+of its models. Unknown members of objects are ignored, as everywhere in the protocol.
+
+Error texts name the field (`$.items[0].price`) and the expected type, never the offending value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import typing
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from stepflow.component.context import InvalidInput, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PROBLEMS_MAX = 5
+"""How many of pydantic's findings one message lists."""
+
+
+class UnsupportedHintError(Exception):
+    """A type hint has no JSON form; the text says which."""
+
+
+class Shape(Protocol):
+    """`schema` is a JSON Schema tree. `decode` raises InvalidInput."""
+
+    schema: dict[str, Any]
+
+    def decode(self, text: bytes | msgspec.Raw) -> Any: ...
+
+
+def shape_of(hint: Any) -> Shape:
+    """Return the shape of a type hint. Raises: UnsupportedHintError."""
+    if _contains_pydantic(hint):
+        return _PydanticShape(hint)
+    try:
+        return _MsgspecShape(hint)
+    except _PydanticInsideError:
+        return _PydanticShape(hint)
+
+
+def object_of(name: str, members: Mapping[str, Any], defaults: Mapping[str, Any]) -> Shape:
+    """Return the shape of an object with these members; decoding gives a dict of those that were present.
+
+    A member that has a default may be absent. Raises: UnsupportedHintError.
+    """
+    hints = {member: typing.NotRequired[hint] if member in defaults else hint for member, hint in members.items()}
+    shape = shape_of(_typed_dict(name, hints))
+    for member, default in defaults.items():
+        with contextlib.suppress(TypeError, msgspec.MsgspecError, KeyError):
+            shape.schema["properties"][member].setdefault("default", msgspec.json.decode(encode(default)))
+    return shape
+
+
+def output_schema_of(hint: Any) -> dict[str, Any]:
+    """Return the schema of what a function returns. Raises: UnsupportedHintError."""
+    shape = shape_of(hint)
+    if isinstance(shape, _PydanticShape):
+        return shape.output_schema()
+    return shape.schema
+
+
+class _PydanticInsideError(Exception):
+    """Deep inside of a type that msgspec could do otherwise there is a pydantic model."""
+
+
+class _MsgspecShape:
+    __slots__ = ("_decode", "schema")
+
+    def __init__(self, hint: Any) -> None:
+        try:
+            self.schema = _inlined(msgspec.json.schema(hint, schema_hook=_refuse))
+            self._decode: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder(hint).decode
+        except (TypeError, ValueError) as error:
+            raise UnsupportedHintError(str(error).splitlines()[-1]) from None
+
+    def decode(self, text: bytes | msgspec.Raw) -> Any:
+        try:
+            return self._decode(text)
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `")
+            raise InvalidInput(f"invalid input at {path.rstrip('`') or '$'}: {message}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInput(f"the input is not valid JSON: {error}") from None
+
+
+class _PydanticShape:
+    __slots__ = ("_adapter", "schema")
+
+    def __init__(self, hint: Any) -> None:
+        import pydantic
+
+        try:
+            self._adapter = pydantic.TypeAdapter(hint)
+            self.schema = self._adapter.json_schema()
+        except pydantic.PydanticUserError as error:
+            raise UnsupportedHintError(str(error).splitlines()[0]) from None
+
+    def output_schema(self) -> dict[str, Any]:
+        return self._adapter.json_schema(mode="serialization")
+
+    def decode(self, text: bytes | msgspec.Raw) -> Any:
+        import pydantic
+
+        try:
+            return self._adapter.validate_json(bytes(text))
+        except pydantic.ValidationError as error:
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            listed = "; ".join(f"{_json_path(problem['loc'])}: {problem['msg']}" for problem in found[:PROBLEMS_MAX])
+            more = f"; and {len(found) - PROBLEMS_MAX} more" if len(found) > PROBLEMS_MAX else ""
+            raise InvalidInput(f"invalid input at {listed}{more}") from None
+
+
+def _typed_dict(name: str, hints: dict[str, Any]) -> Any:
+    make: Any = typing.TypedDict
+    if "pydantic" in sys.modules and sys.version_info < (3, 12):
+        # pydantic refuses the standard library's TypedDict of these versions, and brings this one along
+        import typing_extensions
+
+        make = typing_extensions.TypedDict
+    return make(name, hints)
+
+
+def _contains_pydantic(hint: Any) -> bool:
+    if hasattr(hint, "__pydantic_core_schema__"):
+        return True
+    return any(map(_contains_pydantic, typing.get_args(hint)))
+
+
+def _refuse(cls: Any) -> dict[str, Any]:
+    if hasattr(cls, "__pydantic_core_schema__"):
+        raise _PydanticInsideError
+    raise TypeError(f"{getattr(cls, '__name__', cls)} has no JSON form")
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Put the definition of the root in its place, unless it refers to itself: readers look for `type` there."""
+    reference = schema.get("$ref")
+    if reference is None or not isinstance(reference, str):
+        return schema
+    definitions = dict(schema["$defs"])
+    root = definitions.pop(reference.removeprefix("#/$defs/"), None)
+    if root is None or f'"{reference}"'.encode() in msgspec.json.encode([root, definitions]):
+        return schema
+    return {**root, "$defs": definitions} if definitions else dict(root)
+
+
+def _json_path(location: tuple[int | str, ...]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+
+
+def _encode_other(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None and hasattr(value, "__pydantic_core_schema__"):
+        return dump(mode="json", by_alias=True)
+    if isinstance(value, Reply):
+        raise TypeError("a Reply is not a value: `await` it, or call `.result()` on it in a sync component")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
+
+
+def encode(value: Any) -> bytes:
+    """Return compact JSON on one line. Raises: TypeError (no JSON form)."""
+    text = _encode(value)
+    if b"\n" in text:  # only an author's own `msgspec.Raw` can hold one; it would end the protocol's line
+        text = msgspec.json.encode(msgspec.json.decode(text))
+    return text

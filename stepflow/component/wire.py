@@ -1,0 +1,153 @@
+"""Messages of the component protocol: their shapes, error codes, and the lines that carry them.
+
+Source: the StepFlow JSON-RPC protocol in the form of stepflow-py 0.7.0 (ids in `observability`). Beyond it, announced
+as `capabilities` and ignored by hosts that do not know them: `idempotency_key`, `timeout_ms`, `item` and `path_params`
+in `components/execute`; the notifications `components/progress` (to the host, only if it asked for them at
+`initialize`) and `components/cancel` (from the host).
+
+A line is one JSON object, UTF-8, ended by a newline. Members that are not listed here are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from stepflow.component.context import ComponentError, HostError
+from stepflow.component.shapes import encode
+
+LINE_BYTES_MAX = 64 * 1024 * 1024
+"""A longer line is refused, in either direction."""
+
+HEAD_BYTES = 1024
+"""Where the id of a line that cannot be decoded is looked for: people write it first."""
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+COMPONENT_NOT_FOUND = -32001
+EXECUTION_FAILED = -32003
+
+PROTOCOL_VERSION = 1
+
+Id: TypeAlias = str | int | float
+
+_UNSET_RAW = msgspec.Raw(b"")
+
+
+class ExecuteParams(msgspec.Struct, gc=False):
+    """Parameters of `components/execute`, of every generation; the ids stand here or in `observability`."""
+
+    component: str
+    input: msgspec.Raw = msgspec.Raw(b"null")
+    attempt: int = 1
+    observability: msgspec.Raw = _UNSET_RAW
+    run_id: str | None = None
+    step_id: str | None = None
+    flow_id: str | None = None
+    item: int | None = None
+    idempotency_key: str | None = None
+    timeout_ms: int | None = None
+    path_params: dict[str, str] | None = None
+
+
+class Execute(msgspec.Struct, gc=False):
+    id: Id
+    method: Literal["components/execute"]
+    params: ExecuteParams
+
+
+class Message(msgspec.Struct):
+    id: Id | msgspec.UnsetType | None = msgspec.UNSET
+    method: str | msgspec.UnsetType = msgspec.UNSET
+    params: msgspec.Raw = _UNSET_RAW
+    result: msgspec.Raw = _UNSET_RAW
+    error: msgspec.Raw = _UNSET_RAW
+
+
+class _Capabilities(msgspec.Struct):
+    progress: bool = False
+
+
+class InitializeParams(msgspec.Struct):
+    capabilities: _Capabilities | None = None
+
+
+class InfoParams(msgspec.Struct):
+    component: str
+
+
+class CancelParams(msgspec.Struct):
+    id: Id
+
+
+class Trace(msgspec.Struct):
+    run_id: str | None = None
+    step_id: str | None = None
+    flow_id: str | None = None
+
+
+decode_execute = msgspec.json.Decoder(Execute).decode
+decode_message = msgspec.json.Decoder(Message).decode
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for what is not JSON, not of the type, or nested too deeply."""
+
+_encode_id = msgspec.json.Encoder().encode
+
+
+_ID_IN_HEAD = re.compile(rb'"id"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"|-?\d+)\s*[,}]')
+
+_P = TypeVar("_P")
+
+
+def params_of(raw: msgspec.Raw, kind: type[_P]) -> _P:
+    """Decode `params`, which may be absent. Raises: msgspec.MsgspecError."""
+    return msgspec.json.decode(raw or b"{}", type=kind)
+
+
+def why_unreadable(line: bytes, error: Exception) -> tuple[Id | None, int, str]:
+    """Return id, code and text for the answer to a line of which `decode_message` has raised `error`."""
+    try:
+        tree = msgspec.json.decode(line)
+    except RecursionError:
+        return id_in_head(line), INVALID_REQUEST, "the line is nested too deeply"
+    except UNREADABLE as syntax:
+        return None, PARSE_ERROR, f"the line is not JSON: {syntax}"
+    call_id = tree.get("id") if isinstance(tree, dict) else None
+    usable = isinstance(call_id, str | int | float) and not isinstance(call_id, bool)
+    return call_id if usable else None, INVALID_REQUEST, f"not a JSON-RPC message: {error}"
+
+
+def id_in_head(line: bytes) -> Id | None:
+    """Return the id that stands in the beginning of a line that cannot be decoded."""
+    found = _ID_IN_HEAD.search(line, 0, HEAD_BYTES)
+    return msgspec.json.decode(found[1]) if found else None
+
+
+def success_line(call_id: Id, output: Any) -> bytes:
+    """Return the answer of an execute. Raises: ComponentError (the output has no JSON form, or is too large)."""
+    try:
+        text = encode(output)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ComponentError(f"its output cannot be written as JSON: {error}") from None
+    if len(text) >= LINE_BYTES_MAX:
+        raise ComponentError(f"its output has {len(text):,} bytes; the limit is {LINE_BYTES_MAX:,}: put it in a blob")
+    return b'{"jsonrpc":"2.0","id":%b,"result":{"output":%b}}\n' % (_encode_id(call_id), text)
+
+
+def error_line(call_id: Id | None, code: int, message: str, data: dict[str, Any]) -> bytes:
+    """Return an error answer. Raises: TypeError (`data` has no JSON form)."""
+    error = {"code": code, "message": message, "data": data}
+    return encode({"jsonrpc": "2.0", "id": call_id, "error": error}) + b"\n"
+
+
+def host_error(error: Any) -> HostError:
+    """Return what a component gets for the `error` of a reply."""
+    match error:
+        case {"code": int(code), "message": str(message)}:
+            return HostError(code, message, error.get("data"))
+    return HostError(-32603, "the host answered with a malformed error")

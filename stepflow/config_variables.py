@@ -1,0 +1,150 @@
+"""Environment variables in the texts of a plugin: `$NAME`, `${NAME}`, `${NAME:default}`, `${NAME:-default}`.
+
+Promises: a variable that is set counts even when it is empty; a default may hold variables itself; a backslash before
+`$`, `{`, `}`, `:` or a backslash takes the character as it is, before any other it stays. A `$` that begins no
+name is a plain character. Values are inserted as they are and never looked at again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stepflow.config import BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stepflow.config import PluginConfig
+
+    Place = tuple[str | int, ...]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ESCAPABLE = frozenset("${}:\\")
+
+NESTING_MAX = 16
+"""Defaults within defaults."""
+
+
+class UnsetVariable(Exception):  # noqa: N818  # a signal between these modules, not an error for users
+    """A variable without value and without default."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class TemplateInvalid(Exception):  # noqa: N818  # the same
+    """A text whose `${` makes no sense; the text says what is wrong and never quotes values."""
+
+
+def substitute(text: str, environ: Mapping[str, str]) -> str:
+    """Replace the variables in `text`. Raises: UnsetVariable, TemplateInvalid."""
+    if "$" not in text and "\\" not in text:
+        return text
+    return _Template(text, environ).read()
+
+
+def check_template(text: str) -> None:
+    """Check the form of `text` without knowing any variable. Raises: TemplateInvalid."""
+    if "$" in text:
+        _Template(text, None).read()
+
+
+def map_texts(plugin: PluginConfig, change: Callable[[Place, str], str]) -> PluginConfig:
+    """Return the plugin with `change(place, text)` in place of each text that may hold variables."""
+    if isinstance(plugin, MockPlugin):
+        return plugin
+    if isinstance(plugin, BuiltinPlugin):
+        url = plugin.openai.base_url
+        if url is None:
+            return plugin
+        return replace(plugin, openai=replace(plugin.openai, base_url=change(("openai", "baseUrl"), url)))
+    command = change(("command",), plugin.command)
+    args = tuple(change(("args", index), text) for index, text in enumerate(plugin.args))
+    env = {name: change(("env", name), text) for name, text in plugin.env.items()}
+    if isinstance(plugin, GrpcPlugin):
+        return replace(plugin, command=command, args=args, env=env)
+    url = change(("url",), plugin.url)
+    headers = {name: change(("headers", name), text) for name, text in plugin.headers.items()}
+    if isinstance(plugin, McpPlugin):
+        return replace(plugin, command=command, args=args, env=env, url=url, headers=headers)
+    return replace(plugin, command=command, args=args, env=env, url=url, headers=headers)
+
+
+class _Template:
+    """One pass over a text; with `environ` None only the form is checked."""
+
+    def __init__(self, text: str, environ: Mapping[str, str] | None) -> None:
+        self._text = text
+        self._environ = environ
+        self._at = 0
+
+    def read(self) -> str:
+        return self._run(until_brace=False, depth=0)
+
+    def _run(self, *, until_brace: bool, depth: int) -> str:
+        if depth > NESTING_MAX:
+            raise TemplateInvalid(f"defaults are nested deeper than {NESTING_MAX}")
+        parts: list[str] = []
+        text = self._text
+        while self._at < len(text):
+            char = text[self._at]
+            self._at += 1
+            if char == "}" and until_brace:
+                return "".join(parts)
+            if char == "\\" and text[self._at : self._at + 1] in _ESCAPABLE:
+                char = text[self._at]
+                self._at += 1
+                parts.append(char)
+            elif char == "$":
+                parts.append(self._variable(depth))
+            else:
+                parts.append(char)
+        if until_brace:
+            raise TemplateInvalid("`${` without its `}`")
+        return "".join(parts)
+
+    def _variable(self, depth: int) -> str:
+        braced = self._text.startswith("{", self._at)
+        if braced:
+            self._at += 1
+        match = _NAME.match(self._text, self._at)
+        if match is None:
+            if braced:
+                raise TemplateInvalid("`${` must be followed by the name of a variable; a plain `$` is written `\\$`")
+            return "$"
+        self._at = match.end()
+        if not braced:
+            return self._value(match.group(), None)
+        default = self._default(match.group(), depth)
+        return self._value(match.group(), default)
+
+    def _default(self, name: str, depth: int) -> str | None:
+        """Read what follows the name, up to and with the closing brace."""
+        known = self._environ is None or name in self._environ
+        following = self._text[self._at : self._at + 1]
+        if following == "}":
+            self._at += 1
+            return None
+        if following != ":":
+            raise TemplateInvalid(f"`${{{name}` must be followed by `}}` or `:default}}`")
+        self._at += 1
+        if self._text.startswith("-", self._at):
+            self._at += 1
+        environ = self._environ
+        if known:
+            self._environ = None  # an unset variable in a default that is not used is no problem
+        try:
+            return self._run(until_brace=True, depth=depth + 1)
+        finally:
+            self._environ = environ
+
+    def _value(self, name: str, default: str | None) -> str:
+        if self._environ is None:
+            return ""
+        value = self._environ.get(name, default)
+        if value is None:
+            raise UnsetVariable(name)
+        return value

@@ -1,0 +1,187 @@
+"""The whole mesh in one process: control plane, executor and host over one store.
+
+The only module of `stepflow` that knows the services. The parts are the ones of the mesh; what differs is the store
+(SQLite) and that frames between executor and host are handed over instead of sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from component_host.host import ComponentHost
+from component_host.plugins import make_backends
+from control_plane.plane import ControlPlane, RunRequest
+from executor.executor import Executor
+from executor.hosts import Peer
+from stepflow.codec import decode, encode
+from stepflow.config import BuiltinPlugin, Config
+from stepflow.errors import StepflowError
+from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
+from stepflow.run.facts import flow_result
+from stepflow.store.blobs import BlobStore
+from stepflow.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from component_host.backend import ComponentInfo, Listing
+    from stepflow.flow import Flow
+    from stepflow.store import Store
+
+HOST_ID = "local"
+
+
+class Mesh:
+    """A running mesh in this process. `control` is what clients talk to."""
+
+    def __init__(self, store: Store, blobs: BlobStore, config: Config, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self.store = store
+        self.control = ControlPlane(store, blobs)
+        self.host = ComponentHost(HOST_ID, make_backends(config, environ, self._listing_changed), blobs)
+        engine = {
+            name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
+            for name, plugin in config.plugins.items()
+            if isinstance(plugin, BuiltinPlugin)
+        }
+        self.executor = Executor(store, blobs, rules=config.routes, builtins=engine, name="local")
+        self._pending: set[str] = set()
+        self._peer: Peer | None = None
+
+    async def start(self, plugins: Iterable[str] | None = None) -> None:
+        """Start everything; return when the named plugins (all by default) are ready or have failed to start.
+
+        Only these can be called. A plugin that did not start is in `host.failures`.
+        """
+        wanted = set(self.host.backends if plugins is None else plugins) & set(self.host.backends)
+        self._pending = set(wanted)
+        self._show_listings()
+        await self.control.start()
+        await self.executor.start()
+        await self.host.start(wanted, self._listing_changed)
+
+    async def close(self) -> None:
+        """Stop everything, servers included. What is not complete can be resumed."""
+        await self.executor.close()
+        await self.host.close()
+        await self.control.close()
+
+    def _listing_changed(self) -> None:
+        self._pending -= set(self.host.listings()) | set(self.host.failures)
+        self._show_listings()
+
+    def _show_listings(self) -> None:
+        """Tell the executor what can be called now."""
+        plugins = {name: _components(self.config, name, listing) for name, listing in self.host.listings().items()}
+        for name in self.host.failures:  # its calls must fail with the reason, not wait for somebody to offer it
+            plugins[name] = PluginComponents(complete=False)
+        if self._peer is None:
+            peer = self._peer = Peer(HOST_ID, plugins)
+            stream = self.host.connect(lambda frame: self.executor.on_frame(peer, frame))
+            peer.send = stream.receive
+        self._peer.plugins = plugins
+        self.executor.hosts.set_peer(self._peer, starting=frozenset(self._pending))
+
+
+def _components(config: Config, name: str, listing: Listing) -> PluginComponents:
+    engine = ENGINE_COMPONENTS if isinstance(config.plugins[name], BuiltinPlugin) else frozenset[str]()
+    return PluginComponents(
+        tuple((info.component, info.path) for info in listing.components), listing.complete, engine
+    )
+
+
+def plugins_for(config: Config, flow: Flow) -> set[str]:
+    """Return the plugins that a flow may call: those of its steps' routes, and all where it runs flows it builds."""
+    used: set[str] = set()
+    for step in flow.steps:
+        prefix = "/" + step.component[1:].partition("/")[0]
+        rules = (*config.routes.get(prefix, ()), *config.routes.get("/", ()))
+        used |= {rule.plugin for rule in rules}
+        if "/" + step.component.rpartition("/")[2] in ENGINE_COMPONENTS - {"/sleep"}:
+            return set(config.plugins)
+    return used
+
+
+@asynccontextmanager
+async def open_mesh(
+    config: Config,
+    *,
+    store: Store,
+    blobs: BlobStore,
+    plugins: Iterable[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> AsyncIterator[Mesh]:
+    """Run a mesh for the length of the block. The store is the caller's to close."""
+    mesh = Mesh(store, blobs, config, environ)
+    try:
+        await mesh.start(plugins)
+        yield mesh
+    finally:
+        await mesh.close()
+
+
+async def run_flow_once(
+    flow: Flow,
+    inputs: Sequence[Any],
+    *,
+    config: Config,
+    max_concurrency: int | None = None,
+    variables: Mapping[str, Any] | None = None,
+    overrides: Any = None,
+    check_input: bool = True,
+    environ: Mapping[str, str] = os.environ,
+) -> list[dict[str, Any]]:
+    """Run a flow on inputs (trees) in a mesh of its own that leaves nothing behind; return the FlowResults in order.
+
+    Raises: StepflowError, also when a server that the flow needs does not start.
+    """
+    store = await SqliteStore.open(":memory:")
+    try:
+        async with open_mesh(
+            config, store=store, blobs=BlobStore.open("memory://"), plugins=plugins_for(config, flow), environ=environ
+        ) as mesh:
+            for error in mesh.host.failures.values():
+                raise error
+            request = run_request(
+                flow,
+                [encode(value) for value in inputs],
+                config=config,
+                concurrency_max=max_concurrency,
+                variables=variables or {},
+                overrides=overrides,
+                check_input=check_input,
+            )
+            run_id = await mesh.control.submit(request)
+            await mesh.control.wait(run_id)
+            items = await mesh.control.items(run_id)
+            return [decode(flow_result(item.outcome)) for item in items if item.outcome is not None]
+    finally:
+        await store.close()
+
+
+def run_request(flow: Flow, inputs: Sequence[bytes], *, config: Config, **options: Any) -> RunRequest:
+    """Build a request whose retries are those of the configuration; `options` are further members of RunRequest."""
+    return RunRequest(
+        flow=flow,
+        inputs=inputs,
+        transport_retries_max=config.retry.transport_max_retries,
+        backoff=config.retry.backoff,
+        **options,
+    )
+
+
+async def list_components(
+    config: Config, *, environ: Mapping[str, str] = os.environ
+) -> tuple[list[tuple[str, ComponentInfo]], dict[str, StepflowError]]:
+    """Start every plugin and return what each offers, and the plugins that did not start with the reason."""
+    host = ComponentHost(HOST_ID, make_backends(config, environ), BlobStore.open("memory://"))
+    try:
+        await host.start()
+        listed = [(name, info) for name, listing in host.listings().items() for info in listing.components]
+        return listed, dict(host.failures)
+    finally:
+        await host.close()
+
+

@@ -1,0 +1,84 @@
+"""The one way to write a flow down, and the id that follows from it.
+
+Promises:
+- equal flows have equal bytes: fields in a fixed order, what is empty or default left out, durations in their largest
+  whole unit, back-offs complete;
+- within expressions, literals, schemas and metadata members keep the author's order;
+- reading the bytes gives an equal flow (its warnings aside).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepflow import codec
+from stepflow.retry import backoff_to_tree
+
+if TYPE_CHECKING:
+    from stepflow.flow.model import Flow, OnError, Step
+
+
+def flow_document(flow: Flow) -> dict[str, Any]:
+    """Return the normalised document. Its inner trees are the flow's own: do not change them."""
+    return _present(
+        name=flow.name,
+        description=flow.description,
+        version=flow.version,
+        schemas=flow.schemas or None,
+        steps=[step_document(step) for step in flow.steps] or None,
+        output=flow.output,
+        test=flow.test or None,
+        examples=list(flow.examples) or None,
+        metadata=flow.metadata or None,
+    )
+
+
+def step_document(step: Step) -> dict[str, Any]:
+    """Return the normalised document of a step."""
+    return _present(
+        id=step.id,
+        component=step.component,
+        input=step.input,
+        onError=_on_error_document(step.on_error),
+        mustExecute=step.must_execute or None,
+        metadata=step.metadata or None,
+        timeout=_duration(step.timeout_ms),
+        idleTimeout=_duration(step.idle_timeout_ms),
+    )
+
+
+def flow_bytes(flow: Flow) -> bytes:
+    """Return the normalised document as compact JSON: what is stored."""
+    return codec.encode(flow_document(flow))
+
+
+def flow_id(flow: Flow) -> str:
+    """Return the id of a flow: the blob id of its bytes."""
+    return codec.blob_id(flow_bytes(flow))
+
+
+def _present(**members: Any) -> dict[str, Any]:
+    return {key: value for key, value in members.items() if value is not None}
+
+
+def _on_error_document(on_error: OnError) -> dict[str, Any] | None:
+    if on_error.action == "fail":
+        return None
+    default = _present(action="useDefault", defaultValue=on_error.default)
+    if on_error.action == "useDefault":
+        return default
+    return _present(
+        action="retry",
+        maxRetries=on_error.max_retries,
+        backoff=on_error.backoff and backoff_to_tree(on_error.backoff),
+        then=default if on_error.has_default else None,
+    )
+
+
+def _duration(duration_ms: int | None) -> str | None:
+    if duration_ms is None:
+        return None
+    for unit, unit_ms in (("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if duration_ms % unit_ms == 0:
+            return f"{duration_ms // unit_ms}{unit}"
+    return f"{duration_ms}ms"

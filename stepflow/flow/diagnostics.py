@@ -1,0 +1,120 @@
+"""What validation and parsing have to say about a flow, as data.
+
+Each code has one kind and one level, listed in `_CODES`; codes are stable, texts are not. Codes from 1900 on are
+ours: they come from parsing, which is otherwise silent about what it does not read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Level = Literal["fatal", "error", "warning"]
+
+_CODES: dict[int, tuple[str, Level]] = {
+    1000: ("unreachableStep", "warning"),
+    1001: ("missingFlowName", "warning"),
+    1002: ("missingFlowDescription", "warning"),
+    1003: ("unvalidatedFieldAccess", "warning"),
+    1004: ("missingVariableSchema", "warning"),
+    1200: ("noPluginsConfigured", "warning"),
+    1201: ("noRoutingRulesConfigured", "warning"),
+    1202: ("unusedPlugin", "warning"),
+    1900: ("unknownMember", "warning"),
+    1901: ("memberNotRead", "warning"),
+    1902: ("numberReadAsText", "warning"),
+    2003: ("invalidSubflowLiteral", "error"),
+    2004: ("undefinedVariable", "error"),
+    2005: ("undefinedRequiredVariable", "error"),
+    2200: ("invalidRouteReference", "error"),
+    2500: ("invalidComponent", "error"),
+    3000: ("duplicateStepId", "fatal"),
+    3001: ("emptyStepId", "fatal"),
+    3002: ("selfReference", "fatal"),
+    3003: ("undefinedStepReference", "fatal"),
+}
+_EXPERIMENTAL = frozenset({1003})
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. `path` is like `$.steps[0].input.x`; `data` has the facts, keys in snake_case."""
+
+    code: int
+    formatted: str
+    path: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.code in _CODES
+
+    @property
+    def kind(self) -> str:
+        return _CODES[self.code][0]
+
+    @property
+    def level(self) -> Level:
+        return _CODES[self.code][1]
+
+    @property
+    def experimental(self) -> bool:
+        return self.code in _EXPERIMENTAL
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the public JSON shape; empty members are left out."""
+        tree: dict[str, Any] = {
+            "kind": self.kind,
+            "code": self.code,
+            "level": self.level,
+            "formatted": self.formatted,
+        }
+        if self.data:
+            tree["data"] = self.data
+        if self.path is not None:
+            tree["path"] = self.path
+        if self.experimental:
+            tree["experimental"] = True
+        return tree
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """Findings in the order of the checks that made them."""
+
+    items: tuple[Diagnostic, ...] = ()
+
+    def __iter__(self) -> Iterator[Diagnostic]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __add__(self, more: Iterable[Diagnostic]) -> Diagnostics:
+        return Diagnostics((*self.items, *more))
+
+    @property
+    def num_fatal(self) -> int:
+        return self._count("fatal")
+
+    @property
+    def num_error(self) -> int:
+        return self._count("error")
+
+    @property
+    def num_warning(self) -> int:
+        return self._count("warning")
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return `{diagnostics, numFatal, numError, numWarning}`."""
+        return {
+            "diagnostics": [item.to_tree() for item in self.items],
+            "numFatal": self.num_fatal,
+            "numError": self.num_error,
+            "numWarning": self.num_warning,
+        }
+
+    def _count(self, level: Level) -> int:
+        return sum(item.level == level for item in self.items)

@@ -1,0 +1,58 @@
+"""Values checked against JSON Schemas of flows.
+
+Promises: a message says which rule was broken and where, never the value (it may be secret, and is the user's
+anyway); nothing outside the schema is ever fetched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from stepflow.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stepflow.flow.model import Flow
+
+_VALUE = "the value"
+
+
+class InputValidator:
+    """Checks values against one schema. Compiling costs a millisecond: keep it for all items of a run."""
+
+    def __init__(self, schema: Any, definitions: Mapping[str, Any] | None = None) -> None:
+        """Compile `schema`; `definitions` are what its `#/$defs/…` may refer to.
+
+        Raises:
+            Invalid: SCHEMA_INVALID.
+        """
+        import jsonschema_rs
+
+        if isinstance(schema, dict) and definitions:
+            schema = {**schema, "$defs": {**definitions, **schema.get("$defs", {})}}
+        try:
+            self._validator = jsonschema_rs.validator_for(schema, mask=_VALUE, retriever=_fetch_nothing)
+        except (ValueError, jsonschema_rs.ReferencingError) as error:
+            problem = getattr(error, "message", None) or str(error)
+            raise Invalid("SCHEMA_INVALID", f"the schema is not a valid JSON Schema: {problem}") from None
+
+    @classmethod
+    def for_input(cls, flow: Flow) -> InputValidator | None:
+        """Return the validator of a flow's declared input, or None when it declares none. Raises as the constructor."""
+        schema = flow.schema("input")
+        return None if schema is None else cls(schema, flow.schema_definitions)
+
+    def check(self, tree: Any) -> tuple[str, str] | None:
+        """Return None when `tree` fits, else the JSON pointer of the first misfit (empty: the whole) and a sentence."""
+        if self._validator.is_valid(tree):
+            return None
+        error = next(self._validator.iter_errors(tree), None)
+        if error is None:
+            return None
+        pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error.instance_path)
+        return pointer, error.message
+
+
+def _fetch_nothing(uri: str) -> NoReturn:
+    raise ValueError(f"`{uri}` lies outside the flow; copy it under `schemas.$defs`")

@@ -1,0 +1,193 @@
+"""Which values are secret, and how they are kept out of logs and messages.
+
+A schema node with `is_secret: true` marks the value it describes, with everything below it. Marks reach through
+`properties`, `additionalProperties`, `items`, `prefixItems`, local `$ref`s and combinators; when in doubt (one of
+several alternatives, a pattern) a value is secret. Data on its way to components or into the store is never touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepflow import codec
+from stepflow.codec import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from stepflow.flow.model import Flow
+
+REDACTED = "[REDACTED]"
+
+SECRET_CHARS_MIN = 4
+"""Shorter texts occur everywhere by chance; replacing them would make a message unreadable and reveal them."""
+
+
+class SecretMap:
+    """The marks of one schema. False when nothing is marked."""
+
+    __slots__ = ("_definitions", "_marked", "_schema")
+
+    def __init__(self, schema: Any, definitions: Mapping[str, Any]) -> None:
+        own = schema.get("$defs") if isinstance(schema, dict) else None
+        self._schema = schema
+        self._definitions = {**definitions, **own} if isinstance(own, dict) else definitions
+        self._marked = _has_mark([schema, *definitions.values()])
+
+    @classmethod
+    def from_schema(cls, schema: Any, definitions: Mapping[str, Any] | None = None) -> SecretMap:
+        """Read the marks of a schema; `definitions` are what its `#/$defs/…` refer to."""
+        return cls(schema, definitions or {})
+
+    def __bool__(self) -> bool:
+        return self._marked
+
+    def redact(self, tree: Any) -> Any:
+        """Return `tree` with every marked value replaced by `[REDACTED]`; the argument is not changed."""
+        return self._redact(tree, [self._schema]) if self._marked else tree
+
+    def secret_values(self, tree: Any) -> Iterator[Any]:
+        """Yield the marked values of `tree`."""
+        if self._marked:
+            yield from self._secret_values(tree, [self._schema])
+
+    def _redact(self, tree: Any, schemas: list[Any]) -> Any:
+        applicable = self._applicable(schemas)
+        if _is_secret(applicable):
+            return REDACTED
+        if isinstance(tree, dict) and applicable:
+            return {key: self._redact(value, _of_member(applicable, key)) for key, value in tree.items()}
+        if isinstance(tree, list) and applicable:
+            return [self._redact(value, _of_element(applicable, index)) for index, value in enumerate(tree)]
+        return tree
+
+    def _secret_values(self, tree: Any, schemas: list[Any]) -> Iterator[Any]:
+        applicable = self._applicable(schemas)
+        if _is_secret(applicable):
+            yield tree
+        elif isinstance(tree, dict) and applicable:
+            for key, value in tree.items():
+                yield from self._secret_values(value, _of_member(applicable, key))
+        elif isinstance(tree, list) and applicable:
+            for index, value in enumerate(tree):
+                yield from self._secret_values(value, _of_element(applicable, index))
+
+    def _applicable(self, schemas: list[Any]) -> list[dict[str, Any]]:
+        """Return the schemas with all that they pull in for the same value; schemas may refer to themselves."""
+        found: list[dict[str, Any]] = []
+        seen: set[int] = set()
+        todo = list(schemas)
+        while todo:
+            schema = todo.pop()
+            if not isinstance(schema, dict) or id(schema) in seen:
+                continue
+            seen.add(id(schema))
+            found.append(schema)
+            reference = schema.get("$ref")
+            if isinstance(reference, str) and reference.startswith("#/$defs/"):
+                name = reference.removeprefix("#/$defs/").replace("~1", "/").replace("~0", "~")
+                todo.append(self._definitions.get(name))
+            for key in ("allOf", "anyOf", "oneOf"):
+                options = schema.get(key)
+                todo.extend(options if isinstance(options, list) else ())
+            todo.extend(schema.get(key) for key in ("if", "then", "else"))
+        return found
+
+
+def _is_secret(schemas: list[dict[str, Any]]) -> bool:
+    return any(schema.get("is_secret") is True for schema in schemas)
+
+
+def _of_member(schemas: list[dict[str, Any]], key: str) -> list[Any]:
+    """Return the schemas of a member. Patterns are not matched: all of them apply to what is not declared."""
+    found: list[Any] = []
+    for schema in schemas:
+        properties, patterns = schema.get("properties"), schema.get("patternProperties")
+        if isinstance(properties, dict) and key in properties:
+            found.append(properties[key])
+        else:
+            found.extend(patterns.values() if isinstance(patterns, dict) else ())
+            found.append(schema.get("additionalProperties"))
+    return found
+
+
+def _of_element(schemas: list[dict[str, Any]], index: int) -> list[Any]:
+    found: list[Any] = []
+    for schema in schemas:
+        items, prefix = schema.get("items"), schema.get("prefixItems")
+        if isinstance(items, list):  # how older drafts write `prefixItems`
+            items, prefix = schema.get("additionalItems"), items
+        found.append(prefix[index] if isinstance(prefix, list) and index < len(prefix) else items)
+    return found
+
+
+def _has_mark(trees: list[Any]) -> bool:
+    todo = list(trees)
+    while todo:
+        tree = todo.pop()
+        if isinstance(tree, dict):
+            if tree.get("is_secret") is True:
+                return True
+            todo.extend(tree.values())
+        elif isinstance(tree, list):
+            todo.extend(tree)
+    return False
+
+
+class Redactor:
+    """Takes the secret values of one run out of texts.
+
+    `inputs` are the items' input trees, `variables` what the run supplied (trees or `Json`). Declared secrets of
+    at least `SECRET_CHARS_MIN` characters are found, also in the form that they have inside JSON text.
+    """
+
+    def __init__(self, flow: Flow, inputs: Iterable[Any] = (), variables: Mapping[str, Any] | None = None) -> None:
+        definitions = flow.schema_definitions
+        input_secrets = SecretMap.from_schema(flow.schema("input"), definitions)
+        variable_secrets = SecretMap.from_schema(flow.schema("variables"), definitions)
+        found: set[str] = set()
+        if input_secrets:
+            for tree in inputs:
+                _collect(input_secrets.secret_values(_plain(tree)), found)
+        if variable_secrets:
+            supplied = {name: _plain(value) for name, value in (variables or {}).items()}
+            _collect(variable_secrets.secret_values(_schema_defaults(flow) | supplied), found)
+        # Longest first: a secret may contain another.
+        self._secrets = sorted(found, key=len, reverse=True)
+
+    def __bool__(self) -> bool:
+        return bool(self._secrets)
+
+    def text(self, text: str) -> str:
+        """Return `text` with every secret replaced by `[REDACTED]`."""
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        return text
+
+
+def _collect(values: Iterable[Any], found: set[str]) -> None:
+    """Add every text within the secret values; numbers as JSON writes them."""
+    todo = list(values)
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            todo.extend(value.values())
+        elif isinstance(value, list):
+            todo.extend(value)
+        elif value is not None and not isinstance(value, bool):
+            text = value if isinstance(value, str) else codec.encode(value).decode()
+            if len(text) >= SECRET_CHARS_MIN:
+                found.update((text, codec.encode(text).decode()[1:-1]))
+
+
+def _schema_defaults(flow: Flow) -> dict[str, Any]:
+    properties = (flow.schema("variables") or {}).get("properties") or {}
+    return {
+        name: schema["default"]
+        for name, schema in properties.items()
+        if isinstance(schema, dict) and "default" in schema
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.tree if isinstance(value, Json) else value

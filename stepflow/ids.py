@@ -1,0 +1,24 @@
+"""Run ids: UUIDv7, so that runs sort by their age; sub-runs have UUIDv5s derived from their place."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from uuid import UUID
+
+from stepflow.errors import Invalid
+
+
+def new_run_id() -> str:
+    """Return a fresh UUIDv7 (RFC 9562): 48 bits of milliseconds, then version, variant and 74 random bits."""
+    millis = time.time_ns() // 1_000_000
+    value = (millis & (2**48 - 1)) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
+    return str(UUID(int=value))
+
+
+def parse_run_id(text: str) -> str:
+    """Return a run id in its normal spelling. Raises: Invalid."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise Invalid("RUN_ID_INVALID", f"{text[:80]!r} is not a run id (a UUID)") from None

@@ -1,0 +1,125 @@
+"""Reading a run back from the store: its record, its flow, and the journal of each partition.
+
+Executors replay with this before they go on; listings replay with it and go nowhere. It writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from stepflow.codec import Json, decode, encode
+from stepflow.errors import DataLoss, NotFound
+from stepflow.flow import apply_overrides, compile_flow, flow_from_tree
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.mesh.v1 import state_pb2
+from stepflow.run import apply, new_run
+from stepflow.run.advancing import advance
+from stepflow.run.facts import json_of
+from stepflow.store import keys, range_all
+
+if TYPE_CHECKING:
+    from stepflow.flow import CompiledFlow
+    from stepflow.run import RunState
+    from stepflow.store import Store
+    from stepflow.store.blobs import BlobStore
+
+
+class GetBlob(Protocol):
+    """Bring a blob of a run; None when there is no such thing. `shared`: the id is a user's, a flow's for instance."""
+
+    async def __call__(self, run_id: str, blob: str, *, shared: bool) -> bytes | None: ...
+
+
+def blob_reader(store: Store, blobs: BlobStore) -> GetBlob:
+    """Return the way to a run's blobs: its own, then the shared ones, then the stored flows."""
+
+    async def read(run_id: str, blob: str, *, shared: bool) -> bytes | None:
+        for scope in ("shared",) if shared else (run_id, "shared"):
+            try:
+                return (await blobs.get(blob, scope=scope))[0]
+            except NotFound:
+                continue
+        stored = await store.get(keys.flow(blob))
+        return None if stored is None else stored.value
+
+    return read
+
+
+def partition_count(record: state_pb2.RunRecord) -> int:
+    """A run without items has one empty partition."""
+    return max(1, -(-record.items_total // record.items_per_partition))
+
+
+def partition_window(record: state_pb2.RunRecord) -> tuple[int, int]:
+    """Return how many partitions may be active at once, and the concurrency window of each."""
+    window = max(1, record.policy.concurrency_max)
+    active = min(window, partition_count(record))
+    return active, max(1, window // active)
+
+
+async def read_record(store: Store, run_id: str) -> state_pb2.RunRecord:
+    """Read what was asked. Raises: NotFound."""
+    found = await store.get(keys.run(run_id))
+    if found is None:
+        raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
+    return state_pb2.RunRecord.FromString(found.value)
+
+
+async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
+    """Read and compile the run's flow, its overrides applied. Raises: DataLoss."""
+    stored = await store.get(keys.flow(record.flow_id))
+    if stored is None:
+        raise DataLoss("FLOW_MISSING", f"flow {record.flow_id} of a run is gone", flow_id=record.flow_id)
+    flow = flow_from_tree(decode(stored.value))
+    if record.overrides_json:
+        flow = apply_overrides(flow, decode(record.overrides_json))
+    return compile_flow(flow)
+
+
+async def open_partition(
+    run_id: str, partition: int, record: state_pb2.RunRecord, plan: CompiledFlow, get_blob: GetBlob
+) -> RunState:
+    """Return the state of a partition before its first entry. Raises: DataLoss (its inputs are gone)."""
+    first = partition * record.items_per_partition
+    if record.partition_inputs:
+        content = await get_blob(run_id, record.partition_inputs[partition], shared=False)
+        if content is None:
+            raise DataLoss("INPUTS_MISSING", f"the inputs of run {run_id}, partition {partition}, are gone")
+        inputs = [Json(bytes(raw)) for raw in msgspec.json.decode(content, type=list[msgspec.Raw])]
+    else:
+        inputs = [json_of(payload) for payload in record.inputs[first : first + record.items_per_partition]]
+    policy = state_pb2.Policy()
+    policy.CopyFrom(record.policy)
+    policy.concurrency_max = partition_window(record)[1]
+    variables = {name: Json(encode(value)) for name, value in decode(record.variables_json or b"{}").items()}
+    return new_run(
+        run_id, partition=partition, first_item=first, plan=plan, inputs=inputs, variables=variables, policy=policy
+    )
+
+
+async def journal_entries(store: Store, run_id: str, partition: int) -> AsyncIterator[pb.Entry]:
+    """Yield a partition's journal in order. Raises: DataLoss when an entry is missing."""
+    seq = 0
+    async for item in range_all(store, keys.journal_of_partition(run_id, partition)):
+        first = keys.parse_journal(item.key)[2]
+        if first != seq:
+            raise DataLoss(
+                "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
+            )
+        batch = pb.EntryBatch.FromString(item.value)
+        for entry in batch.entries:
+            yield entry
+        seq += len(batch.entries)
+
+
+async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> None:
+    """Apply one journaled entry and work out what follows, bringing blobs as they are wanted."""
+    apply(state, entry)
+    blobs: dict[str, bytes | None] = {}
+    while not advance(state, blobs) and state.wanted:
+        wanted, state.wanted = state.wanted, {}
+        for blob, shared in wanted.items():
+            blobs[blob] = await get_blob(state.run_id, blob, shared=shared)

@@ -1,0 +1,239 @@
+"""When a failed attempt is tried again, and after how long.
+
+Owns the back-off of `retry.backoff` in the configuration and of `onError.backoff` in a flow, and which failure
+codes are retried from which budget. Promises:
+- the same run, step and attempt always wait equally long (the jitter is a hash, not chance), so a replay agrees;
+- a delay is never below what the back-off says, at most `JITTER_MAX` above it, and fits `DELAY_MS_MAX` without jitter.
+
+Pure. The budgets are counted elsewhere, from the journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from stepflow.errors import Code, Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stepflow.mesh.v1 import state_pb2
+
+BackoffKind = Literal["constant", "exponential", "fibonacci"]
+
+JITTER_MAX = 0.2
+"""Share of the delay that is added at most: steps that failed together do not return together."""
+
+DELAY_MS_MAX = 2**32 - 1
+"""What `state_pb2.Backoff` can hold, 49 days."""
+
+FACTOR_MAX = 1000.0
+"""A larger factor is a typing error; every back-off reaches its maximum long before."""
+
+
+class RetryClass(Enum):
+    """From which budget a failure may be retried."""
+
+    TRANSPORT = "transport"
+    """The call did not arrive or got lost: retried by itself, `retry.transportMaxRetries` times."""
+    COMPONENT = "component"
+    """The component said no: retried when the step's `onError` asks for it."""
+    NEVER = "never"
+
+
+_CLASSES = {
+    Code.UNREACHABLE: RetryClass.TRANSPORT,
+    Code.TIMEOUT: RetryClass.TRANSPORT,
+    Code.COMPONENT_FAILED: RetryClass.COMPONENT,
+    Code.RESOURCE_UNAVAILABLE: RetryClass.COMPONENT,
+}
+
+
+def retry_class(code: Code) -> RetryClass:
+    """Say from which budget a failure with this code may be retried."""
+    return _CLASSES.get(code, RetryClass.NEVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Delays before retries. `constant` uses `min_delay_ms` alone, `fibonacci` has no use for `factor`."""
+
+    kind: BackoffKind = "fibonacci"
+    min_delay_ms: int = 1_000
+    max_delay_ms: int = 10_000
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        assert self.kind in get_args(BackoffKind)
+        assert 0 <= self.min_delay_ms <= DELAY_MS_MAX
+        assert 0 <= self.max_delay_ms <= DELAY_MS_MAX
+        assert 1.0 <= self.factor <= FACTOR_MAX
+
+
+DEFAULT_BACKOFF = Backoff()
+
+
+def base_delay_ms(backoff: Backoff, k: int) -> int:
+    """Return the delay before retry `k` (from 1), without jitter."""
+    assert k >= 1
+    if backoff.kind == "constant":
+        return backoff.min_delay_ms
+    if backoff.kind == "exponential":
+        return _exponential(backoff, k)
+    return _fibonacci(backoff, k)
+
+
+def delay_ms(backoff: Backoff, k: int, seed: str) -> int:
+    """Return the delay before retry `k` (from 1) with its jitter, which follows from `seed` alone.
+
+    `seed` names the run, the step execution and the attempt.
+    """
+    base = base_delay_ms(backoff, k)
+    digest = hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    return base + int(base * JITTER_MAX * share)
+
+
+def _exponential(backoff: Backoff, k: int) -> int:
+    try:
+        delay = backoff.min_delay_ms * backoff.factor ** (k - 1)
+    except OverflowError:
+        return backoff.max_delay_ms if backoff.min_delay_ms else 0
+    return int(min(delay, backoff.max_delay_ms))
+
+
+def _fibonacci(backoff: Backoff, k: int) -> int:
+    if not backoff.min_delay_ms:
+        return 0
+    current, following = 1, 1
+    for _ in range(k - 1):
+        if backoff.min_delay_ms * current >= backoff.max_delay_ms:
+            break  # only grows from here
+        current, following = following, current + following
+    return min(backoff.min_delay_ms * current, backoff.max_delay_ms)
+
+
+# --- as written in a configuration or a flow ---------------------------------------------------------------
+
+BACKOFF_MEMBERS: Mapping[str, frozenset[str]] = {
+    "constant": frozenset(("type", "delayMs")),
+    "exponential": frozenset(("type", "minDelayMs", "maxDelayMs", "factor")),
+    "fibonacci": frozenset(("type", "minDelayMs", "maxDelayMs")),
+}
+"""The members of a back-off of each type."""
+
+assert set(BACKOFF_MEMBERS) == set(get_args(BackoffKind))
+
+
+def backoff_from_tree(tree: Any) -> Backoff:
+    """Read `{type: …, …}` as people write it; members left out or null have the defaults.
+
+    Raises:
+        Invalid: BACKOFF_INVALID; `details["field"]` is the member at fault (empty: the whole), and
+            `details["problem"]` what is wrong with it, for those who name the place themselves.
+    """
+    if not isinstance(tree, dict):
+        raise _invalid("", f"must be an object with a `type`, not {_kind_of(tree)}")
+    kind = tree.get("type")
+    if not isinstance(kind, str) or kind not in BACKOFF_MEMBERS:
+        raise _invalid("type", "must be one of `constant`, `exponential`, `fibonacci`")
+    members = BACKOFF_MEMBERS[kind]
+    for name in tree:
+        if name not in members:
+            raise _invalid(str(name), f"is not a member of a {kind} back-off, which has {_listing(members)}")
+    if kind == "constant":
+        delay = _delay(tree, "delayMs", 1_000)
+        return Backoff("constant", delay, delay)
+    minimum = _delay(tree, "minDelayMs", DEFAULT_BACKOFF.min_delay_ms)
+    maximum = _delay(tree, "maxDelayMs", DEFAULT_BACKOFF.max_delay_ms)
+    if kind == "fibonacci":
+        return Backoff("fibonacci", minimum, maximum)
+    return Backoff("exponential", minimum, maximum, _factor(tree))
+
+
+def backoff_to_tree(backoff: Backoff) -> dict[str, Any]:
+    """Write a back-off as `backoff_from_tree` reads it."""
+    if backoff.kind == "constant":
+        return {"type": "constant", "delayMs": backoff.min_delay_ms}
+    tree: dict[str, Any] = {
+        "type": backoff.kind,
+        "minDelayMs": backoff.min_delay_ms,
+        "maxDelayMs": backoff.max_delay_ms,
+    }
+    if backoff.kind == "exponential":
+        tree["factor"] = backoff.factor
+    return tree
+
+
+def _delay(tree: dict[str, Any], name: str, default: int) -> int:
+    value = tree.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= DELAY_MS_MAX:
+        raise _invalid(name, f"must be a whole number of milliseconds from 0 to {DELAY_MS_MAX:,}")
+    return value
+
+
+def _factor(tree: dict[str, Any]) -> float:
+    value = tree.get("factor")
+    if value is None:
+        return DEFAULT_BACKOFF.factor
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= FACTOR_MAX:
+        raise _invalid("factor", f"must be a number from 1 to {FACTOR_MAX:g}")
+    return float(value)
+
+
+def _invalid(field: str, problem: str) -> Invalid:
+    where = f"`{field}` of a back-off" if field else "a back-off"
+    return Invalid("BACKOFF_INVALID", f"{where} {problem}", field=field, problem=problem)
+
+
+def _listing(members: frozenset[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(members))
+
+
+def _kind_of(tree: Any) -> str:
+    if tree is None:
+        return "null"
+    return {bool: "a boolean", str: "a string", list: "a list"}.get(type(tree), "a number")
+
+
+# --- as stored with a run --------------------------------------------------------------------------------
+
+
+def backoff_to_proto(backoff: Backoff) -> state_pb2.Backoff:
+    """Return the message that a run's policy keeps."""
+    from stepflow.mesh.v1 import state_pb2
+
+    return state_pb2.Backoff(
+        kind=f"KIND_{backoff.kind.upper()}",
+        min_delay_ms=backoff.min_delay_ms,
+        max_delay_ms=backoff.max_delay_ms,
+        factor=backoff.factor,
+    )
+
+
+def backoff_from_proto(message: state_pb2.Backoff) -> Backoff:
+    """Read a stored back-off; an unset one (kind unspecified) is the default.
+
+    Raises:
+        Invalid: BACKOFF_INVALID, a kind or factor that this version does not know.
+    """
+    if message.kind == message.KIND_UNSPECIFIED:
+        return DEFAULT_BACKOFF
+    kinds: dict[int, BackoffKind] = {
+        message.KIND_CONSTANT: "constant",
+        message.KIND_EXPONENTIAL: "exponential",
+        message.KIND_FIBONACCI: "fibonacci",
+    }
+    kind = kinds.get(message.kind)
+    if kind is None:
+        raise _invalid("kind", f"is {message.kind}, which this version does not know")
+    factor = message.factor or DEFAULT_BACKOFF.factor
+    if not math.isfinite(factor) or not 1 <= factor <= FACTOR_MAX:
+        raise _invalid("factor", f"must be a number from 1 to {FACTOR_MAX:g}")
+    return Backoff(kind, message.min_delay_ms, message.max_delay_ms, factor)

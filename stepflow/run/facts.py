@@ -1,0 +1,68 @@
+"""Between the plain types of the language (`Json`, `Failure`) and the protobuf of the journal."""
+
+from __future__ import annotations
+
+from stepflow.codec import Json
+from stepflow.errors import Code, Failure
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.run.model import Stored
+
+
+def failure_to_pb(failure: Failure, origin: pb.Origin = pb.ORIGIN_UNSPECIFIED) -> pb.Failure:
+    return pb.Failure(
+        code=f"FAILURE_CODE_{failure.code.name}", message=failure.message, data_json=failure.data, origin=origin
+    )
+
+
+def failure_from_pb(failure: pb.Failure) -> Failure:
+    return Failure(Code(failure.code), failure.message, failure.data_json)
+
+
+def payload_of(value: Json) -> pb.Payload:
+    if isinstance(value, Stored):
+        return pb.Payload(blob=value.blob)
+    return pb.Payload(json=value.raw)
+
+
+def json_of(payload: pb.Payload) -> Json:
+    blob = payload.blob
+    return Stored(blob) if blob else Json(payload.json)
+
+
+def flow_result(outcome: Json | Failure) -> bytes:
+    """Return the FlowResult of an outcome as JSON text. A `Stored` outcome must be loaded."""
+    if isinstance(outcome, Failure):
+        return b'{"outcome":"failed","error":' + failure_json(outcome) + b"}"
+    return b'{"outcome":"success","result":' + outcome.raw + b"}"
+
+
+def failure_json(failure: Failure) -> bytes:
+    from stepflow.codec import encode
+
+    text: bytes = b'{"code":"' + failure.code.name.encode() + b'","message":' + encode(failure.message)
+    if failure.data:
+        text += b',"data":' + failure.data
+    return text + b"}"
+
+
+def step_failed(
+    *,
+    scope: int,
+    item: int,
+    step: int,
+    at_ms: int,
+    failure: Failure,
+    origin: pb.Origin,
+    attempt: int = 0,
+    started_at_ms: int = 0,
+    host: str = "",
+) -> pb.Entry:
+    return pb.Entry(
+        scope=scope,
+        item=item,
+        step=step,
+        at_ms=at_ms,
+        step_completed=pb.StepCompleted(
+            attempt=attempt, started_at_ms=started_at_ms, host=host, failure=failure_to_pb(failure, origin)
+        ),
+    )

@@ -1,0 +1,156 @@
+"""Listings and events, derived from entries: what people and clients see of a run.
+
+Nothing here is stored. `step_event` turns one entry into one event; `list_steps` folds a whole journal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from stepflow.errors import Failure
+from stepflow.run.facts import failure_from_pb, json_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepflow.codec import Json
+    from stepflow.mesh.v1 import journal_pb2 as pb
+    from stepflow.run.model import RunState, StepRun
+
+EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "sub_run", "progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """Something happened to a step. Times are milliseconds since 1970; `duration_ms` is of the attempt, None where
+    it was never dispatched. `item` counts from the run's first item, whatever the partition."""
+
+    kind: EventKind
+    run_id: str
+    depth: int
+    item: int
+    step_id: str
+    step_index: int
+    component: str
+    attempt: int
+    at_ms: int
+    duration_ms: int | None = None
+    failure: Failure | None = None
+    until_ms: int | None = None
+    """When the next attempt or the end of a sleep is due."""
+    message: str = ""
+
+
+def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
+    """Return the event that an entry (applied or not) stands for; None where it is not about a step."""
+    kind = entry.WhichOneof("kind")
+    if kind not in _KINDS:
+        return None
+    scope = state.scopes[entry.scope]
+    step = scope.plan.steps[entry.step]
+    event_kind: EventKind = _KINDS[kind]
+    attempt, duration, failure, until = 0, None, None, None
+    if kind == "step_completed":
+        done = entry.step_completed
+        attempt = done.attempt
+        duration = entry.at_ms - done.started_at_ms if done.started_at_ms else None
+        if done.HasField("failure"):
+            event_kind, failure = "failed", failure_from_pb(done.failure)
+    elif kind == "attempt_failed":
+        failed = entry.attempt_failed
+        attempt, until, failure = failed.attempt, failed.retry_at_ms, failure_from_pb(failed.failure)
+        duration = entry.at_ms - failed.started_at_ms if failed.started_at_ms else None
+    elif kind == "timer_set":
+        until = entry.timer_set.fire_at_ms
+    return StepEvent(
+        kind=event_kind,
+        run_id=scope.run_id,
+        depth=scope.depth,
+        item=scope.first_item + entry.item,
+        step_id=step.id,
+        step_index=step.index,
+        component=step.component,
+        attempt=attempt,
+        at_ms=entry.at_ms,
+        duration_ms=duration,
+        failure=failure,
+        until_ms=until,
+    )
+
+
+_KINDS: dict[str | None, EventKind] = {
+    "step_completed": "completed",
+    "attempt_failed": "retrying",
+    "timer_set": "sleeping",
+    "sub_run_started": "sub_run",
+}
+
+
+def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") -> StepEvent:
+    """Return the event of a call that was dispatched or reports progress; such events are never stored."""
+    scope = step.item.scope
+    return StepEvent(
+        kind=kind,
+        run_id=scope.run_id,
+        depth=scope.depth,
+        item=scope.first_item + step.item.index,
+        step_id=step.id,
+        step_index=step.index,
+        component=scope.plan.steps[step.index].component,
+        attempt=step.attempt,
+        at_ms=at_ms,
+        message=message,
+    )
+
+
+@dataclass(slots=True)
+class StepView:
+    """A step as listings show it. `status`: running, completed or failed."""
+
+    run_id: str
+    item: int
+    step_id: str
+    step_index: int
+    component: str
+    depth: int
+    status: str = "running"
+    attempt: int = 0
+    started_at_ms: int | None = None
+    completed_at_ms: int | None = None
+    outcome: Json | Failure | None = None
+    retries: int = 0
+
+
+def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:
+    """List the steps that have started, from a replayed state and the entries it was replayed from.
+
+    Sorted by depth of nesting as the sub-runs were opened, then item, then step."""
+    views: dict[tuple[int, int, int], StepView] = {}
+    for entry in entries:
+        event = step_event(state, entry)
+        if event is None:
+            continue
+        place = (entry.scope, entry.item, entry.step)
+        view = views.get(place)
+        if view is None:
+            view = views[place] = StepView(
+                event.run_id, event.item, event.step_id, event.step_index, event.component, event.depth
+            )
+        view.attempt = max(view.attempt, event.attempt)
+        if event.kind == "retrying":
+            view.retries += 1
+        if event.kind in ("completed", "failed"):
+            view.status = event.kind
+            view.completed_at_ms = event.at_ms
+            view.started_at_ms = entry.step_completed.started_at_ms or None
+            view.outcome = event.failure or json_of(entry.step_completed.result)
+    for scope in state.scopes:
+        for item in scope.items:
+            for index in item.active:
+                if (scope.number, item.index, index) not in views:
+                    step = scope.plan.steps[index]
+                    views[(scope.number, item.index, index)] = StepView(
+                        scope.run_id, scope.first_item + item.index, step.id, index, step.component, scope.depth
+                    )
+    return [views[place] for place in sorted(views)]

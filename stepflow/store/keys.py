@@ -1,0 +1,185 @@
+"""Every key that the mesh writes, and nothing else about it.
+
+One place, so that what stands where can be read in one go; DESIGN's table of keys gives who writes what. A prefix for
+the whole mesh (several in one etcd) is put in front by the store, not here.
+
+- Numbers are padded with zeros so that keys sort as numbers do; `parse_*` undo exactly what the maker did.
+- Ids that stand between two slashes must be free of slashes, or one run's prefix would cover another's keys;
+  names and paths stand last and may hold them.
+"""
+
+from __future__ import annotations
+
+from stepflow.errors import Invalid
+
+FLOWS = "flows/"
+FLOW_NAMES = "flow-names/"
+RUNS = "runs/"
+STATUS = "status/"
+RESULTS = "results/"
+PENDING = "pending/"
+ASSIGNED = "assigned/"
+INBOX = "inbox/"
+JOURNAL = "journal/"
+EXECUTOR_SESSIONS = "sessions/executors/"
+HOST_SESSIONS = "sessions/hosts/"
+CURSORS = "cursors/"
+ROUTES = "routes/"
+
+LEADER = "leader"
+
+PARTITION_DIGITS = 6
+"""A million partitions of 64 items."""
+
+SEQ_DIGITS = 8
+"""A partition's journal ends at 50,000 entries."""
+
+
+def flow(flow_id: str) -> str:
+    """A flow document; `flow_id` is its hash."""
+    return FLOWS + _part(flow_id)
+
+
+def flow_name(name: str) -> str:
+    """The versions of a named flow."""
+    return FLOW_NAMES + name
+
+
+def run(run_id: str) -> str:
+    """What was asked."""
+    return RUNS + _part(run_id)
+
+
+def status(run_id: str, partition: int) -> str:
+    """Status and counts of a partition."""
+    return f"{status_of_run(run_id)}{_partition(partition)}"
+
+
+def status_of_run(run_id: str) -> str:
+    """Prefix of the status keys of all partitions of a run."""
+    return f"{STATUS}{_part(run_id)}/"
+
+
+def results(run_id: str, partition: int) -> str:
+    """Outcomes of a partition's items."""
+    return f"{results_of_run(run_id)}{_partition(partition)}"
+
+
+def results_of_run(run_id: str) -> str:
+    """Prefix of the results of all partitions of a run."""
+    return f"{RESULTS}{_part(run_id)}/"
+
+
+def pending(run_id: str) -> str:
+    """Accepted, not placed yet."""
+    return PENDING + _part(run_id)
+
+
+def assigned(executor_id: str, run_id: str, partition: int) -> str:
+    """An assignment; its create revision is the run's epoch."""
+    return f"{assigned_to(executor_id)}{_part(run_id)}/{_partition(partition)}"
+
+
+def assigned_to(executor_id: str) -> str:
+    """Prefix of an executor's assignments."""
+    return f"{ASSIGNED}{_part(executor_id)}/"
+
+
+def inbox(run_id: str, message_id: str) -> str:
+    """A cancel or a signal."""
+    return f"{inbox_of_run(run_id)}{_part(message_id)}"
+
+
+def inbox_of_run(run_id: str) -> str:
+    """Prefix of a run's inbox."""
+    return f"{INBOX}{_part(run_id)}/"
+
+
+def journal(run_id: str, partition: int, first_seq: int) -> str:
+    """The entries of one flush; `first_seq` is the seq of the first of them."""
+    if not 0 <= first_seq < 10**SEQ_DIGITS:
+        raise Invalid("KEY_PART_INVALID", f"seq {first_seq} does not fit a journal key", seq=first_seq)
+    return f"{journal_of_partition(run_id, partition)}{first_seq:0{SEQ_DIGITS}}"
+
+
+def journal_of_partition(run_id: str, partition: int) -> str:
+    """Prefix of a partition's journal."""
+    return f"{journal_of_run(run_id)}{_partition(partition)}/"
+
+
+def journal_of_run(run_id: str) -> str:
+    """Prefix of the journals of all partitions of a run."""
+    return f"{JOURNAL}{_part(run_id)}/"
+
+
+def session_executor(executor_id: str) -> str:
+    """An executor's session, on its lease."""
+    return EXECUTOR_SESSIONS + _part(executor_id)
+
+
+def session_host(host_id: str) -> str:
+    """A host's session, on its lease."""
+    return HOST_SESSIONS + _part(host_id)
+
+
+def cursor(executor_id: str) -> str:
+    """An executor's write counter, on its lease."""
+    return CURSORS + _part(executor_id)
+
+
+def route(prefix: str) -> str:
+    """The rules of a route prefix such as `/python`."""
+    return ROUTES + prefix
+
+
+def leader() -> str:
+    """Who leads, on the leader's lease."""
+    return LEADER
+
+
+def tail(prefix: str, key: str) -> str:
+    """Return what follows `prefix` in `key`: the id or name under one of the prefixes above."""
+    assert key.startswith(prefix), (prefix, key)
+    return key[len(prefix) :]
+
+
+def parse_assigned(key: str) -> tuple[str, str, int]:
+    """Return executor id, run id and partition."""
+    executor_id, run_id, partition = tail(ASSIGNED, key).split("/")
+    return executor_id, run_id, int(partition)
+
+
+def parse_status(key: str) -> tuple[str, int]:
+    """Return run id and partition."""
+    run_id, partition = tail(STATUS, key).split("/")
+    return run_id, int(partition)
+
+
+def parse_results(key: str) -> tuple[str, int]:
+    """Return run id and partition."""
+    run_id, partition = tail(RESULTS, key).split("/")
+    return run_id, int(partition)
+
+
+def parse_inbox(key: str) -> tuple[str, str]:
+    """Return run id and message id."""
+    run_id, message_id = tail(INBOX, key).split("/")
+    return run_id, message_id
+
+
+def parse_journal(key: str) -> tuple[str, int, int]:
+    """Return run id, partition and the seq of the first entry."""
+    run_id, partition, first_seq = tail(JOURNAL, key).split("/")
+    return run_id, int(partition), int(first_seq)
+
+
+def _part(name: str) -> str:
+    if not name or "/" in name:
+        raise Invalid("KEY_PART_INVALID", f"{name!r} cannot be an id: it must not be empty or hold a slash", id=name)
+    return name
+
+
+def _partition(partition: int) -> str:
+    if not 0 <= partition < 10**PARTITION_DIGITS:
+        raise Invalid("KEY_PART_INVALID", f"there is no partition {partition}", partition=partition)
+    return f"{partition:0{PARTITION_DIGITS}}"

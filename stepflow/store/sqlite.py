@@ -1,0 +1,368 @@
+"""The embedded store: the semantics of `stepflow.store` in one SQLite file, or in memory.
+
+`SqliteStore` is the asynchronous half. A thread of its own executes requests in the order in which they were made
+(`sqlite_engine` says what they do), takes all that have gathered as one batch with one commit, and hands their
+results back to the event loop at once.
+
+- Results and events reach the loop after the commit, events before the results of the requests that made them.
+- A watch is opened by a request in the same queue, so what it sees begins at an exact point of that order.
+- A watch that is `WATCH_BACKLOG_MAX` revisions behind is cut off with StoreCompacted: its memory is bounded.
+- While the whole process stood still (a suspended laptop, SIGSTOP) no lease could be kept alive; that time does not
+  count against them.
+
+Not here: several processes on one file (that is what etcd is for), and any fence (`stepflow.store.writer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stepflow.errors import Refused, StepflowError
+from stepflow.store import (
+    PAGE_KEYS_MAX,
+    KeyValue,
+    Page,
+    StoreCompacted,
+    StoreUnavailable,
+    Txn,
+    TxnResult,
+    WatchBatch,
+)
+from stepflow.store import sqlite_file as file
+from stepflow.store.sqlite_engine import Engine, Record
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable
+
+BATCH_REQUESTS_MAX = 256
+"""Requests of one commit: bounds how long the first of them waits for the last."""
+
+WATCH_BACKLOG_MAX = 10_000
+"""Revisions that wait for a watch's owner."""
+
+STALL_S = 1.0
+"""Waking up that much too late means that the process stood still."""
+
+_T = TypeVar("_T")
+
+
+class SqliteStore:
+    """A `stepflow.store.Store`; made by `open`, ended by `close`. Its methods belong to one event loop."""
+
+    def __init__(self, path: str, *, read_only: bool) -> None:
+        self.path = path
+        self._read_only = read_only
+        self._loop = asyncio.get_running_loop()
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        self._watches: set[_Watch] = set()
+        self._closed = False
+        self._ended = self._loop.create_future()
+        self._opened = self._loop.create_future()
+        self._thread = threading.Thread(target=self._serve, name="stepflow-sqlite", daemon=True)
+
+    @classmethod
+    async def open(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> SqliteStore:
+        """Open or create the database `path`; `":memory:"` keeps everything in memory.
+
+        A read-only store shows the database as it is now, also while another process owns and changes it.
+
+        Raises:
+            StoreUnreadable: `STORE_LOCKED`, `STORE_NOT_A_STORE`, `STORE_VERSION_UNKNOWN`, `STORE_UNREADABLE`.
+            NotFound: `STORE_NOT_FOUND`, read-only and no such file.
+            DataLoss: `STORE_CORRUPT`.
+        """
+        text = str(path)
+        store = cls(text if text == file.MEMORY else str(Path(text)), read_only=read_only)
+        store._thread.start()
+        try:
+            await asyncio.shield(store._opened)
+        except asyncio.CancelledError:
+            await store.close()
+            raise
+        except StepflowError:
+            store._closed = True
+            store._thread.join()
+            raise
+        return store
+
+    async def get(self, key: str) -> KeyValue | None:
+        return await self._ask(lambda engine: engine.get(key))
+
+    async def range(self, prefix: str, *, after: str = "", limit: int = PAGE_KEYS_MAX, revision: int = 0) -> Page:
+        return await self._ask(lambda engine: engine.range(prefix, after, limit, revision))
+
+    async def txn(self, txn: Txn) -> TxnResult:
+        return await self._ask(lambda engine: engine.txn(txn))
+
+    async def lease_grant(self, ttl_s: float) -> int:
+        return await self._ask(lambda engine: engine.lease_grant(ttl_s, time.monotonic()))
+
+    async def lease_keep_alive(self, lease: int) -> float:
+        return await self._ask(lambda engine: engine.lease_keep_alive(lease, time.monotonic()))
+
+    async def lease_revoke(self, lease: int) -> None:
+        await self._ask(lambda engine: engine.lease_revoke(lease))
+
+    async def revision(self) -> int:
+        return await self._ask(Engine.current_revision)
+
+    def watch(self, prefix: str, *, from_revision: int = 0) -> _Watch:
+        if self._read_only:
+            raise Refused("STORE_READ_ONLY", "a database opened for reading only does not change and has no watches")
+        watch = _Watch(prefix, self._watches)
+        if self._closed:
+            watch.fail(self._gone())
+            return watch
+        request = _Request(lambda engine: (engine.revision, engine.history(prefix, from_revision)), None)
+        request.deliver = partial(watch.begin, request, from_revision)
+        self._requests.put(request)
+        return watch
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._requests.put(None)
+        await asyncio.shield(self._ended)
+        self._thread.join()
+
+    # -- the loop's side --------------------------------------------------------------------------------------
+
+    def _ask(self, work: Callable[[Engine], _T]) -> asyncio.Future[_T]:
+        future: asyncio.Future[_T] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(self._gone())
+        else:
+            self._requests.put(_Request(work, future))
+        return future
+
+    def _deliver(self, batch: list[_Request], records: list[Record]) -> None:
+        """Hand a committed batch out: first what changed, to the watches, then the results."""
+        # A watch that this batch opens joins at its place among the requests and picks its own share of the records.
+        for watch in tuple(self._watches):
+            watch.feed(records)
+        for request in batch:
+            if request.deliver is not None:
+                request.deliver(records)
+            future = request.future
+            if future is None or future.done():  # done: whoever asked was cancelled
+                continue
+            if request.error is not None:
+                future.set_exception(request.error)
+            else:
+                future.set_result(request.result)
+
+    def _end(self) -> None:
+        for watch in tuple(self._watches):
+            watch.fail(self._gone())
+        if not self._opened.done():
+            self._opened.set_exception(self._gone())
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _gone(self) -> StoreUnavailable:
+        return StoreUnavailable("STORE_CLOSED", f"{self.path} was closed", path=self.path)
+
+    # -- the thread's side ------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            db, lock = file.open_file(self.path, read_only=self._read_only)
+        except StepflowError as error:
+            self._hand_over(self._fail_opening, error)
+            return
+        try:
+            self._serve_open(db)
+        finally:
+            db.close()
+            file.unlock(lock)
+            self._hand_over(self._end)
+
+    def _serve_open(self, db: sqlite3.Connection) -> None:
+        try:
+            engine = Engine(db, read_only=self._read_only)
+            if not self._read_only:
+                engine.drop_leased_keys()
+                engine.commit()
+        except (sqlite3.Error, StepflowError) as error:
+            explained = error if isinstance(error, StepflowError) else file.explain(error, self.path)
+            self._hand_over(self._fail_opening, explained)
+            return
+        self._hand_over(_succeed, self._opened)
+        if not self._read_only and self.path != file.MEMORY:
+            with contextlib.suppress(sqlite3.Error):  # a full disk is told to whoever writes
+                file.grow_log(db)
+        while True:
+            batch, last = self._gather(engine)
+            self._execute(engine, batch)
+            if last:
+                return
+
+    def _gather(self, engine: Engine) -> tuple[list[_Request], bool]:
+        """Wait for a request or the end of a lease; return all that wait, and whether the store is to be closed."""
+        expiry = engine.next_expiry()
+        due = time.monotonic() if expiry is None else expiry
+        try:
+            timeout_s = None if expiry is None else max(0.0, expiry - time.monotonic())
+            request = self._requests.get(timeout=timeout_s)
+        except Empty:
+            request = _TIMED_OUT
+        stall_s = time.monotonic() - due
+        if expiry is not None and stall_s > STALL_S:
+            engine.postpone_expiry(stall_s)
+        batch: list[_Request] = []
+        while request is not None:
+            if request is not _TIMED_OUT:
+                batch.append(request)
+            if len(batch) >= BATCH_REQUESTS_MAX:
+                return batch, False
+            try:
+                request = self._requests.get_nowait()
+            except Empty:
+                return batch, False
+        return batch, True
+
+    def _execute(self, engine: Engine, batch: list[_Request]) -> None:
+        try:
+            engine.expire_leases(time.monotonic())
+            for request in batch:
+                request.run(engine)
+            records = engine.commit()
+        except sqlite3.Error as error:
+            records = []
+            with contextlib.suppress(sqlite3.Error):
+                engine.forget()
+            explained = file.explain(error, self.path)
+            for request in batch:
+                request.result, request.error = None, explained
+        if batch or records:
+            self._hand_over(self._deliver, batch, records)
+
+    def _hand_over(self, callback: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _fail_opening(self, error: StepflowError) -> None:
+        self._closed = True
+        if not self._opened.done():
+            self._opened.set_exception(error)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+def _succeed(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class _Request:
+    """Work for the thread, then its outcome for the loop."""
+
+    __slots__ = ("deliver", "error", "future", "result", "work")
+
+    def __init__(self, work: Callable[[Engine], Any], future: asyncio.Future[Any] | None) -> None:
+        self.work = work
+        self.future = future
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.deliver: Callable[[list[Record]], None] | None = None
+
+    def run(self, engine: Engine) -> None:
+        try:
+            self.result = self.work(engine)
+        except sqlite3.Error:
+            raise  # spoils the whole batch
+        except Exception as error:  # belongs to whoever asked, not to the thread
+            self.error = error
+
+
+_TIMED_OUT = _Request(Engine.current_revision, None)
+
+
+class _Watch:
+    """See `stepflow.store.Watch`. Fed by the store, on the loop."""
+
+    def __init__(self, prefix: str, watches: set[_Watch]) -> None:
+        self._prefix = prefix
+        self._watches = watches
+        self._batches: deque[WatchBatch] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._seen = 0  # the last revision that was looked at
+        self._closed = False
+        self._error: StepflowError | None = None
+
+    def __aiter__(self) -> AsyncIterator[WatchBatch]:
+        return self
+
+    async def __anext__(self) -> WatchBatch:
+        while not self._batches:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._batches.popleft()
+
+    def close(self) -> None:
+        self._closed = True
+        self._batches.clear()
+        self._watches.discard(self)
+        self._wake()
+
+    def begin(self, request: _Request, from_revision: int, records: list[Record]) -> None:
+        """Join the feed: `records` are those of the batch in which the watch was opened."""
+        if self._closed:
+            return
+        if request.error is not None:
+            assert isinstance(request.error, StepflowError), request.error
+            self.fail(request.error)
+            return
+        revision, past = request.result
+        self._watches.add(self)
+        self._seen = from_revision - 1 if from_revision else revision
+        self.feed(past)
+        self._seen = max(self._seen, revision)
+        self.feed(records)
+
+    def feed(self, records: list[Record]) -> None:
+        for record in records:
+            if record.revision <= self._seen:
+                continue
+            self._seen = record.revision
+            events = tuple([event for event in record.events if event.kv.key.startswith(self._prefix)])
+            if events:
+                self._batches.append(WatchBatch(record.revision, events))
+        if len(self._batches) > WATCH_BACKLOG_MAX:
+            self._batches.clear()
+            self.fail(
+                StoreCompacted(
+                    "STORE_COMPACTED",
+                    f"the watch of {self._prefix!r} fell {WATCH_BACKLOG_MAX:,} revisions behind",
+                    compacted=self._seen,
+                )
+            )
+        elif self._batches:
+            self._wake()
+
+    def fail(self, error: StepflowError) -> None:
+        """Let the owner have what is left, then the error."""
+        self._error = error
+        self._watches.discard(self)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

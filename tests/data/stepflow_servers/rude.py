@@ -1,0 +1,160 @@
+"""A server that behaves as its first argument says; nothing but the standard library."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def reply(request, result):
+    print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}), flush=True)
+
+
+def serve(execute, capabilities=None, heard=None):
+    for text in sys.stdin:
+        request = json.loads(text)
+        if "method" not in request:
+            heard.append(request)
+            continue
+        match request["method"]:
+            case "initialize":
+                reply(request, {"server_protocol_version": 1, "capabilities": capabilities})
+            case "components/list":
+                reply(request, {"components": [{"component": "/it"}]})
+            case "components/execute" if capabilities is None and request["params"]["component"] != "/it":
+                error = {"code": -32001, "message": "no such component"}
+                print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}), flush=True)
+            case "components/execute":
+                execute(request)
+            case "components/cancel":
+                reply({"id": request["params"]["id"]}, {"output": "cancelled"})
+
+
+def trivial(request):
+    reply(request, {"output": request["params"]["input"]})
+
+
+def exits():
+    print("no licence for today", file=sys.stderr)
+    sys.exit(7)
+
+
+def silent():
+    print("still warming up", file=sys.stderr, flush=True)
+    time.sleep(300)
+
+
+def deaf_to_signals():
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    serve(trivial)
+    time.sleep(300)
+
+
+def garbage():
+    while True:
+        print("Welcome to my server!", flush=True)
+        time.sleep(0.01)
+
+
+def garbage_first():
+    print("Welcome to my server!")
+    print('[1, 2, {"id": 1}]')
+    sys.stdout.buffer.write(b"\xff\xfe\n\n")
+    serve(trivial)
+
+
+def refuses():
+    request = json.loads(sys.stdin.readline())
+    error = {"code": -32600, "message": "wrong protocol version"}
+    print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}), flush=True)
+    time.sleep(300)
+
+
+def crashes_on_second_start():
+    marker = Path(sys.argv[2])
+    if marker.exists():
+        print("cannot start twice", file=sys.stderr)
+        sys.exit(9)
+    marker.touch()
+    serve(lambda request: os._exit(1))
+
+
+def malformed():
+    replies = {
+        "no output": {"result": {}},
+        "neither": {},
+        "result is a number": {"result": 5},
+        "error is a text": {"error": "oh"},
+    }
+    serve(
+        lambda request: print(
+            json.dumps({"jsonrpc": "2.0", "id": request["id"], **replies[request["params"]["input"]]}), flush=True
+        )
+    )
+
+
+def declares():
+    serve(
+        lambda request: print(
+            json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": request["params"]["input"]}), flush=True
+        )
+    )
+
+
+def modern():
+    """Announces what our SDK announces."""
+
+    def execute(request):
+        kind = request["params"]["input"]
+        if kind == "params":
+            reply(request, {"output": {name: value for name, value in request["params"].items() if name != "input"}})
+        if kind == "progress":
+            for done in (1, 2):
+                note = {"id": request["id"], "done": done, "total": 2, "message": f"part {done}"}
+                print(json.dumps({"jsonrpc": "2.0", "method": "components/progress", "params": note}))
+            reply(request, {"output": None})
+        if isinstance(kind, int):
+            reply(request, {"output": "x" * kind})
+
+    serve(execute, {"progress": True, "cancel": True, "lineBytesMax": 100_000})
+
+
+def asks():
+    """Sends the requests it is given while the execute runs, and returns the replies."""
+
+    def execute(request):
+        replies = []
+        for method, params in request["params"]["input"]:
+            print(
+                json.dumps({"jsonrpc": "2.0", "id": f"a{len(replies)}", "method": method, "params": params}), flush=True
+            )
+            replies.append(json.loads(sys.stdin.readline()))
+        reply(request, {"output": replies})
+
+    serve(execute)
+
+
+def asks_late():
+    """Answers first and asks afterwards; the replies to that are the output of the next execute."""
+    heard = []
+
+    def execute(request):
+        reply(request, {"output": heard})
+        print(json.dumps({"jsonrpc": "2.0", "id": "late", "method": "blobs/put", "params": {"data": 1}}), flush=True)
+
+    serve(execute, heard=heard)
+
+
+def echoes_secret():
+    print("using key", os.environ["SERVICE_API_KEY"], file=sys.stderr)
+    sys.exit(1)
+
+
+def trivial_server():
+    serve(trivial)
+
+
+{name: value for name, value in globals().items() if callable(value)}[sys.argv[1]]()

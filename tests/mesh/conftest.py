@@ -1,0 +1,47 @@
+"""What the tests of this level share: real component servers, each in a venv of its own."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import ROOT, server_venv
+from support.host_side import context
+
+from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+SERVERS = ROOT / "tests" / "data" / "stepflow_servers"
+
+
+@pytest.fixture(scope="session")
+def kit() -> Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]:
+    """Give a started backend for `kit.py` on the stepflow-py of a version: `async with kit("0.7.0") as backend`."""
+
+    @asynccontextmanager
+    async def started(version: str, *args: str, **config: Any) -> AsyncIterator[StepflowStdioBackend]:
+        python = server_venv([f"stepflow-py=={version}"], f"stepflow-py-{version}") / "python"
+        config = {"command": str(python), "args": [str(SERVERS / "kit.py"), *args], **config}
+        backend = StepflowStdioBackend(context(), StdioServerConfig(**config))
+        await backend.start()
+        try:
+            yield backend
+        finally:
+            await backend.close()
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def rude() -> Callable[..., StepflowStdioBackend]:
+    """Give a backend, not yet started, for a way in which `rude.py` behaves."""
+
+    def make(*args: str, **config: Any) -> StepflowStdioBackend:
+        config = {"command": "python3", "args": [str(SERVERS / "rude.py"), *args], **config}
+        return StepflowStdioBackend(context("rude"), StdioServerConfig(**config))
+
+    return make

@@ -1,0 +1,662 @@
+"""The MCP backend against real servers: two from PyPI, one of every SDK generation, and one without any SDK.
+
+Eras: `2026` is the modern protocol (SDK 2, negotiated), `2025` the handshake spoken by the same server, `sdk1` a server
+on the last SDK of version 1, in a venv of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import ROOT, is_alive, server_venv, wait_until, wait_until_async
+
+from component_host.backend import BackendContext, ComponentInfo
+from component_host.mcp_bridge import McpBackend, McpServerConfig
+from stepflow.errors import Code, Failure, Invalid, Unavailable
+from stepflow.mesh.v1 import host_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+SERVERS = ROOT / "tests" / "data" / "mcp_servers"
+BOUND_S = 60
+
+
+class Call:
+    """The host's side of one call."""
+
+    blobs: Any = None
+
+    def __init__(self, component: str, arguments: Any, key: str = "run/0/step", attempt: int = 1) -> None:
+        self.request = host_pb2.Call(component=component, key=key, attempt=attempt)
+        self.input = json.dumps(arguments).encode()
+        self.backend_state: Any = None
+        self.reports: list[tuple[float, float, str]] = []
+        self.outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.settlements = 0
+
+    @property
+    def settled(self) -> bool:
+        return self.outcome.done()
+
+    def succeed(self, output: bytes) -> None:
+        self._settle(json.loads(output))
+
+    def fail(self, failure: Failure) -> None:
+        self._settle(failure)
+
+    def _settle(self, outcome: Any) -> None:
+        self.settlements += 1
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
+        self.reports.append((done, total, message))
+
+    async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
+        raise AssertionError("MCP servers start no runs")
+
+    async def get_run(self, run_id: str, *, wait: bool) -> host_pb2.RunReport:
+        raise AssertionError("MCP servers start no runs")
+
+    async def get_flow(self, flow_id: str) -> bytes:
+        raise AssertionError("MCP servers read no flows")
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine, and find everything tidied up after it."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(BOUND_S):
+            await main
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert left == []
+
+    asyncio.run(bounded())
+
+
+def context(folder: Path | str = ROOT, environ: dict[str, str] | None = None, changes: list[int] | None = None) -> Any:
+    noted: list[int] = [] if changes is None else changes
+    return BackendContext("plug", str(folder), os.environ if environ is None else environ, lambda: noted.append(1))
+
+
+@contextlib.asynccontextmanager
+async def started(config: McpServerConfig, context_: BackendContext | None = None) -> AsyncIterator[McpBackend]:
+    backend = McpBackend(context_ or context(), config)
+    await backend.start()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def outcome_of(backend: McpBackend, component: str, arguments: Any, **names: Any) -> Any:
+    call = Call(component, arguments, **names)
+    backend.execute(call)
+    return await call.outcome
+
+
+def tools_server(era: str = "2026", **options: Any) -> McpServerConfig:
+    """`tests/data/mcp_servers/tools.py` in one of its eras."""
+    python = server_venv(["mcp<2"], "mcp-1") / "python" if era == "sdk1" else sys.executable
+    mode = "legacy" if era == "2025" else "auto"
+    return McpServerConfig(str(python), [str(SERVERS / "tools.py")], mode=mode, **options)
+
+
+def lines_server(behaviour: str, **options: Any) -> McpServerConfig:
+    return McpServerConfig("python", [str(SERVERS / "lines_2024.py"), behaviour], **options)
+
+
+def script(code: str, **options: Any) -> McpServerConfig:
+    return McpServerConfig("python", ["-c", code], **options)
+
+
+def time_server() -> McpServerConfig:
+    return McpServerConfig(str(server_venv(["mcp-server-time"], "mcp-server-time") / "mcp-server-time"))
+
+
+def servers_of(host_pid: int, command: str) -> list[int]:
+    """Return the ids of the processes that `host_pid` started with `command` in their command line."""
+    found: list[int] = []
+    for task in Path(f"/proc/{host_pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if command.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return found
+
+
+every_era = pytest.mark.parametrize("era", ["2026", "2025", "sdk1"])
+both_protocols = pytest.mark.parametrize("era", ["2026", "sdk1"])
+
+
+# Servers from PyPI
+
+
+def test_the_time_server_lists_its_tools_with_their_schemas() -> None:
+    async def main() -> None:
+        async with started(time_server()) as backend:
+            listing = backend.listing()
+        by_id = {component.component: component for component in listing.components}
+        assert set(by_id) == {"get_current_time", "convert_time"}
+        assert listing.complete
+        convert = by_id["convert_time"]
+        assert convert.path == "/convert_time"
+        assert convert.description
+        assert set(convert.input_schema["required"]) == {"source_timezone", "time", "target_timezone"}
+        assert "time_difference" in convert.output_schema["properties"]
+
+    run(main())
+
+
+def test_the_time_server_converts_a_time_into_a_structured_result() -> None:
+    async def main() -> None:
+        arguments = {"source_timezone": "Asia/Tokyo", "time": "16:30", "target_timezone": "Asia/Kolkata"}
+        async with started(time_server()) as backend:
+            output = await outcome_of(backend, "convert_time", arguments)
+        assert output["time_difference"] == "-3.5h"
+        assert output["target"]["datetime"].endswith("T13:00:00+05:30")
+
+    run(main())
+
+
+def test_the_time_servers_refusals_become_failures_by_their_kind() -> None:
+    async def main() -> None:
+        async with started(time_server()) as backend:
+            unknown_zone = await outcome_of(backend, "get_current_time", {"timezone": "Nowhere/Land"})
+            no_argument = await outcome_of(backend, "get_current_time", {})
+            wrong_type = await outcome_of(backend, "get_current_time", {"timezone": 7})
+            unknown_tool = await outcome_of(backend, "tell_fortune", {})
+        assert unknown_zone.code == Code.COMPONENT_FAILED
+        assert "Nowhere/Land" in unknown_zone.message
+        assert no_argument.code == Code.INVALID_INPUT
+        assert wrong_type.code == Code.INVALID_INPUT
+        assert unknown_tool.code == Code.COMPONENT_NOT_FOUND
+
+    run(main())
+
+
+def test_a_killed_time_server_is_launched_again() -> None:
+    async def main() -> None:
+        async with started(time_server()) as backend:
+            (pid,) = servers_of(os.getpid(), "mcp-server-time")
+            os.kill(pid, signal.SIGKILL)
+            call = {"timezone": "Etc/UTC"}
+            # A call that the dying server still gets is lost with it, and repeated, as the engine would.
+            while isinstance(output := await outcome_of(backend, "get_current_time", call), Failure):
+                assert output.code == Code.UNREACHABLE
+            assert output["timezone"] == "Etc/UTC"
+            assert not is_alive(pid)
+
+    run(main())
+
+
+def test_the_git_server_commits_a_file_and_gives_its_text(tmp_path: Path) -> None:
+    git = server_venv(["mcp-server-git"], "mcp-server-git") / "mcp-server-git"
+    repository = tmp_path / "repository"
+    subprocess.run(["/usr/bin/env", "git", "init", "--quiet", str(repository)], check=True)
+    (repository / "poem.txt").write_text("Roses are red.\n")
+    identity = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org"}
+    identity |= {"GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org"}
+
+    async def main() -> None:
+        where = {"repo_path": str(repository)}
+        async with started(McpServerConfig(str(git), ["--repository", str(repository)], identity)) as backend:
+            await outcome_of(backend, "git_add", {**where, "files": ["poem.txt"]})
+            committed = await outcome_of(backend, "git_commit", {**where, "message": "A poem"})
+            log = await outcome_of(backend, "git_log", where)
+            nothing = await outcome_of(backend, "git_show", {**where, "revision": "no-such-revision"})
+        assert "committed" in json.dumps(committed)
+        assert "A poem" in json.dumps(log)
+        assert isinstance(nothing, Failure)
+        assert nothing.code == Code.COMPONENT_FAILED
+
+    run(main())
+
+
+# Results, in every era
+
+
+@every_era
+def test_the_era_is_negotiated(era: str) -> None:
+    async def main() -> None:
+        async with started(tools_server(era)) as backend:
+            version = await outcome_of(backend, "era", {})
+        assert version == {"2026": "2026-07-28", "2025": "2025-11-25", "sdk1": "2025-11-25"}[era]
+
+    run(main())
+
+
+@every_era
+def test_structured_content_is_the_output_else_one_text_else_the_list_of_blocks(era: str) -> None:
+    async def main() -> None:
+        async with started(tools_server(era)) as backend:
+            sum_ = await outcome_of(backend, "add", {"a": 2, "b": 3})
+            tree = await outcome_of(backend, "describe", {"depth": 1})
+            one = await outcome_of(backend, "say", {"text": '{"looks": "like JSON"}'})
+            two = await outcome_of(backend, "say_twice", {"text": "hm"})
+        assert sum_ == {"result": 5}
+        assert tree == {"big": 2**60 + 1, "float": 1.0, "text": "ä\n\u2028", "none": None, "depth": 1}
+        assert isinstance(tree["float"], float)
+        assert one == '{"looks": "like JSON"}'
+        assert two == [{"type": "text", "text": "hm"}, {"type": "text", "text": "hm"}]
+
+    run(main())
+
+
+def test_the_content_form_always_gives_the_list_of_blocks() -> None:
+    async def main() -> None:
+        async with started(tools_server(result="content")) as backend:
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == [{"type": "text", "text": "5"}]
+            add = next(each for each in backend.listing().components if each.component == "add")
+            assert add.output_schema["type"] == "array"
+
+    run(main())
+
+
+@every_era
+def test_a_tools_own_error_bad_arguments_and_unknown_tools_are_told_apart(era: str) -> None:
+    async def main() -> None:
+        async with started(tools_server(era)) as backend:
+            own = await outcome_of(backend, "broken", {"reason": "out of paint"})
+            bad = await outcome_of(backend, "add", {"a": "many", "b": 3})
+            unknown = await outcome_of(backend, "subtract", {"a": 2, "b": 3})
+            no_object = await outcome_of(backend, "add", [2, 3])
+        assert own.code == Code.COMPONENT_FAILED
+        assert "out of paint" in own.message
+        assert bad.code == Code.INVALID_INPUT
+        assert unknown.code == Code.COMPONENT_NOT_FOUND
+        assert no_object.code == Code.INVALID_INPUT
+        assert "object" in no_object.message
+
+    run(main())
+
+
+@both_protocols
+def test_progress_is_reported_in_order(era: str) -> None:
+    async def main() -> None:
+        async with started(tools_server(era)) as backend:
+            call = Call("count", {"to": 3})
+            backend.execute(call)
+            assert await call.outcome == {"result": 3}
+            await wait_until_async(lambda: len(call.reports) == 3, "all reports are in")
+        assert call.reports == [(1.0, 3.0, "at 1"), (2.0, 3.0, "at 2"), (3.0, 3.0, "at 3")]
+
+    run(main())
+
+
+@both_protocols
+def test_a_call_tells_the_server_its_idempotency_key_and_attempt(era: str) -> None:
+    async def main() -> None:
+        async with started(tools_server(era)) as backend:
+            meta = json.loads(await outcome_of(backend, "meta_of_call", {}, key="run/0/pay", attempt=2))
+        assert meta["stepflow.mesh/idempotencyKey"] == "run/0/pay"
+        assert meta["stepflow.mesh/attempt"] == 2
+
+    run(main())
+
+
+@both_protocols
+def test_calls_run_at_the_same_time(era: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        names = [f"call{number}" for number in range(8)]
+        async with started(tools_server(era)) as backend:
+            arguments = [{"folder": str(tmp_path), "name": name, "others": names} for name in names]
+            outputs = await asyncio.gather(*(outcome_of(backend, "meet", each) for each in arguments))
+        assert outputs == [{"result": name} for name in names]
+
+    run(main())
+
+
+@every_era
+def test_a_new_tool_is_listed_when_the_server_tells_of_it(era: str) -> None:
+    async def main() -> None:
+        changes: list[int] = []
+        async with started(tools_server(era), context(changes=changes)) as backend:
+            changes.clear()
+            await outcome_of(backend, "learn", {"name": "swim"})
+            await wait_until_async(lambda: changes, "the host is told of the change")
+            learned = [each for each in backend.listing().components if each.component == "swim"]
+            assert learned[0].path == "/swim"
+            assert await outcome_of(backend, "swim", {}) == "swim"
+
+    run(main())
+
+
+def test_a_result_of_several_megabytes_arrives_whole() -> None:
+    async def main() -> None:
+        async with started(tools_server()) as backend:
+            assert await outcome_of(backend, "big", {"size": 5_000_000}) == "x" * 5_000_000
+
+    run(main())
+
+
+# Cancellation, crashes, the end
+
+
+@both_protocols
+def test_a_cancelled_call_is_cancelled_in_the_server_too(era: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        begun, cancelled = tmp_path / "begun", tmp_path / "cancelled"
+        async with started(tools_server(era)) as backend:
+            call = Call("hang", {"started": str(begun), "cancelled": str(cancelled)})
+            backend.execute(call)
+            await wait_until_async(begun.exists, "the tool runs")
+            backend.cancel(call)
+            assert (await call.outcome).code == Code.CANCELLED
+            await wait_until_async(cancelled.exists, "the tool is cancelled")
+            assert await outcome_of(backend, "add", {"a": 1, "b": 1}) == {"result": 2}
+        assert call.settlements == 1
+
+    run(main())
+
+
+@both_protocols
+def test_a_crash_fails_the_calls_in_flight_with_the_servers_last_words(era: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        begun, never = tmp_path / "begun", tmp_path / "never"
+        async with started(tools_server(era)) as backend:
+            bystander = Call("hang", {"started": str(begun), "cancelled": str(never)})
+            backend.execute(bystander)
+            await wait_until_async(begun.exists, "the other call runs")
+            crashed = await outcome_of(backend, "crash", {"last_words": "so long"})
+            beside = await bystander.outcome
+            again = await outcome_of(backend, "add", {"a": 1, "b": 1})
+        for failure in (crashed, beside):
+            assert failure.code == Code.UNREACHABLE
+            assert "exited with code 7" in failure.message
+            assert "so long" in json.loads(failure.data)["stderr"]
+        assert again == {"result": 2}
+
+    run(main())
+
+
+def test_a_repeated_call_succeeds_after_the_server_crashed_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        once = {"last_words": "oops", "once": str(tmp_path / "crashed")}
+        async with started(tools_server()) as backend:
+            first = await outcome_of(backend, "crash", once, attempt=1)
+            second = await outcome_of(backend, "crash", once, attempt=2)
+        assert first.code == Code.UNREACHABLE
+        assert second == {"result": "survived"}
+
+    run(main())
+
+
+def test_calls_fail_when_the_server_does_not_come_up_again(tmp_path: Path) -> None:
+    server = tmp_path / "server.py"
+    server.write_text((SERVERS / "tools.py").read_text())
+
+    async def main() -> None:
+        async with started(McpServerConfig("python", [str(server)])) as backend:
+            server.write_text("import sys; sys.exit('the licence has run out')")
+            await outcome_of(backend, "crash", {"last_words": ""})
+            failure = await outcome_of(backend, "add", {"a": 1, "b": 1})
+        assert failure.code == Code.UNREACHABLE
+        assert "the licence has run out" in failure.message
+
+    run(main())
+
+
+def test_closing_fails_the_calls_in_flight_and_ends_the_servers_children_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        begun, never = tmp_path / "begun", tmp_path / "never"
+        async with started(tools_server()) as backend:
+            server = (await outcome_of(backend, "process_id", {}))["result"]
+            sleeper = (await outcome_of(backend, "spawn_sleeper", {}))["result"]
+            assert is_alive(server)
+            assert is_alive(sleeper)
+            call = Call("hang", {"started": str(begun), "cancelled": str(never)})
+            backend.execute(call)
+            await wait_until_async(begun.exists, "the call runs")
+        assert (await call.outcome).code == Code.UNREACHABLE
+        assert not is_alive(server)
+        await wait_until_async(lambda: not is_alive(sleeper), "the server's child is gone")
+        late = Call("add", {"a": 1, "b": 1})
+        backend.execute(late)
+        assert (await late.outcome).code == Code.UNREACHABLE
+        await backend.close()
+
+    run(main())
+
+
+def test_a_server_that_ignores_the_end_of_its_input_is_ended_by_force(tmp_path: Path) -> None:
+    stubborn = (
+        "import signal, sys, os, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"sys.argv = ['', 'plain']; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        f"exec(compile(open({str(SERVERS / 'lines_2024.py')!r}).read(), 'lines', 'exec'))\n"
+        "time.sleep(600)\n"
+    )
+
+    async def main() -> None:
+        async with started(script(stubborn)):
+            pid = int((tmp_path / "pid").read_text())
+        assert not is_alive(pid)
+
+    run(main())
+
+
+def test_no_server_outlives_a_killed_host() -> None:
+    host = (
+        "import asyncio, os\n"
+        "from component_host.backend import BackendContext\n"
+        "from component_host.mcp_bridge import McpBackend, McpServerConfig\n"
+        "async def main():\n"
+        f"    backend = McpBackend(BackendContext('plug', '.', os.environ), {time_server()!r})\n"
+        "    await backend.start()\n"
+        "    print('ready', flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", host], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            (pid,) = servers_of(process.pid, "mcp-server-time")
+        finally:
+            process.kill()
+    wait_until(lambda: not is_alive(pid), "the server is gone")
+
+
+# Servers without an SDK
+
+
+def test_a_server_of_2024_without_an_sdk_is_listed_page_by_page_and_called() -> None:
+    async def main() -> None:
+        async with started(lines_server("plain")) as backend:
+            names = [each.component for each in backend.listing().components]
+            assert names == ["add", "picture", "fail", "lie", "nan", "deep"]
+            assert backend.listing().components[0] == ComponentInfo(
+                "add", "/add", "Add.", {"type": "object", "required": ["a", "b"]}
+            )
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == "5"
+            picture = {"type": "image", "data": "AAAA", "mimeType": "image/png"}
+            assert await outcome_of(backend, "picture", {}) == [picture, {"type": "text", "text": "it"}]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("component", "arguments", "code"),
+    [
+        ("add", {"a": 1}, Code.INVALID_INPUT),
+        ("subtract", {}, Code.COMPONENT_NOT_FOUND),
+        ("fail", {}, Code.COMPONENT_FAILED),
+        ("fail", {"code": -32603}, Code.COMPONENT_FAILED),
+        ("fail", {"code": -32000}, Code.COMPONENT_FAILED),  # an error of a server that lives is not a lost connection
+        ("fail", {"code": -32001}, Code.TIMEOUT),
+        ("lie", {}, Code.COMPONENT_FAILED),
+        ("nan", {}, Code.COMPONENT_FAILED),
+        ("deep", {}, Code.COMPONENT_FAILED),
+    ],
+)
+def test_a_bad_answer_is_a_failure_and_the_server_stays(component: str, arguments: Any, code: Code) -> None:
+    async def main() -> None:
+        async with started(lines_server("plain", mode="legacy")) as backend:
+            server = servers_of(os.getpid(), "lines_2024.py")
+            failure = await outcome_of(backend, component, arguments)
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == "5"
+            assert servers_of(os.getpid(), "lines_2024.py") == server
+        assert failure.code == code
+        assert failure.message
+
+    run(main())
+
+
+def test_a_result_that_breaks_its_schema_is_reported_without_the_payload() -> None:
+    async def main() -> None:
+        async with started(lines_server("plain", mode="legacy")) as backend:
+            failure = await outcome_of(backend, "lie", {})
+        assert "output schema" in failure.message
+        assert "secret payload" not in failure.message
+        assert b"secret payload" not in failure.data
+
+    run(main())
+
+
+def test_a_server_that_exits_at_the_modern_probe_is_asked_the_old_way() -> None:
+    async def main() -> None:
+        async with started(lines_server("strict")) as backend:
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == "5"
+
+    run(main())
+
+
+def test_a_banner_on_stdout_is_skipped() -> None:
+    async def main() -> None:
+        async with started(lines_server("chatty")) as backend:
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == "5"
+
+    run(main())
+
+
+def test_a_listing_that_never_ends_is_cut_off() -> None:
+    async def main() -> None:
+        async with started(lines_server("endless", mode="legacy")) as backend:
+            assert len(backend.listing().components) == 1_000
+
+    run(main())
+
+
+def test_a_server_without_tools_starts_with_an_empty_listing() -> None:
+    async def main() -> None:
+        async with started(lines_server("promptless")) as backend:
+            assert backend.listing().components == ()
+
+    run(main())
+
+
+# Servers that do not come up
+
+
+def refused(config: McpServerConfig, error: type[Exception]) -> Any:
+    """Start a backend that must not start; return its error."""
+    caught: list[Any] = []
+
+    async def main() -> None:
+        backend = McpBackend(context(), config)
+        with pytest.raises(error) as info:
+            await backend.start()
+        caught.append(info.value)
+        await backend.close()
+
+    run(main())
+    return caught[0]
+
+
+def test_a_missing_command_is_named_with_where_it_was_looked_for() -> None:
+    error = refused(McpServerConfig("no-such-mcp-server"), Invalid)
+    assert error.reason == "COMMAND_NOT_FOUND"
+    assert "no-such-mcp-server" in error.message
+    assert "PATH" in error.message
+
+
+def test_a_server_that_exits_at_once_is_refused_with_its_stderr() -> None:
+    error = refused(script("import sys; sys.exit('no database')"), Unavailable)
+    assert error.reason == "SERVER_EXITED"
+    assert "exited with code 1" in error.message
+    assert "no database" in error.message
+
+
+def test_a_server_that_prints_garbage_is_refused_with_a_sample_of_it() -> None:
+    error = refused(
+        script("print('Hello!\\n{\"x\": 1}\\n[]'); import sys; sys.stdin.read()", start_timeout_s=1), Unavailable
+    )
+    assert error.reason == "SERVER_START_TIMEOUT"
+    assert "3 lines" in error.message
+    assert "Hello!" in error.message
+
+
+def test_a_server_that_never_answers_is_refused_in_time_and_ended(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    error = refused(script(code, start_timeout_s=1), Unavailable)
+    assert error.reason == "SERVER_START_TIMEOUT"
+    assert "1 s" in error.message
+    assert not is_alive(int(pid_file.read_text()))
+
+
+def test_a_server_pinned_to_an_era_that_it_does_not_speak_is_refused() -> None:
+    error = refused(lines_server("plain", mode="modern"), Unavailable)
+    assert error.reason == "SERVER_REFUSED"
+
+
+def test_closing_while_the_server_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+
+    async def main() -> None:
+        starting = asyncio.create_task(McpBackend(context(), script(code)).start())
+        await wait_until_async(lambda: pid_file.exists() and pid_file.read_text(), "the server runs")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not is_alive(int(pid_file.read_text()))
+
+    run(main())
+
+
+# Environment
+
+
+def test_a_server_sees_four_variables_and_what_its_configuration_names() -> None:
+    environ = {"PATH": os.environ["PATH"], "HOME": "/home/me", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
+    hidden = {"EXTRA": "x", "USER": "me", "SHELL": "/bin/sh"}
+
+    async def main() -> None:
+        config = tools_server(env={"REGION": "north"})
+        async with started(config, context(environ={**environ, **hidden})) as backend:
+            seen = await outcome_of(backend, "environment", {})
+        added_by_python = {"LC_CTYPE", "PYTHONHASHSEED", "__CF_USER_TEXT_ENCODING"}
+        assert {name: value for name, value in seen.items() if name not in added_by_python} == {
+            **environ,
+            "REGION": "north",
+        }
+
+    run(main())
+
+
+def test_a_server_that_inherits_sees_everything() -> None:
+    environ = {**os.environ, "EXTRA": "x"}
+
+    async def main() -> None:
+        async with started(tools_server(inherit_env=True), context(environ=environ)) as backend:
+            seen = await outcome_of(backend, "environment", {})
+        assert seen["EXTRA"] == "x"
+
+    run(main())
+
+
+def test_the_sdk_is_imported_only_when_a_server_starts() -> None:
+    check = "import sys, component_host.mcp_bridge; sys.exit('mcp' in sys.modules or 'pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

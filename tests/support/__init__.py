@@ -1,0 +1,147 @@
+"""What tests of every level share: waiting for conditions, real servers in venvs, free ports, the command line.
+
+Importable as `support` (pytest's `pythonpath` names the folder above). Nothing here knows a module of the product.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+
+SERVERS = ROOT / ".cache" / "servers"
+"""One venv per real server, kept between test runs."""
+
+POLL_S = 0.01
+INSTALL_TIMEOUT_S = 300
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], description: str, timeout_s: float = 10.0) -> T:
+    """Call `predicate` until it gives something true, and return that.
+
+    Blocks the thread: inside a coroutine use `wait_until_async`. Raises: AssertionError with `description` when it
+    has not happened in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {description}")
+        time.sleep(POLL_S)
+
+
+async def wait_until_async(predicate: Callable[[], T], description: str, timeout_s: float = 10.0) -> T:
+    """Do what `wait_until` does, and let the event loop go on meanwhile."""
+    import asyncio
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {description}")
+        await asyncio.sleep(POLL_S)
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nobody listens on. Another process may take it: bind it soon."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in ("Z", "X")
+
+
+def server_venv(requirements: Sequence[str], name: str) -> Path:
+    """Return the `bin` folder of a venv that holds `requirements`, made at the first call and kept.
+
+    Safe under pytest-xdist: one process builds, the others wait. A venv left half-built, or built from other
+    requirements, is built anew.
+    """
+    SERVERS.mkdir(parents=True, exist_ok=True)
+    folder = SERVERS / name
+    marker = folder / ".complete"
+    wanted = hashlib.sha256("\n".join([sys.version, *requirements]).encode()).hexdigest()
+    with _file_lock(SERVERS / f".{name}.lock"):
+        if not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
+            shutil.rmtree(folder, ignore_errors=True)
+            _checked([sys.executable, "-m", "venv", str(folder)])
+            _checked([str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *requirements])
+            marker.write_text(wanted, encoding="utf-8")
+    return folder / "bin"
+
+
+def run_cli(
+    args: Sequence[str],
+    cwd: Path | str | None = None,
+    env: Mapping[str, str] | None = None,
+    input: str | None = None,  # noqa: A002  # subprocess.run calls it that
+    timeout_s: float = 60.0,
+) -> subprocess.CompletedProcess[str]:
+    """Run `stepflow ARGS` as a process of its own and return its exit code and both outputs.
+
+    `env` is added to the environment of the tests. stdin is empty unless `input` is given. A command that does not
+    end in time is killed with everything it started in its group, and subprocess.TimeoutExpired is raised.
+    """
+    command = [sys.executable, "-m", "stepflow.cli", *args]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    with subprocess.Popen(
+        command,
+        cwd=cwd or ROOT,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(input or "", timeout=timeout_s)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _checked(command: Sequence[str]) -> None:
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system when the process ends, however it ends
+        yield

@@ -1,0 +1,73 @@
+"""`stepflow init`: it writes a project that is sound, and overwrites nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stepflow import telemetry
+from stepflow.cli.__main__ import main
+from stepflow.cli.init import FILES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def default_logging() -> Iterator[None]:
+    yield
+    telemetry.configure()
+
+
+def test_it_writes_a_flow_a_config_and_a_component(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new" / "hello"
+    assert main(["init", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert f"stepflow run --flow {folder / 'flow.yaml'} --input-json" in shown.err
+
+
+def test_the_folder_is_the_current_one_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    assert (tmp_path / "flow.yaml").is_file()
+    assert "--flow flow.yaml" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_written_where_a_file_exists(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_text("mine")
+    assert main(["init", str(tmp_path)]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    assert name in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["init", str(tmp_path / "file" / "hello")]) == 1
+    assert "cannot write" in capfd.readouterr().err
+
+
+def test_the_new_flow_has_no_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["init", str(tmp_path)])
+    capfd.readouterr()
+    assert main(["validate", "--json", "--flow", str(tmp_path / "flow.yaml")]) == 0
+    tree = json.loads(capfd.readouterr().out)
+    assert {item["kind"] for item in tree["diagnostics"]} <= {"unvalidatedFieldAccess"}
+
+
+def test_the_new_components_can_be_called(tmp_path: Path) -> None:
+    main(["init", str(tmp_path)])
+    command = [sys.executable, str(tmp_path / "components.py"), "--call", "greet"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}  # also where the package is not installed
+    done = subprocess.run(
+        command, input='{"name": "Ada"}', capture_output=True, text=True, timeout=60, check=True, env=environ
+    )
+    assert json.loads(done.stdout) == {"text": "Hello, Ada!"}

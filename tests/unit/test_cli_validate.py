@@ -1,0 +1,108 @@
+"""`stepflow validate`: what it says about flows and configs, to whom, and with which exit code."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stepflow import telemetry
+from stepflow.cli.__main__ import main
+
+GOOD = "name: n\ndescription: d\nsteps:\n- {id: a, component: /builtin/noop, input: 1}\noutput: {$step: a}\n"
+WARNED = GOOD.replace("name: n\n", "")
+WRONG = GOOD.replace("$step: a", "$step: b").replace("/builtin/noop", "noop")
+
+
+@pytest.fixture(autouse=True)
+def default_logging() -> Iterator[None]:
+    yield
+    telemetry.configure()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, so that no config of ours is found."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def validate(text: str, *options: str, name: str = "flow.yaml") -> int:
+    Path(name).write_text(text)
+    return main(["validate", "--flow", name, *options])
+
+
+def test_a_good_flow_passes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(GOOD) == 0
+    shown = capfd.readouterr()
+    assert shown.err == "✅ Validation passed with no errors\n"
+    assert shown.out == ""
+
+
+def test_warnings_are_shown_and_pass(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(WARNED) == 0
+    shown = capfd.readouterr().err
+    assert "0 fatal, 0 errors, 1 warnings" in shown
+    assert "WARNING The flow has no name ($.name)" in shown
+
+
+def test_fatal_diagnostics_and_errors_fail_and_stand_before_warnings(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(WRONG.replace("name: n\n", "")) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert "1 fatal, 1 errors" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["FATAL", "ERROR", "WARNING", "WARNING"]
+    assert "($.output" in lines[1]
+
+
+def test_json_goes_to_stdout_with_the_same_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(WRONG, "--json") == 1
+    shown = capfd.readouterr()
+    tree = json.loads(shown.out)
+    assert (tree["numFatal"], tree["numError"]) == (1, 1)
+    assert {item["code"] for item in tree["diagnostics"]} >= {3003, 2500}
+    assert shown.err == ""
+
+
+def test_a_misspelt_member_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(GOOD + "descripton: x\n") == 0
+    assert "description" in capfd.readouterr().err
+
+
+def test_the_config_beside_the_flow_is_checked_with_it(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("stepflow-config.yml").write_text(
+        "plugins: {b: {type: builtin}, unused: {type: builtin}}\nroutes: {/builtin: [{plugin: b}]}\n"
+    )
+    assert validate(GOOD) == 0
+    assert "unused" in capfd.readouterr().err
+
+
+def test_a_named_config_is_checked_instead(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("stepflow-config.yml").write_text("plugins: {b: {type: builtin}, unused: {type: builtin}}\nroutes: {}\n")
+    Path("other.yml").write_text("plugins: {b: {type: builtin}}\nroutes: {/builtin: [{plugin: b}]}\n")
+    assert validate(GOOD, "--config", "other.yml") == 0
+    assert "unused" not in capfd.readouterr().err
+
+
+def test_a_config_that_cannot_be_used_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yml").write_text("plugins: {b: {type: nonsense}}\nroutes: {}\n")
+    assert validate(GOOD, "--config", "bad.yml") == 1
+    assert "bad.yml" in capfd.readouterr().err
+
+
+def test_unknown_keys_of_a_config_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("stepflow-config.yml").write_text("plugins: {b: {type: builtin}}\nroute: {}\nroutes: {/b: [{plugin: b}]}\n")
+    assert validate(GOOD) == 0
+    assert "warning:" in capfd.readouterr().err
+
+
+def test_json_flows_are_read_as_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate('{"name": "n", "description": "d"}', name="flow.json") == 0
+    assert validate("name: n", name="flow.json") == 1
+    capfd.readouterr()
+
+
+def test_a_large_flow_is_refused_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / "flow.yaml").open("wb") as sparse:
+        sparse.truncate(50_000_000_000)
+    assert main(["validate", "--flow", "flow.yaml"]) == 1
+    assert "50,000,000,000 bytes" in capfd.readouterr().err

@@ -1,0 +1,153 @@
+"""What no linter checks: sizes of files, words that do not belong in the product, reasons beside each ignore, links."""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CODE = ("stepflow", "control_plane", "executor", "component_host")
+ALL_CODE = (*CODE, "tests", "benchmarks", "examples", "scripts")
+SKIPPED_FOLDERS = {".venv", ".cache", ".git", ".stepflow", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
+
+LINES_MAX = 600
+LONG_FILES: dict[str, str] = {}
+"""Path → why this file is one idea although it is long. Keep it short: it is the list of our debts."""
+
+MACHINE_WORDS = ("/wor" "k/", ".lib" "rary", "/tmp/br" "ief")  # fmt: skip
+"""Places that exist on the machine of whoever wrote a file, and nowhere else; split, so that this file passes."""
+
+IGNORE = re.compile(r"#\s*(type:\s*ignore|noqa)(?P<code>\[[^\]]+\]|:\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?(?P<rest>.*)")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
+
+
+def is_generated(path: Path) -> bool:
+    return path.is_relative_to(ROOT / "stepflow/mesh")
+
+
+def python_files(*folders: str) -> list[Path]:
+    return [path for path in files("*.py", *folders) if not is_generated(path)]
+
+
+def files(pattern: str, *folders: str) -> list[Path]:
+    found = [path for folder in folders or (".",) for path in (ROOT / folder).rglob(pattern)]
+    return sorted(path for path in found if not SKIPPED_FOLDERS.intersection(path.relative_to(ROOT).parts))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def comments(path: Path) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def test_no_file_is_longer_than_one_idea() -> None:
+    too_long = {name(path): count for path in python_files(*ALL_CODE) if (count := line_count(path)) > LINES_MAX}
+    assert {path: count for path, count in too_long.items() if path not in LONG_FILES} == {}
+    assert [path for path in LONG_FILES if path not in too_long] == [], "these are short now: take them off the list"
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_nothing_names_the_machine_it_was_written_on() -> None:
+    patterns = ("*.py", "*.md", "*.toml", "*.y*ml", "*.json", "*.proto", "*.sh", "Makefile")
+    found = [
+        f"{name(path)}:{number}: {word}"
+        for pattern in patterns
+        for path in files(pattern)
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1)
+        for word in MACHINE_WORDS
+        if word in line
+    ]
+    assert found == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    missing = [
+        name(path)
+        for path in python_files(*CODE, "tests", "benchmarks")
+        if path.read_text().strip() and ast.get_docstring(ast.parse(path.read_text())) is None
+    ]
+    assert missing == []
+
+
+def test_every_ignore_has_a_code_and_a_reason() -> None:
+    found = [
+        f"{name(path)}:{number}: {comment}"
+        for path in python_files(*ALL_CODE)
+        for number, comment in comments(path)
+        if not is_explained(comment)
+    ]
+    assert found == []
+
+
+def is_explained(comment: str) -> bool:
+    """Say whether a comment with an ignore in it is `# noqa: CODE  # why` or `# type: ignore[code]  # why`."""
+    found = IGNORE.search(comment)
+    if found is None:
+        return True
+    reason = IGNORE.sub(r"\g<rest>", comment)
+    return found["code"] is not None and any(character.isalpha() for character in reason)
+
+
+@pytest.mark.parametrize(
+    ("comment", "explained"),
+    [
+        ("# noqa", False),
+        ("# noqa: E501", False),
+        ("# noqa: E501  # a table", True),
+        ("# noqa: E501, S101  # a table", True),
+        ("# type: ignore", False),
+        ("# type: ignore[arg-type]", False),
+        ("# type: ignore[arg-type]  # bytes count bytes", True),
+        ("# type: ignore  # why", False),
+        ("# a comment", True),
+    ],
+)
+def test_the_check_of_ignores_tells_them_apart(comment: str, explained: bool) -> None:
+    assert is_explained(comment) is explained
+
+
+def test_nothing_runs_data_as_code() -> None:
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in python_files(*CODE)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec")
+    ]
+    assert found == []
+
+
+def test_every_link_in_the_documents_leads_to_a_file() -> None:
+    broken = [
+        f"{name(path)}: {link}"
+        for path in files("*.md")
+        for link in links(path)
+        if not (path.parent / link.partition("#")[0]).exists()
+    ]
+    assert broken == []
+
+
+def links(path: Path) -> Iterator[str]:
+    """Yield the relative links outside of code blocks; those to a place in the same file are taken for granted."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for found in LINK.finditer(re.sub(r"`[^`\n]*`", "", text)):
+        link = found[1] or found[2]
+        if not re.match(r"[a-z][a-z0-9+.-]*:|#", link):
+            yield link
+
+
+def test_the_checks_see_the_code_and_the_documents() -> None:
+    """Empty lists would pass every test above."""
+    assert len(python_files(*CODE)) > 10
+    assert len(files("*.md")) > 0
