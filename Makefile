@@ -39,10 +39,11 @@ fmt: $(STAMP) ## format the code and apply the safe fixes of the linter
 	@$(BIN)/ruff format --quiet .
 
 lint: $(STAMP) ## look for mistakes (ruff)
-	@$(BIN)/ruff check --quiet . && echo "lint: ok"
+	@$(BIN)/ruff check --quiet --output-format concise . && echo "lint: ok"
 
 format: $(STAMP)
-	@$(BIN)/ruff format --quiet --check . && echo "format: ok" || { echo "format: run 'make fmt'" >&2; exit 1; }
+	@$(BIN)/ruff format --quiet --check --output-format concise . || { echo "format: run 'make fmt'" >&2; exit 1; }
+	@echo "format: ok"
 
 types: $(STAMP) ## check the types (mypy --strict)
 	@$(BIN)/mypy --no-error-summary && echo "types: ok"

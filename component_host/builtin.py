@@ -148,7 +148,7 @@ class BuiltinBackend:
         if wanted.blob_type not in BLOB_TYPES:
             raise CallFailed(Code.INVALID_INPUT, f"put_blob: `blob_type` must be one of {', '.join(BLOB_TYPES)}")
         # The input is compact already, and so is this slice of it: its hash is the blob's id.
-        return encode({"blob_id": await call.blobs.put(bytes(wanted.data), wanted.blob_type)})
+        return encode({"blob_id": await call.blobs.put(bytes(wanted.data), blob_type=wanted.blob_type)})
 
     async def _get_blob(self, call: HostCall) -> bytes:
         wanted = _input(_GET_BLOB, call.input, "get_blob")

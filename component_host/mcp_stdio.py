@@ -68,7 +68,7 @@ class StdioServer:
         self._plugin = spec.plugin
         self._process = ServerProcess(spec, on_output=self._take, on_exit=self._handle_exit)
         self._on_loss = on_loss
-        self._lines = _LineSplitter()
+        self._lines = LineSplitter()
         self._stray_lines = 0
         self._stray_line = ""
         self._ending = False
@@ -131,7 +131,7 @@ class StdioServer:
 
     def _take(self, chunk: bytes) -> None:
         for line, complete in self._lines.split(chunk):
-            message = _parse(line) if complete else _bad_reply(line, _TOO_LARGE)
+            message = _parse(line) if complete else bad_reply(line, _TOO_LARGE)
             if message is None:
                 self._note_stray(line)
             else:
@@ -160,10 +160,11 @@ class StdioServer:
             self._process.write(text.encode() + b"\n")
 
 
-class _LineSplitter:
+class LineSplitter:
     """Cuts a stream of chunks into lines; of a line above the limit only the two ends are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int = LINE_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
         self._pending = bytearray()
         self._head = b""
 
@@ -175,7 +176,7 @@ class _LineSplitter:
             yield self._head + bytes(self._pending), not self._head
             self._head = b""
             self._pending = bytearray(other)
-        if len(self._pending) > LINE_BYTES_MAX:
+        if len(self._pending) > self._bytes_max:
             self._head = self._head or bytes(self._pending[:_ENDS_BYTES])
             del self._pending[:-_ENDS_BYTES]
 
@@ -185,7 +186,7 @@ def _parse(line: bytes) -> mcp_types.JSONRPCMessage | None:
     try:
         tree = codec.parse(line, what="the server's reply", bytes_max=LINE_BYTES_MAX)
     except Invalid as error:
-        return _bad_reply(line, error.message)
+        return bad_reply(line, error.message)
     try:
         return mcp_types.jsonrpc_message_adapter.validate_python(tree, by_name=False)
     except ValidationError:
@@ -198,7 +199,7 @@ _ID_FIRST = re.compile(rb'\A\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(\d{
 _ID_LAST = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*\}\s*\Z')
 
 
-def _bad_reply(line: bytes, problem: str) -> mcp_types.JSONRPCError | None:
+def bad_reply(line: bytes, problem: str) -> mcp_types.JSONRPCError | None:
     """Make an error of a reply that cannot be read; None where neither end of the line has an id.
 
     Without it the call would wait for ever. The id stands where the SDKs put it: first (Python) or last (TypeScript).

@@ -104,7 +104,8 @@ class Leader:
             await self._take_over_orphans()
             await self._place_pending()
             try:
-                await asyncio.wait_for(self._work.wait(), SCAN_INTERVAL_S)
+                async with asyncio.timeout(SCAN_INTERVAL_S):  # wait_for of Python 3.11 can swallow a cancellation
+                    await self._work.wait()
             except TimeoutError:
                 continue
 

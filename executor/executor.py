@@ -424,7 +424,8 @@ class Executor:
         calls: list[host_pb2.HeldCall] = []
         self._held[drive.run_id] = (event, calls, asked)
         try:
-            await asyncio.wait_for(event.wait(), ATTACH_WAIT_S)
+            async with asyncio.timeout(ATTACH_WAIT_S):
+                await event.wait()
         except TimeoutError:
             log.warning("not every host has said what it holds", run_id=drive.run_id)
         finally:

@@ -17,7 +17,7 @@ from component_host.plugins import make_backends
 from control_plane.plane import ControlPlane, RunRequest
 from executor.executor import Executor
 from executor.hosts import Peer
-from stepflow.codec import decode, encode
+from stepflow.codec import decode
 from stepflow.config import BuiltinPlugin, Config
 from stepflow.errors import StepflowError
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
@@ -124,7 +124,7 @@ async def open_mesh(
 
 async def run_flow_once(
     flow: Flow,
-    inputs: Sequence[Any],
+    inputs: Sequence[bytes],
     *,
     config: Config,
     max_concurrency: int | None = None,
@@ -133,7 +133,7 @@ async def run_flow_once(
     check_input: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
-    """Run a flow on inputs (trees) in a mesh of its own that leaves nothing behind; return the FlowResults in order.
+    """Run a flow on inputs (compact JSON texts) in a mesh of its own that leaves nothing behind; return the FlowResults in order.
 
     Raises: StepflowError, also when a server that the flow needs does not start.
     """
@@ -146,7 +146,7 @@ async def run_flow_once(
                 raise error
             request = run_request(
                 flow,
-                [encode(value) for value in inputs],
+                inputs,
                 config=config,
                 concurrency_max=max_concurrency,
                 variables=variables or {},

@@ -198,7 +198,6 @@ def _run(flow: Flow, cases: list[dict[str, Any]], path: Path, options: Options) 
             max_concurrency=options.max_concurrency,
             variables={},
             overrides=None,
-            store=":memory:",
         )
     )
 

@@ -7,8 +7,7 @@ results back to the event loop at once.
 - Results and events reach the loop after the commit, events before the results of the requests that made them.
 - A watch is opened by a request in the same queue, so what it sees begins at an exact point of that order.
 - A watch that is `WATCH_BACKLOG_MAX` revisions behind is cut off with StoreCompacted: its memory is bounded.
-- While the whole process stood still (a suspended laptop, SIGSTOP) no lease could be kept alive; that time does not
-  count against them.
+- When the whole process stood still (a suspended laptop, SIGSTOP) nobody could keep a lease alive, so all start anew.
 
 Not here: several processes on one file (that is what etcd is for), and any fence (`stepflow.store.writer`).
 """
@@ -50,7 +49,7 @@ BATCH_REQUESTS_MAX = 256
 WATCH_BACKLOG_MAX = 10_000
 """Revisions that wait for a watch's owner."""
 
-STALL_S = 1.0
+STALL_S = 0.1
 """Waking up that much too late means that the process stood still."""
 
 _T = TypeVar("_T")
@@ -210,15 +209,13 @@ class SqliteStore:
     def _gather(self, engine: Engine) -> tuple[list[_Request], bool]:
         """Wait for a request or the end of a lease; return all that wait, and whether the store is to be closed."""
         expiry = engine.next_expiry()
-        due = time.monotonic() if expiry is None else expiry
         try:
             timeout_s = None if expiry is None else max(0.0, expiry - time.monotonic())
             request = self._requests.get(timeout=timeout_s)
         except Empty:
             request = _TIMED_OUT
-        stall_s = time.monotonic() - due
-        if expiry is not None and stall_s > STALL_S:
-            engine.postpone_expiry(stall_s)
+        if expiry is not None and time.monotonic() - expiry > STALL_S:
+            engine.renew_leases(time.monotonic())
         batch: list[_Request] = []
         while request is not None:
             if request is not _TIMED_OUT:

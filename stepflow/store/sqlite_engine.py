@@ -416,10 +416,10 @@ class Engine:
         for lease_id in [lease_id for lease_id, lease in self._leases.items() if lease.expires_at <= now]:
             self.lease_revoke(lease_id)
 
-    def postpone_expiry(self, stall_s: float) -> None:
-        """Lengthen all leases by a time in which nobody could have kept them alive."""
+    def renew_leases(self, now: float) -> None:
+        """Start the time of all leases anew."""
         for lease in self._leases.values():
-            lease.expires_at += stall_s
+            lease.expires_at = now + lease.ttl_s
 
     def next_expiry(self) -> float | None:
         """Return when the next lease ends, None without any."""

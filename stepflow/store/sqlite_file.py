@@ -34,6 +34,9 @@ LOG_BYTES = 512 * 1024
 """What `grow_log` writes and clears again, which puts twice that into the log: some 100 commits, in 6 ms. Under load
 SQLite lets the log grow to 4 MiB."""
 
+_MAGIC = b"SQLite format 3\0"
+"""With it every database begins (SQLite's file format, 1.3.1)."""
+
 STATEMENTS_MAX = 512
 """Prepared statements kept: one for each number of rows, of three kinds (`ROWS_MAX`)."""
 
@@ -79,7 +82,7 @@ def explain(error: Exception, path: str) -> StepflowError:
     """Turn an error of SQLite or of the file system into ours."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code
     if code == sqlite3.SQLITE_NOTADB:
-        return StoreUnreadable("STORE_NOT_A_STORE", f"{path} is not a database of stepflow", path=path)
+        return _not_a_store(path)
     if code == sqlite3.SQLITE_CORRUPT:
         return DataLoss(
             "STORE_CORRUPT",
@@ -96,7 +99,7 @@ def _open_owned(path: str) -> tuple[sqlite3.Connection, int]:
     _make_folder(Path(path).parent)
     lock = _lock(path)
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _create_or_check(path)
         db = _connect(f"{Path(path).absolute().as_uri()}?mode=rw")
         try:
             is_new = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -113,6 +116,23 @@ def _open_owned(path: str) -> tuple[sqlite3.Connection, int]:
         unlock(lock)
         raise
     return db, lock
+
+
+def _create_or_check(path: str) -> None:
+    """Create the file with its mode, or refuse one that SQLite would take for new and overwrite, such as a short text.
+
+    For the owner only: closing a file drops this process's POSIX locks on it, on which a second connection relies.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.pread(handle, len(_MAGIC), 0) not in (b"", _MAGIC):
+            raise _not_a_store(path)
+    finally:
+        os.close(handle)
+
+
+def _not_a_store(path: str) -> StoreUnreadable:
+    return StoreUnreadable("STORE_NOT_A_STORE", f"{path} is not a database of stepflow", path=path)
 
 
 def _open_snapshot(path: str) -> sqlite3.Connection:
@@ -151,7 +171,7 @@ def _create_schema(db: sqlite3.Connection) -> None:
 
 def _check_header(db: sqlite3.Connection, path: str) -> None:
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreUnreadable("STORE_NOT_A_STORE", f"{path} is a database of another program", path=path)
+        raise _not_a_store(path)
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         raise StoreUnreadable(

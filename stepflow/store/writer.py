@@ -45,9 +45,12 @@ from stepflow.store import (
     op_bytes,
     version_is,
 )
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = get_logger(__name__)
 
 FLUSH_OPS_MAX = 120
 """Operations, and compares, that are gathered for one transaction; the cursor and the session come on top."""
@@ -468,8 +471,4 @@ class _Backoff:
 
 
 def _log_undecided(executor_id: str, error: StepflowError) -> None:
-    import structlog
-
-    structlog.get_logger(__name__).warning(
-        "store unavailable, sending again", executor_id=executor_id, reason=error.reason, error=error.message
-    )
+    log.warning("store unavailable, sending again", executor_id=executor_id, reason=error.reason, error=error.message)

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,8 @@ asyncio.run(main())
 @asynccontextmanager
 async def writing_process(path: Path, count: int) -> AsyncIterator[tuple[subprocess.Popen[str], int]]:
     """A process that writes to the store, `count` transactions or more ago; killed at the end."""
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", WRITER, str(path)]
+    process = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         last = -1
@@ -133,8 +135,14 @@ async def writing_process(path: Path, count: int) -> AsyncIterator[tuple[subproc
             last = int(line)
         yield process, last
     finally:
-        process.kill()
-        process.communicate()
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def test_after_a_sigkill_everything_confirmed_is_there_and_transactions_are_whole(tmp_path: Path) -> None:
@@ -142,7 +150,8 @@ def test_after_a_sigkill_everything_confirmed_is_there_and_transactions_are_whol
         path = tmp_path / "a.db"
         async with writing_process(path, 50) as (process, _):
             process.send_signal(signal.SIGKILL)
-            lines = process.communicate()[0].splitlines()
+            assert process.stdout is not None
+            lines = process.stdout.read().splitlines()
         confirmed = int(lines[-1]) if lines else 50
         async with opened(path, read_only=True) as store:  # recovers the log
             assert await store.get("session") is not None
@@ -237,9 +246,9 @@ def test_a_missing_store_is_not_created_by_a_reader(tmp_path: Path) -> None:
     async def scenario() -> None:
         error = await error_of_opening(tmp_path / "no" / "a.db", read_only=True)
         assert (type(error), error.reason) == (NotFound, "STORE_NOT_FOUND")
-        assert list(tmp_path.iterdir()) == []
 
     run(scenario())
+    assert list(tmp_path.iterdir()) == []
 
 
 def make_text(path: Path) -> None:
@@ -390,9 +399,38 @@ def test_a_store_leaves_no_thread_behind(tmp_path: Path) -> None:
     assert [thread.name for thread in threading.enumerate() if thread.name == "stepflow-sqlite"] == []
 
 
-def test_time_in_which_the_process_stood_still_does_not_end_leases(tmp_path: Path) -> None:
-    engine = sqlite_engine.Engine(sqlite3.connect(":memory:", isolation_level=None), read_only=False) if False else None
-    assert engine is None
+KEEPER = """
+import asyncio
+from stepflow.errors import NotFound
+from stepflow.store.sqlite import SqliteStore
+
+async def main():
+    store = await SqliteStore.open(":memory:")
+    lease = await store.lease_grant(0.5)
+    while True:
+        try:
+            await store.lease_keep_alive(lease)
+        except NotFound:
+            print("gone", flush=True)
+            return
+        print("alive", flush=True)
+        await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+
+
+def test_a_stopped_process_finds_its_leases_alive_when_it_goes_on() -> None:
+    process = subprocess.Popen([sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "alive\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)  # twice the time to live: here time itself is the condition
+        process.send_signal(signal.SIGCONT)
+        assert {process.stdout.readline() for _ in range(30)} == {"alive\n"}
+    finally:
+        end(process)
 
 
 # -- bounded memory -----------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 from support import ROOT, is_alive, server_venv, wait_until, wait_until_async
 
 from component_host.backend import BackendContext, ComponentInfo
 from component_host.mcp_bridge import McpBackend, McpServerConfig
+from component_host.mcp_stdio import LineSplitter, bad_reply
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 from stepflow.mesh.v1 import host_pb2
 
@@ -468,6 +470,16 @@ def test_no_server_outlives_a_killed_host() -> None:
     wait_until(lambda: not is_alive(pid), "the server is gone")
 
 
+def test_restarts_and_the_end_are_the_same_on_uvloop() -> None:
+    async def main() -> None:
+        async with started(tools_server()) as backend:
+            assert (await outcome_of(backend, "crash", {"last_words": "so long"})).code == Code.UNREACHABLE
+            pid = (await outcome_of(backend, "process_id", {}))["result"]
+        assert not is_alive(pid)
+
+    uvloop.run(asyncio.wait_for(main(), BOUND_S))
+
+
 # Servers without an SDK
 
 
@@ -611,7 +623,24 @@ def test_a_server_pinned_to_an_era_that_it_does_not_speak_is_refused() -> None:
     assert error.reason == "SERVER_REFUSED"
 
 
-def test_closing_while_the_server_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_closing_while_the_server_starts_ends_the_start_and_the_server(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+
+    async def main() -> None:
+        backend = McpBackend(context(), script(code))
+        starting = asyncio.create_task(backend.start())
+        await wait_until_async(lambda: pid_file.exists() and pid_file.read_text(), "the server runs")
+        await backend.close()
+        with pytest.raises(Unavailable) as info:
+            await starting
+        assert info.value.reason == "PLUGIN_CLOSED"
+        assert not is_alive(int(pid_file.read_text()))
+
+    run(main())
+
+
+def test_a_cancelled_start_leaves_nothing_behind(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
 
@@ -624,6 +653,40 @@ def test_closing_while_the_server_starts_leaves_nothing_behind(tmp_path: Path) -
         assert not is_alive(int(pid_file.read_text()))
 
     run(main())
+
+
+# Lines
+
+
+def test_lines_are_found_wherever_the_chunks_are_cut() -> None:
+    text = b'{"a": 1}\n\n{"b": 2}\n{"c": 3}'
+    for size in range(1, len(text) + 1):
+        splitter = LineSplitter()
+        chunks = [text[at : at + size] for at in range(0, len(text), size)]
+        lines = [line for chunk in chunks for line in splitter.split(chunk)]
+        assert lines == [(b'{"a": 1}', True), (b"", True), (b'{"b": 2}', True)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","id":17,"result":{"text":"' + b"x" * 5_000 + b'"}}',
+        b'{"result":{"text":"' + b"x" * 5_000 + b'"},"jsonrpc":"2.0","id":17}',
+    ],
+    ids=["id first", "id last"],
+)
+def test_a_reply_above_the_limit_ends_its_request_and_nothing_else(line: bytes) -> None:
+    splitter = LineSplitter(bytes_max=1_000)
+    chunks = [line[at : at + 300] for at in range(0, len(line), 300)]
+    (cut, complete), (following, whole) = [
+        each for chunk in [*chunks, b'\n{"next": 1}\n'] for each in splitter.split(chunk)
+    ]
+    assert not complete
+    assert len(cut) < 1_500
+    reply = bad_reply(cut, "too large")
+    assert reply is not None
+    assert (reply.id, reply.error.message) == (17, "too large")
+    assert (following, whole) == (b'{"next": 1}', True)
 
 
 # Environment

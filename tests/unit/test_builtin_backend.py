@@ -33,10 +33,10 @@ class Blobs:
     def __init__(self) -> None:
         self.store = BlobStore.open("memory://")
 
-    async def put(self, content: bytes, blob_type: str = "data") -> str:
+    async def put(self, content: bytes, *, blob_type: str = "data") -> str:
         return await self.store.put(content, blob_type=blob_type)
 
-    async def get(self, blob_id: str) -> tuple[bytes, str]:
+    async def get(self, blob_id: str, /) -> tuple[bytes, str]:
         return await self.store.get(blob_id)
 
 
@@ -44,10 +44,10 @@ class FailingBlobs:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def put(self, content: bytes, blob_type: str = "data") -> str:
+    async def put(self, content: bytes, *, blob_type: str = "data") -> str:
         raise self._error
 
-    async def get(self, blob_id: str) -> tuple[bytes, str]:
+    async def get(self, blob_id: str, /) -> tuple[bytes, str]:
         raise self._error
 
 
@@ -256,7 +256,7 @@ def test_what_is_no_blob_id_is_invalid(blob_id: str) -> None:
 def test_a_blob_that_is_not_json_is_told() -> None:
     async def main() -> Any:
         blobs = Blobs()
-        blob_id = await blobs.put(b"\x89PNG", "binary")
+        blob_id = await blobs.put(b"\x89PNG", blob_type="binary")
         async with builtin() as backend:
             return await answer(backend, "/get_blob", {"blob_id": blob_id}, blobs)
 

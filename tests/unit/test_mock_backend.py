@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +12,9 @@ from stepflow import codec
 from stepflow.config import MockPlugin, load_config
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import host_pb2
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONFIG = """
 plugins:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +21,9 @@ from stepflow.routing import (
     Target,
     json_equal,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 NOTHING = codec.Json(b"null")
 UNREADABLE = codec.Json(b"not json at all")
@@ -108,8 +110,8 @@ def test_what_an_allow_list_lacks_cannot_be_routed() -> None:
 
 
 def test_deny_beats_allow() -> None:
-    lists = {"allow": frozenset({"/x"}), "deny": frozenset({"/x"})}
-    assert reason(table({"/a": [Rule("p", **lists)]}, p=listed("/x")).resolve("/a/x", NOTHING)) == "excluded"
+    both = Rule("p", allow=frozenset({"/x"}), deny=frozenset({"/x"}))
+    assert reason(table({"/a": [both]}, p=listed("/x")).resolve("/a/x", NOTHING)) == "excluded"
 
 
 def test_an_empty_allow_list_admits_nothing() -> None:
