@@ -22,9 +22,9 @@ from uuid import uuid4
 from control_plane.cluster import Cluster
 from control_plane.leader import Leader, new_status
 from control_plane.views import ItemView, RunView, run_view, status_name
-from stepflow.codec import INLINE_BYTES_MAX, Json, encode
+from stepflow.codec import INLINE_BYTES_MAX, Json, blob_id, decode, encode
 from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded, Refused
-from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_id, validate_flow
+from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
 from stepflow.ids import new_run_id, parse_run_id
 from stepflow.journal import (
     blob_reader,
@@ -68,6 +68,7 @@ ITEMS_PER_PARTITION = 64
 CONCURRENCY_MAX_DEFAULT = 10
 RUN_ITEMS_MAX = 100_000
 ADMISSION_TRIES_MAX = 5
+FLOWS_KEPT_MAX = 256
 
 RECORD_INPUTS_BYTES_MAX = 256 * 1024
 """Inputs that stand in the run's record; more of them go to the blob store, a partition at a time."""
@@ -77,9 +78,10 @@ VARIABLES_BYTES_MAX = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What to run. `inputs` are compact JSON texts, one an item. `run_id` None: one is made."""
+    """What to run. `flow` may be the id of a stored one. `inputs` are compact JSON texts, one an item. `run_id` None:
+    one is made."""
 
-    flow: Flow
+    flow: Flow | str
     inputs: Sequence[bytes]
     run_id: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +103,8 @@ class ControlPlane:
         self._read_blob = blob_reader(store, blobs)
         self._cluster = Cluster(store, self._cluster_changed)
         self._leader = Leader(store, self._cluster, self.id)
+        self._flows: dict[str, Flow] = {}
+        """Flows that were checked, by id."""
         self._changes: dict[str, set[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -123,11 +127,26 @@ class ControlPlane:
 
     async def store_flow(self, flow: Flow) -> str:
         """Store a flow and return its id; storing it again changes nothing. Raises: Invalid (fatal diagnostics)."""
-        check_flow(flow)
-        identity = flow_id(flow)
+        document = flow_bytes(flow)
+        identity = blob_id(document)
+        if identity not in self._flows:
+            check_flow(flow)
+            self._remember(identity, flow)
         key = keys.flow(identity)
-        await self._store.txn(Txn((absent(key),), (Put(key, flow_bytes(flow)),)))
+        await self._store.txn(Txn((absent(key),), (Put(key, document),)))
         return identity
+
+    async def _stored_flow(self, identity: str) -> Flow:
+        flow = self._flows.get(identity)
+        if flow is None:
+            flow = flow_from_tree(decode(await self.get_flow(identity)))
+            self._remember(identity, flow)
+        return flow
+
+    def _remember(self, identity: str, flow: Flow) -> None:
+        if len(self._flows) >= FLOWS_KEPT_MAX:
+            self._flows.pop(next(iter(self._flows)))
+        self._flows[identity] = flow
 
     async def get_flow(self, identity: str) -> bytes:
         """Return the normalised document. Raises: NotFound."""
@@ -147,9 +166,12 @@ class ControlPlane:
             Overloaded: the mesh changes faster than the run can be placed.
         """
         run_id = parse_run_id(request.run_id) if request.run_id else new_run_id()
-        check_request(request)
-        identity = await self.store_flow(request.flow)
-        record = await self._record(run_id, request, identity)
+        if isinstance(request.flow, Flow):
+            flow, identity = request.flow, await self.store_flow(request.flow)
+        else:
+            flow, identity = await self._stored_flow(request.flow), request.flow
+        check_request(flow, request)
+        record = await self._record(run_id, request, flow.name or "", identity)
         key = keys.run(run_id)
         single = partition_count(record) == 1
         for _ in range(ADMISSION_TRIES_MAX):
@@ -174,10 +196,10 @@ class ControlPlane:
             await asyncio.sleep(0.05)  # the executor has just gone; its session's end is on its way to us
         raise Overloaded("PLACEMENT_UNSTABLE", "no executor stayed long enough to take the run; try again")
 
-    async def _record(self, run_id: str, request: RunRequest, identity: str) -> state_pb2.RunRecord:
+    async def _record(self, run_id: str, request: RunRequest, flow_name: str, identity: str) -> state_pb2.RunRecord:
         record = state_pb2.RunRecord(
             flow_id=identity,
-            flow_name=request.flow.name or "",
+            flow_name=flow_name,
             variables_json=encode(dict(request.variables)) if request.variables else b"",
             overrides_json=b"" if request.overrides is None else encode(request.overrides),
             policy=state_pb2.Policy(
@@ -346,18 +368,17 @@ def check_flow(flow: Flow) -> None:
         raise Invalid("FLOW_INVALID", f"the flow cannot run: {first.formatted}", diagnostics=diagnostics.to_tree())
 
 
-def check_request(request: RunRequest) -> None:
-    """Refuse what could never run. Raises: Invalid."""
-    check_flow(request.flow)
+def check_request(flow: Flow, request: RunRequest) -> None:
+    """Refuse what could never run. `flow` itself has been checked. Raises: Invalid."""
     if request.overrides is not None:
-        check_flow(apply_overrides(request.flow, request.overrides))
+        check_flow(apply_overrides(flow, request.overrides))
     if request.concurrency_max is not None and request.concurrency_max < 1:
         raise Invalid("CONCURRENCY_INVALID", "max concurrency must be at least 1")
     if len(request.inputs) > RUN_ITEMS_MAX:
         raise Invalid("TOO_MANY_ITEMS", f"{len(request.inputs):,} items; the limit of a run is {RUN_ITEMS_MAX:,}")
     if request.variables and len(encode(dict(request.variables))) > VARIABLES_BYTES_MAX:
         raise Invalid("VARIABLES_TOO_LARGE", f"the variables are larger than {VARIABLES_BYTES_MAX:,} bytes")
-    validator = InputValidator.for_input(request.flow) if request.check_input else None
+    validator = InputValidator.for_input(flow) if request.check_input else None
     if validator is None:
         return
     for index, text in enumerate(request.inputs):

@@ -88,8 +88,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class _Model(BaseModel):
-    # Built when first used: a file seldom has every type of plugin, and building them all takes 30 ms.
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, alias_generator=to_camel, defer_build=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, alias_generator=to_camel)
 
     @model_validator(mode="before")
     @classmethod
@@ -120,7 +119,7 @@ class _OpenAI(_Model):
 
 
 class _Builtin(_Plugin):
-    openai: _OpenAI = Field(default_factory=lambda: _OpenAI())
+    openai: _OpenAI = _OpenAI()
 
     def plugin(self) -> PluginConfig:
         return BuiltinPlugin(openai=self.openai.fill(OpenAISettings))
@@ -211,7 +210,7 @@ class _File(_Model):
     allowed_paths: list[str] = []
     plugins: dict[str, Any]
     routes: dict[str, Any]
-    retry: _Retry = Field(default_factory=lambda: _Retry())
+    retry: _Retry = _Retry()
     storage_config: dict[str, Any] = {}
     lease_manager: Any = None
     recovery: Any = None

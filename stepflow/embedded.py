@@ -161,7 +161,7 @@ async def run_flow_once(
         await store.close()
 
 
-def run_request(flow: Flow, inputs: Sequence[bytes], *, config: Config, **options: Any) -> RunRequest:
+def run_request(flow: Flow | str, inputs: Sequence[bytes], *, config: Config, **options: Any) -> RunRequest:
     """Build a request whose retries are those of the configuration; `options` are further members of RunRequest."""
     return RunRequest(
         flow=flow,

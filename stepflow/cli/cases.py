@@ -188,18 +188,28 @@ def _run(flow: Flow, cases: list[dict[str, Any]], path: Path, options: Options) 
     fatal = [item for item in validate_flow(flow) if item.level == "fatal"]
     if fatal:
         raise Invalid("FLOW_INVALID", f"{path}: {'; '.join(item.formatted for item in fatal)}")
+    _warn_of_unfit_inputs(flow, cases)
     config = _choose_config(flow, path, options.config)
-    inputs: list[Any] = [encode(case["input"]) for case in cases]
-    return asyncio.run(
-        run_flow_once(
-            flow,
-            inputs,
-            config=config,
-            max_concurrency=options.max_concurrency,
-            variables={},
-            overrides=None,
-        )
-    )
+    inputs = [encode(case["input"]) for case in cases]
+    # Unchecked, because one unfit input would refuse the whole batch, and with it the cases that are fine.
+    run = run_flow_once(flow, inputs, config=config, max_concurrency=options.max_concurrency, check_input=False)
+    return asyncio.run(run)
+
+
+def _warn_of_unfit_inputs(flow: Flow, cases: list[dict[str, Any]]) -> None:
+    """Say which cases `stepflow run` would refuse, because their inputs do not fit the flow's schema."""
+    from stepflow.flow import InputValidator
+
+    try:
+        validator = InputValidator.for_input(flow)
+    except Invalid as error:
+        console.warn(error.message)
+        return
+    for case in cases:
+        problem = validator.check(case["input"]) if validator is not None else None
+        if problem is not None:
+            place, text = problem
+            console.warn(f"case {case['name']!r}: its input does not fit the schema at {place or '/'}: {text}")
 
 
 def _choose_config(flow: Flow, path: Path, given: Path | None) -> Config:

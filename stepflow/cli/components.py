@@ -17,11 +17,16 @@ _FORMATS = ("pretty", "json", "yaml")
 class Component(Protocol):
     """What is read of a component host's `ComponentInfo`, which this side of the code does not import."""
 
-    component: str
-    path: str
-    description: str | None
-    input_schema: Any
-    output_schema: Any
+    @property
+    def component(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def description(self) -> str | None: ...
+    @property
+    def input_schema(self) -> Any: ...
+    @property
+    def output_schema(self) -> Any: ...
 
 
 def list_components(
@@ -39,7 +44,8 @@ def list_components(
 ) -> None:
     """List the components that the config's plugins offer, with the paths that reach them.
 
-    Starts the configured component servers, asks them, and stops them.
+    Starts the configured component servers, asks them, and stops them. The exit code is 1 when one of them did not
+    start; the others are listed all the same.
 
     \b
     Examples:
@@ -57,9 +63,9 @@ def list_components(
     from stepflow.cli.values import read_config, to_yaml
     from stepflow.embedded import list_components as ask
 
-    found_config = read_config(config)
-    found = asyncio.run(ask(found_config))
-    components = describe(found, found_config, with_schemas=with_schemas, hide_unreachable=hide)
+    loaded = read_config(config)
+    found, failures = asyncio.run(ask(loaded))
+    components = describe(found, loaded, with_schemas=with_schemas, hide_unreachable=hide)
     if output_format == "pretty":
         console.out(_pretty(components))
     elif output_format == "yaml":
@@ -68,6 +74,10 @@ def list_components(
         import msgspec
 
         console.out(msgspec.json.format(msgspec.json.encode({"components": components}), indent=2) + b"\n")
+    for failure in failures.values():
+        console.error(failure)
+    if failures:
+        raise typer.Exit(console.EXIT_FAILED)
 
 
 def _flag(option: str, value: str) -> bool:

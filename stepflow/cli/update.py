@@ -18,6 +18,9 @@ from typing import Any
 from stepflow.cli.values import read_file, value_format
 from stepflow.errors import Refused, StepflowError
 
+_BYTE_ORDER_MARK = "\ufeff"
+"""Not kept: no reader of UTF-8 needs it, and places in the text are counted without it."""
+
 _OLD_BREAKS = frozenset("\x85\u2028\u2029")
 
 
@@ -29,7 +32,7 @@ def update_outputs(path: Path, outputs: Mapping[int, Any]) -> None:
     """
     from stepflow.flow import parse_tree
 
-    text = read_file(path, what="flow").decode()
+    text = read_file(path, what="flow").decode().removeprefix(_BYTE_ORDER_MARK)
     kind = value_format(path, what="flow")
     wanted = copy.deepcopy(parse_tree(text, source=str(path), format=kind).value)
     for index, output in outputs.items():

@@ -23,7 +23,7 @@ from stepflow.codec import PAYLOAD_BYTES_MAX, compact, decode, encode
 from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from stepflow.cli.options import InputOptions, VariableOptions
@@ -131,18 +131,24 @@ def _read_lines(path: Path) -> list[bytes]:
 
 
 def _wants_input(flow: Flow) -> bool:
-    if flow.schema("input") is not None:
-        return True
-    trees = [step.input for step in flow.steps]
-    return any(_refers_to_input(tree) for tree in (*trees, flow.output))
+    return flow.schema("input") is not None or next(_input_paths(flow), None) is not None
 
 
-def _refers_to_input(tree: Any) -> bool:
-    if isinstance(tree, dict):
-        if "$literal" in tree:
-            return False
-        return "$input" in tree or any(_refers_to_input(member) for member in tree.values())
-    return isinstance(tree, list) and any(_refers_to_input(member) for member in tree)
+def _input_paths(flow: Flow) -> Iterator[str]:
+    """Yield the paths of the input that the flow refers to; `$` is the whole."""
+    for tree in (*(step.input for step in flow.steps), flow.output):
+        yield from _input_paths_in(tree)
+
+
+def _input_paths_in(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict) and "$literal" not in tree:
+        if "$input" in tree:
+            yield str(tree["$input"] or "$")
+        for member in tree.values():
+            yield from _input_paths_in(member)
+    elif isinstance(tree, list):
+        for member in tree:
+            yield from _input_paths_in(member)
 
 
 def describe_input(flow: Flow) -> str:
@@ -157,7 +163,9 @@ def describe_input(flow: Flow) -> str:
     elif isinstance(schema, dict) and schema:
         lines.append(f"It wants {_describe_type(schema)}.")
     else:
-        lines.append("It declares no schema for it.")
+        paths = sorted(set(_input_paths(flow)))
+        reads = f"; it reads {', '.join(paths)}" if paths else ""
+        lines.append(f"It declares no schema for it{reads}.")
     lines += [
         "",
         "Give it with --input FILE, --input-json TEXT, --input-yaml TEXT or a pipe, or a batch with --inputs FILE.",

@@ -1,7 +1,7 @@
 """Values checked against JSON Schemas of flows.
 
-Promises: a message says which rule was broken and where, never the value (it may be secret, and is the user's
-anyway); nothing outside the schema is ever fetched.
+Promises: a message says which rule was broken and where, with names of members but never a value (it may be secret,
+and is the user's anyway); nothing outside the schema is ever fetched.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from stepflow.flow.model import Flow
 
 _VALUE = "the value"
+
+MESSAGE_CHARS_MAX = 500
+"""Schemas and names of members can be long, and a message quotes them."""
 
 
 class InputValidator:
@@ -35,7 +38,7 @@ class InputValidator:
             self._validator = jsonschema_rs.validator_for(schema, mask=_VALUE, retriever=_fetch_nothing)
         except (ValueError, jsonschema_rs.ReferencingError) as error:
             problem = getattr(error, "message", None) or str(error)
-            raise Invalid("SCHEMA_INVALID", f"the schema is not a valid JSON Schema: {problem}") from None
+            raise Invalid("SCHEMA_INVALID", f"the schema is not a valid JSON Schema: {_shortened(problem)}") from None
 
     @classmethod
     def for_input(cls, flow: Flow) -> InputValidator | None:
@@ -51,7 +54,11 @@ class InputValidator:
         if error is None:
             return None
         pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error.instance_path)
-        return pointer, error.message
+        return _shortened(pointer), _shortened(error.message)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARS_MAX else text[: MESSAGE_CHARS_MAX - 1] + "…"
 
 
 def _fetch_nothing(uri: str) -> NoReturn:

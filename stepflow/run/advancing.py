@@ -52,6 +52,7 @@ def _retry_blocked(state: RunState, item: Item, who: int, blobs: Blobs) -> None:
 
 
 def _tell_waiters(state: RunState, item: Item, step: int, blobs: Blobs) -> None:
+    item.dirty -= 1
     if item.outcome is not None:
         return
     missing = item.missing
@@ -144,7 +145,7 @@ def _conclude(state: RunState, item: Item, blobs: Blobs) -> None:
             return
         value = output.to_json(item.env)
         end_item(state, item, value if isinstance(value, Failure) else Json(value))
-    elif not item.active and not any(blocked is item for blocked, _ in state.blocked):
+    elif not item.active and not item.dirty and not any(blocked is item for blocked, _ in state.blocked):
         steps = item.scope.plan.steps
         waiting = sorted(steps[who].id for who in item.missing if who != OUTPUT)
         end_item(

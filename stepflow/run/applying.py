@@ -112,6 +112,7 @@ def _apply_step_completed(state: RunState, entry: pb.Entry) -> None:
         if not value.raw:
             state.stored = True
     item.open -= 1
+    item.dirty += 1
     step.wake_at_ms = -1
     state.dirty.append((item, step.index))
 

@@ -139,6 +139,7 @@ class Item:
     __slots__ = (
         "active",
         "completed_at_ms",
+        "dirty",
         "env",
         "index",
         "missing",
@@ -158,6 +159,8 @@ class Item:
         self.active: dict[int, StepRun] = {}
         self.seen: set[int] = set()
         """Steps that are or were needed."""
+        self.dirty = 0
+        """Completed steps whose waiters have not been told."""
         self.open = 0
         """Needed steps that are not complete."""
         self.missing: dict[int, int] = {}

@@ -23,13 +23,10 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, blob_id
 from stepflow.errors import DataLoss, Invalid, NotFound, Refused, StepflowError, Unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 SHARED = "shared"
 """The scope of blobs that belong to no run."""
@@ -300,16 +297,18 @@ class _Bucket:
 
     async def delete_folder(self, path: str) -> None:
         try:
-            async for names in self._names(path):
-                await self._obstore.delete_async(self._store, names)
-        except FileNotFoundError:
-            return  # somebody else deletes it too
+            async for objects in self._obstore.list(self._store, f"{path}/"):
+                await self._delete([item["path"] for item in objects])
         except self._errors as error:
             raise self._explain(error) from None
 
-    async def _names(self, path: str) -> AsyncIterator[list[str]]:
-        async for objects in self._obstore.list(self._store, f"{path}/"):
-            yield [item["path"] for item in objects]
+    async def _delete(self, names: list[str]) -> None:
+        try:
+            await self._obstore.delete_async(self._store, names)
+        except FileNotFoundError:  # somebody else deletes the same folder
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    await self._obstore.delete_async(self._store, name)
 
     def _explain(self, error: Exception) -> StepflowError:
         text = f"blobs in {self._name}: {_first_line(error)}"
@@ -325,5 +324,5 @@ def _without_secrets(url: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """Return an error of obstore without its debug part, and without the query of any URL in it."""
-    return re.sub(r"\?[^\s\"')]*", "", str(error).partition("\n")[0])
+    """Return an error of obstore without its debug part, the queries of URLs and the server's XML: secrets' places."""
+    return re.sub(r"\?[^\s\"')]*|:? *<.*", "", str(error).partition("\n")[0])

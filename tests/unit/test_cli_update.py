@@ -119,6 +119,12 @@ def test_line_ends_of_the_file_are_kept(tmp_path: Path) -> None:
     assert b"\n" not in path.read_bytes().replace(b"\r\n", b"")
 
 
+def test_a_byte_order_mark_does_not_shift_places(tmp_path: Path) -> None:
+    path = write(tmp_path, "\ufeff" + BLOCK)
+    update_outputs(path, {0: SUCCESS, 2: SUCCESS})
+    assert path.read_text().startswith("# the head")
+
+
 def test_updating_twice_changes_nothing_more(tmp_path: Path) -> None:
     path = write(tmp_path, BLOCK)
     update_outputs(path, {0: SUCCESS, 1: SUCCESS, 2: SUCCESS})

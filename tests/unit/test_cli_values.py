@@ -224,6 +224,16 @@ def test_other_schemas_are_described_as_well(schema: Any, text: str) -> None:
     assert text in describe_input(flow)
 
 
+def test_without_a_schema_the_paths_that_the_flow_reads_are_named() -> None:
+    flow = flow_from_tree(
+        {
+            "steps": [{"id": "a", "component": "/b", "input": [{"$literal": {"$input": "no"}}, {"$input": "city"}]}],
+            "output": {"$if": {"$input": None}, "then": {"$input": "unit.name"}},
+        }
+    )
+    assert "it reads $, $.city, $.unit.name." in describe_input(flow)
+
+
 def test_an_example_too_long_for_a_command_line_is_left_out() -> None:
     flow = flow_from_tree({"examples": [{"name": "e", "input": "x" * 1000}]})
     assert "For example" not in describe_input(flow)

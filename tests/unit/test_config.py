@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -701,3 +702,25 @@ def test_wrong_values_are_not_repeated_in_errors() -> None:
     with pytest.raises(ConfigInvalid) as caught:
         of_plugin({"type": "mcp", "command": "x", "env": {"KEY": ["hunter2"]}, "args": {"hunter2": 1}})
     assert "hunter2" not in caught.value.message
+
+
+# --- the documentation ---
+
+
+def documented() -> list[str]:
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    return re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(documented())))
+def test_every_documented_configuration_loads_without_warnings(tmp_path: Path, number: int) -> None:
+    config = load_config(written(tmp_path, documented()[number]))
+    assert config.warnings == ()
+    for name in config.plugins:
+        config.plugin(name, {})
+
+
+def test_every_type_of_plugin_is_documented(tmp_path: Path) -> None:
+    configs = [load_config(written(tmp_path, text)) for text in documented()]
+    types = {plugin.type for config in configs for plugin in config.plugins.values()}
+    assert types == {"builtin", "mock", "mcp", "stepflow", "grpc"}

@@ -23,11 +23,13 @@ expressions = st.recursive(
     | st.builds(lambda step, path: {"path": path, "$step": step}, names, paths)
     | st.builds(lambda path: {"$input": path}, paths)
     | st.builds(lambda name: {"$variable": name}, st.sampled_from(["v", "v.w", "$.v[0]"])),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(names, inner, max_size=3)
-    | st.builds(lambda options: {"$coalesce": options}, st.lists(inner, max_size=3))
-    | st.builds(lambda c, t, e: {"else": e, "then": t, "$if": c}, inner, inner, inner)
-    | st.builds(lambda default: {"default": default, "$variable": "v"}, inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(names, inner, max_size=3)
+        | st.builds(lambda options: {"$coalesce": options}, st.lists(inner, max_size=3))
+        | st.builds(lambda c, t, e: {"else": e, "then": t, "$if": c}, inner, inner, inner)
+        | st.builds(lambda default: {"default": default, "$variable": "v"}, inner)
+    ),
     max_leaves=8,
 )
 on_errors = (
@@ -75,7 +77,8 @@ flows = st.fixed_dictionaries(
         "version": st.none() | text,
         "schemas": st.sampled_from([None, {}, {"type": "object"}, {"properties": {"output": {}, "input": {"b": 1}}}]),
         "examples": st.lists(st.fixed_dictionaries({"name": text, "input": plain}), max_size=2),
-        "test": st.none() | st.fixed_dictionaries({}, optional={"cases": st.lists(cases, max_size=2), "configFile": text}),
+        "test": st.none()
+        | st.fixed_dictionaries({}, optional={"cases": st.lists(cases, max_size=2), "configFile": text}),
     },
 )
 

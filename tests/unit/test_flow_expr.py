@@ -1,5 +1,6 @@
 """What expressions are worth and what they wait for, by evaluating compiled flows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -66,7 +67,9 @@ def missing(message: str) -> Failure:
 # --- literals, objects, arrays -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [None, True, 0, -1, 2**80, 1.5, 5.0, 1e300, "", "é\n\u2028", [], {}, [[], {}], {"a": [1]}])
+@pytest.mark.parametrize(
+    "value", [None, True, 0, -1, 2**80, 1.5, 5.0, 1e300, "", "é\n\u2028", [], {}, [[], {}], {"a": [1]}]
+)
 def test_plain_data_is_worth_itself(value: Any) -> None:
     expr = compiled(value).output
     assert expr.constant == codec.encode(value)
@@ -225,7 +228,15 @@ def test_a_branch_that_fails_is_the_result() -> None:
 
 @pytest.mark.parametrize(
     ("options", "value"),
-    [([False, 1], False), ([0, 1], 0), (["", 1], ""), ([None, [], 1], []), ([None, {}], {}), ([None, None], None), ([], None)],
+    [
+        ([False, 1], False),
+        ([0, 1], 0),
+        (["", 1], ""),
+        ([None, [], 1], []),
+        ([None, {}], {}),
+        ([None, None], None),
+        ([], None),
+    ],
 )
 def test_coalesce_takes_the_first_that_is_not_null(options: list[Any], value: Any) -> None:
     assert value_of({"$coalesce": options}) == value
@@ -436,25 +447,25 @@ def test_a_repeated_id_is_its_last_definition() -> None:
     assert plan.must_execute == ()
 
 
-def test_deep_expressions_compile_and_evaluate() -> None:
-    objects: Any = {"$input": "v"}
-    conditionals: Any = ref("a")
-    for _ in range(240):
-        objects = {"k": [objects]} if _ % 2 else [objects]
-    for _ in range(120):
-        conditionals = {"$if": {"$coalesce": [conditionals]}, "then": 1}
-    env = env_of({"v": 1}, a=True)
-    raw = compiled(conditionals).output.to_json(env)
-    assert raw == b"1"
-    assert compiled(conditionals).output.needed(env) == []
-    assert isinstance(compiled(_shallower(objects)).output.to_json(env), bytes)
-
-
-def _shallower(tree: Any) -> Any:
-    """Take the outer half off: objects and arrays in turn nest 1.5 levels a round."""
-    for _ in range(120):
-        tree = tree[0] if isinstance(tree, list) else tree["k"][0]
-    return tree
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: {"k": inner},
+        lambda inner: [inner],
+        lambda inner: {"$if": inner, "then": True},
+        lambda inner: {"$if": True, "then": inner},
+        lambda inner: {"$if": False, "then": 1, "else": inner},
+        lambda inner: {"$variable": "v", "default": inner},
+    ],
+)
+def test_expressions_may_be_as_deep_as_documents(wrap: Callable[[Any], Any]) -> None:
+    deep: Any = ref("a")
+    for _ in range(codec.JSON_DEPTH_MAX - 2):
+        deep = wrap(deep)
+    expr = compiled(deep).output
+    assert expr.needed(env_of()) == [0]
+    assert expr.needed(env_of(a=True)) == []
+    assert isinstance(expr.to_json(env_of(a=True)), bytes)
 
 
 # --- properties --------------------------------------------------------------------------------------------------
@@ -465,11 +476,13 @@ trees = st.recursive(
     | st.sampled_from([ref(step, path) for step in (*STEPS, "nope") for path in (None, "x", "x.y", "[0]")])
     | st.sampled_from([{"$input": path} for path in (None, "x", "[1]")])
     | st.just({"$variable": "v.x"}),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["p", "q", "$r"]), inner, max_size=3)
-    | st.builds(lambda options: {"$coalesce": options}, st.lists(inner, max_size=3))
-    | st.builds(lambda c, t, e: {"$if": c, "then": t, "else": e}, inner, inner, inner)
-    | st.builds(lambda default: {"$variable": "v.x", "default": default}, inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["p", "q", "$r"]), inner, max_size=3)
+        | st.builds(lambda options: {"$coalesce": options}, st.lists(inner, max_size=3))
+        | st.builds(lambda c, t, e: {"$if": c, "then": t, "else": e}, inner, inner, inner)
+        | st.builds(lambda default: {"$variable": "v.x", "default": default}, inner)
+    ),
     max_leaves=10,
 )
 results = st.dictionaries(st.sampled_from(STEPS), plain | st.just(BROKEN), min_size=4)
@@ -477,7 +490,9 @@ results = st.dictionaries(st.sampled_from(STEPS), plain | st.just(BROKEN), min_s
 
 def naive(tree: Any, env: Env) -> Any:
     """Evaluate by the letter of the rules, slowly: the model."""
-    if isinstance(tree, list) or (isinstance(tree, dict) and not any(key in tree for key in ("$if", "$coalesce", "$step", "$input", "$variable"))):
+    if isinstance(tree, list) or (
+        isinstance(tree, dict) and not any(key in tree for key in ("$if", "$coalesce", "$step", "$input", "$variable"))
+    ):
         pairs = list(enumerate(tree)) if isinstance(tree, list) else list(tree.items())
         values = [(key, naive(value, env)) for key, value in pairs]
         for _, value in values:
@@ -527,7 +542,9 @@ def naive(tree: Any, env: Env) -> Any:
 
 
 @given(trees, results, plain, plain)
-def test_evaluation_agrees_with_the_letter_of_the_rules(tree: Any, done: dict[str, Any], given_input: Any, v: Any) -> None:
+def test_evaluation_agrees_with_the_letter_of_the_rules(
+    tree: Any, done: dict[str, Any], given_input: Any, v: Any
+) -> None:
     env = env_of(given_input, {"v": v}, **done)
     value = compiled(tree).output.to_tree(env)
     assert codec.encode(_comparable(value)) == codec.encode(_comparable(naive(tree, env)))

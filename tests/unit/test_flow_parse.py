@@ -222,7 +222,9 @@ def test_a_number_of_retries_is_a_whole_number(count: Any) -> None:
     assert error.field == "$.steps[0].onError.maxRetries"
 
 
-@pytest.mark.parametrize("written", [{"action": "continue"}, {"action": "use_default"}, {"action": "Retry"}, {}, "fail"])
+@pytest.mark.parametrize(
+    "written", [{"action": "continue"}, {"action": "use_default"}, {"action": "Retry"}, {}, "fail"]
+)
 def test_an_unknown_action_is_refused(written: Any) -> None:
     error = step_refusal(onError=written)
     assert error.field == "$.steps[0].onError.action"
@@ -462,7 +464,15 @@ def test_warnings_do_not_make_flows_different() -> None:
 
 @pytest.mark.parametrize(
     ("text", "ms"),
-    [("1ms", 1), ("500ms", 500), ("30s", 30_000), ("1.5s", 1_500), (".5m", 30_000), ("1h", 3_600_000), (" 2 s ", 2_000)],
+    [
+        ("1ms", 1),
+        ("500ms", 500),
+        ("30s", 30_000),
+        ("1.5s", 1_500),
+        (".5m", 30_000),
+        ("1h", 3_600_000),
+        (" 2 s ", 2_000),
+    ],
 )
 def test_durations_have_a_unit(text: str, ms: int) -> None:
     assert parse_duration_ms(text) == ms
