@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 BLOB_TYPES = ("data", "flow", "binary")
 
+LOOP_BYTES_MAX = 512 * 1024
+"""JSON above this is decoded in a thread: it would hold up the event loop for more than some 5 ms."""
+
 
 class _Prompt(msgspec.Struct):
     user_prompt: str
@@ -140,30 +143,30 @@ class BuiltinBackend:
     # the components that wait for something
 
     async def _openai(self, call: HostCall) -> bytes:
-        response = await self._chat.complete(_input(_CHAT, call.input, "openai"))
+        response = await self._chat.complete(await _aside(call.input, _input, _CHAT, "openai"))
         return encode({"response": response})
 
     async def _put_blob(self, call: HostCall) -> bytes:
-        wanted = _input(_PUT_BLOB, call.input, "put_blob")
+        wanted = await _aside(call.input, _input, _PUT_BLOB, "put_blob")
         if wanted.blob_type not in BLOB_TYPES:
             raise CallFailed(Code.INVALID_INPUT, f"put_blob: `blob_type` must be one of {', '.join(BLOB_TYPES)}")
         # The input is compact already, and so is this slice of it: its hash is the blob's id.
         return encode({"blob_id": await call.blobs.put(bytes(wanted.data), blob_type=wanted.blob_type)})
 
     async def _get_blob(self, call: HostCall) -> bytes:
-        wanted = _input(_GET_BLOB, call.input, "get_blob")
+        wanted = await _aside(call.input, _input, _GET_BLOB, "get_blob")
         content, _ = await call.blobs.get(wanted.blob_id)
         try:
-            data = compact(content)
+            data = await _aside(content, compact)
         except Invalid:
             raise CallFailed(Code.INVALID_INPUT, f"get_blob: blob {wanted.blob_id[:64]} does not hold JSON") from None
         return encode({"data": msgspec.Raw(data)})
 
     async def _load_file(self, call: HostCall) -> bytes:
-        wanted = _input(_LOAD_FILE, call.input, "load_file")
-        return await asyncio.to_thread(self._load, wanted)
+        return await asyncio.to_thread(self._load, call.input)
 
-    def _load(self, wanted: _LoadFile) -> bytes:
+    def _load(self, text: bytes) -> bytes:
+        wanted = _input(text, _LOAD_FILE, "load_file")
         loaded = load_file(
             wanted.path,
             wanted.format,
@@ -187,7 +190,14 @@ _GET_BLOB = msgspec.json.Decoder(_GetBlob)
 _LOAD_FILE = msgspec.json.Decoder(_LoadFile)
 
 
-def _input(decoder: msgspec.json.Decoder[T], text: bytes, component: str) -> T:
+async def _aside(text: bytes, decode: Callable[..., T], *arguments: Any) -> T:
+    """Return `decode(text, *arguments)`, from a thread when the text is large."""
+    if len(text) > LOOP_BYTES_MAX:
+        return await asyncio.to_thread(decode, text, *arguments)
+    return decode(text, *arguments)
+
+
+def _input(text: bytes, decoder: msgspec.json.Decoder[T], component: str) -> T:
     try:
         return decoder.decode(text)
     except msgspec.MsgspecError as error:
@@ -195,7 +205,7 @@ def _input(decoder: msgspec.json.Decoder[T], text: bytes, component: str) -> T:
 
 
 def _create_messages(text: bytes) -> bytes:
-    wanted = _input(_PROMPT, text, "create_messages")
+    wanted = _input(text, _PROMPT, "create_messages")
     messages: list[dict[str, Any]] = []
     if wanted.system_instructions is not None:
         messages.append({"role": "system", "content": wanted.system_instructions})

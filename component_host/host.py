@@ -76,8 +76,8 @@ class ComponentHost:
     async def start(self, names: Iterable[str] | None = None, changed: Callable[[], None] = lambda: None) -> None:
         """Start the named backends (all by default) side by side; return when each is ready or has failed.
 
-        `changed` is called whenever one has become ready or has failed. A failure is kept in `failures` and logged;
-        it fails the calls for that plugin and nothing else.
+        `changed` is called whenever one has become ready or has failed. A failure is kept in `failures`, for whoever
+        started the host to report; it fails the calls for that plugin and nothing else.
         """
         wanted = [name for name in (self.backends if names is None else names) if name not in self._started]
         await asyncio.gather(*(self._start_one(name, changed) for name in wanted))
@@ -88,7 +88,7 @@ class ComponentHost:
             await self.backends[name].start()
         except StepflowError as error:
             self.failures[name] = error
-            log.warning("plugin did not start", plugin=name, reason=error.reason, error=error.message)
+            log.info("plugin did not start", plugin=name, reason=error.reason, error=error.message)
         else:
             self.failures.pop(name, None)
         for call in self._waiting.pop(name, ()):

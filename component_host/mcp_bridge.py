@@ -21,6 +21,7 @@ import contextlib
 import importlib
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from component_host.backend import ComponentInfo, Listing
@@ -114,16 +115,17 @@ class McpBackend:
         assert self._supervisor is None, "a backend is started once"
         # Beside the event loop, which must go on: other servers of the same host start meanwhile.
         await asyncio.to_thread(_import_sdk)
+        if self._closing:
+            raise self._closed_error()
         loop = asyncio.get_running_loop()
         started: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[_Connection] = loop.create_future()
-        if not self._closing:
-            self._supervisor = loop.create_task(self._supervise(started), name=f"mcp {self.name}")
-            self._supervisor.add_done_callback(lambda _: self._refuse_if_pending(started))
-        else:
-            self._refuse_if_pending(started)
+        self._supervisor = loop.create_task(self._supervise(started), name=f"mcp {self.name}")
         try:
-            await started
+            await asyncio.wait([started, self._supervisor], return_when=asyncio.FIRST_COMPLETED)
+            if not started.done():
+                raise self._closed_error()
+            started.result()
         except BaseException:
             await self.close()
             raise
@@ -133,12 +135,12 @@ class McpBackend:
 
     def execute(self, call: HostCall) -> None:
         if self._closing or self._supervisor is None:
-            call.fail(Failure(Code.UNREACHABLE, f'plugin "{self.name}" is not running'))
+            call.fail(Failure(Code.UNREACHABLE, f"plugin {self.name!r} is not running"))
             return
         task = asyncio.get_running_loop().create_task(self._call(call), name=f"mcp {self.name} call")
         call.backend_state = task
         self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        task.add_done_callback(partial(self._forget, call))
 
     def cancel(self, call: HostCall) -> None:
         """Stop waiting; the SDK tells the server, which may stop the work."""
@@ -166,12 +168,15 @@ class McpBackend:
             await self._call_tool(call, await self._connected(), call.request.component, arguments)
         except StepflowError as error:
             call.fail(Failure(Code.UNREACHABLE, error.message))
-        except asyncio.CancelledError:
-            call.fail(self._closed_failure() if self._closing else Failure(Code.CANCELLED, "the call was cancelled"))
-            raise
         except Exception as error:  # a call is settled, whatever happens
             log.exception("MCP call failed inside the host", plugin=self.name)
             call.fail(Failure(Code.WORKER_ERROR, f"the MCP bridge failed: {type(error).__name__}"))
+
+    def _forget(self, call: HostCall, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        if task.cancelled():  # here and not in the task, which never ran if it was cancelled in its first moment
+            closed = Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped during the call")
+            call.fail(closed if self._closing else Failure(Code.CANCELLED, "the call was cancelled"))
 
     async def _call_tool(self, call: HostCall, connection: _Connection, name: str, arguments: dict[str, Any]) -> None:
         from component_host import mcp_results
@@ -184,7 +189,7 @@ class McpBackend:
         except Exception as error:
             server = connection.server
             if server.lost:
-                message = f'the MCP server of plugin "{self.name}" {server.describe_end()} during the call'
+                message = f"the MCP server of plugin {self.name!r} {server.describe_end()} during the call"
                 call.fail(mcp_results.unreachable(message, server.stderr_tail()))
             else:
                 call.fail(mcp_results.failure_of_error(error, name, connection.tools.get(name)))
@@ -200,12 +205,8 @@ class McpBackend:
             return self._connection
         return await asyncio.shield(self._ready)
 
-    def _refuse_if_pending(self, started: asyncio.Future[None]) -> None:
-        if not started.done():
-            started.set_exception(Unavailable("PLUGIN_CLOSED", f'plugin "{self.name}" was closed while it started'))
-
-    def _closed_failure(self) -> Failure:
-        return Failure(Code.UNREACHABLE, f'plugin "{self.name}" was stopped during the call')
+    def _closed_error(self) -> StepflowError:
+        return Unavailable("PLUGIN_CLOSED", f"plugin {self.name!r} was closed while it started")
 
     # Supervision: everything below runs in the supervisor's task
 
@@ -255,7 +256,7 @@ class McpBackend:
                 raise
             if not published:
                 raise self._launch_error(server, leaf) from None
-            log.debug("MCP connection ended with an error", plugin=self.name, error=repr(leaf))
+            log.debug("MCP connection ended with an error", plugin=self.name, error=type(leaf).__name__)
         log.warning("MCP server lost", plugin=self.name, how=server.describe_end())
 
     def _new_server(self) -> StdioServer:
@@ -400,7 +401,7 @@ class McpBackend:
         """Word why a server did not come up, with what it said itself."""
         if isinstance(error, StepflowError):
             return error
-        what = f'plugin "{self.name}": the MCP server "{self._config.command}"'
+        what = f"plugin {self.name!r}: the MCP server {self._config.command!r}"
         tail, stray = server.stderr_tail(), server.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
         if isinstance(error, TimeoutError):

@@ -73,7 +73,9 @@ def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None) ->
         return _failure(Code.COMPONENT_FAILED, describe_bad_answer(error), {})
     if isinstance(error, RuntimeError):
         return _failure(Code.COMPONENT_FAILED, _schema_problem(error, name), {})
-    return _failure(Code.WORKER_ERROR, f"the call of tool {name!r} went wrong in the MCP client: {error!r}", {})
+    return _failure(
+        Code.WORKER_ERROR, f"the call of tool {name!r} went wrong in the MCP client: {type(error).__name__}", {}
+    )
 
 
 def unreachable(message: str, stderr_tail: str) -> Failure:

@@ -8,24 +8,29 @@ from component_host.backend import BackendContext
 from stepflow.config import BuiltinPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from component_host.backend import Backend
     from stepflow.config import Config
 
 
 def make_backends(
-    config: Config, environ: Mapping[str, str], listing_changed: Callable[[], None] = lambda: None
+    config: Config,
+    environ: Mapping[str, str],
+    listing_changed: Callable[[], None] = lambda: None,
+    names: Iterable[str] | None = None,
 ) -> dict[str, Backend]:
-    """Build the backend of every plugin that a route names; nothing is started.
+    """Build the backend of every plugin that a route names, or of those among them in `names`; nothing is started.
 
     Raises:
         ConfigInvalid: a variable in a plugin's texts is not set.
         Refused: PLUGIN_NOT_SUPPORTED.
     """
-    routed = {rule.plugin for rules in config.routes.values() for rule in rules}
+    wanted = {rule.plugin for rules in config.routes.values() for rule in rules}
+    if names is not None:
+        wanted &= set(names)
     return {
-        name: make_backend(name, config, environ, listing_changed) for name in config.plugins if name in routed
+        name: make_backend(name, config, environ, listing_changed) for name in config.plugins if name in wanted
     }
 
 

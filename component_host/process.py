@@ -55,6 +55,9 @@ DRAIN_READS_MAX = 64
 
 GROUP_POLL_S = 0.02
 
+KILL_WAIT_S = 5.0
+"""Even a killed process can be stuck in the kernel (a dead network disk); nobody waits for it longer."""
+
 _GUARD_SCRIPT = 'read -r word; [ "$word" = done ] && exit 0; kill -TERM "-$1"; sleep 1; kill -KILL "-$1"'
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -240,9 +243,13 @@ class ServerProcess:
         except TimeoutError:
             self._log.debug("server did not end in time", pid=self.pid, grace_s=grace_s)
         self._signal_group(signal.SIGKILL)
-        await self._exited.wait()
-        self._forget_group()
-        await self._ended.wait()
+        try:
+            async with asyncio.timeout(KILL_WAIT_S):
+                await self._exited.wait()
+                self._forget_group()
+                await self._ended.wait()
+        except TimeoutError:
+            self._log.warning("a killed server does not go away", pid=self.pid)
 
     async def ended(self) -> None:
         """Wait until the process has ended and `on_exit` was called."""

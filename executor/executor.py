@@ -76,6 +76,8 @@ class Executor:
         self.hosts = Hosts(rules, builtins)
         self.hosts.changed = self._routes_changed
         self.id = ""
+        self.abandoned: Callable[[str, StepflowError], None] = lambda _run_id, _error: None
+        """Called when a run cannot be driven here any more, although it has not ended."""
         self._store = store
         self._blobs = blobs
         self._name = name
@@ -184,20 +186,25 @@ class Executor:
         try:
             await work
         except StepflowError as error:
-            log.error("run abandoned", run_id=drive.run_id, reason=error.reason, error=error.message)
-            self._abandon(drive)
+            self._abandon(drive, error)
 
     def ended(self, drive: Drive) -> None:
         self._drives.pop((drive.run_id, drive.state.partition), None)
-        self._listeners.pop(drive.run_id, None)
         drive.gone = True
 
-    def listen(self, run_id: str, listener: Listener) -> None:
-        """Have the step events of a run told, from now until it ends."""
-        self._listeners[run_id] = listener
+    def listen(self, run_id: str, listener: Listener | None) -> None:
+        """Have the step events of a run told, those of partitions that come later too, until None is given."""
+        if listener is None:
+            self._listeners.pop(run_id, None)
+        else:
+            self._listeners[run_id] = listener
         for (owned, _), drive in self._drives.items():
             if owned == run_id:
                 drive.listener = listener
+
+    def items_ended(self, run_id: str) -> int:
+        """Count the items that have ended in the partitions of a run that are driven here just now."""
+        return sum(drive.state.root.items_done for (owned, _), drive in self._drives.items() if owned == run_id)
 
     async def put_blob(self, run_id: str, content: bytes) -> str:
         return await self._persist(lambda: self._blobs.put(content, scope=run_id))
@@ -253,8 +260,7 @@ class Executor:
         if last:
             self._decided()
         if not drive.gone:
-            log.error("write refused", run_id=drive.run_id, reason=error.reason, error=error.message)
-            self._abandon(drive)
+            self._abandon(drive, error)
 
     def _decided(self) -> None:
         self._undecided -= 1
@@ -262,12 +268,17 @@ class Executor:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def _abandon(self, drive: Drive) -> None:
+    def _abandon(self, drive: Drive, error: StepflowError) -> None:
         """Stop driving a run that cannot be written or read. Its assignment stays: another owner may fare better."""
+        self._tell_abandoned(drive.run_id, error)
         drive.gone = True
         self.hosts.forget(drive)
         self._drives.pop((drive.run_id, drive.state.partition), None)
         self._dirty.pop(drive, None)
+
+    def _tell_abandoned(self, run_id: str, error: StepflowError) -> None:
+        log.error("run abandoned", run_id=run_id, reason=error.reason, error=error.message)
+        self.abandoned(run_id, error)
 
     # --- time -----------------------------------------------------------------------------------------------------------
 
@@ -373,7 +384,7 @@ class Executor:
         try:
             await self._adopt_run(run_id, partition, epoch, assignment)
         except StepflowError as error:
-            log.error("run not adopted", run_id=run_id, reason=error.reason, error=error.message)
+            self._tell_abandoned(run_id, error)
 
     async def _adopt_run(self, run_id: str, partition: int, epoch: int, assignment: str) -> None:
         """Replay, note the adoption, ask the hosts what they hold, go on."""

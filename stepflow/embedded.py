@@ -36,31 +36,49 @@ HOST_ID = "local"
 class Mesh:
     """A running mesh in this process. `control` is what clients talk to."""
 
-    def __init__(self, store: Store, blobs: BlobStore, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        blobs: BlobStore,
+        config: Config,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        plugins: Iterable[str] | None = None,
+    ) -> None:
+        """Build the parts and start nothing. Only the named plugins (all by default) can be called.
+
+        Raises: StepflowError, a plugin's configuration cannot be used.
+        """
         self.config = config
         self.store = store
         self.control = ControlPlane(store, blobs)
-        self.host = ComponentHost(HOST_ID, make_backends(config, environ, self._listing_changed), blobs)
+        self.host = ComponentHost(HOST_ID, make_backends(config, environ, self._listing_changed, plugins), blobs)
         engine = {
             name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
             for name, plugin in config.plugins.items()
             if isinstance(plugin, BuiltinPlugin)
         }
         self.executor = Executor(store, blobs, rules=config.routes, builtins=engine, name="local")
-        self._pending: set[str] = set()
+        self.starting: frozenset[str] = frozenset()
+        """Plugins that are neither ready nor have failed to start."""
         self._peer: Peer | None = None
 
-    async def start(self, plugins: Iterable[str] | None = None) -> None:
-        """Start everything; return when the named plugins (all by default) are ready or have failed to start.
+    async def start(self) -> None:
+        """Start everything; return when every plugin is ready or has failed to start (`host.failures`)."""
+        await self.start_plugins()
+        await self.start_services()
 
-        Only these can be called. A plugin that did not start is in `host.failures`.
-        """
-        wanted = set(self.host.backends if plugins is None else plugins) & set(self.host.backends)
-        self._pending = set(wanted)
+    async def start_plugins(self) -> dict[str, StepflowError]:
+        """Start the component servers alone, before any run can go on; return those that did not start, and why."""
+        self.starting = frozenset(self.host.backends)
         self._show_listings()
+        await self.host.start(changed=self._listing_changed)
+        return self.host.failures
+
+    async def start_services(self) -> None:
+        """Start control plane and executor. Runs that a former process left in the store go on at once."""
         await self.control.start()
         await self.executor.start()
-        await self.host.start(wanted, self._listing_changed)
 
     async def close(self) -> None:
         """Stop everything, servers included. What is not complete can be resumed."""
@@ -69,7 +87,7 @@ class Mesh:
         await self.control.close()
 
     def _listing_changed(self) -> None:
-        self._pending -= set(self.host.listings()) | set(self.host.failures)
+        self.starting -= set(self.host.listings()) | set(self.host.failures)
         self._show_listings()
 
     def _show_listings(self) -> None:
@@ -82,7 +100,7 @@ class Mesh:
             stream = self.host.connect(lambda frame: self.executor.on_frame(peer, frame))
             peer.send = stream.receive
         self._peer.plugins = plugins
-        self.executor.hosts.set_peer(self._peer, starting=frozenset(self._pending))
+        self.executor.hosts.set_peer(self._peer, starting=self.starting)
 
 
 def _components(config: Config, name: str, listing: Listing) -> PluginComponents:
@@ -114,9 +132,9 @@ async def open_mesh(
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Mesh]:
     """Run a mesh for the length of the block. The store is the caller's to close."""
-    mesh = Mesh(store, blobs, config, environ)
+    mesh = Mesh(store, blobs, config, environ, plugins=plugins)
     try:
-        await mesh.start(plugins)
+        await mesh.start()
         yield mesh
     finally:
         await mesh.close()

@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         app(args=args, prog_name="stepflow")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else console.EXIT_FAILED
+        return end.code if isinstance(end.code, int) else console.EXIT_OK if end.code is None else console.EXIT_FAILED
     except KeyboardInterrupt:
         return console.EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -79,11 +79,12 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return console.EXIT_FAILED
     except Exception as error:  # the last boundary: whatever it is, people get a message
-        return _report(error)
+        return report(error)
     return console.EXIT_OK
 
 
-def _report(error: Exception) -> int:
+def report(error: Exception) -> int:
+    """Show an error to people and return the exit code that it means."""
     known = _find_known(error)
     if telemetry.is_enabled("debug"):
         traceback.print_exception(error)

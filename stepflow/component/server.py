@@ -20,7 +20,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -73,6 +73,13 @@ PROGRESS_INTERVAL_S = 0.05
 """At most one progress message a call in this time: a loop over a million rows must not flood the host."""
 
 
+MESSAGE_CHARS_MAX = 16 * 1024
+"""Of the text of a failure, which is stored with the run."""
+
+Progress: TypeAlias = tuple[float, float, str]
+"""Done, total, message."""
+
+
 class Call:
     """One execute in flight: what `Context` shows, and the way back to the server."""
 
@@ -85,6 +92,7 @@ class Call:
         "params",
         "path_params",
         "progress",
+        "progress_noted",
         "progress_sent_at",
         "received_at",
         "server",
@@ -102,7 +110,9 @@ class Call:
         self.cancelled = False
         self.received_at = time.monotonic()
         self.task: asyncio.Task[None] | None = None
-        self.progress: tuple[float, float, str] | None = None
+        self.progress: deque[Progress] | None = None
+        """The latest that was not sent, if any; a deque because threads put and the loop takes."""
+        self.progress_noted = False
         self.progress_sent_at = 0.0
         self.conversations: set[str] | None = None
         self._trace: Trace | None = None
@@ -300,7 +310,7 @@ class Server:
         self._settle(call, line)
 
     def _settle(self, call: Call, line: bytes) -> None:
-        if call.progress is not None:  # the last word on progress comes before the result
+        if call.progress:  # the last word on progress comes before the result
             self._send_progress(call)
         self._progress_due.pop(call.id, None)
         del self._calls[call.id]
@@ -312,37 +322,44 @@ class Server:
             return
         call.cancelled = True
         if call.task is not None:
-            call.task.cancel()
+            # not at once: a task that is cancelled before its first step never runs, and would not answer
+            self._loop.call_soon(call.task.cancel)
         for request_id in tuple(call.conversations or ()):  # a thread that waits for the host must not wait on
             asked = self._asked.pop(request_id)
             self._fail(asked, CallCancelled("the call was cancelled while it waited for the host"))
 
     def _failure(self, call: Call, error: BaseException) -> bytes:
+        """Return the error line of a failed call; from any thread. Never raises, whatever the author's exception is."""
         message, data = _described(call, error)
         if self._show_tracebacks:
             import traceback
 
-            data["traceback"] = "".join(traceback.format_exception(error))
+            data["traceback"] = _clean("".join(traceback.format_exception(error)))
         _LOG.debug("component %s failed: %s", call.component.path, data["exception_type"], exc_info=error)
         try:
-            return error_line(call.id, EXECUTION_FAILED, message, data)
-        except (TypeError, ValueError, RecursionError):  # the author's details have no JSON form
-            data.pop("details", None)
-            return error_line(call.id, EXECUTION_FAILED, message, data)
+            line = error_line(call.id, EXECUTION_FAILED, message, data)
+            if len(line) <= LINE_BYTES_MAX:
+                return line
+        except Exception:  # the details have no JSON form
+            _LOG.debug("the data of a ComponentError could not be written as JSON", exc_info=True)
+        data.pop("details", None)
+        return error_line(call.id, EXECUTION_FAILED, message, data)
 
     # Progress
 
-    def report_progress(self, call: Call, progress: tuple[float, float, str]) -> None:
+    def report_progress(self, call: Call, progress: Progress) -> None:
         """From any thread. Keeps the latest of each call and sends it when its moment has come."""
         if not self._wants_progress:
             return
-        already_due = call.progress is not None
-        call.progress = progress
-        if not already_due:
-            self._on_loop(lambda: self._progress_is_due(call))
+        if call.progress is None:
+            call.progress = deque(maxlen=1)
+        call.progress.append(progress)
+        if not call.progress_noted:  # after the append, as the loop clears it before it takes: none stays behind
+            call.progress_noted = True
+            self._on_loop(lambda: self._progress_noted(call))
 
-    def _progress_is_due(self, call: Call) -> None:
-        if call.id not in self._calls or call.progress is None:
+    def _progress_noted(self, call: Call) -> None:
+        if self._calls.get(call.id) is not call:
             return
         if self._loop.time() - call.progress_sent_at >= PROGRESS_INTERVAL_S:
             self._send_progress(call)
@@ -359,11 +376,11 @@ class Server:
             self._send_progress(call)
 
     def _send_progress(self, call: Call) -> None:
-        progress, call.progress = call.progress, None
-        if progress is None:
+        call.progress_noted = False
+        if not call.progress:
             return
+        done, total, message = call.progress.pop()
         call.progress_sent_at = self._loop.time()
-        done, total, message = progress
         params = {"id": call.id, "done": done, "total": total, "message": message}
         self._send(encode({"jsonrpc": "2.0", "method": "components/progress", "params": params}) + b"\n")
 
@@ -522,15 +539,23 @@ def _described(call: Call, error: BaseException) -> tuple[str, dict[str, Any]]:
     """Return message and data of a failed call."""
     name = type(error).__name__
     data: dict[str, Any] = {"exception_type": name, "error_code": ComponentError.error_code}
+    try:
+        text = _clean(str(error))
+    except Exception:  # the author's own `__str__`
+        text = ""
     if isinstance(error, ComponentError):
         data["error_code"] = error.error_code
-        if error.data is not None:
-            data["details"] = error.data
-        return error.message, data
+        if (details := getattr(error, "data", None)) is not None:  # a subclass may not have called our __init__
+            data["details"] = details
+        return text or name, data
     if isinstance(error, asyncio.CancelledError) and call.cancelled:
         data["error_code"] = CallCancelled.error_code
         return "the call was cancelled", data
     if isinstance(error, OSError):  # connections, time-outs, missing files
         data["error_code"] = ResourceUnavailable.error_code
-    text = str(error)
     return f"{name}: {text}" if text else name, data
+
+
+def _clean(text: str) -> str:
+    """Return a text that JSON can carry: bounded, without lone surrogates (undecodable file names have them)."""
+    return text[:MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()

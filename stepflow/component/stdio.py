@@ -123,12 +123,12 @@ def _take_descriptors() -> tuple[int, int]:
     import io
     import os
 
-    sys.stdout.flush()
     fd_in, fd_out = os.dup(0), os.dup(1)  # not inherited by child processes, which would hold the pipe open
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    sys.stdout.flush()  # only now: what the module printed while it loaded is not protocol either
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     return fd_in, fd_out

@@ -75,7 +75,6 @@ def _call(registry: Registry, path: str, text: bytes) -> int:
     from stepflow.component.stdio import configure_log, new_loop
 
     configure_log()
-    sys.stdout.flush()
     fd_out = os.dup(1)
     os.dup2(2, 1)  # what the component prints is not its output
     loop = new_loop()

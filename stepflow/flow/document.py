@@ -18,14 +18,13 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stepflow import codec
 from stepflow.errors import Invalid
 from stepflow.flow.paths import Part, shown
 
 if TYPE_CHECKING:
-    from yaml._yaml import Mark
     from yaml.events import AliasEvent, CollectionStartEvent, Event, NodeEvent, ScalarEvent
 
 Format = Literal["yaml", "json"]
@@ -175,16 +174,16 @@ _MERGE: Any = object()
 class _Frame:
     """A mapping or sequence that is being read."""
 
-    __slots__ = ("anchor", "height", "is_map", "key", "key_mark", "mark", "merged", "path", "size", "value")
+    __slots__ = ("anchor", "event", "height", "is_map", "key", "key_event", "merged", "path", "size", "value")
 
-    def __init__(self, value: Any, anchor: str | None, mark: Mark, path: Place) -> None:
+    def __init__(self, value: Any, event: NodeEvent, path: Place) -> None:
         self.value = value
         self.is_map = isinstance(value, dict)
         self.key: Any = _UNSET
-        self.key_mark = mark
+        self.key_event: Event = event
         self.merged: list[dict[str, Any]] | None = None
-        self.anchor = anchor
-        self.mark = mark
+        self.anchor = event.anchor
+        self.event = event
         self.path = path
         self.size = 1
         self.height = 1
@@ -208,15 +207,23 @@ class _YamlReader:
     def read(self, text: str) -> Any:
         import yaml
 
+        handlers: dict[type, Any] = {
+            yaml.ScalarEvent: self._scalar,
+            yaml.MappingStartEvent: self._start,
+            yaml.SequenceStartEvent: self._start,
+            yaml.MappingEndEvent: self._end,
+            yaml.SequenceEndEvent: self._end,
+            yaml.AliasEvent: self._alias,
+            yaml.DocumentStartEvent: self._document,
+        }
         try:
             for event in yaml.parse(text, Loader=yaml.CLoader):
-                handle = self._HANDLERS.get(type(event).__name__)
-                if handle:
-                    handle(self, event)
+                if handle := handlers.get(type(event)):
+                    handle(event)
         except yaml.MarkedYAMLError as error:
-            mark: Any = error.problem_mark or error.context_mark
-            problem = " ".join(filter(None, (error.context, error.problem)))
-            raise self._invalid(f"is not valid YAML: {problem}", mark) from None
+            line, column = _place_of(error.problem_mark or error.context_mark)
+            problem = "is not valid YAML: " + " ".join(filter(None, (error.context, error.problem)))
+            raise DocumentInvalid("YAML_INVALID", problem, source=self._source, line=line, column=column) from None
         except yaml.YAMLError as error:
             at = getattr(error, "position", None)
             line, column = (1, 1) if at is None else _line_and_column(text, at)
@@ -227,36 +234,37 @@ class _YamlReader:
     def _document(self, event: NodeEvent) -> None:
         self._documents += 1
         if self._documents > 1:
-            raise self._invalid("a second document begins here; put it into a file of its own", _mark(event))
+            raise self._invalid("a second document begins here; put it into a file of its own", event)
 
     def _scalar(self, event: ScalarEvent) -> None:
         value = self._resolve(event)
         if event.anchor:
             self._anchors[event.anchor] = (value, 1 + len(event.value), 0)
-        plain = event.implicit[0] and event.value == "<<"
-        self._add(_MERGE if plain and self._expects_key() else value, _mark(event), 1 + len(event.value), 0)
+        if value == "<<" and event.implicit[0] and self._expects_key():
+            value = _MERGE
+        self._add(value, event, 1 + len(event.value), 0)
 
     def _alias(self, event: AliasEvent) -> None:
         known = self._anchors.get(event.anchor or "")
         if known is None:
             inside = any(frame.anchor == event.anchor for frame in self._stack)
             problem = "stands for something that contains it" if inside else "has no anchor before it"
-            raise self._invalid(f"alias *{shown(event.anchor or '')} {problem}", _mark(event))
+            raise self._invalid(f"alias *{shown(event.anchor or '')} {problem}", event)
         value, size, height = known
         self._alias_size += size
         if self._alias_size > ALIAS_SIZE_MAX:
-            raise self._invalid("aliases stand for more than a document may hold", _mark(event))
+            raise self._invalid("aliases stand for more than a document may hold", event)
         if len(self._stack) + height > codec.JSON_DEPTH_MAX:
-            raise self._too_deep(_mark(event))
-        self._add(value, _mark(event), size, height)
+            raise self._too_deep(event)
+        self._add(value, event, size, height)
 
     def _start(self, event: CollectionStartEvent) -> None:
         if event.tag not in _COLLECTION_TAGS:
             raise self._unknown_tag(event)
         if len(self._stack) >= codec.JSON_DEPTH_MAX:
-            raise self._too_deep(_mark(event))
+            raise self._too_deep(event)
         value: Any = {} if type(event).__name__ == "MappingStartEvent" else []
-        self._stack.append(_Frame(value, event.anchor, _mark(event), self._place_of_next()))
+        self._stack.append(_Frame(value, event, self._place_of_next()))
 
     def _end(self, _: NodeEvent) -> None:
         frame = self._stack.pop()
@@ -265,48 +273,40 @@ class _YamlReader:
                 frame.value.setdefault(key, value)
         if frame.anchor:
             self._anchors[frame.anchor] = (frame.value, frame.size, frame.height)
-        self._add(frame.value, frame.mark, frame.size, frame.height)
+        self._add(frame.value, frame.event, frame.size, frame.height)
 
-    _HANDLERS: ClassVar[dict[str, Any]] = {
-        "ScalarEvent": _scalar,
-        "MappingStartEvent": _start,
-        "SequenceStartEvent": _start,
-        "MappingEndEvent": _end,
-        "SequenceEndEvent": _end,
-        "AliasEvent": _alias,
-        "DocumentStartEvent": _document,
-    }
-
-    def _add(self, value: Any, mark: Mark, size: int, height: int) -> None:
+    def _add(self, value: Any, event: Event, size: int, height: int) -> None:
         if not self._stack:
             self._root = value
-            self._record((), mark)
+            self._record((), event)
             return
         frame = self._stack[-1]
         frame.size += size
         frame.height = max(frame.height, height + 1)
         if not frame.is_map:
-            self._record((*frame.path, len(frame.value)), mark)
+            if self._places is not None:
+                self._record((*frame.path, len(frame.value)), event)
             frame.value.append(value)
         elif frame.key is _UNSET:
-            frame.key, frame.key_mark = self._as_key(value, mark), mark
+            frame.key, frame.key_event = self._as_key(value, event), event
         else:
-            self._add_member(frame, value, mark)
+            self._add_member(frame, value, event)
             frame.key = _UNSET
 
-    def _add_member(self, frame: _Frame, value: Any, mark: Mark) -> None:
+    def _add_member(self, frame: _Frame, value: Any, event: Event) -> None:
         if frame.key is _MERGE:
             merged = value if isinstance(value, list) else [value]
             if not all(isinstance(one, dict) for one in merged):
-                raise self._invalid("`<<` merges a mapping or a list of mappings; quote it to use it as a key", mark)
+                raise self._invalid("`<<` merges a mapping or a list of mappings; quote it to use it as a key", event)
             frame.merged = (frame.merged or []) + merged
             return
         if frame.key in frame.value:
-            raise self._invalid(f"key `{shown(frame.key)}` is given twice", frame.key_mark)
-        self._record((*frame.path, frame.key), frame.key_mark)
+            raise self._invalid(f"key `{shown(frame.key)}` is given twice", frame.key_event)
+        if self._places is not None:
+            self._record((*frame.path, frame.key), frame.key_event)
         frame.value[frame.key] = value
 
-    def _as_key(self, value: Any, mark: Mark) -> Any:
+    def _as_key(self, value: Any, event: Event) -> Any:
         if value is _MERGE or type(value) is str:
             return value
         if self._complex_keys:
@@ -314,7 +314,7 @@ class _YamlReader:
         problem = "a key must be a string; put it in quotes"
         if isinstance(value, (dict, list)):
             problem = "a key must be a string, not a mapping or a list"
-        raise self._invalid(problem, mark)
+        raise self._invalid(problem, event)
 
     def _resolve(self, event: ScalarEvent) -> Any:
         """Give a scalar its JSON value: by its looks when plain, else by its tag."""
@@ -330,7 +330,7 @@ class _YamlReader:
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
-            raise self._invalid(f"`{event.value[:40]}` is not of its tag's type", _mark(event))
+            raise self._invalid(f"`{event.value[:40]}` is not of its tag's type", event)
         return value
 
     def _plain(self, event: ScalarEvent) -> Any:
@@ -341,7 +341,7 @@ class _YamlReader:
             return text
         if _INTEGER.fullmatch(text):
             if len(text) > INTEGER_DIGITS_MAX:
-                raise self._invalid("the number has too many digits; quote it to use it as a string", _mark(event))
+                raise self._invalid("the number has too many digits; quote it to use it as a string", event)
             base = {"0o": 8, "0x": 16}.get(text[:2], 10)
             return int(text, base)
         if _FLOAT.fullmatch(text):
@@ -350,9 +350,7 @@ class _YamlReader:
                 return number
         elif not _NOT_FINITE.fullmatch(text):
             return text
-        raise self._invalid(
-            f"`{text[:40]}` is no number that JSON can hold; quote it to use it as a string", _mark(event)
-        )
+        raise self._invalid(f"`{text[:40]}` is no number that JSON can hold; quote it to use it as a string", event)
 
     def _expects_key(self) -> bool:
         return bool(self._stack) and self._stack[-1].is_map and self._stack[-1].key is _UNSET
@@ -363,29 +361,27 @@ class _YamlReader:
         frame = self._stack[-1]
         return (*frame.path, frame.key if frame.is_map else len(frame.value))
 
-    def _record(self, place: Place, mark: Mark) -> None:
+    def _record(self, place: Place, event: Event) -> None:
         if self._places is not None:
-            self._places[place] = (mark.line + 1, mark.column + 1)
+            self._places[place] = _place_of(event.start_mark)
 
     def _unknown_tag(self, event: ScalarEvent | CollectionStartEvent) -> DocumentInvalid:
         tag = str(event.tag).replace(_TAG, "!!")
-        return self._invalid(f"tag `{shown(tag)}` has no meaning in JSON", _mark(event))
+        return self._invalid(f"tag `{shown(tag)}` has no meaning in JSON", event)
 
-    def _too_deep(self, mark: Mark) -> DocumentInvalid:
-        error = self._invalid(f"is nested deeper than {codec.JSON_DEPTH_MAX} levels", mark)
+    def _too_deep(self, event: Event) -> DocumentInvalid:
+        error = self._invalid(f"is nested deeper than {codec.JSON_DEPTH_MAX} levels", event)
         error.reason = "JSON_TOO_DEEP"
         return error
 
-    def _invalid(self, problem: str, mark: Mark | None) -> DocumentInvalid:
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    def _invalid(self, problem: str, event: Event) -> DocumentInvalid:
+        line, column = _place_of(event.start_mark)
         return DocumentInvalid("YAML_INVALID", problem, source=self._source, line=line, column=column)
 
 
-def _mark(event: Event) -> Mark:
-    """Return where an event begins (libyaml always says so, the types do not)."""
-    mark: Any = event.start_mark
-    assert mark is not None
-    return mark  # type: ignore[no-any-return]  # PyYAML's stubs describe two parsers at once
+def _place_of(mark: Any) -> tuple[int, int]:
+    """Return line and column, from 1, of a mark of the parser (its types say that it may be None)."""
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
 _JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")

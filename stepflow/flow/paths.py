@@ -33,7 +33,9 @@ class Path:
     text: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", "$" + "".join(_spell(part) for part in self.parts))
+        text = "$" + "".join(_spell(part) for part in self.parts)
+        # A dot that begins no name means nothing, and keeps a blank before it from being trimmed.
+        object.__setattr__(self, "text", text if text == text.rstrip() else text + ".")
 
     def __str__(self) -> str:
         return self.text

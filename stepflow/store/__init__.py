@@ -343,8 +343,8 @@ def check_txn(txn: Txn) -> None:
         )
     for compare in txn.compares:
         check_key(compare.key)
-    _check_branch(txn.then)
-    _check_branch(txn.orelse)
+    check_branch(txn.then)
+    check_branch(txn.orelse)
     size = sum(map(op_bytes, txn.compares)) + sum(map(op_bytes, txn.then)) + sum(map(op_bytes, txn.orelse))
     if size > TXN_BYTES_MAX:
         raise Invalid(
@@ -355,31 +355,11 @@ def check_txn(txn: Txn) -> None:
         )
 
 
-def check_key(key: str) -> None:
-    """Refuse what cannot be a key. Raises: Invalid `EMPTY_KEY`, `KEY_INVALID`."""
-    if not key:
-        raise Invalid("EMPTY_KEY", "a key of the store must not be empty")
-    _check_text(key)
+def check_branch(ops: tuple[Op, ...]) -> None:
+    """Check each operation, and that no key is put twice, or put and deleted (two deletions do no harm).
 
-
-def check_range(prefix: str, after: str, limit: int) -> None:
-    """Refuse an impossible range. Raises: Invalid `KEY_INVALID`, `LIMIT_INVALID`."""
-    _check_text(prefix)
-    _check_text(after)
-    if limit < 1:
-        raise Invalid("LIMIT_INVALID", f"a page of {limit} keys: the limit must be at least 1", limit=limit)
-
-
-def _check_text(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise Invalid("KEY_INVALID", f"{text!r} cannot be part of a key: it holds a lone surrogate") from None
-
-
-def _check_branch(ops: tuple[Op, ...]) -> None:
-    """Check each operation, and that no key is put twice, or put and deleted (two deletions do no harm)."""
+    Raises: Invalid, as `check_txn`, which also checks number and size of all together.
+    """
     put_keys: set[str] = set()
     for op in ops:
         match op:
@@ -412,6 +392,29 @@ def _check_branch(ops: tuple[Op, ...]) -> None:
                 for key in put_keys:
                     if key.startswith(prefix):
                         raise _duplicate(key)
+
+
+def check_key(key: str) -> None:
+    """Refuse what cannot be a key. Raises: Invalid `EMPTY_KEY`, `KEY_INVALID`."""
+    if not key:
+        raise Invalid("EMPTY_KEY", "a key of the store must not be empty")
+    _check_text(key)
+
+
+def check_range(prefix: str, after: str, limit: int) -> None:
+    """Refuse an impossible range. Raises: Invalid `KEY_INVALID`, `LIMIT_INVALID`."""
+    _check_text(prefix)
+    _check_text(after)
+    if limit < 1:
+        raise Invalid("LIMIT_INVALID", f"a page of {limit} keys: the limit must be at least 1", limit=limit)
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Invalid("KEY_INVALID", f"{text!r} cannot be part of a key: it holds a lone surrogate") from None
 
 
 def _duplicate(key: str) -> Invalid:

@@ -238,6 +238,7 @@ class SqliteStore:
             records = []
             with contextlib.suppress(sqlite3.Error):
                 engine.forget()
+            engine.renew_leases(time.monotonic())  # or one that is due would be tried again without a pause
             explained = file.explain(error, self.path)
             for request in batch:
                 request.result, request.error = None, explained
@@ -331,7 +332,6 @@ class _Watch:
         self._watches.add(self)
         self._seen = from_revision - 1 if from_revision else revision
         self.feed(past)
-        self._seen = max(self._seen, revision)
         self.feed(records)
 
     def feed(self, records: list[Record]) -> None:

@@ -39,7 +39,8 @@ from stepflow.store import (
     Store,
     Txn,
     absent,
-    check_txn,
+    check_branch,
+    check_key,
     created_at,
     keys,
     op_bytes,
@@ -399,7 +400,7 @@ class FencedWriter:
         self._give_up(reason)
         self.lost.set()
         if self._on_lost is not None:
-            self._on_lost()
+            self._call(self._on_lost)
 
     def _give_up(self, reason: StepflowError) -> None:
         """Reject everything undecided; from now on nothing is written."""
@@ -441,7 +442,9 @@ class FencedWriter:
         if len(submission.keys) < len(submission.ops):
             return Invalid("DUPLICATE_KEY", "one submission changes a key twice")
         try:
-            check_txn(Txn(submission.compares, submission.ops))
+            check_branch(submission.ops)
+            for compare in submission.compares:
+                check_key(compare.key)
         except Invalid as error:
             return error
         if submission.size > SUBMISSION_BYTES_MAX:

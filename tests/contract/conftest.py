@@ -1,6 +1,7 @@
 """Every implementation of the store, for the tests that hold all of them to one contract.
 
-A new implementation joins `STORES`; no test changes.
+A new implementation joins `STORES`; no test changes. The scenarios expect an empty store at revision 1: one that
+shares a server between tests hands them a view under a prefix of its own with shifted revisions.
 """
 
 from __future__ import annotations

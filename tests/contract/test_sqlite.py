@@ -381,11 +381,45 @@ def test_a_full_disk_fails_a_batch_whole_and_the_store_goes_on(tmp_path: Path) -
             seen = await anext(aiter(watch))
             assert (seen.revision, seen.events[0].kv.key) == (3, "b")
 
-    async def limit_pages(store: SqliteStore, pages: int) -> None:
-        """Let the database grow to so many pages, at least what it has: SQLite's own full disk."""
-        await store._ask(lambda engine: engine._db.execute(f"PRAGMA max_page_count = {pages or 1}").fetchall())
-
     run(scenario())
+
+
+def test_a_lease_that_cannot_be_ended_is_ended_later(tmp_path: Path) -> None:
+    """A full disk, simulated by a read-only connection: a deletion may need no new page."""
+    rounds = 0
+    execute = SqliteStore._execute
+
+    def counted(store: SqliteStore, engine: sqlite_engine.Engine, batch: list[Any]) -> None:
+        nonlocal rounds
+        rounds += 1
+        execute(store, engine, batch)
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "a.db") as store:
+            lease = await store.lease_grant(0.2)
+            watch = store.watch("a")
+            await put(store, "a", b"1", lease=lease)
+            await pragma(store, "query_only = ON")
+            before = rounds
+            while rounds < before + 3:  # noqa: ASYNC110  # the thread has no event for it
+                await asyncio.sleep(0.01)
+            assert await store.get("a") is not None
+            await pragma(store, "query_only = OFF")
+            assert [(await anext(aiter(watch))).events[0].kind for _ in range(2)] == ["put", "delete"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SqliteStore, "_execute", counted)
+        run(scenario())
+    assert rounds < 100
+
+
+async def limit_pages(store: SqliteStore, pages: int) -> None:
+    """Let the database grow to so many pages, at least what it has: SQLite's own full disk."""
+    await pragma(store, f"max_page_count = {pages or 1}")
+
+
+async def pragma(store: SqliteStore, text: str) -> None:
+    await store._ask(lambda engine: engine._db.execute(f"PRAGMA {text}").fetchall())
 
 
 def test_a_store_leaves_no_thread_behind(tmp_path: Path) -> None:

@@ -45,3 +45,14 @@ def rude() -> Callable[..., StepflowStdioBackend]:
         return StepflowStdioBackend(context("rude"), StdioServerConfig(**config))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def own() -> Callable[..., StepflowStdioBackend]:
+    """Give a backend, not yet started, for `own.py`, a server with our SDK."""
+
+    def make(**config: Any) -> StepflowStdioBackend:
+        config = {"command": "python", "args": [str(SERVERS / "own.py")], "env": {"PYTHONPATH": str(ROOT)}, **config}
+        return StepflowStdioBackend(context("own"), StdioServerConfig(**config))
+
+    return make

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
-from support import ROOT, is_alive, server_venv, wait_until, wait_until_async
+from support import ROOT, is_alive, run_cli, server_venv, wait_until, wait_until_async
 
 from component_host.backend import BackendContext, ComponentInfo
 from component_host.mcp_bridge import McpBackend, McpServerConfig
@@ -225,6 +225,12 @@ def test_the_git_server_commits_a_file_and_gives_its_text(tmp_path: Path) -> Non
     run(main())
 
 
+def test_the_example_with_the_time_server_passes_its_cases() -> None:
+    done = run_cli(["test", "examples/mcp_time"], env={"MCP_SERVER_TIME": time_server().command})
+    assert done.returncode == 0, done.stderr
+    assert "2/2 passed" in done.stdout + done.stderr
+
+
 # Results, in every era
 
 
@@ -358,6 +364,18 @@ def test_a_cancelled_call_is_cancelled_in_the_server_too(era: str, tmp_path: Pat
             await wait_until_async(cancelled.exists, "the tool is cancelled")
             assert await outcome_of(backend, "add", {"a": 1, "b": 1}) == {"result": 2}
         assert call.settlements == 1
+
+    run(main())
+
+
+def test_a_call_cancelled_in_its_first_moment_is_settled_too() -> None:
+    async def main() -> None:
+        async with started(lines_server("plain", mode="legacy")) as backend:
+            call = Call("add", {"a": 1, "b": 1})
+            backend.execute(call)
+            backend.cancel(call)
+            assert (await call.outcome).code == Code.CANCELLED
+            backend.cancel(call)
 
     run(main())
 

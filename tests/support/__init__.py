@@ -80,6 +80,11 @@ def is_alive(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
+def text_of(path: Path) -> str:
+    """Return what a file holds; empty as long as there is none."""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def server_venv(requirements: Sequence[str], name: str) -> Path:
     """Return the `bin` folder of a venv that holds `requirements`, made at the first call and kept.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -15,7 +16,11 @@ from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+
+    from component_host.backend import Backend
+
+B = TypeVar("B", bound="Backend")
 
 RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 FLOW_ID = "ab" * 32
@@ -126,3 +131,20 @@ def report(run_id: str, *flow_results: Any) -> host_pb2.RunReport:
 def context(name: str = "kit", working_directory: str = "/", **environ: str) -> BackendContext:
     """Build the context of a backend; `environ` is added to what the tests run with."""
     return BackendContext(name, str(working_directory), {**os.environ, **environ})
+
+
+@asynccontextmanager
+async def started(backend: B) -> AsyncIterator[B]:
+    """Start a backend, and close it at the end."""
+    await backend.start()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def execute(backend: Backend, component: str, input: Any = None, **call: Any) -> Any:  # noqa: A002  # as in Call
+    """Execute a component and wait for its output (a tree) or its Failure; `call` is what `Call` takes."""
+    one = Call(component, input, **call)
+    backend.execute(one)
+    return await one.outcome()

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from stepflow import __version__, telemetry
-from stepflow.cli.__main__ import app, main
+from stepflow.cli.__main__ import app, main, report
+from stepflow.cli.console import Usage
+from stepflow.errors import Unavailable
 
 COMMANDS = [command.name for command in app.registered_commands]
 
@@ -144,6 +146,28 @@ def test_people_get_no_colours_where_there_is_no_terminal(tmp_path: Path, capfd:
 def test_a_command_runs_as_a_module_too() -> None:
     done = stepflow("--version")
     assert (done.returncode, done.stdout) == (0, f"stepflow {__version__}\n")
+
+
+def test_a_mistake_of_ours_shows_its_type_and_place_but_not_its_text(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        int("hunter2")
+    except ValueError as error:
+        assert report(error) == 1
+    shown = capfd.readouterr().err
+    assert "error[INTERNAL]: ValueError at test_cli_main.py:" in shown
+    assert "--log-level debug" in shown
+    assert "hunter2" not in shown
+
+
+def test_an_error_of_ours_is_found_in_a_group_of_tasks(capfd: pytest.CaptureFixture[str]) -> None:
+    inner = ExceptionGroup("tasks", [ValueError("x"), Unavailable("STORE_BUSY", "the store is busy")])
+    assert report(ExceptionGroup("outer", [inner])) == 1
+    assert capfd.readouterr().err == "error[STORE_BUSY]: the store is busy\n"
+
+
+def test_a_usage_error_in_a_group_ends_with_2(capfd: pytest.CaptureFixture[str]) -> None:
+    assert report(ExceptionGroup("tasks", [Usage("OPTION_INVALID", "no")])) == 2
+    assert "no" in capfd.readouterr().err
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """`stepflow test --update` changes the outputs it is told to, and no other byte."""
 
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stepflow.cli.update import update_outputs
 from stepflow.errors import Refused
@@ -98,6 +101,23 @@ def test_texts_come_back_as_the_same_texts(tmp_path: Path) -> None:
         "x" * 9000,
     ]
     update_outputs(path, {1: {"outcome": "success", "result": {"odd": odd, "empty": [{}, []], "big": 2**70}}})
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plain, plain)
+def test_any_json_can_be_an_output(first: Any, second: Any) -> None:
+    """The update itself compares what it wrote with what was wanted, and refuses a difference."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), BLOCK)
+        update_outputs(path, {0: {"outcome": "success", "result": first}, 2: {"outcome": "success", "result": second}})
+        assert "  # about the second\n" in path.read_text()
 
 
 def test_a_case_in_braces_stays_in_braces(tmp_path: Path) -> None:

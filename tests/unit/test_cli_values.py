@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import pty
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -122,6 +125,30 @@ def test_a_flow_that_wants_no_input_runs_on_null_without_looking_at_stdin() -> N
 
 def test_a_flow_that_wants_no_input_takes_one_all_the_same() -> None:
     assert read_inputs(InputOptions(json="1"), NO_INPUT).values == [b"1"]
+
+
+def test_a_terminal_is_not_waited_for() -> None:
+    """In a process of its own, whose stdin is a terminal on which nobody types."""
+    code = """
+from stepflow.cli.console import Usage
+from stepflow.cli.options import InputOptions
+from stepflow.cli.values import read_inputs
+from stepflow.flow import flow_from_tree
+try:
+    read_inputs(InputOptions(), flow_from_tree({"output": {"$input": "$.city"}}))
+except Usage as error:
+    print(error.reason, error.message)
+"""
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdin=theirs, capture_output=True, text=True, timeout=60, check=True
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.stdout.startswith("INPUT_MISSING")
+    assert "it reads $.city" in done.stdout
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------

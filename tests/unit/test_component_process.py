@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.component_client import ROOT, SERVERS, WAIT_S, Client, run
+from support.component_client import ROOT, SERVERS, WAIT_S, Client, run, script
 
 
 @pytest.fixture
@@ -30,6 +30,26 @@ def test_nothing_that_a_component_prints_touches_the_protocol(server: Client) ->
     assert code == 0
     for text in ('"id":"forged"', "raw bytes on descriptor one", "child ''", "a word from the component", "/prints"):
         assert text in stderr
+
+
+def test_what_a_module_prints_while_it_loads_touches_no_protocol(tmp_path: Path) -> None:
+    text = (
+        "from stepflow.component import component, serve\nprint('loading')\n"
+        "@component\ndef one() -> int:\n    return 1\nserve()\nprint('after')"
+    )
+    path = script(tmp_path, text)
+    with Client(path) as client:
+        assert client.call("/one") == 1
+        assert client.end() == (0, "loading\nafter\n")
+    done = run(path, "--call", "one")
+    assert (done.stdout, done.stderr) == ("1\n", "loading\n")
+
+
+def test_a_server_goes_on_after_a_host_that_read_nothing_for_a_while(server: Client) -> None:
+    large = [server.execute("/big", {"count": 1024 * 1024}) for _ in range(12)]
+    small = [server.execute("/add", {"a": 1, "b": 1}) for _ in range(2000)]  # more than a pipe holds, yet it is taken
+    replies = [server.receive()["id"] for _ in range(len(large) + len(small))]
+    assert sorted(replies) == sorted(large + small)
 
 
 def test_closing_stdin_ends_the_server_with_zero(server: Client) -> None:

@@ -1,5 +1,6 @@
 """What components ask of their host while they run, and progress and cancellation of their calls."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -183,6 +184,16 @@ def test_much_progress_is_thinned_out_to_the_latest(server: Client) -> None:
     assert len(seen) < 2_000
 
 
+def test_the_last_progress_is_never_lost_however_it_is_timed(server: Client) -> None:
+    server.initialize(progress=True)
+    for count in range(1, 200):
+        server.execute("/much_progress", {"count": count})
+        last = None
+        while "method" in (message := server.receive()):
+            last = message["params"]["done"]
+        assert last == count
+
+
 def test_a_cancelled_async_call_cleans_up_and_is_answered(server: Client) -> None:
     server.initialize(progress=True)
     call = server.execute("/wait_forever")
@@ -195,6 +206,14 @@ def test_a_cancelled_async_call_cleans_up_and_is_answered(server: Client) -> Non
     code, stderr = server.end()
     assert code == 0
     assert "cleaned up" in stderr
+
+
+def test_a_call_that_is_cancelled_in_the_same_breath_is_answered(server: Client) -> None:
+    for path in ("/wait_forever", "/wait_until_cancelled"):
+        execute = {"jsonrpc": "2.0", "id": "x", "method": "components/execute", "params": {"component": path}}
+        cancel = {"jsonrpc": "2.0", "method": "components/cancel", "params": {"id": "x"}}
+        server.send_bytes(f"{json.dumps(execute)}\n{json.dumps(cancel)}\n".encode())
+        assert server.receive()["id"] == "x"
 
 
 def test_a_cancelled_sync_call_sees_it_in_its_context(server: Client) -> None:

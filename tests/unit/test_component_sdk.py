@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
 from support.component_client import SERVERS, Client, run, script
 
 from stepflow import component as sdk
@@ -59,6 +60,12 @@ def test_the_ten_lines_of_the_module_docstring_make_a_server(tmp_path: Path) -> 
     text = "\n".join(line[4:] for line in sdk.__doc__.splitlines() if line.startswith("    ") or not line)
     with Client(script(tmp_path, text)) as client:
         assert client.call("/greet", {"name": "Ada"}) == "Hello, Ada!"
+
+
+def test_the_first_example_of_the_documentation_is_a_server_that_works(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "components.md").read_text()
+    example = text.split("```python\n", 1)[1].split("```", 1)[0]
+    assert run(script(tmp_path, example), "--call", "greet", stdin='{"name": "Ada"}').stdout == '"Hello, Ada!"\n'
 
 
 # Calls
@@ -178,6 +185,9 @@ def test_ids_beside_observability_are_read_too(server: Client) -> None:
         ("exit", "COMPONENT_FAILED", "SystemExit", "SystemExit: 3"),
         ("own", "COMPONENT_FAILED", "KeyError", "KeyError: 'secret place'"),
         ("silent", "COMPONENT_FAILED", "RuntimeError", "RuntimeError"),
+        ("own class", "INVALID_INPUT", "OwnError", "in its own way"),
+        ("unprintable", "COMPONENT_FAILED", "UnprintableError", "UnprintableError"),
+        ("undecodable", "COMPONENT_FAILED", "RuntimeError", "RuntimeError: file ?.txt"),
     ],
 )
 def test_an_exception_becomes_an_error_with_its_code(
@@ -230,6 +240,7 @@ def test_an_unknown_component_is_not_found_and_the_near_name_is_told(server: Cli
         (b"[" * 100_000, -32600, None),
         (b"[]", -32600, None),
         (b"42", -32600, None),
+        (b'{"jsonrpc":"2.0","id":5,"method":"\\ud800","params":{}}', -32700, None),
         (b'{"jsonrpc":"2.0","id":{"a":1},"method":"components/list","params":{}}', -32600, None),
         (b'{"jsonrpc":"2.0","id":null,"method":"components/list","params":{}}', -32600, None),
         (b'{"jsonrpc":"2.0","id":5,"method":7,"params":{}}', -32600, 5),

@@ -1,14 +1,20 @@
 """Components from type hints: schemas, conversion of inputs, paths, and the mistakes of their authors."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pydantic
 import pytest
 from support.component_client import SERVERS, Client, run, script
 
 from stepflow import component as sdk
+from stepflow.component import InvalidInput
 from stepflow.component.registry import Registry, define
+from stepflow.component.shapes import encode, shape_of
 from stepflow.errors import Invalid
 
 
@@ -129,6 +135,54 @@ def test_an_input_of_the_wrong_type_fails_with_invalid_input_and_names_the_field
     assert error["data"]["error_code"] == "INVALID_INPUT"
     for word in words:
         assert word in error["message"]
+
+
+def test_pydantic_models_are_found_inside_other_types() -> None:
+    class Money(pydantic.BaseModel):
+        amount: float
+
+    @dataclass
+    class Purse:
+        coins: list[Money]
+
+    for hint, text in (
+        (Purse, b'{"coins": [{"amount": 1}]}'),
+        (list[Money], b'[{"amount": 1}]'),
+        (Money | int, b'{"amount": 1}'),
+        (dict[str, Money | None], b'{"a": {"amount": 1}, "b": null}'),
+    ):
+        shape = shape_of(hint)
+        assert encode(shape.decode(text)) == msgspec.json.encode(msgspec.json.decode(text.replace(b": 1", b": 1.0")))
+        assert "amount" in str(shape.schema)
+    with pytest.raises(InvalidInput, match=r"\$\.coins\[0\]\.amount"):
+        shape_of(Purse).decode(b'{"coins": [{"amount": "x"}]}')
+
+
+def test_many_findings_of_pydantic_are_told_in_part() -> None:
+    class Row(pydantic.BaseModel):
+        value: int
+
+    with pytest.raises(InvalidInput, match="and 7 more") as caught:
+        shape_of(list[Row]).decode(b"[" + b",".join([b'{"value": "secret"}'] * 12) + b"]")
+    assert "secret" not in str(caught.value)
+
+
+def test_outputs_are_one_line_whatever_they_hold() -> None:
+    assert encode({"raw": msgspec.Raw(b'{\n"a":\n1}'), "text": "a\nb"}) == b'{"raw":{"a":1},"text":"a\\nb"}'
+    assert (
+        encode([datetime(2026, 1, 2, tzinfo=UTC), {3}, b"ab", float("nan")])
+        == b'["2026-01-02T00:00:00Z",[3],"YWI=",null]'
+    )
+
+
+def test_an_optional_context_is_a_context() -> None:
+    def both(a: int, ctx: sdk.Context | None = None) -> int:
+        return a
+
+    component = define(both)
+    component.prepare()
+    assert component.input_schema is not None
+    assert list(component.input_schema["properties"]) == ["a"]
 
 
 def test_what_the_braces_of_a_path_match_becomes_a_parameter(shared_kinds: Client) -> None:

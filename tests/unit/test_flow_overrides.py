@@ -72,7 +72,7 @@ def test_a_patch_applies_to_the_normalised_step() -> None:
     flow = parse_flow(
         "steps: [{id: a, component: /x, input: {$input: a.b}}]\noutput: {$step: a}", source="f", format="yaml"
     )
-    overrides = {"steps": {"a": {"value": {"metadata": {}}}}}
+    overrides: dict[str, Any] = {"steps": {"a": {"value": {"metadata": {}}}}}
     assert apply_overrides(flow, overrides).steps[0].input == {"$input": "$.a.b"}
 
 

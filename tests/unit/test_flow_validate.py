@@ -7,8 +7,8 @@ import pytest
 from stepflow.flow import Diagnostics, flow_from_tree, validate_config, validate_flow
 
 
-def step(id: str, input: Any = None, component: str = "/x", **members: Any) -> dict[str, Any]:
-    return {"id": id, "component": component, "input": input, **members}
+def step(step_id: str, expression: Any = None, component: str = "/x", **members: Any) -> dict[str, Any]:
+    return {"id": step_id, "component": component, "input": expression, **members}
 
 
 def ref(step_id: str, path: str | None = None) -> dict[str, Any]:
@@ -43,14 +43,14 @@ def test_a_repeated_id_is_fatal_at_the_later_step() -> None:
     assert (item.code, item.kind, item.level, item.path) == (3000, "duplicateStepId", "fatal", "$.steps[2].id")
 
 
-@pytest.mark.parametrize("id", ["", "  ", "\t\n"])
-def test_a_blank_id_is_fatal(id: str) -> None:
-    assert (3001, "$.steps[0].id") in found(check(step(id)))
+@pytest.mark.parametrize("step_id", ["", "  ", "\t\n"])
+def test_a_blank_id_is_fatal(step_id: str) -> None:
+    assert (3001, "$.steps[0].id") in found(check(step(step_id)))
 
 
-@pytest.mark.parametrize("id", ["workflow_output", "a b", "ü", "a.b[0]", "$x"])
-def test_any_other_id_is_fine(id: str) -> None:
-    assert found(check(step(id), output=ref(id))) == []
+@pytest.mark.parametrize("step_id", ["workflow_output", "a b", "ü", "a.b[0]", "$x"])
+def test_any_other_id_is_fine(step_id: str) -> None:
+    assert found(check(step(step_id), output=ref(step_id))) == []
 
 
 @pytest.mark.parametrize("name", [None, "", "  "])

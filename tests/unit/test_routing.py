@@ -332,3 +332,40 @@ def test_every_tree_equals_itself_after_a_round_trip(tree: Any) -> None:
 @given(json_trees, json_trees)
 def test_equality_is_symmetric(left: Any, right: Any) -> None:
     assert json_equal(left, right) is json_equal(right, left)
+
+
+segments = st.sampled_from(("a", "b", "{x}", "{y}"))
+patterns = st.builds(
+    lambda parts, rest: "/" + "/".join([*parts, *rest]),
+    st.lists(segments, min_size=1, max_size=3),
+    st.sampled_from(((), (), ("{*rest}",))),
+)
+paths = st.lists(st.sampled_from(("a", "b", "c", "")), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
+
+
+def fits(pattern: str, path: str) -> bool:
+    wanted, given = pattern.split("/")[1:], path.split("/")[1:]
+    if wanted[-1].startswith("{*"):
+        head = len(wanted) - 1
+        return all(map(fits_segment, wanted[:-1], given)) and len(given) > head and "/".join(given[head:]) != ""
+    return len(wanted) == len(given) and all(map(fits_segment, wanted, given))
+
+
+def fits_segment(wanted: str, given: str) -> bool:
+    return given != "" if wanted.startswith("{") else wanted == given
+
+
+def strength(pattern: str) -> list[int]:
+    """Literals before parameters before the wildcard, from the left."""
+    return [2 if part.startswith("{*") else 1 if part.startswith("{") else 0 for part in pattern.split("/")[1:]]
+
+
+@given(st.lists(patterns, max_size=6), paths)
+def test_the_strongest_fitting_pattern_wins_whatever_the_order(offered: list[str], path: str) -> None:
+    routes = table({"/p": [Rule("p")]}, p=PluginComponents(tuple((pattern, pattern) for pattern in offered)))
+    fitting = [strength(pattern) for pattern in offered if fits(pattern, path)]
+    found = routes.resolve("/p" + path, NOTHING)
+    if not fitting:
+        assert reason(found) == "not_listed"
+    else:
+        assert strength(reached(found)[1]) == min(fitting)

@@ -2,9 +2,12 @@
 
 import ast
 import io
+import os
 import re
 import tokenize
 from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CODE = ("stepflow", "control_plane", "executor", "component_host")
 ALL_CODE = (*CODE, "tests", "benchmarks", "examples", "scripts")
-SKIPPED_FOLDERS = {".venv", ".cache", ".git", ".stepflow", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
+SKIPPED_FOLDERS = {
+    ".venv",
+    ".cache",
+    ".git",
+    ".stepflow",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".hypothesis",
+    "__pycache__",
+}
 
 LINES_MAX = 600
+TEST_LINES_MAX = 900
+"""Tests are lists: they are looked up, not read through."""
+
 LONG_FILES: dict[str, str] = {}
 """Path → why this file is one idea although it is long. Keep it short: it is the list of our debts."""
 
-MACHINE_WORDS = ("/wor" "k/", ".lib" "rary", "/tmp/br" "ief")  # fmt: skip
+MACHINE_WORDS = re.compile("/wor" "k/|(?<![a-z])[.]lib" "rary|/tmp/br" "ief")  # fmt: skip
 """Places that exist on the machine of whoever wrote a file, and nowhere else; split, so that this file passes."""
 
 IGNORE = re.compile(r"#\s*(type:\s*ignore|noqa)(?P<code>\[[^\]]+\]|:\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?(?P<rest>.*)")
@@ -35,8 +51,20 @@ def python_files(*folders: str) -> list[Path]:
 
 
 def files(pattern: str, *folders: str) -> list[Path]:
-    found = [path for folder in folders or (".",) for path in (ROOT / folder).rglob(pattern)]
-    return sorted(path for path in found if not SKIPPED_FOLDERS.intersection(path.relative_to(ROOT).parts))
+    return [
+        path
+        for path in all_files()
+        if fnmatch(path.name, pattern) and (not folders or path.relative_to(ROOT).parts[0] in folders)
+    ]
+
+
+@cache
+def all_files() -> list[Path]:
+    found = []
+    for folder, below, names in os.walk(ROOT):
+        below[:] = sorted(set(below) - SKIPPED_FOLDERS)
+        found += [Path(folder, name) for name in sorted(names)]
+    return found
 
 
 def name(path: Path) -> str:
@@ -44,15 +72,22 @@ def name(path: Path) -> str:
 
 
 def comments(path: Path) -> Iterator[tuple[int, str]]:
-    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+    """Yield line and text of the comments of a file that has ignores in it (taking a file apart is slow)."""
+    text = path.read_text()
+    if IGNORE.search(text):
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
 
 
 def test_no_file_is_longer_than_one_idea() -> None:
-    too_long = {name(path): count for path in python_files(*ALL_CODE) if (count := line_count(path)) > LINES_MAX}
+    too_long = {name(path): count for path in python_files(*ALL_CODE) if (count := line_count(path)) > lines_max(path)}
     assert {path: count for path, count in too_long.items() if path not in LONG_FILES} == {}
     assert [path for path in LONG_FILES if path not in too_long] == [], "these are short now: take them off the list"
+
+
+def lines_max(path: Path) -> int:
+    return TEST_LINES_MAX if path.is_relative_to(ROOT / "tests") else LINES_MAX
 
 
 def line_count(path: Path) -> int:
@@ -62,12 +97,11 @@ def line_count(path: Path) -> int:
 def test_nothing_names_the_machine_it_was_written_on() -> None:
     patterns = ("*.py", "*.md", "*.toml", "*.y*ml", "*.json", "*.proto", "*.sh", "Makefile")
     found = [
-        f"{name(path)}:{number}: {word}"
+        f"{name(path)}:{number}"
         for pattern in patterns
         for path in files(pattern)
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1)
-        for word in MACHINE_WORDS
-        if word in line
+        if MACHINE_WORDS.search(line)
     ]
     assert found == []
 

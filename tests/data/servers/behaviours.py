@@ -25,6 +25,18 @@ def gate(name: str) -> threading.Event:
     return GATES.setdefault(name, threading.Event())
 
 
+class OwnError(InvalidInput):
+    """Does not call the constructor of its base."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "in its own way")
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
 @component(inline=True)
 def add(a: int, b: int) -> int:
     return a + b
@@ -101,6 +113,12 @@ def fail(kind: str, ctx: Context) -> None:
             raise KeyError("secret place")
         case "silent":
             raise RuntimeError
+        case "own class":
+            raise OwnError
+        case "unprintable":
+            raise UnprintableError
+        case "undecodable":
+            raise RuntimeError("file \udcff.txt")
 
 
 @component

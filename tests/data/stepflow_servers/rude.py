@@ -148,6 +148,23 @@ def asks_late():
     serve(execute, heard=heard)
 
 
+def anonymous():
+    """Behaves like 0.7.0 when probed, but does not say which execute asks; returns the reply to its one request."""
+    waiting = []
+    for text in sys.stdin:
+        message = json.loads(text)
+        if "method" not in message:
+            reply(waiting.pop(0), {"output": message})
+        elif message["method"] == "initialize":
+            reply(message, {"server_protocol_version": 1})
+        elif message["method"] == "components/list":
+            reply(message, {"components": []})
+        elif message["method"] == "components/execute" and message["params"]["component"] == "/it":
+            waiting.append(message)
+            put = {"data": message["params"]["input"]}
+            print(json.dumps({"jsonrpc": "2.0", "id": "a", "method": "blobs/put", "params": put}), flush=True)
+
+
 def echoes_secret():
     print("using key", os.environ["SERVICE_API_KEY"], file=sys.stderr)
     sys.exit(1)

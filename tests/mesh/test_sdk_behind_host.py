@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from support import ROOT, wait_until_async
+from support import ROOT, is_alive, wait_until_async
 from support.host_side import FLOW_ID, RUN_ID, Call, MemoryBlobs, context, report
 
 from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
@@ -145,7 +145,7 @@ def test_a_server_ends_with_its_host() -> None:
         async with serving("behaviours.py") as backend:
             begin(backend, "/wait_for_gate", {"name": "never opened"})
             (process_id,) = backend.process_ids()
-            assert (ROOT / "/proc" / str(process_id)).exists()
-        assert not (ROOT / "/proc" / str(process_id)).exists()
+            assert is_alive(process_id)
+        assert not is_alive(process_id)
 
     uvloop.run(test())

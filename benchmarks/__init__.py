@@ -1,0 +1,1 @@
+"""Measurements. `make bench` runs them and prints figures of one run side by side; ratios are what counts."""

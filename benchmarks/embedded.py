@@ -1,0 +1,148 @@
+"""Durable steps per second and milliseconds per sequential step of the embedded mesh, beside the bare server.
+
+    python -m benchmarks.embedded [--quick]
+
+Everything real: a SQLite file with full synchronisation, a component server as a process on stdio. A *chain* is 50
+steps one after the other, a *fan* 50 steps side by side; 1, 8 or 64 runs of it go at once. The last column is the
+share of what a bare JSON-RPC loop over the same server reaches in the same minute with a like number of calls in
+flight, on which no engine can improve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from benchmarks.bare import bare_calls_per_s
+from stepflow.config import config_from_tree
+from stepflow.embedded import open_mesh, run_request
+from stepflow.flow import flow_from_tree
+from stepflow.store.blobs import BlobStore
+from stepflow.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from stepflow.config import Config
+    from stepflow.embedded import Mesh
+    from stepflow.flow import Flow
+
+HERE = Path(__file__).resolve().parent
+STEPS = 50
+ROUNDS = 5
+
+
+def chain(steps: int) -> Flow:
+    """Steps that each need the one before."""
+    tree = [{"id": "s0", "component": "/bench/step", "input": {"value": {"$input": "value"}}}]
+    for index in range(1, steps):
+        value = {"$step": f"s{index - 1}", "path": "value"}
+        tree.append({"id": f"s{index}", "component": "/bench/step", "input": {"value": value}})
+    return flow_from_tree({"name": "chain", "steps": tree, "output": {"$step": f"s{steps - 1}"}})
+
+
+def fan(steps: int) -> Flow:
+    """Steps that need only the input."""
+    tree = [
+        {"id": f"s{index}", "component": "/bench/step", "input": {"value": {"$input": "value"}}}
+        for index in range(steps)
+    ]
+    return flow_from_tree({"name": "fan", "steps": tree, "output": [{"$step": f"s{index}"} for index in range(steps)]})
+
+
+def config_for(command: list[str]) -> Config:
+    """One plugin, the benchmark's server."""
+    plugin = {
+        "type": "stepflow",
+        "transport": "stdio",
+        "command": command[0],
+        "args": command[1:],
+        "env": {"PYTHONPATH": str(HERE.parent)},
+    }
+    tree = {"plugins": {"bench": plugin}, "routes": {"/bench": [{"plugin": "bench"}]}}
+    return config_from_tree(tree, source="benchmark", base_dir=HERE)
+
+
+async def seconds(mesh: Mesh, config: Config, flow_id: str, runs: int) -> float:
+    """Return how long `runs` runs at once take."""
+
+    async def one() -> None:
+        request = run_request(flow_id, [b'{"value":1}'], config=config, concurrency_max=STEPS)
+        run_id = await mesh.control.submit(request)
+        view = await mesh.control.wait(run_id)
+        assert view.status == "completed", (view, await mesh.control.items(run_id))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(runs)))
+    return time.perf_counter() - started
+
+
+async def measure(config: Config, flow: Flow, runs: int, rounds: int) -> float:
+    """Return the median seconds of a round, after one that warms up."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = await SqliteStore.open(f"{folder}/run.db")
+        try:
+            async with open_mesh(config, store=store, blobs=BlobStore.open(f"{folder}/blobs")) as mesh:
+                for error in mesh.host.failures.values():
+                    raise error
+                flow_id = await mesh.control.store_flow(flow)
+                await seconds(mesh, config, flow_id, runs)
+                return statistics.median([await seconds(mesh, config, flow_id, runs) for _ in range(rounds)])
+        finally:
+            await store.close()
+
+
+def table(name: str, command: list[str], cases: list[tuple[str, Flow, int]], *, rounds: int, component: str) -> None:
+    """Measure one server and print its rows."""
+    config = config_for(command)
+    print(f"\n{name}")
+    print(f"  {'flow':8}{'runs':>6}{'steps/s':>12}{'ms/step in a row':>20}{'bare loop/s':>14}{'share':>8}")
+    for shape, flow, runs in cases:
+        elapsed = uvloop.run(measure(config, flow, runs, rounds))
+        window = runs if shape == "chain" else min(runs * STEPS, 1024)
+        bare = bare_calls_per_s(command, component=component, window=window, calls=2_000 if window == 1 else 10_000)
+        rate = runs * STEPS / elapsed
+        in_a_row = f"{elapsed / STEPS * 1000:.2f}" if shape == "chain" else "-"
+        print(f"  {shape:8}{runs:>6}{rate:>12,.0f}{in_a_row:>20}{bare:>14,.0f}{rate / bare:>8.0%}", flush=True)
+
+
+def main() -> None:
+    """Print what was measured, and on what."""
+    quick = "--quick" in sys.argv[1:]
+    rounds = 1 if quick else ROUNDS
+    os.chdir(HERE)
+    os.environ["PYTHONPATH"] = str(HERE.parent)
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    shapes = (("chain", chain(STEPS)), ("fan", fan(STEPS)))
+    cases = [(shape, flow, runs) for shape, flow in shapes for runs in (1, 8, 64)]
+    table(
+        "our SDK's server over stdio (stepflow.component)",
+        [sys.executable, str(HERE / "echo_server.py")],
+        cases,
+        rounds=rounds,
+        component="/step",
+    )
+    if quick:
+        return
+    from tests.support import server_venv
+
+    python = str(server_venv(["stepflow-py==0.7.0"], "stepflow-py-0.7.0") / "python")
+    table(
+        "stepflow-py 0.7.0 over stdio",
+        [python, str(HERE / "stepflow_py_server.py")],
+        [("chain", chain(STEPS), 64), ("fan", fan(STEPS), 64)],
+        rounds=rounds,
+        component="/step",
+    )
+
+
+if __name__ == "__main__":
+    main()

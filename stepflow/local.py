@@ -1,0 +1,148 @@
+"""The folder in which this machine keeps its runs (`.stepflow/`).
+
+    <folder>/runs/<run_id>.db    one run: what was asked, its journal, its results (with `-wal`, `-shm` and `.lock`)
+    <folder>/blobs/              payloads too large for a database, of all runs
+
+- A database is owned by one process at a time, the one that drives the run; anybody may read beside it.
+- The folder is made with mode 0700: journals hold what users' flows handle.
+- A damaged database stops nobody from working with the others.
+
+Not here: what is in a database (`stepflow.store.keys`), and driving runs (`stepflow.embedded`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from stepflow.errors import Invalid, NotFound, Refused
+
+if TYPE_CHECKING:
+    from stepflow.store.blobs import BlobStore
+    from stepflow.store.sqlite import SqliteStore
+
+DEFAULT_FOLDER = Path(".stepflow")
+
+_SUFFIX = ".db"
+_SIDE_FILES = ("-wal", "-shm", ".lock")
+"""What stands beside a database, by what is put behind its name."""
+
+
+class LocalRuns:
+    """The runs in one folder. Nothing is made before `create`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    def database(self, run_id: str) -> Path:
+        """Return the file of a run, whether it is there or not."""
+        return self.folder / "runs" / f"{run_id}{_SUFFIX}"
+
+    def blobs(self) -> BlobStore:
+        """Return the blob store of all runs. Raises: Refused (the folder is none)."""
+        from stepflow.store.blobs import BlobStore
+
+        return BlobStore.open(self.folder)
+
+    async def create(self, run_id: str) -> SqliteStore:
+        """Make the database of a new run, and own it until it is closed.
+
+        Raises: Refused, StoreUnreadable, StoreUnavailable; the message names the file.
+        """
+        from stepflow.store.sqlite import SqliteStore
+
+        self._make_folder()
+        return await SqliteStore.open(self.database(run_id))
+
+    async def own(self, run_id: str) -> SqliteStore:
+        """Open the database of a run to go on with it, and own it until it is closed.
+
+        Raises: NotFound, StoreUnreadable (also while another process drives the run), DataLoss.
+        """
+        from stepflow.store.sqlite import SqliteStore
+
+        if not self.database(run_id).exists():
+            raise self._not_found(run_id)
+        return await SqliteStore.open(self.database(run_id))
+
+    async def read(self, run_id: str) -> SqliteStore:
+        """Open the database of a run as it is now, also while another process owns it. Raises as `own` does."""
+        from stepflow.store.sqlite import SqliteStore
+
+        return await SqliteStore.open(self.database(run_id), read_only=True)
+
+    def discard(self, run_id: str) -> None:
+        """Remove the database of a run that was never submitted; after it was closed."""
+        path = self.database(run_id)
+        for name in (path, *(Path(f"{path}{suffix}") for suffix in _SIDE_FILES)):
+            with contextlib.suppress(OSError):
+                name.unlink()
+
+    def is_driven(self, run_id: str) -> bool:
+        """Say whether a process owns the run's database just now."""
+        try:
+            lock = os.open(f"{self.database(run_id)}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def run_ids(self) -> list[str]:
+        """Return the ids of all runs, the newest first. Other files are passed over. Raises: Refused."""
+        try:
+            names = os.listdir(self.folder / "runs")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unusable(error) from None
+        ids = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
+        return sorted(filter(_is_run_id, ids), reverse=True)
+
+    def find(self, text: str) -> str:
+        """Return the id that is or begins with `text`. Raises: NotFound, Invalid (more than one)."""
+        found = [run_id for run_id in self.run_ids() if run_id.startswith(text.lower())]
+        if not found or not text:
+            raise self._not_found(text)
+        if len(found) > 1:
+            shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+            raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} runs begin with {text}: {shown}; give more of the id")
+        return found[0]
+
+    def _not_found(self, run_id: str) -> NotFound:
+        return NotFound(
+            "RUN_NOT_FOUND",
+            f"there is no run {run_id[:80]} in {self.folder}; `stepflow runs list` shows those that are there",
+            run_id=run_id[:80],
+        )
+
+    def _make_folder(self) -> None:
+        if self.folder.is_dir():
+            return
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.folder / ".gitignore").write_text("*\n", encoding="ascii")  # runs are no part of anybody's sources
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> Refused:
+        return Refused(
+            "STORE_UNUSABLE",
+            f"runs cannot be kept in {self.folder}: {error.strerror}; name another folder with --store",
+            path=str(self.folder),
+        )
+
+
+def _is_run_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
