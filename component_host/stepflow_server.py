@@ -454,8 +454,11 @@ class StdioServer:
         assert process is not None
         owner = self._owner(line)
         call = None if owner is None else self._executes.get(owner)
-        if owner is None or call is None:
-            text = "cannot tell which execute asks" if owner is None else "the execute that asks was cancelled"
+        if owner is None:
+            text = "several executes are in flight and the request does not say which one asks (set `concurrency: 1`)"
+            process.write(protocol.error_line(request_id, protocol.GENERAL, text))
+        elif call is None:
+            text = "the execute that asks has ended"
             process.write(protocol.error_line(request_id, protocol.GENERAL, text))
         elif len(self._callbacks) >= CALLBACKS_MAX:
             text = f"{CALLBACKS_MAX} requests of this server are being served already"
@@ -476,26 +479,23 @@ class StdioServer:
         process.write(reply)
 
     def _owner(self, line: protocol.Line) -> int | None:
-        """Find the execute that a call-back belongs to: by its ids, or because there is only one."""
-        executes = self._executes
-        if len(executes) == 1:
-            return next(iter(executes))
-        if line.params is UNSET:
-            return None
-        try:
-            ids = _decode_ids(line.params).observability
-        except protocol.DECODE_ERRORS:
-            return None
+        """Find the execute that a call-back belongs to: by its ids, or because there is only one.
+
+        It may have ended. None when nobody can tell.
+        """
+        ids = _ids_of(line)
+        owner = None if ids is None else self._spans.request_id(ids.trace_id, ids.span_id)
+        if owner is not None:
+            return owner
+        if len(self._executes) == 1:
+            return next(iter(self._executes))
         if ids is None:  # not what its generation does: from here on, one execute at a time
             self._expect(attributes=False, line_bytes_max=self._line_bytes_max)
             return None
-        owner = self._spans.request_id(ids.trace_id, ids.span_id)
-        if owner is not None:
-            return owner if owner in executes else None
         # A server that exports traces, in a run that is traced: the span is the server's, the trace the client's.
         alike = [
             request_id
-            for request_id, call in executes.items()
+            for request_id, call in self._executes.items()
             if call is not None and call.request.run_id == ids.run_id and call.request.step_id == ids.step_id
         ]
         return alike[0] if len(alike) == 1 else None
@@ -521,6 +521,16 @@ class _CallbackIds(Struct):
 
 
 _decode_ids = msgspec.json.Decoder(_CallbackIds).decode
+
+
+def _ids_of(line: protocol.Line) -> _Ids | None:
+    if line.params is UNSET:
+        return None
+    try:
+        return _decode_ids(line.params).observability
+    except protocol.DECODE_ERRORS:
+        return None
+
 
 _UNKNOWN: Any = object()
 

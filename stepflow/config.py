@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from stepflow.errors import Failure
 
-RouteRule = Rule
-
 FILE_NAMES = ("stepflow-config.yml", "stepflow-config.yaml", "stepflow_config.yml", "stepflow_config.yaml")
 """Names under which a configuration is found; two of them in one folder are ambiguous."""
 

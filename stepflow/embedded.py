@@ -6,7 +6,6 @@ The only module of `stepflow` that knows the services. The parts are the ones of
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.host import ComponentHost
 from component_host.plugins import make_backends
-from control_plane.plane import ControlPlane, RunRequest
+from control_plane.plane import ControlPlane, RunRequest, check_request
+from control_plane.views import ItemView, RunView
 from executor.executor import Executor
 from executor.hosts import Peer
 from stepflow.codec import decode
@@ -151,7 +151,9 @@ async def run_flow_once(
     check_input: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
-    """Run a flow on inputs (compact JSON texts) in a mesh of its own that leaves nothing behind; return the FlowResults in order.
+    """Run a flow in a mesh of its own that leaves nothing behind; return the FlowResults in the order of the inputs.
+
+    `inputs` are compact JSON texts.
 
     Raises: StepflowError, also when a server that the flow needs does not start.
     """
@@ -190,6 +192,11 @@ def run_request(flow: Flow | str, inputs: Sequence[bytes], *, config: Config, **
     )
 
 
+def reader(store: Store, blobs: BlobStore) -> ControlPlane:
+    """Return what answers questions about the runs in a store, also in one that was opened for reading only."""
+    return ControlPlane(store, blobs)
+
+
 async def list_components(
     config: Config, *, environ: Mapping[str, str] = os.environ
 ) -> tuple[list[tuple[str, ComponentInfo]], dict[str, StepflowError]]:
@@ -203,3 +210,17 @@ async def list_components(
         await host.close()
 
 
+__all__ = [
+    "ItemView",
+    "Mesh",
+    "RunRequest",
+    "RunView",
+    "check_request",
+    "flow_result",
+    "list_components",
+    "open_mesh",
+    "plugins_for",
+    "reader",
+    "run_flow_once",
+    "run_request",
+]

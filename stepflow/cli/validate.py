@@ -63,10 +63,15 @@ def print_report(diagnostics: "Diagnostics") -> None:
     if not found:
         console.say(console.styled("✅ Validation passed with no errors", "green"))
         return
-    counts = f"{diagnostics.num_fatal} fatal, {diagnostics.num_error} errors, {diagnostics.num_warning} warnings"
+    errors, warnings = diagnostics.num_error, diagnostics.num_warning
+    counts = f"{diagnostics.num_fatal} fatal, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
     console.say(f"Validation {'passed' if passes(diagnostics) else 'failed'}: {counts}")
     for level, colour in _LEVELS:
         for diagnostic in found:
             if diagnostic["level"] == level:
                 path = f" ({diagnostic['path']})" if diagnostic.get("path") else ""
                 console.say(f"  {console.styled(level.upper(), colour)} {diagnostic['formatted']}{path}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -165,6 +165,7 @@ _WORDS: dict[str, Any] = {
 }
 _NUMBER_STARTS = frozenset("-+.0123456789")
 _TAG = "tag:yaml.org,2002:"
+_SCALAR_TAGS: dict[str, type] = {"null": type(None), "bool": bool, "int": int, "float": float}
 _COLLECTION_TAGS = {None, "!", _TAG + "map", _TAG + "seq"}
 
 _UNSET: Any = object()
@@ -322,15 +323,15 @@ class _YamlReader:
             return self._plain(event)
         if event.implicit[1] or event.tag in ("!", _TAG + "str"):
             return event.value
-        names = {"null": type(None), "bool": bool, "int": int, "float": float}
-        wanted = names.get(str(event.tag).removeprefix(_TAG))
+        wanted_name = str(event.tag).removeprefix(_TAG)
+        wanted = _SCALAR_TAGS.get(wanted_name)
         if wanted is None:
             raise self._unknown_tag(event)
         value = self._plain(event)
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
-            raise self._invalid(f"`{event.value[:40]}` is not of its tag's type", event)
+            raise self._invalid(f"the value is not of the type that its tag `!!{wanted_name}` says", event)
         return value
 
     def _plain(self, event: ScalarEvent) -> Any:

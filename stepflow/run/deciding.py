@@ -252,5 +252,7 @@ def _resume_parents(state: RunState, now_ms: int, blobs: Blobs, actions: list[Ac
 
     due, state.due = state.due, []
     for step in due:
-        if step.phase is Phase.PARENT and step.item.active.get(step.index) is step:
+        # A replay may have found that the parent went on: to its outcome, or to another iteration that still runs.
+        waits = step.phase is Phase.PARENT and step.item.active.get(step.index) is step
+        if waits and step.sub_runs and step.sub_runs[-1].ended:
             _conclude(state, step, resume_parent(state, step, blobs), now_ms, actions)

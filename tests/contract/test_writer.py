@@ -381,7 +381,13 @@ async def lose_to_a_successor(store: Store, writer: FencedWriter) -> None:
     await put(store, keys.cursor(writer.executor_id), b"1")
 
 
-@pytest.mark.parametrize("lose", [lose_by_revoking, lose_by_deletion, lose_to_a_successor])
+async def lose_to_a_namesake(store: Store, writer: FencedWriter) -> None:
+    """The session is there again, another one; the cursor is as this writer left it."""
+    await delete(store, keys.session_executor(writer.executor_id))
+    await put(store, keys.session_executor(writer.executor_id), b"another")
+
+
+@pytest.mark.parametrize("lose", [lose_by_revoking, lose_by_deletion, lose_to_a_successor, lose_to_a_namesake])
 @pytest.mark.parametrize("fault", ["ok", "before", "after"])
 def test_a_writer_without_its_session_writes_nothing_and_says_so_once(
     with_store: WithStore, lose: Callable[[Store, FencedWriter], Awaitable[None]], fault: str

@@ -16,12 +16,13 @@ from support import ROOT, is_alive, wait_until
 from support.host_side import execute, started
 
 from component_host.process import ProcessSpec, resolve_command
-from component_host.stepflow_stdio import StepflowStdioBackend
 from stepflow.errors import Code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+
+    from component_host.stepflow_stdio import StepflowStdioBackend
 
     Kit = Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]
     Rude = Callable[..., StepflowStdioBackend]

@@ -6,7 +6,6 @@ The host's side of a call is a double (`support.host_side`); processes, pipes an
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,12 +13,14 @@ import uvloop
 from support import ROOT, is_alive, text_of, wait_until_async
 from support.host_side import FLOW_ID, Call, MemoryBlobs, execute, report, started
 
-from component_host.stepflow_stdio import StepflowStdioBackend
 from stepflow.errors import Code, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from component_host.stepflow_stdio import StepflowStdioBackend
 
     Kit = Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]
     Rude = Callable[..., StepflowStdioBackend]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ from stepflow.errors import Code, Failure, Invalid, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     Kit = Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]
     Rude = Callable[..., StepflowStdioBackend]

@@ -149,10 +149,9 @@ def test_a_command_runs_as_a_module_too() -> None:
 
 
 def test_a_mistake_of_ours_shows_its_type_and_place_but_not_its_text(capfd: pytest.CaptureFixture[str]) -> None:
-    try:
+    with pytest.raises(ValueError, match="hunter2") as caught:
         int("hunter2")
-    except ValueError as error:
-        assert report(error) == 1
+    assert report(caught.value) == 1
     shown = capfd.readouterr().err
     assert "error[INTERNAL]: ValueError at test_cli_main.py:" in shown
     assert "--log-level debug" in shown

@@ -42,14 +42,14 @@ def test_a_good_flow_passes(capfd: pytest.CaptureFixture[str]) -> None:
 def test_warnings_are_shown_and_pass(capfd: pytest.CaptureFixture[str]) -> None:
     assert validate(WARNED) == 0
     shown = capfd.readouterr().err
-    assert "0 fatal, 0 errors, 1 warnings" in shown
+    assert "0 fatal, 0 errors, 1 warning\n" in shown
     assert "WARNING The flow has no name ($.name)" in shown
 
 
 def test_fatal_diagnostics_and_errors_fail_and_stand_before_warnings(capfd: pytest.CaptureFixture[str]) -> None:
     assert validate(WRONG.replace("name: n\n", "")) == 1
     lines = capfd.readouterr().err.splitlines()
-    assert "1 fatal, 1 errors" in lines[0]
+    assert "1 fatal, 1 error, 2 warnings" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == ["FATAL", "ERROR", "WARNING", "WARNING"]
     assert "($.output" in lines[1]
 

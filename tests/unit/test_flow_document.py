@@ -89,6 +89,13 @@ def test_tags_without_a_meaning_in_json_are_refused(tag: str) -> None:
     assert refusal(f"a: {tag}").reason == "YAML_INVALID"
 
 
+def test_errors_do_not_show_values() -> None:
+    for text in ("key: !!int canary", "key: 'canary", "key: [canary", "? [canary]\n: 1", "- canary\nb: canary"):
+        assert "canary" not in refusal(text).message
+    assert "canary" not in refusal('{"key": "canary', "json").message
+    assert "canary" not in refusal('{"key": canary}', "json").message
+
+
 def test_a_repeated_key_is_refused_with_its_line() -> None:
     error = refusal("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n")
     assert (error.line, error.column) == (5, 3)

@@ -1,0 +1,251 @@
+"""Driving one run on this machine: a mesh in this process, over the run's own database, until the run ends.
+
+- Component servers start first. When one of them does not, nothing has been submitted, and nothing is left behind.
+- SIGINT and SIGTERM stop at once: servers are ended, what is journaled stays, and the run can be resumed. A second
+  signal does not even wait for the servers; they end with this process all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from stepflow.cli import console
+from stepflow.cli.live import duration, plain
+from stepflow.codec import decode
+from stepflow.config import BuiltinPlugin, MockPlugin
+from stepflow.embedded import Mesh, flow_result, plugins_for
+from stepflow.errors import Code, Failure, StepflowError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+    from stepflow.cli.live import View
+    from stepflow.config import Config
+    from stepflow.embedded import ItemView, RunRequest, RunView
+    from stepflow.flow import Flow, Redactor
+    from stepflow.local import LocalRuns
+
+START_NOTICE_S = 1.0
+"""A start that takes longer is talked about."""
+
+_T = TypeVar("_T")
+
+
+class Interrupted(Exception):  # noqa: N818  # no error: somebody wanted it
+    """A signal has ended the work."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@dataclass(slots=True)
+class Job:
+    """A run to drive. `flow` has its overrides applied; without a `request` the run is in the store already."""
+
+    local: LocalRuns
+    run_id: str
+    config: Config
+    flow: Flow
+    redactor: Redactor
+    view: View
+    request: RunRequest | None = None
+    submitted: bool = field(default=False, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A run that has ended, with a FlowResult tree per item."""
+
+    run: RunView
+    results: list[dict[str, Any]]
+
+
+def drive(job: Job) -> Ended:
+    """Drive the run to its end.
+
+    Raises:
+        StepflowError: it could not begin, or cannot go on; then the message says how to go on later.
+        typer.Exit: 130 or 143, stopped by a signal, which has been told.
+    """
+    job.submitted = job.request is None
+    try:
+        return _run_interruptibly(_drive(job), job.view)
+    except Interrupted as interrupted:
+        console.say(how_to_go_on(job.local, job.run_id) if job.submitted else "stopped before the run began")
+        raise typer.Exit(128 + interrupted.signum) from None
+    except StepflowError:
+        if job.submitted:
+            console.say(how_to_go_on(job.local, job.run_id))
+        raise
+
+
+def how_to_go_on(local: LocalRuns, run_id: str) -> str:
+    """Tell people what to type."""
+    from pathlib import Path
+
+    from stepflow.local import DEFAULT_FOLDER
+
+    elsewhere = "" if local.folder == Path.cwd() / DEFAULT_FOLDER else f" --store {local.folder}"
+    return f"run {run_id} is not finished; go on with: stepflow resume {run_id}{elsewhere}"
+
+
+def _run_interruptibly(work: Coroutine[Any, Any, _T], view: View) -> _T:
+    """Run a coroutine on a loop of its own; the first signal cancels it, the second one ends the process."""
+    import uvloop
+
+    async def main() -> _T:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work)
+        received: list[int] = []
+
+        def on_signal(signum: int) -> None:
+            if received:
+                view.end()
+                os._exit(128 + signum)
+            received.append(signum)
+            task.cancel()
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, on_signal, signum)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not received:
+                raise
+            raise Interrupted(received[0]) from None
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
+async def _drive(job: Job) -> Ended:
+    local = job.local
+    store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
+    try:
+        mesh = Mesh(store, local.blobs(), job.config, plugins=_plugins(job))
+        try:
+            await _start_plugins(mesh)
+            return await _run(mesh, job)
+        finally:
+            job.view.end()
+            await mesh.close()
+    finally:
+        await store.close()
+        if not job.submitted:
+            local.discard(job.run_id)
+
+
+def _plugins(job: Job) -> set[str]:
+    """What the flow may call; what costs nothing to start, a component's own flows may call as well."""
+    free = {name for name, plugin in job.config.plugins.items() if isinstance(plugin, (BuiltinPlugin, MockPlugin))}
+    return plugins_for(job.config, job.flow) | free
+
+
+async def _start_plugins(mesh: Mesh) -> None:
+    """Start the servers. Raises: StepflowError when one of them does not start; others are told of beside it."""
+    begun_at = time.monotonic()
+    told = False
+
+    def tell() -> None:
+        nonlocal told
+        told = True
+        console.say(f"starting {', '.join(sorted(mesh.starting))} …")
+
+    notice = asyncio.get_running_loop().call_later(START_NOTICE_S, tell)
+    try:
+        failures = await mesh.start_plugins()
+    finally:
+        notice.cancel()
+    *others, last = [*failures.values()] or [None]
+    for failure in others:
+        if failure is not None:
+            console.error(failure)
+    if last is not None:
+        raise last
+    if told:
+        console.say(f"started after {duration(int((time.monotonic() - begun_at) * 1000))}")
+
+
+async def _run(mesh: Mesh, job: Job) -> Ended:
+    run_id, view = job.run_id, job.view
+    cannot_go_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    with _abandonment(mesh, run_id, cannot_go_on):
+        mesh.executor.listen(run_id, view.on_event)
+        await mesh.start_services()
+        if job.request is not None:
+            await _submit(mesh, job, job.request)
+        console.say(f"run_id: {run_id}")
+        view.begin((await mesh.control.get_run(run_id)).items_total)
+        ended = asyncio.create_task(mesh.control.wait(run_id))
+        ticker = asyncio.create_task(_tick(mesh, job))
+        try:
+            await asyncio.wait((ended, ticker, cannot_go_on), return_when=asyncio.FIRST_COMPLETED)
+            if cannot_go_on.done():
+                cannot_go_on.result()
+            run = await ended
+        finally:
+            for task in (ended, ticker):
+                task.cancel()
+            await asyncio.gather(ended, ticker, return_exceptions=True)
+            cannot_go_on.cancel()
+        view.tick(run.items_total)
+        items = await mesh.control.items(run_id)
+    return Ended(run, [result_tree(item, run.status) for item in items])
+
+
+async def _submit(mesh: Mesh, job: Job, request: RunRequest) -> None:
+    job.submitted = True  # before: a cancellation in the middle must not take a run away that stands
+    try:
+        await mesh.control.submit(request)
+    except StepflowError:
+        job.submitted = False
+        raise
+
+
+@contextmanager
+def _abandonment(mesh: Mesh, run_id: str, cannot_go_on: asyncio.Future[None]) -> Iterator[None]:
+    def abandoned(abandoned_id: str, error: StepflowError) -> None:
+        if abandoned_id == run_id and not cannot_go_on.done():
+            cannot_go_on.set_exception(error)
+
+    mesh.executor.abandoned = abandoned
+    yield
+
+
+async def _tick(mesh: Mesh, job: Job) -> None:
+    """Have the view drawn anew, as often as it wants to be."""
+    while True:
+        await asyncio.sleep(3600 if job.view.interval_s is None else job.view.interval_s)
+        run = await mesh.control.get_run(job.run_id)
+        job.view.tick(run.items_total - run.items_running + mesh.executor.items_ended(job.run_id))
+
+
+def result_tree(item: ItemView, status: str) -> dict[str, Any]:
+    """Return an item's FlowResult; that of an item that was never run says why."""
+    outcome = item.outcome
+    if outcome is None:
+        code = Code.CANCELLED if status == "cancelled" else Code.ORCHESTRATOR_ERROR
+        outcome = Failure(code, f"the run ended as {status} before this item did")
+    tree: dict[str, Any] = decode(flow_result(outcome))
+    return tree
+
+
+def tell_end(ended: Ended, redactor: Redactor) -> None:
+    """Say how it went, in a line or two."""
+    run = ended.run
+    took = duration((run.completed_at_ms or run.created_at_ms) - run.created_at_ms)
+    style = "green" if run.status == "completed" else "red"
+    counts = f": {run.items_completed:,} of {run.items_total:,} items completed" if run.items_total > 1 else ""
+    console.say(f"{console.styled(run.status, style)} after {took}{counts}")
+    failed = [result["error"] for result in ended.results if result["outcome"] == "failed"]
+    if failed and run.items_total == 1:
+        console.say(f"{failed[0]['code']}: {plain(failed[0]['message'], redactor.text)}")

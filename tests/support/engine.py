@@ -1,0 +1,289 @@
+"""A world without I/O around the run engine: components as functions, virtual time, crashes at will.
+
+`World.run(choices)` drives one partition to its end. Every choice (which call answers next, whether the owner dies now)
+is taken from `choices`, so that hypothesis can search through orders and crash points, and shrink what it finds. All
+entries pass through their serialised form, and a crash rebuilds the state from them alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stepflow.codec import INLINE_BYTES_MAX, Json, blob_id, decode, encode
+from stepflow.errors import Code, Failure
+from stepflow.flow import compile_flow, flow_from_tree
+from stepflow.mesh.v1 import host_pb2, state_pb2
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.routing import ENGINE_COMPONENTS, PluginComponents, RouteTable, Rule
+from stepflow.run import (
+    Append,
+    CancelCall,
+    Dispatch,
+    Phase,
+    RunState,
+    ScopeEnded,
+    WantBlob,
+    apply,
+    attach_call,
+    decide,
+    new_run,
+    settle,
+    start_callback,
+)
+from stepflow.run.advancing import advance
+from stepflow.run.facts import failure_from_pb, json_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stepflow.run import Scope
+
+RUN_ID = "018f0000-0000-7000-8000-000000000001"
+
+ROUTES = RouteTable(
+    {"/c": (Rule("c"),), "/builtin": (Rule("builtin"),)},
+    {"builtin": PluginComponents(tuple((name, name) for name in ENGINE_COMPONENTS), True, ENGINE_COMPONENTS)},
+)
+"""`/c/…` are components of hosts, and there are no others than the engine's own beside them."""
+
+def _flaky(value: Any, attempt: int) -> Any:
+    """Fail twice, then succeed."""
+    return Failure(Code.COMPONENT_FAILED, "not yet") if attempt < 3 else value
+
+
+COMPONENTS: dict[str, Any] = {
+    "id": lambda value, attempt: value,
+    "add": lambda value, attempt: {"sum": value["a"] + value["b"]},
+    "null": lambda value, attempt: None,
+    "big": lambda value, attempt: {"text": "x" * (INLINE_BYTES_MAX + 10), "n": value},
+    "fail": lambda value, attempt: Failure(Code.COMPONENT_FAILED, f"failed on {encode(value).decode()}"),
+    "bad": lambda value, attempt: Failure(Code.INVALID_INPUT, "bad input"),
+    "lost": lambda value, attempt: Failure(Code.UNREACHABLE, "the server died") if attempt < 2 else value,
+    "gone": lambda value, attempt: Failure(Code.UNREACHABLE, "no server"),
+    "slow": lambda value, attempt: Failure(Code.TIMEOUT, "too slow"),
+    "flaky": _flaky,
+}
+"""Deterministic in input and attempt, except that a crash raises the attempt (as it does in life)."""
+
+
+@dataclass
+class World:
+    """One partition, its journal, and what is in flight. `dispatched` lists (key, attempt) in order."""
+
+    tree: dict[str, Any]
+    inputs: list[Any] = field(default_factory=lambda: [{}])
+    variables: dict[str, Any] = field(default_factory=dict)
+    window: int = 4
+    transport_retries: int = 3
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
+
+    def __post_init__(self) -> None:
+        self.now_ms = 1_000_000
+        self.journal: list[bytes] = []
+        self.dispatched: list[tuple[str, int]] = []
+        self.answered: list[tuple[str, int]] = []
+        self.crashes = 0
+        self.places_peak = 0
+        self.flight: list[Dispatch] = []
+        self.parents: dict[str, Scope] = {}
+        self.policy = state_pb2.Policy(transport_retries_max=self.transport_retries, concurrency_max=self.window)
+        self.state = self._fresh()
+        self._adopt()
+
+    # --- the life of a run ------------------------------------------------------------------------------------------------
+
+    def run(self, choices: Iterable[int] = ()) -> list[Any]:
+        """Drive to the end and return the outcome of every item: trees, or (code, message) of failures.
+
+        A choice n picks the (n % calls)-th call to answer; a negative one lets the owner die and another take over.
+        """
+        taken = iter(choices)
+        for _ in range(20_000):
+            if self.state.status is not None:
+                return self.outcomes()
+            self.step(next(taken, 0))
+        raise AssertionError("the run does not end")
+
+    def step(self, choice: int) -> None:
+        if choice < 0:
+            self.crash()
+        elif self.flight:
+            self.answer(self.flight.pop(choice % len(self.flight)))
+        else:
+            wake = self.state.next_wake_ms()
+            if wake is None and self.state.status is None:
+                raise AssertionError("nothing is in flight, no timer is set, and the run has not ended")
+            self.now_ms = max(self.now_ms, wake or 0)
+        self.turn()
+
+    def crash(self, *, keep: int = 0, handed_over: bool = False) -> None:
+        """The owner dies; the next one has the journal only. `keep` of the calls in flight are still held by a host."""
+        self.crashes += 1
+        held = [(call.step.key, call.attempt) for call in self.flight][:keep]
+        self.flight, self.parents = [], {}
+        self.state = self.replayed()
+        self._adopt(held, handed_over=handed_over)
+
+    def replayed(self, upto: int | None = None) -> RunState:
+        """Rebuild the state from the serialised journal, or from a prefix of it."""
+        state = self._fresh()
+        for raw in self.journal[:upto]:
+            apply(state, pb.Entry.FromString(raw))
+            brought: dict[str, bytes | None] = {}
+            while not advance(state, brought) and state.wanted:
+                wanted, state.wanted = state.wanted, {}
+                brought.update({blob: self.blobs.get(blob) for blob in wanted})
+        return state
+
+    def turn(self) -> None:
+        brought: dict[str, bytes | None] = {}
+        for _ in range(10_000):
+            again = False
+            for action in decide(self.state, self.now_ms, ROUTES, brought):
+                again = self._act(action, brought) or again
+            self.places_peak = max(self.places_peak, self.state.places_taken)
+            if not again:
+                return
+        raise AssertionError("decide never comes to rest")
+
+    def answer(self, call: Dispatch) -> None:
+        """Let the component of a call answer."""
+        step = call.step
+        if step.item.active.get(step.index) is not step or step.phase is not Phase.IN_FLIGHT:
+            return
+        name = call.target.component.lstrip("/")
+        value = decode(call.input)
+        if name == "parent" and not self._sub_run_ended(call, value):
+            return
+        outcome = self.parent_result(call) if name == "parent" else self.components[name](value, call.attempt)
+        self.answered.append((step.key, call.attempt))
+        result = outcome if isinstance(outcome, Failure) else self._value(encode(outcome))
+        entry = settle(
+            self.state,
+            step,
+            result,
+            origin=pb.ORIGIN_COMPONENT,
+            attempt=call.attempt,
+            started_at_ms=self.now_ms,
+            host="h",
+            now_ms=self.now_ms,
+        )
+        self._feed(entry)
+
+    def cancel(self) -> None:
+        self._feed(pb.Entry(at_ms=self.now_ms, inbox_taken=pb.InboxTaken(id="m", cancel=True)))
+        self.turn()
+
+    # --- what came of it -----------------------------------------------------------------------------------------------------
+
+    def outcomes(self) -> list[Any]:
+        return [self._shown(item.outcome) for item in self.state.root.items]
+
+    def entries(self) -> Iterator[pb.Entry]:
+        return (pb.Entry.FromString(raw) for raw in self.journal)
+
+    def completed_keys(self) -> list[str]:
+        """Return the keys of the steps with a journaled result, in order."""
+        found = []
+        for entry in self.entries():
+            if entry.WhichOneof("kind") == "step_completed":
+                scope = self.state.scopes[entry.scope]
+                step = scope.plan.steps[entry.step]
+                found.append(f"{scope.key}/{entry.item + scope.first_item}/{step.id}")
+        return found
+
+    def failures(self) -> dict[str, str]:
+        """Return the code of every step of the run itself that failed, by step id (of item 0)."""
+        return {
+            self.state.root.plan.steps[entry.step].id: failure_from_pb(entry.step_completed.failure).code.name
+            for entry in self.entries()
+            if entry.step_completed.HasField("failure") and entry.scope == 0 and entry.item == 0
+        }
+
+    def _shown(self, outcome: Json | Failure | None) -> Any:
+        if isinstance(outcome, Failure):
+            return (outcome.code.name, outcome.message)
+        assert outcome is not None
+        return outcome.tree
+
+    # --- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _fresh(self) -> RunState:
+        return new_run(
+            RUN_ID,
+            partition=0,
+            first_item=0,
+            plan=compile_flow(flow_from_tree(self.tree)),
+            inputs=[Json(encode(value)) for value in self.inputs],
+            variables={name: Json(encode(value)) for name, value in self.variables.items()},
+            policy=self.policy,
+        )
+
+    def _adopt(self, held: Iterable[tuple[str, int]] = (), *, handed_over: bool = False) -> None:
+        adopted = pb.Adopted(epoch=self.crashes + 1, executor_id=f"e{self.crashes}", handed_over=handed_over)
+        self._feed(pb.Entry(at_ms=self.now_ms, adopted=adopted))
+        for key, attempt in held:
+            assert attach_call(self.state, key, attempt)
+        self.turn()
+
+    def _feed(self, entry: pb.Entry) -> None:
+        raw = entry.SerializeToString()
+        self.journal.append(raw)
+        apply(self.state, pb.Entry.FromString(raw))
+
+    def _act(self, action: Any, brought: dict[str, bytes | None]) -> bool:
+        if isinstance(action, Append):
+            payload = action.entry.step_completed.result
+            if len(payload.json) > INLINE_BYTES_MAX:
+                payload.blob = self._put(payload.json)
+            self._feed(action.entry)
+            return True
+        if isinstance(action, WantBlob):
+            brought[action.blob] = self.blobs.get(action.blob)
+            return True
+        if isinstance(action, Dispatch):
+            self.dispatched.append((action.step.key, action.attempt))
+            self.flight.append(action)
+            if action.target.component.lstrip("/") == "parent":
+                return self._start_sub_run(action)
+        elif isinstance(action, CancelCall):
+            self.flight = [call for call in self.flight if call.step is not action.step]
+        else:
+            assert isinstance(action, ScopeEnded)
+        return False
+
+    def _value(self, raw: bytes) -> Json:
+        if len(raw) <= INLINE_BYTES_MAX:
+            return Json(raw)
+        return json_of(pb.Payload(blob=self._put(raw)))
+
+    def _put(self, raw: bytes) -> str:
+        self.blobs[blob_id(raw)] = raw
+        return blob_id(raw)
+
+    def _start_sub_run(self, call: Dispatch) -> bool:
+        """`/c/parent` runs the flow of its input on the inputs of its input, as a component that calls back does."""
+        value = decode(call.input)
+        request = host_pb2.StartRun(
+            flow=pb.Payload(json=encode(value["flow"])), inputs=pb.Payload(json=encode(value["inputs"])), key="#0"
+        )
+        started = start_callback(self.state, call.step, request, self.now_ms)
+        if isinstance(started, pb.Entry):
+            self._feed(started)
+            return True
+        return False
+
+    def _sub_run_ended(self, call: Dispatch, value: Any) -> bool:
+        scopes = call.step.sub_runs or []
+        if scopes and scopes[0].ended:
+            return True
+        self.flight.insert(0, call)  # still waiting: behind everything that may be answered
+        if len(self.flight) > 1:
+            self.answer(self.flight.pop())
+        return False
+
+    def parent_result(self, call: Dispatch) -> Any:
+        assert call.step.sub_runs
+        return [self._shown(item.outcome) for item in call.step.sub_runs[0].items]

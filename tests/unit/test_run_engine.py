@@ -1,0 +1,432 @@
+"""The engine's promises over a corpus of small flows: orders of completion and crash points are searched at random.
+
+Method: `support.engine.World` runs a flow with components that are pure functions; hypothesis picks the order in which
+calls answer and where the owner dies; the invariants below must hold on every path.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stepflow.codec import blob_id, encode
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX
+from support.engine import World
+
+
+def step(name, component, input=None, **more):
+    return {"id": name, "component": component, "input": input, **more}
+
+
+def ref(name, path=None):
+    return {"$step": name} if path is None else {"$step": name, "path": path}
+
+
+DOUBLE = {"steps": [step("d", "/c/add", {"a": {"$input": "$"}, "b": {"$input": "$"}})], "output": ref("d", "sum")}
+COUNT_DOWN = {
+    "steps": [step("n", "/c/add", {"a": {"$input": "n"}, "b": -1})],
+    "output": {
+        "$if": {"$coalesce": [{"$input": "last"}, False]},
+        "then": {"result": ref("n", "sum")},
+        "else": {"next": {"n": ref("n", "sum"), "last": True}},
+    },
+}
+MIXED = {
+    "steps": [step("q", "/c/add", {"a": {"$input": "v"}, "b": 1})],
+    "output": ref("q", "sum"),
+}
+
+CORPUS = {
+    "empty": {},
+    "chain": {
+        "steps": [
+            step("a", "/c/add", {"a": {"$input": "n"}, "b": 1}),
+            step("b", "/c/add", {"a": ref("a", "sum"), "b": 1}),
+            step("c", "/c/add", {"a": ref("b", "sum"), "b": 1}),
+        ],
+        "output": ref("c", "sum"),
+    },
+    "diamond": {
+        "steps": [
+            step("a", "/c/id", {"$input": "$"}),
+            step("b", "/c/id", [ref("a"), 1]),
+            step("c", "/c/id", [ref("a"), 2]),
+            step("d", "/c/id", [ref("b"), ref("c")]),
+        ],
+        "output": ref("d"),
+    },
+    "failure travels": {
+        "steps": [step("a", "/c/fail"), step("b", "/c/id", ref("a")), step("s", "/c/id", 1)],
+        "output": [ref("s"), ref("b")],
+    },
+    "late discovery": {
+        "steps": [step("c", "/c/id", True), step("a", "/c/id", "a"), step("b", "/c/fail")],
+        "output": {"$if": ref("c"), "then": ref("a"), "else": ref("b")},
+    },
+    "coalesce": {
+        "steps": [step("x", "/c/null"), step("y", "/c/null"), step("z", "/c/id", "z"), step("never", "/c/fail")],
+        "output": {"$coalesce": [ref("x"), ref("y"), ref("z"), ref("never")]},
+    },
+    "must execute": {
+        "steps": [step("side", "/c/fail", mustExecute=True), step("a", "/c/id", 1)],
+        "output": ref("a"),
+    },
+    "default": {
+        "steps": [step("a", "/c/fail", onError={"action": "useDefault", "defaultValue": {"$input": "x"}})],
+        "output": ref("a"),
+    },
+    "transport": {"steps": [step("a", "/c/lost", 7)], "output": ref("a")},
+    "large values": {
+        "steps": [step("a", "/c/big", 1), step("b", "/c/add", {"a": ref("a", "n"), "b": 1}), step("w", "/c/id", ref("a"))],
+        "output": [ref("b", "sum"), ref("w", "n")],
+    },
+    "sleep": {
+        "steps": [step("z", "/builtin/sleep", {"duration_ms": 5000, "passthrough": [1]}), step("a", "/c/id", ref("z"))],
+        "output": ref("a"),
+    },
+    "map": {
+        "steps": [
+            step("m", "/builtin/map", {"workflow": {"$literal": DOUBLE}, "items": [1, 2, 3, 4], "max_concurrency": 2})
+        ],
+        "output": ref("m"),
+    },
+    "iterate": {
+        "steps": [step("i", "/builtin/iterate", {"flow": {"$literal": COUNT_DOWN}, "initial_input": {"n": 9}})],
+        "output": ref("i"),
+    },
+    "map of failures": {
+        "steps": [step("m", "/builtin/map", {"workflow": {"$literal": MIXED}, "items": [{"v": 1}, {}, {"v": 3}]})],
+        "output": ref("m"),
+    },
+    "call-back": {
+        "steps": [step("p", "/c/parent", {"flow": {"$literal": DOUBLE}, "inputs": [1, 2]}), step("a", "/c/id", ref("p"))],
+        "output": ref("a"),
+    },
+}
+
+EXPECTED = {
+    "empty": [None],
+    "chain": [4],
+    "diamond": [[[{"n": 1}, 1], [{"n": 1}, 2]]],
+    "failure travels": [("COMPONENT_FAILED", "failed on null")],
+    "late discovery": ["a"],
+    "coalesce": ["z"],
+    "must execute": [1],
+    "default": [{"$input": "x"}],
+    "transport": [7],
+    "large values": [[2, 1]],
+    "sleep": [{"duration_ms": 5000, "passthrough": [1]}],
+    "map": [
+        {"results": [{"outcome": "success", "result": 2 * n} for n in (1, 2, 3, 4)], "successful": 4, "failed": 0}
+    ],
+    "iterate": [{"result": 7, "iterations": 2, "terminated": False}],
+    "call-back": [[2, 4]],
+}
+
+
+def world(name, **options):
+    return World(CORPUS[name], inputs=[{"n": 1}], **options)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_flow_without_trouble_gives_its_result(name):
+    assert world(name).run() == EXPECTED[name]
+
+
+choices = st.lists(st.integers(min_value=-1, max_value=7), max_size=40).filter(
+    # A run whose owners die without any progress is given up: that has a test of its own.
+    lambda found: all(sum(c < 0 for c in found[i : i + 5]) < 3 for i in range(len(found)))
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(choices=choices, window=st.integers(1, 4))
+@pytest.mark.parametrize("name", sorted(CORPUS))
+def test_neither_order_nor_crashes_change_the_result(name, choices, window):
+    """Also: nothing journaled runs again, no attempt number is used twice, the window holds, replay agrees."""
+    calm = world(name)
+    expected = calm.run()
+    stormy = world(name, window=window)
+    assert stormy.run(choices) == expected
+    assert len(set(stormy.dispatched)) == len(stormy.dispatched), "an attempt was dispatched twice"
+    completed = stormy.completed_keys()
+    assert len(set(completed)) == len(completed), "a step completed twice"
+    assert sorted(completed) == sorted(calm.completed_keys()), "other steps ran"
+    assert stormy.places_peak <= window
+    again = stormy.replayed()
+    assert again.status == stormy.state.status
+    assert [item.outcome for item in again.root.items] == [item.outcome for item in stormy.state.root.items]
+
+
+@pytest.mark.parametrize("name", sorted(CORPUS))
+def test_every_prefix_of_a_journal_leads_to_the_same_result(name):
+    whole = world(name)
+    expected = whole.run()
+    for cut in range(1, len(whole.journal)):
+        other = world(name)
+        other.journal, other.blobs = whole.journal[:cut], dict(whole.blobs)
+        done = set()
+        for raw in other.journal:
+            entry = pb.Entry.FromString(raw)
+            if entry.WhichOneof("kind") == "step_completed":
+                done.add((entry.scope, entry.item, entry.step))
+        other.dispatched.clear()
+        other.crash()
+        assert other.run() == expected, f"cut after {cut} entries"
+        later = [pb.Entry.FromString(raw) for raw in other.journal[cut:]]
+        assert not done & {(e.scope, e.item, e.step) for e in later if e.WhichOneof("kind") == "step_completed"}
+
+
+def test_a_step_is_dispatched_only_after_what_its_input_needs():
+    diamond = world("diamond")
+    diamond.run([1, 0, 1])
+    order = [key.rpartition("/")[2] for key, _ in diamond.dispatched]
+    assert order[0] == "a"
+    assert order[-1] == "d"
+
+
+def test_only_the_chosen_branch_runs():
+    late = world("late discovery")
+    late.run()
+    assert {key.rpartition("/")[2] for key, _ in late.dispatched} == {"c", "a"}
+
+
+def test_a_parent_lends_its_place_so_a_window_of_one_suffices():
+    callback = world("call-back", window=1)
+    assert callback.run() == EXPECTED["call-back"]
+    assert callback.places_peak == 1
+
+
+def test_attempts_count_failures_and_adoptions():
+    flaky = World({"steps": [step("f", "/c/flaky", 5, onError={"action": "retry"})], "output": ref("f")})
+    flaky.step(0)
+    flaky.crash()
+    assert flaky.run() == [5]
+    attempts = [attempt for _, attempt in flaky.dispatched]
+    assert attempts == [1, 3]  # one failure and one adoption lie between them
+
+
+def test_a_held_call_is_joined_under_its_attempt():
+    chain = world("chain")
+    assert chain.dispatched[-1][1] == 1
+    chain.crash(keep=1)
+    assert chain.dispatched[-1][1] == 1
+    assert chain.run() == EXPECTED["chain"]
+
+
+def test_component_failures_are_retried_within_their_budget_and_not_beyond():
+    tree = {"steps": [step("f", "/c/fail", 0, onError={"action": "retry", "maxRetries": 2})], "output": ref("f")}
+    failing = World(tree)
+    assert failing.run() == [("COMPONENT_FAILED", "failed on 0")]
+    assert [attempt for _, attempt in failing.dispatched] == [1, 2, 3]
+
+
+def test_a_default_after_retries_replaces_what_they_leave():
+    on_error = {"action": "retry", "maxRetries": 1, "then": {"action": "useDefault", "defaultValue": "d"}}
+    failing = World({"steps": [step("f", "/c/fail", 0, onError=on_error)], "output": ref("f")})
+    assert failing.run() == ["d"]
+    assert len(failing.dispatched) == 2
+
+
+def test_invalid_input_is_never_retried():
+    failing = World({"steps": [step("f", "/c/bad", 0, onError={"action": "retry"})], "output": ref("f")})
+    assert failing.run() == [("INVALID_INPUT", "bad input")]
+    assert len(failing.dispatched) == 1
+
+
+def test_a_lost_call_is_retried_before_a_default_applies():
+    tree = {"steps": [step("g", "/c/gone", 0, onError={"action": "useDefault", "defaultValue": 1})], "output": ref("g")}
+    lost = World(tree, transport_retries=2)
+    assert lost.run() == [1]
+    assert len(lost.dispatched) == 3
+
+
+def test_a_timeout_takes_the_default_at_once():
+    tree = {"steps": [step("s", "/c/slow", 0, onError={"action": "useDefault"})], "output": ref("s")}
+    slow = World(tree)
+    assert slow.run() == [None]
+    assert len(slow.dispatched) == 1
+
+
+def test_retries_wait_for_their_back_off():
+    lost = world("transport")
+    before = lost.now_ms
+    lost.run()
+    assert lost.now_ms >= before + 1000
+
+
+def test_retry_budgets_survive_the_owner():
+    tree = {"steps": [step("f", "/c/fail", 0, onError={"action": "retry", "maxRetries": 2})], "output": ref("f")}
+    failing = World(tree)
+    failing.step(0)
+    failing.crash()
+    failing.run()
+    failed = [e for e in failing.entries() if e.WhichOneof("kind") == "attempt_failed"]
+    assert len(failed) == 2
+
+
+def test_a_step_of_an_unknown_route_fails_and_ignores_its_default():
+    tree = {"steps": [step("n", "/nowhere/x", 0, onError={"action": "useDefault"})], "output": ref("n")}
+    assert World(tree).run() == [("ORCHESTRATOR_ERROR", "error routing component")]
+
+
+def test_a_failing_input_ignores_the_default():
+    tree = {
+        "steps": [step("n", "/c/id", {"$input": "nope"}, onError={"action": "useDefault"})],
+        "output": ref("n"),
+    }
+    assert World(tree).run() == [("EXPRESSION_FAILURE", "Input path $.nope not found")]
+
+
+def test_a_cycle_in_an_embedded_flow_fails_its_item():
+    cyclic = {"steps": [step("a", "/c/id", ref("b")), step("b", "/c/id", ref("a"))], "output": ref("a")}
+    tree = {"steps": [step("m", "/builtin/map", {"workflow": {"$literal": cyclic}, "items": [1]})], "output": ref("m")}
+    (result,) = World(tree).run()
+    assert result["failed"] == 1
+    assert result["results"][0]["error"]["code"] == "ORCHESTRATOR_ERROR"
+
+
+def test_a_flow_that_maps_itself_without_end_is_stopped():
+    endless = {
+        "steps": [step("e", "/builtin/eval", {"flow_id": {"$input": "$"}, "input": {"$input": "$"}})],
+        "output": ref("e"),
+    }
+    document = encode(endless)
+    tree = {"steps": [step("e", "/builtin/eval", {"flow_id": blob_id(document), "input": blob_id(document)})], "output": ref("e")}
+    result = World(tree, blobs={blob_id(document): document}).run()[0]
+    for _ in range(200):
+        if result["result"]["outcome"] == "failed":
+            break
+        result = result["result"]["result"]
+    assert result["result"]["error"]["code"] == "ORCHESTRATOR_ERROR"
+
+
+def test_eval_of_a_missing_flow_says_so():
+    tree = {"steps": [step("e", "/builtin/eval", {"flow_id": "0" * 64, "input": None})], "output": ref("e")}
+    ((code, message),) = World(tree).run()
+    assert code == "RESOURCE_UNAVAILABLE"
+    assert "0" * 64 in message
+
+
+def test_an_engine_component_with_wrong_input_fails_at_once():
+    tree = {"steps": [step("z", "/builtin/sleep", {"duration_ms": "long"})], "output": ref("z")}
+    ((code, message),) = World(tree).run()
+    assert code == "INVALID_INPUT"
+    assert "duration_ms" in message
+
+
+@pytest.mark.parametrize(
+    ("flow", "expected"),
+    [
+        ({"output": {"result": None, "next": 1}}, {"result": None, "iterations": 1, "terminated": False}),
+        ({"output": {"next": {"$input": "$"}}}, {"result": 5, "iterations": 3, "terminated": True}),
+    ],
+)
+def test_iterate_ends_by_result_or_by_its_bound(flow, expected):
+    input = {"flow": {"$literal": flow}, "initial_input": 5, "max_iterations": 3}
+    assert World({"steps": [step("i", "/builtin/iterate", input)], "output": ref("i")}).run() == [expected]
+
+
+def test_iterate_without_result_or_next_fails():
+    input = {"flow": {"$literal": {"output": {"other": 1}}}, "initial_input": 0}
+    ((code, _),) = World({"steps": [step("i", "/builtin/iterate", input)], "output": ref("i")}).run()
+    assert code == "INVALID_INPUT"
+
+
+def test_a_failing_iteration_fails_the_step_with_its_error():
+    failing = {"steps": [step("f", "/c/fail", 3)], "output": ref("f")}
+    input = {"flow": {"$literal": failing}, "initial_input": 0}
+    assert World({"steps": [step("i", "/builtin/iterate", input)], "output": ref("i")}).run() == [
+        ("COMPONENT_FAILED", "failed on 3")
+    ]
+
+
+def test_an_empty_map_has_no_results():
+    input = {"workflow": {"$literal": {}}, "items": []}
+    assert World({"steps": [step("m", "/builtin/map", input)], "output": ref("m")}).run() == [
+        {"results": [], "successful": 0, "failed": 0}
+    ]
+
+
+def test_a_sub_flows_input_is_checked_against_its_schema():
+    typed = {"schemas": {"properties": {"input": {"type": "integer"}}}, "output": {"$input": "$"}}
+    input = {"workflow": {"$literal": typed}, "items": [1, "two"]}
+    ((code, message),) = World({"steps": [step("m", "/builtin/map", input)], "output": ref("m")}).run()
+    assert code == "INVALID_INPUT"
+    assert "item 1" in message
+
+
+def test_cancel_stops_everything_and_gives_every_item_its_outcome():
+    diamond = World(CORPUS["diamond"], inputs=[{"n": 1}, {"n": 2}])
+    diamond.step(0)
+    diamond.cancel()
+    assert diamond.state.status == pb.RUN_STATUS_CANCELLED
+    assert [code for code, _ in diamond.outcomes()] == ["CANCELLED", "CANCELLED"]
+    assert diamond.flight == []
+
+
+def test_a_cancel_that_comes_after_the_end_is_not_taken():
+    chain = world("chain")
+    chain.run()
+    with pytest.raises(Exception, match="has ended"):
+        chain.cancel()
+
+
+def test_a_run_that_kills_its_owners_is_given_up():
+    chain = world("chain")
+    for _ in range(ADOPTIONS_IN_A_ROW_MAX):
+        assert chain.state.status is None
+        chain.crash()
+    assert chain.state.status == pb.RUN_STATUS_RECOVERY_FAILED
+    assert len(chain.dispatched) == ADOPTIONS_IN_A_ROW_MAX
+
+
+def test_hand_overs_do_not_count_against_a_run():
+    chain = world("chain")
+    for _ in range(3 * ADOPTIONS_IN_A_ROW_MAX):
+        chain.crash(handed_over=True)
+    assert chain.run() == EXPECTED["chain"]
+
+
+def test_the_window_spans_all_items_and_sub_runs():
+    batch = World(CORPUS["diamond"], inputs=[{"n": n} for n in range(10)], window=3)
+    batch.run([5, 3, 1, 0, 7] * 20)
+    assert batch.places_peak == 3
+
+
+def test_ready_steps_start_in_order_of_item_and_step():
+    batch = World(
+        {"steps": [step("a", "/c/id", 1), step("b", "/c/id", 2)], "output": [ref("a"), ref("b")]},
+        inputs=[{}, {}],
+        window=1,
+    )
+    batch.run()
+    assert [key.split("/", 1)[1] for key, _ in batch.dispatched] == ["0/a", "0/b", "1/a", "1/b"]
+
+
+def test_a_sleep_holds_no_place_and_survives_a_crash():
+    tree = {
+        "steps": [step("z", "/builtin/sleep", {"duration_ms": 60_000}), step("a", "/c/id", 1)],
+        "output": [ref("z"), ref("a")],
+    }
+    sleeper = World(tree, window=1)
+    began = sleeper.now_ms
+    sleeper.step(0)
+    sleeper.now_ms += 30_000
+    sleeper.crash()
+    assert sleeper.run() == [[{"duration_ms": 60_000}, 1]]
+    assert sleeper.now_ms == began + 60_000
+
+
+def test_a_thousand_steps_in_a_row_do_not_exhaust_the_stack():
+    steps = [step("s0", "/c/id", 0)] + [step(f"s{n}", "/c/id", ref(f"s{n - 1}")) for n in range(1, 3000)]
+    assert World({"steps": steps, "output": ref("s2999")}).run() == [0]
+
+
+def test_a_sub_run_id_is_the_same_for_every_owner():
+    first, second = world("map"), world("map")
+    first.run()
+    second.crash()
+    second.run()
+    assert [scope.run_id for scope in first.state.scopes] == [scope.run_id for scope in second.state.scopes]
