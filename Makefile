@@ -57,7 +57,7 @@ test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
-	@scripts/demo.sh
+	@$(BIN)/python scripts/demo.py
 
 bench: $(STAMP) ## measure steps per second and milliseconds per step
 	@$(BIN)/python -m benchmarks.embedded

@@ -50,6 +50,9 @@ STDERR_LINE_CHARS_MAX = 800
 STDERR_PARTIAL_BYTES_MAX = 64 * 1024
 """A line of stderr that grows beyond this is cut where it stands."""
 
+SECRET_CHARS_MIN = 8
+"""Shorter values of secret-looking variables are left in: they would blot out ordinary words."""
+
 DRAIN_READS_MAX = 64
 """Reads of what is left in the pipes after an exit; bounded because a grandchild may go on writing."""
 
@@ -147,7 +150,7 @@ class ServerProcess:
         self._flush_due = False
         self._stderr_partial = b""
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
-        self._secrets = [value for name, value in spec.env.items() if len(value) >= 8 and is_secret_name(name)]
+        self._secrets = _secrets_in(spec)
         self._stopping = False
         self._group_ended = True
         """Until there is a group: `killpg(0)` would be our own."""
@@ -164,10 +167,11 @@ class ServerProcess:
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
         self._ended = asyncio.Event()
-        child_stdin, self._stdin = os.pipe()
-        self._stdout, self._stdout_kept = os.pipe()
-        self._stderr, child_stderr = os.pipe()
+        child_stdin = child_stderr = -1
         try:
+            child_stdin, self._stdin = os.pipe()
+            self._stdout, self._stdout_kept = os.pipe()
+            self._stderr, child_stderr = os.pipe()
             process = subprocess.Popen(  # vfork and exec: a millisecond, and safe beside threads
                 [command, *self._spec.args],
                 stdin=child_stdin,
@@ -186,8 +190,9 @@ class ServerProcess:
                 plugin=self._spec.plugin,
             ) from None
         finally:
-            os.close(child_stdin)
-            os.close(child_stderr)
+            for fd in (child_stdin, child_stderr):
+                if fd >= 0:
+                    os.close(fd)
         self.pid = process.pid
         self._group_ended = False
         self._guard = _start_guard(process.pid)
@@ -258,6 +263,10 @@ class ServerProcess:
     def stderr_tail(self) -> str:
         """Return the last lines of stderr, without secrets, cut to a readable size."""
         return "\n".join(self._stderr_lines)
+
+    def command_line(self) -> str:
+        """Return what was started, for an error text, without secrets that were substituted into it."""
+        return self._without_secrets(" ".join([self._spec.command, *self._spec.args]))
 
     def forget_stderr(self) -> None:
         """Read what has been written to stderr until now, and forget it all."""
@@ -343,12 +352,15 @@ class ServerProcess:
         text = line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")
         if not text.strip() or text.startswith(self._spec.stderr_hidden):
             return
-        for secret in self._secrets:
-            text = text.replace(secret, "[REDACTED]")
-        text = redact(_ESCAPES.sub("", text)[:STDERR_LINE_CHARS_MAX])
+        text = redact(self._without_secrets(_ESCAPES.sub("", text))[:STDERR_LINE_CHARS_MAX])
         text = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
         self._stderr_lines.append(text)
         self._log.debug("server stderr", line=text)
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[REDACTED]")
+        return text
 
     # --- the end
 
@@ -412,6 +424,12 @@ class ServerProcess:
             if fd >= 0:
                 os.close(fd)
         self._stdin = self._stdout = self._stdout_kept = self._stderr = -1
+
+
+def _secrets_in(spec: ProcessSpec) -> list[str]:
+    """Return the values of secret-looking variables: the host's may have been substituted into `args` and `env`."""
+    variables = {**spec.environ, **spec.env}
+    return [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
 
 
 def _read(fd: int) -> bytes | None:

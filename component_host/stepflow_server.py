@@ -153,7 +153,7 @@ class StdioServer:
             await self._give_up(process)
             raise self._start_error(
                 "SERVER_NOT_RESPONDING",
-                f"did not answer `initialize` within {self._config.start_timeout_s:g} s",
+                f"did not answer the handshake within {self._config.start_timeout_s:g} s",
             ) from None
         except _ServerEndedError:
             await self._give_up(process)
@@ -189,6 +189,12 @@ class StdioServer:
     async def ended(self) -> None:
         assert self._process is not None
         await self._process.ended()
+
+    def _end(self, process: ServerProcess) -> None:
+        """Kill the present process; from this moment on, calls wait for the next one."""
+        if process is self._process:
+            self.room = NO_ROOM
+        process.kill()
 
     async def _give_up(self, process: ServerProcess) -> None:
         await process.stop(0.0)
@@ -273,8 +279,7 @@ class StdioServer:
     def _start_error(self, reason: str, what: str) -> Unavailable:
         process = self._process
         assert process is not None
-        command = " ".join([self._spec.command, *self._spec.args])
-        text = f"plugin {self._spec.plugin!r}: the server {what}. It was started as `{command}`"
+        text = f"plugin {self._spec.plugin!r}: the server {what}. It was started as `{process.command_line()}`"
         if self._first_noise:
             text += f"; its stdout begins with {self._first_noise!r}, which is not the StepFlow protocol"
         tail = process.stderr_tail()
@@ -317,9 +322,8 @@ class StdioServer:
             process.write(protocol.line_of(protocol.Notification("components/cancel", {"id": request_id})))
         elif self.room < 1 and all(call is None for call in self._executes.values()):
             # Nothing but abandoned work, no room for more, and no word to stop it: a new process is the only way on.
-            self.room = NO_ROOM
             self.end_was_wanted = True
-            process.kill()
+            self._end(process)
         elif self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(process), name=f"check {self._spec.plugin}")
 
@@ -330,7 +334,7 @@ class StdioServer:
                 await self._ask("components/list", {})
         except TimeoutError:
             log.warning("server does not answer; ending it", plugin=self._spec.plugin)
-            process.kill()
+            self._end(process)
         except (_ServerEndedError, _RefusedError):
             return
 
@@ -452,6 +456,8 @@ class StdioServer:
     def _serve(self, request_id: int | str, method: str, line: protocol.Line) -> None:
         process = self._process
         assert process is not None
+        if process.outgoing_bytes > 2 * OUTGOING_BYTES_MAX:
+            self._end(process)  # it asks and asks, and reads no answer
         owner = self._owner(line)
         call = None if owner is None else self._executes.get(owner)
         if owner is None:
@@ -476,6 +482,8 @@ class StdioServer:
         except asyncio.CancelledError:
             process.write(protocol.error_line(request_id, protocol.GENERAL, "the execute that asks was cancelled"))
             raise
+        if process.outgoing_bytes + len(reply) > OUTGOING_BYTES_MAX:
+            reply = protocol.error_line(request_id, protocol.GENERAL, "the server does not read what it was sent")
         process.write(reply)
 
     def _owner(self, line: protocol.Line) -> int | None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from stepflow import __version__, telemetry
-from stepflow.cli import components, console, init, test, validate
+from stepflow.cli import components, console, init, run, runs, test, validate
 from stepflow.errors import StepflowError
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ app.command("init")(init.init)
 app.command("validate")(validate.validate)
 app.command("test")(test.run_tests)
 app.command("list-components")(components.list_components)
+app.command("run")(run.run)
+app.command("resume")(run.resume)
+app.add_typer(runs.app, name="runs")
 
 
 def _show_version(wanted: bool) -> None:

@@ -50,13 +50,13 @@ def serve(*, threads: int | None = None, argv: Sequence[str] | None = None) -> N
     try:
         if not REGISTRY.components():
             raise Invalid("COMPONENT_INVALID", "there is nothing to serve: put @component on a function before serve()")
+        if threads is not None and threads < 1:
+            raise Invalid("COMPONENT_INVALID", f"serve(threads={threads}): at least one thread is needed")
         for component in REGISTRY.components():
             component.prepare()
     except Invalid as problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
-    if threads is not None and threads < 1:
-        raise Invalid("COMPONENT_INVALID", f"serve(threads={threads}): at least one thread is needed")
     if arguments[:1] == ["--list"]:
         raise SystemExit(tryout.list_components(REGISTRY))
     if arguments[:1] == ["--call"]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepflow.errors import Refused, StepflowError
+from stepflow.errors import Refused
 from stepflow.store import (
     PAGE_KEYS_MAX,
     KeyValue,
@@ -85,12 +85,8 @@ class SqliteStore:
         store._thread.start()
         try:
             await asyncio.shield(store._opened)
-        except asyncio.CancelledError:
+        except BaseException:
             await store.close()
-            raise
-        except StepflowError:
-            store._closed = True
-            store._thread.join()
             raise
         return store
 
@@ -160,13 +156,14 @@ class SqliteStore:
             else:
                 future.set_result(request.result)
 
-    def _end(self) -> None:
+    def _end(self, cause: Exception | None) -> None:
+        """The thread is gone, also when it never got as far as to open the database."""
+        self._closed = True
         for watch in tuple(self._watches):
             watch.fail(self._gone())
         if not self._opened.done():
-            self._opened.set_exception(self._gone())
-        if not self._ended.done():
-            self._ended.set_result(None)
+            self._opened.set_exception(cause or self._gone())
+        self._ended.set_result(None)
 
     def _gone(self) -> StoreUnavailable:
         return StoreUnavailable("STORE_CLOSED", f"{self.path} was closed", path=self.path)
@@ -176,26 +173,25 @@ class SqliteStore:
     def _serve(self) -> None:
         try:
             db, lock = file.open_file(self.path, read_only=self._read_only)
-        except StepflowError as error:
-            self._hand_over(self._fail_opening, error)
+        except Exception as error:  # whatever it is, `open` waits for it
+            self._hand_over(self._end, error)
             return
+        cause: Exception | None = None
         try:
             self._serve_open(db)
+        except Exception as error:
+            cause = self._explain(error)
         finally:
-            db.close()
+            with contextlib.suppress(sqlite3.Error):  # such as a full disk: the log stays, and is read the next time
+                db.close()
             file.unlock(lock)
-            self._hand_over(self._end)
+            self._hand_over(self._end, cause)
 
     def _serve_open(self, db: sqlite3.Connection) -> None:
-        try:
-            engine = Engine(db, read_only=self._read_only)
-            if not self._read_only:
-                engine.drop_leased_keys()
-                engine.commit()
-        except (sqlite3.Error, StepflowError) as error:
-            explained = error if isinstance(error, StepflowError) else file.explain(error, self.path)
-            self._hand_over(self._fail_opening, explained)
-            return
+        engine = Engine(db, read_only=self._read_only)
+        if not self._read_only:
+            engine.drop_leased_keys()
+            engine.commit()
         self._hand_over(_succeed, self._opened)
         if not self._read_only and self.path != file.MEMORY:
             with contextlib.suppress(sqlite3.Error):  # a full disk is told to whoever writes
@@ -234,27 +230,23 @@ class SqliteStore:
             for request in batch:
                 request.run(engine)
             records = engine.commit()
-        except sqlite3.Error as error:
+        except Exception as error:
             records = []
             with contextlib.suppress(sqlite3.Error):
                 engine.forget()
             engine.renew_leases(time.monotonic())  # or one that is due would be tried again without a pause
-            explained = file.explain(error, self.path)
+            explained = self._explain(error)
             for request in batch:
                 request.result, request.error = None, explained
         if batch or records:
             self._hand_over(self._deliver, batch, records)
 
+    def _explain(self, error: Exception) -> Exception:
+        return file.explain(error, self.path) if isinstance(error, sqlite3.Error) else error
+
     def _hand_over(self, callback: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *args)
-
-    def _fail_opening(self, error: StepflowError) -> None:
-        self._closed = True
-        if not self._opened.done():
-            self._opened.set_exception(error)
-        if not self._ended.done():
-            self._ended.set_result(None)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:
@@ -296,7 +288,7 @@ class _Watch:
         self._waiter: asyncio.Future[None] | None = None
         self._seen = 0  # the last revision that was looked at
         self._closed = False
-        self._error: StepflowError | None = None
+        self._error: Exception | None = None
 
     def __aiter__(self) -> AsyncIterator[WatchBatch]:
         return self
@@ -325,7 +317,6 @@ class _Watch:
         if self._closed:
             return
         if request.error is not None:
-            assert isinstance(request.error, StepflowError), request.error
             self.fail(request.error)
             return
         revision, past = request.result
@@ -354,7 +345,7 @@ class _Watch:
         elif self._batches:
             self._wake()
 
-    def fail(self, error: StepflowError) -> None:
+    def fail(self, error: Exception) -> None:
         """Let the owner have what is left, then the error."""
         self._error = error
         self._watches.discard(self)

@@ -57,7 +57,7 @@ def open_file(path: str, *, read_only: bool) -> tuple[sqlite3.Connection, int | 
         if read_only:
             return _open_snapshot(path), None
         return _open_owned(path)
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: a null character in the path
         raise explain(error, path) from None
 
 

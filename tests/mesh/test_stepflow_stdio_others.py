@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
-from support import is_alive, text_of, wait_until_async
+from support import ROOT, is_alive, text_of, wait_until_async
 from support.host_side import FLOW_ID, RUN_ID, Call, context, execute, report, started
 
 from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
@@ -220,6 +220,29 @@ def test_a_secret_from_the_configuration_does_not_appear_in_an_error(rude: Rude)
         with pytest.raises(Unavailable) as caught:
             await rude("echoes_secret", env={"SERVICE_API_KEY": "zx-81-spectrum"}).start()
         assert "using key [REDACTED]" in caught.value.message
+
+    uvloop.run(test())
+
+
+def test_a_secret_substituted_into_the_arguments_does_not_appear_in_an_error(rude: Rude) -> None:
+    async def test() -> None:
+        server = str(ROOT / "tests" / "data" / "stepflow_servers" / "rude.py")
+        config = StdioServerConfig(command="python3", args=[server, "exits", "--token=zx-81-spectrum"])
+        backend = StepflowStdioBackend(context("p", **{"SERVICE_TOKEN": "zx-81-spectrum"}), config)
+        with pytest.raises(Unavailable) as caught:
+            await backend.start()
+        assert "rude.py exits --token=[REDACTED]`" in caught.value.message
+
+    uvloop.run(test())
+
+
+def test_a_missing_working_directory_is_named(tmp_path: Path) -> None:
+    async def test() -> None:
+        backend = StepflowStdioBackend(context("p", str(tmp_path / "gone")), StdioServerConfig(command="python3"))
+        with pytest.raises(Unavailable) as caught:
+            await backend.start()
+        assert caught.value.reason == "SERVER_START_FAILED"
+        assert str(tmp_path / "gone") in caught.value.message
 
     uvloop.run(test())
 

@@ -78,6 +78,12 @@ def test_closing_stdin_ends_the_server_also_in_the_middle_of_calls(server: Clien
     assert stderr == "cleaned up\n"
 
 
+def test_closing_stdin_ends_a_server_whose_executor_is_stuck(server: Client) -> None:
+    server.execute("/wait_in_executor")
+    assert server.call("/add_async", {"a": 1, "b": 1}) == 2
+    assert server.end() == (0, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_without_a_traceback(server: Client, number: signal.Signals) -> None:
     server.execute("/wait_for_gate", {"name": "never opened"})

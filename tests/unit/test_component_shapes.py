@@ -223,6 +223,7 @@ def test_a_literal_path_wins_over_a_pattern() -> None:
         ("@component\ndef f(*a: int) -> int: ...", ["/f", "*a"]),
         ("@component\ndef f(a: int, /) -> int: ...", ["/f", "positional-only"]),
         ("@component\ndef f(a: Context, b: Context) -> int: ...", ["/f", "two Context"]),
+        ("@component\ndef f(): ...\nserve(threads=0)", ["threads=0"]),
         ("@component('x/{n}')\ndef f(n: int) -> int: ...", ["/x/{n}", "`n`", "str"]),
     ],
 )

@@ -55,6 +55,12 @@ def wait_for_gate(name: str) -> str:
 
 
 @component
+async def wait_in_executor() -> None:
+    """Hold a thread of the event loop's own pool for ever."""
+    await asyncio.to_thread(threading.Event().wait)
+
+
+@component
 async def open_gate(name: str) -> str:
     gate(name).set()
     return name

@@ -143,7 +143,8 @@ def asks_late():
 
     def execute(request):
         reply(request, {"output": heard})
-        print(json.dumps({"jsonrpc": "2.0", "id": "late", "method": "blobs/put", "params": {"data": 1}}), flush=True)
+        params = {"data": 1, "observability": request["params"]["observability"]}
+        print(json.dumps({"jsonrpc": "2.0", "id": "late", "method": "blobs/put", "params": params}), flush=True)
 
     serve(execute, heard=heard)
 

@@ -1,0 +1,164 @@
+"""Reading what `.stepflow/` holds: which runs there are, and all that is needed to go on with one.
+
+Databases are opened for reading only, one after the other, also while other processes own them. One that cannot be read
+is told of, by its file, and passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepflow.cli import console
+from stepflow.cli.console import Usage
+from stepflow.cli.driving import Ended, Job, result_tree
+from stepflow.codec import decode
+from stepflow.embedded import reader
+from stepflow.errors import NotFound, StepflowError
+from stepflow.flow import Redactor, SecretMap, apply_overrides, flow_from_tree
+from stepflow.journal import blob_reader, read_record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stepflow.cli.live import View
+    from stepflow.config import Config
+    from stepflow.embedded import RunView
+    from stepflow.flow import Flow
+    from stepflow.local import LocalRuns
+    from stepflow.mesh.v1 import state_pb2
+    from stepflow.store.blobs import BlobStore
+    from stepflow.store.sqlite import SqliteStore
+
+INTERRUPTED = "interrupted"
+"""The status of a run that has not ended and that no process drives."""
+
+STATUSES = ("running", INTERRUPTED, "completed", "failed", "cancelled", "recovery_failed")
+
+
+def status_of(local: LocalRuns, run: RunView) -> str:
+    """Return a run's status as people see it."""
+    return INTERRUPTED if not run.terminal and not local.is_driven(run.run_id) else run.status
+
+
+async def list_runs(local: LocalRuns) -> AsyncIterator[tuple[RunView, str]]:
+    """Yield all runs with their status, the newest first. Raises: Refused (the folder cannot be read)."""
+    for run_id in local.run_ids():
+        try:
+            run = await _view(local, run_id)
+        except StepflowError as error:
+            if not local.is_driven(run_id):  # else it is just being made
+                console.error(error)
+            continue
+        if run is not None:
+            yield run, status_of(local, run)
+
+
+async def _view(local: LocalRuns, run_id: str) -> RunView | None:
+    """Return a run; None when the database holds none, because nothing was submitted."""
+    store = await local.read(run_id)
+    try:
+        return await reader(store, local.blobs()).get_run(run_id)
+    except NotFound:
+        return None
+    finally:
+        await store.close()
+
+
+async def only_unfinished(local: LocalRuns) -> str:
+    """Return the one run that was interrupted. Raises: Usage, with all of them, when it is not one."""
+    found = [(run, status) async for run, status in list_runs(local) if not run.terminal]
+    waiting = [run for run, status in found if status == INTERRUPTED]
+    if len(waiting) == 1:
+        return waiting[0].run_id
+    if waiting:
+        shown = "\n".join(f"  {run.run_id}  {run_name(run)}" for run in waiting)
+        raise Usage("RUN_ID_MISSING", f"{len(waiting)} runs are unfinished; say which to go on with:\n{shown}")
+    busy = "".join(f"\n  {run.run_id} is being driven by another process" for run, _ in found)
+    raise Usage("NOTHING_TO_RESUME", f"there is no interrupted run in {local.folder}{busy}")
+
+
+def run_name(run: RunView) -> str:
+    """Return what people call the flow: its name, else its file."""
+    return run.flow_name or Path(str(run.labels.get("flow", ""))).name or run.flow_id[:12]
+
+
+@dataclass(slots=True)
+class StoredRun:
+    """What a run was begun with. `ended` holds its results once it has ended."""
+
+    run_id: str
+    flow: Flow
+    """With the overrides applied."""
+    labels: dict[str, Any]
+    redactor: Redactor
+    ended: Ended | None = field(default=None)
+
+
+async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
+    """Read a run back. Raises: NotFound, StoreUnreadable, DataLoss."""
+    store = await local.read(run_id)
+    try:
+        blobs = local.blobs()
+        control = reader(store, blobs)
+        run = await control.get_run(run_id)
+        record = await read_record(store, run_id)
+        flow = flow_from_tree(decode(await control.get_flow(record.flow_id)))
+        if record.overrides_json:
+            flow = apply_overrides(flow, decode(record.overrides_json))
+        stored = StoredRun(run_id, flow, run.labels, await _redactor(store, blobs, run_id, record, flow))
+        if run.terminal:
+            items = await control.items(run_id)
+            stored.ended = Ended(run, [result_tree(item, run.status) for item in items])
+        return stored
+    finally:
+        await store.close()
+
+
+async def _redactor(
+    store: SqliteStore, blobs: BlobStore, run_id: str, record: state_pb2.RunRecord, flow: Flow
+) -> Redactor:
+    """Build the redactor of a run; its inputs are read only if they may hold secrets."""
+    inputs: list[Any] = []
+    if SecretMap.from_schema(flow.schema("input"), flow.schema_definitions):
+        inputs = [decode(payload.json) for payload in record.inputs]
+        read = blob_reader(store, blobs)
+        for blob in record.partition_inputs:
+            inputs += decode(await read(run_id, blob, shared=False) or b"[]")
+    return Redactor(flow, inputs, decode(record.variables_json or b"{}"))
+
+
+def job(local: LocalRuns, run: StoredRun, config: Config | None, view: View) -> Job:
+    """Return the work that is left of a run, with the config it began with unless another one is given.
+
+    Raises: NotFound, ConfigInvalid.
+    """
+    return Job(
+        local=local,
+        run_id=run.run_id,
+        config=config or _config(run),
+        flow=run.flow,
+        redactor=run.redactor,
+        view=view,
+    )
+
+
+def _config(run: StoredRun) -> Config:
+    """Load the run's config again, and warn when it is not what it was."""
+    from stepflow.config import default_config, load_config
+
+    source = run.labels.get("config")
+    if source is None:
+        return default_config(Path(run.labels.get("working_directory") or Path.cwd()))
+    try:
+        config = load_config(source)
+    except NotFound:
+        raise NotFound(
+            "CONFIG_NOT_FOUND",
+            f"the config that run {run.run_id} began with, {source}, is gone; name another one with --config",
+            path=source,
+        ) from None
+    if config.digest != run.labels.get("config_digest"):
+        console.warn(f"{source} has changed since the run began; the steps that are left will use it as it is now")
+    return config
