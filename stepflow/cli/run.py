@@ -93,7 +93,7 @@ def run(
 
     check_output(output)
     parsed, loaded = read_flow(flow), read_config(config, flow)
-    _check(parsed, loaded)
+    _check(flow, parsed, loaded)
     given = read_inputs(InputOptions(input_file, input_json, input_yaml, inputs, stdin_format), parsed)
     values = VariableOptions(ValueOptions(variables, variables_json, variables_yaml), env_variables)
     from stepflow.cli.driving import Job, drive
@@ -117,7 +117,7 @@ def run(
         check_input=not no_validate_input,
         labels=_labels(flow, loaded, batch=given.batch),
     )
-    check_request(request)
+    check_request(parsed, request)
     redactor = Redactor(parsed, map(Json, given.values), supplied)
     job = Job(
         local=_local(store),
@@ -179,8 +179,8 @@ def _local(store: Path | None) -> "LocalRuns":
     return LocalRuns(store or DEFAULT_FOLDER)
 
 
-def _check(flow: "Flow", config: "Config") -> None:
-    """Stop when the flow or the config cannot be right; show warnings and go on."""
+def _check(path: Path, flow: "Flow", config: "Config") -> None:
+    """Stop when the flow or the config cannot be right; show what was overlooked in them, count the rest, and go on."""
     from stepflow.cli.validate import check, passes, print_report
     from stepflow.errors import Invalid
 
@@ -188,11 +188,11 @@ def _check(flow: "Flow", config: "Config") -> None:
     if not passes(diagnostics):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not run; the diagnostics above say why")
-    for warning in config.warnings:
-        console.warn(warning)
-    for diagnostic in diagnostics:
-        if diagnostic.level == "warning":
-            console.warn(diagnostic.formatted)
+    for text in (*config.warnings, *(warning.formatted for warning in flow.warnings)):
+        console.warn(text)
+    others = diagnostics.num_warning - len(flow.warnings)
+    if others:
+        console.say(console.styled(f"{others} more warnings: stepflow validate --flow {path}", "dim"))
 
 
 def _labels(flow: Path, config: "Config", *, batch: bool) -> dict[str, Any]:

@@ -32,8 +32,9 @@ class InputValidator:
         """
         import jsonschema_rs
 
-        if isinstance(schema, dict) and definitions:
-            schema = {**schema, "$defs": {**definitions, **schema.get("$defs", {})}}
+        own = schema.get("$defs", {}) if isinstance(schema, dict) else None
+        if definitions and isinstance(own, dict):
+            schema = {**schema, "$defs": {**definitions, **own}}
         try:
             self._validator = jsonschema_rs.validator_for(schema, mask=_VALUE, retriever=_fetch_nothing)
         except (ValueError, jsonschema_rs.ReferencingError) as error:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Rude = Callable[..., StepflowStdioBackend]
     Own = Callable[..., StepflowStdioBackend]
 
+pytestmark = pytest.mark.timeout(400)  # the first test of a version installs its server
+
 
 def test_a_server_sees_only_the_variables_meant_for_it(kit: Kit) -> None:
     async def test() -> None:

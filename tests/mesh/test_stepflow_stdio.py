@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Rude = Callable[..., StepflowStdioBackend]
     Own = Callable[..., StepflowStdioBackend]
 
+pytestmark = pytest.mark.timeout(400)  # the first test of a version installs its server
+
 VERSIONS = ("0.2.4", "0.4.0", "0.7.0")
 each_version = pytest.mark.parametrize("version", VERSIONS)
 

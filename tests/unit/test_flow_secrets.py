@@ -197,9 +197,11 @@ def test_shared_definitions_may_be_referred_to() -> None:
         {"pattern": "("},
         {"$schema": "https://example.invalid/draft"},
         {"minimum": "one"},
+        {"$defs": []},
     ],
 )
 def test_a_broken_schema_is_refused_and_nothing_is_fetched(schema: Any) -> None:
-    with pytest.raises(Invalid) as caught:
-        InputValidator(schema)
-    assert caught.value.reason == "SCHEMA_INVALID"
+    for definitions in (None, {"Other": {}}):
+        with pytest.raises(Invalid) as caught:
+            InputValidator(schema, definitions)
+        assert caught.value.reason == "SCHEMA_INVALID"
