@@ -1,7 +1,7 @@
 """What validation and parsing have to say about a flow, as data.
 
-Each code has one kind and one level, listed in `_CODES`; codes are stable, texts are not. Codes from 1900 on are
-ours: they come from parsing, which is otherwise silent about what it does not read.
+Each code has one kind and one level, listed in `_CODES`; codes are stable, texts are not. Those from 1900 to 1999 are
+ours; the first of them come from parsing, which is otherwise silent about what it does not read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _CODES: dict[int, tuple[str, Level]] = {
     1900: ("unknownMember", "warning"),
     1901: ("memberNotRead", "warning"),
     1902: ("numberReadAsText", "warning"),
+    1903: ("invalidInputSchema", "warning"),
     2003: ("invalidSubflowLiteral", "error"),
     2004: ("undefinedVariable", "error"),
     2005: ("undefinedRequiredVariable", "error"),

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stepflow.errors import Invalid
 from stepflow.flow import syntax
 from stepflow.flow.diagnostics import Diagnostic, Diagnostics
 from stepflow.flow.model import Flow, FlowInvalid, Step
 from stepflow.flow.parse import flow_from_tree
 from stepflow.flow.paths import json_path
+from stepflow.flow.schema import InputValidator
 from stepflow.flow.variables import VariableSpecs
 
 if TYPE_CHECKING:
@@ -122,6 +124,11 @@ class _Checker:
             yield Diagnostic(1001, "The flow has no name", "$.name")
         if self.flow.description is None:
             yield Diagnostic(1002, "The flow has no description", "$.description")
+        try:
+            InputValidator.for_input(self.flow)
+        except Invalid as error:
+            # A warning: a run whose input is not validated can do without it.
+            yield Diagnostic(1903, f"No input can be validated: {error.message}", "$.schemas.properties.input")
 
     # --- references ----------------------------------------------------------------------------------------------
 

@@ -191,7 +191,8 @@ class FencedWriter:
 
         Args:
             clock_valid: the executor's own judgement of its lease; while it is False nothing is sent.
-            on_lost: called once, when the session is found gone; also `lost` is set then.
+            on_lost: called once, when the session is found gone (or the store damaged), before everything undecided is
+                rejected; also `lost` is set then.
 
         Raises:
             Exists: `EXECUTOR_ID_TAKEN`.
@@ -280,7 +281,9 @@ class FencedWriter:
         """Stop writing at once and reject what is not decided; `drain` first to lose nothing. Safe to repeat."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._give_up(Conflict("WRITER_CLOSED", f"the writer of {self.executor_id} was closed"))
+        if self._gone is None:
+            self._gone = Conflict("WRITER_CLOSED", f"the writer of {self.executor_id} was closed")
+            self._reject_all(self._gone)
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -397,16 +400,14 @@ class FencedWriter:
                 self._call(submission.on_commit)
 
     def _lose(self, reason: StepflowError) -> None:
-        self._give_up(reason)
+        """Say that the right to write is gone, before the rejections that follow from it."""
+        self._gone = reason
         self.lost.set()
         if self._on_lost is not None:
             self._call(self._on_lost)
+        self._reject_all(reason)
 
-    def _give_up(self, reason: StepflowError) -> None:
-        """Reject everything undecided; from now on nothing is written."""
-        if self._gone is not None:
-            return
-        self._gone = reason
+    def _reject_all(self, reason: StepflowError) -> None:
         undecided = [*(self._in_flight.submissions if self._in_flight else ()), *self._queue]
         self._in_flight = None
         self._queue.clear()

@@ -227,9 +227,9 @@ def test_a_secret_from_the_configuration_does_not_appear_in_an_error(rude: Rude)
 def test_a_secret_substituted_into_the_arguments_does_not_appear_in_an_error(rude: Rude) -> None:
     async def test() -> None:
         server = str(ROOT / "tests" / "data" / "stepflow_servers" / "rude.py")
-        secret = "zx-81-spectrum"
-        config = StdioServerConfig(command="python3", args=[server, "exits", f"--token={secret}"])
-        backend = StepflowStdioBackend(context("p", SERVICE_TOKEN=secret), config)
+        value = "zx-81-spectrum"
+        config = StdioServerConfig(command="python3", args=[server, "exits", f"--token={value}"])
+        backend = StepflowStdioBackend(context("p", SERVICE_TOKEN=value), config)
         with pytest.raises(Unavailable) as caught:
             await backend.start()
         assert "rude.py exits --token=[REDACTED]`" in caught.value.message

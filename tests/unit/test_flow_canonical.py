@@ -1,5 +1,6 @@
 """The normalised document and the id that follows from it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stepflow import codec
-from stepflow.flow import Flow, flow_bytes, flow_document, flow_from_tree, flow_id, parse_flow
+from stepflow.flow import Flow, flow_bytes, flow_document, flow_from_tree, flow_id, parse_flow, validate_flow
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
@@ -195,3 +196,27 @@ def test_literals_keep_their_exact_value(value: Any) -> None:
     flow = flow_from_tree({"output": [value]})
     assert flow_bytes(parse_flow(flow_bytes(flow), source="x", format="json")) == flow_bytes(flow)
     assert repr(flow_document(flow)["output"]) == repr([value])
+
+
+def test_the_id_of_a_stored_flow_never_changes() -> None:
+    """When this fails, ids of stored flows have changed: their runs and names would point nowhere."""
+    text = Path(__file__).parents[1].joinpath("data/flows/every_field.yaml").read_bytes()
+    flow = parse_flow(text, source="every_field.yaml", format="yaml")
+    assert flow.warnings == ()
+    assert not validate_flow(flow).num_fatal
+    assert flow_id(flow) == "39413c3a9f6a0e53c1c783837891653eed3bce392d13266549e33af88b8306f9"
+    assert flow_document(flow)["steps"][1]["input"] == {
+        "$if": {"$step": "first", "path": "$.items[0].ok"},
+        "then": {
+            "$coalesce": [
+                {"$step": "first", "path": '$["a.b"]'},
+                None,
+                {
+                    "who": {"$input": "$.name"},
+                    "token": {"$variable": "$.token"},
+                    "région": {"$variable": "$.region", "default": "us"},
+                },
+            ]
+        },
+        "else": {"$literal": {"$step": "not a reference"}},
+    }

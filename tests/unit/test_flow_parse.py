@@ -3,19 +3,27 @@
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stepflow import codec
-from stepflow.errors import Invalid
+from stepflow.codec import Json
+from stepflow.errors import Failure, Invalid
 from stepflow.flow import (
     Backoff,
+    Env,
     Flow,
     FlowInvalid,
     OnError,
+    Redactor,
+    SecretMap,
     Step,
+    compile_flow,
     flow_document,
     flow_from_tree,
     parse_duration_ms,
     parse_flow,
+    validate_flow,
 )
 
 
@@ -486,3 +494,52 @@ def test_what_is_no_duration_is_refused(text: Any) -> None:
         parse_duration_ms(text)
     assert caught.value.reason == "DURATION_INVALID"
     assert len(caught.value.message) < 300
+
+
+# --- anything at all ---------------------------------------------------------------------------------------------
+
+MEMBERS = (
+    *("steps", "output", "schemas", "properties", "input", "variables", "test", "cases", "examples", "metadata"),
+    *("id", "component", "onError", "action", "backoff", "type", "then", "timeout", "name", "config", "outcome"),
+    *("$if", "$step", "$input", "$variable", "$coalesce", "$literal", "path", "default", "data", "blob_type"),
+)
+VALUES = (None, True, 0, 2.0, "", "a", "$", "/put_blob", "flow", "retry", "useDefault", "constant", "success", "5s")
+anything = st.recursive(
+    st.sampled_from(VALUES),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(MEMBERS), inner, max_size=5),
+    max_leaves=25,
+)
+stepwise = st.fixed_dictionaries({"id": st.sampled_from("ab"), "component": st.sampled_from(["/x", "/put_blob"])})
+likely = st.fixed_dictionaries(
+    {},
+    optional={
+        "steps": st.lists(
+            st.builds(
+                lambda one, more: {**more, **one},
+                stepwise,
+                st.dictionaries(st.sampled_from(MEMBERS), anything, max_size=4),
+            ),
+            max_size=3,
+        ),
+        "output": anything,
+        "schemas": st.none() | st.fixed_dictionaries({"properties": anything}),
+        "test": anything,
+    },
+)
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@given(anything | likely)
+def test_any_document_is_read_or_refused_and_what_is_read_can_be_used(tree: Any) -> None:
+    try:
+        flow = flow_from_tree(tree)
+    except FlowInvalid:
+        return
+    assert flow_from_tree(flow_document(flow)) == flow
+    validate_flow(flow)
+    plan = compile_flow(flow)
+    env = Env(Json(b"null"), [Json(b'{"a":1}')] * len(flow.steps), {})
+    for expr in (plan.output, *(one.input for one in plan.steps)):
+        assert isinstance(expr.to_json(env), bytes | Failure)
+    Redactor(flow, [tree], {"a": tree}).text("text")
+    SecretMap.from_schema(flow.schema("input")).redact(tree)

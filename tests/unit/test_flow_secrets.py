@@ -201,7 +201,8 @@ def test_shared_definitions_may_be_referred_to() -> None:
     ],
 )
 def test_a_broken_schema_is_refused_and_nothing_is_fetched(schema: Any) -> None:
-    for definitions in (None, {"Other": {}}):
+    shared: dict[str, Any] = {"Other": {}}
+    for definitions in (None, shared):
         with pytest.raises(Invalid) as caught:
             InputValidator(schema, definitions)
         assert caught.value.reason == "SCHEMA_INVALID"

@@ -63,6 +63,14 @@ def test_a_flow_should_have_a_description() -> None:
     assert found(check(description=None)) == [(1002, "$.description")]
 
 
+def test_an_input_schema_that_is_no_schema_is_warned_about() -> None:
+    item = only(check(schemas={"properties": {"input": {"type": "strin"}}}))
+    assert (item.code, item.kind, item.level) == (1903, "invalidInputSchema", "warning")
+    assert item.path == "$.schemas.properties.input"
+    shared = {"$defs": {"N": {"type": "integer"}}, "properties": {"input": {"$ref": "#/$defs/N"}}}
+    assert found(check(schemas=shared)) == []
+
+
 # --- references --------------------------------------------------------------------------------------------------
 
 
