@@ -120,7 +120,9 @@ def main() -> None:
     rounds = 1 if quick else ROUNDS
     os.chdir(HERE)
     os.environ["PYTHONPATH"] = str(HERE.parent)
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    load = os.getloadavg()[0]
+    sqlite = sqlite3.sqlite_version
+    print(f"Python {platform.python_version()}, SQLite {sqlite}, {os.cpu_count()} cores, load {load:.1f}")
     shapes = (("chain", chain(STEPS)), ("fan", fan(STEPS)))
     cases = [(shape, flow, runs) for shape, flow in shapes for runs in (1, 8, 64)]
     table(

@@ -15,7 +15,7 @@ class StepOutput(msgspec.Struct):
 
 
 @server.component
-def step(input: StepInput) -> StepOutput:  # noqa: A002  # the package's convention
+def step(input: StepInput) -> StepOutput:  # the package's convention
     return StepOutput(value=input.value + 1)
 
 

@@ -29,9 +29,7 @@ def make_backends(
     wanted = {rule.plugin for rules in config.routes.values() for rule in rules}
     if names is not None:
         wanted &= set(names)
-    return {
-        name: make_backend(name, config, environ, listing_changed) for name in config.plugins if name in wanted
-    }
+    return {name: make_backend(name, config, environ, listing_changed) for name in config.plugins if name in wanted}
 
 
 def make_backend(

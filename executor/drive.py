@@ -398,7 +398,7 @@ class Drive:
                 self._blobs[payload.blob] = text
         if self.gone or self._closing:
             return
-        started = start_callback(self.state, flight.step, request, self.owner.now_ms())
+        started = start_callback(flight.step, request, self.owner.now_ms())
         if isinstance(started, pb.Entry):
             number = len(self.state.scopes) + len(self.state.unopened)
             self.feed(started)

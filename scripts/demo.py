@@ -74,7 +74,8 @@ def kill_and_resume(store: Path, ledger: Path) -> None:
     result = json.loads(done.stdout)
     if repeated or result["outcome"] != "success" or len(result["result"]) != 5:
         sys.exit(f"executed again after the kill: {repeated}; result: {result}")
-    print(f"No finished step ran twice ({' and '.join(finished)} were finished); {before[-1].split()[0]} was cut off and ran again.")
+    print(f"No finished step ran twice ({' and '.join(finished)} were finished).")
+    print(f"{before[-1].split()[0]} was cut off and ran again.")
 
 
 def executions(ledger: Path) -> list[str]:

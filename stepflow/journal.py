@@ -5,7 +5,6 @@ Executors replay with this before they go on; listings replay with it and go now
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -21,6 +20,8 @@ from stepflow.run.facts import json_of
 from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from stepflow.flow import CompiledFlow
     from stepflow.run import RunState
     from stepflow.store import Store

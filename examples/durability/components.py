@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from stepflow.component import Context, component, serve
 
@@ -9,7 +10,7 @@ from stepflow.component import Context, component, serve
 @component
 def work(task: str, ctx: Context) -> str:
     """Take half a second, and write down that it was really done."""
-    with open(os.environ["LEDGER"], "a", encoding="utf-8") as ledger:
+    with Path(os.environ["LEDGER"]).open("a", encoding="utf-8") as ledger:
         ledger.write(f"{task} (attempt {ctx.attempt})\n")
     time.sleep(0.5)
     return f"{task}: done"

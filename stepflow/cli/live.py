@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from stepflow.cli import console
 
@@ -31,6 +31,7 @@ ROWS_KEPT_MAX = 1_000
 """Steps remembered for it. What has ended longest is forgotten first."""
 
 TEXT_CHARS_MAX = 300
+BAR_CHARS = 40
 FRAME_INTERVAL_S = 0.125
 BATCH_FRAME_INTERVAL_S = 0.5
 """Slower, because counting the items of a batch reads the store."""
@@ -109,11 +110,15 @@ class LineView:
         return None
 
 
+_Key: TypeAlias = tuple[str, int, int]
+"""Of a step: run id, item, index."""
+
+
 @dataclass(slots=True)
 class _Row:
+    parent: _Key | None
     depth: int
     label: str
-    component: str
     state: str = "running"
     attempt: int = 0
     started_at_ms: int | None = None
@@ -136,7 +141,7 @@ class LiveView:
     def __init__(self, redact: Callable[[str], str]) -> None:
         self.interval_s: float | None = FRAME_INTERVAL_S
         self._redact = redact
-        self._rows: dict[tuple[str, int, int], _Row] = {}
+        self._rows: dict[_Key, _Row] = {}
         self._counts: Counter[str] = Counter()
         self._items_total = 1
         self._items_ended = 0
@@ -158,7 +163,7 @@ class LiveView:
         row = self._rows.get(key)
         if row is None:
             label = step_label(event, batch=self._items_total > 1)
-            row = self._rows[key] = _Row(event.depth, label, event.component)
+            row = self._rows[key] = _Row(event.parent, event.depth, label)
             self._forget_old()
         row.attempt = max(row.attempt, event.attempt)
         match event.kind:
@@ -178,12 +183,14 @@ class LiveView:
     def tick(self, items_ended: int) -> None:
         self._items_ended = items_ended
         if self._live is not None:
-            self._live.update(self._frame(), refresh=True)
+            self._live.update(self._frame(self._live.console.height), refresh=True)
 
     def end(self) -> None:
         live, self._live = self._live, None
         if live is not None:
-            live.update(self._frame())
+            if self._items_total > 1:  # what is left on the screen: what needs somebody's eye
+                self._rows = {key: row for key, row in self._rows.items() if row.state != "completed"}
+            live.update(self._frame(live.console.height))
             live.stop()
 
     def _forget_old(self) -> None:
@@ -192,54 +199,41 @@ class LiveView:
             if ended is not None:
                 del self._rows[ended]
 
-    def _frame(self) -> Any:
+    def _frame(self, height: int) -> Any:
         from rich.console import Group
+        from rich.text import Text
 
-        rows = self._visible()
-        parts: list[Any] = [self._table(rows)] if rows else []
+        rows = self._visible(max(3, min(ROWS_MAX, height - 4)))
+        width = max((len(_indented(row)) for row in rows), default=0)
+        now_ms = time.time_ns() // 1_000_000
+        lines = [Text(no_wrap=True, overflow="ellipsis").append_tokens(_cells(row, width, now_ms)) for row in rows]
         if self._items_total > 1:
-            parts.append(self._bar())
-        parts.append(self._summary(len(rows)))
-        return Group(*parts)
+            lines.append(Text(_bar(self._items_ended / self._items_total), "cyan"))
+        lines.append(Text(self._summary(len(rows)), "dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
 
-    def _visible(self) -> list[_Row]:
-        """Choose what fits: what is under way and what failed before what has ended well, in the order of their start."""
-        room = max(3, min(ROWS_MAX, self._live.console.height - 4 if self._live is not None else ROWS_MAX))
-        rows = list(self._rows.values())
+    def _visible(self, room: int) -> list[_Row]:
+        """Choose what fits: what is under way, then what failed, then what ended last; sub-runs below their step."""
+        rows = self._in_order()
         if len(rows) <= room:
             return rows
         by_need = sorted(range(len(rows)), key=lambda place: (_NEED[rows[place].state], -place))
         return [rows[place] for place in sorted(by_need[:room])]
 
-    def _table(self, rows: list[_Row]) -> Any:
-        from rich.table import Table
-        from rich.text import Text
+    def _in_order(self) -> list[_Row]:
+        """Return the rows in the order of their start, those of a sub-run below the step that has opened it."""
+        below: dict[_Key | None, list[_Key]] = {}
+        for key, row in self._rows.items():
+            below.setdefault(row.parent if row.parent in self._rows else None, []).append(key)
+        order: list[_Row] = []
+        todo = below.get(None, [])[::-1]
+        while todo:
+            key = todo.pop()
+            order.append(self._rows[key])
+            todo += below.get(key, [])[::-1]
+        return order
 
-        table = Table.grid(padding=(0, 2))
-        for overflow in ("ellipsis", "ellipsis", "ellipsis", "ellipsis", "ellipsis"):
-            table.add_column(no_wrap=True, overflow=overflow)  # type: ignore[arg-type]  # the literal is one of rich's
-        now_ms = time.time_ns() // 1_000_000
-        for row in rows:
-            word, style = _STATES.get(row.state, ("run", "blue"))
-            elapsed = "" if row.started_at_ms is None else duration((row.ended_at_ms or now_ms) - row.started_at_ms)
-            note = row.note
-            if row.until_ms is not None and row.ended_at_ms is None:
-                what = "next attempt in" if row.state == "retrying" else "for another"
-                note = f"{what} {duration(max(0, row.until_ms - now_ms))}{': ' if note else ''}{note}"
-            attempt = f"#{row.attempt}" if row.attempt > 1 else ""
-            table.add_row(
-                Text(word, style), Text("  " * row.depth + row.label), Text(attempt), Text(elapsed), Text(note, "dim")
-            )
-        return table
-
-    def _bar(self) -> Any:
-        from rich.progress_bar import ProgressBar
-
-        return ProgressBar(total=self._items_total, completed=self._items_ended, width=40)
-
-    def _summary(self, shown: int) -> Any:
-        from rich.text import Text
-
+    def _summary(self, shown: int) -> str:
         counts = Counter(row.state for row in self._rows.values())
         parts = []
         if self._items_total > 1:
@@ -250,7 +244,32 @@ class LiveView:
         parts += [f"{self._counts['failed']:,} failed"] if self._counts["failed"] else []
         parts += [f"{len(self._rows) - shown:,} not shown"] if len(self._rows) > shown else []
         parts.append(duration(int((time.monotonic() - self._begun_at) * 1000)))
-        return Text(" · ".join(parts), "dim")
+        return " · ".join(parts)
+
+
+def _indented(row: _Row) -> str:
+    return "  " * row.depth + row.label
+
+
+def _cells(row: _Row, width: int, now_ms: int) -> list[tuple[str, str]]:
+    """Return a row's texts with their styles."""
+    word, style = _STATES.get(row.state, ("run", "blue"))
+    elapsed = "" if row.started_at_ms is None else duration((row.ended_at_ms or now_ms) - row.started_at_ms)
+    attempt = f"attempt {row.attempt}" if row.attempt > 1 else ""
+    note = row.note
+    if row.until_ms is not None and row.ended_at_ms is None:
+        what = "again in" if row.state == "retrying" else "for another"
+        note = f"{what} {duration(max(0, row.until_ms - now_ms))}{'  ' if note else ''}{note}"
+    return [
+        (f"{word:<6}  ", style),
+        (f"{_indented(row):<{width}}  {elapsed:>8}  ", ""),
+        (f"{attempt}  {note}".strip(), "dim"),
+    ]
+
+
+def _bar(share: float) -> str:
+    full = int(BAR_CHARS * min(1.0, share))
+    return "━" * full + "╌" * (BAR_CHARS - full)
 
 
 _NEED = {"running": 0, "retrying": 0, "sleeping": 0, "failed": 1, "completed": 2}

@@ -134,7 +134,8 @@ def run(
 def resume(
     *,
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN_ID]", help="The run, or how its id begins. Default: the unfinished one.")
+        str | None,
+        typer.Argument(metavar="[RUN_ID]", help="The run, or how its id begins. Default: the unfinished one."),
     ] = None,
     config: Annotated[
         Path | None,

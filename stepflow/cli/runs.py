@@ -195,7 +195,12 @@ def _print_run(tree: dict[str, Any], redactor: "Redactor") -> None:
     if tree["completed_at_ms"] is not None:
         lines.append(("took", duration(tree["completed_at_ms"] - tree["created_at_ms"])))
     if tree["items_total"] != 1:
-        lines.append(("items", f"{tree['items_total']:,}, {tree['items_completed']:,} completed, {tree['items_failed']:,} failed"))
+        lines.append(
+            (
+                "items",
+                f"{tree['items_total']:,}, {tree['items_completed']:,} completed, {tree['items_failed']:,} failed",
+            )
+        )
     for item in tree["items"]:
         if item.get("result", {}).get("outcome") == "failed":
             error = item["result"]["error"]

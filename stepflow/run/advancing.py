@@ -216,4 +216,3 @@ def unload(state: RunState) -> None:
     for value in state.loaded:
         value.unload()
     state.loaded.clear()
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 from heapq import heappush
 from typing import TYPE_CHECKING
 
-from stepflow.codec import Json
 from stepflow.errors import Code, DataLoss
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
@@ -19,6 +18,7 @@ from stepflow.run.model import Phase, RunState, Scope, StepRun
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepflow.codec import Json
     from stepflow.flow import CompiledFlow
     from stepflow.mesh.v1 import state_pb2
 

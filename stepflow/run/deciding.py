@@ -145,9 +145,7 @@ def _is_ready(step: StepRun) -> bool:
     return step.phase is Phase.READY and step.item.active.get(step.index) is step and step.item.outcome is None
 
 
-def _start(
-    state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: Blobs, actions: list[Action]
-) -> None:
+def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: Blobs, actions: list[Action]) -> None:
     """Evaluate the input of a ready step and send it on its way."""
     from stepflow.run.engine import begin, evaluate_input
 
@@ -179,9 +177,7 @@ def _start(
         actions.append(Dispatch(step, step.attempt, target, input))
 
 
-def _fail(
-    step: StepRun, now_ms: int, actions: list[Action], failure: Failure, origin: pb.Origin
-) -> None:
+def _fail(step: StepRun, now_ms: int, actions: list[Action], failure: Failure, origin: pb.Origin) -> None:
     """End a step that was never dispatched; `onError` has no say in this."""
     step.phase = Phase.SETTLING
     item = step.item

@@ -19,7 +19,7 @@ from stepflow.errors import Code, Failure, Invalid
 from stepflow.flow import CompiledFlow, InputValidator, apply_overrides, compile_flow, flow_from_tree
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.advancing import load
-from stepflow.run.facts import flow_result, json_of
+from stepflow.run.facts import flow_result
 from stepflow.run.model import DEPTH_MAX, ITEMS_MAX, Blobs, RunState, Scope, StepRun, Stored
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ def _open(
     return pb.SubRunStarted(kind=kind, key=key, index=index)
 
 
-def _document(
-    state: RunState, step: StepRun, kind: pb.SubRunKind, blobs: Blobs
-) -> bytes | Failure | None:
+def _document(state: RunState, step: StepRun, kind: pb.SubRunKind, blobs: Blobs) -> bytes | Failure | None:
     memo: Any = step.memo
     if kind == pb.SUB_RUN_KIND_MAP:
         return bytes(memo.workflow)
@@ -172,7 +170,8 @@ def _input_problem(flow: SubFlow, inputs: Sequence[msgspec.Raw], kind: pb.SubRun
         if problem is not None:
             pointer, message = problem
             where = f"item {number}" if kind == pb.SUB_RUN_KIND_MAP else "input"
-            return Failure(Code.INVALID_INPUT, f"{where} of the flow to run does not fit its schema at {pointer or '/'}: {message}")
+            problem_text = f"{where} of the flow to run does not fit its schema at {pointer or '/'}: {message}"
+            return Failure(Code.INVALID_INPUT, problem_text)
     return None
 
 
@@ -233,9 +232,7 @@ def _concurrency_max(step: StepRun, fact: pb.SubRunStarted) -> int:
     return fact.max_concurrency
 
 
-def _engine_document(
-    state: RunState, step: StepRun, kind: pb.SubRunKind, blobs: Blobs
-) -> bytes | None:
+def _engine_document(state: RunState, step: StepRun, kind: pb.SubRunKind, blobs: Blobs) -> bytes | None:
     if step.memo is None:  # a replay: the input was evaluated by another owner
         input = evaluate_input(state, step, blobs)
         if input is None:
@@ -296,7 +293,8 @@ def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:
     assert step.sub_runs, "a parent without a sub-run"
     scope = step.sub_runs[-1]
     outcomes = [item.outcome for item in scope.items]
-    assert None not in outcomes and not any(isinstance(value, Stored) for value in outcomes)
+    assert None not in outcomes
+    assert not any(isinstance(value, Stored) for value in outcomes)
     results: list[Json | Failure] = outcomes  # type: ignore[assignment]  # just asserted
     if scope.kind == pb.SUB_RUN_KIND_MAP:
         failed = sum(isinstance(outcome, Failure) for outcome in results)
@@ -337,6 +335,3 @@ def _iterate_output(step: StepRun) -> IterateOutput:
         return msgspec.json.decode(outcome.raw, type=IterateOutput)
     except msgspec.ValidationError:
         return IterateOutput()
-
-
-__all__ = ["begin", "callback_plan", "evaluate_input", "fired", "json_of", "open_sub_run", "resume_parent", "sub_flow"]

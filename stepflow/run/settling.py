@@ -64,9 +64,7 @@ def settle(
     return entry
 
 
-def _retry_delay_ms(
-    state: RunState, step: StepRun, on_error: OnError, failure: Failure, attempt: int
-) -> int | None:
+def _retry_delay_ms(state: RunState, step: StepRun, on_error: OnError, failure: Failure, attempt: int) -> int | None:
     """Return the wait before the next attempt, None when there is none."""
     policy = state.policy
     kind = retry_class(failure.code)
@@ -113,7 +111,7 @@ def find_step(state: RunState, key: str) -> StepRun | None:
     return None
 
 
-def start_callback(state: RunState, step: StepRun, request: host_pb2.StartRun, now_ms: int) -> Scope | pb.Entry:
+def start_callback(step: StepRun, request: host_pb2.StartRun, now_ms: int) -> Scope | pb.Entry:
     """Return the sub-run that a component's request means, if it exists already, else the entry that opens it.
 
     A key that starts with '#' is a count that the host made up for a caller who gave none. A repeated component may

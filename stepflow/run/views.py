@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from stepflow.errors import Failure
 from stepflow.run.facts import failure_from_pb, json_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stepflow.codec import Json
+    from stepflow.errors import Failure
     from stepflow.mesh.v1 import journal_pb2 as pb
-    from stepflow.run.model import RunState, StepRun
+    from stepflow.run.model import RunState, Scope, StepRun
 
 EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "sub_run", "progress"]
 
@@ -40,6 +40,8 @@ class StepEvent:
     until_ms: int | None = None
     """When the next attempt or the end of a sleep is due."""
     message: str = ""
+    parent: tuple[str, int, int] | None = None
+    """Of a step in a sub-run: run id, item and index of the step that has opened it."""
 
 
 def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
@@ -76,7 +78,16 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         duration_ms=duration,
         failure=failure,
         until_ms=until,
+        parent=_parent(scope),
     )
+
+
+def _parent(scope: Scope) -> tuple[str, int, int] | None:
+    opener = scope.parent
+    if opener is None:
+        return None
+    above = opener.item.scope
+    return above.run_id, above.first_item + opener.item.index, opener.index
 
 
 _KINDS: dict[str | None, EventKind] = {
@@ -101,6 +112,7 @@ def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") ->
         attempt=step.attempt,
         at_ms=at_ms,
         message=message,
+        parent=_parent(scope),
     )
 
 

@@ -133,7 +133,7 @@ class _Flush:
         self.keys |= submission.keys
 
 
-class _Lost(Exception):  # noqa: N818  # not an error: the end of this writer's right to write
+class _Lost(Exception):  # not an error: the end of this writer's right to write
     def __init__(self, reason: StepflowError) -> None:
         super().__init__(reason.message)
         self.reason = reason

@@ -307,6 +307,11 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert (type(error), error.reason) == (StoreUnreadable, "STORE_UNREADABLE")
 
 
+def test_an_impossible_path_is_refused(tmp_path: Path) -> None:
+    assert run(error_of_opening(tmp_path / "a\0b.db")).reason == "STORE_UNREADABLE"
+    assert run(error_of_opening(tmp_path / ("x" * 300))).reason == "STORE_UNREADABLE"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
 def test_a_forbidden_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.db"

@@ -108,7 +108,7 @@ def run_cli(
     args: Sequence[str],
     cwd: Path | str | None = None,
     env: Mapping[str, str] | None = None,
-    input: str | None = None,  # noqa: A002  # subprocess.run calls it that
+    input: str | None = None,  # subprocess.run calls it that
     timeout_s: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
     """Run `stepflow ARGS` as a process of its own and return its exit code and both outputs.

@@ -47,6 +47,7 @@ ROUTES = RouteTable(
 )
 """`/c/…` are components of hosts, and there are no others than the engine's own beside them."""
 
+
 def _flaky(value: Any, attempt: int) -> Any:
     """Fail twice, then succeed."""
     return Failure(Code.COMPONENT_FAILED, "not yet") if attempt < 3 else value
@@ -92,7 +93,7 @@ class World:
         self.state = self._fresh()
         self._adopt()
 
-    # --- the life of a run ------------------------------------------------------------------------------------------------
+    # --- the life of a run ---
 
     def run(self, choices: Iterable[int] = ()) -> list[Any]:
         """Drive to the end and return the outcome of every item: trees, or (code, message) of failures.
@@ -119,7 +120,7 @@ class World:
         self.turn()
 
     def crash(self, *, keep: int = 0, handed_over: bool = False) -> None:
-        """The owner dies; the next one has the journal only. `keep` of the calls in flight are still held by a host."""
+        """The owner dies; the next one has the journal only. A host still holds `keep` of the calls in flight."""
         self.crashes += 1
         held = [(call.step.key, call.attempt) for call in self.flight][:keep]
         self.flight, self.parents = [], {}
@@ -176,7 +177,7 @@ class World:
         self._feed(pb.Entry(at_ms=self.now_ms, inbox_taken=pb.InboxTaken(id="m", cancel=True)))
         self.turn()
 
-    # --- what came of it -----------------------------------------------------------------------------------------------------
+    # --- what came of it ---
 
     def outcomes(self) -> list[Any]:
         return [self._shown(item.outcome) for item in self.state.root.items]
@@ -208,7 +209,7 @@ class World:
         assert outcome is not None
         return outcome.tree
 
-    # --- inside ---------------------------------------------------------------------------------------------------------------
+    # --- inside ---
 
     def _fresh(self) -> RunState:
         return new_run(
@@ -269,7 +270,7 @@ class World:
         request = host_pb2.StartRun(
             flow=pb.Payload(json=encode(value["flow"])), inputs=pb.Payload(json=encode(value["inputs"])), key="#0"
         )
-        started = start_callback(self.state, call.step, request, self.now_ms)
+        started = start_callback(call.step, request, self.now_ms)
         if isinstance(started, pb.Entry):
             self._feed(started)
             return True

@@ -51,7 +51,7 @@ class Call:
     def __init__(
         self,
         component: str,
-        input: Any = None,  # noqa: A002  # the member's name
+        input: Any = None,  # the member's name
         *,
         blobs: MemoryBlobs | None = None,
         runs: Callable[[host_pb2.StartRun], host_pb2.RunReport] | None = None,
@@ -143,7 +143,7 @@ async def started(backend: B) -> AsyncIterator[B]:
         await backend.close()
 
 
-async def execute(backend: Backend, component: str, input: Any = None, **call: Any) -> Any:  # noqa: A002  # as in Call
+async def execute(backend: Backend, component: str, input: Any = None, **call: Any) -> Any:  # as in Call
     """Execute a component and wait for its output (a tree) or its Failure; `call` is what `Call` takes."""
     one = Call(component, input, **call)
     backend.execute(one)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.engine import World
+
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX
-from support.engine import World
 
 
 def step(name, component, input=None, **more):
@@ -78,7 +79,11 @@ CORPUS = {
     },
     "transport": {"steps": [step("a", "/c/lost", 7)], "output": ref("a")},
     "large values": {
-        "steps": [step("a", "/c/big", 1), step("b", "/c/add", {"a": ref("a", "n"), "b": 1}), step("w", "/c/id", ref("a"))],
+        "steps": [
+            step("a", "/c/big", 1),
+            step("b", "/c/add", {"a": ref("a", "n"), "b": 1}),
+            step("w", "/c/id", ref("a")),
+        ],
         "output": [ref("b", "sum"), ref("w", "n")],
     },
     "sleep": {
@@ -100,7 +105,10 @@ CORPUS = {
         "output": ref("m"),
     },
     "call-back": {
-        "steps": [step("p", "/c/parent", {"flow": {"$literal": DOUBLE}, "inputs": [1, 2]}), step("a", "/c/id", ref("p"))],
+        "steps": [
+            step("p", "/c/parent", {"flow": {"$literal": DOUBLE}, "inputs": [1, 2]}),
+            step("a", "/c/id", ref("p")),
+        ],
         "output": ref("a"),
     },
 }
@@ -117,9 +125,7 @@ EXPECTED = {
     "transport": [7],
     "large values": [[2, 1]],
     "sleep": [{"duration_ms": 5000, "passthrough": [1]}],
-    "map": [
-        {"results": [{"outcome": "success", "result": 2 * n} for n in (1, 2, 3, 4)], "successful": 4, "failed": 0}
-    ],
+    "map": [{"results": [{"outcome": "success", "result": 2 * n} for n in (1, 2, 3, 4)], "successful": 4, "failed": 0}],
     "iterate": [{"result": 7, "iterations": 2, "terminated": False}],
     "call-back": [[2, 4]],
 }
@@ -293,7 +299,10 @@ def test_a_flow_that_maps_itself_without_end_is_stopped():
         "output": ref("e"),
     }
     document = encode(endless)
-    tree = {"steps": [step("e", "/builtin/eval", {"flow_id": blob_id(document), "input": blob_id(document)})], "output": ref("e")}
+    tree = {
+        "steps": [step("e", "/builtin/eval", {"flow_id": blob_id(document), "input": blob_id(document)})],
+        "output": ref("e"),
+    }
     result = World(tree, blobs={blob_id(document): document}).run()[0]
     for _ in range(200):
         if result["result"]["outcome"] == "failed":
