@@ -7,7 +7,6 @@ The only module of `stepflow` that knows the services. The parts are the ones of
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,16 @@ from executor.executor import Executor
 from executor.hosts import Peer
 from stepflow.codec import decode
 from stepflow.config import BuiltinPlugin, Config
-from stepflow.errors import StepflowError
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.facts import flow_result
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
     from component_host.backend import ComponentInfo, Listing
+    from stepflow.errors import StepflowError
     from stepflow.flow import Flow
     from stepflow.store import Store
 
@@ -105,9 +106,7 @@ class Mesh:
 
 def _components(config: Config, name: str, listing: Listing) -> PluginComponents:
     engine = ENGINE_COMPONENTS if isinstance(config.plugins[name], BuiltinPlugin) else frozenset[str]()
-    return PluginComponents(
-        tuple((info.component, info.path) for info in listing.components), listing.complete, engine
-    )
+    return PluginComponents(tuple((info.component, info.path) for info in listing.components), listing.complete, engine)
 
 
 def plugins_for(config: Config, flow: Flow) -> set[str]:

@@ -99,7 +99,7 @@ class LocalRuns:
     def run_ids(self) -> list[str]:
         """Return the ids of all runs, the newest first. Other files are passed over. Raises: Refused."""
         try:
-            names = os.listdir(self.folder / "runs")
+            names = [path.name for path in (self.folder / "runs").iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:

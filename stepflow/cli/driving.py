@@ -39,7 +39,7 @@ START_NOTICE_S = 1.0
 _T = TypeVar("_T")
 
 
-class Interrupted(Exception):  # noqa: N818  # no error: somebody wanted it
+class Interrupted(Exception):
     """A signal has ended the work."""
 
     def __init__(self, signum: int) -> None:
@@ -165,11 +165,10 @@ async def _start_plugins(mesh: Mesh) -> None:
         failures = await mesh.start_plugins()
     finally:
         notice.cancel()
-    *others, last = [*failures.values()] or [None]
-    for failure in others:
-        if failure is not None:
+    if failures:
+        *others, last = failures.values()
+        for failure in others:
             console.error(failure)
-    if last is not None:
         raise last
     if told:
         console.say(f"started after {duration(int((time.monotonic() - begun_at) * 1000))}")

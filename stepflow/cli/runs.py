@@ -107,6 +107,7 @@ def get_run(
 
 async def _read(local: "LocalRuns", run_id: str, *, steps: bool) -> "tuple[dict[str, Any], list[StepView], Redactor]":
     from stepflow.cli import stored
+    from stepflow.cli.driving import result_tree
     from stepflow.embedded import reader
 
     begun = await stored.read_run(local, run_id)
@@ -117,7 +118,7 @@ async def _read(local: "LocalRuns", run_id: str, *, steps: bool) -> "tuple[dict[
         tree = _run_tree(run, stored.status_of(local, run))
         tree["items"] = [
             {"item": item.item, "status": item.status}
-            | ({} if item.outcome is None else {"result": stored.result_tree(item, run.status)})
+            | ({} if item.outcome is None else {"result": result_tree(item, run.status)})
             for item in await control.items(run_id)
         ]
         views = await control.steps(run_id) if steps else []

@@ -88,7 +88,7 @@ def parse_tree(
     text: bytes | str,
     *,
     source: str,
-    format: Format,  # noqa: A002  # the word people use; the built-in is of no use here
+    format: Format,
     complex_keys: bool = False,
     bytes_max: int = codec.PAYLOAD_BYTES_MAX,
 ) -> Tree:
@@ -388,7 +388,7 @@ def _place_of(mark: Any) -> tuple[int, int]:
 _JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
 
 
-def _find_places(text: str, format: Format) -> dict[Place, tuple[int, int]]:  # noqa: A002  # as in parse_tree
+def _find_places(text: str, format: Format) -> dict[Place, tuple[int, int]]:
     """Find where everything stands. Best effort for JSON, which is read as YAML with escapes and tabs blanked."""
     places: dict[Place, tuple[int, int]] = {}
     if format == "json":

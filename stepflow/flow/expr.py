@@ -41,7 +41,7 @@ class Env:
 
     __slots__ = ("input", "results", "variables")
 
-    def __init__(self, input: Json, results: list[Json | Failure | None], variables: dict[str, Json]) -> None:  # noqa: A002  # the language's word
+    def __init__(self, input: Json, results: list[Json | Failure | None], variables: dict[str, Json]) -> None:
         self.input = input
         self.results = results
         self.variables = variables

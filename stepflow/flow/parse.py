@@ -49,7 +49,7 @@ _STEP_LEGACY = {
 }
 
 
-def parse_flow(text: bytes | str, *, source: str, format: Format) -> Flow:  # noqa: A002  # as in parse_tree
+def parse_flow(text: bytes | str, *, source: str, format: Format) -> Flow:
     """Read a flow from YAML or JSON text. `source` is what errors call it, usually the file's name.
 
     Raises:

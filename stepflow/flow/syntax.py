@@ -78,7 +78,7 @@ Expression = Literal | StepRef | InputRef | VariableRef | If | Coalesce | Array 
 NULL = Literal(None)
 
 
-class ExpressionInvalid(Exception):  # noqa: N818  # named like the errors it turns into
+class ExpressionInvalid(Exception):
     """Tells the parser of the document what is wrong and where; becomes a `FlowInvalid` there."""
 
     def __init__(self, place: Place, problem: str) -> None:

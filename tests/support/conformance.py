@@ -1,0 +1,248 @@
+"""A mesh as the conformance cases see it: trees in, trees out, whatever stands behind it.
+
+The cases know `CaseMesh` and nothing else, so that they can run against every way to put the parts together. Add a way
+by writing a class with these methods and its name to `MESHES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from support import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from stepflow.embedded import Mesh
+    from stepflow.store.sqlite import SqliteStore
+
+T = TypeVar("T")
+
+FLOWS = ROOT / "tests" / "data" / "flows" / "conformance"
+CONFIG = FLOWS / "stepflow-config.yml"
+
+MESHES = ("embedded",)
+
+RUN_TIMEOUT_S = 60.0
+
+FlowDocument = dict[str, Any] | str
+"""A tree; or the name of a file in `FLOWS`; or the id of a stored flow."""
+
+
+@dataclass(frozen=True)
+class RanStep:
+    """A step that has started. `depth` is 0 for the run's own; `result` a FlowResult tree, None while it runs."""
+
+    id: str
+    item: int
+    depth: int
+    status: str
+    attempt: int
+    result: Any
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that has ended. `results` are FlowResult trees and `item_statuses` words, both by item."""
+
+    run_id: str
+    status: str
+    results: list[Any]
+    item_statuses: list[str]
+    steps: list[RanStep]
+
+    @property
+    def value(self) -> Any:
+        """The result of the one item, which must be a success."""
+        (result,) = self.results
+        assert result["outcome"] == "success", result
+        return result["result"]
+
+    @property
+    def error(self) -> Any:
+        """The error of the one item, which must have failed."""
+        (result,) = self.results
+        assert result["outcome"] == "failed", result
+        return result["error"]
+
+    def step(self, step_id: str, item: int = 0) -> RanStep:
+        (found,) = [step for step in self.steps if (step.depth, step.item, step.id) == (0, item, step_id)]
+        return found
+
+    def started(self, item: int = 0) -> set[str]:
+        """The ids of the run's own steps that were ever begun for an item."""
+        return {step.id for step in self.steps if (step.depth, step.item) == (0, item)}
+
+
+class CaseMesh(Protocol):
+    """What a mesh must be able to do for the cases. Every method may raise StepflowError."""
+
+    def run(
+        self,
+        flow: FlowDocument,
+        *inputs: Any,
+        variables: Mapping[str, Any] | None = None,
+        overrides: Any = None,
+        window: int | None = None,
+    ) -> Ran:
+        """Submit a run, one item for each of the inputs (one null if none are given), and wait for its end."""
+
+    def run_batch(self, flow: FlowDocument, inputs: Sequence[Any], **options: Any) -> Ran:
+        """Do what `run` does; the list may be empty."""
+
+    def diagnose(self, flow: FlowDocument) -> list[tuple[int, str, str | None]]:
+        """Return code, level and path of everything that validation has to say."""
+
+    def store(self, flow: FlowDocument) -> str:
+        """Store a flow and return its id."""
+
+    def stored(self, flow_id: str) -> Any:
+        """Return the document of a stored flow, None if there is none."""
+
+
+@contextmanager
+def open_case_mesh(kind: str, config: Path = CONFIG, environ: Mapping[str, str] = os.environ) -> Iterator[CaseMesh]:
+    """Run a mesh of one of the `MESHES` for the length of the block."""
+    assert kind == "embedded", f"unknown kind of mesh: {kind}"
+    with _loop_in_thread() as loop:
+        mesh = EmbeddedCases(loop)
+        try:
+            mesh.start(config, environ)
+            yield mesh
+        finally:
+            mesh.close()
+
+
+class EmbeddedCases:
+    """The embedded mesh; it lives in a thread, so that nothing in it stands still between two cases."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._store: SqliteStore | None = None
+        self._mesh: Mesh | None = None
+
+    def start(self, config: Path, environ: Mapping[str, str]) -> None:
+        self._await(self._start(config, environ))
+
+    def close(self) -> None:
+        self._await(self._close())
+
+    def run(self, flow: FlowDocument, *inputs: Any, **options: Any) -> Ran:
+        return self.run_batch(flow, inputs or (None,), **options)
+
+    def run_batch(self, flow: FlowDocument, inputs: Sequence[Any], **options: Any) -> Ran:
+        return self._await(self._run(flow, inputs, **options))
+
+    def diagnose(self, flow: FlowDocument) -> list[tuple[int, str, str | None]]:
+        from stepflow.flow import validate_flow
+
+        return [(found.code, found.level, found.path) for found in validate_flow(_read(flow))]
+
+    def store(self, flow: FlowDocument) -> str:
+        return self._await(self._running.control.store_flow(_read(flow)))
+
+    def stored(self, flow_id: str) -> Any:
+        from stepflow.codec import decode
+        from stepflow.errors import NotFound
+
+        try:
+            return decode(self._await(self._running.control.get_flow(flow_id)))
+        except NotFound:
+            return None
+
+    @property
+    def _running(self) -> Mesh:
+        assert self._mesh is not None, "not started"
+        return self._mesh
+
+    def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(RUN_TIMEOUT_S)
+
+    async def _start(self, config: Path, environ: Mapping[str, str]) -> None:
+        from stepflow.config import load_config
+        from stepflow.embedded import Mesh
+        from stepflow.store.blobs import BlobStore
+        from stepflow.store.sqlite import SqliteStore
+
+        self._store = await SqliteStore.open(":memory:")
+        self._mesh = Mesh(self._store, BlobStore.open("memory://"), load_config(config), environ)
+        await self._mesh.start()
+        for error in self._mesh.host.failures.values():
+            raise error
+
+    async def _close(self) -> None:
+        if self._mesh is not None:
+            await self._mesh.close()
+        if self._store is not None:
+            await self._store.close()
+
+    async def _run(
+        self,
+        flow: FlowDocument,
+        inputs: Sequence[Any],
+        variables: Mapping[str, Any] | None = None,
+        overrides: Any = None,
+        window: int | None = None,
+    ) -> Ran:
+        from stepflow.codec import decode, encode
+        from stepflow.embedded import flow_result, run_request
+
+        mesh = self._running
+        request = run_request(
+            flow if _is_id(flow) else _read(flow),
+            [encode(value) for value in inputs],
+            config=mesh.config,
+            variables=variables or {},
+            overrides=overrides,
+            concurrency_max=window,
+        )
+        run_id = await mesh.control.submit(request)
+        view = await mesh.control.wait(run_id, timeout_s=RUN_TIMEOUT_S / 2)
+        items = await mesh.control.items(run_id)
+        shown = [(item.status, None if item.outcome is None else decode(flow_result(item.outcome))) for item in items]
+        assert view.terminal, f"the run has not ended in time: {shown}"
+        steps = [
+            RanStep(
+                id=step.step_id,
+                item=step.item,
+                depth=step.depth,
+                status=step.status,
+                attempt=step.attempt,
+                result=None if step.outcome is None else decode(flow_result(step.outcome)),
+            )
+            for step in await mesh.control.steps(run_id)
+        ]
+        return Ran(run_id, view.status, [result for _, result in shown], [status for status, _ in shown], steps)
+
+
+def _is_id(flow: FlowDocument) -> bool:
+    return isinstance(flow, str) and not flow.endswith(".yaml")
+
+
+def _read(flow: FlowDocument) -> Any:
+    from stepflow.flow import flow_from_tree, parse_flow
+
+    if isinstance(flow, str):
+        return parse_flow((FLOWS / flow).read_bytes(), source=flow, format="yaml")
+    return flow_from_tree(flow)
+
+
+@contextmanager
+def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="case mesh")
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
