@@ -64,10 +64,22 @@ def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BY
     return tree
 
 
+def composed_problem(text: bytes) -> str | None:
+    """Say what is wrong with a text that was composed of good parts: together they may be too large or too deep."""
+    if len(text) > PAYLOAD_BYTES_MAX:
+        return f"it is {len(text):,} bytes; the limit is {PAYLOAD_BYTES_MAX:,}"
+    if text.count(b"[") + text.count(b"{") > JSON_DEPTH_MAX:
+        try:
+            check_depth(decode(text))
+        except (Invalid, RecursionError):
+            return f"it is nested deeper than {JSON_DEPTH_MAX} levels"
+    return None
+
+
 def check_depth(tree: Any, what: str = "value") -> None:
     """Refuse a tree nested deeper than `JSON_DEPTH_MAX`. Raises: Invalid."""
     level = [tree]
-    for _ in range(JSON_DEPTH_MAX + 1):
+    for _ in range(JSON_DEPTH_MAX):
         below: list[Any] = []
         for node in level:
             if isinstance(node, dict):

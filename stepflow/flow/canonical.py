@@ -27,7 +27,7 @@ def flow_document(flow: Flow) -> dict[str, Any]:
         schemas=flow.schemas or None,
         steps=[step_document(step) for step in flow.steps] or None,
         output=flow.output,
-        test=flow.test or None,
+        test=_plain_keys(flow.test) or None,
         examples=list(flow.examples) or None,
         metadata=flow.metadata or None,
     )
@@ -55,6 +55,13 @@ def flow_bytes(flow: Flow) -> bytes:
 def flow_id(flow: Flow) -> str:
     """Return the id of a flow: the blob id of its bytes."""
     return codec.blob_id(flow_bytes(flow))
+
+
+def _plain_keys(tree: Any) -> Any:
+    """Write keys that are JSON values (of mock behaviours in `test.config`) as the texts that stand for them."""
+    if isinstance(tree, dict):
+        return {str(key): _plain_keys(value) for key, value in tree.items()}
+    return [_plain_keys(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _present(**members: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepflow.codec import Json
+from stepflow.codec import Json, composed_problem
 from stepflow.errors import Code, Failure
 from stepflow.flow import Env
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -143,7 +143,7 @@ def _conclude(state: RunState, item: Item, blobs: Blobs) -> None:
         if state.stored and not load(state, item, output, blobs):
             state.blocked.append((item, FINISH))
             return
-        value = output.to_json(item.env)
+        value = composed(output.to_json(item.env), "the output")
         end_item(state, item, value if isinstance(value, Failure) else Json(value))
     elif not item.active and not item.dirty and not any(blocked is item for blocked, _ in state.blocked):
         steps = item.scope.plan.steps
@@ -156,6 +156,14 @@ def _conclude(state: RunState, item: Item, blobs: Blobs) -> None:
                 "the flow cannot go on: nothing is running, and these steps wait for each other: " + ", ".join(waiting),
             ),
         )
+
+
+def composed(value: bytes | Failure, what: str) -> bytes | Failure:
+    """Refuse a value that expressions have made larger or deeper than any value may be."""
+    if isinstance(value, Failure):
+        return value
+    problem = composed_problem(value)
+    return value if problem is None else Failure(Code.EXPRESSION_FAILURE, f"{what} cannot be used: {problem}")
 
 
 def end_item(state: RunState, item: Item, outcome: Json | Failure) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from stepflow.codec import Json
+from stepflow.codec import Json, composed_problem
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing import NoRoute
@@ -193,6 +193,8 @@ def _conclude(state: RunState, step: StepRun, begun: Begun | None, now_ms: int, 
         _block(state, step)
         return
     attempt = 1 + step.component_failed + step.transport_failed
+    if isinstance(begun, Json) and (problem := composed_problem(begun.raw)) is not None:
+        begun = Failure(Code.COMPONENT_FAILED, f"the result of step {step.id!r} cannot be kept: {problem}")
     if isinstance(begun, (Json, Failure)):
         entry = settle(
             state,

@@ -18,7 +18,7 @@ from stepflow.codec import Json, blob_id, decode, encode
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.flow import CompiledFlow, InputValidator, apply_overrides, compile_flow, flow_from_tree
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.advancing import load
+from stepflow.run.advancing import composed, load
 from stepflow.run.facts import flow_result
 from stepflow.run.model import DEPTH_MAX, ITEMS_MAX, Blobs, RunState, Scope, StepRun, Stored
 
@@ -88,7 +88,7 @@ def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Fail
     expr = item.scope.plan.steps[step.index].input
     if state.stored and not load(state, item, expr, blobs):
         return None
-    return expr.to_json(item.env)
+    return composed(expr.to_json(item.env), f"the input of step {step.id!r}")
 
 
 def begin(state: RunState, step: StepRun, kind: str, input: bytes, now_ms: int, blobs: Blobs) -> Begun | None:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import ROOT, server_venv
+from support.conformance import MESHES, open_case_mesh
 from support.host_side import context
 
 from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
+
+    from support.conformance import CaseMesh
 
 SERVERS = ROOT / "tests" / "data" / "stepflow_servers"
 
@@ -56,3 +59,10 @@ def own() -> Callable[..., StepflowStdioBackend]:
         return StepflowStdioBackend(context("own"), StdioServerConfig(**config))
 
     return make
+
+
+@pytest.fixture(scope="session", params=MESHES)
+def mesh(request: pytest.FixtureRequest) -> Iterator[CaseMesh]:
+    """Give a running mesh for the conformance cases, one of each kind."""
+    with open_case_mesh(request.param) as mesh:
+        yield mesh

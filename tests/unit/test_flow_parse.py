@@ -19,6 +19,7 @@ from stepflow.flow import (
     SecretMap,
     Step,
     compile_flow,
+    flow_bytes,
     flow_document,
     flow_from_tree,
     parse_duration_ms,
@@ -543,3 +544,27 @@ def test_any_document_is_read_or_refused_and_what_is_read_can_be_used(tree: Any)
         assert isinstance(expr.to_json(env), bytes | Failure)
     Redactor(flow, [tree], {"a": tree}).text("text")
     SecretMap.from_schema(flow.schema("input")).redact(tree)
+
+
+MOCKED = """
+steps: [{id: a, component: /m/x}]
+output: {$step: a}
+test:
+  config:
+    plugins:
+      m: {type: mock, components: {/x: {input_schema: {}, output_schema: {}, behaviors: {{n: 1}: {outcome: success}}}}}
+    routes: {/m: [{plugin: m}]}
+  cases: [{name: one, input: null}]
+"""
+
+
+def test_mock_behaviours_of_an_inline_configuration_may_go_by_any_value():
+    flow = parse_flow(MOCKED, source="flow.yaml", format="yaml")
+    component = flow.test["config"]["plugins"]["m"]["components"]["/x"]
+    assert list(component["behaviors"]) == ['{"n":1}']
+    assert b'"{\\"n\\":1}"' in flow_bytes(flow)
+
+
+def test_keys_that_are_not_strings_stay_forbidden_elsewhere():
+    with pytest.raises(FlowInvalid, match="key"):
+        parse_flow(MOCKED.replace("output: {$step: a}", "output: {{n: 1}: 2}"), source="flow.yaml", format="yaml")

@@ -439,3 +439,18 @@ def test_a_sub_run_id_is_the_same_for_every_owner():
     second.crash()
     second.run()
     assert [scope.run_id for scope in first.state.scopes] == [scope.run_id for scope in second.state.scopes]
+
+
+def test_a_value_that_grows_deeper_every_round_is_stopped_and_not_a_crash():
+    deeper = {"output": {"next": [{"$input": "$"}]}}
+    input = {"flow": {"$literal": deeper}, "initial_input": 0}
+    ((code, message),) = World({"steps": [step("i", "/builtin/iterate", input)], "output": ref("i")}).run()
+    assert code == "EXPRESSION_FAILURE"
+    assert "deeper" in message
+
+
+def test_a_composed_input_above_the_payload_limit_fails_its_step():
+    steps = [step("a", "/c/id", "x" * 2_000_000), step("b", "/c/id", [ref("a")] * 9)]
+    ((code, message),) = World({"steps": steps, "output": ref("b")}).run()
+    assert code == "EXPRESSION_FAILURE"
+    assert "the limit is" in message

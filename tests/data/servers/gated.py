@@ -1,0 +1,58 @@
+"""A server that writes every execution down and goes on only as far as it is let.
+
+In the folder that `GATED_FOLDER` names: `ledger` gets a line `key attempt` at the start of each execution; the execution
+whose line is the n-th ends once the number in `allowed` is n or more (no such file: at once).
+"""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from stepflow.component import ComponentError, Context, ResourceUnavailable, component, serve
+
+FOLDER = Path(os.environ["GATED_FOLDER"])
+
+
+def pass_gate(ctx: Context) -> None:
+    with (FOLDER / "ledger").open("a+") as ledger:
+        fcntl.flock(ledger, fcntl.LOCK_EX)
+        ledger.write(f"{ctx.idempotency_key} {ctx.attempt}\n")
+        ledger.flush()
+        ledger.seek(0)
+        place = len(ledger.readlines())
+    while not ctx.cancelled and place > allowed():
+        time.sleep(0.002)
+
+
+def allowed() -> float:
+    try:
+        return float((FOLDER / "allowed").read_text() or 0)
+    except FileNotFoundError:
+        return float("inf")
+
+
+@component
+def work(ctx: Context, input: Any) -> Any:  # noqa: A002  # the name that takes the whole input
+    pass_gate(ctx)
+    return {"of": input}
+
+
+@component
+def flaky(ctx: Context, value: Any) -> Any:
+    """Succeed at the third attempt."""
+    pass_gate(ctx)
+    if ctx.attempt < 3:
+        raise ResourceUnavailable("not yet")
+    return {"of": value}
+
+
+@component
+def refuse(ctx: Context) -> Any:
+    pass_gate(ctx)
+    raise ComponentError("always")
+
+
+if __name__ == "__main__":
+    serve()
