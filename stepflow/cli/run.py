@@ -193,7 +193,7 @@ def _check(path: Path, flow: "Flow", config: "Config") -> None:
         console.warn(text)
     others = diagnostics.num_warning - len(flow.warnings)
     if others:
-        console.say(console.styled(f"{others} more warnings: stepflow validate --flow {path}", "dim"))
+        console.say(console.styled(f"{others} warning(s): stepflow validate --flow {path} shows them", "dim"))
 
 
 def _labels(flow: Path, config: "Config", *, batch: bool) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def grow_log(db: sqlite3.Connection) -> None:
     """
     db.execute("UPDATE kv SET value = zeroblob(?) WHERE key = ''", (LOG_BYTES,))
     db.execute("UPDATE kv SET value = x'' WHERE key = ''")
+    # Without it every run's file keeps half a megabyte of nothing. As a script, or only one page would be freed.
+    db.executescript("PRAGMA incremental_vacuum;")
     db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
 
@@ -105,6 +107,8 @@ def _open_owned(path: str) -> tuple[sqlite3.Connection, int]:
             is_new = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
             if not is_new:
                 _check_header(db, path)  # first: another program's database stays as it is
+            if is_new:
+                db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect only before the first table
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             if is_new:

@@ -242,6 +242,17 @@ def test_folders_and_files_are_for_their_owner_only(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_the_file_of_a_small_store_is_small(tmp_path: Path) -> None:
+    """There is one for every run: what prepares the log must not stay behind."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "run.db") as store:
+            await put(store, "a", b"")
+
+    run(scenario())
+    assert (tmp_path / "run.db").stat().st_size < 64 * 1024
+
+
 def test_a_missing_store_is_not_created_by_a_reader(tmp_path: Path) -> None:
     async def scenario() -> None:
         error = await error_of_opening(tmp_path / "no" / "a.db", read_only=True)

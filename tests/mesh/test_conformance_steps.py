@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 BROKEN = {"code": "COMPONENT_FAILED", "message": "the scale is broken"}
 
 
-def step(step_id: str, component: str, input: Any = None, **members: Any) -> dict[str, Any]:  # noqa: A002  # its name
+def step(step_id: str, component: str, input: Any = None, **members: Any) -> dict[str, Any]:
     return {"id": step_id, "component": component, "input": input, **members}
 
 
-def noop(step_id: str, input: Any = None, **members: Any) -> dict[str, Any]:  # noqa: A002  # its name
+def noop(step_id: str, input: Any = None, **members: Any) -> dict[str, Any]:
     return step(step_id, "/builtin/noop", input, **members)
 
 

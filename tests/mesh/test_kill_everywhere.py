@@ -57,7 +57,7 @@ steps:
   - {id: join, component: /gated/work, input: {a: {$step: left_too}, b: {$step: flaky}}}
   - {id: messages, component: /builtin/create_messages, input: {user_prompt: hello, after: {$step: join}}}
   - {id: sum, component: /gated/work, input: [{$step: each}, {$step: refused}, {$step: messages}]}
-  - {id: pause, component: /builtin/sleep, input: {duration_ms: 500, after: [{$step: sum}, {$step: join}]}}
+  - {id: pause, component: /builtin/sleep, input: {duration_ms: 300, after: [{$step: sum}, {$step: join}]}}
   - {id: end, component: /gated/work, input: {after: {$step: pause}, sum: {$step: sum}, join: {$step: join}}}
 output: {end: {$step: end}, flaky: {$step: flaky}, refused: {$step: refused}}
 """
@@ -132,7 +132,7 @@ class Place:
             )
 
     def resume(self) -> Any:
-        done = run_cli(["resume", "--quiet"], cwd=self.folder)
+        done = run_cli(["resume", "--quiet", *self.local.run_ids()], cwd=self.folder)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

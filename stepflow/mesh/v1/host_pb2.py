@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stepflow.mesh.v1 import journal_pb2 as stepflow_dot_mesh_dot_v1_dot_journal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstepflow/mesh/v1/host.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\"\x8c\x02\n\rExecutorFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x17.stepflow.mesh.v1.Hello\x12%\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x16.stepflow.mesh.v1.Call\x12)\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\x18.stepflow.mesh.v1.Cancel\x12#\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32\x15.stepflow.mesh.v1.Ack\x12*\n\x08\x61ttaches\x18\x05 \x03(\x0b\x32\x18.stepflow.mesh.v1.Attach\x12\x30\n\x07replies\x18\x06 \x03(\x0b\x32\x1f.stepflow.mesh.v1.CallbackReply\"+\n\x05Hello\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\"\xd0\x03\n\x04\x43\x61ll\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0e\n\x06plugin\x18\x02 \x01(\t\x12\x11\n\tcomponent\x18\x03 \x01(\t\x12(\n\x05input\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\r\n\x05\x64\x65pth\x18\x08 \x01(\r\x12\x12\n\ntimeout_ms\x18\t \x01(\x04\x12\x17\n\x0fidle_timeout_ms\x18\n \x01(\x04\x12\x13\n\x0broot_run_id\x18\x0b \x01(\t\x12\x0e\n\x06run_id\x18\x0c \x01(\t\x12\x0f\n\x07\x66low_id\x18\r \x01(\t\x12\x0f\n\x07step_id\x18\x0e \x01(\t\x12\x0c\n\x04item\x18\x0f \x01(\r\x12;\n\x0bpath_params\x18\x10 \x03(\x0b\x32&.stepflow.mesh.v1.Call.PathParamsEntry\x12\x19\n\x11route_params_json\x18\x11 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x12 \x01(\t\x12\x0c\n\x04path\x18\x13 \x01(\t\x1a\x31\n\x0fPathParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x19\n\x06\x43\x61ncel\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\"#\n\x03\x41\x63k\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"3\n\x06\x41ttach\x12)\n\x04runs\x18\x01 \x03(\x0b\x32\x1b.stepflow.mesh.v1.AttachRun\"*\n\tAttachRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xd6\x01\n\tHostFrame\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stepflow.mesh.v1.CallResult\x12,\n\x08progress\x18\x02 \x03(\x0b\x32\x1a.stepflow.mesh.v1.Progress\x12,\n\x08\x61ttached\x18\x03 \x03(\x0b\x32\x1a.stepflow.mesh.v1.Attached\x12-\n\tcallbacks\x18\x04 \x03(\x0b\x32\x1a.stepflow.mesh.v1.Callback\x12\x0f\n\x07\x63redits\x18\x05 \x01(\r\"\xb8\x01\n\nCallResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x15\n\rstarted_at_ms\x18\x04 \x01(\x03\x12+\n\x06result\x18\x05 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x42\t\n\x07outcome\"I\n\x08Progress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x01\x12\r\n\x05total\x18\x03 \x01(\x01\x12\x0f\n\x07message\x18\x04 \x01(\t\"F\n\x08\x41ttached\x12)\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1a.stepflow.mesh.v1.HeldCall\x12\x0f\n\x07run_ids\x18\x02 \x03(\t\"8\n\x08HeldCall\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xc8\x01\n\x08\x43\x61llback\x12\x13\n\x0b\x63\x61llback_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\x04\x12/\n\tstart_run\x18\x03 \x01(\x0b\x32\x1a.stepflow.mesh.v1.StartRunH\x00\x12+\n\x07get_run\x18\x04 \x01(\x0b\x32\x18.stepflow.mesh.v1.GetRunH\x00\x12-\n\x08get_flow\x18\x05 \x01(\x0b\x32\x19.stepflow.mesh.v1.GetFlowH\x00\x42\t\n\x07request\"\x1a\n\x07GetFlow\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\"\xc2\x01\n\x08StartRun\x12\'\n\x04\x66low\x18\x01 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12)\n\x06inputs\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04wait\x18\x04 \x01(\x08\x12\x17\n\x0fmax_concurrency\x18\x05 \x01(\r\x12\x16\n\x0evariables_json\x18\x06 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x07 \x01(\x0c\"&\n\x06GetRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04wait\x18\x02 \x01(\x08\"\xa5\x01\n\rCallbackReply\x12\x13\n\x0b\x63\x61llback_id\x18\x01 \x01(\x04\x12-\n\x06report\x18\x02 \x01(\x0b\x32\x1b.stepflow.mesh.v1.RunReportH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.stepflow.mesh.v1.CallbackErrorH\x00\x12\x13\n\tflow_json\x18\x04 \x01(\x0cH\x00\x42\t\n\x07outcome\"C\n\rCallbackError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tnot_found\x18\x03 \x01(\x08\"\xc9\x01\n\tRunReport\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66low_id\x18\x02 \x01(\t\x12\x11\n\tflow_name\x18\x03 \x01(\t\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x15\n\rcreated_at_ms\x18\x05 \x01(\x03\x12\x17\n\x0f\x63ompleted_at_ms\x18\x06 \x01(\x03\x12+\n\x05items\x18\x07 \x03(\x0b\x32\x1c.stepflow.mesh.v1.ReportItem\"i\n\nReportItem\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12.\n\x0b\x66low_result\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payloadb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstepflow/mesh/v1/host.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\"\x8c\x02\n\rExecutorFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x17.stepflow.mesh.v1.Hello\x12%\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x16.stepflow.mesh.v1.Call\x12)\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\x18.stepflow.mesh.v1.Cancel\x12#\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32\x15.stepflow.mesh.v1.Ack\x12*\n\x08\x61ttaches\x18\x05 \x03(\x0b\x32\x18.stepflow.mesh.v1.Attach\x12\x30\n\x07replies\x18\x06 \x03(\x0b\x32\x1f.stepflow.mesh.v1.CallbackReply\"+\n\x05Hello\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\"\xe3\x03\n\x04\x43\x61ll\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0e\n\x06plugin\x18\x02 \x01(\t\x12\x11\n\tcomponent\x18\x03 \x01(\t\x12(\n\x05input\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\r\n\x05\x64\x65pth\x18\x08 \x01(\r\x12\x12\n\ntimeout_ms\x18\t \x01(\x04\x12\x17\n\x0fidle_timeout_ms\x18\n \x01(\x04\x12\x13\n\x0broot_run_id\x18\x0b \x01(\t\x12\x0e\n\x06run_id\x18\x0c \x01(\t\x12\x0f\n\x07\x66low_id\x18\r \x01(\t\x12\x0f\n\x07step_id\x18\x0e \x01(\t\x12\x0c\n\x04item\x18\x0f \x01(\r\x12;\n\x0bpath_params\x18\x10 \x03(\x0b\x32&.stepflow.mesh.v1.Call.PathParamsEntry\x12\x19\n\x11route_params_json\x18\x11 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x12 \x01(\t\x12\x0c\n\x04path\x18\x13 \x01(\t\x12\x11\n\tpartition\x18\x14 \x01(\r\x1a\x31\n\x0fPathParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x19\n\x06\x43\x61ncel\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\"#\n\x03\x41\x63k\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"3\n\x06\x41ttach\x12)\n\x04runs\x18\x01 \x03(\x0b\x32\x1b.stepflow.mesh.v1.AttachRun\"=\n\tAttachRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x11\n\tpartition\x18\x03 \x01(\r\"\xd6\x01\n\tHostFrame\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stepflow.mesh.v1.CallResult\x12,\n\x08progress\x18\x02 \x03(\x0b\x32\x1a.stepflow.mesh.v1.Progress\x12,\n\x08\x61ttached\x18\x03 \x03(\x0b\x32\x1a.stepflow.mesh.v1.Attached\x12-\n\tcallbacks\x18\x04 \x03(\x0b\x32\x1a.stepflow.mesh.v1.Callback\x12\x0f\n\x07\x63redits\x18\x05 \x01(\r\"\xb8\x01\n\nCallResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x15\n\rstarted_at_ms\x18\x04 \x01(\x03\x12+\n\x06result\x18\x05 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x42\t\n\x07outcome\"I\n\x08Progress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x01\x12\r\n\x05total\x18\x03 \x01(\x01\x12\x0f\n\x07message\x18\x04 \x01(\t\"F\n\x08\x41ttached\x12)\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1a.stepflow.mesh.v1.HeldCall\x12\x0f\n\x07run_ids\x18\x02 \x03(\t\"8\n\x08HeldCall\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xc8\x01\n\x08\x43\x61llback\x12\x13\n\x0b\x63\x61llback_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\x04\x12/\n\tstart_run\x18\x03 \x01(\x0b\x32\x1a.stepflow.mesh.v1.StartRunH\x00\x12+\n\x07get_run\x18\x04 \x01(\x0b\x32\x18.stepflow.mesh.v1.GetRunH\x00\x12-\n\x08get_flow\x18\x05 \x01(\x0b\x32\x19.stepflow.mesh.v1.GetFlowH\x00\x42\t\n\x07request\"\x1a\n\x07GetFlow\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\"\xc2\x01\n\x08StartRun\x12\'\n\x04\x66low\x18\x01 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12)\n\x06inputs\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04wait\x18\x04 \x01(\x08\x12\x17\n\x0fmax_concurrency\x18\x05 \x01(\r\x12\x16\n\x0evariables_json\x18\x06 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x07 \x01(\x0c\"&\n\x06GetRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04wait\x18\x02 \x01(\x08\"\xa5\x01\n\rCallbackReply\x12\x13\n\x0b\x63\x61llback_id\x18\x01 \x01(\x04\x12-\n\x06report\x18\x02 \x01(\x0b\x32\x1b.stepflow.mesh.v1.RunReportH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.stepflow.mesh.v1.CallbackErrorH\x00\x12\x13\n\tflow_json\x18\x04 \x01(\x0cH\x00\x42\t\n\x07outcome\"C\n\rCallbackError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tnot_found\x18\x03 \x01(\x08\"\xc9\x01\n\tRunReport\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66low_id\x18\x02 \x01(\t\x12\x11\n\tflow_name\x18\x03 \x01(\t\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x15\n\rcreated_at_ms\x18\x05 \x01(\x03\x12\x17\n\x0f\x63ompleted_at_ms\x18\x06 \x01(\x03\x12+\n\x05items\x18\x07 \x03(\x0b\x32\x1c.stepflow.mesh.v1.ReportItem\"i\n\nReportItem\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12.\n\x0b\x66low_result\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payloadb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,41 +39,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=352
   _globals['_HELLO']._serialized_end=395
   _globals['_CALL']._serialized_start=398
-  _globals['_CALL']._serialized_end=862
-  _globals['_CALL_PATHPARAMSENTRY']._serialized_start=813
-  _globals['_CALL_PATHPARAMSENTRY']._serialized_end=862
-  _globals['_CANCEL']._serialized_start=864
-  _globals['_CANCEL']._serialized_end=889
-  _globals['_ACK']._serialized_start=891
-  _globals['_ACK']._serialized_end=926
-  _globals['_ATTACH']._serialized_start=928
-  _globals['_ATTACH']._serialized_end=979
-  _globals['_ATTACHRUN']._serialized_start=981
-  _globals['_ATTACHRUN']._serialized_end=1023
-  _globals['_HOSTFRAME']._serialized_start=1026
-  _globals['_HOSTFRAME']._serialized_end=1240
-  _globals['_CALLRESULT']._serialized_start=1243
-  _globals['_CALLRESULT']._serialized_end=1427
-  _globals['_PROGRESS']._serialized_start=1429
-  _globals['_PROGRESS']._serialized_end=1502
-  _globals['_ATTACHED']._serialized_start=1504
-  _globals['_ATTACHED']._serialized_end=1574
-  _globals['_HELDCALL']._serialized_start=1576
-  _globals['_HELDCALL']._serialized_end=1632
-  _globals['_CALLBACK']._serialized_start=1635
-  _globals['_CALLBACK']._serialized_end=1835
-  _globals['_GETFLOW']._serialized_start=1837
-  _globals['_GETFLOW']._serialized_end=1863
-  _globals['_STARTRUN']._serialized_start=1866
-  _globals['_STARTRUN']._serialized_end=2060
-  _globals['_GETRUN']._serialized_start=2062
-  _globals['_GETRUN']._serialized_end=2100
-  _globals['_CALLBACKREPLY']._serialized_start=2103
-  _globals['_CALLBACKREPLY']._serialized_end=2268
-  _globals['_CALLBACKERROR']._serialized_start=2270
-  _globals['_CALLBACKERROR']._serialized_end=2337
-  _globals['_RUNREPORT']._serialized_start=2340
-  _globals['_RUNREPORT']._serialized_end=2541
-  _globals['_REPORTITEM']._serialized_start=2543
-  _globals['_REPORTITEM']._serialized_end=2648
+  _globals['_CALL']._serialized_end=881
+  _globals['_CALL_PATHPARAMSENTRY']._serialized_start=832
+  _globals['_CALL_PATHPARAMSENTRY']._serialized_end=881
+  _globals['_CANCEL']._serialized_start=883
+  _globals['_CANCEL']._serialized_end=908
+  _globals['_ACK']._serialized_start=910
+  _globals['_ACK']._serialized_end=945
+  _globals['_ATTACH']._serialized_start=947
+  _globals['_ATTACH']._serialized_end=998
+  _globals['_ATTACHRUN']._serialized_start=1000
+  _globals['_ATTACHRUN']._serialized_end=1061
+  _globals['_HOSTFRAME']._serialized_start=1064
+  _globals['_HOSTFRAME']._serialized_end=1278
+  _globals['_CALLRESULT']._serialized_start=1281
+  _globals['_CALLRESULT']._serialized_end=1465
+  _globals['_PROGRESS']._serialized_start=1467
+  _globals['_PROGRESS']._serialized_end=1540
+  _globals['_ATTACHED']._serialized_start=1542
+  _globals['_ATTACHED']._serialized_end=1612
+  _globals['_HELDCALL']._serialized_start=1614
+  _globals['_HELDCALL']._serialized_end=1670
+  _globals['_CALLBACK']._serialized_start=1673
+  _globals['_CALLBACK']._serialized_end=1873
+  _globals['_GETFLOW']._serialized_start=1875
+  _globals['_GETFLOW']._serialized_end=1901
+  _globals['_STARTRUN']._serialized_start=1904
+  _globals['_STARTRUN']._serialized_end=2098
+  _globals['_GETRUN']._serialized_start=2100
+  _globals['_GETRUN']._serialized_end=2138
+  _globals['_CALLBACKREPLY']._serialized_start=2141
+  _globals['_CALLBACKREPLY']._serialized_end=2306
+  _globals['_CALLBACKERROR']._serialized_start=2308
+  _globals['_CALLBACKERROR']._serialized_end=2375
+  _globals['_RUNREPORT']._serialized_start=2378
+  _globals['_RUNREPORT']._serialized_end=2579
+  _globals['_REPORTITEM']._serialized_start=2581
+  _globals['_REPORTITEM']._serialized_end=2686
 # @@protoc_insertion_point(module_scope)

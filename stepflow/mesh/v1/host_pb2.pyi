@@ -31,7 +31,7 @@ class Hello(_message.Message):
     def __init__(self, executor_id: _Optional[str] = ..., token: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("call_id", "plugin", "component", "input", "key", "attempt", "epoch", "depth", "timeout_ms", "idle_timeout_ms", "root_run_id", "run_id", "flow_id", "step_id", "item", "path_params", "route_params_json", "traceparent", "path")
+    __slots__ = ("call_id", "plugin", "component", "input", "key", "attempt", "epoch", "depth", "timeout_ms", "idle_timeout_ms", "root_run_id", "run_id", "flow_id", "step_id", "item", "path_params", "route_params_json", "traceparent", "path", "partition")
     class PathParamsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class Call(_message.Message):
     ROUTE_PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     plugin: str
     component: str
@@ -77,7 +78,8 @@ class Call(_message.Message):
     route_params_json: bytes
     traceparent: str
     path: str
-    def __init__(self, call_id: _Optional[int] = ..., plugin: _Optional[str] = ..., component: _Optional[str] = ..., input: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., depth: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., idle_timeout_ms: _Optional[int] = ..., root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., step_id: _Optional[str] = ..., item: _Optional[int] = ..., path_params: _Optional[_Mapping[str, str]] = ..., route_params_json: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    partition: int
+    def __init__(self, call_id: _Optional[int] = ..., plugin: _Optional[str] = ..., component: _Optional[str] = ..., input: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., depth: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., idle_timeout_ms: _Optional[int] = ..., root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., step_id: _Optional[str] = ..., item: _Optional[int] = ..., path_params: _Optional[_Mapping[str, str]] = ..., route_params_json: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., path: _Optional[str] = ..., partition: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("call_id",)
@@ -100,12 +102,14 @@ class Attach(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[AttachRun, _Mapping]]] = ...) -> None: ...
 
 class AttachRun(_message.Message):
-    __slots__ = ("run_id", "epoch")
+    __slots__ = ("run_id", "epoch", "partition")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     epoch: int
-    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    partition: int
+    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., partition: _Optional[int] = ...) -> None: ...
 
 class HostFrame(_message.Message):
     __slots__ = ("results", "progress", "attached", "callbacks", "credits")
