@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -36,6 +37,8 @@ from stepflow.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
+
+NOBODY = 65534
 
 
 def run(scenario: Awaitable[Any]) -> Any:
@@ -323,12 +326,23 @@ def test_an_impossible_path_is_refused(tmp_path: Path) -> None:
     assert run(error_of_opening(tmp_path / ("x" * 300))).reason == "STORE_UNREADABLE"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-def test_a_forbidden_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    path.write_text("")
-    path.chmod(0)
-    assert run(error_of_opening(path)).reason == "STORE_UNREADABLE"
+def test_a_forbidden_file_is_refused() -> None:
+    """Root may open everything, so it tries as nobody, in a folder that nobody may enter."""
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.db"
+        path.write_text("")
+        path.chmod(0)
+        Path(folder).chmod(0o777)
+        if is_root:
+            os.seteuid(NOBODY)
+        try:
+            error = run(error_of_opening(path))
+        finally:
+            if is_root:
+                os.seteuid(0)
+    assert error.reason == "STORE_UNREADABLE"
+    assert "denied" in error.message
 
 
 def test_damage_is_told_as_data_loss(tmp_path: Path) -> None:

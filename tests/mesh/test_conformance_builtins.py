@@ -93,13 +93,14 @@ def test_a_map_keeps_to_its_own_bound_and_to_the_window(
 COUNTDOWN = {"steps": [step("s", "/mock/countdown", {"left": {"$input": "left"}})], "output": {"$step": "s"}}
 
 
-def iterate(left: int, **members: Any) -> dict[str, Any]:
+def iterate(left: Any, **members: Any) -> dict[str, Any]:
     given = {"flow": {"$literal": COUNTDOWN}, "initial_input": {"left": left}, **members}
     return {"steps": [step("a", "/builtin/iterate", given)], "output": {"$step": "a"}}
 
 
 def test_iterating_ends_with_the_first_result(mesh: CaseMesh) -> None:
     assert mesh.run(iterate(3)).value == {"result": "lift-off", "iterations": 3, "terminated": False}
+    assert mesh.run(iterate("nothing")).value == {"result": None, "iterations": 1, "terminated": False}
 
 
 def test_iterating_stops_at_its_bound_with_what_would_come_next(mesh: CaseMesh) -> None:
@@ -107,8 +108,9 @@ def test_iterating_stops_at_its_bound_with_what_would_come_next(mesh: CaseMesh) 
     assert ran.value == {"result": {"left": 1}, "iterations": 2, "terminated": True}
 
 
-def test_iterating_needs_a_result_or_a_next_input(mesh: CaseMesh) -> None:
-    error = mesh.run(iterate(0)).error
+@pytest.mark.parametrize("left", [0, "a text"])
+def test_iterating_needs_a_result_or_a_next_input(mesh: CaseMesh, left: Any) -> None:
+    error = mesh.run(iterate(left)).error
     expected = "Workflow result must contain either 'result' or 'next' field"
     assert (error["code"], error["message"]) == ("INVALID_INPUT", expected)
 

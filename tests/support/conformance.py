@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stepflow.embedded import Mesh
+    from stepflow.flow import Flow
     from stepflow.store.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -194,8 +195,9 @@ class EmbeddedCases:
         from stepflow.embedded import flow_result, run_request
 
         mesh = self._running
+        is_id = isinstance(flow, str) and not flow.endswith(".yaml")
         request = run_request(
-            flow if _is_id(flow) else _read(flow),
+            str(flow) if is_id else _read(flow),
             [encode(value) for value in inputs],
             config=mesh.config,
             variables=variables or {},
@@ -221,11 +223,7 @@ class EmbeddedCases:
         return Ran(run_id, view.status, [result for _, result in shown], [status for status, _ in shown], steps)
 
 
-def _is_id(flow: FlowDocument) -> bool:
-    return isinstance(flow, str) and not flow.endswith(".yaml")
-
-
-def _read(flow: FlowDocument) -> Any:
+def _read(flow: FlowDocument) -> Flow:
     from stepflow.flow import flow_from_tree, parse_flow
 
     if isinstance(flow, str):
