@@ -135,7 +135,7 @@ class RouteTable:
         self._matchers = {name: _Matcher(plugins.get(name, _UNHEARD)) for name in named}
         self._remembered: dict[str, Target | NoRoute | _Choice] = {}
 
-    def resolve(self, path: str, input: Json) -> Target | NoRoute:  # noqa: A002  # the language's own word for it
+    def resolve(self, path: str, input: Json) -> Target | NoRoute:
         """Find the target of the component path `path` for a step's resolved input."""
         found = self._remembered.get(path)
         if found is None:
@@ -241,16 +241,23 @@ def _names(plugins: list[str]) -> str:
 _UNHEARD = PluginComponents(complete=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """Where a pattern ends: its component, and the names of its parameters from the left."""
+
+    component: str
+    names: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class _Branch:
-    """A node of the tree of path patterns."""
+    """What may follow a segment. Parameters share a branch whatever their names, or a pattern that names one
+    differently would hide a stronger one behind it."""
 
-    __slots__ = ("component", "literals", "parameters", "wildcard")
-
-    def __init__(self) -> None:
-        self.component: str | None = None
-        self.literals: dict[str, _Branch] = {}
-        self.parameters: dict[str, _Branch] = {}
-        self.wildcard: tuple[str, str] | None = None  # parameter name, component
+    literals: dict[str, _Branch] = field(default_factory=dict)
+    parameter: _Branch | None = None
+    wildcard: _Leaf | None = None
+    leaf: _Leaf | None = None
 
 
 class _Matcher:
@@ -276,45 +283,40 @@ class _Matcher:
         if self._has_patterns:
             match = _descend(self._root, remainder.split("/")[1:], 0)
             if match is not None:
-                return match
+                leaf, values = match
+                return leaf.component, dict(zip(leaf.names, values, strict=True))
         if self._complete or remainder == "/":
             return None
         return remainder, {}
 
     def _insert(self, component: str, pattern: str) -> None:
         branch = self._root
+        names: list[str] = []
         segments = pattern.split("/")[1:]
         for index, segment in enumerate(segments):
             if segment.startswith("{*") and segment.endswith("}") and index == len(segments) - 1:
-                branch.wildcard = branch.wildcard or (segment[2:-1], component)
+                branch.wildcard = branch.wildcard or _Leaf(component, (*names, segment[2:-1]))
                 return
             if segment.startswith("{") and segment.endswith("}"):
-                branch = branch.parameters.setdefault(segment[1:-1], _Branch())
+                names.append(segment[1:-1])
+                branch.parameter = branch = branch.parameter or _Branch()
             else:
                 branch = branch.literals.setdefault(segment, _Branch())
-        if branch.component is None:
-            branch.component = component
+        branch.leaf = branch.leaf or _Leaf(component, tuple(names))
 
 
-def _descend(branch: _Branch, segments: list[str], index: int) -> tuple[str, dict[str, str]] | None:
-    """Match the segments from `index` on; a dead end falls back to the next weaker kind."""
+def _descend(branch: _Branch, segments: list[str], index: int) -> tuple[_Leaf, tuple[str, ...]] | None:
+    """Match the segments from `index` on; a dead end falls back to the next weaker kind. Return the leaf and what its
+    parameters stand for."""
     if index == len(segments):
-        return None if branch.component is None else (branch.component, {})
+        return None if branch.leaf is None else (branch.leaf, ())
     segment = segments[index]
     literal = branch.literals.get(segment)
-    if literal is not None:
-        match = _descend(literal, segments, index + 1)
-        if match is not None:
-            return match
-    if segment:
-        for name, below in branch.parameters.items():
-            match = _descend(below, segments, index + 1)
-            if match is not None:
-                match[1][name] = segment
-                return match
-    if branch.wildcard is not None:
-        name, component = branch.wildcard
+    match = None if literal is None else _descend(literal, segments, index + 1)
+    if match is None and segment and branch.parameter is not None:
+        below = _descend(branch.parameter, segments, index + 1)
+        match = None if below is None else (below[0], (segment, *below[1]))
+    if match is None and branch.wildcard is not None:
         rest = "/".join(segments[index:])
-        if rest:
-            return component, {name: rest}
-    return None
+        match = (branch.wildcard, (rest,)) if rest else None
+    return match

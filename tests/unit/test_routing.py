@@ -360,6 +360,13 @@ def strength(pattern: str) -> list[int]:
     return [2 if part.startswith("{*") else 1 if part.startswith("{") else 0 for part in pattern.split("/")[1:]]
 
 
+def test_the_name_of_a_parameter_does_not_hide_a_stronger_pattern() -> None:
+    """`/a/a` fits both; the second has a literal where the first has its wildcard."""
+    offered = ("/{x}/{*rest}", "/{y}/a")
+    routes = table({"/p": [Rule("p")]}, p=PluginComponents(tuple((pattern, pattern) for pattern in offered)))
+    assert reached(routes.resolve("/p/a/a", NOTHING))[1] == "/{y}/a"
+
+
 @given(st.lists(patterns, max_size=6), paths)
 def test_the_strongest_fitting_pattern_wins_whatever_the_order(offered: list[str], path: str) -> None:
     routes = table({"/p": [Rule("p")]}, p=PluginComponents(tuple((pattern, pattern) for pattern in offered)))
