@@ -22,8 +22,8 @@ never holds what its child needs.
 
 What this package deliberately does not do: choose a host, keep time, write, or know what a component is. The mapping
 of code: `model` (the state and the actions), `applying` (facts in), `advancing` (what follows from facts), `deciding`
-(what to do), `settling` (which fact a call's outcome is), `engine` (the components that run in here), `views`
-(listings derived from journals).
+(what to do), `settling` (which fact a call's outcome is), `engine` (the components that run in here), `values`
+(what expressions read and make), `views` (listings derived from journals).
 """
 
 from stepflow.run.applying import apply, new_run

@@ -10,16 +10,13 @@ Expressions may read values that lie in the blob store. Where one is not at hand
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from stepflow.codec import Json, composed_problem
+from stepflow.codec import Json
 from stepflow.errors import Code, Failure
 from stepflow.flow import Env
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.run.engine import open_sub_run
 from stepflow.run.model import FINISH, OUTPUT, Blobs, Item, Phase, RunState, Scope, StepRun, Stored
-
-if TYPE_CHECKING:
-    from stepflow.flow import Expr
+from stepflow.run.values import composed, load
 
 
 def advance(state: RunState, blobs: Blobs) -> bool:
@@ -36,8 +33,6 @@ def advance(state: RunState, blobs: Blobs) -> bool:
         elif state.opening:
             _open_items(state, state.opening.popleft(), blobs)
         elif state.unopened:
-            from stepflow.run.engine import open_sub_run
-
             if not open_sub_run(state, *state.unopened[0], blobs):
                 return False
             state.unopened.popleft()
@@ -158,14 +153,6 @@ def _conclude(state: RunState, item: Item, blobs: Blobs) -> None:
         )
 
 
-def composed(value: bytes | Failure, what: str) -> bytes | Failure:
-    """Refuse a value that expressions have made larger or deeper than any value may be."""
-    if isinstance(value, Failure):
-        return value
-    problem = composed_problem(value)
-    return value if problem is None else Failure(Code.EXPRESSION_FAILURE, f"{what} cannot be used: {problem}")
-
-
 def end_item(state: RunState, item: Item, outcome: Json | Failure) -> None:
     scope = item.scope
     item.outcome = outcome
@@ -191,36 +178,3 @@ def _end_scope(state: RunState, scope: Scope) -> None:
     parent.callbacks_live -= 1
     if not parent.callbacks_live and parent.phase is Phase.IN_FLIGHT:
         state.places_taken += 1
-
-
-def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
-    """Make the stored values that `expr` reads available; return whether all are."""
-    env = item.env
-    ready = load_value(state, env.input, blobs) if isinstance(env.input, Stored) else True
-    for ref in expr.touched(env):
-        value = env.results[ref]
-        if isinstance(value, Stored):
-            ready = load_value(state, value, blobs) and ready
-    return ready
-
-
-def load_value(state: RunState, value: Stored, blobs: Blobs) -> bool:
-    if value.loaded:
-        return True
-    if value.blob not in blobs:
-        state.wanted.setdefault(value.blob, False)
-        return False
-    content = blobs[value.blob]
-    if content is None:
-        state.lost_blob = value.blob  # `decide` ends the run: its own result is gone
-        return False
-    value.load(content)
-    state.loaded.append(value)
-    return True
-
-
-def unload(state: RunState) -> None:
-    """Drop the bytes of stored values again: a run must not keep in memory what it put into the blob store."""
-    for value in state.loaded:
-        value.unload()
-    state.loaded.clear()

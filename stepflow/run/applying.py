@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stepflow.errors import Code, DataLoss
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
+from stepflow.run.advancing import end_item, open_all_items
 from stepflow.run.facts import failure_from_pb, json_of
 from stepflow.run.model import Phase, RunState, Scope, StepRun
 
@@ -154,8 +155,6 @@ def _active(state: RunState, entry: pb.Entry) -> StepRun:
 
 def _end_items(state: RunState, entry: pb.Entry) -> None:
     """Give every item without an outcome the one that the run's end means for it."""
-    from stepflow.run.advancing import end_item, open_all_items
-
     status, failure = entry.run_completed.status, entry.run_completed.failure
     if status not in (pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_RECOVERY_FAILED) and not failure.message:
         return

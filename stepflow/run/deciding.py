@@ -15,7 +15,8 @@ from stepflow.codec import Json, composed_problem
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing import NoRoute
-from stepflow.run.advancing import advance, unload
+from stepflow.run.advancing import advance
+from stepflow.run.engine import begin, evaluate_input, fired, resume_parent
 from stepflow.run.facts import failure_to_pb, step_failed
 from stepflow.run.model import (
     ADOPTIONS_IN_A_ROW_MAX,
@@ -34,6 +35,7 @@ from stepflow.run.model import (
     WantBlob,
 )
 from stepflow.run.settling import settle
+from stepflow.run.values import unload
 
 if TYPE_CHECKING:
     from stepflow.run.engine import Begun
@@ -147,8 +149,6 @@ def _is_ready(step: StepRun) -> bool:
 
 def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: Blobs, actions: list[Action]) -> None:
     """Evaluate the input of a ready step and send it on its way."""
-    from stepflow.run.engine import begin, evaluate_input
-
     input = evaluate_input(state, step, blobs)
     if input is None:
         state.blocked_steps.append(step)
@@ -229,8 +229,6 @@ def _block(state: RunState, step: StepRun) -> None:
 
 
 def _fire_timers(state: RunState, now_ms: int, blobs: Blobs, actions: list[Action]) -> None:
-    from stepflow.run.engine import fired
-
     sleeping: list[StepRun] = []
     while state.timers and state.timers[0][0] <= now_ms:
         at_ms, *_, step = heappop(state.timers)
@@ -246,8 +244,6 @@ def _fire_timers(state: RunState, now_ms: int, blobs: Blobs, actions: list[Actio
 
 
 def _resume_parents(state: RunState, now_ms: int, blobs: Blobs, actions: list[Action]) -> None:
-    from stepflow.run.engine import resume_parent
-
     due, state.due = state.due, []
     for step in due:
         # A replay may have found that the parent went on: to its outcome, or to another iteration that still runs.

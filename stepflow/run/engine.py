@@ -18,9 +18,9 @@ from stepflow.codec import Json, blob_id, decode, encode
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.flow import CompiledFlow, InputValidator, apply_overrides, compile_flow, flow_from_tree
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.advancing import composed, load
 from stepflow.run.facts import flow_result
-from stepflow.run.model import DEPTH_MAX, ITEMS_MAX, Blobs, RunState, Scope, StepRun, Stored
+from stepflow.run.model import DEPTH_MAX, ITEMS_MAX, Blobs, Phase, RunState, Scope, StepRun, Stored
+from stepflow.run.values import composed, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,8 +219,6 @@ def open_sub_run(state: RunState, step: StepRun, entry: pb.Entry, blobs: Blobs) 
 
 
 def _lend_place(state: RunState, step: StepRun) -> None:
-    from stepflow.run.model import Phase
-
     if not step.callbacks_live and step.phase is Phase.IN_FLIGHT:
         state.places_taken -= 1
     step.callbacks_live += 1
