@@ -15,7 +15,7 @@ from stepflow.errors import (
 )
 
 
-class CallFailed(Exception):  # noqa: N818  # says what happened, like the families of StepflowError
+class CallFailed(Exception):  # says what happened, like the families of StepflowError
     """Carries the failure of the call; `data` are JSON values that explain it."""
 
     def __init__(self, code: Code, message: str, **data: object) -> None:

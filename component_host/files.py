@@ -40,7 +40,7 @@ class LoadedFile:
 
 def load_file(
     path: str,
-    format: FileFormat | None,  # noqa: A002  # the component's own name for it
+    format: FileFormat | None,  # the component's own name for it
     *,
     working_directory: Path,
     allowed_paths: Sequence[Path],
@@ -48,7 +48,7 @@ def load_file(
     """Read and parse a file. Raises: CallFailed."""
     joined = working_directory / path
     content = _read(_permitted(joined, path, (working_directory, *allowed_paths)), path)
-    format = format or _FORMATS.get(joined.suffix, "text")  # noqa: A001  # the same
+    format = format or _FORMATS.get(joined.suffix, "text")  # the same
     return LoadedFile(_parsed(content, format, path), str(joined), len(content), format)
 
 
@@ -93,7 +93,7 @@ def _content(file: Any, status: os.stat_result, path: str) -> bytes:
     return content
 
 
-def _parsed(content: bytes, format: FileFormat, path: str) -> Any:  # noqa: A002  # the same
+def _parsed(content: bytes, format: FileFormat, path: str) -> Any:  # the same
     if format == "text":
         try:
             return content.decode()

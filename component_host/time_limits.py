@@ -54,9 +54,7 @@ class Limit:
         if self.timeout_s is not None and now >= self.started_at + self.timeout_s:
             return f"the component did not answer within its timeout of {self.timeout_s * 1000:.0f} ms"
         assert self.idle_timeout_s is not None
-        return (
-            f"the component showed no sign of life for its idle timeout of {self.idle_timeout_s * 1000:.0f} ms"
-        )
+        return f"the component showed no sign of life for its idle timeout of {self.idle_timeout_s * 1000:.0f} ms"
 
 
 class TimeLimits:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -261,9 +262,7 @@ class ControlPlane:
                     outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
                 else:
                     outcome = json_of(result.result)
-                views[result.item] = ItemView(
-                    result.item, status_name(result.status), outcome, result.completed_at_ms
-                )
+                views[result.item] = ItemView(result.item, status_name(result.status), outcome, result.completed_at_ms)
         return views
 
     async def steps(self, run_id: str) -> list[StepView]:
@@ -282,18 +281,25 @@ class ControlPlane:
 
     async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
         """Return once the run has ended, or after the time-out, with its view as it is then. Raises: NotFound."""
+        with self.changes(run_id) as changed:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while True:  # register, then read, then wait: no change can slip through
+                        changed.clear()
+                        view = await self.get_run(run_id)
+                        if view.terminal:
+                            return view
+                        await changed.wait()
+            except TimeoutError:
+                return await self.get_run(run_id)
+
+    @contextmanager
+    def changes(self, run_id: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever the status of a partition of the run may have changed."""
         changed = asyncio.Event()
         self._changes.setdefault(run_id, set()).add(changed)
         try:
-            async with asyncio.timeout(timeout_s):
-                while True:  # register, then read, then wait: no change can slip through
-                    changed.clear()
-                    view = await self.get_run(run_id)
-                    if view.terminal:
-                        return view
-                    await changed.wait()
-        except TimeoutError:
-            return await self.get_run(run_id)
+            yield changed
         finally:
             waiting = self._changes[run_id]
             waiting.discard(changed)
@@ -332,7 +338,9 @@ class ControlPlane:
             message = Put(keys.inbox(run_id, uuid4().hex), state_pb2.InboxMessage(cancel=True).SerializeToString())
             pending = await self._store.get(keys.pending(run_id))
             if pending is None:
-                result = await self._store.txn(Txn((absent(keys.pending(run_id)), present(keys.run(run_id))), (message,)))
+                result = await self._store.txn(
+                    Txn((absent(keys.pending(run_id)), present(keys.run(run_id))), (message,))
+                )
             else:
                 result = await self._store.txn(await self._cancel_pending(run_id, pending, message))
             if result.succeeded:

@@ -4,6 +4,9 @@ The rule of this module is *output commit*: what follows from entries up to n (d
 is released when n is committed. `feed` journals and applies a fact; `turn` asks the engine what to do and queues the
 entries and effects; the executor's flush turns them into one write; `committed` lets the effects go.
 
+The entry that ends the run is written together with status, results and the end of the assignment, or not at all:
+from `RunCompleted` until those are composed, the drive has nothing to write.
+
 All methods run on the event loop and none awaits between reading and changing the state. What must wait (blobs) runs
 beside, and comes back with `feed` or `turn`.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from stepflow.codec import INLINE_BYTES_MAX, Json
+from stepflow.codec import INLINE_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure, Invalid, NotFound, StepflowError
 from stepflow.flow import InputValidator
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -37,17 +40,26 @@ from stepflow.run.engine import callback_plan
 from stepflow.run.facts import failure_from_pb, failure_to_pb, flow_result, json_of
 from stepflow.run.views import StepEvent, call_event, step_event
 from stepflow.store import Delete, Put, keys
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine
 
     from executor.hosts import Hosts, InFlight, Peer
+    from stepflow.store import KeyValue
+
+log = get_logger(__name__)
 
 ENTRIES_BYTES_MAX = 192 * 1024
 """Entries written under one key; a flush takes several keys when there are more."""
 
 RESULTS_INLINE_BYTES_MAX = 256 * 1024
 """All results of a partition that stand in the store itself; above it the single ones go to the blob store."""
+
+
+MESSAGE_CHARS_MAX = 1_000
+"""Of a failure whose share of those bytes is too small for more."""
 
 
 class Owner(Protocol):
@@ -59,6 +71,7 @@ class Owner(Protocol):
     def mark_dirty(self, drive: Drive) -> None: ...
     def wake_at(self, drive: Drive, at_ms: int) -> None: ...
     def spawn(self, drive: Drive, work: Coroutine[object, object, None]) -> None: ...
+    def safely(self, drive: Drive, work: Callable[..., None], *arguments: object) -> None: ...
     def ended(self, drive: Drive) -> None: ...
     async def put_blob(self, run_id: str, content: bytes) -> str: ...
     async def get_blob(self, run_id: str, blob: str, *, shared: bool) -> bytes | None: ...
@@ -89,20 +102,28 @@ Listener: TypeAlias = "Callable[[StepEvent], None]"
 class Drive:
     """One owned partition."""
 
-    def __init__(self, owner: Owner, state: RunState, record: state_pb2.RunRecord, *, epoch: int, assignment: str) -> None:
+    def __init__(self, owner: Owner, state: RunState, record: state_pb2.RunRecord, *, assignment: KeyValue) -> None:
         self.owner = owner
         self.state = state
         self.record = record
         self.run_id = state.run_id
+        self.partition = state.partition
         self.flow_id = record.flow_id
-        self.epoch = epoch
         self.assignment = assignment
-        """The key of the assignment."""
+        self.epoch = assignment.create_revision
         self.listener: Listener | None = None
         self.paused = True
         """Until the adoption is over: what hosts hold must be known before anything is dispatched."""
         self.gone = False
         """Not ours any more: whatever still comes back for it is dropped."""
+        self.refusal: StepflowError | None = None
+        """Why the store would not take what was to be written."""
+        self.doomed = False
+        """Ends because of such a refusal."""
+        self.written: asyncio.Event | None = None
+        """Set whenever a write of this drive is decided; None where nobody waits for that."""
+        self.holders: dict[str, tuple[int, str]] = {}
+        """By key: the attempt that a host holds, and that host. Its dispatch goes there and joins it."""
         self._seq = state.entries_journaled
         self._buffer: list[pb.Entry] = []
         self._effects: list[Effect] = []
@@ -112,12 +133,12 @@ class Drive:
         self._bringing: set[str] = set()
         self._waiters: dict[int, list[Reply]] = {}
         """Call-backs that wait for a scope to end, by its number."""
+        self._opening: dict[int, tuple[Peer, int, bool]] = {}
+        """Call-backs that wait for a scope to be opened, by its number: host, call-back, whether to wait for the end."""
         self._closing = False
         self._final: list[Put | Delete] = []
         """What ends the run besides its last entries, in the same transaction."""
         self._final_taken = False
-        self.wake_at_ms = 0
-        """The instant at which the executor will call `turn`; 0 = none."""
 
     # --- facts ----------------------------------------------------------------------------------------------------------
 
@@ -126,9 +147,21 @@ class Drive:
         if self.listener is not None:
             event = step_event(self.state, entry)
             if event is not None:
-                self.listener(event)
+                self._tell(event)
         apply(self.state, entry)
         self._buffer.append(entry)
+
+    def adopted(self, executor_id: str, *, handed_over: bool = False) -> None:
+        """Record that this owner has come: its first entry."""
+        fact = pb.Adopted(epoch=self.epoch, executor_id=executor_id, handed_over=handed_over)
+        self.feed(pb.Entry(at_ms=self.owner.now_ms(), adopted=fact))
+
+    def fail(self, failure: Failure) -> None:
+        """End the run with this failure, whatever it was about to do. Ask for a `turn` afterwards."""
+        if self.state.status is None:
+            self.state.ending = True
+            fact = pb.RunCompleted(status=pb.RUN_STATUS_FAILED, failure=failure_to_pb(failure))
+            self.feed(pb.Entry(at_ms=self.owner.now_ms(), run_completed=fact))
 
     def on_result(self, flight: InFlight, result: host_pb2.CallResult) -> None:
         """A host has answered a call. Ask for a `turn` afterwards."""
@@ -154,7 +187,13 @@ class Drive:
 
     def on_progress(self, flight: InFlight, progress: host_pb2.Progress) -> None:
         if self.listener is not None:
-            self.listener(call_event(flight.step, "progress", self.owner.now_ms(), progress.message))
+            self._tell(call_event(flight.step, "progress", self.owner.now_ms(), progress.message))
+
+    def on_lost(self, flight: InFlight, why: str) -> None:
+        """The host of a call is gone, and the call with it. Ask for a `turn` afterwards."""
+        step = flight.step
+        if step.item.active.get(step.index) is step and step.phase is Phase.IN_FLIGHT:
+            self._unreachable(step, flight.attempt, why, flight.peer.id)
 
     def on_inbox(self, message_id: str, message: state_pb2.InboxMessage) -> None:
         """A cancel or a signal has come in. Taken at most once. Ask for a `turn` afterwards."""
@@ -184,9 +223,20 @@ class Drive:
             owner.mark_dirty(self)
         elif not self._writes:
             self._release()
+        if self._opening:
+            self._answer_opened()
         wake = state.next_wake_ms()
         if wake is not None:
             owner.wake_at(self, wake)
+
+    def _tell(self, event: StepEvent) -> None:
+        """Tell whoever watches. What a watcher does wrong is no business of the run's."""
+        assert self.listener is not None
+        try:
+            self.listener(event)
+        except Exception as error:
+            log.error("a listener failed and is told nothing more", run_id=self.run_id, error=type(error).__name__)
+            self.listener = None
 
     def _take(self, action: Action) -> bool:
         """Queue an action; return whether it has changed the state, so that `decide` is to be asked again."""
@@ -221,6 +271,11 @@ class Drive:
 
     # --- writing --------------------------------------------------------------------------------------------------------
 
+    @property
+    def writable(self) -> bool:
+        """Whether there is something to write. The last entry waits for what is written with it."""
+        return bool(self._final) or (bool(self._buffer) and not self._closing)
+
     def take_writes(self) -> tuple[list[list[Put | Delete]], list[Effect]]:
         """Return what is to be written, a list of operations for each transaction, in order, and the effects that
         wait for the last of them."""
@@ -253,6 +308,8 @@ class Drive:
         self._writes -= 1
         if self.gone:
             return
+        if self.written is not None:
+            self.written.set()
         for effect in effects:
             self._perform(effect)
         if self._final_taken and not self._writes:
@@ -272,7 +329,7 @@ class Drive:
         self._final = [
             Put(keys.status(self.run_id, p), self._final_status().SerializeToString()),
             Put(keys.results(self.run_id, p), results.SerializeToString()),
-            Delete(self.assignment),
+            Delete(self.assignment.key),
         ]
         self.owner.mark_dirty(self)
 
@@ -286,7 +343,7 @@ class Drive:
             assert outcome is not None, "a run ended with an item that has not"
             if isinstance(outcome, Failure):
                 result.status = pb.RUN_STATUS_CANCELLED if outcome.code is Code.CANCELLED else pb.RUN_STATUS_FAILED
-                result.failure.CopyFrom(failure_to_pb(outcome))
+                result.failure.CopyFrom(failure_to_pb(_shortened(outcome, inline_max)))
             else:
                 result.status = pb.RUN_STATUS_COMPLETED
                 if len(outcome.raw) > inline_max:
@@ -325,9 +382,13 @@ class Drive:
         else:
             self.owner.spawn(self, self._report(effect))
 
-    def _dispatch(self, action: Dispatch) -> None:
+    def waits_for(self, action: Dispatch) -> bool:
+        """Whether the call is still wanted."""
         step = action.step
-        if step.phase is not Phase.IN_FLIGHT or step.attempt != action.attempt or self._closing:
+        return step.phase is Phase.IN_FLIGHT and step.attempt == action.attempt and not self._closing
+
+    def _dispatch(self, action: Dispatch) -> None:
+        if not self.waits_for(action):
             return
         if len(action.input) > INLINE_BYTES_MAX:
             self.owner.spawn(self, self._dispatch_large(action))
@@ -336,27 +397,36 @@ class Drive:
 
     async def _dispatch_large(self, action: Dispatch) -> None:
         blob = await self.owner.put_blob(self.run_id, action.input)
-        if not self.gone and not self._closing and action.step.attempt == action.attempt:
+        if not self.gone and self.waits_for(action):
             self._send(action, pb.Payload(blob=blob))
 
     def _send(self, action: Dispatch, payload: pb.Payload) -> None:
         if self.listener is not None:
-            self.listener(call_event(action.step, "started", self.owner.now_ms()))
-        if not self.owner.hosts.dispatch(self, action, payload):
-            failure = Failure(Code.UNREACHABLE, f"no live host runs plugin {action.target.plugin!r}")
-            self.feed(
-                settle(
-                    self.state,
-                    action.step,
-                    failure,
-                    origin=pb.ORIGIN_DISPATCH,
-                    attempt=action.attempt,
-                    started_at_ms=0,
-                    host="",
-                    now_ms=self.owner.now_ms(),
-                )
-            )
-            self.turn()
+            self._tell(call_event(action.step, "started", self.owner.now_ms()))
+        held = self.holders.pop(action.step.key, None) if self.holders else None
+        holder = held[1] if held is not None and held[0] == action.attempt else ""
+        if not self.owner.hosts.dispatch(self, action, payload, holder=holder):
+            self.unreachable(action)
+
+    def unreachable(self, action: Dispatch) -> None:
+        """No host took the call."""
+        if self.gone or not self.waits_for(action):
+            return
+        self._unreachable(action.step, action.attempt, f"no live host runs plugin {action.target.plugin!r}", "")
+        self.turn()
+
+    def _unreachable(self, step: StepRun, attempt: int, why: str, host: str) -> None:
+        entry = settle(
+            self.state,
+            step,
+            Failure(Code.UNREACHABLE, why),
+            origin=pb.ORIGIN_DISPATCH,
+            attempt=attempt,
+            started_at_ms=0,
+            host=host,
+            now_ms=self.owner.now_ms(),
+        )
+        self.feed(entry)
 
     # --- what components ask for ------------------------------------------------------------------------------------------
 
@@ -391,24 +461,32 @@ class Drive:
             problem = validator.check(value) if validator is not None else None
             if problem is not None:
                 raise Invalid("INPUT_INVALID", f"input {number} does not fit the flow's schema at {problem[0] or '/'}: {problem[1]}")
-        self._blobs.update({p.blob: text for p, text in ((request.flow, document), (request.inputs, inputs)) if p.blob})
+        brought = {p.blob: text for p, text in ((request.flow, document), (request.inputs, inputs)) if p.blob}
         for payload, text in ((request.flow, document), (request.inputs, inputs)):
             if not payload.blob and len(text) > INLINE_BYTES_MAX:
                 payload.blob = await self.owner.put_blob(self.run_id, text)
-                self._blobs[payload.blob] = text
+                brought[payload.blob] = text
         if self.gone or self._closing:
-            return
+            return  # the call ends with the run, and its call-backs with it
         started = start_callback(flight.step, request, self.owner.now_ms())
         if isinstance(started, pb.Entry):
-            number = len(self.state.scopes) + len(self.state.unopened)
+            self._opening[len(self.state.scopes) + len(self.state.unopened)] = (
+                flight.peer,
+                callback.callback_id,
+                request.wait,
+            )
+            self._blobs.update(brought)  # after the last await: any turn before would have dropped them
             self.feed(started)
             self.turn()
-            scope = self.state.scopes[number] if number < len(self.state.scopes) else None
-            if scope is None:
-                raise Invalid("SUB_RUN_NOT_OPENED", "the sub-run could not be opened")
         else:
-            scope = started
-        self._answer_when(scope, Reply(flight.peer, callback.callback_id, scope), wait=request.wait)
+            self._answer_when(started, Reply(flight.peer, callback.callback_id, started), wait=request.wait)
+
+    def _answer_opened(self) -> None:
+        """Answer, or let wait for their end, the call-backs whose sub-run has been opened meanwhile."""
+        for number in [number for number in self._opening if number < len(self.state.scopes)]:
+            peer, callback_id, wait = self._opening.pop(number)
+            scope = self.state.scopes[number]
+            self._answer_when(scope, Reply(peer, callback_id, scope), wait=wait)
 
     def _get_run(self, flight: InFlight, callback: host_pb2.Callback) -> None:
         run_id = callback.get_run.run_id
@@ -456,6 +534,14 @@ class Drive:
             else:
                 item.flow_result.json = text
         effect.peer.reply(host_pb2.CallbackReply(callback_id=effect.callback_id, report=report))
+
+
+def _shortened(failure: Failure, bytes_max: int) -> Failure:
+    """Cut a failure down to its share of the partition's results; the journal has it in full."""
+    if len(failure.data) + len(failure.message) <= bytes_max:
+        return failure
+    data = encode({"reason": "DETAILS_TOO_LARGE", "bytes": len(failure.data)}) if failure.data else b""
+    return Failure(failure.code, failure.message[:MESSAGE_CHARS_MAX], data)
 
 
 def scope_status(scope: Scope) -> pb.RunStatus:

@@ -2,8 +2,16 @@
 
 Promises:
 - Every write goes through the writer, so a write of an executor that lost its session changes nothing.
-- The first entry that an owner adds is `Adopted`; it is durable before the run does anything.
+- The first entry that an owner adds is `Adopted`. Where there may have been an owner before, it is durable before the
+  run does anything, so that a run that kills its executors is found out (`ADOPTIONS_IN_A_ROW_MAX`).
 - When the session is lost, all runs are dropped on the spot and the executor registers anew under another id.
+- A result is acknowledged only by whoever has journaled it: one for a run that is not driven here is left to its owner.
+
+A run that cannot be driven here any more, for a defect of ours, unreadable data or an engine version that we lack, is
+*given back*: dropped at once, and after a pause (a second, doubled each time) its assignment is moved to nobody, where
+the leader finds it and looks for another executor; this one, if there is no other. Such runs never vanish: a defect
+that strikes again and again before the run makes progress ends as RECOVERY_FAILED, and what nobody can read waits for
+somebody who can. A run whose write the store refuses ends with ORCHESTRATOR_ERROR.
 
 Does not: choose which runs it gets, or know what a flow means.
 """
@@ -14,49 +22,62 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from heapq import heappop, heappush
+from traceback import extract_tb
 from typing import TYPE_CHECKING, TypeVar
-from uuid import uuid4
 
+from executor.adoption import Attaching, Loaded, Plans, load, rejoin
 from executor.drive import Drive
 from executor.hosts import Hosts
-from stepflow.errors import StepflowError, Unavailable
-from stepflow.journal import blob_reader, journal_entries, open_partition, read_plan, read_record, replay_entry
+from executor.session import Session
+from executor.wakes import Wakes
+from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
+from stepflow.journal import blob_reader
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run import attach_call
-from stepflow.run.advancing import advance
 from stepflow.run.model import ENGINE_VERSION
-from stepflow.store import keys, range_all
-from stepflow.store.lease import LeaseKeeper
-from stepflow.store.writer import FencedWriter
+from stepflow.store import Delete, Put, created_at, keys, present, range_all
+from stepflow.store.follow import follow
+from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from executor.drive import Effect, Listener
     from executor.hosts import Peer
-    from stepflow.flow import CompiledFlow
     from stepflow.routing import PluginComponents, Rule
-    from stepflow.run import RunState
-    from stepflow.store import Store, Watch
+    from stepflow.store import Event, KeyValue, Store
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
 
 _T = TypeVar("_T")
 
+Place = tuple[str, int]
+"""Run and partition."""
 
 RUNS_MAX = 10_000
 """Partitions owned at once."""
 
-ATTACH_WAIT_S = 1.0
-"""How long an adopted run waits for the hosts to say what they hold of it."""
-
 BLOB_RETRY_S = (0.1, 0.3, 1.0, 3.0)
 """Pauses between tries to reach the blob store; the last one repeats."""
 
-PLANS_MAX = 256
-"""Compiled flows kept."""
+REGISTER_RETRY_S = 0.5
+"""Between two tries to register anew."""
+
+RETURN_S_MIN = 1.0
+RETURN_S_MAX = 60.0
+"""Before a run is given back, doubling each time."""
+
+WAKE_S_MAX = 10.0
+"""The longest sleep towards an instant: how late a jump of the wall clock may be noticed."""
+
+ALONE_FROM = 3
+"""Adoptions in a row from which on runs are adopted one at a time: one of them may be what kills executors."""
+
+ALONE_S = 1.0
+"""How long such a run has for its first progress before the next one is adopted."""
+
+FRAMES_LOGGED = 4
+"""Innermost places of a defect's traceback. Its text is left out: it may quote a payload."""
 
 
 class Executor:
@@ -72,8 +93,11 @@ class Executor:
         name: str = "executor",
         address: str = "",
         runs_max: int = RUNS_MAX,
+        lease_ttl_s: float = LEASE_TTL_S,
+        queue_timeout_s: float = 0.0,
     ) -> None:
-        self.hosts = Hosts(rules, builtins)
+        """`queue_timeout_s`: see `Hosts`."""
+        self.hosts = Hosts(rules, builtins, queue_timeout_s=queue_timeout_s)
         self.hosts.changed = self._routes_changed
         self.id = ""
         self.abandoned: Callable[[str, StepflowError], None] = lambda _run_id, _error: None
@@ -83,93 +107,108 @@ class Executor:
         self._name = name
         self._address = address
         self._runs_max = runs_max
-        self._writer: FencedWriter | None = None
-        self._keeper: LeaseKeeper | None = None
+        self._lease_ttl_s = lease_ttl_s
+        self._session: Session | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Task[None]] = []
-        self._drives: dict[tuple[str, int], Drive] = {}
-        self._adopting: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._drives: dict[Place, Drive] = {}
+        self._adopting: dict[Place, asyncio.Task[None]] = {}
+        self._alone = asyncio.Lock()
+        self._returning: dict[Place, asyncio.TimerHandle] = {}
+        self._returned: dict[Place, int] = {}
+        """How often a run was given back."""
         self._dirty: dict[Drive, None] = {}
         self._flush_scheduled = False
         self._undecided = 0
-        self._wakes: list[tuple[int, int, Drive]] = []
+        self._wakes: Wakes[Drive] = Wakes()
         self._wake_timer: asyncio.TimerHandle | None = None
-        self._serial = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: dict[str, Listener] = {}
-        self._plans: dict[tuple[str, bytes], CompiledFlow] = {}
-        self._held: dict[str, tuple[asyncio.Event, list[host_pb2.HeldCall], int]] = {}
+        self._plans = Plans(store)
+        self._attaching = Attaching(self.hosts)
         self._read_blob = blob_reader(store, blobs)
         self._closed = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Register and begin to take assignments."""
-        self.id = f"{self._name}-{uuid4().hex[:12]}"
-        self._keeper = LeaseKeeper(self._store, self._lost)
-        lease = await self._keeper.start()
-        session = state_pb2.ExecutorSession(
+        """Register and begin to take assignments. Raises: StepflowError."""
+        value = state_pb2.ExecutorSession(
             address=self._address, runs_max=self._runs_max, engine_version=ENGINE_VERSION
         )
-        assigned = self._store.watch(keys.assigned_to(self.id))
-        inbox = self._store.watch(keys.INBOX)
-        self._writer = await FencedWriter.register(
+        session = await Session.open(self._store, self._name, value, ttl_s=self._lease_ttl_s, on_lost=self._lost)
+        self._session = session
+        self.id = session.id
+        self.hosts.send_while(session.valid)
+        assigned = follow(
             self._store,
-            self.id,
-            session.SerializeToString(),
-            lease,
-            clock_valid=self._keeper.valid,
-            on_lost=self._lost,
+            keys.assigned_to(session.id),
+            listed=self._assignments_listed,
+            changed=self._assignments_changed,
         )
+        inbox = follow(self._store, keys.INBOX, listed=self._inbox_listed, changed=self._inbox_changed)
         self._watchers = [
-            asyncio.create_task(self._watch_assignments(assigned), name="watch assignments"),
-            asyncio.create_task(self._watch_inbox(inbox), name="watch inbox"),
+            asyncio.create_task(assigned, name="watch assignments"),
+            asyncio.create_task(inbox, name="watch inbox"),
         ]
-        log.info("executor registered", executor_id=self.id, token=self._writer.token)
+        log.info("executor registered", executor_id=self.id, token=session.writer.token)
 
     async def close(self) -> None:
         """Stop at once. Runs that are not complete stay assigned, and are adopted by whoever takes them over."""
         self._closed = True
-        await self._end_incarnation(revoke=True)
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+        session, self._session = self._session, None
+        await self._end_incarnation(session)
+        self.hosts.close()
 
-    def _lost(self) -> None:
+    def _lost(self, session: Session) -> None:
         """The session is gone: nothing that we know may be acted on any more."""
-        if self._closed:
+        if self._closed or session is not self._session:
             return
         log.warning("session lost, registering anew", executor_id=self.id)
+        self._session = None
         self._drop_all()
-        task = asyncio.create_task(self._register_anew(), name="register anew")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._renewal = asyncio.create_task(self._register_anew(session), name="register anew")
 
-    async def _register_anew(self) -> None:
-        await self._end_incarnation(revoke=False, spare=asyncio.current_task())
-        if not self._closed:
-            await self.start()
+    async def _register_anew(self, former: Session) -> None:
+        await self._end_incarnation(former)
+        while True:
+            try:
+                await self.start()
+            except StepflowError as error:
+                log.warning("not registered", reason=error.reason, error=error.message)
+                await asyncio.sleep(REGISTER_RETRY_S)
+            else:
+                self._renewal = None
+                return
 
     def _drop_all(self) -> None:
         for drive in self._drives.values():
             drive.gone = True
-            self.hosts.forget(drive)
+        self.hosts.forget_all()
         self._drives.clear()
         self._dirty.clear()
         self._wakes.clear()
-
-    async def _end_incarnation(self, *, revoke: bool, spare: asyncio.Task[None] | None = None) -> None:
+        for timer in self._returning.values():
+            timer.cancel()
+        self._returning.clear()
+        self._undecided = 0
         if self._wake_timer is not None:
             self._wake_timer.cancel()
             self._wake_timer = None
-        if self._writer is not None:
-            await self._writer.close()
-        self._undecided = 0
+
+    async def _end_incarnation(self, session: Session | None) -> None:
+        """Stop everything that was done for a session. The tasks go first: what they write would be refused."""
         self._drop_all()
-        tasks = [*self._watchers, *self._adopting.values(), *(task for task in self._tasks if task is not spare)]
+        tasks = [*self._watchers, *self._adopting.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._adopting.clear()
-        if self._keeper is not None:
-            await self._keeper.stop(revoke=revoke)
+        if session is not None:
+            await session.close(revoke=True)
 
     # --- what drives need (drive.Owner) ---------------------------------------------------------------------------------
 
@@ -177,7 +216,7 @@ class Executor:
         return time.time_ns() // 1_000_000
 
     def spawn(self, drive: Drive, work: Coroutine[object, object, None]) -> None:
-        """Run something beside the loop of facts; a defect in it ends that run, not the executor."""
+        """Run something beside the loop of facts; a defect in it gives the run back, and harms no other."""
         task = asyncio.create_task(self._guard(drive, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -187,9 +226,23 @@ class Executor:
             await work
         except StepflowError as error:
             self._abandon(drive, error)
+        except Exception as error:
+            self._abandon(drive, _defect(drive.run_id, error))
+
+    def safely(self, drive: Drive, work: Callable[..., None], *arguments: object) -> None:
+        """Do something with a drive; a defect in it gives the run back, and harms no other."""
+        try:
+            work(*arguments)
+        except StepflowError as error:
+            self._abandon(drive, error)
+        except Exception as error:
+            self._abandon(drive, _defect(drive.run_id, error))
 
     def ended(self, drive: Drive) -> None:
-        self._drives.pop((drive.run_id, drive.state.partition), None)
+        place = (drive.run_id, drive.partition)
+        self._drives.pop(place, None)
+        self._returned.pop(place, None)
+        self._wakes.drop(drive)
         drive.gone = True
 
     def listen(self, run_id: str, listener: Listener | None) -> None:
@@ -237,30 +290,40 @@ class Executor:
     def _flush(self) -> None:
         """Submit what all drives have gathered. While it is on its way, the next flush gathers."""
         self._flush_scheduled = False
-        writer = self._writer
-        if writer is None or self._undecided:
+        session = self._session
+        if session is None or self._undecided:
             return
         drives, self._dirty = self._dirty, {}
         for drive in drives:
+            if not drive.writable:
+                continue  # it ends, and comes again with what its end is written with
             writes, effects = drive.take_writes()
-            for ops in writes[:-1]:
-                writer.submit(ops, on_commit=_nothing, on_reject=partial(self._rejected, drive, last=False))
-            self._undecided += 1
-            writer.submit(
-                writes[-1],
-                on_commit=partial(self._committed, drive, effects),
-                on_reject=partial(self._rejected, drive, last=True),
-            )
+            before: str | None = None
+            for ops in writes:
+                last = ops is writes[-1]
+                self._undecided += last
+                session.writer.submit(
+                    ops,
+                    # A later part without the one before it would be a gap in the journal.
+                    compares=() if before is None else (present(before),),
+                    on_commit=partial(self._committed, session, drive, effects) if last else _nothing,
+                    on_reject=partial(self._rejected, session, drive, last),
+                )
+                before = ops[0].key
 
-    def _committed(self, drive: Drive, effects: list[Effect]) -> None:
-        self._decided()
-        drive.committed(effects)
+    def _committed(self, session: Session, drive: Drive, effects: list[Effect]) -> None:
+        if session is self._session:
+            self._decided()
+            self.safely(drive, drive.committed, effects)
 
-    def _rejected(self, drive: Drive, error: StepflowError, *, last: bool) -> None:
+    def _rejected(self, session: Session, drive: Drive, last: bool, error: StepflowError) -> None:
+        if session is not self._session:
+            return
+        drive.refusal = drive.refusal or error  # the parts behind a refused one fail for want of it
         if last:
             self._decided()
-        if not drive.gone:
-            self._abandon(drive, error)
+            if not drive.gone:
+                self._refused(drive, drive.refusal)
 
     def _decided(self) -> None:
         self._undecided -= 1
@@ -268,51 +331,84 @@ class Executor:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def _abandon(self, drive: Drive, error: StepflowError) -> None:
-        """Stop driving a run that cannot be written or read. Its assignment stays: another owner may fare better."""
-        self._tell_abandoned(drive.run_id, error)
-        drive.gone = True
-        self.hosts.forget(drive)
-        self._drives.pop((drive.run_id, drive.state.partition), None)
-        self._dirty.pop(drive, None)
+    # --- runs that cannot go on ------------------------------------------------------------------------------------------
 
-    def _tell_abandoned(self, run_id: str, error: StepflowError) -> None:
-        log.error("run abandoned", run_id=run_id, reason=error.reason, error=error.message)
-        self.abandoned(run_id, error)
+    def _refused(self, drive: Drive, error: StepflowError) -> None:
+        """The store does not take what the run would write: end the run, from what stands in its journal."""
+        if isinstance(error, Conflict) or drive.doomed:
+            self._abandon(drive, error)
+            return
+        log.error("write refused", run_id=drive.run_id, reason=error.reason, error=error.message)
+        self._drop(drive, cancel=True)
+        self._adopt((drive.run_id, drive.partition), drive.assignment, refusal=error)
+
+    def _abandon(self, drive: Drive, error: StepflowError) -> None:
+        """Stop driving a run, and give it back."""
+        if not drive.gone:
+            self._drop(drive)
+            self._give_back((drive.run_id, drive.partition), drive.assignment, error)
+
+    def _drop(self, drive: Drive, *, cancel: bool = False) -> None:
+        drive.gone = True
+        self.hosts.forget(drive, cancel=cancel)
+        self._drives.pop((drive.run_id, drive.partition), None)
+        self._dirty.pop(drive, None)
+        self._wakes.drop(drive)
+        if drive.written is not None:
+            drive.written.set()
+
+    def _give_back(self, place: Place, assignment: KeyValue, error: StepflowError) -> None:
+        if self._session is None or place in self._returning:
+            return
+        count = self._returned.get(place, 0)
+        self._returned[place] = count + 1
+        pause_s = min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
+        log.error(
+            "run cannot be driven here", run_id=place[0], reason=error.reason, error=error.message, back_in_s=pause_s
+        )
+        loop = asyncio.get_running_loop()
+        self._returning[place] = loop.call_later(pause_s, self._move_to_nobody, self._session, place, assignment)
+        self.abandoned(place[0], error)
+
+    def _move_to_nobody(self, session: Session, place: Place, assignment: KeyValue) -> None:
+        if session is not self._session:
+            return
+
+        def done(_error: StepflowError | None = None) -> None:
+            self._returning.pop(place, None)
+
+        session.writer.submit(
+            [Delete(assignment.key), Put(keys.assigned(keys.returned_by(session.id), *place), b"")],
+            compares=(created_at(assignment.key, assignment.create_revision),),
+            on_commit=done,
+            on_reject=done,
+        )
 
     # --- time -----------------------------------------------------------------------------------------------------------
 
     def wake_at(self, drive: Drive, at_ms: int) -> None:
         """Have the drive's `turn` called at that instant. One heap and one timer for all runs."""
-        if drive.wake_at_ms == at_ms:
-            return
-        drive.wake_at_ms = at_ms
-        self._serial += 1
-        heappush(self._wakes, (at_ms, self._serial, drive))
-        if self._wakes[0][2] is drive:
+        if self._wakes.set(drive, at_ms):
             self._arm()
 
     def _arm(self) -> None:
         if self._wake_timer is not None:
             self._wake_timer.cancel()
             self._wake_timer = None
-        if self._wakes:
-            delay_s = max(0.0, (self._wakes[0][0] - self.now_ms()) / 1000)
-            self._wake_timer = asyncio.get_running_loop().call_later(min(delay_s, 3600.0), self._wake)
+        next_ms = self._wakes.next_ms()
+        if next_ms is not None:
+            delay_s = min(max(0.0, (next_ms - self.now_ms()) / 1000), WAKE_S_MAX)
+            self._wake_timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
 
     def _wake(self) -> None:
         self._wake_timer = None
-        now_ms = self.now_ms()
-        while self._wakes and self._wakes[0][0] <= now_ms:
-            at_ms, _, drive = heappop(self._wakes)
-            if drive.wake_at_ms == at_ms:
-                drive.wake_at_ms = 0
-                drive.turn()
+        for drive in self._wakes.due(self.now_ms()):
+            self.safely(drive, drive.turn)
         self._arm()
 
     def _routes_changed(self) -> None:
         for drive in list(self._drives.values()):
-            drive.turn()
+            self.safely(drive, drive.turn)
 
     # --- hosts ----------------------------------------------------------------------------------------------------------
 
@@ -322,13 +418,11 @@ class Executor:
         touched: dict[Drive, None] = {}
         for result in frame.results:
             flight = hosts.take(result.call_id)
-            if flight is None:
-                peer.ack(result.key, result.attempt)
-                continue
-            flight.drive.on_result(flight, result)
-            touched[flight.drive] = None
+            if flight is not None:  # else it is cancelled, or its run not ours any more: the next owner may join it
+                self.safely(flight.drive, flight.drive.on_result, flight, result)
+                touched[flight.drive] = None
         for drive in touched:
-            drive.turn()
+            self.safely(drive, drive.turn)
         for progress in frame.progress:
             flight = hosts.find(progress.call_id)
             if flight is not None:
@@ -338,116 +432,126 @@ class Executor:
             if flight is not None:
                 flight.drive.on_callback(flight, callback)
         for attached in frame.attached:
-            self._on_attached(attached)
+            self._attaching.answered(peer.id, attached)
 
-    def _on_attached(self, attached: host_pb2.Attached) -> None:
-        for run_id in attached.run_ids:
-            waiting = self._held.get(run_id)
-            if waiting is None:
-                continue
-            event, calls, missing = waiting
-            calls.extend(call for call in attached.calls if call.run_id == run_id)
-            self._held[run_id] = (event, calls, missing - 1)
-            if missing <= 1:
-                event.set()
+    def host_gone(self, host_id: str, why: str) -> None:
+        """A host will not come back: its calls are lost, and made again elsewhere."""
+        touched: dict[Drive, None] = {}
+        for flight in self.hosts.remove_peer(host_id):
+            self.safely(flight.drive, flight.drive.on_lost, flight, why)
+            touched[flight.drive] = None
+        for drive in touched:
+            self.safely(drive, drive.turn)
+        self._attaching.host_gone(host_id)
 
     # --- assignments ----------------------------------------------------------------------------------------------------
 
-    async def _watch_assignments(self, watch: Watch) -> None:
-        async for batch in watch:
-            for event in batch.events:
-                _, run_id, partition = keys.parse_assigned(event.kv.key)
-                if event.kind == "put":
-                    self._adopt(run_id, partition, event.kv.create_revision, event.kv.key)
+    def _assignments_listed(self, items: list[KeyValue]) -> None:
+        for item in items:
+            self._assigned(item)
 
-    async def _watch_inbox(self, watch: Watch) -> None:
-        async for batch in watch:
-            for event in batch.events:
-                if event.kind != "put":
-                    continue
-                run_id, message_id = keys.parse_inbox(event.kv.key)
-                message = state_pb2.InboxMessage.FromString(event.kv.value)
-                for (owned, _), drive in list(self._drives.items()):
-                    if owned == run_id:
-                        drive.on_inbox(message_id, message)
-                        drive.turn()
+    def _assignments_changed(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.kind == "put":
+                self._assigned(event.kv)
 
-    def _adopt(self, run_id: str, partition: int, epoch: int, assignment: str) -> None:
+    def _assigned(self, assignment: KeyValue) -> None:
+        _, run_id, partition = keys.parse_assigned(assignment.key)
         place = (run_id, partition)
-        if place in self._drives or place in self._adopting or self._closed:
+        if place not in self._drives and place not in self._returning:
+            self._adopt(place, assignment)
+
+    def _inbox_listed(self, items: list[KeyValue]) -> None:
+        for item in items:
+            self._message(item)
+
+    def _inbox_changed(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.kind == "put":
+                self._message(event.kv)
+
+    def _message(self, item: KeyValue) -> None:
+        run_id, message_id = keys.parse_inbox(item.key)
+        for (owned, _), drive in list(self._drives.items()):
+            if owned == run_id:
+                self.safely(drive, self._take_message, drive, message_id, item.value)
+
+    def _take_message(self, drive: Drive, message_id: str, value: bytes) -> None:
+        drive.on_inbox(message_id, state_pb2.InboxMessage.FromString(value))
+        drive.turn()
+
+    # --- adoption -------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, place: Place, assignment: KeyValue, refusal: StepflowError | None = None) -> None:
+        """Begin to drive a partition; with `refusal`, to end it because of that."""
+        if self._session is None or place in self._adopting:
             return
-        task = asyncio.create_task(self._adopt_guarded(run_id, partition, epoch, assignment), name=f"adopt {run_id}")
+        task = asyncio.create_task(self._adopt_guarded(place, assignment, refusal), name=f"adopt {place[0]}")
         self._adopting[place] = task
         task.add_done_callback(lambda _: self._adopting.pop(place, None))
 
-    async def _adopt_guarded(self, run_id: str, partition: int, epoch: int, assignment: str) -> None:
+    async def _adopt_guarded(self, place: Place, assignment: KeyValue, refusal: StepflowError | None) -> None:
         try:
-            await self._adopt_run(run_id, partition, epoch, assignment)
-        except StepflowError as error:
-            self._tell_abandoned(run_id, error)
+            await self._adopt_run(place, assignment, refusal)
+        except Exception as error:
+            known = error if isinstance(error, StepflowError) else _defect(place[0], error)
+            drive = self._drives.get(place)
+            if drive is not None:
+                self._abandon(drive, known)
+            else:
+                self._give_back(place, assignment, known)
 
-    async def _adopt_run(self, run_id: str, partition: int, epoch: int, assignment: str) -> None:
+    async def _adopt_run(self, place: Place, assignment: KeyValue, refusal: StepflowError | None) -> None:
         """Replay, note the adoption, ask the hosts what they hold, go on."""
-        record, state, inbox = await self._load(run_id, partition)
-        drive = Drive(self, state, record, epoch=epoch, assignment=assignment)
-        drive.listener = self._listeners.get(run_id)
-        self._drives[(run_id, partition)] = drive
-        now_ms = self.now_ms()
-        seen_before = state.entries_journaled > 0
-        drive.feed(pb.Entry(at_ms=now_ms, adopted=pb.Adopted(epoch=epoch, executor_id=self.id)))
-        for message_id, message in inbox:
-            drive.on_inbox(message_id, message)
-        if seen_before:
-            await self._attach(drive)
+        loaded = await load(self._store, self._plans, self.get_blob, *place, assignment)
+        if loaded.state.adoptions_in_a_row < ALONE_FROM:
+            await self._take_up(loaded, assignment, refusal)
+            return
+        async with self._alone:
+            drive = await self._take_up(loaded, assignment, refusal)
+            await self._first_progress(drive)
+
+    async def _take_up(self, loaded: Loaded, assignment: KeyValue, refusal: StepflowError | None) -> Drive:
+        place = (loaded.state.run_id, loaded.state.partition)
+        drive = Drive(self, loaded.state, loaded.record, assignment=assignment)
+        drive.listener = self._listeners.get(drive.run_id)
+        self._drives[place] = drive  # before the inbox is read: what comes in between would reach nobody
+        drive.adopted(self.id, handed_over=state_pb2.Assignment.FromString(assignment.value).handed_over)
+        async for item in range_all(self._store, keys.inbox_of_run(drive.run_id)):
+            drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
+        if refusal is not None:
+            text = f"the run cannot be journaled: {refusal.message}"
+            drive.doomed = True
+            drive.fail(Failure(Code.ORCHESTRATOR_ERROR, text))
+        elif not loaded.fresh:
+            drive.written = asyncio.Event()
+            self.mark_dirty(drive)
+            held = await self._attaching.ask(drive.run_id, drive.partition, drive.epoch)
+            await drive.written.wait()
+            drive.written = None
+            if drive.gone:
+                return drive
+            rejoin(drive, self.hosts, held, loaded.failed_attempts)
         drive.paused = False
         drive.turn()
+        return drive
 
-    async def _load(
-        self, run_id: str, partition: int
-    ) -> tuple[state_pb2.RunRecord, RunState, list[tuple[str, state_pb2.InboxMessage]]]:
-        record = await read_record(self._store, run_id)
-        place = (record.flow_id, record.overrides_json)
-        plan = self._plans.get(place)
-        if plan is None:
-            plan = await read_plan(self._store, record)
-            if len(self._plans) >= PLANS_MAX:
-                self._plans.pop(next(iter(self._plans)))
-            self._plans[place] = plan
-        state = await open_partition(run_id, partition, record, plan, self.get_blob)
-        count = 0
-        async for entry in journal_entries(self._store, run_id, partition):
-            await replay_entry(state, entry, self.get_blob)
-            count += 1
-            if count % 1000 == 0:
-                await asyncio.sleep(0)  # a long journal must not stop the other runs
-        inbox = [
-            (keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
-            async for item in range_all(self._store, keys.inbox_of_run(run_id))
-        ]
-        return record, state, inbox
-
-    async def _attach(self, drive: Drive) -> None:
-        """Find the calls that hosts still hold for the run, so that they are joined and not made again."""
-        event = asyncio.Event()
-        asked = self.hosts.attach(drive.run_id, drive.epoch)
-        if not asked:
-            return
-        calls: list[host_pb2.HeldCall] = []
-        self._held[drive.run_id] = (event, calls, asked)
-        try:
-            async with asyncio.timeout(ATTACH_WAIT_S):
-                await event.wait()
-        except TimeoutError:
-            log.warning("not every host has said what it holds", run_id=drive.run_id)
-        finally:
-            del self._held[drive.run_id]
-        advance(drive.state, {})
-        for call in calls:
-            attach_call(drive.state, call.key, call.attempt)
+    async def _first_progress(self, drive: Drive) -> None:
+        """Wait until a suspicious run has shown that it does not kill its executor at once."""
+        until_s = time.monotonic() + ALONE_S
+        while drive.state.adoptions_in_a_row and not drive.gone and time.monotonic() < until_s:
+            await asyncio.sleep(ALONE_S / 20)
 
 
 def _nothing() -> None:
     """A write that nothing waits for."""
+
+
+def _defect(run_id: str, error: Exception) -> StepflowError:
+    """Log a mistake of ours, and return what to say of it."""
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
+    log.error("a defect", run_id=run_id, error=type(error).__name__, at=places[-FRAMES_LOGGED:])
+    return Unavailable("DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log")
 
 
 __all__ = ["Executor"]

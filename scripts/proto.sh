@@ -13,9 +13,10 @@ if [ "${1:-}" = "--check" ]; then
   out=$(mktemp -d)
   trap 'rm -rf "$out"' EXIT
 fi
-"$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" proto/stepflow/mesh/v1/*.proto
+"$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" \
+  proto/stepflow/mesh/v1/*.proto proto/stepflow/etcd/v1/*.proto
 if [ "$out" != . ]; then
-  for file in "$out"/stepflow/mesh/v1/*; do
-    cmp -s "$file" "stepflow/mesh/v1/$(basename "$file")" || { echo "stale: stepflow/mesh/v1/$(basename "$file"); run 'make proto'" >&2; exit 1; }
+  (cd "$out" && find stepflow -type f) | while read -r file; do
+    cmp -s "$out/$file" "$file" || { echo "stale: $file; run 'make proto'" >&2; exit 1; }
   done
 fi

@@ -245,7 +245,7 @@ def read_config(tree: Any, *, source: str, base_dir: Path) -> Config:
     return _Reader(tree, source, base_dir).read()
 
 
-class _Unreadable(Exception):  # noqa: N818  # a signal within this module, not an error for users
+class _Unreadable(Exception):  # a signal within this module, not an error for users
     """What stands at some places cannot be understood."""
 
     def __init__(self, problems: list[tuple[Place, str]]) -> None:

@@ -27,7 +27,7 @@ NESTING_MAX = 16
 """Defaults within defaults."""
 
 
-class UnsetVariable(Exception):  # noqa: N818  # a signal between these modules, not an error for users
+class UnsetVariable(Exception):  # a signal between these modules, not an error for users
     """A variable without value and without default."""
 
     def __init__(self, name: str) -> None:
@@ -35,7 +35,7 @@ class UnsetVariable(Exception):  # noqa: N818  # a signal between these modules,
         self.name = name
 
 
-class TemplateInvalid(Exception):  # noqa: N818  # the same
+class TemplateInvalid(Exception):  # the same
     """A text whose `${` makes no sense; the text says what is wrong and never quotes values."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from stepflow.codec import Json, decode, encode
 from stepflow.errors import DataLoss, NotFound
@@ -62,11 +63,22 @@ def partition_window(record: state_pb2.RunRecord) -> tuple[int, int]:
 
 
 async def read_record(store: Store, run_id: str) -> state_pb2.RunRecord:
-    """Read what was asked. Raises: NotFound."""
+    """Read what was asked. Raises: NotFound, DataLoss."""
     found = await store.get(keys.run(run_id))
     if found is None:
         raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
-    return state_pb2.RunRecord.FromString(found.value)
+    return parse_record(run_id, found.value)
+
+
+def parse_record(run_id: str, value: bytes) -> state_pb2.RunRecord:
+    """Raises: DataLoss."""
+    try:
+        record = state_pb2.RunRecord.FromString(value)
+    except DecodeError:
+        raise DataLoss("RECORD_CORRUPT", f"the record of run {run_id} cannot be read", run_id=run_id) from None
+    if not record.items_per_partition:
+        raise DataLoss("RECORD_CORRUPT", f"the record of run {run_id} has no size of partitions", run_id=run_id)
+    return record
 
 
 async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
@@ -110,7 +122,14 @@ async def journal_entries(store: Store, run_id: str, partition: int) -> AsyncIte
             raise DataLoss(
                 "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
             )
-        batch = pb.EntryBatch.FromString(item.value)
+        try:
+            batch = pb.EntryBatch.FromString(item.value)
+        except DecodeError:
+            raise DataLoss(
+                "JOURNAL_CORRUPT",
+                f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
+                run_id=run_id,
+            ) from None
         for entry in batch.entries:
             yield entry
         seq += len(batch.entries)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from stepflow.errors import Invalid, NotFound, Refused
+from stepflow.errors import Invalid, NotFound, Refused, StepflowError
 
 if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
@@ -56,7 +56,11 @@ class LocalRuns:
         from stepflow.store.sqlite import SqliteStore
 
         self._make_folder()
-        return await SqliteStore.open(self.database(run_id))
+        try:
+            return await SqliteStore.open(self.database(run_id))
+        except StepflowError:
+            self.discard(run_id)
+            raise
 
     async def own(self, run_id: str) -> SqliteStore:
         """Open the database of a run to go on with it, and own it until it is closed.

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,16 +21,18 @@ from stepflow.cli.live import duration, plain
 from stepflow.codec import decode
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded import Mesh, flow_result, plugins_for
-from stepflow.errors import Code, Failure, StepflowError
+from stepflow.errors import Code, Failure, NotFound, StepflowError
+from stepflow.journal import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
     from stepflow.cli.live import View
     from stepflow.config import Config
     from stepflow.embedded import ItemView, RunRequest, RunView
     from stepflow.flow import Flow, Redactor
     from stepflow.local import LocalRuns
+    from stepflow.store.sqlite import SqliteStore
 
 START_NOTICE_S = 1.0
 """A start that takes longer is talked about."""
@@ -73,8 +74,8 @@ def drive(job: Job) -> Ended:
     """Drive the run to its end.
 
     Raises:
-        StepflowError: it could not begin, or cannot go on; then the message says how to go on later.
-        typer.Exit: 130 or 143, stopped by a signal, which has been told.
+        StepflowError: it could not begin, and nothing is left of it.
+        typer.Exit: it has begun and cannot go on (1), or a signal has stopped it (130, 143); this has been told.
     """
     job.submitted = job.request is None
     try:
@@ -82,10 +83,12 @@ def drive(job: Job) -> Ended:
     except Interrupted as interrupted:
         console.say(how_to_go_on(job.local, job.run_id) if job.submitted else "stopped before the run began")
         raise typer.Exit(128 + interrupted.signum) from None
-    except StepflowError:
-        if job.submitted:
-            console.say(how_to_go_on(job.local, job.run_id))
-        raise
+    except StepflowError as error:
+        if not job.submitted:
+            raise
+        console.error(error)
+        console.say(how_to_go_on(job.local, job.run_id))
+        raise typer.Exit(console.EXIT_FAILED) from None
 
 
 def how_to_go_on(local: LocalRuns, run_id: str) -> str:
@@ -134,14 +137,57 @@ async def _drive(job: Job) -> Ended:
         mesh = Mesh(store, local.blobs(), job.config, plugins=_plugins(job))
         try:
             await _start_plugins(mesh)
-            return await _run(mesh, job)
+            return await _unless_stuck(_run(mesh, job), mesh, store, job.run_id)
         finally:
             job.view.end()
             await mesh.close()
     finally:
         await store.close()
-        if not job.submitted:
-            local.discard(job.run_id)
+        await _discard_unless_submitted(job)
+
+
+async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: SqliteStore, run_id: str) -> _T:
+    """Await the work, unless the disk or the run itself stops taking writes: nobody here can mend that by waiting."""
+    stuck: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+    def give_up(error: Exception) -> None:
+        if not stuck.done():
+            stuck.set_exception(error)
+
+    def abandoned(abandoned_id: str, error: StepflowError) -> None:
+        if abandoned_id == run_id:
+            give_up(error)
+
+    store.on_failure = give_up
+    mesh.executor.abandoned = abandoned
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait((task, stuck), return_when=asyncio.FIRST_COMPLETED)
+        return (stuck if stuck.done() else task).result()
+    finally:
+        if stuck.done():
+            stuck.exception()  # looked at, also when the work has failed first
+        stuck.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _discard_unless_submitted(job: Job) -> None:
+    """Leave no database behind that holds no run. What was cut off in the middle of submitting has to be looked up."""
+    if job.submitted:
+        return
+    try:
+        store = await job.local.read(job.run_id)
+        try:
+            await read_record(store, job.run_id)
+        finally:
+            await store.close()
+    except NotFound:
+        job.local.discard(job.run_id)
+    except StepflowError:
+        return  # unreadable: whoever looks at the folder will be told
+    else:
+        job.submitted = True
 
 
 def _plugins(job: Job) -> set[str]:
@@ -176,48 +222,22 @@ async def _start_plugins(mesh: Mesh) -> None:
 
 async def _run(mesh: Mesh, job: Job) -> Ended:
     run_id, view = job.run_id, job.view
-    cannot_go_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    with _abandonment(mesh, run_id, cannot_go_on):
-        mesh.executor.listen(run_id, view.on_event)
-        await mesh.start_services()
-        if job.request is not None:
-            await _submit(mesh, job, job.request)
-        console.say(f"run_id: {run_id}")
-        view.begin((await mesh.control.get_run(run_id)).items_total)
-        ended = asyncio.create_task(mesh.control.wait(run_id))
-        ticker = asyncio.create_task(_tick(mesh, job))
-        try:
-            await asyncio.wait((ended, ticker, cannot_go_on), return_when=asyncio.FIRST_COMPLETED)
-            if cannot_go_on.done():
-                cannot_go_on.result()
-            run = await ended
-        finally:
-            for task in (ended, ticker):
-                task.cancel()
-            await asyncio.gather(ended, ticker, return_exceptions=True)
-            cannot_go_on.cancel()
-        view.tick(run.items_total)
-        items = await mesh.control.items(run_id)
-    return Ended(run, [result_tree(item, run.status) for item in items])
-
-
-async def _submit(mesh: Mesh, job: Job, request: RunRequest) -> None:
-    job.submitted = True  # before: a cancellation in the middle must not take a run away that stands
+    mesh.executor.listen(run_id, view.on_event)
+    await mesh.start_services()
+    if job.request is not None:
+        await mesh.control.submit(job.request)
+        job.submitted = True
+    console.say(f"run_id: {run_id}")
+    view.begin((await mesh.control.get_run(run_id)).items_total)
+    ticker = asyncio.create_task(_tick(mesh, job))
     try:
-        await mesh.control.submit(request)
-    except StepflowError:
-        job.submitted = False
-        raise
-
-
-@contextmanager
-def _abandonment(mesh: Mesh, run_id: str, cannot_go_on: asyncio.Future[None]) -> Iterator[None]:
-    def abandoned(abandoned_id: str, error: StepflowError) -> None:
-        if abandoned_id == run_id and not cannot_go_on.done():
-            cannot_go_on.set_exception(error)
-
-    mesh.executor.abandoned = abandoned
-    yield
+        run = await mesh.control.wait(run_id)
+    finally:
+        ticker.cancel()
+        await asyncio.gather(ticker, return_exceptions=True)
+    view.tick(run.items_total)
+    items = await mesh.control.items(run_id)
+    return Ended(run, [result_tree(item, run.status) for item in items])
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:

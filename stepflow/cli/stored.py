@@ -47,21 +47,19 @@ async def list_runs(local: LocalRuns) -> AsyncIterator[tuple[RunView, str]]:
     for run_id in local.run_ids():
         try:
             run = await _view(local, run_id)
+        except NotFound:  # nothing was submitted: somebody is just about to, or was killed before
+            continue
         except StepflowError as error:
             if not local.is_driven(run_id):  # else it is just being made
                 console.error(error)
             continue
-        if run is not None:
-            yield run, status_of(local, run)
+        yield run, status_of(local, run)
 
 
-async def _view(local: LocalRuns, run_id: str) -> RunView | None:
-    """Return a run; None when the database holds none, because nothing was submitted."""
+async def _view(local: LocalRuns, run_id: str) -> RunView:
     store = await local.read(run_id)
     try:
         return await reader(store, local.blobs()).get_run(run_id)
-    except NotFound:
-        return None
     finally:
         await store.close()
 

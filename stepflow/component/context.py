@@ -50,13 +50,13 @@ class ComponentError(Exception):
         self.data = data
 
 
-class InvalidInput(ComponentError):  # noqa: N818 - named by what happened, as the failure codes are
+class InvalidInput(ComponentError):
     """The input can never succeed; it is not tried again."""
 
     error_code = "INVALID_INPUT"
 
 
-class ResourceUnavailable(ComponentError):  # noqa: N818 - named by what happened, as the failure codes are
+class ResourceUnavailable(ComponentError):
     """Something outside is missing for now: a service, a file, a quota."""
 
     error_code = "RESOURCE_UNAVAILABLE"
@@ -70,7 +70,7 @@ class HostError(ComponentError):
         self.code = code
 
 
-class FlowFailed(ComponentError):  # noqa: N818 - named by what happened, as the failure codes are
+class FlowFailed(ComponentError):
     """A flow that the component ran has failed; `code` is the failure's code (`COMPONENT_FAILED`)."""
 
     def __init__(self, code: str, message: str, data: Any = None) -> None:
@@ -78,7 +78,7 @@ class FlowFailed(ComponentError):  # noqa: N818 - named by what happened, as the
         self.code = code
 
 
-class CallCancelled(ComponentError):  # noqa: N818 - named by what happened, as the failure codes are
+class CallCancelled(ComponentError):
     """Nobody waits for the call any more."""
 
     error_code = "CANCELLED"
@@ -231,7 +231,7 @@ class Context:
         """Read a stored JSON value. Fails with HostError if there is none."""
         return self._call.ask(_get_blob(blob_id))
 
-    def run_flow(self, flow: str | Mapping[str, Any], input: Any = None) -> Reply[Any]:  # noqa: A002 - the word of flows
+    def run_flow(self, flow: str | Mapping[str, Any], input: Any = None) -> Reply[Any]:
         """Run a flow (its id, or the document itself) on one input and get its output. Fails with FlowFailed."""
         return self._call.ask(_run_flow(flow, input))
 

@@ -28,6 +28,9 @@ ROUTES = "routes/"
 
 LEADER = "leader"
 
+RETURNED = "returned-by."
+"""Stands before the id of whoever gave an assignment back; no executor has an id that begins so."""
+
 PARTITION_DIGITS = 6
 """A million partitions of 64 items."""
 
@@ -83,6 +86,11 @@ def assigned(executor_id: str, run_id: str, partition: int) -> str:
 def assigned_to(executor_id: str) -> str:
     """Prefix of an executor's assignments."""
     return f"{ASSIGNED}{_part(executor_id)}/"
+
+
+def returned_by(executor_id: str) -> str:
+    """The id under which an executor's returned assignments stand: nobody's, so the leader sees them as orphans."""
+    return RETURNED + _part(executor_id)
 
 
 def inbox(run_id: str, message_id: str) -> str:

@@ -60,6 +60,8 @@ class SqliteStore:
 
     def __init__(self, path: str, *, read_only: bool) -> None:
         self.path = path
+        self.on_failure: Callable[[Exception], None] = lambda _error: None
+        """Called on the loop when a batch could not be committed (a full disk); whoever asked is told as well."""
         self._read_only = read_only
         self._loop = asyncio.get_running_loop()
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
@@ -238,6 +240,7 @@ class SqliteStore:
             explained = self._explain(error)
             for request in batch:
                 request.result, request.error = None, explained
+            self._hand_over(self.on_failure, explained)
         if batch or records:
             self._hand_over(self._deliver, batch, records)
 

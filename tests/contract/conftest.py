@@ -1,7 +1,7 @@
 """Every implementation of the store, for the tests that hold all of them to one contract.
 
 A new implementation joins `STORES`; no test changes. The scenarios expect an empty store at revision 1: one that
-shares a server between tests hands them a view under a prefix of its own with shifted revisions.
+shares a server between tests hands them a view under a prefix of its own with shifted revisions (`support.shifted`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 import pytest
+from support.etcd import FAST, EtcdServer, running_etcd
+from support.shifted import Shifted
 
+from stepflow.store.etcd import EtcdStore
+from stepflow.store.etcd_config import EtcdConfig
 from stepflow.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from stepflow.store import Store
 
-STORES = ["sqlite-file", "sqlite-memory"]
+STORES = ["sqlite-file", "sqlite-memory", "etcd"]
 
 SCENARIO_TIMEOUT_S = 30.0
 
@@ -57,6 +62,39 @@ class _WithStore:
             await store.close()
 
 
+@dataclass
+class _WithEtcd:
+    server: EtcdServer
+    prefix: str
+    ttl_s: float = 1.0
+
+    def __call__(self, scenario: Callable[[Any], Awaitable[None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(SCENARIO_TIMEOUT_S), self._open() as store:
+                await scenario(store)
+
+        self.server.revoke_leases()  # of the test before: their end would be a revision of this one
+        asyncio.run(bounded())
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Store]:
+        store = await EtcdStore.open(EtcdConfig.parse(self.server.endpoint, prefix=self.prefix))
+        try:
+            yield Shifted(store, await store.revision() - 1)
+        finally:
+            await store.close()
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """Give one server to all tests of this process."""
+    with running_etcd(tmp_path_factory.mktemp("etcd"), *FAST, "--unsafe-no-fsync") as server:
+        yield server
+
+
 @pytest.fixture(params=STORES)
 def with_store(request: pytest.FixtureRequest, tmp_path: Path) -> WithStore:
+    if request.param == "etcd":
+        # Of one server's tests, each has its own prefix: uuid-like, short, and not part of another.
+        return _WithEtcd(request.getfixturevalue("etcd"), f"{uuid4().hex[:16]}/")
     return _WithStore(request.param, tmp_path)

@@ -31,6 +31,7 @@ CONFIG = FLOWS / "stepflow-config.yml"
 MESHES = ("embedded",)
 
 RUN_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
 
 FlowDocument = dict[str, Any] | str
 """A tree; or the name of a file in `FLOWS`; or the id of a stored flow."""
@@ -236,11 +237,12 @@ def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
     import uvloop
 
     loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="case mesh")
+    thread = threading.Thread(target=loop.run_forever, name="case mesh", daemon=True)
     thread.start()
     try:
         yield loop
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        thread.join(STOP_TIMEOUT_S)
+        assert not thread.is_alive(), "the mesh's event loop hangs"  # as a daemon it cannot hold up the tests
         loop.close()

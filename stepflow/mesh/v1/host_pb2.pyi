@@ -112,18 +112,26 @@ class AttachRun(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., partition: _Optional[int] = ...) -> None: ...
 
 class HostFrame(_message.Message):
-    __slots__ = ("results", "progress", "attached", "callbacks", "credits")
+    __slots__ = ("results", "progress", "attached", "callbacks", "credits", "hello")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     CALLBACKS_FIELD_NUMBER: _ClassVar[int]
     CREDITS_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[CallResult]
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
     attached: _containers.RepeatedCompositeFieldContainer[Attached]
     callbacks: _containers.RepeatedCompositeFieldContainer[Callback]
     credits: int
-    def __init__(self, results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., attached: _Optional[_Iterable[_Union[Attached, _Mapping]]] = ..., callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., credits: _Optional[int] = ...) -> None: ...
+    hello: HostHello
+    def __init__(self, results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., attached: _Optional[_Iterable[_Union[Attached, _Mapping]]] = ..., callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., credits: _Optional[int] = ..., hello: _Optional[_Union[HostHello, _Mapping]] = ...) -> None: ...
+
+class HostHello(_message.Message):
+    __slots__ = ("host_id",)
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    host_id: str
+    def __init__(self, host_id: _Optional[str] = ...) -> None: ...
 
 class CallResult(_message.Message):
     __slots__ = ("call_id", "key", "attempt", "started_at_ms", "result", "failure")

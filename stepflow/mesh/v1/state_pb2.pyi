@@ -131,8 +131,95 @@ class ExecutorSession(_message.Message):
     draining: bool
     def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
+class HostSession(_message.Message):
+    __slots__ = ("address", "capacity", "draining", "rules_hash", "plugins", "route_hashes")
+    class RouteHashesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    RULES_HASH_FIELD_NUMBER: _ClassVar[int]
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_HASHES_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    capacity: int
+    draining: bool
+    rules_hash: str
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginListing]
+    route_hashes: _containers.ScalarMap[str, str]
+    def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class PluginListing(_message.Message):
+    __slots__ = ("plugin", "type", "complete", "state", "last_error", "components")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[PluginListing.State]
+        STATE_STARTING: _ClassVar[PluginListing.State]
+        STATE_READY: _ClassVar[PluginListing.State]
+        STATE_FAILED: _ClassVar[PluginListing.State]
+    STATE_UNSPECIFIED: PluginListing.State
+    STATE_STARTING: PluginListing.State
+    STATE_READY: PluginListing.State
+    STATE_FAILED: PluginListing.State
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    type: str
+    complete: bool
+    state: PluginListing.State
+    last_error: str
+    components: _containers.RepeatedCompositeFieldContainer[ComponentListing]
+    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., complete: bool = ..., state: _Optional[_Union[PluginListing.State, str]] = ..., last_error: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ComponentListing, _Mapping]]] = ...) -> None: ...
+
+class ComponentListing(_message.Message):
+    __slots__ = ("component", "path", "description", "input_schema_json", "output_schema_json")
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    INPUT_SCHEMA_JSON_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_SCHEMA_JSON_FIELD_NUMBER: _ClassVar[int]
+    component: str
+    path: str
+    description: str
+    input_schema_json: bytes
+    output_schema_json: bytes
+    def __init__(self, component: _Optional[str] = ..., path: _Optional[str] = ..., description: _Optional[str] = ..., input_schema_json: _Optional[bytes] = ..., output_schema_json: _Optional[bytes] = ...) -> None: ...
+
+class Assignment(_message.Message):
+    __slots__ = ("handed_over",)
+    HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    handed_over: bool
+    def __init__(self, handed_over: bool = ...) -> None: ...
+
 class InboxMessage(_message.Message):
     __slots__ = ("cancel",)
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     cancel: bool
     def __init__(self, cancel: bool = ...) -> None: ...
+
+class FlowName(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[NamedVersion]
+    def __init__(self, versions: _Optional[_Iterable[_Union[NamedVersion, _Mapping]]] = ...) -> None: ...
+
+class NamedVersion(_message.Message):
+    __slots__ = ("flow_id", "version", "labels", "stored_at_ms")
+    FLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    STORED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    flow_id: str
+    version: int
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    stored_at_ms: int
+    def __init__(self, flow_id: _Optional[str] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., stored_at_ms: _Optional[int] = ...) -> None: ...

@@ -67,7 +67,7 @@ async def open_gate(name: str) -> str:
 
 
 @component
-async def echo(input: Any) -> Any:  # noqa: A002  # the name that takes the whole input
+async def echo(input: Any) -> Any:  # the name that takes the whole input
     await asyncio.sleep(0)
     return input
 

@@ -34,7 +34,7 @@ def allowed() -> float:
 
 
 @component
-def work(ctx: Context, input: Any) -> Any:  # noqa: A002  # the name that takes the whole input
+def work(ctx: Context, input: Any) -> Any:  # the name that takes the whole input
     pass_gate(ctx)
     return {"of": input}
 

@@ -75,12 +75,12 @@ def mixed_kind(money: Money, times: int = 2) -> list[Money]:
 
 
 @component
-def whole_kind(input: list[int]) -> int:  # noqa: A002  # the name that takes the whole input
+def whole_kind(input: list[int]) -> int:  # the name that takes the whole input
     return sum(input)
 
 
 @component
-def free_kind(input):  # type: ignore[no-untyped-def]  # noqa: A002  # a function without hints
+def free_kind(input):  # type: ignore[no-untyped-def]  # a function without hints
     return input
 
 
@@ -101,7 +101,7 @@ def renamed(ctx: Context, text: str) -> str:
 
 
 @component("core/{*rest}")
-def core(rest: str, input: Any) -> list[Any]:  # noqa: A002  # the name that takes the whole input
+def core(rest: str, input: Any) -> list[Any]:  # the name that takes the whole input
     return [rest, input]
 
 

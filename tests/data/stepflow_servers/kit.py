@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# ruff: noqa: A002, ASYNC240  # stepflow-py's own examples name the parameter `input`; blocking a moment is harmless here
+# ruff: noqa: ASYNC240  # stepflow-py's own examples name the parameter `input`; blocking a moment is harmless here
 import msgspec
 from stepflow_py import StepflowContext, StepflowStdioServer
 

@@ -1,0 +1,142 @@
+"""The component host behind gRPC: one stream of frames for each executor.
+
+- A stream is only a carrier. When it breaks, its calls go on, and are joined by whoever asks for them next.
+- The reader never waits for the writer; what gathers while a frame is being written goes into the next one.
+- Credits go out with the frames that are due anyway, or in one of their own.
+
+Does not know a call from a result: `ComponentHost` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from component_host.credits import CAPACITY_DEFAULT, Account, Credits
+from stepflow.errors import Refused
+from stepflow.frames import FrameQueue, pump
+from stepflow.mesh.v1 import host_pb2
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from component_host.host import ComponentHost
+    from component_host.streams import HostStream
+    from stepflow.rpc import Server
+
+log = get_logger(__name__)
+
+DRAIN_POLL_S = 0.02
+
+
+class HostService:
+    """Serves one `ComponentHost`."""
+
+    def __init__(self, host: ComponentHost, *, capacity: int = CAPACITY_DEFAULT) -> None:
+        self._host = host
+        self._credits = Credits(capacity)
+        self._connections: dict[Account, _Connection] = {}
+        self._draining = False
+
+    def add_to(self, server: Server) -> None:
+        """Serve it there."""
+        server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
+
+    async def drain(self, grace_s: float) -> bool:
+        """Give no more credits; return True when every result is acknowledged, False when the grace is over first."""
+        self._draining = True
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while self._host.calls_held and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(DRAIN_POLL_S)
+        return not self._host.calls_held
+
+    async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
+        """Carry one executor's stream. Raises: Refused STREAM_INVALID; Overloaded STREAM_OVERRUN."""
+        connection = await self._greet(frames)
+        try:
+            await connection.run(frames, context)
+        finally:
+            self._forget(connection)
+
+    async def _greet(self, frames: AsyncIterator[host_pb2.ExecutorFrame]) -> _Connection:
+        first = await anext(aiter(frames), None)
+        if first is None or not first.hello.executor_id:
+            raise Refused("STREAM_INVALID", "the first frame of a stream must be a hello that names the executor")
+        connection = _Connection(self, self._host, first.hello.executor_id)
+        account = connection.account = self._credits.open(lambda: len(connection.stream.calls))
+        self._connections[account] = connection
+        connection.queue.put(host_pb2.HostFrame(hello=host_pb2.HostHello(host_id=self._host.id)))
+        self.share()
+        log.info("executor connected", executor_id=connection.executor_id)
+        connection.receive(first)
+        return connection
+
+    def _forget(self, connection: _Connection) -> None:
+        connection.stream.close()
+        del self._connections[connection.account]
+        self._credits.close(connection.account)
+        self.share()
+        log.info("executor disconnected", executor_id=connection.executor_id)
+
+    def share(self) -> None:
+        """Hand out the credits that are free now."""
+        if self._draining or not self._connections:
+            return
+        for account in self._credits.share(self._host.calls_in_flight):
+            self._connections[account].queue.put(host_pb2.HostFrame(credits=account.granted))
+
+
+class _Connection:
+    """One executor's stream, from its hello to its end."""
+
+    account: Account
+
+    def __init__(self, service: HostService, host: ComponentHost, executor_id: str) -> None:
+        self.executor_id = executor_id
+        self.queue = FrameQueue()
+        self._service = service
+        self.stream: HostStream = host.connect(self._deliver)
+
+    def receive(self, frame: host_pb2.ExecutorFrame) -> None:
+        self.account.received += len(frame.calls)
+        self.stream.receive(frame)
+        if frame.calls or frame.cancels:
+            self._service.share()
+
+    def _deliver(self, frame: host_pb2.HostFrame) -> None:
+        self.queue.put(frame)
+        if frame.results:
+            self._service.share()
+
+    async def run(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
+        """Carry frames both ways until either way ends."""
+        reader = asyncio.create_task(self._read(frames), name=f"read {self.executor_id}")
+        writer = asyncio.create_task(pump(self.queue, context.write), name=f"write {self.executor_id}")
+        try:
+            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _read(self, frames: AsyncIterator[host_pb2.ExecutorFrame]) -> None:
+        async for frame in frames:
+            self.receive(frame)
+
+
+def _register(service: HostService, server: Any) -> None:
+    import grpc
+
+    connect: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+        service.connect,
+        request_deserializer=host_pb2.ExecutorFrame.FromString,
+        response_serializer=None,  # the queue has encoded the frames already
+    )
+    name = "stepflow.mesh.v1.ComponentHostService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Connect": connect}),))
+
+
+__all__ = ["HostService"]

@@ -1,0 +1,85 @@
+"""The public API over gRPC: the servicers put together over one control plane, and the server that they live in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from control_plane.catalog import Catalog
+from control_plane.events import Events
+from control_plane.listing import Listing
+from control_plane.service_cluster import BlobsServicer, ClusterServicer, ComponentsServicer
+from control_plane.service_flows import FlowsServicer
+from control_plane.service_runs import RunsServicer
+from control_plane.values import Values
+from stepflow.mesh.v1 import (
+    blobs_pb2,
+    blobs_pb2_grpc,
+    cluster_pb2,
+    cluster_pb2_grpc,
+    components_pb2,
+    components_pb2_grpc,
+    flows_pb2,
+    flows_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
+)
+from stepflow.rpc import Server, Tls
+
+if TYPE_CHECKING:
+    from control_plane.events import LiveSource
+    from control_plane.plane import ControlPlane
+    from control_plane.service_cluster import Drainer
+    from stepflow.store import Store
+    from stepflow.store.blobs import BlobStore
+
+DEFAULT_PORT = 7840
+
+STOP_GRACE_S = 2.0
+"""Waits and watches never end by themselves: they are cut, and clients go on at another replica."""
+
+
+class ApiServer:
+    """Serves the API of a control plane that has been started."""
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        store: Store,
+        blobs: BlobStore,
+        *,
+        tls: Tls | None = None,
+        insecure: bool = False,
+        live: LiveSource | None = None,
+        drainer: Drainer | None = None,
+    ) -> None:
+        values = Values(blobs)
+        catalog = Catalog(store)
+        self._events = Events(control, store, blobs, live)
+        self._server = Server(tls=tls, insecure=insecure)
+        runs = RunsServicer(
+            control,
+            store,
+            blobs,
+            catalog=catalog,
+            values=values,
+            listing=Listing(store, blobs),
+            events=self._events,
+        )
+        for module, grpc_module, name, servicer in (
+            (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),
+            (runs_pb2, runs_pb2_grpc, "RunsService", runs),
+            (blobs_pb2, blobs_pb2_grpc, "BlobsService", BlobsServicer(blobs)),
+            (components_pb2, components_pb2_grpc, "ComponentsService", ComponentsServicer(store, values)),
+            (cluster_pb2, cluster_pb2_grpc, "ClusterService", ClusterServicer(store, control.id, drainer)),
+        ):
+            register = getattr(grpc_module, f"add_{name}Servicer_to_server")
+            self._server.add(module.DESCRIPTOR.services_by_name[name], register, servicer)
+
+    async def start(self, listen: str) -> str:
+        """Listen at HOST:PORT and return the address. Raises: as `rpc.Server.start`."""
+        return await self._server.start(listen)
+
+    async def stop(self) -> None:
+        """End all calls; the control plane itself is its owner's to close."""
+        await self._server.stop(STOP_GRACE_S)
+        await self._events.close()

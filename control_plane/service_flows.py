@@ -1,0 +1,108 @@
+"""FlowsService: decode, ask the control plane and the catalog, encode."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from control_plane.listing import page_size, read_token, write_token
+from control_plane.values import INLINE_WORK_BYTES_MAX
+from stepflow.codec import decode
+from stepflow.errors import Invalid
+from stepflow.flow import Diagnostics, Flow, flow_from_tree, flow_id, validate_flow
+from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc, state_pb2
+from stepflow.store import keys
+
+if TYPE_CHECKING:
+    from control_plane.catalog import Catalog
+    from control_plane.plane import ControlPlane
+    from control_plane.values import Values
+    from stepflow.mesh.v1 import values_pb2
+
+_LEVELS = {
+    "warning": flows_pb2.FlowDiagnostic.LEVEL_WARNING,
+    "error": flows_pb2.FlowDiagnostic.LEVEL_ERROR,
+    "fatal": flows_pb2.FlowDiagnostic.LEVEL_FATAL,
+}
+
+
+class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
+    def __init__(self, control: ControlPlane, catalog: Catalog, values: Values) -> None:
+        self._control = control
+        self._catalog = catalog
+        self._values = values
+
+    async def StoreFlow(self, request: flows_pb2.StoreFlowRequest, _: Any) -> flows_pb2.StoreFlowResponse:  # noqa: N802  # gRPC's name
+        flow = await read_flow(self._values, request.document)
+        diagnostics = validate_flow(flow)
+        reply = flows_pb2.StoreFlowResponse(flow_id=flow_id(flow), diagnostics=_diagnostics(flow, diagnostics))
+        if request.validate_only:
+            return reply
+        if request.label and not flow.name:
+            raise Invalid("LABEL_INVALID", "a label marks a version of a named flow, and this flow has no name")
+        await self._control.store_flow(flow)
+        if flow.name:
+            reply.version = await self._catalog.add(flow.name, reply.flow_id, request.label)
+        reply.stored = True
+        return reply
+
+    async def GetFlow(self, request: flows_pb2.GetFlowRequest, _: Any) -> flows_pb2.GetFlowResponse:  # noqa: N802  # gRPC's name
+        match request.flow.WhichOneof("kind"):
+            case "flow_id":
+                identity = request.flow.flow_id
+            case "named":
+                identity = await self._catalog.resolve(request.flow.named.name, request.flow.named.label)
+            case _:
+                raise Invalid("FLOW_MISSING", "say which flow: its flow_id, or named")
+        document = await self._control.get_flow(identity)
+        return flows_pb2.GetFlowResponse(
+            flow_id=identity, document=await self._values.write(document, request.value_form)
+        )
+
+    async def ListFlows(self, request: flows_pb2.ListFlowsRequest, _: Any) -> flows_pb2.ListFlowsResponse:  # noqa: N802  # gRPC's name
+        after = read_token(request.page_token, str) or ""
+        page = await self._catalog.page(request.name_prefix, after, page_size(request.page_size))
+        reply = flows_pb2.ListFlowsResponse()
+        for item in page.items:
+            after = keys.tail(keys.FLOW_NAMES, item.key)
+            listed = reply.flows.add(name=after)
+            for version in state_pb2.FlowName.FromString(item.value).versions:
+                listed.versions.add(
+                    flow_id=version.flow_id,
+                    version=version.version,
+                    labels=version.labels,
+                    stored_at_ms=version.stored_at_ms,
+                )
+        if page.more:
+            reply.next_page_token = write_token(after)
+        return reply
+
+    async def DeleteFlow(self, request: flows_pb2.DeleteFlowRequest, _: Any) -> flows_pb2.DeleteFlowResponse:  # noqa: N802  # gRPC's name
+        await self._catalog.remove(request.name, request.label)
+        return flows_pb2.DeleteFlowResponse()
+
+
+async def read_flow(values: Values, document: values_pb2.Value) -> Flow:
+    """Parse the document of a request. Raises: Invalid, NotFound."""
+    text = await values.read(document, "the flow")
+    if len(text) > INLINE_WORK_BYTES_MAX:
+        return await asyncio.to_thread(_parse, text)
+    return _parse(text)
+
+
+def _parse(text: bytes) -> Flow:
+    return flow_from_tree(decode(text))
+
+
+def _diagnostics(flow: Flow, found: Diagnostics) -> list[flows_pb2.FlowDiagnostic]:
+    return [
+        flows_pb2.FlowDiagnostic(
+            code=diagnostic.code,
+            kind=diagnostic.kind,
+            level=_LEVELS[diagnostic.level],
+            message=diagnostic.formatted,
+            path=diagnostic.path or "",
+            experimental=diagnostic.experimental,
+        )
+        for diagnostic in (*flow.warnings, *found)
+    ]

@@ -1,0 +1,156 @@
+"""One component host as the executor sees it: whether it can be reached, what it offers, what it will take.
+
+- Frames of one turn of the loop are gathered into one.
+- While there is no stream, calls wait to be sent again when there is one (`resume`); acknowledgements and questions
+  about held calls are kept for it; cancels and replies are dropped: the host asks again for what it still needs.
+- Nothing is sent while the executor's lease does not count as held (`may_send`).
+- A call needs a credit. One of depth > 0 may go without, one for each call of the depth above that is in flight here,
+  and one in any case: a parent must never hold the place that its child needs.
+
+Does not know why a call is made, nor what carries the frames. A host in the same process gives no credits and needs
+none (`metered`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from stepflow.mesh.v1 import host_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from stepflow.routing import PluginComponents
+
+Send = Callable[[host_pb2.ExecutorFrame], None]
+
+HELD_BACK_S = 0.05
+"""Between two looks whether the lease counts as held again."""
+
+
+class Peer:
+    """One host. `send` takes a whole frame; None while there is no stream."""
+
+    def __init__(self, host_id: str, plugins: Mapping[str, PluginComponents], *, metered: bool = False) -> None:
+        self.id = host_id
+        self.plugins = plugins
+        """Those that are ready, or have failed to start: what can be answered by this host."""
+        self.failed: frozenset[str] = frozenset()
+        """Those of `plugins` that did not start: whoever calls them here learns why."""
+        self.starting: frozenset[str] = frozenset()
+        """Plugins whose components are not known yet."""
+        self.draining = False
+        self.calls_in_flight = 0
+        self.send: Send | None = None
+        self.may_send: Callable[[], bool] = lambda: True
+        self._metered = metered
+        self._granted = 0
+        """Calls that this stream may have sent, all together; and those that it has."""
+        self._sent = 0
+        self._depths: Counter[int] = Counter()
+        """Calls in flight by depth; counted where credits are."""
+        self._beyond: Counter[int] = Counter()
+        """How many of them went without credit; which ones does not matter: each that ends makes room."""
+        self._frame = host_pb2.ExecutorFrame()
+        self._scheduled = False
+
+    # --- credit -------------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """For choosing among hosts: the credits left, or fewer calls first where nobody counts them."""
+        return self._granted - self._sent if self._metered else -self.calls_in_flight
+
+    def grant(self, credits_total: int) -> None:
+        """The host has said how many calls this stream may have sent, all together."""
+        self._granted = credits_total
+
+    def takes(self, depth: int) -> bool:
+        """Say whether a call of that depth can be sent now."""
+        if self.send is None or self.draining:
+            return False
+        if not self._metered or self._granted > self._sent:
+            return True
+        return depth > 0 and self._beyond[depth] < max(1, self._depths[depth - 1])
+
+    def call(self, call: host_pb2.Call) -> None:
+        """Send a call; whoever has asked `takes`, or knows that the host has it already."""
+        self.calls_in_flight += 1
+        if self._metered:
+            depth = call.depth
+            self._depths[depth] += 1
+            self._beyond[depth] += self._granted <= self._sent
+            self._sent += 1
+        self._frame.calls.append(call)
+        self._schedule()
+
+    def ended(self, depth: int) -> None:
+        """A call that was sent is over, or is none of ours any more."""
+        self.calls_in_flight -= 1
+        if self._metered:
+            self._depths[depth] -= 1
+            if self._beyond[depth]:
+                self._beyond[depth] -= 1
+
+    # --- the stream ---------------------------------------------------------------------------------------------------
+
+    def resume(self, send: Send, calls: Iterable[host_pb2.Call]) -> None:
+        """There is a stream (again). `calls`: all that are in flight here; the host joins those that it has."""
+        frame, self._frame = self._frame, host_pb2.ExecutorFrame()
+        self._frame.acks.extend(frame.acks)
+        self._frame.attaches.extend(frame.attaches)
+        self._frame.calls.extend(calls)
+        self._granted, self._sent = 0, len(self._frame.calls)
+        self.send = send
+        self._schedule()
+
+    def interrupt(self) -> None:
+        """The stream has ended."""
+        self.send = None
+        self._granted = self._sent = 0
+
+    def discard(self) -> None:
+        """Forget all calls and drop what has not been sent: whoever wrote it may not speak any more."""
+        self._frame = host_pb2.ExecutorFrame()
+        self.calls_in_flight = 0
+        self._depths.clear()
+        self._beyond.clear()
+
+    def cancel(self, call_id: int) -> None:
+        self._frame.cancels.add(call_id=call_id)
+        self._schedule()
+
+    def ack(self, key: str, attempt: int) -> None:
+        self._frame.acks.add(key=key, attempt=attempt)
+        self._schedule()
+
+    def attach(self, run_id: str, partition: int, epoch: int) -> None:
+        if not self._frame.attaches:
+            self._frame.attaches.add()
+        self._frame.attaches[0].runs.add(run_id=run_id, partition=partition, epoch=epoch)
+        self._schedule()
+
+    def reply(self, reply: host_pb2.CallbackReply) -> None:
+        self._frame.replies.append(reply)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self.send is not None:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self.send is None:
+            self._scheduled = False  # what is kept goes with the next stream
+        elif not self.may_send():
+            asyncio.get_running_loop().call_later(HELD_BACK_S, self._flush)
+        else:
+            self._scheduled = False
+            frame, self._frame = self._frame, host_pb2.ExecutorFrame()
+            self.send(frame)
+
+
+__all__ = ["Peer", "Send"]

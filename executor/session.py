@@ -1,0 +1,97 @@
+"""One incarnation of an executor: its id, its lease, its fenced writer.
+
+- The id is fresh for every incarnation, so nobody mistakes the new one for the old.
+- However the session ends (the lease runs out, the leader deletes the key, the writer is fenced), `on_lost` is called
+  once. Nothing is called after `close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from stepflow.store import keys
+from stepflow.store.follow import follow
+from stepflow.store.lease import LeaseKeeper
+from stepflow.store.writer import FencedWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stepflow.mesh.v1 import state_pb2
+    from stepflow.store import Event, KeyValue, Store
+
+
+class Session:
+    """Made by `open`, ended by `close`."""
+
+    def __init__(self, executor_id: str, keeper: LeaseKeeper, on_lost: Callable[[Session], None]) -> None:
+        self.id = executor_id
+        self.valid = keeper.valid
+        """Whether the lease counts as held, by our own clock."""
+        self._keeper = keeper
+        self._on_lost: Callable[[Session], None] | None = on_lost
+        self._writer: FencedWriter | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        name: str,
+        value: state_pb2.ExecutorSession,
+        *,
+        ttl_s: float,
+        on_lost: Callable[[Session], None],
+    ) -> Session:
+        """Register under a fresh id. Raises: StepflowError."""
+        executor_id = f"{name}-{uuid4().hex[:12]}"
+        session: Session | None = None
+
+        def lost() -> None:
+            if session is not None:
+                session._lost()
+
+        keeper = LeaseKeeper(store, lost, ttl_s=ttl_s)
+        try:
+            lease = await keeper.start()
+            session = cls(executor_id, keeper, on_lost)
+            session._writer = await FencedWriter.register(
+                store, executor_id, value.SerializeToString(), lease, clock_valid=keeper.valid, on_lost=lost
+            )
+        except BaseException:
+            await keeper.stop(revoke=True)
+            raise
+        own = keys.session_executor(executor_id)
+        session._watcher = asyncio.create_task(
+            follow(store, own, listed=session._listed, changed=session._changed), name=f"watch {own}"
+        )
+        return session
+
+    @property
+    def writer(self) -> FencedWriter:
+        assert self._writer is not None
+        return self._writer
+
+    async def close(self, *, revoke: bool) -> None:
+        """End it: with `revoke` the session is gone from the store at once, else when the lease has run out."""
+        self._on_lost = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.writer.close()
+        await self._keeper.stop(revoke=revoke)
+
+    def _listed(self, items: list[KeyValue]) -> None:
+        if not items:
+            self._lost()
+
+    def _changed(self, events: Sequence[Event]) -> None:
+        if any(event.kind == "delete" for event in events):
+            self._lost()
+
+    def _lost(self) -> None:
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost(self)

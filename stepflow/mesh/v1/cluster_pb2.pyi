@@ -1,0 +1,80 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetClusterRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetClusterResponse(_message.Message):
+    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending")
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_PLANE_ID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTORS_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_PENDING_FIELD_NUMBER: _ClassVar[int]
+    leader_id: str
+    control_plane_id: str
+    executors: _containers.RepeatedCompositeFieldContainer[ExecutorInfo]
+    hosts: _containers.RepeatedCompositeFieldContainer[HostInfo]
+    runs_pending: int
+    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ...) -> None: ...
+
+class ExecutorInfo(_message.Message):
+    __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining")
+    EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_MAX_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    executor_id: str
+    address: str
+    runs: int
+    runs_max: int
+    engine_version: int
+    draining: bool
+    def __init__(self, executor_id: _Optional[str] = ..., address: _Optional[str] = ..., runs: _Optional[int] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ...) -> None: ...
+
+class HostInfo(_message.Message):
+    __slots__ = ("host_id", "address", "capacity", "draining", "plugins")
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    host_id: str
+    address: str
+    capacity: int
+    draining: bool
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginInfo]
+    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., plugins: _Optional[_Iterable[_Union[PluginInfo, _Mapping]]] = ...) -> None: ...
+
+class PluginInfo(_message.Message):
+    __slots__ = ("plugin", "type", "state", "last_error", "components")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    type: str
+    state: str
+    last_error: str
+    components: int
+    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., state: _Optional[str] = ..., last_error: _Optional[str] = ..., components: _Optional[int] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("executor_id", "host_id")
+    EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    executor_id: str
+    host_id: str
+    def __init__(self, executor_id: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,388 @@
+"""Calls to etcd over gRPC: which member, how long, who we are, and what an error means.
+
+- Every unary call has a deadline (`EtcdConfig.call_timeout_s`). Only calls that are safe to repeat are repeated here,
+  once per endpoint; a transaction is sent once, and whoever sent it decides what then.
+- A *link* is one connection for one purpose. Transactions, leases and watches have their own, so that a large range
+  does not delay a keep-alive. A link that fails is left: its connection is given up and the next endpoint is tried.
+  So neither a back-off of gRPC nor a connection that is only half there delays the following call.
+- Members without a leader answer at once instead of waiting for one (`hasleader`), and the link moves on.
+- A token that etcd takes no more is renewed, and the call repeated: such a refusal came before anything was done.
+- The text of an etcd error is matched in one table; etcd has no machine-readable reasons.
+
+Source of the protocol and its errors: etcd v3.5, `rpc.proto` and `rpctypes`. Not here: what the calls mean
+(`stepflow.store.etcd`), watches (`stepflow.store.etcd_watch`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+# grpc's handlers for fork() cost a thread and make a forked child hang; we start processes, we never fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+from grpc import aio
+
+from stepflow.errors import (
+    DataLoss,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Refused,
+    StepflowError,
+    Unauthenticated,
+)
+from stepflow.etcd.v1 import etcd_pb2 as pb
+from stepflow.store import StoreCompacted, StoreUnavailable
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.message import Message
+
+    from stepflow.store.etcd_config import EtcdConfig
+
+log = get_logger(__name__)
+
+CONNECT_TIMEOUT_MS = 1_000
+
+PING_INTERVAL_MS = 5_500
+"""Of HTTP/2. etcd cuts connections that ping more often than every 5 s."""
+
+PING_TIMEOUT_MS = 2_000
+
+Request = TypeVar("Request", bound="Message")
+Response = TypeVar("Response", bound="Message")
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Request, Response]):
+    """A method of etcd's API. `repeat`: sending it twice does no harm."""
+
+    path: str
+    request: type[Request]
+    response: type[Response]
+    repeat: bool = False
+
+
+RANGE = Method("/etcdserverpb.KV/Range", pb.RangeRequest, pb.RangeResponse, repeat=True)
+TXN = Method("/etcdserverpb.KV/Txn", pb.TxnRequest, pb.TxnResponse)
+TXN_READING = Method("/etcdserverpb.KV/Txn", pb.TxnRequest, pb.TxnResponse, repeat=True)
+# A lease that is granted twice because a reply was lost ends by itself.
+LEASE_GRANT = Method("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest, pb.LeaseGrantResponse, repeat=True)
+LEASE_REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest, pb.LeaseRevokeResponse)
+LEASE_KEEP_ALIVE = Method(
+    "/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse, repeat=True
+)
+WATCH = Method("/etcdserverpb.Watch/Watch", pb.WatchRequest, pb.WatchResponse)
+STATUS = Method("/etcdserverpb.Maintenance/Status", pb.StatusRequest, pb.StatusResponse, repeat=True)
+AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest, pb.AuthenticateResponse, repeat=True)
+
+
+class Link:
+    """One connection, to one endpoint at a time. `linger_s`: how long calls in flight outlive a link that moves on."""
+
+    def __init__(self, config: EtcdConfig, credentials: grpc.ChannelCredentials | None, linger_s: float) -> None:
+        self._endpoints = config.endpoints
+        self._credentials = credentials
+        self._linger_s = linger_s
+        self._index = 0
+        self._channel: aio.Channel | None = None
+        self._retired: set[asyncio.Task[None]] = set()
+
+    @property
+    def endpoint(self) -> str:
+        return self._endpoints[self._index]
+
+    def prefer(self, index: int) -> None:
+        """Begin with another endpoint; for a link that was not used yet."""
+        self._index = index
+
+    def channel(self) -> aio.Channel:
+        if self._channel is None:
+            self._channel = _connect(self.endpoint, self._credentials)
+        return self._channel
+
+    def leave(self, channel: aio.Channel) -> None:
+        """Give up a connection that failed and go to the next endpoint; nothing happens if somebody has already."""
+        if channel is not self._channel:
+            return
+        self._channel = None
+        self._index = (self._index + 1) % len(self._endpoints)
+        task = asyncio.get_running_loop().create_task(self._retire(channel), name="etcd connection ends")
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    async def close(self) -> None:
+        for task in self._retired:
+            task.cancel()
+        await asyncio.gather(*self._retired, return_exceptions=True)
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def _retire(self, channel: aio.Channel) -> None:
+        try:
+            await asyncio.sleep(self._linger_s)
+        finally:
+            await channel.close()
+
+
+class EtcdClient:
+    """Sends requests. `revision` is the highest that any reply has shown so far: it is committed and read by all."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self.config = config
+        credentials = _credentials(config)
+        linger_s = config.call_timeout_s
+        self.kv = Link(config, credentials, linger_s)
+        self.lease = Link(config, credentials, linger_s)
+        self.watch = Link(config, credentials, 0)
+        self.revision = 0
+        self.closed = False
+        self._token = ""
+        self._metadata = _metadata("")
+        self._login = asyncio.Lock()
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    @property
+    def token(self) -> str:
+        return self._token
+
+    async def call(
+        self, link: Link, method: Method[Request, Response], request: Request, *, timeout_s: float | None = None
+    ) -> Response:
+        """Send a unary request and return its reply. Raises: StepflowError, see `explain`."""
+
+        def send(channel: aio.Channel, timeout_s: float) -> Awaitable[Response]:
+            stub = channel.unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
+            return stub(request, timeout=timeout_s, metadata=self._metadata)
+
+        return await self._send(link, method, send, timeout_s or self.config.call_timeout_s)
+
+    async def exchange(self, link: Link, method: Method[Request, Response], request: Request) -> Response:
+        """Send one request on a stream of its own and return the first reply. Raises: as `call`."""
+
+        async def send(channel: aio.Channel, timeout_s: float) -> Response:
+            stream = self.stream(channel, method, timeout_s=timeout_s)
+            try:
+                await stream.write(request)
+                reply = await stream.read()
+                if not isinstance(reply, method.response):  # grpc's mark of the end
+                    raise StoreUnavailable("STORE_UNAVAILABLE", f"etcd at {link.endpoint} ended a stream unanswered")
+                return reply
+            finally:
+                stream.cancel()
+
+        return await self._send(link, method, send, self.config.call_timeout_s)
+
+    def stream(
+        self, channel: aio.Channel, method: Method[Request, Response], *, timeout_s: float | None = None
+    ) -> aio.StreamStreamCall[Any, Any]:
+        stub = channel.stream_stream(method.path, method.request.SerializeToString, method.response.FromString)
+        return stub(timeout=timeout_s, metadata=self._metadata)
+
+    async def login(self, refused_token: str) -> None:
+        """Get a token in place of one that was refused, unless somebody has done so meanwhile.
+
+        Raises: Unauthenticated `STORE_LOGIN_REFUSED`, StoreUnavailable.
+        """
+        config = self.config
+        if not config.user:
+            raise Unauthenticated(
+                "STORE_LOGIN_REFUSED", f"etcd at {self.kv.endpoint} asks for a login: give user and password"
+            )
+        async with self._login:
+            if self._token != refused_token:
+                return
+            # A token that is refused must not be sent along.
+            self._metadata = _metadata("")
+            reply = await self.call(
+                self.kv, AUTHENTICATE, pb.AuthenticateRequest(name=config.user, password=config.password)
+            )
+            self._token = reply.token
+            self._metadata = _metadata(reply.token)
+
+    def saw(self, revision: int) -> None:
+        self.revision = max(self.revision, revision)
+
+    async def close(self) -> None:
+        """Wait for the calls in flight, which their deadlines end, and let go of every connection."""
+        self.closed = True
+        await self._idle.wait()
+        for link in (self.kv, self.lease, self.watch):
+            await link.close()
+
+    def gone(self) -> StoreUnavailable:
+        return StoreUnavailable("STORE_CLOSED", "this connection to etcd was closed")
+
+    async def _send(
+        self,
+        link: Link,
+        method: Method[Any, Response],
+        send: Callable[[aio.Channel, float], Awaitable[Response]],
+        timeout_s: float,
+    ) -> Response:
+        tries = max(2, len(self.config.endpoints)) if method.repeat else 1
+        may_login = method is not AUTHENTICATE
+        self._calls += 1
+        self._idle.clear()
+        try:
+            while True:
+                if self.closed:
+                    raise self.gone()
+                channel, token = link.channel(), self._token
+                try:
+                    return await send(channel, timeout_s)
+                except aio.AioRpcError as error:
+                    if may_login and _is_stale_login(error):
+                        may_login = False
+                        await self.login(token)
+                        continue
+                    explained = explain(error, link.endpoint)
+                except asyncio.CancelledError:
+                    if _is_cancelled():
+                        raise
+                    explained = StoreUnavailable("STORE_UNAVAILABLE", f"the connection to {link.endpoint} was given up")
+                if not isinstance(explained, StoreUnavailable):
+                    raise explained
+                link.leave(channel)
+                tries -= 1
+                if tries <= 0:
+                    raise explained
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+_INVALID = {
+    "duplicate key given in txn request": "DUPLICATE_KEY",
+    "too many operations in txn request": "TXN_TOO_MANY_OPS",
+    "request is too large": "TXN_TOO_LARGE",
+    "key is not provided": "EMPTY_KEY",
+    "key not found": "KEY_NOT_FOUND",
+    "lease is provided": "LEASE_PROVIDED",
+    "too large lease TTL": "LEASE_TTL_INVALID",
+}
+"""Why etcd refused a request with INVALID_ARGUMENT, by a part of its text."""
+
+_STALE_LOGIN = ("invalid auth token", "revision of auth store is old", "user name is empty")
+"""A login cures these."""
+
+
+def explain(error: aio.AioRpcError, endpoint: str) -> StepflowError:
+    """Return what an error of etcd means to a caller of the store.
+
+    Everything but INVALID_ARGUMENT and errors that say themselves that nothing was done is StoreUnavailable: etcd
+    may have done what was asked, or still do it.
+    """
+    code, text = error.code(), error.details() or ""
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT if "authentication failed" in text:
+            return Unauthenticated("STORE_LOGIN_REFUSED", f"etcd at {endpoint} refused user or password")
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            reason = next((reason for part, reason in _INVALID.items() if part in text), "STORE_REFUSED")
+            return Invalid(reason, f"etcd refused the request: {text}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "message larger than max" in text:
+            return Invalid("TXN_TOO_LARGE", f"etcd refused the request: {text}; see --max-request-bytes")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "space exceeded" in text:
+            return StoreUnavailable("STORE_FULL", f"etcd at {endpoint} is full and takes no writes")
+        case grpc.StatusCode.NOT_FOUND if "lease not found" in text:
+            return NotFound("LEASE_GONE", "the lease has ended")
+        case grpc.StatusCode.OUT_OF_RANGE if "compacted" in text:
+            return StoreCompacted("STORE_COMPACTED", "etcd has no such old revision any more")
+        case grpc.StatusCode.OUT_OF_RANGE if "future" in text:
+            return Invalid("REVISION_IN_FUTURE", "etcd has no such revision yet")
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return Unauthenticated("STORE_LOGIN_REFUSED", f"etcd at {endpoint} refused the login: {text}")
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return Forbidden("STORE_FORBIDDEN", f"etcd at {endpoint} allows this user no access to the prefix")
+        case grpc.StatusCode.DATA_LOSS:
+            return DataLoss("STORE_CORRUPT", f"etcd at {endpoint} reports damaged data: {text}")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return StoreUnavailable("STORE_TIMEOUT", f"etcd at {endpoint} did not answer in time")
+        case _:
+            return StoreUnavailable("STORE_UNAVAILABLE", f"etcd at {endpoint}: {code.name}: {text}")
+
+
+def needs_login(text: str) -> bool:
+    """Say whether etcd's text means that another token would do."""
+    return any(part in text for part in _STALE_LOGIN)
+
+
+def _is_stale_login(error: aio.AioRpcError) -> bool:
+    return error.code() in (
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    ) and needs_login(error.details() or "")
+
+
+def _is_cancelled() -> bool:
+    """Say whether our task is being cancelled; if not, a CancelledError only means that a connection was closed."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+# -- connections --------------------------------------------------------------------------------------------------
+
+
+def _connect(endpoint: str, credentials: grpc.ChannelCredentials | None) -> aio.Channel:
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),  # or links to one endpoint would share a connection
+        ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # is the time-out of connecting, too
+        ("grpc.max_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
+        ("grpc.enable_retries", 0),  # what is sent again is for the caller to know
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.service_config_disable_resolution", 1),
+    ]
+    if credentials is None:
+        return aio.insecure_channel(endpoint, options)
+    return aio.secure_channel(endpoint, credentials, options)
+
+
+def _credentials(config: EtcdConfig) -> grpc.ChannelCredentials | None:
+    if not config.tls:
+        return None
+    ca, cert, key = config.read_files()
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+    leader = ("hasleader", "true")
+    return (leader, ("token", token)) if token else (leader,)
+
+
+def version_of(text: str) -> tuple[int, int, int]:
+    """Return etcd's version as numbers; what is not understood counts as 0."""
+    numbers = [int(part) if part.isdigit() else 0 for part in text.partition("-")[0].split(".")]
+    return tuple((*numbers, 0, 0, 0)[:3])  # type: ignore[return-value]  # three of them, as the line says
+
+
+def check_version(text: str, endpoint: str) -> None:
+    """Warn of an old etcd and refuse one that can lose data. Raises: Refused `ETCD_VERSION_REFUSED`."""
+    version = version_of(text)
+    if (3, 5, 0) <= version <= (3, 5, 2):
+        raise Refused(
+            "ETCD_VERSION_REFUSED",
+            f"etcd at {endpoint} is {text}; 3.5.0 to 3.5.2 can lose data: update to 3.5.17 or later",
+        )
+    if version < (3, 5, 17):
+        log.warning("old etcd, 3.5.17 or later is recommended", endpoint=endpoint, version=text)

@@ -1,0 +1,144 @@
+"""How an etcd is reached: endpoints, TLS, login, the prefix of our keys.
+
+Everything that can be wrong with what people write is found here, before a connection is tried, because gRPC only
+says that it could not connect.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stepflow.errors import Invalid
+from stepflow.store import OP_OVERHEAD_BYTES
+
+CALL_TIMEOUT_S = 1.0
+
+PREFIX_BYTES_MAX = 32
+"""So that a transaction that `check_txn` lets pass is never too large for etcd."""
+
+DEFAULT_PREFIX = "stepflow/"
+DEFAULT_PORT = 2379
+
+assert PREFIX_BYTES_MAX <= OP_OVERHEAD_BYTES - 28  # the rest is what etcd's encoding adds to key and value
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdConfig:
+    """How to reach an etcd; made by `parse` from what people write.
+
+    `endpoints` are `host:port`. The files are PEM; `ca_file` None trusts the system's authorities. All members must
+    be of one cluster.
+    """
+
+    endpoints: tuple[str, ...]
+    prefix: str = DEFAULT_PREFIX
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    user: str = ""
+    password: str = field(default="", repr=False)
+    call_timeout_s: float = CALL_TIMEOUT_S
+
+    @classmethod
+    def parse(
+        cls,
+        endpoints: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ca_file: str | Path | None = None,
+        cert_file: str | Path | None = None,
+        key_file: str | Path | None = None,
+        user: str = "",
+        password: str = "",
+        call_timeout_s: float = CALL_TIMEOUT_S,
+    ) -> EtcdConfig:
+        """Read endpoints such as `etcd-0:2379,etcd-1:2379` or `https://etcd:2379`.
+
+        `https://` or any file turns TLS on. Raises: Invalid `ETCD_CONFIG_INVALID`.
+        """
+        schemes: set[str] = set()
+        addresses = [_address(text, schemes) for text in endpoints.split(",") if text.strip()]
+        if not addresses:
+            raise _invalid(f"no etcd endpoint in {endpoints!r}; expected host:port, several separated by commas")
+        if len(schemes) > 1:
+            raise _invalid(f"etcd endpoints with and without TLS: {endpoints}; all must be https:// or none")
+        files = any((ca_file, cert_file, key_file))
+        if files and schemes == {"http"}:
+            raise _invalid(f"certificates are given for etcd endpoints without TLS: {endpoints}; write https://")
+        if bool(cert_file) != bool(key_file):
+            raise _invalid("a client certificate for etcd needs both its file and the file of its key")
+        if bool(user) != bool(password):
+            raise _invalid("a login at etcd needs both user and password")
+        if len(prefix.encode()) > PREFIX_BYTES_MAX:
+            raise _invalid(f"the etcd prefix {prefix!r} is longer than {PREFIX_BYTES_MAX} bytes")
+        if not call_timeout_s > 0:
+            raise _invalid(f"a time-out of {call_timeout_s} s for calls to etcd; it must be above 0")
+        return cls(
+            tuple(dict.fromkeys(addresses)),
+            prefix,
+            files or schemes == {"https"},
+            Path(ca_file) if ca_file else None,
+            Path(cert_file) if cert_file else None,
+            Path(key_file) if key_file else None,
+            user=user,
+            password=password,
+            call_timeout_s=call_timeout_s,
+        )
+
+    def read_files(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """Return authority, certificate and key as they stand in the files, None for what is not configured.
+
+        Raises: Invalid `ETCD_CONFIG_INVALID`, naming the file that is at fault.
+        """
+        _check_certificates(self)
+        return _read(self.ca_file), _read(self.cert_file), _read(self.key_file)
+
+
+def _address(text: str, schemes: set[str]) -> str:
+    url = urlsplit(text.strip() if "://" in text else f"//{text.strip()}")
+    schemes.add(url.scheme or "http")
+    try:
+        host, port = url.hostname, url.port or DEFAULT_PORT
+    except ValueError:
+        host, port = None, 0
+    if host is None or url.scheme not in ("", "http", "https") or url.path.strip("/") or url.username:
+        raise _invalid(
+            f"{text.strip()!r} is no etcd endpoint; expected host:port, http://host:port or https://host:port"
+        )
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _read(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _invalid(f"{path} for etcd cannot be read: {error.strerror}") from None
+
+
+def _check_certificates(config: EtcdConfig) -> None:
+    """Refuse files that are no certificates or keys: gRPC would only say that it cannot connect."""
+    path = config.ca_file
+    try:
+        context = ssl.create_default_context()
+        if path is not None:
+            _read(path)
+            context.load_verify_locations(path)
+        path = config.cert_file
+        if path is not None:
+            _read(path)
+            _read(config.key_file)
+            context.load_cert_chain(
+                path, config.key_file, password=""
+            )  # without it, an encrypted key asks the terminal
+    except (ssl.SSLError, OSError) as error:
+        raise _invalid(f"{path} for etcd is not what it should be (PEM, the key not encrypted): {error}") from None
+
+
+def _invalid(message: str) -> Invalid:
+    return Invalid("ETCD_CONFIG_INVALID", message)

@@ -1,0 +1,295 @@
+"""Watches over etcd that outlive their connections.
+
+- One gRPC stream per watch, all on one connection. A watch yields whole revisions, in order, none twice, none left
+  out: it resumes behind the last revision it has got completely, at whichever member answers.
+- A stream that says nothing for `PROGRESS_S` is asked for its progress; one that is still silent at `SILENCE_S` is
+  given up, with its connection. So a connection that is only half there is noticed within seconds.
+- The answer to that question moves the point of resuming on, so that a quiet watch is not caught by a compaction.
+- A watch is read whether or not its owner keeps up. It ends with StoreCompacted when the owner is
+  `WATCH_BACKLOG_MAX` revisions behind, or when etcd has compacted what it missed: the owner lists anew.
+
+Not here: the list that makes up for compacted deletions; it is the owner's, who knows what he had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from grpc import aio
+
+from stepflow.errors import Forbidden, StepflowError
+from stepflow.etcd.v1 import etcd_pb2 as pb
+from stepflow.store import Event, KeyValue, StoreCompacted, StoreUnavailable, WatchBatch
+from stepflow.store.etcd_client import WATCH, EtcdClient, explain, needs_login, version_of
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+log = get_logger(__name__)
+
+TICK_S = 0.5
+PROGRESS_S = 2.0
+SILENCE_S = 5.0
+BACKOFF_S_MIN = 0.05
+BACKOFF_S_MAX = 1.0
+
+WATCH_BACKLOG_MAX = 10_000
+"""Revisions that wait for a watch's owner."""
+
+PROGRESS_TOLD_RIGHT = (3, 5, 8)
+"""From this version on an answer of progress never overtakes an event (etcd issue 15220)."""
+
+assert SILENCE_S >= 2 * PROGRESS_S  # a busy server has as long again to answer
+
+
+class _Broken(Exception):
+    """The stream is of no use any more; the watch is."""
+
+
+class EtcdWatch:
+    """See `stepflow.store.Watch`."""
+
+    def __init__(self, watches: Watches, prefix: bytes, end: bytes, strip: int, from_revision: int) -> None:
+        self._watches = watches
+        self._client = watches.client
+        self._prefix, self._end, self._strip = prefix, end, strip
+        self._next = from_revision
+        self._fragments: list[pb.Event] = []
+        self._batches: deque[WatchBatch] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: StepflowError | None = None
+        self._closed = False
+        self._stream: aio.StreamStreamCall[Any, Any] | None = None
+        self._heard_s = 0.0
+        self._task = asyncio.get_running_loop().create_task(self._follow(), name="etcd watch")
+
+    # -- the owner's side -----------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[WatchBatch]:
+        return self
+
+    async def __anext__(self) -> WatchBatch:
+        while not self._batches:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._batches.popleft()
+
+    def close(self) -> None:
+        self._closed = True
+        self._batches.clear()
+        self.stop()
+
+    # -- the store's side -----------------------------------------------------------------------------------------
+
+    def fail(self, error: StepflowError) -> None:
+        """Let the owner have what is left, then the error."""
+        if self._error is None:
+            self._error = error
+        self.stop()
+
+    def stop(self) -> None:
+        self._task.cancel()
+        self._watches.remove(self)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def ended(self) -> None:
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def tick(self, now_s: float) -> None:
+        """Ask a silent stream for its progress, and give up one that stays silent."""
+        stream = self._stream
+        if stream is None or now_s - self._heard_s < PROGRESS_S:
+            return
+        if now_s - self._heard_s >= SILENCE_S:
+            log.warning("silent watch given up", endpoint=self._client.watch.endpoint)
+            stream.cancel()
+            return
+        try:
+            async with asyncio.timeout(TICK_S):  # a stream that takes not even this is cancelled by it
+                await stream.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+        except (TimeoutError, aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError):
+            pass  # it has ended; whoever reads it knows why
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+
+    # -- following ------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        failures = 0
+        while True:
+            started_s = time.monotonic()
+            channel = self._client.watch.channel()
+            endpoint = self._client.watch.endpoint
+            try:
+                await self._read(channel)
+            except _Broken as broken:
+                reason = str(broken)
+            except aio.AioRpcError as error:
+                explained = explain(error, endpoint)
+                reason = explained.message
+                if needs_login(error.details() or ""):
+                    await self._login()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                reason = "connection given up"
+            except StepflowError as error:
+                self.fail(error)
+                return
+            except Exception as error:  # a bug; without this the owner would wait for ever
+                asyncio.get_running_loop().call_exception_handler({"message": "a watch failed", "exception": error})
+                self.fail(StoreUnavailable("STORE_UNAVAILABLE", f"a watch failed: {error!r}"))
+                return
+            self._client.watch.leave(channel)
+            failures = 0 if time.monotonic() - started_s > BACKOFF_S_MAX else failures + 1
+            log.debug("watch interrupted", endpoint=endpoint, error=reason, failures=failures)
+            if failures > 1:  # the first time it goes on at once
+                await asyncio.sleep(_backoff_s(failures))
+
+    async def _read(self, channel: aio.Channel) -> None:
+        """Read one stream for as long as it lasts. Raises: whatever ended it."""
+        create = pb.WatchCreateRequest(key=self._prefix, range_end=self._end, start_revision=self._next, fragment=True)
+        self._fragments.clear()  # of a revision whose rest is lost: it comes again, whole
+        stream = self._client.stream(channel, WATCH)
+        token = self._client.token
+        self._heard_s = time.monotonic()
+        self._stream = stream
+        try:
+            await stream.write(pb.WatchRequest(create_request=create))
+            while True:
+                response = await stream.read()
+                if not isinstance(response, pb.WatchResponse):  # grpc's mark of the end
+                    raise _Broken("the stream ended")
+                self._heard_s = time.monotonic()
+                if response.canceled:
+                    await self._cancelled(response, token)
+                self._take(response)
+        finally:
+            self._stream = None
+            stream.cancel()
+
+    def _take(self, response: pb.WatchResponse) -> None:
+        self._client.saw(response.header.revision)
+        if response.events:
+            self._fragments.extend(response.events)
+            if not response.fragment:
+                self._deliver()
+        elif not response.created and not self._fragments and self._watches.progress_counts:
+            # Everything up to here has been told.
+            self._next = max(self._next, response.header.revision + 1)
+
+    def _deliver(self) -> None:
+        """Hand on what has come completely, revision by revision."""
+        revision = 0
+        events: list[Event] = []
+        for event in self._fragments:
+            kv = event.kv
+            if kv.mod_revision < self._next:
+                continue
+            if kv.mod_revision != revision:
+                if events:
+                    self._batches.append(WatchBatch(revision, tuple(events)))
+                revision, events = kv.mod_revision, []
+            events.append(self._event(event))
+        self._fragments.clear()
+        if events:
+            self._batches.append(WatchBatch(revision, tuple(events)))
+            self._next = revision + 1
+        if len(self._batches) > WATCH_BACKLOG_MAX:
+            self._batches.clear()
+            raise StoreCompacted(
+                "STORE_COMPACTED",
+                f"the watch of {self._prefix.decode()!r} fell {WATCH_BACKLOG_MAX:,} revisions behind",
+                compacted=self._next - 1,
+            )
+        if self._batches and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _event(self, event: pb.Event) -> Event:
+        kv = event.kv
+        key = kv.key[self._strip :].decode()
+        if event.type == pb.Event.TYPE_DELETE:
+            return Event("delete", KeyValue(key, b"", 0, kv.mod_revision, 0))
+        return Event("put", KeyValue(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
+
+    async def _cancelled(self, response: pb.WatchResponse, token: str) -> None:
+        """The server ended the watch. Raises: always, what follows from it."""
+        if response.compact_revision:
+            raise StoreCompacted(
+                "STORE_COMPACTED",
+                f"etcd has no history from revision {self._next} on any more",
+                compacted=response.compact_revision,
+            )
+        reason = response.cancel_reason
+        if needs_login(reason):
+            await self._login(token)
+        elif "permission denied" in reason:
+            raise Forbidden("STORE_FORBIDDEN", "etcd does not allow this user to watch the prefix")
+        raise _Broken(reason or "cancelled by the server")
+
+    async def _login(self, token: str | None = None) -> None:
+        with contextlib.suppress(StoreUnavailable):  # the watch tries again
+            await self._client.login(self._client.token if token is None else token)
+
+
+class Watches:
+    """All watches of a store, and the clock that asks the silent ones."""
+
+    def __init__(self, client: EtcdClient, version: str) -> None:
+        self.client = client
+        self.progress_counts = version_of(version) >= PROGRESS_TOLD_RIGHT
+        self._watches: set[EtcdWatch] = set()
+        self._ticker: asyncio.Task[None] | None = None
+
+    def open(self, prefix: bytes, end: bytes, strip: int, from_revision: int) -> EtcdWatch:
+        """Watch from `prefix` to `end`; keys lose their first `strip` bytes. 0 is behind what any reply has shown.
+
+        That lies before all that is asked from now on, and after all that was answered.
+        """
+        watch = EtcdWatch(self, prefix, end, strip, from_revision or self.client.revision + 1)
+        self._watches.add(watch)
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="etcd watches")
+        return watch
+
+    def remove(self, watch: EtcdWatch) -> None:
+        self._watches.discard(watch)
+
+    async def close(self, error: StepflowError) -> None:
+        watches = tuple(self._watches)
+        for watch in watches:
+            watch.fail(error)
+        for watch in watches:
+            await watch.ended()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for watch in tuple(self._watches):
+                await watch.tick(time.monotonic())
+
+
+def _backoff_s(failures: int) -> float:
+    """Return the pause before another try, with jitter: the watches of a process must not return as one."""
+    pause_s: float = min(BACKOFF_S_MIN * 2 ** min(failures, 10), BACKOFF_S_MAX)
+    return pause_s * (1 - random.random() / 2)  # noqa: S311  # jitter, not a secret

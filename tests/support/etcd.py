@@ -1,0 +1,203 @@
+"""Real etcd servers for tests: one, or a cluster, on free loopback ports, with data in a folder of the test.
+
+`EtcdServer` is a process that can be killed, stopped, continued and started again on its data. What the store's client
+has no call for (compaction, users) goes through etcd's JSON gateway.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from stepflow.etcd_binary import EtcdBinary, find_etcd
+
+from . import ROOT, free_port, text_of, wait_until
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+START_TIMEOUT_S = 20.0
+GATEWAY_TIMEOUT_S = 5.0
+
+FAST = ("--heartbeat-interval=20", "--election-timeout=200")
+"""A cluster that elects a leader in a fraction of a second, and grants leases of a second."""
+
+FLAGS = ("--snapshot-count=5000", "--quota-backend-bytes=4294967296", "--logger=zap", "--log-level=warn")
+
+
+@cache
+def etcd_binary() -> EtcdBinary:
+    """Return the etcd of the tests, kept in the repository's `.cache`."""
+    return find_etcd(ROOT / ".cache")
+
+
+@dataclass
+class EtcdServer:
+    """One member. `args` are added to its command; `tls` are the arguments of curl-like calls to its gateway."""
+
+    folder: Path
+    name: str = "etcd"
+    client_port: int = field(default_factory=free_port)
+    peer_port: int = field(default_factory=free_port)
+    args: Sequence[str] = ()
+    scheme: str = "http"
+    context: ssl.SSLContext | None = None
+    members: Sequence[EtcdServer] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.client_port}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"http://127.0.0.1:{self.peer_port}"
+
+    def launch(self) -> None:
+        """Start the process, on the data that is there, and do not wait for it."""
+        url = f"{self.scheme}://{self.endpoint}"
+        members = self.members or (self,)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            str(etcd_binary().path),
+            f"--name={self.name}",
+            f"--data-dir={self.folder / 'data'}",
+            f"--listen-client-urls={url}",
+            f"--advertise-client-urls={url}",
+            f"--listen-peer-urls={self.peer_url}",
+            f"--initial-advertise-peer-urls={self.peer_url}",
+            f"--initial-cluster={','.join(f'{member.name}={member.peer_url}' for member in members)}",
+            *FLAGS,
+            *self.args,
+        ]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environ()
+            )
+
+    def start(self) -> None:
+        self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        wait_until(self.is_healthy, f"etcd {self.name} serves; see {self.log}", START_TIMEOUT_S)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def is_healthy(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"etcd ended:\n{text_of(self.log)[-2000:]}"
+        try:
+            return bool(self.ask("maintenance/status").get("leader"))
+        except (OSError, urllib.error.HTTPError):
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone. A stopped process dies of it, too."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def ask(self, path: str, token: str = "", **body: Any) -> dict[str, Any]:
+        """Call etcd's JSON gateway, such as `ask("kv/compaction", revision=5)`. Raises: OSError, HTTPError."""
+        request = urllib.request.Request(  # noqa: S310  # a server of the test
+            f"{self.scheme}://{self.endpoint}/v3/{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", **({"Authorization": token} if token else {})},
+        )
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.context)
+        )
+        try:
+            with opener.open(request, timeout=GATEWAY_TIMEOUT_S) as reply:
+                return dict(json.load(reply))
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
+
+    def compact(self, revision: int) -> None:
+        self.ask("kv/compaction", revision=revision, physical=True)
+
+    def put(self, key: str, value: str) -> None:
+        self.ask("kv/put", key=_base64(key), value=_base64(value))
+
+    def revoke_leases(self) -> None:
+        for lease in self.ask("lease/leases").get("leases", ()):
+            try:
+                self.ask("lease/revoke", ID=lease["ID"])
+            except urllib.error.HTTPError:  # it ended meanwhile
+                continue
+
+    def is_leader(self) -> bool:
+        try:
+            status = self.ask("maintenance/status")
+        except (OSError, urllib.error.HTTPError):
+            return False
+        return bool(status.get("leader") == status["header"]["member_id"])
+
+
+@contextmanager
+def running_etcd(folder: Path, *args: str, **options: Any) -> Iterator[EtcdServer]:
+    """Run one etcd until the block ends."""
+    server = EtcdServer(folder, args=args, **options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def running_cluster(folder: Path, *args: str, members: int = 3) -> Iterator[list[EtcdServer]]:
+    """Run a cluster until the block ends; all members serve when it begins."""
+    servers = [EtcdServer(folder / f"m{i}", name=f"m{i}", args=args) for i in range(members)]
+    try:
+        for server in servers:
+            server.members = servers
+            server.launch()
+        for server in servers:
+            server.wait()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def leader_of(servers: Sequence[EtcdServer]) -> EtcdServer:
+    def leaders() -> list[EtcdServer]:
+        return [server for server in servers if server.process and server.is_leader()]
+
+    return wait_until(leaders, "the cluster has a leader", START_TIMEOUT_S)[0]
+
+
+def _environ() -> dict[str, str]:
+    """etcd reads ETCD_* variables; those of whoever runs the tests must not count."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
