@@ -198,10 +198,16 @@ class Call:
         self.stream.progress(host_pb2.Progress(call_id=self.request.call_id, done=done, total=total, message=message))
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
-        """Raises: Refused CALL_ENDED; NotFound, Invalid with the reasons of whoever owns the run; Unavailable."""
+        """Raises: Refused CALL_ENDED; NotFound, Invalid with the reasons of whoever owns the run; Unavailable.
+
+        Large inputs travel as a blob of the run. A large flow does not: its owner looks for flows among shared blobs,
+        which do not live as long as a run may, and stores it with the run itself.
+        """
         if not request.key:
             request.key = f"#{self._keyless}"
             self._keyless += 1
+        if len(request.inputs.json) > INLINE_BYTES_MAX:
+            request.inputs.blob = await self._host.blobs.put(request.inputs.json, scope=self.request.root_run_id)
         reply = await self._ask(host_pb2.Callback(start_run=request), "report")
         return await self._with_results(reply.report)
 

@@ -261,7 +261,7 @@ class ComponentHost:
         plugin = self._plugins.get(request.plugin) or Plugin(request.plugin, None)
         call = Call(self, stream, request, plugin, run)
         self._calls[request.key] = run.calls[request.key] = stream.calls[request.call_id] = call
-        self.calls_in_flight += not request.depth
+        self.calls_in_flight += 1
         self._go_on(call)
 
     def _go_on(self, call: Call) -> None:
@@ -329,7 +329,7 @@ class ComponentHost:
         if call.forgotten:
             return
         call.result = result
-        self.calls_in_flight -= not call.request.depth
+        self.calls_in_flight -= 1
         stream = call.stream
         stream.drop(call)
         stream.result(result)
@@ -359,7 +359,7 @@ class ComponentHost:
         if call.result is not None:
             self.holds.remove(call)
             return
-        self.calls_in_flight -= not call.request.depth
+        self.calls_in_flight -= 1
         call.stream.drop(call)
         if not call.settled:
             call.settle()

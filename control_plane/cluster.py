@@ -1,27 +1,31 @@
-"""Who is there and who has what: executors' sessions and assignments, followed by watches.
+"""Who is there and who has what: executors' sessions and assignments, and runs that wait, followed by watches.
 
 A hint, never the truth: every decision made from it is checked again by the compares of the transaction that acts on
-it. After a compaction, or when the store was away, everything is listed anew.
+it. What a list shows replaces what was known in one go, so nobody ever sees half a picture.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stepflow.errors import StepflowError
+from google.protobuf.message import DecodeError
+
 from stepflow.mesh.v1 import state_pb2
-from stepflow.store import KeyValue, keys, range_all
+from stepflow.store import keys
+from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
-    from stepflow.store import Event, Store
+    from stepflow.store import Event, KeyValue, Store
 
 log = get_logger(__name__)
 
-RELIST_PAUSE_S = 0.5
+Assignments = dict[str, dict[tuple[str, int], int]]
 
 
 class Cluster:
@@ -31,16 +35,23 @@ class Cluster:
         self._store = store
         self._changed = changed
         self.sessions: dict[str, state_pb2.ExecutorSession] = {}
-        self.assignments: dict[str, dict[tuple[str, int], int]] = {}
+        self.assignments: Assignments = {}
         """By executor: the create revision of each assignment, by run and partition."""
+        self.pending: set[str] = set()
+        """Runs that wait, or some of whose partitions do."""
+        self._planned: Counter[str] = Counter()
+        """Assignments on their way into the store."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        ready = [asyncio.Event(), asyncio.Event()]
-        self._tasks = [
-            asyncio.create_task(self._follow(keys.EXECUTOR_SESSIONS, self._on_session, ready[0])),
-            asyncio.create_task(self._follow(keys.ASSIGNED, self._on_assignment, ready[1])),
-        ]
+        """Return once everything has been listed."""
+        ready = [asyncio.Event() for _ in range(3)]
+        follows = (
+            self._follow(keys.EXECUTOR_SESSIONS, self._list_sessions, self._on_session, ready[0]),
+            self._follow(keys.ASSIGNED, self._list_assignments, self._on_assignment, ready[1]),
+            self._follow(keys.PENDING, self._list_pending, self._on_pending, ready[2]),
+        )
+        self._tasks = [asyncio.create_task(one, name="follow the cluster") for one in follows]
         await asyncio.gather(*(event.wait() for event in ready))
 
     async def close(self) -> None:
@@ -48,14 +59,34 @@ class Cluster:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def with_room(self) -> str | None:
-        """Return the executor with the fewest runs that can take another one."""
-        loads = [
-            (len(self.assignments.get(executor, ())), executor)
-            for executor, session in self.sessions.items()
-            if not session.draining and len(self.assignments.get(executor, ())) < session.runs_max
-        ]
-        return min(loads)[1] if loads else None
+    def choose(self, planned: Mapping[str, int], *, engine_version: int = 0, avoid: str = "") -> str | None:
+        """Return the executor with the fewest runs that can take another one, None when there is none.
+
+        `planned` are assignments that somebody is about to make, by executor. `avoid` is chosen only if nobody else is.
+        """
+        best: tuple[bool, int, str] | None = None
+        for executor, session in self.sessions.items():
+            load = len(self.assignments.get(executor, ())) + planned.get(executor, 0) + self._planned[executor]
+            if session.draining or load >= session.runs_max or session.engine_version < engine_version:
+                continue
+            candidate = (executor == avoid, load, executor)
+            if best is None or candidate < best:
+                best = candidate
+        return None if best is None else best[2]
+
+    @contextmanager
+    def planning(self, executor: str | None) -> Iterator[None]:
+        """Count an assignment as made while its transaction is on its way, so that a burst of them spreads."""
+        if executor is None:
+            yield
+            return
+        self._planned[executor] += 1
+        try:
+            yield
+        finally:
+            self._planned[executor] -= 1
+            if not self._planned[executor]:
+                del self._planned[executor]
 
     def orphans(self) -> list[tuple[str, str, int, int]]:
         """Return the assignments of executors without a session: executor, run, partition, create revision."""
@@ -66,37 +97,48 @@ class Cluster:
             for (run_id, partition), revision in assigned.items()
         ]
 
-    async def _follow(self, prefix: str, take: Callable[[str, KeyValue | None], None], ready: asyncio.Event) -> None:
-        while True:
-            watch = self._store.watch(prefix)
-            try:
-                await self._list(prefix, take)
-                ready.set()
-                self._changed()
-                async for batch in watch:
-                    for event in batch.events:
-                        take(event.kv.key, _standing(event))
-                    self._changed()
-            except StepflowError as error:
-                log.info("watch begins anew", prefix=prefix, reason=error.reason)
-                await asyncio.sleep(RELIST_PAUSE_S)
-            finally:
-                watch.close()
+    def _follow(
+        self,
+        prefix: str,
+        take_all: Callable[[list[KeyValue]], None],
+        take: Callable[[str, KeyValue | None], None],
+        ready: asyncio.Event,
+    ) -> Coroutine[None, None, None]:
+        def listed(items: list[KeyValue]) -> None:
+            take_all(items)
+            ready.set()
+            self._changed()
 
-    async def _list(self, prefix: str, take: Callable[[str, KeyValue | None], None]) -> None:
-        if prefix == keys.ASSIGNED:
-            self.assignments.clear()
-        else:
-            self.sessions.clear()
-        async for item in range_all(self._store, prefix):
-            take(item.key, item)
+        def changed(events: Sequence[Event]) -> None:
+            for event in events:
+                take(event.kv.key, event.kv if event.kind == "put" else None)
+            self._changed()
+
+        return follow(self._store, prefix, listed=listed, changed=changed)
+
+    def _list_sessions(self, items: list[KeyValue]) -> None:
+        self.sessions = {}
+        for item in items:
+            self._on_session(item.key, item)
+
+    def _list_assignments(self, items: list[KeyValue]) -> None:
+        self.assignments = {}
+        for item in items:
+            self._on_assignment(item.key, item)
+
+    def _list_pending(self, items: list[KeyValue]) -> None:
+        self.pending = {keys.tail(keys.PENDING, item.key) for item in items}
 
     def _on_session(self, key: str, item: KeyValue | None) -> None:
         executor = keys.tail(keys.EXECUTOR_SESSIONS, key)
         if item is None:
             self.sessions.pop(executor, None)
-        else:
+            return
+        try:
             self.sessions[executor] = state_pb2.ExecutorSession.FromString(item.value)
+        except DecodeError:  # it lives, so its runs are its own; it gets no new ones
+            log.error("an executor's session cannot be read", executor_id=executor)
+            self.sessions[executor] = state_pb2.ExecutorSession(draining=True)
 
     def _on_assignment(self, key: str, item: KeyValue | None) -> None:
         executor, run_id, partition = keys.parse_assigned(key)
@@ -108,6 +150,9 @@ class Cluster:
         if not assigned:
             self.assignments.pop(executor, None)
 
-
-def _standing(event: Event) -> KeyValue | None:
-    return event.kv if event.kind == "put" else None
+    def _on_pending(self, key: str, item: KeyValue | None) -> None:
+        run_id = keys.tail(keys.PENDING, key)
+        if item is None:
+            self.pending.discard(run_id)
+        else:
+            self.pending.add(run_id)

@@ -22,7 +22,7 @@ from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from control_plane.plane import ControlPlane
     from control_plane.views import RunView
@@ -96,7 +96,7 @@ class Events:
 
     async def follow(
         self, run_id: str, after: Mapping[int, int], *, with_results: bool = False
-    ) -> AsyncIterator[Moment]:
+    ) -> AsyncGenerator[Moment, None]:
         """Yield the run's moments behind the positions (partition → seq), in order within a partition, up to its end.
 
         Raises: NotFound; Refused `HISTORY_GONE`, the run was deleted meanwhile; DataLoss.

@@ -24,7 +24,7 @@ from control_plane.cluster import Cluster
 from control_plane.leader import Leader, new_status
 from control_plane.views import ItemView, RunView, run_view, status_name
 from stepflow.codec import INLINE_BYTES_MAX, Json, blob_id, decode, encode
-from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded, Refused
+from stepflow.errors import Code, Conflict, Exists, Failure, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
 from stepflow.ids import new_run_id, parse_run_id
 from stepflow.journal import (
@@ -49,7 +49,6 @@ from stepflow.store import (
     KeyValue,
     Op,
     Put,
-    StoreCompacted,
     Txn,
     absent,
     keys,
@@ -57,10 +56,12 @@ from stepflow.store import (
     present,
     range_all,
 )
+from stepflow.store.follow import follow
+from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from stepflow.store import Store
+    from stepflow.store import Event, Store
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
@@ -70,6 +71,9 @@ CONCURRENCY_MAX_DEFAULT = 10
 RUN_ITEMS_MAX = 100_000
 ADMISSION_TRIES_MAX = 5
 FLOWS_KEPT_MAX = 256
+
+PENDING_RUNS_MAX = 10_000
+"""Runs that wait for an executor. More would only wait longer."""
 
 RECORD_INPUTS_BYTES_MAX = 256 * 1024
 """Inputs that stand in the run's record; more of them go to the blob store, a partition at a time."""
@@ -95,22 +99,29 @@ class RunRequest:
 
 
 class ControlPlane:
-    """One replica. `start` also makes it stand for leader, unless told otherwise."""
+    """One replica. `start` also makes it stand for leader."""
 
-    def __init__(self, store: Store, blobs: BlobStore) -> None:
+    def __init__(self, store: Store, blobs: BlobStore, *, lease_ttl_s: float = LEASE_TTL_S) -> None:
         self.id = f"control-plane-{uuid4().hex[:12]}"
         self._store = store
         self._blobs = blobs
         self._read_blob = blob_reader(store, blobs)
         self._cluster = Cluster(store, self._cluster_changed)
-        self._leader = Leader(store, self._cluster, self.id)
+        self._leader = Leader(store, self._cluster, self.id, lease_ttl_s=lease_ttl_s)
         self._flows: dict[str, Flow] = {}
         """Flows that were checked, by id."""
         self._changes: dict[str, set[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._watch_statuses(), name="watch statuses")]
+        statuses = follow(
+            self._store,
+            keys.STATUS,
+            listed=lambda _: self._tell_all(),
+            changed=self._statuses_changed,
+            read=False,  # there may be a hundred thousand of them; those who wait read what they wait for
+        )
+        self._tasks = [asyncio.create_task(statuses, name="watch statuses")]
         await self._cluster.start()
         self._leader.start()
 
@@ -124,7 +135,7 @@ class ControlPlane:
     def _cluster_changed(self) -> None:
         self._leader.look()
 
-    # --- flows ----------------------------------------------------------------------------------------------------------
+    # --- flows --------------------------------------------------------------------------------------------------------
 
     async def store_flow(self, flow: Flow) -> str:
         """Store a flow and return its id; storing it again changes nothing. Raises: Invalid (fatal diagnostics)."""
@@ -156,7 +167,7 @@ class ControlPlane:
             raise NotFound("FLOW_NOT_FOUND", f"there is no flow {identity}", flow_id=identity)
         return found.value
 
-    # --- admission ------------------------------------------------------------------------------------------------------
+    # --- admission ----------------------------------------------------------------------------------------------------
 
     async def submit(self, request: RunRequest) -> str:
         """Admit a run and return its id. The same request under the same id is admitted once.
@@ -176,7 +187,7 @@ class ControlPlane:
         key = keys.run(run_id)
         single = partition_count(record) == 1
         for _ in range(ADMISSION_TRIES_MAX):
-            executor = self._cluster.with_room() if single else None
+            executor = self._room_for(record) if single else None
             compares: list[Compare] = [absent(key)]
             writes: list[Op] = [Put(key, record.SerializeToString())]
             if executor is not None:
@@ -185,7 +196,8 @@ class ControlPlane:
                 writes.append(Put(keys.assigned(executor, run_id, 0), b""))
             else:
                 writes.append(Put(keys.pending(run_id), b""))
-            result = await self._store.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
+            with self._cluster.planning(executor):
+                result = await self._store.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
             if result.succeeded:
                 self._leader.look()
                 return run_id
@@ -196,6 +208,14 @@ class ControlPlane:
                 raise Exists("RUN_EXISTS", f"run {run_id} exists and was asked for differently", run_id=run_id)
             await asyncio.sleep(0.05)  # the executor has just gone; its session's end is on its way to us
         raise Overloaded("PLACEMENT_UNSTABLE", "no executor stayed long enough to take the run; try again")
+
+    def _room_for(self, record: state_pb2.RunRecord) -> str | None:
+        """Choose who gets the run at once; nobody while others wait. Raises: Overloaded."""
+        if not self._cluster.pending:
+            return self._cluster.choose({}, engine_version=record.policy.engine_version)
+        if len(self._cluster.pending) >= PENDING_RUNS_MAX:
+            raise Overloaded("TOO_MANY_PENDING", f"{PENDING_RUNS_MAX:,} runs wait for an executor; try again later")
+        return None
 
     async def _record(self, run_id: str, request: RunRequest, flow_name: str, identity: str) -> state_pb2.RunRecord:
         record = state_pb2.RunRecord(
@@ -228,7 +248,7 @@ class ControlPlane:
                 record.inputs.add(json=text)
         return record
 
-    # --- reading --------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get_run(self, run_id: str) -> RunView:
         """Raises: NotFound."""
@@ -245,25 +265,37 @@ class ControlPlane:
         return views[::-1]
 
     async def _partitions(self, run_id: str) -> list[state_pb2.PartitionStatus]:
-        return [
-            state_pb2.PartitionStatus.FromString(item.value)
+        return list((await self._partition_statuses(run_id)).values())
+
+    async def _partition_statuses(self, run_id: str) -> dict[int, state_pb2.PartitionStatus]:
+        return {
+            keys.parse_status(item.key)[1]: state_pb2.PartitionStatus.FromString(item.value)
             async for item in range_all(self._store, keys.status_of_run(run_id))
-        ]
+        }
 
     async def items(self, run_id: str) -> list[ItemView]:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound."""
         record = await read_record(self._store, run_id)
         views = [ItemView(index, "running", None, None) for index in range(record.items_total)]
-        async for item in range_all(self._store, keys.results_of_run(run_id)):
+        for partition, status in (await self._partition_statuses(run_id)).items():
+            if status.status == pb.RUN_STATUS_CANCELLED:  # has no results if it was never placed
+                first = partition * record.items_per_partition
+                for index in range(first, first + status.items_total):
+                    views[index] = ItemView(index, "cancelled", NEVER_STARTED, status.completed_at_ms)
+        async for item in range_all(self._store, keys.results_of_run(run_id)):  # after the statuses: see above
             for result in state_pb2.PartitionResults.FromString(item.value).items:
-                if result.HasField("failure"):
-                    outcome: Any = failure_from_pb(result.failure)
-                elif result.result.blob:
-                    outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
-                else:
-                    outcome = json_of(result.result)
-                views[result.item] = ItemView(result.item, status_name(result.status), outcome, result.completed_at_ms)
+                views[result.item] = await self._item_view(run_id, result)
         return views
+
+    async def _item_view(self, run_id: str, result: state_pb2.ItemResult) -> ItemView:
+        outcome: Json | Failure
+        if result.HasField("failure"):
+            outcome = failure_from_pb(result.failure)
+        elif result.result.blob:
+            outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
+        else:
+            outcome = json_of(result.result)
+        return ItemView(result.item, status_name(result.status), outcome, result.completed_at_ms)
 
     async def steps(self, run_id: str) -> list[StepView]:
         """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss."""
@@ -306,66 +338,72 @@ class ControlPlane:
             if not waiting:
                 del self._changes[run_id]
 
-    async def _watch_statuses(self) -> None:
-        while True:
-            watch = self._store.watch(keys.STATUS)
-            try:
-                self._tell(None)
-                async for batch in watch:
-                    for event in batch.events:
-                        self._tell(keys.parse_status(event.kv.key)[0])
-            except StoreCompacted:
-                continue
-            finally:
-                watch.close()
-
-    def _tell(self, run_id: str | None) -> None:
-        """Wake whoever waits for the run (None: for any), and the leader: a partition that ended makes room."""
+    def _statuses_changed(self, events: Sequence[Event]) -> None:
+        """Wake whoever waits for these runs, and the leader: a partition that ended makes room."""
         self._leader.look()
-        waiting = [self._changes.get(run_id, set())] if run_id else list(self._changes.values())
-        for events in waiting:
-            for event in events:
-                event.set()
+        for run_id in {keys.parse_status(event.kv.key)[0] for event in events}:
+            for changed in self._changes.get(run_id, ()):
+                changed.set()
 
-    # --- cancel ---------------------------------------------------------------------------------------------------------
+    def _tell_all(self) -> None:
+        """Changes may have been missed: wake everybody."""
+        self._leader.look()
+        for events in self._changes.values():
+            for changed in events:
+                changed.set()
+
+    # --- cancel -------------------------------------------------------------------------------------------------------
 
     async def cancel(self, run_id: str) -> RunView:
-        """Ask for the run's end. Cancelling a run that has ended changes nothing. Raises: NotFound, Refused."""
-        for _ in range(ADMISSION_TRIES_MAX):
+        """Ask for the run's end. Cancelling a run that has ended changes nothing. Raises: NotFound, Conflict."""
+        message = Put(keys.inbox(run_id, uuid4().hex), state_pb2.InboxMessage(cancel=True).SerializeToString())
+        tries = 0
+        while tries < CANCEL_TRIES_MAX:
+            pending = await self._store.get(keys.pending(run_id))
+            if pending is not None:  # a long batch takes several transactions; each that succeeds is progress
+                tries += not await self._cancel_pending(run_id, pending, message)
+                continue
             view = await self.get_run(run_id)
             if view.terminal:
                 return view
-            message = Put(keys.inbox(run_id, uuid4().hex), state_pb2.InboxMessage(cancel=True).SerializeToString())
-            pending = await self._store.get(keys.pending(run_id))
-            if pending is None:
-                result = await self._store.txn(
-                    Txn((absent(keys.pending(run_id)), present(keys.run(run_id))), (message,))
-                )
-            else:
-                result = await self._store.txn(await self._cancel_pending(run_id, pending, message))
-            if result.succeeded:
-                return await self.get_run(run_id)
+            running = await self._running_partition(run_id)
+            compares = [absent(keys.pending(run_id))]
+            if running is not None:  # placed, and not ended yet: only its owner changes the status, and only once
+                compares.append(modified_at(running.key, running.mod_revision))
+                if (await self._store.txn(Txn(tuple(compares), (message,)))).succeeded:
+                    return await self.get_run(run_id)
+            tries += 1
         raise Conflict("CANCEL_RACED", "the run changes too fast to be cancelled just now; try again")
 
-    async def _cancel_pending(self, run_id: str, pending: KeyValue, message: Put) -> Txn:
-        """End the partitions that were never placed; the placed ones get the message."""
+    async def _running_partition(self, run_id: str) -> KeyValue | None:
+        async for item in range_all(self._store, keys.status_of_run(run_id)):
+            if state_pb2.PartitionStatus.FromString(item.value).status == pb.RUN_STATUS_RUNNING:
+                return item
+        return None
+
+    async def _cancel_pending(self, run_id: str, pending: KeyValue, message: Put) -> bool:
+        """End partitions that were never placed; those placed get the message. Return whether the store took it."""
         record = await read_record(self._store, run_id)
         first = state_pb2.PendingRun.FromString(pending.value).next_partition
         total = partition_count(record)
+        end = min(total, first + PARTITIONS_CANCELLED_PER_TXN)
         writes: list[Op] = [message]
-        if total - first > PARTITIONS_CANCELLED_PER_TXN:
-            raise Refused("BATCH_TOO_LARGE", f"{total - first} partitions of this batch wait; cancel it later")
-        for partition in range(first, total):
+        for partition in range(first, end):
             status = new_status(record, partition)
             status.status = pb.RUN_STATUS_CANCELLED
             status.items_cancelled = status.items_total
             status.completed_at_ms = time.time_ns() // 1_000_000
             writes.append(Put(keys.status(run_id, partition), status.SerializeToString()))
-        writes.append(Delete(pending.key))
-        return Txn((modified_at(pending.key, pending.mod_revision),), tuple(writes))
+        if end == total:
+            writes.append(Delete(pending.key))
+        else:  # what is placed of the rest meanwhile finds the message in its inbox
+            writes.append(Put(pending.key, state_pb2.PendingRun(next_partition=end).SerializeToString()))
+        return (await self._store.txn(Txn((modified_at(pending.key, pending.mod_revision),), tuple(writes)))).succeeded
 
 
 PARTITIONS_CANCELLED_PER_TXN = 100
+CANCEL_TRIES_MAX = 20
+NEVER_STARTED = Failure(Code.CANCELLED, "the run was cancelled before this item was started")
 
 
 def check_flow(flow: Flow) -> None:

@@ -8,7 +8,7 @@ from control_plane.views import run_view
 from stepflow.errors import Refused
 from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import state_pb2
-from stepflow.store import DeletePrefix, Delete, Txn, keys, present, range_all
+from stepflow.store import Delete, DeletePrefix, Txn, keys, present, range_all
 
 if TYPE_CHECKING:
     from stepflow.store import Store

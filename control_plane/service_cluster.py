@@ -32,15 +32,15 @@ class BlobsServicer(blobs_pb2_grpc.BlobsServiceServicer):
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
-    async def PutBlob(self, request: blobs_pb2.PutBlobRequest, _: Any) -> blobs_pb2.PutBlobResponse:  # noqa: N802  # gRPC's name
+    async def PutBlob(self, request: blobs_pb2.PutBlobRequest, _: Any) -> blobs_pb2.PutBlobResponse:
         identity = await self._blobs.put(request.content, blob_type=request.blob_type or DATA)
         return blobs_pb2.PutBlobResponse(blob_id=identity)
 
-    async def GetBlob(self, request: blobs_pb2.GetBlobRequest, _: Any) -> blobs_pb2.GetBlobResponse:  # noqa: N802  # gRPC's name
+    async def GetBlob(self, request: blobs_pb2.GetBlobRequest, _: Any) -> blobs_pb2.GetBlobResponse:
         content, blob_type = await self._blobs.get(request.blob_id)
         return blobs_pb2.GetBlobResponse(content=content, blob_type=blob_type)
 
-    async def UploadBlob(  # noqa: N802  # gRPC's name
+    async def UploadBlob(
         self, requests: AsyncIterator[blobs_pb2.UploadBlobRequest], _: Any
     ) -> blobs_pb2.UploadBlobResponse:
         content = bytearray()
@@ -57,7 +57,7 @@ class BlobsServicer(blobs_pb2_grpc.BlobsServiceServicer):
         identity = await self._blobs.put(bytes(content), blob_type=blob_type or DATA)
         return blobs_pb2.UploadBlobResponse(blob_id=identity)
 
-    async def DownloadBlob(  # noqa: N802  # gRPC's name
+    async def DownloadBlob(
         self, request: blobs_pb2.DownloadBlobRequest, _: Any
     ) -> AsyncIterator[blobs_pb2.DownloadBlobResponse]:
         content, blob_type = await self._blobs.get(request.blob_id)
@@ -73,7 +73,7 @@ class ComponentsServicer(components_pb2_grpc.ComponentsServiceServicer):
         self._store = store
         self._values = values
 
-    async def ListComponents(  # noqa: N802  # gRPC's name
+    async def ListComponents(
         self, request: components_pb2.ListComponentsRequest, _: Any
     ) -> components_pb2.ListComponentsResponse:
         found = await self._components(request.plugin)
@@ -83,7 +83,7 @@ class ComponentsServicer(components_pb2_grpc.ComponentsServiceServicer):
         ]
         return components_pb2.ListComponentsResponse(components=components)
 
-    async def GetComponent(  # noqa: N802  # gRPC's name
+    async def GetComponent(
         self, request: components_pb2.GetComponentRequest, _: Any
     ) -> components_pb2.GetComponentResponse:
         for (_plugin, _path, component), found in (await self._components(request.plugin)).items():
@@ -139,7 +139,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         self._id = control_plane_id
         self._drainer = drainer
 
-    async def GetCluster(self, request: cluster_pb2.GetClusterRequest, _: Any) -> cluster_pb2.GetClusterResponse:  # noqa: N802  # gRPC's name
+    async def GetCluster(self, _request: cluster_pb2.GetClusterRequest, _: Any) -> cluster_pb2.GetClusterResponse:
         leader = await self._store.get(keys.leader())
         reply = cluster_pb2.GetClusterResponse(
             control_plane_id=self._id, leader_id="" if leader is None else leader.value.decode()
@@ -164,7 +164,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     async def _count(self, prefix: str) -> int:
         return sum([1 async for _ in range_all(self._store, prefix)])
 
-    async def Drain(self, request: cluster_pb2.DrainRequest, _: Any) -> cluster_pb2.DrainResponse:  # noqa: N802  # gRPC's name
+    async def Drain(self, request: cluster_pb2.DrainRequest, _: Any) -> cluster_pb2.DrainResponse:
         target = request.WhichOneof("target")
         if target is None:
             raise Invalid("DRAIN_TARGET_MISSING", "say what to drain: executor_id or host_id")

@@ -32,7 +32,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         self._catalog = catalog
         self._values = values
 
-    async def StoreFlow(self, request: flows_pb2.StoreFlowRequest, _: Any) -> flows_pb2.StoreFlowResponse:  # noqa: N802  # gRPC's name
+    async def StoreFlow(self, request: flows_pb2.StoreFlowRequest, _: Any) -> flows_pb2.StoreFlowResponse:
         flow = await read_flow(self._values, request.document)
         diagnostics = validate_flow(flow)
         reply = flows_pb2.StoreFlowResponse(flow_id=flow_id(flow), diagnostics=_diagnostics(flow, diagnostics))
@@ -46,7 +46,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         reply.stored = True
         return reply
 
-    async def GetFlow(self, request: flows_pb2.GetFlowRequest, _: Any) -> flows_pb2.GetFlowResponse:  # noqa: N802  # gRPC's name
+    async def GetFlow(self, request: flows_pb2.GetFlowRequest, _: Any) -> flows_pb2.GetFlowResponse:
         match request.flow.WhichOneof("kind"):
             case "flow_id":
                 identity = request.flow.flow_id
@@ -59,7 +59,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
             flow_id=identity, document=await self._values.write(document, request.value_form)
         )
 
-    async def ListFlows(self, request: flows_pb2.ListFlowsRequest, _: Any) -> flows_pb2.ListFlowsResponse:  # noqa: N802  # gRPC's name
+    async def ListFlows(self, request: flows_pb2.ListFlowsRequest, _: Any) -> flows_pb2.ListFlowsResponse:
         after = read_token(request.page_token, str) or ""
         page = await self._catalog.page(request.name_prefix, after, page_size(request.page_size))
         reply = flows_pb2.ListFlowsResponse()
@@ -77,7 +77,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
             reply.next_page_token = write_token(after)
         return reply
 
-    async def DeleteFlow(self, request: flows_pb2.DeleteFlowRequest, _: Any) -> flows_pb2.DeleteFlowResponse:  # noqa: N802  # gRPC's name
+    async def DeleteFlow(self, request: flows_pb2.DeleteFlowRequest, _: Any) -> flows_pb2.DeleteFlowResponse:
         await self._catalog.remove(request.name, request.label)
         return flows_pb2.DeleteFlowResponse()
 

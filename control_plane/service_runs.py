@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from control_plane.event_messages import EventWriter
 from control_plane.listing import RunFilter, page_size
+from control_plane.messages import MessageWriter, run_message
 from control_plane.plane import RunRequest
 from control_plane.retention import delete_run
 from control_plane.service_flows import read_flow
-from control_plane.values import fill_struct, struct_tree
+from control_plane.values import struct_tree
 from control_plane.views import status_name
 from stepflow.codec import decode
 from stepflow.errors import Exists, Invalid, StepflowError
 from stepflow.ids import parse_run_id
 from stepflow.journal import read_record
-from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from control_plane.catalog import Catalog
     from control_plane.events import Events
     from control_plane.listing import Listing
     from control_plane.plane import ControlPlane
     from control_plane.values import Values
-    from control_plane.views import ItemView, RunView
     from stepflow.flow import Flow
-    from stepflow.mesh.v1 import flows_pb2, values_pb2
-    from stepflow.run.views import StepView
+    from stepflow.mesh.v1 import flows_pb2
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
@@ -61,10 +59,10 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     # --- submission -------------------------------------------------------------------------------------------------
 
-    async def SubmitRun(self, request: runs_pb2.SubmitRunRequest, _: Any) -> runs_pb2.SubmitRunResponse:  # noqa: N802  # gRPC's name
+    async def SubmitRun(self, request: runs_pb2.SubmitRunRequest, _: Any) -> runs_pb2.SubmitRunResponse:
         return runs_pb2.SubmitRunResponse(run_id=await self._submit(request))
 
-    async def SubmitRuns(self, request: runs_pb2.SubmitRunsRequest, _: Any) -> runs_pb2.SubmitRunsResponse:  # noqa: N802  # gRPC's name
+    async def SubmitRuns(self, request: runs_pb2.SubmitRunsRequest, _: Any) -> runs_pb2.SubmitRunsResponse:
         if len(request.runs) > RUNS_PER_CALL_MAX:
             raise Invalid(
                 "TOO_MANY_RUNS", f"{len(request.runs):,} runs in one call; the limit is {RUNS_PER_CALL_MAX:,}"
@@ -128,38 +126,39 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     # --- one run ----------------------------------------------------------------------------------------------------
 
-    async def GetRun(self, request: runs_pb2.GetRunRequest, _: Any) -> runs_pb2.GetRunResponse:  # noqa: N802  # gRPC's name
+    async def GetRun(self, request: runs_pb2.GetRunRequest, _: Any) -> runs_pb2.GetRunResponse:
         return runs_pb2.GetRunResponse(run=run_message(await self._control.get_run(parse_run_id(request.run_id))))
 
-    async def WaitRun(self, request: runs_pb2.WaitRunRequest, _: Any) -> runs_pb2.WaitRunResponse:  # noqa: N802  # gRPC's name
+    async def WaitRun(self, request: runs_pb2.WaitRunRequest, _: Any) -> runs_pb2.WaitRunResponse:
         run_id = parse_run_id(request.run_id)
         view = await self._control.wait(run_id, timeout_s=request.timeout_ms / 1000 or None)
         reply = runs_pb2.WaitRunResponse(run=run_message(view))
         if request.include_items:
             items, reply.next_page_token = await self._listing.items(run_id, page_size(0), "")
-            reply.items.extend([await self._item(item, request.value_form) for item in items])
+            writer = MessageWriter(self._values, request.value_form)
+            reply.items.extend([await writer.item(item) for item in items])
         return reply
 
-    async def WatchRun(  # noqa: N802  # gRPC's name
+    async def WatchRun(
         self, request: runs_pb2.WatchRunRequest, _: Any
-    ) -> AsyncIterator[runs_pb2.WatchRunResponse]:
+    ) -> AsyncGenerator[runs_pb2.WatchRunResponse, None]:
         run_id = parse_run_id(request.run_id)
         after = {position.partition: position.seq for position in request.positions}
-        writer = EventWriter(self._values, request.value_form)
+        writer = MessageWriter(self._values, request.value_form)
         async with aclosing(self._events.follow(run_id, after, with_results=request.include_results)) as moments:
             async for moment in moments:
                 yield await writer.moment(moment)
 
-    async def CancelRun(self, request: runs_pb2.CancelRunRequest, _: Any) -> runs_pb2.CancelRunResponse:  # noqa: N802  # gRPC's name
+    async def CancelRun(self, request: runs_pb2.CancelRunRequest, _: Any) -> runs_pb2.CancelRunResponse:
         return runs_pb2.CancelRunResponse(run=run_message(await self._control.cancel(parse_run_id(request.run_id))))
 
-    async def DeleteRun(self, request: runs_pb2.DeleteRunRequest, _: Any) -> runs_pb2.DeleteRunResponse:  # noqa: N802  # gRPC's name
+    async def DeleteRun(self, request: runs_pb2.DeleteRunRequest, _: Any) -> runs_pb2.DeleteRunResponse:
         await delete_run(self._store, self._blobs, parse_run_id(request.run_id))
         return runs_pb2.DeleteRunResponse()
 
     # --- lists ------------------------------------------------------------------------------------------------------
 
-    async def ListRuns(self, request: runs_pb2.ListRunsRequest, _: Any) -> runs_pb2.ListRunsResponse:  # noqa: N802  # gRPC's name
+    async def ListRuns(self, request: runs_pb2.ListRunsRequest, _: Any) -> runs_pb2.ListRunsResponse:
         wanted = RunFilter(
             statuses=frozenset(map(status_name, request.statuses)),
             flow_name=request.flow_name,
@@ -168,80 +167,26 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         runs, token = await self._listing.runs(wanted, page_size(request.page_size), request.page_token)
         return runs_pb2.ListRunsResponse(runs=map(run_message, runs), next_page_token=token)
 
-    async def ListItems(self, request: runs_pb2.ListItemsRequest, _: Any) -> runs_pb2.ListItemsResponse:  # noqa: N802  # gRPC's name
+    async def ListItems(self, request: runs_pb2.ListItemsRequest, _: Any) -> runs_pb2.ListItemsResponse:
         items, token = await self._listing.items(
             parse_run_id(request.run_id), page_size(request.page_size), request.page_token
         )
-        return runs_pb2.ListItemsResponse(
-            items=[await self._item(item, request.value_form) for item in items], next_page_token=token
-        )
+        writer = MessageWriter(self._values, request.value_form)
+        return runs_pb2.ListItemsResponse(items=[await writer.item(item) for item in items], next_page_token=token)
 
-    async def ListSteps(self, request: runs_pb2.ListStepsRequest, _: Any) -> runs_pb2.ListStepsResponse:  # noqa: N802  # gRPC's name
+    async def ListSteps(self, request: runs_pb2.ListStepsRequest, _: Any) -> runs_pb2.ListStepsResponse:
         steps, token = await self._listing.steps(
             parse_run_id(request.run_id),
             page_size(request.page_size),
             request.page_token,
             with_results=request.include_results,
         )
+        writer = MessageWriter(self._values, request.value_form)
         return runs_pb2.ListStepsResponse(
-            steps=[await self._step(step, request) for step in steps], next_page_token=token
+            steps=[await writer.step(step, with_result=request.include_results) for step in steps],
+            next_page_token=token,
         )
-
-    async def _item(self, view: ItemView, form: values_pb2.ValueForm) -> runs_pb2.Item:
-        return runs_pb2.Item(
-            item=view.item,
-            status=status_number(view.status),
-            outcome=None if view.outcome is None else await self._values.outcome(view.outcome, form),
-            completed_at_ms=view.completed_at_ms or 0,
-        )
-
-    async def _step(self, view: StepView, request: runs_pb2.ListStepsRequest) -> runs_pb2.StepSummary:
-        outcome = None
-        if view.outcome is not None:
-            outcome = await self._values.outcome(view.outcome, request.value_form, with_result=request.include_results)
-        return runs_pb2.StepSummary(
-            step=runs_pb2.StepPlace(
-                run_id=view.run_id,
-                item=view.item,
-                step_id=view.step_id,
-                step_index=view.step_index,
-                component=view.component,
-                depth=view.depth,
-            ),
-            status=status_number(view.status),
-            attempt=view.attempt,
-            retries=view.retries,
-            started_at_ms=view.started_at_ms or 0,
-            completed_at_ms=view.completed_at_ms or 0,
-            outcome=outcome,
-        )
-
-
-def run_message(view: RunView) -> runs_pb2.Run:
-    """Encode a run."""
-    run = runs_pb2.Run(
-        run_id=view.run_id,
-        flow_id=view.flow_id,
-        flow_name=view.flow_name,
-        status=status_number(view.status),
-        items_total=view.items_total,
-        items_completed=view.items_completed,
-        items_failed=view.items_failed,
-        items_cancelled=view.items_cancelled,
-        created_at_ms=view.created_at_ms,
-        completed_at_ms=view.completed_at_ms or 0,
-    )
-    if view.labels:
-        fill_struct(run.labels, view.labels)
-    return run
-
-
-def status_number(name: str) -> pb.RunStatus:
-    """Return the status of a name such as `failed`."""
-    return pb.RunStatus.Value(f"RUN_STATUS_{name.upper()}")
 
 
 def _with_flow(request: RunRequest, flow: str) -> RunRequest:
-    from dataclasses import replace
-
     return replace(request, flow=flow)

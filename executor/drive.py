@@ -140,7 +140,7 @@ class Drive:
         """What ends the run besides its last entries, in the same transaction."""
         self._final_taken = False
 
-    # --- facts ----------------------------------------------------------------------------------------------------------
+    # --- facts --------------------------------------------------------------------------------------------------------
 
     def feed(self, entry: pb.Entry) -> None:
         """Record a fact: it will be in the next flush."""
@@ -201,7 +201,7 @@ class Drive:
             taken = pb.InboxTaken(id=message_id, cancel=message.cancel)
             self.feed(pb.Entry(at_ms=self.owner.now_ms(), inbox_taken=taken))
 
-    # --- decisions ------------------------------------------------------------------------------------------------------
+    # --- decisions ----------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
         """Do what follows from all that has been fed."""
@@ -269,7 +269,7 @@ class Drive:
         self._blobs[want.blob] = content
         self.turn()
 
-    # --- writing --------------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     @property
     def writable(self) -> bool:
@@ -338,7 +338,9 @@ class Drive:
         inline_max = min(INLINE_BYTES_MAX, RESULTS_INLINE_BYTES_MAX // max(1, len(items)))
         results = state_pb2.PartitionResults()
         for item in items:
-            result = results.items.add(item=self.state.root.first_item + item.index, completed_at_ms=item.completed_at_ms)
+            result = results.items.add(
+                item=self.state.root.first_item + item.index, completed_at_ms=item.completed_at_ms
+            )
             outcome = item.outcome
             assert outcome is not None, "a run ended with an item that has not"
             if isinstance(outcome, Failure):
@@ -367,7 +369,7 @@ class Drive:
             completed_at_ms=state.last_at_ms,
         )
 
-    # --- effects --------------------------------------------------------------------------------------------------------
+    # --- effects ------------------------------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Dispatch):
@@ -428,7 +430,7 @@ class Drive:
         )
         self.feed(entry)
 
-    # --- what components ask for ------------------------------------------------------------------------------------------
+    # --- what components ask for --------------------------------------------------------------------------------------
 
     def on_callback(self, flight: InFlight, callback: host_pb2.Callback) -> None:
         self.owner.spawn(self, self._answer(flight, callback))
@@ -460,7 +462,10 @@ class Drive:
         for number, value in enumerate(Json(inputs).tree):
             problem = validator.check(value) if validator is not None else None
             if problem is not None:
-                raise Invalid("INPUT_INVALID", f"input {number} does not fit the flow's schema at {problem[0] or '/'}: {problem[1]}")
+                raise Invalid(
+                    "INPUT_INVALID",
+                    f"input {number} does not fit the flow's schema at {problem[0] or '/'}: {problem[1]}",
+                )
         brought = {p.blob: text for p, text in ((request.flow, document), (request.inputs, inputs)) if p.blob}
         for payload, text in ((request.flow, document), (request.inputs, inputs)):
             if not payload.blob and len(text) > INLINE_BYTES_MAX:

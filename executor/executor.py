@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from traceback import extract_tb
 from typing import TYPE_CHECKING, TypeVar
@@ -33,7 +32,6 @@ from executor.wakes import Wakes
 from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
 from stepflow.journal import blob_reader
 from stepflow.mesh.v1 import host_pb2, state_pb2
-from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.model import ENGINE_VERSION
 from stepflow.store import Delete, Put, created_at, keys, present, range_all
 from stepflow.store.follow import follow
@@ -41,6 +39,8 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+
     from executor.drive import Effect, Listener
     from executor.hosts import Peer
     from stepflow.routing import PluginComponents, Rule
@@ -133,9 +133,7 @@ class Executor:
 
     async def start(self) -> None:
         """Register and begin to take assignments. Raises: StepflowError."""
-        value = state_pb2.ExecutorSession(
-            address=self._address, runs_max=self._runs_max, engine_version=ENGINE_VERSION
-        )
+        value = state_pb2.ExecutorSession(address=self._address, runs_max=self._runs_max, engine_version=ENGINE_VERSION)
         session = await Session.open(self._store, self._name, value, ttl_s=self._lease_ttl_s, on_lost=self._lost)
         self._session = session
         self.id = session.id
@@ -210,7 +208,7 @@ class Executor:
         if session is not None:
             await session.close(revoke=True)
 
-    # --- what drives need (drive.Owner) ---------------------------------------------------------------------------------
+    # --- what drives need (drive.Owner) -------------------------------------------------------------------------------
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -278,7 +276,7 @@ class Executor:
                 log.warning("blob store unavailable", reason=error.reason, tries=tries)
                 await asyncio.sleep(pause)
 
-    # --- writing --------------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     def mark_dirty(self, drive: Drive) -> None:
         """The drive has something to write; it goes with the next flush."""
@@ -331,16 +329,17 @@ class Executor:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    # --- runs that cannot go on ------------------------------------------------------------------------------------------
+    # --- runs that cannot go on ---------------------------------------------------------------------------------------
 
     def _refused(self, drive: Drive, error: StepflowError) -> None:
         """The store does not take what the run would write: end the run, from what stands in its journal."""
-        if isinstance(error, Conflict) or drive.doomed:
+        place = (drive.run_id, drive.partition)
+        if isinstance(error, Conflict) or drive.doomed or place in self._adopting:
             self._abandon(drive, error)
             return
         log.error("write refused", run_id=drive.run_id, reason=error.reason, error=error.message)
         self._drop(drive, cancel=True)
-        self._adopt((drive.run_id, drive.partition), drive.assignment, refusal=error)
+        self._adopt(place, drive.assignment, refusal=error)
 
     def _abandon(self, drive: Drive, error: StepflowError) -> None:
         """Stop driving a run, and give it back."""
@@ -384,7 +383,7 @@ class Executor:
             on_reject=done,
         )
 
-    # --- time -----------------------------------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def wake_at(self, drive: Drive, at_ms: int) -> None:
         """Have the drive's `turn` called at that instant. One heap and one timer for all runs."""
@@ -410,7 +409,7 @@ class Executor:
         for drive in list(self._drives.values()):
             self.safely(drive, drive.turn)
 
-    # --- hosts ----------------------------------------------------------------------------------------------------------
+    # --- hosts --------------------------------------------------------------------------------------------------------
 
     def on_frame(self, peer: Peer, frame: host_pb2.HostFrame) -> None:
         """Take in what a host has sent."""
@@ -444,7 +443,7 @@ class Executor:
             self.safely(drive, drive.turn)
         self._attaching.host_gone(host_id)
 
-    # --- assignments ----------------------------------------------------------------------------------------------------
+    # --- assignments --------------------------------------------------------------------------------------------------
 
     def _assignments_listed(self, items: list[KeyValue]) -> None:
         for item in items:
@@ -480,7 +479,7 @@ class Executor:
         drive.on_inbox(message_id, state_pb2.InboxMessage.FromString(value))
         drive.turn()
 
-    # --- adoption -------------------------------------------------------------------------------------------------------
+    # --- adoption -----------------------------------------------------------------------------------------------------
 
     def _adopt(self, place: Place, assignment: KeyValue, refusal: StepflowError | None = None) -> None:
         """Begin to drive a partition; with `refusal`, to end it because of that."""
@@ -540,7 +539,7 @@ class Executor:
         """Wait until a suspicious run has shown that it does not kill its executor at once."""
         until_s = time.monotonic() + ALONE_S
         while drive.state.adoptions_in_a_row and not drive.gone and time.monotonic() < until_s:
-            await asyncio.sleep(ALONE_S / 20)
+            await asyncio.sleep(ALONE_S / 20)  # noqa: ASYNC110  an event would cost every fact of every run a look
 
 
 def _nothing() -> None:
@@ -551,7 +550,9 @@ def _defect(run_id: str, error: Exception) -> StepflowError:
     """Log a mistake of ours, and return what to say of it."""
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
     log.error("a defect", run_id=run_id, error=type(error).__name__, at=places[-FRAMES_LOGGED:])
-    return Unavailable("DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log")
+    return Unavailable(
+        "DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log"
+    )
 
 
 __all__ = ["Executor"]

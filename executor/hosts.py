@@ -3,8 +3,9 @@
 Owns the call ids, one outgoing frame per host that gathers within a turn of the loop, and the routing table made of
 the mesh's rules and of what the hosts offer. A result, progress or call-back finds its step through here.
 
-- A call goes to the host that holds it already, else to the one with the fewest calls of ours.
-- A call for a plugin that no live host runs waits for one, up to `queue_timeout_s`.
+- A call goes to the host that holds it already, else to the one with the most credit.
+- A call that no host takes now waits, the deeper ones before the others, each in the order of their coming: while a
+  live host runs its plugin as long as it must, else up to `queue_timeout_s`.
 - Nothing is sent while the executor's lease does not count as held: frames wait, and are dropped if it is lost.
 
 Does not decide anything about a run.
@@ -13,83 +14,26 @@ Does not decide anything about a run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from executor.peers import Peer, Send
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing import PluginComponents, RouteTable, Rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from executor.drive import Drive
     from stepflow.codec import Json
     from stepflow.routing import NoRoute, Target
     from stepflow.run import Dispatch, StepRun
 
-Send = Callable[[host_pb2.ExecutorFrame], None]
-
 QUEUE_TIMEOUT_S = 30.0
 """What a mesh waits for a host of a plugin that none runs just now: longer than a host takes to start again."""
-
-HELD_BACK_S = 0.05
-"""Between two looks whether the lease counts as held again."""
-
-
-class Peer:
-    """One host. `send` takes a whole frame; the frames of one turn of the loop are gathered into one."""
-
-    def __init__(self, host_id: str, plugins: Mapping[str, PluginComponents]) -> None:
-        self.id = host_id
-        self.plugins = plugins
-        self.starting: frozenset[str] = frozenset()
-        """Plugins whose components are not known yet."""
-        self.send: Send | None = None
-        self.may_send: Callable[[], bool] = lambda: True
-        self.calls_in_flight = 0
-        self._frame = host_pb2.ExecutorFrame()
-        self._scheduled = False
-
-    def call(self, call: host_pb2.Call) -> None:
-        self._frame.calls.append(call)
-        self._schedule()
-
-    def cancel(self, call_id: int) -> None:
-        self._frame.cancels.add(call_id=call_id)
-        self._schedule()
-
-    def ack(self, key: str, attempt: int) -> None:
-        self._frame.acks.add(key=key, attempt=attempt)
-        self._schedule()
-
-    def attach(self, run_id: str, partition: int, epoch: int) -> None:
-        if not self._frame.attaches:
-            self._frame.attaches.add()
-        self._frame.attaches[0].runs.add(run_id=run_id, partition=partition, epoch=epoch)
-        self._schedule()
-
-    def reply(self, reply: host_pb2.CallbackReply) -> None:
-        self._frame.replies.append(reply)
-        self._schedule()
-
-    def discard(self) -> None:
-        """Drop what has not been sent: whoever wrote it may not speak any more."""
-        self._frame = host_pb2.ExecutorFrame()
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        if not self.may_send():
-            asyncio.get_running_loop().call_later(HELD_BACK_S, self._flush)
-            return
-        self._scheduled = False
-        frame, self._frame = self._frame, host_pb2.ExecutorFrame()
-        if self.send is not None:
-            self.send(frame)
 
 
 @dataclass(slots=True, eq=False)
@@ -100,11 +44,12 @@ class InFlight:
     step: StepRun
     attempt: int
     peer: Peer
+    call: host_pb2.Call
 
 
 @dataclass(slots=True, eq=False)
 class _Queued:
-    """A call for a plugin that no host runs. `until_s` is of the loop's clock."""
+    """A call that no host takes just now. `until_s` is of the loop's clock; it counts while no host runs the plugin."""
 
     drive: Drive
     action: Dispatch
@@ -134,9 +79,13 @@ class Hosts:
         self._peers: dict[str, Peer] = {}
         self._by_plugin: dict[str, list[Peer]] = {}
         self._calls: dict[int, InFlight] = {}
-        self._queued: dict[str, list[_Queued]] = {}
-        """By plugin, in order of time."""
+        self._queued: dict[tuple[str, int], deque[_Queued]] = {}
+        """By plugin and depth, in order of time."""
         self._queue_timer: asyncio.TimerHandle | None = None
+        self._known: dict[str, PluginComponents] = {}
+        """What the plugins offered last, also those whose hosts are gone just now."""
+        self._unheard_since: dict[str, float] = {}
+        self._unheard_timer: asyncio.TimerHandle | None = None
         self._serial = 0
         self._starting: frozenset[str] = frozenset()
         self._table = RouteTable(rules, builtins)
@@ -145,9 +94,10 @@ class Hosts:
 
     # --- routes -------------------------------------------------------------------------------------------------------
 
-    def set_peer(self, peer: Peer, *, starting: frozenset[str] = frozenset()) -> None:
+    def set_peer(self, peer: Peer, *, starting: frozenset[str] | None = None) -> None:
         """A host has joined, or offers something else now. `starting`: plugins whose components are not known yet."""
-        peer.starting = starting
+        if starting is not None:
+            peer.starting = starting
         peer.may_send = self._may_send
         self._peers[peer.id] = peer
         self._rebuild()
@@ -163,27 +113,48 @@ class Hosts:
         self._rebuild()
         return list(lost.values())
 
-    def set_rules(self, rules: Mapping[str, Sequence[Rule]]) -> None:
-        """The mesh's routes have changed."""
+    def set_rules(self, rules: Mapping[str, Sequence[Rule]], builtins: Mapping[str, PluginComponents]) -> None:
+        """The mesh's routes have changed (`Links` follows them). `builtins`: see the constructor."""
         self._rules = rules
+        self._builtins = builtins
         self._rebuild()
 
     def _rebuild(self) -> None:
-        plugins = dict(self._builtins)
-        self._by_plugin = {}
+        ready: dict[str, list[Peer]] = {}
+        failed: dict[str, list[Peer]] = {}
         starting: set[str] = set()
         for peer in self._peers.values():
             starting |= peer.starting
             for name, offered in peer.plugins.items():
-                plugins[name] = offered
-                self._by_plugin.setdefault(name, []).append(peer)
-        self._starting = frozenset(starting - set(self._by_plugin))
-        self._table = RouteTable(self._rules, plugins)
-        for plugin in [name for name in self._queued if name in self._by_plugin]:
-            for queued in self._queued.pop(plugin):
-                if queued.wanted:
-                    self._send(self._least_busy(plugin), queued.drive, queued.action, queued.payload)
+                if name in peer.failed:
+                    failed.setdefault(name, []).append(peer)
+                else:
+                    ready.setdefault(name, []).append(peer)
+                    self._known[name] = offered
+        self._by_plugin = {**failed, **ready}  # who calls what failed everywhere, learns why
+        unknown = {name: _FAILED for name in failed if name not in self._known}
+        self._starting = frozenset((starting | self._unheard()) - set(self._by_plugin))
+        self._table = RouteTable(self._rules, {**self._builtins, **unknown, **self._known})
+        self._release()
         self.changed()
+
+    def _unheard(self) -> set[str]:
+        """Return the plugins of the rules that no host has offered yet, as long as one is waited for.
+
+        What their components are called is not known: a step that was routed now might ask for the wrong one.
+        """
+        now_s = self._now_s() if self._queue_timeout_s else 0.0
+        named = {rule.plugin for rules in self._rules.values() for rule in rules}
+        unheard = named - self._known.keys() - self._builtins.keys() if self._queue_timeout_s else set()
+        self._unheard_since = {name: self._unheard_since.get(name, now_s) for name in unheard}
+        waited_for = {name for name, since_s in self._unheard_since.items() if now_s - since_s < self._queue_timeout_s}
+        if waited_for and self._unheard_timer is None:
+            self._unheard_timer = asyncio.get_running_loop().call_later(self._queue_timeout_s, self._stop_waiting)
+        return waited_for
+
+    def _stop_waiting(self) -> None:
+        self._unheard_timer = None
+        self._rebuild()
 
     def resolve(self, path: str, input: Json) -> Target | NoRoute | None:
         if self._starting and self._meets_starting(path):
@@ -201,31 +172,34 @@ class Hosts:
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def dispatch(self, drive: Drive, action: Dispatch, payload: pb.Payload, *, holder: str = "") -> bool:
-        """Send a call to the host that holds it (`holder`), else to the least busy one, or let it wait for one.
+        """Send a call to the host that holds it (`holder`), else to the one with most room, or let it wait for one.
 
         Return false when no host runs the plugin and none is waited for.
         """
         plugin = action.target.plugin
-        peers = self._by_plugin.get(plugin)
-        if not peers:
-            if self._queue_timeout_s:
-                self._queue(_Queued(drive, action, payload, self._now_s() + self._queue_timeout_s))
-                return True
+        if plugin not in self._by_plugin and not self._queue_timeout_s:
             return False
+        place = (plugin, action.step.item.scope.depth)
         peer = self._peers.get(holder) if holder else None
-        self._send(peer or self._least_busy(plugin), drive, action, payload)
+        if peer is None and place not in self._queued:
+            peer = self._with_room(*place)
+        if peer is None:
+            self._queue(place, _Queued(drive, action, payload, self._now_s() + self._queue_timeout_s))
+        else:
+            self._send(peer, drive, action, payload)
         return True
 
-    def _least_busy(self, plugin: str) -> Peer:
-        peers = self._by_plugin[plugin]
-        return peers[0] if len(peers) == 1 else min(peers, key=_calls_in_flight)
+    def _with_room(self, plugin: str, depth: int) -> Peer | None:
+        """Return the host that takes a call now, the one with most room if several do."""
+        peers = self._by_plugin.get(plugin, ())
+        if len(peers) > 1:
+            return max((peer for peer in peers if peer.takes(depth)), key=_room, default=None)
+        return peers[0] if peers and peers[0].takes(depth) else None
 
     def _send(self, peer: Peer, drive: Drive, action: Dispatch, payload: pb.Payload) -> None:
         step = action.step
         self._serial += 1
         step.call_id = self._serial
-        self._calls[self._serial] = InFlight(drive, step, action.attempt, peer)
-        peer.calls_in_flight += 1
         item = step.item
         scope = item.scope
         compiled = scope.plan.steps[step.index]
@@ -252,13 +226,16 @@ class Hosts:
             call.path_params.update(action.target.path_params)
         if action.target.route_params:
             call.route_params_json = encode(action.target.route_params)
+        self._calls[step.call_id] = InFlight(drive, step, action.attempt, peer, call)
         peer.call(call)
 
     def take(self, call_id: int) -> InFlight | None:
         """The call is over: return what it was for, once."""
         flight = self._calls.pop(call_id, None)
         if flight is not None:
-            flight.peer.calls_in_flight -= 1
+            flight.peer.ended(flight.call.depth)
+            if self._queued:
+                self._release()
         return flight
 
     def find(self, call_id: int) -> InFlight | None:
@@ -295,7 +272,6 @@ class Hosts:
         self._calls.clear()
         self._queued.clear()
         for peer in self._peers.values():
-            peer.calls_in_flight = 0
             peer.discard()
 
     def send_while(self, may_send: Callable[[], bool]) -> None:
@@ -304,24 +280,63 @@ class Hosts:
         for peer in self._peers.values():
             peer.may_send = may_send
 
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def calls_at(self, peer: Peer) -> list[host_pb2.Call]:
+        """Return what is in flight at a host."""
+        return [flight.call for flight in self._calls.values() if flight.peer is peer]
+
+    def resume(self, peer: Peer, send: Send) -> None:
+        """There is a stream to the host (again): what is in flight there is sent again, and joined."""
+        peer.resume(send, self.calls_at(peer))
+        self._release()
+
+    def grant(self, peer: Peer, credits_total: int) -> None:
+        """The host takes more calls."""
+        peer.grant(credits_total)
+        if self._queued:
+            self._release()
+
     # --- calls that wait for a host -----------------------------------------------------------------------------------
 
-    def _queue(self, queued: _Queued) -> None:
-        self._queued.setdefault(queued.action.target.plugin, []).append(queued)
-        if self._queue_timer is None:
+    def _queue(self, place: tuple[str, int], queued: _Queued) -> None:
+        self._queued.setdefault(place, deque()).append(queued)
+        if self._queue_timer is None and self._queue_timeout_s:
             self._queue_timer = asyncio.get_running_loop().call_later(self._queue_timeout_s, self._expire)
 
+    def _release(self) -> None:
+        """Send what can be sent now."""
+        for place in sorted(self._queued, key=_depth, reverse=True):
+            queue = self._queued[place]
+            while queue:
+                peer = self._with_room(*place)
+                if queue[0].wanted and peer is None:
+                    break
+                queued = queue.popleft()
+                if queued.wanted and peer is not None:
+                    self._send(peer, queued.drive, queued.action, queued.payload)
+            if not queue:
+                del self._queued[place]
+
     def _expire(self) -> None:
-        """Give up the calls that have waited long enough."""
+        """Give up the calls that have waited long enough for a host of their plugin."""
+        self._queue_timer = None
         now_s = self._now_s()
         late: list[_Queued] = []
-        for plugin, queue in list(self._queued.items()):
-            rest = [queued for queued in queue if queued.wanted]
-            late += [queued for queued in rest if queued.until_s <= now_s]
-            self._queued[plugin] = [queued for queued in rest if queued.until_s > now_s]
-            if not self._queued[plugin]:
-                del self._queued[plugin]
-        self._queue_timer = None
+        for place, queue in list(self._queued.items()):
+            hosted = place[0] in self._by_plugin
+            rest: deque[_Queued] = deque()
+            for queued in queue:
+                if hosted:
+                    queued.until_s = now_s + self._queue_timeout_s  # a busy host is waited for as long as it lives
+                if queued.wanted and queued.until_s > now_s:
+                    rest.append(queued)
+                elif queued.wanted:
+                    late.append(queued)
+            if rest:
+                self._queued[place] = rest
+            else:
+                del self._queued[place]
         if self._queued:
             next_s = min(queue[0].until_s for queue in self._queued.values())
             self._queue_timer = asyncio.get_running_loop().call_later(max(0.001, next_s - now_s), self._expire)
@@ -329,14 +344,26 @@ class Hosts:
             queued.drive.owner.safely(queued.drive, queued.drive.unreachable, queued.action)
 
     def close(self) -> None:
-        """Stop the timer."""
-        if self._queue_timer is not None:
-            self._queue_timer.cancel()
-            self._queue_timer = None
+        """Stop the timers."""
+        for timer in (self._queue_timer, self._unheard_timer):
+            if timer is not None:
+                timer.cancel()
+        self._queue_timer = self._unheard_timer = None
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
 
-def _calls_in_flight(peer: Peer) -> int:
-    return peer.calls_in_flight
+def _room(peer: Peer) -> int:
+    return peer.room
+
+
+def _depth(place: tuple[str, int]) -> int:
+    return place[1]
+
+
+_FAILED = PluginComponents(complete=False)
+"""Of a plugin that did not start anywhere: any path leads to its host, which says why."""
+
+
+__all__ = ["Hosts", "InFlight", "Peer"]

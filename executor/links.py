@@ -25,17 +25,17 @@ from stepflow.probe import refuses
 from stepflow.routes import decode_rules
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
 from stepflow.store import keys
+from stepflow.store.follow import follow
 from stepflow.store.lease import LEASE_TTL_S
-from stepflow.store.mirror import Mirror
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from executor.hosts import Hosts
     from stepflow.routing import Rule
     from stepflow.rpc import Tls
-    from stepflow.store import KeyValue, Store
+    from stepflow.store import Event, KeyValue, Store
 
 log = get_logger(__name__)
 
@@ -55,10 +55,11 @@ OUT_OF_REACH_S_MAX = LEASE_TTL_S
 class Linked(Protocol):
     """What the links need of their executor."""
 
+    id: str
     hosts: Hosts
 
-    def hello(self) -> host_pb2.Hello: ...
     def on_frame(self, peer: Peer, frame: host_pb2.HostFrame) -> None: ...
+    def host_gone(self, host_id: str, why: str) -> None: ...
 
 
 class Links:
@@ -67,42 +68,63 @@ class Links:
     def __init__(self, store: Store, executor: Linked, *, tls: Tls | None = None) -> None:
         self.executor = executor
         self.tls = tls
+        self._store = store
         self._links: dict[str, _Link] = {}
-        self._ending: set[asyncio.Task[None]] = set()
         self._routes: dict[str, tuple[tuple[Rule, ...], dict[str, str]]] = {}
-        self._listed = False
-        self._sessions = Mirror(store, keys.HOST_SESSIONS, self._on_session)
-        self._rules = Mirror(store, keys.ROUTES, self._on_route)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Return when all hosts and rules are known; the streams open meanwhile."""
-        await self._rules.start()
-        await self._sessions.start()
-        self._listed = True
-        self._show_rules()
+        """Return when all rules and hosts are known, however long the store is away; the streams open meanwhile."""
+        await self._follow(keys.ROUTES, self._routes_listed, self._routes_changed)
+        await self._follow(keys.HOST_SESSIONS, self._sessions_listed, self._sessions_changed)
+
+    async def _follow(
+        self,
+        prefix: str,
+        take: Callable[[list[KeyValue]], None],
+        changed: Callable[[Sequence[Event]], None],
+    ) -> None:
+        known = asyncio.Event()
+
+        def listed(items: list[KeyValue]) -> None:
+            take(items)
+            known.set()
+
+        following = follow(self._store, prefix, listed=listed, changed=changed)
+        self._keep(asyncio.create_task(following, name=f"follow {prefix}"))
+        await known.wait()
 
     async def close(self) -> None:
-        await self._sessions.close()
-        await self._rules.close()
-        for link in self._links.values():
-            link.stop()
-        links = [link.task for link in self._links.values()]
-        await asyncio.gather(*links, *self._ending, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- rules --------------------------------------------------------------------------------------------------------
 
-    def _on_route(self, key: str, item: KeyValue | None) -> None:
-        prefix = keys.tail(keys.ROUTES, key)
-        if item is None:
-            self._routes.pop(prefix, None)
-        else:
-            try:
-                self._routes[prefix] = decode_rules(item.value)
-            except StepflowError as error:
-                log.error("route ignored", prefix=prefix, reason=error.reason, error=error.message)
-                return
-        if self._listed:
-            self._show_rules()
+    def _routes_listed(self, items: list[KeyValue]) -> None:
+        self._routes.clear()
+        for item in items:
+            self._on_route(item)
+        self._show_rules()
+
+    def _routes_changed(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.kind == "put":
+                self._on_route(event.kv)
+            else:
+                self._routes.pop(keys.tail(keys.ROUTES, event.kv.key), None)
+        self._show_rules()
+
+    def _on_route(self, item: KeyValue) -> None:
+        prefix = keys.tail(keys.ROUTES, item.key)
+        try:
+            self._routes[prefix] = decode_rules(item.value)
+        except StepflowError as error:
+            log.error("route ignored", prefix=prefix, reason=error.reason, error=error.message)
 
     def _show_rules(self) -> None:
         rules = {prefix: rules for prefix, (rules, _) in self._routes.items()}
@@ -111,30 +133,42 @@ class Links:
 
     # --- hosts --------------------------------------------------------------------------------------------------------
 
-    def _on_session(self, key: str, item: KeyValue | None) -> None:
-        host_id = keys.tail(keys.HOST_SESSIONS, key)
-        link = self._links.get(host_id)
-        if item is None:
-            if link is not None:
-                self._drop(link)
-            return
+    def _sessions_listed(self, items: list[KeyValue]) -> None:
+        found = {keys.tail(keys.HOST_SESSIONS, item.key) for item in items}
+        for host_id in self._links.keys() - found:
+            self._drop(host_id)
+        for item in items:
+            self._on_session(item)
+
+    def _sessions_changed(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.kind == "put":
+                self._on_session(event.kv)
+            else:
+                self._drop(keys.tail(keys.HOST_SESSIONS, event.kv.key))
+
+    def _on_session(self, item: KeyValue) -> None:
+        host_id = keys.tail(keys.HOST_SESSIONS, item.key)
         session = state_pb2.HostSession.FromString(item.value)
+        link = self._links.get(host_id)
         if link is not None and (link.address, link.created) != (session.address, item.create_revision):
-            self._drop(link)
+            self._drop(host_id)
             link = None
         if link is None:
             link = self._links[host_id] = _Link(self, host_id, session.address, item.create_revision)
+            self._keep(link.task)
+        elif item.mod_revision <= link.modified:
+            return  # told twice
+        link.modified = item.mod_revision
         show(link.peer, session)
         self.executor.hosts.set_peer(link.peer)
 
-    def _drop(self, link: _Link) -> None:
-        log.info("host is gone", host_id=link.peer.id)
-        del self._links[link.peer.id]
-        link.stop()
-        self._ending.add(link.task)
-        link.task.add_done_callback(self._ending.discard)
-        link.give_up("its session has ended")
-        self.executor.hosts.remove_peer(link.peer)
+    def _drop(self, host_id: str) -> None:
+        link = self._links.pop(host_id, None)
+        if link is not None:
+            log.info("host is gone", host_id=host_id)
+            link.task.cancel()
+            self.executor.host_gone(host_id, f"host {host_id} is gone")
 
 
 class _Link:
@@ -145,29 +179,29 @@ class _Link:
         self.address = address
         self.created = created
         """Create revision of the session: another one is another life of the host."""
+        self.modified = 0
+        """Revision of the session as it was shown last."""
         self._links = links
         self._reached_at = time.monotonic()
         self.task = asyncio.create_task(self._run(), name=f"link {host_id}")
 
-    def stop(self) -> None:
-        self.task.cancel()
-
     async def _run(self) -> None:
         pause_s = RECONNECT_S_MIN
         while True:
-            reached = self._reached_at
-            reason = await self._carry()
-            log.info("stream to host ended", host_id=self.peer.id, why=reason or "broken")
+            reached_at = self._reached_at
+            try:
+                reason = await self._carry()
+            except Exception:  # a defect: without this the host would be lost to us until we start again
+                log.exception("stream failed by a defect", host_id=self.peer.id)
+                reason = ""
             if not reason and await refuses(self.address):
                 reason = "its address refuses connections"
             if not reason and time.monotonic() - self._reached_at > OUT_OF_REACH_S_MAX:
-                reason = "it could not be reached"
+                reason = "it cannot be reached"
             if reason:
-                self.give_up(reason)
-            if self._reached_at > reached:
-                pause_s = RECONNECT_S_MIN
+                self._give_up(reason)
+            pause_s = RECONNECT_S_MIN if self._reached_at > reached_at else min(2 * pause_s, RECONNECT_S_MAX)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_S_MAX)
 
     async def _carry(self) -> str:
         """Open a stream and carry frames until it ends; return why the calls are lost, empty when they may not be."""
@@ -178,7 +212,7 @@ class _Link:
         # A pool of its own: otherwise a new channel inherits the back-off of the one that has just failed.
         channel = open_channel(self.address, self._links.tls, options=(("grpc.use_local_subchannel_pool", 1),))
         try:
-            open_stream = channel.stream_stream(
+            open_stream: Any = channel.stream_stream(
                 CONNECT,
                 request_serializer=None,  # the queue has encoded the frames already
                 response_deserializer=host_pb2.HostFrame.FromString,
@@ -197,7 +231,7 @@ class _Link:
         import grpc
 
         queue = FrameQueue()
-        queue.put(host_pb2.ExecutorFrame(hello=self._links.executor.hello()))
+        queue.put(host_pb2.ExecutorFrame(hello=host_pb2.Hello(executor_id=self._links.executor.id or "starting")))
         writer = asyncio.create_task(pump(queue, stream.write), name=f"write {self.peer.id}")
         writer.add_done_callback(lambda _: stream.cancel())  # who cannot write must not go on reading
         try:
@@ -210,13 +244,14 @@ class _Link:
             log.info("connected to host", host_id=self.peer.id, address=self.address)
             self._links.executor.hosts.resume(self.peer, queue.put)
             while frame is not grpc.aio.EOF:
-                self._reached_at = time.monotonic()
                 self._receive(frame)
                 frame = await stream.read()
             return ""
         finally:
+            if self.peer.send is not None:
+                self._reached_at = time.monotonic()
+                log.info("stream to host ended", host_id=self.peer.id)
             self.peer.interrupt()
-            self._reached_at = max(self._reached_at, time.monotonic() if self.peer.id in "" else self._reached_at)
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
@@ -226,7 +261,7 @@ class _Link:
         if frame.credits:
             executor.hosts.grant(self.peer, frame.credits)
 
-    def give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str) -> None:
         """Fail what is in flight at the host; it is tried again, elsewhere if need be."""
         calls = self._links.executor.hosts.calls_at(self.peer)
         if not calls:
@@ -266,9 +301,12 @@ def _components(plugin: state_pb2.PluginListing) -> PluginComponents:
 
 
 def builtins_of(types: Mapping[str, str]) -> dict[str, PluginComponents]:
-    """Return what needs no host: the engine's own components, by the plugins of type `builtin`."""
+    """Return what needs no host: the engine's own components, by the plugins of type `builtin`.
+
+    Not complete: the others of that plugin wait for a host.
+    """
     return {
-        name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
+        name: PluginComponents(complete=False, engine=ENGINE_COMPONENTS)
         for name, kind in types.items()
         if kind == "builtin"
     }

@@ -25,7 +25,7 @@ from stepflow.errors import Unavailable
 from stepflow.telemetry import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
 POLL_S = 0.02
@@ -54,6 +54,8 @@ class Service:
         command: Sequence[str],
         log: Path,
         probe: Callable[[], Awaitable[str | None]] | None = None,
+        *,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.name = name
         self.command = command
@@ -62,10 +64,12 @@ class Service:
         """Where it listens; empty until it is ready."""
         self.returncode: int | None = None
         """Of the run that has ended; negative: the signal that ended it."""
+        self._environ = environ
         self._probe = probe or self._announced
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._exited = asyncio.Event()
+        self._group_lives = False
         self._log_from = 0
         """Where the log of the present run begins."""
 
@@ -83,11 +87,17 @@ class Service:
             with self.log.open("ab") as log:
                 self._log_from = log.tell()
                 process = subprocess.Popen(
-                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=dict(self._environ),
+                    start_new_session=True,
                 )
         except OSError as error:
             raise Unavailable("SERVICE_START_FAILED", f"cannot start {self.name}: {error.strerror}") from None
         self._process = process
+        self._group_lives = True
         self._guard = _start_guard(process.pid)
 
         def ended(returncode: int) -> None:
@@ -130,10 +140,10 @@ class Service:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process group, if it is still there."""
-        if self._process is not None and self._guard is not None:
-            assert self._process.pid > 1
+        if self._group_lives:  # afterwards the number may be somebody else's
+            assert self.pid > 1
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+                os.killpg(self.pid, number)
 
     async def stop(self, grace_s: float) -> bool:
         """End the process group: SIGTERM, and SIGKILL after `grace_s`; False when that was needed. Safe to repeat."""
@@ -188,6 +198,7 @@ class Service:
     def _end_group(self) -> None:
         """After the process has ended: end what it left behind, and let the guard go."""
         self.signal(signal.SIGKILL)
+        self._group_lives = False
         guard, self._guard = self._guard, None
         if guard is not None and guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -196,13 +207,16 @@ class Service:
             guard.wait()
 
 
-def _start_guard(group: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _GUARD, "stepflow-guard", str(group)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        env={"PATH": os.defpath},
-        start_new_session=True,
-    )
+def _start_guard(group: int) -> subprocess.Popen[bytes] | None:
+    """Start the guard of a process group; None when the system refuses, which only a killed supervisor would regret."""
+    with contextlib.suppress(OSError):
+        return subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "stepflow-guard", str(group)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env={"PATH": os.defpath},
+            start_new_session=True,
+        )
+    return None

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from stepflow import __version__, telemetry
-from stepflow.cli import components, console, init, run, runs, test, validate
+from stepflow.cli import components, console, dev, init, run, runs, test, validate
 from stepflow.errors import StepflowError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("test")(test.run_tests)
 app.command("list-components")(components.list_components)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
+app.command("dev")(dev.dev)
 app.add_typer(runs.app, name="runs")
 
 

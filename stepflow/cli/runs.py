@@ -37,7 +37,7 @@ def list_runs(
     store: StoreOption = None,
     status: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATUS", help="Only these (repeatable): running, interrupted, completed, failed, …"),
+        typer.Option("--status", metavar="STATUS", help="Only these (repeatable): interrupted, running, failed, …"),
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -136,11 +136,15 @@ def _start_ready(state: RunState, now_ms: int, routes: Routes, blobs: Blobs, act
         for step in ready:
             if _is_ready(step):
                 _start(state, step, now_ms, routes, blobs, actions)
-    window = state.policy.concurrency_max
-    while state.ready and state.places_taken < window:
+    while state.ready and _has_room(state):
         step = heappop(state.ready)[3]
         if _is_ready(step):
             _start(state, step, now_ms, routes, blobs, actions)
+
+
+def _has_room(state: RunState) -> bool:
+    """Whether the window lets another call start. Asked here only: two answers could send a step round for ever."""
+    return state.places_taken < state.policy.concurrency_max
 
 
 def _is_ready(step: StepRun) -> bool:
@@ -164,7 +168,7 @@ def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: B
         _fail(step, now_ms, actions, target.failure(), pb.ORIGIN_ROUTING)
     elif target.engine is not None:
         _conclude(state, step, begin(state, step, target.engine, input, now_ms, blobs), now_ms, actions)
-    elif state.places_taken >= state.policy.concurrency_max:
+    elif not _has_room(state):
         # Thought to run in the engine, but its route's conditions say otherwise: it queues like any other.
         heappush(state.ready, (item.index, step.index, item.scope.number, step))
     else:

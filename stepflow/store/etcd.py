@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from stepflow.errors import Invalid, NotFound, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
@@ -51,8 +52,10 @@ from stepflow.store.etcd_client import (
     EtcdClient,
     check_version,
 )
-from stepflow.store.etcd_config import EtcdConfig
 from stepflow.store.etcd_watch import EtcdWatch, Watches
+
+if TYPE_CHECKING:
+    from stepflow.store.etcd_config import EtcdConfig
 
 FIRST_RANGE_KEYS = 128
 """Keys asked for before the size of the values is known: 4 MiB of the largest values that we keep inline."""

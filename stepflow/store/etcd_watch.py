@@ -92,6 +92,16 @@ class EtcdWatch:
         self._batches.clear()
         self.stop()
 
+    @property
+    def resumes_at(self) -> int:
+        """The first revision that was not told yet, as far as is known."""
+        return self._next
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether an error follows behind what is left to read."""
+        return self._error is not None
+
     # -- the store's side -----------------------------------------------------------------------------------------
 
     def fail(self, error: StepflowError) -> None:
@@ -133,7 +143,7 @@ class EtcdWatch:
     async def _follow(self) -> None:
         failures = 0
         while True:
-            started_s = time.monotonic()
+            started_s, resumed_at = time.monotonic(), self._next
             channel = self._client.watch.channel()
             endpoint = self._client.watch.endpoint
             try:
@@ -158,7 +168,8 @@ class EtcdWatch:
                 self.fail(StoreUnavailable("STORE_UNAVAILABLE", f"a watch failed: {error!r}"))
                 return
             self._client.watch.leave(channel)
-            failures = 0 if time.monotonic() - started_s > BACKOFF_S_MAX else failures + 1
+            useful = self._next > resumed_at or time.monotonic() - started_s > BACKOFF_S_MAX
+            failures = 1 if useful else failures + 1
             log.debug("watch interrupted", endpoint=endpoint, error=reason, failures=failures)
             if failures > 1:  # the first time it goes on at once
                 await asyncio.sleep(_backoff_s(failures))

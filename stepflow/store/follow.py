@@ -37,7 +37,7 @@ async def follow(
     read: bool = True,
     relist_interval_s: float = RELIST_INTERVAL_S,
 ) -> None:
-    """Call `listed` with all keys under the prefix, then `changed` with what each revision does to them; until cancelled.
+    """Until cancelled, call `listed` with all keys under the prefix, then `changed` with what each revision does.
 
     `listed` is called again whenever changes may have been missed: what it does not name is gone. With `read` false
     nothing is listed and `listed` gets an empty list, for followers who then look at what they care about themselves.

@@ -260,5 +260,5 @@ def test_a_batch_without_items_completes(mesh: CaseMesh) -> None:
 @pytest.mark.parametrize("window", [1, 2, 4])
 def test_as_many_calls_overlap_as_the_window_allows(mesh: CaseMesh, window: int) -> None:
     flow = {"steps": [step("a", "/own/meet", {"group": window}, timeout="20s")], "output": of("a")}
-    ran = mesh.run_batch(flow, [None] * 4, window=window)
+    ran = mesh.run_batch(flow, [None] * 8, window=window)
     assert max(result["result"] for result in ran.results) == window

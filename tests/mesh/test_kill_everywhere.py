@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import ROOT, is_alive, run_cli, wait_until
@@ -26,6 +25,9 @@ from stepflow.journal import blob_reader, journal_entries, open_partition, read_
 from stepflow.local import LocalRuns
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.store import keys, range_all
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FLOW = """
 name: killed
@@ -64,7 +66,8 @@ output: {end: {$step: end}, flaky: {$step: flaky}, refused: {$step: refused}}
 
 CONFIG = """
 plugins:
-  gated: {type: stepflow, transport: stdio, command: PYTHON, args: [SERVER], env: {GATED_FOLDER: FOLDER, PYTHONPATH: ROOT}}
+  gated:
+    {type: stepflow, transport: stdio, command: PYTHON, args: [SERVER], env: {GATED_FOLDER: FOLDER, PYTHONPATH: ROOT}}
   builtin: {type: builtin}
 routes:
   /gated: [{plugin: gated}]
@@ -130,6 +133,10 @@ class Place:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
+
+    def await_execution(self, number: int, process: subprocess.Popen[bytes]) -> None:
+        """Wait until that many executions have begun, or the process has ended."""
+        wait_until(lambda: process.poll() is not None or len(self.ledger()) >= number, f"execution {number} begins")
 
     def resume(self) -> Any:
         done = run_cli(["resume", "--quiet", *self.local.run_ids()], cwd=self.folder)
@@ -200,10 +207,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     try:
         executions = 0
         while process.poll() is None:
-            wait_until(
-                lambda: process.poll() is not None or len(place.ledger()) > executions,
-                f"execution {executions + 1} begins, or the run ends",
-            )
+            place.await_execution(executions + 1, process)
             for boundary in place.journal().boundaries:
                 needed.setdefault(boundary, executions)
             executions += 1

@@ -95,7 +95,7 @@ class ExecutorEnd:
         self.epoch = epoch
         self.frames: list[host_pb2.HostFrame] = []
         self.stream = host.connect(self.frames.append)
-        self._call_id = 0
+        self.last_call_id = 0
 
     def call(self, step: str = "s", component: str = "wait", *, run: str = RUN, **fields: Any) -> int:
         """Send a call and return its id. `fields` are those of the message; `json` and `blob` its input."""
@@ -104,11 +104,11 @@ class ExecutorEnd:
         return request.call_id
 
     def request(self, step: str = "s", component: str = "wait", *, run: str = RUN, **fields: Any) -> host_pb2.Call:
-        self._call_id += 1
+        self.last_call_id += 1
         fields = {"plugin": PLUGIN, "attempt": 1, "epoch": self.epoch, "json": b"{}", **fields}
         json, blob = fields.pop("json"), fields.pop("blob", "")
         request = host_pb2.Call(
-            call_id=self._call_id,
+            call_id=self.last_call_id,
             component=component,
             path=f"/{component}",
             key=f"{run}/0/{step}",

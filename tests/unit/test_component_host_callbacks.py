@@ -10,7 +10,7 @@ from support import wait_until_async
 from support.scripted_host import RUN, ExecutorEnd, error_from, run_async, scripted, settle_down
 
 from component_host import calls as calls_module
-from stepflow.codec import blob_id
+from stepflow.codec import INLINE_BYTES_MAX, blob_id, encode
 from stepflow.errors import Invalid, NotFound, Refused, Unavailable
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from component_host.backend import HostCall
 
+LARGE = encode(["x" * INLINE_BYTES_MAX])
 SUB_RUN = "01890a5d-ac96-774b-bcce-000000000001"
 FLOW: dict[str, Any] = {"flow": pb.Payload(json=b"{}"), "inputs": pb.Payload(json=b"[1]")}
 
@@ -67,6 +68,23 @@ def test_requests_without_a_key_are_counted_for_each_attempt() -> None:
             assert (await executor.asked(4))[3].start_run.key == "#0"
             executor.cancel(2)
             assert [(await error_from(each)).reason for each in asking] == ["CALL_ENDED"] * 4
+
+    run_async(main)
+
+
+def test_large_inputs_of_a_sub_run_travel_as_a_blob_of_the_run() -> None:
+    async def main() -> None:
+        blobs = BlobStore.open("memory://")
+        async with scripted(blobs=blobs) as (_, backend, executor):
+            executor.call()
+            request = host_pb2.StartRun(flow=pb.Payload(json=b"{}"), inputs=pb.Payload(json=LARGE))
+            asked = task(backend.executed[0].start_run(request))
+            callback = (await executor.asked())[0]
+            assert callback.start_run.inputs == pb.Payload(blob=blob_id(LARGE))
+            assert callback.start_run.flow.json == b"{}"
+            assert (await blobs.get(blob_id(LARGE), scope=RUN))[0] == LARGE
+            executor.answer(callback, report=report())
+            await asked
 
     run_async(main)
 

@@ -1,7 +1,7 @@
 """A server that writes every execution down and goes on only as far as it is let.
 
-In the folder that `GATED_FOLDER` names: `ledger` gets a line `key attempt` at the start of each execution; the execution
-whose line is the n-th ends once the number in `allowed` is n or more (no such file: at once).
+In the folder that `GATED_FOLDER` names: `ledger` gets a line `key attempt` at the start of each execution; the n-th
+execution ends once the number in `allowed` is n or more (no such file: at once).
 """
 
 import fcntl

@@ -1,26 +1,57 @@
-"""What `history` and `events` tell of a run, as messages of the API."""
+"""What the control plane says of runs, items, steps and events, as messages of the API."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from control_plane.history import Adopted, CancelAsked, ItemDone, Moment, RunDone, StepDone, SubRun
+from control_plane.values import fill_struct
 from stepflow.errors import Failure
 from stepflow.mesh.v1 import runs_pb2
 
 if TYPE_CHECKING:
     from control_plane.history import Happening
     from control_plane.values import Values
+    from control_plane.views import ItemView, RunView
     from stepflow.mesh.v1 import values_pb2
-    from stepflow.run.views import StepEvent
+    from stepflow.run.views import StepEvent, StepView
 
 
-class EventWriter:
-    """Encodes moments, values in the form asked for."""
+class MessageWriter:
+    """Encodes what holds values, in the form that was asked for."""
 
     def __init__(self, values: Values, form: values_pb2.ValueForm) -> None:
         self._values = values
         self._form = form
+
+    async def item(self, view: ItemView) -> runs_pb2.Item:
+        return runs_pb2.Item(
+            item=view.item,
+            status=status_constant(view.status),
+            outcome=None if view.outcome is None else await self._values.outcome(view.outcome, self._form),
+            completed_at_ms=view.completed_at_ms or 0,
+        )
+
+    async def step(self, view: StepView, *, with_result: bool) -> runs_pb2.StepSummary:
+        outcome = None
+        if view.outcome is not None:
+            outcome = await self._values.outcome(view.outcome, self._form, with_result=with_result)
+        return runs_pb2.StepSummary(
+            step=runs_pb2.StepPlace(
+                run_id=view.run_id,
+                item=view.item,
+                step_id=view.step_id,
+                step_index=view.step_index,
+                component=view.component,
+                depth=view.depth,
+            ),
+            status=status_constant(view.status),
+            attempt=view.attempt,
+            retries=view.retries,
+            started_at_ms=view.started_at_ms or 0,
+            completed_at_ms=view.completed_at_ms or 0,
+            outcome=outcome,
+        )
 
     async def moment(self, moment: Moment) -> runs_pb2.WatchRunResponse:
         events = [await self._event(happening) for happening in moment.happenings]
@@ -44,8 +75,6 @@ class EventWriter:
             case CancelAsked(at_ms):
                 return runs_pb2.RunEvent(at_ms=at_ms, run_cancel_requested=runs_pb2.RunCancelRequested())
             case RunDone(run):
-                from control_plane.service_runs import run_message
-
                 ended = runs_pb2.RunEnded(run=run_message(run))
                 return runs_pb2.RunEvent(at_ms=run.completed_at_ms or 0, run_ended=ended)
             case _:
@@ -104,3 +133,27 @@ def _place(event: StepEvent) -> runs_pb2.StepPlace:
     if event.parent is not None:
         place.parent.run_id, place.parent.item, place.parent.step_index = event.parent
     return place
+
+
+def run_message(view: RunView) -> runs_pb2.Run:
+    """Encode a run."""
+    run = runs_pb2.Run(
+        run_id=view.run_id,
+        flow_id=view.flow_id,
+        flow_name=view.flow_name,
+        status=status_constant(view.status),
+        items_total=view.items_total,
+        items_completed=view.items_completed,
+        items_failed=view.items_failed,
+        items_cancelled=view.items_cancelled,
+        created_at_ms=view.created_at_ms,
+        completed_at_ms=view.completed_at_ms or 0,
+    )
+    if view.labels:
+        fill_struct(run.labels, view.labels)
+    return run
+
+
+def status_constant(name: str) -> str:
+    """Return the name in the protocol of a status such as `failed`."""
+    return f"RUN_STATUS_{name.upper()}"

@@ -1,0 +1,131 @@
+"""`stepflow dev`: the whole mesh on this machine, until Ctrl-C."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stepflow.cli import console
+from stepflow.cli.options import ConfigOption
+
+if TYPE_CHECKING:
+    from stepflow.dev import DevMesh, DevSettings
+
+DEFAULT_FOLDER = Path(".stepflow/dev")
+
+
+def dev(
+    *,
+    config: ConfigOption = None,
+    port: Annotated[
+        int,
+        typer.Option("--port", min=1, max=65535, metavar="PORT", help="Where the control plane listens."),
+    ] = 7840,
+    executors: Annotated[
+        int, typer.Option("--executors", min=1, max=32, metavar="N", help="How many executors to start.")
+    ] = 1,
+    hosts: Annotated[
+        int,
+        typer.Option(
+            "--hosts", min=1, max=32, metavar="N", help="How many component hosts, each with all the servers."
+        ),
+    ] = 1,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Where etcd, blobs and logs are kept.")
+    ] = DEFAULT_FOLDER,
+    reset: Annotated[bool, typer.Option("--reset", help="Throw away what an earlier mesh has left there.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="When ready, print the addresses on stdout as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what goes wrong.")] = False,
+) -> None:
+    """Start the whole mesh on this machine: etcd, control plane, executors, component hosts.
+
+    It runs until Ctrl-C, which ends all of it; a second one does not wait for anything. Runs that have not ended go on
+    at the next start. A service that dies is started again. Without an etcd on this machine (name one with ETCD_BIN),
+    one is fetched.
+
+    \b
+    Examples:
+      stepflow dev
+      stepflow dev --config stepflow-config.yml --executors 2 --hosts 2
+      stepflow dev --port 7850 --data /tmp/mesh --reset
+    """
+    import asyncio
+
+    from stepflow.cli.values import read_config
+    from stepflow.dev import DevSettings
+
+    loaded = read_config(config)
+    for text in loaded.warnings:
+        console.warn(text)
+    settings = DevSettings(
+        folder=data.absolute(),
+        config=loaded.source,
+        port=port,
+        executors=executors,
+        hosts=hosts,
+    )
+    asyncio.run(_run(settings, reset=reset, json=json, quiet=quiet))
+
+
+async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool) -> None:
+    """Run a mesh from its start to the first signal; the second one kills it."""
+    import asyncio
+    import signal
+
+    from stepflow.dev import DevMesh
+
+    mesh = DevMesh(settings, console.say)
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            mesh.kill()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal)
+    if not quiet:
+        console.say(console.styled("starting the mesh …", "dim"))
+    starting = asyncio.create_task(mesh.start(reset=reset))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _tell_ready(mesh, json=json, quiet=quiet)
+            await stopped
+        if not quiet:
+            console.say(console.styled("stopping …", "dim"))
+    finally:
+        for task in (starting, stopped):
+            task.cancel()
+        await asyncio.gather(starting, stopped, return_exceptions=True)
+        await mesh.stop()
+    if not quiet:
+        console.say("the mesh has stopped")
+
+
+def _tell_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
+    import os
+
+    if json:
+        from stepflow.codec import encode
+
+        pids = {service.name: service.pid for service in mesh.services}
+        tree = {
+            "server": mesh.server,
+            "pid": os.getpid(),
+            "etcd_version": mesh.etcd_version,
+            "data": str(mesh.settings.folder),
+            "services": {name: {"address": address, "pid": pids[name]} for name, address in mesh.addresses().items()},
+        }
+        console.out(encode(tree) + b"\n")
+    if quiet:
+        return
+    parts = [f"{name} {address}" for name, address in mesh.addresses().items() if name != "control_plane"]
+    console.say(f"{console.styled('the mesh is ready', 'green', 'bold')} at {mesh.server}")
+    console.say(console.styled(f"  etcd {mesh.etcd_version}; {', '.join(parts)}", "dim"))
+    console.say(console.styled(f"  data and logs: {mesh.settings.folder}", "dim"))
+    at = "" if mesh.settings.port == 7840 else f" --server {mesh.server}"
+    console.say(f"try: stepflow submit --flow FLOW{at}   (Ctrl-C ends the mesh)")

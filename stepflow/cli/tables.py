@@ -1,0 +1,43 @@
+"""Listings: columns for people, JSON for programs, both on stdout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from stepflow.cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def print_json(tree: Any) -> None:
+    """Print a tree as indented JSON."""
+    import msgspec
+
+    console.out(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
+
+
+def print_json_line(tree: Any) -> None:
+    """Print a tree as JSON on one line, for what comes one by one."""
+    import msgspec
+
+    console.out(msgspec.json.encode(tree) + b"\n")
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print columns, the last one as wide as it is."""
+    table = [heads, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def print_members(members: Iterable[tuple[str, str]]) -> None:
+    """Print names with their values, one a line."""
+    listed = list(members)
+    width = max((len(name) for name, _ in listed), default=0) + 2
+    for name, value in listed:
+        typer.echo(f"{name + ':':<{width}}{value}")

@@ -1,0 +1,180 @@
+"""What the processes of the three services have in common: options, store, signals, the line that says "ready".
+
+- A first SIGTERM or SIGINT asks the service to end in good order, a second one ends the process at once.
+- Errors of the user are told in one line on stderr, with exit code 1; no traceback.
+- When the service is ready, one line of JSON is written to stdout: `{"service": …, "id": …, "address": …}`.
+
+Secrets come by the environment (`STEPFLOW_ETCD_PASSWORD`), never by an option, which everybody on the machine can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepflow import telemetry
+from stepflow.errors import Invalid, StepflowError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from stepflow.rpc import Tls
+    from stepflow.store.etcd import EtcdStore
+    from stepflow.store.etcd_config import EtcdConfig
+
+STORE_RETRY_S = 0.5
+
+GC_THRESHOLD = 50_000
+"""New objects before the collector looks at them: steps make many that live long, and cycles are rare."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """The options that every service has."""
+
+    etcd: EtcdConfig
+    blobs: str
+    """A directory, or the URL of a bucket (`stepflow.store.blobs`)."""
+    listen: str
+    """HOST:PORT, port 0 for any that is free."""
+    advertise: str
+    """HOST:PORT at which the other services reach this one; empty: where it listens."""
+    tls: Tls | None
+    insecure: bool
+
+    def advertised(self, listening: str) -> str:
+        """Return the address to give to others. `listening`: the one where the server listens, with the real port."""
+        if self.advertise:
+            return self.advertise
+        host, _, port = listening.rpartition(":")
+        return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "[::]") else listening  # noqa: S104  # a comparison
+
+
+def parser(service: str, port: int, description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that every service has."""
+    made = argparse.ArgumentParser(prog=f"python -m {service}", description=description, allow_abbrev=False)
+    made.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT", help="default: %(default)s")
+    made.add_argument("--advertise", default="", metavar="HOST:PORT", help="where the others reach this process")
+    made.add_argument("--etcd", required=True, metavar="HOST:PORT[,…]", help="endpoints of etcd, or https:// URLs")
+    made.add_argument("--etcd-prefix", metavar="TEXT", help="what all keys begin with; default: stepflow/")
+    made.add_argument("--etcd-ca", metavar="FILE")
+    made.add_argument("--etcd-cert", metavar="FILE")
+    made.add_argument("--etcd-key", metavar="FILE")
+    made.add_argument("--etcd-user", default="", metavar="NAME", help="password: STEPFLOW_ETCD_PASSWORD")
+    made.add_argument("--blobs", required=True, metavar="URL", help="a shared directory, or s3://, gs://, az://")
+    made.add_argument("--tls-cert", metavar="FILE", help="certificate of this process, PEM")
+    made.add_argument("--tls-key", metavar="FILE")
+    made.add_argument("--tls-ca", metavar="FILE", help="authority of all services; only its clients are served")
+    made.add_argument("--insecure", action="store_true", help="listen beyond this machine although there is no TLS")
+    made.add_argument("--log-level", default="info", choices=sorted(telemetry.LEVELS))
+    made.add_argument("--log-format", default="text", choices=telemetry.FORMATS)
+    return made
+
+
+def read_options(options: argparse.Namespace) -> ServiceConfig:
+    """Check the common options. Raises: Invalid."""
+    from stepflow.rpc import Tls
+    from stepflow.store.etcd_config import DEFAULT_PREFIX, EtcdConfig
+
+    etcd = EtcdConfig.parse(
+        options.etcd,
+        prefix=DEFAULT_PREFIX if options.etcd_prefix is None else options.etcd_prefix,
+        ca_file=options.etcd_ca,
+        cert_file=options.etcd_cert,
+        key_file=options.etcd_key,
+        user=options.etcd_user,
+        password=os.environ.get("STEPFLOW_ETCD_PASSWORD", "") if options.etcd_user else "",
+    )
+    files = [None if name is None else Path(name) for name in (options.tls_cert, options.tls_key, options.tls_ca)]
+    if files[0] is None and files[2] is not None:
+        raise Invalid("TLS_INVALID", "--tls-ca needs --tls-cert and --tls-key: a service shows who it is")
+    return ServiceConfig(
+        etcd=etcd,
+        blobs=options.blobs,
+        listen=options.listen,
+        advertise=options.advertise,
+        tls=None if files[0] is None else Tls(*files),
+        insecure=options.insecure,
+    )
+
+
+async def open_store(config: EtcdConfig) -> EtcdStore:
+    """Open the store, and wait for it as long as it takes. Raises: StepflowError, where waiting does not help."""
+    from stepflow.store.etcd import EtcdStore
+
+    log = telemetry.get_logger(__name__)
+    while True:
+        try:
+            return await EtcdStore.open(config)
+        except Unavailable as error:
+            log.warning("waiting for etcd", endpoints=",".join(config.endpoints), reason=error.reason)
+            await asyncio.sleep(STORE_RETRY_S)
+
+
+def ready(service: str, identity: str, address: str) -> None:
+    """Say that the service can be used, and settle down for a long life."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    print(json.dumps({"service": service, "id": identity, "address": address}), flush=True)  # for whoever started us
+
+
+def run(
+    arguments: argparse.ArgumentParser,
+    serve: Callable[[argparse.Namespace], AbstractAsyncContextManager[None]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the options and serve until a signal comes; return the exit code.
+
+    `serve` starts the service on entering, says `ready`, and ends it in good order on leaving. A signal that comes
+    before it is ready breaks the start off.
+    """
+    import uvloop
+
+    options = arguments.parse_args(argv)
+    telemetry.configure(level=options.log_level, format=options.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_serve(serve(options)))
+        except StepflowError as error:
+            print(f"{arguments.prog}: {error.message} ({error.reason})", file=sys.stderr)
+            return 1
+    return 0
+
+
+async def _serve(service: AbstractAsyncContextManager[None]) -> None:
+    stop = asyncio.Event()
+    starting = asyncio.ensure_future(service.__aenter__())
+
+    def end(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # asked twice: whatever hangs must not keep us
+        stop.set()
+        starting.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    try:
+        await starting
+    except asyncio.CancelledError:
+        if stop.is_set():
+            return
+        raise
+    try:
+        await stop.wait()
+    finally:
+        await service.__aexit__(None, None, None)
+
+
+__all__ = ["ServiceConfig", "open_store", "parser", "read_options", "ready", "run"]
