@@ -56,7 +56,6 @@ class OpenCallback:
         """Answer it with an error, unless it is answered."""
         if not self.reply.done():
             self.reply.set_exception(error)
-            self.reply.exception()  # whoever asked may be gone already
 
 
 class Call:

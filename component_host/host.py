@@ -103,8 +103,6 @@ class ComponentHost:
         self.held_s_max = held_s_max
         self.failures: dict[str, StepflowError] = {}
         """Plugins that could not start, with the reason."""
-        self.calls_in_flight = 0
-        """Calls of depth 0 that have no result yet."""
         self.limits = TimeLimits(self._expire)
         self.holds = Holds(self.forget, bytes_max=held_bytes_max, age_s_max=held_s_max)
         self._plugins = {name: Plugin(name, backend) for name, backend in backends.items()}
@@ -176,6 +174,11 @@ class ComponentHost:
         """How many calls the host has, in flight or with a result that is not acknowledged."""
         return len(self._calls)
 
+    @property
+    def calls_in_flight(self) -> int:
+        """How many of them have no result yet."""
+        return len(self._calls) - len(self.holds)
+
     def listings(self) -> dict[str, Listing]:
         """Return what each backend that is ready offers."""
         return {
@@ -211,7 +214,6 @@ class ComponentHost:
         for call in list(self._calls.values()):
             call.break_off(self._stopped())
         for stream in list(self._streams):
-            stream.flush()
             stream.give_up()
 
     async def _wait_bounded(self, tasks: list[asyncio.Task[None]], complaint: str) -> None:
@@ -261,7 +263,6 @@ class ComponentHost:
         plugin = self._plugins.get(request.plugin) or Plugin(request.plugin, None)
         call = Call(self, stream, request, plugin, run)
         self._calls[request.key] = run.calls[request.key] = stream.calls[request.call_id] = call
-        self.calls_in_flight += 1
         self._go_on(call)
 
     def _go_on(self, call: Call) -> None:
@@ -329,7 +330,6 @@ class ComponentHost:
         if call.forgotten:
             return
         call.result = result
-        self.calls_in_flight -= 1
         stream = call.stream
         stream.drop(call)
         stream.result(result)
@@ -359,7 +359,6 @@ class ComponentHost:
         if call.result is not None:
             self.holds.remove(call)
             return
-        self.calls_in_flight -= 1
         call.stream.drop(call)
         if not call.settled:
             call.settle()

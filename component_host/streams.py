@@ -72,7 +72,8 @@ class HostStream:
         self.closed = True
         self.calls.clear()
         self._frame = host_pb2.HostFrame()  # its results are held
-        self._timer = asyncio.get_running_loop().call_later(self._host.held_s_max, self.give_up)
+        if not self._given_up:
+            self._timer = asyncio.get_running_loop().call_later(self._host.held_s_max, self.give_up)
 
     def give_up(self) -> None:
         """End the call-backs that wait for somebody to join their calls. For the host."""
@@ -123,14 +124,6 @@ class HostStream:
         """The call is not to be cancelled through this stream any more. Safe to repeat."""
         self.calls.pop(call.request.call_id, None)
 
-    def flush(self) -> None:
-        """Deliver what has gathered, now."""
-        if self._flush_due:
-            self._flush_due = False
-            frame, self._frame = self._frame, host_pb2.HostFrame()
-            if not self.closed:
-                self._deliver(frame)
-
     def _attach(self, attach: host_pb2.Attach) -> None:
         attached = self._frame.attached.add()
         for run in attach.runs:
@@ -141,7 +134,13 @@ class HostStream:
     def _schedule(self) -> None:
         if not self._flush_due:
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        frame, self._frame = self._frame, host_pb2.HostFrame()
+        if not self.closed:
+            self._deliver(frame)
 
 
 def _ownerless() -> Unavailable:

@@ -2,7 +2,7 @@
 
 One replica leads at a time: it holds `leader` on its lease, and every transaction below compares that key, so a former
 leader changes nothing. An orphan that nobody can take stays where it is; the next look finds it again. So do runs that
-an executor gave back: they stand under nobody's id (`keys.returned_by`).
+an executor gave back or handed over to nobody: they stand under nobody's id (`keys.returned_by`, `handed_over_by`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from control_plane.cluster import Cluster
+    from control_plane.liveness import Liveness
     from stepflow.store import Store
 
 log = get_logger(__name__)
@@ -54,8 +55,17 @@ assert TAKE_OVERS_PER_TXN * 3 + 1 <= 128  # a take-over is at most three compare
 class Leader:
     """Stands for election until it leads, then works until it loses the lease; then it stands again."""
 
-    def __init__(self, store: Store, cluster: Cluster, replica_id: str, *, lease_ttl_s: float = LEASE_TTL_S) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        replica_id: str,
+        liveness: Liveness,
+        *,
+        lease_ttl_s: float = LEASE_TTL_S,
+    ) -> None:
         self._store = store
+        self._liveness = liveness
         self._cluster = cluster
         self._replica_id = replica_id
         self._lease_ttl_s = lease_ttl_s
@@ -100,9 +110,11 @@ class Leader:
         keeper = LeaseKeeper(self._store, self._on_lost, ttl_s=self._lease_ttl_s)
         try:
             await self._campaign(await keeper.start())
+            self._liveness.start(self._fence())
             await self._lead()
         finally:
             self._leading = 0
+            await self._liveness.close()
             await keeper.stop(revoke=True)
 
     def _on_lost(self) -> None:
@@ -161,7 +173,8 @@ class Leader:
             key = keys.assigned(old, run_id, partition)
             compares += [absent(keys.session_executor(old)), created_at(key, revision)]
             compares.append(present(keys.session_executor(taker)))
-            writes += [Delete(key), Put(keys.assigned(taker, run_id, partition), b"")]
+            handed_over = state_pb2.Assignment(handed_over=old.startswith(keys.HANDED_OVER))
+            writes += [Delete(key), Put(keys.assigned(taker, run_id, partition), handed_over.SerializeToString())]
         if not writes:
             return False
         result = await self._store.txn(Txn(tuple(dict.fromkeys(compares)), tuple(writes)))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,9 @@ from uuid import uuid4
 
 from control_plane.cluster import Cluster
 from control_plane.leader import Leader, new_status
+from control_plane.liveness import Liveness
 from control_plane.views import ItemView, RunView, run_view, status_name
-from stepflow.codec import INLINE_BYTES_MAX, Json, blob_id, decode, encode
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json, blob_id, decode, encode
 from stepflow.errors import Code, Conflict, Exists, Failure, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
 from stepflow.ids import new_run_id, parse_run_id
@@ -61,6 +61,9 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from stepflow.rpc import Tls
     from stepflow.store import Event, Store
     from stepflow.store.blobs import BlobStore
 
@@ -71,6 +74,9 @@ CONCURRENCY_MAX_DEFAULT = 10
 RUN_ITEMS_MAX = 100_000
 ADMISSION_TRIES_MAX = 5
 FLOWS_KEPT_MAX = 256
+
+CHECKED_ITEMS_MAX = 100
+"""Items that are checked on the event loop; more of them would hold everybody up for some milliseconds."""
 
 PENDING_RUNS_MAX = 10_000
 """Runs that wait for an executor. More would only wait longer."""
@@ -99,21 +105,25 @@ class RunRequest:
 
 
 class ControlPlane:
-    """One replica. `start` also makes it stand for leader."""
+    """One replica. `start` also makes it stand for leader, unless told otherwise."""
 
-    def __init__(self, store: Store, blobs: BlobStore, *, lease_ttl_s: float = LEASE_TTL_S) -> None:
+    def __init__(
+        self, store: Store, blobs: BlobStore, *, lease_ttl_s: float = LEASE_TTL_S, tls: Tls | None = None
+    ) -> None:
+        """`tls`: how executors are reached."""
         self.id = f"control-plane-{uuid4().hex[:12]}"
         self._store = store
         self._blobs = blobs
         self._read_blob = blob_reader(store, blobs)
         self._cluster = Cluster(store, self._cluster_changed)
-        self._leader = Leader(store, self._cluster, self.id, lease_ttl_s=lease_ttl_s)
+        liveness = Liveness(store, self.id, tls=tls)
+        self._leader = Leader(store, self._cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
         self._flows: dict[str, Flow] = {}
         """Flows that were checked, by id."""
         self._changes: dict[str, set[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
+    async def start(self, *, lead: bool = True) -> None:
         statuses = follow(
             self._store,
             keys.STATUS,
@@ -123,7 +133,8 @@ class ControlPlane:
         )
         self._tasks = [asyncio.create_task(statuses, name="watch statuses")]
         await self._cluster.start()
-        self._leader.start()
+        if lead:
+            self._leader.start()
 
     async def close(self) -> None:
         await self._leader.close()
@@ -131,6 +142,15 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def owners(self, run_id: str) -> dict[str, str]:
+        """Return the executors that own partitions of a run, as far as is known here, with their addresses."""
+        cluster = self._cluster
+        return {
+            executor_id: session.address
+            for executor_id, session in cluster.sessions.items()
+            if any(owned == run_id for owned, _ in cluster.assignments.get(executor_id, ()))
+        }
 
     def _cluster_changed(self) -> None:
         self._leader.look()
@@ -182,7 +202,10 @@ class ControlPlane:
             flow, identity = request.flow, await self.store_flow(request.flow)
         else:
             flow, identity = await self._stored_flow(request.flow), request.flow
-        check_request(flow, request)
+        if len(request.inputs) > CHECKED_ITEMS_MAX or sum(map(len, request.inputs)) > RECORD_INPUTS_BYTES_MAX:
+            await asyncio.to_thread(check_request, flow, request)
+        else:
+            check_request(flow, request)
         record = await self._record(run_id, request, flow.name or "", identity)
         key = keys.run(run_id)
         single = partition_count(record) == 1
@@ -230,7 +253,7 @@ class ControlPlane:
                 engine_version=ENGINE_VERSION,
                 input_unchecked=not request.check_input,
             ),
-            items_per_partition=ITEMS_PER_PARTITION,
+            items_per_partition=_partition_size(request.inputs),
             items_total=len(request.inputs),
             labels_json=encode(dict(request.labels)) if request.labels else b"",
         )
@@ -239,14 +262,22 @@ class ControlPlane:
             digest.update(b"%d:" % len(text) + text)
         record.request_hash = digest.hexdigest()
         record.created_at_ms = time.time_ns() // 1_000_000
-        if sum(len(text) for text in request.inputs) > RECORD_INPUTS_BYTES_MAX:
-            for start in range(0, len(request.inputs), ITEMS_PER_PARTITION):
-                content = b"[" + b",".join(request.inputs[start : start + ITEMS_PER_PARTITION]) + b"]"
-                record.partition_inputs.append(await self._blobs.put(content, scope=run_id))
-        else:
-            for text in request.inputs:
-                record.inputs.add(json=text)
+        await self._put_inputs(run_id, record, request.inputs)
         return record
+
+    async def _put_inputs(self, run_id: str, record: state_pb2.RunRecord, inputs: Sequence[bytes]) -> None:
+        size = record.items_per_partition
+        if sum(map(len, inputs)) <= RECORD_INPUTS_BYTES_MAX:
+            record.inputs.extend(pb.Payload(json=text) for text in inputs)
+        elif any(
+            len(text) + 2 > PAYLOAD_BYTES_MAX for text in inputs
+        ):  # in an array it would be larger than a blob may be
+            for text in inputs:
+                record.inputs.add(blob=await self._blobs.put(text, scope=run_id))
+        else:
+            for start in range(0, len(inputs), size):
+                content = b"[" + b",".join(inputs[start : start + size]) + b"]"
+                record.partition_inputs.append(await self._blobs.put(content, scope=run_id))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -422,8 +453,15 @@ def check_request(flow: Flow, request: RunRequest) -> None:
         raise Invalid("CONCURRENCY_INVALID", "max concurrency must be at least 1")
     if len(request.inputs) > RUN_ITEMS_MAX:
         raise Invalid("TOO_MANY_ITEMS", f"{len(request.inputs):,} items; the limit of a run is {RUN_ITEMS_MAX:,}")
+    for index, text in enumerate(request.inputs):
+        if len(text) > PAYLOAD_BYTES_MAX:
+            message = f"input {index} has {len(text):,} bytes; the limit is {PAYLOAD_BYTES_MAX:,}"
+            raise Invalid("INPUT_TOO_LARGE", message, item=index)
     if request.variables and len(encode(dict(request.variables))) > VARIABLES_BYTES_MAX:
         raise Invalid("VARIABLES_TOO_LARGE", f"the variables are larger than {VARIABLES_BYTES_MAX:,} bytes")
+    for what, tree in (("overrides", request.overrides), ("labels", dict(request.labels))):
+        if tree and len(encode(tree)) > VARIABLES_BYTES_MAX:
+            raise Invalid(f"{what.upper()}_TOO_LARGE", f"the {what} are larger than {VARIABLES_BYTES_MAX:,} bytes")
     validator = InputValidator.for_input(flow) if request.check_input else None
     if validator is None:
         return
@@ -433,8 +471,22 @@ def check_request(flow: Flow, request: RunRequest) -> None:
             pointer, message = problem
             where = f"input {index}" if len(request.inputs) > 1 else "the input"
             raise Invalid(
-                "INPUT_INVALID", f"{where} does not fit the flow's input schema at {pointer or '/'}: {message}"
+                "INPUT_INVALID",
+                f"{where} does not fit the flow's input schema at {pointer or '/'}: {message}",
+                item=index,
+                pointer=pointer,
             )
+
+
+def _partition_size(inputs: Sequence[bytes]) -> int:
+    """Return how many items go into a partition: as many as usual, fewer where these would not fit one blob."""
+    size = ITEMS_PER_PARTITION
+    lengths = [len(text) + 1 for text in inputs]
+    while size > 1 and any(
+        sum(lengths[start : start + size]) + 1 > PAYLOAD_BYTES_MAX for start in range(0, len(lengths), size)
+    ):
+        size //= 2
+    return size
 
 
 assert INLINE_BYTES_MAX < RECORD_INPUTS_BYTES_MAX

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
-DEFAULT_PORT = 7840
-
 STOP_GRACE_S = 2.0
 """Waits and watches never end by themselves: they are cut, and clients go on at another replica."""
 
@@ -74,6 +72,11 @@ class ApiServer:
         ):
             register = getattr(grpc_module, f"add_{name}Servicer_to_server")
             self._server.add(module.DESCRIPTOR.services_by_name[name], register, servicer)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the real port."""
+        return self._server.address
 
     async def start(self, listen: str) -> str:
         """Listen at HOST:PORT and return the address. Raises: as `rpc.Server.start`."""

@@ -322,6 +322,21 @@ class Drive:
         for effect in effects:
             self._perform(effect)
 
+    def hand_over(self, assignment: str) -> bool:
+        """Write what there is, and with it the assignment of the next owner; nothing is decided here any more.
+
+        Return false for a run that is just ending: there is nothing to hand over.
+        """
+        if self._closing or self.gone:
+            return False
+        self._closing = True
+        self._final = [
+            Delete(self.assignment.key),
+            Put(assignment, state_pb2.Assignment(handed_over=True).SerializeToString()),
+        ]
+        self.owner.mark_dirty(self)
+        return True
+
     async def _close(self) -> None:
         """Write the end of the run: last entries, status, results, and the assignment gone, all at once."""
         results = await self._results()

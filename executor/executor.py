@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from executor.adoption import Attaching, Loaded, Plans, load, rejoin
 from executor.drive import Drive
+from executor.handover import hand_over
 from executor.hosts import Hosts
 from executor.session import Session
 from executor.wakes import Wakes
@@ -62,6 +63,8 @@ BLOB_RETRY_S = (0.1, 0.3, 1.0, 3.0)
 
 REGISTER_RETRY_S = 0.5
 """Between two tries to register anew."""
+
+HAND_OVER_S_MAX = 10.0
 
 RETURN_S_MIN = 1.0
 RETURN_S_MAX = 60.0
@@ -105,7 +108,8 @@ class Executor:
         self._store = store
         self._blobs = blobs
         self._name = name
-        self._address = address
+        self.address = address
+        """Where the control plane reaches it; counts from `start` on."""
         self._runs_max = runs_max
         self._lease_ttl_s = lease_ttl_s
         self._session: Session | None = None
@@ -127,14 +131,16 @@ class Executor:
         self._plans = Plans(store)
         self._attaching = Attaching(self.hosts)
         self._read_blob = blob_reader(store, blobs)
+        self._draining = False
         self._closed = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Register and begin to take assignments. Raises: StepflowError."""
-        value = state_pb2.ExecutorSession(address=self._address, runs_max=self._runs_max, engine_version=ENGINE_VERSION)
-        session = await Session.open(self._store, self._name, value, ttl_s=self._lease_ttl_s, on_lost=self._lost)
+        session = await Session.open(
+            self._store, self._name, self._value(), ttl_s=self._lease_ttl_s, on_lost=self._lost
+        )
         self._session = session
         self.id = session.id
         self.hosts.send_while(session.valid)
@@ -160,6 +166,30 @@ class Executor:
         session, self._session = self._session, None
         await self._end_incarnation(session)
         self.hosts.close()
+
+    async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX) -> int:
+        """Take no new runs and give those that are here away (`handover`); return how many went."""
+        self._draining = True
+        session = self._session
+        if session is None:
+            return 0
+        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
+        session.writer.submit([put], on_commit=_nothing, on_reject=_nothing)
+
+        def mine() -> list[Drive] | None:
+            there = session is self._session and (self._drives or self._adopting)
+            return list(self._drives.values()) if there else None
+
+        return await hand_over(self._store, session.id, self.hosts, mine, timeout_s)
+
+    def drives_run(self, run_id: str) -> bool:
+        """Whether any partition of a run is driven here, or about to be."""
+        return any(owned == run_id for owned, _ in (*self._drives, *self._adopting))
+
+    def _value(self) -> state_pb2.ExecutorSession:
+        return state_pb2.ExecutorSession(
+            address=self.address, runs_max=self._runs_max, engine_version=ENGINE_VERSION, draining=self._draining
+        )
 
     def _lost(self, session: Session) -> None:
         """The session is gone: nothing that we know may be acted on any more."""
@@ -539,10 +569,10 @@ class Executor:
         """Wait until a suspicious run has shown that it does not kill its executor at once."""
         until_s = time.monotonic() + ALONE_S
         while drive.state.adoptions_in_a_row and not drive.gone and time.monotonic() < until_s:
-            await asyncio.sleep(ALONE_S / 20)  # noqa: ASYNC110  an event would cost every fact of every run a look
+            await asyncio.sleep(ALONE_S / 20)
 
 
-def _nothing() -> None:
+def _nothing(_error: StepflowError | None = None) -> None:
     """A write that nothing waits for."""
 
 

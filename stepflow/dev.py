@@ -56,8 +56,11 @@ CALM_S = 30.0
 assert CALM_S > RESTART_DELAY_MAX_S
 
 EXECUTOR_GRACE_S = 5.0
+HOST_DRAIN_GRACE_S = 0.5
 SERVICE_GRACE_S = 5.0
 ETCD_GRACE_S = 5.0
+
+assert SERVICE_GRACE_S > HOST_DRAIN_GRACE_S + 2  # the component servers get their time after it
 
 ETCD_FLAGS = (
     "--snapshot-count=5000",
@@ -318,12 +321,20 @@ def mesh_services(settings: DevSettings, etcd: str) -> list[Service]:
         return Service(name, command, settings.folder / "logs" / f"{name}.log")
 
     anywhere = ("--listen", f"{HOST}:0")
-    # The rules of a mesh on one machine are those of its config, whatever it was started with before.
-    host_args = (*anywhere, *config, "--replace-routes")
+
+    def executor(name: str) -> Service:
+        return service(name, "executor", *anywhere, "--name", name)
+
+    def host(name: str) -> Service:
+        # The rules of a mesh on one machine are those of its config, whatever it was started with before. When it
+        # ends, its executors are gone already: nobody is there to take results.
+        args = ("--host-id", name, "--replace-routes", "--drain-grace", f"{HOST_DRAIN_GRACE_S:g}")
+        return service(name, "component_host", *anywhere, *config, *args)
+
     return [
         service("control_plane", "control_plane", "--listen", f"{HOST}:{settings.port}"),
-        *(service(f"executor-{n + 1}", "executor", *anywhere) for n in range(settings.executors)),
-        *(service(f"host-{n + 1}", "component_host", *host_args) for n in range(settings.hosts)),
+        *(executor(f"executor-{n + 1}") for n in range(settings.executors)),
+        *(host(f"host-{n + 1}") for n in range(settings.hosts)),
     ]
 
 

@@ -311,6 +311,11 @@ def status_of(error: StepflowError) -> status_pb2.Status:
     return status
 
 
+def family(status: str) -> type[StepflowError]:
+    """Return the family of a status's name; Refused for one that has none."""
+    return _FAMILIES.get(status, Refused)
+
+
 def error_of(failed: grpc.aio.AioRpcError) -> StepflowError:
     """Return the error that a failed call stands for."""
     code: grpc.StatusCode = failed.code()
@@ -366,6 +371,7 @@ __all__ = [
     "Server",
     "Tls",
     "error_of",
+    "family",
     "is_loopback",
     "open_channel",
     "parse_address",

@@ -13,8 +13,10 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from stepflow import rpc
-from stepflow.errors import Invalid, Unavailable
+from stepflow.errors import Invalid, StepflowError, Unavailable
 from stepflow.mesh.v1 import (
     blobs_pb2_grpc,
     cluster_pb2_grpc,
@@ -25,8 +27,6 @@ from stepflow.mesh.v1 import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-import grpc
 
 DEFAULT_SERVER = "localhost:7840"
 
@@ -97,32 +97,25 @@ class Connection:
         self._next = (self._next + 1) % len(self._endpoints)
         return self._endpoints[self._next]
 
-    async def call(
-        self, method: Callable[[Endpoint], Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S
-    ) -> Any:
-        """Make a call, again and again while no server can be reached.
+    async def call(self, method: Callable[[Endpoint], Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """Make a call, again and again while nobody can answer it.
 
-        `request` may be a function that makes an iterator of messages. Raises: StepflowError.
+        `request` may be a function that makes an iterator of messages. Raises: StepflowError; its detail `tries` says
+        how often the call was made.
         """
-        return (await self.call_counted(method, request, timeout_s=timeout_s))[0]
-
-    async def call_counted(
-        self, method: Callable[[Endpoint], Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S
-    ) -> tuple[Any, int]:
-        """Do what `call` does, and tell how many tries came before."""
         patience = self.patience()
         while True:
             try:
                 message = request() if callable(request) else request
-                return await method(self.endpoint())(message, timeout=timeout_s), patience.tries
+                return await method(self.endpoint())(message, timeout=timeout_s)
             except grpc.aio.AioRpcError as failed:
                 error = self.explain(failed)
-                if not isinstance(error, Unavailable) or error.reason != "SERVER_UNAVAILABLE":
+                if not isinstance(error, Unavailable):
                     error.details["tries"] = patience.tries + 1
                     raise error from None
                 await patience.wait(error, len(self.targets))
 
-    def explain(self, failed: grpc.aio.AioRpcError) -> Exception:
+    def explain(self, failed: grpc.aio.AioRpcError) -> StepflowError:
         """Return the error that a failed call stands for, with the way out where no server was reached."""
         error = rpc.error_of(failed)
         if error.reason == "SERVER_UNAVAILABLE":

@@ -333,8 +333,8 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> Event | None:
             return None
 
 
-def _step_event(kind: EventKind, at_ms: int, message: Any, **members: Any) -> Event:
-    place: runs_pb2.StepPlace = message.step
+def _step_event(kind: EventKind, at_ms: int, about: Any, **members: Any) -> Event:
+    place: runs_pb2.StepPlace = about.step
     parent = place.parent
     return Event(
         kind,
@@ -346,7 +346,7 @@ def _step_event(kind: EventKind, at_ms: int, message: Any, **members: Any) -> Ev
         component=place.component,
         depth=place.depth,
         parent=(parent.run_id, parent.item, parent.step_index) if place.HasField("parent") else None,
-        attempt=getattr(message, "attempt", 0),
+        attempt=getattr(about, "attempt", 0),
         **members,
     )
 

@@ -55,6 +55,9 @@ PING_INTERVAL_MS = 5_500
 
 PING_TIMEOUT_MS = 2_000
 
+CHANNEL_GONE = (asyncio.CancelledError, asyncio.InvalidStateError, aio.UsageError, aio.InternalError)
+"""What a call raises whose channel was closed under it; look at `is_cancelled`, too."""
+
 Request = TypeVar("Request", bound="Message")
 Response = TypeVar("Response", bound="Message")
 
@@ -84,12 +87,12 @@ AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest,
 
 
 class Link:
-    """One connection, to one endpoint at a time. `linger_s`: how long calls in flight outlive a link that moves on."""
+    """One connection, to one endpoint at a time. Calls in flight on a connection that was left may still end there."""
 
-    def __init__(self, config: EtcdConfig, credentials: grpc.ChannelCredentials | None, linger_s: float) -> None:
+    def __init__(self, config: EtcdConfig, credentials: grpc.ChannelCredentials | None) -> None:
         self._endpoints = config.endpoints
         self._credentials = credentials
-        self._linger_s = linger_s
+        self._linger_s = config.call_timeout_s
         self._index = 0
         self._channel: aio.Channel | None = None
         self._retired: set[asyncio.Task[None]] = set()
@@ -138,10 +141,9 @@ class EtcdClient:
     def __init__(self, config: EtcdConfig) -> None:
         self.config = config
         credentials = _credentials(config)
-        linger_s = config.call_timeout_s
-        self.kv = Link(config, credentials, linger_s)
-        self.lease = Link(config, credentials, linger_s)
-        self.watch = Link(config, credentials, 0)
+        self.kv = Link(config, credentials)
+        self.lease = Link(config, credentials)
+        self.watch = Link(config, credentials)
         self.revision = 0
         self.closed = False
         self._token = ""
@@ -243,15 +245,18 @@ class EtcdClient:
                     raise self.gone()
                 channel, token = link.channel(), self._token
                 try:
-                    return await send(channel, timeout_s)
+                    # gRPC keeps the deadline; the second one is for where it forgets (writing to a stream whose
+                    # channel was closed before it began).
+                    async with asyncio.timeout(2 * timeout_s):
+                        return await send(channel, timeout_s)
                 except aio.AioRpcError as error:
                     if may_login and _is_stale_login(error):
                         may_login = False
                         await self.login(token)
                         continue
                     explained = explain(error, link.endpoint)
-                except asyncio.CancelledError:
-                    if _is_cancelled():
+                except (TimeoutError, *CHANNEL_GONE):
+                    if is_cancelled():
                         raise
                     explained = StoreUnavailable("STORE_UNAVAILABLE", f"the connection to {link.endpoint} was given up")
                 if not isinstance(explained, StoreUnavailable):
@@ -330,7 +335,7 @@ def _is_stale_login(error: aio.AioRpcError) -> bool:
     ) and needs_login(error.details() or "")
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Say whether our task is being cancelled; if not, a CancelledError only means that a connection was closed."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

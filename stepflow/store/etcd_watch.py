@@ -25,7 +25,7 @@ from grpc import aio
 from stepflow.errors import Forbidden, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.store import Event, KeyValue, StoreCompacted, StoreUnavailable, WatchBatch
-from stepflow.store.etcd_client import WATCH, EtcdClient, explain, needs_login, version_of
+from stepflow.store.etcd_client import CHANNEL_GONE, WATCH, EtcdClient, explain, is_cancelled, needs_login, version_of
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ log = get_logger(__name__)
 TICK_S = 0.5
 PROGRESS_S = 2.0
 SILENCE_S = 5.0
+CREATE_S = 2.0
+"""A new stream is confirmed sooner than that, or another is tried."""
+
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
 
@@ -66,7 +69,9 @@ class EtcdWatch:
         self._error: StepflowError | None = None
         self._closed = False
         self._stream: aio.StreamStreamCall[Any, Any] | None = None
+        self._patience: asyncio.Timeout | None = None
         self._heard_s = 0.0
+        self._created = False
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="etcd watch")
 
     # -- the owner's side -----------------------------------------------------------------------------------------
@@ -113,30 +118,27 @@ class EtcdWatch:
     def stop(self) -> None:
         self._task.cancel()
         self._watches.remove(self)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     async def ended(self) -> None:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def tick(self, now_s: float) -> None:
         """Ask a silent stream for its progress, and give up one that stays silent."""
-        stream = self._stream
-        if stream is None or now_s - self._heard_s < PROGRESS_S:
+        stream, patience = self._stream, self._patience
+        if stream is None or patience is None or now_s - self._heard_s < PROGRESS_S:
             return
-        if now_s - self._heard_s >= SILENCE_S:
-            log.warning("silent watch given up", endpoint=self._client.watch.endpoint)
-            stream.cancel()
+        if now_s - self._heard_s >= (SILENCE_S if self._created else CREATE_S):
+            self._patience = None
+            patience.reschedule(0)
             return
         try:
             async with asyncio.timeout(TICK_S):  # a stream that takes not even this is cancelled by it
                 await stream.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
-        except (TimeoutError, aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError):
-            pass  # it has ended; whoever reads it knows why
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+        except (TimeoutError, aio.AioRpcError, *CHANNEL_GONE):
+            if is_cancelled():
                 raise
+            # The stream has ended; whoever reads it knows why.
 
     # -- following ------------------------------------------------------------------------------------------------
 
@@ -147,7 +149,12 @@ class EtcdWatch:
             channel = self._client.watch.channel()
             endpoint = self._client.watch.endpoint
             try:
-                await self._read(channel)
+                # Cancelling the stream would not do: gRPC can wait for ever for one that never began.
+                async with asyncio.timeout(None) as self._patience:
+                    await self._read(channel)
+            except TimeoutError:
+                reason = "silent"
+                log.warning("silent watch given up", endpoint=endpoint)
             except _Broken as broken:
                 reason = str(broken)
             except aio.AioRpcError as error:
@@ -155,9 +162,8 @@ class EtcdWatch:
                 reason = explained.message
                 if needs_login(error.details() or ""):
                     await self._login()
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+            except CHANNEL_GONE:
+                if is_cancelled():
                     raise
                 reason = "connection given up"
             except StepflowError as error:
@@ -181,6 +187,7 @@ class EtcdWatch:
         stream = self._client.stream(channel, WATCH)
         token = self._client.token
         self._heard_s = time.monotonic()
+        self._created = False
         self._stream = stream
         try:
             await stream.write(pb.WatchRequest(create_request=create))
@@ -189,6 +196,7 @@ class EtcdWatch:
                 if not isinstance(response, pb.WatchResponse):  # grpc's mark of the end
                     raise _Broken("the stream ended")
                 self._heard_s = time.monotonic()
+                self._created = True
                 if response.canceled:
                     await self._cancelled(response, token)
                 self._take(response)
@@ -200,29 +208,30 @@ class EtcdWatch:
         self._client.saw(response.header.revision)
         if response.events:
             self._fragments.extend(response.events)
-            if not response.fragment:
-                self._deliver()
+            self._deliver(whole=not response.fragment)
         elif not response.created and not self._fragments and self._watches.progress_counts:
             # Everything up to here has been told.
             self._next = max(self._next, response.header.revision + 1)
 
-    def _deliver(self) -> None:
-        """Hand on what has come completely, revision by revision."""
+    def _deliver(self, *, whole: bool) -> None:
+        """Hand on the revisions that are complete: all of them, or all but the last, whose rest is to come."""
+        last = 0 if whole else self._fragments[-1].kv.mod_revision
         revision = 0
         events: list[Event] = []
+        kept: list[pb.Event] = []
         for event in self._fragments:
-            kv = event.kv
-            if kv.mod_revision < self._next:
+            changed_at = event.kv.mod_revision
+            if changed_at < self._next:
                 continue
-            if kv.mod_revision != revision:
-                if events:
-                    self._batches.append(WatchBatch(revision, tuple(events)))
-                revision, events = kv.mod_revision, []
+            if changed_at == last:
+                kept.append(event)
+                continue
+            if changed_at != revision:
+                self._append(revision, events)
+                revision, events = changed_at, []
             events.append(self._event(event))
-        self._fragments.clear()
-        if events:
-            self._batches.append(WatchBatch(revision, tuple(events)))
-            self._next = revision + 1
+        self._append(revision, events)
+        self._fragments = kept
         if len(self._batches) > WATCH_BACKLOG_MAX:
             self._batches.clear()
             raise StoreCompacted(
@@ -230,7 +239,16 @@ class EtcdWatch:
                 f"the watch of {self._prefix.decode()!r} fell {WATCH_BACKLOG_MAX:,} revisions behind",
                 compacted=self._next - 1,
             )
-        if self._batches and self._waiter is not None and not self._waiter.done():
+        if self._batches:
+            self._wake()
+
+    def _append(self, revision: int, events: list[Event]) -> None:
+        if events:
+            self._batches.append(WatchBatch(revision, tuple(events)))
+            self._next = revision + 1
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _event(self, event: pb.Event) -> Event:

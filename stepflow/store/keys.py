@@ -31,6 +31,9 @@ LEADER = "leader"
 RETURNED = "returned-by."
 """Stands before the id of whoever gave an assignment back; no executor has an id that begins so."""
 
+HANDED_OVER = "handed-over-by."
+"""The same before the id of whoever ended in good order and found nobody to hand its runs over to."""
+
 PARTITION_DIGITS = 6
 """A million partitions of 64 items."""
 
@@ -91,6 +94,11 @@ def assigned_to(executor_id: str) -> str:
 def returned_by(executor_id: str) -> str:
     """The id under which an executor's returned assignments stand: nobody's, so the leader sees them as orphans."""
     return RETURNED + _part(executor_id)
+
+
+def handed_over_by(executor_id: str) -> str:
+    """The id under which stand the assignments that an executor handed over to nobody in particular."""
+    return HANDED_OVER + _part(executor_id)
 
 
 def inbox(run_id: str, message_id: str) -> str:

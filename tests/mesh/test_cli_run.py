@@ -539,7 +539,7 @@ def test_a_server_that_does_not_start_ends_the_command_before_the_run_begins(pla
     code, expected = SERVERS[name]
     place.write("server.py", code)
     config = (place.folder / "stepflow-config.yml").read_text()
-    config = re.sub(r"args: \[[^]]*\]", f"startTimeout: 700ms, args: [{place.folder / 'server.py'}]", config)
+    config = re.sub(r"args: \[[^]]*\]", f"startTimeout: 700ms\n    args: [{place.folder / 'server.py'}]", config)
     place.write("stepflow-config.yml", config)
     refused(place, place.cli("run", "--flow", "gated.yaml", "--input-json", "1"), 1, expected)
 
@@ -547,7 +547,7 @@ def test_a_server_that_does_not_start_ends_the_command_before_the_run_begins(pla
 def test_a_slow_start_is_talked_about(place: Place) -> None:
     place.write("server.py", "import time; time.sleep(60)")
     config = (place.folder / "stepflow-config.yml").read_text()
-    config = re.sub(r"args: \[[^]]*\]", f"startTimeout: 1500ms, args: [{place.folder / 'server.py'}]", config)
+    config = re.sub(r"args: \[[^]]*\]", f"startTimeout: 1500ms\n    args: [{place.folder / 'server.py'}]", config)
     place.write("stepflow-config.yml", config)
     refused(place, place.cli("run", "--flow", "gated.yaml", "--input-json", "1"), 1, r"starting gated …")
 

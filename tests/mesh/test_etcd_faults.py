@@ -73,6 +73,17 @@ async def opened(*endpoints: str, **options: Any) -> AsyncIterator[EtcdStore]:
             await store.close()
 
 
+@asynccontextmanager
+async def proxied(server: EtcdServer) -> AsyncIterator[tuple[TcpProxy, EtcdStore, EtcdStore]]:
+    """Give a proxy, a store that goes around it, and one that goes through it."""
+    async with (
+        TcpProxy(server.client_port) as proxy,
+        opened(server.endpoint) as direct,
+        opened(proxy.endpoint) as through,
+    ):
+        yield proxy, direct, through
+
+
 async def until_it_works(call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Repeat a call that the store says may be repeated; each single one must end in time."""
     while True:
@@ -197,6 +208,7 @@ def test_an_etcd_stopped_for_longer_than_a_lease_bounds_every_call_and_ends_the_
             await load.until(10)
             server.stop()
             load.send(10)
+            calls: list[Coroutine[Any, Any, Any]]
             calls = [store.get("a"), store.range(""), store.revision(), put(store, "a", b""), store.lease_grant(5)]
             calls += [store.lease_keep_alive(lease), store.lease_revoke(lease), store.status()]
             async with asyncio.timeout(CALL_BOUND_S):
@@ -249,30 +261,33 @@ def test_a_write_that_lay_behind_a_stopped_member_does_not_land_late(cluster: li
     async def scenario() -> None:
         leader = await asyncio.to_thread(leader_of, cluster)
         first, other = [server for server in cluster if server is not leader]
-        async with opened(first.endpoint, other.endpoint) as store, opened(other.endpoint) as observer:
-            async with under_load(store) as load:
-                load.send(5)
-                await load.until(5)
-                first.stop()
-                committed = asyncio.Event()
-                load.writer.submit([Put("k", b"old")], on_commit=lambda: None)
-                load.writer.submit([Put("k", b"new")], on_commit=committed.set)
-                async with asyncio.timeout(30):
-                    await committed.wait()
-                before = await observer.get("k")
-                first.go_on()
-                await asyncio.to_thread(first.wait)
-                # `first` has worked off what lay before it when it has told a later write.
-                async with opened(first.endpoint) as late:
-                    seen = Seen(late.watch("k"))
-                    await put(late, "kz", b"")
-                    await seen.until(1)
-                    assert seen.keys == ["kz"]
-                    await seen.close()
-                assert await observer.get("k") == before
-                assert before is not None
-                assert (before.value, before.version) == (b"new", 2)
-                assert not load.writer.lost.is_set()
+        async with (
+            opened(other.endpoint) as observer,
+            opened(first.endpoint, other.endpoint) as store,
+            under_load(store) as load,
+        ):
+            load.send(5)
+            await load.until(5)
+            first.stop()
+            committed = asyncio.Event()
+            load.writer.submit([Put("k", b"old")], on_commit=lambda: None)
+            load.writer.submit([Put("k", b"new")], on_commit=committed.set)
+            async with asyncio.timeout(30):
+                await committed.wait()
+            before = await observer.get("k")
+            first.go_on()
+            await asyncio.to_thread(first.wait)
+            # `first` has worked off what lay before it when it has told a later write.
+            async with opened(first.endpoint) as late:
+                seen = Seen(late.watch("k"))
+                await put(late, "kz", b"")
+                await seen.until(1)
+                assert seen.keys == ["kz"]
+                await seen.close()
+            assert await observer.get("k") == before
+            assert before is not None
+            assert (before.value, before.version) == (b"new", 2)
+            assert not load.writer.lost.is_set()
 
     run(scenario())
 
@@ -307,20 +322,19 @@ def test_without_a_majority_calls_end_and_with_it_they_work_again(cluster: list[
 
 def test_a_writer_whose_reply_was_lost_finds_out_that_it_had_committed(server: EtcdServer) -> None:
     async def scenario() -> None:
-        async with TcpProxy(server.client_port) as proxy, opened(server.endpoint) as observer:
-            async with opened(proxy.endpoint) as store, under_load(store) as load:
+        async with proxied(server) as (proxy, observer, store), under_load(store) as load:
+            load.send(1)
+            await load.until(1)
+            for _ in range(3):
+                count = load.sent
+                proxy.freeze_replies()
                 load.send(1)
-                await load.until(1)
-                for _ in range(3):
-                    count = load.sent
-                    proxy.freeze_replies()
-                    load.send(1)
-                    while await observer.get(f"load/{count:05}") is None:  # noqa: ASYNC110  # bounded by the scenario
-                        await asyncio.sleep(0.01)
-                    assert len(load.told) == count  # committed, and nobody knows
-                    await load.until(count + 1)
-                assert load.writer.stats.resends >= 3
-                await load.check(observer)
+                while await observer.get(f"load/{count:05}") is None:  # noqa: ASYNC110  # bounded by the scenario
+                    await asyncio.sleep(0.01)
+                assert len(load.told) == count  # committed, and nobody knows
+                await load.until(count + 1)
+            assert load.writer.stats.resends >= 3
+            await load.check(observer)
 
     run(scenario())
 
@@ -343,17 +357,16 @@ def test_a_transaction_without_the_fence_is_undecided_when_its_reply_is_lost(ser
 
 def test_a_watch_whose_connection_is_only_half_there_goes_on_over_another(server: EtcdServer) -> None:
     async def scenario() -> None:
-        async with TcpProxy(server.client_port) as proxy, opened(server.endpoint) as writer:
-            async with opened(proxy.endpoint) as store:
-                seen = Seen(store.watch("w"))
-                await put(writer, "w", b"1")
-                await seen.until(1)
-                proxy.freeze()
-                expected = [seen.revisions[0], *[await put(writer, "w", b"2") for _ in range(20)]]
-                await seen.until(21)
-                assert seen.revisions == expected
-                assert (await store.get("w")) is not None
-                await seen.close()
+        async with proxied(server) as (proxy, writer, store):
+            seen = Seen(store.watch("w"))
+            await put(writer, "w", b"1")
+            await seen.until(1)
+            proxy.freeze()
+            expected = [seen.revisions[0], *[await put(writer, "w", b"2") for _ in range(20)]]
+            await seen.until(21)
+            assert seen.revisions == expected
+            assert (await store.get("w")) is not None
+            await seen.close()
 
     run(scenario())
 
@@ -361,25 +374,27 @@ def test_a_watch_whose_connection_is_only_half_there_goes_on_over_another(server
 def test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once(server: EtcdServer) -> None:
     async def scenario() -> None:
         chance = random.Random(7)
-        async with TcpProxy(server.client_port) as proxy, opened(server.endpoint) as writer:
-            async with opened(proxy.endpoint) as store:
-                start = await store.revision() + 1
-                # 40 revisions of 5 x 30 KB: more than one message of etcd holds, so that fragments are cut, too.
-                for i in range(40):
-                    await writer.txn(Txn((), tuple(Put(f"w/{i:02}/{j}", b"x" * 30_000) for j in range(5))))
-                proxy.cut_replies_after(chance.randrange(1, 50_000))
-                seen = Seen(store.watch("w/", from_revision=start))
-                for _ in range(25):
-                    accepted = proxy.accepted
-                    await wait_until_async(lambda n=accepted: proxy.accepted > n, "another connection")  # type: ignore[misc]  # bound at once
-                    proxy.cut_replies_after(chance.randrange(1, 900_000))
-                    if len(seen.batches) == 40:
-                        break
-                proxy.cut_no_more()
-                await seen.until(40)
-                assert seen.revisions == list(range(start, start + 40))
-                assert seen.keys == [f"w/{i:02}/{j}" for i in range(40) for j in range(5)]
-                await seen.close()
+        async with proxied(server) as (proxy, writer, store):
+            start = await store.revision() + 1
+            # 40 revisions of 5 x 30 KB: more than one message of etcd holds, so that fragments are cut, too.
+            for i in range(40):
+                await writer.txn(Txn((), tuple(Put(f"w/{i:02}/{j}", b"x" * 30_000) for j in range(5))))
+            proxy.cut_replies_after(chance.randrange(1, 50_000))
+            seen = Seen(store.watch("w/", from_revision=start))
+            for _ in range(12):
+                accepted = proxy.accepted
+                await wait_until_async(
+                    lambda n=accepted: proxy.accepted > n or len(seen.batches) == 40,  # type: ignore[misc]  # bound
+                    "another connection",
+                )
+                proxy.cut_replies_after(chance.randrange(1, 3_000_000))
+                if len(seen.batches) == 40:
+                    break
+            proxy.cut_no_more()
+            await seen.until(40)
+            assert seen.revisions == list(range(start, start + 40))
+            assert seen.keys == [f"w/{i:02}/{j}" for i in range(40) for j in range(5)]
+            await seen.close()
 
     run(scenario())
 
@@ -387,18 +402,17 @@ def test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once(server:
 def test_a_watch_that_is_cut_again_and_again_under_load_loses_nothing(server: EtcdServer) -> None:
     async def scenario() -> None:
         chance = random.Random(3)
-        async with TcpProxy(server.client_port) as proxy, opened(server.endpoint) as writer:
-            async with opened(proxy.endpoint) as store:
-                watches = [Seen(store.watch("w")) for _ in range(5)]
-                expected = []
-                for i in range(300):
-                    expected.append(await put(writer, "w", str(i).encode()))
-                    if chance.random() < 0.1:
-                        proxy.cut()
-                for seen in watches:
-                    await seen.until(300)
-                    assert seen.revisions == expected
-                    await seen.close()
+        async with proxied(server) as (proxy, writer, store):
+            watches = [Seen(store.watch("w")) for _ in range(5)]
+            expected = []
+            for i in range(300):
+                expected.append(await put(writer, "w", str(i).encode()))
+                if chance.random() < 0.1:
+                    proxy.cut()
+            for seen in watches:
+                await seen.until(300)
+                assert seen.revisions == expected
+                await seen.close()
 
     run(scenario())
 
@@ -423,50 +437,48 @@ def test_a_slow_network_delays_and_nothing_else(server: EtcdServer) -> None:
 
 def test_a_watch_that_missed_what_was_compacted_says_so_and_a_list_makes_up_for_it(server: EtcdServer) -> None:
     async def scenario() -> None:
-        async with TcpProxy(server.client_port) as proxy, opened(server.endpoint) as writer:
-            async with opened(proxy.endpoint) as store:
-                seen = Seen(store.watch("w/"))
-                await put(writer, "w/1", b"")
-                await seen.until(1)
-                proxy.refuse()
-                for i in range(2, 10):
-                    await put(writer, f"w/{i}", b"")
-                compacted = await writer.revision()
-                await asyncio.to_thread(server.compact, compacted)
-                proxy.refuse(refusing=False)
-                await wait_until_async(lambda: seen.error is not None, "the watch says that it missed something", 20)
-                assert isinstance(seen.error, StoreCompacted)
-                assert seen.error.details["compacted"] == compacted
-                assert seen.keys == ["w/1"]
-                page = await until_it_works(lambda: store.range("w/"))
-                assert len(page.items) == 9
-                again = Seen(store.watch("w/", from_revision=page.revision + 1))
-                await put(writer, "w/10", b"")
-                await again.until(1)
-                assert again.keys == ["w/10"]
-                await again.close()
-                with pytest.raises(StoreCompacted):
-                    await store.range("w/", revision=compacted - 1)
+        async with proxied(server) as (proxy, writer, store):
+            seen = Seen(store.watch("w/"))
+            await put(writer, "w/1", b"")
+            await seen.until(1)
+            proxy.refuse()
+            for i in range(2, 10):
+                await put(writer, f"w/{i}", b"")
+            compacted = await writer.revision()
+            await asyncio.to_thread(server.compact, compacted)
+            proxy.refuse(refusing=False)
+            await wait_until_async(lambda: seen.error is not None, "the watch says that it missed something", 20)
+            assert isinstance(seen.error, StoreCompacted)
+            assert seen.error.details["compacted"] == compacted
+            assert seen.keys == ["w/1"]
+            page = await until_it_works(lambda: store.range("w/"))
+            assert len(page.items) == 9
+            again = Seen(store.watch("w/", from_revision=page.revision + 1))
+            await put(writer, "w/10", b"")
+            await again.until(1)
+            assert again.keys == ["w/10"]
+            await again.close()
+            with pytest.raises(StoreCompacted):
+                await store.range("w/", revision=compacted - 1)
 
     run(scenario())
 
 
 def test_a_quiet_watch_is_not_caught_by_a_compaction(server: EtcdServer) -> None:
     async def scenario() -> None:
-        async with TcpProxy(server.client_port) as proxy, opened(server.endpoint) as writer:
-            async with opened(proxy.endpoint) as store:
-                watch = store.watch("quiet/")
-                seen = Seen(watch)
-                for i in range(20):
-                    revision = await put(writer, f"busy/{i}", b"")
-                await wait_until_async(lambda: watch.resumes_at > revision, "the watch knows that it missed nothing")
-                await asyncio.to_thread(server.compact, revision)
-                proxy.refuse()
-                await put(writer, "quiet/1", b"")
-                proxy.refuse(refusing=False)
-                await seen.until(1)
-                assert seen.keys == ["quiet/1"]
-                await seen.close()
+        async with proxied(server) as (proxy, writer, store):
+            watch = store.watch("quiet/")
+            seen = Seen(watch)
+            for i in range(20):
+                revision = await put(writer, f"busy/{i}", b"")
+            await wait_until_async(lambda: watch.resumes_at > revision, "the watch knows that it missed nothing")
+            await asyncio.to_thread(server.compact, revision)
+            proxy.refuse()
+            await put(writer, "quiet/1", b"")
+            proxy.refuse(refusing=False)
+            await seen.until(1)
+            assert seen.keys == ["quiet/1"]
+            await seen.close()
 
     run(scenario())
 
@@ -529,7 +541,7 @@ def test_a_lease_that_ran_out_while_etcd_was_down_is_gone(server: EtcdServer) ->
                 except NotFound:
                     return True
 
-            while not await is_gone():
+            while not await is_gone():  # noqa: ASYNC110  # bounded by the scenario
                 await asyncio.sleep(0.05)
             with pytest.raises(NotFound):
                 await store.lease_keep_alive(lease)

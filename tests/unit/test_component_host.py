@@ -503,6 +503,16 @@ def test_results_that_nobody_asks_for_go_when_they_are_old() -> None:
     run_async(main)
 
 
+def test_results_that_are_not_old_stay() -> None:
+    async def main() -> None:
+        async with scripted() as (host, _, executor):
+            executor.call(component=ECHO)
+            host.holds._sweep()
+            assert len(host.holds) == 1
+
+    run_async(main)
+
+
 # --- inputs and outputs ---------------------------------------------------------------------------------------------
 
 
@@ -773,14 +783,15 @@ def test_progress_reaches_the_executor_with_the_id_of_its_call() -> None:
     run_async(main)
 
 
-def test_deeper_calls_are_not_counted_as_in_flight() -> None:
+def test_what_is_in_flight_and_what_is_held_is_counted_whatever_the_depth() -> None:
     async def main() -> None:
         async with scripted() as (host, _, executor):
             executor.call("a")
             executor.call("b", depth=1)
-            assert (host.calls_in_flight, host.calls_held) == (1, 2)
-            executor.ack("a")
-            executor.ack("b")
+            executor.call("c", ECHO)
+            assert (host.calls_in_flight, host.calls_held) == (2, 3)
+            for step in "abc":
+                executor.ack(step)
             assert_nothing_is_left(host, executor)
 
     run_async(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -167,6 +168,7 @@ def test_a_call_that_waits_for_its_plugin_can_be_cancelled_and_superseded() -> N
             executor.cancel(executor.call("a"))
             executor.call("b", ECHO, attempt=1)
             second = executor.call("b", ECHO, attempt=2)
+            assert len(host._plugins["kit"].waiting) == 1, "nothing is kept of those that nobody wants"
             backend.may_start.set()
             await starting
             await executor.result(second)
@@ -299,6 +301,21 @@ def test_the_idle_time_stands_still_while_a_call_back_of_the_component_is_open()
             executor.answer((await executor.asked())[0], flow_json=b"{}")
             await asking
             assert "idle timeout" in (await executor.result(number)).failure.message
+
+    run_async(main)
+
+
+def test_the_idle_time_begins_anew_with_the_answer_to_a_call_back() -> None:
+    async def main() -> None:
+        async with scripted() as (_, backend, executor):
+            executor.call(idle_timeout_ms=LATE_MS)
+            call: Any = backend.executed[0]
+            asking = asyncio.create_task(call.get_flow("f"))
+            callback = (await executor.asked())[0]
+            answered_at = time.monotonic()
+            executor.answer(callback, flow_json=b"{}")
+            await asking
+            assert call.limit.active_at >= answered_at
 
     run_async(main)
 
@@ -465,7 +482,9 @@ def test_nothing_is_timed_any_more_after_the_close() -> None:
             executor.call("b", ECHO)
             executor.stream.close()
             assert len(timers()) == 3, "time limits, holds, the closed stream"
+            late = ExecutorEnd(host)
             await host.close()
+            late.stream.close()
             assert timers() == []
 
     run_async(main)

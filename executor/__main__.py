@@ -1,0 +1,93 @@
+"""`python -m executor`: an executor of the mesh, as a process."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stepflow import serving
+from stepflow.errors import Invalid
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator
+
+HAND_OVER_GRACE_S = 10.0
+"""How long handing over may take; what is left then is taken over from the leader's side."""
+
+RUNS_MAX_DEFAULT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorConfig:
+    """The options of an executor."""
+
+    common: serving.ServiceConfig
+    name: str
+    runs_max: int
+
+    def __post_init__(self) -> None:
+        if self.runs_max < 1:
+            raise Invalid("RUNS_MAX_INVALID", "--runs-max must be at least 1")
+        if not self.name or "/" in self.name:
+            raise Invalid("NAME_INVALID", "--name must not be empty or hold a slash")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = serving.parser("executor", 7841, "Drive the runs of a mesh.")
+    made.add_argument(
+        "--name", default="executor", metavar="NAME", help="what its id begins with; default: %(default)s"
+    )
+    made.add_argument(
+        "--runs-max", type=int, default=RUNS_MAX_DEFAULT, metavar="N", help="runs at once; default: %(default)s"
+    )
+    return made
+
+
+def read_options(options: argparse.Namespace) -> ExecutorConfig:
+    """Raises: Invalid."""
+    return ExecutorConfig(common=serving.read_options(options), name=options.name, runs_max=options.runs_max)
+
+
+@asynccontextmanager
+async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
+    from executor.executor import Executor
+    from executor.hosts import QUEUE_TIMEOUT_S
+    from executor.links import Links
+    from executor.service import ExecutorService
+    from stepflow.rpc import Server
+    from stepflow.store.blobs import BlobStore
+
+    config = read_options(options)
+    common = config.common
+    async with AsyncExitStack() as stack:
+        store = await serving.open_store(common.etcd)
+        stack.push_async_callback(store.close)
+        executor = Executor(
+            store,
+            BlobStore.open(common.blobs),
+            rules={},
+            builtins={},
+            name=config.name,
+            runs_max=config.runs_max,
+            queue_timeout_s=QUEUE_TIMEOUT_S,
+        )
+        server = Server(tls=common.tls, insecure=common.insecure)
+        ExecutorService(executor).add_to(server)
+        stack.push_async_callback(server.stop)
+        address = await server.start(common.listen)
+        executor.address = common.advertised(address)
+        links = Links(store, executor, tls=common.tls)
+        stack.push_async_callback(links.close)
+        await links.start()  # before the first run comes: what hosts hold of it must be asked for
+        stack.push_async_callback(executor.close)
+        await executor.start()
+        serving.ready("executor", executor.id, address)
+        yield
+        await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)
+
+
+if __name__ == "__main__":
+    sys.exit(serving.run(parser(), serve))

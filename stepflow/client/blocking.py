@@ -1,0 +1,150 @@
+"""The client for programs without an event loop: the async one on a thread of its own.
+
+Methods are those of `Client`, and block. May be used from several threads at once, never from the loop of an asyncio
+program, which it would stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stepflow.client.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from stepflow.client.client import Document, FlowLike, Named, Watch
+    from stepflow.client.model import Cluster, Component, Diagnostic, Event, FlowInfo, Item, Run, Step, StoredFlow
+    from stepflow.errors import StepflowError
+    from stepflow.rpc import Tls
+
+_T = TypeVar("_T")
+
+
+class BlockingClient:
+    """See `Client` for what each method does and raises. Close it, or use it with `with`."""
+
+    def __init__(self, server: str | None = None, *, tls: Tls | None = None, patience_s: float = 10.0) -> None:
+        self._client = Client(server, tls=tls, patience_s=patience_s)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stepflow client", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> BlockingClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread. Safe to repeat."""
+        if self._loop.is_closed():
+            return
+        self._do(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, _T]) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C: do not leave the call running
+            future.cancel()
+            raise
+
+    def _iterate(self, source: AsyncGenerator[_T, None] | Watch) -> Iterator[Any]:
+        """Yield what an asynchronous source gives, and close it in the end."""
+        iterator: AsyncIterator[Any] = aiter(source)
+        try:
+            while True:
+                found = self._do(_next(iterator))
+                if found is _END:
+                    return
+                yield found
+        finally:
+            if not self._loop.is_closed():
+                self._do(source.aclose())
+
+    # --- flows ------------------------------------------------------------------------------------------------------
+
+    def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
+        return self._do(self._client.store_flow(flow, label=label))
+
+    def validate_flow(self, flow: Document) -> list[Diagnostic]:
+        return self._do(self._client.validate_flow(flow))
+
+    def get_flow(self, flow: Named | str) -> tuple[str, dict[str, Any]]:
+        return self._do(self._client.get_flow(flow))
+
+    def list_flows(self, name_prefix: str = "") -> Iterator[FlowInfo]:
+        return self._iterate(self._client.list_flows(name_prefix))
+
+    def delete_flow(self, name: str, *, label: str = "") -> None:
+        self._do(self._client.delete_flow(name, label=label))
+
+    # --- runs -------------------------------------------------------------------------------------------------------
+
+    def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:
+        return self._do(self._client.submit(flow, input, **options))
+
+    def submit_batch(self, flow: FlowLike, inputs: Sequence[Any], **options: Any) -> str:
+        return self._do(self._client.submit_batch(flow, inputs, **options))
+
+    def submit_runs(self, flow: FlowLike, inputs: Iterable[Any], **options: Any) -> list[str | StepflowError]:
+        return self._do(self._client.submit_runs(flow, inputs, **options))
+
+    def get(self, run_id: str) -> Run:
+        return self._do(self._client.get(run_id))
+
+    def wait(self, run_id: str, *, timeout_s: float | None = None) -> Run:
+        return self._do(self._client.wait(run_id, timeout_s=timeout_s))
+
+    def watch(
+        self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False
+    ) -> Iterator[Event]:
+        return self._iterate(self._client.watch(run_id, positions=positions, include_results=include_results))
+
+    def list_runs(self, **options: Any) -> Iterator[Run]:
+        return self._iterate(self._client.list_runs(**options))
+
+    def cancel(self, run_id: str) -> Run:
+        return self._do(self._client.cancel(run_id))
+
+    def delete(self, run_id: str) -> None:
+        self._do(self._client.delete(run_id))
+
+    def items(self, run_id: str, *, page_size: int = 0) -> Iterator[Item]:
+        return self._iterate(self._client.items(run_id, page_size=page_size))
+
+    def steps(self, run_id: str, *, include_results: bool = False, page_size: int = 0) -> Iterator[Step]:
+        return self._iterate(self._client.steps(run_id, include_results=include_results, page_size=page_size))
+
+    # --- blobs and the mesh -----------------------------------------------------------------------------------------
+
+    def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
+        return self._do(self._client.put_blob(content, blob_type=blob_type))
+
+    def get_blob(self, blob_id: str) -> tuple[bytes, str]:
+        return self._do(self._client.get_blob(blob_id))
+
+    def components(self, plugin: str = "") -> list[Component]:
+        return self._do(self._client.components(plugin))
+
+    def cluster(self) -> Cluster:
+        return self._do(self._client.cluster())
+
+    def drain(self, *, executor_id: str = "", host_id: str = "") -> None:
+        self._do(self._client.drain(executor_id=executor_id, host_id=host_id))
+
+
+_END: Any = object()
+
+
+async def _next(iterator: AsyncIterator[_T]) -> _T:
+    return await anext(iterator, _END)

@@ -1,0 +1,233 @@
+"""The services as processes over a real etcd: one run through everything, and what happens when one of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from support import wait_until_async
+from support.etcd import running_etcd
+from support.mesh import Gate, Processes, gated_config, processes
+
+from control_plane.plane import RunRequest
+from stepflow.codec import encode
+from stepflow.flow import flow_from_tree
+from stepflow.journal import journal_entries
+from stepflow.store import keys
+from stepflow.store.lease import LEASE_TTL_S
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+    from pathlib import Path
+
+    from support.etcd import EtcdServer
+
+WAIT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as server:
+        yield server
+
+
+@pytest.fixture
+def mesh(etcd: EtcdServer, tmp_path: Path) -> Iterator[Processes]:
+    with processes(etcd, tmp_path, f"{uuid4().hex[:12]}/") as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 90))
+
+
+def chain(count: int) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [{"id": "s0", "component": "/gated/work", "input": {"$input": "$"}}]
+    steps += [{"id": f"s{n}", "component": "/gated/work", "input": {"$step": f"s{n - 1}"}} for n in range(1, count)]
+    return {"name": "chain", "steps": steps, "output": {"$step": steps[-1]["id"]}}
+
+
+def request(tree: dict[str, Any], value: Any = 1) -> RunRequest:
+    return RunRequest(flow=flow_from_tree(tree), inputs=[encode(value)])
+
+
+def test_a_run_goes_through_executor_and_host_processes(mesh: Processes, tmp_path: Path) -> None:
+    mesh.host(gated_config(tmp_path))
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control:
+            run_id = await control.submit(request(chain(3)))
+            view = await control.wait(run_id, timeout_s=WAIT_S)
+            assert view.status == "completed"
+            (item,) = await control.items(run_id)
+            assert item.outcome.tree == {"of": {"of": {"of": 1}}}
+
+    run(scenario())
+
+
+def test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_again(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    gate.allow(0)
+    mesh.host(gated_config(tmp_path))
+    first = mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control:
+            run_id = await control.submit(request(chain(2)))
+            await gate.wait_for(1)
+            mesh.executor()
+            first.kill()
+            gate.allow(9)
+            view = await control.wait(run_id, timeout_s=WAIT_S)
+            assert view.status == "completed"
+            assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
+
+    run(scenario())
+
+
+def test_the_session_of_a_killed_executor_is_gone_long_before_its_lease_runs_out(
+    mesh: Processes, tmp_path: Path
+) -> None:
+    victim = mesh.executor()
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control, mesh.store() as store:
+            liveness = control._leader._liveness
+            await wait_until_async(lambda: liveness.answering(victim.id), "the leader attends to the executor")
+            victim.kill()
+            session = keys.session_executor(victim.id)
+            watch = store.watch(session)
+            async with asyncio.timeout(LEASE_TTL_S / 2):
+                if await store.get(session) is not None:
+                    assert (await anext(aiter(watch))).events[0].kind == "delete"
+            watch.close()
+
+    run(scenario())
+
+
+def test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_attempt(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    gate.allow(0)
+    mesh.host(gated_config(tmp_path))
+    first = mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control:
+            run_ids = [await control.submit(request(chain(2), n)) for n in range(5)]
+            await gate.wait_for(5)
+            mesh.executor()
+            assert await asyncio.to_thread(first.end) == 0
+            gate.allow(99)
+            for run_id in run_ids:
+                view = await control.wait(run_id, timeout_s=WAIT_S)
+                assert view.status == "completed"
+            assert len(gate.ledger) == 10
+            assert {attempt for _, attempt in gate.ledger} == {1}
+            async with mesh.store() as store:
+                adoptions = [
+                    entry.adopted async for entry in journal_entries(store, run_ids[0], 0) if entry.HasField("adopted")
+                ]
+            assert [adopted.handed_over for adopted in adoptions] == [False, True]
+
+    run(scenario())
+
+
+def test_runs_that_nobody_can_take_over_wait_for_the_first_executor_that_comes(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    gate.allow(0)
+    mesh.host(gated_config(tmp_path))
+    first = mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control:
+            run_id = await control.submit(request(chain(2)))
+            await gate.wait_for(1)
+            assert await asyncio.to_thread(first.end) == 0
+            gate.allow(9)
+            await asyncio.to_thread(mesh.executor)
+            assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+            assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
+
+    run(scenario())
+
+
+def test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    gate.allow(0)
+    config = gated_config(tmp_path)
+    first = mesh.host(config)
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control:
+            run_id = await control.submit(request(chain(1)))
+            await gate.wait_for(1)
+            await asyncio.to_thread(mesh.host, config)
+            first.kill()
+            gate.allow(9)
+            assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+            assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s0", 2)]
+
+    run(scenario())
+
+
+def test_a_host_that_is_asked_to_end_finishes_its_calls_first(mesh: Processes, gate: Gate, tmp_path: Path) -> None:
+    gate.allow(0)
+    config = gated_config(tmp_path)
+    first = mesh.host(config)
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control:
+            run_id = await control.submit(request(chain(2)))
+            await gate.wait_for(1)
+            await asyncio.to_thread(mesh.host, config)
+            first.ask_to_end()
+            await wait_until_async(lambda: "draining" in first.log, "the host drains")
+            gate.allow(9)
+            assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+            assert await asyncio.to_thread(first.process.wait, WAIT_S) == 0
+            assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
+
+    run(scenario())
+
+
+def test_a_host_with_other_rules_is_refused_while_the_first_one_lives(mesh: Processes, tmp_path: Path) -> None:
+    first = mesh.host(gated_config(tmp_path), "--host-id", "north")
+    other = tmp_path / "other.yml"
+    other.write_text("plugins: {b: {type: builtin}}\nroutes: {/gated: [{plugin: b}]}\n", encoding="utf-8")
+    second = mesh.host(other, "--host-id", "south", wait=False)
+    assert second.process.wait(WAIT_S) == 1
+    assert "ROUTES_CLAIMED" in second.log
+    assert first.id in second.log
+    assert "south-" in second.log
+    assert "Traceback" not in second.log
+    mesh.host(other, "--host-id", "south", "--replace-routes")
+
+
+def test_a_call_for_a_plugin_without_a_live_host_waits_for_one(mesh: Processes, gate: Gate, tmp_path: Path) -> None:
+    config = gated_config(tmp_path)
+    mesh.host(config).end()
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control:
+            run_id = await control.submit(request(chain(1)))
+            await asyncio.to_thread(mesh.host, config)
+            assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+            assert gate.ledger == [(f"{run_id}/0/s0", 1)]
+
+    run(scenario())

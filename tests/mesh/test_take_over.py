@@ -1,0 +1,417 @@
+"""What becomes of runs when those who drive them die, stand still, or cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import wait_until_async
+from support.parts import World, echo, gated, kinds, of
+
+from executor import executor as executor_module
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.mesh.v1 import state_pb2
+from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX, ENGINE_VERSION
+from stepflow.store import Put, Txn, delete, keys, put
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+SHORT_S = 0.6
+"""A lease that runs out while a test waits."""
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pauses are short, so that tests need not wait."""
+    monkeypatch.setattr(executor_module, "RETURN_S_MIN", 0.01)
+    monkeypatch.setattr(executor_module, "RETURN_S_MAX", 0.05)
+    monkeypatch.setattr(executor_module, "ALONE_S", 0.1)
+    yield
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await main
+
+    asyncio.run(bounded())
+
+
+CHAIN = (echo("a", {"$input": "$"}), gated("b", of("a")), echo("c", of("b")))
+
+
+async def called(world: World, count: int = 1) -> None:
+    await wait_until_async(lambda: len(world.work.in_flight) == count, f"{count} calls are in flight")
+
+
+def test_a_call_in_flight_survives_the_death_of_its_executor_and_is_not_made_again() -> None:
+    async def main() -> None:
+        async with World.open(executors=2) as world:
+            ids = [await world.submit(*CHAIN, inputs=[n]) for n in range(6)]
+            await called(world, 6)
+            dead = await world.kill(world.executors[0])
+            await world.bury(dead)
+            await wait_until_async(lambda: len(world.executors[0]._drives) == 6, "the other one has all runs")
+            world.work.release_all()
+            for n, run_id in enumerate(ids):
+                assert (await world.ended(run_id)).status == "completed"
+                assert await world.results(run_id) == [{"outcome": "success", "result": n}]
+            for name in "abc":
+                assert world.work.executions(name) == [1] * 6
+            assert await world.keys(keys.ASSIGNED) == []
+
+    run(main())
+
+
+def test_an_executor_that_stopped_without_a_word_is_noticed_by_its_lease() -> None:
+    async def main() -> None:
+        async with World.open(executors=0) as world:
+            first = await world.add_executor(lease_ttl_s=SHORT_S)
+            run_id = await world.submit(*CHAIN)
+            await called(world)
+            await world.add_executor()
+            await world.kill(first)
+            await wait_until_async(lambda: world.executors[0]._drives, "its lease has run out")
+            world.work.release_all()
+            assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("b") == [1]
+
+    run(main())
+
+
+def test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_came() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(*CHAIN)
+            await called(world)
+            dead = await world.kill(world.executors[0])
+            world.work.release_all()
+            await world.bury(dead)
+            await world.add_executor()
+            assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("b") == [1]
+            assert world.hosts[0][0]._calls == {}, "and what is journaled is held no longer"
+
+    run(main())
+
+
+def test_a_second_attempt_in_flight_is_joined_too() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(gated("b", 1))
+            await called(world)
+            world.work.in_flight.popitem()[1].fail(executor_module.Failure(executor_module.Code.UNREACHABLE, "lost"))
+            await called(world)
+            assert world.work.executions("b") == [1, 2]
+            dead = await world.kill(world.executors[0])
+            await world.bury(dead)
+            await world.add_executor()
+            await wait_until_async(lambda: world.executors[0]._drives, "adopted")
+            world.work.release_all()
+            assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("b") == [1, 2]
+
+    run(main())
+
+
+def test_a_call_is_joined_at_the_host_that_holds_it() -> None:
+    async def main() -> None:
+        async with World.open(executors=1, hosts=3) as world:
+            ids = [await world.submit(*CHAIN, inputs=[n]) for n in range(9)]
+            works = [work for _, work in world.hosts]
+            await wait_until_async(lambda: sum(len(work.in_flight) for work in works) == 9, "all are called")
+            assert [len(work.in_flight) for work in works] == [3, 3, 3], "the least busy host got each"
+            dead = await world.kill(world.executors[0])
+            await world.bury(dead)
+            await world.add_executor()
+            await wait_until_async(lambda: len(world.executors[0]._drives) == 9, "all are adopted")
+            for work in works:
+                work.release_all()
+            for run_id in ids:
+                assert (await world.ended(run_id)).status == "completed"
+            assert sum(len(work.executions("b")) for work in works) == 9
+
+    run(main())
+
+
+def test_the_partitions_of_a_batch_are_taken_over_together() -> None:
+    async def main() -> None:
+        async with World.open(executors=2) as world:
+            flow = [gated("a", {"$input": "$"}), gated("b", of("a"))]
+            run_id = await world.submit(*flow, inputs=list(range(200)), concurrency_max=256)
+            await called(world, 200)
+            dead = await world.kill(world.executors[0])
+            await world.bury(dead)
+            await wait_until_async(lambda: len(world.executors[0]._drives) == 4, "all partitions are there")
+            world.work.release_all()
+            assert (await world.ended(run_id)).items_completed == 200
+            assert world.work.executions("a") + world.work.executions("b") == [1] * 400
+
+    run(main())
+
+
+def test_a_zombie_writes_nothing_after_the_take_over() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(*CHAIN)
+            await called(world)
+            zombie = world.executors[0]
+            session = zombie._session
+            assert session is not None
+            assert session._watcher is not None
+            session._watcher.cancel()  # it does not hear of its end
+            await world.add_executor()
+            await world.bury(session.id)
+            await wait_until_async(lambda: world.executors[1]._drives, "the other one has the run")
+            drive = zombie._drives[(run_id, 0)]
+            drive.on_inbox("made-up", state_pb2.InboxMessage(cancel=True))
+            drive.turn()
+            await wait_until_async(lambda: zombie.id != session.id, "it finds out when it writes, and registers anew")
+            world.work.release_all()
+            assert (await world.ended(run_id)).status == "completed"
+            journal = await world.journal(run_id)
+            assert "inbox_taken" not in kinds(journal)
+            epochs = [entry.adopted.epoch for entry in journal if entry.HasField("adopted")]
+            assert len(epochs) == 2
+            assert epochs[0] < epochs[1]
+
+    run(main())
+
+
+def test_nothing_is_sent_while_the_lease_does_not_count_as_held() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            executor = world.executors[0]
+            assert executor._session is not None
+            valid = executor._session.valid
+            executor.hosts.send_while(lambda: False)
+            run_id = await world.submit(gated("a"))
+            await wait_until_async(lambda: executor.hosts._calls, "the call is decided")
+            await world.store.revision()
+            assert world.work.executed == []
+            executor.hosts.send_while(valid)
+            await called(world)
+            world.work.release_all()
+            await world.ended(run_id)
+
+    run(main())
+
+
+def test_an_executor_that_lost_its_session_drops_its_runs_and_gets_them_back() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            executor = world.executors[0]
+            run_id = await world.submit(*CHAIN)
+            await called(world)
+            for _ in range(3):
+                before = executor.id
+                await world.bury(before)
+                await wait_until_async(lambda: executor.id != before and executor._drives, "it has the run again")  # noqa: B023
+            world.work.release_all()
+            assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("b") == [1]
+            other = await world.submit(echo("a"))
+            assert (await world.ended(other)).status == "completed"
+
+    run(main())
+
+
+def test_a_result_that_comes_to_a_former_owner_is_left_for_the_next_one() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            executor = world.executors[0]
+            run_id = await world.submit(*CHAIN)
+            await called(world)
+            executor._abandon(executor._drives[(run_id, 0)], executor_module.Unavailable("TEST", "given back"))
+            world.work.release_all()  # its answer meets nobody
+            assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("b") == [1]
+
+    run(main())
+
+
+def test_orphans_wait_for_an_executor_that_can_take_them() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            ids = [await world.submit(*CHAIN) for _ in range(60)]
+            await called(world, 60)
+            dead = await world.kill(world.executors[0])
+            await world.bury(dead)
+            await wait_until_async(lambda: not world.control._cluster.sessions, "nobody is there")
+            assert len(await world.keys(keys.assigned_to(dead))) == 60
+            await world.add_executor(runs_max=50)
+            await world.add_executor(runs_max=50)
+            world.work.release_all()
+            for run_id in ids:
+                assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("b") == [1] * 60
+
+    run(main())
+
+
+# --- the leader -------------------------------------------------------------------------------------------------------
+
+
+def test_a_leader_that_dies_is_succeeded_and_its_late_transactions_change_nothing() -> None:
+    async def main() -> None:
+        async with World.open(executors=1, planes=0) as world:
+            first = await world.add_plane(lease_ttl_s=SHORT_S)
+            await wait_until_async(lambda: first._leader.leading, "the first leads")
+            second = await world.add_plane()
+            await world.seen(world.executors[0])
+            fence = first._leader._fence()
+            assert not second._leader.leading
+            assert first._leader._task is not None
+            await delete(world.store, keys.leader())
+            first._leader._task.cancel()
+            await wait_until_async(lambda: second._leader.leading, "the second has succeeded it")
+            late = await world.store.txn(Txn((fence,), (Put(keys.pending("x"), b""),)))
+            assert not late.succeeded
+            run_id = await world.submit(*CHAIN)
+            await called(world)
+            dead = await world.kill(world.executors[0])
+            await world.bury(dead)
+            await world.add_executor()
+            world.work.release_all()
+            assert (await world.ended(run_id)).status == "completed"
+
+    run(main())
+
+
+def test_a_leader_whose_term_was_interrupted_leads_again() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            leader = world.control._leader
+            await wait_until_async(lambda: leader.leading, "it leads")
+            term = leader._leading
+            leader._on_lost()
+            await wait_until_async(lambda: leader.leading and leader._leading != term, "it leads anew")
+            held = await world.store.get(keys.leader())
+            assert held is not None
+            assert held.create_revision == leader._leading
+
+    run(main())
+
+
+# --- runs that cannot go on -------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_owners_die_again_and_again_is_given_up() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(gated("b", 1))
+            await called(world)
+            for _ in range(ADOPTIONS_IN_A_ROW_MAX):
+                executor = world.executors[0]
+                before = len(await world.journal(run_id))
+                await world.add_executor()
+                await world.bury(await world.kill(executor))
+                while len(await world.journal(run_id)) == before:
+                    await asyncio.sleep(0.005)
+            view = await world.ended(run_id)
+            assert (view.status, view.items_failed) == ("recovery_failed", 1)
+            assert world.work.executions("b") == [1]
+            assert kinds(await world.journal(run_id)) == ["adopted"] * (ADOPTIONS_IN_A_ROW_MAX + 1) + ["run_completed"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("damage", ["gap", "unknown kind", "garbage", "engine version"])
+def test_a_run_that_nobody_here_can_read_is_given_back_and_harms_no_other(damage: str) -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(*CHAIN)
+            await called(world)
+            dead = await world.kill(world.executors[0])
+            await break_run(world, run_id, damage)
+            await world.bury(dead)
+            reasons: list[str] = []
+            executor = await world.add_executor()
+            executor.abandoned = lambda _run_id, error: reasons.append(error.reason)
+            await wait_until_async(lambda: len(reasons) >= 3, "it is tried, given back, and tried again")
+            assert set(reasons) <= {REASONS[damage]}
+            other = await world.submit(echo("a"))
+            assert (await world.ended(other)).status == "completed"
+            assert (await world.control.get_run(run_id)).status == "running"
+            assert world.work.executions("b") == [1]
+
+    run(main())
+
+
+REASONS = {
+    "gap": "JOURNAL_GAP",
+    "unknown kind": "JOURNAL_INCONSISTENT",
+    "garbage": "JOURNAL_CORRUPT",
+    "engine version": "ENGINE_VERSION_UNKNOWN",
+}
+
+
+async def break_run(world: World, run_id: str, damage: str) -> None:
+    if damage == "gap":
+        assert await delete(world.store, keys.journal(run_id, 0, 0))
+    elif damage == "engine version":
+        found = await world.store.get(keys.run(run_id))
+        assert found is not None
+        record = state_pb2.RunRecord.FromString(found.value)
+        record.policy.engine_version = ENGINE_VERSION + 1
+        await put(world.store, keys.run(run_id), record.SerializeToString())
+    else:
+        entry = pb.EntryBatch(entries=[pb.Entry(at_ms=1)]).SerializeToString()
+        seq = len(await world.journal(run_id))
+        await put(world.store, keys.journal(run_id, 0, seq), entry if damage == "unknown kind" else b"\xff\xff\xff")
+
+
+def test_a_defect_while_driving_gives_the_run_back_and_in_the_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with World.open(executors=2) as world:
+
+            def broken(*_: object, **__: object) -> Any:
+                raise ZeroDivisionError("a mistake of ours")
+
+            run_id = await world.submit(gated("a"))
+            await called(world)
+            with monkeypatch.context() as patch:
+                patch.setattr("executor.drive.settle", broken)
+                world.work.release()
+                view = await world.ended(run_id)
+            assert view.status == "recovery_failed"
+            other = await world.submit(echo("a"))
+            assert (await world.ended(other)).status == "completed"
+
+    run(main())
+
+
+def test_a_run_that_was_given_back_goes_to_another_executor() -> None:
+    async def main() -> None:
+        async with World.open(executors=2) as world:
+            run_id = await world.submit(gated("a"))
+            await called(world)
+            (owner,) = [executor for executor in world.executors if executor._drives]
+            owner._abandon(owner._drives[(run_id, 0)], executor_module.Unavailable("TEST", "given back"))
+            (other,) = [executor for executor in world.executors if executor is not owner]
+            await wait_until_async(lambda: other._drives, "the other one has it")
+            world.work.release_all()
+            assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("a") == [1]
+
+    run(main())
+
+
+def test_a_stale_assignment_cannot_be_given_back() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(gated("a"))
+            await called(world)
+            executor = world.executors[0]
+            place = (run_id, 0)
+            assignment = executor._drives[place].assignment
+            assert executor._session is not None
+            await put(world.store, keys.inbox(run_id, "other"), b"")
+            await delete(world.store, assignment.key)
+            executor._move_to_nobody(executor._session, place, assignment)
+            await executor._session.writer.drain()
+            assert await world.keys(keys.ASSIGNED) == []
+
+    run(main())

@@ -1,0 +1,216 @@
+"""A mesh of real processes over a real etcd, for tests: executors and hosts that can be killed, stopped and ended.
+
+The control plane runs in the test's own process, over the same etcd, where the test can look into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import ROOT, is_alive, text_of, wait_until, wait_until_async
+from .etcd import running_etcd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from control_plane.plane import ControlPlane
+    from stepflow.store.blobs import BlobStore
+    from stepflow.store.etcd import EtcdStore
+
+    from .etcd import EtcdServer
+
+READY_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 30.0
+
+
+@dataclass
+class Service:
+    """One process. `address` and `id` are known once it is ready."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    folder: Path
+    id: str = ""
+    address: str = ""
+
+    def wait_ready(self) -> None:
+        def line() -> str:
+            assert self.process.poll() is None, f"{self.name} ended:\n{self.log[-3000:]}"
+            return text_of(self.folder / f"{self.name}.out")
+
+        ready = json.loads(wait_until(line, f"{self.name} is ready", READY_TIMEOUT_S).splitlines()[0])
+        self.id, self.address = ready["id"], ready["address"]
+
+    @property
+    def log(self) -> str:
+        return text_of(self.folder / f"{self.name}.log")
+
+    def kill(self) -> None:
+        """SIGKILL the process alone; what it has started goes on or ends as it would."""
+        self.process.kill()
+        self.process.wait(END_TIMEOUT_S)
+
+    def ask_to_end(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def end(self) -> int:
+        """SIGTERM, and wait; return the exit code."""
+        self.ask_to_end()
+        return self.process.wait(END_TIMEOUT_S)
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@dataclass
+class Processes:
+    """The processes of one mesh. All of them are killed, with what they have started, when the test ends."""
+
+    etcd: EtcdServer
+    folder: Path
+    prefix: str
+    services: list[Service] = field(default_factory=list)
+    _numbers: Any = field(default_factory=count)
+
+    def start(self, module: str, *args: str, wait: bool = True, env: dict[str, str] | None = None) -> Service:
+        name = f"{module}-{next(self._numbers)}"
+        command = [sys.executable, "-m", module, "--etcd", self.etcd.endpoint, "--etcd-prefix", self.prefix]
+        command += ["--blobs", str(self.folder / "blobs"), "--listen", "127.0.0.1:0", *args]
+        with (self.folder / f"{name}.out").open("wb") as out, (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                start_new_session=True,
+            )
+        service = Service(name, process, self.folder)
+        self.services.append(service)
+        if wait:
+            service.wait_ready()
+        return service
+
+    def executor(self, *args: str, **options: Any) -> Service:
+        return self.start("executor", *args, **options)
+
+    def host(self, config: Path, *args: str, **options: Any) -> Service:
+        return self.start("component_host", "--config", str(config), *args, **options)
+
+    def close(self) -> None:
+        for service in self.services:
+            started = children_of(service.process.pid)
+            if service.process.poll() is None:
+                service.process.kill()
+                service.process.wait(END_TIMEOUT_S)
+            for pid in started:
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    @asynccontextmanager
+    async def control(self, **options: Any) -> AsyncIterator[ControlPlane]:
+        """Run a control plane in this process, which also leads."""
+        from control_plane.plane import ControlPlane
+
+        async with self.store() as store:
+            plane = ControlPlane(store, self.blobs(), **options)
+            await plane.start()
+            try:
+                yield plane
+            finally:
+                await plane.close()
+
+    @asynccontextmanager
+    async def store(self) -> AsyncIterator[EtcdStore]:
+        from stepflow.store.etcd import EtcdStore
+        from stepflow.store.etcd_config import EtcdConfig
+
+        store = await EtcdStore.open(EtcdConfig.parse(self.etcd.endpoint, prefix=self.prefix))
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    def blobs(self) -> BlobStore:
+        from stepflow.store.blobs import BlobStore
+
+        return BlobStore.open(str(self.folder / "blobs"))
+
+
+@contextmanager
+def processes(etcd: EtcdServer, folder: Path, prefix: str) -> Iterator[Processes]:
+    """Give what starts the processes of a mesh under a key prefix of its own."""
+    mesh = Processes(etcd, folder, prefix)
+    try:
+        yield mesh
+    finally:
+        mesh.close()
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of all processes below one, however deep."""
+    try:
+        children = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except OSError:
+        return []
+    return [*children, *(below for child in children for below in children_of(child))]
+
+
+def gated_config(folder: Path) -> Path:
+    """Write a configuration whose `/gated` is `tests/data/servers/gated.py`, working in `folder`; return its path."""
+    text = f"""
+        plugins:
+          builtin: {{type: builtin}}
+          gated:
+            type: stepflow
+            command: {sys.executable}
+            args: ["{ROOT / "tests/data/servers/gated.py"}"]
+            env: {{PYTHONPATH: "{ROOT}", GATED_FOLDER: "{folder}"}}
+        routes:
+          "/builtin": [{{plugin: builtin}}]
+          "/gated": [{{plugin: gated}}]
+    """
+    path = folder / "stepflow-config.yml"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+class Gate:
+    """What the gated server wrote, and how far it may go."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def allow(self, count: float) -> None:
+        """Let the first `count` executions end."""
+        new = self._folder / "allowed.new"
+        new.write_text(str(count), encoding="utf-8")
+        new.replace(self._folder / "allowed")
+
+    @property
+    def ledger(self) -> list[tuple[str, int]]:
+        """The executions that have begun, in order: key and attempt."""
+        lines = text_of(self._folder / "ledger").splitlines()
+        return [(key, int(attempt)) for key, _, attempt in (line.rpartition(" ") for line in lines)]
+
+    async def wait_for(self, count: int, timeout_s: float = 15.0) -> list[tuple[str, int]]:
+        """Return the ledger once that many executions have begun."""
+        await wait_until_async(lambda: len(self.ledger) >= count, f"{count} executions have begun", timeout_s)
+        return self.ledger
+
+
+__all__ = ["Gate", "Processes", "Service", "children_of", "gated_config", "processes", "running_etcd"]

@@ -1,0 +1,105 @@
+"""How a run is shown: the texts, and which steps a small terminal gets to see."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import pytest
+
+from stepflow.cli.live import LineView, LiveView, QuietView, choose_view, duration, plain
+from stepflow.errors import Code, Failure
+from stepflow.run.views import StepEvent
+
+
+def event(kind: Any, step: str, index: int, **members: Any) -> StepEvent:
+    facts = {"run_id": "root", "depth": 0, "item": 0, "component": "/a/b", "attempt": 1, "at_ms": 1_000}
+    return StepEvent(kind=kind, step_id=step, step_index=index, **(facts | members))
+
+
+def as_is(text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_250, "1.2 s"),
+        (61_000, "1 min 1 s"),
+        (3_600_000, "1 h 0 min"),
+        (7_500_000, "2 h 5 min"),
+    ],
+)
+def test_durations_are_short(milliseconds: int, text: str) -> None:
+    assert duration(milliseconds) == text
+
+
+def test_texts_of_components_are_redacted_in_one_line_and_cut() -> None:
+    shown = plain("a\n\x1b[31msecret\x07 " + "x" * 1_000, lambda text: text.replace("secret", "[REDACTED]"))
+    assert shown.startswith("a [31m[REDACTED]")
+    assert len(shown) < 400
+    assert "\x1b" not in shown
+
+
+def test_a_failure_line_is_redacted(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(lambda text: text.replace("hunter2", "[REDACTED]"))
+    view.begin(1)
+    view.on_event(event("failed", "s", 0, duration_ms=5, failure=Failure(Code.TIMEOUT, "hunter2 took too long")))
+    assert capfd.readouterr().err == "failed  s in 5 ms: TIMEOUT: [REDACTED] took too long\n"
+
+
+def test_a_large_batch_tells_of_failures_and_retries_only(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(as_is)
+    view.begin(1_000)
+    view.on_event(event("completed", "s", 0, duration_ms=5))
+    view.on_event(event("failed", "s", 0, item=7, failure=Failure(Code.TIMEOUT, "late")))
+    assert capfd.readouterr().err == "failed  s[7]: TIMEOUT: late\n"
+
+
+def test_what_is_not_a_terminal_gets_lines_and_whoever_wants_quiet_gets_nothing() -> None:
+    assert isinstance(choose_view(as_is, quiet=False), LineView)
+    assert isinstance(choose_view(as_is, quiet=True), QuietView)
+
+
+def frame(view: LiveView, height: int) -> str:
+    from rich.console import Console
+
+    file = io.StringIO()
+    Console(file=file, width=80).print(view._frame(height))
+    return file.getvalue()
+
+
+def test_the_steps_of_a_sub_run_stand_below_the_step_that_opened_it() -> None:
+    view = LiveView(as_is)
+    view.on_event(event("sub_run", "map", 0))
+    view.on_event(event("started", "other", 1))
+    view.on_event(event("started", "inner", 0, run_id="sub", depth=1, item=2, parent=("root", 0, 0)))
+    lines = frame(view, 30).splitlines()
+    assert [line.split()[1] for line in lines[:3]] == ["map", "inner[2]", "other"]
+    assert lines[1].startswith("run       inner[2]")
+
+
+def test_a_low_terminal_shows_what_is_under_way_and_counts_the_rest() -> None:
+    view = LiveView(as_is)
+    for index in range(50):
+        view.on_event(event("started", f"s{index}", index))
+        if index % 10:
+            view.on_event(event("completed", f"s{index}", index))
+    shown = frame(view, 12)
+    assert all(f"s{index} " in shown for index in (0, 10, 20, 30, 40))
+    assert len(shown.splitlines()) <= 12
+    assert "45 steps done · 5 under way · 42 not shown" in shown
+
+
+def test_a_retry_shows_when_it_is_due_and_which_attempt_it_was() -> None:
+    view = LiveView(as_is)
+    due_ms = time.time_ns() // 1_000_000 + 3_600_000
+    failure = Failure(Code.UNREACHABLE, "gone")
+    view.on_event(event("retrying", "s", 0, attempt=2, until_ms=due_ms, failure=failure))
+    shown = frame(view, 30)
+    assert "retry" in shown
+    assert "attempt 2  again in " in shown
+    assert "UNREACHABLE: gone" in shown
