@@ -84,6 +84,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         await links.start()  # before the first run comes: what hosts hold of it must be asked for
         stack.push_async_callback(executor.close)
         await executor.start()
+        links.connect()
         serving.ready("executor", executor.id, address)
         yield
         await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)

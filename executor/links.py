@@ -72,9 +72,15 @@ class Links:
         self._links: dict[str, _Link] = {}
         self._routes: dict[str, tuple[tuple[Rule, ...], dict[str, str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.registered = asyncio.Event()
+        """The executor has an id: streams may be opened."""
 
     async def start(self) -> None:
-        """Return when all rules and hosts are known, however long the store is away; the streams open meanwhile."""
+        """Return when all rules and hosts are known, however long the store is away.
+
+        To be called before the executor gets its first run, whose calls the hosts may hold; the streams open once the
+        executor is registered (`connect`), and questions that were asked before go with them.
+        """
         await self._follow(keys.ROUTES, self._routes_listed, self._routes_changed)
         await self._follow(keys.HOST_SESSIONS, self._sessions_listed, self._sessions_changed)
 
@@ -93,6 +99,10 @@ class Links:
         following = follow(self._store, prefix, listed=listed, changed=changed)
         self._keep(asyncio.create_task(following, name=f"follow {prefix}"))
         await known.wait()
+
+    def connect(self) -> None:
+        """Open the streams: the executor is registered."""
+        self.registered.set()
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -187,6 +197,8 @@ class _Link:
 
     async def _run(self) -> None:
         pause_s = RECONNECT_S_MIN
+        await self._links.registered.wait()
+        self._reached_at = time.monotonic()
         while True:
             reached_at = self._reached_at
             try:
@@ -231,7 +243,7 @@ class _Link:
         import grpc
 
         queue = FrameQueue()
-        queue.put(host_pb2.ExecutorFrame(hello=host_pb2.Hello(executor_id=self._links.executor.id or "starting")))
+        queue.put(host_pb2.ExecutorFrame(hello=host_pb2.Hello(executor_id=self._links.executor.id)))
         writer = asyncio.create_task(pump(queue, stream.write), name=f"write {self.peer.id}")
         writer.add_done_callback(lambda _: stream.cancel())  # who cannot write must not go on reading
         try:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc import aio
 
-from stepflow.errors import Forbidden, StepflowError
+from stepflow.errors import DataLoss, Forbidden, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.store import Event, KeyValue, StoreCompacted, StoreUnavailable, WatchBatch
 from stepflow.store.etcd_client import CHANNEL_GONE, WATCH, EtcdClient, explain, is_cancelled, needs_login, version_of
@@ -135,10 +135,10 @@ class EtcdWatch:
         try:
             async with asyncio.timeout(TICK_S):  # a stream that takes not even this is cancelled by it
                 await stream.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
-        except (TimeoutError, aio.AioRpcError, *CHANNEL_GONE):
+        except (Exception, asyncio.CancelledError):
             if is_cancelled():
                 raise
-            # The stream has ended; whoever reads it knows why.
+            # The stream has ended, and who reads it knows why. The clock has to go on for the others.
 
     # -- following ------------------------------------------------------------------------------------------------
 
@@ -146,26 +146,9 @@ class EtcdWatch:
         failures = 0
         while True:
             started_s, resumed_at = time.monotonic(), self._next
-            channel = self._client.watch.channel()
-            endpoint = self._client.watch.endpoint
+            channel, endpoint = self._client.watch.channel(), self._client.watch.endpoint
             try:
-                # Cancelling the stream would not do: gRPC can wait for ever for one that never began.
-                async with asyncio.timeout(None) as self._patience:
-                    await self._read(channel)
-            except TimeoutError:
-                reason = "silent"
-                log.warning("silent watch given up", endpoint=endpoint)
-            except _Broken as broken:
-                reason = str(broken)
-            except aio.AioRpcError as error:
-                explained = explain(error, endpoint)
-                reason = explained.message
-                if needs_login(error.details() or ""):
-                    await self._login()
-            except CHANNEL_GONE:
-                if is_cancelled():
-                    raise
-                reason = "connection given up"
+                reason = await self._outlive(channel, endpoint)
             except StepflowError as error:
                 self.fail(error)
                 return
@@ -180,12 +163,37 @@ class EtcdWatch:
             if failures > 1:  # the first time it goes on at once
                 await asyncio.sleep(_backoff_s(failures))
 
+    async def _outlive(self, channel: aio.Channel, endpoint: str) -> str:
+        """Read one stream to its end and return why it ended, if another may do better. Raises: StepflowError."""
+        token = self._client.token
+        try:
+            # Cancelling the stream would not do: gRPC can wait for ever for one that never began.
+            async with asyncio.timeout(None) as self._patience:
+                await self._read(channel)
+        except TimeoutError:
+            log.warning("silent watch given up", endpoint=endpoint)
+            return "silent"
+        except _Broken as broken:
+            text = str(broken)
+        except aio.AioRpcError as error:
+            text = error.details() or ""
+            explained = explain(error, endpoint)
+            if isinstance(explained, (Forbidden, DataLoss)):
+                raise explained from None
+        except CHANNEL_GONE:
+            if is_cancelled():
+                raise
+            return "connection given up"
+        if needs_login(text):
+            with contextlib.suppress(StoreUnavailable):  # the next stream tries again
+                await self._client.login(token)
+        return text
+
     async def _read(self, channel: aio.Channel) -> None:
         """Read one stream for as long as it lasts. Raises: whatever ended it."""
         create = pb.WatchCreateRequest(key=self._prefix, range_end=self._end, start_revision=self._next, fragment=True)
         self._fragments.clear()  # of a revision whose rest is lost: it comes again, whole
         stream = self._client.stream(channel, WATCH)
-        token = self._client.token
         self._heard_s = time.monotonic()
         self._created = False
         self._stream = stream
@@ -198,7 +206,7 @@ class EtcdWatch:
                 self._heard_s = time.monotonic()
                 self._created = True
                 if response.canceled:
-                    await self._cancelled(response, token)
+                    raise self._cancelled(response)
                 self._take(response)
         finally:
             self._stream = None
@@ -258,24 +266,17 @@ class EtcdWatch:
             return Event("delete", KeyValue(key, b"", 0, kv.mod_revision, 0))
         return Event("put", KeyValue(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
 
-    async def _cancelled(self, response: pb.WatchResponse, token: str) -> None:
-        """The server ended the watch. Raises: always, what follows from it."""
+    def _cancelled(self, response: pb.WatchResponse) -> Exception:
+        """Return what it means that the server ended the watch."""
         if response.compact_revision:
-            raise StoreCompacted(
+            return StoreCompacted(
                 "STORE_COMPACTED",
                 f"etcd has no history from revision {self._next} on any more",
                 compacted=response.compact_revision,
             )
-        reason = response.cancel_reason
-        if needs_login(reason):
-            await self._login(token)
-        elif "permission denied" in reason:
-            raise Forbidden("STORE_FORBIDDEN", "etcd does not allow this user to watch the prefix")
-        raise _Broken(reason or "cancelled by the server")
-
-    async def _login(self, token: str | None = None) -> None:
-        with contextlib.suppress(StoreUnavailable):  # the watch tries again
-            await self._client.login(self._client.token if token is None else token)
+        if "permission denied" in response.cancel_reason:
+            return Forbidden("STORE_FORBIDDEN", "etcd does not allow this user to watch the prefix")
+        return _Broken(response.cancel_reason or "cancelled by the server")
 
 
 class Watches:
