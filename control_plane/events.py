@@ -16,29 +16,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from control_plane.history import Happening, Moment, PartitionHistory, RunDone, StepDone
-from stepflow.errors import NotFound, Refused, StepflowError
+from stepflow.errors import NotFound, Refused
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.store import keys
-from stepflow.telemetry import get_logger
+from stepflow.store.follow import follow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
 
     from control_plane.plane import ControlPlane
     from control_plane.views import RunView
     from stepflow.run.views import StepEvent
-    from stepflow.store import Store
+    from stepflow.store import Event, Store
     from stepflow.store.blobs import BlobStore
-
-log = get_logger(__name__)
 
 LIVE_EVENTS_MAX = 1_000
 """Live events that wait for a slow reader; older ones are dropped."""
-
-CHECK_INTERVAL_S = 30.0
-"""However the watches fare, everything is looked at this often."""
-
-WATCH_PAUSE_S = 0.5
 
 
 class LiveSource(Protocol):
@@ -66,7 +59,7 @@ class _Feed:
         self.task: asyncio.Task[None] | None = None
         self.end_live: Callable[[], None] = lambda: None
 
-    def tell(self, partitions: set[int]) -> None:
+    def tell(self, partitions: Set[int]) -> None:
         for follower in self.followers:
             follower.dirty |= partitions
             follower.wake.set()
@@ -126,7 +119,14 @@ class Events:
                 if run.terminal:
                     yield Moment([RunDone(run)])
                     return
-                await _wait(follower, len(histories))
+                await follower.wake.wait()
+
+    async def _watch(self, run_id: str, feed: _Feed, partitions: frozenset[int]) -> None:
+        def changed(events: Sequence[Event]) -> None:
+            feed.tell({keys.parse_journal(event.kv.key)[1] for event in events if event.kind == "put"})
+
+        journals = keys.journal_of_run(run_id)
+        await follow(self._store, journals, listed=lambda _: feed.tell(partitions), changed=changed, read=False)
 
     async def _run(self, run_id: str) -> RunView:
         try:
@@ -141,7 +141,9 @@ class Events:
             feed = self._feeds.get(run_id)
             if feed is None:
                 feed = self._feeds[run_id] = _Feed()
-                feed.task = asyncio.create_task(self._watch(run_id, feed, len(partitions)), name=f"follow {run_id}")
+                feed.task = asyncio.create_task(
+                    self._watch(run_id, feed, frozenset(partitions)), name=f"follow {run_id}"
+                )
                 if self._live is not None:
                     feed.end_live = self._live.follow(run_id, feed.show)
             feed.followers.append(follower)
@@ -154,19 +156,6 @@ class Events:
                     feed.end_live()
                     assert feed.task is not None
                     feed.task.cancel()
-
-    async def _watch(self, run_id: str, feed: _Feed, partitions: int) -> None:
-        while True:
-            watch = self._store.watch(keys.journal_of_run(run_id))
-            try:
-                feed.tell(set(range(partitions)))  # written before this watch began
-                async for batch in watch:
-                    feed.tell({keys.parse_journal(event.kv.key)[1] for event in batch.events if event.kind == "put"})
-            except StepflowError as error:
-                log.info("watch begins anew", run_id=run_id, reason=error.reason)
-                await asyncio.sleep(WATCH_PAUSE_S)
-            finally:
-                watch.close()
 
 
 def _steps_done(moment: Moment) -> set[tuple[str, int, int]]:
@@ -181,12 +170,3 @@ def _take_live(follower: _Follower, done: set[tuple[str, int, int]]) -> list[Hap
     ]
     follower.live.clear()
     return taken
-
-
-async def _wait(follower: _Follower, partitions: int) -> None:
-    """Wait for a hint; without one for long, look at everything."""
-    try:
-        async with asyncio.timeout(CHECK_INTERVAL_S):
-            await follower.wake.wait()
-    except TimeoutError:
-        follower.dirty.update(range(partitions))

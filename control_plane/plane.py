@@ -269,10 +269,8 @@ class ControlPlane:
         size = record.items_per_partition
         if sum(map(len, inputs)) <= RECORD_INPUTS_BYTES_MAX:
             record.inputs.extend(pb.Payload(json=text) for text in inputs)
-        elif any(
-            len(text) + 2 > PAYLOAD_BYTES_MAX for text in inputs
-        ):  # in an array it would be larger than a blob may be
-            for text in inputs:
+        elif any(len(text) + 2 > PAYLOAD_BYTES_MAX for text in inputs):
+            for text in inputs:  # as they are: in an array one of them would be larger than a blob may be
                 record.inputs.add(blob=await self._blobs.put(text, scope=run_id))
         else:
             for start in range(0, len(inputs), size):

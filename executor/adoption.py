@@ -1,4 +1,4 @@
-"""What an executor must know of a partition before it may drive it: the journal replayed, and the calls that hosts hold.
+"""What an executor must know of a partition before it drives it: the journal replayed, and the calls that hosts hold.
 
 - `load` reads; it writes nothing, and refuses what this version cannot understand.
 - `Attaching` asks all hosts at once what they hold, and waits a bounded time for the answers.
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 from stepflow.errors import NotFound, Refused
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
-from stepflow.mesh.v1 import state_pb2
 from stepflow.run import Phase
 from stepflow.run.model import ENGINE_VERSION
 from stepflow.run.settling import find_step
-from stepflow.store import KeyValue, Store, keys
+from stepflow.store import Get, KeyValue, Txn, created_at, keys
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
     from executor.hosts import Hosts
     from stepflow.flow import CompiledFlow
     from stepflow.journal import GetBlob
-    from stepflow.mesh.v1 import host_pb2
+    from stepflow.mesh.v1 import host_pb2, state_pb2
     from stepflow.run import RunState
+    from stepflow.store import Store
 
 log = get_logger(__name__)
 
@@ -72,15 +72,22 @@ class Plans:
 
 async def load(
     store: Store, plans: Plans, get_blob: GetBlob, run_id: str, partition: int, assignment: KeyValue
-) -> Loaded:
-    """Read a partition back.
+) -> Loaded | None:
+    """Read a partition back; None when the assignment does not stand any more.
+
+    Lists and watches tell of assignments twice, and late. One that is gone is that of a run which has ended here
+    meanwhile: to begin it again would write over its journal.
 
     Raises:
         Refused: ENGINE_VERSION_UNKNOWN, a newer executor must take it.
         DataLoss: what stands in the store cannot be understood.
     """
-    found = await store.get(keys.run(run_id))
-    if found is None:
+    stands = created_at(assignment.key, assignment.create_revision)
+    result = await store.txn(Txn((stands,), (Get(keys.run(run_id)),)))
+    if not result.succeeded:
+        return None
+    found = result.responses[0]
+    if not isinstance(found, KeyValue):
         raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
     record = parse_record(run_id, found.value)
     if record.policy.engine_version > ENGINE_VERSION:

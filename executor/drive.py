@@ -134,7 +134,7 @@ class Drive:
         self._waiters: dict[int, list[Reply]] = {}
         """Call-backs that wait for a scope to end, by its number."""
         self._opening: dict[int, tuple[Peer, int, bool]] = {}
-        """Call-backs that wait for a scope to be opened, by its number: host, call-back, whether to wait for the end."""
+        """Call-backs that wait for a scope to be opened, by its number: host, call-back, and if to wait for its end."""
         self._closing = False
         self._final: list[Put | Delete] = []
         """What ends the run besides its last entries, in the same transaction."""

@@ -76,8 +76,9 @@ WAKE_S_MAX = 10.0
 ALONE_FROM = 3
 """Adoptions in a row from which on runs are adopted one at a time: one of them may be what kills executors."""
 
-ALONE_S = 1.0
-"""How long such a run has for its first progress before the next one is adopted."""
+ALONE_S = 0.25
+"""How long such a run has for its first progress before the next one is adopted: what kills does so at once, and
+innocent ones that wait for a long call must not keep hundreds of others waiting."""
 
 FRAMES_LOGGED = 4
 """Innermost places of a defect's traceback. Its text is left out: it may quote a payload."""
@@ -517,7 +518,7 @@ class Executor:
             return
         task = asyncio.create_task(self._adopt_guarded(place, assignment, refusal), name=f"adopt {place[0]}")
         self._adopting[place] = task
-        task.add_done_callback(lambda _: self._adopting.pop(place, None))
+        task.add_done_callback(lambda done: self._adopting.pop(place) if self._adopting.get(place) is done else None)
 
     async def _adopt_guarded(self, place: Place, assignment: KeyValue, refusal: StepflowError | None) -> None:
         try:
@@ -533,6 +534,8 @@ class Executor:
     async def _adopt_run(self, place: Place, assignment: KeyValue, refusal: StepflowError | None) -> None:
         """Replay, note the adoption, ask the hosts what they hold, go on."""
         loaded = await load(self._store, self._plans, self.get_blob, *place, assignment)
+        if loaded is None:
+            return
         if loaded.state.adoptions_in_a_row < ALONE_FROM:
             await self._take_up(loaded, assignment, refusal)
             return
@@ -568,7 +571,8 @@ class Executor:
     async def _first_progress(self, drive: Drive) -> None:
         """Wait until a suspicious run has shown that it does not kill its executor at once."""
         until_s = time.monotonic() + ALONE_S
-        while drive.state.adoptions_in_a_row and not drive.gone and time.monotonic() < until_s:
+        # An event instead would cost every fact of every run a look at it.
+        while not drive.gone and drive.state.adoptions_in_a_row and time.monotonic() < until_s:  # noqa: ASYNC110  # see above
             await asyncio.sleep(ALONE_S / 20)
 
 

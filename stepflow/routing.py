@@ -14,8 +14,9 @@ a file (`config.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure
@@ -36,8 +37,7 @@ REMEMBERED_PATHS_MAX = 4_096
 _ROOT = "/"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One rule of a route.
 
     `conditions` are (path into the step's input, JSON tree) pairs that must all be equal; `allow` and `deny` hold
@@ -48,7 +48,7 @@ class Rule:
     conditions: tuple[tuple[Path, Any], ...] = ()
     allow: frozenset[str] | None = None
     deny: frozenset[str] | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def admits(self, component: str) -> bool:
         if self.deny is not None and component in self.deny:
@@ -64,8 +64,7 @@ class Rule:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class PluginComponents:
+class PluginComponents(msgspec.Struct, frozen=True):
     """What a plugin offers: (component id, path pattern) pairs.
 
     `complete` is false where the server may know more than it lists; `engine` are the ids that the run engine
@@ -77,20 +76,18 @@ class PluginComponents:
     engine: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Where a step goes. Shared between steps: the mappings must not be changed."""
 
     plugin: str
     component: str
     engine: str | None = None
     """`eval`, `map`, `iterate` or `sleep` when the run engine executes the step itself."""
-    path_params: Mapping[str, str] = field(default_factory=dict)
-    route_params: Mapping[str, Any] = field(default_factory=dict)
+    path_params: Mapping[str, str] = msgspec.field(default_factory=dict)
+    route_params: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class NoRoute:
+class NoRoute(msgspec.Struct, frozen=True):
     """No rule leads anywhere. `message` explains it to a person; `reason` is one of `not_a_path` (no leading slash),
     `no_rule` (no such prefix), `not_listed` (no plugin of the rules has it), `excluded` (allow and deny lists),
     `condition` (the input meets none of the conditions)."""
@@ -107,8 +104,7 @@ class NoRoute:
 _ROUTING_FAILED = "error routing component"
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(msgspec.Struct, frozen=True):
     """The rules of a path that depend on the input, and what holds when none does."""
 
     candidates: tuple[tuple[Rule, Target], ...]
@@ -241,20 +237,18 @@ def _names(plugins: list[str]) -> str:
 _UNHEARD = PluginComponents(complete=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaf:
+class _Leaf(msgspec.Struct, frozen=True):
     """Where a pattern ends: its component, and the names of its parameters from the left."""
 
     component: str
     names: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Branch:
+class _Branch(msgspec.Struct):
     """What may follow a segment. Parameters share a branch whatever their names, or a pattern that names one
     differently would hide a stronger one behind it."""
 
-    literals: dict[str, _Branch] = field(default_factory=dict)
+    literals: dict[str, _Branch] = msgspec.field(default_factory=dict)
     parameter: _Branch | None = None
     wildcard: _Leaf | None = None
     leaf: _Leaf | None = None

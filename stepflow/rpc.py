@@ -61,6 +61,9 @@ KEEPALIVE_TIMEOUT_MS = 5_000
 PING_INTERVAL_MIN_MS = 5_000
 """A server cuts clients that ask more often."""
 
+PENDING_CALLS_MAX = 20_000
+"""Calls of one moment: thousands of clients that come back together must all be heard."""
+
 RECONNECT_BACKOFF_MIN_MS = 100
 RECONNECT_BACKOFF_MAX_MS = 2_000
 
@@ -91,6 +94,9 @@ _SERVER_OPTIONS = (
     *_OPTIONS,
     ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
+    # By default a server starts to drop calls, as CANCELLED, when a thousand have arrived that it has not yet looked at.
+    ("grpc.server.max_pending_requests", PENDING_CALLS_MAX // 2),
+    ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
     ("grpc.so_reuseport", 0),  # two servers on one port would share its clients silently
 )
 _CHANNEL_OPTIONS = (

@@ -6,8 +6,9 @@ or unknown steps, and repeated ids, of which the last definition counts and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from stepflow.flow.expr import Expr, compile_expression
 from stepflow.flow.variables import VariableSpecs
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from stepflow.flow.model import Flow, OnError
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledStep:
+class CompiledStep(msgspec.Struct, frozen=True):
     """A step with its place: `index` is that in the flow's list and in `Env.results`."""
 
     id: str
@@ -30,8 +30,7 @@ class CompiledStep:
     idle_timeout_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledFlow:
+class CompiledFlow(msgspec.Struct, frozen=True):
     """`must_execute` has the indices of the steps that run even when nothing refers to them."""
 
     flow: Flow

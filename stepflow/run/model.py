@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from stepflow.codec import Json
 
@@ -346,15 +347,13 @@ Blobs = Mapping[str, bytes | None]
 """Blobs that were brought, by id; None = there is no such blob."""
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """Journal this fact: move a large payload into the blob store, apply the entry, ask `decide` again."""
 
     entry: journal_pb2.Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True):
     """Call a component. Exactly one of `input` and `blob` is set."""
 
     step: StepRun
@@ -364,26 +363,23 @@ class Dispatch:
     blob: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CancelCall:
+class CancelCall(msgspec.Struct, frozen=True):
     """The call in flight is not wanted any more."""
 
     step: StepRun
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeEnded:
+class ScopeEnded(msgspec.Struct, frozen=True):
     """A sub-run has ended: whoever waits for it from outside may be answered."""
 
     scope: Scope
 
 
-@dataclass(frozen=True, slots=True)
-class WantBlob:
+class WantBlob(msgspec.Struct, frozen=True):
     """Bring the bytes of this blob. `shared`: the id is a user's (a flow for `eval`), not one of the run's own."""
 
     blob: str
-    shared: bool = field(default=False)
+    shared: bool = msgspec.field(default=False)
 
 
 Action = Append | Dispatch | CancelCall | ScopeEnded | WantBlob

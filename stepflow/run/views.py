@@ -5,8 +5,9 @@ Nothing here is stored. `step_event` turns one entry into one event; `list_steps
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from stepflow.run.facts import failure_from_pb, json_of
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "sub_run", "progress"]
 
 
-@dataclass(frozen=True, slots=True)
-class StepEvent:
+class StepEvent(msgspec.Struct, frozen=True):
     """Something happened to a step. Times are milliseconds since 1970; `duration_ms` is of the attempt, None where
     it was never dispatched. `item` counts from the run's first item, whatever the partition."""
 
@@ -116,8 +116,7 @@ def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") ->
     )
 
 
-@dataclass(slots=True)
-class StepView:
+class StepView(msgspec.Struct):
     """A step as listings show it. `status`: running, completed or failed."""
 
     run_id: str

@@ -26,8 +26,9 @@ This module holds types and pure helpers only; it does not know any implementati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+import msgspec
 
 from stepflow.errors import Conflict, Invalid, Refused, Unavailable
 
@@ -64,8 +65,7 @@ class StoreUnreadable(Refused):
     """This database cannot be opened now: locked, not ours, of a later version, no permission; see the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+class KeyValue(msgspec.Struct, frozen=True):
     """A key as it stands in the store. `lease` is 0 without one."""
 
     key: str
@@ -76,8 +76,7 @@ class KeyValue:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(msgspec.Struct, frozen=True):
     """A condition of a transaction; made by the functions below."""
 
     key: str
@@ -116,8 +115,7 @@ def value_is(key: str, value: bytes) -> Compare:
     return Compare(key, "value", "=", value)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True):
     """Write a value. Response: None.
 
     The key hangs on `lease` afterwards (0: on none), or with `ignore_lease`, which needs an existing key, on the one
@@ -130,29 +128,25 @@ class Put:
     ignore_lease: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True):
     """Delete a key if it is there. Response: the number of deleted keys, 0 or 1."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeletePrefix:
+class DeletePrefix(msgspec.Struct, frozen=True):
     """Delete all keys that begin with `prefix` (not empty). Response: the number of deleted keys."""
 
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(msgspec.Struct, frozen=True):
     """Read a key. Response: its `KeyValue` or None."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Read the first keys behind `after` (exclusive) that begin with `prefix`. Response: a `Page`."""
 
     prefix: str
@@ -163,8 +157,7 @@ class Range:
 Op: TypeAlias = Put | Delete | DeletePrefix | Get | Range
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """Keys in order. `more`: others follow behind the last item. `revision`: the one at which they were read."""
 
     items: list[KeyValue]
@@ -175,8 +168,7 @@ class Page:
 Response: TypeAlias = KeyValue | Page | int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Txn:
+class Txn(msgspec.Struct, frozen=True):
     """If all compares hold do `then`, else `orelse`; all or nothing."""
 
     compares: tuple[Compare, ...]
@@ -184,8 +176,7 @@ class Txn:
     orelse: tuple[Op, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TxnResult:
+class TxnResult(msgspec.Struct, frozen=True):
     """Outcome of a transaction. `responses`: one for each operation of the branch that ran, in order.
 
     `revision` is the one that the transaction made, or the current one when it changed nothing.
@@ -196,16 +187,14 @@ class TxnResult:
     responses: tuple[Response, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """A change. Of a deletion `kv` has only the key and, as `mod_revision`, the revision that deleted it."""
 
     kind: Literal["put", "delete"]
     kv: KeyValue
 
 
-@dataclass(frozen=True, slots=True)
-class WatchBatch:
+class WatchBatch(msgspec.Struct, frozen=True):
     """All changes that one revision made under the watched prefix, in the order of its operations."""
 
     revision: int

@@ -14,7 +14,6 @@ from executor.wakes import Wakes
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run import views
 from stepflow.store import StoreCompacted, keys, put, writer
 from stepflow.store.follow import follow
 from stepflow.store.lease import LeaseKeeper
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from component_host.backend import HostCall
+    from stepflow.run import views
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -64,7 +64,7 @@ def test_the_end_of_a_run_is_written_at_once_with_status_results_and_assignment(
     async def main() -> None:
         async with World.open() as world:
             watch = world.store.watch("")
-            run_id = await world.submit(echo("a", 1), step("b", "/work/big", 40_000))
+            run_id = await world.submit(echo("a", 1), step("b", "/kit/big", 40_000))
             await world.ended(run_id)
             while True:
                 batch = await anext(watch)
@@ -89,7 +89,7 @@ def test_a_run_whose_write_is_refused_fails_and_the_others_go_on(
         async with World.open() as world:
             monkeypatch.setattr(writer, "SUBMISSION_BYTES_MAX", submission_bytes_max)
             others = [await world.submit(gated("a")) for _ in range(5)]
-            run_id = await world.submit(gated("slow"), step("a", "/work/big", 10_000), echo("b", [of("a"), of("slow")]))
+            run_id = await world.submit(gated("slow"), step("a", "/kit/big", 10_000), echo("b", [of("a"), of("slow")]))
             for other in others:
                 assert other
             await wait_until_async(lambda: world.work.cancelled == [f"{run_id}/0/slow"], "its other call is cancelled")
@@ -112,7 +112,7 @@ def test_parts_of_a_flush_behind_a_refused_one_are_not_written(monkeypatch: pyte
             monkeypatch.setattr("executor.drive.ENTRIES_BYTES_MAX", 1)  # every entry in a part of its own
             monkeypatch.setattr(writer, "SUBMISSION_BYTES_MAX", 9_000)
             inputs = [1_000, 10_000, 1_000, 1_000]
-            run_id = await world.submit(step("a", "/work/big", {"$input": "$"}), inputs=inputs)
+            run_id = await world.submit(step("a", "/kit/big", {"$input": "$"}), inputs=inputs)
             view = await world.ended(run_id)
             assert view.status == "failed"
             journal = await world.journal(run_id)
@@ -231,7 +231,7 @@ def test_a_component_gets_the_result_of_a_flow_with_large_parts() -> None:
 
             world.work.asks = ask
             noise = [await world.submit(echo("n", {"$input": "$"}), inputs=["y" * 50_000]) for _ in range(3)]
-            run_id = await world.submit(step("a", "/work/ask"))
+            run_id = await world.submit(step("a", "/kit/ask"))
             await world.ended(run_id)
             assert await world.results(run_id) == [{"outcome": "success", "result": [pb.RUN_STATUS_COMPLETED] * 2}]
             for other in noise:
@@ -257,7 +257,7 @@ def test_a_request_that_comes_while_its_run_ends_hangs_nobody() -> None:
                         raise
 
             world.work.asks = ask
-            run_id = await world.submit(step("a", "/work/ask"))
+            run_id = await world.submit(step("a", "/kit/ask"))
             await wait_until_async(lambda: len(world.work.executed) > 5, "it asks and asks")
             await world.control.cancel(run_id)
             assert (await world.ended(run_id)).status == "cancelled"

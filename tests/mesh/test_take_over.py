@@ -16,19 +16,18 @@ from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX, ENGINE_VERSION
 from stepflow.store import Put, Txn, delete, keys, put
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
 SHORT_S = 0.6
 """A lease that runs out while a test waits."""
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short, so that tests need not wait."""
     monkeypatch.setattr(executor_module, "RETURN_S_MIN", 0.01)
     monkeypatch.setattr(executor_module, "RETURN_S_MAX", 0.05)
     monkeypatch.setattr(executor_module, "ALONE_S", 0.1)
-    yield
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -40,6 +39,18 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 CHAIN = (echo("a", {"$input": "$"}), gated("b", of("a")), echo("c", of("b")))
+
+
+async def registered_anew(executor: executor_module.Executor, before: str) -> None:
+    await wait_until_async(lambda: executor.id != before and executor._drives, "it is there again, and has its runs")
+
+
+async def journal_grows(world: World, run_id: str, before: int) -> None:
+    async with asyncio.timeout(10):
+        watch = world.store.watch(keys.journal_of_run(run_id))
+        while len(await world.journal(run_id)) == before:
+            await anext(watch)
+        watch.close()
 
 
 async def called(world: World, count: int = 1) -> None:
@@ -208,7 +219,7 @@ def test_an_executor_that_lost_its_session_drops_its_runs_and_gets_them_back() -
             for _ in range(3):
                 before = executor.id
                 await world.bury(before)
-                await wait_until_async(lambda: executor.id != before and executor._drives, "it has the run again")  # noqa: B023
+                await registered_anew(executor, before)
             world.work.release_all()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1]
@@ -308,8 +319,7 @@ def test_a_run_whose_owners_die_again_and_again_is_given_up() -> None:
                 before = len(await world.journal(run_id))
                 await world.add_executor()
                 await world.bury(await world.kill(executor))
-                while len(await world.journal(run_id)) == before:
-                    await asyncio.sleep(0.005)
+                await journal_grows(world, run_id, before)
             view = await world.ended(run_id)
             assert (view.status, view.items_failed) == ("recovery_failed", 1)
             assert world.work.executions("b") == [1]
@@ -394,6 +404,28 @@ def test_a_run_that_was_given_back_goes_to_another_executor() -> None:
             await wait_until_async(lambda: other._drives, "the other one has it")
             world.work.release_all()
             assert (await world.ended(run_id)).status == "completed"
+            assert world.work.executions("a") == [1]
+
+    run(main())
+
+
+def test_an_assignment_that_is_told_again_after_its_end_begins_nothing() -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            executor = world.executors[0]
+            reasons: list[str] = []
+            executor.abandoned = lambda _run_id, error: reasons.append(error.reason)
+            run_id = await world.submit(gated("a"))
+            await called(world)
+            assignment = executor._drives[(run_id, 0)].assignment
+            world.work.release_all()
+            await world.ended(run_id)
+            journal = await world.journal(run_id)
+            executor._assigned(assignment)
+            await wait_until_async(lambda: not executor._adopting, "it has been looked at")
+            assert executor._drives == {}
+            assert reasons == []
+            assert await world.journal(run_id) == journal
             assert world.work.executions("a") == [1]
 
     run(main())

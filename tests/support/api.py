@@ -48,6 +48,7 @@ class ApiMesh:
         self.blobs: BlobStore
         self.mesh: Mesh
         self.servers: list[ApiServer] = []
+        self.loop: asyncio.AbstractEventLoop
 
     @property
     def address(self) -> str:
@@ -59,6 +60,7 @@ class ApiMesh:
         from stepflow.store.blobs import BlobStore
         from stepflow.store.sqlite import SqliteStore
 
+        self.loop = asyncio.get_running_loop()
         self.store = await SqliteStore.open(":memory:")
         stack.push_async_callback(self.store.close)
         self.blobs = BlobStore.open("memory://")

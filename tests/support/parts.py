@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from component_host.backend import ComponentInfo, Listing
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from stepflow.store import Store
 
 ENGINE = PluginComponents(tuple((name, name) for name in ENGINE_COMPONENTS), True, ENGINE_COMPONENTS)
-RULES = {"/work": (Rule("work"),), "/builtin": (Rule("builtin"),), "/absent": (Rule("absent"),)}
+RULES = {"/kit": (Rule("work"),), "/builtin": (Rule("builtin"),), "/absent": (Rule("absent"),)}
 NO_WAIT = Backoff(min_delay_ms=1, max_delay_ms=1)
 LONG_S = 60.0
 """A lease that does not run out while a test runs."""
@@ -130,10 +131,8 @@ class World:
 
     @classmethod
     @asynccontextmanager
-    async def open(
-        cls, *, executors: int = 1, hosts: int = 1, planes: int = 1, **executor: Any
-    ) -> AsyncIterator[World]:
-        """Run a world over a store in memory; `executor` goes to each of them."""
+    async def open(cls, *, executors: int = 1, hosts: int = 1, planes: int = 1, **options: Any) -> AsyncIterator[World]:
+        """Run a world over a store in memory; `options` go to each executor."""
         store = await SqliteStore.open(":memory:")
         world = cls(store, BlobStore.open("memory://"))
         try:
@@ -142,7 +141,7 @@ class World:
             for _ in range(planes):
                 await world.add_plane()
             for _ in range(executors):
-                await world.add_executor(**executor)
+                await world.add_executor(**options)
             yield world
         finally:
             await world.close()
@@ -201,7 +200,7 @@ class World:
     async def seen(self, executor: Executor) -> None:
         """Wait until every control plane knows of the executor."""
         for plane in self.planes:
-            await wait_until_async(lambda: executor.id in plane._cluster.sessions, "the executor is seen")  # noqa: B023
+            await wait_until_async(partial(_has_seen, plane, executor), "the executor is seen")
 
     def _connect(self, executor: Executor, host: ComponentHost) -> None:
         offered = {
@@ -274,16 +273,20 @@ class World:
         return [item.key async for item in range_all(self.store, prefix)]
 
 
+def _has_seen(plane: ControlPlane, executor: Executor) -> bool:
+    return executor.id in plane._cluster.sessions
+
+
 def step(step_id: str, component: str, value: Any = None, **members: Any) -> dict[str, Any]:
     return {"id": step_id, "component": component, "input": value, **members}
 
 
 def gated(step_id: str, value: Any = None, **members: Any) -> dict[str, Any]:
-    return step(step_id, "/work/gated", value, **members)
+    return step(step_id, "/kit/gated", value, **members)
 
 
 def echo(step_id: str, value: Any = None, **members: Any) -> dict[str, Any]:
-    return step(step_id, "/work/echo", value, **members)
+    return step(step_id, "/kit/echo", value, **members)
 
 
 def of(step_id: str) -> dict[str, Any]:

@@ -1,0 +1,482 @@
+"""Executor and host joined by real gRPC on loopback, in one process: streams, credits, and what breaks them.
+
+`LinkedWorld` is the world of `support.parts` with the network put in between; a `TcpProxy` plays the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import wait_until_async
+from support.parts import RULES, Work, World, echo, gated, of, step
+from support.proxy import TcpProxy
+
+from component_host.host import ComponentHost
+from component_host.registration import Registration
+from component_host.service import HostService
+from executor.executor import Executor
+from executor.links import Links
+from stepflow.codec import encode
+from stepflow.config import BuiltinPlugin, Config, MockPlugin
+from stepflow.errors import Refused
+from stepflow.mesh.v1 import host_pb2, state_pb2
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.routing import Rule
+from stepflow.rpc import Server, error_of, open_channel
+from stepflow.store import delete, keys
+from stepflow.store.blobs import BlobStore
+from stepflow.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+
+MOCK = MockPlugin(components={})
+PLUGINS = {"work": MOCK, "absent": MOCK, "builtin": BuiltinPlugin()}
+
+
+def config(routes: Mapping[str, Sequence[Rule]] = RULES) -> Config:
+    return Config(
+        working_directory=Path("/"), plugins=PLUGINS, routes={name: tuple(all_) for name, all_ in routes.items()}
+    )
+
+
+@dataclass
+class LinkedHost:
+    host: ComponentHost
+    work: Work
+    server: Server
+    service: HostService
+    registration: Registration
+    proxy: TcpProxy
+
+    async def close(self) -> None:
+        await self.registration.close()
+        await self.host.close()
+        await self.server.stop()
+        await self.proxy.__aexit__(None, None, None)
+
+
+class LinkedWorld(World):
+    """Hosts behind gRPC, each with a proxy before it, and executors that find them in the store."""
+
+    def __init__(self, store: SqliteStore, blobs: BlobStore) -> None:
+        super().__init__(store, blobs)
+        self.linked: list[LinkedHost] = []
+        self.links: list[Links] = []
+
+    async def serve_host(self, *, capacity: int = 1_000, listen: str = "127.0.0.1:0") -> LinkedHost:
+        work = Work()
+        host = ComponentHost(f"host-{len(self.linked)}", {"work": work}, self.blobs)
+        await host.start()
+        server = Server()
+        service = HostService(host, capacity=capacity)
+        service.add_to(server)
+        address = await server.start(listen)
+        proxy = await TcpProxy(int(address.rpartition(":")[2])).__aenter__()
+        registration = Registration(self.store, host, config(), address=proxy.endpoint, capacity=capacity)
+        await registration.start()
+        linked = LinkedHost(host, work, server, service, registration, proxy)
+        self.linked.append(linked)
+        self.hosts.append((host, work))
+        return linked
+
+    async def add_linked_executor(self) -> Executor:
+        executor = Executor(self.store, self.blobs, rules={}, builtins={}, queue_timeout_s=30.0)
+        links = Links(self.store, executor)
+        await links.start()
+        await executor.start()
+        links.connect()
+        self.executors.append(executor)
+        self.links.append(links)
+        await self.seen(executor)
+        return executor
+
+    async def close(self) -> None:
+        for executor in self.executors:
+            await executor.close()
+        for links in self.links:
+            await links.close()
+        for linked in self.linked:
+            await linked.close()
+        for plane in self.planes:
+            await plane.close()
+
+
+@asynccontextmanager
+async def world(*, hosts: int = 1, executors: int = 1, capacity: int = 1_000) -> AsyncIterator[LinkedWorld]:
+    store = await SqliteStore.open(":memory:")
+    made = LinkedWorld(store, BlobStore.open("memory://"))
+    try:
+        for _ in range(hosts):
+            await made.serve_host(capacity=capacity)
+        await made.add_plane()
+        for _ in range(executors):
+            await made.add_linked_executor()
+        yield made
+    finally:
+        await made.close()
+        await store.close()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 60))
+
+
+async def in_flight(work: Work, count: int = 1) -> None:
+    await wait_until_async(lambda: len(work.in_flight) >= count, f"{count} calls are in flight")
+
+
+# --- the stream -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_over_the_stream_and_back() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            run_id = await mesh.submit(echo("a", 7), echo("b", of("a")))
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert await mesh.results(run_id) == [{"outcome": "success", "result": 7}]
+
+    run(scenario())
+
+
+def test_calls_go_on_when_the_stream_is_cut_and_are_joined_when_it_is_back() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            run_id = await mesh.submit(*(gated(f"s{n}", n) for n in range(5)))
+            await in_flight(host.work, 5)
+            accepted = host.proxy.accepted
+            host.proxy.cut()
+            await wait_until_async(lambda: host.proxy.accepted > accepted, "the executor connects again")
+            host.work.release_all()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert [attempt for _, attempt in host.work.executed] == [1] * 5
+
+    run(scenario())
+
+
+def test_a_result_that_came_while_there_was_no_stream_is_delivered_when_it_is_back() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
+            await in_flight(host.work)
+            host.proxy.refuse()  # it accepts and resets: somebody is there, so the calls are not given up
+            await wait_until_async(lambda: not host.host.holds and not host.service._connections, "the stream is gone")
+            host.work.release_all()
+            assert not (await mesh.control.get_run(run_id)).terminal
+            host.proxy.refuse(refusing=False)
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert host.work.executions("a") == [1]
+
+    run(scenario())
+
+
+def test_calls_are_given_up_when_the_address_refuses_connections() -> None:
+    async def scenario() -> None:
+        async with world(hosts=2, capacity=10) as mesh:
+            run_id = await mesh.submit(gated("a", 1))
+            await wait_until_async(lambda: any(host.work.in_flight for host in mesh.linked), "the call is in flight")
+            first, second = sorted(mesh.linked, key=lambda host: not host.work.in_flight)
+            second.work.release_all()
+            first.proxy._server.close()  # type: ignore[union-attr]  # it serves
+            first.proxy.cut()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert first.work.executions("a") == [1]
+            assert second.work.executions("a") == [2]
+
+    run(scenario())
+
+
+def test_calls_are_given_up_when_the_address_is_answered_by_another_host() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (first,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1))
+            await in_flight(first.work)
+            second = await mesh.serve_host()
+            second.work.release_all()
+            first.proxy._target_port = int(second.server.address.rpartition(":")[2])
+            first.proxy.cut()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert second.work.executions("a") == [2]
+
+    run(scenario())
+
+
+def test_calls_are_given_up_when_the_session_of_the_host_is_gone() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (first,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1))
+            await in_flight(first.work)
+            second = await mesh.serve_host()
+            second.work.release_all()
+            await first.registration.close()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert second.work.executions("a") == [2]
+
+    run(scenario())
+
+
+def test_a_component_that_waits_for_a_flow_gets_its_answer_over_a_cut_stream() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            flow = {"steps": [gated("inner", 3)], "output": of("inner")}
+
+            async def ask(call: Any) -> Any:
+                request = host_pb2.StartRun(wait=True)
+                request.flow.json = encode(flow)
+                request.inputs.json = b"[null]"
+                report = await call.start_run(request)
+                return len(report.items)
+
+            host.work.asks = ask
+            run_id = await mesh.submit(step("a", "/work/ask"))
+            await in_flight(host.work)
+            accepted = host.proxy.accepted
+            host.proxy.cut()
+            await wait_until_async(lambda: host.proxy.accepted > accepted, "the executor connects again")
+            host.work.release_all()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert await mesh.results(run_id) == [{"outcome": "success", "result": 1}]
+            assert sorted(attempt for _, attempt in host.work.executed) == [1, 1]
+
+    run(scenario())
+
+
+def test_what_is_larger_than_a_frame_goes_in_several() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            text = "x" * 30_000
+            run_id = await mesh.submit(
+                *(echo(f"s{n}", text) for n in range(100)), inputs=[None] * 2, concurrency_max=200
+            )
+            assert (await mesh.ended(run_id)).status == "completed"
+            results = await mesh.results(run_id)
+            assert [result["result"] for result in results] == [text, text]
+
+    run(scenario())
+
+
+def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
+    async def scenario() -> None:
+        import grpc
+
+        async with world(executors=0) as mesh:
+            channel = open_channel(mesh.linked[0].server.address)
+            connect: Any = channel.stream_stream(
+                "/stepflow.mesh.v1.ComponentHostService/Connect",
+                request_serializer=host_pb2.ExecutorFrame.SerializeToString,
+                response_deserializer=host_pb2.HostFrame.FromString,
+            )
+            stream = connect()
+            await stream.write(host_pb2.ExecutorFrame(acks=[host_pb2.Ack(key="k", attempt=1)]))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stream.read()
+            error = error_of(caught.value)
+            assert isinstance(error, Refused)
+            assert error.reason == "STREAM_INVALID"
+            await channel.close()
+
+    run(scenario())
+
+
+# --- credits ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_has_no_credit_waits_in_the_executor() -> None:
+    async def scenario() -> None:
+        async with world(capacity=4) as mesh:
+            (host,) = mesh.linked
+            run_id = await mesh.submit(*(gated(f"s{n}", n) for n in range(12)), concurrency_max=12)
+            await in_flight(host.work, 4)
+            assert host.host.calls_in_flight == 4
+            for done in range(1, 13):
+                host.work.release(1)
+                await in_flight(host.work, min(4, 12 - done))
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert host.work.in_flight_max == 4
+            assert [key.rpartition("/")[2] for key, _ in host.work.executed] == [f"s{n}" for n in range(12)]
+
+    run(scenario())
+
+
+def test_a_call_of_a_sub_run_is_taken_although_the_host_is_full_of_those_that_wait_for_it() -> None:
+    async def scenario() -> None:
+        async with world(capacity=1) as mesh:
+            (host,) = mesh.linked
+            flow = {"steps": [echo("inner", 3)], "output": of("inner")}
+
+            async def ask(call: Any) -> Any:
+                request = host_pb2.StartRun(wait=True)
+                request.flow.json = encode(flow)
+                request.inputs.json = b"[null]"
+                return len((await call.start_run(request)).items)
+
+            host.work.asks = ask
+            run_id = await mesh.submit(*(step(f"s{n}", "/work/ask") for n in range(3)))
+            assert (await mesh.ended(run_id)).status == "completed"
+
+    run(scenario())
+
+
+def test_calls_go_to_the_host_with_the_most_credit() -> None:
+    async def scenario() -> None:
+        async with world(hosts=2, capacity=4) as mesh:
+            first, second = mesh.linked
+            run_id = await mesh.submit(*(gated(f"s{n}", n) for n in range(8)), concurrency_max=8)
+            await in_flight(first.work, 4)
+            await in_flight(second.work, 4)
+            for host in mesh.linked:
+                host.work.release_all()
+            assert (await mesh.ended(run_id)).status == "completed"
+
+    run(scenario())
+
+
+def test_two_executors_share_a_host_and_neither_starves() -> None:
+    async def scenario() -> None:
+        async with world(executors=2, capacity=1) as mesh:
+            (host,) = mesh.linked
+            host.work.release_all()
+            run_ids = [await mesh.submit(*(echo(f"s{n}", n) for n in range(5))) for _ in range(6)]
+            for run_id in run_ids:
+                assert (await mesh.ended(run_id)).status == "completed"
+            assert all(attempt == 1 for _, attempt in host.work.executed)
+
+    run(scenario())
+
+
+def test_a_draining_host_gets_no_new_calls_and_is_drained_when_the_last_result_is_acknowledged() -> None:
+    async def scenario() -> None:
+        async with world(hosts=1) as mesh:
+            (first,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
+            await in_flight(first.work)
+            second = await mesh.serve_host()
+            first.registration.drain()
+            drained = asyncio.create_task(first.service.drain(20.0))
+            peers = mesh.executors[0].hosts._peers
+            await wait_until_async(lambda: peers[first.host.id].draining, "the executor knows")
+            assert not drained.done()
+            first.work.release_all()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert await drained
+            assert second.work.executions("b") == [1]
+            assert first.work.executions("b") == []
+
+    run(scenario())
+
+
+# --- registration -----------------------------------------------------------------------------------------------------
+
+
+def other_rules() -> Config:
+    return config({**RULES, "/work": (Rule("work", deny=frozenset({"/echo"})),)})
+
+
+async def registration(mesh: LinkedWorld, host_id: str, rules: Config, **options: Any) -> Registration:
+    host = ComponentHost(host_id, {}, mesh.blobs)
+    return Registration(mesh.store, host, rules, address="127.0.0.1:1", capacity=1, **options)
+
+
+def test_other_rules_are_refused_while_a_live_host_has_these_and_taken_when_it_is_gone() -> None:
+    async def scenario() -> None:
+        async with world(executors=0) as mesh:
+            other = await registration(mesh, "other", other_rules())
+            with pytest.raises(Refused) as caught:
+                await other.start()
+            assert caught.value.reason == "ROUTES_CLAIMED"
+            assert "host-0" in caught.value.message
+            assert "other" in caught.value.message
+            await other.close()
+            assert await mesh.keys(keys.session_host("other")) == []
+            await mesh.linked[0].registration.close()
+            other = await registration(mesh, "other", other_rules())
+            await other.start()
+            await other.close()
+
+    run(scenario())
+
+
+def test_rules_are_replaced_when_that_is_asked_for_and_executors_follow() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            other = await registration(mesh, "other", other_rules(), replace_routes=True)
+            await other.start()
+            rules = mesh.executors[0].hosts
+            await wait_until_async(lambda: rules._rules["/work"][0].deny is not None, "the executor has the new rules")
+            run_id = await mesh.submit(echo("a", 1))
+            assert (await mesh.ended(run_id)).status == "failed"
+            await other.close()
+
+    run(scenario())
+
+
+def test_a_host_whose_session_is_deleted_registers_again_and_serves_on() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            key = keys.session_host(host.host.id)
+            before = await mesh.store.get(key)
+            assert before is not None
+            await mesh.store.lease_revoke(before.lease)
+            host.registration._lost()  # what the next keep-alive would say
+            run_id = await mesh.submit(echo("a", 1))
+            assert (await mesh.ended(run_id)).status == "completed"
+            after = await mesh.store.get(key)
+            assert after is not None
+            assert after.create_revision > before.create_revision
+
+    run(scenario())
+
+
+def test_the_session_says_what_the_host_offers() -> None:
+    async def scenario() -> None:
+        async with world(executors=0) as mesh:
+            found = await mesh.store.get(keys.session_host("host-0"))
+            assert found is not None
+            session = state_pb2.HostSession.FromString(found.value)
+            (plugin,) = session.plugins
+            assert (plugin.plugin, plugin.type, plugin.state) == ("work", "mock", state_pb2.PluginListing.STATE_READY)
+            assert "/echo" in [component.path for component in plugin.components]
+            assert set(session.route_hashes) == set(RULES)
+
+    run(scenario())
+
+
+def test_a_session_that_is_deleted_and_an_executor_that_comes_later_find_each_other() -> None:
+    async def scenario() -> None:
+        async with world(executors=0, hosts=0) as mesh:
+            executor = await mesh.add_linked_executor()
+            host = await mesh.serve_host()
+            await delete(mesh.store, keys.session_host(host.host.id))
+            await wait_until_async(lambda: host.host.id not in executor.hosts._peers, "the host is gone")
+            host.registration._lost()
+            run_id = await mesh.submit(echo("a", 1))
+            assert (await mesh.ended(run_id)).status == "completed"
+
+    run(scenario())
+
+
+def test_the_failure_of_a_lost_call_names_the_host() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1), transport_retries_max=0)
+            await in_flight(host.work)
+            await host.registration.close()
+            assert (await mesh.ended(run_id)).status == "failed"
+            entries = await mesh.journal(run_id)
+            (failed,) = [entry.step_completed for entry in entries if entry.HasField("step_completed")]
+            assert failed.failure.code == pb.FAILURE_CODE_UNREACHABLE
+            assert host.host.id in failed.failure.message
+
+    run(scenario())
