@@ -64,11 +64,11 @@ class EtcdConfig:
         addresses = [_address(text, schemes) for text in endpoints.split(",") if text.strip()]
         if not addresses:
             raise _invalid(f"no etcd endpoint in {endpoints!r}; expected host:port, several separated by commas")
-        if len(schemes) > 1:
-            raise _invalid(f"etcd endpoints with and without TLS: {endpoints}; all must be https:// or none")
+        if {"http", "https"} <= schemes:
+            raise _invalid("etcd endpoints with and without TLS: all must be https:// or none")
         files = any((ca_file, cert_file, key_file))
-        if files and schemes == {"http"}:
-            raise _invalid(f"certificates are given for etcd endpoints without TLS: {endpoints}; write https://")
+        if files and "http" in schemes:
+            raise _invalid("certificates are given for etcd endpoints without TLS: write https://")
         if bool(cert_file) != bool(key_file):
             raise _invalid("a client certificate for etcd needs both its file and the file of its key")
         if bool(user) != bool(password):
@@ -80,7 +80,7 @@ class EtcdConfig:
         return cls(
             tuple(dict.fromkeys(addresses)),
             prefix,
-            files or schemes == {"https"},
+            files or "https" in schemes,
             Path(ca_file) if ca_file else None,
             Path(cert_file) if cert_file else None,
             Path(key_file) if key_file else None,
@@ -99,16 +99,17 @@ class EtcdConfig:
 
 
 def _address(text: str, schemes: set[str]) -> str:
-    url = urlsplit(text.strip() if "://" in text else f"//{text.strip()}")
-    schemes.add(url.scheme or "http")
+    text = text.strip()
+    if "@" in text:  # what stands before it may be a password, so the text is not shown
+        raise _invalid("an etcd endpoint holds no user and password; they are options of their own")
+    url = urlsplit(text if "://" in text else f"//{text}")
+    schemes.add(url.scheme)
     try:
         host, port = url.hostname, url.port or DEFAULT_PORT
     except ValueError:
         host, port = None, 0
-    if host is None or url.scheme not in ("", "http", "https") or url.path.strip("/") or url.username:
-        raise _invalid(
-            f"{text.strip()!r} is no etcd endpoint; expected host:port, http://host:port or https://host:port"
-        )
+    if host is None or url.scheme not in ("", "http", "https") or url.path.strip("/"):
+        raise _invalid(f"{text!r} is no etcd endpoint; expected host:port, http://host:port or https://host:port")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCENARIO_TIMEOUT_S = 30.0
 
-PASSWORD = "made for this test"
+PASSWORD = "made for this test"  # noqa: S105  # of a server that lives as long as the test
 
 TOKEN_TTL_S = 1
 
