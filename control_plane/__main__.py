@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stepflow import serving
+from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
+
+    from control_plane.retention import RetentionPolicy
 
 DEFAULT_PORT = 7840
 
@@ -22,6 +25,12 @@ class ControlPlaneConfig:
 
     common: serving.ServiceConfig
     lead: bool
+    retention: RetentionPolicy
+    etcd_quota_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.etcd_quota_bytes < 1:
+            raise Invalid("QUOTA_INVALID", "--etcd-quota-bytes must be at least 1")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,18 +43,46 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="stand for leader, who places runs and takes them over; default: yes",
     )
+    made.add_argument(
+        "--store-bytes-max", type=int, default=1024**3, metavar="BYTES", help="of ended runs in etcd; default: 1 GiB"
+    )
+    made.add_argument(
+        "--keep-journals", type=float, default=24.0, metavar="HOURS", help="after a run's end; default: %(default)s"
+    )
+    made.add_argument(
+        "--keep-runs", type=float, default=7 * 24.0, metavar="HOURS", help="after their end; default: %(default)s"
+    )
+    made.add_argument(
+        "--etcd-quota-bytes",
+        type=int,
+        default=4 * 1024**3,
+        metavar="BYTES",
+        help="--quota-backend-bytes of etcd; no new runs at 70 %% of it; default: 4 GiB",
+    )
     return made
 
 
 def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
     """Raises: Invalid."""
-    return ControlPlaneConfig(common=serving.read_options(options), lead=options.lead)
+    from control_plane.retention import RetentionPolicy
+
+    return ControlPlaneConfig(
+        common=serving.read_options(options),
+        lead=options.lead,
+        retention=RetentionPolicy(
+            store_bytes_max=options.store_bytes_max,
+            journals_s=options.keep_journals * 3600,
+            runs_s=options.keep_runs * 3600,
+        ),
+        etcd_quota_bytes=options.etcd_quota_bytes,
+    )
 
 
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from control_plane.executors import Executors
     from control_plane.plane import ControlPlane
+    from control_plane.retention import Retention
     from control_plane.service import ApiServer
     from stepflow.store.blobs import BlobStore
 
@@ -58,10 +95,20 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         control = ControlPlane(store, blobs, tls=common.tls)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
+        retention = Retention(store, blobs, config.retention, control.leadership)
+        stack.push_async_callback(retention.close)
+        retention.start()
         executors = Executors(control, store, common.tls)
         stack.push_async_callback(executors.close)
         api = ApiServer(
-            control, store, blobs, tls=common.tls, insecure=common.insecure, live=executors, drainer=executors
+            control,
+            store,
+            blobs,
+            tls=common.tls,
+            insecure=common.insecure,
+            live=executors,
+            drainer=executors,
+            quota_bytes=config.etcd_quota_bytes,
         )
         stack.push_async_callback(api.stop)
         address = await api.start(common.listen)

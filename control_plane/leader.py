@@ -110,7 +110,7 @@ class Leader:
         keeper = LeaseKeeper(self._store, self._on_lost, ttl_s=self._lease_ttl_s)
         try:
             await self._campaign(await keeper.start())
-            self._liveness.start(self._fence())
+            self._liveness.start(self.fence())
             await self._lead()
         finally:
             self._leading = 0
@@ -148,7 +148,8 @@ class Leader:
             except TimeoutError:
                 continue
 
-    def _fence(self) -> Compare:
+    def fence(self) -> Compare:
+        """Return what holds as long as this replica leads."""
         return created_at(keys.leader(), self._leading)
 
     # --- take-over ----------------------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ class Leader:
 
     async def _take_over(self, orphans: list[tuple[str, str, int, int]], planned: Counter[str]) -> bool:
         """Move some orphans in one transaction; return whether to go on."""
-        compares: list[Compare] = [self._fence()]
+        compares: list[Compare] = [self.fence()]
         writes: list[Op] = []
         for old, run_id, partition, revision in orphans:
             returned_by = old.removeprefix(keys.RETURNED) if old.startswith(keys.RETURNED) else ""
@@ -210,7 +211,7 @@ class Leader:
         first = state_pb2.PendingRun.FromString(pending.value).next_partition
         total = partition_count(record)
         room = min(partition_window(record)[0] - await self._active(run_id), PLACEMENTS_PER_TXN, total - first)
-        compares: list[Compare] = [self._fence(), modified_at(pending.key, pending.mod_revision)]
+        compares: list[Compare] = [self.fence(), modified_at(pending.key, pending.mod_revision)]
         writes: list[Op] = []
         for partition in range(first, first + room):
             taker = self._cluster.choose(planned, engine_version=record.policy.engine_version)

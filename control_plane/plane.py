@@ -143,6 +143,10 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def leadership(self) -> Compare | None:
+        """Return what holds as long as this replica leads; None while it does not."""
+        return self._leader.fence() if self._leader.leading else None
+
     def owners(self, run_id: str) -> dict[str, str]:
         """Return the executors that own partitions of a run, as far as is known here, with their addresses."""
         cluster = self._cluster

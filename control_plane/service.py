@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from control_plane.catalog import Catalog
 from control_plane.events import Events
 from control_plane.listing import Listing
+from control_plane.retention import QUOTA_BYTES_DEFAULT, QuotaGate
 from control_plane.service_cluster import BlobsServicer, ClusterServicer, ComponentsServicer
 from control_plane.service_flows import FlowsServicer
 from control_plane.service_runs import RunsServicer
@@ -49,7 +50,11 @@ class ApiServer:
         insecure: bool = False,
         live: LiveSource | None = None,
         drainer: Drainer | None = None,
+        quota_bytes: int = QUOTA_BYTES_DEFAULT,
     ) -> None:
+        """`live`: where live events come from; without it followers see the history alone. `drainer`: without it
+        nothing can be drained. `quota_bytes`: of the store, where it has one.
+        """
         values = Values(blobs)
         catalog = Catalog(store)
         self._events = Events(control, store, blobs, live)
@@ -62,6 +67,7 @@ class ApiServer:
             values=values,
             listing=Listing(store, blobs),
             events=self._events,
+            quota=QuotaGate(store, quota_bytes),
         )
         for module, grpc_module, name, servicer in (
             (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from control_plane.events import Events
     from control_plane.listing import Listing
     from control_plane.plane import ControlPlane
+    from control_plane.retention import QuotaGate
     from control_plane.values import Values
     from stepflow.flow import Flow
     from stepflow.mesh.v1 import flows_pb2
@@ -48,6 +49,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         values: Values,
         listing: Listing,
         events: Events,
+        quota: QuotaGate,
     ) -> None:
         self._control = control
         self._store = store
@@ -56,6 +58,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         self._values = values
         self._listing = listing
         self._events = events
+        self._quota = quota
 
     # --- submission -------------------------------------------------------------------------------------------------
 
@@ -80,6 +83,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         return runs_pb2.SubmitRunsResponse(outcomes=await asyncio.gather(*map(submit, request.runs)))
 
     async def _submit(self, request: runs_pb2.SubmitRunRequest) -> str:
+        await self._quota.check()
         values = self._values
         flow = await self._flow(request.flow)
         run = RunRequest(

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.live import duration, plain
-from stepflow.codec import decode
+from stepflow.cli.live import duration
+from stepflow.cli.outcome import Ended, result_tree
 from stepflow.config import BuiltinPlugin, MockPlugin
-from stepflow.embedded import Mesh, flow_result, plugins_for
-from stepflow.errors import Code, Failure, NotFound, StepflowError
+from stepflow.embedded import Mesh, plugins_for
+from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from stepflow.cli.live import View
     from stepflow.config import Config
-    from stepflow.embedded import ItemView, RunRequest, RunView
+    from stepflow.embedded import RunRequest
     from stepflow.flow import Flow, Redactor
     from stepflow.local import LocalRuns
     from stepflow.store.sqlite import SqliteStore
@@ -60,14 +60,6 @@ class Job:
     view: View
     request: RunRequest | None = None
     submitted: bool = field(default=False, init=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A run that has ended, with a FlowResult tree per item."""
-
-    run: RunView
-    results: list[dict[str, Any]]
 
 
 def drive(job: Job) -> Ended:
@@ -237,7 +229,7 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
         await asyncio.gather(ticker, return_exceptions=True)
     view.tick(run.items_total)
     items = await mesh.control.items(run_id)
-    return Ended(run, [result_tree(item, run.status) for item in items])
+    return Ended(run, [result_tree(item.outcome, run.status) for item in items])
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:
@@ -246,25 +238,3 @@ async def _tick(mesh: Mesh, job: Job) -> None:
         await asyncio.sleep(3600 if job.view.interval_s is None else job.view.interval_s)
         run = await mesh.control.get_run(job.run_id)
         job.view.tick(run.items_total - run.items_running + mesh.executor.items_ended(job.run_id))
-
-
-def result_tree(item: ItemView, status: str) -> dict[str, Any]:
-    """Return an item's FlowResult; that of an item that was never run says why."""
-    outcome = item.outcome
-    if outcome is None:
-        code = Code.CANCELLED if status == "cancelled" else Code.ORCHESTRATOR_ERROR
-        outcome = Failure(code, f"the run ended as {status} before this item did")
-    tree: dict[str, Any] = decode(flow_result(outcome))
-    return tree
-
-
-def tell_end(ended: Ended, redactor: Redactor) -> None:
-    """Say how it went, in a line or two."""
-    run = ended.run
-    took = duration((run.completed_at_ms or run.created_at_ms) - run.created_at_ms)
-    style = "green" if run.status == "completed" else "red"
-    counts = f": {run.items_completed:,} of {run.items_total:,} items completed" if run.items_total > 1 else ""
-    console.say(f"{console.styled(run.status, style)} after {took}{counts}")
-    failed = [result["error"] for result in ended.results if result["outcome"] == "failed"]
-    if failed and run.items_total == 1:
-        console.say(f"{failed[0]['code']}: {plain(failed[0]['message'], redactor.text)}")

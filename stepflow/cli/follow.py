@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console, remote
-from stepflow.codec import Json, decode
-from stepflow.errors import Code, Failure, StepflowError
-from stepflow.run.facts import flow_result
+from stepflow.cli.outcome import Ended, result_tree, run_tree
+from stepflow.codec import Json
+from stepflow.errors import StepflowError
 from stepflow.run.views import StepEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stepflow.cli.live import View
-    from stepflow.client import Client, Event, Item, Run
+    from stepflow.client import Client, Event, Item, Run, Step
+    from stepflow.errors import Failure
 
 CANCEL_WINDOW_S = 2.0
 
@@ -54,14 +55,6 @@ class Following:
     run_id: str = ""
     """Empty until the run is known to be there."""
     items_ended: int = field(default=0, init=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A run that has ended, with a FlowResult tree per item."""
-
-    run: Run
-    results: list[dict[str, Any]]
 
 
 def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
@@ -158,7 +151,7 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
         following.view.tick(run.items_total)
-        return Ended(run, [result_tree(item, run.status) async for item in client.items(run.run_id)])
+        return Ended(run, [result_tree(outcome_of(item), run.status) async for item in client.items(run.run_id)])
 
 
 async def _watch(client: Client, following: Following) -> Run:
@@ -206,18 +199,9 @@ def step_event(event: Event) -> StepEvent:
     )
 
 
-def result_tree(item: Item, status: str) -> dict[str, Any]:
-    """Return an item's FlowResult; that of an item that was never run says why."""
-    outcome: Json | Failure
-    if item.raw:
-        outcome = Json(item.raw)
-    elif item.failure is not None:
-        outcome = item.failure
-    else:
-        code = Code.CANCELLED if status == "cancelled" else Code.ORCHESTRATOR_ERROR
-        outcome = Failure(code, f"the run ended as {status} before this item did")
-    tree: dict[str, Any] = decode(flow_result(outcome))
-    return tree
+def outcome_of(found: Item | Step) -> Json | Failure | None:
+    """Return how an item or a step of a client has ended, as far as it has."""
+    return Json(found.raw) if found.raw else found.failure
 
 
 def event_tree(event: Event) -> dict[str, Any]:
@@ -234,5 +218,5 @@ def event_tree(event: Event) -> dict[str, Any]:
     if event.failure is not None:
         tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
     if event.run is not None:
-        tree["run"] = remote.run_tree(event.run)
+        tree["run"] = run_tree(event.run)
     return tree

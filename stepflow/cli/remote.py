@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-
-from stepflow.cli.console import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stepflow.client import Client, Run, Tls
+    from stepflow.client import Client, Tls
 
 DEFAULT_SERVER = "localhost:7840"
 
@@ -119,10 +117,8 @@ async def find_run(client: Client, text: str) -> str:
 
     if len(text) >= UUID_CHARS:
         return text
-    found: list[str] = []
-    async for run in first(client.list_runs(page_size=ID_SEARCH_RUNS_MAX), ID_SEARCH_RUNS_MAX):
-        if text and run.run_id.startswith(text.lower()):
-            found.append(run.run_id)
+    newest = first(client.list_runs(page_size=ID_SEARCH_RUNS_MAX), ID_SEARCH_RUNS_MAX)
+    found = [run.run_id async for run in newest if text and run.run_id.startswith(text.lower())]
     if len(found) > 1:
         shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
         raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} runs begin with {text}: {shown}; give more of the id")
@@ -144,28 +140,3 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
         number -= 1
         if number == 0:
             return
-
-
-def run_tree(run: Run | Any, status: str | None = None) -> dict[str, Any]:
-    """Return a run as programs get it. `status` instead of its own, as people see it."""
-    return {
-        "run_id": run.run_id,
-        "status": status or run.status,
-        "flow_id": run.flow_id,
-        "flow_name": run.flow_name or None,
-        "flow": run.labels.get("flow"),
-        "config": run.labels.get("config"),
-        "items_total": run.items_total,
-        "items_completed": run.items_completed,
-        "items_failed": run.items_failed,
-        "items_cancelled": run.items_cancelled,
-        "created_at_ms": run.created_at_ms,
-        "completed_at_ms": run.completed_at_ms,
-    }
-
-
-def limit_of(limit: int) -> int:
-    """Check `--limit`. Raises: Usage."""
-    if limit < 1:
-        raise Usage("OPTION_INVALID", "--limit is 1 or more")
-    return limit

@@ -31,9 +31,8 @@ from stepflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stepflow.cli.driving import Ended
     from stepflow.config import Config
-    from stepflow.flow import Flow, Redactor
+    from stepflow.flow import Flow
     from stepflow.local import LocalRuns
 
 StoreOption = Annotated[
@@ -98,6 +97,7 @@ def run(
     values = VariableOptions(ValueOptions(variables, variables_json, variables_yaml), env_variables)
     from stepflow.cli.driving import Job, drive
     from stepflow.cli.live import choose_view
+    from stepflow.cli.outcome import finish
     from stepflow.codec import Json
     from stepflow.embedded import check_request, run_request
     from stepflow.flow import Redactor, apply_overrides
@@ -128,7 +128,7 @@ def run(
         view=choose_view(redactor.text, quiet=quiet),
         request=request,
     )
-    _finish(drive(job), redactor, output, batch=given.batch)
+    finish(drive(job), redactor, output, batch=given.batch)
 
 
 def resume(
@@ -161,6 +161,7 @@ def resume(
     from stepflow.cli import stored
     from stepflow.cli.driving import drive
     from stepflow.cli.live import choose_view
+    from stepflow.cli.outcome import finish
     from stepflow.cli.values import check_output, read_config
 
     check_output(output)
@@ -171,7 +172,7 @@ def resume(
     if ended is None:
         other = None if config is None else read_config(config)
         ended = drive(stored.job(local, found, other, choose_view(found.redactor.text, quiet=quiet)))
-    _finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+    finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")))
 
 
 def _local(store: Path | None) -> "LocalRuns":
@@ -205,13 +206,3 @@ def _labels(flow: Path, config: "Config", *, batch: bool) -> dict[str, Any]:
         "working_directory": str(config.working_directory),
         "batch": batch,
     }
-
-
-def _finish(ended: "Ended", redactor: "Redactor", output: Path | None, *, batch: bool) -> None:
-    from stepflow.cli.driving import tell_end
-    from stepflow.cli.values import write_results
-
-    tell_end(ended, redactor)
-    write_results(ended.results, output, batch=batch)
-    if any(result["outcome"] != "success" for result in ended.results) or ended.run.status != "completed":
-        raise typer.Exit(console.EXIT_FAILED)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
-from stepflow.cli.driving import Ended, Job, result_tree
+from stepflow.cli.driving import Job
+from stepflow.cli.outcome import Ended, result_tree
 from stepflow.codec import decode
 from stepflow.embedded import reader
 from stepflow.errors import NotFound, StepflowError
@@ -108,7 +109,7 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
         stored = StoredRun(run_id, flow, run.labels, await _redactor(store, blobs, run_id, record, flow))
         if run.terminal:
             items = await control.items(run_id)
-            stored.ended = Ended(run, [result_tree(item, run.status) for item in items])
+            stored.ended = Ended(run, [result_tree(item.outcome, run.status) for item in items])
         return stored
     finally:
         await store.close()

@@ -1,7 +1,7 @@
 """`stepflow submit`: a flow to a mesh, followed to its end unless told otherwise."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,7 +36,8 @@ FILE_SUFFIXES = (".yaml", ".yml", ".json")
 def submit(
     *,
     flow: Annotated[
-        str, typer.Option("--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL] or id.")
+        str,
+        typer.Option("--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL] or id."),
     ],
     server: ServerOption = None,
     input_file: InputOption = None,
@@ -110,8 +111,9 @@ def submit(
     if not wait:
         _tell_submitted(remote.ask(server, begin), server, json=json, quiet=quiet)
         return
-    from stepflow.cli.follow import Following, finish, follow
+    from stepflow.cli.follow import Following, follow
     from stepflow.cli.live import choose_view
+    from stepflow.cli.outcome import finish
 
     redactor = Redactor(parsed, map(Json, given.values), supplied)
     following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True)
@@ -125,14 +127,15 @@ def submit(
     finish(follow(following, begin_to_follow), redactor, output, batch=given.batch, json=json)
 
 
-def _flow(flow: str, server: str | None) -> "tuple[Flow, dict[str, Any] | str]":
+def _flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
     """Return a flow, and what the server is given for it: the document of a file, or the name of a stored one."""
     if flow.endswith(FILE_SUFFIXES):
         from stepflow.cli.values import read_flow
+        from stepflow.flow import flow_bytes
 
         parsed = read_flow(Path(flow))
         check_flow(parsed)
-        return parsed, parsed.to_tree()
+        return parsed, flow_bytes(parsed)
     from stepflow.cli import remote
     from stepflow.errors import NotFound
     from stepflow.flow import flow_from_tree

@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stepflow.errors import Invalid, NotFound, StepflowError
+from stepflow.errors import Forbidden, Invalid, NotFound, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.store import (
     PAGE_BYTES_MAX,
@@ -53,12 +53,17 @@ from stepflow.store.etcd_client import (
     check_version,
 )
 from stepflow.store.etcd_watch import EtcdWatch, Watches
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from stepflow.store.etcd_config import EtcdConfig
 
+log = get_logger(__name__)
+
 FIRST_RANGE_KEYS = 128
 """Keys asked for before the size of the values is known: 4 MiB of the largest values that we keep inline."""
+
+UNKNOWN_VERSION = "unknown"
 
 LEASE_TTL_S_MAX = 9_000_000_000
 """etcd's own bound."""
@@ -170,7 +175,10 @@ class EtcdStore:
         return (await self._range(pb.RangeRequest(key=self._prefix or b"\0"))).header.revision
 
     async def status(self) -> EtcdStatus:
-        """Return what the member that answers now says of itself. Raises: StoreUnavailable."""
+        """Return what the member that answers now says of itself.
+
+        Raises: StoreUnavailable; Forbidden `STORE_FORBIDDEN`: under logins, etcd tells this to root only.
+        """
         return _status(await self._client.call(self._client.kv, STATUS, pb.StatusRequest()), self._client.kv.endpoint)
 
     async def close(self) -> None:
@@ -269,7 +277,8 @@ async def _choose_endpoint(client: EtcdClient) -> str:
         if isinstance(answer, StepflowError):
             errors.append(answer)
             continue
-        check_version(answer.version, answer.endpoint)
+        if answer.version != UNKNOWN_VERSION:
+            check_version(answer.version, answer.endpoint)
         if not version and answer.has_leader:
             version = answer.version
             for link in (client.kv, client.lease, client.watch):
@@ -291,6 +300,10 @@ async def _ask_status(config: EtcdConfig, endpoint: str) -> EtcdStatus | Stepflo
     client = EtcdClient(replace(config, endpoints=(endpoint,)))
     try:
         return _status(await client.call(client.kv, STATUS, pb.StatusRequest()), endpoint)
+    except Forbidden:
+        # Under logins, only root is told.
+        log.warning("etcd does not tell this user its version; it must be 3.5.17 or later", endpoint=endpoint)
+        return EtcdStatus(endpoint, UNKNOWN_VERSION, 0, 0, True)
     except StepflowError as error:
         return error
     finally:

@@ -314,7 +314,7 @@ def explain(error: aio.AioRpcError, endpoint: str) -> StepflowError:
         case grpc.StatusCode.UNAUTHENTICATED:
             return Unauthenticated("STORE_LOGIN_REFUSED", f"etcd at {endpoint} refused the login: {text}")
         case grpc.StatusCode.PERMISSION_DENIED:
-            return Forbidden("STORE_FORBIDDEN", f"etcd at {endpoint} allows this user no access to the prefix")
+            return Forbidden("STORE_FORBIDDEN", f"etcd at {endpoint} allows this user not what was asked")
         case grpc.StatusCode.DATA_LOSS:
             return DataLoss("STORE_CORRUPT", f"etcd at {endpoint} reports damaged data: {text}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:

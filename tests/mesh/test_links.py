@@ -58,6 +58,7 @@ class LinkedHost:
         await self.registration.close()
         await self.host.close()
         await self.server.stop()
+        await wait_until_async(lambda: not self.proxy.open_connections, "the last connection is closed")
         await self.proxy.__aexit__(None, None, None)
 
 
@@ -127,6 +128,12 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 60))
 
 
+def fan(count: int, component: str = "/kit/gated") -> list[dict[str, Any]]:
+    """Steps side by side, and one that gathers their results."""
+    steps = [step(f"s{n}", component, n) for n in range(count)]
+    return [*steps, echo("end", [of(each["id"]) for each in steps])]
+
+
 async def in_flight(work: Work, count: int = 1) -> None:
     await wait_until_async(lambda: len(work.in_flight) >= count, f"{count} calls are in flight")
 
@@ -148,14 +155,14 @@ def test_calls_go_on_when_the_stream_is_cut_and_are_joined_when_it_is_back() -> 
     async def scenario() -> None:
         async with world() as mesh:
             (host,) = mesh.linked
-            run_id = await mesh.submit(*(gated(f"s{n}", n) for n in range(5)))
+            run_id = await mesh.submit(*fan(5))
             await in_flight(host.work, 5)
             accepted = host.proxy.accepted
             host.proxy.cut()
             await wait_until_async(lambda: host.proxy.accepted > accepted, "the executor connects again")
             host.work.release_all()
             assert (await mesh.ended(run_id)).status == "completed"
-            assert [attempt for _, attempt in host.work.executed] == [1] * 5
+            assert [attempt for _, attempt in host.work.executed] == [1] * 6
 
     run(scenario())
 
@@ -238,7 +245,7 @@ def test_a_component_that_waits_for_a_flow_gets_its_answer_over_a_cut_stream() -
                 return len(report.items)
 
             host.work.asks = ask
-            run_id = await mesh.submit(step("a", "/work/ask"))
+            run_id = await mesh.submit(step("a", "/kit/ask"))
             await in_flight(host.work)
             accepted = host.proxy.accepted
             host.proxy.cut()
@@ -255,12 +262,10 @@ def test_what_is_larger_than_a_frame_goes_in_several() -> None:
     async def scenario() -> None:
         async with world() as mesh:
             text = "x" * 30_000
-            run_id = await mesh.submit(
-                *(echo(f"s{n}", text) for n in range(100)), inputs=[None] * 2, concurrency_max=200
-            )
+            run_id = await mesh.submit(echo("a", {"$input": "$"}), inputs=[text] * 200, concurrency_max=200)
             assert (await mesh.ended(run_id)).status == "completed"
             results = await mesh.results(run_id)
-            assert [result["result"] for result in results] == [text, text]
+            assert [result["result"] for result in results] == [text] * 200
 
     run(scenario())
 
@@ -295,7 +300,7 @@ def test_what_has_no_credit_waits_in_the_executor() -> None:
     async def scenario() -> None:
         async with world(capacity=4) as mesh:
             (host,) = mesh.linked
-            run_id = await mesh.submit(*(gated(f"s{n}", n) for n in range(12)), concurrency_max=12)
+            run_id = await mesh.submit(*fan(12), concurrency_max=12)
             await in_flight(host.work, 4)
             assert host.host.calls_in_flight == 4
             for done in range(1, 13):
@@ -303,7 +308,7 @@ def test_what_has_no_credit_waits_in_the_executor() -> None:
                 await in_flight(host.work, min(4, 12 - done))
             assert (await mesh.ended(run_id)).status == "completed"
             assert host.work.in_flight_max == 4
-            assert [key.rpartition("/")[2] for key, _ in host.work.executed] == [f"s{n}" for n in range(12)]
+            assert [key.rpartition("/")[2] for key, _ in host.work.executed] == [*(f"s{n}" for n in range(12)), "end"]
 
     run(scenario())
 
@@ -321,8 +326,9 @@ def test_a_call_of_a_sub_run_is_taken_although_the_host_is_full_of_those_that_wa
                 return len((await call.start_run(request)).items)
 
             host.work.asks = ask
-            run_id = await mesh.submit(*(step(f"s{n}", "/work/ask") for n in range(3)))
+            run_id = await mesh.submit(*fan(3, "/kit/ask"))
             assert (await mesh.ended(run_id)).status == "completed"
+            assert await mesh.results(run_id) == [{"outcome": "success", "result": [1, 1, 1]}]
 
     run(scenario())
 
@@ -331,7 +337,7 @@ def test_calls_go_to_the_host_with_the_most_credit() -> None:
     async def scenario() -> None:
         async with world(hosts=2, capacity=4) as mesh:
             first, second = mesh.linked
-            run_id = await mesh.submit(*(gated(f"s{n}", n) for n in range(8)), concurrency_max=8)
+            run_id = await mesh.submit(*fan(8), concurrency_max=8)
             await in_flight(first.work, 4)
             await in_flight(second.work, 4)
             for host in mesh.linked:
@@ -346,7 +352,7 @@ def test_two_executors_share_a_host_and_neither_starves() -> None:
         async with world(executors=2, capacity=1) as mesh:
             (host,) = mesh.linked
             host.work.release_all()
-            run_ids = [await mesh.submit(*(echo(f"s{n}", n) for n in range(5))) for _ in range(6)]
+            run_ids = [await mesh.submit(*fan(5)) for _ in range(6)]
             for run_id in run_ids:
                 assert (await mesh.ended(run_id)).status == "completed"
             assert all(attempt == 1 for _, attempt in host.work.executed)
@@ -379,7 +385,7 @@ def test_a_draining_host_gets_no_new_calls_and_is_drained_when_the_last_result_i
 
 
 def other_rules() -> Config:
-    return config({**RULES, "/work": (Rule("work", deny=frozenset({"/echo"})),)})
+    return config({**RULES, "/kit": (Rule("work", deny=frozenset({"/echo"})),)})
 
 
 async def registration(mesh: LinkedWorld, host_id: str, rules: Config, **options: Any) -> Registration:
@@ -412,7 +418,7 @@ def test_rules_are_replaced_when_that_is_asked_for_and_executors_follow() -> Non
             other = await registration(mesh, "other", other_rules(), replace_routes=True)
             await other.start()
             rules = mesh.executors[0].hosts
-            await wait_until_async(lambda: rules._rules["/work"][0].deny is not None, "the executor has the new rules")
+            await wait_until_async(lambda: rules._rules["/kit"][0].deny is not None, "the executor has the new rules")
             run_id = await mesh.submit(echo("a", 1))
             assert (await mesh.ended(run_id)).status == "failed"
             await other.close()

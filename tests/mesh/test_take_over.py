@@ -272,7 +272,7 @@ def test_a_leader_that_dies_is_succeeded_and_its_late_transactions_change_nothin
             await wait_until_async(lambda: first._leader.leading, "the first leads")
             second = await world.add_plane()
             await world.seen(world.executors[0])
-            fence = first._leader._fence()
+            fence = first._leader.fence()
             assert not second._leader.leading
             assert first._leader._task is not None
             await delete(world.store, keys.leader())

@@ -1,0 +1,207 @@
+"""Where `stepflow runs` reads: the local store, or a mesh. Both give the same, ready to be shown.
+
+The rule: a named server (`--server`, `STEPFLOW_SERVER`) is asked, unless `--store` names a folder; else the local store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from stepflow.cli import remote
+from stepflow.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stepflow.cli.outcome import AnyRun
+    from stepflow.client import Client
+    from stepflow.codec import Json
+    from stepflow.errors import Failure
+    from stepflow.flow import Redactor
+    from stepflow.local import LocalRuns
+
+
+@dataclass(frozen=True, slots=True)
+class ShownItem:
+    """`outcome`: None as long as there is none."""
+
+    item: int
+    status: str
+    outcome: Json | Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownStep:
+    """A step that has begun. Times are milliseconds since 1970."""
+
+    run_id: str
+    item: int
+    step_id: str
+    component: str
+    depth: int
+    status: str
+    attempt: int
+    retries: int
+    started_at_ms: int | None
+    completed_at_ms: int | None
+    outcome: Json | Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """A run as it is now. `steps` are empty unless they were asked for."""
+
+    run: AnyRun
+    status: str
+    """As people see it."""
+    items: list[ShownItem]
+    steps: list[ShownStep]
+    redactor: Redactor
+
+
+class Source(Protocol):
+    """What the commands ask. `text` is a run's id, or how it begins."""
+
+    place: str
+    """For people: where the runs are."""
+
+    def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
+        """Return the newest runs with their statuses."""
+
+    def read(self, text: str, *, steps: bool) -> ShownRun:
+        """Raises: NotFound, Invalid (several runs begin like this)."""
+
+    def delete(self, text: str, *, force: bool) -> str:
+        """Remove a run that has ended and return its id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
+
+
+def choose(server: str | None, store: Path | None) -> Source:
+    """Return where to read."""
+    if server is not None and store is None:
+        return Remote(server)
+    from stepflow.local import DEFAULT_FOLDER, LocalRuns
+
+    return Local(LocalRuns(store or DEFAULT_FOLDER))
+
+
+class Local:
+    """The runs of a folder."""
+
+    def __init__(self, local: LocalRuns) -> None:
+        self.place = str(local.folder)
+        self._local = local
+
+    def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
+        import asyncio
+
+        from stepflow.cli import stored
+
+        async def read() -> list[tuple[AnyRun, str]]:
+            found: list[tuple[AnyRun, str]] = []
+            async for run, status in stored.list_runs(self._local):
+                if not statuses or status in statuses:
+                    found.append((run, status))
+                    if len(found) == limit:
+                        break
+            return found
+
+        return asyncio.run(read())
+
+    def read(self, text: str, *, steps: bool) -> ShownRun:
+        import asyncio
+
+        return asyncio.run(self._read(self._local.find(text), steps=steps))
+
+    async def _read(self, run_id: str, *, steps: bool) -> ShownRun:
+        from stepflow.cli import stored
+        from stepflow.embedded import reader
+
+        begun = await stored.read_run(self._local, run_id)
+        store = await self._local.read(run_id)
+        try:
+            control = reader(store, self._local.blobs())
+            run = await control.get_run(run_id)
+            return ShownRun(
+                run,
+                stored.status_of(self._local, run),
+                [ShownItem(item.item, item.status, item.outcome) for item in await control.items(run_id)],
+                [
+                    ShownStep(
+                        step.run_id, step.item, step.step_id, step.component, step.depth, step.status, step.attempt,
+                        step.retries, step.started_at_ms, step.completed_at_ms, step.outcome,
+                    )
+                    for step in (await control.steps(run_id) if steps else ())
+                ],
+                begun.redactor,
+            )  # fmt: skip
+        finally:
+            await store.close()
+
+    def delete(self, text: str, *, force: bool) -> str:
+        import asyncio
+
+        run_id = self._local.find(text)
+        asyncio.run(self._delete(run_id, force=force))
+        return run_id
+
+    async def _delete(self, run_id: str, *, force: bool) -> None:
+        from stepflow.embedded import reader
+
+        store = await self._local.own(run_id)  # refused while another process drives it
+        try:
+            run = await reader(store, self._local.blobs()).get_run(run_id)
+        finally:
+            await store.close()
+        if not run.terminal and not force:
+            raise Refused(
+                "RUN_NOT_ENDED",
+                f"run {run_id} has not ended: go on with `stepflow resume {run_id}`, or delete it with --force",
+                run_id=run_id,
+            )
+        await self._local.blobs().delete_scope(run_id)
+        self._local.discard(run_id)
+
+
+class Remote:
+    """The runs of a mesh."""
+
+    def __init__(self, server: str) -> None:
+        self.place = f"the mesh at {server}"
+        self._server = server
+
+    def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
+        async def read(client: Client) -> list[tuple[AnyRun, str]]:
+            listed = client.list_runs(statuses=statuses, page_size=min(limit, 1_000))
+            return [(run, run.status) async for run in remote.first(listed, limit)]
+
+        return remote.ask(self._server, read)
+
+    def read(self, text: str, *, steps: bool) -> ShownRun:
+        return remote.ask(self._server, lambda client: self._read(client, text, steps=steps))
+
+    async def _read(self, client: Client, text: str, *, steps: bool) -> ShownRun:
+        run = await client.get(await remote.find_run(client, text))
+        items = [ShownItem(item.item, item.status, remote.outcome_of(item)) async for item in client.items(run.run_id)]
+        shown: list[ShownStep] = []
+        if steps:
+            async for step in client.steps(run.run_id, include_results=True):
+                shown.append(  # noqa: PERF401  # as readable as the comprehension would be wide
+                    ShownStep(
+                        step.run_id, step.item, step.step_id, step.component, step.depth, step.status, step.attempt,
+                        step.retries, step.started_at_ms, step.completed_at_ms, remote.outcome_of(step),
+                    )
+                )  # fmt: skip
+        return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
+
+    def delete(self, text: str, *, force: bool) -> str:
+        async def work(client: Client) -> str:
+            run_id = await remote.find_run(client, text)
+            if force:
+                await client.cancel(run_id)
+                await client.wait(run_id, timeout_s=remote.CANCEL_WAIT_S)
+            await client.delete(run_id)
+            return run_id
+
+        return remote.ask(self._server, work)

@@ -1,0 +1,168 @@
+"""Retention over SQLite: what has ended goes by room, then by time, in transactions of the leader alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import wait_until_async
+from support.api import api_mesh
+
+from control_plane.plane import RunRequest
+from control_plane.retention import QuotaGate, Retention, RetentionPolicy
+from stepflow.errors import Invalid, Overloaded, Refused
+from stepflow.flow import flow_from_tree
+from stepflow.store import created_at, keys, range_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.api import ApiMesh
+
+HOUR_MS = 3600 * 1000
+FLOW = flow_from_tree({"output": {"$input": ""}})
+SLEEP = flow_from_tree(
+    {
+        "steps": [{"id": "a", "component": "/builtin/sleep", "input": {"duration_ms": 60_000}}],
+        "output": {"$step": "a"},
+    }
+)
+
+
+@pytest.fixture
+def api() -> Iterator[tuple[ApiMesh, Callable[..., Any]]]:
+    with api_mesh() as given:
+        yield given
+
+
+async def ended(mesh: ApiMesh, *inputs: bytes) -> str:
+    run_id = await mesh.mesh.control.submit(RunRequest(FLOW, inputs or (b"1",)))
+    await mesh.mesh.control.wait(run_id)
+    return run_id
+
+
+async def retention(mesh: ApiMesh, **policy: Any) -> tuple[Retention, Any]:
+    """Return a retention and the fence of the leader of the moment."""
+    await wait_until_async(lambda: mesh.mesh.control.leadership() is not None, "somebody leads")
+    leader = await mesh.store.get(keys.leader())
+    assert leader is not None
+    fence = created_at(keys.leader(), leader.create_revision)
+    return Retention(mesh.store, mesh.blobs, RetentionPolicy(**policy), lambda: fence), fence
+
+
+async def keys_of(mesh: ApiMesh, run_id: str) -> set[str]:
+    """Return the first parts of all keys that belong to a run."""
+    return {
+        item.key.partition("/")[0] for item in [each async for each in range_all(mesh.store, "")] if run_id in item.key
+    }
+
+
+async def end_ms(mesh: ApiMesh, run_id: str) -> int:
+    return (await mesh.mesh.control.get_run(run_id)).completed_at_ms or 0
+
+
+def test_over_the_budget_the_oldest_runs_go_first(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        ids = [await ended(mesh, b'"%s"' % (b"x" * 1000)) for _ in range(4)]
+        swept_by, fence = await retention(mesh, store_bytes_max=2 * 3500)
+        swept = await swept_by.sweep(fence, await end_ms(mesh, ids[-1]))
+        assert swept.removed == ids[: len(swept.removed)]
+        assert 1 <= len(swept.removed) <= 3
+        for gone in swept.removed:
+            assert await keys_of(mesh, gone) == set()
+        assert len((await swept_by.sweep(fence, await end_ms(mesh, ids[-1]))).removed) == 0
+
+    run(work())
+
+
+def test_journals_go_before_the_rest_of_a_run_does(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        run_id = await ended(mesh)
+        at_ms = await end_ms(mesh, run_id)
+        swept_by, fence = await retention(mesh)
+        assert not (await swept_by.sweep(fence, at_ms + 23 * HOUR_MS)).stripped
+        assert (await swept_by.sweep(fence, at_ms + 25 * HOUR_MS)).stripped == [run_id]
+        assert await keys_of(mesh, run_id) == {"runs", "status", "results"}
+        assert (await mesh.mesh.control.items(run_id))[0].status == "completed"
+        assert (await swept_by.sweep(fence, at_ms + 169 * HOUR_MS)).removed == [run_id]
+        assert await keys_of(mesh, run_id) == set()
+
+    run(work())
+
+
+def test_runs_that_have_not_ended_stay_whatever_the_budget(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        control = mesh.mesh.control
+        run_id = await control.submit(RunRequest(SLEEP, (b"1",)))
+        swept_by, fence = await retention(mesh, store_bytes_max=0)
+        swept = await swept_by.sweep(fence, 2**50)
+        assert (swept.removed, swept.stripped) == ([], [])
+        await control.cancel(run_id)
+        await control.wait(run_id)
+        assert (await swept_by.sweep(fence, 2**50)).removed == [run_id]
+
+    run(work())
+
+
+def test_batches_and_the_blobs_of_runs_go_too(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        large = await ended(mesh, b'"%s"' % (b"y" * 100_000))
+        batch = await ended(mesh, *(b"%d" % number for number in range(130)))
+        record = await mesh.store.get(keys.results(large, 0))
+        assert record is not None
+        swept_by, fence = await retention(mesh, store_bytes_max=0)
+        assert set((await swept_by.sweep(fence, 2**50)).removed) == {large, batch}
+        assert await keys_of(mesh, batch) == set()
+        assert not [path for path in mesh.blobs._place._blobs if large in path]
+
+    run(work())
+
+
+def test_a_former_leader_removes_nothing(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        ids = [await ended(mesh), await ended(mesh, b"1", *(b"2" for _ in range(70)))]
+        former = created_at(keys.leader(), 1)
+        swept_by = Retention(mesh.store, mesh.blobs, RetentionPolicy(store_bytes_max=0), lambda: former)
+        with pytest.raises(Refused) as refused:
+            await swept_by.sweep(former, 2**50)
+        assert refused.value.reason == "NOT_LEADING"
+        for run_id in ids:
+            assert await keys_of(mesh, run_id) == {"runs", "status", "results", "journal"}
+
+    run(work())
+
+
+def test_a_policy_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(Invalid, match="RETENTION_INVALID|retention"):
+        RetentionPolicy(journals_s=10, runs_s=5)
+
+
+def test_a_store_near_its_quota_takes_no_new_runs(api: Any) -> None:
+    mesh, run = api
+
+    class Nearly:
+        """A store that says how large it is, as the one over etcd does."""
+
+        size_in_use_bytes = 71
+
+        async def status(self) -> Nearly:
+            return self
+
+    async def work() -> None:
+        await QuotaGate(mesh.store).check()  # SQLite has no quota
+        await QuotaGate(Nearly(), quota_bytes=200).check()  # type: ignore[arg-type]  # all that the gate looks at
+        with pytest.raises(Overloaded) as full:
+            await QuotaGate(Nearly(), quota_bytes=100).check()  # type: ignore[arg-type]  # all that the gate looks at
+        assert full.value.reason == "STORE_FULL"
+
+    run(work())
