@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from stepflow.errors import NotFound, Refused
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
-from stepflow.run import Phase
+from stepflow.run import Phase, find_step
 from stepflow.run.model import ENGINE_VERSION
-from stepflow.run.settling import find_step
 from stepflow.store import Get, KeyValue, Txn, created_at, keys
 from stepflow.telemetry import get_logger
 

@@ -488,7 +488,7 @@ class Drive:
                 brought[payload.blob] = text
         if self.gone or self._closing:
             return  # the call ends with the run, and its call-backs with it
-        started = start_callback(flight.step, request, self.owner.now_ms())
+        started = start_callback(self.state, flight.step, request, self.owner.now_ms())
         if isinstance(started, pb.Entry):
             self._opening[len(self.state.scopes) + len(self.state.unopened)] = (
                 flight.peer,

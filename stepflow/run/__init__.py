@@ -40,7 +40,7 @@ from stepflow.run.model import (
     StepRun,
     WantBlob,
 )
-from stepflow.run.settling import attach_call, settle, start_callback
+from stepflow.run.settling import find_step, settle, start_callback
 
 __all__ = [
     "Action",
@@ -54,8 +54,8 @@ __all__ = [
     "StepRun",
     "WantBlob",
     "apply",
-    "attach_call",
     "decide",
+    "find_step",
     "new_run",
     "settle",
     "start_callback",

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepflow.codec import Json, blob_id, encode
-from stepflow.errors import Code, Failure, NotFound
+from stepflow.errors import Code, Failure, NotFound, Unavailable
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, backoff_from_proto, delay_ms, retry_class
 from stepflow.run.facts import failure_to_pb, payload_of
-from stepflow.run.model import OUTPUT, Phase, RunState, Scope, StepRun
+from stepflow.run.model import OUTPUT, RunState, Scope, StepRun
 
 if TYPE_CHECKING:
     from stepflow.flow import OnError
@@ -84,19 +84,6 @@ def _retry_delay_ms(state: RunState, step: StepRun, on_error: OnError, failure: 
     return delay_ms(backoff or backoff_from_proto(policy.backoff), count, f"{state.run_id}/{step.key}/{attempt}")
 
 
-def attach_call(state: RunState, key: str, attempt: int) -> bool:
-    """Note that a host still holds the call (`key`, `attempt`): the step's next dispatch joins it.
-
-    Return whether it will; false when no step is ready that the call could belong to (it is complete, or waits for a
-    retry), so that the hold is of no use.
-    """
-    step = find_step(state, key)
-    if step is None or step.phase is not Phase.READY:
-        return False
-    step.rejoin = attempt
-    return True
-
-
 def find_step(state: RunState, key: str) -> StepRun | None:
     """Return the active step with this idempotency key."""
     for scope in state.scopes:
@@ -111,7 +98,7 @@ def find_step(state: RunState, key: str) -> StepRun | None:
     return None
 
 
-def start_callback(step: StepRun, request: host_pb2.StartRun, now_ms: int) -> Scope | pb.Entry:
+def start_callback(state: RunState, step: StepRun, request: host_pb2.StartRun, now_ms: int) -> Scope | pb.Entry:
     """Return the sub-run that a component's request means, if it exists already, else the entry that opens it.
 
     A key that starts with '#' is a count that the host made up for a caller who gave none. A repeated component may
@@ -119,6 +106,7 @@ def start_callback(step: StepRun, request: host_pb2.StartRun, now_ms: int) -> Sc
 
     Raises:
         NotFound: the step is not active any more.
+        Unavailable: the same sub-run was asked for a moment ago and has not been opened yet.
     """
     if step.item.active.get(step.index) is not step:
         raise NotFound("STEP_NOT_ACTIVE", f"step {step.id!r} has ended; its component can start nothing more")
@@ -129,6 +117,8 @@ def start_callback(step: StepRun, request: host_pb2.StartRun, now_ms: int) -> Sc
     for scope in step.sub_runs or ():
         if scope.sub_key == key:
             return scope
+    if any(owner is step and entry.sub_run_started.key == key for owner, entry in state.unopened):
+        raise Unavailable("SUB_RUN_OPENING", f"the sub-run {key!r} of this step is being opened; ask again")
     return pb.Entry(
         scope=step.item.scope.number,
         item=step.item.index,

@@ -57,6 +57,7 @@ from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from stepflow.store.etcd_config import EtcdConfig
+    from stepflow.store.etcd_lease import EtcdLeaseRenewer
 
 log = get_logger(__name__)
 
@@ -134,11 +135,13 @@ class EtcdStore:
 
     async def txn(self, txn: Txn) -> TxnResult:
         check_txn(txn)
-        request = pb.TxnRequest(
-            compare=[self._compare(compare) for compare in txn.compares],
-            success=[self._op(op) for op in txn.then],
-            failure=[self._op(op) for op in txn.orelse],
-        )
+        request = pb.TxnRequest()
+        for compare in txn.compares:
+            self._add_compare(request.compare.add(), compare)
+        for op in txn.then:
+            self._add_op(request.success.add(), op)
+        for op in txn.orelse:
+            self._add_op(request.failure.add(), op)
         reads = not any(isinstance(op, (Put, Delete, DeletePrefix)) for op in (*txn.then, *txn.orelse))
         reply = await self._client.call(self._client.kv, TXN_READING if reads else TXN, request)
         self._client.saw(reply.header.revision)
@@ -163,6 +166,12 @@ class EtcdStore:
     async def lease_revoke(self, lease: int) -> None:
         reply = await self._client.call(self._client.lease, LEASE_REVOKE, pb.LeaseRevokeRequest(id=lease))
         self._client.saw(reply.header.revision)
+
+    def lease_renewer(self) -> EtcdLeaseRenewer:
+        """Return what keeps leases alive from a thread, over a connection of its own; the caller closes it."""
+        from stepflow.store.etcd_lease import EtcdLeaseRenewer
+
+        return EtcdLeaseRenewer(self.config, self._client.lease.endpoint)
 
     def watch(self, prefix: str, *, from_revision: int = 0) -> EtcdWatch:
         start, end = self._bounds(prefix, "")
@@ -221,35 +230,47 @@ class EtcdStore:
         key = kv.key[len(self._prefix) :].decode()
         return KeyValue(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
 
-    def _compare(self, compare: Compare) -> pb.Compare:
-        key, operand = self._key(compare.key), compare.operand
-        result = pb.Compare.RESULT_EQUAL if compare.relation == "=" else pb.Compare.RESULT_GREATER
-        if isinstance(operand, bytes):
-            return pb.Compare(result=result, target=pb.Compare.TARGET_VALUE, key=key, value=operand)
-        match compare.target:
-            case "create_revision":
-                return pb.Compare(result=result, target=pb.Compare.TARGET_CREATE, key=key, create_revision=operand)
-            case "mod_revision":
-                return pb.Compare(result=result, target=pb.Compare.TARGET_MOD, key=key, mod_revision=operand)
-            case _:
-                return pb.Compare(result=result, target=pb.Compare.TARGET_VERSION, key=key, version=operand)
+    # Filled in place: a message made apart and handed over costs three times as much.
 
-    def _op(self, op: Op) -> pb.RequestOp:
+    def _add_compare(self, into: pb.Compare, compare: Compare) -> None:
+        into.key = self._key(compare.key)
+        if compare.relation == ">":
+            into.result = pb.Compare.RESULT_GREATER
+        operand = compare.operand
+        if isinstance(operand, bytes):
+            into.target = pb.Compare.TARGET_VALUE
+            into.value = operand
+        elif compare.target == "create_revision":
+            into.target = pb.Compare.TARGET_CREATE
+            into.create_revision = operand
+        elif compare.target == "mod_revision":
+            into.target = pb.Compare.TARGET_MOD
+            into.mod_revision = operand
+        else:
+            into.target = pb.Compare.TARGET_VERSION
+            into.version = operand
+
+    def _add_op(self, into: pb.RequestOp, op: Op) -> None:
         match op:
-            case Put(key, value, lease, ignore_lease):
-                put = pb.PutRequest(key=self._key(key), value=value, lease=lease, ignore_lease=ignore_lease)
-                return pb.RequestOp(request_put=put)
-            case Delete(key):
-                return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=self._key(key)))
-            case DeletePrefix(prefix):
-                start, end = self._bounds(prefix, "")
-                return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=start, range_end=end))
-            case Get(key):
-                return pb.RequestOp(request_range=pb.RangeRequest(key=self._key(key)))
-            case Range(prefix, limit, after):
-                start, end = self._bounds(prefix, after)
-                limit = min(limit, PAGE_KEYS_MAX)
-                return pb.RequestOp(request_range=pb.RangeRequest(key=start, range_end=end, limit=limit))
+            case Put():
+                put = into.request_put
+                put.key = self._key(op.key)
+                put.value = op.value
+                if op.lease:
+                    put.lease = op.lease
+                if op.ignore_lease:
+                    put.ignore_lease = True
+            case Delete():
+                into.request_delete_range.key = self._key(op.key)
+            case DeletePrefix():
+                delete = into.request_delete_range
+                delete.key, delete.range_end = self._bounds(op.prefix, "")
+            case Get():
+                into.request_range.key = self._key(op.key)
+            case Range():
+                ranged = into.request_range
+                ranged.key, ranged.range_end = self._bounds(op.prefix, op.after)
+                ranged.limit = min(op.limit, PAGE_KEYS_MAX)
 
     def _response(self, op: Op, part: pb.ResponseOp) -> Response:
         match op:

@@ -140,14 +140,14 @@ class EtcdClient:
 
     def __init__(self, config: EtcdConfig) -> None:
         self.config = config
-        credentials = _credentials(config)
+        credentials = credentials_of(config)
         self.kv = Link(config, credentials)
         self.lease = Link(config, credentials)
         self.watch = Link(config, credentials)
         self.revision = 0
         self.closed = False
         self._token = ""
-        self._metadata = _metadata("")
+        self._metadata = metadata_of("")
         self._login = asyncio.Lock()
         self._calls = 0
         self._idle = asyncio.Event()
@@ -208,12 +208,12 @@ class EtcdClient:
             if self._token != refused_token:
                 return
             # A token that is refused must not be sent along.
-            self._metadata = _metadata("")
+            self._metadata = metadata_of("")
             reply = await self.call(
                 self.kv, AUTHENTICATE, pb.AuthenticateRequest(name=config.user, password=config.password)
             )
             self._token = reply.token
-            self._metadata = _metadata(reply.token)
+            self._metadata = metadata_of(reply.token)
 
     def saw(self, revision: int) -> None:
         self.revision = max(self.revision, revision)
@@ -250,7 +250,7 @@ class EtcdClient:
                     async with asyncio.timeout(2 * timeout_s):
                         return await send(channel, timeout_s)
                 except aio.AioRpcError as error:
-                    if may_login and _is_stale_login(error):
+                    if may_login and is_stale_login(error):
                         may_login = False
                         await self.login(token)
                         continue
@@ -328,7 +328,8 @@ def needs_login(text: str) -> bool:
     return any(part in text for part in _STALE_LOGIN)
 
 
-def _is_stale_login(error: aio.AioRpcError) -> bool:
+def is_stale_login(error: aio.AioRpcError) -> bool:
+    """Say whether a call failed only for want of a fresh token."""
     return error.code() in (
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -344,8 +345,9 @@ def is_cancelled() -> bool:
 # -- connections --------------------------------------------------------------------------------------------------
 
 
-def _connect(endpoint: str, credentials: grpc.ChannelCredentials | None) -> aio.Channel:
-    options = [
+def channel_options() -> list[tuple[str, Any]]:
+    """Return what every connection to etcd is made with."""
+    return [
         ("grpc.use_local_subchannel_pool", 1),  # or links to one endpoint would share a connection
         ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
@@ -358,19 +360,25 @@ def _connect(endpoint: str, credentials: grpc.ChannelCredentials | None) -> aio.
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config_disable_resolution", 1),
     ]
+
+
+def _connect(endpoint: str, credentials: grpc.ChannelCredentials | None) -> aio.Channel:
+    options = channel_options()
     if credentials is None:
         return aio.insecure_channel(endpoint, options)
     return aio.secure_channel(endpoint, credentials, options)
 
 
-def _credentials(config: EtcdConfig) -> grpc.ChannelCredentials | None:
+def credentials_of(config: EtcdConfig) -> grpc.ChannelCredentials | None:
+    """Return the TLS credentials of a configuration; None without TLS. Raises: Invalid `ETCD_CONFIG_INVALID`."""
     if not config.tls:
         return None
     ca, cert, key = config.read_files()
     return grpc.ssl_channel_credentials(ca, key, cert)
 
 
-def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+def metadata_of(token: str) -> tuple[tuple[str, str], ...]:
+    """Return what goes with every call; `token` is empty without a login."""
     leader = ("hasleader", "true")
     return (leader, ("token", token)) if token else (leader,)
 

@@ -3,13 +3,18 @@
 The lease counts as valid until *send time of the last acknowledged keep-alive + TTL - margin*; past that the holder
 must dispatch and journal nothing, whatever the store may still say. CLOCK_BOOTTIME, because a suspended machine's
 lease runs out too.
+
+Where the store has a way to do so (`RenewsFromThread`), the lease is kept alive from a thread of its own, so that a
+loop that is busy for a while does not lose it. The thread watches the loop in turn: once it has not ticked for half of
+the time to live nothing is renewed, because whoever cannot act should not own anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stepflow.errors import NotFound, StepflowError
 from stepflow.telemetry import get_logger
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+TICKS_PER_TTL = 20
+"""How often a loop shows to its renewing thread that it lives."""
+
 LEASE_TTL_S = 5.0
 KEEP_ALIVES_PER_TTL = 3
 LEASE_MARGIN_S = 0.5
@@ -31,6 +39,23 @@ assert LEASE_TTL_S >= 2 * LEASE_TTL_S / KEEP_ALIVES_PER_TTL + LEASE_MARGIN_S  # 
 
 def boot_time_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Renewer(Protocol):
+    """Renews leases from one thread. Blocking; `close` may be called from another one."""
+
+    def renew(self, lease: int) -> float:
+        """Start the time to live anew. Raises: NotFound `LEASE_GONE`; StepflowError, try again."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class RenewsFromThread(Protocol):
+    """What a store has besides `Store` if its leases can be renewed from a thread."""
+
+    def lease_renewer(self) -> Renewer: ...
 
 
 class LeaseKeeper:
@@ -53,6 +78,7 @@ class LeaseKeeper:
         self._clock = clock
         self._valid_until_s = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._thread: _RenewingThread | None = None
         self.lease = 0
 
     async def start(self) -> int:
@@ -60,7 +86,11 @@ class LeaseKeeper:
         sent = self._clock()
         self.lease = await self._store.lease_grant(self._ttl_s)
         self._valid_until_s = sent + self._good_s
-        self._task = asyncio.create_task(self._keep_alive(), name="lease keep-alive")
+        if isinstance(self._store, RenewsFromThread):
+            self._thread = _RenewingThread(self, self._store.lease_renewer())
+            self._thread.begin()
+        else:
+            self._task = asyncio.create_task(self._keep_alive(), name="lease keep-alive")
         return self.lease
 
     def valid(self) -> bool:
@@ -72,6 +102,9 @@ class LeaseKeeper:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            await thread.end()
         self._valid_until_s = 0.0
         if revoke and self.lease:
             try:
@@ -88,9 +121,7 @@ class LeaseKeeper:
                 async with asyncio.timeout(self._interval_s):  # a store that does not answer must not stop the next one
                     await self._store.lease_keep_alive(self.lease)
             except NotFound:
-                log.warning("lease lost", lease=self.lease)
-                self._valid_until_s = 0.0
-                self._on_lost()
+                self._ended()
                 return
             except TimeoutError:
                 log.warning("keep-alive not answered in time", lease=self.lease)
@@ -98,3 +129,65 @@ class LeaseKeeper:
                 log.warning("keep-alive failed", reason=error.reason)
             else:
                 self._valid_until_s = sent + self._good_s
+
+    def _ended(self) -> None:
+        log.warning("lease lost", lease=self.lease)
+        self._valid_until_s = 0.0
+        self._on_lost()
+
+
+class _RenewingThread:
+    """The thread of one keeper, and the ticks of the loop that it watches."""
+
+    def __init__(self, keeper: LeaseKeeper, renewer: Renewer) -> None:
+        self._keeper = keeper
+        self._renewer = renewer
+        self._loop = asyncio.get_running_loop()
+        self._ticked_at_s = keeper._clock()
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease keep-alive", daemon=True)
+
+    def begin(self) -> None:
+        self._tick()
+        self._thread.start()
+
+    async def end(self) -> None:
+        """Return when the thread has ended; what it waits for is broken off."""
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+        self._stopping.set()
+        self._renewer.close()
+        await asyncio.to_thread(self._thread.join)
+
+    def _tick(self) -> None:
+        self._ticked_at_s = self._keeper._clock()
+        self._tick_handle = self._loop.call_later(self._keeper._ttl_s / TICKS_PER_TTL, self._tick)
+
+    def _run(self) -> None:
+        keeper = self._keeper
+        while not self._stopping.wait(keeper._interval_s):
+            sent = keeper._clock()
+            if sent - self._ticked_at_s > keeper._ttl_s / 2:
+                log.warning("event loop hangs, lease not renewed", lease=keeper.lease)
+                continue
+            try:
+                self._renewer.renew(keeper.lease)
+            except NotFound:
+                self._tell_ended()
+                return
+            except StepflowError as error:
+                if not self._stopping.is_set():
+                    log.warning("keep-alive failed", reason=error.reason)
+            else:
+                keeper._valid_until_s = sent + keeper._good_s
+
+    def _tell_ended(self) -> None:
+        if not self._stopping.is_set():
+            try:
+                self._loop.call_soon_threadsafe(self._keeper._ended)
+            except RuntimeError:  # the loop was closed without `stop`
+                return
+
+
+__all__ = ["LEASE_TTL_S", "LeaseKeeper", "Renewer", "RenewsFromThread", "boot_time_s"]

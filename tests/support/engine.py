@@ -25,8 +25,8 @@ from stepflow.run import (
     ScopeEnded,
     WantBlob,
     apply,
-    attach_call,
     decide,
+    find_step,
     new_run,
     settle,
     start_callback,
@@ -226,7 +226,9 @@ class World:
         adopted = pb.Adopted(epoch=self.crashes + 1, executor_id=f"e{self.crashes}", handed_over=handed_over)
         self._feed(pb.Entry(at_ms=self.now_ms, adopted=adopted))
         for key, attempt in held:
-            assert attach_call(self.state, key, attempt)
+            step = find_step(self.state, key)
+            assert step is not None
+            step.rejoin = attempt
         self.turn()
 
     def _feed(self, entry: pb.Entry) -> None:
@@ -270,7 +272,7 @@ class World:
         request = host_pb2.StartRun(
             flow=pb.Payload(json=encode(value["flow"])), inputs=pb.Payload(json=encode(value["inputs"])), key="#0"
         )
-        started = start_callback(call.step, request, self.now_ms)
+        started = start_callback(self.state, call.step, request, self.now_ms)
         if isinstance(started, pb.Entry):
             self._feed(started)
             return True
