@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from control_plane.history import Happening, Moment, PartitionHistory, RunDone, StepDone
-from stepflow.errors import NotFound, Refused
+from stepflow.errors import NotFound, Refused, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.store import keys
 from stepflow.store.follow import follow
@@ -80,8 +80,13 @@ class Events:
         self._get_blob = blob_reader(store, blobs)
         self._live = live
         self._feeds: dict[str, _Feed] = {}
+        self._closed = False
 
     async def close(self) -> None:
+        """Send everybody away, with an error after which clients go on elsewhere."""
+        self._closed = True
+        for feed in self._feeds.values():
+            feed.tell(set())
         tasks = [feed.task for feed in self._feeds.values() if feed.task is not None]
         for task in tasks:
             task.cancel()
@@ -92,7 +97,7 @@ class Events:
     ) -> AsyncGenerator[Moment, None]:
         """Yield the run's moments behind the positions (partition → seq), in order within a partition, up to its end.
 
-        Raises: NotFound; Refused `HISTORY_GONE`, the run was deleted meanwhile; DataLoss.
+        Raises: NotFound; Refused `HISTORY_GONE`, the run was deleted meanwhile; DataLoss; Unavailable, after `close`.
         """
         record = await read_record(self._store, run_id)
         plan = await read_plan(self._store, record)
@@ -106,6 +111,8 @@ class Events:
         with self._following(run_id, set(range(len(histories)))) as follower:
             while True:
                 follower.wake.clear()
+                if self._closed:
+                    raise Unavailable("SERVER_ENDING", "this control plane ends; go on at another one")
                 run = await self._run(run_id)  # before the journals: what has ended now is in them to its end
                 if run.terminal:
                     follower.dirty |= {p for p, history in enumerate(histories) if not history.ended}

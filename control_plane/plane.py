@@ -444,7 +444,8 @@ def check_flow(flow: Flow) -> None:
     diagnostics = validate_flow(flow)
     if diagnostics.num_fatal:
         first = next(diagnostic for diagnostic in diagnostics if diagnostic.level == "fatal")
-        raise Invalid("FLOW_INVALID", f"the flow cannot run: {first.formatted}, at {first.path}", diagnostics=diagnostics.to_tree())
+        problem = f"the flow cannot run: {first.formatted}, at {first.path}"
+        raise Invalid("FLOW_INVALID", problem, diagnostics=diagnostics.to_tree())
 
 
 def check_request(flow: Flow, request: RunRequest) -> None:

@@ -40,7 +40,7 @@ SWEEP_RUNS_MAX = 10_000
 RUNS_PER_TXN = 20
 """Runs of one partition that go together."""
 
-assert RUNS_PER_TXN * 5 <= 120  # operations of a transaction
+assert RUNS_PER_TXN * 4 <= 120  # operations of a transaction
 
 QUOTA_BYTES_DEFAULT = 4 * 1024**3
 """What etcd is recommended to be started with (`--quota-backend-bytes`)."""
@@ -156,15 +156,22 @@ class Retention:
         removed: list[str] = []
         for start in range(0, len(small), RUNS_PER_TXN):
             batch = small[start : start + RUNS_PER_TXN]
-            await asyncio.gather(*(self._blobs.delete_scope(run.run_id) for run in batch))
-            compares = (fence, *(compare for run in batch for compare in run.statuses))
-            writes = tuple(op for run in batch for op in _removal(run.run_id))
-            if (await self._store.txn(Txn(compares, writes))).succeeded:
+            if await self._remove_batch(batch, fence):
                 removed += [run.run_id for run in batch]
             else:
                 removed += [run.run_id for run in batch if await self._remove_one(run.run_id, fence)]
         large = [run for run in runs if len(run.statuses) > 1]
         return removed + [run.run_id for run in large if await self._remove_one(run.run_id, fence)]
+
+    async def _remove_batch(self, batch: list[_Ended], fence: Compare) -> bool:
+        """Journals first: only who still leads goes on to the blobs, which no transaction guards."""
+        compares = (fence, *(compare for run in batch for compare in run.statuses))
+        journals = tuple(DeletePrefix(keys.journal_of_run(run.run_id)) for run in batch)
+        if not (await self._store.txn(Txn(compares, journals))).succeeded:
+            return False
+        await asyncio.gather(*(self._blobs.delete_scope(run.run_id) for run in batch))
+        rest = tuple(op for run in batch for op in _removal(run.run_id))
+        return (await self._store.txn(Txn(compares, rest))).succeeded
 
     async def _remove_one(self, run_id: str, fence: Compare) -> bool:
         try:
@@ -230,7 +237,8 @@ async def delete_run(store: Store, blobs: BlobStore, run_id: str, compares: tupl
 
 
 def _removal(run_id: str) -> list[Op]:
-    prefixes = (keys.journal_of_run, keys.results_of_run, keys.inbox_of_run, keys.status_of_run)
+    """Return what removes a run but for its journals."""
+    prefixes = (keys.results_of_run, keys.inbox_of_run, keys.status_of_run)
     return [*(DeletePrefix(prefix(run_id)) for prefix in prefixes), Delete(keys.run(run_id))]
 
 

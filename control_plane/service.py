@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
-STOP_GRACE_S = 2.0
-"""Waits and watches never end by themselves: they are cut, and clients go on at another replica."""
+STOP_GRACE_S = 1.0
+"""For calls in flight. Waits do not end by themselves: they are cut, and clients go on at another replica."""
 
 
 class ApiServer:
@@ -90,5 +90,5 @@ class ApiServer:
 
     async def stop(self) -> None:
         """End all calls; the control plane itself is its owner's to close."""
-        await self._server.stop(STOP_GRACE_S)
         await self._events.close()
+        await self._server.stop(STOP_GRACE_S)

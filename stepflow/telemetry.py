@@ -60,7 +60,7 @@ class _Sink:
 _sink = _Sink()
 
 
-def configure(level: str = "warning", destination: TextIO | Path | None = None, format: str = "text") -> None:  # what every user calls it
+def configure(level: str = "warning", destination: TextIO | Path | None = None, format: str = "text") -> None:
     """Set up logging for this process; may be repeated, the last call holds.
 
     `destination` is an open text stream or a file to append to; without one, records go to stderr.

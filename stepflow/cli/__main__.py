@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from stepflow import __version__, telemetry
-from stepflow.cli import components, console, dev, init, run, runs, test, validate
+from stepflow.cli import cluster, components, console, dev, flows, init, run, runs, submit, test, validate
 from stepflow.errors import StepflowError
 
 app = typer.Typer(
@@ -36,7 +36,11 @@ app.command("list-components")(components.list_components)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("dev")(dev.dev)
+app.command("submit")(submit.submit)
 app.add_typer(runs.app, name="runs")
+app.add_typer(flows.app, name="flows")
+app.add_typer(cluster.components_app, name="components")
+app.add_typer(cluster.app, name="cluster")
 
 
 def _show_version(wanted: bool) -> None:

@@ -18,7 +18,6 @@ import typer
 
 from stepflow.cli import console, remote
 from stepflow.cli.outcome import Ended, result_tree, run_tree
-from stepflow.codec import Json
 from stepflow.errors import StepflowError
 from stepflow.run.views import StepEvent
 
@@ -26,13 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stepflow.cli.live import View
-    from stepflow.client import Client, Event, Item, Run, Step
-    from stepflow.errors import Failure
+    from stepflow.client import Client, Event, Run
 
 CANCEL_WINDOW_S = 2.0
-
-CANCEL_WAIT_S = 10.0
-"""How long a cancelled run may take to end before nobody waits for it any more."""
 
 _KINDS: dict[str, Any] = {
     "step_started": "started",
@@ -130,7 +125,7 @@ class _Interruptible:
             await remote.with_help(client.cancel(following.run_id))
             console.say("cancelling …")
             try:
-                async with asyncio.timeout(CANCEL_WAIT_S):
+                async with asyncio.timeout(remote.CANCEL_WAIT_S):
                     run = await client.wait(following.run_id)
             except (TimeoutError, StepflowError):
                 console.say(f"run {following.run_id} was told to end")
@@ -151,7 +146,7 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
         following.view.tick(run.items_total)
-        return Ended(run, [result_tree(outcome_of(item), run.status) async for item in client.items(run.run_id)])
+        return Ended(run, [result_tree(remote.outcome_of(item), run.status) async for item in client.items(run.run_id)])
 
 
 async def _watch(client: Client, following: Following) -> Run:
@@ -197,11 +192,6 @@ def step_event(event: Event) -> StepEvent:
         message=event.message,
         parent=event.parent,
     )
-
-
-def outcome_of(found: Item | Step) -> Json | Failure | None:
-    """Return how an item or a step of a client has ended, as far as it has."""
-    return Json(found.raw) if found.raw else found.failure
 
 
 def event_tree(event: Event) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
@@ -82,8 +83,17 @@ def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
     }
 
 
-def finish(ended: Ended, redactor: Redactor, output: Path | None, *, batch: bool, json: bool = False) -> None:
+def run_name(run: AnyRun) -> str:
+    """Return what people call the flow: its name, else its file."""
+    return run.flow_name or PurePath(str(run.labels.get("flow") or "")).name or run.flow_id[:12]
+
+
+def finish(
+    ended: Ended, redactor: Redactor, output: Path | None, *, batch: bool, json: bool = False, results: bool = True
+) -> None:
     """Tell people how it went, and write the results; with `json`, the run with them, as one object.
+
+    Without `results`, stdout is left alone.
 
     Raises: typer.Exit (1), when the run or one of its items did not succeed.
     """
@@ -93,7 +103,7 @@ def finish(ended: Ended, redactor: Redactor, output: Path | None, *, batch: bool
     tell_end(ended, redactor)
     if json:
         print_json(run_tree(ended.run) | {"results": ended.results})
-    if output is not None or not json:
+    if output is not None or (results and not json):
         write_results(ended.results, output, batch=batch)
     if any(result["outcome"] != "success" for result in ended.results) or ended.run.status != "completed":
         raise typer.Exit(console.EXIT_FAILED)

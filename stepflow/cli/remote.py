@@ -14,7 +14,10 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stepflow.client import Client, Tls
+    from stepflow.client import Client, Item, Run, Step, Tls
+    from stepflow.codec import Json
+    from stepflow.errors import Failure
+    from stepflow.flow import Redactor
 
 DEFAULT_SERVER = "localhost:7840"
 
@@ -28,6 +31,9 @@ ID_SEARCH_RUNS_MAX = 1_000
 """The beginning of an id is looked for among so many of the newest runs."""
 
 UUID_CHARS = 36
+
+CANCEL_WAIT_S = 10.0
+"""How long a cancelled run may take to end before nobody waits for it any more."""
 
 ServerOption = Annotated[
     str | None,
@@ -140,3 +146,18 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
         number -= 1
         if number == 0:
             return
+
+
+def outcome_of(found: Item | Step) -> Json | Failure | None:
+    """Return how an item or a step of a client has ended, as far as it has."""
+    from stepflow.codec import Json
+
+    return Json(found.raw) if found.raw else found.failure
+
+
+async def redactor(client: Client, run: Run) -> Redactor:
+    """Return what keeps the secrets of a run out of texts; a mesh shows no inputs, so only the flow's own are known."""
+    from stepflow.flow import Redactor, flow_from_tree
+
+    _, document = await client.get_flow(run.flow_id)
+    return Redactor(flow_from_tree(document))

@@ -1,4 +1,8 @@
-"""`stepflow runs`: what runs there are on this machine, and how one of them went. Reads the local store only."""
+"""`stepflow runs`: what runs there are, on this machine or in a mesh, how one of them went, and its end.
+
+`list`, `get`, `steps` and `delete` read the local store unless a server is named; `watch` and `cancel` are for runs of
+a mesh. Which is which is decided in `sources`.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,19 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.options import OutputOption
+from stepflow.cli.remote import JsonOption, LocalOrServerOption, RunArgument, ServerOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from stepflow.embedded import RunView
+    from stepflow.cli.outcome import AnyRun
+    from stepflow.cli.sources import ShownRun
+    from stepflow.client import Client, Event, Run
     from stepflow.flow import Redactor
-    from stepflow.local import LocalRuns
     from stepflow.run.views import StepView
 
 app = typer.Typer(
     name="runs",
-    help="Show the runs that this machine keeps.",
-    epilog="\b\nExamples:\n  stepflow runs list --status interrupted\n  stepflow runs get 0198f3 --steps",
+    help="Show and end runs, those that this machine keeps or those of a mesh.",
+    epilog="\b\nExamples:\n  stepflow runs list --status interrupted\n  stepflow runs get 0198f3 --steps\n"
+    "  stepflow runs watch 0198f3 --server mesh:7840",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -26,19 +34,22 @@ app = typer.Typer(
 StoreOption = Annotated[
     Path | None, typer.Option("--store", metavar="DIR", help="Where runs are kept. Default: .stepflow here.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+RunArguments = Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="The runs, or how their ids begin.")]
 
-_STYLES = {"completed": "green", "failed": "red", "recovery_failed": "red", "interrupted": "yellow", "running": "cyan"}
+STATUSES = ("running", "completed", "failed", "cancelled", "recovery_failed")
+"""Of a mesh; on this machine a run can also be interrupted."""
 
 
 @app.command("list")
 def list_runs(
     *,
+    server: LocalOrServerOption = None,
     store: StoreOption = None,
     status: Annotated[
         list[str] | None,
-        typer.Option("--status", metavar="STATUS", help="Only these (repeatable): interrupted, running, failed, …"),
+        typer.Option(metavar="STATUS", help="Only these (repeatable): running, interrupted, completed, failed, …"),
     ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")] = 100,
     json: JsonOption = False,
 ) -> None:
     """List runs, the newest first, also while they run.
@@ -49,37 +60,33 @@ def list_runs(
     Examples:
       stepflow runs list
       stepflow runs list --status interrupted --status failed
+      stepflow runs list --server mesh:7840 --limit 20
       stepflow runs list --json | jq '.runs[].run_id'
     """
-    import asyncio
+    from stepflow.cli.outcome import run_name, run_tree
+    from stepflow.cli.sources import Remote, choose
+    from stepflow.cli.tables import print_json, print_table
 
-    from stepflow.cli import stored
-
+    source = choose(server, store)
+    known = STATUSES if isinstance(source, Remote) else (*STATUSES, "interrupted")
     for name in status or ():
-        if name not in stored.STATUSES:
-            raise console.Usage("OPTION_INVALID", f"--status is one of {', '.join(stored.STATUSES)}, not {name!r}")
-    local = _local(store)
-
-    async def read() -> "list[tuple[RunView, str]]":
-        return [found async for found in stored.list_runs(local) if not status or found[1] in status]
-
-    found = asyncio.run(read())
+        if name not in known:
+            raise console.Usage("OPTION_INVALID", f"--status is one of {', '.join(known)}, not {name!r}")
+    found = source.list(status or (), limit)
     if json:
-        _print_json({"runs": [_run_tree(run, shown) for run, shown in found]})
+        print_json({"runs": [run_tree(run, shown) for run, shown in found]})
     elif found:
-        rows = [
-            (run.run_id, shown, stored.run_name(run), _counts(run), _ago(run.created_at_ms), _took(run))
-            for run, shown in found
-        ]
-        _print_table(("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK"), rows)
+        rows = [(run.run_id, shown, run_name(run), _counts(run), _began(run), _took(run)) for run, shown in found]
+        print_table(("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK"), rows)
     else:
-        console.say(f"no runs in {local.folder}")
+        console.say(f"no runs in {source.place}")
 
 
 @app.command("get")
 def get_run(
     *,
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, or how its id begins.")],
+    run_id: RunArgument,
+    server: LocalOrServerOption = None,
     store: StoreOption = None,
     steps: Annotated[bool, typer.Option("--steps", help="Show the steps that have begun.")] = False,
     json: JsonOption = False,
@@ -90,74 +97,163 @@ def get_run(
     Examples:
       stepflow runs get 0198f3
       stepflow runs get 0198f3 --steps
-      stepflow runs get 0198f3 --json | jq '.items[].result'
+      stepflow runs get 0198f3 --server mesh:7840 --json | jq '.items[].result'
     """
-    import asyncio
+    from stepflow.cli.outcome import result_tree, run_tree
+    from stepflow.cli.sources import choose
+    from stepflow.cli.tables import print_json
 
-    local = _local(store)
-    chosen = local.find(run_id)
-    tree, views, redactor = asyncio.run(_read(local, chosen, steps=steps))
+    shown = choose(server, store).read(run_id, steps=steps)
     if json:
-        _print_json(tree)
-        return
-    _print_run(tree, redactor)
-    if steps:
-        _print_steps(views, redactor)
-
-
-async def _read(local: "LocalRuns", run_id: str, *, steps: bool) -> "tuple[dict[str, Any], list[StepView], Redactor]":
-    from stepflow.cli import stored
-    from stepflow.cli.driving import result_tree
-    from stepflow.embedded import reader
-
-    begun = await stored.read_run(local, run_id)
-    store = await local.read(run_id)
-    try:
-        control = reader(store, local.blobs())
-        run = await control.get_run(run_id)
-        tree = _run_tree(run, stored.status_of(local, run))
+        tree = run_tree(shown.run, shown.status)
         tree["items"] = [
             {"item": item.item, "status": item.status}
-            | ({} if item.outcome is None else {"result": result_tree(item, run.status)})
-            for item in await control.items(run_id)
+            | ({} if item.outcome is None else {"result": result_tree(item.outcome, shown.status)})
+            for item in shown.items
         ]
-        views = await control.steps(run_id) if steps else []
-        if steps:
-            tree["steps"] = [_step_tree(view) for view in views]
-        return tree, views, begun.redactor
-    finally:
-        await store.close()
+        print_json(tree | ({"steps": [_step_tree(view) for view in shown.steps]} if steps else {}))
+        return
+    _print_run(shown)
+    if steps:
+        typer.echo()
+        _print_steps(shown.steps, shown.redactor)
 
 
-def _local(store: Path | None) -> "LocalRuns":
-    from stepflow.local import DEFAULT_FOLDER, LocalRuns
+@app.command("steps")
+def list_steps(
+    *, run_id: RunArgument, server: LocalOrServerOption = None, store: StoreOption = None, json: JsonOption = False
+) -> None:
+    """List the steps of a run that have begun, those of its sub-runs too.
 
-    return LocalRuns(store or DEFAULT_FOLDER)
+    \b
+    Examples:
+      stepflow runs steps 0198f3
+      stepflow runs steps 0198f3 --server mesh:7840 --json | jq '.steps[] | select(.status == "failed")'
+    """
+    from stepflow.cli.sources import choose
+    from stepflow.cli.tables import print_json
+
+    shown = choose(server, store).read(run_id, steps=True)
+    if json:
+        print_json({"run_id": shown.run.run_id, "steps": [_step_tree(view) for view in shown.steps]})
+    else:
+        _print_steps(shown.steps, shown.redactor)
+
+
+@app.command("watch")
+def watch_run(
+    *,
+    run_id: RunArgument,
+    server: ServerOption = None,
+    output: OutputOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and no results.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the steps.")] = False,
+) -> None:
+    """Follow a run of a mesh, from its beginning to its end, and print its result as `stepflow submit` does.
+
+    Ctrl-C ends the watching, not the run. The exit code is 1 when the run failed.
+
+    \b
+    Examples:
+      stepflow runs watch 0198f3
+      stepflow runs watch 0198f3 --server mesh:7840 --output result.json
+      stepflow runs watch 0198f3 --json | jq -r .kind
+    """
+    from stepflow.cli import remote
+    from stepflow.cli.follow import Following, event_tree, follow
+    from stepflow.cli.live import choose_view
+    from stepflow.cli.outcome import finish
+    from stepflow.cli.tables import print_json_line
+    from stepflow.cli.values import check_output
+
+    check_output(output)
+
+    async def find(client: "Client") -> "tuple[Run, Redactor]":
+        run = await client.get(await remote.find_run(client, run_id))
+        return run, await remote.redactor(client, run)
+
+    run, redactor = remote.ask(server, find)
+
+    def show(event: "Event") -> None:
+        print_json_line(event_tree(event))
+
+    view = choose_view(redactor.text, quiet=quiet or json)
+    following = Following(server, view, on_event=show if json else None)
+
+    async def begin(client: "Client") -> tuple[str, int]:  # noqa: ARG001  # the run is there
+        return run.run_id, run.items_total
+
+    ended = follow(following, begin)
+    finish(ended, redactor, output, batch=_is_batch(run), results=not json)
+
+
+@app.command("cancel")
+def cancel_run(
+    *,
+    run_ids: RunArguments,
+    server: ServerOption = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the runs have ended.")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Cancel runs of a mesh: no step begins any more, calls in flight are cancelled where their servers can.
+
+    A run that has ended already stays as it is. The exit code is 1 when a run has not ended after 10 seconds.
+
+    \b
+    Examples:
+      stepflow runs cancel 0198f3
+      stepflow runs cancel 0198f3 0198f4 --server mesh:7840 --no-wait
+    """
+    from stepflow.cli import remote
+    from stepflow.cli.outcome import run_tree
+    from stepflow.cli.tables import print_json
+
+    async def work(client: "Client") -> "list[Run]":
+        found = [await remote.find_run(client, run_id) for run_id in run_ids]
+        cancelled = [await client.cancel(run_id) for run_id in found]
+        return (
+            [await client.wait(run.run_id, timeout_s=remote.CANCEL_WAIT_S) for run in cancelled] if wait else cancelled
+        )
+
+    runs = remote.ask(server, work)
+    if json:
+        print_json({"runs": [run_tree(run) for run in runs]})
+    for run in runs:
+        console.say(f"{run.run_id} {run.status}" if run.ended else f"{run.run_id} was told to end")
+    if wait and not all(run.ended for run in runs):
+        raise typer.Exit(console.EXIT_FAILED)
+
+
+@app.command("delete")
+def delete_run(
+    *,
+    run_ids: RunArguments,
+    server: LocalOrServerOption = None,
+    store: StoreOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what has not ended: cancelled first, in a mesh; given up, here.")
+    ] = False,
+) -> None:
+    """Delete runs that have ended, with everything that belongs to them: results, history, blobs.
+
+    \b
+    Examples:
+      stepflow runs delete 0198f3
+      stepflow runs delete 0198f3 0198f4 --server mesh:7840 --force
+    """
+    from stepflow.cli.sources import choose
+
+    source = choose(server, store)
+    for run_id in run_ids:
+        console.say(f"deleted {source.delete(run_id, force=force)}")
 
 
 # --- for programs ------------------------------------------------------------------------------------------------
 
 
-def _run_tree(run: "RunView", status: str) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "status": status,
-        "flow_id": run.flow_id,
-        "flow_name": run.flow_name or None,
-        "flow": run.labels.get("flow"),
-        "config": run.labels.get("config"),
-        "items_total": run.items_total,
-        "items_completed": run.items_completed,
-        "items_failed": run.items_failed,
-        "items_cancelled": run.items_cancelled,
-        "created_at_ms": run.created_at_ms,
-        "completed_at_ms": run.completed_at_ms,
-    }
-
-
 def _step_tree(step: "StepView") -> dict[str, Any]:
     from stepflow.codec import decode
-    from stepflow.embedded import flow_result
+    from stepflow.run.facts import flow_result
 
     return {
         "run_id": step.run_id,
@@ -174,44 +270,37 @@ def _step_tree(step: "StepView") -> dict[str, Any]:
     }
 
 
-def _print_json(tree: Any) -> None:
-    import msgspec
-
-    console.out(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
-
-
 # --- for people --------------------------------------------------------------------------------------------------
 
 
-def _print_run(tree: dict[str, Any], redactor: "Redactor") -> None:
+def _print_run(shown: "ShownRun") -> None:
     from stepflow.cli.live import clock, duration, plain
+    from stepflow.cli.tables import print_members
+    from stepflow.errors import Failure
 
+    run = shown.run
     lines = [
-        ("run", tree["run_id"]),
-        ("status", tree["status"]),
-        ("flow", " ".join(filter(None, (tree["flow_name"], tree["flow"])))),
-        ("config", tree["config"] or "(default)"),
-        ("began", clock(tree["created_at_ms"])),
+        ("run", run.run_id),
+        ("status", shown.status),
+        ("flow", " ".join(dict.fromkeys(filter(None, (run.flow_name, run.labels.get("flow")))))),
+        ("config", run.labels.get("config") or "(default)"),
+        ("began", clock(run.created_at_ms)),
     ]
-    if tree["completed_at_ms"] is not None:
-        lines.append(("took", duration(tree["completed_at_ms"] - tree["created_at_ms"])))
-    if tree["items_total"] != 1:
-        lines.append(
-            (
-                "items",
-                f"{tree['items_total']:,}, {tree['items_completed']:,} completed, {tree['items_failed']:,} failed",
-            )
-        )
-    for item in tree["items"]:
-        if item.get("result", {}).get("outcome") == "failed":
-            error = item["result"]["error"]
-            lines.append((f"item {item['item']}", f"{error['code']}: {plain(error['message'], redactor.text)}"))
-    for name, value in lines:
-        typer.echo(f"{name + ':':<10}{value}")
+    if run.completed_at_ms is not None:
+        lines.append(("took", duration(run.completed_at_ms - run.created_at_ms)))
+    if run.items_total != 1:
+        counts = f"{run.items_total:,}, {run.items_completed:,} completed, {run.items_failed:,} failed"
+        lines.append(("items", counts))
+    for item in shown.items:
+        if isinstance(item.outcome, Failure):
+            text = f"{item.outcome.code.name}: {plain(item.outcome.message, shown.redactor.text)}"
+            lines.append((f"item {item.item}", text))
+    print_members(lines)
 
 
 def _print_steps(views: "Iterable[StepView]", redactor: "Redactor") -> None:
     from stepflow.cli.live import duration, plain
+    from stepflow.cli.tables import print_table
     from stepflow.errors import Failure
 
     rows = []
@@ -223,31 +312,25 @@ def _print_steps(views: "Iterable[StepView]", redactor: "Redactor") -> None:
         text = "" if failure is None else f"{failure.code.name}: {plain(failure.message, redactor.text)}"
         name = "  " * step.depth + step.step_id
         rows.append((name, str(step.item), step.component, step.status, str(step.attempt or ""), took, text))
-    typer.echo()
-    _print_table(("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", ""), rows)
+    print_table(("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", ""), rows)
 
 
-def _print_table(heads: "Sequence[str]", rows: "Iterable[Sequence[str]]") -> None:
-    """Print columns on stdout, the last one as wide as it is."""
-    table = [heads, *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        typer.echo("  ".join(cells).rstrip())
+def _is_batch(run: "AnyRun") -> bool:
+    return bool(run.labels.get("batch", run.items_total != 1))
 
 
-def _counts(run: "RunView") -> str:
+def _counts(run: "AnyRun") -> str:
     done = run.items_completed + run.items_failed + run.items_cancelled
     return f"{done}/{run.items_total}" + (f" ({run.items_failed} failed)" if run.items_failed else "")
 
 
-def _ago(at_ms: int) -> str:
+def _began(run: "AnyRun") -> str:
     from stepflow.cli.live import clock
 
-    return clock(at_ms)
+    return clock(run.created_at_ms)
 
 
-def _took(run: "RunView") -> str:
+def _took(run: "AnyRun") -> str:
     from stepflow.cli.live import duration
 
     return "" if run.completed_at_ms is None else duration(run.completed_at_ms - run.created_at_ms)

@@ -1,6 +1,7 @@
 """Where `stepflow runs` reads: the local store, or a mesh. Both give the same, ready to be shown.
 
-The rule: a named server (`--server`, `STEPFLOW_SERVER`) is asked, unless `--store` names a folder; else the local store.
+The rule: a named server (`--server`, `STEPFLOW_SERVER`) is asked, unless `--store` names a folder; without either, the
+local store.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stepflow.cli.outcome import AnyRun
-    from stepflow.client import Client
+    from stepflow.client import Client, Step
     from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
     from stepflow.local import LocalRuns
+    from stepflow.run.views import StepView
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +35,6 @@ class ShownItem:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownStep:
-    """A step that has begun. Times are milliseconds since 1970."""
-
-    run_id: str
-    item: int
-    step_id: str
-    component: str
-    depth: int
-    status: str
-    attempt: int
-    retries: int
-    started_at_ms: int | None
-    completed_at_ms: int | None
-    outcome: Json | Failure | None
-
-
-@dataclass(frozen=True, slots=True)
 class ShownRun:
     """A run as it is now. `steps` are empty unless they were asked for."""
 
@@ -57,7 +42,7 @@ class ShownRun:
     status: str
     """As people see it."""
     items: list[ShownItem]
-    steps: list[ShownStep]
+    steps: list[StepView]
     redactor: Redactor
 
 
@@ -127,15 +112,9 @@ class Local:
                 run,
                 stored.status_of(self._local, run),
                 [ShownItem(item.item, item.status, item.outcome) for item in await control.items(run_id)],
-                [
-                    ShownStep(
-                        step.run_id, step.item, step.step_id, step.component, step.depth, step.status, step.attempt,
-                        step.retries, step.started_at_ms, step.completed_at_ms, step.outcome,
-                    )
-                    for step in (await control.steps(run_id) if steps else ())
-                ],
+                await control.steps(run_id) if steps else [],
                 begun.redactor,
-            )  # fmt: skip
+            )
         finally:
             await store.close()
 
@@ -184,15 +163,8 @@ class Remote:
     async def _read(self, client: Client, text: str, *, steps: bool) -> ShownRun:
         run = await client.get(await remote.find_run(client, text))
         items = [ShownItem(item.item, item.status, remote.outcome_of(item)) async for item in client.items(run.run_id)]
-        shown: list[ShownStep] = []
-        if steps:
-            async for step in client.steps(run.run_id, include_results=True):
-                shown.append(  # noqa: PERF401  # as readable as the comprehension would be wide
-                    ShownStep(
-                        step.run_id, step.item, step.step_id, step.component, step.depth, step.status, step.attempt,
-                        step.retries, step.started_at_ms, step.completed_at_ms, remote.outcome_of(step),
-                    )
-                )  # fmt: skip
+        listed = client.steps(run.run_id, include_results=True)
+        shown = [_step_view(step) async for step in listed] if steps else []
         return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
 
     def delete(self, text: str, *, force: bool) -> str:
@@ -205,3 +177,22 @@ class Remote:
             return run_id
 
         return remote.ask(self._server, work)
+
+
+def _step_view(step: Step) -> StepView:
+    from stepflow.run.views import StepView
+
+    return StepView(
+        run_id=step.run_id,
+        item=step.item,
+        step_id=step.step_id,
+        step_index=step.step_index,
+        component=step.component,
+        depth=step.depth,
+        status=step.status,
+        attempt=step.attempt,
+        started_at_ms=step.started_at_ms,
+        completed_at_ms=step.completed_at_ms,
+        outcome=remote.outcome_of(step),
+        retries=step.retries,
+    )

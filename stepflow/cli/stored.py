@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.cli import console
 from stepflow.cli.console import Usage
 from stepflow.cli.driving import Job
-from stepflow.cli.outcome import Ended, result_tree
+from stepflow.cli.outcome import Ended, result_tree, run_name
 from stepflow.codec import decode
 from stepflow.embedded import reader
 from stepflow.errors import NotFound, StepflowError
@@ -76,11 +76,6 @@ async def only_unfinished(local: LocalRuns) -> str:
         raise Usage("RUN_ID_MISSING", f"{len(waiting)} runs are unfinished; say which to go on with:\n{shown}")
     busy = "".join(f"\n  {run.run_id} is being driven by another process" for run, _ in found)
     raise Usage("NOTHING_TO_RESUME", f"there is no interrupted run in {local.folder}{busy}")
-
-
-def run_name(run: RunView) -> str:
-    """Return what people call the flow: its name, else its file."""
-    return run.flow_name or Path(str(run.labels.get("flow", ""))).name or run.flow_id[:12]
 
 
 @dataclass(slots=True)

@@ -143,8 +143,9 @@ def test_a_former_leader_removes_nothing(api: Any) -> None:
 
 
 def test_a_policy_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(Invalid, match="RETENTION_INVALID|retention"):
+    with pytest.raises(Invalid) as refused:
         RetentionPolicy(journals_s=10, runs_s=5)
+    assert refused.value.reason == "RETENTION_INVALID"
 
 
 def test_a_store_near_its_quota_takes_no_new_runs(api: Any) -> None:

@@ -16,7 +16,7 @@ from support import wait_until_async
 from support.etcd import FAST, EtcdServer, leader_of, running_cluster, running_etcd
 from support.proxy import TcpProxy
 
-from stepflow.errors import NotFound, StepflowError
+from stepflow.errors import Invalid, NotFound, Refused, StepflowError
 from stepflow.store import (
     Put,
     Store,
@@ -32,6 +32,7 @@ from stepflow.store import (
     range_all,
 )
 from stepflow.store.etcd import EtcdStore
+from stepflow.store.etcd_client import check_version
 from stepflow.store.etcd_config import EtcdConfig
 from stepflow.store.writer import FencedWriter
 
@@ -547,3 +548,60 @@ def test_a_lease_that_ran_out_while_etcd_was_down_is_gone(server: EtcdServer) ->
                 await store.lease_keep_alive(lease)
 
     run(scenario())
+
+
+# -- limits of the server -----------------------------------------------------------------------------------------
+
+
+def test_a_full_etcd_says_so_and_takes_writes_again_when_there_is_room(tmp_path: Path) -> None:
+    async def scenario(server: EtcdServer) -> None:
+        async with opened(server.endpoint) as store:
+
+            async def fill() -> None:
+                for i in range(200):
+                    await put(store, "big", str(i).encode() * 50_000)
+
+            with pytest.raises(StoreUnavailable) as caught:
+                await fill()
+            assert caught.value.reason == "STORE_FULL"
+            assert await store.get("big") is not None
+            await asyncio.to_thread(server.compact, await store.revision())
+            await asyncio.to_thread(server.make_room)
+            await until_it_works(lambda: put(store, "small", b""))
+
+    with running_etcd(tmp_path, *FAST, "--quota-backend-bytes=2000000") as server:
+        run(scenario(server))
+
+
+@pytest.mark.parametrize("size", [20_000, 1_000_000])
+def test_a_server_with_smaller_limits_refuses_for_good(tmp_path: Path, size: int) -> None:
+    async def scenario(server: EtcdServer) -> None:
+        async with opened(server.endpoint) as store:
+            with pytest.raises(Invalid) as caught:
+                await put(store, "big", b"x" * size)
+            assert caught.value.reason == "TXN_TOO_LARGE"
+            assert await store.get("big") is None
+            with pytest.raises(Invalid) as caught:
+                await store.txn(Txn((), tuple(Put(f"k{i}", b"") for i in range(20))))
+            assert caught.value.reason == "TXN_TOO_MANY_OPS"
+
+    with running_etcd(tmp_path, *FAST, "--max-request-bytes=10000", "--max-txn-ops=10") as server:
+        run(scenario(server))
+
+
+# -- versions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["3.5.0", "3.5.1", "3.5.2", "3.5.2-rc.1"])
+def test_a_version_that_can_lose_data_is_refused(version: str) -> None:
+    with pytest.raises(Refused, match=r"3\.5\.17") as caught:
+        check_version(version, "here:1")
+    assert caught.value.reason == "ETCD_VERSION_REFUSED"
+
+
+@pytest.mark.parametrize(
+    ("version", "warned"), [("3.4.40", True), ("3.5.16", True), ("3.5.17", False), ("3.6.0", False)]
+)
+def test_an_old_version_is_warned_about(version: str, warned: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    check_version(version, "here:1")
+    assert ("old etcd" in capsys.readouterr().err) == warned

@@ -1,4 +1,4 @@
-"""The public API over a mesh in this process: real gRPC on loopback, SQLite in memory, a loop in a thread of its own."""
+"""The public API over a mesh in this process: real gRPC on loopback, SQLite in memory, a loop in its own thread."""
 
 from __future__ import annotations
 

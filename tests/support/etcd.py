@@ -142,6 +142,12 @@ class EtcdServer:
     def compact(self, revision: int) -> None:
         self.ask("kv/compaction", revision=revision, physical=True)
 
+    def make_room(self) -> None:
+        """Give the room of what was compacted back, and end the alarm of a full server."""
+        self.ask("maintenance/defragment")
+        for alarm in self.ask("maintenance/alarm", action="GET").get("alarms", ()):
+            self.ask("maintenance/alarm", **{**alarm, "action": "DEACTIVATE"})
+
     def put(self, key: str, value: str) -> None:
         self.ask("kv/put", key=_base64(key), value=_base64(value))
 

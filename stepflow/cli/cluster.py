@@ -1,0 +1,159 @@
+"""`stepflow cluster` and `stepflow components`: who is there in a mesh, what it offers, taking parts out of it."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stepflow.cli import console
+from stepflow.cli.remote import JsonOption, ServerOption
+
+if TYPE_CHECKING:
+    from stepflow.client import Client, Cluster, Component, HostInfo
+
+app = typer.Typer(
+    name="cluster",
+    help="Show who is there in a mesh, and take parts out of it.",
+    epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+components_app = typer.Typer(
+    name="components",
+    help="Show what the hosts of a mesh offer.",
+    epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("status")
+def show_status(*, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Show the executors and hosts of a mesh, and how busy they are.
+
+    The exit code is 1 when no run could be begun or go on: without a leader, an executor or a host.
+
+    \b
+    Examples:
+      stepflow cluster status
+      stepflow cluster status --server mesh:7840 --json | jq '.executors | length'
+    """
+    import dataclasses
+
+    from stepflow.cli import remote
+    from stepflow.cli.tables import print_json
+
+    cluster = remote.ask(server, lambda client: client.cluster())
+    if json:
+        print_json(dataclasses.asdict(cluster))
+    else:
+        _print_cluster(cluster)
+    missing = [
+        name
+        for name, there in (("leader", cluster.leader_id), ("executor", cluster.executors), ("host", cluster.hosts))
+        if not there
+    ]
+    if missing:
+        console.warn(f"there is no {' and no '.join(missing)}")
+        raise typer.Exit(console.EXIT_FAILED)
+
+
+@app.command("drain")
+def drain(
+    *,
+    name: Annotated[str, typer.Argument(metavar="ID", help="An executor or a host, or how its id begins.")],
+    server: ServerOption = None,
+) -> None:
+    """Have an executor hand its runs over, or a host finish its calls; neither takes new ones then.
+
+    Returns when it has begun. The process stays until somebody ends it.
+
+    \b
+    Examples:
+      stepflow cluster drain executor-1
+      stepflow cluster drain host-2 --server mesh:7840
+    """
+    from stepflow.cli import remote
+    from stepflow.errors import Invalid, NotFound
+
+    async def work(client: "Client") -> str:
+        cluster = await client.cluster()
+        found = {e.executor_id: "executor_id" for e in cluster.executors if e.executor_id.startswith(name)}
+        found |= {h.host_id: "host_id" for h in cluster.hosts if h.host_id.startswith(name)}
+        if len(found) > 1:
+            raise Invalid("ID_AMBIGUOUS", f"several begin with {name!r}: {', '.join(found)}; give more of the id")
+        for identity, kind in found.items():
+            await client.drain(**{kind: identity})
+            return identity
+        raise NotFound(
+            "DRAIN_TARGET_NOT_FOUND", f"no executor or host begins with {name[:80]!r}; see `stepflow cluster status`"
+        )
+
+    console.say(f"draining {remote.ask(server, work)}")
+
+
+@components_app.command("list")
+def list_components(
+    *,
+    plugin: Annotated[str, typer.Option("--plugin", metavar="NAME", help="Only those of this plugin.")] = "",
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the components that the hosts of a mesh offer; with --json, also their schemas.
+
+    \b
+    Examples:
+      stepflow components list
+      stepflow components list --plugin builtin --json | jq '.components[].path'
+    """
+    from stepflow.cli import remote
+    from stepflow.cli.tables import print_json, print_table
+
+    found = remote.ask(server, lambda client: client.components(plugin))
+    if json:
+        print_json({"components": [_component_tree(component) for component in found]})
+    elif found:
+        rows = [(c.plugin, c.path, str(len(c.host_ids)), _first_line(c.description)) for c in found]
+        print_table(("PLUGIN", "PATH", "HOSTS", "DESCRIPTION"), rows)
+    else:
+        console.say("no components: no host is there, or its plugins list none")
+
+
+def _print_cluster(cluster: "Cluster") -> None:
+    from stepflow.cli.tables import print_members, print_table
+
+    print_members((("leader", cluster.leader_id or "(none)"), ("pending runs", f"{cluster.runs_pending:,}")))
+    if cluster.executors:
+        typer.echo()
+        executors = [
+            (e.executor_id, e.address, f"{e.runs:,}/{e.runs_max:,}", "draining" if e.draining else "ready")
+            for e in cluster.executors
+        ]
+        print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors)
+    if cluster.hosts:
+        typer.echo()
+        hosts = [
+            (host.host_id, host.address, f"{host.capacity:,}", "draining" if host.draining else "ready", _plugins(host))
+            for host in cluster.hosts
+        ]
+        print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+    for host in cluster.hosts:
+        for found in host.plugins:
+            if found.last_error:
+                console.warn(f"{host.host_id}: plugin {found.plugin}: {found.last_error}")
+
+
+def _plugins(host: "HostInfo") -> str:
+    return ", ".join(p.plugin if p.state == "ready" else f"{p.plugin} ({p.state})" for p in host.plugins)
+
+
+def _component_tree(component: "Component") -> dict[str, Any]:
+    tree: dict[str, Any] = {"plugin": component.plugin, "component": component.component, "path": component.path}
+    tree |= {"description": component.description} if component.description else {}
+    for name in ("input_schema", "output_schema"):
+        schema = getattr(component, name)
+        tree |= {} if schema is None else {name: schema}
+    return tree | {"hosts": component.host_ids}
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")

@@ -1,0 +1,153 @@
+"""`stepflow flows`: the flows that a mesh keeps, by name, version and label."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stepflow.cli import console
+from stepflow.cli.options import FlowOption, OutputOption
+from stepflow.cli.remote import JsonOption, ServerOption
+
+if TYPE_CHECKING:
+    from stepflow.client import Client, FlowInfo
+
+app = typer.Typer(
+    name="flows",
+    help="Store flows in a mesh, and find them again.",
+    epilog="\b\nExamples:\n  stepflow flows store --flow flow.yaml --label live\n  stepflow flows list",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME[@LABEL]", help="The flow; `get` takes an id as well.")]
+
+
+@app.command("store")
+def store_flow(
+    *,
+    flow: FlowOption,
+    label: Annotated[
+        str, typer.Option("--label", metavar="LABEL", help="Moves to this version of the flow's name.")
+    ] = "",
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Store a flow. One that has a name gets the next version of it; storing the same flow again changes nothing.
+
+    \b
+    Examples:
+      stepflow flows store --flow flow.yaml
+      stepflow flows store --flow flow.yaml --label live --server mesh:7840
+    """
+    from stepflow.cli import remote
+    from stepflow.cli.submit import check_flow
+    from stepflow.cli.tables import print_json
+    from stepflow.cli.values import read_flow
+    from stepflow.flow import flow_bytes
+
+    parsed = read_flow(flow)
+    check_flow(parsed)
+    stored = remote.ask(server, lambda client: client.store_flow(flow_bytes(parsed), label=label))
+    if json:
+        tree = {"flow_id": stored.flow_id, "name": parsed.name, "version": stored.version or None}
+        print_json(tree | {"label": label or None})
+        return
+    console.out(f"{stored.flow_id}\n")
+    if stored.version:
+        console.say(f"{parsed.name}, version {stored.version}" + (f", {label}" if label else ""))
+
+
+@app.command("list")
+def list_flows(
+    *,
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only names that begin like this.")] = "",
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the named flows with their newest versions and their labels.
+
+    \b
+    Examples:
+      stepflow flows list
+      stepflow flows list billing/ --json | jq '.flows[].name'
+    """
+    from stepflow.cli import remote
+    from stepflow.cli.live import clock
+    from stepflow.cli.tables import print_json, print_table
+
+    async def work(client: "Client") -> "list[FlowInfo]":
+        return [flow async for flow in client.list_flows(prefix)]
+
+    found = remote.ask(server, work)
+    if json:
+        print_json({"flows": [_tree(flow) for flow in found]})
+    elif found:
+        rows = [
+            (flow.name, str(newest.version), _labels(flow), clock(newest.stored_at_ms), newest.flow_id[:12])
+            for flow in found
+            for newest in flow.versions[-1:]
+        ]
+        print_table(("NAME", "VERSION", "LABELS", "STORED", "FLOW_ID"), rows)
+    else:
+        console.say("no flows of that kind" if prefix else "no named flows; store one with `stepflow flows store`")
+
+
+@app.command("get")
+def get_flow(
+    *, flow: NameArgument, server: ServerOption = None, output: OutputOption = None, json: JsonOption = False
+) -> None:
+    """Print a stored flow as YAML, or with --json as JSON.
+
+    \b
+    Examples:
+      stepflow flows get greet
+      stepflow flows get greet@live --output flow.yaml
+    """
+    from stepflow.cli import remote
+    from stepflow.cli.tables import print_json
+    from stepflow.cli.values import check_output, to_yaml, write_results
+
+    check_output(output)
+    _, document = remote.ask(server, lambda client: client.get_flow(flow))
+    if output is not None:
+        write_results([document], output, batch=False)
+    elif json:
+        print_json(document)
+    else:
+        console.out(to_yaml(document))
+
+
+@app.command("delete")
+def delete_flow(*, flow: NameArgument, server: ServerOption = None) -> None:
+    """Forget the name of a flow with all its versions, or one label. Runs that were begun with it are not touched.
+
+    \b
+    Examples:
+      stepflow flows delete greet
+      stepflow flows delete greet@live
+    """
+    from stepflow.cli import remote
+
+    name, separator, label = flow.rpartition("@")
+    name = name if separator else flow
+    remote.ask(server, lambda client: client.delete_flow(name, label=label if separator else ""))
+    console.say(f"forgot {flow}")
+
+
+def _labels(flow: "FlowInfo") -> str:
+    return ", ".join(f"{label} ({version.version})" for version in flow.versions for label in version.labels)
+
+
+def _tree(flow: "FlowInfo") -> dict[str, Any]:
+    return {
+        "name": flow.name,
+        "versions": [
+            {
+                "flow_id": version.flow_id,
+                "version": version.version,
+                "labels": version.labels,
+                "stored_at_ms": version.stored_at_ms,
+            }
+            for version in flow.versions
+        ],
+    }

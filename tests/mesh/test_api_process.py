@@ -1,0 +1,134 @@
+"""Control planes as processes over a real etcd: clients that outlive them, live events from an executor, draining."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from support import wait_until
+from support.etcd import running_etcd
+from support.mesh import Gate, gated_config, processes
+
+from stepflow.client import BlockingClient, Client
+from stepflow.errors import NotFound, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.etcd import EtcdServer
+    from support.mesh import Processes
+
+CHAIN = {
+    "name": "chain",
+    "steps": [
+        {
+            "id": f"s{n}",
+            "component": "/gated/work",
+            "input": {"n": n} | ({"after": {"$step": f"s{n - 1}"}} if n else {}),
+        }
+        for n in range(4)
+    ],
+    "output": {"$step": "s3", "$path": "of.n"},
+}
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as server:
+        yield server
+
+
+@pytest.fixture
+def mesh(etcd: EtcdServer, tmp_path: Path) -> Iterator[Processes]:
+    with processes(etcd, tmp_path, f"{uuid4().hex[:12]}/") as mesh:
+        yield mesh
+
+
+def test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_killed(
+    mesh: Processes, tmp_path: Path
+) -> None:
+    planes = [mesh.start("control_plane") for _ in range(2)]
+    mesh.executor()
+    mesh.host(gated_config(tmp_path))
+    gate = Gate(tmp_path)
+    gate.allow(1)
+
+    async def talk() -> tuple[list[str], str]:
+        seen = []
+        async with Client(",".join(plane.address for plane in planes), patience_s=30) as client:
+            run_id = await client.submit(CHAIN)
+            leader_id = (await client.cluster()).leader_id
+            async for event in client.watch(run_id):
+                seen.append(f"{event.kind} {event.step_id}".strip())
+                if event.kind == "step_completed":
+                    gate.allow(int(event.step_id[1:]) + 2)
+                    for plane in planes:
+                        if plane.id == leader_id and plane.process.poll() is None:
+                            plane.kill()
+            return seen, (await client.wait(run_id)).status
+
+    seen, status = asyncio.run(talk())
+    assert status == "completed"
+    assert [each for each in seen if "started" not in each] == [
+        "run_adopted",
+        *(f"step_completed s{n}" for n in range(4)),
+        "item_completed",
+        "run_ended",
+    ]
+    assert [each for each in seen if "started" in each], "live events come from the executor"
+
+
+def test_a_control_plane_ends_in_good_order_although_clients_wait(mesh: Processes, tmp_path: Path) -> None:
+    plane = mesh.start("control_plane")
+    mesh.executor()
+    mesh.host(gated_config(tmp_path))
+    gate = Gate(tmp_path)
+    gate.allow(0)
+    with BlockingClient(plane.address, patience_s=0) as client:
+        run_id = client.submit(CHAIN)
+        watch = client.watch(run_id)
+        next(watch)
+        assert plane.end() == 0
+        with pytest.raises(Exception, match="no stepflow server"):
+            list(watch)
+    again = mesh.start("control_plane")
+    gate.allow(10)
+    with BlockingClient(again.address) as client:
+        assert client.wait(run_id, timeout_s=30).status == "completed"
+
+
+def test_a_drained_executor_hands_its_runs_over(mesh: Processes, tmp_path: Path) -> None:
+    plane = mesh.start("control_plane")
+    first = mesh.executor()
+    host = mesh.host(gated_config(tmp_path))
+    gate = Gate(tmp_path)
+    gate.allow(0)
+
+    def runs(client: BlockingClient) -> dict[str, int]:
+        return {executor.executor_id: executor.runs for executor in client.cluster().executors}
+
+    with BlockingClient(plane.address) as client:
+        run_id = client.submit(CHAIN)
+        wait_until(lambda: runs(client).get(first.id) == 1, "the run is placed")
+        second = mesh.executor()
+        wait_until(lambda: second.id in runs(client), "the second executor is there")
+        client.drain(executor_id=first.id)
+        wait_until(lambda: runs(client).get(second.id) == 1, "the run has moved")
+        gate.allow(10)
+        assert client.wait(run_id, timeout_s=30).status == "completed"
+        adopted: list[Any] = [event for event in client.watch(run_id) if event.kind == "run_adopted"]
+        assert [event.executor_id for event in adopted] == [first.id, second.id]
+        with pytest.raises(NotFound):
+            client.drain(executor_id="nobody")
+        with pytest.raises(Refused):
+            client.drain(host_id=host.id)
+
+
+def test_bad_options_are_told_in_one_line(mesh: Processes) -> None:
+    service = mesh.start("control_plane", "--keep-journals", "100", "--keep-runs", "1", wait=False)
+    assert service.process.wait(30) == 1
+    assert service.log.count("\n") == 1
+    assert "RETENTION_INVALID" in service.log

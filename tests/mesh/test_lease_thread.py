@@ -1,0 +1,105 @@
+"""Leases of a real etcd kept alive from a thread: a busy event loop keeps its lease, one that hangs loses it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+from support.etcd import FAST, running_etcd
+
+from stepflow.errors import NotFound, Unavailable
+from stepflow.store.etcd import EtcdStore
+from stepflow.store.etcd_config import EtcdConfig
+from stepflow.store.lease import LeaseKeeper, RenewsFromThread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.etcd import EtcdServer
+
+TTL_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync", *FAST) as server:
+        yield server
+
+
+async def keeper_of(store: EtcdStore, lost: asyncio.Event) -> LeaseKeeper:
+    assert isinstance(store, RenewsFromThread)
+    keeper = LeaseKeeper(store, lost.set, ttl_s=TTL_S)
+    await keeper.start()
+    return keeper
+
+
+async def open_store(etcd: EtcdServer) -> EtcdStore:
+    return await EtcdStore.open(EtcdConfig.parse(etcd.endpoint, prefix=f"{uuid4().hex[:8]}/"))
+
+
+def test_a_loop_that_is_busy_for_longer_than_the_time_to_live_keeps_its_lease(etcd: EtcdServer) -> None:
+    async def scenario() -> None:
+        store, lost = await open_store(etcd), asyncio.Event()
+        keeper = await keeper_of(store, lost)
+        time.sleep(1.2 * TTL_S)  # noqa: ASYNC251  # the loop being busy is what is tested
+        assert keeper.valid()
+        assert await store.lease_keep_alive(keeper.lease) > 0
+        assert not lost.is_set()
+        await keeper.stop(revoke=True)
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_loop_that_hangs_loses_its_lease_and_is_told_when_it_goes_on(etcd: EtcdServer) -> None:
+    async def scenario() -> None:
+        store, lost = await open_store(etcd), asyncio.Event()
+        keeper = await keeper_of(store, lost)
+        time.sleep(2.5 * TTL_S)  # noqa: ASYNC251  # the loop hanging is what is tested
+        assert not keeper.valid()
+        async with asyncio.timeout(10):
+            await lost.wait()
+        with pytest.raises(NotFound):
+            await store.lease_keep_alive(keeper.lease)
+        await keeper.stop(revoke=True)
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_holder_of_a_revoked_lease_is_told(etcd: EtcdServer) -> None:
+    async def scenario() -> None:
+        store, lost = await open_store(etcd), asyncio.Event()
+        keeper = await keeper_of(store, lost)
+        await store.lease_revoke(keeper.lease)
+        async with asyncio.timeout(10):
+            await lost.wait()
+        assert not keeper.valid()
+        await keeper.stop(revoke=False)
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_stopping_does_not_wait_for_an_etcd_that_does_not_answer(etcd: EtcdServer) -> None:
+    async def scenario() -> None:
+        store, lost = await open_store(etcd), asyncio.Event()
+        keeper = await keeper_of(store, lost)
+        renewer = store.lease_renewer()
+        etcd.stop()
+        try:
+            with pytest.raises(Unavailable):
+                await asyncio.to_thread(renewer.renew, keeper.lease)
+            renewer.close()
+            with pytest.raises(Unavailable):
+                renewer.renew(keeper.lease)
+            async with asyncio.timeout(5):
+                await keeper.stop(revoke=False)
+        finally:
+            etcd.go_on()
+        await store.close()
+
+    asyncio.run(scenario())
