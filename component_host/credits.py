@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CAPACITY_DEFAULT = 1_000
+"""More than the default windows of a hundred runs ask for; component servers queue what they cannot run."""
 
 
 class Account:

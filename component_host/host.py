@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from component_host.calls import Call, fetch_blob
@@ -101,6 +102,7 @@ class ComponentHost:
         self.backends = backends
         self.blobs = blobs
         self.held_s_max = held_s_max
+        self.callback_ids = count(1)
         self.failures: dict[str, StepflowError] = {}
         """Plugins that could not start, with the reason."""
         self.limits = TimeLimits(self._expire)

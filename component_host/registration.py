@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-RETRY_S = 0.5
-"""Between two tries to register again."""
+RETRY_S_MIN = 0.5
+RETRY_S_MAX = 5.0
+"""Between two tries to register again, doubling."""
 
 TRIES_MAX = 10
 """For a registration that others' registrations keep overtaking."""
@@ -107,6 +108,7 @@ class Registration:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
+        pause_s = RETRY_S_MIN
         while True:
             await self._work.wait()
             self._work.clear()
@@ -114,10 +116,15 @@ class Registration:
                 if not self._created:
                     await self._register()
                 await self._update()
+                pause_s = RETRY_S_MIN
+                continue
             except StepflowError as error:
                 log.warning("registration failed, trying again", reason=error.reason, error=error.message)
-                await asyncio.sleep(RETRY_S)
-                self._work.set()
+            except Exception:  # a defect: without this the host would be registered no more, and never say so
+                log.exception("registration failed by a defect", host_id=self._host.id)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_S_MAX)
+            self._work.set()
 
     def _lost(self) -> None:
         log.warning("lease lost, registering again", host_id=self._host.id)

@@ -40,7 +40,6 @@ class HostStream:
         self._frame = host_pb2.HostFrame()
         self._flush_due = False
         self._callbacks: dict[int, OpenCallback] = {}
-        self._callback_serial = 0
         self._given_up = False
         """Nobody will join the calls of this stream any more."""
         self._timer: asyncio.TimerHandle | None = None
@@ -106,8 +105,8 @@ class HostStream:
         if self._given_up:
             callback.end(_ownerless())
             return
-        self._callback_serial += 1
-        callback.number = self._callback_serial
+        # Never used twice, on no stream: an answer meant for one that broke must not answer another question.
+        callback.number = next(self._host.callback_ids)
         self._callbacks[callback.number] = callback
         if not self.closed:
             message = self._frame.callbacks.add()

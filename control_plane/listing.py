@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from control_plane.views import TERMINAL, ItemView, RunView, run_view, status_name
+from control_plane.views import NEVER_STARTED, TERMINAL, ItemView, RunView, run_view, status_name
 from stepflow.codec import Json
 from stepflow.errors import DataLoss, Invalid, NotFound
 from stepflow.journal import (
@@ -27,12 +27,14 @@ from stepflow.journal import (
     read_record,
     replay_entry,
 )
+from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.facts import failure_from_pb, json_of
 from stepflow.run.views import StepView, list_steps
 from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:
+    from stepflow.errors import Failure
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
@@ -41,8 +43,8 @@ _T = TypeVar("_T")
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
 
-PAGE_BYTES_MAX = 4 * 1024 * 1024
-"""A page ends behind the result with which it reaches this size."""
+PAGE_BYTES_MAX = 1024 * 1024
+"""A page ends behind the result with which it reaches this size. Most clients receive 4 MiB unless told otherwise."""
 
 RECORDS_READ_MAX = 1_000
 """Records looked at for one page of runs, when a filter wants few of them."""
@@ -158,12 +160,12 @@ class Listing:
         views: list[ItemView] = []
         bytes_total = 0
         outcomes: dict[int, state_pb2.ItemResult] = {}
-        status = "running"
+        otherwise = _RUNNING
         for index in range(start, end):
             partition, offset = divmod(index, record.items_per_partition)
             if not views or offset == 0:
-                outcomes, status = await self._partition_outcomes(run_id, partition)
-            view = await self._item(run_id, index, outcomes.get(index), status)
+                outcomes, otherwise = await self._partition_outcomes(run_id, partition)
+            view = await self._item(run_id, index, outcomes.get(index), otherwise)
             views.append(view)
             bytes_total += len(view.outcome.raw) if isinstance(view.outcome, Json) else 0
             if bytes_total >= PAGE_BYTES_MAX:
@@ -171,28 +173,39 @@ class Listing:
         following = start + len(views)
         return views, write_token(following) if following < record.items_total else ""
 
-    async def _partition_outcomes(self, run_id: str, partition: int) -> tuple[dict[int, state_pb2.ItemResult], str]:
-        """Return the results of a partition by item, and the status of items that have none."""
+    async def _partition_outcomes(
+        self, run_id: str, partition: int
+    ) -> tuple[dict[int, state_pb2.ItemResult], ItemView]:
+        """Return the results of a partition by item, and what to show of an item that has none."""
+        standing = await self._store.get(keys.status(run_id, partition))  # before the results: they come with its end
+        status = (
+            state_pb2.PartitionStatus() if standing is None else state_pb2.PartitionStatus.FromString(standing.value)
+        )
         found = await self._store.get(keys.results(run_id, partition))
         if found is not None:
             results = state_pb2.PartitionResults.FromString(found.value)
-            return {result.item: result for result in results.items}, "cancelled"
-        standing = await self._store.get(keys.status(run_id, partition))
-        if standing is None:
-            return {}, "running"
-        return {}, status_name(state_pb2.PartitionStatus.FromString(standing.value).status)
+            return {result.item: result for result in results.items}, _RUNNING
+        if status.status == pb.RUN_STATUS_CANCELLED:
+            return {}, ItemView(0, "cancelled", NEVER_STARTED, status.completed_at_ms)
+        return {}, _RUNNING
 
-    async def _item(self, run_id: str, index: int, result: state_pb2.ItemResult | None, status: str) -> ItemView:
+    async def _item(
+        self, run_id: str, index: int, result: state_pb2.ItemResult | None, otherwise: ItemView
+    ) -> ItemView:
         if result is None:
-            return ItemView(index, status, None, None)
-        outcome: Any = failure_from_pb(result.failure) if result.HasField("failure") else json_of(result.result)
-        if result.result.blob:
+            return replace(otherwise, item=index)
+        outcome: Json | Failure
+        if result.HasField("failure"):
+            outcome = failure_from_pb(result.failure)
+        elif result.result.blob:
             try:
                 outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
             except NotFound:
                 raise DataLoss(
                     "RESULT_MISSING", f"the result of item {index} of run {run_id} is gone from the blob store"
                 ) from None
+        else:
+            outcome = json_of(result.result)
         return ItemView(index, status_name(result.status), outcome, result.completed_at_ms)
 
     # --- steps ------------------------------------------------------------------------------------------------------
@@ -240,6 +253,9 @@ class Listing:
                 raise DataLoss("RESULT_MISSING", f"a result of run {run_id} is gone from the blob store")
             view.outcome = outcome = Json(content)
         return len(outcome.raw)
+
+
+_RUNNING = ItemView(0, "running", None, None)
 
 
 def _possible(found: _Found) -> frozenset[str]:

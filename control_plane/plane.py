@@ -16,32 +16,23 @@ import hashlib
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from control_plane.cluster import Cluster
 from control_plane.leader import Leader, new_status
+from control_plane.listing import PAGE_SIZE_MAX, Listing, RunFilter
 from control_plane.liveness import Liveness
-from control_plane.views import ItemView, RunView, run_view, status_name
+from control_plane.views import ItemView, RunView, run_view
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json, blob_id, decode, encode
-from stepflow.errors import Code, Conflict, Exists, Failure, Invalid, NotFound, Overloaded
+from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
 from stepflow.ids import new_run_id, parse_run_id
-from stepflow.journal import (
-    blob_reader,
-    journal_entries,
-    open_partition,
-    partition_count,
-    read_plan,
-    read_record,
-    replay_entry,
-)
+from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_proto
-from stepflow.run.facts import failure_from_pb, json_of
 from stepflow.run.model import ENGINE_VERSION
-from stepflow.run.views import StepView, list_steps
 from stepflow.store import (
     Compare,
     Delete,
@@ -61,13 +52,16 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from stepflow.rpc import Tls
+    from stepflow.run.views import StepView
     from stepflow.store import Event, Store
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
+
+_T = TypeVar("_T")
 
 ITEMS_PER_PARTITION = 64
 CONCURRENCY_MAX_DEFAULT = 10
@@ -114,13 +108,14 @@ class ControlPlane:
         self.id = f"control-plane-{uuid4().hex[:12]}"
         self._store = store
         self._blobs = blobs
-        self._read_blob = blob_reader(store, blobs)
+        self.listing = Listing(store, blobs)
         self._cluster = Cluster(store, self._cluster_changed)
         liveness = Liveness(store, self.id, tls=tls)
         self._leader = Leader(store, self._cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
         self._flows: dict[str, Flow] = {}
         """Flows that were checked, by id."""
         self._changes: dict[str, set[asyncio.Event]] = {}
+        self._readings: dict[str, asyncio.Future[RunView]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, *, lead: bool = True) -> None:
@@ -288,61 +283,23 @@ class ControlPlane:
         record = await read_record(self._store, run_id)
         return run_view(run_id, record, await self._partitions(run_id))
 
+    async def _partitions(self, run_id: str) -> list[state_pb2.PartitionStatus]:
+        return [
+            state_pb2.PartitionStatus.FromString(item.value)
+            async for item in range_all(self._store, keys.status_of_run(run_id))
+        ]
+
     async def list_runs(self) -> list[RunView]:
         """Return all runs, the newest first."""
-        views = []
-        async for item in range_all(self._store, keys.RUNS):
-            run_id = keys.tail(keys.RUNS, item.key)
-            record = state_pb2.RunRecord.FromString(item.value)
-            views.append(run_view(run_id, record, await self._partitions(run_id)))
-        return views[::-1]
-
-    async def _partitions(self, run_id: str) -> list[state_pb2.PartitionStatus]:
-        return list((await self._partition_statuses(run_id)).values())
-
-    async def _partition_statuses(self, run_id: str) -> dict[int, state_pb2.PartitionStatus]:
-        return {
-            keys.parse_status(item.key)[1]: state_pb2.PartitionStatus.FromString(item.value)
-            async for item in range_all(self._store, keys.status_of_run(run_id))
-        }
+        return await _all_pages(lambda token: self.listing.runs(RunFilter(), PAGE_SIZE_MAX, token))
 
     async def items(self, run_id: str) -> list[ItemView]:
-        """Return every item in index order; large results are read from the blob store. Raises: NotFound."""
-        record = await read_record(self._store, run_id)
-        views = [ItemView(index, "running", None, None) for index in range(record.items_total)]
-        for partition, status in (await self._partition_statuses(run_id)).items():
-            if status.status == pb.RUN_STATUS_CANCELLED:  # has no results if it was never placed
-                first = partition * record.items_per_partition
-                for index in range(first, first + status.items_total):
-                    views[index] = ItemView(index, "cancelled", NEVER_STARTED, status.completed_at_ms)
-        async for item in range_all(self._store, keys.results_of_run(run_id)):  # after the statuses: see above
-            for result in state_pb2.PartitionResults.FromString(item.value).items:
-                views[result.item] = await self._item_view(run_id, result)
-        return views
-
-    async def _item_view(self, run_id: str, result: state_pb2.ItemResult) -> ItemView:
-        outcome: Json | Failure
-        if result.HasField("failure"):
-            outcome = failure_from_pb(result.failure)
-        elif result.result.blob:
-            outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
-        else:
-            outcome = json_of(result.result)
-        return ItemView(result.item, status_name(result.status), outcome, result.completed_at_ms)
+        """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""
+        return await _all_pages(lambda token: self.listing.items(run_id, PAGE_SIZE_MAX, token))
 
     async def steps(self, run_id: str) -> list[StepView]:
         """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss."""
-        record = await read_record(self._store, run_id)
-        plan = await read_plan(self._store, record)
-        views: list[StepView] = []
-        for partition in range(partition_count(record)):
-            state = await open_partition(run_id, partition, record, plan, self._read_blob)
-            entries = []
-            async for entry in journal_entries(self._store, run_id, partition):
-                await replay_entry(state, entry, self._read_blob)
-                entries.append(entry)
-            views += list_steps(state, entries)
-        return views
+        return await _all_pages(lambda token: self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=False))
 
     async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
         """Return once the run has ended, or after the time-out, with its view as it is then. Raises: NotFound."""
@@ -351,12 +308,26 @@ class ControlPlane:
                 async with asyncio.timeout(timeout_s):
                     while True:  # register, then read, then wait: no change can slip through
                         changed.clear()
-                        view = await self.get_run(run_id)
+                        view = await self._shared_view(run_id)
                         if view.terminal:
                             return view
                         await changed.wait()
             except TimeoutError:
                 return await self.get_run(run_id)
+
+    async def _shared_view(self, run_id: str) -> RunView:
+        """Read a run once for all who wait for it. A change ends the sharing, so nobody gets a view from before it."""
+        reading = self._readings.get(run_id)
+        if reading is None:
+            reading = self._readings[run_id] = asyncio.ensure_future(self.get_run(run_id))
+            reading.add_done_callback(lambda done: self._end_reading(run_id, done))
+        return await asyncio.shield(reading)
+
+    def _end_reading(self, run_id: str, done: asyncio.Future[RunView]) -> None:
+        if self._readings.get(run_id) is done:
+            del self._readings[run_id]
+        if not done.cancelled():
+            done.exception()  # seen, even if those who waited have left
 
     @contextmanager
     def changes(self, run_id: str) -> Iterator[asyncio.Event]:
@@ -375,12 +346,14 @@ class ControlPlane:
         """Wake whoever waits for these runs, and the leader: a partition that ended makes room."""
         self._leader.look()
         for run_id in {keys.parse_status(event.kv.key)[0] for event in events}:
+            self._readings.pop(run_id, None)
             for changed in self._changes.get(run_id, ()):
                 changed.set()
 
     def _tell_all(self) -> None:
         """Changes may have been missed: wake everybody."""
         self._leader.look()
+        self._readings.clear()
         for events in self._changes.values():
             for changed in events:
                 changed.set()
@@ -434,9 +407,17 @@ class ControlPlane:
         return (await self._store.txn(Txn((modified_at(pending.key, pending.mod_revision),), tuple(writes)))).succeeded
 
 
+async def _all_pages(page: Callable[[str], Awaitable[tuple[list[_T], str]]]) -> list[_T]:
+    """Put the pages of a list together, each got by the token of the one before."""
+    views, token = await page("")
+    while token:
+        more, token = await page(token)
+        views += more
+    return views
+
+
 PARTITIONS_CANCELLED_PER_TXN = 100
 CANCEL_TRIES_MAX = 20
-NEVER_STARTED = Failure(Code.CANCELLED, "the run was cancelled before this item was started")
 
 
 def check_flow(flow: Flow) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from control_plane.catalog import Catalog
 from control_plane.events import Events
-from control_plane.listing import Listing
 from control_plane.retention import QUOTA_BYTES_DEFAULT, QuotaGate
 from control_plane.service_cluster import BlobsServicer, ClusterServicer, ComponentsServicer
 from control_plane.service_flows import FlowsServicer
@@ -65,7 +64,7 @@ class ApiServer:
             blobs,
             catalog=catalog,
             values=values,
-            listing=Listing(store, blobs),
+            listing=control.listing,
             events=self._events,
             quota=QuotaGate(store, quota_bytes),
         )

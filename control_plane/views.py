@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import decode
+from stepflow.errors import Code, Failure
 from stepflow.journal import partition_count
 from stepflow.mesh.v1 import journal_pb2 as pb
 
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepflow.codec import Json
-    from stepflow.errors import Failure
     from stepflow.mesh.v1 import state_pb2
 
 TERMINAL = frozenset(
     (pb.RUN_STATUS_COMPLETED, pb.RUN_STATUS_FAILED, pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_RECOVERY_FAILED)
 )
+
+NEVER_STARTED = Failure(Code.CANCELLED, "the run was cancelled before this item was started")
 
 
 @dataclass(frozen=True, slots=True)

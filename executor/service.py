@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.errors import Deadline
 from stepflow.mesh.v1 import executor_pb2 as pb
 from stepflow.run.facts import failure_to_pb
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from executor.executor import Executor
     from stepflow.rpc import Server
     from stepflow.run.views import StepEvent
+
+log = get_logger(__name__)
 
 EVENTS_MAX = 2_000
 """Events that wait for one reader; then the oldest go."""
@@ -56,6 +59,7 @@ class ExecutorService:
     async def follow_run(self, request: pb.FollowRunRequest, _context: Any) -> AsyncIterator[pb.FollowRunResponse]:
         events = _Events()
         self._listen(request.run_id, events)
+        log.info("run followed", run_id=request.run_id)
         try:
             unowned_s = 0.0
             while True:

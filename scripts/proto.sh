@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Generate Python from proto/ with a pinned generator in a venv of its own (it needs an older protobuf than we run on).
-# With --check: fail when the committed code is not what the generator makes.
+# With --check: fail when the committed code is not what the generator makes, or when buf finds fault with the protos.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.cache/proto-venv
@@ -15,8 +15,12 @@ if [ "${1:-}" = "--check" ]; then
 fi
 "$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" \
   proto/stepflow/mesh/v1/*.proto proto/stepflow/etcd/v1/*.proto
+services=$(grep -l '^service ' proto/stepflow/mesh/v1/*.proto)
+# shellcheck disable=SC2086  # names of our own files
+"$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --grpc_python_out="$out" $services
 if [ "$out" != . ]; then
   (cd "$out" && find stepflow -type f) | while read -r file; do
     cmp -s "$out/$file" "$file" || { echo "stale: $file; run 'make proto'" >&2; exit 1; }
   done
+  "$(scripts/tools.sh buf)" lint proto
 fi

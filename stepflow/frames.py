@@ -44,6 +44,8 @@ class FrameQueue:
     def put(self, frame: Message) -> None:
         """Queue a frame, which is encoded at once and may be changed afterwards."""
         encoded = frame.SerializeToString()
+        if not encoded:
+            return
         pieces = [encoded] if len(encoded) <= FRAME_BYTES_MAX else split(frame)
         if self._bytes + len(encoded) > QUEUE_BYTES_MAX:
             self.overrun = True

@@ -67,7 +67,7 @@ PENDING_CALLS_MAX = 20_000
 RECONNECT_BACKOFF_MIN_MS = 100
 RECONNECT_BACKOFF_MAX_MS = 2_000
 
-ERROR_TEXT_CHARS_MAX = 2_000
+ERROR_TEXT_BYTES_MAX = 2_000
 ERROR_DETAIL_CHARS_MAX = 1_000
 ERROR_DETAILS_MAX = 12
 """An error travels in the trailing metadata, of which clients take 8 KiB; base64 makes it a third larger."""
@@ -94,7 +94,7 @@ _SERVER_OPTIONS = (
     *_OPTIONS,
     ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
-    # By default a server starts to drop calls, as CANCELLED, when a thousand have arrived that it has not yet looked at.
+    # By default a server drops calls, as CANCELLED, once a thousand have arrived that it has not yet looked at.
     ("grpc.server.max_pending_requests", PENDING_CALLS_MAX // 2),
     ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
     ("grpc.so_reuseport", 0),  # two servers on one port would share its clients silently
@@ -310,11 +310,15 @@ def status_of(error: StepflowError) -> status_pb2.Status:
             info.metadata[name] = text
     while info.ByteSize() > 2 * ERROR_DETAIL_CHARS_MAX and info.metadata:
         del info.metadata[max(info.metadata, key=lambda name: len(info.metadata[name]))]
-    status = status_pb2.Status(
-        code=grpc.StatusCode[error.status].value[0], message=error.message[:ERROR_TEXT_CHARS_MAX]
-    )
+    status = status_pb2.Status(code=grpc.StatusCode[error.status].value[0], message=_cut(error.message))
     status.details.add().Pack(info)
     return status
+
+
+def _cut(text: str) -> str:
+    """Cut a text so that it fits. It travels twice, once with three characters for each byte that is not ASCII."""
+    bytes_max = ERROR_TEXT_BYTES_MAX if text.isascii() else ERROR_TEXT_BYTES_MAX // 2
+    return text.encode(errors="replace")[:bytes_max].decode(errors="ignore")
 
 
 def family(status: str) -> type[StepflowError]:

@@ -70,6 +70,7 @@ def dev(
 async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool) -> None:
     """Run a mesh from its start to the first signal; the second one kills it."""
     import asyncio
+    import os
     import signal
 
     from stepflow.dev import DevMesh
@@ -77,14 +78,15 @@ async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool)
     mesh = DevMesh(settings, console.say)
     stop = asyncio.Event()
 
-    def on_signal() -> None:
+    def on_signal(number: int) -> None:
         if stop.is_set():
             mesh.kill()
+            os._exit(128 + number)  # whatever is left has a guard that ends it now
         stop.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     if not quiet:
         console.say(console.styled("starting the mesh …", "dim"))
     starting = asyncio.create_task(mesh.start(reset=reset))
@@ -94,6 +96,7 @@ async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool)
         if starting.done():
             starting.result()
             _tell_ready(mesh, json=json, quiet=quiet)
+            await _tell_plugins(mesh)
             await stopped
         if not quiet:
             console.say(console.styled("stopping …", "dim"))
@@ -129,3 +132,18 @@ def _tell_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
     console.say(console.styled(f"  data and logs: {mesh.settings.folder}", "dim"))
     at = "" if mesh.settings.port == 7840 else f" --server {mesh.server}"
     console.say(f"try: stepflow submit --flow FLOW{at}   (Ctrl-C ends the mesh)")
+
+
+async def _tell_plugins(mesh: "DevMesh") -> None:
+    """Warn of plugins that did not start; their hosts run all the same, and try again."""
+    from stepflow.client import Client
+    from stepflow.errors import StepflowError
+
+    try:
+        async with Client(mesh.server, patience_s=1.0) as client:
+            hosts = (await client.cluster()).hosts
+    except StepflowError:  # somebody has killed it this moment; its keeper says so
+        return
+    failed = {plugin.plugin: plugin.last_error for host in hosts for plugin in host.plugins if plugin.last_error}
+    for name, text in failed.items():
+        console.warn(f"plugin {name} has not started: {text}")

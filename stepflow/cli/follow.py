@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
@@ -48,7 +49,9 @@ class Following:
     cancels: bool = False
     on_event: Callable[[Event], None] | None = None
     run_id: str = ""
-    """Empty until the run is known to be there."""
+    """Empty as long as the mesh cannot have the run."""
+    begun: bool = field(default=False, init=False)
+    """The mesh has said that it has the run."""
     items_ended: int = field(default=0, init=False)
 
 
@@ -83,6 +86,10 @@ class _Interruptible:
             await asyncio.wait((work, came), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
+        except StepflowError:
+            if self._following.begun:
+                console.say(self._how_to_come_back())
+            raise
         finally:
             self._following.view.end()
             for task in (work, came):
@@ -105,8 +112,7 @@ class _Interruptible:
         if not following.run_id:
             console.say("stopped before the run was submitted")
             return
-        again = f"stepflow runs watch {following.run_id}{remote.server_argument(following.server)}"
-        console.say(f"the run goes on without this command; come back with: {again}")
+        console.say(self._how_to_come_back())
         if not following.cancels or self._number != signal.SIGINT:
             return
         console.say(console.styled(f"Ctrl-C again within {CANCEL_WINDOW_S:g} s cancels it", "dim"))
@@ -118,6 +124,13 @@ class _Interruptible:
             except TimeoutError:
                 return
         await self._cancel()
+
+    def _how_to_come_back(self) -> str:
+        following = self._following
+        again = f"stepflow runs watch {following.run_id}{remote.server_argument(following.server)}"
+        if following.begun:
+            return f"the run goes on without this command; come back with: {again}"
+        return f"the mesh has not answered yet, and may have the run or not; look with: {again}"
 
     async def _cancel(self) -> None:
         following = self._following
@@ -136,6 +149,7 @@ class _Interruptible:
 async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
     async with remote.connect(following.server) as client:
         following.run_id, items_total = await begin(client)
+        following.begun = True
     # With an answer in hand, patience is worth it.
     async with remote.connect(following.server, remote.FOLLOW_PATIENCE_S) as client:
         following.view.begin(items_total)
@@ -150,20 +164,18 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
 
 
 async def _watch(client: Client, following: Following) -> Run:
-    owners: set[str] = set()
-    async for event in client.watch(following.run_id):
-        if following.on_event is not None:
-            following.on_event(event)
-        match event.kind:
-            case "item_completed" | "item_failed":
-                following.items_ended += 1
-            case "run_ended":
-                assert event.run is not None
-                return event.run
-            case "run_adopted":
-                owners.add(event.executor_id)
-            case kind if kind in _KINDS:
-                following.view.on_event(step_event(event))
+    async with contextlib.aclosing(client.watch(following.run_id)) as events:
+        async for event in events:
+            if following.on_event is not None:
+                following.on_event(event)
+            match event.kind:
+                case "item_completed" | "item_failed":
+                    following.items_ended += 1
+                case "run_ended":
+                    assert event.run is not None
+                    return event.run
+                case kind if kind in _KINDS:
+                    following.view.on_event(step_event(event))
     return await client.wait(following.run_id)
 
 

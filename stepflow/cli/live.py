@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from stepflow.cli import console
+from stepflow.codec import decode
+from stepflow.errors import Code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from stepflow.run.views import StepEvent
 
@@ -283,7 +285,21 @@ def step_label(event: StepEvent, *, batch: bool) -> str:
 def failure_text(event: StepEvent, redact: Callable[[str], str]) -> str:
     """Return an event's failure in one line."""
     failure = event.failure
-    return "" if failure is None else f"{failure.code.name}: {plain(failure.message, redact)}"
+    if failure is None:
+        return ""
+    return f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+
+
+def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -> str:
+    """Return a failure's message, with the reason behind it where the message alone has no way out.
+
+    Only the engine's own routing failures carry such a reason; notes of components may quote payloads.
+    """
+    if code != Code.ORCHESTRATOR_ERROR.name or not data:
+        return message
+    facts = decode(data) if isinstance(data, bytes) else data
+    notes = facts["stack"][0]["attachments"] if "reason" in facts and facts.get("stack") else []
+    return f"{message}: {notes[0]}" if notes else message
 
 
 def plain(text: str, redact: Callable[[str], str]) -> str:

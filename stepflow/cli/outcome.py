@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.live import duration, plain
+from stepflow.cli.live import duration, explained, plain
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
 from stepflow.run.facts import flow_result
@@ -118,4 +118,6 @@ def tell_end(ended: Ended, redactor: Redactor) -> None:
     console.say(f"{console.styled(run.status, style)} after {took}{counts}")
     failed = [result["error"] for result in ended.results if result["outcome"] == "failed"]
     if failed and run.items_total == 1:
-        console.say(f"{failed[0]['code']}: {plain(failed[0]['message'], redactor.text)}")
+        error = failed[0]
+        told = explained(error["code"], error["message"], error.get("data"))
+        console.say(f"{error['code']}: {plain(told, redactor.text)}")

@@ -190,7 +190,7 @@ def _check(path: Path, flow: "Flow", config: "Config") -> None:
     if not passes(diagnostics):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not run; the diagnostics above say why")
-    for text in (*config.warnings, *(warning.formatted for warning in flow.warnings)):
+    for text in (*config.warnings, *(f"{path}: {warning.path}: {warning.formatted}" for warning in flow.warnings)):
         console.warn(text)
     others = diagnostics.num_warning - len(flow.warnings)
     if others:

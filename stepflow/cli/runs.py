@@ -47,7 +47,9 @@ def list_runs(
     store: StoreOption = None,
     status: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATUS", help="Only these (repeatable): running, interrupted, completed, failed, …"),
+        typer.Option(
+            "--status", metavar="STATUS", help="Only these (repeatable): running, interrupted, completed, failed, …"
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")] = 100,
     json: JsonOption = False,
@@ -283,9 +285,10 @@ def _print_run(shown: "ShownRun") -> None:
         ("run", run.run_id),
         ("status", shown.status),
         ("flow", " ".join(dict.fromkeys(filter(None, (run.flow_name, run.labels.get("flow")))))),
-        ("config", run.labels.get("config") or "(default)"),
-        ("began", clock(run.created_at_ms)),
     ]
+    if "config" in run.labels:  # a mesh has its own
+        lines.append(("config", run.labels["config"] or "(default)"))
+    lines.append(("began", clock(run.created_at_ms)))
     if run.completed_at_ms is not None:
         lines.append(("took", duration(run.completed_at_ms - run.created_at_ms)))
     if run.items_total != 1:

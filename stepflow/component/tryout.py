@@ -6,6 +6,7 @@ engine (running flows) is refused with a word on how to do it.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,17 @@ _CALL_ID = "call"
 def list_components(registry: Registry) -> int:
     """Print the components with their schemas as JSON; return the exit code."""
     listed = [component.describe() for component in registry.components()]
-    print(msgspec.json.format(msgspec.json.encode(listed), indent=2).decode())
+    return _print(msgspec.json.format(msgspec.json.encode(listed), indent=2).decode())
+
+
+def _print(text: str) -> int:
+    """Write to stdout; return the exit code: 1 when whoever reads it has gone (`--list | head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer must not be written again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

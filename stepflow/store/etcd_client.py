@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 # grpc's handlers for fork() cost a thread and make a forked child hang; we start processes, we never fork.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as in stepflow.rpc: what goes wrong becomes an error
 
 import grpc
 from grpc import aio
@@ -148,7 +149,7 @@ class EtcdClient:
         self.closed = False
         self._token = ""
         self._metadata = metadata_of("")
-        self._login = asyncio.Lock()
+        self._login: asyncio.Task[None] | None = None
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -204,16 +205,25 @@ class EtcdClient:
             raise Unauthenticated(
                 "STORE_LOGIN_REFUSED", f"etcd at {self.kv.endpoint} asks for a login: give user and password"
             )
-        async with self._login:
-            if self._token != refused_token:
-                return
-            # A token that is refused must not be sent along.
-            self._metadata = metadata_of("")
-            reply = await self.call(
-                self.kv, AUTHENTICATE, pb.AuthenticateRequest(name=config.user, password=config.password)
-            )
-            self._token = reply.token
-            self._metadata = metadata_of(reply.token)
+        if self._token != refused_token:
+            return
+        if self._login is None:
+            # One for all who wait: one after the other, they would wait for each other's time-outs.
+            self._login = asyncio.get_running_loop().create_task(self._authenticate(), name="etcd login")
+            self._login.add_done_callback(self._logged_in)
+        await asyncio.shield(self._login)
+
+    async def _authenticate(self) -> None:
+        self._metadata = metadata_of("")  # a token that is refused must not be sent along
+        request = pb.AuthenticateRequest(name=self.config.user, password=self.config.password)
+        reply = await self.call(self.kv, AUTHENTICATE, request)
+        self._token = reply.token
+        self._metadata = metadata_of(reply.token)
+
+    def _logged_in(self, login: asyncio.Task[None]) -> None:
+        self._login = None
+        if not login.cancelled():
+            login.exception()  # looked at, although nobody may wait for it any more
 
     def saw(self, revision: int) -> None:
         self.revision = max(self.revision, revision)

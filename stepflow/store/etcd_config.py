@@ -29,7 +29,7 @@ assert PREFIX_BYTES_MAX <= OP_OVERHEAD_BYTES - 28  # the rest is what etcd's enc
 class EtcdConfig:
     """How to reach an etcd; made by `parse` from what people write.
 
-    `endpoints` are `host:port`. The files are PEM; `ca_file` None trusts the system's authorities. All members must
+    `endpoints` are `host:port`. The files are PEM; without `ca_file`, the public authorities of gRPC count. All must
     be of one cluster.
     """
 
@@ -126,7 +126,7 @@ def _check_certificates(config: EtcdConfig) -> None:
     """Refuse files that are no certificates or keys: gRPC would only say that it cannot connect."""
     path = config.ca_file
     try:
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if path is not None:
             _read(path)
             context.load_verify_locations(path)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from support.api import api_mesh
+from support.authority import Authority
 
 from stepflow.client import Client
 from stepflow.errors import Invalid, Refused, Unavailable
@@ -67,63 +66,12 @@ def converse(address: str, talk: Callable[[grpc.aio.Channel], Awaitable[Any]]) -
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 
-class Authority:
-    """A certificate authority of the test's own."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        self._folder = folder
-        self._name = name
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._subject = _common_name(name)
-        self.path = self._write(f"{name}.pem", self._sign(name, self._key.public_key(), authority=True))
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Return certificate and key for localhost."""
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        key = ec.generate_private_key(ec.SECP256R1())
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        key_path = self._folder / f"{name}.key"
-        key_path.write_bytes(private)
-        return self._write(f"{name}.crt", self._sign(name, key.public_key(), authority=False)), key_path
-
-    def _sign(self, name: str, public: Any, *, authority: bool) -> Any:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes
-
-        now = datetime.datetime.now(datetime.UTC)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        return (
-            x509.CertificateBuilder()
-            .subject_name(_common_name(name))
-            .issuer_name(self._subject)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-
-    def _write(self, file: str, certificate: Any) -> Path:
-        from cryptography.hazmat.primitives import serialization
-
-        path = self._folder / file
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        return path
-
-
-def _common_name(name: str) -> Any:
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def authorities(folder: Path) -> tuple[Authority, Authority]:
+    made = []
+    for name in ("ours", "others"):
+        (folder / name).mkdir()
+        made.append(Authority(folder / name))
+    return made[0], made[1]
 
 
 async def ask_cluster(address: str, tls: Tls | None) -> str:
@@ -133,11 +81,11 @@ async def ask_cluster(address: str, tls: Tls | None) -> str:
 
 def test_tls_serves_who_trusts_the_authority_and_nobody_else(api: Any, tmp_path: Path) -> None:
     mesh, run = api
-    ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
+    ours, others = authorities(tmp_path)
     cert, key = ours.issue("server")
     server = run(mesh.serve(tls=Tls(cert=cert, key=key)))
-    assert asyncio.run(ask_cluster(server.address, Tls(ca=ours.path))) == mesh.mesh.control.id
-    for tls in (Tls(ca=others.path), None):
+    assert asyncio.run(ask_cluster(server.address, Tls(ca=ours.ca))) == mesh.mesh.control.id
+    for tls in (Tls(ca=others.ca), None):
         with pytest.raises(Unavailable) as failed:
             asyncio.run(ask_cluster(server.address, tls))
         assert failed.value.reason == "SERVER_UNAVAILABLE"
@@ -145,12 +93,12 @@ def test_tls_serves_who_trusts_the_authority_and_nobody_else(api: Any, tmp_path:
 
 def test_mutual_tls_serves_clients_of_the_authority_alone(api: Any, tmp_path: Path) -> None:
     mesh, run = api
-    ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
+    ours, others = authorities(tmp_path)
     cert, key = ours.issue("server")
-    server = run(mesh.serve(tls=Tls(cert=cert, key=key, ca=ours.path)))
-    good = Tls(*ours.issue("client"), ca=ours.path)
+    server = run(mesh.serve(tls=Tls(cert=cert, key=key, ca=ours.ca)))
+    good = Tls(*ours.issue("client"), ca=ours.ca)
     assert asyncio.run(ask_cluster(server.address, good)) == mesh.mesh.control.id
-    for tls in (Tls(ca=ours.path), Tls(*others.issue("stranger"), ca=ours.path)):
+    for tls in (Tls(ca=ours.ca), Tls(*others.issue("stranger"), ca=ours.ca)):
         with pytest.raises(Unavailable):
             asyncio.run(ask_cluster(server.address, tls))
 

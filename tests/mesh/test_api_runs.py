@@ -344,7 +344,7 @@ def test_items_come_in_pages_in_order(ask: Any) -> None:
 
 def test_pages_of_large_items_are_short_enough_to_receive(ask: Any) -> None:
     async def talk(api: Api) -> Any:
-        run_id = await api.submit({"output": {"$input": ""}}, *("x" * 3_000_000 for _ in range(4)))
+        run_id = await api.submit({"output": {"$input": ""}}, *("x" * 600_000 for _ in range(4)))
         await api.wait(run_id, timeout_ms=30_000)
         page = await api.runs.ListItems(runs_pb2.ListItemsRequest(run_id=run_id, value_form=JSON))
         return len(page.items), bool(page.next_page_token)

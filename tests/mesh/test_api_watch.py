@@ -45,7 +45,7 @@ CHAIN = {
         }
         for n in range(6)
     ],
-    "output": {"$step": "s5", "$path": "of.n"},
+    "output": {"$step": "s5", "path": "of.n"},
 }
 LONG = {
     "steps": [{"id": "nap", "component": "/builtin/sleep", "input": {"duration_ms": 60_000}}],

@@ -270,6 +270,17 @@ def test_no_server_at_all_is_refused() -> None:
     assert refused.value.reason == "SERVER_INVALID"
 
 
+def test_the_example_of_the_documentation_is_short_and_works(address: str) -> None:
+    text = (ROOT / "docs" / "client.md").read_text()
+    code, printed = text.split("```python\n")[1].split("```")[0], text.split("```\n")[2].split("```")[0]
+    assert len(code.splitlines()) <= 16
+    code = code.replace("localhost:7840", address)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, timeout=30, capture_output=True, text=True
+    )
+    assert [line.rstrip() for line in done.stdout.splitlines()] == printed.splitlines()
+
+
 def test_importing_the_package_does_not_import_grpc() -> None:
     code = "import stepflow, sys; assert 'grpc' not in sys.modules; stepflow.Client; assert 'grpc' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=30)

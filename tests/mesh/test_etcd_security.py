@@ -150,7 +150,7 @@ def test_a_server_with_a_certificate_of_a_made_authority_is_trusted_by_its_file(
         run(works(EtcdConfig.parse(f"https://{server.endpoint}", ca_file=authority.ca_file)))
         for config in (
             EtcdConfig.parse(server.endpoint, ca_file=stranger.ca_file),
-            EtcdConfig.parse(f"https://{server.endpoint}"),  # the system's authorities
+            EtcdConfig.parse(f"https://{server.endpoint}"),  # the public authorities
             EtcdConfig.parse(server.endpoint),  # without TLS
         ):
             with pytest.raises(StoreUnavailable) as caught:

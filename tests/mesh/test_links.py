@@ -19,9 +19,10 @@ from support.proxy import TcpProxy
 from component_host.host import ComponentHost
 from component_host.registration import Registration
 from component_host.service import HostService
+from executor import links
 from executor.executor import Executor
 from executor.links import Links
-from stepflow.codec import encode
+from stepflow.codec import decode, encode
 from stepflow.config import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -100,8 +101,8 @@ class LinkedWorld(World):
     async def close(self) -> None:
         for executor in self.executors:
             await executor.close()
-        for links in self.links:
-            await links.close()
+        for executor_links in self.links:
+            await executor_links.close()
         for linked in self.linked:
             await linked.close()
         for plane in self.planes:
@@ -227,6 +228,61 @@ def test_calls_are_given_up_when_the_session_of_the_host_is_gone() -> None:
             await first.registration.close()
             assert (await mesh.ended(run_id)).status == "completed"
             assert second.work.executions("a") == [2]
+
+    run(scenario())
+
+
+def test_calls_are_given_up_when_the_host_is_out_of_reach_for_the_length_of_a_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(links, "OUT_OF_REACH_S_MAX", 0.2)
+
+    async def scenario() -> None:
+        async with world() as mesh:
+            (first,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1))
+            await in_flight(first.work)
+            second = await mesh.serve_host()
+            second.work.release_all()
+            first.proxy.refuse()  # it accepts and resets: somebody is there
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert second.work.executions("a") == [2]
+
+    run(scenario())
+
+
+def test_each_component_gets_the_answer_to_its_own_question_over_a_cut_stream() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+
+            async def ask(call: Any) -> Any:
+                value = decode(call.input)
+                request = host_pb2.StartRun(wait=True)
+                request.flow.json = encode({"steps": [gated("inner", value)], "output": of("inner")})
+                request.inputs.json = b"[null]"
+                report = await call.start_run(request)
+                return decode(report.items[0].flow_result.json)["result"]
+
+            host.work.asks = ask
+            run_id = await mesh.submit(*fan(3, "/kit/ask"))
+            await in_flight(host.work, 3)
+            (stream,) = [connection.stream for connection in host.service._connections.values()]
+            asked = set(stream._callbacks)
+            host.proxy.cut()
+            await wait_until_async(
+                lambda: any(
+                    len(each.stream._callbacks) == 3
+                    for each in host.service._connections.values()
+                    if each.stream is not stream
+                ),
+                "the questions are asked again",
+            )
+            (again,) = [each.stream for each in host.service._connections.values() if each.stream is not stream]
+            assert not asked & set(again._callbacks)
+            host.work.release_all()
+            await mesh.ended(run_id)
+            assert await mesh.results(run_id) == [{"outcome": "success", "result": [0, 1, 2]}]
 
     run(scenario())
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import grpc
 import pytest
 from support import wait_until_async
+from support.authority import Authority
 from support.etcd import running_etcd
 from support.mesh import Gate, Processes, gated_config, processes
 
 from control_plane.plane import RunRequest
+from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
+from stepflow.rpc import Tls, open_channel
 from stepflow.store import keys
 from stepflow.store.lease import LEASE_TTL_S
 
@@ -73,6 +78,70 @@ def test_a_run_goes_through_executor_and_host_processes(mesh: Processes, tmp_pat
     run(scenario())
 
 
+def test_a_client_of_the_control_plane_runs_a_flow_and_sees_its_steps_live(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    gate.allow(0)
+    mesh.host(gated_config(tmp_path))
+    executor = mesh.executor()
+    control = mesh.start("control_plane")
+
+    async def scenario() -> None:
+        async with Client(control.address) as client:
+            run_id = await client.submit(chain(2), 1)
+            seen: list[tuple[str, str]] = []
+
+            async def watch() -> None:
+                async for event in client.watch(run_id):
+                    seen.append((event.kind, event.step_id))  # noqa: PERF401  # the test looks at it meanwhile
+
+            watching = asyncio.create_task(watch())
+            await wait_until_async(lambda: "run followed" in executor.log, "the run is followed where it is driven")
+            gate.allow(1)
+            await wait_until_async(lambda: ("step_started", "s1") in seen, "the start of s1 is seen live")
+            gate.allow(2)
+            await watching
+            assert seen[-1][0] == "run_ended"
+            assert seen.count(("step_completed", "s0")) == seen.count(("step_completed", "s1")) == 1
+            assert (await client.get(run_id)).status == "completed"
+
+    run(scenario())
+
+
+def test_all_services_talk_over_tls_and_ask_each_other_for_certificates(mesh: Processes, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+
+    def tls(name: str) -> tuple[str, ...]:
+        cert, key = authority.issue(name)
+        return ("--tls-cert", str(cert), "--tls-key", str(key), "--tls-ca", str(authority.ca))
+
+    host = mesh.host(gated_config(tmp_path), *tls("host"))
+    executor = mesh.executor(*tls("executor"))
+    control = mesh.start("control_plane", *tls("control"))
+
+    async def scenario() -> None:
+        cert, key = authority.issue("client")
+        async with Client(control.address, tls=Tls(cert, key, authority.ca)) as client:
+            run_id = await client.submit(chain(2), 1)
+            assert (await client.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+        for service in (host, executor):
+            channel = open_channel(service.address, Tls(ca=authority.ca))
+            attend: Any = channel.stream_stream("/stepflow.mesh.v1.ExecutorService/Attend")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await attend().read()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            await channel.close()
+
+    run(scenario())
+
+
+def test_a_service_does_not_listen_beyond_this_machine_without_tls(mesh: Processes) -> None:
+    executor = mesh.executor("--listen", "0.0.0.0:0", wait=False)
+    assert executor.process.wait(WAIT_S) == 1
+    assert "TLS_REQUIRED" in executor.log
+    mesh.executor("--listen", "0.0.0.0:0", "--insecure")
+
+
 def test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_again(
     mesh: Processes, gate: Gate, tmp_path: Path
 ) -> None:
@@ -92,6 +161,91 @@ def test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_aga
             assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
 
     run(scenario())
+
+
+def test_all_runs_of_a_killed_executor_end_well_and_no_journaled_step_ran_twice(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    mesh.host(gated_config(tmp_path))
+    first = mesh.executor()
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control, mesh.store() as store:
+            gate.allow(60)  # of 200 executions: no run has ended
+            run_ids = [await control.submit(request(chain(4), n)) for n in range(50)]
+            await gate.wait_for(62, timeout_s=WAIT_S)
+            first.kill()
+            gate.allow(10_000)
+            for number, run_id in enumerate(run_ids):
+                view = await control.wait(run_id, timeout_s=WAIT_S)
+                assert view.status == "completed"
+                (item,) = await control.items(run_id)
+                assert item.outcome.tree == {"of": {"of": {"of": {"of": number}}}}
+            journaled = {}
+            for run_id in run_ids:
+                async for entry in journal_entries(store, run_id, 0):
+                    if entry.HasField("step_completed"):
+                        key = f"{run_id}/0/s{entry.step}"
+                        assert key not in journaled, "a step has two results"
+                        journaled[key] = entry.step_completed.attempt
+            assert len(journaled) == 200
+            executed = Counter(key for key, _ in gate.ledger)
+            assert set(executed) == set(journaled)
+            assert max(executed.values()) == 1, "the host lives: what was in flight is joined"
+
+    run(scenario())
+
+
+def test_an_executor_that_was_stopped_and_goes_on_writes_nothing_for_the_runs_it_lost(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    gate.allow(0)
+    mesh.host(gated_config(tmp_path))
+    zombie = mesh.executor()
+
+    async def scenario() -> None:
+        async with mesh.control() as control, mesh.store() as store:
+            run_id = await control.submit(request(chain(3)))
+            await gate.wait_for(1)
+            await asyncio.to_thread(mesh.executor)
+            zombie.pause()
+            watch = store.watch(keys.session_executor(zombie.id))
+            async with asyncio.timeout(WAIT_S):
+                if await store.get(keys.session_executor(zombie.id)) is not None:
+                    assert (await anext(aiter(watch))).events[0].kind == "delete"
+            watch.close()
+            zombie.go_on()
+            gate.allow(9)
+            assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+            await wait_until_async(lambda: "registering anew" in zombie.log, "the zombie finds out")
+            assert gate.ledger == [(f"{run_id}/0/s{n}", 1) for n in range(3)]
+            entries = [entry async for entry in journal_entries(store, run_id, 0)]
+            assert sum(entry.HasField("run_completed") for entry in entries) == 1
+            owners = [entry.adopted.executor_id for entry in entries if entry.HasField("adopted")]
+            assert len(owners) == 2
+            assert owners[0] == zombie.id
+
+    run(scenario())
+
+
+def test_runs_go_on_when_etcd_was_down_for_a_while(gate: Gate, tmp_path: Path) -> None:
+    gate.allow(0)
+    with running_etcd(tmp_path / "own-etcd") as etcd, processes(etcd, tmp_path, "own/") as mesh:
+        mesh.host(gated_config(tmp_path))
+        mesh.executor()
+
+        async def scenario() -> None:
+            async with mesh.control() as control:
+                run_id = await control.submit(request(chain(2)))
+                await gate.wait_for(1)
+                await asyncio.to_thread(etcd.kill)
+                gate.allow(9)
+                await asyncio.to_thread(etcd.start)
+                assert (await control.wait(run_id, timeout_s=2 * WAIT_S)).status == "completed"
+                assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
+
+        run(scenario())
 
 
 def test_the_session_of_a_killed_executor_is_gone_long_before_its_lease_runs_out(
@@ -139,6 +293,35 @@ def test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_
                     entry.adopted async for entry in journal_entries(store, run_ids[0], 0) if entry.HasField("adopted")
                 ]
             assert [adopted.handed_over for adopted in adoptions] == [False, True]
+
+    run(scenario())
+
+
+def test_an_executor_is_drained_through_the_api_and_gets_no_more_runs(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    gate.allow(0)
+    mesh.host(gated_config(tmp_path))
+    first = mesh.executor()
+    control = mesh.start("control_plane")
+
+    async def scenario() -> None:
+        async with Client(control.address) as client, mesh.store() as store:
+            before = await client.submit(chain(2), 1)
+            await gate.wait_for(1)
+            second = await asyncio.to_thread(mesh.executor)
+            await client.drain(executor_id=first.id)
+            after = await client.submit(chain(1), 2)
+            gate.allow(9)
+            for run_id in (before, after):
+                assert (await client.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+            owners = [
+                entry.adopted.executor_id
+                async for entry in journal_entries(store, after, 0)
+                if entry.HasField("adopted")
+            ]
+            assert owners == [second.id]
+            assert {attempt for _, attempt in gate.ledger} == {1}
 
     run(scenario())
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 FLOWS = ROOT / "tests" / "data" / "flows" / "conformance"
 CONFIG = FLOWS / "stepflow-config.yml"
 
-MESHES = ("embedded",)
+MESHES = ("embedded", "services")
 
 RUN_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
@@ -111,9 +111,10 @@ class CaseMesh(Protocol):
 @contextmanager
 def open_case_mesh(kind: str, config: Path = CONFIG, environ: Mapping[str, str] = os.environ) -> Iterator[CaseMesh]:
     """Run a mesh of one of the `MESHES` for the length of the block."""
-    assert kind == "embedded", f"unknown kind of mesh: {kind}"
+    from support.service_cases import ServiceCases
+
     with _loop_in_thread() as loop:
-        mesh = EmbeddedCases(loop)
+        mesh = {"embedded": EmbeddedCases, "services": ServiceCases}[kind](loop)
         try:
             mesh.start(config, environ)
             yield mesh
@@ -144,10 +145,10 @@ class EmbeddedCases:
     def diagnose(self, flow: FlowDocument) -> list[tuple[int, str, str | None]]:
         from stepflow.flow import validate_flow
 
-        return [(found.code, found.level, found.path) for found in validate_flow(_read(flow))]
+        return [(found.code, found.level, found.path) for found in validate_flow(read_flow(flow))]
 
     def store(self, flow: FlowDocument) -> str:
-        return self._await(self._running.control.store_flow(_read(flow)))
+        return self._await(self._running.control.store_flow(read_flow(flow)))
 
     def stored(self, flow_id: str) -> Any:
         from stepflow.codec import decode
@@ -198,7 +199,7 @@ class EmbeddedCases:
         mesh = self._running
         is_id = isinstance(flow, str) and not flow.endswith(".yaml")
         request = run_request(
-            str(flow) if is_id else _read(flow),
+            str(flow) if is_id else read_flow(flow),
             [encode(value) for value in inputs],
             config=mesh.config,
             variables=variables or {},
@@ -224,7 +225,8 @@ class EmbeddedCases:
         return Ran(run_id, view.status, [result for _, result in shown], [status for status, _ in shown], steps)
 
 
-def _read(flow: FlowDocument) -> Flow:
+def read_flow(flow: FlowDocument) -> Flow:
+    """Return the flow of a document or of a file in `FLOWS`."""
     from stepflow.flow import flow_from_tree, parse_flow
 
     if isinstance(flow, str):

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import ROOT, is_alive, text_of, wait_until, wait_until_async
-from .etcd import running_etcd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -213,4 +212,4 @@ class Gate:
         return self.ledger
 
 
-__all__ = ["Gate", "Processes", "Service", "children_of", "gated_config", "processes", "running_etcd"]
+__all__ = ["Gate", "Processes", "Service", "children_of", "gated_config", "processes"]

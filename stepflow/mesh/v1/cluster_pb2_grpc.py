@@ -59,10 +59,12 @@ class ClusterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Have an executor hand its runs over, or a host finish its calls and take no new ones; answers when it has begun.
+        """Have an executor hand all its runs over and take no new ones; answers when the last run is gone. Hosts are drained
+        by ending their process with SIGTERM.
 
-        Errors: NOT_FOUND (EXECUTOR_NOT_FOUND, HOST_NOT_FOUND), INVALID_ARGUMENT (DRAIN_TARGET_MISSING),
-        UNAVAILABLE (DRAIN_UNREACHABLE: it does not answer), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: an embedded mesh).
+        Errors: NOT_FOUND (EXECUTOR_NOT_FOUND, HOST_NOT_FOUND), INVALID_ARGUMENT (DRAIN_TARGET_MISSING), UNAVAILABLE
+        (SERVER_UNAVAILABLE: the executor does not answer), DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs are still there;
+        repeat the call), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: a host, or a part of an embedded mesh).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

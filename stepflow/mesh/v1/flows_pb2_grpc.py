@@ -64,8 +64,8 @@ class FlowsServiceServicer(object):
     def StoreFlow(self, request, context):
         """Store a flow; storing it again changes nothing. A flow that has a name is also added to the versions of that name.
 
-        Errors: INVALID_ARGUMENT (FLOW_INVALID when a diagnostic is fatal: the details list them; the reason of the parser
-        when the document cannot be read at all; FLOW_NAME_INVALID, LABEL_INVALID), NOT_FOUND (BLOB_NOT_FOUND),
+        Errors: INVALID_ARGUMENT (FLOW_INVALID when a diagnostic is fatal, of which `validate_only` lists all; the reason of
+        the parser when the document cannot be read at all; FLOW_NAME_INVALID, LABEL_INVALID), NOT_FOUND (BLOB_NOT_FOUND),
         ABORTED (FLOW_NAME_RACED: many store the same name at once; repeat the call).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

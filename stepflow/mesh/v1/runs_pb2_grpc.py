@@ -137,7 +137,8 @@ class RunsServiceServicer(object):
         has the event `run_ended`. After a cut, call again with the newest position of every partition that was received:
         no durable event is missed or repeated. Starts and progress of calls are shown live only, and are never replayed.
 
-        Errors: FAILED_PRECONDITION (HISTORY_GONE: the run was deleted meanwhile), DATA_LOSS (JOURNAL_GAP).
+        Errors: FAILED_PRECONDITION (HISTORY_GONE: the run was deleted meanwhile), DATA_LOSS (JOURNAL_GAP, RESULT_MISSING),
+        UNAVAILABLE (SERVER_ENDING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,192 @@
+"""Durable steps per second of the whole mesh over a real etcd, and how fast the runs of a killed executor move.
+
+    python -m benchmarks.mesh [--quick]
+
+Everything real, on this machine: etcd, one control plane, one executor, one component host, each a process, and our
+SDK's server on stdio behind the host. A client submits over gRPC and waits. A *chain* is 50 steps one after the other;
+1, 8, 64 or 256 runs of it go at once. Single steps are runs of one step each, 256 under way. The take-over is measured
+with two executors, one of which is killed while runs are under way: from the kill to the moment at which a run has its
+new owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from benchmarks.embedded import STEPS, chain
+from stepflow.client import Client
+from stepflow.codec import encode
+from stepflow.dev import DevMesh, DevSettings, free_port
+from stepflow.etcd_binary import find_etcd
+from stepflow.flow import flow_bytes, flow_from_tree
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stepflow.flow import Flow
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent / ".cache"
+ROUNDS = 5
+SINGLE_RUNS = 2_000
+SINGLE_WINDOW = 256
+KILLED_RUNS = 50
+NAP_MS = 20_000
+"""Longer than a take-over may take: the runs must not end before they move."""
+
+
+@asynccontextmanager
+async def mesh(executors: int) -> AsyncIterator[tuple[DevMesh, Client]]:
+    """A mesh in a folder of its own, and a client of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        dev = DevMesh(settings_in(Path(folder), executors), say=lambda _: None)
+        try:
+            await dev.start()
+            async with Client(dev.server) as client:
+                yield dev, client
+        finally:
+            await dev.stop()
+
+
+def settings_in(folder: Path, executors: int) -> DevSettings:
+    """Write the configuration and return what to start."""
+    config = folder / "stepflow-config.yml"
+    config.write_bytes(encode(config_tree()))
+    return DevSettings(folder=folder / "mesh", config=config, port=free_port(), executors=executors)
+
+
+def config_tree() -> dict[str, Any]:
+    """One plugin, the benchmark's server, and the builtins."""
+    server = {
+        "type": "stepflow",
+        "transport": "stdio",
+        "command": sys.executable,
+        "args": [str(HERE / "echo_server.py")],
+        "env": {"PYTHONPATH": str(HERE.parent)},
+    }
+    plugins = {"bench": server, "builtin": {"type": "builtin"}}
+    return {"plugins": plugins, "routes": {"/bench": [{"plugin": "bench"}], "/builtin": [{"plugin": "builtin"}]}}
+
+
+def nap() -> Flow:
+    """A step that has ended, and a timer that outlasts the take-over."""
+    steps = [
+        {"id": "done", "component": "/bench/step", "input": {"value": {"$input": "value"}}},
+        {"id": "nap", "component": "/builtin/sleep", "input": {"duration_ms": NAP_MS}},
+    ]
+    return flow_from_tree({"name": "nap", "steps": steps, "output": [{"$step": "done"}, {"$step": "nap"}]})
+
+
+async def store(client: Client, flow: Flow) -> str:
+    """Store a flow and return its id."""
+    return (await client.store_flow(flow_bytes(flow))).flow_id
+
+
+async def submit(client: Client, flow_id: str, runs: int) -> list[str]:
+    """Submit runs of one item each and return their ids."""
+    outcomes = await client.submit_runs(flow_id, [{"value": 1}] * runs, concurrency_max=STEPS)
+    for outcome in outcomes:
+        if not isinstance(outcome, str):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, str)]
+
+
+async def finish(client: Client, run_ids: list[str]) -> None:
+    """Wait for all of them."""
+    for run in await asyncio.gather(*map(client.wait, run_ids)):
+        assert run.status == "completed", run
+
+
+async def seconds(client: Client, flow_id: str, runs: int) -> float:
+    """Return how long `runs` runs at once take, from the submission to the last result."""
+    started = time.perf_counter()
+    await finish(client, await submit(client, flow_id, runs))
+    return time.perf_counter() - started
+
+
+async def single_steps(client: Client, flow_id: str, runs: int) -> float:
+    """Return the runs per second of many short ones, `SINGLE_WINDOW` under way."""
+    window = asyncio.Semaphore(SINGLE_WINDOW)
+
+    async def one() -> None:
+        async with window:
+            run = await client.wait(await client.submit(flow_id, {"value": 1}))
+            assert run.status == "completed", run
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(runs)))
+    return runs / (time.perf_counter() - started)
+
+
+async def moved_after_ms(client: Client, run_id: str, old_owner: str, killed_at_ms: float) -> float:
+    """Return how long after the kill a run had another owner, by the clock of that one's journal."""
+    async for event in client.watch(run_id):
+        if event.kind == "run_adopted" and not event.executor_id.startswith(old_owner):
+            return event.at_ms - killed_at_ms
+    raise AssertionError("the run ended before it moved")
+
+
+async def take_over() -> list[float]:
+    """Kill one of two executors under `KILLED_RUNS` runs; return when each of its runs moved, in ms, sorted."""
+    async with mesh(executors=2) as (dev, client):
+        run_ids = await submit(client, await store(client, nap()), KILLED_RUNS)
+        victim = next(service for service in dev.services if service.name == "executor-1")
+        owned = [run_id for run_id in run_ids if await owner(client, run_id) == victim.name]
+        killed_at_ms = time.time() * 1000
+        os.kill(victim.pid, signal.SIGKILL)
+        moves = (moved_after_ms(client, run_id, victim.name, killed_at_ms) for run_id in owned)
+        return sorted(await asyncio.gather(*moves))
+
+
+async def owner(client: Client, run_id: str) -> str:
+    """Return the name of the executor that has a run and has done its first step."""
+    name = ""
+    async for event in client.watch(run_id):
+        if event.kind == "run_adopted":
+            name = event.executor_id.rpartition("-")[0]
+        if event.kind == "step_sleeping":
+            return name
+    raise AssertionError("the run ended before it slept")
+
+
+async def throughput(rounds: int, runs_at_once: tuple[int, ...]) -> None:
+    """Print the rows of chains and single steps."""
+    async with mesh(executors=1) as (_, client):
+        flow_id = await store(client, chain(STEPS))
+        print(f"\n  {'flow':8}{'runs':>6}{'steps/s':>12}{'ms/step in a row':>20}")
+        for runs in runs_at_once:
+            await seconds(client, flow_id, runs)
+            elapsed = statistics.median([await seconds(client, flow_id, runs) for _ in range(rounds)])
+            print(f"  {'chain':8}{runs:>6}{runs * STEPS / elapsed:>12,.0f}{elapsed / STEPS * 1000:>20.2f}", flush=True)
+        flow_id = await store(client, chain(1))
+        await single_steps(client, flow_id, SINGLE_WINDOW)
+        print(f"\n  single-step runs/s: {await single_steps(client, flow_id, SINGLE_RUNS):,.0f}", flush=True)
+
+
+def main() -> None:
+    """Print what was measured, and on what."""
+    quick = "--quick" in sys.argv[1:]
+    os.environ["PYTHONPATH"] = str(HERE.parent)
+    binary = find_etcd(CACHE)
+    os.environ["ETCD_BIN"] = str(binary.path)
+    load = os.getloadavg()[0]
+    print(f"Python {platform.python_version()}, etcd {binary.version}, {os.cpu_count()} cores, load {load:.1f}")
+    uvloop.run(throughput(1 if quick else ROUNDS, (1, 64) if quick else (1, 8, 64, 256)))
+    moved = uvloop.run(take_over())
+    print(f"  take-over of {len(moved)} runs after SIGKILL: first {moved[0]:.0f} ms, last {moved[-1]:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
