@@ -3,6 +3,8 @@
 - Frames of one turn of the loop are gathered into one.
 - While there is no stream, calls wait to be sent again when there is one (`resume`); acknowledgements and questions
   about held calls are kept for it; cancels and replies are dropped: the host asks again for what it still needs.
+- The last acknowledgements are sent again with a new stream: those on the way when the old one broke may be lost, and
+  the host would hold the results for nothing. Saying it twice does no harm.
 - Nothing is sent while the executor's lease does not count as held (`may_send`).
 - A call needs a credit. One of depth > 0 may go without, one for each call of the depth above that is in flight here,
   and one in any case: a parent must never hold the place that its child needs.
@@ -14,7 +16,7 @@ none (`metered`).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from stepflow.routing import PluginComponents
 
 Send = Callable[[host_pb2.ExecutorFrame], None]
+
+ACKS_KEPT = 2_000
+"""More than go out between a write and the notice that its stream is broken."""
 
 HELD_BACK_S = 0.05
 """Between two looks whether the lease counts as held again."""
@@ -54,6 +59,7 @@ class Peer:
         """Calls in flight by depth; counted where credits are."""
         self._beyond: Counter[int] = Counter()
         """How many of them went without credit; which ones does not matter: each that ends makes room."""
+        self._acks: deque[host_pb2.Ack] = deque(maxlen=ACKS_KEPT)
         self._frame = host_pb2.ExecutorFrame()
         self._scheduled = False
 
@@ -100,6 +106,7 @@ class Peer:
     def resume(self, send: Send, calls: Iterable[host_pb2.Call]) -> None:
         """There is a stream (again). `calls`: all that are in flight here; the host joins those that it has."""
         frame, self._frame = self._frame, host_pb2.ExecutorFrame()
+        self._frame.acks.extend(self._acks)
         self._frame.acks.extend(frame.acks)
         self._frame.attaches.extend(frame.attaches)
         self._frame.calls.extend(calls)
@@ -115,6 +122,7 @@ class Peer:
     def discard(self) -> None:
         """Forget all calls and drop what has not been sent: whoever wrote it may not speak any more."""
         self._frame = host_pb2.ExecutorFrame()
+        self._acks.clear()
         self.calls_in_flight = 0
         self._depths.clear()
         self._beyond.clear()
@@ -124,7 +132,10 @@ class Peer:
         self._schedule()
 
     def ack(self, key: str, attempt: int) -> None:
-        self._frame.acks.add(key=key, attempt=attempt)
+        ack = host_pb2.Ack(key=key, attempt=attempt)
+        self._frame.acks.append(ack)
+        if self._metered:
+            self._acks.append(ack)
         self._schedule()
 
     def attach(self, run_id: str, partition: int, epoch: int) -> None:

@@ -255,3 +255,5 @@ def _take_over_stdlib(level: int) -> None:
         root.addHandler(_bridge)
     # Libraries talk more than we do: their information is our debug.
     root.setLevel(level if level <= LEVELS["debug"] else max(level, LEVELS["warning"]))
+    # Its debug records quote the headers of every response, cookies and tokens included.
+    logging.getLogger("httpcore").setLevel(LEVELS["info"])

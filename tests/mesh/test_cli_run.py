@@ -527,6 +527,22 @@ def test_a_missing_component_fails_the_run(place: Place) -> None:
     assert json.loads(done.stdout)["error"]["code"] == "ORCHESTRATOR_ERROR"
 
 
+def test_a_missing_component_is_told_with_the_routes_that_there_are(place: Place) -> None:
+    place.write("missing.yaml", BUILTIN_FLOW.replace("/builtin/create_messages", "/nowhere/thing"))
+    told = place.cli("run", "--flow", "missing.yaml", "--input-json", '{"text": "t"}').stderr
+    step, end = (line for line in told.splitlines() if "ORCHESTRATOR_ERROR" in line)
+    for line in (step, end):
+        assert "no route for `/nowhere/thing`" in line
+        assert "`/builtin`" in line
+
+
+def test_a_misspelt_member_is_warned_about_with_its_place(place: Place) -> None:
+    place.write("misspelt.yaml", BUILTIN_FLOW.replace("{id: say,", "{id: say, timout: 5s,"))
+    done = place.cli("run", "--flow", "misspelt.yaml", "--input-json", '{"text": "t"}')
+    assert done.returncode == 0
+    assert "misspelt.yaml: $.steps[0].timout: `timout` is not a known member" in done.stderr
+
+
 SERVERS = {
     "exits at once": ("import sys; print('the reason', file=sys.stderr); sys.exit(3)", r"code 3[\s\S]*the reason"),
     "prints garbage": ("import time; print('no protocol', flush=True); time.sleep(60)", r"gated"),

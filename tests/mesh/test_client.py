@@ -278,7 +278,7 @@ def test_the_example_of_the_documentation_is_short_and_works(address: str) -> No
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=ROOT, timeout=30, capture_output=True, text=True
     )
-    assert [line.rstrip() for line in done.stdout.splitlines()] == printed.splitlines()
+    assert [line.rstrip() for line in done.stdout.splitlines()] == [line.rstrip() for line in printed.splitlines()]
 
 
 def test_importing_the_package_does_not_import_grpc() -> None:

@@ -125,6 +125,18 @@ def test_list_prints_the_components_as_json() -> None:
     assert "/dataclass_kind" in [each["component"] for each in listed]
 
 
+def test_a_list_that_nobody_reads_to_its_end_gives_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(SERVERS / "kinds.py"), "--list"]
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=WAIT_S, check=False, env=environ)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_call_runs_one_component_with_blobs_of_its_own() -> None:
     done = run(SERVERS / "behaviours.py", "--call", "blob_sync", stdin='{"value": {"a": 1}}')
     assert done.returncode == 0

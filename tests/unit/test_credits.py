@@ -207,9 +207,23 @@ def test_acknowledgements_and_questions_wait_for_the_stream_and_calls_in_flight_
         host.resume(frames.append, [host_pb2.Call(call_id=3)])
         await asyncio.sleep(0)
         (frame,) = frames
-        assert [ack.key for ack in frame.acks] == ["k"]
+        assert {ack.key for ack in frame.acks} == {"k"}
         assert frame.attaches[0].runs[0].run_id == "run"
         assert [call.call_id for call in frame.calls] == [3]
         assert not frame.replies
+
+    asyncio.run(scenario())
+
+
+def test_acknowledgements_on_the_way_when_the_stream_broke_are_sent_again() -> None:
+    async def scenario() -> None:
+        host = peer(5)
+        host.ack("k", 2)
+        await asyncio.sleep(0)
+        host.interrupt()
+        frames: list[host_pb2.ExecutorFrame] = []
+        host.resume(frames.append, [])
+        await asyncio.sleep(0)
+        assert [(ack.key, ack.attempt) for ack in frames[0].acks] == [("k", 2)]
 
     asyncio.run(scenario())

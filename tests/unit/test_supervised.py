@@ -1,4 +1,4 @@
-"""One service process: found ready, watched, ended with everything that it has started. The services are shell scripts."""
+"""One service process: found ready, watched, ended with all that it has started. The services are shell scripts."""
 
 from __future__ import annotations
 
@@ -68,9 +68,11 @@ def test_a_service_that_says_nothing_is_given_up_after_a_while(tmp_path: Path) -
 
 def test_the_words_of_an_earlier_run_are_not_taken_for_those_of_this_one(tmp_path: Path) -> None:
     async def work() -> None:
-        it = service(tmp_path, f"[ -e {tmp_path}/again ] && exit 5; touch {tmp_path}/again; {READY}; exit 0")
+        again = tmp_path / "again"
+        it = service(tmp_path, f"[ -e {again} ] && exit 5; {READY}; until [ -e {again} ]; do sleep 0.01; done")
         it.start()
         await it.ready(20)
+        again.touch()
         assert await it.exited() == 0
         it.start()
         with pytest.raises(Unavailable, match="ended with code 5"):

@@ -93,6 +93,13 @@ def test_records_of_libraries_take_the_same_way() -> None:
     assert (record["logger"], record["event"]) == ("some.library", f"server at https://me:{REDACTED}@host/")
 
 
+def test_headers_of_http_responses_are_not_logged_at_debug() -> None:
+    stream = io.StringIO()
+    configure("debug", stream)
+    logging.getLogger("httpcore.http11").debug("receive_response_headers.complete %r", [(b"Set-Cookie", b"hush")])
+    assert stream.getvalue() == ""
+
+
 def test_a_library_record_with_bad_arguments_is_still_written() -> None:
     """In a process of its own, because pytest's handlers do not bear such records."""
     code = """
