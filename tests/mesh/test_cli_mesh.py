@@ -11,8 +11,12 @@ import pytest
 from support import free_port, run_cli, wait_until
 from support.dev import Dev, dev_mesh, running
 
+from stepflow.cli.remote import tls_from_environment
+from stepflow.errors import Invalid
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 FLOWS = {
     "ask.yaml": """
@@ -313,6 +317,49 @@ def test_a_drained_executor_gives_its_runs_away_and_the_run_goes_on(mesh: Dev) -
     nobody = mesh.cli("cluster", "drain", "nobody")
     assert nobody.returncode == 1
     assert "error[DRAIN_TARGET_NOT_FOUND]" in nobody.stderr
+
+
+# --- this machine ------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_this_machine_are_shown_and_deleted_without_a_mesh(tmp_path: Path) -> None:
+    (tmp_path / "ask.yaml").write_text(FLOWS["ask.yaml"])
+    (tmp_path / "long.yaml").write_text(FLOWS["long.yaml"])
+    asked = ["run", "--flow", "ask.yaml", "--input-json", '{"question": "q"}']
+    assert run_cli(asked, cwd=tmp_path).returncode == 0
+    local = Dev(tmp_path)
+    with running(local, "run", "--flow", "long.yaml", "--input-json", "1") as run:
+        wait_until(lambda: "done    quick" in run.said, "the run is under way", 20)
+        run.signal(signal.SIGINT)
+        assert run.wait() == 130
+    runs = json.loads(run_cli(["runs", "list", "--json"], cwd=tmp_path).stdout)["runs"]
+    ids = {entry["status"]: entry["run_id"] for entry in runs}
+    assert ids.keys() == {"interrupted", "completed"}
+    assert len(json.loads(run_cli(["runs", "list", "--json", "--limit", "1"], cwd=tmp_path).stdout)["runs"]) == 1
+    steps = json.loads(run_cli(["runs", "steps", ids["completed"], "--json"], cwd=tmp_path).stdout)["steps"]
+    assert [(step["step_id"], step["status"]) for step in steps] == [("ask", "completed")]
+    refused = run_cli(["runs", "delete", ids["interrupted"]], cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "error[RUN_NOT_ENDED]" in refused.stderr
+    assert "stepflow resume" in refused.stderr
+    assert run_cli(["runs", "delete", ids["interrupted"], "--force"], cwd=tmp_path).returncode == 0
+    assert run_cli(["runs", "delete", ids["completed"]], cwd=tmp_path).returncode == 0
+    assert json.loads(run_cli(["runs", "list", "--json"], cwd=tmp_path).stdout) == {"runs": []}
+    assert list((tmp_path / ".stepflow" / "runs").iterdir()) == []
+
+
+def test_tls_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CA", "CERT", "KEY"):
+        monkeypatch.delenv(f"STEPFLOW_TLS_{name}", raising=False)
+    assert tls_from_environment() is None
+    monkeypatch.setenv("STEPFLOW_TLS_CA", "ca.pem")
+    found = tls_from_environment()
+    assert found is not None
+    assert (str(found.ca), found.cert, found.key) == ("ca.pem", None, None)
+    monkeypatch.setenv("STEPFLOW_TLS_CERT", "cert.pem")
+    with pytest.raises(Invalid) as caught:
+        tls_from_environment()
+    assert caught.value.reason == "TLS_INVALID"
 
 
 # --- no mesh -----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from support.etcd import EtcdServer
 
-TTL_S = 2.0
+TTL_S = 3.0  # long enough that a busy machine does not decide the test
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_loop_that_is_busy_for_longer_than_the_time_to_live_keeps_its_lease(et
     async def scenario() -> None:
         store, lost = await open_store(etcd), asyncio.Event()
         keeper = await keeper_of(store, lost)
-        time.sleep(1.2 * TTL_S)  # noqa: ASYNC251  # the loop being busy is what is tested
+        time.sleep(1.05 * TTL_S)  # noqa: ASYNC251  # the loop being busy is what is tested
         assert keeper.valid()
         assert await store.lease_keep_alive(keeper.lease) > 0
         assert not lost.is_set()

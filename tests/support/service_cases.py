@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from unittest import mock
 
 from support.conformance import RUN_TIMEOUT_S, FlowDocument, Ran, RanStep, read_flow
 from support.etcd import etcd_binary
@@ -34,8 +35,8 @@ class ServiceCases:
         self._said: list[str] = []
 
     def start(self, config: Path, environ: Mapping[str, str]) -> None:
-        os.environ.update(environ)  # what the services start with
-        self._await(self._start(config), START_TIMEOUT_S)
+        with mock.patch.dict(os.environ, {**environ, "ETCD_BIN": str(etcd_binary().path)}):  # services start with ours
+            self._await(self._start(config), START_TIMEOUT_S)
 
     def close(self) -> None:
         self._await(self._close(), START_TIMEOUT_S)
@@ -75,7 +76,6 @@ class ServiceCases:
         from stepflow.client import Client
         from stepflow.dev import DevMesh, DevSettings, free_port
 
-        os.environ["ETCD_BIN"] = str(etcd_binary().path)
         settings = DevSettings(folder=self._folder, config=config, port=free_port(), executors=2)
         self._dev = DevMesh(settings, self._said.append)
         await self._dev.start()
