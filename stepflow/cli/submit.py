@@ -162,7 +162,7 @@ def check_flow(flow: "Flow") -> None:
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not sent; the diagnostics above say why")
     for warning in flow.warnings:
-        console.warn(warning.formatted)
+        console.warn(f"{warning.path}: {warning.formatted}")
 
 
 def _tell_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool) -> None:

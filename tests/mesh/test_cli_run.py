@@ -543,6 +543,15 @@ def test_a_misspelt_member_is_warned_about_with_its_place(place: Place) -> None:
     assert "misspelt.yaml: $.steps[0].timout: `timout` is not a known member" in done.stderr
 
 
+def test_a_run_does_not_complain_about_paths_that_nothing_can_check(place: Place) -> None:
+    """`stepflow validate` names them; said at each run they would hide the warnings that matter."""
+    place.write("paths.yaml", "name: p\ndescription: d\noutput: {$input: a.b}\n")
+    done = place.cli("run", "--flow", "paths.yaml", "--input-json", '{"a": {"b": 1}}')
+    assert (done.returncode, json.loads(done.stdout)["result"]) == (0, 1)
+    assert "warning" not in done.stderr
+    assert "1003" in place.cli("validate", "--flow", "paths.yaml", "--json").stdout
+
+
 SERVERS = {
     "exits at once": ("import sys; print('the reason', file=sys.stderr); sys.exit(3)", r"code 3[\s\S]*the reason"),
     "prints garbage": ("import time; print('no protocol', flush=True); time.sleep(60)", r"gated"),
