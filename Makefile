@@ -29,6 +29,7 @@ $(STAMP): pyproject.toml
 	@echo "Installing the project and its tools into $(VENV) (a minute or two the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@$(BIN)/python -m compileall -q stepflow control_plane executor component_host  # for those who forbid it at run time
 	@touch $(STAMP)
 
 proto: ## generate the Python code of proto/
