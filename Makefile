@@ -61,6 +61,7 @@ demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
 
 bench: $(STAMP) ## measure steps per second and milliseconds per step, embedded and in a mesh
+	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow.codec import Json
+from stepflow.codec import Json, encode
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.model import Stored
@@ -37,8 +37,6 @@ def flow_result(outcome: Json | Failure) -> bytes:
 
 
 def failure_json(failure: Failure) -> bytes:
-    from stepflow.codec import encode
-
     text: bytes = b'{"code":"' + failure.code.name.encode() + b'","message":' + encode(failure.message)
     if failure.data:
         text += b',"data":' + failure.data
