@@ -126,11 +126,10 @@ class Hosts:
         for peer in self._peers.values():
             starting |= peer.starting
             for name, offered in peer.plugins.items():
-                if name in peer.failed:
-                    failed.setdefault(name, []).append(peer)
-                else:
-                    ready.setdefault(name, []).append(peer)
+                if name not in peer.failed:
                     self._known[name] = offered
+                if not peer.draining:  # else nobody gets anything there: who has no other host waits as for none
+                    (failed if name in peer.failed else ready).setdefault(name, []).append(peer)
         self._by_plugin = {**failed, **ready}  # who calls what failed everywhere, learns why
         unknown = {name: _FAILED for name in failed if name not in self._known}
         self._starting = frozenset((starting | self._unheard()) - set(self._by_plugin))

@@ -65,7 +65,8 @@ def drain(
 ) -> None:
     """Have an executor hand its runs over, or a host finish its calls; neither takes new ones then.
 
-    Returns when it has begun. The process stays until somebody ends it.
+    Returns when the last run or call is gone; Ctrl-C ends the waiting, not the draining. The process stays until
+    somebody ends it.
 
     \b
     Examples:
@@ -73,7 +74,7 @@ def drain(
       stepflow cluster drain host-2 --server mesh:7840
     """
     from stepflow.cli import remote
-    from stepflow.errors import Invalid, NotFound
+    from stepflow.errors import Deadline, Invalid, NotFound
 
     async def work(client: "Client") -> str:
         cluster = await client.cluster()
@@ -82,13 +83,19 @@ def drain(
         if len(found) > 1:
             raise Invalid("ID_AMBIGUOUS", f"several begin with {name!r}: {', '.join(found)}; give more of the id")
         for identity, kind in found.items():
-            await client.drain(**{kind: identity})
-            return identity
+            console.say(f"draining {identity}")
+            while True:
+                try:
+                    await client.drain(**{kind: identity})
+                except Deadline as error:
+                    console.say(f"not yet: {error.message}")
+                else:
+                    return identity
         raise NotFound(
             "DRAIN_TARGET_NOT_FOUND", f"no executor or host begins with {name[:80]!r}; see `stepflow cluster status`"
         )
 
-    console.say(f"draining {remote.ask(server, work)}")
+    console.say(f"drained {remote.ask(server, work)}")
 
 
 @components_app.command("list")
