@@ -19,6 +19,7 @@ from stepflow.errors import Exists, Invalid, StepflowError
 from stepflow.ids import parse_run_id
 from stepflow.journal import read_record
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
+from stepflow.retry import backoff_from_proto
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -84,7 +85,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     async def _submit(self, request: runs_pb2.SubmitRunRequest) -> str:
         await self._quota.check()
-        values = self._values
+        values, retry = self._values, request.retry
         flow = await self._flow(request.flow)
         run = RunRequest(
             flow=flow,
@@ -100,6 +101,8 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             concurrency_max=request.concurrency_max or None,
             check_input=not request.input_unchecked,
             labels=struct_tree(request.labels, "labels"),
+            transport_retries_max=retry.transport_retries_max if retry.HasField("transport_retries_max") else None,
+            backoff=backoff_from_proto(retry.backoff) if retry.HasField("backoff") else None,
         )
         try:
             return await self._control.submit(run)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Invalid, NotFound, Refused
-from stepflow.retry import DEFAULT_BACKOFF, Backoff
+from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_tree
 from stepflow.routing import Rule
 
 if TYPE_CHECKING:
@@ -184,6 +184,10 @@ class RetryConfig:
     transport_max_retries: int = 3
     backoff: Backoff = DEFAULT_BACKOFF
 
+    def to_tree(self) -> dict[str, Any]:
+        """Return it as it is written in a configuration."""
+        return {"transportMaxRetries": self.transport_max_retries, "backoff": backoff_to_tree(self.backoff)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -192,7 +196,8 @@ class Config:
     working_directory: Path
     plugins: Mapping[str, PluginConfig]
     routes: Mapping[str, tuple[Rule, ...]]
-    retry: RetryConfig = RetryConfig()
+    retry: RetryConfig | None = None
+    """None: nothing is said about it."""
     allowed_paths: tuple[Path, ...] = ()
     """Files and folders that `load_file` may read besides the working directory."""
     storage: Mapping[str, Any] = field(default_factory=dict)

@@ -282,7 +282,7 @@ class _Reader:
             working_directory=working_directory,
             plugins=plugins,
             routes=routes,
-            retry=RetryConfig(file.retry.transport_max_retries, backoff),
+            retry=RetryConfig(file.retry.transport_max_retries, backoff) if "retry" in file.model_fields_set else None,
             allowed_paths=tuple(self._base_dir / path for path in file.allowed_paths),
             storage=file.storage_config,
             digest=digest_of(self._tree),

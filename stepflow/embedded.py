@@ -17,7 +17,7 @@ from control_plane.views import ItemView, RunView
 from executor.executor import Executor
 from executor.hosts import Peer
 from stepflow.codec import decode
-from stepflow.config import BuiltinPlugin, Config
+from stepflow.config import BuiltinPlugin, Config, RetryConfig
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.facts import flow_result
 from stepflow.store.blobs import BlobStore
@@ -182,12 +182,9 @@ async def run_flow_once(
 
 def run_request(flow: Flow | str, inputs: Sequence[bytes], *, config: Config, **options: Any) -> RunRequest:
     """Build a request whose retries are those of the configuration; `options` are further members of RunRequest."""
+    retry = config.retry or RetryConfig()
     return RunRequest(
-        flow=flow,
-        inputs=inputs,
-        transport_retries_max=config.retry.transport_max_retries,
-        backoff=config.retry.backoff,
-        **options,
+        flow=flow, inputs=inputs, transport_retries_max=retry.transport_max_retries, backoff=retry.backoff, **options
     )
 
 

@@ -20,6 +20,7 @@ from stepflow.config import (
     GrpcPlugin,
     McpPlugin,
     MockPlugin,
+    RetryConfig,
     StepflowPlugin,
     check_supported,
     config_from_tree,
@@ -112,7 +113,7 @@ def test_without_a_file_builtins_are_at_builtin(tmp_path: Path) -> None:
     assert config.routes == {"/builtin": (Rule("builtin"),)}
     assert config.working_directory == tmp_path
     assert config.source is None
-    assert config.retry.transport_max_retries == 3
+    assert config.retry is None
 
 
 def test_the_default_loads_neither_pydantic_nor_yaml() -> None:
@@ -499,7 +500,7 @@ def test_unknown_keys_warn_with_a_suggestion_and_change_nothing() -> None:
     assert "retyr: is not a known key and has no effect; did you mean `retry`?" in told
     assert "plugins.p.arg: is not a known key and has no effect; did you mean `args`?" in told
     assert "did you mean `transportMaxRetries`?" in told
-    assert config.retry.transport_max_retries == 3
+    assert config.retry == RetryConfig(transport_max_retries=3)
 
 
 def test_keys_that_only_upstream_uses_do_not_warn() -> None:
