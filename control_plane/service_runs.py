@@ -12,6 +12,7 @@ from control_plane.messages import MessageWriter, run_message
 from control_plane.plane import RunRequest
 from control_plane.retention import delete_run
 from control_plane.service_flows import read_flow
+from control_plane.signals import signal
 from control_plane.values import struct_tree
 from control_plane.views import status_name
 from stepflow.codec import decode
@@ -158,6 +159,19 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, _: Any) -> runs_pb2.CancelRunResponse:
         return runs_pb2.CancelRunResponse(run=run_message(await self._control.cancel(parse_run_id(request.run_id))))
+
+    async def SignalRun(self, request: runs_pb2.SignalRunRequest, _: Any) -> runs_pb2.SignalRunResponse:
+        payload = await self._values.read(request.payload, "payload") if request.HasField("payload") else b"null"
+        signal_id = await signal(
+            self._store,
+            self._blobs,
+            parse_run_id(request.run_id),
+            request.name,
+            payload,
+            item=request.item,
+            signal_id=request.signal_id,
+        )
+        return runs_pb2.SignalRunResponse(signal_id=signal_id)
 
     async def DeleteRun(self, request: runs_pb2.DeleteRunRequest, _: Any) -> runs_pb2.DeleteRunResponse:
         await delete_run(self._store, self._blobs, parse_run_id(request.run_id))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from component_host.host import ComponentHost
 from component_host.plugins import make_backends
 from control_plane.plane import ControlPlane, RunRequest, check_request
+from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
 from executor.hosts import Peer
@@ -116,7 +117,7 @@ def plugins_for(config: Config, flow: Flow) -> set[str]:
         prefix = "/" + step.component[1:].partition("/")[0]
         rules = (*config.routes.get(prefix, ()), *config.routes.get("/", ()))
         used |= {rule.plugin for rule in rules}
-        if "/" + step.component.rpartition("/")[2] in ENGINE_COMPONENTS - {"/sleep"}:
+        if "/" + step.component.rpartition("/")[2] in ENGINE_COMPONENTS - {"/sleep", "/wait_for_signal"}:
             return set(config.plugins)
     return used
 
@@ -219,4 +220,5 @@ __all__ = [
     "reader",
     "run_flow_once",
     "run_request",
+    "signal_run",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import uuid4
 
 import grpc
 
@@ -221,6 +222,23 @@ class Client:
         """Ask for the run's end and return it as it is now. Raises: NotFound."""
         reply = await self._connection.call(lambda to: to.runs.CancelRun, runs_pb2.CancelRunRequest(run_id=run_id))
         return run_of(reply.run)
+
+    async def signal(
+        self, run_id: str, name: str, payload: Any = None, *, item: int = 0, signal_id: str | None = None
+    ) -> str:
+        """Send a run a signal, for a step of `/builtin/wait_for_signal` in this item; return the signal's id.
+
+        However often the call has to be repeated, it is one signal; bring a `signal_id` (a UUID) of your own to be sure
+        of that over a restart of your program too. Raises: NotFound, Invalid, Refused (`RUN_ENDED`), Overloaded.
+        """
+        request = runs_pb2.SignalRunRequest(
+            run_id=run_id,
+            name=name,
+            payload=_value(payload, "the payload"),
+            item=item,
+            signal_id=signal_id or str(uuid4()),
+        )
+        return str((await self._connection.call(lambda to: to.runs.SignalRun, request)).signal_id)
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended. Raises: NotFound, Refused (`RUN_NOT_ENDED`)."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.dev import Dev, dev_mesh
+from support import run_cli, wait_until
+from support.dev import Dev, dev_mesh, running
 
 from stepflow.client import BlockingClient, Client
 from stepflow.errors import Invalid
@@ -109,6 +111,48 @@ def test_a_repeated_submission_is_the_same_run_whatever_the_mesh_was_told(mesh: 
             client.submit(LOST, {}, run_id=run_id, retry={"transportMaxRetries": 1})
 
 
+# --- signals -----------------------------------------------------------------------------------------------------
+
+WAIT = {
+    "name": "ask",
+    "steps": [{"id": "ask", "component": "/builtin/wait_for_signal", "input": {"name": "approved"}}],
+    "output": {"$step": "ask", "path": "payload.by"},
+}
+
+
+def test_a_run_that_waits_says_for_what_and_a_signal_lets_it_go_on(mesh: Dev) -> None:
+    (mesh.folder / "ask.json").write_text(json.dumps(WAIT))
+    with running(mesh, "submit", "--flow", "ask.json", "--input-json", "{}") as submit:
+        wait_until(lambda: "for the signal approved" in submit.said, "it says what it waits for", 20)
+        run_id = submit.said.split("run_id: ")[1].split()[0]
+        sent = mesh.json("runs", "signal", run_id, "approved", "--payload-json", '{"by": "Ada"}')
+        assert sent["run_id"] == run_id
+        assert submit.wait() == 0
+        assert submit.process.stdout is not None
+        assert json.loads(submit.process.stdout.read()) == {"outcome": "success", "result": "Ada"}
+    late = mesh.cli("runs", "signal", run_id, "approved")
+    assert late.returncode == 1
+    assert "error[RUN_ENDED]" in late.stderr
+
+
+def test_a_run_of_this_machine_takes_a_signal_when_it_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "ask.json").write_text(json.dumps(WAIT))
+    here = Dev(tmp_path)
+    environ = {name: text for name, text in here.environ().items() if name != "STEPFLOW_SERVER"}
+    with running(here, "run", "--flow", "ask.json", "--input-json", "{}") as first:
+        wait_until(lambda: "for the signal approved" in first.said, "it waits", 20)
+        run_id = first.said.split("run_id: ")[1].split()[0]
+        busy = run_cli(["runs", "signal", run_id, "approved"], cwd=tmp_path, env=environ)
+        assert busy.returncode == 1
+        assert "error[" in busy.stderr
+        first.signal(signal.SIGINT)
+        assert first.wait() == 130
+    sent = run_cli(["runs", "signal", run_id, "approved", "--payload-yaml", "by: Ada"], cwd=tmp_path, env=environ)
+    assert sent.returncode == 0, sent.stderr
+    resumed = run_cli(["resume", run_id], cwd=tmp_path, env=environ)
+    assert json.loads(resumed.stdout) == {"outcome": "success", "result": "Ada"}
+
+
 # --- drain -------------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +163,7 @@ def test_a_drained_host_is_shown_as_such_and_the_other_one_does_the_work(mesh: D
     states = {host["host_id"].rpartition("-")[0]: host["draining"] for host in mesh.json("cluster", "status")["hosts"]}
     assert states == {"host-1": False, "host-2": True}
     assert "draining" in mesh.cli("cluster", "status").stdout
-    (mesh.folder / "ask.json").write_text(
+    (mesh.folder / "say.json").write_text(
         json.dumps(
             {
                 "steps": [{"id": "a", "component": "/builtin/create_messages", "input": {"user_prompt": "x"}}],
@@ -127,4 +171,4 @@ def test_a_drained_host_is_shown_as_such_and_the_other_one_does_the_work(mesh: D
             }
         )
     )
-    assert mesh.json("submit", "--flow", "ask.json", "--input-json", "{}")["status"] == "completed"
+    assert mesh.json("submit", "--flow", "say.json", "--input-json", "{}")["status"] == "completed"
