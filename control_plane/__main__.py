@@ -58,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
         "--keep-runs", type=float, default=7 * 24.0, metavar="HOURS", help="after their end; default: %(default)s"
     )
     made.add_argument(
+        "--keep-blobs",
+        type=float,
+        default=30 * 24.0,
+        metavar="HOURS",
+        help="shared ones, after their last put, unless something refers to them; default: %(default)s",
+    )
+    made.add_argument(
         "--etcd-quota-bytes",
         type=int,
         default=4 * 1024**3,
@@ -79,6 +86,7 @@ def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
             store_bytes_max=options.store_bytes_max,
             journals_s=options.keep_journals * 3600,
             runs_s=options.keep_runs * 3600,
+            blobs_s=options.keep_blobs * 3600,
         ),
         retry=None if options.config is None else load_config(options.config).retry,
         etcd_quota_bytes=options.etcd_quota_bytes,
