@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.views import TERMINAL, run_view
-from stepflow.errors import Invalid, NotFound, Overloaded, Refused, StepflowError
+from stepflow.errors import Forbidden, Invalid, NotFound, Overloaded, Refused, StepflowError
 from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, Delete, DeletePrefix, Txn, keys, modified_at, present, range_all
@@ -273,6 +273,7 @@ class QuotaGate:
         self._bytes_max = int(quota_bytes * QUOTA_SHARE_MAX)
         self._bytes = 0
         self._asked_at = 0.0
+        self._warned = False
 
     async def check(self) -> None:
         """Raises: Overloaded `STORE_FULL`."""
@@ -283,6 +284,13 @@ class QuotaGate:
             self._asked_at = now  # before the answer: the others go on with the old one meanwhile
             try:
                 self._bytes = (await self._status()).size_in_use_bytes
+            except Forbidden:
+                if not self._warned:
+                    log.warning(
+                        "etcd tells its size to root alone and serves no metrics: no run is refused when it gets full; "
+                        "only --store-bytes-max keeps room"
+                    )
+                self._warned = True
             except StepflowError as error:  # whatever is wrong will show where the run is written
                 log.info("size of the store not known", reason=error.reason)
         if self._bytes > self._bytes_max:
