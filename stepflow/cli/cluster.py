@@ -62,6 +62,7 @@ def drain(
     *,
     name: Annotated[str, typer.Argument(metavar="ID", help="An executor or a host, or how its id begins.")],
     server: ServerOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Have an executor hand its runs over, or a host finish its calls; neither takes new ones then.
 
@@ -74,9 +75,10 @@ def drain(
       stepflow cluster drain host-2 --server mesh:7840
     """
     from stepflow.cli import remote
+    from stepflow.cli.tables import print_json
     from stepflow.errors import Deadline, Invalid, NotFound
 
-    async def work(client: "Client") -> str:
+    async def work(client: "Client") -> dict[str, str]:
         cluster = await client.cluster()
         found = {e.executor_id: "executor_id" for e in cluster.executors if e.executor_id.startswith(name)}
         found |= {h.host_id: "host_id" for h in cluster.hosts if h.host_id.startswith(name)}
@@ -90,12 +92,15 @@ def drain(
                 except Deadline as error:
                     console.say(f"not yet: {error.message}")
                 else:
-                    return identity
+                    console.say(f"drained {identity}")
+                    return {kind: identity}
         raise NotFound(
             "DRAIN_TARGET_NOT_FOUND", f"no executor or host begins with {name[:80]!r}; see `stepflow cluster status`"
         )
 
-    console.say(f"drained {remote.ask(server, work)}")
+    drained = remote.ask(server, work)
+    if json:
+        print_json(drained)
 
 
 @components_app.command("list")

@@ -280,6 +280,7 @@ def delete_run(
     force: Annotated[
         bool, typer.Option("--force", help="Also what has not ended: cancelled first, in a mesh; given up, here.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Delete runs that have ended, with everything that belongs to them: results, history, blobs.
 
@@ -289,10 +290,15 @@ def delete_run(
       stepflow runs delete 0198f3 0198f4 --server mesh:7840 --force
     """
     from stepflow.cli.sources import choose
+    from stepflow.cli.tables import print_json
 
     source = choose(server, store)
+    deleted = []
     for run_id in run_ids:
-        console.say(f"deleted {source.delete(run_id, force=force)}")
+        deleted.append(source.delete(run_id, force=force))
+        console.say(f"deleted {deleted[-1]}")
+    if json:
+        print_json({"run_ids": deleted})
 
 
 # --- for programs ------------------------------------------------------------------------------------------------
