@@ -34,8 +34,9 @@ from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
 from stepflow.journal import blob_reader
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.run.model import ENGINE_VERSION
-from stepflow.store import Delete, Put, created_at, keys, present, range_all
+from stepflow.store import Delete, Put, created_at, keys, present
 from stepflow.store.follow import follow
+from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
@@ -118,6 +119,8 @@ class Executor:
         self._watchers: list[asyncio.Task[None]] = []
         self._drives: dict[Place, Drive] = {}
         self._adopting: dict[Place, asyncio.Task[None]] = {}
+        self._early: dict[Place, list[KeyValue]] = {}
+        """Messages that came for partitions while they were being read."""
         self._alone = asyncio.Lock()
         self._returning: dict[Place, asyncio.TimerHandle] = {}
         self._returned: dict[Place, int] = {}
@@ -129,6 +132,7 @@ class Executor:
         self._wake_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: dict[str, Listener] = {}
+        self._grouping = Grouping(store)
         self._plans = Plans(store)
         self._attaching = Attaching(self.hosts)
         self._read_blob = blob_reader(store, blobs)
@@ -166,6 +170,7 @@ class Executor:
             await asyncio.gather(self._renewal, return_exceptions=True)
         session, self._session = self._session, None
         await self._end_incarnation(session)
+        await self._grouping.close()
         self.hosts.close()
 
     async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX) -> int:
@@ -505,6 +510,9 @@ class Executor:
         for (owned, _), drive in list(self._drives.items()):
             if owned == run_id:
                 self.safely(drive, self._take_message, drive, message_id, item.value)
+        for (owned, _), early in self._early.items():
+            if owned == run_id:
+                early.append(item)
 
     def _take_message(self, drive: Drive, message_id: str, value: bytes) -> None:
         drive.on_inbox(message_id, state_pb2.InboxMessage.FromString(value))
@@ -530,10 +538,13 @@ class Executor:
                 self._abandon(drive, known)
             else:
                 self._give_back(place, assignment, known)
+        finally:
+            self._early.pop(place, None)
 
     async def _adopt_run(self, place: Place, assignment: KeyValue, refusal: StepflowError | None) -> None:
         """Replay, note the adoption, ask the hosts what they hold, go on."""
-        loaded = await load(self._store, self._plans, self.get_blob, *place, assignment)
+        self._early[place] = []
+        loaded = await load(self._store, self._grouping, self._plans, self.get_blob, *place, assignment)
         if loaded is None:
             return
         if loaded.state.adoptions_in_a_row < ALONE_FROM:
@@ -547,9 +558,9 @@ class Executor:
         place = (loaded.state.run_id, loaded.state.partition)
         drive = Drive(self, loaded.state, loaded.record, assignment=assignment)
         drive.listener = self._listeners.get(drive.run_id)
-        self._drives[place] = drive  # before the inbox is read: what comes in between would reach nobody
+        self._drives[place] = drive
         drive.adopted(self.id, handed_over=state_pb2.Assignment.FromString(assignment.value).handed_over)
-        async for item in range_all(self._store, keys.inbox_of_run(drive.run_id)):
+        for item in (*loaded.inbox, *self._early.pop(place, ())):
             drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
         if refusal is not None:
             text = f"the run cannot be journaled: {refusal.message}"
