@@ -71,6 +71,9 @@ class Grouping:
         if sender is not None:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
+            self._sender = None
+        while self._queue:
+            self._queue.popleft().result.cancel()
 
     async def _send_all(self) -> None:
         try:
@@ -84,8 +87,6 @@ class Grouping:
                         asked.result.cancel()  # without effect on those that are answered
         finally:
             self._sender = None  # at once: whoever asks next must start another one
-            while self._queue:  # only when it was ended
-                self._queue.popleft().result.cancel()
 
     def _gather(self) -> list[_Asked]:
         group: list[_Asked] = []
