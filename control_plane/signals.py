@@ -53,6 +53,8 @@ async def signal(
     if item >= record.items_total:
         raise Invalid("SIGNAL_INVALID", f"run {run_id} has {record.items_total:,} items; there is no item {item}")
     key = keys.inbox(run_id, identity)
+    if signal_id and await store.get(key) is not None:
+        return identity  # sent before, whatever has become of the run since
     if len([1 async for _ in range_all(store, keys.inbox_of_run(run_id))]) >= INBOX_MESSAGES_MAX:
         raise Overloaded("INBOX_FULL", f"run {run_id} has got {INBOX_MESSAGES_MAX:,} messages, and takes no more")
     message = state_pb2.InboxMessage(item=item, signal=pb.Signal(name=name))

@@ -155,6 +155,7 @@ def test_a_client_signals_a_run_and_watchers_see_it(talk: Any) -> None:
                 assert event.until_ms is None
                 assert (await client.get(run_id)).status == "running"
                 await client.signal(run_id, "answer", [2])
+        assert await client.signal(run_id, "answer", {"n": 1}, signal_id=again) == again, "it was sent, and taken"
         (item,) = [item async for item in client.items(run_id)]
         return item.result, seen
 
