@@ -142,6 +142,21 @@ def test_shared_blobs_go_when_their_time_is_over_and_nothing_names_them(api: Any
     run(work())
 
 
+def test_whoever_leads_looks_through_the_shared_blobs(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        identity = await mesh.blobs.put(b"forgotten")
+        by_leader, _ = await retention(mesh, blobs_s=0)
+        by_leader.start()
+        async with asyncio.timeout(20):
+            while identity in await mesh.blobs.shared_dates():  # noqa: ASYNC110  # the blob store has no event for it
+                await asyncio.sleep(0.01)
+        await by_leader.close()
+
+    run(work())
+
+
 def test_journals_go_before_the_rest_of_a_run_does(api: Any) -> None:
     mesh, run = api
 
