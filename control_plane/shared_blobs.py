@@ -1,8 +1,8 @@
 """Removing shared blobs whose time is over: what user code and clients have put, which belongs to no run.
 
 - A blob's time begins anew with every put of it.
-- None goes whose id stands in what was asked of a run that is kept (inputs, variables, overrides), in the journal or
-  the inbox of one that has not ended, or in a stored flow; nor what such a blob names in its turn.
+- None goes whose id stands in what was asked of a run that is kept (inputs, variables, overrides), in the journal, the
+  inbox or the blobs of one that has not ended, or in a stored flow; nor what such a blob names in its turn.
 - An id is 64 hexadecimal digits wherever they stand: one that only looks like an id keeps a blob, never loses one.
 
 A run does not need the blobs that it was submitted with: their contents were copied when it was admitted. What is read
@@ -40,7 +40,7 @@ async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fe
 
     `fence`: that we lead. Raises: StepflowError.
     """
-    dates = await blobs.shared_dates()
+    dates = await blobs.dates()
     old = sorted((put_at_s, identity) for identity, put_at_s in dates.items() if put_at_s < before_s)
     if not old:
         return []
@@ -92,13 +92,18 @@ async def _what_runs_hold(store: Store, blobs: BlobStore) -> AsyncIterator[bytes
     async for item in range_all(store, keys.RUNS):
         yield item.value
         run_id = keys.tail(keys.RUNS, item.key)
-        record = state_pb2.RunRecord.FromString(item.value)
-        for blob in (*record.partition_inputs, *(payload.blob for payload in record.inputs if payload.blob)):
+        live = not ended.get(run_id, False)
+        for blob in await blobs.dates(run_id) if live else _inputs(state_pb2.RunRecord.FromString(item.value)):
             try:
                 yield (await blobs.get(blob, scope=run_id))[0]
             except NotFound:  # the run is being removed
                 continue
-        if not ended.get(run_id, False):
+        if live:
             for prefix in (keys.journal_of_run(run_id), keys.inbox_of_run(run_id)):
                 async for written in range_all(store, prefix):
                     yield written.value
+
+
+def _inputs(record: state_pb2.RunRecord) -> list[str]:
+    """Return the blobs that hold what a run was asked to work on."""
+    return [*record.partition_inputs, *(payload.blob for payload in record.inputs if payload.blob)]

@@ -140,9 +140,9 @@ class BlobStore:
             raise Invalid("BLOB_SCOPE_INVALID", "shared blobs are not deleted together: they belong to nobody alone")
         await self._place.delete_folder(_folder(scope))
 
-    async def shared_dates(self) -> dict[str, float]:
-        """Return all shared blobs with the instants of their last put, in seconds since 1970."""
-        return {name: put_at_s async for name, put_at_s in self._place.dates(_folder(SHARED)) if _ID.fullmatch(name)}
+    async def dates(self, scope: str = SHARED) -> dict[str, float]:
+        """Return all blobs of a scope with the instants of their last put, in seconds since 1970."""
+        return {name: put_at_s async for name, put_at_s in self._place.dates(_folder(scope)) if _ID.fullmatch(name)}
 
     async def delete_shared(self, identity: str, before_s: float) -> bool:
         """Delete a shared blob, unless it was put again since `before_s`; return whether it is gone by our hand."""

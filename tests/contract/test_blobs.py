@@ -212,13 +212,13 @@ def test_a_shared_blob_is_deleted_unless_it_was_put_again_since(place: Place) ->
         before_s = time.time() - 10
         old, again = await store.put(b"old", blob_type="flow"), await store.put(b"again")
         await store.put(b"of a run", scope=RUN)
-        dates = await store.shared_dates()
+        dates = await store.dates()
         assert dates.keys() == {old, again}
         assert all(abs(put_at_s - time.time()) < 60 for put_at_s in dates.values())
         assert not await store.delete_shared(again, before_s)
         assert await store.delete_shared(old, time.time() + 10)
         assert not await store.delete_shared(old, time.time() + 10)
-        assert (await store.shared_dates()).keys() == {again}
+        assert (await store.dates()).keys() == {again}
         assert len(place.names()) == 2  # of the deleted one not even its type is left
         with pytest.raises(Invalid):
             await store.delete_shared("../x", before_s)
@@ -227,7 +227,7 @@ def test_a_shared_blob_is_deleted_unless_it_was_put_again_since(place: Place) ->
 
 
 def test_without_any_blob_there_are_no_dates(place: Place) -> None:
-    assert run(place.store.shared_dates()) == {}
+    assert run(place.store.dates()) == {}
 
 
 def test_putting_again_makes_a_directorys_blob_young_again(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_putting_again_makes_a_directorys_blob_young_again(tmp_path: Path) -> No
         store = BlobStore.open(tmp_path)
         identity = await store.put(b"x")
         os.utime(tmp_path / "blobs" / "shared" / identity, (1, 1))
-        assert (await store.shared_dates())[identity] == 1
+        assert (await store.dates())[identity] == 1
         await store.put(b"x")
         assert not await store.delete_shared(identity, time.time() - 60)
 
