@@ -28,6 +28,7 @@ from msgspec import UNSET, Raw, Struct
 from component_host import stepflow_protocol as protocol
 from component_host.process import ProcessSpec, ServerProcess
 from component_host.stepflow_callbacks import answer
+from component_host.stepflow_pool import NO_ROOM
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import get_logger
@@ -53,9 +54,6 @@ REPLY_BYTES_MAX = PAYLOAD_BYTES_MAX + 1024 * 1024
 
 OUTGOING_BYTES_MAX = 64 * 1024 * 1024
 """Sent, but not yet read by the server. At least one line of the largest size fits."""
-
-NO_ROOM = float("-inf")
-"""Of a process that is not ready; what ends in it gives no room."""
 
 CALLBACKS_MAX = 1_000
 """Requests of one process that are being served."""
@@ -105,6 +103,7 @@ class StdioServer:
         self, context: BackendContext, config: StdioServerConfig, on_room: Callable[[StdioServer], None]
     ) -> None:
         self.components: list[ComponentInfo] = []
+        self.lists_all = True
         self.room = NO_ROOM
         """How many executes more it may get now."""
         self.end_was_wanted = False
