@@ -49,10 +49,13 @@ class Server(Protocol):
 
     lists_all: bool
     """Whether it can have no component that it does not list."""
-    room: float
-    """How many executes more it may get now."""
     end_was_wanted: bool
     how_it_ended: str
+
+    @property
+    def room(self) -> float:
+        """How many executes more it may get now."""
+        ...
 
     @property
     def components(self) -> Sequence[ComponentInfo]: ...
