@@ -12,11 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from support import ROOT, server_venv
-from support.host_side import started
-
 from component_host.plugins import make_backend
 from stepflow.config import config_from_tree
+from support import ROOT, server_venv
+from support.host_side import started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -51,7 +50,24 @@ def over_http(version: str, script: str, *args: str) -> Kind:
     )
 
 
+def with_sdk(transport: str, *args: str) -> Kind:
+    """Return the kind of a server with our SDK."""
+    return Kind(
+        name=f"sdk-{transport}",
+        requirement="",
+        plugin={
+            "type": "stepflow",
+            "transport": transport,
+            "args": [str(SCRIPTS / "kit_sdk.py"), *args],
+            "env": {"PYTHONPATH": str(ROOT)},
+        },
+        facts={"udf": "the SDK has no component that runs code from a blob"},
+    )
+
+
 KINDS = (
+    with_sdk("stdio"),
+    with_sdk("http", "--http"),
     over_http("0.5.0", "kit.py", "--http", "{port}"),
     over_http("0.7.0", "kit.py", "--http", "{port}"),
     over_http("0.9.2", "kit_b.py"),
