@@ -68,6 +68,7 @@ def with_sdk(transport: str, *args: str) -> Kind:
 KINDS = (
     with_sdk("stdio"),
     with_sdk("http", "--http"),
+    over_http("0.2.4", "kit.py", "--http", "{port}"),
     over_http("0.5.0", "kit.py", "--http", "{port}"),
     over_http("0.7.0", "kit.py", "--http", "{port}"),
     over_http("0.9.2", "kit_b.py"),
