@@ -322,6 +322,8 @@ def test_null_is_an_absent_key() -> None:
         ({"type": "mcp", "transport": "streamable-http"}, "needs a `url`"),
         ({"type": "stepflow"}, "needs a `command`"),
         ({"type": "stepflow", "transport": "http"}, "needs a `url`"),
+        ({"type": "stepflow", "transport": "http", "url": "http://x", "command": "y"}, "and not both"),
+        ({"type": "stepflow", "transport": "http", "url": "http://x", "blobThreshold": -1}, "plugins.p.blobThreshold"),
         ({"type": "stepflow", "transport": "pipe", "command": "x"}, "plugins.p.transport: must be"),
         ({"type": "grpc"}, "plugins.p.queueName: is required"),
         ({"type": "grpc", "queueName": "q", "queueTimeoutSecs": 0}, "queueTimeoutSecs"),
