@@ -323,6 +323,8 @@ def test_null_is_an_absent_key() -> None:
         ({"type": "mcp", "transport": "streamable-http"}, "needs a `url`"),
         ({"type": "stepflow"}, "needs a `command`"),
         ({"type": "stepflow", "transport": "http"}, "needs a `url`"),
+        ({"type": "stepflow", "transport": "http", "url": "http://x", "command": "y"}, "and not both"),
+        ({"type": "stepflow", "transport": "http", "url": "http://x", "blobThreshold": -1}, "plugins.p.blobThreshold"),
         ({"type": "stepflow", "transport": "pipe", "command": "x"}, "plugins.p.transport: must be"),
         ({"type": "grpc"}, "plugins.p.queueName: is required"),
         ({"type": "grpc", "queueName": "q", "queueTimeoutSecs": 0}, "queueTimeoutSecs"),
@@ -357,7 +359,6 @@ def test_a_misspelt_required_key_is_named_with_the_missing_one() -> None:
     "plugin",
     [
         GrpcPlugin(queue_name="q"),
-        StepflowPlugin(transport="http", url="http://x"),
         StepflowPlugin(transport="grpc"),
         McpPlugin(transport="streamable-http", url="http://x"),
     ],
