@@ -163,6 +163,8 @@ class _Stepflow(_Plugin):
     def plugin(self) -> PluginConfig:
         if self.transport == "stdio" and not self.command:
             raise ValueError("a StepFlow server over stdio needs a `command`")
+        if self.transport == "grpc":
+            raise ValueError("workers that pull over gRPC are `type: grpc`, with a `queueName`")
         if self.transport == "http" and not (self.command or self.url):
             raise ValueError("a StepFlow server over HTTP needs a `url`, or a `command` that starts it")
         return self.fill(StepflowPlugin)
@@ -176,6 +178,12 @@ class _Grpc(_Plugin):
     inherit_env: bool = True
     queue_timeout_secs: PositiveInt = 30
     execution_timeout_secs: PositiveInt | None = None
+    listen: str = ""
+    advertise: str = ""
+    insecure: bool = False
+    processes: Annotated[int, Field(ge=1, le=1_024)] = 1
+    concurrency: PositiveInt | None = None
+    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
 
     @property
     def queue_timeout_ms(self) -> int:
