@@ -15,9 +15,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import grpc
+from typing import TYPE_CHECKING, Any
 
 from component_host import pull_messages as messages
 from component_host.pull_queue import ALREADY_CLAIMED, TaskQueue
@@ -29,12 +27,10 @@ from stepflow.rpc import Server, parse_address
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from component_host.backend import BlobAccess
     from component_host.pull_queue import Task
-
-T = TypeVar("T")
 
 log = get_logger("component_host.pull")
 
@@ -99,11 +95,15 @@ class PullDoor:
         return self.address
 
     async def _start(self) -> None:
-        if not self._advertise and parse_address(self._listen)[0].strip("[]") in ("0.0.0.0", "::"):  # noqa: S104  # refused
+        host = parse_address(self._listen)[0].strip("[]")
+        if host in ("0.0.0.0", "::") and not self._advertise:  # noqa: S104  # an address that says nothing
             raise Invalid(
                 "ADVERTISE_MISSING",
-                f"workers cannot be told to come back to {self._listen}: give `advertise`, the HOST:PORT they reach it by",
+                f"workers cannot be told to come back to {self._listen}: give `advertise`, the HOST:PORT by which they "
+                "reach it",
             )
+        import grpc  # behind stepflow.rpc, which sets it up
+
         server = Server(insecure=self._insecure, message_bytes_max=RECEIVE_BYTES_MAX)
         server.add_methods(
             TASKS_SERVICE,
@@ -111,25 +111,24 @@ class PullDoor:
                 "PullTasks": grpc.unary_stream_rpc_method_handler(
                     self.pull_tasks, request_deserializer=pb.PullTasksRequest.FromString
                 ),
-                "GetOrchestratorForRun": _unary(self.find_orchestrator, pb.GetOrchestratorForRunRequest),
+                "GetOrchestratorForRun": _unary(self.find_orchestrator, pb.GetOrchestratorForRunRequest.FromString),
             },
         )
         server.add_methods(
             ORCHESTRATOR_SERVICE,
             {
-                "TaskHeartbeat": _unary(self.heartbeat, pb.TaskHeartbeatRequest),
-                "CompleteTask": grpc.unary_unary_rpc_method_handler(
-                    self.complete_task,
-                    request_deserializer=messages.read_completion,
-                    response_serializer=pb.CompleteTaskResponse.SerializeToString,
-                ),
-                "SubmitRun": _unary(self.submit_run, pb.OrchestratorSubmitRunRequest),
-                "GetRun": _unary(self.get_run, pb.OrchestratorGetRunRequest),
+                "TaskHeartbeat": _unary(self.heartbeat, pb.TaskHeartbeatRequest.FromString),
+                "CompleteTask": _unary(self.complete_task, messages.read_completion),
+                "SubmitRun": _unary(self.submit_run, pb.OrchestratorSubmitRunRequest.FromString),
+                "GetRun": _unary(self.get_run, pb.OrchestratorGetRunRequest.FromString),
             },
         )
         server.add_methods(
             BLOB_SERVICE,
-            {"PutBlob": _unary(self.put_blob, pb.PutBlobRequest), "GetBlob": _unary(self.get_blob, pb.GetBlobRequest)},
+            {
+                "PutBlob": _unary(self.put_blob, pb.PutBlobRequest.FromString),
+                "GetBlob": _unary(self.get_blob, pb.GetBlobRequest.FromString),
+            },
         )
         listening = await server.start(self._listen)
         self.address = self._advertise or listening
@@ -145,7 +144,7 @@ class PullDoor:
 
     # --- tasks --------------------------------------------------------------------------------------------------
 
-    async def pull_tasks(self, request: pb.PullTasksRequest, context: Any) -> AsyncIterator[bytes]:
+    async def pull_tasks(self, request: pb.PullTasksRequest, _: Any) -> AsyncIterator[bytes]:
         """Raises: Invalid; NotFound QUEUE_NOT_FOUND."""
         if not request.queue_name:
             raise Invalid("QUEUE_MISSING", "PullTasks needs a `queue_name`")
@@ -178,12 +177,10 @@ class PullDoor:
             log.debug("worker disconnected", queue=request.queue_name, worker_id=request.worker_id)
             queue.disconnect(worker, outbox)
 
-    async def find_orchestrator(
-        self, request: pb.GetOrchestratorForRunRequest, context: Any
-    ) -> pb.GetOrchestratorForRunResponse:
+    async def find_orchestrator(self, _: pb.GetOrchestratorForRunRequest) -> pb.GetOrchestratorForRunResponse:
         return pb.GetOrchestratorForRunResponse(orchestrator_service_url=self.address)
 
-    async def heartbeat(self, request: pb.TaskHeartbeatRequest, context: Any) -> pb.TaskHeartbeatResponse:
+    async def heartbeat(self, request: pb.TaskHeartbeatRequest) -> pb.TaskHeartbeatResponse:
         """Raises: Invalid."""
         if not request.worker_id:
             raise Invalid("WORKER_ID_MISSING", "TaskHeartbeat needs a `worker_id`")
@@ -192,9 +189,7 @@ class PullDoor:
                 return reply
         return ALREADY_CLAIMED  # it has ended, or was given to another one
 
-    async def complete_task(
-        self, request: pb.CompleteTaskRequest | pb.CompleteTaskHead, context: Any
-    ) -> pb.CompleteTaskResponse:
+    async def complete_task(self, request: pb.CompleteTaskRequest | pb.CompleteTaskHead) -> pb.CompleteTaskResponse:
         queues = [entrance.queue for entrance in self._entrances.values()]
         if isinstance(request, pb.CompleteTaskRequest) and request.HasField("list_components"):
             components, complete = messages.read_listing(request.list_components.components)
@@ -220,7 +215,7 @@ class PullDoor:
 
     # --- call-backs ---------------------------------------------------------------------------------------------
 
-    async def submit_run(self, request: pb.OrchestratorSubmitRunRequest, context: Any) -> pb.OrchestratorRunStatus:
+    async def submit_run(self, request: pb.OrchestratorSubmitRunRequest) -> pb.OrchestratorRunStatus:
         """Raises: Overloaded; Refused CALL_ENDED; what the owner of the run says."""
         with self._callback():
             task = self._task(request.root_run_id)
@@ -234,7 +229,7 @@ class PullDoor:
                 report = late or await call.get_run(run_id, wait=False)
             return messages.run_status(report, root_run_id=request.root_run_id, results=wait)
 
-    async def get_run(self, request: pb.OrchestratorGetRunRequest, context: Any) -> pb.OrchestratorRunStatus:
+    async def get_run(self, request: pb.OrchestratorGetRunRequest) -> pb.OrchestratorRunStatus:
         """Raises: Overloaded; Refused CALL_ENDED; NotFound."""
         with self._callback():
             task = self._task(request.root_run_id)
@@ -256,18 +251,21 @@ class PullDoor:
         finally:
             task.runs_awaited -= 1
 
-    async def put_blob(self, request: pb.PutBlobRequest, context: Any) -> pb.PutBlobResponse:
+    async def put_blob(self, request: pb.PutBlobRequest) -> pb.PutBlobResponse:
         """Raises: Overloaded; Refused; Invalid; Unavailable."""
         with self._callback(), self._blob_access() as blobs:
             content, blob_type = await _in_thread(request.ByteSize(), messages.blob_content, request)
             blob_id = await blobs.put(content, blob_type=blob_type)
             return pb.PutBlobResponse(blob_id=blob_id)
 
-    async def get_blob(self, request: pb.GetBlobRequest, context: Any) -> pb.GetBlobResponse:
+    async def get_blob(self, request: pb.GetBlobRequest) -> pb.GetBlobResponse:
         """Raises: Overloaded; Refused; Invalid; NotFound; Unavailable."""
         with self._callback(), self._blob_access() as blobs:
             content, blob_type = await blobs.get(request.blob_id)
-            return await _in_thread(len(content), messages.blob_reply, request.blob_id, content, blob_type)
+            reply: pb.GetBlobResponse = await _in_thread(
+                len(content), messages.blob_reply, request.blob_id, content, blob_type
+            )
+            return reply
 
     def _task(self, call_token: str) -> Task:
         for entrance in self._entrances.values():
@@ -306,12 +304,11 @@ async def _in_thread(size: int, work: Any, *arguments: Any) -> Any:
     return await asyncio.to_thread(work, *arguments)
 
 
-def _unary(behaviour: Any, request: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    return grpc.unary_unary_rpc_method_handler(
-        behaviour, request_deserializer=request.FromString, response_serializer=_serialize
-    )
+def _unary(behaviour: Any, read: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    import grpc
 
+    async def handle(request: Any, _: Any) -> bytes:
+        reply: bytes = (await behaviour(request)).SerializeToString()
+        return reply
 
-def _serialize(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data
+    return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=read)

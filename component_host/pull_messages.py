@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = get_logger("component_host.pull")
 
-HEARTBEAT_S = 5
-"""How often a worker says that it still works on a task."""
+HEARTBEAT_S = 2
+"""How often a worker says that it still works on a task, and hears whether anybody still wants it to."""
 
 # --- assignments ---------------------------------------------------------------------------------------------------
 
@@ -239,12 +239,13 @@ def _add_result(status: pb.OrchestratorRunStatus, index: int, item: host_pb2.Rep
         fill(result.output, outcome.get("result"), f"result {index} of run {status.run_id}")
         return
     error = outcome.get("error") or {}
-    code = error.get("code")
-    result.error_message = str(error.get("message") or "")
-    result.error_code = Code.__members__.get(code, Code.UNSPECIFIED) if isinstance(code, str) else int(code or 0)
+    code = error.get("code")  # a name where we wrote it, else what somebody's component has declared
+    name = code if isinstance(code, str) and code in Code.__members__ else "COMPONENT_FAILED"
+    message = str(error.get("message") or "")
+    result.MergeFrom(pb.ItemResult(error_message=message, error_code=f"TASK_ERROR_CODE_{name}"))
 
 
-_COUNTED = {
+_COUNTED: dict[int, str] = {
     journal_pb2.RUN_STATUS_COMPLETED: "completed",
     journal_pb2.RUN_STATUS_RUNNING: "running",
     journal_pb2.RUN_STATUS_FAILED: "failed",
@@ -252,7 +253,7 @@ _COUNTED = {
     journal_pb2.RUN_STATUS_CANCELLED: "cancelled",
 }
 
-_STATUSES = {
+_STATUSES: dict[int, pb.ExecutionStatus] = {
     journal_pb2.RUN_STATUS_COMPLETED: pb.EXECUTION_STATUS_COMPLETED,
     journal_pb2.RUN_STATUS_FAILED: pb.EXECUTION_STATUS_FAILED,
     journal_pb2.RUN_STATUS_CANCELLED: pb.EXECUTION_STATUS_CANCELLED,

@@ -1,10 +1,10 @@
 """The calls of one plugin whose workers pull: who has what, since when, and what becomes of it.
 
 A call is *offered*, *sent* to a worker as a task, *claimed* by the worker's first heartbeat, and *completed*. Promises:
-- A worker never has more uncompleted tasks than its concurrency. Where the worker itself has more places than that, a
-  task that waits for a flow which it runs is not counted, so a parent leaves room for its child.
-- A call that was sent and not claimed when its worker went away is sent again, under another task id: whoever claims the
-  old id later, is refused. A claimed one that is lost fails as UNREACHABLE; the worker may have done anything with it.
+- A worker never has more uncompleted tasks than its concurrency. Where the worker itself has more places than that,
+  a task that waits for a flow which it runs is not counted, so a parent leaves room for its child.
+- A call that was sent and not claimed when its worker went away is sent again, under another task id: whoever claims
+  the old one later, is refused. A claimed one that is lost fails as UNREACHABLE: it may have been done, or half done.
 - A worker lives while its stream does, or while it is heard of. Silence alone says nothing: a component that blocks
   the worker's event loop blocks its heartbeats too. But a worker that is heard of for other tasks and not for this
   one, does not work on this one any more.

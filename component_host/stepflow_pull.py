@@ -6,8 +6,8 @@ themselves (`listen`). Promises:
   process, and its calls fail as UNREACHABLE the moment it ends.
 - A process that ends, with whatever code (workers that give up say 0), is started again after 0.1 s, 0.2 s, … up to
   30 s while it does not stay up.
-- A worker is stopped by SIGTERM and the end of its stream, which idle workers of 0.12 and 0.13 wait for; calls in flight
-  may complete within the grace.
+- A worker is stopped by SIGTERM and the end of its stream, which idle workers of 0.12 and 0.13 wait for; calls in
+  flight may complete within the grace.
 - A process whose worker stops answering after a cancel is ended: code that blocks its event loop blocks all its calls.
 
 Not here: which worker gets which call (`pull_queue`), and the wire (`pull_door`).
@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from component_host import pull_messages as messages
-from component_host.pull_door import Entrance, PullDoor
 from component_host.process import ProcessSpec, ServerProcess
+from component_host.pull_door import Entrance, PullDoor
 from component_host.pull_queue import TaskQueue
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError, Unavailable
@@ -59,6 +59,10 @@ HEALTHY_S = 10.0
 """A process that ran this long starts with the smallest delay again."""
 
 START_FAILURES_MAX = 3
+
+IDLE_GRACE_S = 1.0
+"""For a worker to end that has nothing to do but what nobody wants any more."""
+
 END_POLL_S = 0.02
 
 assert CONCURRENCY_STARTED * 8 <= PLACES
@@ -323,10 +327,10 @@ class _Process:
         """End a process whose worker does not answer."""
         now = time.monotonic()
         for worker in self._queue.workers.values():
-            if worker.group is self and worker.question and any(task.aborted for task in worker.tasks.values()):
-                if now - worker.asked_at > self._config.request_timeout_s:
-                    log.warning("worker does not answer; ending it", plugin=self._context.name)
-                    self._kill()
+            asked_long_ago = worker.question and now - worker.asked_at > self._config.request_timeout_s
+            if worker.group is self and asked_long_ago and any(task.aborted for task in worker.tasks.values()):
+                log.warning("worker does not answer; ending it", plugin=self._context.name)
+                self._kill()
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -339,7 +343,8 @@ class _Process:
     async def stop(self) -> None:
         """End it: SIGTERM, the end of its streams, time for calls in flight, SIGKILL. Safe to repeat."""
         if self._process is not None:
-            stopping = asyncio.ensure_future(self._process.stop(self._config.stop_grace_s))
+            grace_s = self._config.stop_grace_s if self._queue.busy else min(IDLE_GRACE_S, self._config.stop_grace_s)
+            stopping = asyncio.ensure_future(self._process.stop(grace_s))
             await asyncio.sleep(0)  # until the signal is sent: a worker that sees its stream end first, comes back
             self._queue.end_streams(self if self._own_door is not None else None)
             await stopping

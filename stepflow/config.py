@@ -126,7 +126,7 @@ class StepflowPlugin:
     """A server of the StepFlow protocol: a command, or a URL of one that runs already (`http`)."""
 
     type: ClassVar[str] = "stepflow"
-    transport: Literal["stdio", "http", "grpc"] = "stdio"
+    transport: Literal["stdio", "http"] = "stdio"
     command: str = ""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -234,7 +234,7 @@ _PLUGIN_MODELS: dict[str, type[_Builtin | _Mock | _Mcp | _Stepflow | _Grpc]] = {
 }
 
 _OTHER_TYPES = {
-    "nats": "NATS workers are not supported; run the worker as `type: stepflow`",
+    "nats": "NATS workers are not supported; run the worker as `type: grpc`",
     "stdio": "write `type: stepflow` with `transport: stdio`",
     "http": "write `type: stepflow` with `transport: http`",
 }

@@ -42,7 +42,7 @@ from stepflow.errors import (
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from google.protobuf.descriptor import ServiceDescriptor
@@ -198,7 +198,7 @@ class Server:
         register(servicer, self._server)
         self._names.append(service.full_name)
 
-    def add_methods(self, service: str, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+    def add_methods(self, service: str, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Serve methods under the name of a service that has no description here."""
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
 

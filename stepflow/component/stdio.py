@@ -11,12 +11,13 @@ Owns the process while it serves:
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from stepflow.component.server import Server
 
@@ -32,15 +33,27 @@ ENDING_S = 1.0
 assert READ_BYTES <= UNSENT_BYTES_MAX
 
 
-def serve(*, threads: int | None = None, argv: Sequence[str] | None = None) -> None:
-    """Serve all `@component` functions on stdin and stdout until the host closes stdin.
+def serve(
+    *,
+    threads: int | None = None,
+    pull: str | None = None,
+    queue: str | None = None,
+    concurrency: int | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Serve all `@component` functions: on stdin and stdout until the host closes stdin, or as a worker that pulls.
 
     `threads` bounds how many sync components run at a time (cores + 4, at most 32, by default). `argv` stands for the
     process's own arguments: `--list` prints the components as JSON, `--call NAME` runs one on JSON from stdin; other
     arguments are the author's business.
 
+    With `pull`, HOST:PORT, calls are fetched from there over gRPC, out of `queue`, at most `concurrency` at a time; so
+    they are where a runtime has set STEPFLOW_TRANSPORT=grpc. What is not given comes from STEPFLOW_TASKS_URL,
+    STEPFLOW_QUEUE_NAME and STEPFLOW_MAX_CONCURRENT.
+
     Raises:
-        SystemExit: 2 if a component is wrong (told on stderr), 128 + signal after one; and with `--list` and `--call`.
+        SystemExit: 2 if a component is wrong (told on stderr), 128 + signal after one (0 for a worker that pulls); and
+            with `--list` and `--call`.
     """
     from stepflow.component import tryout
     from stepflow.component.registry import REGISTRY
@@ -61,25 +74,40 @@ def serve(*, threads: int | None = None, argv: Sequence[str] | None = None) -> N
         raise SystemExit(tryout.list_components(REGISTRY))
     if arguments[:1] == ["--call"]:
         raise SystemExit(tryout.call_component(REGISTRY, arguments[1:]))
+    if pull is not None or os.environ.get("STEPFLOW_TRANSPORT") == "grpc":
+        _serve_pull(threads, pull, queue, concurrency)
+        return
     if sys.stdin is not None and sys.stdin.isatty():
         print(tryout.hint(REGISTRY), file=sys.stderr)
     _serve_stdio(threads)
 
 
-def _serve_stdio(threads: int | None) -> None:
-    import gc
-    import os
+def _serve_pull(threads: int | None, pull: str | None, queue: str | None, concurrency: int | None) -> None:
+    import logging
 
-    configure_log()
-    fd_in, fd_out = _take_descriptors()
-    blocking = os.get_blocking(fd_out)
-    os.set_blocking(fd_out, False)
-    loop = new_loop()
-    gc.freeze()  # what was imported lives as long as the process: collections need not look at it
+    from stepflow.component.registry import REGISTRY
+    from stepflow.errors import Invalid
+
     try:
-        code, stuck = loop.run_until_complete(_serve(fd_in, fd_out, threads))
-    finally:
-        os.set_blocking(fd_out, blocking)  # it may be a terminal that others use
+        from stepflow.component.pull import pull_options, serve_pull
+
+        options = pull_options(os.environ, pull=pull, queue=queue, concurrency=concurrency)
+    except (ImportError, Invalid) as problem:
+        print(f"error: serve(pull=…): {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+    configure_log()
+
+    async def run() -> tuple[int, bool]:
+        debug = log_level() <= logging.DEBUG
+        code, server = await serve_pull(REGISTRY, options, threads=threads, show_tracebacks=debug)
+        return code, await _wind_up(server)
+
+    _end(new_loop(), run())
+
+
+def _end(loop: asyncio.AbstractEventLoop, running: Coroutine[Any, Any, tuple[int, bool]]) -> None:
+    """Run to the end, then leave with the exit code, whatever threads are stuck in components."""
+    code, stuck = loop.run_until_complete(running)
     if stuck:
         # at a normal exit the interpreter waits for such threads, or crashes when one prints meanwhile
         sys.stdout.flush()
@@ -88,6 +116,25 @@ def _serve_stdio(threads: int | None) -> None:
     loop.close()
     if code:
         raise SystemExit(code)
+
+
+def _serve_stdio(threads: int | None) -> None:
+    import gc
+
+    configure_log()
+    fd_in, fd_out = _take_descriptors()
+    blocking = os.get_blocking(fd_out)
+    os.set_blocking(fd_out, False)
+    loop = new_loop()
+    gc.freeze()  # what was imported lives as long as the process: collections need not look at it
+
+    async def run() -> tuple[int, bool]:
+        try:
+            return await _serve(fd_in, fd_out, threads)
+        finally:
+            os.set_blocking(fd_out, blocking)  # it may be a terminal that others use
+
+    _end(loop, run())
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -112,7 +159,6 @@ def configure_log() -> None:
 def log_level() -> int:
     """Return the level that STEPFLOW_LOG_LEVEL names; INFO for none and for an unknown one."""
     import logging
-    import os
 
     level = logging.getLevelNamesMapping().get(os.environ.get("STEPFLOW_LOG_LEVEL", "info").upper())
     return logging.INFO if level is None else level
@@ -121,7 +167,6 @@ def log_level() -> int:
 def _take_descriptors() -> tuple[int, int]:
     """Return private copies of stdin and stdout, and put harmless ones in their places."""
     import io
-    import os
 
     fd_in, fd_out = os.dup(0), os.dup(1)  # not inherited by child processes, which would hold the pipe open
     null = os.open(os.devnull, os.O_RDONLY)
@@ -183,7 +228,6 @@ class _Reader:
     """Splits what arrives into lines. A line above the limit is dropped as it comes, and refused at its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, server: Server, on_end: Callable[[], None]) -> None:
-        import os
         import stat
 
         from stepflow.component.wire import LINE_BYTES_MAX
@@ -261,8 +305,6 @@ class _Writer:
     """Gathers lines and writes them together, once a turn of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, on_end: Callable[[], None]) -> None:
-        import os
-
         self._loop = loop
         self._fd = fd
         self._on_end = on_end

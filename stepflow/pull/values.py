@@ -48,8 +48,8 @@ def _fill(value: struct_pb2.Value, tree: Any, what: str, depth: int) -> None:
         if not -EXACT_MAX <= tree <= EXACT_MAX:
             raise Invalid(
                 "NUMBER_TOO_LARGE",
-                f"{what} has the integer {_shown(tree)}: StepFlow over gRPC carries numbers as doubles, which are exact "
-                "up to 2**53; pass it as a text",
+                f"{what} has the integer {_shown(tree)}: StepFlow over gRPC carries numbers as doubles, which are "
+                "exact up to 2**53; pass it as a text",
             )
         value.number_value = tree
     elif depth > DEPTH_MAX - OBJECT_LEVELS:
