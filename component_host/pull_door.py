@@ -304,7 +304,7 @@ async def _in_thread(size: int, work: Any, *arguments: Any) -> Any:
     return await asyncio.to_thread(work, *arguments)
 
 
-def _unary(behaviour: Any, read: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _unary(behaviour: Any, read: Any) -> Any:
     import grpc
 
     async def handle(request: Any, _: Any) -> bytes:
