@@ -141,6 +141,10 @@ class StepflowPlugin:
     """For requests other than executes."""
     line_bytes_max: int | None = None
     """Longest line the server reads; None: what its generation bears."""
+    blob_threshold: int = 0
+    """Over HTTP: members of outputs above this many bytes come as blobs; 0: never."""
+    blob_host: str = "127.0.0.1"
+    """Over HTTP: the address of this machine at which the server finds blobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +178,7 @@ PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlu
 def check_supported(name: str, plugin: PluginConfig) -> None:
     """Refuse a plugin that this version reads but cannot run. Raises: Refused."""
     way_out = ""
-    if isinstance(plugin, StepflowPlugin) and plugin.transport != "stdio":
-        what, way_out = f"`type: stepflow` with `transport: {plugin.transport}`", "; use `transport: stdio`"
-    elif isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
+    if isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
         what, way_out = f"`type: mcp` with `transport: {plugin.transport}`", "; use `transport: stdio`"
     else:
         return

@@ -28,8 +28,10 @@ import msgspec
 
 from stepflow.component.context import CallCancelled
 from stepflow.component.pull_remote import Remote, grpc, why
-from stepflow.component.server import Server
+from stepflow.component.registry import REGISTRY
+from stepflow.component.server import Server, Threads
 from stepflow.component.shapes import encode
+from stepflow.component.stdio import log_level, wind_up
 from stepflow.component.wire import Message, decode_message
 from stepflow.errors import Code, Invalid
 from stepflow.pull.v1 import pull_pb2 as pb
@@ -38,7 +40,7 @@ from stepflow.pull.values import fill, tree_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stepflow.component.registry import Component, Registry
+    from stepflow.component.registry import Component
 
 _LOG = logging.getLogger("stepflow.component")
 
@@ -112,12 +114,12 @@ def _number(environ: Mapping[str, str], name: str, default: float, *, at_least: 
     return number
 
 
-async def serve_pull(
-    registry: Registry, options: PullOptions, *, threads: int | None, show_tracebacks: bool
-) -> tuple[int, Server]:
-    """Fetch and execute until SIGTERM or SIGINT; return the exit code, and the server, for its last rites."""
-    worker = _Worker(registry, options, threads=threads, show_tracebacks=show_tracebacks)
-    return await worker.run(), worker.server
+async def serve(options: PullOptions, threads: int | None) -> tuple[int, bool]:
+    """Fetch and execute until SIGTERM or SIGINT; return the exit code, and whether threads are stuck in components."""
+    pool = Threads(threads)
+    worker = _Worker(options, pool)
+    code = await worker.run()
+    return code, await wind_up(list(worker.server.tasks()), pool)
 
 
 @dataclass(slots=True, eq=False)
@@ -135,9 +137,9 @@ class _Task:
 
 
 class _Worker:
-    def __init__(self, registry: Registry, options: PullOptions, *, threads: int | None, show_tracebacks: bool) -> None:
-        self.server = Server(registry, self._from_server, threads_max=threads, show_tracebacks=show_tracebacks)
-        self._registry = registry
+    def __init__(self, options: PullOptions, threads: Threads) -> None:
+        debug = log_level() <= logging.DEBUG
+        self.server = Server(REGISTRY, self._from_server, threads=threads, show_tracebacks=debug)
         self._options = options
         self._id = str(uuid4())
         self._loop = asyncio.get_running_loop()
@@ -238,7 +240,7 @@ class _Worker:
     # --- tasks --------------------------------------------------------------------------------------------------
 
     async def _tell_components(self, assignment: pb.TaskAssignment) -> None:
-        components = [_info(component) for component in self._registry.components()]
+        components = [_info(component) for component in REGISTRY.components()]
         completion = pb.CompleteTaskRequest(
             task_id=assignment.task_id, list_components=pb.ListComponentsResult(components=components)
         )

@@ -356,7 +356,6 @@ def test_a_misspelt_required_key_is_named_with_the_missing_one() -> None:
 @pytest.mark.parametrize(
     "plugin",
     [
-        StepflowPlugin(transport="http", url="http://x"),
         McpPlugin(transport="streamable-http", url="http://x"),
     ],
 )
