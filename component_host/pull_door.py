@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from component_host import pull_messages as messages
 from component_host.pull_queue import ALREADY_CLAIMED, TaskQueue
 from stepflow.codec import PAYLOAD_BYTES_MAX
-from stepflow.errors import Code, Failure, Invalid, NotFound, Overloaded, Refused
+from stepflow.errors import Code, Failure, Invalid, NotFound, Overloaded, Refused, Unavailable
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.rpc import Server, parse_address
@@ -145,7 +145,7 @@ class PullDoor:
     # --- tasks --------------------------------------------------------------------------------------------------
 
     async def pull_tasks(self, request: pb.PullTasksRequest, _: Any) -> AsyncIterator[bytes]:
-        """Raises: Invalid; NotFound QUEUE_NOT_FOUND."""
+        """Raises: Invalid; NotFound QUEUE_NOT_FOUND; Unavailable STREAM_BROKEN."""
         if not request.queue_name:
             raise Invalid("QUEUE_MISSING", "PullTasks needs a `queue_name`")
         entrance = self._entrances.get(request.queue_name)
@@ -169,6 +169,8 @@ class PullDoor:
             while True:
                 while outbox.messages:
                     yield outbox.messages.popleft()
+                if outbox.broken:
+                    raise Unavailable("STREAM_BROKEN", "this stream has no tasks any more; connect again")
                 if outbox.ended:
                     return
                 changed.clear()

@@ -55,6 +55,7 @@ class Outbox:
     def __init__(self) -> None:
         self.messages: deque[bytes] = deque()
         self.ended = False
+        self.broken = False
         self.changed: Callable[[], None] = _nothing
 
     def put(self, message: bytes) -> None:
@@ -62,9 +63,14 @@ class Outbox:
         self.changed()
 
     def end(self) -> None:
-        """End the stream behind what is in it: to a worker, a clean end means that it should end too."""
+        """End the stream well, behind what is in it. Only for workers that are to end: the next failure ends them."""
         self.ended = True
         self.changed()
+
+    def break_off(self) -> None:
+        """End the stream with an error: its worker connects again in a moment."""
+        self.broken = True
+        self.end()
 
 
 def _nothing() -> None:
@@ -240,18 +246,21 @@ class TaskQueue:
         if not worker_id:
             raise Invalid("WORKER_ID_MISSING", "PullTasks needs a `worker_id`")
         worker = self.workers.get((group, worker_id))
+        if worker is not None and worker.outbox is not None:
+            worker.outbox.break_off()  # it has noticed before us that its former stream is dead
+            self.disconnect(worker, worker.outbox)
+            worker = self.workers.get((group, worker_id))
         if worker is None:
             worker = self.workers[group, worker_id] = Worker(worker_id, group, address, concurrency, lends)
-        elif worker.outbox is not None:
-            worker.outbox.end()  # it has noticed before us that its former stream is dead
-            self.disconnect(worker, worker.outbox)
         outbox = worker.outbox = Outbox()
         worker.heard_at = self._clock()
         self.down = None
-        if self.closing:
-            outbox.end()
-        else:
+        if not self.closing:
             self.ask(worker)
+        elif lends:
+            outbox.end()  # ours, and told to end
+        else:
+            outbox.break_off()
         return worker, outbox
 
     def ask(self, worker: Worker) -> None:
@@ -296,7 +305,7 @@ class TaskQueue:
             else:
                 self._send_again(task)
         if worker.outbox is not None:
-            worker.outbox.end()
+            worker.outbox.break_off()
             worker.outbox = None
         self._remove(worker)
 
@@ -418,7 +427,9 @@ class TaskQueue:
             self._forget(task)
             task.offer.call.fail(failure)
         self.fail_waiting(failure)
-        self.end_streams()
+        for worker in self.workers.values():
+            if worker.outbox is not None and not worker.outbox.ended:
+                worker.outbox.break_off()
         self.workers.clear()
 
 

@@ -172,11 +172,11 @@ class StepflowPullBackend:
         await asyncio.gather(*self._supervisors, *self._encoding, return_exceptions=True)
         queue.fail_waiting(Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped"))
         await asyncio.gather(*(process.stop() for process in self._processes))
-        if self.door is not None:
-            if self._started:
-                await self._wait_for_calls()
-            await self.door.close(self._config.queue_name)
+        if self.door is not None and self._started:
+            await self._wait_for_calls()
         queue.fail_all(Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped"))
+        if self.door is not None:
+            await self.door.close(self._config.queue_name)
 
     async def _wait_for_calls(self) -> None:
         """Let workers that are not ours complete what they have, within the grace."""
@@ -298,6 +298,7 @@ class _Process:
             "STEPFLOW_QUEUE_NAME": config.queue_name,
             "STEPFLOW_MAX_CONCURRENT": str(PLACES if self._door is None else config.concurrency or CONCURRENCY_OTHERS),
             "STEPFLOW_SHUTDOWN_GRACE_SECS": f"{max(1.0, config.stop_grace_s - 1):g}",
+            "no_grpc_proxy": _without_proxy(self._context.environ),
         }
         return ProcessSpec(
             plugin=self._context.name,
@@ -367,6 +368,12 @@ class _Process:
         tail = process.stderr_tail()
         text += f"; the end of its stderr:\n{tail}" if tail else "; it wrote nothing to stderr"
         return Unavailable(reason, text, plugin=name)
+
+
+def _without_proxy(environ: Mapping[str, str]) -> str:
+    """Return for which hosts gRPC in a worker is to use no proxy: ours, and those that the environment names."""
+    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+    return ",".join(["127.0.0.1", "localhost", *(environ[name] for name in names if environ.get(name))])
 
 
 def _ignore(chunk: bytes) -> None:

@@ -204,6 +204,23 @@ def test_a_hundred_calls_at_once_and_crashes_with_any_code_are_survived(version:
     uvloop.run(test())
 
 
+def test_calls_are_spread_over_the_processes_of_a_plugin(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with started(worker("0.13.0", processes=2, concurrency=1)) as backend:
+            calls = [
+                Call("wait", {"entered": str(tmp_path / f"{number}"), "release": str(tmp_path / "go"), "value": number})
+                for number in range(2)
+            ]
+            for call in calls:
+                backend.execute(call)
+            await wait_until_async(lambda: all(text_of(tmp_path / f"{number}") for number in range(2)), "both run")
+            assert {int(text_of(tmp_path / f"{number}")) for number in range(2)} == set(backend.process_ids())
+            (tmp_path / "go").touch()
+            assert [await call.outcome() for call in calls] == [0, 1]
+
+    uvloop.run(test())
+
+
 def test_a_component_that_blocks_its_worker_is_waited_for_and_the_rest_with_it(tmp_path: Path) -> None:
     async def test() -> None:
         async with started(worker("0.13.0")) as backend:
@@ -547,15 +564,21 @@ def test_our_own_worker_finishes_what_runs_when_it_is_told_to_stop(tmp_path: Pat
     uvloop.run(test())
 
 
-def test_our_own_worker_comes_back_to_a_host_that_was_away() -> None:
+@pytest.mark.parametrize("version", ["0.12.0", "0.13.0", "own"])
+def test_a_worker_comes_back_to_a_host_that_was_away(version: str) -> None:
+    if version == "own":
+        command = (sys.executable, str(BEHAVIOURS))
+    else:
+        python = server_venv([f"stepflow-py=={version}"], f"stepflow-py-{version}") / "python"
+        command = (str(python), str(SERVERS / "pull.py"))
+
     async def test() -> None:
         address = f"127.0.0.1:{free_port()}"
-        python, env = sys.executable, {"STEPFLOW_TRANSPORT": "grpc", "PYTHONPATH": str(ROOT)}
-        async with stranger(address, python, str(BEHAVIOURS), **env):
+        async with stranger(address, *command, STEPFLOW_TRANSPORT="grpc", PYTHONPATH=str(ROOT)):
             for _ in range(2):
                 backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), PullDoor(address))
                 async with started(backend):
-                    assert await execute(backend, "add", {"a": 1, "b": 1}) == 2
+                    assert await execute(backend, "add", {"a": 1, "b": 1}) in (2, {"sum": 2})
 
     uvloop.run(test())
 

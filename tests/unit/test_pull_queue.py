@@ -338,3 +338,17 @@ async def test_calls_are_told_apart_by_what_their_callbacks_bring() -> None:
 async def test_a_worker_without_an_id_is_refused() -> None:
     with pytest.raises(Invalid):
         Kit().queue.connect("", group=None, address="a:1", concurrency=1, lends=False)
+
+
+@in_loop
+async def test_only_a_worker_that_is_to_end_sees_its_stream_end_well() -> None:
+    kit = Kit()
+    started, stranger = kit.connect("ours", lends=True), kit.connect("theirs")
+    again = kit.connect("theirs")
+    assert stranger.outbox.broken, "it has connected anew"
+    kit.queue.closing = True
+    kit.queue.end_streams(started.worker.group)
+    assert (started.outbox.ended, started.outbox.broken) == (True, False)
+    kit.queue.fail_all(Failure(Code.UNREACHABLE, "stopped"))
+    assert not started.outbox.broken
+    assert again.outbox.ended
