@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test matrix demo bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,13 +57,17 @@ check: lint format types proto-check test ## all of it: lint, format, types, gen
 test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
 
+matrix: $(STAMP) ## run every kind of component server through all that flows ask for
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix
+
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure steps per second and milliseconds per step, embedded and in a mesh
+bench: $(STAMP) ## measure steps per second, milliseconds per step, and what each bridge costs per call
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
+	@$(BIN)/python -m benchmarks.bridges
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -30,6 +30,7 @@ from stepflow.component.server import Server, Threads
 from stepflow.component.shapes import encode
 from stepflow.component.stdio import log_level, wind_up
 from stepflow.component.wire import (
+    EXECUTION_FAILED_LATER,
     INVALID_REQUEST,
     LINE_BYTES_MAX,
     UNREADABLE,
@@ -258,6 +259,7 @@ class _Exchange:
             ask_prefix=prefix,
             words=_words(message),
             wants_progress=progress,
+            failed_code=EXECUTION_FAILED_LATER,
             show_tracebacks=log_level() <= logging.DEBUG,
         )
 
