@@ -62,9 +62,8 @@ class Call:
     __slots__ = ("backend_state", "blobs", "ended", "input", "request", "settled")
 
     def __init__(self, component: str, ended: Callable[[], None]) -> None:
-        self.request = host_pb2.Call(
-            component=component, attempt=1, run_id=_RUN, flow_id="f" * 64, step_id="s", key="k"
-        )
+        ids = {"run_id": "01890a5d-ac96-774b-bcce-b302099a8057", "flow_id": "f" * 64, "step_id": "s", "key": "k"}
+        self.request = host_pb2.Call(component=component, attempt=1, **ids)
         self.input = INPUT
         self.settled = False
         self.backend_state: Any = None

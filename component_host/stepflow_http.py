@@ -54,6 +54,9 @@ READY_WAIT_S = 1.0
 
 HEALTH_INTERVAL_S = 2.0
 
+INSTANCES_MAX = 1_000
+"""Of those that were greeted; to greet one again does no harm."""
+
 RETURN_WAIT_S = 5.0
 """How long one attempt to speak again to a server that runs elsewhere waits for it to be there."""
 
@@ -321,6 +324,8 @@ class HttpServer:
                     instance = await endpoint.health()
                     if instance not in self._instances:
                         await self._shake_hands(endpoint, instance)
+                        if len(self._instances) >= INSTANCES_MAX:
+                            self._instances.clear()
                         self._instances.add(instance)
                         self._pool.listing_of(self)
                         log.info("greeted a new instance of the server", plugin=self._plugin)

@@ -18,6 +18,7 @@ import os
 import secrets
 import signal
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -227,7 +228,7 @@ class HttpServer:
         if method == "blobs/put":
             put = encode({"data": params["data"], "blobType": params.get("blob_type") or "data"})
             headers = {"Content-Type": "application/json"}
-            async with self._session.post(self._blob_url, data=put, headers=headers) as response:
+            async with self._session.post(self._blob_url, data=BytesIO(put), headers=headers) as response:
                 response.raise_for_status()
                 return {"blob_id": msgspec.json.decode(await response.read())["blobId"]}
         async with self._session.get(f"{self._blob_url}/{quote(params['blob_id'], safe='')}") as response:

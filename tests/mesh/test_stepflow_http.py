@@ -62,7 +62,9 @@ def test_a_server_executes_fails_stores_and_runs_flows(kind: str) -> None:
             assert blobs.content[output["blob_id"]] == ('[1,"é"]'.encode(), "data")
             runs = {"runs": lambda request: report("r1", {"outcome": "success", "result": {"y": 42}})}
             assert await execute(backend, "/evaluate", {"flow": {"steps": []}, "input": 1}, **runs) == {"y": 42}
-            assert len((await execute(backend, "/big", {"size": 2 << 20}))["text"]) == 2 << 20
+            large = "x" * (3 << 20)
+            assert await execute(backend, "/echo", large) == large
+            assert (await execute(backend, "/blob_roundtrip", {"value": large}, blobs=blobs))["value"] == large
             assert in_flight(backend) == 0
 
     uvloop.run(test())
