@@ -82,19 +82,17 @@ def pull_options(
     environ: Mapping[str, str], *, pull: str | None = None, queue: str | None = None, concurrency: int | None = None
 ) -> PullOptions:
     """Return what the arguments of `serve` say, and the environment for those that are None. Raises: Invalid."""
-    started_by_other = pull is None
-    tasks_url = _target(pull or environ.get("STEPFLOW_TASKS_URL") or TASKS_URL_DEFAULT)
+    if concurrency is None:
+        concurrency = int(_number(environ, "STEPFLOW_MAX_CONCURRENT", CONCURRENCY_DEFAULT, at_least=1))
+    elif concurrency < 1:
+        raise Invalid("COMPONENT_INVALID", f"serve(concurrency={concurrency}): at least one call is needed")
     return PullOptions(
-        tasks_url=tasks_url,
+        tasks_url=_target(pull or environ.get("STEPFLOW_TASKS_URL") or TASKS_URL_DEFAULT),
         queue=queue or environ.get("STEPFLOW_QUEUE_NAME") or QUEUE_DEFAULT,
-        concurrency=int(
-            concurrency
-            if concurrency is not None
-            else _number(environ, "STEPFLOW_MAX_CONCURRENT", CONCURRENCY_DEFAULT, at_least=1)
-        ),
+        concurrency=concurrency,
         blob_url=_target(environ.get("STEPFLOW_BLOB_URL", "")),
         grace_s=_number(environ, "STEPFLOW_SHUTDOWN_GRACE_SECS", GRACE_S_DEFAULT, at_least=0),
-        patience_s=PATIENCE_S if started_by_other else None,
+        patience_s=PATIENCE_S if pull is None else None,
     )
 
 
