@@ -108,6 +108,8 @@ class StepflowPullBackend:
         self._processes = [_Process(context, config, self._queue, door) for _ in range(count)]
         self._supervisors: list[asyncio.Task[None]] = []
         self._encoding: set[asyncio.Task[None]] = set()
+        self._entered = False
+        """Our queue is served at `door`."""
         self._started = False
 
     async def start(self) -> None:
@@ -119,6 +121,7 @@ class StepflowPullBackend:
             if self.door is not None:
                 concurrency = self._config.concurrency or CONCURRENCY_OTHERS
                 await self.door.open(self._config.queue_name, Entrance(self._queue, self, concurrency, lends=False))
+                self._entered = True
             starts = await asyncio.gather(*(each.start() for each in self._processes), return_exceptions=True)
             for error in starts:
                 if error is not None:
@@ -175,7 +178,8 @@ class StepflowPullBackend:
         if self.door is not None and self._started:
             await self._wait_for_calls()
         queue.fail_all(Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped"))
-        if self.door is not None:
+        if self.door is not None and self._entered:  # the queue of this name may be another plugin's
+            self._entered = False
             await self.door.close(self._config.queue_name)
 
     async def _wait_for_calls(self) -> None:

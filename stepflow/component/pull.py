@@ -49,6 +49,9 @@ QUEUE_DEFAULT = "python"
 CONCURRENCY_DEFAULT = 16
 GRACE_S_DEFAULT = 10.0
 
+NUMBER_MAX = 1e9
+"""A larger one in the environment is a slip."""
+
 RECONNECT_S_MIN = 0.5
 RECONNECT_S_MAX = 5.0
 
@@ -107,7 +110,7 @@ def _number(environ: Mapping[str, str], name: str, default: float, *, at_least: 
         number = float(text) if text else default
     except ValueError:
         number = float("nan")
-    if not number >= at_least:
+    if not at_least <= number < NUMBER_MAX:
         raise Invalid("COMPONENT_INVALID", f"the environment variable {name} is {text!r}, which is not a usable number")
     return number
 

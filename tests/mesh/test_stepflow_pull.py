@@ -465,10 +465,13 @@ def test_plugins_share_an_address_but_no_queue_and_others_are_kept_out() -> None
     async def test() -> None:
         door = PullDoor("127.0.0.1:0")
         a, b, c = (StepflowPullBackend(context(name), PullConfig(queue_name=name), door) for name in ("a", "b", "a"))
-        async with started(a), started(b), Hand("127.0.0.1:0"):
+        async with started(a), started(b):
             with pytest.raises(Refused) as caught:
                 await c.start()
             assert caught.value.reason == "QUEUE_TAKEN"
+            async with Hand(door.address) as hand:
+                hand.pull("a")
+                assert (await hand.take()).HasField("list_components"), "the first one's queue is still served"
         for listen, reason in (("0.0.0.0:0", "ADVERTISE_MISSING"), ("nowhere", "ADDRESS_INVALID")):
             with pytest.raises(Invalid) as refused:
                 await StepflowPullBackend(context(), PullConfig(queue_name="q"), PullDoor(listen)).start()
