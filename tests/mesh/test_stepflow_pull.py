@@ -27,6 +27,7 @@ from stepflow.config import config_from_tree
 from stepflow.embedded import run_flow_once
 from stepflow.errors import Code, Failure, Invalid, Refused, Unavailable
 from stepflow.flow import flow_from_tree
+from stepflow.mesh.v1 import host_pb2, journal_pb2
 from stepflow.pull import ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.pull.values import fill
@@ -441,6 +442,41 @@ def test_an_output_that_no_decoder_reads_fails_its_call() -> None:
             text += bytes([size & 127 | 128])
             size >>= 7
         return text + bytes([size])
+
+    uvloop.run(test())
+
+
+class Endless(Call):
+    """A call whose flows never end."""
+
+    async def get_run(self, run_id: str, *, wait: bool) -> host_pb2.RunReport:
+        if wait:
+            await asyncio.Event().wait()
+        return self.reports[run_id]
+
+
+def test_who_waits_for_a_flow_gets_its_status_when_the_time_is_over() -> None:
+    async def test() -> None:
+        async with open_door() as (backend, address), Hand(address) as hand:
+            await hand.join()
+            running = report("r1", {"outcome": "success", "result": 1})
+            running.status = journal_pb2.RUN_STATUS_RUNNING
+            running.items[0].CopyFrom(host_pb2.ReportItem(status=journal_pb2.RUN_STATUS_RUNNING))
+            call = Endless("add", 1, runs=lambda request: running)
+            backend.execute(call)
+            task = await hand.take()
+            await hand.claim(task)
+            token = task.context.root_run_id
+            asked = pb.CreateRunRequest(flow_id=FLOW_ID, wait=True, timeout_secs=1)
+            asked.input.add().number_value = 1
+            submit = pb.OrchestratorSubmitRunRequest(run_request=asked, root_run_id=token, subflow_key="mine")
+            status = await hand.say("SubmitRun", submit, pb.OrchestratorRunStatus)
+            assert (status.run_id, status.status) == ("r1", pb.EXECUTION_STATUS_RUNNING)
+            assert (call.started[0].key, call.started[0].inputs.json) == ("mine", b"[1]")
+            get = pb.OrchestratorGetRunRequest(run_id="r1", wait=True, timeout_secs=1, root_run_id=token)
+            assert (await hand.say("GetRun", get, pb.OrchestratorRunStatus)).items.running == 1
+            await hand.complete(task, 1)
+            assert await call.outcome() == 1
 
     uvloop.run(test())
 
