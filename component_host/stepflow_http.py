@@ -147,6 +147,7 @@ class HttpServer:
             working_directory=context.working_directory,
             environ=context.environ,
             stderr_hidden=protocol.ECHOES,
+            secrets=(api.secret,),
         )
         self._concurrency = float(config.concurrency or CONCURRENCY_DEFAULT)
         self._spans = protocol.SpanIds(secrets.randbits(63))
@@ -459,9 +460,18 @@ class HttpServer:
                 except StepflowError as error:
                     message = f"a blob in the result cannot be read: {error.message}"
                     failure = Failure(Code.COMPONENT_FAILED, message)
+            if line.error is not UNSET:
+                self._redact(line.error)
             if failure is None:
                 protocol.settle(call, line, self._plugin)
         self._finish(number, failure)
+
+    def _redact(self, error: protocol.ErrorIn) -> None:
+        """Take the secret out of what will be stored: a blob that is not there is told with its whole address."""
+        secret = self._api.secret
+        error.message = error.message.replace(secret, "[REDACTED]")
+        if isinstance(error.data, Raw) and secret.encode() in (data := bytes(error.data)):
+            error.data = Raw(data.replace(secret.encode(), b"[REDACTED]"))
 
     def _finish(self, number: int, failure: Failure | None) -> None:
         """Give an execute's place back; it fails unless it is settled."""

@@ -153,6 +153,21 @@ def test_a_large_result_after_a_call_back_arrives_although_its_stream_has_no_end
     uvloop.run(test())
 
 
+def test_the_secret_of_the_blob_api_is_in_no_failure() -> None:
+    async def test() -> None:
+        async with server("http-0.11.2") as backend:
+            api = backend._api  # type: ignore[attr-defined]  # those over HTTP have one
+            missing = await execute(backend, "/blob_get", {"blob_id": "00" * 32})
+            assert (missing.code, "404" in missing.message) == (Code.COMPONENT_FAILED, True)
+            crash = await execute(backend, "/crash", {"last_words": f"cannot reach {api.url}"})
+            assert b"[REDACTED]/api/v1/blobs" in crash.data
+            for failure in (missing, crash):
+                assert api.secret not in failure.message + failure.data.decode()
+            assert "[REDACTED]/api/v1/blobs" in missing.message
+
+    uvloop.run(test())
+
+
 def test_sub_runs_have_the_same_keys_at_every_attempt() -> None:
     async def test() -> None:
         async with server("http-0.11.2") as backend:

@@ -78,6 +78,7 @@ KINDS = (
     with_sdk("stdio"),
     with_sdk("http", "--http"),
     with_sdk("pull"),
+    over_http("0.2.4", "kit.py", "--http", "{port}"),
     over_http("0.5.0", "kit.py", "--http", "{port}"),
     over_http("0.7.0", "kit.py", "--http", "{port}"),
     over_http("0.9.2", "kit_b.py"),
