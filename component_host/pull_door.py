@@ -13,7 +13,7 @@ The protocol has neither TLS nor passwords: whoever reaches the door gets tasks.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +41,13 @@ CALLBACKS_MAX = 1_000
 """Requests of components that are being served."""
 
 BLOBS_MAX = 64
-"""Of them, those that move blobs, each of which may be a payload of the largest size."""
+"""Of them, those that move blobs at a time, each of which may be a payload of the largest size; more wait."""
 
 WAIT_S_DEFAULT = 300
 """How long a component waits for a flow when it does not say."""
+
+WAIT_S_MAX = 24 * 3_600
+"""And when it says more; it may ask again."""
 
 THREAD_BYTES_MIN = 256 * 1024
 """An output from here on is read in a thread: it takes more than some milliseconds."""
@@ -74,7 +77,7 @@ class PullDoor:
         self._server: Server | None = None
         self._opening = asyncio.Lock()
         self._callbacks = 0
-        self._blobs = 0
+        self._blobs = asyncio.Semaphore(BLOBS_MAX)
 
     async def open(self, name: str, entrance: Entrance) -> str:
         """Let workers pull from a queue under `name`; return the address that they need.
@@ -145,7 +148,7 @@ class PullDoor:
     # --- tasks --------------------------------------------------------------------------------------------------
 
     async def pull_tasks(self, request: pb.PullTasksRequest, _: Any) -> AsyncIterator[bytes]:
-        """Raises: Invalid; NotFound QUEUE_NOT_FOUND; Unavailable STREAM_BROKEN."""
+        """Raises: Invalid; NotFound QUEUE_NOT_FOUND; Overloaded WORKERS_FULL; Unavailable STREAM_BROKEN."""
         if not request.queue_name:
             raise Invalid("QUEUE_MISSING", "PullTasks needs a `queue_name`")
         entrance = self._entrances.get(request.queue_name)
@@ -195,7 +198,8 @@ class PullDoor:
         queues = [entrance.queue for entrance in self._entrances.values()]
         if isinstance(request, pb.CompleteTaskRequest) and request.HasField("list_components"):
             components, complete = messages.read_listing(request.list_components.components)
-            any(queue.listed(request.task_id, components, complete=complete) for queue in queues)
+            for queue in queues:
+                queue.listed(request.task_id, components, complete=complete)
             return pb.CompleteTaskResponse()
         call = next((call for queue in queues if (call := queue.completed(request.task_id)) is not None), None)
         if call is None:
@@ -246,7 +250,7 @@ class PullDoor:
         try:
             for entrance in self._entrances.values():
                 entrance.queue.dispatch()  # its place may be lent now
-            async with asyncio.timeout(timeout_s or WAIT_S_DEFAULT):
+            async with asyncio.timeout(min(timeout_s or WAIT_S_DEFAULT, WAIT_S_MAX)):
                 return await task.offer.call.get_run(run_id, wait=True)
         except TimeoutError:
             return None
@@ -255,14 +259,14 @@ class PullDoor:
 
     async def put_blob(self, request: pb.PutBlobRequest) -> pb.PutBlobResponse:
         """Raises: Overloaded; Refused; Invalid; Unavailable."""
-        with self._callback(), self._blob_access() as blobs:
+        async with self._blob_access() as blobs:
             content, blob_type = await _in_thread(request.ByteSize(), messages.blob_content, request)
             blob_id = await blobs.put(content, blob_type=blob_type)
             return pb.PutBlobResponse(blob_id=blob_id)
 
     async def get_blob(self, request: pb.GetBlobRequest) -> pb.GetBlobResponse:
         """Raises: Overloaded; Refused; Invalid; NotFound; Unavailable."""
-        with self._callback(), self._blob_access() as blobs:
+        async with self._blob_access() as blobs:
             content, blob_type = await blobs.get(request.blob_id)
             reply: pb.GetBlobResponse = await _in_thread(
                 len(content), messages.blob_reply, request.blob_id, content, blob_type
@@ -285,19 +289,15 @@ class PullDoor:
         finally:
             self._callbacks -= 1
 
-    @contextmanager
-    def _blob_access(self) -> Iterator[BlobAccess]:
-        if self._blobs >= BLOBS_MAX:
-            raise Overloaded("BLOBS_FULL", f"{BLOBS_MAX} blobs are being read and written already")
-        calls = (entrance.queue.any_call() for entrance in self._entrances.values())
-        call = next((call for call in calls if call is not None), None)
-        if call is None:
-            raise Refused("NO_CALL", "blobs are for components that execute, and none does")
-        self._blobs += 1
-        try:
-            yield call.blobs
-        finally:
-            self._blobs -= 1
+    @asynccontextmanager
+    async def _blob_access(self) -> AsyncIterator[BlobAccess]:
+        with self._callback():
+            async with self._blobs:
+                calls = (entrance.queue.any_call() for entrance in self._entrances.values())
+                call = next((call for call in calls if call is not None), None)
+                if call is None:
+                    raise Refused("NO_CALL", "blobs are for components that execute, and none does")
+                yield call.blobs
 
 
 async def _in_thread(size: int, work: Any, *arguments: Any) -> Any:

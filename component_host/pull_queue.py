@@ -24,7 +24,7 @@ from uuid import UUID
 
 from component_host import pull_messages as messages
 from component_host.backend import ComponentInfo, Listing
-from stepflow.errors import Code, Failure, Invalid
+from stepflow.errors import Code, Failure, Invalid, Overloaded
 from stepflow.pull import RECEIVE_BYTES_MAX
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.telemetry import get_logger
@@ -38,6 +38,8 @@ log = get_logger("component_host.pull")
 
 OFFERS_MAX = 10_000
 """Calls that wait for a worker with room."""
+
+WORKERS_MAX = 10_000
 
 GONE_S = 15.0
 """A worker without a stream is given up when nothing was heard of it for so long. It connects again after 2 s."""
@@ -135,8 +137,7 @@ class Worker:
 
 
 class TaskQueue:
-    """See the head of this module. `on_listing` is called when what the workers offer has changed, and whenever one
-    has said what it offers."""
+    """See the head of this module. `on_listing` is called whenever a worker has said what it offers."""
 
     def __init__(
         self,
@@ -242,7 +243,9 @@ class TaskQueue:
     def connect(
         self, worker_id: str, *, group: object, address: str, concurrency: int, lends: bool
     ) -> tuple[Worker, Outbox]:
-        """Take a worker's new stream; it is asked for its components first. Raises: Invalid (no id)."""
+        """Take a worker's new stream; it is asked for its components first.
+
+        Raises: Invalid WORKER_ID_MISSING; Overloaded WORKERS_FULL."""
         if not worker_id:
             raise Invalid("WORKER_ID_MISSING", "PullTasks needs a `worker_id`")
         worker = self.workers.get((group, worker_id))
@@ -251,6 +254,8 @@ class TaskQueue:
             self.disconnect(worker, worker.outbox)
             worker = self.workers.get((group, worker_id))
         if worker is None:
+            if len(self.workers) >= WORKERS_MAX:
+                raise Overloaded("WORKERS_FULL", f"{WORKERS_MAX:,} workers pull from this queue already")
             worker = self.workers[group, worker_id] = Worker(worker_id, group, address, concurrency, lends)
         outbox = worker.outbox = Outbox()
         worker.heard_at = self._clock()
@@ -349,11 +354,11 @@ class TaskQueue:
         self.dispatch()
         return task.offer.call
 
-    def listed(self, task_id: str, components: tuple[ComponentInfo, ...], *, complete: bool) -> bool:
-        """A worker says what it offers; False when it was not asked by this queue."""
+    def listed(self, task_id: str, components: tuple[ComponentInfo, ...], *, complete: bool) -> None:
+        """A worker says what it offers; nothing happens when this queue has not asked, or not lately."""
         worker = next((each for each in self.workers.values() if each.question == task_id), None)
         if worker is None:
-            return False
+            return
         worker.question = ""
         worker.listed = True
         worker.heard_at = self._clock()
@@ -361,7 +366,6 @@ class TaskQueue:
         self.listing = Listing(components, complete=complete)
         self._on_listing()
         self.dispatch()
-        return True
 
     # --- time ---------------------------------------------------------------------------------------------------
 
