@@ -498,6 +498,7 @@ def test_a_server_that_is_not_there_is_named_without_its_secrets() -> None:
             await rude(command="", url=url, start_timeout_s=0.2).start()
         assert caught.value.reason == "SERVER_NOT_RESPONDING"
         assert "127.0.0.1" in caught.value.message
+        assert "Connect call failed" in caught.value.message
         assert "sesame" not in caught.value.message
 
     uvloop.run(test())
