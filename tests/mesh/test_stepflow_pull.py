@@ -46,11 +46,11 @@ SERVERS = ROOT / "tests" / "data" / "stepflow_servers"
 BEHAVIOURS = ROOT / "tests" / "data" / "servers" / "behaviours.py"
 
 
-def worker(version: str, door: PullDoor | None = None, **config: Any) -> StepflowPullBackend:
+def worker(version: str, *, environ: dict[str, str] | None = None, **config: Any) -> StepflowPullBackend:
     """Make a backend that starts `pull.py` on the stepflow-py of a version."""
     python = server_venv([f"stepflow-py=={version}"], f"stepflow-py-{version}") / "python"
     config = {"queue_name": "kit", "command": str(python), "args": [str(SERVERS / "pull.py")], **config}
-    return StepflowPullBackend(context(), PullConfig(**config), door)
+    return StepflowPullBackend(context(**(environ or {})), PullConfig(**config))
 
 
 def own(**config: Any) -> StepflowPullBackend:
@@ -283,6 +283,16 @@ def test_a_worker_that_does_not_start_is_explained_with_its_stderr() -> None:
             await silent.start()
         assert caught.value.reason == "SERVER_NOT_RESPONDING"
         assert not is_alive(silent.process_ids()[0])
+
+    uvloop.run(test())
+
+
+def test_a_proxy_in_the_environment_is_not_on_the_way_to_us() -> None:
+    environ = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "example.org"}
+
+    async def test() -> None:
+        async with started(worker("0.13.0", environ=environ)) as backend:
+            assert await execute(backend, "add", {"a": 1, "b": 1}) == {"sum": 2}
 
     uvloop.run(test())
 
