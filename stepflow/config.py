@@ -126,7 +126,7 @@ class StepflowPlugin:
     """A server of the StepFlow protocol: a command, or a URL of one that runs already (`http`)."""
 
     type: ClassVar[str] = "stepflow"
-    transport: Literal["stdio", "http", "grpc"] = "stdio"
+    transport: Literal["stdio", "http"] = "stdio"
     command: str = ""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -149,7 +149,7 @@ class StepflowPlugin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcPlugin:
-    """Upstream's pull workers over gRPC."""
+    """Workers that pull over gRPC: a command that starts them, or an address to which others connect, or both."""
 
     type: ClassVar[str] = "grpc"
     queue_name: str
@@ -158,7 +158,18 @@ class GrpcPlugin:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     inherit_env: bool = True
     queue_timeout_ms: int = 30_000
+    """How long a call waits where no worker is connected, and a worker may take to claim it where another could."""
     execution_timeout_ms: int | None = None
+    listen: str = ""
+    """HOST:PORT; empty: an own port for each process that is started, upstream's default without a command."""
+    advertise: str = ""
+    """HOST:PORT by which workers reach `listen`, where that is another one."""
+    insecure: bool = False
+    """Listen beyond this machine: the protocol has no TLS."""
+    processes: int = 1
+    concurrency: int | None = None
+    """Calls in flight per worker."""
+    start_timeout_ms: int = 30_000
 
 
 PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlugin
@@ -167,11 +178,7 @@ PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlu
 def check_supported(name: str, plugin: PluginConfig) -> None:
     """Refuse a plugin that this version reads but cannot run. Raises: Refused."""
     way_out = ""
-    if isinstance(plugin, GrpcPlugin):
-        what, way_out = "`type: grpc` (pull workers)", "; a StepFlow server over stdio is `type: stepflow`"
-    elif isinstance(plugin, StepflowPlugin) and plugin.transport == "grpc":
-        what, way_out = "`type: stepflow` with `transport: grpc`", "; use `transport: stdio` or `http`"
-    elif isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
+    if isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
         what, way_out = f"`type: mcp` with `transport: {plugin.transport}`", "; use `transport: stdio`"
     else:
         return

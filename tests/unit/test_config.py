@@ -326,6 +326,7 @@ def test_null_is_an_absent_key() -> None:
         ({"type": "stepflow", "transport": "http", "url": "http://x", "command": "y"}, "and not both"),
         ({"type": "stepflow", "transport": "http", "url": "http://x", "blobThreshold": -1}, "plugins.p.blobThreshold"),
         ({"type": "stepflow", "transport": "pipe", "command": "x"}, "plugins.p.transport: must be"),
+        ({"type": "stepflow", "transport": "grpc"}, "are `type: grpc`"),
         ({"type": "grpc"}, "plugins.p.queueName: is required"),
         ({"type": "grpc", "queueName": "q", "queueTimeoutSecs": 0}, "queueTimeoutSecs"),
         ({"type": "mcp", "command": "x", "args": "y"}, "plugins.p.args"),
@@ -358,8 +359,6 @@ def test_a_misspelt_required_key_is_named_with_the_missing_one() -> None:
 @pytest.mark.parametrize(
     "plugin",
     [
-        GrpcPlugin(queue_name="q"),
-        StepflowPlugin(transport="grpc"),
         McpPlugin(transport="streamable-http", url="http://x"),
     ],
 )
@@ -370,7 +369,14 @@ def test_what_cannot_be_run_yet_is_refused_by_name(plugin: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "plugin", [BuiltinPlugin(), MockPlugin(components={}), StepflowPlugin(command="x"), McpPlugin(command="x")]
+    "plugin",
+    [
+        BuiltinPlugin(),
+        MockPlugin(components={}),
+        StepflowPlugin(command="x"),
+        McpPlugin(command="x"),
+        GrpcPlugin(queue_name="q"),
+    ],
 )
 def test_what_can_be_run_is_let_through(plugin: Any) -> None:
     check_supported("p", plugin)
