@@ -93,9 +93,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         config.host_id, make_backends(config.config, os.environ, changed), BlobStore.open(common.blobs)
     )
     async with AsyncExitStack() as stack:
+        health = await stack.enter_async_context(serving.open_health(common))
         store = await serving.open_store(common.etcd)
         stack.push_async_callback(store.close)
-        server = Server(tls=common.tls, insecure=common.insecure)
+        server = Server(tls=common.tls, insecure=common.insecure, health=health)
         service = HostService(host, capacity=config.capacity)
         service.add_to(server)
         stack.push_async_callback(server.stop)
@@ -112,8 +113,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(registration.close)
         await registration.start()
         await host.start(changed=changed)
+        await health.begin(store)
         serving.ready("component_host", host.id, address)
         yield
+        await health.drain()
         registration.drain()
         await service.drain(config.drain_grace_s)
 
