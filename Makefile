@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s demo bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with the project and its development tools (quick when repeated)
 	@echo "Ready: $(BIN)/stepflow --help"
@@ -56,6 +56,9 @@ check: lint format types proto-check test ## all of it: lint, format, types, gen
 
 test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
+
+k8s: $(STAMP) ## render the manifests, validate them, start what they start
+	@$(BIN)/pytest -q -n 2 tests/mesh/test_kubernetes.py tests/mesh/test_package.py
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
