@@ -63,6 +63,26 @@ def make_backend(
             ),
         )
     assert isinstance(plugin, StepflowPlugin), "check_supported lets nothing else pass"
+    if plugin.transport == "http":
+        from component_host.stepflow_http import HttpServerConfig, StepflowHttpBackend
+
+        return StepflowHttpBackend(
+            context,
+            HttpServerConfig(
+                command=plugin.command,
+                args=plugin.args,
+                env=plugin.env,
+                inherit_env=plugin.inherit_env,
+                url=plugin.url,
+                headers=plugin.headers,
+                processes=plugin.processes,
+                concurrency=plugin.concurrency,
+                blob_threshold=plugin.blob_threshold,
+                blob_host=plugin.blob_host,
+                start_timeout_s=plugin.start_timeout_ms / 1000,
+                request_timeout_s=plugin.request_timeout_ms / 1000,
+            ),
+        )
     from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
 
     return StepflowStdioBackend(

@@ -141,6 +141,10 @@ class StepflowPlugin:
     """For requests other than executes."""
     line_bytes_max: int | None = None
     """Longest line the server reads; None: what its generation bears."""
+    blob_threshold: int = 0
+    """Over HTTP: members of outputs above this many bytes come as blobs; 0: never."""
+    blob_host: str = "127.0.0.1"
+    """Over HTTP: the address of this machine at which the server finds blobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +169,8 @@ def check_supported(name: str, plugin: PluginConfig) -> None:
     way_out = ""
     if isinstance(plugin, GrpcPlugin):
         what, way_out = "`type: grpc` (pull workers)", "; a StepFlow server over stdio is `type: stepflow`"
-    elif isinstance(plugin, StepflowPlugin) and plugin.transport != "stdio":
-        what, way_out = f"`type: stepflow` with `transport: {plugin.transport}`", "; use `transport: stdio`"
+    elif isinstance(plugin, StepflowPlugin) and plugin.transport == "grpc":
+        what, way_out = "`type: stepflow` with `transport: grpc`", "; use `transport: stdio` or `http`"
     elif isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
         what, way_out = f"`type: mcp` with `transport: {plugin.transport}`", "; use `transport: stdio`"
     else:

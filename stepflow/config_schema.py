@@ -159,12 +159,14 @@ class _Stepflow(_Plugin):
     start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
     request_timeout_ms: DurationMs = Field(default=30_000, alias="requestTimeout")
     line_bytes_max: Annotated[int, Field(ge=1_024)] | None = None
+    blob_threshold: Annotated[int, Field(ge=0)] = 0
+    blob_host: Name = "127.0.0.1"
 
     def plugin(self) -> PluginConfig:
         if self.transport == "stdio" and not self.command:
             raise ValueError("a StepFlow server over stdio needs a `command`")
-        if self.transport == "http" and not (self.command or self.url):
-            raise ValueError("a StepFlow server over HTTP needs a `url`, or a `command` that starts it")
+        if self.transport == "http" and bool(self.command) == bool(self.url):
+            raise ValueError("a StepFlow server over HTTP needs a `url`, or a `command` that starts it, and not both")
         return self.fill(StepflowPlugin)
 
 

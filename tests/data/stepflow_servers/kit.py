@@ -1,4 +1,7 @@
-"""A component server for the tests, written against stepflow-py; runs on every version from 0.2.1 to 0.7.0."""
+"""A component server for the tests, written against stepflow-py; runs on every version from 0.2.1 to 0.7.0.
+
+With `--http PORT` it speaks HTTP, without it stdio.
+"""
 
 import asyncio
 import os
@@ -158,4 +161,10 @@ if __name__ == "__main__":
 
         sleeper = subprocess.Popen(["/bin/sleep", "300"])
         Path(sys.argv[-1]).write_text(str(sleeper.pid))
-    server.run()
+    if "--http" in sys.argv:
+        from stepflow_py.http_server import StepflowHttpServer
+
+        port = int(sys.argv[sys.argv.index("--http") + 1])
+        asyncio.run(StepflowHttpServer(server._server, host="127.0.0.1", port=port).run())
+    else:
+        server.run()
