@@ -272,6 +272,7 @@ class McpBackend:
             inherit_env=config.inherit_env,
             working_directory=context.working_directory,
             environ=context.environ,
+            limits=context.limits,
         )
         return StdioServer(spec, on_loss=self._handle_loss)
 

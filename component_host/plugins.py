@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from component_host.backend import BackendContext
-from stepflow.config import BuiltinPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
+from stepflow.config import NO_LIMITS, BuiltinPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +38,8 @@ def make_backend(
     """Build one backend. Raises as `make_backends` does."""
     plugin = config.plugin(name, environ)
     check_supported(name, plugin)
-    context = BackendContext(name, str(config.working_directory), environ, listing_changed)
+    limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server of their own have none
+    context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
     if isinstance(plugin, BuiltinPlugin):
         from component_host.builtin import BuiltinBackend
 

@@ -141,6 +141,7 @@ class HttpServer:
             inherit_env=config.inherit_env,
             working_directory=context.working_directory,
             environ=context.environ,
+            limits=context.limits,
             stderr_hidden=protocol.ECHOES,
         )
         self._concurrency = float(config.concurrency or CONCURRENCY_DEFAULT)

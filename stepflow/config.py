@@ -105,6 +105,18 @@ class MockPlugin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What each process of a server may use, its children each as much again; None: what this process may."""
+
+    memory_bytes: int | None = None
+    """Of address space."""
+    open_files: int | None = None
+
+
+NO_LIMITS = ServerLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class McpPlugin:
     """An MCP server: a command over stdio, or a URL over streamable HTTP."""
 
@@ -119,6 +131,7 @@ class McpPlugin:
     result: Literal["structured", "content"] = "structured"
     mode: Literal["auto", "legacy", "modern"] = "auto"
     start_timeout_ms: int = 30_000
+    limits: ServerLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +158,7 @@ class StepflowPlugin:
     """Over HTTP: members of outputs above this many bytes come as blobs; 0: never."""
     blob_host: str = "127.0.0.1"
     """Over HTTP: the address of this machine at which the server finds blobs."""
+    limits: ServerLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +173,7 @@ class GrpcPlugin:
     inherit_env: bool = True
     queue_timeout_ms: int = 30_000
     execution_timeout_ms: int | None = None
+    limits: ServerLimits = NO_LIMITS
 
 
 PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlugin

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable  # noqa: TC003  # pydantic reads annotations when the models are made
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,7 @@ from stepflow.config import (
     OpenAISettings,
     PluginConfig,
     RetryConfig,
+    ServerLimits,
     StepflowPlugin,
     did_you_mean,
     digest_of,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 Place = tuple[str | int, ...]
 M = TypeVar("M", bound="_Model")
 T = TypeVar("T")
+
+OPEN_FILES_MIN = 16
+"""Fewer let no interpreter start."""
 
 PROBLEMS_SHOWN_MAX = 10
 """Problems in one message; the rest is counted."""
@@ -77,9 +81,20 @@ def _duration_ms(value: Any) -> int:
         raise ValueError(error.message) from None
 
 
+def _size_bytes(value: Any) -> int:
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("must be a size like `512MiB` (units: KiB, MiB, GiB)")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+_UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_SIZE = re.compile(r"([1-9][0-9]{0,8}) ?(KiB|MiB|GiB)")
+
 Text = Annotated[str, BeforeValidator(_text)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
+SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -125,7 +140,22 @@ class _Builtin(_Plugin):
         return BuiltinPlugin(openai=self.openai.fill(OpenAISettings))
 
 
-class _Mcp(_Plugin):
+class _Limits(_Model):
+    memory_bytes: SizeBytes | None = Field(default=None, alias="memory")
+    open_files: Annotated[int, Field(ge=OPEN_FILES_MIN)] | None = None
+
+
+class _Server(_Plugin):
+    """A plugin with a server that we may start."""
+
+    limits: _Limits = _Limits()
+
+    def fill(self, target: type[T]) -> T:
+        limits = self.limits.fill(ServerLimits)
+        return replace(super().fill(target), limits=limits)  # type: ignore[type-var]  # targets are dataclasses
+
+
+class _Mcp(_Server):
     transport: Literal["stdio", "streamable-http"] | None = None
     command: str = ""
     args: Texts = ()
@@ -146,7 +176,7 @@ class _Mcp(_Plugin):
         return self.model_copy(update={"transport": transport}).fill(McpPlugin)
 
 
-class _Stepflow(_Plugin):
+class _Stepflow(_Server):
     transport: Literal["stdio", "http", "grpc"] = "stdio"
     command: str = ""
     args: Texts = ()
@@ -170,7 +200,7 @@ class _Stepflow(_Plugin):
         return self.fill(StepflowPlugin)
 
 
-class _Grpc(_Plugin):
+class _Grpc(_Server):
     queue_name: Name
     command: str = ""
     args: Texts = ()
