@@ -58,6 +58,8 @@ def make_backend(
                 args=plugin.args,
                 env=plugin.env,
                 inherit_env=plugin.inherit_env,
+                url=plugin.url if plugin.transport == "streamable-http" else "",
+                headers=plugin.headers,
                 result=plugin.result,
                 start_timeout_s=plugin.start_timeout_ms / 1000,
                 mode=plugin.mode,

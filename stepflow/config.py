@@ -118,7 +118,7 @@ NO_LIMITS = ServerLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McpPlugin:
-    """An MCP server: a command over stdio, or a URL over streamable HTTP."""
+    """An MCP server: a command over stdio, or a URL over streamable HTTP, which a command may serve."""
 
     type: ClassVar[str] = "mcp"
     transport: Literal["stdio", "streamable-http"] = "stdio"
@@ -186,8 +186,6 @@ def check_supported(name: str, plugin: PluginConfig) -> None:
         what, way_out = "`type: grpc` (pull workers)", "; a StepFlow server over stdio is `type: stepflow`"
     elif isinstance(plugin, StepflowPlugin) and plugin.transport == "grpc":
         what, way_out = "`type: stepflow` with `transport: grpc`", "; use `transport: stdio` or `http`"
-    elif isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
-        what, way_out = f"`type: mcp` with `transport: {plugin.transport}`", "; use `transport: stdio`"
     else:
         return
     raise Refused(

@@ -358,7 +358,6 @@ def test_a_misspelt_required_key_is_named_with_the_missing_one() -> None:
         GrpcPlugin(queue_name="q"),
         StepflowPlugin(transport="http", url="http://x"),
         StepflowPlugin(transport="grpc"),
-        McpPlugin(transport="streamable-http", url="http://x"),
     ],
 )
 def test_what_cannot_be_run_yet_is_refused_by_name(plugin: Any) -> None:
@@ -368,7 +367,14 @@ def test_what_cannot_be_run_yet_is_refused_by_name(plugin: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "plugin", [BuiltinPlugin(), MockPlugin(components={}), StepflowPlugin(command="x"), McpPlugin(command="x")]
+    "plugin",
+    [
+        BuiltinPlugin(),
+        MockPlugin(components={}),
+        StepflowPlugin(command="x"),
+        McpPlugin(command="x"),
+        McpPlugin(transport="streamable-http", url="http://x"),
+    ],
 )
 def test_what_can_be_run_is_let_through(plugin: Any) -> None:
     check_supported("p", plugin)
