@@ -53,9 +53,9 @@ class BlobApi:
         app = web.Application(client_max_size=REPLY_BYTES_MAX, middlewares=[self._answer_errors])
         app.router.add_post(base, self._put)
         app.router.add_get(base + "/{blob_id}", self._get)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, 0, shutdown_timeout=0.5)
+        site = web.TCPSite(self._runner, host, 0)
         try:
             await site.start()
         except OSError as error:

@@ -107,6 +107,7 @@ class ListeningProcess:
             return
 
     def _handle_exit(self) -> None:
+        self.let_port_go()
         self._changed.set()
         self._on_exit()
 

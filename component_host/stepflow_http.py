@@ -49,6 +49,8 @@ CALLBACKS_MAX = 1_000
 """Requests of one server that are being served."""
 
 READY_POLL_S = 0.05
+READY_WAIT_S = 1.0
+"""For one answer about its health, while a server starts."""
 
 HEALTH_INTERVAL_S = 2.0
 
@@ -283,8 +285,9 @@ class HttpServer:
     async def _until_healthy(self, endpoint: Endpoint, check: Callable[[], None]) -> None:
         while True:
             try:
-                instance = await endpoint.health()
-            except (LostError, NotProtocolError):
+                async with asyncio.timeout(READY_WAIT_S):  # it may be somebody else's port, who takes it and is silent
+                    instance = await endpoint.health()
+            except (LostError, NotProtocolError, TimeoutError):
                 check()
                 await asyncio.sleep(READY_POLL_S)
             else:

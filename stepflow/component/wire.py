@@ -68,12 +68,14 @@ class Message(msgspec.Struct):
     error: msgspec.Raw = _UNSET_RAW
 
 
-class _Capabilities(msgspec.Struct):
+class _Capabilities(msgspec.Struct, rename="camel"):
     progress: bool = False
+    blob_api_url: str | None = None
 
 
-class InitializeParams(msgspec.Struct):
+class InitializeParams(msgspec.Struct, rename={"later_version": "runtimeProtocolVersion"}):
     capabilities: _Capabilities | None = None
+    later_version: int | None = None
 
 
 class InfoParams(msgspec.Struct):

@@ -356,7 +356,6 @@ def test_a_misspelt_required_key_is_named_with_the_missing_one() -> None:
     "plugin",
     [
         GrpcPlugin(queue_name="q"),
-        StepflowPlugin(transport="http", url="http://x"),
         StepflowPlugin(transport="grpc"),
     ],
 )

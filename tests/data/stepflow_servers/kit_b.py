@@ -117,7 +117,7 @@ async def gated_blob(input: GatedBlob, context: StepflowContext) -> str:
 
 @server.component
 async def evaluate(input: dict, context: StepflowContext) -> Any:
-    flow_id = await context.put_blob(input["flow"], "flow")
+    flow_id = await context.put_blob(input["flow"])
     return await context.evaluate_flow_by_id(flow_id, input["input"])
 
 
