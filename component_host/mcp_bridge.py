@@ -50,11 +50,15 @@ if TYPE_CHECKING:
 
 RESTART_BACKOFF = Backoff(kind="exponential", min_delay_ms=100, max_delay_ms=30_000, factor=2)
 
+RECONNECT_BACKOFF = Backoff(kind="exponential", min_delay_ms=100, max_delay_ms=5_000, factor=2)
+"""For servers that somebody else starts: to look is cheap."""
+
 HEALTHY_S = 10.0
 """A server that lived this long starts its back-off afresh when it is lost."""
 
 LAUNCHES_FAILED_MAX = 3
-"""Launches that may fail in a row before calls no longer wait for the next one."""
+"""Launches that may fail in a row before calls no longer wait for the next one. For a server that somebody else starts
+again, they wait for as long as a start may take."""
 
 CONNECTIONS_PER_CALL_MAX = 3
 """A call that loses as many connections before it is executed fails."""
@@ -129,6 +133,8 @@ class McpBackend:
         self._supervisor: asyncio.Task[None] | None = None
         self._connection: _Connection | None = None
         self._launches_failed = 0
+        self._lost_at = 0.0
+        """When the last connection was lost, by the event loop's clock."""
         self._offers_stale = False
         self._closing = False
         self._wake = asyncio.Event()
@@ -154,6 +160,8 @@ class McpBackend:
         try:
             await asyncio.wait([started, self._supervisor], return_when=asyncio.FIRST_COMPLETED)
             if not started.done():
+                if not self._supervisor.cancelled():
+                    self._supervisor.result()  # a defect: the host words it
                 raise self._closed_error()
             started.result()
         except BaseException:
@@ -224,7 +232,7 @@ class McpBackend:
             except Exception as error:
                 loss = await connection.link.loss(trace)
                 if loss is None:
-                    call.fail(mcp_results.failure_of_error(error, component, info))
+                    call.fail(mcp_results.failure_of_error(error, component, info, arguments))
                     return True
                 if loss.executed:
                     message = f"the MCP server of plugin {self.name!r} {loss.message}"
@@ -275,7 +283,8 @@ class McpBackend:
                 elif error is not None:
                     raise error
                 short_lives = 1 if loop.time() - connecting_at >= HEALTHY_S else short_lives + 1
-                await asyncio.sleep(base_delay_ms(RESTART_BACKOFF, short_lives) / 1000)
+                backoff = RESTART_BACKOFF if self._config.command else RECONNECT_BACKOFF
+                await asyncio.sleep(base_delay_ms(backoff, short_lives) / 1000)
         finally:
             for task in list(serving):
                 task.cancel()
@@ -430,7 +439,8 @@ class McpBackend:
             async with asyncio.timeout(self._config.start_timeout_s):
                 connection.offers = await list_offers(connection.client, self._config.result)
         except (MCPError, TimeoutError, ValueError) as error:  # ValueError: a listing that breaks the protocol
-            log.warning("MCP server could not be listed again", plugin=self.name, error=type(error).__name__)
+            if not connection.link.lost:
+                log.warning("MCP server could not be listed again", plugin=self.name, error=type(error).__name__)
             return
         self._set_listing(connection)
 
@@ -444,7 +454,8 @@ class McpBackend:
         """Make calls wait for the next connection. Safe to repeat."""
         if self._connection is not None and self._connection.link is link:
             self._connection = None
-            self._ready = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._ready, self._lost_at = loop.create_future(), loop.time()
 
     def _handle_loss(self, link: Link) -> None:
         self._withdraw(link)  # at once: a call made from here on has not been seen by any server, so it may wait
@@ -453,7 +464,9 @@ class McpBackend:
     def _note_failed_launch(self, error: StepflowError) -> None:
         self._launches_failed += 1
         log.warning("MCP server does not come up again", plugin=self.name, error=error.message)
-        if self._launches_failed >= LAUNCHES_FAILED_MAX:
+        away_s = asyncio.get_running_loop().time() - self._lost_at
+        patient = not self._config.command and away_s < self._config.start_timeout_s
+        if self._launches_failed >= LAUNCHES_FAILED_MAX and not patient:
             waiting, self._ready = self._ready, asyncio.get_running_loop().create_future()
             waiting.set_exception(error)
             waiting.exception()  # nobody may be waiting
