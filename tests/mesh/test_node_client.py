@@ -13,6 +13,7 @@ from support.api import api_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from support.api import ApiMesh
 

@@ -17,8 +17,10 @@ class Exchange:
     """One request, and the way to answer it."""
 
     method: str
+    path: str
     headers: dict[str, str]
     message: Any
+    reader: asyncio.StreamReader = field(repr=False)
     writer: asyncio.StreamWriter = field(repr=False)
 
     async def send(
@@ -46,6 +48,11 @@ class Exchange:
         self.writer.write("\n".join([*lines, "data: " + json.dumps(message), "", ""]).encode())
         await self.writer.drain()
 
+    async def wait_for_hang_up(self) -> None:
+        """Wait until the client has closed the connection."""
+        await self.reader.read(1)
+        self.writer.close()
+
     def hang_up(self) -> None:
         self.writer.transport.abort()
 
@@ -64,7 +71,8 @@ async def http_server(handle: Callable[[Exchange], Awaitable[None]], port: int =
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 headers = dict(_header(line) for line in head[1:] if line)
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                await handle(Exchange(head[0].split()[0], headers, json.loads(body) if body else None, writer))
+                method, path, _ = head[0].split()
+                await handle(Exchange(method, path, headers, json.loads(body) if body else None, reader, writer))
         connections.discard(task)
         writer.close()
 
