@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test k8s demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix demo bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 
 k8s: $(STAMP) ## render the manifests, validate them, start what they start
 	@$(BIN)/pytest -q -n 2 tests/mesh/test_kubernetes.py tests/mesh/test_package.py
+
+matrix: $(STAMP) ## drive every component server there is, in every way (minutes; installs them the first time)
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py

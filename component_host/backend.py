@@ -128,6 +128,11 @@ class Health:
             self._changed()
 
 
+def with_stderr(what: str, tail: str) -> str:
+    """Add the end of a server's stderr, if there is any, to what happened to it."""
+    return f"{what}; the end of its stderr:\n{tail}" if tail else what
+
+
 class Backend(Protocol):
     """One configured plugin."""
 

@@ -29,7 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from component_host.backend import Listing
+from component_host.backend import Health, Listing, with_stderr
 from component_host.mcp_link import Trace, call_trace
 from component_host.process import ProcessSpec
 from stepflow import codec
@@ -50,11 +50,15 @@ if TYPE_CHECKING:
 
 RESTART_BACKOFF = Backoff(kind="exponential", min_delay_ms=100, max_delay_ms=30_000, factor=2)
 
+RECONNECT_BACKOFF = Backoff(kind="exponential", min_delay_ms=100, max_delay_ms=5_000, factor=2)
+"""For servers that somebody else starts: to look is cheap."""
+
 HEALTHY_S = 10.0
 """A server that lived this long starts its back-off afresh when it is lost."""
 
 LAUNCHES_FAILED_MAX = 3
-"""Launches that may fail in a row before calls no longer wait for the next one."""
+"""Launches that may fail in a row before calls no longer wait for the next one. For a server that somebody else starts
+again, they wait for as long as a start may take."""
 
 CONNECTIONS_PER_CALL_MAX = 3
 """A call that loses as many connections before it is executed fails."""
@@ -121,6 +125,7 @@ class McpBackend:
 
     def __init__(self, context: BackendContext, config: McpServerConfig) -> None:
         self.name = context.name
+        self.health = Health(context.listing_changed)
         self._context = context
         self._config = config
         self._mode = config.mode
@@ -129,6 +134,8 @@ class McpBackend:
         self._supervisor: asyncio.Task[None] | None = None
         self._connection: _Connection | None = None
         self._launches_failed = 0
+        self._lost_at = 0.0
+        """When the last connection was lost, by the event loop's clock."""
         self._offers_stale = False
         self._closing = False
         self._wake = asyncio.Event()
@@ -154,6 +161,8 @@ class McpBackend:
         try:
             await asyncio.wait([started, self._supervisor], return_when=asyncio.FIRST_COMPLETED)
             if not started.done():
+                if not self._supervisor.cancelled():
+                    self._supervisor.result()  # a defect: the host words it
                 raise self._closed_error()
             started.result()
         except BaseException:
@@ -224,7 +233,7 @@ class McpBackend:
             except Exception as error:
                 loss = await connection.link.loss(trace)
                 if loss is None:
-                    call.fail(mcp_results.failure_of_error(error, component, info))
+                    call.fail(mcp_results.failure_of_error(error, component, info, arguments))
                     return True
                 if loss.executed:
                     message = f"the MCP server of plugin {self.name!r} {loss.message}"
@@ -275,7 +284,8 @@ class McpBackend:
                 elif error is not None:
                     raise error
                 short_lives = 1 if loop.time() - connecting_at >= HEALTHY_S else short_lives + 1
-                await asyncio.sleep(base_delay_ms(RESTART_BACKOFF, short_lives) / 1000)
+                backoff = RESTART_BACKOFF if self._config.command else RECONNECT_BACKOFF
+                await asyncio.sleep(base_delay_ms(backoff, short_lives) / 1000)
         finally:
             for task in list(serving):
                 task.cancel()
@@ -300,7 +310,9 @@ class McpBackend:
                     await self._attend(connection)
                 finally:
                     self._withdraw(link)
-                log.warning("MCP server lost", plugin=self.name, how=link.describe_end())
+                how = link.describe_end()
+                log.warning("MCP server lost", plugin=self.name, how=how)
+                self.health.lost(self, with_stderr(how, link.stderr_tail()))
                 if link.drains:
                     lost.set_result(None)
                     await connection.drain()
@@ -431,13 +443,15 @@ class McpBackend:
             async with asyncio.timeout(self._config.start_timeout_s):
                 connection.offers = await list_offers(connection.client, self._config.result)
         except (MCPError, TimeoutError, ValueError) as error:  # ValueError: a listing that breaks the protocol
-            log.warning("MCP server could not be listed again", plugin=self.name, error=type(error).__name__)
+            if not connection.link.lost:
+                log.warning("MCP server could not be listed again", plugin=self.name, error=type(error).__name__)
             return
         self._set_listing(connection)
 
     def _publish(self, connection: _Connection) -> None:
         self._connection = connection
         self._launches_failed = 0
+        self.health.serves(self)
         self._set_listing(connection)
         self._ready.set_result(connection)
 
@@ -445,7 +459,8 @@ class McpBackend:
         """Make calls wait for the next connection. Safe to repeat."""
         if self._connection is not None and self._connection.link is link:
             self._connection = None
-            self._ready = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._ready, self._lost_at = loop.create_future(), loop.time()
 
     def _handle_loss(self, link: Link) -> None:
         self._withdraw(link)  # at once: a call made from here on has not been seen by any server, so it may wait
@@ -454,7 +469,10 @@ class McpBackend:
     def _note_failed_launch(self, error: StepflowError) -> None:
         self._launches_failed += 1
         log.warning("MCP server does not come up again", plugin=self.name, error=error.message)
-        if self._launches_failed >= LAUNCHES_FAILED_MAX:
+        self.health.lost(self, error.message)
+        away_s = asyncio.get_running_loop().time() - self._lost_at
+        patient = not self._config.command and away_s < self._config.start_timeout_s
+        if self._launches_failed >= LAUNCHES_FAILED_MAX and not patient:
             waiting, self._ready = self._ready, asyncio.get_running_loop().create_future()
             waiting.set_exception(error)
             waiting.exception()  # nobody may be waiting

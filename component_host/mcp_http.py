@@ -28,7 +28,8 @@ import re
 import socket
 import urllib.request
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx2
 import mcp_types
@@ -150,15 +151,13 @@ class HttpServer:
 
     async def loss(self, trace: Trace) -> Loss | None:
         process = self._process
-        if process is not None and (trace.broken or trace.not_executed):
+        if process is not None and trace.problem:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EXIT_KNOWN_S):
                     await process.ended()
-        if trace.not_executed:
-            return Loss(trace.not_executed, executed=False)
         if process is not None and self.lost:
-            return Loss(f"{self.describe_end()} during the call", executed=True)
-        return Loss(trace.broken, executed=True) if trace.broken else None
+            return Loss(f"{self.describe_end()} during the call", executed=trace.executed)
+        return Loss(trace.problem, executed=trace.executed) if trace.problem else None
 
     def describe_end(self) -> str:
         if self._process is not None and self._process.returncode is not None:
@@ -240,14 +239,14 @@ class _Transport(httpx2.AsyncBaseTransport):
                     self._changes_heard |= request.method == "GET"
                     return _with_stream(response, exchange.trace)
                 body = await _read(response)
-        except _NEVER_SENT as error:
+        except _NOT_CONNECTED as error:
             why = f"cannot be reached: {_words(error)}"
-            exchange.trace.fail(why, executed=False)
+            exchange.trace.fail(why)
             self._server.lose(why)
             return exchange.error_response(503, f"the server {why}")
         except (httpx2.HTTPError, OSError, TimeoutError) as error:
             why = f"broke off the connection during the call ({type(error).__name__})"
-            exchange.trace.fail(why, executed=True)
+            exchange.trace.fail(why)
             if request.method == "GET":
                 self._note_deafness(why)
             return exchange.error_response(503, f"the server {why}")
@@ -264,11 +263,11 @@ class _Transport(httpx2.AsyncBaseTransport):
         if exchange.session and status in (400, 404) and not (answer and answer.code in _ANSWERS):
             # 404 by the specification; several servers say 400. No server dispatches what it answers so.
             why = f"does not know the session any more ({reason})"
-            exchange.trace.fail(why, executed=False)
+            exchange.trace.fail(why, refused=True)
             if exchange.request.method == "POST":
                 self._server.lose(why)
         elif status in UNREACHABLE_STATUSES:
-            exchange.trace.fail(f"answered {reason}", executed=True)
+            exchange.trace.fail(f"answered {reason}")
         if exchange.request.method == "GET":
             self._note_deafness(f"does not go on with the stream of its messages ({reason})")
         if answer is not None:
@@ -289,11 +288,17 @@ class _Exchange:
         self.request = request
         self.trace = trace
         trace.begin_request()
+        request.extensions["trace"] = self._note
         self.session = SESSION_HEADER in request.headers
         self._id: int | str | None = None
         if request.method == "POST":
             with contextlib.suppress(msgspec.DecodeError):
                 self._id = msgspec.json.decode(request.content, type=_Envelope).id
+
+    async def _note(self, event: str, _info: Any) -> None:
+        """Take what the HTTP library tells of its steps."""
+        if event.endswith("send_request_headers.started"):
+            self.trace.sent = True
 
     def time_limit_s(self) -> float | None:
         match self.request.method:
@@ -327,9 +332,9 @@ class _WatchedStream(httpx2.AsyncByteStream):
             async for chunk in self._inner:
                 yield chunk
         except (httpx2.HTTPError, OSError) as error:
-            self._trace.fail(f"broke off its answer ({type(error).__name__})", executed=True)
+            self._trace.fail(f"broke off its answer ({type(error).__name__})")
             raise
-        self._trace.fail("ended its answer before the result", executed=True)
+        self._trace.fail("ended its answer before the result")
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -339,7 +344,7 @@ class _TooLarge(Exception):  # a signal within this module
     """The server sends more than it may."""
 
 
-_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol)
+_NOT_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol)
 _ANSWERS = (mcp_types.INVALID_PARAMS, mcp_types.METHOD_NOT_FOUND)
 """Errors of a server that has looked at the request."""
 
@@ -388,10 +393,12 @@ def _check_target(target: HttpTarget) -> None:
     """Refuse what could not be sent; the library's own errors would quote the values."""
     where = f"plugin {target.plugin!r}"
     try:
-        url = httpx2.URL(target.url.replace(PORT, "1"))
+        httpx2.URL(text := target.url.replace(PORT, "1"))
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
     except (httpx2.InvalidURL, ValueError):
-        url = None
-    if url is None or url.scheme not in ("http", "https") or not url.host:
+        usable = False
+    if not usable:
         raise Invalid("URL_INVALID", f"{where}: `url` must be like https://host/mcp", plugin=target.plugin)
     for name, value in target.headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or _ILLEGAL_IN_HEADER.search(value.strip()):

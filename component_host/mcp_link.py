@@ -31,21 +31,26 @@ class Trace:
 
     requests: int = 0
     """HTTP requests made for it: its own, then those that resume its answer or tell of its cancellation."""
-    not_executed: str = ""
-    """Why the server cannot have executed the call; empty if it may have."""
-    broken: str = ""
+    sent: bool = False
+    """A part of a request may have left this machine."""
+    refused: bool = False
+    """The server told that it would not look at the call."""
+    problem: str = ""
     """Why there will be no answer; empty if there is one."""
+
+    @property
+    def executed(self) -> bool:
+        """The server may have executed the call."""
+        return self.sent and not self.refused
 
     def begin_request(self) -> None:
         self.requests += 1
-        self.broken = ""  # a stream that is resumed makes a broken one good
+        self.problem = ""  # a stream that is resumed makes a broken one good
 
-    def fail(self, why: str, *, executed: bool) -> None:
-        """Note that the last request failed. Only the first one can tell that nothing was executed."""
-        if executed or self.requests > 1:
-            self.broken = why
-        else:
-            self.not_executed = why
+    def fail(self, why: str, *, refused: bool = False) -> None:
+        """Note that the last request failed. Only the call's own request can be refused as such."""
+        self.problem = why
+        self.refused = refused and self.requests == 1
 
 
 call_trace: ContextVar[Trace | None] = ContextVar("call_trace", default=None)

@@ -14,6 +14,7 @@ Imports the SDK: import it late.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,10 +65,27 @@ def outcome(result: Result, form: ResultForm, info: ComponentInfo | None, argume
     """Return an answer's output as JSON text, or the failure that it is. `info` is None for what is not listed."""
     if isinstance(result, mcp_types.CallToolResult) and result.is_error:
         return failure_of_result(result, info, arguments)
+    tree = _output(result, form)
     try:
-        return codec.encode(_output(result, form))
-    except Invalid as error:  # what came over HTTP was checked as JSON only loosely
+        text = codec.encode(tree)
+        if b"null" in text:  # that is what the encoder makes of them; the SDK reads them from an answer over HTTP
+            _check_numbers(tree)
+    except Invalid as error:
         return _failure(Code.COMPONENT_FAILED, f"the server's answer cannot be an output: {error.message}", {})
+    return text
+
+
+def _check_numbers(tree: Any) -> None:
+    """Raises: Invalid, a number is infinite or none at all."""
+    match tree:
+        case float() if not math.isfinite(tree):
+            raise Invalid("NOT_JSON", f"it has the number {tree}, which JSON does not know")
+        case dict():
+            for member in tree.values():
+                _check_numbers(member)
+        case list():
+            for member in tree:
+                _check_numbers(member)
 
 
 def _output(result: Result, form: ResultForm) -> Any:
@@ -100,13 +118,13 @@ def failure_of_result(result: mcp_types.CallToolResult, tool: ComponentInfo | No
     return _failure(_code_of_error_text(message, tool, arguments), message, details)
 
 
-def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None) -> Failure:
+def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None, arguments: Any) -> Failure:
     """Return the failure of a call over a connection that still stands. `name` is the tool's."""
     if isinstance(error, MCPError):
         details = {"code": error.code} if error.data is None else {"code": error.code, "data": error.data}
         if error.code == mcp_types.PARSE_ERROR:  # the SDK's own words would quote the answer
             return _failure(Code.COMPONENT_FAILED, "the server's answer is no valid JSON-RPC message", details)
-        return _failure(_code_of_rpc_error(error, tool), error.message, details)
+        return _failure(_code_of_rpc_error(error, tool, arguments), error.message, details)
     if isinstance(error, ValidationError):
         return _failure(Code.COMPONENT_FAILED, describe_bad_answer(error), {})
     if isinstance(error, RuntimeError):
@@ -150,7 +168,7 @@ def _code_of_error_text(message: str, tool: ComponentInfo | None, arguments: Any
     return Code.COMPONENT_FAILED
 
 
-def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None) -> Code:
+def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None, arguments: Any) -> Code:
     match error.code:
         case mcp_types.METHOD_NOT_FOUND:
             return Code.COMPONENT_NOT_FOUND
@@ -162,7 +180,8 @@ def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None) -> Code:
         case mcp_types.REQUEST_TIMEOUT:
             return Code.TIMEOUT
         case _:
-            return Code.COMPONENT_FAILED
+            refused = tool is not None and breaks_schema(tool.input_schema, arguments)
+            return Code.INVALID_INPUT if refused else Code.COMPONENT_FAILED
 
 
 def _schema_problem(error: RuntimeError, name: str) -> str:

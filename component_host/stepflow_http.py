@@ -214,6 +214,9 @@ class HttpServer:
     def process_id(self) -> int:
         return 0 if self._process is None else self._process.process.pid
 
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.process.stderr_tail()
+
     async def ended(self) -> None:
         await self._gone.wait()
 

@@ -18,7 +18,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.backend import Health, Listing
+from component_host.backend import Health, Listing, with_stderr
 from stepflow.errors import Code, Failure, StepflowError
 from stepflow.telemetry import get_logger
 
@@ -186,8 +186,7 @@ class StepflowPool:
             if loop.time() - up_since >= HEALTHY_S:
                 delay_s = BACKOFF_S_MIN
             if not server.end_was_wanted:
-                tail = server.stderr_tail()
-                self.health.lost(server, f"{server.how_it_ended}; the end of its stderr:\n{tail}" if tail else server.how_it_ended)
+                self.health.lost(server, with_stderr(server.how_it_ended, server.stderr_tail()))
                 log.warning("server ended; starting it again", plugin=self.name, how=server.how_it_ended)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, BACKOFF_S_MAX)
