@@ -75,8 +75,9 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.host import ComponentHost
-    from component_host.plugins import make_backends
+    from component_host.plugins import make_backend, make_backends
     from component_host.registration import Registration
+    from component_host.revival import Revival
     from component_host.service import HostService
     from stepflow.rpc import Server
     from stepflow.store.blobs import BlobStore
@@ -113,6 +114,9 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(registration.close)
         await registration.start()
         await host.start(changed=changed)
+        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed), changed)
+        stack.push_async_callback(revival.close)
+        revival.begin()
         await health.begin(store)
         serving.ready("component_host", host.id, address)
         yield

@@ -184,7 +184,7 @@ class ExecutorInfo:
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """`state`: starting, ready, restarting or failed. `last_error`: why it did not start, or how its server ended last."""
+    """`state`: starting, ready, restarting or failed. `last_error`: why it did not start, or how its server ended."""
 
     plugin: str
     type: str
