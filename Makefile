@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak demo bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ k8s: $(STAMP) ## render the manifests, validate them, start what they start
 
 matrix: $(STAMP) ## drive every component server there is, in every way (minutes; installs them the first time)
 	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix
+
+soak: $(STAMP) ## call every kind of server for MINUTES=10 while servers are killed at random (SEED=…)
+	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
