@@ -69,10 +69,11 @@ soak: $(STAMP) ## call every kind of server for MINUTES=10 while servers are kil
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure steps per second and milliseconds per step, embedded and in a mesh
+bench: $(STAMP) ## measure steps per second, milliseconds per step, and what each bridge costs per call
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
+	@$(BIN)/python -m benchmarks.bridges
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

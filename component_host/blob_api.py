@@ -1,7 +1,7 @@
 """The HTTP API through which stepflow-py 0.10 and 0.11 keep blobs: POST and GET, JSON and bytes.
 
 - These servers send no credentials, so the address itself is one: it holds a token that nobody can guess, and it is
-  told to the servers of one plugin only. It stands in no log.
+  told to the servers of one plugin only. Logs and failures show it redacted.
 - Served only while a call is in flight, with the blobs that the call may use: outside of calls a server may nothing.
 - Bodies are at most a payload and its envelope, and at most `REQUESTS_MAX` are served at a time; more wait.
 
@@ -43,13 +43,15 @@ class BlobApi:
 
     def __init__(self, blobs: Callable[[], BlobAccess | None]) -> None:
         self.url = ""
+        self.secret = secrets.token_urlsafe(32)
+        """What is secret in it. Servers put addresses that do not answer as they should into their errors."""
         self._blobs = blobs
         self._turns = asyncio.Semaphore(REQUESTS_MAX)
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str) -> None:
         """Listen on an address of this machine. Raises: Unavailable BLOB_API_FAILED."""
-        base = f"/{secrets.token_urlsafe(32)}/api/v1/blobs"
+        base = f"/{self.secret}/api/v1/blobs"
         app = web.Application(client_max_size=REPLY_BYTES_MAX, middlewares=[self._answer_errors])
         app.router.add_post(base, self._put)
         app.router.add_get(base + "/{blob_id}", self._get)

@@ -11,7 +11,9 @@ Not here: what the messages mean. The client is aiohttp: of a call to a stepflow
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -36,6 +38,12 @@ KEEPALIVE_S = 4.0
 CONNECT_TIMEOUT_S = 10.0
 
 READ_BYTES = 256 * 1024
+
+PIECE_BYTES_MAX = 512 * 1024
+"""A larger body is not written in one go."""
+
+THREAD_BYTES_MIN = 1024 * 1024
+"""A larger message is decoded beside the event loop: it takes more than a millisecond."""
 
 PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 30, 10, 3
 """TCP keep-alive: a peer that does not answer these is gone."""
@@ -129,17 +137,18 @@ class Endpoint:
                     splitter = EventSplitter()
                     async for chunk in response.content.iter_any():
                         for event in splitter.feed(chunk):
-                            yield _decoded(event, response.status), instance
+                            yield await _decoded(event, response.status), instance
                 else:
                     text = await _body(response)
-                    yield _decoded(text, response.status), instance
+                    yield await _decoded(text, response.status), instance
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _lost(error) from None
 
     def _post(self, body: bytes, instance: str) -> Any:
         self._check_open()
         headers = {INSTANCE_HEADER: instance} if instance else None
-        return self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+        data = body if len(body) <= PIECE_BYTES_MAX else BytesIO(body)  # a stream leaves in pieces, between other work
+        return self._session.post(self._url, data=data, headers=headers, allow_redirects=False)
 
     def _check_open(self) -> None:
         if self._session.closed:
@@ -196,9 +205,12 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def _decoded(text: bytes, status: int) -> protocol.Line:
+async def _decoded(text: bytes, status: int) -> protocol.Line:
     try:
-        line = protocol.decode_line(text)
+        if len(text) < THREAD_BYTES_MIN:
+            line = protocol.decode_line(text)
+        else:
+            line = await asyncio.to_thread(protocol.decode_line, text)
     except protocol.DECODE_ERRORS:
         raise _not_protocol(status, text) from None
     if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from component_host.backend import BackendContext
 from stepflow.config import NO_LIMITS, BuiltinPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
@@ -66,39 +66,29 @@ def make_backend(
             ),
         )
     assert isinstance(plugin, StepflowPlugin), "check_supported lets nothing else pass"
+    common: dict[str, Any] = {
+        "command": plugin.command,
+        "args": plugin.args,
+        "env": plugin.env,
+        "inherit_env": plugin.inherit_env,
+        "processes": plugin.processes,
+        "concurrency": plugin.concurrency,
+        "start_timeout_s": plugin.start_timeout_ms / 1000,
+        "request_timeout_s": plugin.request_timeout_ms / 1000,
+    }
     if plugin.transport == "http":
         from component_host.stepflow_http import HttpServerConfig, StepflowHttpBackend
 
         return StepflowHttpBackend(
             context,
             HttpServerConfig(
-                command=plugin.command,
-                args=plugin.args,
-                env=plugin.env,
-                inherit_env=plugin.inherit_env,
                 url=plugin.url,
                 headers=plugin.headers,
-                processes=plugin.processes,
-                concurrency=plugin.concurrency,
                 blob_threshold=plugin.blob_threshold,
                 blob_host=plugin.blob_host,
-                start_timeout_s=plugin.start_timeout_ms / 1000,
-                request_timeout_s=plugin.request_timeout_ms / 1000,
+                **common,
             ),
         )
     from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
 
-    return StepflowStdioBackend(
-        context,
-        StdioServerConfig(
-            command=plugin.command,
-            args=plugin.args,
-            env=plugin.env,
-            inherit_env=plugin.inherit_env,
-            processes=plugin.processes,
-            concurrency=plugin.concurrency,
-            line_bytes_max=plugin.line_bytes_max,
-            start_timeout_s=plugin.start_timeout_ms / 1000,
-            request_timeout_s=plugin.request_timeout_ms / 1000,
-        ),
-    )
+    return StepflowStdioBackend(context, StdioServerConfig(line_bytes_max=plugin.line_bytes_max, **common))

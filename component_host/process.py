@@ -85,6 +85,8 @@ class ProcessSpec:
     stderr_hidden: tuple[str, ...] = ()
     """Beginnings of stderr lines that must not be kept or logged: some servers echo payloads there."""
     limits: ServerLimits = NO_LIMITS
+    secrets: tuple[str, ...] = ()
+    """What stands in no environment and is taken out of stderr all the same."""
 
 
 def server_environment(spec: ProcessSpec) -> dict[str, str]:
@@ -459,9 +461,10 @@ class ServerProcess:
 
 
 def _secrets_in(spec: ProcessSpec) -> list[str]:
-    """Return the values of secret-looking variables: the host's may have been substituted into `args` and `env`."""
+    """Return the secrets: those told, and secret-looking variables, which may have been put into `args` and `env`."""
     variables = {**spec.environ, **spec.env}
-    return [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
+    named = [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
+    return [*spec.secrets, *named]
 
 
 def _read(fd: int) -> bytes | None:

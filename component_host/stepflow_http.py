@@ -54,6 +54,9 @@ READY_WAIT_S = 1.0
 
 HEALTH_INTERVAL_S = 2.0
 
+INSTANCES_MAX = 1_000
+"""Of those that were greeted; to greet one again does no harm."""
+
 RETURN_WAIT_S = 5.0
 """How long one attempt to speak again to a server that runs elsewhere waits for it to be there."""
 
@@ -145,6 +148,7 @@ class HttpServer:
             environ=context.environ,
             limits=context.limits,
             stderr_hidden=protocol.ECHOES,
+            secrets=(api.secret,),
         )
         self._concurrency = float(config.concurrency or CONCURRENCY_DEFAULT)
         self._spans = protocol.SpanIds(secrets.randbits(63))
@@ -181,20 +185,21 @@ class HttpServer:
         except BaseException:
             await self._give_up()
             raise
-        self._ready = self._was_ready = True
+        self._was_ready = True
+        self._ready = not self._gone.is_set()  # it may have ended since
         log.debug("server ready", plugin=self._plugin, components=len(self.components))
 
     async def stop(self) -> None:
         """Answer what is open, and end the process; calls in flight fail. Safe to repeat."""
         self._ready = False
-        for task in (self._check, self._watch, *self._minor):
+        for task in (self._check, self._watch, *self._callbacks):
             if task is not None:
                 task.cancel()
-        callbacks = list(self._callbacks)
-        for callback in callbacks:
-            callback.cancel()
-        if callbacks:
-            await asyncio.wait(callbacks, timeout=ABANDON_WAIT_S)
+        answers = [*self._callbacks, *self._minor]
+        if answers:
+            await asyncio.wait(answers, timeout=ABANDON_WAIT_S)
+        for task in self._minor:
+            task.cancel()
         self._fail_all(Failure(Code.UNREACHABLE, f"plugin {self._plugin!r} was stopped"))
         await self._give_up()
 
@@ -228,36 +233,42 @@ class HttpServer:
             await self._process.stop(self._config.stop_grace_s if self._was_ready else 0.0)
 
     async def _start_process(self) -> None:
-        for tries_left in reversed(range(PORTS_TRIED_MAX)):
+        for _ in range(PORTS_TRIED_MAX):
             if self._endpoint is not None:
                 await self._endpoint.close()
                 self._endpoint = None
             self._process = listening = ListeningProcess(self._spec, self._handle_exit)
-            process = listening.process
             listening.start()
             try:
-                async with asyncio.timeout(self._config.start_timeout_s):
-                    self._endpoint = Endpoint(f"http://127.0.0.1:{await listening.announced()}/")
-                    await self._until_healthy(self._endpoint, listening.check)
-                    listening.let_port_go()
-                    await self._shake_hands(self._endpoint)
-                    return
-            except TimeoutError:
-                where = f"at port {listening.port}" if listening.port else "on stdout with its port"
-                hint = "" if listening.port else " (a server up to 0.7 needs `{port}` in its `args`)"
-                what = f"did not answer {where} within {self._config.start_timeout_s:g} s{hint}"
-                raise process.start_error("SERVER_NOT_RESPONDING", what) from None
+                await self._bring_up(listening)
+                return
             except PortTakenError:
                 log.info("somebody took the server's port; trying another", plugin=self._plugin, port=listening.port)
-                if not tries_left:
-                    raise process.start_error("SERVER_EXITED", "found none of its ports free") from None
                 self._gone.clear()
-            except (EndedError, LostError) as error:
-                if process.returncode is None and isinstance(error, LostError):
-                    raise process.start_error("SERVER_NOT_RESPONDING", f"broke off the handshake: {error}") from None
-                raise process.start_error("SERVER_EXITED", f"{process.exit_text()} before it was ready") from None
-            except (NotProtocolError, _RefusedError) as error:
-                raise process.start_error("SERVER_REFUSED", str(error)) from None
+        raise listening.process.start_error("SERVER_EXITED", "found none of its ports free")
+
+    async def _bring_up(self, listening: ListeningProcess) -> None:
+        process = listening.process
+        try:
+            async with asyncio.timeout(self._config.start_timeout_s):
+                self._endpoint = Endpoint(f"http://127.0.0.1:{await listening.announced()}/")
+                await self._until_healthy(self._endpoint, lambda _: listening.check())
+                listening.check()
+                listening.let_port_go()
+                await self._shake_hands(self._endpoint)
+        except TimeoutError:
+            where = f"at port {listening.port}" if listening.port else "on stdout with its port"
+            hint = "" if listening.port else " (a server up to 0.7 needs `{port}` in its `args`)"
+            what = f"did not answer {where} within {self._config.start_timeout_s:g} s{hint}"
+            raise process.start_error("SERVER_NOT_RESPONDING", what) from None
+        except PortTakenError:
+            raise
+        except (EndedError, LostError) as error:
+            if isinstance(error, LostError) and process.returncode is None:
+                raise process.start_error("SERVER_NOT_RESPONDING", f"broke off the handshake: {error}") from None
+            raise process.start_error("SERVER_EXITED", f"{process.exit_text()} before it was ready") from None
+        except (NotProtocolError, _RefusedError) as error:
+            raise process.start_error("SERVER_REFUSED", str(error)) from None
 
     async def _reach(self) -> None:
         """Shake hands with a server that runs elsewhere."""
@@ -266,18 +277,19 @@ class HttpServer:
         patience_s = self._config.start_timeout_s
         if self._was_ready:
             patience_s = min(patience_s, RETURN_WAIT_S)
-        why = "it does not answer"
+        why: Exception = TimeoutError("it does not answer")
+
+        def note(error: Exception) -> None:
+            nonlocal why
+            if str(error):
+                why = error
+
         try:
             async with asyncio.timeout(patience_s):
-                while True:
-                    try:
-                        await self._until_healthy(self._endpoint, lambda: None)
-                        await self._shake_hands(self._endpoint)
-                        break
-                    except LostError as error:
-                        why = str(error)
-                        await asyncio.sleep(READY_POLL_S)
-        except TimeoutError:
+                await self._until_healthy(self._endpoint, note)
+                await self._shake_hands(self._endpoint)
+        except (TimeoutError, LostError) as error:
+            note(error)
             raise Unavailable(
                 "SERVER_NOT_RESPONDING", f"{where} was not ready within {patience_s:g} s: {why}", plugin=self._plugin
             ) from None
@@ -285,16 +297,16 @@ class HttpServer:
             raise Unavailable("SERVER_REFUSED", f"{where} {error}", plugin=self._plugin) from None
         self._watch = asyncio.create_task(self._watch_health(self._endpoint), name=f"watch {self._plugin}")
 
-    async def _until_healthy(self, endpoint: Endpoint, check: Callable[[], None]) -> None:
+    async def _until_healthy(self, endpoint: Endpoint, failed: Callable[[Exception], None]) -> None:
+        """Ask until it answers; `failed` gets what kept it from that, each time, and may raise."""
         while True:
             try:
                 async with asyncio.timeout(READY_WAIT_S):  # it may be somebody else's port, who takes it and is silent
                     instance = await endpoint.health()
-            except (LostError, NotProtocolError, TimeoutError):
-                check()
+            except (LostError, NotProtocolError, TimeoutError) as error:
+                failed(error)
                 await asyncio.sleep(READY_POLL_S)
             else:
-                check()
                 self._instances = {instance}
                 return
 
@@ -325,6 +337,8 @@ class HttpServer:
                     instance = await endpoint.health()
                     if instance not in self._instances:
                         await self._shake_hands(endpoint, instance)
+                        if len(self._instances) >= INSTANCES_MAX:
+                            self._instances.clear()
                         self._instances.add(instance)
                         self._pool.listing_of(self)
                         log.info("greeted a new instance of the server", plugin=self._plugin)
@@ -458,9 +472,18 @@ class HttpServer:
                 except StepflowError as error:
                     message = f"a blob in the result cannot be read: {error.message}"
                     failure = Failure(Code.COMPONENT_FAILED, message)
+            if line.error is not UNSET:
+                self._redact(line.error)
             if failure is None:
                 protocol.settle(call, line, self._plugin)
         self._finish(number, failure)
+
+    def _redact(self, error: protocol.ErrorIn) -> None:
+        """Take the secret out of what will be stored: a blob that is not there is told with its whole address."""
+        secret = self._api.secret
+        error.message = error.message.replace(secret, "[REDACTED]")
+        if isinstance(error.data, Raw) and secret.encode() in (data := bytes(error.data)):
+            error.data = Raw(data.replace(secret.encode(), b"[REDACTED]"))
 
     def _finish(self, number: int, failure: Failure | None) -> None:
         """Give an execute's place back; it fails unless it is settled."""

@@ -18,6 +18,7 @@ import os
 import secrets
 import signal
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -30,6 +31,7 @@ from stepflow.component.server import Server, Threads
 from stepflow.component.shapes import encode
 from stepflow.component.stdio import log_level, wind_up
 from stepflow.component.wire import (
+    EXECUTION_FAILED_LATER,
     INVALID_REQUEST,
     LINE_BYTES_MAX,
     UNREADABLE,
@@ -226,7 +228,7 @@ class HttpServer:
         if method == "blobs/put":
             put = encode({"data": params["data"], "blobType": params.get("blob_type") or "data"})
             headers = {"Content-Type": "application/json"}
-            async with self._session.post(self._blob_url, data=put, headers=headers) as response:
+            async with self._session.post(self._blob_url, data=BytesIO(put), headers=headers) as response:
                 response.raise_for_status()
                 return {"blob_id": msgspec.json.decode(await response.read())["blobId"]}
         async with self._session.get(f"{self._blob_url}/{quote(params['blob_id'], safe='')}") as response:
@@ -258,6 +260,7 @@ class _Exchange:
             ask_prefix=prefix,
             words=_words(message),
             wants_progress=progress,
+            failed_code=EXECUTION_FAILED_LATER,
             show_tracebacks=log_level() <= logging.DEBUG,
         )
 

@@ -167,7 +167,7 @@ class Server:
     traceback of a failed component into the error's data.
 
     Over HTTP there is one for each request, and what it asks the host goes another way than its answer: hence
-    `send_event`, threads that are shared, ids that begin with `ask_prefix`, and a host whose words are later ones.
+    `send_event`, threads that are shared, ids that begin with `ask_prefix`, and a host with later words and numbers.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class Server:
         ask_prefix: str = "c",
         words: Callable[[Conversation[Any]], Conversation[Any]] | None = None,
         wants_progress: bool = False,
+        failed_code: int = EXECUTION_FAILED,
         show_tracebacks: bool = False,
     ) -> None:
         self._registry = registry
@@ -187,6 +188,7 @@ class Server:
         self._send_event = send_event or send
         self._ask_prefix = ask_prefix
         self._words = words
+        self._failed_code = failed_code
         self._show_tracebacks = show_tracebacks
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
@@ -349,13 +351,13 @@ class Server:
             data["traceback"] = _clean("".join(traceback.format_exception(error)))
         _LOG.debug("component %s failed: %s", call.component.path, data["exception_type"], exc_info=error)
         try:
-            line = error_line(call.id, EXECUTION_FAILED, message, data)
+            line = error_line(call.id, self._failed_code, message, data)
             if len(line) <= LINE_BYTES_MAX:
                 return line
         except Exception:  # the details have no JSON form
             _LOG.debug("the data of a ComponentError could not be written as JSON", exc_info=True)
         data.pop("details", None)
-        return error_line(call.id, EXECUTION_FAILED, message, data)
+        return error_line(call.id, self._failed_code, message, data)
 
     # Progress
 

@@ -30,6 +30,8 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 COMPONENT_NOT_FOUND = -32001
 EXECUTION_FAILED = -32003
+EXECUTION_FAILED_LATER = -32100
+"""The same from 0.11 on, where -32003 became something that a host does not try again."""
 
 PROTOCOL_VERSION = 1
 

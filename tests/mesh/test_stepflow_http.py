@@ -62,7 +62,9 @@ def test_a_server_executes_fails_stores_and_runs_flows(kind: str) -> None:
             assert blobs.content[output["blob_id"]] == ('[1,"é"]'.encode(), "data")
             runs = {"runs": lambda request: report("r1", {"outcome": "success", "result": {"y": 42}})}
             assert await execute(backend, "/evaluate", {"flow": {"steps": []}, "input": 1}, **runs) == {"y": 42}
-            assert len((await execute(backend, "/big", {"size": 2 << 20}))["text"]) == 2 << 20
+            large = "x" * (3 << 20)
+            assert await execute(backend, "/echo", large) == large
+            assert (await execute(backend, "/blob_roundtrip", {"value": large}, blobs=blobs))["value"] == large
             assert in_flight(backend) == 0
 
     uvloop.run(test())
@@ -147,6 +149,21 @@ def test_a_large_result_after_a_call_back_arrives_although_its_stream_has_no_end
             call.reports["r"] = report("r", {"outcome": "success", "result": 1})
             backend.execute(call)
             assert len((await call.outcome())["text"]) == 2 << 20
+
+    uvloop.run(test())
+
+
+def test_the_secret_of_the_blob_api_is_in_no_failure() -> None:
+    async def test() -> None:
+        async with server("http-0.11.2") as backend:
+            api = backend._api  # type: ignore[attr-defined]  # those over HTTP have one
+            missing = await execute(backend, "/blob_get", {"blob_id": "00" * 32})
+            assert (missing.code, "404" in missing.message) == (Code.COMPONENT_FAILED, True)
+            crash = await execute(backend, "/crash", {"last_words": f"cannot reach {api.url}"})
+            assert b"[REDACTED]/api/v1/blobs" in crash.data
+            for failure in (missing, crash):
+                assert api.secret not in failure.message + failure.data.decode()
+            assert "[REDACTED]/api/v1/blobs" in missing.message
 
     uvloop.run(test())
 
@@ -481,6 +498,7 @@ def test_a_server_that_is_not_there_is_named_without_its_secrets() -> None:
             await rude(command="", url=url, start_timeout_s=0.2).start()
         assert caught.value.reason == "SERVER_NOT_RESPONDING"
         assert "127.0.0.1" in caught.value.message
+        assert "Connect call failed" in caught.value.message
         assert "sesame" not in caught.value.message
 
     uvloop.run(test())

@@ -85,6 +85,7 @@ KINDS = (
     over_stdio("0.3.0"),
     over_stdio("0.5.0"),
     over_stdio("0.7.0"),
+    over_http("0.2.4", "kit.py", "--http", "{port}"),
     over_http("0.5.0", "kit.py", "--http", "{port}"),
     over_http("0.7.0", "kit.py", "--http", "{port}"),
     over_http("0.9.2", "kit_b.py"),

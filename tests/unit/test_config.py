@@ -20,6 +20,7 @@ from stepflow.config import (
     GrpcPlugin,
     McpPlugin,
     MockPlugin,
+    ServerLimits,
     StepflowPlugin,
     check_supported,
     config_from_tree,
@@ -278,6 +279,19 @@ def test_a_stepflow_server_has_upstreams_keys_and_ours() -> None:
         request_timeout_ms=500,
         line_bytes_max=524_288,
     )
+
+
+@pytest.mark.parametrize("kind", [{"type": "stepflow"}, {"type": "mcp"}, {"type": "grpc", "queueName": "q"}])
+def test_every_kind_of_server_takes_limits(kind: dict[str, str]) -> None:
+    def limits_of(**limits: Any) -> Any:
+        return of_plugin({**kind, "command": "x", "limits": limits}).plugins["p"].limits
+
+    assert limits_of(memory="512MiB", openFiles=64) == ServerLimits(memory_bytes=512 * 1024**2, open_files=64)
+    assert limits_of(memory="2 GiB") == ServerLimits(memory_bytes=2 * 1024**3)
+    assert limits_of() == ServerLimits()
+    for limits in ({"memory": "512"}, {"memory": 512}, {"memory": "512MB"}, {"memory": "0MiB"}, {"openFiles": 3}):
+        with pytest.raises(ConfigInvalid, match=r"plugins\.p\.limits\.(memory|openFiles)"):
+            limits_of(**limits)
 
 
 def test_an_mcp_server_with_a_url_speaks_http() -> None:

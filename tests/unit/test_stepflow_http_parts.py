@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -41,9 +43,7 @@ EVENTS = [b"one", b"two", b"three\nlines", b" two spaces"]
 def test_events_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
     splitter = EventSplitter()
     places = [0, *sorted(cuts), len(STREAM)]
-    found = [
-        event for start, end in zip(places, places[1:], strict=False) for event in splitter.feed(STREAM[start:end])
-    ]
+    found = [event for start, end in pairwise(places) for event in splitter.feed(STREAM[start:end])]
     assert found == EVENTS
 
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_served_has_its_status() -> None:
         assert (await ask(session.get(f"{api.url}/nothing")))[0] == 400
         assert (await ask(session.post(api.url, data=b"{", headers=JSON)))[0] == 400
         assert (await ask(session.post(api.url, json={"blobType": "data"})))[0] == 400
-        assert (await ask(session.post(api.url, data=b"x" * (PAYLOAD_BYTES_MAX + 2 * 1024 * 1024))))[0] == 413
+        assert (await ask(session.post(api.url, data=BytesIO(bytes(PAYLOAD_BYTES_MAX + (2 << 20))))))[0] == 413
         assert blobs.content == {}
 
     with_api(work, calls=True)

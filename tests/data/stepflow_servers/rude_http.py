@@ -27,6 +27,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(202, b'""')
             return
         self.request_id = message.get("id")
+        if sys.argv[1] == "html":
+            self.answer(200, b"<html>", "text/html")
+            return
         match message["method"]:
             case "initialize":
                 self.result({"server_protocol_version": 1})
@@ -148,8 +151,6 @@ def main():
                 while not marker.with_suffix(".taken").exists():
                     time.sleep(0.005)
             sys.argv[1] = "plain"
-    if sys.argv[1] == "html":
-        Handler.do_POST = lambda self: self.answer(200, b"<html>", "text/html")
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     if not port:
         announce(server)
