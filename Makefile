@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test matrix demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak demo bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with the project and its development tools (quick when repeated)
 	@echo "Ready: $(BIN)/stepflow --help"
@@ -58,8 +58,14 @@ test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 	@PYTHONPATH=tests $(BIN)/python -m support.etcd
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
 
-matrix: $(STAMP) ## run every kind of component server through all that flows ask for
+k8s: $(STAMP) ## render the manifests, validate them, start what they start
+	@$(BIN)/pytest -q -n 2 tests/mesh/test_kubernetes.py tests/mesh/test_package.py
+
+matrix: $(STAMP) ## drive every component server there is, in every way (minutes; installs them the first time)
 	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix
+
+soak: $(STAMP) ## call every kind of server for MINUTES=10 while servers are killed at random (SEED=…)
+	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py

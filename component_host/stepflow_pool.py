@@ -18,7 +18,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.backend import Listing
+from component_host.backend import Health, Listing, with_stderr
 from stepflow.errors import Code, Failure, StepflowError
 from stepflow.telemetry import get_logger
 
@@ -70,6 +70,10 @@ class Server(Protocol):
         """0 where it has no process of ours."""
         ...
 
+    def stderr_tail(self) -> str:
+        """Return the last it wrote to stderr; empty where it has no process of ours."""
+        ...
+
     async def start(self) -> None:
         """Make ready. Raises: StepflowError; then nothing is left of it."""
         ...
@@ -98,6 +102,7 @@ class StepflowPool:
         self.servers: Sequence[Server] = ()
         self._waiting: deque[HostCall] = deque()
         """Calls that no server had room for."""
+        self.health = Health(context.listing_changed)
         self._context = context
         self._supervisors: list[asyncio.Task[None]] = []
         self._listing = Listing()
@@ -108,6 +113,7 @@ class StepflowPool:
     async def start(self) -> None:
         """Start all servers. Raises: Invalid COMMAND_NOT_FOUND; Unavailable SERVER_START_FAILED, SERVER_EXITED,
         SERVER_NOT_RESPONDING, SERVER_REFUSED."""
+        self.health = Health(self._context.listing_changed, len(self.servers))
         starts = await asyncio.gather(*(server.start() for server in self.servers), return_exceptions=True)
         failed = [error for error in starts if error is not None]
         if failed:
@@ -180,12 +186,14 @@ class StepflowPool:
             if loop.time() - up_since >= HEALTHY_S:
                 delay_s = BACKOFF_S_MIN
             if not server.end_was_wanted:
+                self.health.lost(server, with_stderr(server.how_it_ended, server.stderr_tail()))
                 log.warning("server ended; starting it again", plugin=self.name, how=server.how_it_ended)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, BACKOFF_S_MAX)
             while (error := await self._start_again(server)) is not None:
                 failures += 1
                 log.warning("server did not start", plugin=self.name, reason=error.reason, error=error.message)
+                self.health.lost(server, error.message)
                 if failures >= START_FAILURES_MAX and not any(other.room != NO_ROOM for other in self.servers):
                     self._down = error
                     self._fail_queue(self._down_failure())
@@ -193,6 +201,7 @@ class StepflowPool:
                 delay_s = min(2 * delay_s, BACKOFF_S_MAX)
             failures = 0
             self._down = None
+            self.health.serves(server)
             self.has_room(server)
 
     async def _start_again(self, server: Server) -> StepflowError | None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from component_host import pull_messages as messages
+from component_host.backend import Health
 from component_host.process import ProcessSpec, ServerProcess
 from component_host.pull_door import Entrance, PullDoor
 from component_host.pull_queue import TaskQueue
@@ -106,6 +107,7 @@ class StepflowPullBackend:
         )
         count = config.processes if config.command else 0
         self._processes = [_Process(context, config, self._queue, door) for _ in range(count)]
+        self.health = Health(context.listing_changed, max(1, count))
         self._supervisors: list[asyncio.Task[None]] = []
         self._encoding: set[asyncio.Task[None]] = set()
         self._entered = False
@@ -217,10 +219,12 @@ class StepflowPullBackend:
             if time.monotonic() - up_since >= HEALTHY_S:
                 delay_s = BACKOFF_S_MIN
             log.warning("worker ended; starting it again", plugin=self.name, how=process.how_it_ended)
+            self.health.lost(process, process.how_it_ended)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, BACKOFF_S_MAX)
             while (error := await self._start_again(process)) is not None:
                 failures += 1
+                self.health.lost(process, error.message)
                 log.warning("worker did not start", plugin=self.name, reason=error.reason, error=error.message)
                 if failures >= START_FAILURES_MAX and not self._queue.workers:
                     self._queue.down = Failure(Code.UNREACHABLE, error.message)
@@ -228,6 +232,7 @@ class StepflowPullBackend:
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, BACKOFF_S_MAX)
             failures = 0
+            self.health.serves(process)
 
     async def _start_again(self, process: _Process) -> StepflowError | None:
         try:
@@ -312,6 +317,7 @@ class _Process:
             inherit_env=config.inherit_env,
             working_directory=self._context.working_directory,
             environ=self._context.environ,
+            limits=self._context.limits,
         )
 
     def look_for_worker(self) -> None:

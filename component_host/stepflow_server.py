@@ -107,6 +107,7 @@ class StdioServer:
             inherit_env=config.inherit_env,
             working_directory=context.working_directory,
             environ=context.environ,
+            limits=context.limits,
             stderr_hidden=protocol.ECHOES,
         )
         self._spans = protocol.SpanIds(secrets.randbits(63))
@@ -173,6 +174,9 @@ class StdioServer:
     @property
     def process_id(self) -> int:
         return 0 if self._process is None else self._process.pid
+
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.stderr_tail()
 
     async def ended(self) -> None:
         assert self._process is not None

@@ -181,6 +181,11 @@ class Executor:
 
         return await hand_over(self._store, session.id, self.hosts, mine, timeout_s)
 
+    @property
+    def draining(self) -> bool:
+        """Whether runs are being given away and none is taken."""
+        return self._draining
+
     def drives_run(self, run_id: str) -> bool:
         """Whether any partition of a run is driven here, or about to be."""
         return any(owned == run_id for owned, _ in (*self._drives, *self._adopting))
