@@ -90,7 +90,7 @@ class HttpTarget:
     """Where a server listens, with variables substituted."""
 
     plugin: str
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import free_port, is_alive, wait_until_async
+from support import free_port, is_alive, run_cli, wait_until_async
 from support.http_script import Exchange, http_server
 from support.mcp import (
     SERVERS,
@@ -197,6 +197,44 @@ def test_calls_fail_when_the_server_stays_away() -> None:
         assert "cannot be reached" in failure.message
 
     run(main(free_port()))
+
+
+# A whole flow
+
+
+def test_a_flow_calls_tools_prompts_and_resources_and_progress_keeps_a_step_alive(tmp_path: Path) -> None:
+    server = {
+        "type": "mcp",
+        "transport": "streamable-http",
+        "command": "python",
+        "args": [str(SERVERS / "tools.py"), "{port}"],
+        "url": "http://127.0.0.1:{port}/mcp",
+    }
+    routes = {"/tools": [{"plugin": "tools"}]}
+    config = {"plugins": {"tools": server}, "routes": routes, "retry": {"transportMaxRetries": 0}}
+    walk = {"steps": 30, "pause_s": 0.1}  # 3 s in all
+    patience = {"component": "/tools/walk", "idleTimeout": "2s"}
+    steps = [
+        {"id": "loud", "input": {**walk, "loudly": True}, **patience},
+        {
+            "id": "silent",
+            "input": {**walk, "loudly": False},
+            "onError": {"action": "useDefault", "defaultValue": "given up"},
+            **patience,
+        },
+        {"id": "prompt", "component": "/tools/prompts/greet", "input": {"name": "Ada"}},
+        {"id": "note", "component": "/tools/resources/read", "input": {"uri": "note://milk"}},
+    ]
+    output = {name: {"$step": name} for name in ("loud", "silent", "prompt", "note")}
+    (tmp_path / "stepflow-config.yml").write_text(json.dumps(config))
+    (tmp_path / "flow.yaml").write_text(json.dumps({"steps": steps, "output": output}))
+    done = run_cli(["run", "--flow", "flow.yaml", "--input-json", "{}"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert result["loud"] == {"result": 30}
+    assert result["silent"] == "given up"
+    assert result["prompt"]["messages"][0]["content"]["text"] == "Greet Ada."
+    assert result["note"]["contents"][0]["text"] == "This is milk."
 
 
 # Servers that are started here
