@@ -96,7 +96,7 @@ def mcp(*, http: bool, mode: str) -> Any:
         from mcp.client.stdio import stdio_client
 
         from component_host.mcp_bridge import McpBackend, McpServerConfig
-        from component_host.mcp_http import _free_port as free_port
+        from component_host.mcp_http import free_port
 
         era: Any = "legacy" if mode == "legacy" else "auto"
         async with contextlib.AsyncExitStack() as stack:

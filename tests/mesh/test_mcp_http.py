@@ -351,6 +351,25 @@ def test_a_call_of_a_forgotten_session_is_made_once_in_a_new_one(status: int) ->
     run(main())
 
 
+def test_a_redirect_within_the_origin_is_followed_and_hides_no_lost_session() -> None:
+    class Moved(Scripted):
+        async def __call__(self, exchange: Exchange) -> None:
+            if exchange.path == "/mcp" and exchange.method == "POST":
+                await exchange.send(307, Location="/mcp/")
+            else:
+                await super().__call__(exchange)
+
+    async def main() -> None:
+        server = Moved()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            assert await outcome_of(backend, "do", {}) == "done"
+            server.sessions.clear()
+            assert await outcome_of(backend, "do", {}) == "done"
+        assert server.executed == ["session-1", "session-2"]
+
+    run(main())
+
+
 def test_a_call_in_flight_is_answered_although_its_connection_was_replaced() -> None:
     class Slow(Scripted):
         release = asyncio.Event()
@@ -564,9 +583,9 @@ def test_a_bearer_token_comes_from_the_environment() -> None:
         async with http_server(server) as port:
             headers = {"Authorization": "Bearer ${TOKEN}"}
             config = config_of({"url": f"http://127.0.0.1:{port}/mcp", "headers": headers})
-            backend = make_backend("p", config, {"TOKEN": SECRET + "\n"})  # as a file's text ends
+            backend: Any = make_backend("p", config, {"TOKEN": SECRET + "\n"})  # as a file's text ends
             await backend.start()
-            assert await outcome_of(backend, "do", {}) == "done"  # type: ignore[arg-type]
+            assert await outcome_of(backend, "do", {}) == "done"
             await backend.close()
         assert server.authorizations == {f"Bearer {SECRET}"}
         assert SECRET not in repr(backend)
