@@ -230,6 +230,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         await self._inner.aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await request.aread()  # a redirected one is a stream as yet
         exchange = _Exchange(request, call_trace.get() or Trace())
         limit_s = exchange.time_limit_s()
         try:
