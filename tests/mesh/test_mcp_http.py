@@ -154,7 +154,7 @@ def test_a_result_of_several_megabytes_arrives_whole(json_answers: bool) -> None
 def test_a_restarted_server_is_used_again_without_a_failed_call(era: str) -> None:
     async def main(port: int) -> None:
         with tools_over_http(port, era) as server:
-            async with started(at(port, era)) as backend:
+            async with started(at(port, era, start_timeout_s=60)) as backend:
                 first = await outcome_of(backend, "process_id", {})
                 server.kill()
                 server.wait()
@@ -171,7 +171,7 @@ def test_a_restarted_server_is_used_again_without_a_failed_call(era: str) -> Non
 def test_a_call_in_flight_is_lost_with_its_server_and_not_repeated(tmp_path: Path) -> None:
     async def main(port: int) -> None:
         with tools_over_http(port) as server:
-            async with started(at(port)) as backend:
+            async with started(at(port, start_timeout_s=60)) as backend:
                 call = Call("hang", {"started": str(tmp_path / "begun"), "cancelled": str(tmp_path / "never")})
                 backend.execute(call)
                 await wait_until_async((tmp_path / "begun").exists, "the tool runs")
