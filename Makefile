@@ -75,6 +75,7 @@ bench: $(STAMP) ## measure steps per second, milliseconds per step, and what eac
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
 	@$(BIN)/python -m benchmarks.bridges
+	@$(BIN)/python -m benchmarks.bridges_mcp
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -78,7 +78,7 @@ class McpServerConfig:
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     inherit_env: bool = False
-    url: str = ""
+    url: str = field(default="", repr=False)
     """Of a server over streamable HTTP; empty: stdio. See `mcp_http` for `{port}`."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     result: Literal["structured", "content"] = "structured"

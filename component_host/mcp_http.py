@@ -64,7 +64,7 @@ CONNECTIONS_KEPT_MAX = 256
 PROBE_S = 0.02
 """Between two looks whether a server that was started has opened its port."""
 
-EXIT_KNOWN_S = 1.0
+EXIT_KNOWN_S = 0.5
 """Between a connection that breaks and the news that the process behind it has ended."""
 
 UNREACHABLE_STATUSES = frozenset({408, 429, 502, 503, 504})
@@ -90,7 +90,7 @@ class HttpTarget:
     """Where a server listens, with variables substituted."""
 
     plugin: str
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -102,7 +102,7 @@ class HttpServer:
         _check_target(target)
         self.lost = False
         self.drains = spec is None
-        port = str(_free_port()) if spec is not None and PORT in target.url else ""
+        port = str(free_port()) if spec is not None and PORT in target.url else ""
         self._url = httpx2.URL(target.url.replace(PORT, port))
         self._headers = {name: value.strip() for name, value in target.headers.items()}
         self._process: ServerProcess | None = None
@@ -230,6 +230,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         await self._inner.aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await request.aread()  # a redirected one is a stream as yet
         exchange = _Exchange(request, call_trace.get() or Trace())
         limit_s = exchange.time_limit_s()
         try:
@@ -252,7 +253,9 @@ class _Transport(httpx2.AsyncBaseTransport):
             return exchange.error_response(503, f"the server {why}")
         except _TooLarge:
             return exchange.error_response(500, f"the server's answer is larger than {MESSAGE_BYTES_MAX:,} bytes")
-        if response.status_code < 400:  # redirects are the SDK's to judge
+        if response.is_redirect:  # the SDK judges whether to follow it, by a request of its own
+            exchange.trace.redirect()
+        if response.status_code < 400:
             return _with_body(response, body)
         return self._refused(exchange, response, body)
 
@@ -422,7 +425,7 @@ def _proxy_for(url: httpx2.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that nobody listens on. If somebody is quicker, the server ends and is launched on another one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -47,6 +47,11 @@ class Trace:
         self.requests += 1
         self.problem = ""  # a stream that is resumed makes a broken one good
 
+    def redirect(self) -> None:
+        """Note that the last request was sent elsewhere by a server that did nothing else."""
+        self.requests -= 1
+        self.sent = self.requests > 0
+
     def fail(self, why: str, *, refused: bool = False) -> None:
         """Note that the last request failed. Only the call's own request can be refused as such."""
         self.problem = why

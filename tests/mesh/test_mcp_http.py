@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import free_port, is_alive, wait_until_async
+from support import free_port, is_alive, run_cli, wait_until_async
 from support.http_script import Exchange, http_server
 from support.mcp import (
     SERVERS,
@@ -154,7 +154,7 @@ def test_a_result_of_several_megabytes_arrives_whole(json_answers: bool) -> None
 def test_a_restarted_server_is_used_again_without_a_failed_call(era: str) -> None:
     async def main(port: int) -> None:
         with tools_over_http(port, era) as server:
-            async with started(at(port, era)) as backend:
+            async with started(at(port, era, start_timeout_s=60)) as backend:
                 first = await outcome_of(backend, "process_id", {})
                 server.kill()
                 server.wait()
@@ -171,7 +171,7 @@ def test_a_restarted_server_is_used_again_without_a_failed_call(era: str) -> Non
 def test_a_call_in_flight_is_lost_with_its_server_and_not_repeated(tmp_path: Path) -> None:
     async def main(port: int) -> None:
         with tools_over_http(port) as server:
-            async with started(at(port)) as backend:
+            async with started(at(port, start_timeout_s=60)) as backend:
                 call = Call("hang", {"started": str(tmp_path / "begun"), "cancelled": str(tmp_path / "never")})
                 backend.execute(call)
                 await wait_until_async((tmp_path / "begun").exists, "the tool runs")
@@ -197,6 +197,44 @@ def test_calls_fail_when_the_server_stays_away() -> None:
         assert "cannot be reached" in failure.message
 
     run(main(free_port()))
+
+
+# A whole flow
+
+
+def test_a_flow_calls_tools_prompts_and_resources_and_progress_keeps_a_step_alive(tmp_path: Path) -> None:
+    server = {
+        "type": "mcp",
+        "transport": "streamable-http",
+        "command": "python",
+        "args": [str(SERVERS / "tools.py"), "{port}"],
+        "url": "http://127.0.0.1:{port}/mcp",
+    }
+    routes = {"/tools": [{"plugin": "tools"}]}
+    config = {"plugins": {"tools": server}, "routes": routes, "retry": {"transportMaxRetries": 0}}
+    walk = {"steps": 30, "pause_s": 0.1}  # 3 s in all
+    patience = {"component": "/tools/walk", "idleTimeout": "2s"}
+    steps = [
+        {"id": "loud", "input": {**walk, "loudly": True}, **patience},
+        {
+            "id": "silent",
+            "input": {**walk, "loudly": False},
+            "onError": {"action": "useDefault", "defaultValue": "given up"},
+            **patience,
+        },
+        {"id": "prompt", "component": "/tools/prompts/greet", "input": {"name": "Ada"}},
+        {"id": "note", "component": "/tools/resources/read", "input": {"uri": "note://milk"}},
+    ]
+    output = {name: {"$step": name} for name in ("loud", "silent", "prompt", "note")}
+    (tmp_path / "stepflow-config.yml").write_text(json.dumps(config))
+    (tmp_path / "flow.yaml").write_text(json.dumps({"steps": steps, "output": output}))
+    done = run_cli(["run", "--flow", "flow.yaml", "--input-json", "{}"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert result["loud"] == {"result": 30}
+    assert result["silent"] == "given up"
+    assert result["prompt"]["messages"][0]["content"]["text"] == "Greet Ada."
+    assert result["note"]["contents"][0]["text"] == "This is milk."
 
 
 # Servers that are started here
@@ -309,6 +347,25 @@ def test_a_call_of_a_forgotten_session_is_made_once_in_a_new_one(status: int) ->
             server.sessions.clear()
             assert await asyncio.gather(*(outcome_of(backend, "do", {}) for _ in range(5))) == ["done"] * 5
         assert server.executed == ["session-1", *["session-2"] * 5]
+
+    run(main())
+
+
+def test_a_redirect_within_the_origin_is_followed_and_hides_no_lost_session() -> None:
+    class Moved(Scripted):
+        async def __call__(self, exchange: Exchange) -> None:
+            if exchange.path == "/mcp" and exchange.method == "POST":
+                await exchange.send(307, Location="/mcp/")
+            else:
+                await super().__call__(exchange)
+
+    async def main() -> None:
+        server = Moved()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            assert await outcome_of(backend, "do", {}) == "done"
+            server.sessions.clear()
+            assert await outcome_of(backend, "do", {}) == "done"
+        assert server.executed == ["session-1", "session-2"]
 
     run(main())
 
@@ -526,9 +583,9 @@ def test_a_bearer_token_comes_from_the_environment() -> None:
         async with http_server(server) as port:
             headers = {"Authorization": "Bearer ${TOKEN}"}
             config = config_of({"url": f"http://127.0.0.1:{port}/mcp", "headers": headers})
-            backend = make_backend("p", config, {"TOKEN": SECRET + "\n"})  # as a file's text ends
+            backend: Any = make_backend("p", config, {"TOKEN": SECRET + "\n"})  # as a file's text ends
             await backend.start()
-            assert await outcome_of(backend, "do", {}) == "done"  # type: ignore[arg-type]  # what plugins make of `type: mcp`
+            assert await outcome_of(backend, "do", {}) == "done"
             await backend.close()
         assert server.authorizations == {f"Bearer {SECRET}"}
         assert SECRET not in repr(backend)

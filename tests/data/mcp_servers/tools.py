@@ -69,6 +69,16 @@ async def count(to: int, ctx: Context) -> int:
 
 
 @server.tool()
+async def walk(steps: int, pause_s: float, loudly: bool, ctx: Context) -> int:
+    """Take steps, with a progress report after each if it is to be done loudly."""
+    for number in range(1, steps + 1):
+        await asyncio.sleep(pause_s)
+        if loudly:
+            await ctx.report_progress(number, steps)
+    return steps
+
+
+@server.tool()
 async def meet(folder: str, name: str, others: list[str]) -> str:
     """Announce oneself in the folder and wait for the others: ends only if all the calls run at once."""
     touch(f"{folder}/{name}")
