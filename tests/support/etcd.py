@@ -166,6 +166,17 @@ class EtcdServer:
         return bool(status.get("leader") == status["header"]["member_id"])
 
 
+@dataclass
+class EtcdCluster:
+    """Several members as one address."""
+
+    members: Sequence[EtcdServer]
+
+    @property
+    def endpoint(self) -> str:
+        return ",".join(member.endpoint for member in self.members)
+
+
 @contextmanager
 def running_etcd(folder: Path, *args: str, **options: Any) -> Iterator[EtcdServer]:
     """Run one etcd until the block ends."""

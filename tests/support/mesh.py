@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
     from stepflow.store.etcd import EtcdStore
 
-    from .etcd import EtcdServer
+    from .etcd import EtcdCluster, EtcdServer
+    from .truth import Ledger
 
 READY_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 30.0
+LEDGER_NAME = "ledger"
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Service:
 class Processes:
     """The processes of one mesh. All of them are killed, with what they have started, when the test ends."""
 
-    etcd: EtcdServer
+    etcd: EtcdServer | EtcdCluster
     folder: Path
     prefix: str
     services: list[Service] = field(default_factory=list)
@@ -109,6 +111,9 @@ class Processes:
 
     def host(self, config: Path, *args: str, **options: Any) -> Service:
         return self.start("component_host", "--config", str(config), *args, **options)
+
+    def control_plane(self, *args: str, **options: Any) -> Service:
+        return self.start("control_plane", *args, **options)
 
     def close(self) -> None:
         for service in self.services:
@@ -151,7 +156,7 @@ class Processes:
 
 
 @contextmanager
-def processes(etcd: EtcdServer, folder: Path, prefix: str) -> Iterator[Processes]:
+def processes(etcd: EtcdServer | EtcdCluster, folder: Path, prefix: str) -> Iterator[Processes]:
     """Give what starts the processes of a mesh under a key prefix of its own."""
     mesh = Processes(etcd, folder, prefix)
     try:
@@ -171,17 +176,33 @@ def children_of(pid: int) -> list[int]:
 
 def gated_config(folder: Path) -> Path:
     """Write a configuration whose `/gated` is `tests/data/servers/gated.py`, working in `folder`; return its path."""
+    return _config(folder, "gated", f'GATED_FOLDER: "{folder}"')
+
+
+def ledger_config(folder: Path) -> Path:
+    """Write a configuration whose `/ledger` is `tests/data/servers/ledger.py`; return its path. See `ledger_of`."""
+    return _config(folder, "ledger", f'LEDGER: "{folder / LEDGER_NAME}"')
+
+
+def ledger_of(folder: Path) -> Ledger:
+    """Return what the servers of `ledger_config` write."""
+    from .truth import Ledger
+
+    return Ledger(folder / LEDGER_NAME)
+
+
+def _config(folder: Path, name: str, env: str) -> Path:
     text = f"""
         plugins:
           builtin: {{type: builtin}}
-          gated:
+          {name}:
             type: stepflow
             command: {sys.executable}
-            args: ["{ROOT / "tests/data/servers/gated.py"}"]
-            env: {{PYTHONPATH: "{ROOT}", GATED_FOLDER: "{folder}"}}
+            args: ["{ROOT / f"tests/data/servers/{name}.py"}"]
+            env: {{PYTHONPATH: "{ROOT}", {env}}}
         routes:
           "/builtin": [{{plugin: builtin}}]
-          "/gated": [{{plugin: gated}}]
+          "/{name}": [{{plugin: {name}}}]
     """
     path = folder / "stepflow-config.yml"
     path.write_text(textwrap.dedent(text), encoding="utf-8")
@@ -212,4 +233,13 @@ class Gate:
         return self.ledger
 
 
-__all__ = ["Gate", "Processes", "Service", "children_of", "gated_config", "processes"]
+__all__ = [
+    "Gate",
+    "Processes",
+    "Service",
+    "children_of",
+    "gated_config",
+    "ledger_config",
+    "ledger_of",
+    "processes",
+]

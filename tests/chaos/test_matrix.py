@@ -1,0 +1,346 @@
+"""Each row of the failure matrix with real processes: what dies, stands still or is cut off, and that no run suffers.
+
+Every test holds three things against each other: what the runs gave, their journals as they stand in etcd, and the
+ledger that the component servers wrote. Outages are longer than a lease; the campaign (`make chaos`) has the long ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from support import is_alive, wait_until_async
+from support.etcd import FAST, EtcdCluster, running_cluster, running_etcd
+from support.load import KINDS, Asked, begin, chain, faults_in_result
+from support.mesh import Processes, children_of, ledger_config, ledger_of, processes
+from support.truth import Journal, faults_of, read_journal
+
+from stepflow.client import Client
+from stepflow.store import keys
+from stepflow.store.lease import LEASE_TTL_S
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from pathlib import Path
+
+    from support.etcd import EtcdServer
+    from support.mesh import Service
+
+    from stepflow.store.etcd import EtcdStore
+
+WAIT_S = 60.0
+
+OUTAGE_S = LEASE_TTL_S + 1.5
+"""Every lease has run out by then."""
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as server:
+        yield server
+
+
+@pytest.fixture
+def mesh(etcd: EtcdServer, tmp_path: Path) -> Iterator[Processes]:
+    with processes(etcd, tmp_path, f"{uuid4().hex[:12]}/") as mesh:
+        yield mesh
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 110))
+
+
+@dataclass
+class Scene:
+    """A mesh with a client, and the runs that were asked of it."""
+
+    mesh: Processes
+    client: Client
+    store: EtcdStore
+    asked: list[Asked] = field(default_factory=list)
+
+    async def load(self, runs: int, *, ms: float, kinds: tuple[Any, ...] = KINDS) -> None:
+        async def one(number: int) -> Asked:
+            return await begin(self.client, kinds[number % len(kinds)], number, ms=ms)
+
+        first = len(self.asked)
+        self.asked += await asyncio.gather(*(one(number) for number in range(first, first + runs)))
+
+    async def executions(self, count: int) -> None:
+        """Return once that many executions have begun."""
+        ledger = ledger_of(self.mesh.folder)
+        await wait_until_async(lambda: len(ledger.begun) >= count, f"{count} executions have begun", WAIT_S)
+
+    async def verify(self) -> list[Journal]:
+        """Wait for all runs, and prove that nothing was lost and nothing journaled was done again."""
+        results = [faults_in_result(self.client, asked, timeout_s=WAIT_S) for asked in self.asked]
+        faults = [fault for found in await asyncio.gather(*results) for fault in found]
+        journals = [await read_journal(self.store, self.mesh.blobs(), asked.run_id) for asked in self.asked]
+        executions = ledger_of(self.mesh.folder).by_run()
+        for journal in journals:
+            faults += faults_of(journal, executions.pop(journal.run_id, []))
+        assert executions == {}, "every execution belongs to a run that was asked for"
+        assert faults == []
+        return journals
+
+    async def owned_by(self, executor: Service) -> set[str]:
+        found = await self.store.range(keys.assigned_to(executor.id))
+        return {keys.parse_assigned(item.key)[1] for item in found.items}
+
+    async def session_is_gone(self, executor_id: str) -> None:
+        session = keys.session_executor(executor_id)
+        watch = self.store.watch(session)
+        async with asyncio.timeout(WAIT_S):
+            while await self.store.get(session) is not None:
+                await anext(aiter(watch))
+        watch.close()
+
+    async def owners(self, journals: list[Journal]) -> set[str]:
+        return {adoption.executor_id for journal in journals for each in journal.adoptions.values() for adoption in each}
+
+
+@asynccontextmanager
+async def scene(mesh: Processes, *controls: Service) -> AsyncIterator[Scene]:
+    addresses = ",".join(control.address for control in controls)
+    async with Client(addresses, patience_s=WAIT_S) as client, mesh.store() as store:
+        yield Scene(mesh, client, store)
+
+
+def attempts_of(journals: list[Journal]) -> set[int]:
+    """Return the attempts that gave the results, those of the components that fail on purpose left out."""
+    return {
+        outcome.attempt
+        for journal in journals
+        for key, outcome in journal.completed.items()
+        if outcome.host and not key.endswith("/flaky")
+    }
+
+
+def adoptions_of(journal: Journal) -> list[bool]:
+    """Return, for each owner of a run, whether it was handed over to it."""
+    return [adoption.handed_over for adoption in journal.adoptions[0]]
+
+
+def test_200_runs_of_two_executors_end_right_when_one_is_killed(mesh: Processes, tmp_path: Path) -> None:
+    control = mesh.control_plane()
+    mesh.host(ledger_config(tmp_path))
+    first, _ = mesh.executor(), mesh.executor()
+
+    async def scenario() -> None:
+        async with scene(mesh, control) as on:
+            await on.load(200, ms=300)
+            await on.executions(250)
+            lost = await on.owned_by(first)
+            assert len(lost) > 50, "the runs are spread"
+            first.kill()
+            journals = await on.verify()
+            moved = {journal.run_id for journal in journals if len(journal.adoptions[0]) > 1}
+            assert moved <= lost
+            assert len(moved) > 50
+            executed = Counter(key for key, _ in ledger_of(tmp_path).begun if not key.endswith("/flaky"))
+            assert max(executed.values()) == 1, "the host lives: what was in flight is joined"
+            assert attempts_of(journals) == {1}
+
+    run(scenario())
+
+
+def test_an_executor_that_was_stopped_beyond_its_lease_writes_nothing_late_and_comes_back_as_another(
+    mesh: Processes, tmp_path: Path
+) -> None:
+    control = mesh.control_plane()
+    mesh.host(ledger_config(tmp_path))
+    zombie, _ = mesh.executor(), mesh.executor()
+
+    async def scenario() -> None:
+        async with scene(mesh, control) as on:
+            await on.load(40, ms=200)
+            await on.executions(50)
+            lost = await on.owned_by(zombie)
+            assert lost
+            zombie.pause()
+            await on.session_is_gone(zombie.id)
+            await on.load(10, ms=20)
+            zombie.go_on()
+            journals = await on.verify()
+            await wait_until_async(lambda: "registering anew" in zombie.log, "the zombie finds out")
+            for journal in journals:
+                owners = [adoption.executor_id for adoption in journal.adoptions[0]]
+                assert zombie.id not in owners[1:]
+            executors = {executor.id async for executor in _executors(on.client)}
+            assert zombie.id not in executors
+            assert len(executors) == 2, "it is there again, under another id"
+            await on.load(10, ms=1)
+            await on.verify()
+
+    run(scenario())
+
+
+async def _executors(client: Client) -> AsyncIterator[Any]:
+    for executor in (await client.cluster()).executors:
+        yield executor
+
+
+def test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_lease(
+    mesh: Processes, tmp_path: Path
+) -> None:
+    control = mesh.control_plane()
+    mesh.host(ledger_config(tmp_path))
+    old = [mesh.executor() for _ in range(3)]
+
+    async def scenario() -> None:
+        async with scene(mesh, control) as on:
+            for number, executor in enumerate(old):
+                await on.load(20, ms=150)
+                await on.executions(30 * (number + 1))
+                await asyncio.to_thread(mesh.executor)
+                assert await asyncio.to_thread(executor.end) == 0
+                assert await on.store.get(keys.session_executor(executor.id)) is None, "no lease is waited for"
+            journals = await on.verify()
+            assert attempts_of(journals) == {1}
+            later = [handed_over for journal in journals for handed_over in adoptions_of(journal)[1:]]
+            assert later, "runs were under way"
+            assert all(later), "and every one of them was handed over"
+
+    run(scenario())
+
+
+def test_the_calls_of_a_killed_host_are_made_again_elsewhere(mesh: Processes, tmp_path: Path) -> None:
+    control = mesh.control_plane()
+    hosts = [mesh.host(ledger_config(tmp_path)) for _ in range(2)]
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with scene(mesh, control) as on:
+            await on.load(40, ms=300)
+            await on.executions(60)
+            servers = children_of(hosts[0].process.pid)
+            hosts[0].kill()
+            journals = await on.verify()
+            lost = [outcome for journal in journals for outcome in journal.failed if outcome.host == hosts[0].id]
+            assert lost, "calls were in flight there"
+            await wait_until_async(lambda: not any(map(is_alive, servers)), "its servers have ended, too")
+
+    run(scenario())
+
+
+def test_a_component_server_that_is_killed_fails_its_calls_and_no_others(mesh: Processes, tmp_path: Path) -> None:
+    control = mesh.control_plane()
+    hosts = [mesh.host(ledger_config(tmp_path)) for _ in range(2)]
+    mesh.executor()
+
+    async def scenario() -> None:
+        async with scene(mesh, control) as on:
+            await on.load(40, ms=300)
+            await on.executions(60)
+            for pid in children_of(hosts[0].process.pid):
+                os.kill(pid, signal.SIGKILL)
+            journals = await on.verify()
+            lost = [outcome for journal in journals for outcome in journal.failed if not outcome.key.endswith("/flaky")]
+            assert lost, "calls were in flight there"
+            assert {outcome.host for outcome in lost} == {hosts[0].id}
+            assert hosts[0].process.poll() is None
+
+    run(scenario())
+
+
+def test_when_the_leading_control_plane_is_killed_runs_go_on_and_another_one_leads(
+    mesh: Processes, tmp_path: Path
+) -> None:
+    controls = [mesh.control_plane() for _ in range(2)]
+    mesh.host(ledger_config(tmp_path))
+    first, _ = mesh.executor(), mesh.executor()
+
+    async def scenario() -> None:
+        async with scene(mesh, *controls) as on:
+            await on.load(30, ms=300)
+            await on.executions(40)
+            leader = await on.store.get(keys.leader())
+            assert leader is not None
+            next(control for control in controls if control.id == leader.value.decode()).kill()
+            first.kill()  # its runs can only be moved by the next leader
+            journals = await on.verify()
+            standing = await on.store.get(keys.leader())
+            assert standing is not None
+            assert standing.value != leader.value
+            assert any(len(journal.adoptions[0]) > 1 for journal in journals)
+
+    run(scenario())
+
+
+def test_runs_go_on_and_no_session_ends_while_all_control_planes_are_down(mesh: Processes, tmp_path: Path) -> None:
+    controls = [mesh.control_plane() for _ in range(2)]
+    mesh.host(ledger_config(tmp_path))
+    executors = [mesh.executor() for _ in range(2)]
+
+    async def scenario() -> None:
+        async with scene(mesh, *controls) as on:
+            await on.load(30, ms=300)
+            await on.executions(40)
+            for control in controls:
+                control.kill()
+            await _end_by_themselves(on)
+            await asyncio.sleep(OUTAGE_S)
+            for executor in executors:
+                assert await on.store.get(keys.session_executor(executor.id)) is not None
+        async with scene(mesh, await asyncio.to_thread(mesh.control_plane)) as after:
+            after.asked = on.asked
+            await after.load(5, ms=1)
+            journals = await after.verify()
+            assert all(len(journal.adoptions[0]) == 1 for journal in journals)
+
+    run(scenario())
+
+
+async def _end_by_themselves(on: Scene) -> None:
+    """Return once nothing is assigned any more, with nobody there to ask."""
+    async with asyncio.timeout(WAIT_S):
+        while (await on.store.range(keys.ASSIGNED)).items:  # noqa: ASYNC110  # nothing tells of it but the store
+            await asyncio.sleep(0.05)
+
+
+def test_a_killed_member_of_etcd_delays_runs_and_changes_nothing_else(tmp_path: Path) -> None:
+    with running_cluster(tmp_path / "etcd", *FAST, "--unsafe-no-fsync") as members:
+        with processes(EtcdCluster(members), tmp_path, "own/") as mesh:
+            control = mesh.control_plane()
+            mesh.host(ledger_config(tmp_path))
+            executors = [mesh.executor() for _ in range(2)]
+
+            async def scenario() -> None:
+                async with scene(mesh, control) as on:
+                    for number, member in enumerate(members):
+                        await on.load(20, ms=100)
+                        await on.executions(40 * number + 20)
+                        await asyncio.to_thread(member.kill)
+                        await on.executions(40 * number + 60)
+                        await asyncio.to_thread(member.start)
+                    journals = await on.verify()
+                    assert await on.owners(journals) <= {executor.id for executor in executors}
+
+            run(scenario())
+
+
+@pytest.mark.parametrize("outage_s", [0.5, OUTAGE_S])
+def test_nothing_is_lost_or_repeated_when_etcd_was_down(outage_s: float, tmp_path: Path) -> None:
+    with running_etcd(tmp_path / "etcd", "--unsafe-no-fsync") as etcd, processes(etcd, tmp_path, "own/") as mesh:
+        control = mesh.control_plane()
+        mesh.host(ledger_config(tmp_path))
+        for _ in range(2):
+            mesh.executor()
+
+        async def scenario() -> None:
+            async with scene(mesh, control) as on:
+                await on.load(30, ms=200)
+                await on.executions(40)
+                await asyncio.to_thread(etcd.kill)
+                await asyncio.sleep(outage_s)
+                await asyncio.to_thread(etcd.start)
+                await on.verify()
+
+        run(scenario())
