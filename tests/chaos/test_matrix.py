@@ -146,7 +146,6 @@ def test_200_runs_of_two_executors_end_right_when_one_is_killed(mesh: Processes,
             assert len(moved) > 50
             executed = Counter(key for key, _ in ledger_of(tmp_path).begun if not key.endswith("/flaky"))
             assert max(executed.values()) == 1, "the host lives: what was in flight is joined"
-            assert attempts_of(journals) == {1}
 
     run(scenario())
 
@@ -173,18 +172,13 @@ def test_an_executor_that_was_stopped_beyond_its_lease_writes_nothing_late_and_c
             for journal in journals:
                 owners = [adoption.executor_id for adoption in journal.adoptions[0]]
                 assert zombie.id not in owners[1:]
-            executors = {executor.id async for executor in _executors(on.client)}
+            executors = {executor.executor_id for executor in (await on.client.cluster()).executors}
             assert zombie.id not in executors
             assert len(executors) == 2, "it is there again, under another id"
             await on.load(10, ms=1)
             await on.verify()
 
     run(scenario())
-
-
-async def _executors(client: Client) -> AsyncIterator[Any]:
-    for executor in (await client.cluster()).executors:
-        yield executor
 
 
 def test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_lease(
