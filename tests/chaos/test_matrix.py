@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from support import is_alive, wait_until_async
 from support.etcd import FAST, EtcdCluster, running_cluster, running_etcd
-from support.load import KINDS, Asked, begin, chain, faults_in_result
+from support.load import KINDS, Asked, begin, faults_in_result
 from support.mesh import Processes, children_of, ledger_config, ledger_of, processes
 from support.truth import Journal, faults_of, read_journal
 
@@ -67,11 +67,10 @@ class Scene:
     asked: list[Asked] = field(default_factory=list)
 
     async def load(self, runs: int, *, ms: float, kinds: tuple[Any, ...] = KINDS) -> None:
-        async def one(number: int) -> Asked:
-            return await begin(self.client, kinds[number % len(kinds)], number, ms=ms)
-
         first = len(self.asked)
-        self.asked += await asyncio.gather(*(one(number) for number in range(first, first + runs)))
+        asked = [Asked.new(kinds[number % len(kinds)], number) for number in range(first, first + runs)]
+        await asyncio.gather(*(begin(self.client, each, ms=ms) for each in asked))
+        self.asked += asked
 
     async def executions(self, count: int) -> None:
         """Return once that many executions have begun."""
@@ -103,7 +102,9 @@ class Scene:
         watch.close()
 
     async def owners(self, journals: list[Journal]) -> set[str]:
-        return {adoption.executor_id for journal in journals for each in journal.adoptions.values() for adoption in each}
+        return {
+            adoption.executor_id for journal in journals for each in journal.adoptions.values() for adoption in each
+        }
 
 
 @asynccontextmanager

@@ -85,9 +85,7 @@ def _nested() -> Kind:
     inner = _step("each", "/builtin/map", workflow={"$literal": _INNER}, items=[{"value": VALUE, "ms": MS}] * 2)
     middle = {"steps": [inner], "output": _of("each", "results")}
     outer = _step("outer", "/builtin/map", workflow={"$literal": middle}, items=[{"value": VALUE, "ms": MS}] * 2)
-    return _kind(
-        "nested", lambda value: _succeeded(2, _succeeded(2, value + 2)), _of("outer", "results"), outer
-    )
+    return _kind("nested", lambda value: _succeeded(2, _succeeded(2, value + 2)), _of("outer", "results"), outer)
 
 
 def _retries() -> Kind:
@@ -97,7 +95,9 @@ def _retries() -> Kind:
 
 def _sleep() -> Kind:
     nap = _step("nap", "/builtin/sleep", duration_ms=NAP_MS, passthrough=_of("s"))
-    return _kind("sleep", lambda value: value + 2, _of("end"), _add("s", VALUE), nap, _add("end", _of("nap", "passthrough")))
+    return _kind(
+        "sleep", lambda value: value + 2, _of("end"), _add("s", VALUE), nap, _add("end", _of("nap", "passthrough"))
+    )
 
 
 def _callback() -> Kind:
@@ -133,13 +133,16 @@ class Asked:
     kind: Kind
     values: Sequence[int]
 
+    @classmethod
+    def new(cls, kind: Kind, *values: int) -> Asked:
+        """Ask for one item for each value."""
+        return cls(new_run_id(), kind, values)
 
-async def begin(client: Client, kind: Kind, *values: int, ms: float) -> Asked:
-    """Submit a run with an item for each value."""
-    asked = Asked(new_run_id(), kind, values)
-    inputs = [{"value": value, "ms": ms} for value in values]
-    await client.submit_batch(kind.flow, inputs, run_id=asked.run_id)
-    return asked
+
+async def begin(client: Client, asked: Asked, *, ms: float) -> None:
+    """Submit a run; safe to repeat."""
+    inputs = [{"value": value, "ms": ms} for value in asked.values]
+    await client.submit_batch(asked.kind.flow, inputs, run_id=asked.run_id)
 
 
 async def faults_in_result(client: Client, asked: Asked, *, timeout_s: float, cancelled: bool = False) -> list[str]:

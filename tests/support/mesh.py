@@ -44,12 +44,12 @@ class Service:
     id: str = ""
     address: str = ""
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         def line() -> str:
             assert self.process.poll() is None, f"{self.name} ended:\n{self.log[-3000:]}"
             return text_of(self.folder / f"{self.name}.out")
 
-        ready = json.loads(wait_until(line, f"{self.name} is ready", READY_TIMEOUT_S).splitlines()[0])
+        ready = json.loads(wait_until(line, f"{self.name} is ready", timeout_s).splitlines()[0])
         self.id, self.address = ready["id"], ready["address"]
 
     @property
