@@ -98,7 +98,8 @@ class _Connection:
         self.executor_id = executor_id
         self.queue = FrameQueue()
         self._service = service
-        self.stream: HostStream = host.connect(self._deliver)
+        self._hung_up = asyncio.Event()
+        self.stream: HostStream = host.connect(self._deliver, self._hung_up.set)
 
     def receive(self, frame: host_pb2.ExecutorFrame) -> None:
         self.account.received += len(frame.calls)
@@ -112,17 +113,20 @@ class _Connection:
             self._service.share()
 
     async def run(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
-        """Carry frames both ways until either way ends."""
-        reader = asyncio.create_task(self._read(frames), name=f"read {self.executor_id}")
-        writer = asyncio.create_task(pump(self.queue, context.write), name=f"write {self.executor_id}")
+        """Carry frames both ways until either way ends, or the host hangs up."""
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._read(frames), name=f"read {self.executor_id}"),
+            asyncio.create_task(pump(self.queue, context.write), name=f"write {self.executor_id}"),
+            asyncio.create_task(self._hung_up.wait(), name=f"hang up {self.executor_id}"),
+        ]
         try:
-            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, frames: AsyncIterator[host_pb2.ExecutorFrame]) -> None:
         async for frame in frames:

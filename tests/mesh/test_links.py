@@ -349,6 +349,26 @@ def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
     run(scenario())
 
 
+def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            await mesh.ended(await mesh.submit(echo("before", 1)))
+            host.proxy.freeze()
+            run_id = await mesh.submit(echo("a", 7))
+            executor = mesh.executors[0]
+            await wait_until_async(lambda: executor.hosts._calls, "the call is sent, and does not arrive")
+            session = await mesh.store.get(keys.session_host(host.host.id))
+            assert session is not None
+            await mesh.store.lease_revoke(session.lease)
+            assert (await mesh.ended(run_id)).status == "completed"
+            host.proxy.speak()
+            await wait_until_async(lambda: host.proxy.open_connections == 1, "what was late has arrived")
+            assert host.work.executions("a") == [2]
+
+    run(scenario())
+
+
 # --- credits ----------------------------------------------------------------------------------------------------------
 
 
