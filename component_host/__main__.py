@@ -95,7 +95,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         store = await serving.open_store(common.etcd)
         stack.push_async_callback(store.close)
-        server = Server(tls=common.tls, insecure=common.insecure)
+        server = Server(tls=common.tls, insecure=common.insecure, link=True)
         service = HostService(host, capacity=config.capacity)
         service.add_to(server)
         stack.push_async_callback(server.stop)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
+from chaos.faults import ALONE, FAULTS, Scene
 from support import wait_until_async
 from support.etcd import EtcdCluster, running_cluster
 from support.fleet import Fleet, fleet, processes_of
@@ -32,9 +33,8 @@ from support.load import BATCH, KINDS, Asked, begin, faults_in_result
 from support.mesh import ledger_of, processes
 from support.truth import Journal, faults_of, read_journal
 
-from chaos.faults import ALONE, FAULTS, Scene
 from stepflow.client import Client
-from stepflow.errors import Deadline, StepflowError, Unavailable
+from stepflow.errors import Deadline, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

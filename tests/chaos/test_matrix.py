@@ -27,7 +27,7 @@ from stepflow.store import keys
 from stepflow.store.lease import LEASE_TTL_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
     from pathlib import Path
 
     from support.etcd import EtcdServer

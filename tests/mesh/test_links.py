@@ -75,7 +75,7 @@ class LinkedWorld(World):
         work = Work()
         host = ComponentHost(f"host-{len(self.linked)}", {"work": work}, self.blobs)
         await host.start()
-        server = Server()
+        server = Server(link=True)
         service = HostService(host, capacity=capacity)
         service.add_to(server)
         address = await server.start(listen)
@@ -349,6 +349,22 @@ def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
     run(scenario())
 
 
+def test_a_host_gives_up_a_connection_that_has_fallen_silent_and_what_was_on_its_way_there() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            await mesh.ended(await mesh.submit(echo("before", 1)))
+            host.proxy.freeze()
+            run_id = await mesh.submit(echo("a", 7))
+            before = next(iter(host.service._connections.values()))
+            await wait_until_async(lambda: before.stream.closed, "the host has given up the connection")
+            host.proxy.speak()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert host.work.executions("a") == [1]
+
+    run(scenario())
+
+
 def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> None:
     async def scenario() -> None:
         async with world() as mesh:
@@ -363,7 +379,8 @@ def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> No
             await mesh.store.lease_revoke(session.lease)
             assert (await mesh.ended(run_id)).status == "completed"
             host.proxy.speak()
-            await wait_until_async(lambda: host.proxy.open_connections == 1, "what was late has arrived")
+            await wait_until_async(lambda: not host.proxy.holds_back, "what was late has arrived")
+            await mesh.ended(await mesh.submit(echo("after", 1)))
             assert host.work.executions("a") == [2]
 
     run(scenario())

@@ -163,4 +163,4 @@ async def faults_in_result(client: Client, asked: Asked, *, timeout_s: float, ca
     return faults
 
 
-__all__ = ["Asked", "BATCH", "KINDS", "Kind", "begin", "chain", "faults_in_result"]
+__all__ = ["BATCH", "KINDS", "Asked", "Kind", "begin", "chain", "faults_in_result"]

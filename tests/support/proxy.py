@@ -26,6 +26,7 @@ class _Flow:
         self.open.set()
         self.delay_s = 0.0
         self.bytes_left: int | None = None
+        self.holds_back = False
 
 
 class _Connection:
@@ -92,6 +93,11 @@ class TcpProxy:
     @property
     def open_connections(self) -> int:
         return len(self._connections)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether something waits here to be carried on."""
+        return any(flow.holds_back for each in self._connections for flow in (each.up, each.down))
 
     def cut(self) -> None:
         """Reset all connections there are."""
@@ -182,6 +188,7 @@ class TcpProxy:
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: _Flow) -> None:
     while data := await reader.read(CHUNK_BYTES):
+        flow.holds_back = True
         await flow.open.wait()
         if flow.delay_s:
             await asyncio.sleep(flow.delay_s)
@@ -194,3 +201,4 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flo
                 return
         writer.write(data)
         await writer.drain()
+        flow.holds_back = False
