@@ -29,6 +29,10 @@ log = get_logger(__name__)
 
 DRAIN_POLL_S = 0.02
 
+DRAIN_HELD_S = 10.0
+"""How long the end of a host waits for somebody to come for a result: a take-over asks within a lease's length. What
+an executor that died has journaled, and not acknowledged, nobody comes for."""
+
 
 class HostService:
     """Serves one `ComponentHost`."""
@@ -44,14 +48,18 @@ class HostService:
         server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
 
     async def drain(self, grace_s: float) -> bool:
-        """Give no more credits; return True when every result is acknowledged, False when the grace is over first."""
+        """Give no more credits, and wait until no call is in flight and no result is wanted any more, or the grace is
+        over; return whether every result is acknowledged."""
         self._draining = True
         log.info("draining", host_id=self._host.id, calls=self._host.calls_held)
         loop = asyncio.get_running_loop()
         until_s = loop.time() + grace_s
-        while self._host.calls_held and loop.time() < until_s:  # noqa: ASYNC110  # an event would cost every call a look
+        while self._is_wanted() and loop.time() < until_s:  # noqa: ASYNC110  # an event would cost every call a look
             await asyncio.sleep(DRAIN_POLL_S)
         return not self._host.calls_held
+
+    def _is_wanted(self) -> bool:
+        return self._host.calls_in_flight > 0 or self._host.holds.youngest_s < DRAIN_HELD_S
 
     async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
         """Carry one executor's stream. Raises: Refused STREAM_INVALID; Overloaded STREAM_OVERRUN."""

@@ -20,7 +20,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -204,7 +206,7 @@ def take_overs_ms(fleet: Fleet, journals: Sequence[Journal]) -> list[int]:
         later.at_ms - killed[former.executor_id]
         for journal in journals
         for owners in journal.adoptions.values()
-        for former, later in zip(owners, owners[1:], strict=False)
+        for former, later in pairwise(owners)
         if former.executor_id in killed
     )
 
@@ -215,24 +217,24 @@ def percentile(values: Sequence[int], share: float) -> int:
 
 async def campaign(folder: Path, minutes: float, seed: int, say: Callable[[str], None]) -> list[str]:
     """Run it and return what is wrong; the verdict is said."""
-    with running_cluster(folder / "etcd", members=MEMBERS) as members:
-        with processes(EtcdCluster(members), folder, "chaos/") as mesh:
-            async with fleet(mesh, members, controls=CONTROLS, executors=EXECUTORS, hosts=HOSTS) as there:
-                async with Client(there.controls, patience_s=PATIENCE_S) as client, mesh.store() as store:
-                    say(f"{len(there.slots)} processes and {MEMBERS} members of etcd are there; {USERS} users begin")
-                    work = Campaign(there, client, store, seed, say)
-                    await work.run(minutes)
-                return await judge(there, work.tally, folder, say)
+    with (
+        running_cluster(folder / "etcd", members=MEMBERS) as members,
+        processes(EtcdCluster(members), folder, "chaos/") as mesh,
+    ):
+        async with fleet(mesh, members, controls=CONTROLS, executors=EXECUTORS, hosts=HOSTS) as there:
+            async with Client(there.controls, patience_s=PATIENCE_S) as client, mesh.store() as store:
+                say(f"{len(there.slots)} processes and {MEMBERS} members of etcd are there; {USERS} users begin")
+                work = Campaign(there, client, store, seed, say)
+                await work.run(minutes)
+            return await judge(there, work.tally, folder, say)
 
 
 async def judge(fleet: Fleet, tally: Tally, folder: Path, say: Callable[[str], None]) -> list[str]:
     """Hold everything against everything, and say the verdict."""
     ends = fleet.died() + await fleet.end_all()
     etcds = {member.process.pid for member in fleet.members if member.process}
-    try:
+    with suppress(AssertionError):  # those that are left are told below
         await wait_until_async(lambda: not set(processes_of(folder)) - etcds, "all processes have ended", END_S)
-    except AssertionError:
-        pass
     leaked = sorted(set(processes_of(folder)) - etcds)
     executions = ledger_of(folder).by_run()
     again = [fault for journal in tally.journals for fault in faults_of(journal, executions.get(journal.run_id, []))]
@@ -248,8 +250,9 @@ async def judge(fleet: Fleet, tally: Tally, folder: Path, say: Callable[[str], N
     for name, count in sorted(tally.faults.items()):
         say(f"  {count:4} x {name}")
     say(
-        f"{'FAILED' if wrong else 'PASSED'}: {tally.ended} runs ({tally.cancelled} with a cancel), {tally.steps} steps, "
-        f"{sum(tally.faults.values())} faults of {len(tally.faults)} kinds; {len(tally.wrong)} lost results, "
+        f"{'FAILED' if wrong else 'PASSED'}: {tally.ended} runs ({tally.cancelled} with a cancel), "
+        f"{tally.steps} steps, {sum(tally.faults.values())} faults of {len(tally.faults)} kinds; "
+        f"{len(tally.wrong)} lost results, "
         f"{len(again)} journaled steps run again, {tally.stuck} stuck runs, {len(leaked)} leaked processes; "
         f"take-over of {len(moved)} runs p50 {p50} ms, p99 {p99} ms"
     )

@@ -301,24 +301,26 @@ async def _end_by_themselves(on: Scene) -> None:
 
 
 def test_a_killed_member_of_etcd_delays_runs_and_changes_nothing_else(tmp_path: Path) -> None:
-    with running_cluster(tmp_path / "etcd", *FAST, "--unsafe-no-fsync") as members:
-        with processes(EtcdCluster(members), tmp_path, "own/") as mesh:
-            control = mesh.control_plane()
-            mesh.host(ledger_config(tmp_path))
-            executors = [mesh.executor() for _ in range(2)]
+    with (
+        running_cluster(tmp_path / "etcd", *FAST, "--unsafe-no-fsync") as members,
+        processes(EtcdCluster(members), tmp_path, "own/") as mesh,
+    ):
+        control = mesh.control_plane()
+        mesh.host(ledger_config(tmp_path))
+        executors = [mesh.executor() for _ in range(2)]
 
-            async def scenario() -> None:
-                async with scene(mesh, control) as on:
-                    for number, member in enumerate(members):
-                        await on.load(20, ms=100)
-                        await on.executions(40 * number + 20)
-                        await asyncio.to_thread(member.kill)
-                        await on.executions(40 * number + 60)
-                        await asyncio.to_thread(member.start)
-                    journals = await on.verify()
-                    assert await on.owners(journals) <= {executor.id for executor in executors}
+        async def scenario() -> None:
+            async with scene(mesh, control) as on:
+                for number, member in enumerate(members):
+                    await on.load(20, ms=100)
+                    await on.executions(40 * number + 20)
+                    await asyncio.to_thread(member.kill)
+                    await on.executions(40 * number + 60)
+                    await asyncio.to_thread(member.start)
+                journals = await on.verify()
+                assert await on.owners(journals) <= {executor.id for executor in executors}
 
-            run(scenario())
+        run(scenario())
 
 
 @pytest.mark.parametrize("outage_s", [0.5, OUTAGE_S])

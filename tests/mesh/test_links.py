@@ -16,6 +16,7 @@ from support import wait_until_async
 from support.parts import RULES, Work, World, echo, gated, of, step
 from support.proxy import TcpProxy
 
+from component_host import service as service_module
 from component_host.host import ComponentHost
 from component_host.registration import Registration
 from component_host.service import HostService
@@ -470,6 +471,22 @@ def test_a_draining_host_gets_no_new_calls_and_is_drained_when_the_last_result_i
             assert await drained
             assert second.work.executions("b") == [1]
             assert first.work.executions("b") == []
+
+    run(scenario())
+
+
+def test_a_draining_host_does_not_wait_for_results_that_nobody_comes_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "DRAIN_HELD_S", 0.1)
+
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            await mesh.submit(gated("a", 1))
+            await in_flight(host.work)
+            await mesh.links[0].close()
+            host.work.release_all()
+            await wait_until_async(lambda: len(host.host.holds) == 1, "the result is held")
+            assert not await host.service.drain(3_600.0)
 
     run(scenario())
 

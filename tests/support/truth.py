@@ -1,8 +1,8 @@
 """What really happened: what the journal of a run says, and what its components received.
 
 The journal is read from the store itself, and replayed: a gap, an entry that cannot follow the ones before it, or a
-second result of one step raises DataLoss. The ledger is written by the component servers (`tests/data/servers/ledger.py`)
-and knows nothing of the mesh. `faults_of` holds one against the other.
+second result of one step raises DataLoss. The ledger is what the component servers write of their own accord
+(`tests/data/servers/ledger.py`); it knows nothing of the mesh. `faults_of` holds one against the other.
 """
 
 from __future__ import annotations
@@ -170,9 +170,11 @@ def faults_of(journal: Journal, executions: list[Execution]) -> list[str]:
                 f"attempt {line.attempt}"
             )
     ended = {(line.key, line.attempt) for line in executions if line.what == "end"}
-    for outcome in journal.completed.values():
-        if outcome.host and not outcome.failed and (outcome.key, outcome.attempt) not in ended:
-            faults.append(f"{outcome.key} has a result of attempt {outcome.attempt}, which never ended")
+    faults += [
+        f"{outcome.key} has a result of attempt {outcome.attempt}, which never ended"
+        for outcome in journal.completed.values()
+        if outcome.host and not outcome.failed and (outcome.key, outcome.attempt) not in ended
+    ]
     if journal.ends > len(journal.adoptions):
         faults.append(f"run {journal.run_id} ended {journal.ends} times")
     return faults
