@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test chaos demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test chaos chaos-net demo bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ MINUTES ?= 10
 SEED ?= 1
 chaos: $(STAMP) ## every fault at random against a mesh under load (MINUTES=10 SEED=1)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes $(MINUTES) --seed $(SEED)
+
+chaos-net: $(STAMP) ## processes in network namespaces whose packets vanish (as root)
+	@$(BIN)/pytest -q tests/chaos/namespaces.py
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py

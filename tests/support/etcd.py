@@ -50,6 +50,8 @@ class EtcdServer:
     name: str = "etcd"
     client_port: int = field(default_factory=free_port)
     peer_port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+    """Where it listens for clients."""
     args: Sequence[str] = ()
     scheme: str = "http"
     context: ssl.SSLContext | None = None
@@ -58,7 +60,7 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.client_port}"
+        return f"{self.host}:{self.client_port}"
 
     @property
     def peer_url(self) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import ROOT, is_alive, text_of, wait_until, wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from control_plane.plane import ControlPlane
     from stepflow.store.blobs import BlobStore
@@ -86,9 +86,12 @@ class Processes:
     services: list[Service] = field(default_factory=list)
     _numbers: Any = field(default_factory=count)
 
-    def start(self, module: str, *args: str, wait: bool = True, env: dict[str, str] | None = None) -> Service:
+    def start(
+        self, module: str, *args: str, wait: bool = True, env: dict[str, str] | None = None, within: Sequence[str] = ()
+    ) -> Service:
+        """Start a service; `within` is a command that becomes it, such as `ip netns exec NAME`."""
         name = f"{module}-{next(self._numbers)}"
-        command = [sys.executable, "-m", module, "--etcd", self.etcd.endpoint, "--etcd-prefix", self.prefix]
+        command = [*within, sys.executable, "-m", module, "--etcd", self.etcd.endpoint, "--etcd-prefix", self.prefix]
         command += ["--blobs", str(self.folder / "blobs"), "--listen", "127.0.0.1:0", *args]
         with (self.folder / f"{name}.out").open("wb") as out, (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
