@@ -37,6 +37,9 @@ from support.truth import Journal, faults_of, read_journal
 
 from stepflow.client import Client
 from stepflow.errors import Deadline, Unavailable
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.mesh.v1 import state_pb2
+from stepflow.store import keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
 
 USERS = 24
 CONTROLS, EXECUTORS, HOSTS, MEMBERS = 2, 3, 2, 3
+LATE_S = 15.0
+"""After that long, each run that is left is named."""
+
 CALM_S = 120.0
 """How long a run may take once everything is healed."""
 
@@ -94,6 +100,8 @@ class Campaign:
         self._seed = seed
         self._say = say
         self._over = False
+        self._open: dict[str, Asked] = {}
+        """Runs whose users wait for them."""
         self._active: Counter[str] = Counter()
         self._exclusive = asyncio.Lock()
         self._begun_at = time.monotonic()
@@ -106,6 +114,9 @@ class Campaign:
         await asyncio.gather(*lanes)
         self._say("all faults are healed; waiting for the runs that are left")
         self._over = True
+        _, late = await asyncio.wait(users, timeout=LATE_S)
+        if late:
+            await self._tell_late()
         done, left = await asyncio.wait(users, timeout=CALM_S)
         for task in done:
             task.result()
@@ -115,6 +126,20 @@ class Campaign:
         await asyncio.gather(*left, return_exceptions=True)
         progress.cancel()
         await asyncio.gather(progress, return_exceptions=True)
+
+    async def _tell_late(self) -> None:
+        """Say of each run that is not over yet how it stands in the store."""
+        for asked in self._open.values():
+            status = state_pb2.PartitionStatus()
+            found = await self._store.get(keys.status(asked.run_id, 0))
+            if found is not None:
+                status.ParseFromString(found.value)
+            pending = await self._store.get(keys.pending(asked.run_id)) is not None
+            age_s = time.time() - status.completed_at_ms / 1000 if status.completed_at_ms else 0
+            self._say(
+                f"late: {asked.kind.name} {asked.run_id}: {'pending' if pending else pb.RunStatus.Name(status.status)}"
+                + (f", ended {age_s:.0f} s ago" if age_s else "")
+            )
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
@@ -137,6 +162,7 @@ class Campaign:
 
     async def _see_through(self, asked: Asked, *, cancelled: bool) -> None:
         """Wait for a run, and compare."""
+        self._open[asked.run_id] = asked
         found: list[str] = await self._patiently(
             lambda: faults_in_result(self._client, asked, timeout_s=3600, cancelled=cancelled)
         )
@@ -146,6 +172,7 @@ class Campaign:
         self.tally.journals.append(
             await self._patiently(lambda: read_journal(self._store, self._fleet.mesh.blobs(), asked.run_id))
         )
+        del self._open[asked.run_id]
         self.tally.ended += 1
         self.tally.cancelled += cancelled
 
