@@ -72,6 +72,7 @@ bench: $(STAMP) ## measure steps per second and milliseconds per step, embedded 
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
+	@$(BIN)/python -m benchmarks.safety
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
