@@ -37,9 +37,6 @@ from support.truth import Journal, faults_of, read_journal
 
 from stepflow.client import Client
 from stepflow.errors import Deadline, Unavailable
-from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.mesh.v1 import state_pb2
-from stepflow.store import keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -50,6 +47,8 @@ USERS = 24
 CONTROLS, EXECUTORS, HOSTS, MEMBERS = 2, 3, 2, 3
 LATE_S = 15.0
 """After that long, each run that is left is named."""
+
+FACTS_TOLD = 4
 
 CALM_S = 120.0
 """How long a run may take once everything is healed."""
@@ -80,8 +79,11 @@ class Tally:
     cancelled: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    """Everything that must not be."""
+    """Results that are not what the flow must give."""
+    trouble: list[str] = field(default_factory=list)
+    """Faults that went otherwise than they must."""
     stuck: int = 0
+    late: int = 0
     journals: list[Journal] = field(default_factory=list)
 
     @property
@@ -128,18 +130,24 @@ class Campaign:
         await asyncio.gather(progress, return_exceptions=True)
 
     async def _tell_late(self) -> None:
-        """Say of each run that is not over yet how it stands in the store."""
-        for asked in self._open.values():
-            status = state_pb2.PartitionStatus()
-            found = await self._store.get(keys.status(asked.run_id, 0))
-            if found is not None:
-                status.ParseFromString(found.value)
-            pending = await self._store.get(keys.pending(asked.run_id)) is not None
-            age_s = time.time() - status.completed_at_ms / 1000 if status.completed_at_ms else 0
-            self._say(
-                f"late: {asked.kind.name} {asked.run_id}: {'pending' if pending else pb.RunStatus.Name(status.status)}"
-                + (f", ended {age_s:.0f} s ago" if age_s else "")
+        """Say of each run that is not over yet what its journal says."""
+        self.tally.late = len(self._open)
+        for asked in list(self._open.values()):
+            journal = await read_journal(self._store, self._fleet.mesh.blobs(), asked.run_id)
+            now_ms = time.time_ns() // 1_000_000
+            facts = [
+                (each.at_ms, f"adopted by {each.executor_id}")
+                for owners in journal.adoptions.values()
+                for each in owners
+            ]
+            facts += [
+                (done.at_ms, f"{done.key[37:]} done, attempt {done.attempt}") for done in journal.completed.values()
+            ]
+            facts += [(lost.at_ms, f"{lost.key[37:]} lost, attempt {lost.attempt}") for lost in journal.failed]
+            told = "; ".join(
+                f"{what} {(now_ms - at_ms) / 1000:.1f} s ago" for at_ms, what in sorted(facts)[-FACTS_TOLD:]
             )
+            self._say(f"late: {asked.kind.name} {asked.run_id}, {journal.ends} ends: {told or 'no journal'}")
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
@@ -213,8 +221,8 @@ class Campaign:
             if await FAULTS[name](scene):
                 self.tally.faults[name] += 1
         except AssertionError as error:
-            self.tally.wrong.append(f"{name}: {error}")
-            self._say(f"WRONG: {self.tally.wrong[-1]}")
+            self.tally.trouble.append(f"{name}: {error}")
+            self._say(f"WRONG: {self.tally.trouble[-1]}")
         finally:
             self._active[name] -= 1
             self._active += Counter()  # without those that are over
@@ -267,7 +275,7 @@ async def judge(fleet: Fleet, tally: Tally, folder: Path, say: Callable[[str], N
     again = [fault for journal in tally.journals for fault in faults_of(journal, executions.get(journal.run_id, []))]
     moved = take_overs_ms(fleet, tally.journals)
     p50, p99 = percentile(moved, 0.5), percentile(moved, 0.99)
-    wrong = [*tally.wrong, *again, *ends, *(f"process {pid} is left" for pid in leaked)]
+    wrong = [*tally.wrong, *tally.trouble, *again, *ends, *(f"process {pid} is left" for pid in leaked)]
     if tally.stuck:
         wrong.append(f"{tally.stuck} runs are stuck")
     if p99 > TAKE_OVER_P99_MS:
