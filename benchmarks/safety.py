@@ -113,7 +113,7 @@ def acks_of_a_step(rounds: int) -> tuple[float, float, float]:
     """Return bytes and microseconds of a step's call and result, and the microseconds of its acknowledgement."""
     run_id = new_run_id()
     request = host_pb2.Call(
-        call_id=7, plugin="work", component="/step", path="/work/step", key=f"{run_id}/0/s1", attempt=1, epoch=77,
+        call_id=7, plugin="bench", component="/step", path="/bench/step", key=f"{run_id}/0/s1", attempt=1, epoch=77,
         root_run_id=run_id, run_id=run_id, flow_id="0" * 64, step_id="s1",
     )  # fmt: skip
     request.input.json = b'{"value":1}'

@@ -136,10 +136,7 @@ class Ledger:
     def lines(self) -> list[Execution]:
         """Everything so far, in order. A line that is just being written does not count."""
         whole = text_of(self.path).rpartition("\n")[0].splitlines()
-        return [
-            Execution(what, key, int(attempt), int(at_ns), int(pid))
-            for what, key, attempt, at_ns, pid in (line.rsplit(" ", 4) for line in whole)
-        ]
+        return [_execution(line) for line in whole]
 
     @property
     def begun(self) -> list[tuple[str, int]]:
@@ -152,6 +149,12 @@ class Ledger:
         for line in self.lines:
             found.setdefault(line.key.partition("/")[0], []).append(line)
         return found
+
+
+def _execution(line: str) -> Execution:
+    what, _, rest = line.partition(" ")
+    key, attempt, at_ns, pid = rest.rsplit(" ", 3)  # a key may have spaces in it
+    return Execution(what, key, int(attempt), int(at_ns), int(pid))
 
 
 def faults_of(journal: Journal, executions: list[Execution]) -> list[str]:
