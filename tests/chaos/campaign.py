@@ -16,6 +16,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -36,7 +37,7 @@ from support.mesh import ledger_of, processes
 from support.truth import Journal, faults_of, read_journal
 
 from stepflow.client import Client
-from stepflow.errors import Deadline, Unavailable
+from stepflow.errors import Deadline, StepflowError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -133,7 +134,9 @@ class Campaign:
         """Say of each run that is not over yet what its journal says."""
         self.tally.late = len(self._open)
         for asked in list(self._open.values()):
-            journal = await read_journal(self._store, self._fleet.mesh.blobs(), asked.run_id)
+            journal = await self._patiently(
+                lambda asked=asked: read_journal(self._store, self._fleet.mesh.blobs(), asked.run_id)
+            )
             now_ms = time.time_ns() // 1_000_000
             facts = [
                 (each.at_ms, f"adopted by {each.executor_id}")
@@ -220,6 +223,8 @@ class Campaign:
         try:
             if await FAULTS[name](scene):
                 self.tally.faults[name] += 1
+        except StepflowError:
+            pass  # what it wanted to know was not to be had: the store is down just now
         except AssertionError as error:
             self.tally.trouble.append(f"{name}: {error}")
             self._say(f"WRONG: {self.tally.trouble[-1]}")
@@ -251,7 +256,11 @@ def percentile(values: Sequence[int], share: float) -> int:
 
 
 async def campaign(folder: Path, minutes: float, seed: int, say: Callable[[str], None]) -> list[str]:
-    """Run it and return what is wrong; the verdict is said."""
+    """Run it and return what is wrong; the verdict is said. SIGTERM and Ctrl-C break it off, and leave nothing behind."""
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     with (
         running_cluster(folder / "etcd", members=MEMBERS) as members,
         processes(EtcdCluster(members), folder, "chaos/") as mesh,
