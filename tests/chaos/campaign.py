@@ -256,7 +256,7 @@ def percentile(values: Sequence[int], share: float) -> int:
 
 
 async def campaign(folder: Path, minutes: float, seed: int, say: Callable[[str], None]) -> list[str]:
-    """Run it and return what is wrong; the verdict is said. SIGTERM and Ctrl-C break it off, and leave nothing behind."""
+    """Run it and return what is wrong; the verdict is said. SIGTERM and Ctrl-C break it off and leave no process."""
     this = asyncio.current_task()
     assert this is not None
     for number in (signal.SIGTERM, signal.SIGINT):
