@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
-from chaos.faults import ALONE, FAULTS, Scene
+from chaos.faults import ALONE, FAULTS, Stage
 from support import wait_until_async
 from support.etcd import EtcdCluster, running_cluster
 from support.fleet import Fleet, fleet, processes_of
@@ -207,21 +207,21 @@ class Campaign:
                 dice.shuffle(bag)
             await asyncio.sleep(dice.uniform(0.2, 4.0))
             name = bag.pop()
-            scene = Scene(self._fleet, self._store, random.Random(dice.random()))
+            stage = Stage(self._fleet, self._store, random.Random(dice.random()))
             if name in ALONE:
                 async with self._exclusive:
                     while self._active:  # noqa: ASYNC110  # a fault of the other lane is under way
                         await asyncio.sleep(0.1)
-                    await self._do(name, scene)
+                    await self._do(name, stage)
             else:
                 async with self._exclusive:  # not begun while something happens that wants to be alone
                     pass
-                await self._do(name, scene)
+                await self._do(name, stage)
 
-    async def _do(self, name: str, scene: Scene) -> None:
+    async def _do(self, name: str, stage: Stage) -> None:
         self._active[name] += 1
         try:
-            if await FAULTS[name](scene):
+            if await FAULTS[name](stage):
                 self.tally.faults[name] += 1
         except StepflowError:
             pass  # what it wanted to know was not to be had: the store is down just now
