@@ -7,8 +7,6 @@ ledger that the component servers wrote. Outages are longer than a lease; the ca
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -16,6 +14,7 @@ from uuid import uuid4
 import pytest
 from support import is_alive, wait_until_async
 from support.etcd import FAST, EtcdCluster, running_cluster, running_etcd
+from support.fleet import kill_servers_of
 from support.mesh import Processes, children_of, ledger_config, ledger_of, processes
 from support.scene import OUTAGE_S, WAIT_S, Scene, adoptions_of, attempts_of, run, scene
 
@@ -117,41 +116,29 @@ def test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_
     run(scenario())
 
 
-def test_the_calls_of_a_killed_host_are_made_again_elsewhere(mesh: Processes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [True, False], ids=["host", "component_server"])
+def test_the_calls_of_a_killed_host_or_component_server_are_made_again_and_no_others(
+    whole: bool, mesh: Processes, tmp_path: Path
+) -> None:
     control = mesh.control_plane()
-    hosts = [mesh.host(ledger_config(tmp_path)) for _ in range(2)]
+    victim, _ = mesh.host(ledger_config(tmp_path)), mesh.host(ledger_config(tmp_path))
     mesh.executor()
 
     async def scenario() -> None:
         async with scene(mesh, control) as on:
             await on.load(40, ms=300)
             await on.executions(60)
-            servers = children_of(hosts[0].process.pid)
-            hosts[0].kill()
-            journals = await on.verify()
-            lost = [outcome for journal in journals for outcome in journal.failed if outcome.host == hosts[0].id]
-            assert lost, "calls were in flight there"
-            await wait_until_async(lambda: not any(map(is_alive, servers)), "its servers have ended, too")
-
-    run(scenario())
-
-
-def test_a_component_server_that_is_killed_fails_its_calls_and_no_others(mesh: Processes, tmp_path: Path) -> None:
-    control = mesh.control_plane()
-    hosts = [mesh.host(ledger_config(tmp_path)) for _ in range(2)]
-    mesh.executor()
-
-    async def scenario() -> None:
-        async with scene(mesh, control) as on:
-            await on.load(40, ms=300)
-            await on.executions(60)
-            for pid in children_of(hosts[0].process.pid):
-                os.kill(pid, signal.SIGKILL)
+            servers = children_of(victim.process.pid)
+            if whole:
+                victim.kill()
+            else:
+                kill_servers_of(victim)
             journals = await on.verify()
             lost = [outcome for journal in journals for outcome in journal.failed if not outcome.key.endswith("/flaky")]
             assert lost, "calls were in flight there"
-            assert {outcome.host for outcome in lost} == {hosts[0].id}
-            assert hosts[0].process.poll() is None
+            assert {outcome.host for outcome in lost} == {victim.id}
+            await wait_until_async(lambda: not any(map(is_alive, servers)), "no server outlives its host")
+            assert (victim.process.poll() is None) is not whole
 
     run(scenario())
 
