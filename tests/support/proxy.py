@@ -81,7 +81,9 @@ class TcpProxy:
         await self.close()
 
     async def close(self) -> None:
+        self._refusing = True  # what is just being accepted, too
         self.stop_listening()
+        await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
