@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from .etcd import EtcdServer
     from .mesh import Processes, Service
 
-ATTENDED_S = 1.0
-"""How long a mesh must have been whole before it counts as settled: by then its leader attends to all executors."""
+ATTENDED_S = 4.0
+"""How long a mesh must have been whole before it counts as settled. By then its leader attends to all executors, also to
+one that did not answer a moment ago (`liveness.ANSWER_TIMEOUT_S`, `RETRY_S_MAX`)."""
 
 
 @dataclass(eq=False)
