@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from .mesh import Processes, Service
 
 ATTENDED_S = 4.0
-"""How long a mesh must have been whole before it counts as settled. By then its leader attends to all executors, also to
-one that did not answer a moment ago (`liveness.ANSWER_TIMEOUT_S`, `RETRY_S_MAX`)."""
+"""How long a mesh must have been whole before it counts as settled. By then its leader attends to all executors, also
+to one that did not answer a moment ago (`liveness.ANSWER_TIMEOUT_S`, `RETRY_S_MAX`)."""
 
 
 @dataclass(eq=False)
