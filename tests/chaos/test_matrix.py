@@ -102,9 +102,9 @@ def test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_
     async def scenario() -> None:
         async with scene(mesh, control) as on:
             for number, executor in enumerate(old):
-                await on.load(20, ms=150)
-                await on.executions(30 * (number + 1))
                 await asyncio.to_thread(mesh.executor)
+                await on.load(20, ms=300)
+                await on.executions(60 * number + 30)
                 assert await asyncio.to_thread(executor.end) == 0
                 assert await on.store.get(keys.session_executor(executor.id)) is None, "no lease is waited for"
             journals = await on.verify()
