@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,7 +175,7 @@ class Fleet:
 def kill_servers_of(service: Service) -> None:
     """SIGKILL everything that a host has started."""
     for pid in children_of(service.process.pid):
-        if is_alive(pid):
+        with suppress(ProcessLookupError):  # it ends just now
             os.kill(pid, signal.SIGKILL)
 
 

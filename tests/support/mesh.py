@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import ROOT, is_alive, text_of, wait_until, wait_until_async
+from . import ROOT, text_of, wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -125,7 +125,7 @@ class Processes:
                 service.process.kill()
                 service.process.wait(END_TIMEOUT_S)
             for pid in started:
-                if is_alive(pid):
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     @asynccontextmanager
