@@ -288,7 +288,8 @@ async def judge(fleet: Fleet, tally: Tally, folder: Path, say: Callable[[str], N
     if tally.stuck:
         wrong.append(f"{tally.stuck} runs are stuck")
     if p99 > TAKE_OVER_P99_MS:
-        wrong.append(f"the take-over took {p99} ms (p99); the limit is {TAKE_OVER_P99_MS} ms")
+        load = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+        wrong.append(f"the take-over took {p99} ms (p99); the limit is {TAKE_OVER_P99_MS} ms; {load}")
     for text in wrong[:FAULTS_SHOWN]:
         say(text)
     for name, count in sorted(tally.faults.items()):
