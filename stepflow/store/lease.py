@@ -121,7 +121,7 @@ class LeaseKeeper:
         well = True
         while True:
             await asyncio.sleep(self._interval_s if well else self._retry_s)
-            well = False
+            was_well, well = well, False
             sent = self._clock()
             try:
                 async with asyncio.timeout(self._interval_s):  # a store that does not answer must not stop the next one
@@ -129,10 +129,9 @@ class LeaseKeeper:
             except NotFound:
                 self._ended()
                 return
-            except TimeoutError:
-                log.warning("keep-alive not answered in time", lease=self.lease)
-            except StepflowError as error:
-                log.warning("keep-alive failed", reason=error.reason)
+            except (TimeoutError, StepflowError) as error:
+                if was_well:
+                    log.warning("keep-alive failed", reason=getattr(error, "reason", "not answered in time"))
             else:
                 self._valid_until_s = sent + self._good_s
                 well = True

@@ -23,6 +23,7 @@ from component_host.service import HostService
 from executor import links
 from executor.executor import Executor
 from executor.links import Links
+from stepflow import rpc
 from stepflow.codec import decode, encode
 from stepflow.config import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
@@ -348,6 +349,10 @@ def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
             await channel.close()
 
     run(scenario())
+
+
+def test_a_host_gives_a_silent_connection_up_sooner_than_executors_give_up_the_calls_in_it() -> None:
+    assert rpc.LINK_PING_MS + rpc.LINK_PING_TIMEOUT_MS < 1_000 * links.OUT_OF_REACH_S_MAX
 
 
 def test_a_host_gives_up_a_connection_that_has_fallen_silent_and_what_was_on_its_way_there() -> None:
