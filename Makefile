@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +64,17 @@ k8s: $(STAMP) ## render the manifests, validate them, start what they start
 matrix: $(STAMP) ## drive every component server there is, in every way (minutes; installs them the first time)
 	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix
 
-soak: $(STAMP) ## call every kind of server for MINUTES=10 while servers are killed at random (SEED=…)
-	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+MINUTES ?= 10
+SEED ?= 1
+
+soak: $(STAMP) ## call every kind of server while servers are killed at random (MINUTES=10 SEED=1)
+	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(MINUTES) --seed $(SEED)
+
+chaos: $(STAMP) ## every fault at random against a mesh under load (MINUTES=10 SEED=1)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes $(MINUTES) --seed $(SEED)
+
+chaos-net: $(STAMP) ## processes in network namespaces whose packets vanish (as root)
+	@$(BIN)/pytest -q tests/chaos/namespaces.py
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
@@ -76,6 +85,7 @@ bench: $(STAMP) ## measure steps per second, milliseconds per step, and what eac
 	@$(BIN)/python -m benchmarks.mesh
 	@$(BIN)/python -m benchmarks.bridges
 	@$(BIN)/python -m benchmarks.bridges_mcp
+	@$(BIN)/python -m benchmarks.safety
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -97,7 +97,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         health = await stack.enter_async_context(serving.open_health(common))
         store = await serving.open_store(common.etcd)
         stack.push_async_callback(store.close)
-        server = Server(tls=common.tls, insecure=common.insecure, health=health)
+        server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
         service = HostService(host, capacity=config.capacity)
         service.add_to(server)
         stack.push_async_callback(server.stop)

@@ -8,6 +8,7 @@ input (both live in the request's frame) and the objects around them, so that re
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -49,6 +50,13 @@ class Holds:
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    @property
+    def youngest_s(self) -> float:
+        """The age of the youngest hold; without end when there is none."""
+        if not self._calls:
+            return math.inf
+        return time.monotonic() - next(reversed(self._calls.values()))[1]
 
     def add(self, call: Call, texts_bytes: int) -> None:
         """Hold a call whose result and input have this size."""

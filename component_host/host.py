@@ -7,6 +7,8 @@ Promises:
 - A call goes on when its executor's stream breaks; the result waits for whoever joins.
 - Every result is checked and compacted here, once; a large one is in the blob store before its id is told.
 - For one partition of a run, whoever has a smaller epoch than the host has seen is refused.
+- Nothing begins while the host does not count as registered (`may_begin`), and what had not begun when its session
+  ended never does (`lost`): by then its executors have given such a call up, and another host may have done it.
 - Calls wait while their plugin starts; their time limits run from the moment the backend has them.
 - Nothing stays of a call that was forgotten: acknowledged, cancelled, superseded, or held too long (`holds`).
 
@@ -49,6 +51,9 @@ the refusal of an owner that is fenced anyway."""
 
 CLOSE_WAIT_S = 30.0
 """For a backend to stop its server; longer than any of them gives one."""
+
+HELD_BACK_S = 0.05
+"""Between two looks whether calls may begin again."""
 
 FRAMES_LOGGED = 4
 """Innermost places of a mistake's traceback. Its text is left out: it may quote a payload."""
@@ -103,6 +108,8 @@ class ComponentHost:
         self.blobs = blobs
         self.held_s_max = held_s_max
         self.callback_ids = count(1)
+        self.may_begin: Callable[[], bool] = lambda: True
+        """Whether the executors still count on this host; `Registration` knows."""
         self.failures: dict[str, StepflowError] = {}
         """Plugins that could not start, with the reason."""
         self.limits = TimeLimits(self._expire)
@@ -110,6 +117,8 @@ class ComponentHost:
         self._plugins = {name: Plugin(name, backend) for name, backend in backends.items()}
         self._calls: dict[str, Call] = {}
         self._runs: OrderedDict[tuple[str, int], RunCalls] = OrderedDict()
+        self._held_back: dict[Call, None] = {}
+        """Calls that come to their backend when they may begin, in their order."""
         self._streams: set[HostStream] = set()
         """The open ones, and closed ones with call-backs that somebody may still take over."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -255,15 +264,27 @@ class ComponentHost:
 
     # --- streams ------------------------------------------------------------------------------------------------
 
-    def connect(self, deliver: Deliver) -> HostStream:
-        """Open an executor's stream; `deliver` gets the frames for it, on the event loop."""
-        stream = HostStream(self, deliver)
+    def connect(self, deliver: Deliver, hang_up: Callable[[], None] = lambda: None) -> HostStream:
+        """Open an executor's stream; `deliver` gets the frames for it, on the event loop. `hang_up` is called when
+        nothing that is on the way in it counts any more."""
+        stream = HostStream(self, deliver, hang_up)
         self._streams.add(stream)
         return stream
 
     def given_up(self, stream: HostStream) -> None:
         """A closed stream has nothing left that anybody could take over."""
         self._streams.discard(stream)
+
+    def lost(self) -> None:
+        """The session has ended: drop what has not begun, and what is still on its way in the streams with them.
+
+        Calls that have begun go on, and are held for whoever still joins them.
+        """
+        for call in list(self._calls.values()):
+            if not call.given and call.result is None:
+                self.forget(call)
+        for stream in list(self._streams):
+            stream.hang_up()
 
     # --- calls: how they come -----------------------------------------------------------------------------------
 
@@ -314,6 +335,9 @@ class ComponentHost:
             call.fail(self._not_running(plugin))
 
     def _give(self, call: Call) -> None:
+        if not self.may_begin():
+            self._hold_back(call)
+            return
         backend = call.plugin.backend
         assert backend is not None
         call.given = True
@@ -326,6 +350,17 @@ class ComponentHost:
             _log_mistake("a backend failed on a call by mistake", call.plugin, error)
             call.fail(_mistake(call, error))
             self._cancel_in_backend(call)
+
+    def _hold_back(self, call: Call) -> None:
+        if not self._held_back:
+            asyncio.get_running_loop().call_later(HELD_BACK_S, self._look_again)
+        self._held_back[call] = None
+
+    def _look_again(self) -> None:
+        held_back, self._held_back = self._held_back, {}
+        for call in held_back:
+            if not call.settled:
+                self._give(call)
 
     async def _fetch_input(self, call: Call) -> None:
         try:

@@ -4,6 +4,7 @@
   is lost, the host registers again, under the same id: its calls were given up by then, it is here all the same.
 - `routes/<prefix>` outlives the host. The newest rules win when no live session claims others for that prefix; else the
   registration is refused, naming both hosts, unless it is told to replace them.
+- The host begins no call while its lease does not count as held, and hears when its session has ended.
 - Every write compares what was read before, so two hosts with different rules cannot both be accepted.
 
 Does not know calls.
@@ -85,6 +86,7 @@ class Registration:
                 f"{len(self._routes)} routes in one configuration; the limit is {PREFIXES_MAX}: start two hosts",
             )
         await self._register()
+        self._host.may_begin = self._valid
         self._task = asyncio.create_task(self._keep(), name="host registration")
 
     def changed(self) -> None:
@@ -129,7 +131,11 @@ class Registration:
     def _lost(self) -> None:
         log.warning("lease lost, registering again", host_id=self._host.id)
         self._created = 0
+        self._host.lost()
         self._work.set()
+
+    def _valid(self) -> bool:
+        return bool(self._created) and self._keeper is not None and self._keeper.valid()
 
     async def _register(self) -> None:
         if self._keeper is not None:

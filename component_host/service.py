@@ -31,6 +31,9 @@ log = get_logger(__name__)
 
 DRAIN_POLL_S = 0.02
 
+DRAIN_HELD_S = 10.0
+"""How long the end of a host waits for somebody to come for a result: a take-over asks within a lease's length. What
+an executor that died has journaled, and not acknowledged, nobody comes for."""
 DRAIN_QUIET_S = 0.3
 """Without calls, before it is believed that none is on its way: the executors have to hear of it first."""
 
@@ -54,7 +57,8 @@ class HostService:
         server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
 
     async def drain(self, grace_s: float) -> bool:
-        """Take no more calls; return True when every result is acknowledged, False when the grace is over first."""
+        """Take no more calls; return True when none is in flight and no result is wanted any more, False when the grace
+        is over first."""
         self._draining = True
         self.on_drain()
         log.info("draining", host_id=self._host.id, calls=self._host.calls_held)
@@ -62,12 +66,15 @@ class HostService:
         until_s = loop.time() + grace_s
         quiet_until_s = loop.time() + DRAIN_QUIET_S
         while loop.time() < until_s:
-            if self._host.calls_held:
+            if self._is_wanted():
                 quiet_until_s = loop.time() + DRAIN_QUIET_S
             elif not self._connections or loop.time() >= quiet_until_s:
                 break
             await asyncio.sleep(DRAIN_POLL_S)  # an event would cost every call a look
-        return not self._host.calls_held
+        return not self._is_wanted()
+
+    def _is_wanted(self) -> bool:
+        return self._host.calls_in_flight > 0 or self._host.holds.youngest_s < DRAIN_HELD_S
 
     async def drain_host(self, _request: host_pb2.DrainHostRequest, _context: Any) -> host_pb2.DrainHostResponse:
         """Raises: Deadline DRAIN_TIMEOUT."""
@@ -122,7 +129,8 @@ class _Connection:
         self.executor_id = executor_id
         self.queue = FrameQueue()
         self._service = service
-        self.stream: HostStream = host.connect(self._deliver)
+        self._hung_up = asyncio.Event()
+        self.stream: HostStream = host.connect(self._deliver, self._hung_up.set)
 
     def receive(self, frame: host_pb2.ExecutorFrame) -> None:
         self.account.received += len(frame.calls)
@@ -136,17 +144,20 @@ class _Connection:
             self._service.share()
 
     async def run(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
-        """Carry frames both ways until either way ends."""
-        reader = asyncio.create_task(self._read(frames), name=f"read {self.executor_id}")
-        writer = asyncio.create_task(pump(self.queue, context.write), name=f"write {self.executor_id}")
+        """Carry frames both ways until either way ends, or the host hangs up."""
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._read(frames), name=f"read {self.executor_id}"),
+            asyncio.create_task(pump(self.queue, context.write), name=f"write {self.executor_id}"),
+            asyncio.create_task(self._hung_up.wait(), name=f"hang up {self.executor_id}"),
+        ]
         try:
-            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, frames: AsyncIterator[host_pb2.ExecutorFrame]) -> None:
         async for frame in frames:

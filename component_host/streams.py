@@ -31,10 +31,14 @@ PROGRESS_MAX = 1_000
 class HostStream:
     """Made by `ComponentHost.connect`. Frames come in by `receive` and go out through the function given there."""
 
-    def __init__(self, host: ComponentHost, deliver: Callable[[host_pb2.HostFrame], None]) -> None:
+    def __init__(
+        self, host: ComponentHost, deliver: Callable[[host_pb2.HostFrame], None], hang_up: Callable[[], None]
+    ) -> None:
         self.calls: dict[int, Call] = {}
         """By call id, those whose result has not been sent."""
         self.closed = False
+        self.hang_up = hang_up
+        """Ask whoever carries the frames to end the stream."""
         self._host = host
         self._deliver = deliver
         self._frame = host_pb2.HostFrame()

@@ -154,10 +154,9 @@ class _Attendant:
         """Hold a stream until it ends; return why the executor is gone, empty when that is not known."""
         import grpc
 
-        from stepflow.rpc import open_channel
+        from stepflow.rpc import open_link
 
-        # A pool of its own: otherwise a new channel inherits the back-off of the one that has just failed.
-        channel = open_channel(self._address, self._liveness.tls, options=(("grpc.use_local_subchannel_pool", 1),))
+        channel = open_link(self._address, self._liveness.tls)
         try:
             attend: Any = channel.stream_stream(
                 ATTEND,

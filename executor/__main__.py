@@ -75,7 +75,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             runs_max=config.runs_max,
             queue_timeout_s=QUEUE_TIMEOUT_S,
         )
-        server = Server(tls=common.tls, insecure=common.insecure, health=health)
+        server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
         ExecutorService(executor).add_to(server)
         stack.push_async_callback(server.stop)
         address = await server.start(common.listen)

@@ -29,7 +29,7 @@ from executor.drive import Drive
 from executor.handover import hand_over
 from executor.hosts import Hosts
 from executor.returns import Returns
-from executor.session import Session
+from executor.session import Session, fresh_id
 from executor.wakes import Wakes
 from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
 from stepflow.journal import blob_reader
@@ -136,11 +136,9 @@ class Executor:
 
     async def start(self) -> None:
         """Register and begin to take assignments. Raises: StepflowError."""
-        session = await Session.open(
-            self._store, self._name, self._value(), ttl_s=self._lease_ttl_s, on_lost=self._lost
-        )
+        self.id = fresh_id(self._name)  # before it stands in the store: the leader may ask at once who we are
+        session = await Session.open(self._store, self.id, self._value(), ttl_s=self._lease_ttl_s, on_lost=self._lost)
         self._session = session
-        self.id = session.id
         self.hosts.send_while(session.valid)
         assigned = follow(
             self._store,

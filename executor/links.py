@@ -49,7 +49,8 @@ RECONNECT_S_MAX = 1.0
 """Between two tries, doubling."""
 
 OUT_OF_REACH_S_MAX = LEASE_TTL_S
-"""A host that cannot be reached for so long has lost its lease, or is cut off from us alone: its calls go elsewhere."""
+"""A host that cannot be reached for so long has lost its lease, or is cut off from us alone: its calls go elsewhere.
+It has given up the connection long before (`rpc.LINK_PING_MS`), and with it the calls that never arrived."""
 
 
 class Linked(Protocol):
@@ -219,10 +220,9 @@ class _Link:
         """Open a stream and carry frames until it ends; return why the calls are lost, empty when they may not be."""
         import grpc
 
-        from stepflow.rpc import open_channel
+        from stepflow.rpc import open_link
 
-        # A pool of its own: otherwise a new channel inherits the back-off of the one that has just failed.
-        channel = open_channel(self.address, self._links.tls, options=(("grpc.use_local_subchannel_pool", 1),))
+        channel = open_link(self.address, self._links.tls)
         try:
             open_stream: Any = channel.stream_stream(
                 CONNECT,

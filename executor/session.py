@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from stepflow.store import Event, KeyValue, Store
 
 
+def fresh_id(name: str) -> str:
+    """Return an id that no incarnation of any executor has had."""
+    return f"{name}-{uuid4().hex[:12]}"
+
+
 class Session:
     """Made by `open`, ended by `close`."""
 
@@ -39,14 +44,13 @@ class Session:
     async def open(
         cls,
         store: Store,
-        name: str,
+        executor_id: str,
         value: state_pb2.ExecutorSession,
         *,
         ttl_s: float,
         on_lost: Callable[[Session], None],
     ) -> Session:
-        """Register under a fresh id. Raises: StepflowError."""
-        executor_id = f"{name}-{uuid4().hex[:12]}"
+        """Register under an id of `fresh_id`. Raises: StepflowError."""
         session: Session | None = None
 
         def lost() -> None:

@@ -60,7 +60,12 @@ KEEPALIVE_MS = 20_000
 
 KEEPALIVE_TIMEOUT_MS = 5_000
 
-PING_INTERVAL_MIN_MS = 5_000
+LINK_PING_MS = 2_000
+LINK_PING_TIMEOUT_MS = 2_000
+"""The same between services, from both sides. Together less than the time after which an executor takes a host for
+lost: what the network kept back from a host until then must meet a connection that the host has given up."""
+
+PING_INTERVAL_MIN_MS = 1_000
 """A server cuts clients that ask more often."""
 
 PENDING_CALLS_MAX = 20_000
@@ -74,7 +79,7 @@ ERROR_DETAIL_CHARS_MAX = 1_000
 ERROR_DETAILS_MAX = 12
 """An error travels in the trailing metadata, of which clients take 8 KiB; base64 makes it a third larger."""
 
-assert PING_INTERVAL_MIN_MS < KEEPALIVE_MS
+assert PING_INTERVAL_MIN_MS < LINK_PING_MS < KEEPALIVE_MS
 
 _FAMILIES: dict[str, type[StepflowError]] = {
     family.status: family
@@ -84,11 +89,21 @@ _FAMILIES: dict[str, type[StepflowError]] = {
     )
 }  # fmt: skip
 
+
+def ping_options(interval_ms: int, timeout_ms: int) -> tuple[tuple[str, int], ...]:
+    """Return what makes gRPC ask a silent connection for a sign of life, and give it up without one."""
+    return (
+        ("grpc.keepalive_time_ms", interval_ms),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),  # without it gRPC waits for a minute, whatever the line above says
+    )
+
+
+_PINGS = ping_options(KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS)
+_LINK_PINGS = ping_options(LINK_PING_MS, LINK_PING_TIMEOUT_MS)
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -189,11 +204,13 @@ class Server:
         *,
         tls: Tls | None = None,
         insecure: bool = False,
+        link: bool = False,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         health: Health | None = None,
     ) -> None:
-        """`insecure`: listen anywhere although there is no TLS. `message_bytes_max`: what is received at most.
-        `health`: of the process; without it the server is ready as soon as it listens.
+        """`insecure`: listen anywhere although there is no TLS. `link`: it is other services that connect.
+        `message_bytes_max`: what is received at most. `health`: of the process; without it the server is ready as soon
+        as it listens.
         """
         from stepflow.health import Health
 
@@ -201,7 +218,8 @@ class Server:
         """Where it listens, with the real port."""
         self._tls = tls
         self._insecure = insecure
-        options = (*_SERVER_OPTIONS, ("grpc.max_receive_message_length", message_bytes_max))
+        pings = _LINK_PINGS if link else _PINGS
+        options = (*_SERVER_OPTIONS, *pings, ("grpc.max_receive_message_length", message_bytes_max))
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
         self._names: list[str] = []
         self._own_health = health is None
@@ -390,12 +408,23 @@ def open_channel(target: str, tls: Tls | None = None, *, options: Sequence[tuple
 
     It connects when the first call is made, and again by itself. Raises: Invalid `TLS_INVALID`.
     """
-    channel_options = [*_CHANNEL_OPTIONS, *options]
+    return _open(target, tls, [*_CHANNEL_OPTIONS, *_PINGS, *options])
+
+
+def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
+    """Open a channel to another service whose silence must be noticed soon. Raises: Invalid `TLS_INVALID`.
+
+    It has a connection of its own: a shared one would make it inherit the back-off of a channel that has just failed.
+    """
+    return _open(target, tls, [*_CHANNEL_OPTIONS, *_LINK_PINGS, ("grpc.use_local_subchannel_pool", 1)])
+
+
+def _open(target: str, tls: Tls | None, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
     if tls is None:
-        return grpc.aio.insecure_channel(target, options=channel_options)
+        return grpc.aio.insecure_channel(target, options=options)
     if tls.name is not None:
-        channel_options.append(("grpc.ssl_target_name_override", tls.name))
-    return grpc.aio.secure_channel(target, tls.for_client(), options=channel_options)
+        options = (*options, ("grpc.ssl_target_name_override", tls.name))
+    return grpc.aio.secure_channel(target, tls.for_client(), options=options)
 
 
 __all__ = [
@@ -407,6 +436,7 @@ __all__ = [
     "family",
     "is_loopback",
     "open_channel",
+    "open_link",
     "parse_address",
     "status_of",
 ]

@@ -15,7 +15,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advancing import end_item, open_all_items
 from stepflow.run.facts import failure_from_pb, json_of
-from stepflow.run.model import Phase, RunState, Scope, StepRun
+from stepflow.run.model import INNOCENT_MS, Phase, RunState, Scope, StepRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +61,12 @@ def apply(state: RunState, entry: pb.Entry) -> None:
     if state.status is not None:
         raise _inconsistent(state, entry, "the run has ended before it")
     state.entries_journaled += 1
+    quiet_ms = entry.at_ms - state.last_at_ms
     state.last_at_ms = entry.at_ms
     kind = entry.WhichOneof("kind")
     if kind == "adopted":
+        if quiet_ms > INNOCENT_MS:
+            state.adoptions_in_a_row = 0
         _apply_adopted(state, entry.adopted)
         return
     state.adoptions_in_a_row = 0

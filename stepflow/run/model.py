@@ -28,6 +28,10 @@ ENGINE_VERSION = 1
 ADOPTIONS_IN_A_ROW_MAX = 5
 """A run that has killed this many owners without one fact in between is given up."""
 
+INNOCENT_MS = 60_000
+"""A run that an owner had for so long did not kill it: what kills does so at once. It waits for a timer or a long call,
+and its owners died, or lost their sessions, for other reasons."""
+
 JOURNAL_ENTRIES_MAX = 50_000
 JOURNAL_BYTES_MAX = 64 * 1024 * 1024
 

@@ -361,6 +361,7 @@ def channel_options() -> list[tuple[str, Any]]:
         ("grpc.use_local_subchannel_pool", 1),  # or links to one endpoint would share a connection
         ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # without it gRPC waits for a minute, see stepflow.rpc
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),

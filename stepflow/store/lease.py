@@ -31,6 +31,9 @@ TICKS_PER_TTL = 20
 
 LEASE_TTL_S = 5.0
 KEEP_ALIVES_PER_TTL = 3
+RETRIES_PER_TTL = 25
+"""How soon a keep-alive that failed is tried again, perhaps at another member of the store."""
+
 LEASE_MARGIN_S = 0.5
 """Of the default time to live; of another one as much in proportion."""
 
@@ -74,6 +77,7 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._ttl_s = ttl_s
         self._interval_s = ttl_s / KEEP_ALIVES_PER_TTL
+        self._retry_s = ttl_s / RETRIES_PER_TTL
         self._good_s = ttl_s * (1 - LEASE_MARGIN_S / LEASE_TTL_S)
         self._clock = clock
         self._valid_until_s = 0.0
@@ -114,8 +118,10 @@ class LeaseKeeper:
             self.lease = 0
 
     async def _keep_alive(self) -> None:
+        well = True
         while True:
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self._interval_s if well else self._retry_s)
+            was_well, well = well, False
             sent = self._clock()
             try:
                 async with asyncio.timeout(self._interval_s):  # a store that does not answer must not stop the next one
@@ -123,12 +129,12 @@ class LeaseKeeper:
             except NotFound:
                 self._ended()
                 return
-            except TimeoutError:
-                log.warning("keep-alive not answered in time", lease=self.lease)
-            except StepflowError as error:
-                log.warning("keep-alive failed", reason=error.reason)
+            except (TimeoutError, StepflowError) as error:
+                if was_well:
+                    log.warning("keep-alive failed", reason=getattr(error, "reason", "not answered in time"))
             else:
                 self._valid_until_s = sent + self._good_s
+                well = True
 
     def _ended(self) -> None:
         log.warning("lease lost", lease=self.lease)
@@ -166,10 +172,13 @@ class _RenewingThread:
 
     def _run(self) -> None:
         keeper = self._keeper
-        while not self._stopping.wait(keeper._interval_s):
+        well = True
+        while not self._stopping.wait(keeper._interval_s if well else keeper._retry_s):
+            was_well, well = well, False
             sent = keeper._clock()
             if sent - self._ticked_at_s > keeper._ttl_s / 2:
-                log.warning("event loop hangs, lease not renewed", lease=keeper.lease)
+                if was_well:
+                    log.warning("event loop hangs, lease not renewed", lease=keeper.lease)
                 continue
             try:
                 self._renewer.renew(keeper.lease)
@@ -177,10 +186,11 @@ class _RenewingThread:
                 self._tell_ended()
                 return
             except StepflowError as error:
-                if not self._stopping.is_set():
+                if was_well and not self._stopping.is_set():
                     log.warning("keep-alive failed", reason=error.reason)
             else:
                 keeper._valid_until_s = sent + keeper._good_s
+                well = True
 
     def _tell_ended(self) -> None:
         if not self._stopping.is_set():

@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import ROOT, is_alive, run_cli, wait_until
+from support.truth import Journal, read_journal
 
 from stepflow.errors import StepflowError
-from stepflow.journal import blob_reader, journal_entries, open_partition, read_plan, read_record, replay_entry
 from stepflow.local import LocalRuns
-from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,22 +80,6 @@ POSITIONS_MIN = 19
 """Executions of the flow without a crash: one flush each, at least."""
 
 
-@dataclass(frozen=True)
-class Journal:
-    """What a journal held when it was read."""
-
-    boundaries: list[int]
-    """How many entries there were after each flush."""
-    completed: set[str]
-    """Keys of the steps that have ended."""
-    attempts: set[tuple[str, int]]
-    """Keys and attempts of the executions whose outcome was known."""
-
-    @property
-    def length(self) -> int:
-        return self.boundaries[-1] if self.boundaries else 0
-
-
 class Place:
     """A folder with the flow, its config, the ledger and a store."""
 
@@ -147,40 +129,19 @@ class Place:
     def journal(self) -> Journal:
         """Read the journal of the only run as it is now."""
         run_ids = self.local.run_ids()
-        empty = Journal([], set(), set())
         if not run_ids:
-            return empty
+            return Journal("")
         try:
-            return asyncio.run(read_journal(self.local, run_ids[0]))
+            return asyncio.run(self._read_journal(run_ids[0]))
         except StepflowError:  # not submitted yet
-            return empty
+            return Journal("")
 
-
-async def read_journal(local: LocalRuns, run_id: str) -> Journal:
-    store = await local.read(run_id)
-    try:
-        record = await read_record(store, run_id)
-        boundaries: list[int] = []
-        async for item in range_all(store, keys.journal_of_partition(run_id, 0)):
-            count = len(pb.EntryBatch.FromString(item.value).entries)
-            boundaries.append((boundaries[-1] if boundaries else 0) + count)
-        read_blob = blob_reader(store, local.blobs())
-        state = await open_partition(run_id, 0, record, await read_plan(store, record), read_blob)
-        journal = Journal(boundaries, set(), set())
-        async for entry in journal_entries(store, run_id, 0):
-            await replay_entry(state, entry, read_blob)
-            kind = entry.WhichOneof("kind")
-            if kind not in ("step_completed", "attempt_failed"):
-                continue
-            scope = state.scopes[entry.scope]
-            key = f"{scope.key}/{entry.item}/{scope.plan.steps[entry.step].id}"
-            outcome = entry.step_completed if kind == "step_completed" else entry.attempt_failed
-            journal.attempts.add((key, outcome.attempt))
-            if kind == "step_completed":
-                journal.completed.add(key)
-        return journal
-    finally:
-        await store.close()
+    async def _read_journal(self, run_id: str) -> Journal:
+        store = await self.local.read(run_id)
+        try:
+            return await read_journal(store, self.local.blobs(), run_id)
+        finally:
+            await store.close()
 
 
 def without_run_id(pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:

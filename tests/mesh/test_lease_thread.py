@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from support import wait_until_async
 from support.etcd import FAST, running_etcd
 
 from stepflow.errors import NotFound, Unavailable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.etcd import EtcdServer
+
+    from stepflow.store.lease import Renewer
 
 TTL_S = 3.0  # long enough that a busy machine does not decide the test
 
@@ -100,6 +103,41 @@ def test_stopping_does_not_wait_for_an_etcd_that_does_not_answer(etcd: EtcdServe
                 await keeper.stop(revoke=False)
         finally:
             etcd.go_on()
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+class FailingAtFirst:
+    """A renewer that does not reach the store three times, and then does."""
+
+    def __init__(self, renewer: Renewer) -> None:
+        self._renewer = renewer
+        self.tries = 0
+
+    def renew(self, lease: int) -> float:
+        self.tries += 1
+        if self.tries <= 3:
+            raise Unavailable("STORE_UNAVAILABLE", "nobody answers")
+        return self._renewer.renew(lease)
+
+    def close(self) -> None:
+        self._renewer.close()
+
+
+def test_a_keep_alive_that_failed_is_tried_again_long_before_the_next_one_is_due(
+    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        store, lost = await open_store(etcd), asyncio.Event()
+        renewer = FailingAtFirst(store.lease_renewer())
+        monkeypatch.setattr(store, "lease_renewer", lambda: renewer)
+        keeper = await keeper_of(store, lost)
+        granted_until_s = keeper._valid_until_s
+        await wait_until_async(lambda: renewer.tries > 4, "it was kept alive, and again")
+        assert keeper._valid_until_s > granted_until_s
+        assert not lost.is_set()
+        await keeper.stop(revoke=True)
         await store.close()
 
     asyncio.run(scenario())

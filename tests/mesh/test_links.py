@@ -16,12 +16,14 @@ from support import wait_until_async
 from support.parts import RULES, Work, World, echo, gated, of, step
 from support.proxy import TcpProxy
 
+from component_host import service as service_module
 from component_host.host import ComponentHost
 from component_host.registration import Registration
 from component_host.service import HostService
 from executor import links
 from executor.executor import Executor
 from executor.links import Links
+from stepflow import rpc
 from stepflow.codec import decode, encode
 from stepflow.config import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
@@ -75,7 +77,7 @@ class LinkedWorld(World):
         work = Work()
         host = ComponentHost(f"host-{len(self.linked)}", {"work": work}, self.blobs)
         await host.start()
-        server = Server()
+        server = Server(link=True)
         service = HostService(host, capacity=capacity)
         service.add_to(server)
         address = await server.start(listen)
@@ -349,6 +351,47 @@ def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
     run(scenario())
 
 
+def test_a_host_gives_a_silent_connection_up_sooner_than_executors_give_up_the_calls_in_it() -> None:
+    assert rpc.LINK_PING_MS + rpc.LINK_PING_TIMEOUT_MS < 1_000 * links.OUT_OF_REACH_S_MAX
+
+
+def test_a_host_gives_up_a_connection_that_has_fallen_silent_and_what_was_on_its_way_there() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            await mesh.ended(await mesh.submit(echo("before", 1)))
+            host.proxy.freeze()
+            run_id = await mesh.submit(echo("a", 7))
+            before = next(iter(host.service._connections.values()))
+            await wait_until_async(lambda: before.stream.closed, "the host has given up the connection")
+            host.proxy.speak()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert host.work.executions("a") == [1]
+
+    run(scenario())
+
+
+def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            await mesh.ended(await mesh.submit(echo("before", 1)))
+            host.proxy.freeze()
+            run_id = await mesh.submit(echo("a", 7))
+            executor = mesh.executors[0]
+            await wait_until_async(lambda: executor.hosts._calls, "the call is sent, and does not arrive")
+            session = await mesh.store.get(keys.session_host(host.host.id))
+            assert session is not None
+            await mesh.store.lease_revoke(session.lease)
+            assert (await mesh.ended(run_id)).status == "completed"
+            host.proxy.speak()
+            await wait_until_async(lambda: not host.proxy.holds_back, "what was late has arrived")
+            await mesh.ended(await mesh.submit(echo("after", 1)))
+            assert host.work.executions("a") == [2]
+
+    run(scenario())
+
+
 # --- credits ----------------------------------------------------------------------------------------------------------
 
 
@@ -433,6 +476,23 @@ def test_a_draining_host_gets_no_new_calls_and_is_drained_when_the_last_result_i
             assert await drained
             assert second.work.executions("b") == [1]
             assert first.work.executions("b") == []
+
+    run(scenario())
+
+
+def test_a_draining_host_does_not_wait_for_results_that_nobody_comes_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "DRAIN_HELD_S", 0.1)
+
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            await mesh.submit(gated("a", 1))
+            await in_flight(host.work)
+            await mesh.links[0].close()
+            host.work.release_all()
+            await wait_until_async(lambda: len(host.host.holds) == 1, "the result is held")
+            assert await host.service.drain(3_600.0)
+            assert len(host.host.holds) == 1
 
     run(scenario())
 

@@ -26,7 +26,7 @@ from stepflow.store.sqlite import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from stepflow.store import Store
+    from stepflow.store import Store, Txn, TxnResult
 
 QUIET_S = 0.5
 """How long nothing must happen: many tries of an attendant."""
@@ -44,8 +44,10 @@ class World:
         self.held: list[socket.socket] = []
         self.liveness = Liveness(store, "replica")
 
-    async def add_executor(self) -> Executor:
-        executor = Executor(self.store, BlobStore.open("memory://"), rules={}, builtins={}, lease_ttl_s=LONG_S)
+    async def add_executor(self, store: Any = None) -> Executor:
+        """`store`: the one that it gets to see, if not the one of all."""
+        store = store or self.store
+        executor = Executor(store, BlobStore.open("memory://"), rules={}, builtins={}, lease_ttl_s=LONG_S)
         server = Server()
         ExecutorService(executor).add_to(server)
         executor.address = await server.start("127.0.0.1:0")
@@ -182,5 +184,42 @@ def test_an_executor_that_comes_back_under_the_same_address_is_not_mistaken_for_
             await wait_until_async(lambda: mesh.executors[0].id != former, "it has another id")
             await mesh.wait_for(mesh.executors[0].id)
             await mesh.attended()
+
+    run(scenario())
+
+
+class LateReplies:
+    """A store whose first reply to a transaction comes only when it may."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.may_reply = asyncio.Event()
+
+    async def txn(self, txn: Txn) -> TxnResult:
+        result = await self._store.txn(txn)
+        await self.may_reply.wait()
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_an_executor_that_hears_late_of_its_registration_is_not_taken_for_gone() -> None:
+    async def scenario() -> None:
+        async with world(0) as mesh:
+            await mesh.lead()
+            slow = LateReplies(mesh.store)
+            starting = asyncio.create_task(mesh.add_executor(slow))
+            async with asyncio.timeout(10):
+                while not await mesh.sessions():  # noqa: ASYNC110  # nothing tells of it but the store
+                    await asyncio.sleep(0.01)
+            (executor_id,) = await mesh.sessions()
+            await wait_until_async(
+                lambda: mesh.liveness.answering(executor_id), "the leader has asked, and was answered"
+            )
+            slow.may_reply.set()
+            assert (await starting).id == executor_id
+            await asyncio.sleep(QUIET_S)
+            assert await mesh.sessions() == {executor_id}
 
     run(scenario())

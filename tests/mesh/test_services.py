@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -154,91 +153,6 @@ def test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_aga
             assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
 
     run(scenario())
-
-
-def test_all_runs_of_a_killed_executor_end_well_and_no_journaled_step_ran_twice(
-    mesh: Processes, gate: Gate, tmp_path: Path
-) -> None:
-    mesh.host(gated_config(tmp_path))
-    first = mesh.executor()
-    mesh.executor()
-
-    async def scenario() -> None:
-        async with mesh.control() as control, mesh.store() as store:
-            gate.allow(60)  # of 200 executions: no run has ended
-            run_ids = [await control.submit(request(chain(4), n)) for n in range(50)]
-            await gate.wait_for(62, timeout_s=WAIT_S)
-            first.kill()
-            gate.allow(10_000)
-            for number, run_id in enumerate(run_ids):
-                view = await control.wait(run_id, timeout_s=WAIT_S)
-                assert view.status == "completed"
-                (item,) = await control.items(run_id)
-                assert item.outcome.tree == {"of": {"of": {"of": {"of": number}}}}
-            journaled = {}
-            for run_id in run_ids:
-                async for entry in journal_entries(store, run_id, 0):
-                    if entry.HasField("step_completed"):
-                        key = f"{run_id}/0/s{entry.step}"
-                        assert key not in journaled, "a step has two results"
-                        journaled[key] = entry.step_completed.attempt
-            assert len(journaled) == 200
-            executed = Counter(key for key, _ in gate.ledger)
-            assert set(executed) == set(journaled)
-            assert max(executed.values()) == 1, "the host lives: what was in flight is joined"
-
-    run(scenario())
-
-
-def test_an_executor_that_was_stopped_and_goes_on_writes_nothing_for_the_runs_it_lost(
-    mesh: Processes, gate: Gate, tmp_path: Path
-) -> None:
-    gate.allow(0)
-    mesh.host(gated_config(tmp_path))
-    zombie = mesh.executor()
-
-    async def scenario() -> None:
-        async with mesh.control() as control, mesh.store() as store:
-            run_id = await control.submit(request(chain(3)))
-            await gate.wait_for(1)
-            await asyncio.to_thread(mesh.executor)
-            zombie.pause()
-            watch = store.watch(keys.session_executor(zombie.id))
-            async with asyncio.timeout(WAIT_S):
-                if await store.get(keys.session_executor(zombie.id)) is not None:
-                    assert (await anext(aiter(watch))).events[0].kind == "delete"
-            watch.close()
-            zombie.go_on()
-            gate.allow(9)
-            assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
-            await wait_until_async(lambda: "registering anew" in zombie.log, "the zombie finds out")
-            assert gate.ledger == [(f"{run_id}/0/s{n}", 1) for n in range(3)]
-            entries = [entry async for entry in journal_entries(store, run_id, 0)]
-            assert sum(entry.HasField("run_completed") for entry in entries) == 1
-            owners = [entry.adopted.executor_id for entry in entries if entry.HasField("adopted")]
-            assert len(owners) == 2
-            assert owners[0] == zombie.id
-
-    run(scenario())
-
-
-def test_runs_go_on_when_etcd_was_down_for_a_while(gate: Gate, tmp_path: Path) -> None:
-    gate.allow(0)
-    with running_etcd(tmp_path / "own-etcd") as etcd, processes(etcd, tmp_path, "own/") as mesh:
-        mesh.host(gated_config(tmp_path))
-        mesh.executor()
-
-        async def scenario() -> None:
-            async with mesh.control() as control:
-                run_id = await control.submit(request(chain(2)))
-                await gate.wait_for(1)
-                await asyncio.to_thread(etcd.kill)
-                gate.allow(9)
-                await asyncio.to_thread(etcd.start)
-                assert (await control.wait(run_id, timeout_s=2 * WAIT_S)).status == "completed"
-                assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
-
-        run(scenario())
 
 
 def test_the_session_of_a_killed_executor_is_gone_long_before_its_lease_runs_out(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SERVERS = ROOT / ".cache" / "servers"
 """One venv per real server, kept between test runs."""
+
+LISTENING_PORTS = range(10_000, 32_768)
+"""Below those that Linux gives to outgoing connections."""
 
 POLL_S = 0.01
 INSTALL_TIMEOUT_S = 300
@@ -64,11 +68,18 @@ async def wait_until_async(predicate: Callable[[], T], description: str, timeout
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nobody listens on. Another process may take it: bind it soon."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a loopback TCP port that nobody listens on.
+
+    It is one that the system gives to no outgoing connection, so that a server that was killed gets it again.
+    """
+    while True:
+        port = random.choice(LISTENING_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def is_alive(pid: int) -> bool:

@@ -52,6 +52,8 @@ class EtcdServer:
     name: str = "etcd"
     client_port: int = field(default_factory=free_port)
     peer_port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+    """Where it listens for clients."""
     args: Sequence[str] = ()
     scheme: str = "http"
     context: ssl.SSLContext | None = None
@@ -60,7 +62,7 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.client_port}"
+        return f"{self.host}:{self.client_port}"
 
     @property
     def peer_url(self) -> str:
@@ -166,6 +168,17 @@ class EtcdServer:
         except (OSError, urllib.error.HTTPError):
             return False
         return bool(status.get("leader") == status["header"]["member_id"])
+
+
+@dataclass
+class EtcdCluster:
+    """Several members as one address."""
+
+    members: Sequence[EtcdServer]
+
+    @property
+    def endpoint(self) -> str:
+        return ",".join(member.endpoint for member in self.members)
 
 
 @contextmanager

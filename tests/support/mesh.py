@@ -11,25 +11,27 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import ROOT, is_alive, text_of, wait_until, wait_until_async
+from . import ROOT, text_of, wait_until, wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from control_plane.plane import ControlPlane
     from stepflow.store.blobs import BlobStore
     from stepflow.store.etcd import EtcdStore
 
-    from .etcd import EtcdServer
+    from .etcd import EtcdCluster, EtcdServer
+    from .truth import Ledger
 
 READY_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 30.0
+LEDGER_NAME = "ledger"
 
 
 @dataclass
@@ -42,12 +44,12 @@ class Service:
     id: str = ""
     address: str = ""
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         def line() -> str:
             assert self.process.poll() is None, f"{self.name} ended:\n{self.log[-3000:]}"
             return text_of(self.folder / f"{self.name}.out")
 
-        ready = json.loads(wait_until(line, f"{self.name} is ready", READY_TIMEOUT_S).splitlines()[0])
+        ready = json.loads(wait_until(line, f"{self.name} is ready", timeout_s).splitlines()[0])
         self.id, self.address = ready["id"], ready["address"]
 
     @property
@@ -78,15 +80,18 @@ class Service:
 class Processes:
     """The processes of one mesh. All of them are killed, with what they have started, when the test ends."""
 
-    etcd: EtcdServer
+    etcd: EtcdServer | EtcdCluster
     folder: Path
     prefix: str
     services: list[Service] = field(default_factory=list)
     _numbers: Any = field(default_factory=count)
 
-    def start(self, module: str, *args: str, wait: bool = True, env: dict[str, str] | None = None) -> Service:
+    def start(
+        self, module: str, *args: str, wait: bool = True, env: dict[str, str] | None = None, within: Sequence[str] = ()
+    ) -> Service:
+        """Start a service; `within` is a command that becomes it, such as `ip netns exec NAME`."""
         name = f"{module}-{next(self._numbers)}"
-        command = [sys.executable, "-m", module, "--etcd", self.etcd.endpoint, "--etcd-prefix", self.prefix]
+        command = [*within, sys.executable, "-m", module, "--etcd", self.etcd.endpoint, "--etcd-prefix", self.prefix]
         command += ["--blobs", str(self.folder / "blobs"), "--listen", "127.0.0.1:0", *args]
         with (self.folder / f"{name}.out").open("wb") as out, (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -110,6 +115,9 @@ class Processes:
     def host(self, config: Path, *args: str, **options: Any) -> Service:
         return self.start("component_host", "--config", str(config), *args, **options)
 
+    def control_plane(self, *args: str, **options: Any) -> Service:
+        return self.start("control_plane", *args, **options)
+
     def close(self) -> None:
         for service in self.services:
             started = children_of(service.process.pid)
@@ -117,7 +125,7 @@ class Processes:
                 service.process.kill()
                 service.process.wait(END_TIMEOUT_S)
             for pid in started:
-                if is_alive(pid):
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     @asynccontextmanager
@@ -151,7 +159,7 @@ class Processes:
 
 
 @contextmanager
-def processes(etcd: EtcdServer, folder: Path, prefix: str) -> Iterator[Processes]:
+def processes(etcd: EtcdServer | EtcdCluster, folder: Path, prefix: str) -> Iterator[Processes]:
     """Give what starts the processes of a mesh under a key prefix of its own."""
     mesh = Processes(etcd, folder, prefix)
     try:
@@ -171,17 +179,33 @@ def children_of(pid: int) -> list[int]:
 
 def gated_config(folder: Path) -> Path:
     """Write a configuration whose `/gated` is `tests/data/servers/gated.py`, working in `folder`; return its path."""
+    return _config(folder, "gated", f'GATED_FOLDER: "{folder}"')
+
+
+def ledger_config(folder: Path) -> Path:
+    """Write a configuration whose `/ledger` is `tests/data/servers/ledger.py`; return its path. See `ledger_of`."""
+    return _config(folder, "ledger", f'LEDGER: "{folder / LEDGER_NAME}"')
+
+
+def ledger_of(folder: Path) -> Ledger:
+    """Return what the servers of `ledger_config` write."""
+    from .truth import Ledger
+
+    return Ledger(folder / LEDGER_NAME)
+
+
+def _config(folder: Path, name: str, env: str) -> Path:
     text = f"""
         plugins:
           builtin: {{type: builtin}}
-          gated:
+          {name}:
             type: stepflow
             command: {sys.executable}
-            args: ["{ROOT / "tests/data/servers/gated.py"}"]
-            env: {{PYTHONPATH: "{ROOT}", GATED_FOLDER: "{folder}"}}
+            args: ["{ROOT / f"tests/data/servers/{name}.py"}"]
+            env: {{PYTHONPATH: "{ROOT}", {env}}}
         routes:
           "/builtin": [{{plugin: builtin}}]
-          "/gated": [{{plugin: gated}}]
+          "/{name}": [{{plugin: {name}}}]
     """
     path = folder / "stepflow-config.yml"
     path.write_text(textwrap.dedent(text), encoding="utf-8")
@@ -212,4 +236,13 @@ class Gate:
         return self.ledger
 
 
-__all__ = ["Gate", "Processes", "Service", "children_of", "gated_config", "processes"]
+__all__ = [
+    "Gate",
+    "Processes",
+    "Service",
+    "children_of",
+    "gated_config",
+    "ledger_config",
+    "ledger_of",
+    "processes",
+]

@@ -10,6 +10,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
+from . import free_port
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -24,6 +26,7 @@ class _Flow:
         self.open.set()
         self.delay_s = 0.0
         self.bytes_left: int | None = None
+        self.holds_back = False
 
 
 class _Connection:
@@ -46,37 +49,57 @@ class TcpProxy:
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
+        self._port = free_port()
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
+        self._silent = False
         self._delay_s = 0.0
+        self._cut_after: int | None = None
         self.accepted = 0
         """Connections so far."""
 
     async def __aenter__(self) -> TcpProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        await self.listen()
         return self
+
+    async def listen(self) -> None:
+        """Take connections; again, at the same port, after `stop_listening`."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+
+    def stop_listening(self) -> None:
+        """Do what the system does when the process behind dies: reset all connections, and refuse new ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.cut()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
+        await self.close()
+
+    async def close(self) -> None:
+        self._refusing = True  # what is just being accepted, too
+        self.stop_listening()
+        await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
 
     @property
     def endpoint(self) -> str:
-        assert self._server is not None
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"127.0.0.1:{self._port}"
 
     @property
     def open_connections(self) -> int:
         return len(self._connections)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether something waits here to be carried on."""
+        return any(flow.holds_back for each in self._connections for flow in (each.up, each.down))
 
     def cut(self) -> None:
         """Reset all connections there are."""
@@ -94,8 +117,6 @@ class TcpProxy:
         for connection in self._connections:
             connection.down.bytes_left = None
 
-    _cut_after: int | None = None
-
     def freeze(self) -> None:
         """Let the connections there are stand open and carry nothing, in neither direction, for ever."""
         for connection in self._connections:
@@ -106,6 +127,18 @@ class TcpProxy:
         """Of the connections there are, carry on what the client sends and nothing back, for ever."""
         for connection in self._connections:
             connection.down.open.clear()
+
+    def silence(self) -> None:
+        """Carry nothing any more, over connections to come either, until `speak`: the network is there no more."""
+        self._silent = True
+        self.freeze()
+
+    def speak(self) -> None:
+        """Carry on, and with it what was held back."""
+        self._silent = False
+        for connection in self._connections:
+            connection.up.open.set()
+            connection.down.open.set()
 
     def delay(self, delay_s: float) -> None:
         """Carry everything that much later, also over connections to come."""
@@ -133,6 +166,9 @@ class TcpProxy:
         self._connections.add(connection)
         connection.up.delay_s = connection.down.delay_s = self._delay_s
         connection.down.bytes_left = self._cut_after
+        if self._silent:
+            connection.up.open.clear()
+            connection.down.open.clear()
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             connection.writers.append(far_writer)
@@ -154,6 +190,7 @@ class TcpProxy:
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: _Flow) -> None:
     while data := await reader.read(CHUNK_BYTES):
+        flow.holds_back = True
         await flow.open.wait()
         if flow.delay_s:
             await asyncio.sleep(flow.delay_s)
@@ -166,3 +203,4 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flo
                 return
         writer.write(data)
         await writer.drain()
+        flow.holds_back = False

@@ -496,3 +496,46 @@ def timers() -> list[str]:
     callbacks = [handle._callback for handle in scheduled if not handle.cancelled()]
     names = [type(getattr(callback, "__self__", None)).__module__ for callback in callbacks]
     return [name for name in names if name.startswith("component_host")]
+
+
+# --- the session ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_begins_while_the_host_does_not_count_as_registered() -> None:
+    async def main() -> None:
+        async with scripted() as (host, backend, executor):
+            begun = executor.call("begun")
+            host.may_begin = lambda: False
+            waiting = executor.call("waiting")
+            executor.call("again", ECHO)
+            await settle_down()
+            assert backend.attempts == [("begun", 1)]
+            backend.executed[0].succeed(b"1")
+            assert (await executor.result(begun)).result.json == b"1"
+            host.may_begin = lambda: True
+            await wait_until_async(lambda: len(backend.executed) == 3, "they begin in their order")
+            assert backend.attempts == [("begun", 1), ("waiting", 1), ("again", 1)]
+            assert executor.results[-1].call_id != waiting
+
+    run_async(main)
+
+
+def test_what_had_not_begun_when_the_session_ended_never_begins() -> None:
+    async def main() -> None:
+        hung_up: list[bool] = []
+        async with scripted() as (host, backend, executor):
+            host.connect(executor.frames.append, lambda: hung_up.append(True))
+            begun = executor.call("begun")
+            host.may_begin = lambda: False
+            executor.call("late")
+            host.lost()
+            host.may_begin = lambda: True
+            again = executor.call("late", ECHO, attempt=2)
+            assert (await executor.result(again)).attempt == 2
+            backend.executed[0].succeed(b"1")
+            assert (await executor.result(begun)).result.json == b"1", "what had begun goes on"
+            assert backend.attempts == [("begun", 1), ("late", 2)]
+            assert host.calls_in_flight == 0
+            assert hung_up == [True]
+
+    run_async(main)

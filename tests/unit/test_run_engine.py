@@ -13,7 +13,7 @@ from support.engine import World
 
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX
+from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX, INNOCENT_MS
 
 
 def step(name, component, input=None, **more):
@@ -405,6 +405,20 @@ def test_a_run_that_kills_its_owners_is_given_up():
         chain.crash()
     assert chain.state.status == pb.RUN_STATUS_RECOVERY_FAILED
     assert len(chain.dispatched) == ADOPTIONS_IN_A_ROW_MAX
+
+
+def test_a_run_that_waits_long_is_not_given_up_because_its_owners_lost_their_sessions_again_and_again():
+    nap = World(
+        {
+            "steps": [step("z", "/builtin/sleep", {"duration_ms": 86_400_000}), step("a", "/c/id", ref("z"))],
+            "output": ref("a"),
+        }
+    )
+    nap.turn()
+    for _ in range(3 * ADOPTIONS_IN_A_ROW_MAX):
+        nap.now_ms += INNOCENT_MS + 1
+        nap.crash()
+    assert nap.run() == [{"duration_ms": 86_400_000}]
 
 
 def test_hand_overs_do_not_count_against_a_run():

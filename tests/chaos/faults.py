@@ -1,0 +1,399 @@
+"""Everything that is done to a mesh, by name.
+
+A fault is a coroutine that takes hold of a part of the fleet, does its harm, and heals it before it returns: whatever
+comes after is up to the mesh. It returns False when what it wanted was not to be had just now. Chance comes from the
+dice that it is given, so that a seed decides which parts are hit, and for how long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from support.fleet import Fleet, Kill, Slot, kill_servers_of
+
+from stepflow.mesh.v1 import state_pb2
+from stepflow.store import keys, range_all
+from stepflow.store.lease import LEASE_TTL_S
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from support.etcd import EtcdServer
+
+    from stepflow.store import Store
+
+LONG_S = 20.0
+"""An outage of everything of one kind."""
+
+TAKE_OVER_S = 2.0
+"""How long nothing else happens after an executor was killed to see how fast its runs move."""
+
+
+@dataclass
+class Stage:
+    """What faults act on."""
+
+    fleet: Fleet
+    store: Store
+    dice: random.Random
+
+
+FAULTS: dict[str, Callable[[Stage], Awaitable[bool]]] = {}
+ALONE: set[str] = set()
+"""Those beside which nothing else may happen."""
+
+
+def fault(work: Callable[[Stage], Awaitable[bool]]) -> Callable[[Stage], Awaitable[bool]]:
+    FAULTS[work.__name__.replace("_", " ")] = work
+    return work
+
+
+def alone(work: Callable[[Stage], Awaitable[bool]]) -> Callable[[Stage], Awaitable[bool]]:
+    ALONE.add(work.__name__.replace("_", " "))
+    return work
+
+
+@contextmanager
+def hold(stage: Stage, module: str, slot: Slot | None = None) -> Iterator[Slot | None]:
+    """Take a slot in which something runs, and which no other fault is about; None when there is none."""
+    free = [slot] if slot is not None else stage.fleet.of(module)
+    free = [each for each in free if each.service is not None and not each.busy]
+    if not free:
+        yield None
+        return
+    taken = stage.dice.choice(free)
+    taken.busy = True
+    try:
+        yield taken
+    finally:
+        taken.busy = False
+
+
+@contextmanager
+def hold_member(stage: Stage) -> Iterator[EtcdServer | None]:
+    """Take a member of etcd; None while a fault is about another one: two of three are a matter for `etcd_down`."""
+    fleet = stage.fleet
+    if fleet.busy_members:
+        yield None
+        return
+    taken = stage.dice.choice(list(fleet.members))
+    fleet.busy_members.add(taken.name)
+    try:
+        yield taken
+    finally:
+        fleet.busy_members.discard(taken.name)
+
+
+async def beyond_a_lease(stage: Stage) -> None:
+    await asyncio.sleep(LEASE_TTL_S + stage.dice.uniform(1.0, 4.0))
+
+
+async def less_than_a_lease(stage: Stage) -> None:
+    await asyncio.sleep(stage.dice.uniform(0.2, 0.6 * LEASE_TTL_S))
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+@alone
+@fault
+async def executor_killed(stage: Stage) -> bool:
+    """Kill an executor of a mesh that is whole, and note when: it is seen how fast its runs move."""
+    await stage.fleet.settled(stage.store)
+    with hold(stage, "executor") as slot:
+        if slot is None:
+            return False
+        executor_id = (await _id_of(stage, slot)) or slot.running.id
+        stage.fleet.kills.append(Kill(executor_id, time.time_ns() // 1_000_000))
+        await stage.fleet.kill(slot)
+        await asyncio.sleep(TAKE_OVER_S)
+        await stage.fleet.start(slot)
+    return True
+
+
+async def _id_of(stage: Stage, slot: Slot) -> str:
+    """Return the id under which the executor of a slot is registered now; it changes whenever it loses its session."""
+    async for item in range_all(stage.store, keys.EXECUTOR_SESSIONS):
+        if state_pb2.ExecutorSession.FromString(item.value).address == slot.front.endpoint:
+            return keys.tail(keys.EXECUTOR_SESSIONS, item.key)
+    return ""
+
+
+async def _killed(stage: Stage, module: str, slot: Slot | None = None) -> bool:
+    with hold(stage, module, slot) as taken:
+        if taken is None:
+            return False
+        await stage.fleet.kill(taken)
+        await asyncio.sleep(stage.dice.uniform(0, 2))
+        await stage.fleet.start(taken)
+    return True
+
+
+async def _stopped(stage: Stage, module: str, pause: Callable[[Stage], Awaitable[None]]) -> bool:
+    with hold(stage, module) as slot:
+        if slot is None:
+            return False
+        slot.running.pause()
+        try:
+            await pause(stage)
+        finally:
+            slot.running.go_on()
+    return True
+
+
+async def _ended(stage: Stage, module: str) -> bool:
+    with hold(stage, module) as slot:
+        if slot is None:
+            return False
+        code = await stage.fleet.end(slot)
+        await stage.fleet.start(slot)
+        assert code == 0, f"{slot.name} ended with {code}"
+    return True
+
+
+@fault
+async def executor_killed_amid_others(stage: Stage) -> bool:
+    return await _killed(stage, "executor")
+
+
+@fault
+async def executor_stopped_beyond_its_lease(stage: Stage) -> bool:
+    return await _stopped(stage, "executor", beyond_a_lease)
+
+
+@fault
+async def executor_stopped_for_a_moment(stage: Stage) -> bool:
+    return await _stopped(stage, "executor", less_than_a_lease)
+
+
+@fault
+async def executors_restarted_one_by_one(stage: Stage) -> bool:
+    done = [await _ended(stage, "executor") for _ in stage.fleet.of("executor")]
+    return any(done)
+
+
+@fault
+async def host_killed(stage: Stage) -> bool:
+    return await _killed(stage, "component_host")
+
+
+@fault
+async def host_stopped_beyond_its_lease(stage: Stage) -> bool:
+    return await _stopped(stage, "component_host", beyond_a_lease)
+
+
+@fault
+async def host_stopped_for_a_moment(stage: Stage) -> bool:
+    return await _stopped(stage, "component_host", less_than_a_lease)
+
+
+@fault
+async def host_restarted(stage: Stage) -> bool:
+    return await _ended(stage, "component_host")
+
+
+@fault
+async def component_server_killed(stage: Stage) -> bool:
+    with hold(stage, "component_host") as slot:
+        if slot is None:
+            return False
+        kill_servers_of(slot.running)
+    return True
+
+
+@fault
+async def leader_killed(stage: Stage) -> bool:
+    leader = await stage.fleet.leader(stage.store)
+    return leader is not None and await _killed(stage, "control_plane", leader)
+
+
+@fault
+async def control_plane_stopped(stage: Stage) -> bool:
+    return await _stopped(stage, "control_plane", beyond_a_lease)
+
+
+@fault
+async def control_plane_restarted(stage: Stage) -> bool:
+    return await _ended(stage, "control_plane")
+
+
+@fault
+async def all_control_planes_down(stage: Stage) -> bool:
+    slots = stage.fleet.of("control_plane")
+    if any(slot.busy or slot.service is None for slot in slots):
+        return False
+    for slot in slots:
+        slot.busy = True
+    try:
+        for slot in slots:
+            await stage.fleet.kill(slot)
+        await asyncio.sleep(LONG_S)
+        for slot in slots:
+            await stage.fleet.start(slot)
+    finally:
+        for slot in slots:
+            slot.busy = False
+    return True
+
+
+# --- etcd -----------------------------------------------------------------------------------------------------------
+
+
+@fault
+async def etcd_member_killed(stage: Stage) -> bool:
+    with hold_member(stage) as member:
+        if member is None:
+            return False
+        await asyncio.to_thread(member.kill)
+        await asyncio.sleep(stage.dice.uniform(0, 4))
+        await asyncio.to_thread(member.start)
+    return True
+
+
+@fault
+async def etcd_member_stopped(stage: Stage) -> bool:
+    with hold_member(stage) as member:
+        if member is None:
+            return False
+        member.stop()
+        try:
+            await asyncio.sleep(stage.dice.uniform(0.5, 4))
+        finally:
+            member.go_on()
+    return True
+
+
+@fault
+async def etcd_down(stage: Stage) -> bool:
+    if stage.fleet.busy_members:
+        return False
+    names = {member.name for member in stage.fleet.members}
+    stage.fleet.busy_members |= names
+    try:
+        for member in stage.fleet.members:
+            await asyncio.to_thread(member.kill)
+        await asyncio.sleep(LONG_S)
+        for member in stage.fleet.members:
+            member.launch()
+        for member in stage.fleet.members:
+            await asyncio.to_thread(member.wait)
+    finally:
+        stage.fleet.busy_members -= names
+    return True
+
+
+# --- the network ----------------------------------------------------------------------------------------------------
+
+
+async def _streams(stage: Stage, module: str, harm: Callable[[Slot], None], heal: Callable[[Slot], None]) -> bool:
+    """Do harm to the connections that others have to a process."""
+    with hold(stage, module) as slot:
+        if slot is None:
+            return False
+        harm(slot)
+        await less_than_a_lease(stage)
+        heal(slot)
+    return True
+
+
+def nothing(_slot: Slot) -> None:
+    pass
+
+
+@fault
+async def streams_to_a_host_cut(stage: Stage) -> bool:
+    return await _streams(stage, "component_host", lambda slot: slot.front.cut(), nothing)
+
+
+@fault
+async def streams_to_a_host_half_open(stage: Stage) -> bool:
+    return await _streams(
+        stage, "component_host", lambda slot: slot.front.freeze_replies(), lambda slot: slot.front.cut()
+    )
+
+
+@fault
+async def streams_to_a_host_silent(stage: Stage) -> bool:
+    return await _streams(stage, "component_host", lambda slot: slot.front.silence(), lambda slot: slot.front.speak())
+
+
+@fault
+async def streams_to_a_host_slow(stage: Stage) -> bool:
+    delay_s = stage.dice.uniform(0.02, 0.3)
+    return await _streams(
+        stage, "component_host", lambda slot: slot.front.delay(delay_s), lambda slot: slot.front.delay(0)
+    )
+
+
+@fault
+async def streams_to_a_host_cut_in_the_middle_of_a_message(stage: Stage) -> bool:
+    size = stage.dice.randrange(40, 4_000)
+    return await _streams(
+        stage, "component_host", lambda slot: slot.front.cut_replies_after(size), lambda slot: slot.front.cut_no_more()
+    )
+
+
+@fault
+async def streams_to_an_executor_cut(stage: Stage) -> bool:
+    return await _streams(stage, "executor", lambda slot: slot.front.cut(), nothing)
+
+
+@fault
+async def streams_to_an_executor_silent(stage: Stage) -> bool:
+    return await _streams(stage, "executor", lambda slot: slot.front.silence(), lambda slot: slot.front.speak())
+
+
+async def _cut_off(stage: Stage, module: str) -> bool:
+    """Separate a process from etcd for longer than its lease, while all others reach both."""
+    with hold(stage, module) as slot:
+        if slot is None:
+            return False
+        for proxy in slot.to_etcd:
+            proxy.silence()
+        await beyond_a_lease(stage)
+        for proxy in slot.to_etcd:
+            proxy.speak()
+    return True
+
+
+@fault
+async def executor_cut_off_from_etcd(stage: Stage) -> bool:
+    return await _cut_off(stage, "executor")
+
+
+@fault
+async def host_cut_off_from_etcd(stage: Stage) -> bool:
+    return await _cut_off(stage, "component_host")
+
+
+@fault
+async def control_plane_cut_off_from_etcd(stage: Stage) -> bool:
+    return await _cut_off(stage, "control_plane")
+
+
+@fault
+async def connections_to_etcd_cut(stage: Stage) -> bool:
+    for slot in stage.fleet.slots:
+        for proxy in slot.to_etcd:
+            proxy.cut()
+    return True
+
+
+@fault
+async def etcd_slow(stage: Stage) -> bool:
+    delay_s = stage.dice.uniform(0.01, 0.15)
+    proxies = [proxy for slot in stage.fleet.slots for proxy in slot.to_etcd]
+    for proxy in proxies:
+        proxy.delay(delay_s)
+    await less_than_a_lease(stage)
+    for proxy in proxies:
+        proxy.delay(0)
+    return True
+
+
+__all__ = ["ALONE", "FAULTS", "Stage"]
