@@ -112,6 +112,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             replace_routes=config.replace_routes,
         )
         stack.push_async_callback(registration.close)
+        service.on_drain = registration.drain
         await registration.start()
         await host.start(changed=changed)
         revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed), changed)
@@ -121,7 +122,6 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         serving.ready("component_host", host.id, address)
         yield
         await health.drain()
-        registration.drain()
         await service.drain(config.drain_grace_s)
 
 
