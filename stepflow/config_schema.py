@@ -49,9 +49,6 @@ Place = tuple[str | int, ...]
 M = TypeVar("M", bound="_Model")
 T = TypeVar("T")
 
-OPEN_FILES_MIN = 16
-"""Fewer let no interpreter start."""
-
 PROBLEMS_SHOWN_MAX = 10
 """Problems in one message; the rest is counted."""
 
@@ -142,12 +139,10 @@ class _Builtin(_Plugin):
 
 class _Limits(_Model):
     memory_bytes: SizeBytes | None = Field(default=None, alias="memory")
-    open_files: Annotated[int, Field(ge=OPEN_FILES_MIN)] | None = None
+    open_files: Annotated[int, Field(ge=16)] | None = None  # fewer let no interpreter start
 
 
 class _Server(_Plugin):
-    """A plugin with a server that we may start."""
-
     limits: _Limits = _Limits()
 
     def fill(self, target: type[T]) -> T:

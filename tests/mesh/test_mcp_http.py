@@ -528,7 +528,7 @@ def test_a_bearer_token_comes_from_the_environment() -> None:
             config = config_of({"url": f"http://127.0.0.1:{port}/mcp", "headers": headers})
             backend = make_backend("p", config, {"TOKEN": SECRET + "\n"})  # as a file's text ends
             await backend.start()
-            assert await outcome_of(backend, "do", {}) == "done"  # type: ignore[arg-type]
+            assert await outcome_of(backend, "do", {}) == "done"
             await backend.close()
         assert server.authorizations == {f"Bearer {SECRET}"}
         assert SECRET not in repr(backend)
