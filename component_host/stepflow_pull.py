@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from component_host import pull_messages as messages
-from component_host.backend import Health
+from component_host.backend import Health, with_stderr
 from component_host.process import ProcessSpec, ServerProcess
 from component_host.pull_door import Entrance, PullDoor
 from component_host.pull_queue import TaskQueue
@@ -219,13 +219,14 @@ class StepflowPullBackend:
             if time.monotonic() - up_since >= HEALTHY_S:
                 delay_s = BACKOFF_S_MIN
             log.warning("worker ended; starting it again", plugin=self.name, how=process.how_it_ended)
-            self.health.lost(process, process.how_it_ended)
+            self.health.lost(process, with_stderr(process.how_it_ended, process.stderr_tail()))
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, BACKOFF_S_MAX)
             while (error := await self._start_again(process)) is not None:
                 failures += 1
                 self.health.lost(process, error.message)
                 log.warning("worker did not start", plugin=self.name, reason=error.reason, error=error.message)
+                self.health.lost(process, error.message)
                 if failures >= START_FAILURES_MAX and not self._queue.workers:
                     self._queue.down = Failure(Code.UNREACHABLE, error.message)
                     self._queue.fail_waiting(self._queue.down)
@@ -259,6 +260,9 @@ class _Process:
     @property
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
+
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.stderr_tail()
 
     async def start(self) -> None:
         """Start it and wait until its worker has said what it offers. Raises as `StepflowPullBackend.start`."""

@@ -120,8 +120,8 @@ class Soak:
         self.numbers = iter(range(1, 1 << 40))
         self.blobs = MemoryBlobs()
         """One store, as in a mesh: over HTTP nobody can tell which call asks for a blob."""
-        self.seen: set[int] = set()
-        """Every process that was ever below this one."""
+        self.seen: set[tuple[int, str]] = set()
+        """Every process that was ever below this one, with the time of its start: numbers are given away again."""
 
     async def caller(self, name: str, backend: Backend) -> None:
         dice = random.Random(f"{self.seed} {name} {next(self.numbers)}")
@@ -154,11 +154,14 @@ class Soak:
         while time.monotonic() < self.until:
             await asyncio.sleep(self.dice.uniform(*KILL_S))
             servers = [pid for pid in sorted(children_of(os.getpid())) if "stepflow-guard" not in command_of(pid)]
-            self.seen.update(children_of(os.getpid()))
+            self.note_processes()
             if servers:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.dice.choice(servers), signal.SIGKILL)
                     self.counts["killed"] += 1
+
+    def note_processes(self) -> None:
+        self.seen.update((pid, begun_at(pid)) for pid in children_of(os.getpid()))
 
     async def run(self) -> str:
         descriptors = None
@@ -189,7 +192,8 @@ class Soak:
 
     async def verdict(self, servers: int, memory_before: int, memory_after: int, descriptors: int) -> str:
         until = time.monotonic() + END_S
-        while leftovers := [pid for pid in self.seen | set(children_of(os.getpid())) if is_alive(pid)]:
+        self.note_processes()
+        while leftovers := [pid for pid, begun in self.seen if is_alive(pid) and begun_at(pid) == begun]:
             if time.monotonic() > until:
                 break
             await asyncio.sleep(0.05)
@@ -225,6 +229,14 @@ def is_right(right: Callable[[Any], bool], outcome: Any) -> bool:
 def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def begun_at(pid: int) -> str:
+    """Return when a process began, in ticks since the machine did; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:
         return ""
 

@@ -22,6 +22,8 @@ from stepflow.health import READINESS
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(400)  # the first test installs our dependencies
+
 DOCKERFILE = ROOT / "deploy" / "k8s" / "Dockerfile"
 SERVICES = ("control_plane", "executor", "component_host")
 
