@@ -55,6 +55,7 @@ proto-check:
 check: lint format types proto-check test ## all of it: lint, format, types, generated code, tests
 
 test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
+	@PYTHONPATH=tests $(BIN)/python -m support.etcd
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
 
 matrix: $(STAMP) ## run every kind of component server through all that flows ask for

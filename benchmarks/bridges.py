@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from benchmarks.bare import bare_calls_per_s, bare_http_calls_per_s
+from benchmarks.bare_pull import bare_pull_calls_per_s
 from component_host.http_process import ListeningProcess
 from component_host.plugins import make_backend
 from component_host.process import ProcessSpec
@@ -39,6 +40,7 @@ WINDOW = 64
 CALLS_IN_A_ROW = 1_000
 CALLS_AT_ONCE = 5_000
 INPUT = b'{"value":1}'
+_RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 Bare = Callable[[list[str], int, int], float]
 """Command, window, calls → calls per second."""
@@ -144,6 +146,11 @@ def bare_http(command: list[str], window: int, calls: int) -> float:
     return uvloop.run(run())
 
 
+def bare_pull(command: list[str], window: int, calls: int) -> float:
+    """Give tasks to a worker."""
+    return bare_pull_calls_per_s(command, component="step", window=window, calls=calls)
+
+
 def bridges() -> list[Bridge]:
     """Return the rows, our own servers first."""
 
@@ -151,18 +158,25 @@ def bridges() -> list[Bridge]:
         arguments = [str(HERE / script), *args]
         return {"type": "stepflow", "transport": transport, "command": python, "args": arguments, "env": ENV}
 
+    def pulling(python: str, script: str) -> dict[str, Any]:
+        worker = {"command": python, "args": [str(HERE / script)], "env": ENV}
+        return {"type": "grpc", "queueName": "bench", "concurrency": WINDOW, **worker}
+
     def venv(requirement: str, name: str) -> str:
         return str(server_venv([requirement], name) / "python")
 
     old = venv("stepflow-py[http]==0.7.0", "stepflow-py-http-0.7.0")
     late = venv("stepflow-py[http]==0.11.2", "stepflow-py-http-0.11.2")
+    pulls = venv("stepflow-py==0.13.0", "stepflow-py-0.13.0")
     theirs = "stepflow_py_server.py"
     return [
         Bridge("SDK over stdio", stepflow("stdio", sys.executable, "echo_server.py"), bare_stdio),
         Bridge("SDK over HTTP", stepflow("http", sys.executable, "echo_server.py", "--http"), bare_http),
+        Bridge("SDK over gRPC pull", pulling(sys.executable, "echo_server.py"), bare_pull),
         Bridge("stepflow-py 0.7.0 over stdio", stepflow("stdio", old, theirs), bare_stdio),
         Bridge("stepflow-py 0.7.0 over HTTP", stepflow("http", old, theirs, "--http", "{port}"), bare_http),
         Bridge("stepflow-py 0.11.2 over HTTP", stepflow("http", late, theirs), bare_http),
+        Bridge("stepflow-py 0.13.0 over gRPC pull", pulling(pulls, "stepflow_py_worker.py"), bare_pull),
     ]
 
 
@@ -173,7 +187,7 @@ def main() -> None:
     cases = [(1, CALLS_IN_A_ROW // scale), (WINDOW, CALLS_AT_ONCE // scale)]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     columns = ("ms in a row", "bare", f"calls/s, {WINDOW} at once", "bare", "host CPU µs/call")
-    print(f"  {'bridge':32}" + "".join(f"{column:>22}" for column in columns))
+    print(f"  {'bridge':34}" + "".join(f"{column:>22}" for column in columns))
     for bridge in bridges():
         command = [bridge.plugin["command"], *bridge.plugin["args"]]
         measured = uvloop.run(measure(bridge, cases))
@@ -185,7 +199,7 @@ def main() -> None:
             f"{bare[1]:,.0f}",
             f"{measured[1][1]:.0f}",
         )
-        print(f"  {bridge.name:32}" + "".join(f"{figure:>22}" for figure in figures), flush=True)
+        print(f"  {bridge.name:34}" + "".join(f"{figure:>22}" for figure in figures), flush=True)
 
 
 if __name__ == "__main__":

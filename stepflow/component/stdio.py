@@ -1,4 +1,4 @@
-"""`serve()`: a component server on stdin and stdout (over HTTP: `http_server`).
+"""`serve()`: a component server on stdin and stdout (over HTTP: `http_server`; as a worker: `pull`).
 
 Owns the process while it serves:
 - The protocol moves to private copies of descriptors 0 and 1; 0 becomes /dev/null and 1 becomes stderr, so neither
@@ -11,6 +11,7 @@ Owns the process while it serves:
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,13 @@ assert READ_BYTES <= UNSENT_BYTES_MAX
 
 
 def serve(
-    *, http: bool | int | str | None = None, threads: int | None = None, argv: Sequence[str] | None = None
+    *,
+    http: bool | int | str | None = None,
+    pull: str | None = None,
+    queue: str | None = None,
+    concurrency: int | None = None,
+    threads: int | None = None,
+    argv: Sequence[str] | None = None,
 ) -> None:
     """Serve all `@component` functions on stdin and stdout until the host closes stdin.
 
@@ -41,12 +48,17 @@ def serve(
     port, `"HOST:PORT"` that address; the port is announced on stdout. There is no authentication: whoever reaches the
     address can call the components.
 
+    With `pull`, HOST:PORT, their calls are fetched from there over gRPC, out of `queue`, at most `concurrency` at a
+    time, until a signal comes. So they are also where a runtime has set STEPFLOW_TRANSPORT=grpc; what is not given
+    comes from STEPFLOW_TASKS_URL, STEPFLOW_QUEUE_NAME and STEPFLOW_MAX_CONCURRENT.
+
     `threads` bounds how many sync components run at a time (cores + 4, at most 32, by default). `argv` stands for the
     process's own arguments: `--list` prints the components as JSON, `--call NAME` runs one on JSON from stdin; other
     arguments are the author's business.
 
     Raises:
-        SystemExit: 2 if a component is wrong (told on stderr), 128 + signal after one; and with `--list` and `--call`.
+        SystemExit: 2 if a component or an option is wrong (told on stderr), 128 + signal after one (0 with `pull`); and
+            with `--list` and `--call`.
     """
     from stepflow.component import tryout
     from stepflow.component.registry import REGISTRY
@@ -59,6 +71,9 @@ def serve(
         if threads is not None and threads < 1:
             raise Invalid("COMPONENT_INVALID", f"serve(threads={threads}): at least one thread is needed")
         address = None if http is None or http is False else _address_of(http)
+        pulls = pull is not None or (address is None and os.environ.get("STEPFLOW_TRANSPORT") == "grpc")
+        if pulls and address is not None:
+            raise Invalid("COMPONENT_INVALID", "serve(http=…, pull=…): one of the two")
         for component in REGISTRY.components():
             component.prepare()
     except Invalid as problem:
@@ -71,6 +86,9 @@ def serve(
     configure_log()
     if address is not None:
         _serve_http(*address, threads)
+        return
+    if pulls:
+        _serve_pull(threads, pull, queue, concurrency)
         return
     if sys.stdin is not None and sys.stdin.isatty():
         print(tryout.hint(REGISTRY), file=sys.stderr)
@@ -88,8 +106,6 @@ def _address_of(http: bool | int | str) -> tuple[str, int]:
 
 
 def _serve_http(host: str, port: int, threads: int | None) -> None:
-    import os
-
     from stepflow.component.http_server import serve as serve_http
 
     fd_in, fd_out = _take_descriptors()
@@ -97,9 +113,20 @@ def _serve_http(host: str, port: int, threads: int | None) -> None:
     _leave(*_run(serve_http(host, port, fd_out, threads)))
 
 
-def _serve_stdio(threads: int | None) -> None:
-    import os
+def _serve_pull(threads: int | None, pull: str | None, queue: str | None, concurrency: int | None) -> None:
+    from stepflow.component.pull import pull_options
+    from stepflow.component.pull import serve as serve_pull
+    from stepflow.errors import Invalid
 
+    try:
+        options = pull_options(os.environ, pull=pull, queue=queue, concurrency=concurrency)
+    except Invalid as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+    _leave(*_run(serve_pull(options, threads)))
+
+
+def _serve_stdio(threads: int | None) -> None:
     fd_in, fd_out = _take_descriptors()
     blocking = os.get_blocking(fd_out)
     os.set_blocking(fd_out, False)
@@ -121,8 +148,6 @@ def _run(serving: Coroutine[Any, Any, tuple[int, bool]]) -> tuple[asyncio.Abstra
 
 def _leave(loop: asyncio.AbstractEventLoop, code: int, stuck: bool) -> None:
     """Raises: SystemExit."""
-    import os
-
     if stuck:
         # at a normal exit the interpreter waits for such threads, or crashes when one prints meanwhile
         sys.stdout.flush()
@@ -155,7 +180,6 @@ def configure_log() -> None:
 def log_level() -> int:
     """Return the level that STEPFLOW_LOG_LEVEL names; INFO for none and for an unknown one."""
     import logging
-    import os
 
     level = logging.getLevelNamesMapping().get(os.environ.get("STEPFLOW_LOG_LEVEL", "info").upper())
     return logging.INFO if level is None else level
@@ -164,7 +188,6 @@ def log_level() -> int:
 def _take_descriptors() -> tuple[int, int]:
     """Return private copies of stdin and stdout, and put harmless ones in their places."""
     import io
-    import os
 
     fd_in, fd_out = os.dup(0), os.dup(1)  # not inherited by child processes, which would hold the pipe open
     null = os.open(os.devnull, os.O_RDONLY)
@@ -226,7 +249,6 @@ class _Reader:
     """Splits what arrives into lines. A line above the limit is dropped as it comes, and refused at its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, server: Server, on_end: Callable[[], None]) -> None:
-        import os
         import stat
 
         from stepflow.component.wire import LINE_BYTES_MAX
@@ -304,8 +326,6 @@ class _Writer:
     """Gathers lines and writes them together, once a turn of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, on_end: Callable[[], None]) -> None:
-        import os
-
         self._loop = loop
         self._fd = fd
         self._on_end = on_end

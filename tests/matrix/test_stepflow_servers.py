@@ -84,7 +84,7 @@ async def sub_flow(backend: Backend) -> None:
     assert await call.outcome() == {"y": 42}
     (request,) = call.started
     assert json.loads(request.flow.json or blobs.content[request.flow.blob][0]) == FLOW
-    assert (request.inputs.json, request.wait) == (b'[{"x":1}]', True)
+    assert request.inputs.json == b'[{"x":1}]'
     failed = {"outcome": "failed", "error": {"code": "COMPONENT_FAILED", "message": "no luck"}}
     failure = await execute(backend, "/evaluate", {"flow": FLOW, "input": 1}, runs=lambda request: report("r", failed))
     assert (failure.code, "no luck" in failure.message) == (Code.COMPONENT_FAILED, True)
@@ -95,7 +95,7 @@ async def hundred_at_once(backend: Backend) -> None:
     calls = [
         Call("/blob_roundtrip", {"value": number}, blobs=blobs)
         if number % 10 == 0
-        else Call("/add", {"a": number, "b": number})
+        else Call("/add", {"a": number, "b": number}, blobs=blobs)
         for number in range(100)
     ]
     for call in calls:

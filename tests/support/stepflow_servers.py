@@ -50,14 +50,23 @@ def over_http(version: str, script: str, *args: str) -> Kind:
     )
 
 
+def pulling(version: str) -> Kind:
+    """Return the kind of a stepflow-py whose workers pull over gRPC."""
+    return Kind(
+        name=f"pull-{version}",
+        requirement=f"stepflow-py=={version}",
+        plugin={"type": "grpc", "queueName": "kit", "args": [str(SCRIPTS / "pull.py")]},
+    )
+
+
 def with_sdk(transport: str, *args: str) -> Kind:
     """Return the kind of a server with our SDK."""
+    pulls = transport == "pull"
     return Kind(
         name=f"sdk-{transport}",
         requirement="",
         plugin={
-            "type": "stepflow",
-            "transport": transport,
+            **({"type": "grpc", "queueName": "kit"} if pulls else {"type": "stepflow", "transport": transport}),
             "args": [str(SCRIPTS / "kit_sdk.py"), *args],
             "env": {"PYTHONPATH": str(ROOT)},
         },
@@ -68,12 +77,15 @@ def with_sdk(transport: str, *args: str) -> Kind:
 KINDS = (
     with_sdk("stdio"),
     with_sdk("http", "--http"),
+    with_sdk("pull"),
     over_http("0.2.4", "kit.py", "--http", "{port}"),
     over_http("0.5.0", "kit.py", "--http", "{port}"),
     over_http("0.7.0", "kit.py", "--http", "{port}"),
     over_http("0.9.2", "kit_b.py"),
     over_http("0.10.0", "kit_b.py"),
     over_http("0.11.2", "kit_b.py"),
+    pulling("0.12.0"),
+    pulling("0.13.0"),
 )
 
 

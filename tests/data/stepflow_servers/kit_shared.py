@@ -9,6 +9,11 @@ from typing import Any
 # ruff: noqa: ASYNC240  # stepflow-py's own examples name the parameter `input`; blocking a moment is harmless here
 import msgspec
 
+try:
+    from stepflow_py.worker import StepflowContext
+except ImportError:  # up to 0.7
+    from stepflow_py import StepflowContext
+
 
 class AddInput(msgspec.Struct):
     a: int
@@ -70,21 +75,21 @@ async def wait(input: Gate) -> Any:
     return input.value
 
 
-async def wait_with_context(input: Gate, context: Any) -> Any:
+async def wait_with_context(input: Gate, context: StepflowContext) -> Any:
     await pass_gate(input)
     return input.value
 
 
-async def blob_roundtrip(input: dict, context: Any) -> dict:
+async def blob_roundtrip(input: dict, context: StepflowContext) -> dict:
     blob_id = await context.put_blob(input["value"])
     return {"blob_id": blob_id, "value": await context.get_blob(blob_id)}
 
 
-async def blob_get(input: dict, context: Any) -> Any:
+async def blob_get(input: dict, context: StepflowContext) -> Any:
     return await context.get_blob(input["blob_id"])
 
 
-async def gated_blob(input: Gate, context: Any) -> str:
+async def gated_blob(input: Gate, context: StepflowContext) -> str:
     await pass_gate(input)
     return await context.put_blob(input.value)
 
