@@ -4,7 +4,7 @@ Promises:
 - `execute` makes no task, timer or future.
 - A call goes to the server with the most room; when none has any, it waits in a bounded queue, in order.
 - A server that ends is started again, after 0.1 s, then 0.2 s, … up to 30 s while it does not stay up. Its calls in
-  flight fail as UNREACHABLE; calls not yet sent wait, until `START_FAILURES_MAX` starts have failed in a row.
+  flight fail as UNREACHABLE; calls not yet sent wait, until three starts have failed in a row.
 
 A result `{"outcome": "skipped", …}`, which 0.4 to 0.7 send when user code raises SkipStep, is passed on as data.
 
@@ -16,41 +16,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.backend import Health, Listing, with_stderr
+from component_host.backend import Health, Listing
+from component_host.restarts import Restartable, keep_up
 from stepflow.errors import Code, Failure, StepflowError
-from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from component_host.backend import BackendContext, ComponentInfo, HostCall
 
-log = get_logger("component_host.stepflow")
-
 QUEUE_MAX = 10_000
 """Calls that wait for a process with room."""
-
-BACKOFF_S_MIN = 0.1
-BACKOFF_S_MAX = 30.0
-HEALTHY_S = 10.0
-"""A process that ran this long starts with the smallest delay again."""
-
-START_FAILURES_MAX = 3
-
 
 NO_ROOM = float("-inf")
 """Of a server that is not ready; what ends in it gives no room."""
 
 
-class Server(Protocol):
+class Server(Restartable, Protocol):
     """One server, through all its restarts. It calls the pool's `has_room` whenever it can take another execute."""
 
     lists_all: bool
     """Whether it can have no component that it does not list."""
-    end_was_wanted: bool
-    how_it_ended: str
 
     @property
     def room(self) -> float:
@@ -121,7 +110,17 @@ class StepflowPool:
             raise failed[0]
         self._listing = _listing_of(self.servers[0])
         self._supervisors = [
-            asyncio.create_task(self._supervise(server), name=f"supervise {self.name}") for server in self.servers
+            asyncio.create_task(
+                keep_up(
+                    server,
+                    self.health,
+                    plugin=self.name,
+                    on_up=partial(self._is_up, server),
+                    on_hopeless=self._is_hopeless,
+                ),
+                name=f"supervise {self.name}",
+            )
+            for server in self.servers
         ]
 
     def listing(self) -> Listing:
@@ -175,42 +174,15 @@ class StepflowPool:
         best = servers[0] if len(servers) == 1 else max(servers, key=_room)
         return best if best.room > 0 else None
 
-    async def _supervise(self, server: Server) -> None:
-        """Start a process again whenever it has ended."""
-        loop = asyncio.get_running_loop()
-        delay_s = BACKOFF_S_MIN
-        failures = 0
-        while True:
-            up_since = loop.time()
-            await server.ended()
-            if loop.time() - up_since >= HEALTHY_S:
-                delay_s = BACKOFF_S_MIN
-            if not server.end_was_wanted:
-                self.health.lost(server, with_stderr(server.how_it_ended, server.stderr_tail()))
-                log.warning("server ended; starting it again", plugin=self.name, how=server.how_it_ended)
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, BACKOFF_S_MAX)
-            while (error := await self._start_again(server)) is not None:
-                failures += 1
-                log.warning("server did not start", plugin=self.name, reason=error.reason, error=error.message)
-                self.health.lost(server, error.message)
-                if failures >= START_FAILURES_MAX and not any(other.room != NO_ROOM for other in self.servers):
-                    self._down = error
-                    self._fail_queue(self._down_failure())
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, BACKOFF_S_MAX)
-            failures = 0
-            self._down = None
-            self.health.serves(server)
-            self.has_room(server)
-
-    async def _start_again(self, server: Server) -> StepflowError | None:
-        try:
-            await server.start()
-        except StepflowError as error:
-            return error
+    def _is_up(self, server: Server) -> None:
+        self._down = None
         self.listing_of(server)
-        return None
+        self.has_room(server)
+
+    def _is_hopeless(self, error: StepflowError) -> None:
+        if not any(server.room != NO_ROOM for server in self.servers):
+            self._down = error
+            self._fail_queue(self._down_failure())
 
     def listing_of(self, server: Server) -> None:
         """Take over what a server lists now."""
