@@ -3,7 +3,8 @@
 Promises:
 - `execute` makes no task, timer or future. Requests that gather within a turn of the event loop leave in one write;
   replies are read in large chunks, decoded once, and an output passes through as text.
-- A call goes to the process with the most room; when none has any, it waits in a bounded queue, in order.
+- A call goes to the process with the most room; when none has any, it waits in a bounded queue, in order. Only a call
+  that an execute itself waits for, by way of a flow, overtakes it.
 - A process that ends is started again, after 0.1 s, then 0.2 s, … up to 30 s while it does not stay up. Its calls in
   flight fail as UNREACHABLE; calls not yet sent wait, until `START_FAILURES_MAX` starts have failed in a row.
 
@@ -48,6 +49,8 @@ class StepflowStdioBackend:
         self.name = context.name
         self._waiting: deque[HostCall] = deque()
         """Calls that no process had room for."""
+        self._deeper: deque[HostCall] = deque()
+        """Those of them that flows make which executes have asked for: they come first."""
         self._context = context
         self._config = config
         self._servers = [StdioServer(context, config, self._has_room) for _ in range(max(1, config.processes))]
@@ -75,19 +78,22 @@ class StepflowStdioBackend:
 
     def execute(self, call: HostCall) -> None:
         # Nobody overtakes the queue: a call made from within the end of another would take its place.
-        server = None if self._waiting else self._roomiest()
+        queue = self._deeper if call.request.depth else self._waiting
+        server = None if queue else self._roomiest()
+        if server is None and call.request.depth:
+            server = next((server for server in self._servers if server.takes(call)), None)
         if server is not None:
             server.send(call)
         elif self._closing:
             call.fail(Failure(Code.UNREACHABLE, f"plugin {self.name!r} is being stopped"))
         elif self._down is not None:
             call.fail(self._down_failure())
-        elif len(self._waiting) >= QUEUE_MAX:
+        elif len(queue) >= QUEUE_MAX:
             call.fail(
                 Failure(Code.RESOURCE_UNAVAILABLE, f"{QUEUE_MAX} calls are waiting for plugin {self.name!r} already")
             )
         else:
-            self._waiting.append(call)
+            queue.append(call)
 
     def cancel(self, call: HostCall) -> None:
         sent = call.backend_state
@@ -109,12 +115,16 @@ class StepflowStdioBackend:
         return [server.process_id for server in self._servers]
 
     def _has_room(self, server: StdioServer) -> None:
-        """Give waiting calls to a process that has become ready or finished an execute."""
-        waiting = self._waiting
-        while waiting and server.room > 0:
-            call = waiting.popleft()
-            if not call.settled:
-                server.send(call)
+        """Give waiting calls to a process that has become ready, finished an execute, or waits for a flow."""
+        for queue in (self._deeper, self._waiting):
+            while queue and server.room > 0:
+                call = queue.popleft()
+                if not call.settled:
+                    server.send(call)
+        wanted = next((call for call in self._deeper if not call.settled and server.takes(call)), None)
+        if wanted is not None:
+            self._deeper.remove(wanted)
+            server.send(wanted)
 
     def _roomiest(self) -> StdioServer | None:
         servers = self._servers
@@ -162,8 +172,9 @@ class StepflowStdioBackend:
         return Failure(Code.UNREACHABLE, self._down.message)
 
     def _fail_queue(self, failure: Failure) -> None:
-        while self._waiting:
-            self._waiting.popleft().fail(failure)
+        for queue in (self._deeper, self._waiting):
+            while queue:
+                queue.popleft().fail(failure)
 
 
 def _room(server: StdioServer) -> tuple[float, int]:

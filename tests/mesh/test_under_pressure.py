@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import ROOT, text_of, wait_until_async
+from support import ROOT, server_venv, text_of, wait_until_async
 from support.etcd import running_etcd
 from support.mesh import Processes, processes
 
@@ -70,12 +70,15 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield Mesh(mesh, services[-1].address, folder)
 
 
-def config(folder: Path, name: str) -> Path:
-    """Write the configuration of a host that runs the server as plugin and prefix `name`; return its path."""
+NESTED = [str(ROOT / "tests/data/servers/nested.py")]
+
+
+def config(folder: Path, name: str, *, command: str = sys.executable, args: list[str] = NESTED) -> Path:
+    """Write the configuration of a host that runs a server as plugin and prefix `name`; return its path."""
     server = {
         "type": "stepflow",
-        "command": sys.executable,
-        "args": [str(ROOT / "tests/data/servers/nested.py")],
+        "command": command,
+        "args": args,
         "env": {"PYTHONPATH": str(ROOT), "NESTED_FOLDER": str(folder)},
     }
     path = folder / f"{name}.yml"
@@ -121,6 +124,37 @@ def test_a_component_on_a_host_for_one_call_evaluates_flows_that_call_it_again(m
     run(scenario())
 
 
+def test_a_server_that_takes_one_execute_at_a_time_evaluates_flows_that_call_it_again(mesh: Mesh) -> None:
+    """stepflow-py 0.4 does not say which execute asks, so its process gets one at a time."""
+    kit = ROOT / "tests/data/stepflow_servers/kit.py"
+    python = server_venv(["stepflow-py==0.4.0"], "stepflow-py-0.4.0") / "python"
+    service = mesh.processes.host(config(mesh.folder, "old", command=str(python), args=[str(kit)]), "--host-id", "old")
+
+    async def scenario() -> None:
+        innermost = {"a": 1}
+        tree = flow("/old/echo", innermost)
+        for level in range(2):
+            tree = {
+                "steps": [
+                    {
+                        "id": f"l{level}",
+                        "component": "/old/evaluate",
+                        "input": {"$literal": {"flow": tree, "input": 0}},
+                    },
+                    {"id": f"m{level}", "component": "/old/echo", "input": {"$step": f"l{level}"}},
+                ],
+                "output": {"$step": f"m{level}"},
+            }
+        async with mesh.client() as client:
+            run_ids = await client.submit_runs(tree, range(5))
+            for run_id in run_ids:
+                assert await result(client, str(run_id)) == innermost
+                assert {step.attempt async for step in client.steps(str(run_id))} == {1}
+
+    run(scenario())
+    assert service.end() == 0
+
+
 def test_five_mebibytes_of_calls_that_are_ready_at_once_all_reach_one_host(mesh: Mesh) -> None:
     async def scenario() -> None:
         count, text = 180, "x" * 30_000  # each small enough to travel in its call
@@ -136,11 +170,15 @@ def test_five_mebibytes_of_calls_that_are_ready_at_once_all_reach_one_host(mesh:
     run(scenario())
 
 
-NEWLINES = json.dumps(
-    {"jsonrpc": "2.0", "id": 1, "method": "components/execute", "text": "\n\r\u2028\u0085", "list": [1, None, {}]},
-    indent=1,
-    ensure_ascii=False,
-).replace(",", "\r\n,\t").encode()
+NEWLINES = (
+    json.dumps(
+        {"jsonrpc": "2.0", "id": 1, "method": "components/execute", "text": "\n\r\u2028\u0085", "list": [1, None, {}]},
+        indent=1,
+        ensure_ascii=False,
+    )
+    .replace(",", "\r\n,\t")
+    .encode()
+)
 """Legal JSON that would break a protocol of lines, and inject a message into it, were it passed on as it is."""
 
 
@@ -158,7 +196,11 @@ def test_legal_json_with_newlines_everywhere_passes_every_door_and_reaches_compo
             ]
             ids = [step["id"] for step in steps]
             variables = {"type": "object", "properties": {"v": {}}}
-            tree = {"schemas": {"properties": {"variables": variables}}, "steps": steps, "output": [{"$step": each} for each in ids]}
+            tree = {
+                "schemas": {"properties": {"variables": variables}},
+                "steps": steps,
+                "output": [{"$step": each} for each in ids],
+            }
             overrides = {"steps": {"overridden": {"value": {"input": {"$literal": value}}}}}
             request = runs_pb2.SubmitRunRequest(
                 flow=flows_pb2.FlowReference(document=spread(tree)),
