@@ -4,9 +4,10 @@
 
 Everything real, on this machine: etcd, one control plane, one executor, one component host, each a process, and our
 SDK's server on stdio behind the host. A client submits over gRPC and waits. A *chain* is 50 steps one after the other;
-1, 8, 64 or 256 runs of it go at once. Single steps are runs of one step each, 256 under way. The take-over is measured
-with two executors, one of which is killed while runs are under way: from the kill to the moment at which a run has its
-new owner.
+1, 8, 64 or 256 runs of it go at once. The processor time that each process has used for a step stands beside them: it
+says where the time goes, and is the figure to trust where other work runs on the machine. Single steps are runs of
+one step each, 256 under way. The take-over is measured with two executors, one of which is killed while runs are under
+way: from the kill to the moment at which a run has its new owner.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from stepflow.etcd_binary import find_etcd
 from stepflow.flow import flow_bytes, flow_from_tree
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from stepflow.flow import Flow
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent / ".cache"
-ROUNDS = 5
+ROUNDS = 9
 SINGLE_RUNS = 2_000
 SINGLE_WINDOW = 256
 KILLED_RUNS = 50
@@ -116,6 +117,22 @@ async def seconds(client: Client, flow_id: str, runs: int) -> float:
     return time.perf_counter() - started
 
 
+def cpu_us(processes: Mapping[str, int]) -> dict[str, float]:
+    """Return the processor time that each process has used so far, in microseconds."""
+    used = {}
+    for name, pid in processes.items():
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+        used[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") * 1e6
+    return used
+
+
+def shares(before: Mapping[str, float], after: Mapping[str, float], steps: int) -> str:
+    """Say what each process has used for a step in between."""
+    used = {name: (after[name] - before[name]) / steps for name in before}
+    each = ", ".join(f"{name} {us:.0f}" for name, us in used.items())
+    return f"{sum(used.values()):.0f} us ({each})"
+
+
 async def single_steps(client: Client, flow_id: str, runs: int) -> float:
     """Return the runs per second of many short ones, `SINGLE_WINDOW` under way."""
     window = asyncio.Semaphore(SINGLE_WINDOW)
@@ -163,13 +180,18 @@ async def owner(client: Client, run_id: str) -> str:
 
 async def throughput(rounds: int, runs_at_once: tuple[int, ...]) -> None:
     """Print the rows of chains and single steps."""
-    async with mesh(executors=1) as (_, client):
+    async with mesh(executors=1) as (dev, client):
         flow_id = await store(client, chain(STEPS))
-        print(f"\n  {'flow':8}{'runs':>6}{'steps/s':>12}{'ms/step in a row':>20}")
+        processes = {service.name: service.pid for service in dev.services} | {"client": os.getpid()}
+        print(f"\n  {'flow':8}{'runs':>6}{'steps/s':>12}{'best':>12}{'ms/step in a row':>20}  processor time per step")
         for runs in runs_at_once:
             await seconds(client, flow_id, runs)
-            elapsed = statistics.median([await seconds(client, flow_id, runs) for _ in range(rounds)])
-            print(f"  {'chain':8}{runs:>6}{runs * STEPS / elapsed:>12,.0f}{elapsed / STEPS * 1000:>20.2f}", flush=True)
+            before = cpu_us(processes)
+            elapsed = [await seconds(client, flow_id, runs) for _ in range(rounds)]
+            used = shares(before, cpu_us(processes), runs * STEPS * rounds)
+            median, rates = statistics.median(elapsed), [runs * STEPS / one for one in elapsed]
+            row = f"  {'chain':8}{runs:>6}{statistics.median(rates):>12,.0f}{max(rates):>12,.0f}"
+            print(f"{row}{median / STEPS * 1000:>20.2f}  {used}", flush=True)
         flow_id = await store(client, chain(1))
         await single_steps(client, flow_id, SINGLE_WINDOW)
         print(f"\n  single-step runs/s: {await single_steps(client, flow_id, SINGLE_RUNS):,.0f}", flush=True)

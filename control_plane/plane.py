@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -23,7 +22,7 @@ from control_plane.cluster import Cluster
 from control_plane.leader import Leader, new_status
 from control_plane.listing import PAGE_SIZE_MAX, Listing, RunFilter
 from control_plane.liveness import Liveness
-from control_plane.views import ItemView, RunView, run_view
+from control_plane.waits import Waits
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json, blob_id, decode, encode
 from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
@@ -47,16 +46,18 @@ from stepflow.store import (
     present,
     range_all,
 )
-from stepflow.store.follow import follow
+from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
+    from control_plane.views import ItemView, RunView
     from stepflow.rpc import Tls
     from stepflow.run.views import StepView
-    from stepflow.store import Event, Store
+    from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
@@ -114,19 +115,13 @@ class ControlPlane:
         self._leader = Leader(store, self._cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
         self._flows: dict[str, Flow] = {}
         """Flows that were checked, by id."""
-        self._changes: dict[str, set[asyncio.Event]] = {}
-        self._readings: dict[str, asyncio.Future[RunView]] = {}
+        self._grouping = Grouping(store)
+        # A partition that has ended makes room for another one.
+        self._waits = Waits(store, self._grouping, self._leader.look)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, *, lead: bool = True) -> None:
-        statuses = follow(
-            self._store,
-            keys.STATUS,
-            listed=lambda _: self._tell_all(),
-            changed=self._statuses_changed,
-            read=False,  # there may be a hundred thousand of them; those who wait read what they wait for
-        )
-        self._tasks = [asyncio.create_task(statuses, name="watch statuses")]
+        self._tasks = [asyncio.create_task(self._waits.follow(), name="watch statuses")]
         await self._cluster.start()
         if lead:
             self._leader.start()
@@ -137,6 +132,7 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._grouping.close()
 
     def leadership(self) -> Compare | None:
         """Return what holds as long as this replica leads; None while it does not."""
@@ -219,7 +215,7 @@ class ControlPlane:
             else:
                 writes.append(Put(keys.pending(run_id), b""))
             with self._cluster.planning(executor):
-                result = await self._store.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
+                result = await self._grouping.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
             if result.succeeded:
                 self._leader.look()
                 return run_id
@@ -280,14 +276,7 @@ class ControlPlane:
 
     async def get_run(self, run_id: str) -> RunView:
         """Raises: NotFound."""
-        record = await read_record(self._store, run_id)
-        return run_view(run_id, record, await self._partitions(run_id))
-
-    async def _partitions(self, run_id: str) -> list[state_pb2.PartitionStatus]:
-        return [
-            state_pb2.PartitionStatus.FromString(item.value)
-            async for item in range_all(self._store, keys.status_of_run(run_id))
-        ]
+        return await self._waits.view(run_id)
 
     async def list_runs(self) -> list[RunView]:
         """Return all runs, the newest first."""
@@ -303,60 +292,11 @@ class ControlPlane:
 
     async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
         """Return once the run has ended, or after the time-out, with its view as it is then. Raises: NotFound."""
-        with self.changes(run_id) as changed:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    while True:  # register, then read, then wait: no change can slip through
-                        changed.clear()
-                        view = await self._shared_view(run_id)
-                        if view.terminal:
-                            return view
-                        await changed.wait()
-            except TimeoutError:
-                return await self.get_run(run_id)
+        return await self._waits.wait(run_id, timeout_s=timeout_s)
 
-    async def _shared_view(self, run_id: str) -> RunView:
-        """Read a run once for all who wait for it. A change ends the sharing, so nobody gets a view from before it."""
-        reading = self._readings.get(run_id)
-        if reading is None:
-            reading = self._readings[run_id] = asyncio.ensure_future(self.get_run(run_id))
-            reading.add_done_callback(lambda done: self._end_reading(run_id, done))
-        return await asyncio.shield(reading)
-
-    def _end_reading(self, run_id: str, done: asyncio.Future[RunView]) -> None:
-        if self._readings.get(run_id) is done:
-            del self._readings[run_id]
-        if not done.cancelled():
-            done.exception()  # seen, even if those who waited have left
-
-    @contextmanager
-    def changes(self, run_id: str) -> Iterator[asyncio.Event]:
+    def changes(self, run_id: str) -> AbstractContextManager[asyncio.Event]:
         """Give an event that is set whenever the status of a partition of the run may have changed."""
-        changed = asyncio.Event()
-        self._changes.setdefault(run_id, set()).add(changed)
-        try:
-            yield changed
-        finally:
-            waiting = self._changes[run_id]
-            waiting.discard(changed)
-            if not waiting:
-                del self._changes[run_id]
-
-    def _statuses_changed(self, events: Sequence[Event]) -> None:
-        """Wake whoever waits for these runs, and the leader: a partition that ended makes room."""
-        self._leader.look()
-        for run_id in {keys.parse_status(event.kv.key)[0] for event in events}:
-            self._readings.pop(run_id, None)
-            for changed in self._changes.get(run_id, ()):
-                changed.set()
-
-    def _tell_all(self) -> None:
-        """Changes may have been missed: wake everybody."""
-        self._leader.look()
-        self._readings.clear()
-        for events in self._changes.values():
-            for changed in events:
-                changed.set()
+        return self._waits.changes(run_id)
 
     # --- cancel -------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from stepflow.errors import NotFound, Refused
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
 from stepflow.run import Phase, find_step
 from stepflow.run.model import ENGINE_VERSION
-from stepflow.store import Get, KeyValue, Txn, created_at, keys
+from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stepflow.mesh.v1 import host_pb2, state_pb2
     from stepflow.run import RunState
     from stepflow.store import Store
+    from stepflow.store.grouping import Grouping
 
 log = get_logger(__name__)
 
@@ -34,6 +35,9 @@ ATTACH_WAIT_S = 1.0
 
 PLANS_MAX = 256
 """Compiled flows kept."""
+
+INBOX_FIRST = 4
+"""Messages read with the run's record; few runs have any."""
 
 REPLAY_ENTRIES = 1_000
 """Entries replayed before other runs get their turn."""
@@ -47,6 +51,8 @@ class Loaded:
     state: RunState
     fresh: bool
     """Placed when the run was admitted: nobody can have owned it before."""
+    inbox: list[KeyValue]
+    """The messages that were there."""
     failed_attempts: dict[str, int]
     """By key: the newest attempt whose failure is journaled."""
 
@@ -70,7 +76,13 @@ class Plans:
 
 
 async def load(
-    store: Store, plans: Plans, get_blob: GetBlob, run_id: str, partition: int, assignment: KeyValue
+    store: Store,
+    grouping: Grouping,
+    plans: Plans,
+    get_blob: GetBlob,
+    run_id: str,
+    partition: int,
+    assignment: KeyValue,
 ) -> Loaded | None:
     """Read a partition back; None when the assignment does not stand any more.
 
@@ -82,10 +94,14 @@ async def load(
         DataLoss: what stands in the store cannot be understood.
     """
     stands = created_at(assignment.key, assignment.create_revision)
-    result = await store.txn(Txn((stands,), (Get(keys.run(run_id)),)))
+    inbox_prefix = keys.inbox_of_run(run_id)
+    reads = (Get(keys.run(run_id)), Range(inbox_prefix, limit=INBOX_FIRST))
+    result = await grouping.txn(Txn((stands,), reads))
     if not result.succeeded:
         return None
-    found = result.responses[0]
+    found, page = result.responses
+    assert isinstance(page, Page)
+    inbox = page.items if not page.more else [item async for item in range_all(store, inbox_prefix)]
     if not isinstance(found, KeyValue):
         raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
     record = parse_record(run_id, found.value)
@@ -95,16 +111,16 @@ async def load(
             f"run {run_id} needs engine version {record.policy.engine_version}; this executor has {ENGINE_VERSION}",
         )
     state = await open_partition(run_id, partition, record, await plans.get(record), get_blob)
-    loaded = Loaded(record, state, found.create_revision == assignment.create_revision, {})
+    loaded = Loaded(record, state, found.create_revision == assignment.create_revision, inbox, {})
     if not loaded.fresh:
-        await _replay(store, loaded, get_blob)
+        await _replay(store, grouping, loaded, get_blob)
     return loaded
 
 
-async def _replay(store: Store, loaded: Loaded, get_blob: GetBlob) -> None:
+async def _replay(store: Store, grouping: Grouping, loaded: Loaded, get_blob: GetBlob) -> None:
     state = loaded.state
     count = 0
-    async for entry in journal_entries(store, state.run_id, state.partition):
+    async for entry in journal_entries(store, state.run_id, state.partition, grouping):
         if entry.HasField("attempt_failed"):
             step = state.scopes[entry.scope].items[entry.item].active.get(entry.step)
             if step is not None:

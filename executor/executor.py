@@ -28,14 +28,16 @@ from executor.adoption import Attaching, Loaded, Plans, load, rejoin
 from executor.drive import Drive
 from executor.handover import hand_over
 from executor.hosts import Hosts
+from executor.returns import Returns
 from executor.session import Session
 from executor.wakes import Wakes
 from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
 from stepflow.journal import blob_reader
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.run.model import ENGINE_VERSION
-from stepflow.store import Delete, Put, created_at, keys, present, range_all
+from stepflow.store import Put, keys, present
 from stepflow.store.follow import follow
+from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from executor.drive import Effect, Listener
     from executor.hosts import Peer
+    from executor.returns import Place
     from stepflow.routing import PluginComponents, Rule
     from stepflow.store import Event, KeyValue, Store
     from stepflow.store.blobs import BlobStore
@@ -51,9 +54,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _T = TypeVar("_T")
-
-Place = tuple[str, int]
-"""Run and partition."""
 
 RUNS_MAX = 10_000
 """Partitions owned at once."""
@@ -65,10 +65,6 @@ REGISTER_RETRY_S = 0.5
 """Between two tries to register anew."""
 
 HAND_OVER_S_MAX = 10.0
-
-RETURN_S_MIN = 1.0
-RETURN_S_MAX = 60.0
-"""Before a run is given back, doubling each time."""
 
 WAKE_S_MAX = 10.0
 """The longest sleep towards an instant: how late a jump of the wall clock may be noticed."""
@@ -118,10 +114,10 @@ class Executor:
         self._watchers: list[asyncio.Task[None]] = []
         self._drives: dict[Place, Drive] = {}
         self._adopting: dict[Place, asyncio.Task[None]] = {}
+        self._early: dict[Place, list[KeyValue]] = {}
+        """Messages that came for partitions while they were being read."""
         self._alone = asyncio.Lock()
-        self._returning: dict[Place, asyncio.TimerHandle] = {}
-        self._returned: dict[Place, int] = {}
-        """How often a run was given back."""
+        self._returns = Returns(lambda: self._session)
         self._dirty: dict[Drive, None] = {}
         self._flush_scheduled = False
         self._undecided = 0
@@ -129,6 +125,7 @@ class Executor:
         self._wake_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: dict[str, Listener] = {}
+        self._grouping = Grouping(store)
         self._plans = Plans(store)
         self._attaching = Attaching(self.hosts)
         self._read_blob = blob_reader(store, blobs)
@@ -166,6 +163,7 @@ class Executor:
             await asyncio.gather(self._renewal, return_exceptions=True)
         session, self._session = self._session, None
         await self._end_incarnation(session)
+        await self._grouping.close()
         self.hosts.close()
 
     async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX) -> int:
@@ -220,9 +218,7 @@ class Executor:
         self._drives.clear()
         self._dirty.clear()
         self._wakes.clear()
-        for timer in self._returning.values():
-            timer.cancel()
-        self._returning.clear()
+        self._returns.cancel_all()
         self._undecided = 0
         if self._wake_timer is not None:
             self._wake_timer.cancel()
@@ -270,7 +266,7 @@ class Executor:
     def ended(self, drive: Drive) -> None:
         place = (drive.run_id, drive.partition)
         self._drives.pop(place, None)
-        self._returned.pop(place, None)
+        self._returns.forget(place)
         self._wakes.drop(drive)
         drive.gone = True
 
@@ -388,31 +384,8 @@ class Executor:
             drive.written.set()
 
     def _give_back(self, place: Place, assignment: KeyValue, error: StepflowError) -> None:
-        if self._session is None or place in self._returning:
-            return
-        count = self._returned.get(place, 0)
-        self._returned[place] = count + 1
-        pause_s = min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
-        log.error(
-            "run cannot be driven here", run_id=place[0], reason=error.reason, error=error.message, back_in_s=pause_s
-        )
-        loop = asyncio.get_running_loop()
-        self._returning[place] = loop.call_later(pause_s, self._move_to_nobody, self._session, place, assignment)
-        self.abandoned(place[0], error)
-
-    def _move_to_nobody(self, session: Session, place: Place, assignment: KeyValue) -> None:
-        if session is not self._session:
-            return
-
-        def done(_error: StepflowError | None = None) -> None:
-            self._returning.pop(place, None)
-
-        session.writer.submit(
-            [Delete(assignment.key), Put(keys.assigned(keys.returned_by(session.id), *place), b"")],
-            compares=(created_at(assignment.key, assignment.create_revision),),
-            on_commit=done,
-            on_reject=done,
-        )
+        if self._returns.give_back(place, assignment, error):
+            self.abandoned(place[0], error)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -488,7 +461,7 @@ class Executor:
     def _assigned(self, assignment: KeyValue) -> None:
         _, run_id, partition = keys.parse_assigned(assignment.key)
         place = (run_id, partition)
-        if place not in self._drives and place not in self._returning:
+        if place not in self._drives and place not in self._returns:
             self._adopt(place, assignment)
 
     def _inbox_listed(self, items: list[KeyValue]) -> None:
@@ -505,6 +478,9 @@ class Executor:
         for (owned, _), drive in list(self._drives.items()):
             if owned == run_id:
                 self.safely(drive, self._take_message, drive, message_id, item.value)
+        for (owned, _), early in self._early.items():
+            if owned == run_id:
+                early.append(item)
 
     def _take_message(self, drive: Drive, message_id: str, value: bytes) -> None:
         drive.on_inbox(message_id, state_pb2.InboxMessage.FromString(value))
@@ -530,10 +506,13 @@ class Executor:
                 self._abandon(drive, known)
             else:
                 self._give_back(place, assignment, known)
+        finally:
+            self._early.pop(place, None)
 
     async def _adopt_run(self, place: Place, assignment: KeyValue, refusal: StepflowError | None) -> None:
         """Replay, note the adoption, ask the hosts what they hold, go on."""
-        loaded = await load(self._store, self._plans, self.get_blob, *place, assignment)
+        self._early[place] = []
+        loaded = await load(self._store, self._grouping, self._plans, self.get_blob, *place, assignment)
         if loaded is None:
             return
         if loaded.state.adoptions_in_a_row < ALONE_FROM:
@@ -547,9 +526,9 @@ class Executor:
         place = (loaded.state.run_id, loaded.state.partition)
         drive = Drive(self, loaded.state, loaded.record, assignment=assignment)
         drive.listener = self._listeners.get(drive.run_id)
-        self._drives[place] = drive  # before the inbox is read: what comes in between would reach nobody
+        self._drives[place] = drive
         drive.adopted(self.id, handed_over=state_pb2.Assignment.FromString(assignment.value).handed_over)
-        async for item in range_all(self._store, keys.inbox_of_run(drive.run_id)):
+        for item in (*loaded.inbox, *self._early.pop(place, ())):
             drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
         if refusal is not None:
             text = f"the run cannot be journaled: {refusal.message}"

@@ -18,7 +18,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.run import apply, new_run
 from stepflow.run.advancing import advance
 from stepflow.run.facts import json_of
-from stepflow.store import keys, range_all
+from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from stepflow.run import RunState
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
+    from stepflow.store.grouping import Grouping
+
+
+FIRST_KEYS = 16
+"""Keys of a journal that are read together with those of other runs; each may have 192 KiB."""
 
 
 class GetBlob(Protocol):
@@ -113,10 +118,21 @@ async def open_partition(
     )
 
 
-async def journal_entries(store: Store, run_id: str, partition: int) -> AsyncIterator[pb.Entry]:
-    """Yield a partition's journal in order. Raises: DataLoss when an entry is missing."""
+async def journal_entries(
+    store: Store, run_id: str, partition: int, grouping: Grouping | None = None
+) -> AsyncIterator[pb.Entry]:
+    """Yield a partition's journal in order. With `grouping`, its beginning is read together with those of others.
+
+    Raises: DataLoss when an entry is missing.
+    """
     seq = 0
-    async for item in range_all(store, keys.journal_of_partition(run_id, partition)):
+    prefix = keys.journal_of_partition(run_id, partition)
+    first_page: Page | None = None
+    if grouping is not None:
+        (response,) = (await grouping.txn(Txn((), (Range(prefix, limit=FIRST_KEYS),)))).responses
+        assert isinstance(response, Page)
+        first_page = response
+    async for item in range_all(store, prefix, first=first_page):
         first = keys.parse_journal(item.key)[2]
         if first != seq:
             raise DataLoss(

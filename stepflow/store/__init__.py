@@ -281,14 +281,18 @@ async def delete(store: Store, key: str) -> bool:
     return (await store.txn(Txn((), (Delete(key),)))).responses == (1,)
 
 
-async def range_all(store: Store, prefix: str, *, revision: int = 0) -> AsyncIterator[KeyValue]:
+async def range_all(
+    store: Store, prefix: str, *, revision: int = 0, first: Page | None = None
+) -> AsyncIterator[KeyValue]:
     """Yield all keys that begin with `prefix` as they stood at one revision, a page at a time.
+
+    `first` is a page that was read already.
 
     Raises: StoreCompacted, when the reader is so slow that the revision of the first page is gone meanwhile.
     """
     after = ""
     while True:
-        page = await store.range(prefix, after=after, revision=revision)
+        page, first = first or await store.range(prefix, after=after, revision=revision), None
         for item in page.items:
             yield item
         if not page.more:

@@ -13,10 +13,12 @@ from control_plane import plane as plane_module
 from stepflow.errors import Exists, Invalid, NotFound, StepflowError
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.store import StoreCompacted, keys
+from stepflow.store import Get, Range, StoreCompacted, keys
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+    from stepflow.store import Txn
 
 N_SCHEMA = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
 SCHEMA = {"type": "object", "properties": {"input": N_SCHEMA}}
@@ -254,24 +256,27 @@ def test_a_thousand_waiters_read_nothing_while_nothing_changes() -> None:
             other = await world.submit(gated("a"))
             waiters = [asyncio.create_task(world.control.wait(run_id)) for _ in range(1_000)]
             reads = 0
-            get_run = world.control.get_run
+            read = world.store.txn
 
-            async def counted(run_id: str) -> Any:
+            async def counted(txn: Txn) -> Any:
                 nonlocal reads
-                reads += 1
-                return await get_run(run_id)
+                reads += any(isinstance(op, (Get, Range)) for op in txn.then)
+                return await read(txn)
 
-            await wait_until_async(lambda: len(world.control._changes.get(run_id, ())) == 1_000, "all wait")
-            await world.store.revision()  # behind their reads
-            world.control.get_run = counted  # type: ignore[method-assign]  # counts, and does the same
+            waited = world.control._waits._waited
+            await wait_until_async(lambda: run_id in waited and len(waited[run_id].events) == 1_000, "all wait")
+            await wait_until_async(lambda: waited[run_id].view is not None, "the run has been read")
+            world.store.txn = counted  # type: ignore[method-assign]  # counts, and does the same
             await wait_until_async(lambda: len(world.work.in_flight) == 2, "both are called")
             for call in [call for key, call in world.work.in_flight.items() if key.startswith(other)]:
                 call.succeed(b"1")
             assert (await world.ended(other)).terminal
             assert reads <= 3, "another run's change is no business of theirs"
+            reads = 0
             world.work.release_all()
             assert {view.status for view in await asyncio.gather(*waiters)} == {"completed"}
-            assert world.control._changes == {}
+            assert reads == 0, "the watch has told the end"
+            assert waited == {}
 
     run(main())
 

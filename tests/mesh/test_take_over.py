@@ -10,6 +10,7 @@ from support import wait_until_async
 from support.parts import World, echo, gated, kinds, of
 
 from executor import executor as executor_module
+from executor import returns as returns_module
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX, ENGINE_VERSION
@@ -25,8 +26,8 @@ SHORT_S = 0.6
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short, so that tests need not wait."""
-    monkeypatch.setattr(executor_module, "RETURN_S_MIN", 0.01)
-    monkeypatch.setattr(executor_module, "RETURN_S_MAX", 0.05)
+    monkeypatch.setattr(returns_module, "RETURN_S_MIN", 0.01)
+    monkeypatch.setattr(returns_module, "RETURN_S_MAX", 0.05)
     monkeypatch.setattr(executor_module, "ALONE_S", 0.1)
 
 
@@ -103,7 +104,7 @@ def test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_c
             await world.add_executor()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1]
-            assert world.hosts[0][0]._calls == {}, "and what is journaled is held no longer"
+            await wait_until_async(lambda: world.hosts[0][0]._calls == {}, "what is journaled is held no longer")
 
     run(main())
 
@@ -442,7 +443,7 @@ def test_a_stale_assignment_cannot_be_given_back() -> None:
             assert executor._session is not None
             await put(world.store, keys.inbox(run_id, "other"), b"")
             await delete(world.store, assignment.key)
-            executor._move_to_nobody(executor._session, place, assignment)
+            executor._returns._move_to_nobody(executor._session, place, assignment)
             await executor._session.writer.drain()
             assert await world.keys(keys.ASSIGNED) == []
 
