@@ -156,6 +156,12 @@ class Drive:
         fact = pb.Adopted(epoch=self.epoch, executor_id=executor_id, handed_over=handed_over)
         self.feed(pb.Entry(at_ms=self.owner.now_ms(), adopted=fact))
 
+    def survived(self) -> None:
+        """Record that this owner lives although it has taken up a run that may have killed others."""
+        if not self.gone and not self._closing and self.state.status is None and self.state.adoptions_in_a_row:
+            self.feed(pb.Entry(at_ms=self.owner.now_ms(), survived=pb.Survived()))
+            self.turn()
+
     def fail(self, failure: Failure) -> None:
         """End the run with this failure, whatever it was about to do. Ask for a `turn` afterwards."""
         if self.state.status is None:

@@ -521,13 +521,17 @@ class Executor:
         async with self._alone:
             drive = await self._take_up(loaded, assignment, refusal)
             await self._first_progress(drive)
+            self.safely(drive, drive.survived)
 
     async def _take_up(self, loaded: Loaded, assignment: KeyValue, refusal: StepflowError | None) -> Drive:
         place = (loaded.state.run_id, loaded.state.partition)
         drive = Drive(self, loaded.state, loaded.record, assignment=assignment)
         drive.listener = self._listeners.get(drive.run_id)
         self._drives[place] = drive
-        drive.adopted(self.id, handed_over=state_pb2.Assignment.FromString(assignment.value).handed_over)
+        moved = state_pb2.Assignment.FromString(assignment.value)
+        if moved.taken_from and not loaded.state.entries_journaled:
+            drive.adopted(moved.taken_from)  # it died before it could say so, perhaps of this run
+        drive.adopted(self.id, handed_over=moved.handed_over)
         for item in (*loaded.inbox, *self._early.pop(place, ())):
             drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
         if refusal is not None:

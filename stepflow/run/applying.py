@@ -66,6 +66,9 @@ def apply(state: RunState, entry: pb.Entry) -> None:
         _apply_adopted(state, entry.adopted)
         return
     state.adoptions_in_a_row = 0
+    if kind == "survived":
+        return
+    state.adoptions_fruitless = 0
     if kind == "step_completed":
         _apply_step_completed(state, entry)
     elif kind == "attempt_failed":
@@ -91,7 +94,9 @@ def apply(state: RunState, entry: pb.Entry) -> None:
 
 def _apply_adopted(state: RunState, adopted: pb.Adopted) -> None:
     state.adoptions += 1
-    state.adoptions_in_a_row += 0 if adopted.handed_over else 1
+    if not adopted.handed_over:
+        state.adoptions_in_a_row += 1
+        state.adoptions_fruitless += 1
     state.epoch = adopted.epoch
     if state.adoptions == 1:
         state.root.created_at_ms = state.last_at_ms

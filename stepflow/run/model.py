@@ -28,6 +28,10 @@ ENGINE_VERSION = 1
 ADOPTIONS_IN_A_ROW_MAX = 5
 """A run that has killed this many owners without one fact in between is given up."""
 
+ADOPTIONS_FRUITLESS_MAX = 20
+"""The same for a run whose owners outlive the moment in which they take it up, but never its next step. More, since a
+run that waits for a long time may lose as many owners through no fault of its own."""
+
 JOURNAL_ENTRIES_MAX = 50_000
 JOURNAL_BYTES_MAX = 64 * 1024 * 1024
 
@@ -242,6 +246,7 @@ class RunState:
 
     __slots__ = (
         "adoptions",
+        "adoptions_fruitless",
         "adoptions_in_a_row",
         "blocked",
         "blocked_steps",
@@ -282,6 +287,7 @@ class RunState:
         self.scopes_live = 0
         self.adoptions = 0
         self.adoptions_in_a_row = 0
+        self.adoptions_fruitless = 0
         self.epoch = 0
         self.entries_journaled = 0
         self.bytes_journaled = 0

@@ -13,7 +13,7 @@ from support.engine import World
 
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX
+from stepflow.run.model import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX
 
 
 def step(name, component, input=None, **more):
@@ -389,6 +389,15 @@ def test_a_run_that_kills_its_owners_is_given_up():
         chain.crash()
     assert chain.state.status == pb.RUN_STATUS_RECOVERY_FAILED
     assert len(chain.dispatched) == ADOPTIONS_IN_A_ROW_MAX
+
+
+def test_a_run_whose_owners_survive_it_is_given_up_much_later():
+    chain = world("chain")
+    for _ in range(ADOPTIONS_FRUITLESS_MAX):
+        assert chain.state.status is None
+        chain._feed(pb.Entry(survived=pb.Survived()))
+        chain.crash()
+    assert chain.state.status == pb.RUN_STATUS_RECOVERY_FAILED
 
 
 def test_hand_overs_do_not_count_against_a_run():

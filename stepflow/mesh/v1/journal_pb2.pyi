@@ -101,7 +101,7 @@ class EntryBatch(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("scope", "item", "step", "at_ms", "adopted", "step_completed", "attempt_failed", "timer_set", "sub_run_started", "inbox_taken", "run_completed")
+    __slots__ = ("scope", "item", "step", "at_ms", "adopted", "step_completed", "attempt_failed", "timer_set", "sub_run_started", "inbox_taken", "run_completed", "survived")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class Entry(_message.Message):
     SUB_RUN_STARTED_FIELD_NUMBER: _ClassVar[int]
     INBOX_TAKEN_FIELD_NUMBER: _ClassVar[int]
     RUN_COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    SURVIVED_FIELD_NUMBER: _ClassVar[int]
     scope: int
     item: int
     step: int
@@ -124,7 +125,8 @@ class Entry(_message.Message):
     sub_run_started: SubRunStarted
     inbox_taken: InboxTaken
     run_completed: RunCompleted
-    def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ...) -> None: ...
+    survived: Survived
+    def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., survived: _Optional[_Union[Survived, _Mapping]] = ...) -> None: ...
 
 class Adopted(_message.Message):
     __slots__ = ("epoch", "executor_id", "handed_over")
@@ -135,6 +137,10 @@ class Adopted(_message.Message):
     executor_id: str
     handed_over: bool
     def __init__(self, epoch: _Optional[int] = ..., executor_id: _Optional[str] = ..., handed_over: bool = ...) -> None: ...
+
+class Survived(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StepCompleted(_message.Message):
     __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced")
