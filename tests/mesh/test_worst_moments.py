@@ -180,8 +180,8 @@ def test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more(
     run(scenario())
 
 
-QUOTA_BYTES = 16 * 1024 * 1024
-FILLER_BYTES = 200_000
+QUOTA_BYTES = 32 * 1024 * 1024
+FILLER_BYTES = 300_000
 
 
 def test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_when_there_is_room(
@@ -196,7 +196,7 @@ def test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_whe
         async def fill(client: Client, share: float) -> None:
             """Write until etcd is that full, or takes no more."""
             for number in range(QUOTA_BYTES // FILLER_BYTES + 10):
-                if int((await asyncio.to_thread(etcd.ask, "maintenance/status"))["dbSize"]) >= share * QUOTA_BYTES:
+                if int((await asyncio.to_thread(etcd.ask, "maintenance/status"))["dbSizeInUse"]) >= share * QUOTA_BYTES:
                     break
                 try:
                     await asyncio.to_thread(etcd.put, f"filler/{number}", "x" * FILLER_BYTES)
@@ -211,6 +211,7 @@ def test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_whe
                 while answer != wanted:
                     outcome = (await client.submit_runs(chain(1), [0]))[0]
                     answer = outcome.reason if isinstance(outcome, StepflowError) else ""
+                    await asyncio.sleep(0.2)
 
         async def scenario() -> None:
             async with Client(control.address, patience_s=0) as client, mesh.store() as store:
@@ -225,7 +226,7 @@ def test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_whe
                 await fill(client, 2)
                 with pytest.raises(StoreUnavailable):
                     await put(store, "filler/more", b"x")
-                gate.allow(99)
+                gate.allow(10_000)
                 await wait_until_async(lambda: "STORE_FULL" in executor.log, "the executor cannot write", WAIT_S)
                 await asyncio.to_thread(etcd.delete, "filler/")
                 await asyncio.to_thread(etcd.compact, await store.revision())
