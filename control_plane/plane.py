@@ -143,8 +143,8 @@ class ControlPlane:
         cluster = self._cluster
         return {
             executor_id: session.address
-            for executor_id, session in cluster.sessions.items()
-            if any(owned == run_id for owned, _ in cluster.assignments.get(executor_id, ()))
+            for executor_id in cluster.owners.get(run_id, ())
+            if (session := cluster.sessions.get(executor_id)) is not None
         }
 
     def _cluster_changed(self) -> None:

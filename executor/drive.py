@@ -111,6 +111,8 @@ class Drive:
         self.flow_id = record.flow_id
         self.assignment = assignment
         self.epoch = assignment.create_revision
+        self.calls: dict[int, InFlight] = {}
+        """Those of its calls that hosts have, by call id; kept by `Hosts`."""
         self.listener: Listener | None = None
         self.paused = True
         """Until the adoption is over: what hosts hold must be known before anything is dispatched."""
