@@ -60,10 +60,11 @@ test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure steps per second and milliseconds per step, embedded and in a mesh
+bench: $(STAMP) ## measure steps per second and milliseconds per step, and what 10,000 live runs cost
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
+	@$(BIN)/python -m benchmarks.live_runs
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
