@@ -153,9 +153,11 @@ class Drive:
         apply(self.state, entry)
         self._buffer.append(entry)
 
-    def adopted(self, executor_id: str, *, handed_over: bool = False) -> None:
+    def adopted(self, executor_id: str, *, handed_over: bool = False, unnoted_owner: str = "") -> None:
         """Record that this owner has come: its first entry."""
-        fact = pb.Adopted(epoch=self.epoch, executor_id=executor_id, handed_over=handed_over)
+        fact = pb.Adopted(
+            epoch=self.epoch, executor_id=executor_id, handed_over=handed_over, unnoted_owner=unnoted_owner
+        )
         self.feed(pb.Entry(at_ms=self.owner.now_ms(), adopted=fact))
 
     def survived(self) -> None:

@@ -538,9 +538,8 @@ class Executor:
         self._drives[place] = drive
         self._by_run.setdefault(drive.run_id, []).append(drive)
         moved = state_pb2.Assignment.FromString(assignment.value)
-        if moved.taken_from and not loaded.state.entries_journaled:
-            drive.adopted(moved.taken_from)  # it died before it could say so, perhaps of this run
-        drive.adopted(self.id, handed_over=moved.handed_over)
+        unnoted = "" if loaded.state.entries_journaled else moved.taken_from
+        drive.adopted(self.id, handed_over=moved.handed_over, unnoted_owner=unnoted)
         for item in (*loaded.inbox, *self._early.pop(place, ())):
             drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
         if refusal is not None:

@@ -95,8 +95,9 @@ def apply(state: RunState, entry: pb.Entry) -> None:
 def _apply_adopted(state: RunState, adopted: pb.Adopted) -> None:
     state.adoptions += 1
     if not adopted.handed_over:
-        state.adoptions_in_a_row += 1
-        state.adoptions_fruitless += 1
+        owners = 2 if adopted.unnoted_owner else 1
+        state.adoptions_in_a_row += owners
+        state.adoptions_fruitless += owners
     state.epoch = adopted.epoch
     if state.adoptions == 1:
         state.root.created_at_ms = state.last_at_ms

@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 WAIT_S = 30.0
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as server:
-        yield server
-
-
 @pytest.fixture
 def mesh(etcd: EtcdServer, tmp_path: Path) -> Iterator[Processes]:
     with processes(etcd, tmp_path, f"{uuid4().hex[:12]}/") as mesh:
