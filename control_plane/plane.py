@@ -147,6 +147,11 @@ class ControlPlane:
             if (session := cluster.sessions.get(executor_id)) is not None
         }
 
+    def places_on(self, executor_id: str) -> bool:
+        """Whether an executor would get new runs, as far as is known here."""
+        session = self._cluster.sessions.get(executor_id)
+        return session is not None and not session.draining
+
     def _cluster_changed(self) -> None:
         self._leader.look()
 

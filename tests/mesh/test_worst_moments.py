@@ -18,8 +18,11 @@ from support.etcd import FAST, running_etcd
 from support.mesh import Gate, Processes, gated_config, processes
 from support.proxy import TcpProxy
 
+from control_plane.plane import RunRequest
 from stepflow.client import Client
+from stepflow.codec import encode
 from stepflow.errors import StepflowError
+from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
 from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX
 from stepflow.store import StoreUnavailable, keys, put, range_all
@@ -84,13 +87,16 @@ def test_runs_that_move_to_an_executor_which_dies_before_it_takes_them_up_move_o
 ) -> None:
     mesh.host(gated_config(tmp_path))
     first = mesh.executor()
-    control = mesh.start("control_plane")
 
     async def scenario() -> None:
-        async with Client(control.address) as client, mesh.store() as store:
-            run_ids = await client.submit_runs(chain(2), range(RUNS))
+        async with mesh.control() as control, mesh.store() as store:
+            run_ids = [
+                await control.submit(RunRequest(flow=flow_from_tree(chain(2)), inputs=[encode(n)])) for n in range(RUNS)
+            ]
             await gate.wait_for(RUNS)
             second = await asyncio.to_thread(mesh.executor)
+            answering = control._leader._liveness.answering
+            await wait_until_async(lambda: answering(second.id), "the leader attends to the second", WAIT_S)
             second.pause()  # its session stands, and it takes nothing up
             first.kill()
             await owned_by(store, second, RUNS)
@@ -98,8 +104,8 @@ def test_runs_that_move_to_an_executor_which_dies_before_it_takes_them_up_move_o
             second.kill()
             gate.allow(99)
             for run_id in run_ids:
-                await completed(client, str(run_id))
-                owners = [each.executor_id for each in await adopted(store, str(run_id))]
+                assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+                owners = [each.executor_id for each in await adopted(store, run_id)]
                 assert owners == [first.id, third.id]
             assert sorted(gate.ledger) == sorted((f"{run_id}/0/s{n}", 1) for run_id in run_ids for n in range(2))
 
