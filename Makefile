@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test matrix demo bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,15 +55,20 @@ proto-check:
 check: lint format types proto-check test ## all of it: lint, format, types, generated code, tests
 
 test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
+	@PYTHONPATH=tests $(BIN)/python -m support.etcd
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
+
+matrix: $(STAMP) ## run every kind of component server through all that flows ask for
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix
 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure steps per second and milliseconds per step, and what 10,000 live runs cost
+bench: $(STAMP) ## measure steps per second, milliseconds per step, what each bridge costs per call, and 10,000 live runs
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
+	@$(BIN)/python -m benchmarks.bridges
 	@$(BIN)/python -m benchmarks.live_runs
 
 clean: ## remove caches and build output (not .venv, not .stepflow)

@@ -1,11 +1,13 @@
-"""The floor: a JSON-RPC loop over a server's pipes that does nothing but keep a window of calls full."""
+"""The floor: a JSON-RPC loop over a server's pipes, or its port, that does nothing but keep a window of calls full."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import subprocess
 import time
+from itertools import count
 
 import msgspec
 
@@ -41,6 +43,34 @@ def bare_calls_per_s(command: list[str], *, component: str, window: int, calls: 
     os.close(read_end)
     os.close(write_end)
     return calls / elapsed
+
+
+async def bare_http_calls_per_s(port: int, *, component: str, window: int, calls: int) -> float:
+    """Return the calls per second of one server that listens on loopback, with `window` connections kept alive."""
+    numbers = count(1)
+    left = calls
+
+    async def one() -> None:
+        nonlocal left
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        while left > 0:
+            left -= 1
+            body = _execute(next(numbers), component)
+            writer.write(_POST % len(body) + body)
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            assert b'"error"' not in await reader.readexactly(size)
+        writer.close()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(window)))
+    return calls / (time.perf_counter() - started)
+
+
+_POST = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Accept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 def _execute(number: int, component: str) -> bytes:

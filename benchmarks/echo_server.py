@@ -1,4 +1,9 @@
-"""The component server of the benchmarks: `step` takes `{value}` and returns it with one added, on the event loop."""
+"""The component server of the benchmarks: `step` takes `{value}` and returns it with one added, on the event loop.
+
+With `--http` over HTTP, without it on stdio.
+"""
+
+import sys
 
 from stepflow.component import component, serve
 
@@ -10,4 +15,4 @@ def step(value: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(http=True if "--http" in sys.argv else None)

@@ -1,9 +1,19 @@
-"""The same component as `echo_server.py`, written for the stepflow-py package (run with its own interpreter)."""
+"""The same component as `echo_server.py`, written for the stepflow-py package (run with its own interpreter).
+
+Up to 0.7 it speaks stdio, and HTTP with `--http PORT`; from 0.9 on HTTP.
+"""
+
+import asyncio
+import sys
 
 import msgspec
-from stepflow_py import StepflowStdioServer
 
-server = StepflowStdioServer()
+try:
+    from stepflow_py import StepflowStdioServer as Server
+except ImportError:
+    from stepflow_py.worker import StepflowServer as Server
+
+server = Server()
 
 
 class StepInput(msgspec.Struct):
@@ -20,4 +30,11 @@ def step(input: StepInput) -> StepOutput:  # the package's convention
 
 
 if __name__ == "__main__":
-    server.run()
+    if "--http" in sys.argv:
+        from stepflow_py.http_server import StepflowHttpServer
+
+        asyncio.run(StepflowHttpServer(server._server, host="127.0.0.1", port=int(sys.argv[-1])).run())
+    else:
+        running = server.run()
+        if running is not None:  # the later one is asynchronous
+            asyncio.run(running)

@@ -110,11 +110,11 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             replace_routes=config.replace_routes,
         )
         stack.push_async_callback(registration.close)
+        service.on_drain = registration.drain
         await registration.start()
         await host.start(changed=changed)
         serving.ready("component_host", host.id, address)
         yield
-        registration.drain()
         await service.drain(config.drain_grace_s)
 
 

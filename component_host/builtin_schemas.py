@@ -48,6 +48,21 @@ BUILTINS = (
         _object(["duration_ms"], duration_ms=_COUNT, passthrough=_ANY),
     ),
     ComponentInfo(
+        "/wait_for_signal",
+        "/wait_for_signal",
+        "Waits for a signal of this name to the run; holds no slot meanwhile and survives a restart.",
+        _object(
+            ["name"],
+            name={"type": "string", "minLength": 1, "maxLength": 128},
+            timeout_ms={**_COUNT, "description": "Without one it waits for ever"},
+        ),
+        _object(
+            ["payload", "timed_out"],
+            payload={"description": "What came with the signal; null when none came in time"},
+            timed_out={"type": "boolean"},
+        ),
+    ),
+    ComponentInfo(
         "/create_messages",
         "/create_messages",
         "Makes a list of chat messages from a prompt and optional system instructions.",

@@ -99,7 +99,7 @@ class ComponentHost:
         held_s_max: float = HELD_S_MAX,
     ) -> None:
         self.id = host_id
-        self.backends = backends
+        self.backends = dict(backends)
         self.blobs = blobs
         self.held_s_max = held_s_max
         self.callback_ids = count(1)
@@ -145,6 +145,15 @@ class ComponentHost:
         for start in starts:
             if not start.cancelled():
                 start.result()
+
+    def add(self, name: str, backend: Backend | StepflowError) -> None:
+        """Have one more plugin, to be started; or one that never can be, for that reason."""
+        if isinstance(backend, StepflowError):
+            self._plugins[name] = Plugin(name, None, PluginState.FAILED, error=backend)
+            self.failures[name] = backend
+        else:
+            self.backends[name] = backend
+            self._plugins[name] = Plugin(name, backend)
 
     async def _start(self, plugin: Plugin, changed: Callable[[], None]) -> None:
         """Start a backend; only `changed` can raise here. Cancelled by `close` alone."""
@@ -316,11 +325,11 @@ class ComponentHost:
                 self._give(call)
 
     def _not_running(self, plugin: Plugin) -> Failure:
+        if plugin.error is not None:
+            return _unreachable(plugin.error.reason, f"plugin {plugin.name!r} did not start: {plugin.error.message}")
         if plugin.backend is None:
             return _unreachable("PLUGIN_UNKNOWN", f"host {self.id} does not run plugin {plugin.name!r}")
-        if plugin.error is None:
-            return _unreachable("PLUGIN_NOT_STARTED", f"plugin {plugin.name!r} is not started on host {self.id}")
-        return _unreachable(plugin.error.reason, f"plugin {plugin.name!r} did not start: {plugin.error.message}")
+        return _unreachable("PLUGIN_NOT_STARTED", f"plugin {plugin.name!r} is not started on host {self.id}")
 
     def _stopped(self) -> Failure:
         return _unreachable("HOST_STOPPED", f"component host {self.id} was stopped")

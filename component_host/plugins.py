@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from component_host.backend import BackendContext
-from stepflow.config import BuiltinPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
+from stepflow.config import BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from component_host.backend import Backend
+    from component_host.pull_door import PullDoor
     from stepflow.config import Config
 
 
@@ -29,13 +30,20 @@ def make_backends(
     wanted = {rule.plugin for rules in config.routes.values() for rule in rules}
     if names is not None:
         wanted &= set(names)
-    return {name: make_backend(name, config, environ, listing_changed) for name in config.plugins if name in wanted}
+    doors: dict[tuple[str, str, bool], PullDoor] = {}
+    return {
+        name: make_backend(name, config, environ, listing_changed, doors) for name in config.plugins if name in wanted
+    }
 
 
 def make_backend(
-    name: str, config: Config, environ: Mapping[str, str], listing_changed: Callable[[], None] = lambda: None
+    name: str,
+    config: Config,
+    environ: Mapping[str, str],
+    listing_changed: Callable[[], None] = lambda: None,
+    doors: dict[tuple[str, str, bool], PullDoor] | None = None,
 ) -> Backend:
-    """Build one backend. Raises as `make_backends` does."""
+    """Build one backend. `doors` are those of the backends before it. Raises as `make_backends` does."""
     plugin = config.plugin(name, environ)
     check_supported(name, plugin)
     context = BackendContext(name, str(config.working_directory), environ, listing_changed)
@@ -62,20 +70,63 @@ def make_backend(
                 mode=plugin.mode,
             ),
         )
+    if isinstance(plugin, GrpcPlugin):
+        return _pull_backend(context, plugin, {} if doors is None else doors)
     assert isinstance(plugin, StepflowPlugin), "check_supported lets nothing else pass"
+    common: dict[str, Any] = {
+        "command": plugin.command,
+        "args": plugin.args,
+        "env": plugin.env,
+        "inherit_env": plugin.inherit_env,
+        "processes": plugin.processes,
+        "concurrency": plugin.concurrency,
+        "start_timeout_s": plugin.start_timeout_ms / 1000,
+        "request_timeout_s": plugin.request_timeout_ms / 1000,
+    }
+    if plugin.transport == "http":
+        from component_host.stepflow_http import HttpServerConfig, StepflowHttpBackend
+
+        return StepflowHttpBackend(
+            context,
+            HttpServerConfig(
+                url=plugin.url,
+                headers=plugin.headers,
+                blob_threshold=plugin.blob_threshold,
+                blob_host=plugin.blob_host,
+                **common,
+            ),
+        )
     from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
 
-    return StepflowStdioBackend(
-        context,
-        StdioServerConfig(
-            command=plugin.command,
-            args=plugin.args,
-            env=plugin.env,
-            inherit_env=plugin.inherit_env,
-            processes=plugin.processes,
-            concurrency=plugin.concurrency,
-            line_bytes_max=plugin.line_bytes_max,
-            start_timeout_s=plugin.start_timeout_ms / 1000,
-            request_timeout_s=plugin.request_timeout_ms / 1000,
-        ),
+    return StepflowStdioBackend(context, StdioServerConfig(line_bytes_max=plugin.line_bytes_max, **common))
+
+
+PULL_LISTEN = "127.0.0.1:7837"
+"""Where stepflow-py's workers look for tasks by default."""
+
+
+def _pull_backend(context: BackendContext, plugin: GrpcPlugin, doors: dict[tuple[str, str, bool], PullDoor]) -> Backend:
+    from component_host.pull_door import PullDoor
+    from component_host.stepflow_pull import PullConfig, StepflowPullBackend
+
+    listen = plugin.listen or ("" if plugin.command else PULL_LISTEN)
+    door: PullDoor | None = None
+    if listen:
+        where = (listen, plugin.advertise, plugin.insecure)
+        door = doors.get(where)
+        if door is None:
+            door = doors[where] = PullDoor(listen, advertise=plugin.advertise, insecure=plugin.insecure)
+    limit_ms = plugin.execution_timeout_ms
+    pull = PullConfig(
+        queue_name=plugin.queue_name,
+        command=plugin.command,
+        args=plugin.args,
+        env=plugin.env,
+        inherit_env=plugin.inherit_env,
+        processes=plugin.processes,
+        concurrency=plugin.concurrency,
+        queue_timeout_s=plugin.queue_timeout_ms / 1000,
+        execution_timeout_s=None if limit_ms is None else limit_ms / 1000,
+        start_timeout_s=plugin.start_timeout_ms / 1000,
     )
+    return StepflowPullBackend(context, pull, door)

@@ -33,7 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepflow.errors import Invalid, Unavailable
+from stepflow.codec import encode
+from stepflow.errors import Code, Failure, Invalid, Unavailable
 from stepflow.telemetry import get_logger, is_secret_name, redact
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class ProcessSpec:
     """The host's own environment."""
     stderr_hidden: tuple[str, ...] = ()
     """Beginnings of stderr lines that must not be kept or logged: some servers echo payloads there."""
+    secrets: tuple[str, ...] = ()
+    """What stands in no environment and is taken out of stderr all the same."""
 
 
 def server_environment(spec: ProcessSpec) -> dict[str, str]:
@@ -285,6 +288,22 @@ class ServerProcess:
             return f"was killed by {signal.Signals(-code).name}"
         return f"was killed by signal {-code}"
 
+    def start_error(self, reason: str, what: str, more: str = "") -> Unavailable:
+        """Return what to raise when it did not become ready: how it was started, and the last of its stderr."""
+        plugin = self._spec.plugin
+        text = f"plugin {plugin!r}: the server {what}. It was started as `{self.command_line()}`{more}"
+        tail = self.stderr_tail()
+        text += f"; the end of its stderr:\n{tail}" if tail else "; it wrote nothing to stderr"
+        return Unavailable(reason, text, plugin=plugin)
+
+    def loss(self) -> Failure:
+        """Return the failure of a call that was in flight when it ended."""
+        return Failure(
+            Code.UNREACHABLE,
+            f"server {self._spec.plugin!r} {self.exit_text()} while the call was in flight",
+            encode({"exit_code": self.returncode, "stderr": self.stderr_tail()}),
+        )
+
     # --- the way out
 
     def _flush(self) -> None:
@@ -427,9 +446,10 @@ class ServerProcess:
 
 
 def _secrets_in(spec: ProcessSpec) -> list[str]:
-    """Return the values of secret-looking variables: the host's may have been substituted into `args` and `env`."""
+    """Return the secrets: those told, and secret-looking variables, which may have been put into `args` and `env`."""
     variables = {**spec.environ, **spec.env}
-    return [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
+    named = [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
+    return [*spec.secrets, *named]
 
 
 def _read(fd: int) -> bytes | None:

@@ -3,6 +3,8 @@
 - A stream is only a carrier. When it breaks, its calls go on, and are joined by whoever asks for them next.
 - The reader never waits for the writer; what gathers while a frame is being written goes into the next one.
 - Credits go out with the frames that are due anyway, or in one of their own.
+- Draining is for good: the host says so in its session, gives no more credits, and is done when every result is
+  acknowledged.
 
 Does not know a call from a result: `ComponentHost` does.
 """
@@ -13,13 +15,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from component_host.credits import CAPACITY_DEFAULT, Account, Credits
-from stepflow.errors import Refused
+from stepflow.errors import Deadline, Refused
 from stepflow.frames import FrameQueue, pump
 from stepflow.mesh.v1 import host_pb2
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from component_host.host import ComponentHost
     from component_host.streams import HostStream
@@ -29,11 +31,19 @@ log = get_logger(__name__)
 
 DRAIN_POLL_S = 0.02
 
+DRAIN_QUIET_S = 0.3
+"""Without calls, before it is believed that none is on its way: the executors have to hear of it first."""
+
+DRAIN_TIMEOUT_S = 50.0
+"""Of one request to drain; shorter than whoever asks is willing to wait."""
+
 
 class HostService:
     """Serves one `ComponentHost`."""
 
     def __init__(self, host: ComponentHost, *, capacity: int = CAPACITY_DEFAULT) -> None:
+        self.on_drain: Callable[[], None] = lambda: None
+        """Called when the draining begins, however often it does: the executors are to be told."""
         self._host = host
         self._credits = Credits(capacity)
         self._connections: dict[Account, _Connection] = {}
@@ -44,14 +54,28 @@ class HostService:
         server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
 
     async def drain(self, grace_s: float) -> bool:
-        """Give no more credits; return True when every result is acknowledged, False when the grace is over first."""
+        """Take no more calls; return True when every result is acknowledged, False when the grace is over first."""
         self._draining = True
+        self.on_drain()
         log.info("draining", host_id=self._host.id, calls=self._host.calls_held)
         loop = asyncio.get_running_loop()
         until_s = loop.time() + grace_s
-        while self._host.calls_held and loop.time() < until_s:  # noqa: ASYNC110  # an event would cost every call a look
-            await asyncio.sleep(DRAIN_POLL_S)
+        quiet_until_s = loop.time() + DRAIN_QUIET_S
+        while loop.time() < until_s:
+            if self._host.calls_held:
+                quiet_until_s = loop.time() + DRAIN_QUIET_S
+            elif not self._connections or loop.time() >= quiet_until_s:
+                break
+            await asyncio.sleep(DRAIN_POLL_S)  # an event would cost every call a look
         return not self._host.calls_held
+
+    async def drain_host(self, _request: host_pb2.DrainHostRequest, _context: Any) -> host_pb2.DrainHostResponse:
+        """Raises: Deadline DRAIN_TIMEOUT."""
+        if not await self.drain(DRAIN_TIMEOUT_S):
+            raise Deadline(
+                "DRAIN_TIMEOUT", f"{self._host.calls_held} calls of host {self._host.id} are still there; ask again"
+            )
+        return host_pb2.DrainHostResponse()
 
     async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
         """Carry one executor's stream. Raises: Refused STREAM_INVALID; Overloaded STREAM_OVERRUN."""
@@ -137,8 +161,12 @@ def _register(service: HostService, server: Any) -> None:
         request_deserializer=host_pb2.ExecutorFrame.FromString,
         response_serializer=None,  # the queue has encoded the frames already
     )
+    drain: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        service.drain_host, host_pb2.DrainHostRequest.FromString, host_pb2.DrainHostResponse.SerializeToString
+    )
     name = "stepflow.mesh.v1.ComponentHostService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Connect": connect}),))
+    handlers = {"Connect": connect, "DrainHost": drain}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 
 __all__ = ["HostService"]

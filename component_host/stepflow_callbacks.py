@@ -80,17 +80,27 @@ class _GetBlob(Struct):
 
 
 async def _put_blob(call: HostCall, request: _PutBlob) -> dict[str, str]:
-    content = await _compact(request.data, "the blob")
-    return {"blob_id": await call.blobs.put(content, blob_type=request.blob_type or "data")}
+    return {"blob_id": await put_json(call.blobs, request.data, request.blob_type)}
 
 
 async def _get_blob(call: HostCall, request: _GetBlob) -> dict[str, Any]:
-    content, blob_type = await call.blobs.get(request.blob_id)
+    text, blob_type = await get_json(call.blobs, request.blob_id)
+    return {"data": text, "blob_type": blob_type}
+
+
+async def put_json(blobs: BlobAccess, data: Raw | bytes, blob_type: str | None) -> str:
+    """Store a JSON value and return its id. Raises: StepflowError."""
+    return await blobs.put(await _compact(data, "the blob"), blob_type=blob_type or "data")
+
+
+async def get_json(blobs: BlobAccess, blob_id: str) -> tuple[Raw, str]:
+    """Return a JSON blob without newlines, and its type, `data` or `flow`. Raises: StepflowError."""
+    content, blob_type = await blobs.get(blob_id)
     if blob_type == "binary":
-        raise Invalid("BLOB_NOT_JSON", f"blob {request.blob_id} is binary; this protocol carries JSON only")
+        raise Invalid("BLOB_NOT_JSON", f"blob {blob_id} is binary; this protocol carries JSON only")
     # A newline inside would end the line that carries it. What we stored has none; checking costs nothing.
     text = content if b"\n" not in content else await _compact(content, "the blob")
-    return {"data": Raw(text), "blob_type": "flow" if blob_type == "flow" else "data"}
+    return Raw(text), "flow" if blob_type == "flow" else "data"
 
 
 # --- runs: the words up to 0.7 -------------------------------------------------------------------------------------
@@ -330,3 +340,6 @@ _HANDLERS = {
     "runs/submit": _Handler(_SubmitRun, _submit_run),
     "runs/get": _Handler(_GetRun, _get_run),
 }
+
+WAITING_METHODS = frozenset({"flows/evaluate", "flows/get_batch", "runs/submit", "runs/get"})
+"""Those that can wait for a run, which may need what the waiting component holds."""

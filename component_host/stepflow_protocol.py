@@ -33,6 +33,17 @@ FAILURE_DATA_BYTES_MAX = 64 * 1024
 
 FAILURE_MESSAGE_CHARS_MAX = 16 * 1024
 
+ECHOES = (
+    "Received message: ",
+    "Processing Received: ",
+    "Sending response: ",
+    "Sent outgoing message: ",
+    "Resolved pending request ",
+    "Executed component ",
+    "Result: ",
+)
+"""What 0.2.1 to 0.6.0 write to stderr for each message, with all of the payload."""
+
 # JSON-RPC error codes that we send
 NOT_FOUND = -32011
 INVALID_VALUE = -32012
@@ -109,13 +120,13 @@ def error_line(request_id: int | str, code: int, message: str) -> bytes:
     return line_of(ErrorReply(request_id, ErrorObject(code, message)))
 
 
-def initialize_params(plugin: str) -> dict[str, Any]:
+def initialize_params(plugin: str, **capabilities: Any) -> dict[str, Any]:
     """Build the parameters of `initialize` that every generation accepts."""
     return {
         "runtime_protocol_version": PROTOCOL_VERSION,
         "runtimeProtocolVersion": PROTOCOL_VERSION,
         "protocol_prefix": plugin,
-        "capabilities": {"progress": True},
+        "capabilities": {"progress": True, **capabilities},
     }
 
 
@@ -155,8 +166,8 @@ class SpanIds:
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def execute_line(call: HostCall, request_id: int, spans: SpanIds) -> bytes:
-    """Encode `components/execute` for a call."""
+def execute_line(call: HostCall, number: int, spans: SpanIds, request_id: int | str | None = None) -> bytes:
+    """Encode `components/execute` for a call; its id is the number that the spans carry, unless it is given."""
     request = call.request
     step_id, run_id, flow_id = request.step_id, request.run_id, request.flow_id
     path_params = dict(request.path_params)
@@ -168,14 +179,14 @@ def execute_line(call: HostCall, request_id: int, spans: SpanIds) -> bytes:
         flow_id=flow_id,
         attempt=request.attempt,
         observability=Observability(
-            spans.trace_id(request_id, request.traceparent), spans.span_id(request_id), run_id, flow_id, step_id
+            spans.trace_id(number, request.traceparent), spans.span_id(number), run_id, flow_id, step_id
         ),
         idempotency_key=request.key,
         timeout_ms=request.timeout_ms or None,
         path_params=path_params,
         item=request.item,
     )
-    return _encode(Request(request_id, "components/execute", params)) + b"\n"
+    return _encode(Request(request_id or number, "components/execute", params)) + b"\n"
 
 
 def concrete_component(component: str, path_params: dict[str, str]) -> str:
@@ -225,7 +236,7 @@ class Capabilities(Struct, rename="camel"):
 
 
 class ProgressParams(Struct):
-    id: int
+    id: int | str
     done: float | None = None
     total: float | None = None
     message: str | None = None
@@ -243,7 +254,7 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 decode_capabilities = msgspec.json.Decoder(Capabilities).decode
 decode_progress = msgspec.json.Decoder(ProgressParams).decode
-_decode_line = msgspec.json.Decoder(Line).decode
+decode_line = msgspec.json.Decoder(Line).decode
 _decode_lines = msgspec.json.Decoder(Line).decode_lines
 _decode_listing = msgspec.json.Decoder(list[_ListedComponent]).decode
 
@@ -258,6 +269,34 @@ def decode_listing(components: Raw) -> list[ComponentInfo]:
             ComponentInfo(listed.component, path, listed.description, listed.input_schema, listed.output_schema)
         )
     return infos
+
+
+def capabilities_of(reply: Line) -> Capabilities | None:
+    """Return what a server announces in its reply to `initialize`; None from one that knows no capabilities."""
+    try:
+        return decode_capabilities(_member(reply, "capabilities"))
+    except DECODE_ERRORS:
+        return None
+
+
+def listing_of(reply: Line) -> list[ComponentInfo]:
+    """Decode the reply to `components/list`. Raises one of `DECODE_ERRORS`."""
+    return decode_listing(_member(reply, "components"))
+
+
+def _member(reply: Line, name: str) -> Raw:
+    value = UNSET if reply.result is UNSET else getattr(reply.result, name)
+    return value if isinstance(value, Raw) else Raw(b"null")
+
+
+def settle(call: HostCall, reply: Line, plugin: str) -> None:
+    """End a call with what its server has answered."""
+    if reply.error is not UNSET:
+        call.fail(failure_of(reply.error))
+    elif reply.result is not UNSET and reply.result.output is not UNSET:
+        call.succeed(bytes(reply.result.output))
+    else:
+        call.fail(Failure(Code.WORKER_ERROR, f"server {plugin!r} answered without a result or an error"))
 
 
 def decode_lines(text: bytes) -> tuple[list[Line], list[bytes]]:
@@ -286,7 +325,7 @@ def _salvage(piece: bytes) -> Line | None:
         if start < 0:
             continue
         try:
-            return _decode_line(piece[start:])
+            return decode_line(piece[start:])
         except DECODE_ERRORS:
             pass
         try:

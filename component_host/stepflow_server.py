@@ -30,6 +30,7 @@ from msgspec import UNSET, Raw, Struct
 from component_host import stepflow_protocol as protocol
 from component_host.process import ProcessSpec, ServerProcess
 from component_host.stepflow_callbacks import answer
+from component_host.stepflow_pool import NO_ROOM
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import get_logger
@@ -56,9 +57,6 @@ REPLY_BYTES_MAX = PAYLOAD_BYTES_MAX + 1024 * 1024
 OUTGOING_BYTES_MAX = 64 * 1024 * 1024
 """Sent, but not yet read by the server. At least one line of the largest size fits."""
 
-NO_ROOM = float("-inf")
-"""Of a process that is not ready; what ends in it gives no room."""
-
 CALLBACKS_MAX = 1_000
 """Requests of one process that are being served."""
 
@@ -66,17 +64,6 @@ NOISE_CHARS_MAX = 200
 
 assert OUTGOING_BYTES_MAX > LINE_BYTES_OWN
 assert LINE_BYTES_OWN > PAYLOAD_BYTES_MAX
-
-_ECHOES = (
-    "Received message: ",
-    "Processing Received: ",
-    "Sending response: ",
-    "Sent outgoing message: ",
-    "Resolved pending request ",
-    "Executed component ",
-    "Result: ",
-)
-"""What 0.2.1 to 0.6.0 write to stderr for each message, with all of the payload."""
 
 _PROBE_COMPONENT = "/stepflow-mesh/does-not-exist"
 
@@ -107,6 +94,7 @@ class StdioServer:
         self, context: BackendContext, config: StdioServerConfig, on_room: Callable[[StdioServer], None]
     ) -> None:
         self.components: list[ComponentInfo] = []
+        self.lists_all = True
         self.room = NO_ROOM
         """How many executes more it may get now."""
         self.end_was_wanted = False
@@ -121,7 +109,7 @@ class StdioServer:
             inherit_env=config.inherit_env,
             working_directory=context.working_directory,
             environ=context.environ,
-            stderr_hidden=_ECHOES,
+            stderr_hidden=protocol.ECHOES,
         )
         self._spans = protocol.SpanIds(secrets.randbits(63))
         self._last_id = 0
@@ -205,13 +193,13 @@ class StdioServer:
 
     async def _shake_hands(self, process: ServerProcess) -> None:
         reply = await self._ask("initialize", protocol.initialize_params(self._spec.plugin))
-        capabilities = _capabilities(reply)
+        capabilities = protocol.capabilities_of(reply)
         process.make_output_blocking()
         process.write(protocol.line_of(protocol.Notification("initialized", {})))
         probes = [] if capabilities is not None else self._probe()
         reply = await self._ask("components/list", {})
         try:
-            self.components = protocol.decode_listing(_member(reply, "components"))
+            self.components = protocol.listing_of(reply)
         except protocol.DECODE_ERRORS as error:
             raise _RefusedError(f"sent a list of components that is none: {error}") from None
         if capabilities is not None:
@@ -272,24 +260,17 @@ class StdioServer:
         for task in list(self._callbacks):
             task.cancel()
         executes, self._executes = self._executes, {}
-        failure = Failure(
-            Code.UNREACHABLE,
-            f"server {self._spec.plugin!r} {self.how_it_ended} while the call was in flight",
-            msgspec.json.encode({"exit_code": process.returncode, "stderr": process.stderr_tail()}),
-        )
+        failure = process.loss()
         for call in executes.values():
             if call is not None:
                 call.fail(failure)
 
     def _start_error(self, reason: str, what: str) -> Unavailable:
-        process = self._process
-        assert process is not None
-        text = f"plugin {self._spec.plugin!r}: the server {what}. It was started as `{process.command_line()}`"
-        if self._first_noise:
-            text += f"; its stdout begins with {self._first_noise!r}, which is not the StepFlow protocol"
-        tail = process.stderr_tail()
-        text += f"; the end of its stderr:\n{tail}" if tail else "; it wrote nothing to stderr"
-        return Unavailable(reason, text, plugin=self._spec.plugin)
+        assert self._process is not None
+        noise = self._first_noise
+        return self._process.start_error(
+            reason, what, f"; its stdout begins with {noise!r}, which is not the StepFlow protocol" if noise else ""
+        )
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -367,14 +348,7 @@ class StdioServer:
             return
         self.room += 1
         if call is not None:
-            if line.error is not UNSET:
-                call.fail(protocol.failure_of(line.error))
-            elif line.result is not UNSET and line.result.output is not UNSET:
-                call.succeed(bytes(line.result.output))
-            else:
-                call.fail(
-                    Failure(Code.WORKER_ERROR, f"server {self._spec.plugin!r} answered without a result or an error")
-                )
+            protocol.settle(call, line, self._spec.plugin)
         self._on_room(self)
 
     # --- questions about the server itself ------------------------------------------------------------------------
@@ -458,7 +432,7 @@ class StdioServer:
     def _note_progress(self, params: Raw) -> None:
         with contextlib.suppress(*protocol.DECODE_ERRORS):
             progress = protocol.decode_progress(params)
-            call = self._executes.get(progress.id)
+            call = self._executes.get(progress.id) if isinstance(progress.id, int) else None
             if call is not None:
                 call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")
 
@@ -570,16 +544,3 @@ def _ids_of(line: protocol.Line) -> _Ids | None:
 
 
 _UNKNOWN: Any = object()
-
-
-def _member(reply: protocol.Line, name: str) -> Raw:
-    value = UNSET if reply.result is UNSET else getattr(reply.result, name)
-    return value if isinstance(value, Raw) else Raw(b"null")
-
-
-def _capabilities(reply: protocol.Line) -> protocol.Capabilities | None:
-    """Return what the server announces; None from a server that knows no capabilities."""
-    try:
-        return protocol.decode_capabilities(_member(reply, "capabilities"))
-    except protocol.DECODE_ERRORS:
-        return None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from control_plane.retention import RetentionPolicy
+    from stepflow.config import RetryConfig
 
 DEFAULT_PORT = 7840
 
@@ -26,6 +27,7 @@ class ControlPlaneConfig:
     common: serving.ServiceConfig
     lead: bool
     retention: RetentionPolicy
+    retry: RetryConfig | None
     etcd_quota_bytes: int
 
     def __post_init__(self) -> None:
@@ -44,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
         help="stand for leader, who places runs and takes them over; default: yes",
     )
     made.add_argument(
+        "--config", metavar="FILE", help="stepflow-config.yml: its `retry` section is for runs that bring none"
+    )
+    made.add_argument(
         "--store-bytes-max", type=int, default=1024**3, metavar="BYTES", help="of ended runs in etcd; default: 1 GiB"
     )
     made.add_argument(
@@ -51,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--keep-runs", type=float, default=7 * 24.0, metavar="HOURS", help="after their end; default: %(default)s"
+    )
+    made.add_argument(
+        "--keep-blobs",
+        type=float,
+        default=30 * 24.0,
+        metavar="HOURS",
+        help="shared ones, after their last put, unless something refers to them; default: %(default)s",
     )
     made.add_argument(
         "--etcd-quota-bytes",
@@ -63,8 +75,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
-    """Raises: Invalid."""
+    """Raises: StepflowError."""
     from control_plane.retention import RetentionPolicy
+    from stepflow.config import load_config
 
     return ControlPlaneConfig(
         common=serving.read_options(options),
@@ -73,7 +86,9 @@ def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
             store_bytes_max=options.store_bytes_max,
             journals_s=options.keep_journals * 3600,
             runs_s=options.keep_runs * 3600,
+            blobs_s=options.keep_blobs * 3600,
         ),
+        retry=None if options.config is None else load_config(options.config).retry,
         etcd_quota_bytes=options.etcd_quota_bytes,
     )
 
@@ -92,7 +107,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         store = await serving.open_store(common.etcd)
         stack.push_async_callback(store.close)
         blobs = BlobStore.open(common.blobs)
-        control = ControlPlane(store, blobs, tls=common.tls)
+        control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
         retention = Retention(store, blobs, config.retention, control.leadership)

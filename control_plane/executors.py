@@ -1,4 +1,4 @@
-"""What the API asks of executors directly: live events of a run, and to hand everything over.
+"""What the API asks of executors and hosts directly: live events of a run, and to drain.
 
 - Live events are a favour: whatever goes wrong with them is logged and tried again, and nobody is told.
 - A run may have several owners (one for each partition), and they change: who owns it is looked up again and again.
@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from stepflow.errors import NotFound, Refused
-from stepflow.mesh.v1 import executor_pb2, executor_pb2_grpc, state_pb2
+from stepflow.mesh.v1 import executor_pb2, executor_pb2_grpc, host_pb2, host_pb2_grpc, state_pb2
 from stepflow.rpc import Tls, error_of, open_channel
 from stepflow.run.facts import failure_from_pb
 from stepflow.run.views import StepEvent
@@ -20,7 +21,7 @@ from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from control_plane.plane import ControlPlane
     from stepflow.store import Store
@@ -96,27 +97,33 @@ class Executors:
         found = await self._store.get(keys.session_executor(executor_id))
         if found is None:
             raise NotFound("EXECUTOR_NOT_FOUND", f"there is no executor {executor_id}", executor_id=executor_id)
-        address = state_pb2.ExecutorSession.FromString(found.value).address
-        if not address:
-            raise Refused("DRAIN_UNSUPPORTED", f"executor {executor_id} cannot be reached: it has no address")
-        channel = open_channel(address, self._tls)
-        try:
+        async with self._reach(state_pb2.ExecutorSession.FromString(found.value).address, executor_id) as channel:
             stub: Any = executor_pb2_grpc.ExecutorServiceStub(channel)
             await stub.DrainExecutor(executor_pb2.DrainExecutorRequest(), timeout=DRAIN_TIMEOUT_S)
             while self._control.places_on(executor_id):  # noqa: ASYNC110  # the watch tells in a moment
                 await asyncio.sleep(SEEN_INTERVAL_S)
+
+    async def drain_host(self, host_id: str) -> None:
+        """Return when every call of the host has ended. Raises: NotFound; Refused; Unavailable; Deadline."""
+        found = await self._store.get(keys.session_host(host_id))
+        if found is None:
+            raise NotFound("HOST_NOT_FOUND", f"there is no host {host_id}", host_id=host_id)
+        async with self._reach(state_pb2.HostSession.FromString(found.value).address, host_id) as channel:
+            stub: Any = host_pb2_grpc.ComponentHostServiceStub(channel)
+            await stub.DrainHost(host_pb2.DrainHostRequest(), timeout=DRAIN_TIMEOUT_S)
+
+    @asynccontextmanager
+    async def _reach(self, address: str, identity: str) -> AsyncIterator[grpc.aio.Channel]:
+        """Open a channel for one call. Raises: Refused `DRAIN_UNSUPPORTED`; what the call fails with."""
+        if not address:
+            raise Refused("DRAIN_UNSUPPORTED", f"{identity} cannot be reached: it has no address")
+        channel = open_channel(address, self._tls)
+        try:
+            yield channel
         except grpc.aio.AioRpcError as failed:
             raise error_of(failed) from None
         finally:
             await channel.close()
-
-    async def drain_host(self, host_id: str) -> None:
-        """Raises: NotFound; Refused, always: a host is drained by ending its process."""
-        if await self._store.get(keys.session_host(host_id)) is None:
-            raise NotFound("HOST_NOT_FOUND", f"there is no host {host_id}", host_id=host_id)
-        raise Refused(
-            "DRAIN_UNSUPPORTED", f"end the process of host {host_id} with SIGTERM: it finishes its calls first"
-        )
 
 
 def _event(live: executor_pb2.LiveEvent) -> StepEvent:

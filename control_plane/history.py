@@ -73,13 +73,22 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal for this item has come in."""
+
+    at_ms: int
+    item: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunDone:
     """Nothing follows."""
 
     run: RunView
 
 
-Happening: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelAsked | RunDone
+Happening: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelAsked | Signalled | RunDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,9 @@ class PartitionHistory:
             happenings.append(Adopted(entry.at_ms, self._partition, adopted.executor_id, adopted.handed_over))
         elif wanted and kind == "inbox_taken" and entry.inbox_taken.cancel:
             happenings.append(CancelAsked(entry.at_ms))
+        elif wanted and kind == "inbox_taken":
+            item = state.root.first_item + entry.item
+            happenings.append(Signalled(entry.at_ms, item, entry.inbox_taken.signal.name))
         happenings += await self._items_ended(entry.at_ms, wanted=wanted)
         if self.ended:
             self._state = None  # a batch has many partitions, and this one says nothing more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from control_plane.history import Adopted, CancelAsked, ItemDone, Moment, RunDone, StepDone, SubRun
+from control_plane.history import Adopted, CancelAsked, ItemDone, Moment, RunDone, Signalled, StepDone, SubRun
 from control_plane.values import fill_struct
 from stepflow.errors import Failure
 from stepflow.mesh.v1 import runs_pb2
@@ -74,6 +74,9 @@ class MessageWriter:
                 return runs_pb2.RunEvent(at_ms=at_ms, item_ended=await self._item_ended(happening))
             case CancelAsked(at_ms):
                 return runs_pb2.RunEvent(at_ms=at_ms, run_cancel_requested=runs_pb2.RunCancelRequested())
+            case Signalled(at_ms, item, name):
+                signalled = runs_pb2.RunSignalled(item=item, signal=name)
+                return runs_pb2.RunEvent(at_ms=at_ms, run_signalled=signalled)
             case RunDone(run):
                 ended = runs_pb2.RunEnded(run=run_message(run))
                 return runs_pb2.RunEvent(at_ms=run.completed_at_ms or 0, run_ended=ended)
@@ -97,6 +100,9 @@ class MessageWriter:
                     retry_at_ms=event.until_ms or 0,
                 )
                 reply.step_retrying.CopyFrom(retrying)
+            case "waiting":
+                waiting = runs_pb2.StepWaiting(step=_place(event), signal=event.message, until_ms=event.until_ms or 0)
+                reply.step_waiting.CopyFrom(waiting)
             case _:
                 reply.step_sleeping.CopyFrom(runs_pb2.StepSleeping(step=_place(event), until_ms=event.until_ms or 0))
         return reply

@@ -24,13 +24,14 @@ from control_plane.listing import PAGE_SIZE_MAX, Listing, RunFilter
 from control_plane.liveness import Liveness
 from control_plane.waits import Waits
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json, blob_id, decode, encode
+from stepflow.config import RetryConfig
 from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
 from stepflow.ids import new_run_id, parse_run_id
 from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
-from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_proto
+from stepflow.retry import backoff_to_proto
 from stepflow.run.model import ENGINE_VERSION
 from stepflow.store import (
     Compare,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from control_plane.views import ItemView, RunView
+    from stepflow.retry import Backoff
     from stepflow.rpc import Tls
     from stepflow.run.views import StepView
     from stepflow.store import Store
@@ -93,8 +95,10 @@ class RunRequest:
     variables: Mapping[str, Any] = field(default_factory=dict)
     overrides: Any = None
     concurrency_max: int | None = None
-    transport_retries_max: int = 3
-    backoff: Backoff = DEFAULT_BACKOFF
+    transport_retries_max: int | None = None
+    """None: as the control plane was told."""
+    backoff: Backoff | None = None
+    """The same."""
     check_input: bool = True
     labels: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,12 +107,19 @@ class ControlPlane:
     """One replica. `start` also makes it stand for leader, unless told otherwise."""
 
     def __init__(
-        self, store: Store, blobs: BlobStore, *, lease_ttl_s: float = LEASE_TTL_S, tls: Tls | None = None
+        self,
+        store: Store,
+        blobs: BlobStore,
+        *,
+        lease_ttl_s: float = LEASE_TTL_S,
+        tls: Tls | None = None,
+        retry: RetryConfig | None = None,
     ) -> None:
-        """`tls`: how executors are reached."""
+        """`tls`: how executors are reached. `retry`: of runs that ask for nothing else."""
         self.id = f"control-plane-{uuid4().hex[:12]}"
         self._store = store
         self._blobs = blobs
+        self._retry = retry or RetryConfig()
         self.listing = Listing(store, blobs)
         self._cluster = Cluster(store, self._cluster_changed)
         liveness = Liveness(store, self.id, tls=tls)
@@ -247,20 +258,23 @@ class ControlPlane:
             variables_json=encode(dict(request.variables)) if request.variables else b"",
             overrides_json=b"" if request.overrides is None else encode(request.overrides),
             policy=state_pb2.Policy(
-                transport_retries_max=request.transport_retries_max,
-                backoff=backoff_to_proto(request.backoff),
                 concurrency_max=request.concurrency_max or CONCURRENCY_MAX_DEFAULT,
-                engine_version=ENGINE_VERSION,
                 input_unchecked=not request.check_input,
             ),
             items_per_partition=_partition_size(request.inputs),
             items_total=len(request.inputs),
             labels_json=encode(dict(request.labels)) if request.labels else b"",
         )
+        # What was asked alone: the same request is the same whatever the mesh was told meanwhile.
         digest = hashlib.sha256(record.SerializeToString(deterministic=True))
+        digest.update(repr((request.transport_retries_max, request.backoff)).encode())
         for text in request.inputs:
             digest.update(b"%d:" % len(text) + text)
         record.request_hash = digest.hexdigest()
+        retries_max, backoff = request.transport_retries_max, request.backoff or self._retry.backoff
+        record.policy.transport_retries_max = self._retry.transport_max_retries if retries_max is None else retries_max
+        record.policy.backoff.CopyFrom(backoff_to_proto(backoff))
+        record.policy.engine_version = ENGINE_VERSION
         record.created_at_ms = time.time_ns() // 1_000_000
         await self._put_inputs(run_id, record, request.inputs)
         return record

@@ -8,7 +8,9 @@
   again before it goes. A status that says the end never changes.
 - At `QUOTA_SHARE_MAX` of etcd's quota no new runs are admitted: those that run must be able to end.
 
-Does not remove flows (they are small, and a run may be begun with them at any time) nor shared blobs.
+- Shared blobs go when they were not put again for long, and nothing refers to them (`shared_blobs`).
+
+Does not remove flows: they are small, and a run may be begun with them at any time.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.views import TERMINAL, run_view
-from stepflow.errors import Invalid, NotFound, Overloaded, Refused, StepflowError
+from stepflow.errors import Forbidden, Invalid, NotFound, Overloaded, Refused, StepflowError
 from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, Delete, DeletePrefix, Txn, keys, modified_at, present, range_all
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 SWEEP_INTERVAL_S = 60.0
+BLOBS_INTERVAL_S = 3600.0
+
 SWEEP_RUNS_MAX = 10_000
 """Runs removed by one sweep; the next one follows at once."""
 
@@ -57,9 +62,11 @@ class RetentionPolicy:
     """Keys and values of all ended runs together."""
     journals_s: float = 24 * 3600.0
     runs_s: float = 7 * 24 * 3600.0
+    blobs_s: float = 30 * 24 * 3600.0
+    """Shared blobs, from their last put."""
 
     def __post_init__(self) -> None:
-        if self.store_bytes_max < 0 or not 0 <= self.journals_s <= self.runs_s:
+        if self.store_bytes_max < 0 or self.blobs_s < 0 or not 0 <= self.journals_s <= self.runs_s:
             raise Invalid(
                 "RETENTION_INVALID", "retention: nothing may be negative, and journals are kept no longer than runs"
             )
@@ -101,6 +108,7 @@ class Retention:
         self._bytes: dict[str, int] = {}
         """Sizes of ended trees, which change only through us."""
         self._stripped: set[str] = set()
+        self._blobs_due_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -118,6 +126,7 @@ class Retention:
             try:
                 if fence is not None:
                     swept = await self.sweep(fence, time.time_ns() // 1_000_000)
+                    await self._sweep_blobs(fence)
                 if swept.removed or swept.stripped:
                     log.info("runs removed", removed=len(swept.removed), journals=len(swept.stripped))
             except StepflowError as error:
@@ -126,6 +135,12 @@ class Retention:
                 log.exception("retention failed by a defect")
             if len(swept.removed) < SWEEP_RUNS_MAX:
                 await asyncio.sleep(SWEEP_INTERVAL_S)
+
+    async def _sweep_blobs(self, fence: Compare) -> None:
+        """Look through the shared blobs from time to time: all of them are listed."""
+        if time.monotonic() >= self._blobs_due_s:
+            self._blobs_due_s = time.monotonic() + min(BLOBS_INTERVAL_S, self._policy.blobs_s)
+            await sweep_shared_blobs(self._store, self._blobs, time.time() - self._policy.blobs_s, fence)
 
     async def sweep(self, fence: Compare, now_ms: int) -> Swept:
         """Remove what must go now, oldest first, a bounded number. Raises: StepflowError."""
@@ -258,6 +273,7 @@ class QuotaGate:
         self._bytes_max = int(quota_bytes * QUOTA_SHARE_MAX)
         self._bytes = 0
         self._asked_at = 0.0
+        self._warned = False
 
     async def check(self) -> None:
         """Raises: Overloaded `STORE_FULL`."""
@@ -268,6 +284,13 @@ class QuotaGate:
             self._asked_at = now  # before the answer: the others go on with the old one meanwhile
             try:
                 self._bytes = (await self._status()).size_in_use_bytes
+            except Forbidden:
+                if not self._warned:
+                    log.warning(
+                        "etcd tells its size to root alone and serves no metrics: no run is refused when it gets full; "
+                        "only --store-bytes-max keeps room"
+                    )
+                self._warned = True
             except StepflowError as error:  # whatever is wrong will show where the run is written
                 log.info("size of the store not known", reason=error.reason)
         if self._bytes > self._bytes_max:

@@ -12,6 +12,7 @@ from control_plane.messages import MessageWriter, run_message
 from control_plane.plane import RunRequest
 from control_plane.retention import delete_run
 from control_plane.service_flows import read_flow
+from control_plane.signals import signal
 from control_plane.values import struct_tree
 from control_plane.views import status_name
 from stepflow.codec import decode
@@ -19,6 +20,7 @@ from stepflow.errors import Exists, Invalid, StepflowError
 from stepflow.ids import parse_run_id
 from stepflow.journal import read_record
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
+from stepflow.retry import backoff_from_proto
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -84,7 +86,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     async def _submit(self, request: runs_pb2.SubmitRunRequest) -> str:
         await self._quota.check()
-        values = self._values
+        values, retry = self._values, request.retry
         flow = await self._flow(request.flow)
         run = RunRequest(
             flow=flow,
@@ -100,6 +102,8 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             concurrency_max=request.concurrency_max or None,
             check_input=not request.input_unchecked,
             labels=struct_tree(request.labels, "labels"),
+            transport_retries_max=retry.transport_retries_max if retry.HasField("transport_retries_max") else None,
+            backoff=backoff_from_proto(retry.backoff) if retry.HasField("backoff") else None,
         )
         try:
             return await self._control.submit(run)
@@ -155,6 +159,19 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, _: Any) -> runs_pb2.CancelRunResponse:
         return runs_pb2.CancelRunResponse(run=run_message(await self._control.cancel(parse_run_id(request.run_id))))
+
+    async def SignalRun(self, request: runs_pb2.SignalRunRequest, _: Any) -> runs_pb2.SignalRunResponse:
+        payload = await self._values.read(request.payload, "payload") if request.HasField("payload") else b"null"
+        signal_id = await signal(
+            self._store,
+            self._blobs,
+            parse_run_id(request.run_id),
+            request.name,
+            payload,
+            item=request.item,
+            signal_id=request.signal_id,
+        )
+        return runs_pb2.SignalRunResponse(signal_id=signal_id)
 
     async def DeleteRun(self, request: runs_pb2.DeleteRunRequest, _: Any) -> runs_pb2.DeleteRunResponse:
         await delete_run(self._store, self._blobs, parse_run_id(request.run_id))

@@ -208,8 +208,13 @@ class Drive:
     def on_inbox(self, message_id: str, message: state_pb2.InboxMessage) -> None:
         """A cancel or a signal has come in. Taken at most once. Ask for a `turn` afterwards."""
         if self.state.status is None and not self.state.ending and message_id not in self.state.inbox_taken:
+            item = message.item - self.state.root.first_item
             taken = pb.InboxTaken(id=message_id, cancel=message.cancel)
-            self.feed(pb.Entry(at_ms=self.owner.now_ms(), inbox_taken=taken))
+            if message.HasField("signal"):
+                if not 0 <= item < len(self.state.root.inputs):
+                    return  # another partition's
+                taken.signal.CopyFrom(message.signal)
+            self.feed(pb.Entry(at_ms=self.owner.now_ms(), item=max(item, 0), inbox_taken=taken))
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 

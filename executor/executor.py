@@ -474,7 +474,7 @@ class Executor:
             self._adopt(place, assignment)
 
     def _inbox_listed(self, items: list[KeyValue]) -> None:
-        for item in items:
+        for item in sorted(items, key=_age):
             self._message(item)
 
     def _inbox_changed(self, events: Sequence[Event]) -> None:
@@ -540,7 +540,7 @@ class Executor:
         moved = state_pb2.Assignment.FromString(assignment.value)
         unnoted = "" if loaded.state.entries_journaled else moved.taken_from
         drive.adopted(self.id, handed_over=moved.handed_over, unnoted_owner=unnoted)
-        for item in (*loaded.inbox, *self._early.pop(place, ())):
+        for item in sorted((*loaded.inbox, *self._early.pop(place, ())), key=_age):
             drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
         if refusal is not None:
             text = f"the run cannot be journaled: {refusal.message}"
@@ -565,6 +565,11 @@ class Executor:
         # An event instead would cost every fact of every run a look at it.
         while not drive.gone and drive.state.adoptions_in_a_row and time.monotonic() < until_s:  # noqa: ASYNC110  # see above
             await asyncio.sleep(ALONE_S / 20)
+
+
+def _age(item: KeyValue) -> int:
+    """For the order in which messages have come in."""
+    return item.create_revision
 
 
 def _nothing(_error: StepflowError | None = None) -> None:

@@ -91,6 +91,8 @@ class Hosts:
         self._table = RouteTable(rules, builtins)
         self._may_send: Callable[[], bool] = lambda: True
         self.changed: Callable[[], None] = lambda: None
+        self.wanted: Callable[[str], None] = lambda _plugin: None
+        """Called when a step waits for a plugin that is starting."""
 
     # --- routes -------------------------------------------------------------------------------------------------------
 
@@ -126,11 +128,10 @@ class Hosts:
         for peer in self._peers.values():
             starting |= peer.starting
             for name, offered in peer.plugins.items():
-                if name in peer.failed:
-                    failed.setdefault(name, []).append(peer)
-                else:
-                    ready.setdefault(name, []).append(peer)
+                if name not in peer.failed:
                     self._known[name] = offered
+                if not peer.draining:  # else nobody gets anything there: who has no other host waits as for none
+                    (failed if name in peer.failed else ready).setdefault(name, []).append(peer)
         self._by_plugin = {**failed, **ready}  # who calls what failed everywhere, learns why
         unknown = {name: _FAILED for name in failed if name not in self._known}
         self._starting = frozenset((starting | self._unheard()) - set(self._by_plugin))
@@ -157,17 +158,19 @@ class Hosts:
         self._rebuild()
 
     def resolve(self, path: str, input: Json) -> Target | NoRoute | None:
-        if self._starting and self._meets_starting(path):
+        if self._starting and (met := self._starting & self._met(path)):
+            for plugin in met:
+                self.wanted(plugin)
             return None
         return self._table.resolve(path, input)
 
     def may_be_engine(self, path: str) -> bool:
         return self._table.may_be_engine(path)
 
-    def _meets_starting(self, path: str) -> bool:
+    def _met(self, path: str) -> set[str]:
+        """Return the plugins that a path may lead to."""
         prefix = "/" + path[1:].partition("/")[0]
-        rules = (*self._rules.get(prefix, ()), *self._rules.get("/", ()))
-        return any(rule.plugin in self._starting for rule in rules)
+        return {rule.plugin for rule in (*self._rules.get(prefix, ()), *self._rules.get("/", ()))}
 
     # --- calls --------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ if [ "${1:-}" = "--check" ]; then
   trap 'rm -rf "$out"' EXIT
 fi
 "$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" \
-  proto/stepflow/mesh/v1/*.proto proto/stepflow/etcd/v1/*.proto
+  proto/stepflow/mesh/v1/*.proto proto/stepflow/etcd/v1/*.proto proto/stepflow/pull/v1/*.proto
 services=$(grep -l '^service ' proto/stepflow/mesh/v1/*.proto)
 # shellcheck disable=SC2086  # names of our own files
 "$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --grpc_python_out="$out" $services

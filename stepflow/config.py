@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Invalid, NotFound, Refused
-from stepflow.retry import DEFAULT_BACKOFF, Backoff
+from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_tree
 from stepflow.routing import Rule
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class StepflowPlugin:
     """A server of the StepFlow protocol: a command, or a URL of one that runs already (`http`)."""
 
     type: ClassVar[str] = "stepflow"
-    transport: Literal["stdio", "http", "grpc"] = "stdio"
+    transport: Literal["stdio", "http"] = "stdio"
     command: str = ""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -141,11 +141,15 @@ class StepflowPlugin:
     """For requests other than executes."""
     line_bytes_max: int | None = None
     """Longest line the server reads; None: what its generation bears."""
+    blob_threshold: int = 0
+    """Over HTTP: members of outputs above this many bytes come as blobs; 0: never."""
+    blob_host: str = "127.0.0.1"
+    """Over HTTP: the address of this machine at which the server finds blobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcPlugin:
-    """Upstream's pull workers over gRPC."""
+    """Workers that pull over gRPC: a command that starts them, or an address to which others connect, or both."""
 
     type: ClassVar[str] = "grpc"
     queue_name: str
@@ -154,7 +158,18 @@ class GrpcPlugin:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     inherit_env: bool = True
     queue_timeout_ms: int = 30_000
+    """How long a call waits where no worker is connected, and a worker may take to claim it where another could."""
     execution_timeout_ms: int | None = None
+    listen: str = ""
+    """HOST:PORT; empty: an own port for each process that is started, upstream's default without a command."""
+    advertise: str = ""
+    """HOST:PORT by which workers reach `listen`, where that is another one."""
+    insecure: bool = False
+    """Listen beyond this machine: the protocol has no TLS."""
+    processes: int = 1
+    concurrency: int | None = None
+    """Calls in flight per worker."""
+    start_timeout_ms: int = 30_000
 
 
 PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlugin
@@ -163,11 +178,7 @@ PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlu
 def check_supported(name: str, plugin: PluginConfig) -> None:
     """Refuse a plugin that this version reads but cannot run. Raises: Refused."""
     way_out = ""
-    if isinstance(plugin, GrpcPlugin):
-        what, way_out = "`type: grpc` (pull workers)", "; a StepFlow server over stdio is `type: stepflow`"
-    elif isinstance(plugin, StepflowPlugin) and plugin.transport != "stdio":
-        what, way_out = f"`type: stepflow` with `transport: {plugin.transport}`", "; use `transport: stdio`"
-    elif isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
+    if isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
         what, way_out = f"`type: mcp` with `transport: {plugin.transport}`", "; use `transport: stdio`"
     else:
         return
@@ -184,6 +195,10 @@ class RetryConfig:
     transport_max_retries: int = 3
     backoff: Backoff = DEFAULT_BACKOFF
 
+    def to_tree(self) -> dict[str, Any]:
+        """Return it as it is written in a configuration."""
+        return {"transportMaxRetries": self.transport_max_retries, "backoff": backoff_to_tree(self.backoff)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -192,7 +207,8 @@ class Config:
     working_directory: Path
     plugins: Mapping[str, PluginConfig]
     routes: Mapping[str, tuple[Rule, ...]]
-    retry: RetryConfig = RetryConfig()
+    retry: RetryConfig | None = None
+    """None: nothing is said about it."""
     allowed_paths: tuple[Path, ...] = ()
     """Files and folders that `load_file` may read besides the working directory."""
     storage: Mapping[str, Any] = field(default_factory=dict)

@@ -159,12 +159,16 @@ class _Stepflow(_Plugin):
     start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
     request_timeout_ms: DurationMs = Field(default=30_000, alias="requestTimeout")
     line_bytes_max: Annotated[int, Field(ge=1_024)] | None = None
+    blob_threshold: Annotated[int, Field(ge=0)] = 0
+    blob_host: Name = "127.0.0.1"
 
     def plugin(self) -> PluginConfig:
         if self.transport == "stdio" and not self.command:
             raise ValueError("a StepFlow server over stdio needs a `command`")
-        if self.transport == "http" and not (self.command or self.url):
-            raise ValueError("a StepFlow server over HTTP needs a `url`, or a `command` that starts it")
+        if self.transport == "grpc":
+            raise ValueError("workers that pull over gRPC are `type: grpc`, with a `queueName`")
+        if self.transport == "http" and bool(self.command) == bool(self.url):
+            raise ValueError("a StepFlow server over HTTP needs a `url`, or a `command` that starts it, and not both")
         return self.fill(StepflowPlugin)
 
 
@@ -176,6 +180,12 @@ class _Grpc(_Plugin):
     inherit_env: bool = True
     queue_timeout_secs: PositiveInt = 30
     execution_timeout_secs: PositiveInt | None = None
+    listen: str = ""
+    advertise: str = ""
+    insecure: bool = False
+    processes: Annotated[int, Field(ge=1, le=1_024)] = 1
+    concurrency: PositiveInt | None = None
+    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
 
     @property
     def queue_timeout_ms(self) -> int:
@@ -226,7 +236,7 @@ _PLUGIN_MODELS: dict[str, type[_Builtin | _Mock | _Mcp | _Stepflow | _Grpc]] = {
 }
 
 _OTHER_TYPES = {
-    "nats": "NATS workers are not supported; run the worker as `type: stepflow`",
+    "nats": "NATS workers are not supported; run the worker as `type: grpc`",
     "stdio": "write `type: stepflow` with `transport: stdio`",
     "http": "write `type: stepflow` with `transport: http`",
 }
@@ -282,7 +292,7 @@ class _Reader:
             working_directory=working_directory,
             plugins=plugins,
             routes=routes,
-            retry=RetryConfig(file.retry.transport_max_retries, backoff),
+            retry=RetryConfig(file.retry.transport_max_retries, backoff) if "retry" in file.model_fields_set else None,
             allowed_paths=tuple(self._base_dir / path for path in file.allowed_paths),
             storage=file.storage_config,
             digest=digest_of(self._tree),

@@ -65,7 +65,8 @@ def map_texts(plugin: PluginConfig, change: Callable[[Place, str], str]) -> Plug
     args = tuple(change(("args", index), text) for index, text in enumerate(plugin.args))
     env = {name: change(("env", name), text) for name, text in plugin.env.items()}
     if isinstance(plugin, GrpcPlugin):
-        return replace(plugin, command=command, args=args, env=env)
+        listen, advertise = (change((name,), getattr(plugin, name)) for name in ("listen", "advertise"))
+        return replace(plugin, command=command, args=args, env=env, listen=listen, advertise=advertise)
     url = change(("url",), plugin.url)
     headers = {name: change(("headers", name), text) for name, text in plugin.headers.items()}
     if isinstance(plugin, McpPlugin):

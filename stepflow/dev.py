@@ -332,7 +332,7 @@ def mesh_services(settings: DevSettings, etcd: str) -> list[Service]:
         return service(name, "component_host", *anywhere, *config, *args)
 
     return [
-        service("control_plane", "control_plane", "--listen", f"{HOST}:{settings.port}"),
+        service("control_plane", "control_plane", "--listen", f"{HOST}:{settings.port}", *config),
         *(executor(f"executor-{n + 1}") for n in range(settings.executors)),
         *(host(f"host-{n + 1}") for n in range(settings.hosts)),
     ]

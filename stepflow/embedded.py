@@ -6,18 +6,21 @@ The only module of `stepflow` that knows the services. The parts are the ones of
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from component_host.host import ComponentHost
-from component_host.plugins import make_backends
+from component_host.plugins import make_backend, make_backends
 from control_plane.plane import ControlPlane, RunRequest, check_request
+from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
 from executor.hosts import Peer
 from stepflow.codec import decode
-from stepflow.config import BuiltinPlugin, Config
+from stepflow.config import BuiltinPlugin, Config, RetryConfig
+from stepflow.errors import StepflowError
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.facts import flow_result
 from stepflow.store.blobs import BlobStore
@@ -26,8 +29,7 @@ from stepflow.store.sqlite import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from component_host.backend import ComponentInfo, Listing
-    from stepflow.errors import StepflowError
+    from component_host.backend import Backend, ComponentInfo, Listing
     from stepflow.flow import Flow
     from stepflow.store import Store
 
@@ -46,11 +48,13 @@ class Mesh:
         *,
         plugins: Iterable[str] | None = None,
     ) -> None:
-        """Build the parts and start nothing. Only the named plugins (all by default) can be called.
+        """Build the parts and start nothing. The named plugins (all by default) are started with the mesh, the others
+        when a step waits for one: a component may run a flow that nobody knew of.
 
         Raises: StepflowError, a plugin's configuration cannot be used.
         """
         self.config = config
+        self._environ = environ
         self.store = store
         self.control = ControlPlane(store, blobs)
         self.host = ComponentHost(HOST_ID, make_backends(config, environ, self._listing_changed, plugins), blobs)
@@ -60,6 +64,11 @@ class Mesh:
             if isinstance(plugin, BuiltinPlugin)
         }
         self.executor = Executor(store, blobs, rules=config.routes, builtins=engine, name="local")
+        self.executor.hosts.wanted = self._start_late
+        routed = {rule.plugin for rules in config.routes.values() for rule in rules}
+        self._idle = routed & config.plugins.keys() - self.host.backends.keys()
+        """Plugins that nobody has wanted yet."""
+        self._late: dict[str, asyncio.Task[None]] = {}
         self.starting: frozenset[str] = frozenset()
         """Plugins that are neither ready nor have failed to start."""
         self._peer: Peer | None = None
@@ -84,8 +93,28 @@ class Mesh:
     async def close(self) -> None:
         """Stop everything, servers included. What is not complete can be resumed."""
         await self.executor.close()
+        for task in self._late.values():
+            task.cancel()
+        await asyncio.gather(*self._late.values(), return_exceptions=True)
         await self.host.close()
         await self.control.close()
+
+    def _start_late(self, name: str) -> None:
+        if name in self._idle:
+            self._idle.discard(name)
+            self.starting |= {name}
+            self._late[name] = asyncio.create_task(self._start_one(name), name=f"start {name}")
+
+    async def _start_one(self, name: str) -> None:
+        try:
+            backend: Backend | StepflowError = make_backend(name, self.config, self._environ, self._listing_changed)
+        except StepflowError as error:
+            backend = error
+        self.host.add(name, backend)
+        if isinstance(backend, StepflowError):
+            self._listing_changed()
+        else:
+            await self.host.start([name], changed=self._listing_changed)
 
     def _listing_changed(self) -> None:
         self.starting -= set(self.host.listings()) | set(self.host.failures)
@@ -101,7 +130,7 @@ class Mesh:
             stream = self.host.connect(lambda frame: self.executor.on_frame(peer, frame))
             peer.send = stream.receive
         self._peer.plugins = plugins
-        self.executor.hosts.set_peer(self._peer, starting=self.starting)
+        self.executor.hosts.set_peer(self._peer, starting=self.starting | self._idle)
 
 
 def _components(config: Config, name: str, listing: Listing) -> PluginComponents:
@@ -116,7 +145,7 @@ def plugins_for(config: Config, flow: Flow) -> set[str]:
         prefix = "/" + step.component[1:].partition("/")[0]
         rules = (*config.routes.get(prefix, ()), *config.routes.get("/", ()))
         used |= {rule.plugin for rule in rules}
-        if "/" + step.component.rpartition("/")[2] in ENGINE_COMPONENTS - {"/sleep"}:
+        if "/" + step.component.rpartition("/")[2] in ENGINE_COMPONENTS - {"/sleep", "/wait_for_signal"}:
             return set(config.plugins)
     return used
 
@@ -182,12 +211,9 @@ async def run_flow_once(
 
 def run_request(flow: Flow | str, inputs: Sequence[bytes], *, config: Config, **options: Any) -> RunRequest:
     """Build a request whose retries are those of the configuration; `options` are further members of RunRequest."""
+    retry = config.retry or RetryConfig()
     return RunRequest(
-        flow=flow,
-        inputs=inputs,
-        transport_retries_max=config.retry.transport_max_retries,
-        backoff=config.retry.backoff,
-        **options,
+        flow=flow, inputs=inputs, transport_retries_max=retry.transport_max_retries, backoff=retry.backoff, **options
     )
 
 
@@ -222,4 +248,5 @@ __all__ = [
     "reader",
     "run_flow_once",
     "run_request",
+    "signal_run",
 ]

@@ -18,7 +18,12 @@ def new_run_id() -> str:
 
 def parse_run_id(text: str) -> str:
     """Return a run id in its normal spelling. Raises: Invalid."""
+    return parse_uuid(text, "RUN_ID_INVALID", "run id")
+
+
+def parse_uuid(text: str, reason: str, what: str) -> str:
+    """Return a UUID in its normal spelling. Raises: Invalid, of that reason."""
     try:
         return str(UUID(text))
     except ValueError:
-        raise Invalid("RUN_ID_INVALID", f"{text[:80]!r} is not a run id (a UUID)") from None
+        raise Invalid(reason, f"{text[:80]!r} is not a {what} (a UUID)") from None

@@ -21,7 +21,7 @@ from stepflow.errors import Code, Invalid
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stepflow.mesh.v1 import state_pb2
+    from stepflow.mesh.v1 import retry_pb2
 
 BackoffKind = Literal["constant", "exponential", "fibonacci"]
 
@@ -29,7 +29,7 @@ JITTER_MAX = 0.2
 """Share of the delay that is added at most: steps that failed together do not return together."""
 
 DELAY_MS_MAX = 2**32 - 1
-"""What `state_pb2.Backoff` can hold, 49 days."""
+"""What `retry_pb2.Backoff` can hold, 49 days."""
 
 FACTOR_MAX = 1000.0
 """A larger factor is a typing error; every back-off reaches its maximum long before."""
@@ -205,11 +205,11 @@ def _kind_of(tree: Any) -> str:
 # --- as stored with a run --------------------------------------------------------------------------------
 
 
-def backoff_to_proto(backoff: Backoff) -> state_pb2.Backoff:
+def backoff_to_proto(backoff: Backoff) -> retry_pb2.Backoff:
     """Return the message that a run's policy keeps."""
-    from stepflow.mesh.v1 import state_pb2
+    from stepflow.mesh.v1 import retry_pb2
 
-    return state_pb2.Backoff(
+    return retry_pb2.Backoff(
         kind=f"KIND_{backoff.kind.upper()}",
         min_delay_ms=backoff.min_delay_ms,
         max_delay_ms=backoff.max_delay_ms,
@@ -217,8 +217,8 @@ def backoff_to_proto(backoff: Backoff) -> state_pb2.Backoff:
     )
 
 
-def backoff_from_proto(message: state_pb2.Backoff) -> Backoff:
-    """Read a stored back-off; an unset one (kind unspecified) is the default.
+def backoff_from_proto(message: retry_pb2.Backoff) -> Backoff:
+    """Read a back-off of a run's policy or of a request; an unset one (kind unspecified) is the default.
 
     Raises:
         Invalid: BACKOFF_INVALID, a kind or factor that this version does not know.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stepflow.codec import Json
     from stepflow.flow.paths import Path
 
-ENGINE_COMPONENTS = frozenset(("/eval", "/map", "/iterate", "/sleep"))
+ENGINE_COMPONENTS = frozenset(("/eval", "/map", "/iterate", "/sleep", "/wait_for_signal"))
 """Components of a plugin of type `builtin` that the run engine executes itself: no host ever sees them."""
 
 REMEMBERED_PATHS_MAX = 4_096

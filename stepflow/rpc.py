@@ -180,13 +180,16 @@ def parse_address(address: str) -> tuple[str, int]:
 class Server:
     """A gRPC server. `add` services, `start`, and `stop` in the end."""
 
-    def __init__(self, *, tls: Tls | None = None, insecure: bool = False) -> None:
-        """`insecure`: listen anywhere although there is no TLS."""
+    def __init__(
+        self, *, tls: Tls | None = None, insecure: bool = False, message_bytes_max: int = MESSAGE_BYTES_MAX
+    ) -> None:
+        """`insecure`: listen anywhere although there is no TLS. `message_bytes_max`: what is received at most."""
         self.address = ""
         """Where it listens, with the real port."""
         self._tls = tls
         self._insecure = insecure
-        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=_SERVER_OPTIONS)
+        options = (*_SERVER_OPTIONS, ("grpc.max_receive_message_length", message_bytes_max))
+        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
         self._names: list[str] = []
         self._health: Any = None
 
@@ -194,6 +197,10 @@ class Server:
         """Serve a service; `register` is the generated `add_…Servicer_to_server`."""
         register(servicer, self._server)
         self._names.append(service.full_name)
+
+    def add_methods(self, service: str, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Serve methods under the name of a service that has no description here."""
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
 
     async def start(self, listen: str) -> str:
         """Listen at HOST:PORT (port 0: any that is free) and return the address with its port.

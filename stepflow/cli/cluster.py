@@ -62,10 +62,12 @@ def drain(
     *,
     name: Annotated[str, typer.Argument(metavar="ID", help="An executor or a host, or how its id begins.")],
     server: ServerOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Have an executor hand its runs over, or a host finish its calls; neither takes new ones then.
 
-    Returns when it has begun. The process stays until somebody ends it.
+    Returns when the last run or call is gone; Ctrl-C ends the waiting, not the draining. The process stays until
+    somebody ends it.
 
     \b
     Examples:
@@ -73,22 +75,32 @@ def drain(
       stepflow cluster drain host-2 --server mesh:7840
     """
     from stepflow.cli import remote
-    from stepflow.errors import Invalid, NotFound
+    from stepflow.cli.tables import print_json
+    from stepflow.errors import Deadline, Invalid, NotFound
 
-    async def work(client: "Client") -> str:
+    async def work(client: "Client") -> dict[str, str]:
         cluster = await client.cluster()
         found = {e.executor_id: "executor_id" for e in cluster.executors if e.executor_id.startswith(name)}
         found |= {h.host_id: "host_id" for h in cluster.hosts if h.host_id.startswith(name)}
         if len(found) > 1:
             raise Invalid("ID_AMBIGUOUS", f"several begin with {name!r}: {', '.join(found)}; give more of the id")
         for identity, kind in found.items():
-            await client.drain(**{kind: identity})
-            return identity
+            console.say(f"draining {identity}")
+            while True:
+                try:
+                    await client.drain(**{kind: identity})
+                except Deadline as error:
+                    console.say(f"not yet: {error.message}")
+                else:
+                    console.say(f"drained {identity}")
+                    return {kind: identity}
         raise NotFound(
             "DRAIN_TARGET_NOT_FOUND", f"no executor or host begins with {name[:80]!r}; see `stepflow cluster status`"
         )
 
-    console.say(f"draining {remote.ask(server, work)}")
+    drained = remote.ask(server, work)
+    if json:
+        print_json(drained)
 
 
 @components_app.command("list")

@@ -118,7 +118,7 @@ def get_flow(
 
 
 @app.command("delete")
-def delete_flow(*, flow: NameArgument, server: ServerOption = None) -> None:
+def delete_flow(*, flow: NameArgument, server: ServerOption = None, json: JsonOption = False) -> None:
     """Forget the name of a flow with all its versions, or one label. Runs that were begun with it are not touched.
 
     \b
@@ -127,11 +127,14 @@ def delete_flow(*, flow: NameArgument, server: ServerOption = None) -> None:
       stepflow flows delete greet@live
     """
     from stepflow.cli import remote
+    from stepflow.cli.tables import print_json
 
     name, separator, label = flow.rpartition("@")
-    name = name if separator else flow
-    remote.ask(server, lambda client: client.delete_flow(name, label=label if separator else ""))
+    name, label = (name, label) if separator else (flow, "")
+    remote.ask(server, lambda client: client.delete_flow(name, label=label))
     console.say(f"forgot {flow}")
+    if json:
+        print_json({"name": name, "label": label})
 
 
 def _labels(flow: "FlowInfo") -> str:

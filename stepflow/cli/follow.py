@@ -37,6 +37,7 @@ _KINDS: dict[str, Any] = {
     "step_failed": "failed",
     "step_retrying": "retrying",
     "step_sleeping": "sleeping",
+    "step_waiting": "waiting",
 }
 
 
@@ -212,7 +213,7 @@ def event_tree(event: Event) -> dict[str, Any]:
     if event.kind.startswith(("step_", "sub_run")):
         tree |= {"item": event.item, "step_id": event.step_id, "component": event.component, "depth": event.depth}
         tree |= {"attempt": event.attempt} if event.attempt else {}
-    elif event.kind.startswith("item_"):
+    elif event.kind.startswith("item_") or event.kind == "signalled":
         tree["item"] = event.item
     for name in ("duration_ms", "until_ms", "message", "sub_run_id", "executor_id"):
         value = getattr(event, name)

@@ -109,6 +109,8 @@ class LineView:
                 return f"retry   {label} (attempt {event.attempt}): {failure_text(event, self._redact)}{wait}"
             case "sleeping":
                 return f"sleep   {label} until {clock(event.until_ms or event.at_ms)}"
+            case "waiting":
+                return f"wait    {label} for {signal_text(event)}"
         return None
 
 
@@ -134,6 +136,7 @@ _STATES = {
     "failed": ("failed", "red"),
     "retrying": ("retry", "yellow"),
     "sleeping": ("sleep", "cyan"),
+    "waiting": ("wait", "cyan"),
 }
 
 
@@ -174,9 +177,11 @@ class LiveView:
                 row.started_at_ms = row.started_at_ms or event.at_ms
             case "progress":
                 row.note = plain(event.message, self._redact)
-            case "completed" | "failed" | "retrying" | "sleeping":
+            case "completed" | "failed" | "retrying" | "sleeping" | "waiting":
                 row.state, row.until_ms = event.kind, event.until_ms
                 row.note = failure_text(event, self._redact) if event.failure is not None else ""
+                if event.kind == "waiting":
+                    row.note = f"for {signal_text(event)}"
                 if event.kind in ("completed", "failed"):
                     self._counts[event.kind] += 1
                     row.ended_at_ms = event.at_ms
@@ -241,7 +246,7 @@ class LiveView:
         if self._items_total > 1:
             parts.append(f"{self._items_ended:,}/{self._items_total:,} items")
         parts.append(f"{self._counts['completed']:,} steps done")
-        running = counts["running"] + counts["retrying"] + counts["sleeping"]
+        running = counts["running"] + counts["retrying"] + counts["sleeping"] + counts["waiting"]
         parts += [f"{running:,} under way"] if running else []
         parts += [f"{self._counts['failed']:,} failed"] if self._counts["failed"] else []
         parts += [f"{len(self._rows) - shown:,} not shown"] if len(self._rows) > shown else []
@@ -274,12 +279,18 @@ def _bar(share: float) -> str:
     return "━" * full + "╌" * (BAR_CHARS - full)
 
 
-_NEED = {"running": 0, "retrying": 0, "sleeping": 0, "failed": 1, "completed": 2}
+_NEED = {"running": 0, "retrying": 0, "sleeping": 0, "waiting": 0, "failed": 1, "completed": 2}
 
 
 def step_label(event: StepEvent, *, batch: bool) -> str:
     """Name a step; with its item where there may be several."""
     return f"{event.step_id}[{event.item}]" if batch or event.depth else event.step_id
+
+
+def signal_text(event: StepEvent) -> str:
+    """Say which signal is waited for, and how long."""
+    until = "" if event.until_ms is None else f" until {clock(event.until_ms)}"
+    return f"the signal {plain(event.message, str)}{until}"
 
 
 def failure_text(event: StepEvent, redact: Callable[[str], str]) -> str:

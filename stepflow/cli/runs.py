@@ -1,7 +1,7 @@
 """`stepflow runs`: what runs there are, on this machine or in a mesh, how one of them went, and its end.
 
-`list`, `get`, `steps` and `delete` read the local store unless a server is named; `watch` and `cancel` are for runs of
-a mesh. Which is which is decided in `sources`.
+`list`, `get`, `steps`, `signal` and `delete` are for the local store unless a server is named; `watch` and `cancel` for
+runs of a mesh. Which is which is decided in `sources`.
 """
 
 from pathlib import Path
@@ -226,6 +226,51 @@ def cancel_run(
         raise typer.Exit(console.EXIT_FAILED)
 
 
+@app.command("signal")
+def signal_run(
+    *,
+    run_id: RunArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the step waits for.")],
+    server: LocalOrServerOption = None,
+    store: StoreOption = None,
+    payload: Annotated[
+        Path | None, typer.Option("--payload", metavar="FILE", help="What the step gets, YAML or JSON. Default: null.")
+    ] = None,
+    payload_json: Annotated[
+        str | None, typer.Option("--payload-json", metavar="JSON", help="The same as JSON text.")
+    ] = None,
+    payload_yaml: Annotated[
+        str | None, typer.Option("--payload-yaml", metavar="YAML", help="The same as YAML text.")
+    ] = None,
+    item: Annotated[int, typer.Option("--item", min=0, metavar="N", help="Which item of a batch; from 0.")] = 0,
+    signal_id: Annotated[
+        str | None,
+        typer.Option("--signal-id", metavar="UUID", help="The same command again sends no second signal."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Send a run a signal, which a step of `/builtin/wait_for_signal` waits for, or will.
+
+    A run of this machine takes it when it is driven: stop it, signal it, and `stepflow resume` goes on with it.
+
+    \b
+    Examples:
+      stepflow runs signal 0198f3 approved --server mesh:7840
+      stepflow runs signal 0198f3 approved --payload-json '{"by": "Ada"}'
+      stepflow runs signal 0198f3 approved --item 7
+    """
+    from stepflow.cli.options import ValueOptions
+    from stepflow.cli.sources import Signal, choose
+    from stepflow.cli.tables import print_json
+    from stepflow.cli.values import read_payload
+
+    value = read_payload(ValueOptions(payload, payload_json, payload_yaml))
+    found, sent = choose(server, store).signal(run_id, Signal(name, value, item, signal_id or ""))
+    if json:
+        print_json({"run_id": found, "signal_id": sent})
+    console.say(f"signalled {found}: {name}")
+
+
 @app.command("delete")
 def delete_run(
     *,
@@ -235,6 +280,7 @@ def delete_run(
     force: Annotated[
         bool, typer.Option("--force", help="Also what has not ended: cancelled first, in a mesh; given up, here.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Delete runs that have ended, with everything that belongs to them: results, history, blobs.
 
@@ -244,10 +290,15 @@ def delete_run(
       stepflow runs delete 0198f3 0198f4 --server mesh:7840 --force
     """
     from stepflow.cli.sources import choose
+    from stepflow.cli.tables import print_json
 
     source = choose(server, store)
+    deleted = []
     for run_id in run_ids:
-        console.say(f"deleted {source.delete(run_id, force=force)}")
+        deleted.append(source.delete(run_id, force=force))
+        console.say(f"deleted {deleted[-1]}")
+    if json:
+        print_json({"run_ids": deleted})
 
 
 # --- for programs ------------------------------------------------------------------------------------------------

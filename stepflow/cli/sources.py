@@ -7,7 +7,7 @@ local store.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.cli import remote
 from stepflow.errors import Refused
@@ -60,6 +60,17 @@ class Source(Protocol):
 
     def delete(self, text: str, *, force: bool) -> str:
         """Remove a run that has ended and return its id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
+
+    def signal(self, text: str, signal: Signal) -> tuple[str, str]:
+        """Send a run a signal; return the ids of both. Raises: Refused `RUN_ENDED`, NotFound, Invalid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    name: str
+    payload: Any
+    item: int = 0
+    signal_id: str = ""
 
 
 def choose(server: str | None, store: Path | None) -> Source:
@@ -142,6 +153,30 @@ class Local:
         await self._local.blobs().delete_scope(run_id)
         self._local.discard(run_id)
 
+    def signal(self, text: str, signal: Signal) -> tuple[str, str]:
+        import asyncio
+
+        run_id = self._local.find(text)
+        return run_id, asyncio.run(self._signal(run_id, signal))
+
+    async def _signal(self, run_id: str, signal: Signal) -> str:
+        from stepflow.codec import encode
+        from stepflow.embedded import signal_run
+
+        store = await self._local.own(run_id)  # refused while another process drives it
+        try:
+            return await signal_run(
+                store,
+                self._local.blobs(),
+                run_id,
+                signal.name,
+                encode(signal.payload),
+                item=signal.item,
+                signal_id=signal.signal_id,
+            )
+        finally:
+            await store.close()
+
 
 class Remote:
     """The runs of a mesh."""
@@ -175,6 +210,16 @@ class Remote:
                 await client.wait(run_id, timeout_s=remote.CANCEL_WAIT_S)
             await client.delete(run_id)
             return run_id
+
+        return remote.ask(self._server, work)
+
+    def signal(self, text: str, signal: Signal) -> tuple[str, str]:
+        async def work(client: Client) -> tuple[str, str]:
+            run_id = await remote.find_run(client, text)
+            sent = client.signal(
+                run_id, signal.name, signal.payload, item=signal.item, signal_id=signal.signal_id or None
+            )
+            return run_id, await sent
 
         return remote.ask(self._server, work)
 

@@ -52,6 +52,14 @@ def submit(
     overrides: OverridesOption = None,
     overrides_json: OverridesJsonOption = None,
     overrides_yaml: OverridesYamlOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Its `retry` goes with the run. Default: stepflow-config.yml beside the flow, or here.",
+        ),
+    ] = None,
     max_concurrency: Annotated[
         int | None, typer.Option("--max-concurrency", min=1, metavar="N", help="Steps in flight at once. Default: 10.")
     ] = None,
@@ -73,6 +81,8 @@ def submit(
     run's id is printed. With --json, the result is an object: the run, and the results of its items. The exit code is 1
     when the flow (or an item of a batch) failed.
 
+    Plugins and routes are those of the mesh; of a configuration beside the flow, only the `retry` section counts.
+
     \b
     Examples:
       stepflow submit --flow flow.yaml --input-json '{"name": "Ada"}'
@@ -83,13 +93,14 @@ def submit(
     import os
 
     from stepflow.cli import remote
-    from stepflow.cli.values import check_output, read_inputs, read_overrides, read_variables
+    from stepflow.cli.values import check_output, read_config, read_inputs, read_overrides, read_variables
     from stepflow.codec import Json, decode
     from stepflow.flow import Redactor
     from stepflow.ids import new_run_id
 
     check_output(output)
     parsed, reference = _flow(flow, server)
+    retry = read_config(config, Path(flow) if flow.endswith(FILE_SUFFIXES) else None).retry
     given = read_inputs(InputOptions(input_file, input_json, input_yaml, inputs, stdin_format), parsed)
     patches = read_overrides(ValueOptions(overrides, overrides_json, overrides_yaml))
     values = VariableOptions(ValueOptions(variables, variables_json, variables_yaml), env_variables)
@@ -106,6 +117,7 @@ def submit(
             concurrency_max=max_concurrency,
             check_input=not no_validate_input,
             labels={"flow": flow, "batch": given.batch},
+            retry=None if retry is None else retry.to_tree(),
         )
 
     if not wait:

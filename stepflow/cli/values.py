@@ -231,6 +231,12 @@ def read_overrides(options: ValueOptions) -> Any:
     return None if value is _ABSENT else value
 
 
+def read_payload(options: ValueOptions) -> Any:
+    """Return the payload of a signal, None without one. Raises as `read_variables`."""
+    value = _read_value(options, "payload")
+    return None if value is _ABSENT else value
+
+
 _ABSENT: Any = object()
 
 

@@ -116,6 +116,11 @@ class BlockingClient:
     def cancel(self, run_id: str) -> Run:
         return self._do(self._client.cancel(run_id))
 
+    def signal(
+        self, run_id: str, name: str, payload: Any = None, *, item: int = 0, signal_id: str | None = None
+    ) -> str:
+        return self._do(self._client.signal(run_id, name, payload, item=item, signal_id=signal_id))
+
     def delete(self, run_id: str) -> None:
         self._do(self._client.delete(run_id))
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import uuid4
 
 import grpc
 
@@ -26,7 +27,8 @@ from stepflow.client.model import (
 )
 from stepflow.errors import Invalid, NotFound, StepflowError, Unavailable
 from stepflow.ids import new_run_id
-from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
+from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, retry_pb2, runs_pb2, values_pb2
+from stepflow.retry import backoff_from_tree, backoff_to_proto
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 WAIT_SLICE_S = 30.0
 """A long wait is made of calls of this length, so that a connection that died silently is noticed."""
+
+DRAIN_TIMEOUT_S = 75.0
+"""Longer than the server's own patience, which it tells of."""
 
 RUNS_PER_CALL = 200
 CHUNK_BYTES = 1024 * 1024
@@ -132,14 +137,25 @@ class Client:
         concurrency_max: int | None = None,
         check_input: bool = True,
         labels: Mapping[str, Any] | None = None,
+        retry: Mapping[str, Any] | None = None,
     ) -> str:
         """Begin a run with one item for each input and return its id. However often the call has to be repeated, one
         run is made; bring a `run_id` (a UUID) of your own to be sure of that over a restart of your program too.
 
+        `retry` is what a configuration has under that name; what it leaves out is as the mesh has it.
+
         Raises: Invalid, NotFound, Exists (`RUN_EXISTS`), Overloaded.
         """
         request = _submission(
-            flow, inputs, run_id, variables, overrides, concurrency_max, check_input=check_input, labels=labels
+            flow,
+            inputs,
+            run_id,
+            variables,
+            overrides,
+            concurrency_max,
+            check_input=check_input,
+            labels=labels,
+            retry=retry,
         )
         reply = await self._connection.call(lambda to: to.runs.SubmitRun, request)
         return str(reply.run_id)
@@ -207,6 +223,23 @@ class Client:
         reply = await self._connection.call(lambda to: to.runs.CancelRun, runs_pb2.CancelRunRequest(run_id=run_id))
         return run_of(reply.run)
 
+    async def signal(
+        self, run_id: str, name: str, payload: Any = None, *, item: int = 0, signal_id: str | None = None
+    ) -> str:
+        """Send a run a signal, for a step of `/builtin/wait_for_signal` in this item; return the signal's id.
+
+        However often the call has to be repeated, it is one signal; bring a `signal_id` (a UUID) of your own to be sure
+        of that over a restart of your program too. Raises: NotFound, Invalid, Refused (`RUN_ENDED`), Overloaded.
+        """
+        request = runs_pb2.SignalRunRequest(
+            run_id=run_id,
+            name=name,
+            payload=_value(payload, "the payload"),
+            item=item,
+            signal_id=signal_id or str(uuid4()),
+        )
+        return str((await self._connection.call(lambda to: to.runs.SignalRun, request)).signal_id)
+
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended. Raises: NotFound, Refused (`RUN_NOT_ENDED`)."""
         await self._once_gone(lambda to: to.runs.DeleteRun, runs_pb2.DeleteRunRequest(run_id=run_id))
@@ -263,13 +296,16 @@ class Client:
         )
 
     async def drain(self, *, executor_id: str = "", host_id: str = "") -> None:
-        """Have an executor, or a host, finish and take nothing new. Raises: NotFound, Refused, Unavailable."""
+        """Have an executor, or a host, finish and take nothing new; return when it has finished.
+
+        Raises: NotFound, Refused, Unavailable; Deadline, it goes on with that: ask again.
+        """
         request = cluster_pb2.DrainRequest()
         if executor_id:
             request.executor_id = executor_id
         elif host_id:
             request.host_id = host_id
-        await self._connection.call(lambda to: to.cluster.Drain, request)
+        await self._connection.call(lambda to: to.cluster.Drain, request, timeout_s=DRAIN_TIMEOUT_S)
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 
@@ -400,6 +436,7 @@ def _submission(
     *,
     check_input: bool = True,
     labels: Mapping[str, Any] | None = None,
+    retry: Mapping[str, Any] | None = None,
 ) -> runs_pb2.SubmitRunRequest:
     request = runs_pb2.SubmitRunRequest(
         run_id=run_id or new_run_id(),
@@ -416,7 +453,23 @@ def _submission(
         request.labels.update(dict(labels or {}))
     except ValueError as error:
         raise Invalid("LABELS_INVALID", f"labels are not JSON: {error}") from None
+    if retry is not None:
+        request.retry.CopyFrom(_retry(retry))
     return request
+
+
+def _retry(tree: Mapping[str, Any]) -> retry_pb2.RetryPolicy:
+    policy = retry_pb2.RetryPolicy()
+    for name, value in tree.items():
+        if name == "backoff":
+            policy.backoff.CopyFrom(backoff_to_proto(backoff_from_tree(value)))
+        elif name == "transportMaxRetries" and type(value) is int and 0 <= value < 2**32:
+            policy.transport_retries_max = value
+        else:
+            raise Invalid(
+                "RETRY_INVALID", f"retry has `transportMaxRetries`, a count, and `backoff`; not {name!r}: {value!r}"
+            )
+    return policy
 
 
 def _submitted(outcome: runs_pb2.SubmitOutcome) -> str | StepflowError:

@@ -22,10 +22,12 @@ EventKind = Literal[
     "step_failed",
     "step_retrying",
     "step_sleeping",
+    "step_waiting",
     "sub_run_opened",
     "item_completed",
     "item_failed",
     "cancel_requested",
+    "signalled",
     "run_ended",
 ]
 
@@ -317,6 +319,10 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> Event | None:
             return _step_event("step_retrying", at_ms, retrying, failure=failure, until_ms=retrying.retry_at_ms)
         case "step_sleeping":
             return _step_event("step_sleeping", at_ms, message.step_sleeping, until_ms=message.step_sleeping.until_ms)
+        case "step_waiting":
+            waiting = message.step_waiting
+            until_ms = waiting.until_ms or None
+            return _step_event("step_waiting", at_ms, waiting, until_ms=until_ms, message=waiting.signal)
         case "sub_run_opened":
             opened = message.sub_run_opened
             return _step_event("sub_run_opened", at_ms, opened, sub_run_id=opened.sub_run_id)
@@ -327,6 +333,9 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> Event | None:
             return Event(kind, at_ms, run_id, item=item.item, raw=raw, failure=failure)
         case "run_cancel_requested":
             return Event("cancel_requested", at_ms, run_id)
+        case "run_signalled":
+            signalled = message.run_signalled
+            return Event("signalled", at_ms, run_id, item=signalled.item, message=signalled.signal)
         case "run_ended":
             return Event("run_ended", at_ms, run_id, run=run_of(message.run_ended.run))
         case _:

@@ -168,6 +168,9 @@ class Server:
 
     `send` takes one line with its newline; it is called on the loop's thread only. `show_tracebacks` puts the
     traceback of a failed component into the error's data.
+
+    Over HTTP there is one for each request, and what it asks the host goes another way than its answer: hence
+    `send_event`, threads that are shared, ids that begin with `ask_prefix`, and a host with later words and numbers.
     """
 
     def __init__(
@@ -175,21 +178,30 @@ class Server:
         registry: Registry,
         send: Callable[[bytes], None],
         *,
-        threads_max: int | None = None,
+        send_event: Callable[[bytes], None] | None = None,
+        threads: Threads | None = None,
+        ask_prefix: str = "c",
+        words: Callable[[Conversation[Any]], Conversation[Any]] | None = None,
+        wants_progress: bool = False,
+        failed_code: int = EXECUTION_FAILED,
         show_tracebacks: bool = False,
     ) -> None:
         self._registry = registry
         self._send = send
+        self._send_event = send_event or send
+        self._ask_prefix = ask_prefix
+        self._words = words
+        self._failed_code = failed_code
         self._show_tracebacks = show_tracebacks
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        self._threads = _Threads(threads_max or min(32, (os.cpu_count() or 1) + 4), self._run_sync, self._post)
+        self._threads = threads or Threads()
         self._calls: dict[Id, Call] = {}
         self._asked: dict[str, _Asked] = {}
         self._asked_count = 0
         self._posted: deque[Callable[[], None]] = deque()
         self._woken = False
-        self._wants_progress = False
+        self._wants_progress = wants_progress
         self._progress_due: dict[Id, Call] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
 
@@ -257,8 +269,10 @@ class Server:
 
     def _initialize(self, call_id: Id, params: InitializeParams) -> None:
         self._wants_progress = params.capabilities is not None and params.capabilities.progress
-        capabilities = {"progress": True, "cancel": True}
-        self._result(call_id, {"server_protocol_version": PROTOCOL_VERSION, "capabilities": capabilities})
+        result: dict[str, Any] = {"server_protocol_version": PROTOCOL_VERSION}
+        if params.later_version is not None:  # from 0.10 on hosts want the other spelling
+            result = {**result, "serverProtocolVersion": PROTOCOL_VERSION, "supportsBlobRefs": False}
+        self._result(call_id, {**result, "capabilities": {"progress": True, "cancel": True}})
 
     def _info(self, call_id: Id, path: str) -> None:
         found = self._registry.find(path)
@@ -300,7 +314,7 @@ class Server:
             line = self._failure(call, error)
         self._settle(call, line)
 
-    def _run_sync(self, call: Call) -> None:
+    def run_sync(self, call: Call) -> None:
         """Runs in a thread of the pool."""
         if call.cancelled:
             line = self._failure(call, CallCancelled("the call was cancelled before it began"))
@@ -340,13 +354,13 @@ class Server:
             data["traceback"] = _clean("".join(traceback.format_exception(error)))
         _LOG.debug("component %s failed: %s", call.component.path, data["exception_type"], exc_info=error)
         try:
-            line = error_line(call.id, EXECUTION_FAILED, message, data)
+            line = error_line(call.id, self._failed_code, message, data)
             if len(line) <= LINE_BYTES_MAX:
                 return line
         except Exception:  # the details have no JSON form
             _LOG.debug("the data of a ComponentError could not be written as JSON", exc_info=True)
         data.pop("details", None)
-        return error_line(call.id, EXECUTION_FAILED, message, data)
+        return error_line(call.id, self._failed_code, message, data)
 
     # Progress
 
@@ -385,16 +399,16 @@ class Server:
         done, total, message = call.progress.pop()
         call.progress_sent_at = self._loop.time()
         params = {"id": call.id, "done": done, "total": total, "message": message}
-        self._send(encode({"jsonrpc": "2.0", "method": "components/progress", "params": params}) + b"\n")
+        self._send_event(encode({"jsonrpc": "2.0", "method": "components/progress", "params": params}) + b"\n")
 
     # Requests to the host
 
     def ask(self, call: Call, conversation: Conversation[T]) -> Reply[T]:
         """From any thread. Start a conversation; its first request leaves at once."""
         future: Future[T] = Future()
-        asked = _Asked(call, conversation, future)
+        asked = _Asked(call, self._words(conversation) if self._words else conversation, future)
         self._on_loop(lambda: self._advance(asked, None))
-        return Reply(future, self._is_loop_thread, self._threads.lent)
+        return Reply(future, self._is_loop_thread, lambda: self._threads.lent(self._post))
 
     def _advance(self, asked: _Asked, result: Any, error: HostError | None = None) -> None:
         """Give the conversation what the host said; send its next request or settle it."""
@@ -412,7 +426,7 @@ class Server:
 
     def _request(self, asked: _Asked, method: str, params: dict[str, Any]) -> None:
         self._asked_count += 1
-        request_id = f"c{self._asked_count}"
+        request_id = f"{self._ask_prefix}{self._asked_count}"
         observability = asked.call.params.observability
         if observability:
             params["observability"] = observability
@@ -423,7 +437,11 @@ class Server:
         if asked.call.conversations is None:
             asked.call.conversations = set()
         asked.call.conversations.add(request_id)
-        self._send(line + b"\n")
+        self._send_event(line + b"\n")
+
+    def awaits(self, request_id: str) -> bool:
+        """Say whether the answer to a request with this id would be for somebody."""
+        return request_id in self._asked
 
     def _answered(self, request_id: str, message: Message) -> None:
         asked = self._asked.pop(request_id, None)
@@ -478,10 +496,6 @@ class Server:
         """The async calls in flight."""
         return [call.task for call in self._calls.values() if call.task is not None]
 
-    def threads_busy(self) -> bool:
-        """Whether a sync component still runs."""
-        return self._threads.busy()
-
     # Answers
 
     def _result(self, call_id: Id, result: Any) -> None:
@@ -496,7 +510,7 @@ class Server:
         self._error(call_id, COMPONENT_NOT_FOUND, f"there is no component {path}{hint}", data)
 
 
-class _Threads:
+class Threads:
     """Threads for sync components, started as calls come; of those that work there are at most `threads_max`.
 
     One that waits for the host lends its place: a flow that it waits for may call this server again, and would wait
@@ -506,12 +520,8 @@ class _Threads:
     All methods but `lent` are called on the loop's thread.
     """
 
-    def __init__(
-        self, threads_max: int, run: Callable[[Call], None], post: Callable[[Callable[[], None]], None]
-    ) -> None:
-        self._threads_max = threads_max
-        self._run = run
-        self._post = post
+    def __init__(self, threads_max: int | None = None) -> None:
+        self._threads_max = threads_max or min(32, (os.cpu_count() or 1) + 4)
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         """None ends the thread that takes it."""
         self._started = 0
@@ -535,16 +545,16 @@ class _Threads:
         return self._calls > 0
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
+    def lent(self, post: Callable[[Callable[[], None]], None]) -> Iterator[None]:
         """From any thread. Within, a thread of the pool counts as waiting; others have no place to lend."""
         if not hasattr(self._here, "belongs"):
             yield
             return
-        self._post(lambda: self._lend(1))
+        post(lambda: self._lend(1))
         try:
             yield
         finally:
-            self._post(lambda: self._lend(-1))
+            post(lambda: self._lend(-1))
 
     def _lend(self, count: int) -> None:
         self._waiting += count
@@ -559,7 +569,7 @@ class _Threads:
     def _work(self) -> None:
         self._here.belongs = True
         while (call := self._queue.get()) is not None:
-            self._run(call)
+            call.server.run_sync(call)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

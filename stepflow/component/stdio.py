@@ -1,4 +1,4 @@
-"""`serve()`: a component server on stdin and stdout.
+"""`serve()`: a component server on stdin and stdout (over HTTP: `http_server`; as a worker: `pull`).
 
 Owns the process while it serves:
 - The protocol moves to private copies of descriptors 0 and 1; 0 becomes /dev/null and 1 becomes stderr, so neither
@@ -11,14 +11,15 @@ Owns the process while it serves:
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from stepflow.component.server import Server
+    from stepflow.component.server import Server, Threads
 
 READ_BYTES = 64 * 1024
 """A pipe's usual capacity: more would allocate without ever being filled."""
@@ -32,15 +33,32 @@ ENDING_S = 1.0
 assert READ_BYTES <= UNSENT_BYTES_MAX
 
 
-def serve(*, threads: int | None = None, argv: Sequence[str] | None = None) -> None:
+def serve(
+    *,
+    http: bool | int | str | None = None,
+    pull: str | None = None,
+    queue: str | None = None,
+    concurrency: int | None = None,
+    threads: int | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
     """Serve all `@component` functions on stdin and stdout until the host closes stdin.
+
+    With `http` they are served over HTTP until a signal comes: `True` takes any free port of loopback, a number that
+    port, `"HOST:PORT"` that address; the port is announced on stdout. There is no authentication: whoever reaches the
+    address can call the components.
+
+    With `pull`, HOST:PORT, their calls are fetched from there over gRPC, out of `queue`, at most `concurrency` at a
+    time, until a signal comes. So they are also where a runtime has set STEPFLOW_TRANSPORT=grpc; what is not given
+    comes from STEPFLOW_TASKS_URL, STEPFLOW_QUEUE_NAME and STEPFLOW_MAX_CONCURRENT.
 
     `threads` bounds how many sync components run at a time (cores + 4, at most 32, by default). `argv` stands for the
     process's own arguments: `--list` prints the components as JSON, `--call NAME` runs one on JSON from stdin; other
     arguments are the author's business.
 
     Raises:
-        SystemExit: 2 if a component is wrong (told on stderr), 128 + signal after one; and with `--list` and `--call`.
+        SystemExit: 2 if a component or an option is wrong (told on stderr), 128 + signal after one (0 with `pull`); and
+            with `--list` and `--call`.
     """
     from stepflow.component import tryout
     from stepflow.component.registry import REGISTRY
@@ -52,6 +70,10 @@ def serve(*, threads: int | None = None, argv: Sequence[str] | None = None) -> N
             raise Invalid("COMPONENT_INVALID", "there is nothing to serve: put @component on a function before serve()")
         if threads is not None and threads < 1:
             raise Invalid("COMPONENT_INVALID", f"serve(threads={threads}): at least one thread is needed")
+        address = None if http is None or http is False else _address_of(http)
+        pulls = pull is not None or (address is None and os.environ.get("STEPFLOW_TRANSPORT") == "grpc")
+        if pulls and address is not None:
+            raise Invalid("COMPONENT_INVALID", "serve(http=…, pull=…): one of the two")
         for component in REGISTRY.components():
             component.prepare()
     except Invalid as problem:
@@ -61,25 +83,71 @@ def serve(*, threads: int | None = None, argv: Sequence[str] | None = None) -> N
         raise SystemExit(tryout.list_components(REGISTRY))
     if arguments[:1] == ["--call"]:
         raise SystemExit(tryout.call_component(REGISTRY, arguments[1:]))
+    configure_log()
+    if address is not None:
+        _serve_http(*address, threads)
+        return
+    if pulls:
+        _serve_pull(threads, pull, queue, concurrency)
+        return
     if sys.stdin is not None and sys.stdin.isatty():
         print(tryout.hint(REGISTRY), file=sys.stderr)
     _serve_stdio(threads)
 
 
-def _serve_stdio(threads: int | None) -> None:
-    import gc
-    import os
+def _address_of(http: bool | int | str) -> tuple[str, int]:
+    """Raises: Invalid COMPONENT_INVALID."""
+    from stepflow.errors import Invalid
 
-    configure_log()
+    host, _, port = ("", "", "0") if http is True else str(http).rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65_536):
+        raise Invalid("COMPONENT_INVALID", f"serve(http={http!r}): True, a port, or 'HOST:PORT' is needed")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _serve_http(host: str, port: int, threads: int | None) -> None:
+    from stepflow.component.http_server import serve as serve_http
+
+    fd_in, fd_out = _take_descriptors()
+    os.close(fd_in)  # nobody speaks there: its end means nothing
+    _leave(*_run(serve_http(host, port, fd_out, threads)))
+
+
+def _serve_pull(threads: int | None, pull: str | None, queue: str | None, concurrency: int | None) -> None:
+    from stepflow.component.pull import pull_options
+    from stepflow.component.pull import serve as serve_pull
+    from stepflow.errors import Invalid
+
+    try:
+        options = pull_options(os.environ, pull=pull, queue=queue, concurrency=concurrency)
+    except Invalid as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+    _leave(*_run(serve_pull(options, threads)))
+
+
+def _serve_stdio(threads: int | None) -> None:
     fd_in, fd_out = _take_descriptors()
     blocking = os.get_blocking(fd_out)
     os.set_blocking(fd_out, False)
-    loop = new_loop()
-    gc.freeze()  # what was imported lives as long as the process: collections need not look at it
     try:
-        code, stuck = loop.run_until_complete(_serve(fd_in, fd_out, threads))
+        ended = _run(_serve(fd_in, fd_out, threads))
     finally:
         os.set_blocking(fd_out, blocking)  # it may be a terminal that others use
+    _leave(*ended)
+
+
+def _run(serving: Coroutine[Any, Any, tuple[int, bool]]) -> tuple[asyncio.AbstractEventLoop, int, bool]:
+    """Run a server to its end; return its loop, the exit code, and whether threads are stuck in components."""
+    import gc
+
+    loop = new_loop()
+    gc.freeze()  # what was imported lives as long as the process: collections need not look at it
+    return loop, *loop.run_until_complete(serving)
+
+
+def _leave(loop: asyncio.AbstractEventLoop, code: int, stuck: bool) -> None:
+    """Raises: SystemExit."""
     if stuck:
         # at a normal exit the interpreter waits for such threads, or crashes when one prints meanwhile
         sys.stdout.flush()
@@ -112,7 +180,6 @@ def configure_log() -> None:
 def log_level() -> int:
     """Return the level that STEPFLOW_LOG_LEVEL names; INFO for none and for an unknown one."""
     import logging
-    import os
 
     level = logging.getLevelNamesMapping().get(os.environ.get("STEPFLOW_LOG_LEVEL", "info").upper())
     return logging.INFO if level is None else level
@@ -121,7 +188,6 @@ def log_level() -> int:
 def _take_descriptors() -> tuple[int, int]:
     """Return private copies of stdin and stdout, and put harmless ones in their places."""
     import io
-    import os
 
     fd_in, fd_out = os.dup(0), os.dup(1)  # not inherited by child processes, which would hold the pipe open
     null = os.open(os.devnull, os.O_RDONLY)
@@ -141,7 +207,7 @@ async def _serve(fd_in: int, fd_out: int, threads: int | None) -> tuple[int, boo
     import signal
 
     from stepflow.component.registry import REGISTRY
-    from stepflow.component.server import Server
+    from stepflow.component.server import Server, Threads
 
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -151,7 +217,8 @@ async def _serve(fd_in: int, fd_out: int, threads: int | None) -> tuple[int, boo
             ended.set_result(code)
 
     writer = _Writer(loop, fd_out, lambda: end(0))
-    server = Server(REGISTRY, writer.send, threads_max=threads, show_tracebacks=log_level() <= logging.DEBUG)
+    pool = Threads(threads)
+    server = Server(REGISTRY, writer.send, threads=pool, show_tracebacks=log_level() <= logging.DEBUG)
     reader = _Reader(loop, fd_in, server, lambda: end(0))
     writer.on_full = reader.pause
     writer.on_drained = reader.resume
@@ -161,14 +228,13 @@ async def _serve(fd_in: int, fd_out: int, threads: int | None) -> tuple[int, boo
     code = await ended
     reader.pause()
     writer.flush()
-    return code, await _wind_up(server)
+    return code, await wind_up(list(server.tasks()), pool)
 
 
-async def _wind_up(server: Server) -> bool:
+async def wind_up(tasks: Sequence[asyncio.Task[None]], threads: Threads) -> bool:
     """Cancel what runs; return whether threads are stuck."""
     import asyncio
 
-    tasks = list(server.tasks())
     for task in tasks:
         task.cancel()
     if tasks:
@@ -176,14 +242,13 @@ async def _wind_up(server: Server) -> bool:
     # as a task of its own, since cancelling it would wait for the very threads that may be stuck
     executor_ended = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
     await asyncio.wait([executor_ended], timeout=ENDING_S)
-    return server.threads_busy() or not all(task.done() for task in (executor_ended, *tasks))
+    return threads.busy() or not all(task.done() for task in (executor_ended, *tasks))
 
 
 class _Reader:
     """Splits what arrives into lines. A line above the limit is dropped as it comes, and refused at its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, server: Server, on_end: Callable[[], None]) -> None:
-        import os
         import stat
 
         from stepflow.component.wire import LINE_BYTES_MAX
@@ -261,8 +326,6 @@ class _Writer:
     """Gathers lines and writes them together, once a turn of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, on_end: Callable[[], None]) -> None:
-        import os
-
         self._loop = loop
         self._fd = fd
         self._on_end = on_end

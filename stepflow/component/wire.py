@@ -30,6 +30,8 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 COMPONENT_NOT_FOUND = -32001
 EXECUTION_FAILED = -32003
+EXECUTION_FAILED_LATER = -32100
+"""The same from 0.11 on, where -32003 became something that a host does not try again."""
 
 PROTOCOL_VERSION = 1
 
@@ -68,12 +70,14 @@ class Message(msgspec.Struct):
     error: msgspec.Raw = _UNSET_RAW
 
 
-class _Capabilities(msgspec.Struct):
+class _Capabilities(msgspec.Struct, rename="camel"):
     progress: bool = False
+    blob_api_url: str | None = None
 
 
-class InitializeParams(msgspec.Struct):
+class InitializeParams(msgspec.Struct, rename={"later_version": "runtimeProtocolVersion"}):
     capabilities: _Capabilities | None = None
+    later_version: int | None = None
 
 
 class InfoParams(msgspec.Struct):

@@ -6,6 +6,7 @@ fact is worked out in `advancing`, which a replay calls after each entry.
 
 from __future__ import annotations
 
+from collections import deque
 from heapq import heappush
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,18 @@ def apply(state: RunState, entry: pb.Entry) -> None:
     elif kind == "inbox_taken":
         state.inbox_taken.add(entry.inbox_taken.id)
         state.cancelled = state.cancelled or entry.inbox_taken.cancel
+        if entry.inbox_taken.HasField("signal"):
+            signal = entry.inbox_taken.signal
+            state.signals.setdefault((entry.item, signal.name), deque()).append(json_of(signal.payload))
+            _match_signals(state, (entry.item, signal.name))
+    elif kind == "signal_awaited":
+        step = _active(state, entry)
+        step.phase, step.signal = Phase.WAITING, None
+        if entry.signal_awaited.until_ms:
+            _wake_at(state, step, entry.signal_awaited.until_ms)
+        place = (_root_item(step), entry.signal_awaited.name)
+        state.signal_waits.setdefault(place, deque()).append(step)
+        _match_signals(state, place)
     elif kind == "run_completed":
         state.status = entry.run_completed.status
         _end_items(state, entry)
@@ -142,6 +155,24 @@ def _apply_attempt_failed(state: RunState, entry: pb.Entry) -> None:
 def _wake_at(state: RunState, step: StepRun, at_ms: int) -> None:
     step.wake_at_ms = at_ms
     heappush(state.timers, (at_ms, step.item.scope.number, step.item.index, step.index, step))
+
+
+def _match_signals(state: RunState, place: tuple[int, str]) -> None:
+    """Give the oldest signal to the step that has waited longest, as long as there are both."""
+    signals, waits = state.signals.get(place), state.signal_waits.get(place)
+    while signals and waits:
+        step = waits.popleft()
+        if step.phase is Phase.WAITING and step.signal is None and step.item.active.get(step.index) is step:
+            step.signal = signals.popleft()
+            step.wake_at_ms = -1
+            state.signalled.append(step)
+
+
+def _root_item(step: StepRun) -> int:
+    """Return the item of the run itself that a step, of whatever sub-run, works for."""
+    while step.item.scope.parent is not None:
+        step = step.item.scope.parent
+    return step.item.index
 
 
 def leave_flight(state: RunState, step: StepRun) -> None:

@@ -16,7 +16,7 @@ from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing import NoRoute
 from stepflow.run.advancing import advance
-from stepflow.run.engine import begin, evaluate_input, fired, resume_parent
+from stepflow.run.engine import NOT_SIGNALLED, begin, evaluate_input, fired, resume_parent, signalled
 from stepflow.run.facts import failure_to_pb, step_failed
 from stepflow.run.model import (
     ADOPTIONS_FRUITLESS_MAX,
@@ -61,6 +61,8 @@ def decide(state: RunState, now_ms: int, routes: Routes, blobs: Blobs) -> list[A
         return actions
     if state.timers and state.timers[0][0] <= now_ms:
         _fire_timers(state, now_ms, blobs, actions)
+    if state.signalled:
+        _resume_signalled(state, now_ms, blobs, actions)
     if state.due:
         _resume_parents(state, now_ms, blobs, actions)
     if state.fresh or state.ready or state.engine_ready:
@@ -216,6 +218,8 @@ def _conclude(state: RunState, step: StepRun, begun: Begun | None, now_ms: int, 
         entry = pb.Entry(scope=item.scope.number, item=item.index, step=step.index, at_ms=now_ms)
         if isinstance(begun, pb.TimerSet):
             entry.timer_set.CopyFrom(begun)
+        elif isinstance(begun, pb.SignalAwaited):
+            entry.signal_awaited.CopyFrom(begun)
         else:
             entry.sub_run_started.CopyFrom(begun)
         step.started_at_ms = step.started_at_ms or now_ms
@@ -227,6 +231,8 @@ def _block(state: RunState, step: StepRun) -> None:
     """Set a step aside until the blob that it wants is there."""
     if step.phase is Phase.PARENT:
         state.due.append(step)
+    elif step.phase is Phase.WAITING:
+        state.signalled.append(step)
     elif step.phase is Phase.SLEEPING:
         heappush(state.timers, (step.wake_at_ms, step.item.scope.number, step.item.index, step.index, step))
     else:
@@ -244,8 +250,17 @@ def _fire_timers(state: RunState, now_ms: int, blobs: Blobs, actions: list[Actio
             state.fresh.append(step)
         elif step.phase is Phase.SLEEPING:
             sleeping.append(step)
+        elif step.phase is Phase.WAITING:
+            _conclude(state, step, NOT_SIGNALLED, now_ms, actions)
     for step in sleeping:
         _conclude(state, step, fired(state, step, blobs), now_ms, actions)
+
+
+def _resume_signalled(state: RunState, now_ms: int, blobs: Blobs, actions: list[Action]) -> None:
+    steps, state.signalled = state.signalled, []
+    for step in steps:
+        if step.phase is Phase.WAITING and step.item.active.get(step.index) is step:
+            _conclude(state, step, signalled(state, step, blobs), now_ms, actions)
 
 
 def _resume_parents(state: RunState, now_ms: int, blobs: Blobs, actions: list[Action]) -> None:

@@ -1,8 +1,8 @@
-"""The components that run inside the engine: `eval`, `map`, `iterate` and `sleep`, and the sub-runs they open.
+"""The components that run inside the engine: `eval`, `map`, `iterate`, `sleep` and `wait_for_signal`, and sub-runs.
 
 They never go to a host and hold no place in the window. What they do follows from the step's input, so the journal
-has only that a sub-run was opened, or when a timer fires; the flow, the items and the result are worked out again by
-every owner.
+has only that a sub-run was opened, when a timer fires, or which signal is awaited; the flow, the items and the result
+are worked out again by every owner.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FIRE_AT_MS_MAX = 2**62
 """A timer may lie beyond every clock, but not beyond an int64."""
 
+SIGNAL_NAME_CHARS_MAX = 128
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Millis = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -35,6 +37,11 @@ Millis = Annotated[int, msgspec.Meta(ge=0)]
 class SleepInput(msgspec.Struct):
     duration_ms: Millis
     passthrough: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class WaitInput(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=SIGNAL_NAME_CHARS_MAX)]
+    timeout_ms: Millis | None = None
 
 
 class EvalInput(msgspec.Struct):
@@ -59,9 +66,15 @@ class IterateOutput(msgspec.Struct):
     next: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-INPUT_TYPES: dict[str, type] = {"sleep": SleepInput, "eval": EvalInput, "map": MapInput, "iterate": IterateInput}
+INPUT_TYPES: dict[str, type] = {
+    "sleep": SleepInput,
+    "wait_for_signal": WaitInput,
+    "eval": EvalInput,
+    "map": MapInput,
+    "iterate": IterateInput,
+}
 
-Opening = pb.SubRunStarted | pb.TimerSet
+Opening = pb.SubRunStarted | pb.TimerSet | pb.SignalAwaited
 Begun = Opening | Json | Failure
 """What a step of the engine comes to: a fact to journal, or its outcome at once."""
 
@@ -99,6 +112,10 @@ def begin(state: RunState, step: StepRun, kind: str, input: bytes, now_ms: int, 
         return Failure(Code.INVALID_INPUT, f"input of /{kind}: {error}")
     if kind == "sleep":
         return pb.TimerSet(fire_at_ms=min(now_ms + step.memo.duration_ms, FIRE_AT_MS_MAX))
+    if kind == "wait_for_signal":
+        timeout_ms: int | None = step.memo.timeout_ms
+        until_ms = 0 if timeout_ms is None else min(now_ms + timeout_ms, FIRE_AT_MS_MAX)
+        return pb.SignalAwaited(name=step.memo.name, until_ms=until_ms)
     if step.item.scope.depth >= DEPTH_MAX:
         return Failure(Code.ORCHESTRATOR_ERROR, f"sub-runs are nested deeper than {DEPTH_MAX} levels")
     if kind == "iterate" and step.memo.max_iterations == 0:
@@ -284,6 +301,27 @@ def fired(state: RunState, step: StepRun, blobs: Blobs) -> Json | None:
     if memo.passthrough is not msgspec.UNSET:
         output["passthrough"] = memo.passthrough
     return Json(encode(output))
+
+
+def signalled(state: RunState, step: StepRun, blobs: Blobs) -> Json | None:
+    """Return the output of a `wait_for_signal` that has got its signal; None while a blob is wanted for it."""
+    payload = step.signal
+    assert payload is not None
+    raw = payload.raw
+    if isinstance(payload, Stored) and not raw:
+        content = blobs.get(payload.blob)
+        if content is None:
+            if payload.blob in blobs:
+                state.lost_blob = payload.blob
+            else:
+                state.wanted[payload.blob] = False
+            return None
+        raw = content
+    return Json(b'{"payload":' + raw + b',"timed_out":false}')
+
+
+NOT_SIGNALLED = Json(b'{"payload":null,"timed_out":true}')
+"""The output of one whose time was over first."""
 
 
 def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:

@@ -61,7 +61,9 @@ class Phase(IntEnum):
     """Waits for a durable timer."""
     PARENT = 5
     """Waits for the sub-run that the engine opened for it."""
-    SETTLING = 6
+    WAITING = 6
+    """Waits for a signal, and for a timer that ends the waiting."""
+    SETTLING = 7
     """Its outcome is on its way into the journal."""
 
 
@@ -99,6 +101,7 @@ class StepRun:
         "phase",
         "ready_at",
         "rejoin",
+        "signal",
         "started_at_ms",
         "sub_runs",
         "transport_failed",
@@ -121,6 +124,8 @@ class StepRun:
         """An attempt that a host still holds: the next dispatch joins it instead of making another."""
         self.started_at_ms = 0
         self.wake_at_ms = 0
+        self.signal: Json | None = None
+        """What came with the signal that it has got."""
         self.sub_runs: list[Scope] | None = None
         self.callbacks_live = 0
         """Sub-runs of this step's component that have not ended; while there are any, its place is lent."""
@@ -272,6 +277,9 @@ class RunState:
         "scopes",
         "scopes_ended",
         "scopes_live",
+        "signal_waits",
+        "signalled",
+        "signals",
         "status",
         "stored",
         "timers",
@@ -295,6 +303,10 @@ class RunState:
         """Instant of the newest entry."""
         self.cancelled = False
         self.inbox_taken: set[str] = set()
+        self.signals: dict[tuple[int, str], deque[Json]] = {}
+        """By item of the run and name: signals that no step has got yet, in the order of their coming."""
+        self.signal_waits: dict[tuple[int, str], deque[StepRun]] = {}
+        """The steps that wait for one, in the order of their beginning; some have long ended."""
         self.status: journal_pb2.RunStatus | None = None
         # The volatile part.
         self.dirty: deque[tuple[Item, int]] = deque()
@@ -323,6 +335,8 @@ class RunState:
         """Heap: instant, then scope, item and step to break ties."""
         self.due: list[StepRun] = []
         """Parents whose sub-run has ended."""
+        self.signalled: list[StepRun] = []
+        """Steps that have got their signal."""
         self.scopes_ended: list[Scope] = []
         self.ending = False
         """The run's end is on its way into the journal."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run.model import RunState, Scope, StepRun
 
-EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "sub_run", "progress"]
+EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "waiting", "sub_run", "progress"]
 
 
 class StepEvent(msgspec.Struct, frozen=True):
@@ -38,8 +38,9 @@ class StepEvent(msgspec.Struct, frozen=True):
     duration_ms: int | None = None
     failure: Failure | None = None
     until_ms: int | None = None
-    """When the next attempt or the end of a sleep is due."""
+    """When the next attempt, or the end of a sleep or of the waiting for a signal is due."""
     message: str = ""
+    """Of progress; the signal's name where one is waited for."""
     parent: tuple[str, int, int] | None = None
     """Of a step in a sub-run: run id, item and index of the step that has opened it."""
 
@@ -52,7 +53,7 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
     scope = state.scopes[entry.scope]
     step = scope.plan.steps[entry.step]
     event_kind: EventKind = _KINDS[kind]
-    attempt, duration, failure, until = 0, None, None, None
+    attempt, duration, failure, until, message = 0, None, None, None, ""
     if kind == "step_completed":
         done = entry.step_completed
         attempt = done.attempt
@@ -65,6 +66,8 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         duration = entry.at_ms - failed.started_at_ms if failed.started_at_ms else None
     elif kind == "timer_set":
         until = entry.timer_set.fire_at_ms
+    elif kind == "signal_awaited":
+        until, message = entry.signal_awaited.until_ms or None, entry.signal_awaited.name
     return StepEvent(
         kind=event_kind,
         run_id=scope.run_id,
@@ -78,6 +81,7 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         duration_ms=duration,
         failure=failure,
         until_ms=until,
+        message=message,
         parent=_parent(scope),
     )
 
@@ -94,6 +98,7 @@ _KINDS: dict[str | None, EventKind] = {
     "step_completed": "completed",
     "attempt_failed": "retrying",
     "timer_set": "sleeping",
+    "signal_awaited": "waiting",
     "sub_run_started": "sub_run",
 }
 

@@ -11,7 +11,8 @@ A directory is served here with plain files, and memory with a dict; `obstore` s
 store does not fsync, so a content could be gone after a power failure although a journal names it, it keeps no
 attributes (the type), and importing it takes 20 ms of the half second in which `stepflow run` starts.
 
-Not here: a time to live of shared blobs (retention's), and values small enough to stay inline (`codec`).
+Not here: who removes shared blobs, and when (`control_plane/shared_blobs.py`), and values small enough to stay inline
+(`codec`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ import os
 import re
 import secrets
 import shutil
+import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, blob_id
 from stepflow.errors import DataLoss, Invalid, NotFound, Refused, StepflowError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SHARED = "shared"
 """The scope of blobs that belong to no run."""
@@ -50,6 +55,14 @@ class _Place(Protocol):
     async def read(self, path: str) -> tuple[bytes, str] | None: ...
 
     async def delete_folder(self, path: str) -> None: ...
+
+    def dates(self, path: str) -> AsyncIterator[tuple[str, float]]:
+        """Yield the names in a folder with the instants of their last put, in seconds since 1970."""
+        ...
+
+    async def delete_older(self, path: str, before_s: float) -> bool:
+        """Delete a content that was last put before this instant; return whether it was."""
+        ...
 
 
 class BlobStore:
@@ -127,6 +140,16 @@ class BlobStore:
             raise Invalid("BLOB_SCOPE_INVALID", "shared blobs are not deleted together: they belong to nobody alone")
         await self._place.delete_folder(_folder(scope))
 
+    async def dates(self, scope: str = SHARED) -> dict[str, float]:
+        """Return all blobs of a scope with the instants of their last put, in seconds since 1970."""
+        return {name: put_at_s async for name, put_at_s in self._place.dates(_folder(scope)) if _ID.fullmatch(name)}
+
+    async def delete_shared(self, identity: str, before_s: float) -> bool:
+        """Delete a shared blob, unless it was put again since `before_s`; return whether it is gone by our hand."""
+        if not _ID.fullmatch(identity):
+            raise Invalid("BLOB_ID_INVALID", f"{identity[:80]!r} is not a blob id: 64 hexadecimal digits")
+        return await self._place.delete_older(f"{_folder(SHARED)}/{identity.lower()}", before_s)
+
 
 async def _hash(content: bytes) -> str:
     if len(content) <= INLINE_HASH_BYTES_MAX:
@@ -143,16 +166,29 @@ def _folder(scope: str) -> str:
 class _Memory:
     def __init__(self) -> None:
         self._blobs: dict[str, tuple[bytes, str]] = {}
+        self._dates: dict[str, float] = {}
 
     async def write(self, path: str, content: bytes, blob_type: str) -> None:
         self._blobs[path] = (content, blob_type)
+        self._dates[path] = time.time()
 
     async def read(self, path: str) -> tuple[bytes, str] | None:
         return self._blobs.get(path)
 
     async def delete_folder(self, path: str) -> None:
         for name in [name for name in self._blobs if name.startswith(f"{path}/")]:
-            del self._blobs[name]
+            del self._blobs[name], self._dates[name]
+
+    async def dates(self, path: str) -> AsyncIterator[tuple[str, float]]:
+        for name, put_at_s in list(self._dates.items()):
+            if name.startswith(f"{path}/"):
+                yield name.removeprefix(f"{path}/"), put_at_s
+
+    async def delete_older(self, path: str, before_s: float) -> bool:
+        if self._dates.get(path, before_s) >= before_s:
+            return False
+        del self._blobs[path], self._dates[path]
+        return True
 
 
 class _Directory:
@@ -171,6 +207,34 @@ class _Directory:
 
     async def delete_folder(self, path: str) -> None:
         await asyncio.to_thread(self._delete, self._root / path)
+
+    async def dates(self, path: str) -> AsyncIterator[tuple[str, float]]:
+        for found in await asyncio.to_thread(self._dates, self._root / path):
+            yield found
+
+    async def delete_older(self, path: str, before_s: float) -> bool:
+        return await asyncio.to_thread(self._delete_older, self._root / path, before_s)
+
+    def _dates(self, folder: Path) -> list[tuple[str, float]]:
+        try:
+            with os.scandir(folder) as entries:
+                return [(entry.name, entry.stat().st_mtime) for entry in entries]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+
+    def _delete_older(self, path: Path, before_s: float) -> bool:
+        try:
+            if path.stat().st_mtime >= before_s:
+                return False
+            path.unlink()
+            path.with_suffix(".type").unlink(missing_ok=True)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+        return True
 
     def _write(self, path: Path, content: bytes, blob_type: str) -> None:
         type_path = path.with_suffix(".type")
@@ -301,6 +365,26 @@ class _Bucket:
                 await self._delete([item["path"] for item in objects])
         except self._errors as error:
             raise self._explain(error) from None
+
+    async def dates(self, path: str) -> AsyncIterator[tuple[str, float]]:
+        try:
+            async for objects in self._obstore.list(self._store, f"{path}/"):
+                for item in objects:
+                    yield item["path"].removeprefix(f"{path}/"), item["last_modified"].timestamp()
+        except self._errors as error:
+            raise self._explain(error) from None
+
+    async def delete_older(self, path: str, before_s: float) -> bool:
+        try:
+            found = await self._obstore.head_async(self._store, path)
+            if found["last_modified"].timestamp() >= before_s:
+                return False
+            await self._delete([path])
+        except FileNotFoundError:
+            return False
+        except self._errors as error:
+            raise self._explain(error) from None
+        return True
 
     async def _delete(self, names: list[str]) -> None:
         try:

@@ -52,6 +52,7 @@ from stepflow.store.etcd_client import (
     EtcdClient,
     check_version,
 )
+from stepflow.store.etcd_metrics import read_metrics
 from stepflow.store.etcd_watch import EtcdWatch, Watches
 from stepflow.telemetry import get_logger
 
@@ -186,9 +187,10 @@ class EtcdStore:
     async def status(self) -> EtcdStatus:
         """Return what the member that answers now says of itself.
 
-        Raises: StoreUnavailable; Forbidden `STORE_FORBIDDEN`: under logins, etcd tells this to root only.
+        Raises: StoreUnavailable; Forbidden `STORE_FORBIDDEN`: etcd tells this to root only, and serves no metrics.
         """
-        return _status(await self._client.call(self._client.kv, STATUS, pb.StatusRequest()), self._client.kv.endpoint)
+        client = self._client
+        return await _ask_member(client, client.kv.endpoint)
 
     async def close(self) -> None:
         self._client.closed = True
@@ -320,9 +322,8 @@ async def _choose_endpoint(client: EtcdClient) -> str:
 async def _ask_status(config: EtcdConfig, endpoint: str) -> EtcdStatus | StepflowError:
     client = EtcdClient(replace(config, endpoints=(endpoint,)))
     try:
-        return _status(await client.call(client.kv, STATUS, pb.StatusRequest()), endpoint)
+        return await _ask_member(client, endpoint)
     except Forbidden:
-        # Under logins, only root is told.
         log.warning("etcd does not tell this user its version; it must be 3.5.17 or later", endpoint=endpoint)
         return EtcdStatus(endpoint, UNKNOWN_VERSION, 0, 0, True)
     except StepflowError as error:
@@ -331,5 +332,19 @@ async def _ask_status(config: EtcdConfig, endpoint: str) -> EtcdStatus | Stepflo
         await client.close()
 
 
-def _status(reply: pb.StatusResponse, endpoint: str) -> EtcdStatus:
+async def _ask_member(client: EtcdClient, endpoint: str) -> EtcdStatus:
+    try:
+        reply: pb.StatusResponse = await client.call(client.kv, STATUS, pb.StatusRequest())
+    except Forbidden as refusal:  # under logins, only root may ask; the page of metrics is for everybody
+        try:
+            metrics = await read_metrics(client.config, endpoint)
+            return EtcdStatus(
+                endpoint,
+                metrics["etcd_server_version"],
+                int(float(metrics["etcd_mvcc_db_total_size_in_bytes"])),
+                int(float(metrics["etcd_mvcc_db_total_size_in_use_in_bytes"])),
+                metrics["etcd_server_has_leader"] != "0",
+            )
+        except (StoreUnavailable, KeyError, ValueError):
+            raise refusal from None
     return EtcdStatus(endpoint, reply.version, reply.db_size, reply.db_size_in_use, reply.leader != 0)

@@ -7,8 +7,11 @@ import os
 import re
 import stat
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +48,7 @@ class Bucket:
 
     objects: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
     refuse: int = 0
+    dates: dict[str, float] = field(default_factory=dict)
 
 
 class S3Handler(BaseHTTPRequestHandler):
@@ -67,9 +71,10 @@ class S3Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", '"0"')
-        self.send_header("Last-Modified", "Mon, 23 Nov 2026 10:00:00 GMT")
+        self.send_header("Last-Modified", formatdate(self.bucket.dates.get(self.name, time.time()), usegmt=True))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def read(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -84,6 +89,7 @@ class S3Handler(BaseHTTPRequestHandler):
             return self.answer(self.bucket.refuse, b"<Error><StringToSign>hidden</StringToSign></Error>")
         metadata = {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-meta-")}
         self.bucket.objects[self.name] = (content, metadata)
+        self.bucket.dates[self.name] = time.time()
         return self.answer(200)
 
     def do_GET(self) -> None:  # http.server's name
@@ -93,7 +99,8 @@ class S3Handler(BaseHTTPRequestHandler):
         if "list-type" in query:
             names = [name for name in sorted(self.bucket.objects) if name.startswith(query["prefix"][0])]
             found = "".join(
-                f"<Contents><Key>{escape(name)}</Key><LastModified>2026-11-23T10:00:00.000Z</LastModified>"
+                f"<Contents><Key>{escape(name)}</Key>"
+                f"<LastModified>{datetime.fromtimestamp(self.bucket.dates[name], UTC):%FT%T}.000Z</LastModified>"
                 f"<ETag>0</ETag><Size>{len(self.bucket.objects[name][0])}</Size></Contents>"
                 for name in names
             )
@@ -103,6 +110,9 @@ class S3Handler(BaseHTTPRequestHandler):
             return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         content, metadata = self.bucket.objects[self.name]
         return self.answer(200, content, **metadata)
+
+    def do_HEAD(self) -> None:  # http.server's name
+        self.do_GET()
 
     def do_POST(self) -> None:  # http.server's name
         names = re.findall(r"<Key>(.*?)</Key>", self.read().decode())
@@ -192,6 +202,42 @@ def test_putting_again_changes_nothing_and_the_last_type_counts(place: Place) ->
             identity = await place.store.put(b"content", blob_type=blob_type)
             assert await place.store.get(identity) == (b"content", blob_type)
         assert place.names() == [f"blobs/shared/{identity}"]
+
+    run(scenario())
+
+
+def test_a_shared_blob_is_deleted_unless_it_was_put_again_since(place: Place) -> None:
+    async def scenario() -> None:
+        store = place.store
+        before_s = time.time() - 10
+        old, again = await store.put(b"old", blob_type="flow"), await store.put(b"again")
+        await store.put(b"of a run", scope=RUN)
+        dates = await store.dates()
+        assert dates.keys() == {old, again}
+        assert all(abs(put_at_s - time.time()) < 60 for put_at_s in dates.values())
+        assert not await store.delete_shared(again, before_s)
+        assert await store.delete_shared(old, time.time() + 10)
+        assert not await store.delete_shared(old, time.time() + 10)
+        assert (await store.dates()).keys() == {again}
+        assert len(place.names()) == 2  # of the deleted one not even its type is left
+        with pytest.raises(Invalid):
+            await store.delete_shared("../x", before_s)
+
+    run(scenario())
+
+
+def test_without_any_blob_there_are_no_dates(place: Place) -> None:
+    assert run(place.store.dates()) == {}
+
+
+def test_putting_again_makes_a_directorys_blob_young_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store = BlobStore.open(tmp_path)
+        identity = await store.put(b"x")
+        os.utime(tmp_path / "blobs" / "shared" / identity, (1, 1))
+        assert (await store.dates())[identity] == 1
+        await store.put(b"x")
+        assert not await store.delete_shared(identity, time.time() - 60)
 
     run(scenario())
 

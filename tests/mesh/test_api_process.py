@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -11,10 +12,10 @@ from support import wait_until
 from support.mesh import Gate, gated_config, processes
 
 from stepflow.client import BlockingClient, Client
-from stepflow.errors import NotFound, Overloaded, Refused, Unavailable
+from stepflow.errors import NotFound, Overloaded, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from support.etcd import EtcdServer
@@ -96,7 +97,7 @@ def test_a_control_plane_ends_in_good_order_although_clients_wait(mesh: Processe
 def test_a_drained_executor_hands_its_runs_over(mesh: Processes, tmp_path: Path) -> None:
     plane = mesh.start("control_plane")
     first = mesh.executor()
-    host = mesh.host(gated_config(tmp_path))
+    mesh.host(gated_config(tmp_path))
     gate = Gate(tmp_path)
     gate.allow(0)
 
@@ -116,8 +117,42 @@ def test_a_drained_executor_hands_its_runs_over(mesh: Processes, tmp_path: Path)
         assert [event.executor_id for event in adopted] == [first.id, second.id]
         with pytest.raises(NotFound):
             client.drain(executor_id="nobody")
-        with pytest.raises(Refused):
-            client.drain(host_id=host.id)
+
+
+def test_a_drained_host_finishes_its_calls_and_the_next_ones_go_elsewhere(mesh: Processes, tmp_path: Path) -> None:
+    plane = mesh.start("control_plane")
+    mesh.executor()
+    config = gated_config(tmp_path)
+    first = mesh.host(config, "--host-id", "first")
+    gate = Gate(tmp_path)
+    gate.allow(0)
+    with BlockingClient(plane.address) as client:
+        run_id = client.submit(CHAIN)
+        wait_until(lambda: len(gate.ledger) == 1, "the first host has a call")
+        mesh.host(config, "--host-id", "second")
+        with ThreadPoolExecutor(1) as pool:
+            drained = pool.submit(client_of(plane.address, lambda other: other.drain(host_id=first.id)))
+            wait_until(lambda: {h.host_id: h.draining for h in client.cluster().hosts}[first.id], "it is shown")
+            assert not drained.done(), "drained with a call in flight"
+            gate.allow(10)
+            drained.result(timeout=30)
+        assert client.wait(run_id, timeout_s=30).status == "completed"
+        assert gate.ledger == [(f"{run_id}/0/s{n}", 1) for n in range(4)], "each once, and none again"
+        client.drain(host_id=first.id)  # nothing is left to do
+        assert client.wait(client.submit(CHAIN), timeout_s=30).status == "completed"
+        assert first.process.poll() is None
+        with pytest.raises(NotFound):
+            client.drain(host_id="nobody")
+
+
+def client_of(server: str, work: Callable[[BlockingClient], None]) -> Callable[[], None]:
+    """Return the work with a client of its own, for another thread."""
+
+    def done() -> None:
+        with BlockingClient(server) as client:
+            work(client)
+
+    return done
 
 
 def test_a_nearly_full_etcd_takes_no_new_runs(mesh: Processes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +11,10 @@ from support import wait_until_async
 from support.api import api_mesh
 
 from control_plane.plane import RunRequest
-from control_plane.retention import QuotaGate, Retention, RetentionPolicy
+from control_plane.retention import QuotaGate, Retention, RetentionPolicy, delete_run
+from control_plane.shared_blobs import sweep_shared_blobs
+from control_plane.signals import signal
+from stepflow.codec import Json, encode
 from stepflow.errors import Invalid, Overloaded, Refused
 from stepflow.flow import flow_from_tree
 from stepflow.store import created_at, keys, range_all
@@ -29,6 +34,21 @@ SLEEP = flow_from_tree(
 )
 
 
+PUTS_AND_WAITS = flow_from_tree(
+    {
+        "steps": [
+            {"id": "put", "component": "/builtin/put_blob", "input": {"data": "made", "blob_type": "data"}},
+            {
+                "id": "wait",
+                "component": "/builtin/wait_for_signal",
+                "input": {"name": "go", "after": {"$step": "put"}},
+            },
+        ],
+        "output": {"$step": "wait"},
+    }
+)
+
+
 @pytest.fixture
 def api() -> Iterator[tuple[ApiMesh, Callable[..., Any]]]:
     with api_mesh() as given:
@@ -39,6 +59,18 @@ async def ended(mesh: ApiMesh, *inputs: bytes) -> str:
     run_id = await mesh.mesh.control.submit(RunRequest(FLOW, inputs or (b"1",)))
     await mesh.mesh.control.wait(run_id)
     return run_id
+
+
+async def made_by(mesh: ApiMesh, run_id: str) -> str:
+    """Return the id of the blob that the run's first step has put, once it stands in the journal."""
+    async with asyncio.timeout(20):
+        while True:
+            steps = {step.step_id: step for step in await mesh.mesh.control.steps(run_id)}
+            if "wait" in steps:
+                outcome = steps["put"].outcome
+                assert isinstance(outcome, Json)
+                return str(outcome.tree["blob_id"])
+            await asyncio.sleep(0.01)
 
 
 async def retention(mesh: ApiMesh, **policy: Any) -> tuple[Retention, Any]:
@@ -73,6 +105,56 @@ def test_over_the_budget_the_oldest_runs_go_first(api: Any) -> None:
         for gone in swept.removed:
             assert await keys_of(mesh, gone) == set()
         assert len((await swept_by.sweep(fence, await end_ms(mesh, ids[-1]))).removed) == 0
+
+    run(work())
+
+
+def test_shared_blobs_go_when_their_time_is_over_and_nothing_names_them(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        blobs, control = mesh.blobs, mesh.mesh.control
+        ids = {name: await blobs.put(name.encode()) for name in ("lost", "asked", "deep", "inbox", "flow")}
+        nested = await blobs.put(encode({"see": ids["deep"]}))
+        asked = await ended(mesh, encode([ids["asked"], nested]))
+        waiting = await control.submit(RunRequest(PUTS_AND_WAITS, (b"1",)))
+        moved = await blobs.put(b"named in a large result")
+        await blobs.put(encode(["x" * 100_000, moved]), scope=waiting)  # as the engine moves it aside
+        made = await made_by(mesh, waiting)
+        await signal(mesh.store, blobs, waiting, "later", encode(ids["inbox"]))
+        flow = {"name": "keeper", "output": {"$literal": ids["flow"]}}
+        await control.store_flow(flow_from_tree(flow))
+        copied = await ended(mesh, encode("x" * 300_000))  # lies in the run's own scope
+        _, fence = await retention(mesh)
+        assert await sweep_shared_blobs(mesh.store, blobs, time.time() - 60, fence) == [], "all of them are young"
+        removed = await sweep_shared_blobs(mesh.store, blobs, time.time() + 60, fence)
+        assert removed == [ids["lost"]]
+        assert (await blobs.get(ids["deep"]))[0] == b"deep"
+        assert (await control.items(copied))[0].outcome.tree == "x" * 300_000
+        await delete_run(mesh.store, blobs, asked)
+        removed = await sweep_shared_blobs(mesh.store, blobs, time.time() + 60, fence)
+        assert sorted(removed) == sorted([ids["asked"], ids["deep"], nested])
+        stale = created_at(keys.leader(), 1)
+        await control.cancel(waiting)
+        await control.wait(waiting)
+        assert await sweep_shared_blobs(mesh.store, blobs, time.time() + 60, stale) == [], "it does not lead"
+        removed = await sweep_shared_blobs(mesh.store, blobs, time.time() + 60, fence)
+        assert sorted(removed) == sorted([ids["inbox"], made, moved]), "who has ended needs nothing"
+
+    run(work())
+
+
+def test_whoever_leads_looks_through_the_shared_blobs(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        identity = await mesh.blobs.put(b"forgotten")
+        by_leader, _ = await retention(mesh, blobs_s=0)
+        by_leader.start()
+        async with asyncio.timeout(20):
+            while identity in await mesh.blobs.dates():  # noqa: ASYNC110  # the blob store has no event for it
+                await asyncio.sleep(0.01)
+        await by_leader.close()
 
     run(work())
 

@@ -208,7 +208,7 @@ def test_runs_are_listed_read_and_deleted(mesh: Dev) -> None:
     assert table.startswith("RUN_ID")
     assert run_id in table
     assert "create_messages" in mesh.cli("runs", "get", run_id, "--steps").stdout
-    assert mesh.cli("runs", "delete", run_id).returncode == 0
+    assert mesh.json("runs", "delete", run_id) == {"run_ids": [run_id]}
     gone = mesh.cli("runs", "get", run_id)
     assert gone.returncode == 1
     assert "error[RUN_NOT_FOUND]" in gone.stderr
@@ -266,7 +266,7 @@ def test_flows_are_stored_listed_read_run_and_forgotten(mesh: Dev) -> None:
     assert mesh.json("submit", "--flow", "kept@live", *asked)["results"][0]["result"][0]["content"] == "kind"
     assert mesh.json("submit", "--flow", "kept", *asked)["results"][0]["result"][0]["content"] == "curt"
     assert mesh.json("submit", "--flow", stored["flow_id"], *asked)["flow_id"] == stored["flow_id"]
-    assert mesh.cli("flows", "delete", "kept@live").returncode == 0
+    assert mesh.json("flows", "delete", "kept@live") == {"name": "kept", "label": "live"}
     assert "error[LABEL_NOT_FOUND]" in mesh.cli("flows", "get", "kept@live").stderr
     assert mesh.cli("flows", "delete", "kept").returncode == 0
     assert mesh.json("flows", "list", "kept") == {"flows": []}

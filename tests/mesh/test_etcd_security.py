@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import io
 import ipaddress
 import ssl
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from support import wait_until_async
-from support.etcd import FAST, EtcdServer, running_etcd
+from support.etcd import FAST, EtcdServer, etcd_binary, running_etcd
 
-from stepflow.errors import Forbidden, Invalid, Unauthenticated
+from control_plane.retention import QuotaGate
+from stepflow.errors import Forbidden, Invalid, Overloaded, Unauthenticated
 from stepflow.store import Put, StoreUnavailable, Txn, present, put, range_all
-from stepflow.store.etcd import EtcdStore
+from stepflow.store.etcd import UNKNOWN_VERSION, EtcdStore
 from stepflow.store.etcd_config import EtcdConfig
+from stepflow.store.etcd_metrics import read_metrics
+from stepflow.telemetry import configure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -141,6 +145,7 @@ async def works(config: EtcdConfig) -> None:
         await store.lease_revoke(lease)
         assert (await anext(watch)).events[0].kind == "delete"
         watch.close()
+        assert (await read_metrics(config, config.endpoints[0]))["etcd_server_version"] == store.version
 
 
 def test_a_server_with_a_certificate_of_a_made_authority_is_trusted_by_its_file(
@@ -199,6 +204,67 @@ def test_a_user_with_its_password_works_and_no_other(guarded: EtcdServer) -> Non
             run(works(EtcdConfig.parse(guarded.endpoint, user=user, password=password)))
         assert caught.value.reason == "STORE_LOGIN_REFUSED"
         assert PASSWORD not in str(caught.value)
+
+
+def test_a_user_who_is_not_root_learns_version_and_size(guarded: EtcdServer) -> None:
+    async def scenario() -> None:
+        async with opened(EtcdConfig.parse(guarded.endpoint, user="mesh", password=PASSWORD)) as store:
+            before = await store.status()
+            assert store.version == before.version == etcd_binary().version
+            for number in range(20):
+                await put(store, f"fill/{number}", b"x" * 50_000)
+            for _ in range(100):
+                if (await store.status()).size_in_use_bytes > before.size_in_use_bytes + 500_000:
+                    break
+                await asyncio.sleep(0.1)
+            with pytest.raises(Overloaded) as full:
+                await QuotaGate(store, quota_bytes=500_000).check()
+            assert full.value.reason == "STORE_FULL"
+
+    run(scenario())
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    configure("warning", stream)
+    yield stream
+    configure()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 404 Not Found\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\nother 1\n", b""])
+def test_without_metrics_a_full_store_cannot_be_seen_and_a_warning_says_so(
+    guarded: EtcdServer, answer: bytes, logged: io.StringIO
+) -> None:
+    """The way to etcd's metrics is cut by what stands between: it lets gRPC pass, and answers all else itself."""
+
+    async def scenario() -> None:
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            first = await reader.read(3)
+            if first != b"PRI":
+                writer.write(answer)
+                writer.close()
+                return
+            there, onward = await asyncio.open_connection("127.0.0.1", guarded.client_port)
+            onward.write(first)
+            await asyncio.gather(carry(reader, onward), carry(there, writer))
+
+        async with await asyncio.start_server(between, "127.0.0.1", 0) as server:
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with opened(EtcdConfig.parse(address, user="mesh", password=PASSWORD)) as store:
+                assert store.version == UNKNOWN_VERSION
+                with pytest.raises(Forbidden):
+                    await store.status()
+                await QuotaGate(store, quota_bytes=1).check()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.CancelledError):  # the server ends with the test
+            while part := await reader.read(65_536):
+                writer.write(part)
+        writer.close()
+
+    run(scenario())
+    assert "only --store-bytes-max keeps room" in logged.getvalue()
 
 
 def test_a_token_that_has_run_out_is_renewed_in_the_middle_of_things(guarded: EtcdServer) -> None:

@@ -198,6 +198,25 @@ def test_a_call_that_has_waited_long_enough_for_a_host_is_unreachable() -> None:
     run(main())
 
 
+def test_a_host_that_drains_counts_as_none_for_a_call_that_has_no_other() -> None:
+    """It may stay drained for days: a busy one is waited for as long as it lives."""
+
+    async def main() -> None:
+        async with World.open(hosts=1, queue_timeout_s=0.02) as world:
+            hosts = world.executors[0].hosts
+            ((peer, _),) = world.streams[world.executors[0]]
+            peer.draining = True
+            hosts.set_peer(peer)
+            run_id = await world.submit(echo("a", 7), transport_retries_max=1)
+            await world.ended(run_id)
+            assert (await world.results(run_id))[0]["error"]["code"] == "UNREACHABLE"
+            assert world.work.executions("a") == []
+            await world.add_host()
+            assert (await world.ended(await world.submit(echo("a", 7)))).status == "completed"
+
+    run(main())
+
+
 def test_a_cancelled_run_waits_for_no_host() -> None:
     async def main() -> None:
         async with World.open(hosts=0, queue_timeout_s=30.0) as world:

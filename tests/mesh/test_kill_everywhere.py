@@ -60,7 +60,8 @@ steps:
   - {id: messages, component: /builtin/create_messages, input: {user_prompt: hello, after: {$step: join}}}
   - {id: sum, component: /gated/work, input: [{$step: each}, {$step: refused}, {$step: messages}]}
   - {id: pause, component: /builtin/sleep, input: {duration_ms: 300, after: [{$step: sum}, {$step: join}]}}
-  - {id: end, component: /gated/work, input: {after: {$step: pause}, sum: {$step: sum}, join: {$step: join}}}
+  - {id: hold, component: /builtin/wait_for_signal, input: {name: never, timeout_ms: 200, after: {$step: pause}}}
+  - {id: end, component: /gated/work, input: {after: {$step: hold}, sum: {$step: sum}, join: {$step: join}}}
 output: {end: {$step: end}, flaky: {$step: flaky}, refused: {$step: refused}}
 """
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from support import wait_until_async
+from support import text_of, wait_until_async
 from support.authority import Authority
 from support.etcd import running_etcd
 from support.mesh import Gate, Processes, gated_config, processes
@@ -127,13 +127,6 @@ def test_all_services_talk_over_tls_and_ask_each_other_for_certificates(mesh: Pr
             await channel.close()
 
     run(scenario())
-
-
-def test_a_service_does_not_listen_beyond_this_machine_without_tls(mesh: Processes) -> None:
-    executor = mesh.executor("--listen", "0.0.0.0:0", wait=False)
-    assert executor.process.wait(WAIT_S) == 1
-    assert "TLS_REQUIRED" in executor.log
-    mesh.executor("--listen", "0.0.0.0:0", "--insecure")
 
 
 def test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_again(
@@ -406,5 +399,94 @@ def test_a_call_for_a_plugin_without_a_live_host_waits_for_one(mesh: Processes, 
             await asyncio.to_thread(mesh.host, config)
             assert (await control.wait(run_id, timeout_s=WAIT_S)).status == "completed"
             assert gate.ledger == [(f"{run_id}/0/s0", 1)]
+
+    run(scenario())
+
+
+def test_every_service_refuses_to_listen_beyond_this_machine_without_tls(mesh: Processes, tmp_path: Path) -> None:
+    refused = [
+        mesh.start(module, "--listen", "0.0.0.0:0", *more, wait=False)
+        for module, *more in (
+            ("control_plane",),
+            ("executor",),
+            ("component_host", "--config", str(gated_config(tmp_path))),
+        )
+    ]
+    for service in refused:
+        assert service.process.wait(WAIT_S) == 1
+        assert "TLS_REQUIRED" in service.log
+        assert "Traceback" not in service.log
+    mesh.executor("--listen", "0.0.0.0:0", "--insecure")
+
+
+def test_every_service_tells_its_health_and_its_calls(mesh: Processes, tmp_path: Path) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    async def ask(address: str, name: str) -> tuple[int, set[str], bool]:
+        async with open_channel(address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            serving = (await health.Check(health_pb2.HealthCheckRequest(service=name))).status
+            asked = [
+                reflection_pb2.ServerReflectionRequest(list_services=""),
+                reflection_pb2.ServerReflectionRequest(file_containing_symbol=name),
+            ]
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            listed, described = [reply async for reply in reflection.ServerReflectionInfo(iter(asked))]
+            names = {service.name for service in listed.list_services_response.service}
+            return serving, names, bool(described.file_descriptor_response.file_descriptor_proto)
+
+    for service, name in (
+        (mesh.start("control_plane"), "stepflow.mesh.v1.RunsService"),
+        (mesh.executor(), "stepflow.mesh.v1.ExecutorService"),
+        (mesh.host(gated_config(tmp_path)), "stepflow.mesh.v1.ComponentHostService"),
+    ):
+        serving, names, described = asyncio.run(ask(service.address, name))
+        assert serving == health_pb2.HealthCheckResponse.SERVING
+        assert {name, "grpc.health.v1.Health"} <= names
+        assert described
+
+
+def test_fifty_clients_at_two_control_planes_make_one_run_of_one_id(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    planes = [mesh.start("control_plane") for _ in range(2)]
+    mesh.executor()
+    mesh.host(gated_config(tmp_path))
+    run_id = str(uuid4())
+
+    async def submit(number: int) -> str:
+        async with Client(planes[number % 2].address) as client:
+            return await client.submit(chain(2), 5, run_id=run_id)
+
+    async def scenario() -> None:
+        assert set(await asyncio.gather(*map(submit, range(50)))) == {run_id}
+        async with Client(planes[0].address) as client:
+            assert (await client.wait(run_id, timeout_s=WAIT_S)).status == "completed"
+            assert [run.run_id async for run in client.list_runs()] == [run_id]
+        assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{run_id}/0/s1", 1)]
+
+    run(scenario())
+
+
+def test_a_cancel_ends_a_run_and_the_call_in_its_server(mesh: Processes, gate: Gate, tmp_path: Path) -> None:
+    plane = mesh.start("control_plane")
+    mesh.executor()
+    mesh.host(gated_config(tmp_path))
+    gate.allow(0)
+
+    async def scenario() -> None:
+        async with Client(plane.address) as client:
+            run_id = await client.submit(chain(2))
+            await gate.wait_for(1)
+            await client.cancel(run_id)
+            ended = await client.wait(run_id, timeout_s=WAIT_S)
+            assert (ended.status, ended.items_cancelled) == ("cancelled", 1)
+            cancelled = tmp_path / "cancelled"
+            await wait_until_async(lambda: text_of(cancelled) == f"{run_id}/0/s0\n", "the component has seen it")
+            gate.allow(9)
+            other = await client.submit(chain(1))
+            assert (await client.wait(other, timeout_s=WAIT_S)).status == "completed"
+            assert gate.ledger == [(f"{run_id}/0/s0", 1), (f"{other}/0/s0", 1)], "a step began after the cancel"
 
     run(scenario())

@@ -32,12 +32,14 @@ from stepflow.run import (
     start_callback,
 )
 from stepflow.run.advancing import advance
-from stepflow.run.facts import failure_from_pb, json_of
+from stepflow.run.facts import failure_from_pb, json_of, payload_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from stepflow.run import Scope
+
+SIGNAL_FROM = 6
 
 RUN_ID = "018f0000-0000-7000-8000-000000000001"
 
@@ -78,6 +80,8 @@ class World:
     window: int = 4
     transport_retries: int = 3
     blobs: dict[str, bytes] = field(default_factory=dict)
+    signals: list[tuple[int, str, Any]] = field(default_factory=list)
+    """Item, name and payload of those that come in, in this order, when nothing else happens or a choice says so."""
     components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
 
     def __post_init__(self) -> None:
@@ -86,6 +90,7 @@ class World:
         self.dispatched: list[tuple[str, int]] = []
         self.answered: list[tuple[str, int]] = []
         self.crashes = 0
+        self.signalled = 0
         self.places_peak = 0
         self.flight: list[Dispatch] = []
         self.parents: dict[str, Scope] = {}
@@ -98,7 +103,8 @@ class World:
     def run(self, choices: Iterable[int] = ()) -> list[Any]:
         """Drive to the end and return the outcome of every item: trees, or (code, message) of failures.
 
-        A choice n picks the (n % calls)-th call to answer; a negative one lets the owner die and another take over.
+        A choice n picks the (n % calls)-th call to answer; a negative one lets the owner die and another take over. At
+        `SIGNAL_FROM` and above, the next signal comes in first.
         """
         taken = iter(choices)
         for _ in range(20_000):
@@ -110,6 +116,8 @@ class World:
     def step(self, choice: int) -> None:
         if choice < 0:
             self.crash()
+        elif self.signals and (choice >= SIGNAL_FROM or self._waits_for_signals()):
+            self.signal(*self.signals.pop(0))
         elif self.flight:
             self.answer(self.flight.pop(choice % len(self.flight)))
         else:
@@ -172,6 +180,17 @@ class World:
             now_ms=self.now_ms,
         )
         self._feed(entry)
+
+    def _waits_for_signals(self) -> bool:
+        return not self.flight and self.state.next_wake_ms() is None
+
+    def signal(self, item: int, name: str, payload: Any) -> None:
+        self.signalled += 1
+        value = self._value(encode(payload))
+        signal = pb.Signal(name=name, payload=payload_of(value))
+        taken = pb.InboxTaken(id=f"s{self.signalled}", signal=signal)
+        self._feed(pb.Entry(at_ms=self.now_ms, item=item, inbox_taken=taken))
+        self.turn()
 
     def cancel(self) -> None:
         self._feed(pb.Entry(at_ms=self.now_ms, inbox_taken=pb.InboxTaken(id="m", cancel=True)))

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from stepflow.errors import StepflowError
 from stepflow.etcd_binary import EtcdBinary, find_etcd
 
 from . import ROOT, free_port, text_of, wait_until
@@ -210,3 +212,17 @@ def _environ() -> dict[str, str]:
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def _tell() -> None:
+    """Print which etcd the tests run against: what they show holds for that one."""
+    try:
+        binary = etcd_binary()
+    except StepflowError as error:  # the tests that need one will fail, the others need not
+        sys.stdout.write(f"no etcd: {error.message}\n")
+    else:
+        sys.stdout.write(f"etcd {binary.version} ({binary.path})\n")
+
+
+if __name__ == "__main__":
+    _tell()

@@ -131,9 +131,11 @@ class World:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, *, executors: int = 1, hosts: int = 1, planes: int = 1, **options: Any) -> AsyncIterator[World]:
-        """Run a world over a store in memory; `options` go to each executor."""
-        store = await SqliteStore.open(":memory:")
+    async def open(
+        cls, *, store: Store | None = None, executors: int = 1, hosts: int = 1, planes: int = 1, **options: Any
+    ) -> AsyncIterator[World]:
+        """Run a world over a store, by default one in memory, and close it; `options` go to each executor."""
+        store = store or await SqliteStore.open(":memory:")
         world = cls(store, BlobStore.open("memory://"))
         try:
             for _ in range(hosts):

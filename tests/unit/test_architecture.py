@@ -18,6 +18,7 @@ PURE = (
     "stepflow/routing.py",
     "stepflow/errors.py",
     "stepflow/codec.py",
+    "stepflow/pull",
 )
 """Files and folders; a name that does not exist is fine as long as its sibling does."""
 

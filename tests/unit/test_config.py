@@ -20,6 +20,7 @@ from stepflow.config import (
     GrpcPlugin,
     McpPlugin,
     MockPlugin,
+    RetryConfig,
     StepflowPlugin,
     check_supported,
     config_from_tree,
@@ -112,7 +113,7 @@ def test_without_a_file_builtins_are_at_builtin(tmp_path: Path) -> None:
     assert config.routes == {"/builtin": (Rule("builtin"),)}
     assert config.working_directory == tmp_path
     assert config.source is None
-    assert config.retry.transport_max_retries == 3
+    assert config.retry is None
 
 
 def test_the_default_loads_neither_pydantic_nor_yaml() -> None:
@@ -322,7 +323,10 @@ def test_null_is_an_absent_key() -> None:
         ({"type": "mcp", "transport": "streamable-http"}, "needs a `url`"),
         ({"type": "stepflow"}, "needs a `command`"),
         ({"type": "stepflow", "transport": "http"}, "needs a `url`"),
+        ({"type": "stepflow", "transport": "http", "url": "http://x", "command": "y"}, "and not both"),
+        ({"type": "stepflow", "transport": "http", "url": "http://x", "blobThreshold": -1}, "plugins.p.blobThreshold"),
         ({"type": "stepflow", "transport": "pipe", "command": "x"}, "plugins.p.transport: must be"),
+        ({"type": "stepflow", "transport": "grpc"}, "are `type: grpc`"),
         ({"type": "grpc"}, "plugins.p.queueName: is required"),
         ({"type": "grpc", "queueName": "q", "queueTimeoutSecs": 0}, "queueTimeoutSecs"),
         ({"type": "mcp", "command": "x", "args": "y"}, "plugins.p.args"),
@@ -355,9 +359,6 @@ def test_a_misspelt_required_key_is_named_with_the_missing_one() -> None:
 @pytest.mark.parametrize(
     "plugin",
     [
-        GrpcPlugin(queue_name="q"),
-        StepflowPlugin(transport="http", url="http://x"),
-        StepflowPlugin(transport="grpc"),
         McpPlugin(transport="streamable-http", url="http://x"),
     ],
 )
@@ -368,7 +369,14 @@ def test_what_cannot_be_run_yet_is_refused_by_name(plugin: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "plugin", [BuiltinPlugin(), MockPlugin(components={}), StepflowPlugin(command="x"), McpPlugin(command="x")]
+    "plugin",
+    [
+        BuiltinPlugin(),
+        MockPlugin(components={}),
+        StepflowPlugin(command="x"),
+        McpPlugin(command="x"),
+        GrpcPlugin(queue_name="q"),
+    ],
 )
 def test_what_can_be_run_is_let_through(plugin: Any) -> None:
     check_supported("p", plugin)
@@ -499,7 +507,7 @@ def test_unknown_keys_warn_with_a_suggestion_and_change_nothing() -> None:
     assert "retyr: is not a known key and has no effect; did you mean `retry`?" in told
     assert "plugins.p.arg: is not a known key and has no effect; did you mean `args`?" in told
     assert "did you mean `transportMaxRetries`?" in told
-    assert config.retry.transport_max_retries == 3
+    assert config.retry == RetryConfig(transport_max_retries=3)
 
 
 def test_keys_that_only_upstream_uses_do_not_warn() -> None:

@@ -161,7 +161,8 @@ def test_nesting_is_limited(syntax: Any) -> None:
     tree = parse_tree("[" * deep + "]" * deep, source="doc", format=syntax).value
     codec.check_depth(tree)
     assert refusal("[" * (deep + 2) + "]" * (deep + 2), syntax).reason == "JSON_TOO_DEEP"
-    assert refusal("[" * 100_000, syntax).reason in ("JSON_TOO_DEEP", "JSON_INVALID")
+    # Parsers have limits of their own: libyaml as PyYAML 6.0.4 has it stops first.
+    assert refusal("[" * 100_000, syntax).reason in ("JSON_TOO_DEEP", "JSON_INVALID", "YAML_INVALID")
 
 
 @pytest.mark.parametrize("syntax", ["yaml", "json"])

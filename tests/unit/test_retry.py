@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepflow.errors import Code, Invalid
-from stepflow.mesh.v1 import state_pb2
+from stepflow.mesh.v1 import retry_pb2
 from stepflow.retry import (
     DELAY_MS_MAX,
     JITTER_MAX,
@@ -145,16 +145,16 @@ def test_a_wrong_back_off_names_the_member_at_fault(tree: object, field: str) ->
 def test_both_written_forms_keep_a_back_off(backoff: Backoff) -> None:
     assert backoff_from_tree(backoff_to_tree(backoff)) == backoff
     stored = backoff_to_proto(backoff).SerializeToString()
-    assert backoff_from_proto(state_pb2.Backoff.FromString(stored)) == backoff
+    assert backoff_from_proto(retry_pb2.Backoff.FromString(stored)) == backoff
 
 
 def test_an_unset_stored_back_off_is_the_default() -> None:
-    assert backoff_from_proto(state_pb2.Backoff()) == Backoff()
+    assert backoff_from_proto(retry_pb2.Backoff()) == Backoff()
 
 
 def test_a_stored_back_off_of_a_later_version_is_refused() -> None:
-    later = state_pb2.Backoff.FromString(b"\x08\x63")  # kind 99
+    later = retry_pb2.Backoff.FromString(b"\x08\x63")  # kind 99
     with pytest.raises(Invalid, match="does not know"):
         backoff_from_proto(later)
     with pytest.raises(Invalid, match="factor"):
-        backoff_from_proto(state_pb2.Backoff(kind=state_pb2.Backoff.KIND_EXPONENTIAL, factor=float("nan")))
+        backoff_from_proto(retry_pb2.Backoff(kind=retry_pb2.Backoff.KIND_EXPONENTIAL, factor=float("nan")))

@@ -90,6 +90,16 @@ CORPUS = {
         "steps": [step("z", "/builtin/sleep", {"duration_ms": 5000, "passthrough": [1]}), step("a", "/c/id", ref("z"))],
         "output": ref("a"),
     },
+    "signals": {
+        "steps": [
+            step("w", "/builtin/wait_for_signal", {"name": "go"}),
+            step("v", "/builtin/wait_for_signal", {"name": "go", "after": ref("w")}),
+            step("o", "/builtin/wait_for_signal", {"name": "other"}),
+            step("a", "/c/id", [ref("w", "payload"), ref("v", "payload")]),
+            step("b", "/c/id", 7),
+        ],
+        "output": [ref("a"), ref("o", "payload.n"), ref("b")],
+    },
     "map": {
         "steps": [
             step("m", "/builtin/map", {"workflow": {"$literal": DOUBLE}, "items": [1, 2, 3, 4], "max_concurrency": 2})
@@ -125,14 +135,18 @@ EXPECTED = {
     "transport": [7],
     "large values": [[2, 1]],
     "sleep": [{"duration_ms": 5000, "passthrough": [1]}],
+    "signals": [[[1, [2]], 5, 7]],
     "map": [{"results": [{"outcome": "success", "result": 2 * n} for n in (1, 2, 3, 4)], "successful": 4, "failed": 0}],
     "iterate": [{"result": 7, "iterations": 2, "terminated": False}],
     "call-back": [[2, 4]],
 }
 
 
+SIGNALS = {"signals": [(0, "go", 1), (0, "other", {"text": "x" * 40_000, "n": 5}), (0, "go", [2]), (0, "go", "unused")]}
+
+
 def world(name, **options):
-    return World(CORPUS[name], inputs=[{"n": 1}], **options)
+    return World(CORPUS[name], inputs=[{"n": 1}], signals=list(SIGNALS.get(name, ())), **options)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -178,6 +192,8 @@ def test_every_prefix_of_a_journal_leads_to_the_same_result(name):
             if entry.WhichOneof("kind") == "step_completed":
                 done.add((entry.scope, entry.item, entry.step))
         other.dispatched.clear()
+        taken = sum(pb.Entry.FromString(raw).WhichOneof("kind") == "inbox_taken" for raw in other.journal)
+        other.signals = other.signals[taken:]
         other.crash()
         assert other.run() == expected, f"cut after {cut} entries"
         later = [pb.Entry.FromString(raw) for raw in other.journal[cut:]]
@@ -435,6 +451,66 @@ def test_a_sleep_holds_no_place_and_survives_a_crash():
     sleeper.crash()
     assert sleeper.run() == [[{"duration_ms": 60_000}, 1]]
     assert sleeper.now_ms == began + 60_000
+
+
+WAIT = {
+    "steps": [step("w", "/builtin/wait_for_signal", {"name": "go", "timeout_ms": 60_000}), step("a", "/c/id", 1)],
+    "output": [ref("w"), ref("a")],
+}
+
+
+def test_waiting_for_a_signal_holds_no_place_and_ends_at_its_time_whoever_owns_the_run():
+    waiting = World(WAIT, window=1)
+    began = waiting.now_ms
+    waiting.step(0)
+    waiting.now_ms += 30_000
+    waiting.crash()
+    assert waiting.run() == [[{"payload": None, "timed_out": True}, 1]]
+    assert waiting.now_ms == began + 60_000
+
+
+def test_a_signal_ends_the_waiting_and_its_timer():
+    waiting = World(WAIT)
+    waiting.signal(0, "go", {"by": "Ada"})
+    assert waiting.run() == [[{"payload": {"by": "Ada"}, "timed_out": False}, 1]]
+    assert waiting.state.next_wake_ms() is None
+
+
+def test_a_signal_after_the_time_is_left_for_the_next_step_that_waits():
+    again = step("v", "/builtin/wait_for_signal", {"name": "go", "after": ref("w")})
+    late = World({"steps": [*WAIT["steps"], again], "output": [ref("w", "timed_out"), ref("v", "payload")]})
+    late.step(0)
+    late.now_ms += 60_000
+    late.turn()
+    late.signal(0, "go", 3)
+    assert late.run() == [[True, 3]]
+
+
+def test_each_item_gets_its_own_signals_also_in_its_sub_runs():
+    inner = {"steps": [step("w", "/builtin/wait_for_signal", {"name": "go"})], "output": ref("w", "payload")}
+    tree = {
+        "steps": [step("m", "/builtin/map", {"workflow": {"$literal": inner}, "items": [1]})],
+        "output": ref("m", "results[0].result"),
+    }
+    batch = World(tree, inputs=[{}, {}])
+    batch.signal(1, "go", "second")
+    batch.turn()
+    assert [item.outcome is None for item in batch.state.root.items] == [True, False]
+    batch.signal(0, "stop", "nobody waits for it")
+    batch.signal(0, "go", "first")
+    assert batch.run() == ["first", "second"]
+
+
+@pytest.mark.parametrize("input", [{}, {"name": ""}, {"name": "x" * 129}, {"name": "x", "timeout_ms": -1}])
+def test_waiting_for_what_cannot_come_fails_at_once(input):
+    ((code, _),) = World({"steps": [step("w", "/builtin/wait_for_signal", input)], "output": ref("w")}).run()
+    assert code == "INVALID_INPUT"
+
+
+def test_a_cancel_ends_the_waiting():
+    waiting = World(WAIT)
+    waiting.cancel()
+    assert [code for code, _ in waiting.outcomes()] == ["CANCELLED"]
 
 
 def test_a_thousand_steps_in_a_row_do_not_exhaust_the_stack():

@@ -59,12 +59,12 @@ class ClusterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Have an executor hand all its runs over and take no new ones; answers when the last run is gone. Hosts are drained
-        by ending their process with SIGTERM.
+        """Have an executor hand all its runs over, or a host finish its calls, and take no new ones; answers when the last
+        one is gone. It stays drained until its process is started anew.
 
         Errors: NOT_FOUND (EXECUTOR_NOT_FOUND, HOST_NOT_FOUND), INVALID_ARGUMENT (DRAIN_TARGET_MISSING), UNAVAILABLE
-        (SERVER_UNAVAILABLE: the executor does not answer), DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs are still there;
-        repeat the call), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: a host, or a part of an embedded mesh).
+        (SERVER_UNAVAILABLE: it does not answer), DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs or calls are still there;
+        repeat the call), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: a part of an embedded mesh).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,6 +6,14 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class DrainHostRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainHostResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ExecutorFrame(_message.Message):
     __slots__ = ("hello", "calls", "cancels", "acks", "attaches", "replies")
     HELLO_FIELD_NUMBER: _ClassVar[int]

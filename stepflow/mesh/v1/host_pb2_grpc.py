@@ -40,6 +40,11 @@ class ComponentHostServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.ExecutorFrame.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.HostFrame.FromString,
                 _registered_method=True)
+        self.DrainHost = channel.unary_unary(
+                '/stepflow.mesh.v1.ComponentHostService/DrainHost',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostResponse.FromString,
+                _registered_method=True)
 
 
 class ComponentHostServiceServicer(object):
@@ -55,6 +60,14 @@ class ComponentHostServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainHost(self, request, context):
+        """Takes no new calls from now on, and returns when the last one it has is acknowledged. The control plane asks this.
+        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT), some calls are still there; the same call may be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ComponentHostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_ComponentHostServiceServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.ExecutorFrame.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.HostFrame.SerializeToString,
+            ),
+            'DrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainHost,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class ComponentHostService(object):
             '/stepflow.mesh.v1.ComponentHostService/Connect',
             stepflow_dot_mesh_dot_v1_dot_host__pb2.ExecutorFrame.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_host__pb2.HostFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.ComponentHostService/DrainHost',
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -101,7 +101,7 @@ class EntryBatch(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("scope", "item", "step", "at_ms", "adopted", "step_completed", "attempt_failed", "timer_set", "sub_run_started", "inbox_taken", "run_completed", "survived")
+    __slots__ = ("scope", "item", "step", "at_ms", "adopted", "step_completed", "attempt_failed", "timer_set", "sub_run_started", "inbox_taken", "run_completed", "signal_awaited", "survived")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class Entry(_message.Message):
     SUB_RUN_STARTED_FIELD_NUMBER: _ClassVar[int]
     INBOX_TAKEN_FIELD_NUMBER: _ClassVar[int]
     RUN_COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_AWAITED_FIELD_NUMBER: _ClassVar[int]
     SURVIVED_FIELD_NUMBER: _ClassVar[int]
     scope: int
     item: int
@@ -125,8 +126,9 @@ class Entry(_message.Message):
     sub_run_started: SubRunStarted
     inbox_taken: InboxTaken
     run_completed: RunCompleted
+    signal_awaited: SignalAwaited
     survived: Survived
-    def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., survived: _Optional[_Union[Survived, _Mapping]] = ...) -> None: ...
+    def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., signal_awaited: _Optional[_Union[SignalAwaited, _Mapping]] = ..., survived: _Optional[_Union[Survived, _Mapping]] = ...) -> None: ...
 
 class Adopted(_message.Message):
     __slots__ = ("epoch", "executor_id", "handed_over", "unnoted_owner")
@@ -201,12 +203,30 @@ class SubRunStarted(_message.Message):
     def __init__(self, kind: _Optional[_Union[SubRunKind, str]] = ..., key: _Optional[str] = ..., flow: _Optional[_Union[Payload, _Mapping]] = ..., inputs: _Optional[_Union[Payload, _Mapping]] = ..., max_concurrency: _Optional[int] = ..., variables_json: _Optional[bytes] = ..., overrides_json: _Optional[bytes] = ..., index: _Optional[int] = ...) -> None: ...
 
 class InboxTaken(_message.Message):
-    __slots__ = ("id", "cancel")
+    __slots__ = ("id", "cancel", "signal")
     ID_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
     id: str
     cancel: bool
-    def __init__(self, id: _Optional[str] = ..., cancel: bool = ...) -> None: ...
+    signal: Signal
+    def __init__(self, id: _Optional[str] = ..., cancel: bool = ..., signal: _Optional[_Union[Signal, _Mapping]] = ...) -> None: ...
+
+class Signal(_message.Message):
+    __slots__ = ("name", "payload")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    payload: Payload
+    def __init__(self, name: _Optional[str] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
+
+class SignalAwaited(_message.Message):
+    __slots__ = ("name", "until_ms")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    until_ms: int
+    def __init__(self, name: _Optional[str] = ..., until_ms: _Optional[int] = ...) -> None: ...
 
 class RunCompleted(_message.Message):
     __slots__ = ("status", "failure")

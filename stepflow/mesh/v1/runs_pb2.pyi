@@ -1,6 +1,7 @@
 from google.protobuf import struct_pb2 as _struct_pb2
 from stepflow.mesh.v1 import flows_pb2 as _flows_pb2
 from stepflow.mesh.v1 import journal_pb2 as _journal_pb2
+from stepflow.mesh.v1 import retry_pb2 as _retry_pb2
 from stepflow.mesh.v1 import values_pb2 as _values_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -10,7 +11,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SubmitRunRequest(_message.Message):
-    __slots__ = ("run_id", "flow", "inputs", "variables", "overrides", "concurrency_max", "input_unchecked", "labels")
+    __slots__ = ("run_id", "flow", "inputs", "variables", "overrides", "concurrency_max", "input_unchecked", "labels", "retry")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +27,7 @@ class SubmitRunRequest(_message.Message):
     CONCURRENCY_MAX_FIELD_NUMBER: _ClassVar[int]
     INPUT_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     flow: _flows_pb2.FlowReference
     inputs: _containers.RepeatedCompositeFieldContainer[_values_pb2.Value]
@@ -34,7 +36,8 @@ class SubmitRunRequest(_message.Message):
     concurrency_max: int
     input_unchecked: bool
     labels: _struct_pb2.Struct
-    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[_Union[_flows_pb2.FlowReference, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ..., variables: _Optional[_Mapping[str, _values_pb2.Value]] = ..., overrides: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., input_unchecked: bool = ..., labels: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    retry: _retry_pb2.RetryPolicy
+    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[_Union[_flows_pb2.FlowReference, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ..., variables: _Optional[_Mapping[str, _values_pb2.Value]] = ..., overrides: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., input_unchecked: bool = ..., labels: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., retry: _Optional[_Union[_retry_pb2.RetryPolicy, _Mapping]] = ...) -> None: ...
 
 class SubmitRunResponse(_message.Message):
     __slots__ = ("run_id",)
@@ -191,7 +194,7 @@ class WatchRunResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[RunEvent, _Mapping]]] = ..., position: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended")
+    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended", "step_waiting", "run_signalled")
     AT_MS_FIELD_NUMBER: _ClassVar[int]
     RUN_ADOPTED_FIELD_NUMBER: _ClassVar[int]
     STEP_STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +206,8 @@ class RunEvent(_message.Message):
     ITEM_ENDED_FIELD_NUMBER: _ClassVar[int]
     RUN_CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     RUN_ENDED_FIELD_NUMBER: _ClassVar[int]
+    STEP_WAITING_FIELD_NUMBER: _ClassVar[int]
+    RUN_SIGNALLED_FIELD_NUMBER: _ClassVar[int]
     at_ms: int
     run_adopted: RunAdopted
     step_started: StepStarted
@@ -214,7 +219,9 @@ class RunEvent(_message.Message):
     item_ended: ItemEnded
     run_cancel_requested: RunCancelRequested
     run_ended: RunEnded
-    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ...) -> None: ...
+    step_waiting: StepWaiting
+    run_signalled: RunSignalled
+    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., step_waiting: _Optional[_Union[StepWaiting, _Mapping]] = ..., run_signalled: _Optional[_Union[RunSignalled, _Mapping]] = ...) -> None: ...
 
 class StepPlace(_message.Message):
     __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "parent")
@@ -306,6 +313,16 @@ class StepSleeping(_message.Message):
     until_ms: int
     def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., until_ms: _Optional[int] = ...) -> None: ...
 
+class StepWaiting(_message.Message):
+    __slots__ = ("step", "signal", "until_ms")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    step: StepPlace
+    signal: str
+    until_ms: int
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., signal: _Optional[str] = ..., until_ms: _Optional[int] = ...) -> None: ...
+
 class SubRunOpened(_message.Message):
     __slots__ = ("step", "sub_run_id")
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -327,6 +344,14 @@ class ItemEnded(_message.Message):
 class RunCancelRequested(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RunSignalled(_message.Message):
+    __slots__ = ("item", "signal")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    item: int
+    signal: str
+    def __init__(self, item: _Optional[int] = ..., signal: _Optional[str] = ...) -> None: ...
 
 class RunEnded(_message.Message):
     __slots__ = ("run",)
@@ -367,6 +392,26 @@ class CancelRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     run: Run
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class SignalRunRequest(_message.Message):
+    __slots__ = ("run_id", "name", "payload", "item", "signal_id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    name: str
+    payload: _values_pb2.Value
+    item: int
+    signal_id: str
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., payload: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., item: _Optional[int] = ..., signal_id: _Optional[str] = ...) -> None: ...
+
+class SignalRunResponse(_message.Message):
+    __slots__ = ("signal_id",)
+    SIGNAL_ID_FIELD_NUMBER: _ClassVar[int]
+    signal_id: str
+    def __init__(self, signal_id: _Optional[str] = ...) -> None: ...
 
 class DeleteRunRequest(_message.Message):
     __slots__ = ("run_id",)

@@ -73,6 +73,11 @@ class RunsServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.SignalRun = channel.unary_unary(
+                '/stepflow.mesh.v1.RunsService/SignalRun',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SignalRunRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SignalRunResponse.FromString,
+                _registered_method=True)
         self.DeleteRun = channel.unary_unary(
                 '/stepflow.mesh.v1.RunsService/DeleteRun',
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.DeleteRunRequest.SerializeToString,
@@ -101,7 +106,7 @@ class RunsServiceServicer(object):
         """Admit a run. Bring a fresh UUIDv7 as `run_id` and the call can be repeated for ever: the same request under the
         same id is admitted once.
 
-        Errors: INVALID_ARGUMENT (FLOW_INVALID, INPUT_INVALID, CONCURRENCY_INVALID, TOO_MANY_ITEMS, VARIABLES_TOO_LARGE, …),
+        Errors: INVALID_ARGUMENT (FLOW_INVALID, INPUT_INVALID, CONCURRENCY_INVALID, BACKOFF_INVALID, TOO_MANY_ITEMS, VARIABLES_TOO_LARGE, …),
         NOT_FOUND (FLOW_NOT_FOUND, FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND, BLOB_NOT_FOUND), ALREADY_EXISTS (RUN_EXISTS: the
         id belongs to another request), RESOURCE_EXHAUSTED (PLACEMENT_UNSTABLE, STORE_FULL).
         """
@@ -157,6 +162,19 @@ class RunsServiceServicer(object):
         """Ask for a run's end; answers at once. Cancelling a run that has ended changes nothing.
 
         Errors: ABORTED (CANCEL_RACED: repeat the call).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignalRun(self, request, context):
+        """Send a run a signal, for a step of `/builtin/wait_for_signal` to take. It waits in the run until such a step takes
+        it, or the item has ended; each is taken once, in the order of their coming. Bring a fresh UUID as `signal_id` and
+        the call can be repeated: the same id is taken once.
+
+        Errors: INVALID_ARGUMENT (SIGNAL_INVALID: name, id or item), NOT_FOUND (BLOB_NOT_FOUND), FAILED_PRECONDITION
+        (RUN_ENDED: the run, or the part of it with the item), RESOURCE_EXHAUSTED (INBOX_FULL), ABORTED (SIGNAL_RACED:
+        repeat the call).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,6 +244,11 @@ def add_RunsServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.CancelRunRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'SignalRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalRun,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SignalRunRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SignalRunResponse.SerializeToString,
             ),
             'DeleteRun': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteRun,
@@ -436,6 +459,33 @@ class RunsService(object):
             '/stepflow.mesh.v1.RunsService/CancelRun',
             stepflow_dot_mesh_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_runs__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.RunsService/SignalRun',
+            stepflow_dot_mesh_dot_v1_dot_runs__pb2.SignalRunRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_runs__pb2.SignalRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,5 @@
 from stepflow.mesh.v1 import journal_pb2 as _journal_pb2
+from stepflow.mesh.v1 import retry_pb2 as _retry_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -6,28 +7,6 @@ from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class Backoff(_message.Message):
-    __slots__ = ("kind", "min_delay_ms", "max_delay_ms", "factor")
-    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        KIND_UNSPECIFIED: _ClassVar[Backoff.Kind]
-        KIND_CONSTANT: _ClassVar[Backoff.Kind]
-        KIND_EXPONENTIAL: _ClassVar[Backoff.Kind]
-        KIND_FIBONACCI: _ClassVar[Backoff.Kind]
-    KIND_UNSPECIFIED: Backoff.Kind
-    KIND_CONSTANT: Backoff.Kind
-    KIND_EXPONENTIAL: Backoff.Kind
-    KIND_FIBONACCI: Backoff.Kind
-    KIND_FIELD_NUMBER: _ClassVar[int]
-    MIN_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
-    MAX_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
-    FACTOR_FIELD_NUMBER: _ClassVar[int]
-    kind: Backoff.Kind
-    min_delay_ms: int
-    max_delay_ms: int
-    factor: float
-    def __init__(self, kind: _Optional[_Union[Backoff.Kind, str]] = ..., min_delay_ms: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., factor: _Optional[float] = ...) -> None: ...
 
 class Policy(_message.Message):
     __slots__ = ("transport_retries_max", "backoff", "concurrency_max", "engine_version", "input_unchecked")
@@ -37,11 +16,11 @@ class Policy(_message.Message):
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUT_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
     transport_retries_max: int
-    backoff: Backoff
+    backoff: _retry_pb2.Backoff
     concurrency_max: int
     engine_version: int
     input_unchecked: bool
-    def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ...) -> None: ...
+    def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[_retry_pb2.Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ...) -> None: ...
 
 class RunRecord(_message.Message):
     __slots__ = ("flow_id", "flow_name", "inputs", "variables_json", "overrides_json", "policy", "request_hash", "created_at_ms", "items_per_partition", "traceparent", "labels_json", "items_total", "partition_inputs")
@@ -203,10 +182,14 @@ class Assignment(_message.Message):
     def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ...) -> None: ...
 
 class InboxMessage(_message.Message):
-    __slots__ = ("cancel",)
+    __slots__ = ("cancel", "signal", "item")
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
     cancel: bool
-    def __init__(self, cancel: bool = ...) -> None: ...
+    signal: _journal_pb2.Signal
+    item: int
+    def __init__(self, cancel: bool = ..., signal: _Optional[_Union[_journal_pb2.Signal, _Mapping]] = ..., item: _Optional[int] = ...) -> None: ...
 
 class FlowName(_message.Message):
     __slots__ = ("versions",)

@@ -1,7 +1,8 @@
 """A server that writes every execution down and goes on only as far as it is let.
 
 In the folder that `GATED_FOLDER` names: `ledger` gets a line `key attempt` at the start of each execution; the n-th
-execution ends once the number in `allowed` is n or more (no such file: at once).
+execution ends once the number in `allowed` is n or more (no such file: at once). `cancelled` gets the key of each that
+was cancelled before.
 """
 
 import fcntl
@@ -24,6 +25,9 @@ def pass_gate(ctx: Context) -> None:
         place = len(ledger.readlines())
     while not ctx.cancelled and place > allowed():
         time.sleep(0.002)
+    if ctx.cancelled:
+        with (FOLDER / "cancelled").open("a") as cancelled:
+            cancelled.write(f"{ctx.idempotency_key}\n")
 
 
 def allowed() -> float:

@@ -1,0 +1,289 @@
+"""The messages of StepFlow over gRPC pull, made from calls and read into outcomes. No I/O.
+
+- An assignment is encoded in two parts that protobuf merges when they stand one behind the other: the input, which is
+  the same for whoever gets the call, and the rest, which names the task and its worker.
+- A completion that cannot be decoded (nested too deeply) still tells which task it ends.
+- Tracebacks go to our log and not to whoever sees the failure: they quote code and values of the component's author.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from component_host.backend import ComponentInfo
+from component_host.stepflow_protocol import (
+    DECODE_ERRORS,
+    FAILURE_DATA_BYTES_MAX,
+    FAILURE_MESSAGE_CHARS_MAX,
+    concrete_component,
+)
+from stepflow import codec
+from stepflow.errors import Code, Failure, Invalid
+from stepflow.mesh.v1 import host_pb2, journal_pb2
+from stepflow.pull.v1 import pull_pb2 as pb
+from stepflow.pull.values import fill, struct_tree, tree_of
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from component_host.backend import HostCall
+
+log = get_logger("component_host.pull")
+
+HEARTBEAT_S = 2
+"""How often a worker says that it still works on a task, and hears whether anybody still wants it to."""
+
+# --- assignments ---------------------------------------------------------------------------------------------------
+
+
+def encode_input(call: HostCall) -> bytes:
+    """Return the part of an assignment that carries the input. Raises: Invalid (numbers, nesting)."""
+    part = pb.TaskAssignment()
+    fill(part.execute.input, codec.decode(call.input), f"the input of {call.request.path or call.request.component}")
+    return part.SerializeToString()
+
+
+def encode_assignment(
+    call: HostCall, input_part: bytes, *, task_id: str, component: str, address: str, call_token: str
+) -> bytes:
+    """Return the whole assignment. `call_token`, a UUID, is what the component's call-backs will bring."""
+    request = call.request
+    assignment = pb.TaskAssignment(
+        task_id=task_id,
+        execute=pb.ComponentExecuteRequest(
+            component_id=component,
+            attempt=request.attempt,
+            observability=pb.ObservabilityContext(
+                run_id=request.run_id, flow_id=request.flow_id, step_id=request.step_id
+            ),
+            path_params=dict(request.path_params),
+            idempotency_key=request.key,
+            timeout_ms=request.timeout_ms,
+            item=request.item,
+        ),
+        context=pb.TaskContext(orchestrator_service_url=address, root_run_id=call_token),
+        heartbeat_interval_secs=HEARTBEAT_S,
+    )
+    if match := _TRACEPARENT.match(request.traceparent):
+        trace = assignment.execute.observability
+        trace.trace_id, trace.span_id = match[1], match[2]
+    return assignment.SerializeToString() + input_part
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
+
+
+def encode_discovery(task_id: str, address: str) -> bytes:
+    """Return the assignment that asks a worker for its components."""
+    return pb.TaskAssignment(
+        task_id=task_id,
+        list_components=pb.ListComponentsRequest(),
+        context=pb.TaskContext(orchestrator_service_url=address),
+    ).SerializeToString()
+
+
+# --- listings ------------------------------------------------------------------------------------------------------
+
+
+def read_listing(components: Iterable[pb.ComponentInfo]) -> tuple[tuple[ComponentInfo, ...], bool]:
+    """Return what a worker offers, and whether that is all: 0.12 names no paths, and leaves out patterns."""
+    infos = []
+    complete = True
+    for listed in components:
+        path = listed.path or listed.component_id
+        complete = complete and bool(listed.path)
+        infos.append(
+            ComponentInfo(
+                listed.component_id,
+                path if path.startswith("/") else "/" + path,
+                listed.description if listed.HasField("description") else None,
+                _schema(listed.input_schema),
+                _schema(listed.output_schema),
+            )
+        )
+    return tuple(infos), complete
+
+
+def _schema(text: str) -> Any:
+    if not text:
+        return None
+    try:
+        return codec.decode(text)
+    except DECODE_ERRORS:
+        return None  # a schema is a help; a component without one can be called all the same
+
+
+def dispatch_keys(components: Iterable[ComponentInfo]) -> dict[str, str]:
+    """Return what a worker must be told for a component, by the component's name with and without its slash.
+
+    A worker knows its components only under the very names that it has listed, with a slash in 0.12, without in 0.13.
+    """
+    keys: dict[str, str] = {}
+    for info in components:
+        bare = info.component.lstrip("/")
+        keys |= {info.component: info.component, bare: info.component, f"/{bare}": info.component}
+    return keys
+
+
+def dispatch_key(call: HostCall, keys: Mapping[str, str]) -> str:
+    """Return the component's name for the worker with these keys: a listed one, or else the path itself."""
+    component = call.request.component
+    return keys.get(component) or concrete_component(component, dict(call.request.path_params))
+
+
+# --- completions ---------------------------------------------------------------------------------------------------
+
+
+def read_completion(data: bytes) -> pb.CompleteTaskRequest | pb.CompleteTaskHead:
+    """Decode a CompleteTask; of one that is nested too deeply, its head. Raises: DecodeError (it is none at all)."""
+    try:
+        return pb.CompleteTaskRequest.FromString(data)
+    except DecodeError:
+        return pb.CompleteTaskHead.FromString(data)
+
+
+def output_of(response: pb.ComponentExecuteResponse) -> bytes:
+    """Return a component's output as JSON. Raises: Invalid NUMBER_INVALID."""
+    return codec.encode(tree_of(response.output, "the output"))
+
+
+def unreadable_output() -> Failure:
+    """Return the failure of a call whose output cannot be decoded."""
+    return Failure(
+        Code.COMPONENT_FAILED, "its output is nested deeper than a message can be; return JSON text, or a blob"
+    )
+
+
+def failure_of(error: pb.TaskError, call: HostCall) -> Failure:
+    """Return the failure that a worker reports, without the traceback, which goes to the log."""
+    try:
+        code = Code(error.code) or Code.WORKER_ERROR
+    except ValueError:  # of a later version
+        code = Code.WORKER_ERROR
+    try:
+        data = struct_tree(error.data, "the details")
+    except Invalid as problem:
+        data = {"reason": problem.reason}
+    traceback = data.pop("traceback", None)
+    message = error.message
+    if code is Code.WORKER_ERROR and message.startswith(_TRACEBACK):
+        traceback = message
+        message = message.strip().rpartition("\n")[2]  # the last line is the exception itself
+    if traceback is not None:
+        log.debug("component failed", component=call.request.component, step_id=call.request.step_id, text=traceback)
+    if _NOT_FOUND.fullmatch(message) and not data:
+        code = Code.COMPONENT_NOT_FOUND  # workers say COMPONENT_FAILED
+    text = codec.encode(data) if data else b""
+    return Failure(code, message[:FAILURE_MESSAGE_CHARS_MAX], text if len(text) <= FAILURE_DATA_BYTES_MAX else b"")
+
+
+_TRACEBACK = "Traceback (most recent call last)"
+_NOT_FOUND = re.compile(r"Component '[^'\n]*' not found")
+
+# --- sub-runs ------------------------------------------------------------------------------------------------------
+
+
+def read_submission(request: pb.OrchestratorSubmitRunRequest) -> host_pb2.StartRun:
+    """Return what a component asks for. Raises: Invalid (no flow, numbers that JSON has not)."""
+    asked = request.run_request
+    if not asked.flow_id:
+        raise Invalid("FLOW_MISSING", "SubmitRun needs `run_request.flow_id`")
+    start = host_pb2.StartRun(key=request.subflow_key, wait=asked.wait, max_concurrency=asked.max_concurrency)
+    start.flow.blob = asked.flow_id
+    start.inputs.json = _checked([tree_of(value, "the input") for value in asked.input], "the inputs")
+    if asked.variables:
+        variables = {name: tree_of(value, f"variable {name!r}") for name, value in asked.variables.items()}
+        start.variables_json = _checked(variables, "the variables")
+    if asked.HasField("overrides"):
+        start.overrides_json = _checked(struct_tree(asked.overrides, "the overrides"), "the overrides")
+    return start
+
+
+def _checked(tree: Any, what: str) -> bytes:
+    return codec.compact(codec.encode(tree), what=what)
+
+
+def run_status(report: host_pb2.RunReport, *, root_run_id: str, results: bool) -> pb.OrchestratorRunStatus:
+    """Return a report in the protocol's words. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP (of a result)."""
+    counts = dict.fromkeys(_COUNTED.values(), 0)
+    for item in report.items:
+        if (name := _COUNTED.get(item.status)) is not None:
+            counts[name] += 1
+    status = pb.OrchestratorRunStatus(
+        run_id=report.run_id,
+        flow_id=report.flow_id,
+        flow_name=report.flow_name or None,
+        status=_execution_status(report.status),
+        items=pb.ItemStatistics(total=len(report.items), **counts),
+        root_run_id=root_run_id,
+    )
+    status.created_at.FromMilliseconds(report.created_at_ms)
+    if report.completed_at_ms:
+        status.completed_at.FromMilliseconds(report.completed_at_ms)
+    if results:
+        for index, item in enumerate(report.items):
+            _add_result(status, index, item)
+    return status
+
+
+def _add_result(status: pb.OrchestratorRunStatus, index: int, item: host_pb2.ReportItem) -> None:
+    result = status.results.add(item_index=index, status=_execution_status(item.status))
+    if not item.flow_result.json:
+        return
+    outcome = codec.decode(item.flow_result.json)
+    if outcome.get("outcome") == "success":
+        fill(result.output, outcome.get("result"), f"result {index} of run {status.run_id}")
+        return
+    error = outcome.get("error") or {}
+    code = error.get("code")  # a name where we wrote it, else what somebody's component has declared
+    name = code if isinstance(code, str) and code in Code.__members__ else "COMPONENT_FAILED"
+    message = str(error.get("message") or "")
+    result.MergeFrom(pb.ItemResult(error_message=message, error_code=f"TASK_ERROR_CODE_{name}"))
+
+
+_COUNTED: dict[int, str] = {
+    journal_pb2.RUN_STATUS_COMPLETED: "completed",
+    journal_pb2.RUN_STATUS_RUNNING: "running",
+    journal_pb2.RUN_STATUS_FAILED: "failed",
+    journal_pb2.RUN_STATUS_RECOVERY_FAILED: "failed",
+    journal_pb2.RUN_STATUS_CANCELLED: "cancelled",
+}
+
+_STATUSES: dict[int, pb.ExecutionStatus] = {
+    journal_pb2.RUN_STATUS_COMPLETED: pb.EXECUTION_STATUS_COMPLETED,
+    journal_pb2.RUN_STATUS_FAILED: pb.EXECUTION_STATUS_FAILED,
+    journal_pb2.RUN_STATUS_CANCELLED: pb.EXECUTION_STATUS_CANCELLED,
+    journal_pb2.RUN_STATUS_PAUSED: pb.EXECUTION_STATUS_PAUSED,
+    journal_pb2.RUN_STATUS_RECOVERY_FAILED: pb.EXECUTION_STATUS_RECOVERY_FAILED,
+}
+
+
+def _execution_status(status: int) -> pb.ExecutionStatus:
+    return _STATUSES.get(status, pb.EXECUTION_STATUS_RUNNING)
+
+
+# --- blobs ---------------------------------------------------------------------------------------------------------
+
+
+def blob_content(request: pb.PutBlobRequest) -> tuple[bytes, str]:
+    """Return content and type of a blob to store. Raises: Invalid."""
+    kind = request.WhichOneof("content")
+    if kind == "raw_data":
+        return request.raw_data, request.blob_type or "binary"
+    if kind == "json_data":
+        return _checked(tree_of(request.json_data, "the blob"), "the blob"), request.blob_type or "data"
+    raise Invalid("BLOB_EMPTY", "PutBlob needs `json_data` or `raw_data`")
+
+
+def blob_reply(blob_id: str, content: bytes, blob_type: str) -> pb.GetBlobResponse:
+    """Return a stored blob. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP."""
+    reply = pb.GetBlobResponse(blob_id=blob_id, blob_type=blob_type)
+    if blob_type == "binary":
+        reply.raw_data = content
+    else:
+        fill(reply.json_data, codec.decode(content), f"blob {blob_id}")
+    return reply

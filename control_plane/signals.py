@@ -1,0 +1,82 @@
+"""Signals: messages from outside that a step of a run waits for.
+
+- A signal goes into the inbox of its run, and stays there as long as the run; the owner takes it into the journal.
+- The id that the client brings is its key: the same signal again changes nothing.
+- It is accepted only while the part of the run that it is for has not ended, which the transaction compares.
+
+Does not know who waits for what: the run engine does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from control_plane.views import TERMINAL
+from stepflow.errors import Conflict, Invalid, Overloaded, Refused
+from stepflow.ids import parse_uuid
+from stepflow.journal import read_record
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.mesh.v1 import state_pb2
+from stepflow.run.engine import SIGNAL_NAME_CHARS_MAX
+from stepflow.store import Compare, Get, Put, Txn, absent, keys, modified_at, present, range_all
+
+if TYPE_CHECKING:
+    from stepflow.store import Store
+    from stepflow.store.blobs import BlobStore
+
+INBOX_MESSAGES_MAX = 1_000
+"""Of one run, those that were taken included: all of them are read by every owner."""
+
+INLINE_BYTES_MAX = 4 * 1024
+"""A larger payload goes to the blob store: executors list the whole inbox from time to time."""
+
+TRIES_MAX = 20
+
+
+async def signal(
+    store: Store, blobs: BlobStore, run_id: str, name: str, payload: bytes, *, item: int = 0, signal_id: str = ""
+) -> str:
+    """Put a signal into the inbox of a run and return its id; `payload` is compact JSON.
+
+    Raises:
+        NotFound: there is no such run.
+        Invalid: SIGNAL_INVALID.
+        Refused: RUN_ENDED, it is too late.
+        Overloaded: INBOX_FULL.
+        Conflict: SIGNAL_RACED.
+    """
+    if not 1 <= len(name) <= SIGNAL_NAME_CHARS_MAX:
+        raise Invalid("SIGNAL_INVALID", f"the name of a signal has 1 to {SIGNAL_NAME_CHARS_MAX} characters")
+    identity = parse_uuid(signal_id, "SIGNAL_INVALID", "signal id") if signal_id else str(uuid4())
+    record = await read_record(store, run_id)
+    if item >= record.items_total:
+        raise Invalid("SIGNAL_INVALID", f"run {run_id} has {record.items_total:,} items; there is no item {item}")
+    key = keys.inbox(run_id, identity)
+    if signal_id and await store.get(key) is not None:
+        return identity  # sent before, whatever has become of the run since
+    if len([1 async for _ in range_all(store, keys.inbox_of_run(run_id))]) >= INBOX_MESSAGES_MAX:
+        raise Overloaded("INBOX_FULL", f"run {run_id} has got {INBOX_MESSAGES_MAX:,} messages, and takes no more")
+    message = state_pb2.InboxMessage(item=item, signal=pb.Signal(name=name))
+    if len(payload) > INLINE_BYTES_MAX:
+        message.signal.payload.blob = await blobs.put(payload, scope=run_id)
+    else:
+        message.signal.payload.json = payload
+    put = Put(key, message.SerializeToString())
+    for _ in range(TRIES_MAX):
+        compares = (absent(key), present(keys.run(run_id)), await _not_ended(store, record, run_id, item))
+        result = await store.txn(Txn(compares, (put,), (Get(key),)))
+        if result.succeeded or result.responses[0] is not None:
+            return identity
+    raise Conflict("SIGNAL_RACED", "the run changes too fast to be signalled just now; try again")
+
+
+async def _not_ended(store: Store, record: state_pb2.RunRecord, run_id: str, item: int) -> Compare:
+    """Return what holds as long as the item's partition has not ended. Raises: Refused `RUN_ENDED`."""
+    key = keys.status(run_id, item // record.items_per_partition)
+    standing = await store.get(key)
+    if standing is None:  # not placed yet
+        return absent(key)
+    if state_pb2.PartitionStatus.FromString(standing.value).status in TERMINAL:
+        raise Refused("RUN_ENDED", f"run {run_id} has ended; nothing waits for the signal any more", run_id=run_id)
+    return modified_at(key, standing.mod_revision)

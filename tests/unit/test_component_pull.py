@@ -1,0 +1,45 @@
+"""What a pull worker of the SDK takes from its arguments and its environment, and what it makes of a run's results."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepflow.component.pull import PATIENCE_S, PullOptions, pull_options
+from stepflow.component.pull_remote import flow_results
+from stepflow.errors import Invalid
+from stepflow.pull.v1 import pull_pb2 as pb
+
+
+def test_arguments_go_before_the_environment_and_that_before_the_defaults() -> None:
+    environ = {
+        "STEPFLOW_TASKS_URL": "http://mesh:7837/",
+        "STEPFLOW_QUEUE_NAME": "theirs",
+        "STEPFLOW_MAX_CONCURRENT": "3",
+        "STEPFLOW_BLOB_URL": "http://blobs:1",
+        "STEPFLOW_SHUTDOWN_GRACE_SECS": "2.5",
+    }
+    assert pull_options(environ) == PullOptions(
+        tasks_url="mesh:7837", queue="theirs", concurrency=3, blob_url="blobs:1", grace_s=2.5, patience_s=PATIENCE_S
+    )
+    given = pull_options(environ, pull="here:1", queue="mine", concurrency=9)
+    assert (given.tasks_url, given.queue, given.concurrency) == ("here:1", "mine", 9)
+    assert given.patience_s is None, "nobody's runtime has started it: it waits for its host for ever"
+    assert pull_options({}).tasks_url == "localhost:7837"
+
+
+@pytest.mark.parametrize(("name", "text"), [("STEPFLOW_MAX_CONCURRENT", "0"), ("STEPFLOW_SHUTDOWN_GRACE_SECS", "soon")])
+def test_a_number_that_makes_no_sense_is_named(name: str, text: str) -> None:
+    with pytest.raises(Invalid, match=name):
+        pull_options({name: text})
+    with pytest.raises(Invalid, match="at least one"):
+        pull_options({}, concurrency=0)
+
+
+def test_a_run_without_all_results_has_one_for_each_input_all_the_same() -> None:
+    run = pb.OrchestratorRunStatus(items=pb.ItemStatistics(total=3))
+    run.results.add(item_index=1, status=pb.EXECUTION_STATUS_COMPLETED).output.number_value = 4
+    run.results.add(item_index=2, status=pb.EXECUTION_STATUS_FAILED, error_message="late", error_code=1)
+    first, second, third = flow_results(run)
+    assert first["error"]["message"] == "the run ended without a result of this input"
+    assert second == {"outcome": "success", "result": 4}
+    assert third == {"outcome": "failed", "error": {"code": 1, "message": "late"}}
