@@ -79,13 +79,14 @@ chaos-net: $(STAMP) ## processes in network namespaces whose packets vanish (as 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure steps per second, milliseconds per step, and what each bridge costs per call
+bench: $(STAMP) ## measure steps per second, milliseconds per step, what each bridge costs per call, and 10,000 live runs
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
 	@$(BIN)/python -m benchmarks.bridges
 	@$(BIN)/python -m benchmarks.bridges_mcp
 	@$(BIN)/python -m benchmarks.safety
+	@$(BIN)/python -m benchmarks.live_runs
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

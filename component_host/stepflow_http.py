@@ -370,6 +370,9 @@ class HttpServer:
 
     # --- calls --------------------------------------------------------------------------------------------------
 
+    def takes(self, call: HostCall) -> bool:
+        return self.room > 0
+
     def send(self, call: HostCall) -> None:
         """Send an execute. Only while `room` is above 0."""
         endpoint = self._endpoint

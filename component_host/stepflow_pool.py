@@ -73,6 +73,10 @@ class Server(Restartable, Protocol):
 
     async def stop(self) -> None: ...
 
+    def takes(self, call: HostCall) -> bool:
+        """Whether a call may be sent now: there is room, or what it is part of is waited for by the newest execute."""
+        ...
+
     def send(self, call: HostCall) -> None:
         """Send an execute, and note in `call.backend_state` the server and what `abandon` takes."""
         ...
@@ -91,6 +95,8 @@ class StepflowPool:
         self.servers: Sequence[Server] = ()
         self._waiting: deque[HostCall] = deque()
         """Calls that no server had room for."""
+        self._deeper: deque[HostCall] = deque()
+        """Those of them that flows make which executes have asked for: they come first."""
         self.health = Health(context.listing_changed)
         self._context = context
         self._supervisors: list[asyncio.Task[None]] = []
@@ -128,19 +134,22 @@ class StepflowPool:
 
     def execute(self, call: HostCall) -> None:
         # Nobody overtakes the queue: a call made from within the end of another would take its place.
-        server = None if self._waiting else self._roomiest()
+        queue = self._deeper if call.request.depth else self._waiting
+        server = None if queue else self._roomiest()
+        if server is None and call.request.depth:
+            server = next((server for server in self.servers if server.takes(call)), None)
         if server is not None:
             server.send(call)
         elif self._closing:
             call.fail(Failure(Code.UNREACHABLE, f"plugin {self.name!r} is being stopped"))
         elif self._down is not None:
             call.fail(self._down_failure())
-        elif len(self._waiting) >= QUEUE_MAX:
+        elif len(queue) >= QUEUE_MAX:
             call.fail(
                 Failure(Code.RESOURCE_UNAVAILABLE, f"{QUEUE_MAX} calls are waiting for plugin {self.name!r} already")
             )
         else:
-            self._waiting.append(call)
+            queue.append(call)
 
     def cancel(self, call: HostCall) -> None:
         sent = call.backend_state
@@ -162,12 +171,16 @@ class StepflowPool:
         return [server.process_id for server in self.servers]
 
     def has_room(self, server: Server) -> None:
-        """Give waiting calls to a process that has become ready or finished an execute."""
-        waiting = self._waiting
-        while waiting and server.room > 0:
-            call = waiting.popleft()
-            if not call.settled:
-                server.send(call)
+        """Give waiting calls to a server that has become ready, finished an execute, or waits for a flow."""
+        for queue in (self._deeper, self._waiting):
+            while queue and server.room > 0:
+                call = queue.popleft()
+                if not call.settled:
+                    server.send(call)
+        wanted = next((call for call in self._deeper if not call.settled and server.takes(call)), None)
+        if wanted is not None:
+            self._deeper.remove(wanted)
+            server.send(wanted)
 
     def _roomiest(self) -> Server | None:
         servers = self.servers
@@ -196,8 +209,9 @@ class StepflowPool:
         return Failure(Code.UNREACHABLE, self._down.message)
 
     def _fail_queue(self, failure: Failure) -> None:
-        while self._waiting:
-            self._waiting.popleft().fail(failure)
+        for queue in (self._deeper, self._waiting):
+            while queue:
+                queue.popleft().fail(failure)
 
 
 def _listing_of(server: Server) -> Listing:
