@@ -91,7 +91,7 @@ RESULTS = (
         "cancel-or-complete",
         "A run that is cancelled while it ends has one outcome, and a cancel after its end changes nothing.",
         (
-            "mesh/test_control_plane.py::test_completion_and_cancel_race_to_exactly_one_outcome",
+            "mesh/test_promises.py::test_completion_and_cancel_race_to_exactly_one_outcome",
             "mesh/test_under_pressure.py::test_a_cancel_after_the_end_creates_nothing",
         ),
     ),
@@ -321,7 +321,7 @@ VALUES = (
         "open-ports",
         "No service listens beyond its machine without TLS, unless told that the network is trusted.",
         (
-            "mesh/test_services.py::test_a_service_does_not_listen_beyond_this_machine_without_tls",
+            "mesh/test_services.py::test_every_service_refuses_to_listen_beyond_this_machine_without_tls",
             "mesh/test_services.py::test_all_services_talk_over_tls_and_ask_each_other_for_certificates",
         ),
     ),

@@ -298,8 +298,7 @@ class RunState:
         self.scopes: list[Scope] = []
         self.scopes_live = 0
         self.adoptions = 0
-        self.adoptions_in_a_row = 0
-        self.adoptions_fruitless = 0
+        self.adoptions_in_a_row = self.adoptions_fruitless = 0
         self.epoch = 0
         self.entries_journaled = 0
         self.bytes_journaled = 0
