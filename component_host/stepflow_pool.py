@@ -73,7 +73,7 @@ class Server(Restartable, Protocol):
 
     async def stop(self) -> None: ...
 
-    def takes(self, call: HostCall) -> bool:
+    def takes(self, call: HostCall, /) -> bool:
         """Whether a call may be sent now: there is room, or what it is part of is waited for by the newest execute."""
         ...
 

@@ -39,7 +39,7 @@ RESULTS = (
         "never-again",
         "A step whose result is in the journal is never executed again.",
         (
-            "mesh/test_services.py::test_all_runs_of_a_killed_executor_end_well_and_no_journaled_step_ran_twice",
+            "chaos/test_matrix.py::test_200_runs_of_two_executors_end_right_when_one_is_killed",
             "mesh/test_kill_everywhere.py::test_a_run_killed_at_any_journal_position_ends_as_if_nothing_had_happened",
             "mesh/test_cli_run.py::test_a_killed_run_goes_on_after_its_last_successful_step",
         ),
@@ -118,7 +118,7 @@ DEATHS = (
         "fenced",
         "An executor that has lost its session writes nothing more, however late its writes arrive.",
         (
-            "mesh/test_services.py::test_an_executor_that_was_stopped_and_goes_on_writes_nothing_for_the_runs_it_lost",
+            "chaos/test_matrix.py::test_an_executor_that_was_stopped_beyond_its_lease_writes_nothing_late_and_comes_back_as_another",
             "contract/test_writer.py::test_a_transaction_that_arrives_after_the_loss_changes_nothing",
             "mesh/test_etcd_faults.py::test_a_write_that_lay_behind_a_stopped_member_does_not_land_late",
         ),
@@ -156,6 +156,7 @@ DEATHS = (
         "host-death",
         "The calls of a host that died are made on another one, under the same key.",
         (
+            "chaos/test_matrix.py::test_the_calls_of_a_killed_host_or_component_server_are_made_again_and_no_others",
             "mesh/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
             "mesh/test_links.py::test_calls_are_given_up_when_the_address_refuses_connections",
         ),
@@ -180,6 +181,7 @@ DEATHS = (
         "leader-death",
         "Runs go on when the leading control plane dies, and clients go on at another one.",
         (
+            "chaos/test_matrix.py::test_when_the_leading_control_plane_is_killed_runs_go_on_and_another_one_leads",
             "mesh/test_api_process.py::test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_killed",
             "mesh/test_take_over.py::test_a_leader_that_dies_is_succeeded_and_its_late_transactions_change_nothing",
         ),
@@ -190,10 +192,20 @@ DEATHS = (
         ("mesh/test_worst_moments.py::test_a_leader_that_is_cut_off_from_all_executors_disturbs_no_run",),
     ),
     Promise(
+        "no-control-plane",
+        "While no control plane is there, runs go on, and no executor loses its session.",
+        ("chaos/test_matrix.py::test_runs_go_on_and_no_session_ends_while_all_control_planes_are_down",),
+    ),
+    Promise(
+        "etcd-member",
+        "A member of etcd that dies delays runs and changes nothing else.",
+        ("chaos/test_matrix.py::test_a_killed_member_of_etcd_delays_runs_and_changes_nothing_else",),
+    ),
+    Promise(
         "etcd-down",
         "While etcd is down nothing is lost, and nothing that was journaled is done again when it is back.",
         (
-            "mesh/test_services.py::test_runs_go_on_when_etcd_was_down_for_a_while",
+            "chaos/test_matrix.py::test_nothing_is_lost_or_repeated_when_etcd_was_down",
             "mesh/test_etcd_faults.py::test_a_killed_etcd_that_returns_has_lost_and_repeated_nothing",
         ),
     ),
