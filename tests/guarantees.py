@@ -142,7 +142,10 @@ DEATHS = (
     Promise(
         "handed-over",
         "An executor that is asked to end hands its runs over, and no attempt is lost.",
-        ("mesh/test_services.py::test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_attempt",),
+        (
+            "mesh/test_services.py::test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_attempt",
+            "chaos/test_matrix.py::test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_lease",
+        ),
     ),
     Promise(
         "poison",
