@@ -327,16 +327,7 @@ class McpBackend:
     def _new_link(self) -> Link:
         """Describe the launch or the connection. The one place that knows the transport."""
         config, context = self._config, self._context
-        spec = ProcessSpec(
-            plugin=self.name,
-            command=config.command,
-            args=config.args,
-            env=config.env,
-            inherit_env=config.inherit_env,
-            working_directory=context.working_directory,
-            environ=context.environ,
-            limits=context.limits,
-        )
+        spec = ProcessSpec.of(context, config)
         if not config.url:
             from component_host.mcp_stdio import StdioServer
 

@@ -32,7 +32,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import encode
 from stepflow.config import NO_LIMITS, ServerLimits
@@ -41,6 +41,8 @@ from stepflow.telemetry import get_logger, is_secret_name, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from component_host.backend import BackendContext
 
 PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
 """All that a server sees of the host's environment unless `inherit_env` is set."""
@@ -70,6 +72,19 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 log = get_logger("component_host.process")
 
 
+class Started(Protocol):
+    """What the configurations of servers that are started have in common."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def args(self) -> Sequence[str]: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    @property
+    def inherit_env(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
     """What to start. `env` holds what the configuration names, with substitution done."""
@@ -87,6 +102,21 @@ class ProcessSpec:
     limits: ServerLimits = NO_LIMITS
     secrets: tuple[str, ...] = ()
     """What stands in no environment and is taken out of stderr all the same."""
+
+    @classmethod
+    def of(cls, context: BackendContext, config: Started, **more: Any) -> ProcessSpec:
+        """Return what a plugin's configuration says; `more` are further fields, or others in their place."""
+        fields: dict[str, Any] = {
+            "plugin": context.name,
+            "command": config.command,
+            "args": config.args,
+            "env": config.env,
+            "inherit_env": config.inherit_env,
+            "working_directory": context.working_directory,
+            "environ": context.environ,
+            "limits": context.limits,
+        }
+        return cls(**{**fields, **more})
 
 
 def server_environment(spec: ProcessSpec) -> dict[str, str]:

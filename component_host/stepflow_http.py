@@ -138,18 +138,7 @@ class HttpServer:
         self._api = api
         self._config = config
         self._plugin = context.name
-        self._spec = ProcessSpec(
-            plugin=context.name,
-            command=config.command,
-            args=config.args,
-            env=config.env,
-            inherit_env=config.inherit_env,
-            working_directory=context.working_directory,
-            environ=context.environ,
-            limits=context.limits,
-            stderr_hidden=protocol.ECHOES,
-            secrets=(api.secret,),
-        )
+        self._spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES, secrets=(api.secret,))
         self._concurrency = float(config.concurrency or CONCURRENCY_DEFAULT)
         self._spans = protocol.SpanIds(secrets.randbits(63))
         self._id_prefix = secrets.token_hex(8)  # several hosts may speak to one server

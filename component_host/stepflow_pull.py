@@ -291,16 +291,7 @@ class _Process:
             "STEPFLOW_SHUTDOWN_GRACE_SECS": f"{max(1.0, config.stop_grace_s - 1):g}",
             "no_grpc_proxy": _without_proxy(self._context.environ),
         }
-        return ProcessSpec(
-            plugin=self._context.name,
-            command=config.command,
-            args=config.args,
-            env={**env, **config.env},
-            inherit_env=config.inherit_env,
-            working_directory=self._context.working_directory,
-            environ=self._context.environ,
-            limits=self._context.limits,
-        )
+        return ProcessSpec.of(self._context, config, env={**env, **config.env})
 
     def look_for_worker(self) -> None:
         """A worker has told its components. At a door of our own it is this process that has."""

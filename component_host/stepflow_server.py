@@ -101,17 +101,7 @@ class StdioServer:
         self.how_it_ended = ""
         self._on_room = on_room
         self._config = config
-        self._spec = ProcessSpec(
-            plugin=context.name,
-            command=config.command,
-            args=config.args,
-            env=config.env,
-            inherit_env=config.inherit_env,
-            working_directory=context.working_directory,
-            environ=context.environ,
-            limits=context.limits,
-            stderr_hidden=protocol.ECHOES,
-        )
+        self._spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES)
         self._spans = protocol.SpanIds(secrets.randbits(63))
         self._last_id = 0
         self._executes: dict[int, HostCall | None] = {}
