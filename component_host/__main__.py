@@ -75,7 +75,7 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.host import ComponentHost
-    from component_host.plugins import make_backend, make_backends
+    from component_host.plugins import Doors, make_backend, make_backends
     from component_host.registration import Registration
     from component_host.revival import Revival
     from component_host.service import HostService
@@ -90,8 +90,9 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         if registration is not None:
             registration.changed()
 
+    doors: Doors = {}
     host = ComponentHost(
-        config.host_id, make_backends(config.config, os.environ, changed), BlobStore.open(common.blobs)
+        config.host_id, make_backends(config.config, os.environ, changed, doors=doors), BlobStore.open(common.blobs)
     )
     async with AsyncExitStack() as stack:
         health = await stack.enter_async_context(serving.open_health(common))
@@ -115,7 +116,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         service.on_drain = registration.drain
         await registration.start()
         await host.start(changed=changed)
-        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed), changed)
+        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed, doors), changed)
         stack.push_async_callback(revival.close)
         revival.begin()
         await health.begin(store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from component_host.backend import BackendContext
 from stepflow.config import (
@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from component_host.pull_door import PullDoor
     from stepflow.config import Config
 
+Doors: TypeAlias = "dict[tuple[str, str, bool], PullDoor]"
+"""Where workers of pull plugins connect: by address, advertised address, and whether it may be insecure."""
+
 
 def make_backends(
     config: Config,
     environ: Mapping[str, str],
     listing_changed: Callable[[], None] = lambda: None,
     names: Iterable[str] | None = None,
+    doors: Doors | None = None,
 ) -> dict[str, Backend]:
     """Build the backend of every plugin that a route names, or of those among them in `names`; nothing is started.
+
+    `doors`: see `make_backend`.
 
     Raises:
         ConfigInvalid: a variable in a plugin's texts is not set.
@@ -36,9 +42,9 @@ def make_backends(
     wanted = {rule.plugin for rules in config.routes.values() for rule in rules}
     if names is not None:
         wanted &= set(names)
-    doors: dict[tuple[str, str, bool], PullDoor] = {}
+    shared = {} if doors is None else doors
     return {
-        name: make_backend(name, config, environ, listing_changed, doors) for name in config.plugins if name in wanted
+        name: make_backend(name, config, environ, listing_changed, shared) for name in config.plugins if name in wanted
     }
 
 
@@ -47,9 +53,12 @@ def make_backend(
     config: Config,
     environ: Mapping[str, str],
     listing_changed: Callable[[], None] = lambda: None,
-    doors: dict[tuple[str, str, bool], PullDoor] | None = None,
+    doors: Doors | None = None,
 ) -> Backend:
-    """Build one backend. `doors` are those of the backends before it. Raises as `make_backends` does."""
+    """Build one backend. `doors` are those of the other backends: plugins with the same `listen` share one.
+
+    Raises as `make_backends` does.
+    """
     plugin = config.plugin(name, environ)
     limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server of their own have none
     context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
@@ -113,7 +122,7 @@ PULL_LISTEN = "127.0.0.1:7837"
 """Where stepflow-py's workers look for tasks by default."""
 
 
-def _pull_backend(context: BackendContext, plugin: GrpcPlugin, doors: dict[tuple[str, str, bool], PullDoor]) -> Backend:
+def _pull_backend(context: BackendContext, plugin: GrpcPlugin, doors: Doors) -> Backend:
     from component_host.pull_door import PullDoor
     from component_host.stepflow_pull import PullConfig, StepflowPullBackend
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from component_host.host import ComponentHost
-from component_host.plugins import make_backend, make_backends
+from component_host.plugins import Doors, make_backend, make_backends
 from control_plane.plane import ControlPlane, RunRequest, check_request
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
@@ -57,7 +57,9 @@ class Mesh:
         self._environ = environ
         self.store = store
         self.control = ControlPlane(store, blobs)
-        self.host = ComponentHost(HOST_ID, make_backends(config, environ, self._listing_changed, plugins), blobs)
+        self._doors: Doors = {}
+        backends = make_backends(config, environ, self._listing_changed, plugins, self._doors)
+        self.host = ComponentHost(HOST_ID, backends, blobs)
         engine = {
             name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
             for name, plugin in config.plugins.items()
@@ -107,7 +109,9 @@ class Mesh:
 
     async def _start_one(self, name: str) -> None:
         try:
-            backend: Backend | StepflowError = make_backend(name, self.config, self._environ, self._listing_changed)
+            backend: Backend | StepflowError = make_backend(
+                name, self.config, self._environ, self._listing_changed, self._doors
+            )
         except StepflowError as error:
             backend = error
         self.host.add(name, backend)

@@ -21,6 +21,7 @@ import uvloop
 from support import ROOT, free_port, is_alive, server_venv, text_of, wait_until_async
 from support.host_side import FLOW_ID, Call, MemoryBlobs, context, execute, report, started
 
+from component_host.plugins import Doors, make_backend, make_backends
 from component_host.pull_door import PullDoor
 from component_host.stepflow_pull import PullConfig, StepflowPullBackend
 from stepflow.config import config_from_tree
@@ -667,3 +668,26 @@ def test_a_flow_runs_with_a_sub_flow_as_a_child_of_its_own_step(version: str) ->
     )
     (result,) = uvloop.run(run_flow_once(flow_from_tree(flow, source="test"), [b"{}"], config=config))
     assert result == {"outcome": "success", "result": 42}
+
+
+def test_a_plugin_that_is_made_again_shares_the_address_of_the_others() -> None:
+    async def main() -> None:
+        port = free_port()
+        plugin = {"type": "grpc", "listen": f"127.0.0.1:{port}"}
+        tree = {
+            "plugins": {name: {**plugin, "queueName": name} for name in ("first", "second")},
+            "routes": {f"/{name}": [{"plugin": name}] for name in ("first", "second")},
+        }
+        config = config_from_tree(tree, source="test", base_dir=ROOT)
+        doors: Doors = {}
+        backends = make_backends(config, {}, doors=doors)
+        await asyncio.gather(*(backend.start() for backend in backends.values()))
+        try:
+            await backends["second"].close()
+            again = make_backend("second", config, {}, doors=doors)
+            await again.start()  # the address is taken by `first`
+            await again.close()
+        finally:
+            await backends["first"].close()
+
+    uvloop.run(main())
