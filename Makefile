@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test matrix chaos chaos-net demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with the project and its development tools (quick when repeated)
 	@echo "Ready: $(BIN)/stepflow --help"
@@ -58,11 +58,18 @@ test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 	@PYTHONPATH=tests $(BIN)/python -m support.etcd
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
 
-matrix: $(STAMP) ## run every kind of component server through all that flows ask for
+k8s: $(STAMP) ## render the manifests, validate them, start what they start
+	@$(BIN)/pytest -q -n 2 tests/mesh/test_kubernetes.py tests/mesh/test_package.py
+
+matrix: $(STAMP) ## drive every component server there is, in every way (minutes; installs them the first time)
 	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix
 
 MINUTES ?= 10
 SEED ?= 1
+
+soak: $(STAMP) ## call every kind of server while servers are killed at random (MINUTES=10 SEED=1)
+	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(MINUTES) --seed $(SEED)
+
 chaos: $(STAMP) ## every fault at random against a mesh under load (MINUTES=10 SEED=1)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes $(MINUTES) --seed $(SEED)
 
@@ -72,12 +79,14 @@ chaos-net: $(STAMP) ## processes in network namespaces whose packets vanish (as 
 demo: $(STAMP) ## run the examples, then kill a run in the middle and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure steps per second, milliseconds per step, and what each bridge costs per call
+bench: $(STAMP) ## measure steps per second, milliseconds per step, what each bridge costs per call, and 10,000 live runs
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
 	@$(BIN)/python -m benchmarks.bridges
+	@$(BIN)/python -m benchmarks.bridges_mcp
 	@$(BIN)/python -m benchmarks.safety
+	@$(BIN)/python -m benchmarks.live_runs
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

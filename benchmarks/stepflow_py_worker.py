@@ -1,27 +1,10 @@
-"""The same component as `echo_server.py`, for the stepflow-py whose workers pull (run with its own interpreter)."""
+"""The server of `stepflow_py_server.py` as a worker that pulls, as stepflow-py 0.12 and 0.13 have it."""
 
 import asyncio
 import os
 
-import msgspec
-from stepflow_py.worker import StepflowServer
 from stepflow_py.worker.grpc_worker import run_grpc_worker
-
-server = StepflowServer()
-
-
-class StepInput(msgspec.Struct):
-    value: int
-
-
-class StepOutput(msgspec.Struct):
-    value: int
-
-
-@server.component
-def step(input: StepInput) -> StepOutput:  # the package's convention
-    return StepOutput(value=input.value + 1)
-
+from stepflow_py_server import server
 
 if __name__ == "__main__":
     environ = os.environ

@@ -75,8 +75,9 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.host import ComponentHost
-    from component_host.plugins import make_backends
+    from component_host.plugins import make_backend, make_backends
     from component_host.registration import Registration
+    from component_host.revival import Revival
     from component_host.service import HostService
     from stepflow.rpc import Server
     from stepflow.store.blobs import BlobStore
@@ -93,9 +94,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         config.host_id, make_backends(config.config, os.environ, changed), BlobStore.open(common.blobs)
     )
     async with AsyncExitStack() as stack:
+        health = await stack.enter_async_context(serving.open_health(common))
         store = await serving.open_store(common.etcd)
         stack.push_async_callback(store.close)
-        server = Server(tls=common.tls, insecure=common.insecure, link=True)
+        server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
         service = HostService(host, capacity=config.capacity)
         service.add_to(server)
         stack.push_async_callback(server.stop)
@@ -113,8 +115,13 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         service.on_drain = registration.drain
         await registration.start()
         await host.start(changed=changed)
+        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed), changed)
+        stack.push_async_callback(revival.close)
+        revival.begin()
+        await health.begin(store)
         serving.ready("component_host", host.id, address)
         yield
+        await health.drain()
         await service.drain(config.drain_grace_s)
 
 

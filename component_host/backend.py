@@ -2,7 +2,7 @@
 
 Above it: streams to executors, holds, deduplication, timeouts, credits, blobs of large outputs (`host.py`).
 Below it: one backend per configured plugin, which knows one protocol and supervises its own server.
-The implementations: `builtin`, `mock`, `stepflow` (stdio; http and grpc later), `mcp` (stdio; http later).
+The implementations: `builtin`, `mock`, `stepflow` (stdio; http and grpc later), `mcp` (stdio, HTTP).
 
 Rules for a backend:
 - `execute` returns at once and never raises; the call is settled (`succeed` or `fail`) exactly once, later or
@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from stepflow.config import NO_LIMITS, ServerLimits
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
@@ -93,10 +95,49 @@ class HostCall(Protocol):
         ...
 
 
+class Health:
+    """How the servers of a plugin do after its start, for people to read. `changed` is called when that changes."""
+
+    ERROR_CHARS_MAX = 1_000
+
+    def __init__(self, changed: Callable[[], None], servers: int = 1) -> None:
+        self.restarts = 0
+        """How often one of them served again."""
+        self.last_error = ""
+        """Why one of them ended, or did not start again; stays when it serves again."""
+        self._changed = changed
+        self._servers = servers
+        self._lost: set[object] = set()
+
+    @property
+    def serving(self) -> bool:
+        """Whether one of the servers at least is not lost."""
+        return len(self._lost) < self._servers
+
+    def lost(self, server: object, error: str) -> None:
+        """One of the servers ended by itself, or did not start again."""
+        self._lost.add(server)
+        self.last_error = error[: self.ERROR_CHARS_MAX]
+        self._changed()
+
+    def serves(self, server: object) -> None:
+        """One of the servers serves, for the first time or again."""
+        if server in self._lost:
+            self._lost.discard(server)
+            self.restarts += 1
+            self._changed()
+
+
+def with_stderr(what: str, tail: str) -> str:
+    """Add the end of a server's stderr, if there is any, to what happened to it."""
+    return f"{what}; the end of its stderr:\n{tail}" if tail else what
+
+
 class Backend(Protocol):
     """One configured plugin."""
 
     name: str
+    health: Health
 
     async def start(self) -> None:
         """Make ready: start the server, shake hands, list. Raises StepflowError with the stderr tail in its text."""
@@ -126,4 +167,6 @@ class BackendContext:
     environ: Mapping[str, str]
     """The host's own environment: the source of PATH, HOME, LANG, TMPDIR and of `$VAR` substitution."""
     listing_changed: ListingChanged = field(default=lambda: None)
-    """To be called when `listing()` has changed."""
+    """To be called when `listing()` or `health` has changed."""
+    limits: ServerLimits = NO_LIMITS
+    """For each process of a server that the backend starts."""

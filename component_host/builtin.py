@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from component_host.backend import Listing
+from component_host.backend import Health, Listing
 from component_host.builtin_schemas import BUILTINS
 from component_host.failure import CallFailed, failure_of
 from component_host.files import load_file
@@ -62,6 +62,7 @@ class BuiltinBackend:
 
     def __init__(self, context: BackendContext, config: BuiltinPlugin, *, allowed_paths: Sequence[Path] = ()) -> None:
         self.name = context.name
+        self.health = Health(context.listing_changed)
         self._working_directory = Path(context.working_directory)
         self._allowed_paths = tuple(allowed_paths)
         self._chat = OpenAIChat(config.openai, context.environ)

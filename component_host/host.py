@@ -164,6 +164,21 @@ class ComponentHost:
             self.backends[name] = backend
             self._plugins[name] = Plugin(name, backend)
 
+    async def start_again(self, name: str, backend: Backend, changed: Callable[[], None] = lambda: None) -> bool:
+        """Start a plugin that has failed, with a new backend; say whether it is ready now. Its calls wait meanwhile.
+
+        Raises: Refused HOST_STOPPED.
+        """
+        plugin = self._plugins[name]
+        assert plugin.state is PluginState.FAILED
+        if self._closing is not None:
+            raise Refused("HOST_STOPPED", f"host {self.id} was stopped")
+        plugin.backend, plugin.error, plugin.starting = backend, None, None
+        self.backends[name] = backend
+        del self.failures[name]
+        await self.start([name], changed)
+        return name not in self.failures
+
     async def _start(self, plugin: Plugin, changed: Callable[[], None]) -> None:
         """Start a backend; only `changed` can raise here. Cancelled by `close` alone."""
         assert plugin.backend is not None

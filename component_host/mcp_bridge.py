@@ -1,17 +1,21 @@
-"""The backend for MCP servers: each tool of a server is a component.
+"""The backend for MCP servers: each tool of a server is a component, and so are its prompts and its resources.
 
-Owns the connection to one server: a supervisor task launches it, negotiates (both eras: the `initialize` handshake of
-2024-11-05 to 2025-11-25, and the stateless protocol of 2026-07-28), lists the tools, and launches anew when it is lost.
+Owns the connection to one server: a supervisor connects, negotiates (both eras: the `initialize` handshake of
+2024-11-05 to 2025-11-25, and the stateless protocol of 2026-07-28), lists what there is, and connects anew after a
+loss.
 
-- The supervisor enters and leaves the SDK's client; calls come from their own tasks. (The client's exit from another
-  task than its entry hangs.)
-- A call that meets a lost connection fails as UNREACHABLE with the last of the server's stderr. A call that comes while
-  the server is being launched again waits; it fails when launches keep failing.
-- A tool `add` is the component with the id `add` and the path `/add`.
+- Each connection has a task, which enters and leaves the SDK's client; calls come from their own tasks. (The client's
+  exit from another task than its entry hangs.)
+- A call that meets a lost connection fails as UNREACHABLE with the last of the server's stderr. If it is known that
+  the server did not execute it, it waits for the next connection like a call that comes while there is none, and is
+  made again. Waiting calls fail when connecting keeps failing.
+- A connection that is lost without its server (`Link.drains`) stands until its last call in flight has ended, beside
+  the next one.
 - After `close` there is no process and no task left.
 
-Not here: the process and its pipes (`mcp_stdio`); what results and errors mean (`mcp_results`); timeouts (the host's).
-The SDK takes most of a second to import, so everything that needs it is imported in `start`.
+Not here: pipes (`mcp_stdio`), HTTP (`mcp_http`); what is listed and how (`mcp_listing`); what results and errors mean
+(`mcp_results`); timeouts (the host's). The SDK takes most of a second to import, so everything that needs it is
+imported in `start`.
 """
 
 from __future__ import annotations
@@ -23,8 +27,10 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit, urlunsplit
 
-from component_host.backend import ComponentInfo, Listing
+from component_host.backend import Health, Listing, with_stderr
+from component_host.mcp_link import Trace, call_trace
 from component_host.process import ProcessSpec
 from stepflow import codec
 from stepflow.errors import Code, Failure, StepflowError, Unavailable
@@ -32,43 +38,49 @@ from stepflow.retry import Backoff, base_delay_ms
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import mcp
     import mcp_types
 
     from component_host.backend import BackendContext, HostCall
-    from component_host.mcp_stdio import StdioServer
+    from component_host.mcp_link import Link
+    from component_host.mcp_listing import Kind, Offer
+    from component_host.mcp_results import Result
 
 RESTART_BACKOFF = Backoff(kind="exponential", min_delay_ms=100, max_delay_ms=30_000, factor=2)
+
+RECONNECT_BACKOFF = Backoff(kind="exponential", min_delay_ms=100, max_delay_ms=5_000, factor=2)
+"""For servers that somebody else starts: to look is cheap."""
 
 HEALTHY_S = 10.0
 """A server that lived this long starts its back-off afresh when it is lost."""
 
 LAUNCHES_FAILED_MAX = 3
-"""Launches that may fail in a row before calls no longer wait for the next one."""
+"""Launches that may fail in a row before calls no longer wait for the next one. For a server that somebody else starts
+again, they wait for as long as a start may take."""
 
-TOOLS_MAX = 10_000
-PAGES_MAX = 1_000
-"""A server whose listing never ends is cut off here."""
+CONNECTIONS_PER_CALL_MAX = 3
+"""A call that loses as many connections before it is executed fails."""
 
 LISTEN_AGAIN_S = 1.0
 
 SERVER_EXITED = "SERVER_EXITED"
-
-CONTENT_SCHEMA = {"type": "array", "items": {"type": "object"}}
 
 log = get_logger("component_host.mcp")
 
 
 @dataclass(frozen=True, slots=True)
 class McpServerConfig:
-    """How to reach one server. `command`, `args` and `env` have their variables substituted already."""
+    """How to reach one server: a command, or a URL, or a command that serves a URL. Variables are substituted."""
 
-    command: str
+    command: str = ""
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     inherit_env: bool = False
+    url: str = field(default="", repr=False)
+    """Of a server over streamable HTTP; empty: stdio. See `mcp_http` for `{port}`."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     result: Literal["structured", "content"] = "structured"
     """What a step gets: the structured content or text of a result, or always its list of content blocks."""
     start_timeout_s: float = 30.0
@@ -77,14 +89,35 @@ class McpServerConfig:
     """The era to speak. `auto` asks the server, which takes a server that is slow to start 10 s longer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Connection:
     """A server that has answered."""
 
     client: mcp.Client
-    server: StdioServer
-    tools: dict[str, ComponentInfo]
-    """By name, as of the last listing; changed in place when the server changes it."""
+    link: Link
+    offers: dict[str, Offer]
+    """By component id, as of the last listing."""
+    calls: int = 0
+    """In flight."""
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the last call in flight has ended."""
+
+    @contextlib.contextmanager
+    def one_more_call(self) -> Iterator[Trace]:
+        trace = Trace()
+        call_trace.set(trace)  # in the context of the call's own task
+        self.calls += 1
+        try:
+            yield trace
+        finally:
+            self.calls -= 1
+            if not self.calls:
+                self.idle.set()
+
+    async def drain(self) -> None:
+        while self.calls:
+            self.idle.clear()
+            await self.idle.wait()
 
 
 class McpBackend:
@@ -92,6 +125,7 @@ class McpBackend:
 
     def __init__(self, context: BackendContext, config: McpServerConfig) -> None:
         self.name = context.name
+        self.health = Health(context.listing_changed)
         self._context = context
         self._config = config
         self._mode = config.mode
@@ -100,21 +134,24 @@ class McpBackend:
         self._supervisor: asyncio.Task[None] | None = None
         self._connection: _Connection | None = None
         self._launches_failed = 0
-        self._tools_stale = False
+        self._lost_at = 0.0
+        """When the last connection was lost, by the event loop's clock."""
+        self._offers_stale = False
         self._closing = False
         self._wake = asyncio.Event()
         """Set when the supervisor has something to do: a loss, a changed listing."""
 
     async def start(self) -> None:
-        """Launch the server, negotiate and list its tools.
+        """Launch or reach the server, negotiate and list what it offers.
 
         Raises:
-            Invalid: the command does not exist or cannot be executed.
-            Unavailable: the server exits, does not answer in time or does not speak MCP; its stderr is in the text.
+            Invalid: the command does not exist or cannot be executed; the URL or a header makes no sense.
+            Unavailable: the server exits, cannot be reached, does not answer in time or does not speak MCP; its stderr
+                is in the text.
         """
         assert self._supervisor is None, "a backend is started once"
         # Beside the event loop, which must go on: other servers of the same host start meanwhile.
-        await asyncio.to_thread(_import_sdk)
+        await asyncio.to_thread(_import_sdk, over_http=bool(self._config.url))
         if self._closing:
             raise self._closed_error()
         loop = asyncio.get_running_loop()
@@ -124,6 +161,8 @@ class McpBackend:
         try:
             await asyncio.wait([started, self._supervisor], return_when=asyncio.FIRST_COMPLETED)
             if not started.done():
+                if not self._supervisor.cancelled():
+                    self._supervisor.result()  # a defect: the host words it
                 raise self._closed_error()
             started.result()
         except BaseException:
@@ -162,10 +201,10 @@ class McpBackend:
     async def _call(self, call: HostCall) -> None:
         try:
             arguments = codec.decode(call.input)
-            if not isinstance(arguments, dict):
-                call.fail(Failure(Code.INVALID_INPUT, "the input of an MCP tool is an object of its arguments"))
-                return
-            await self._call_tool(call, await self._connected(), call.request.component, arguments)
+            for _ in range(CONNECTIONS_PER_CALL_MAX):
+                if await self._call_over(await self._connected(), call, arguments):
+                    return
+            call.fail(Failure(Code.UNREACHABLE, f"the MCP server of plugin {self.name!r} is lost again and again"))
         except StepflowError as error:
             call.fail(Failure(Code.UNREACHABLE, error.message))
         except Exception as error:  # a call is settled, whatever happens
@@ -178,26 +217,34 @@ class McpBackend:
             closed = Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped during the call")
             call.fail(closed if self._closing else Failure(Code.CANCELLED, "the call was cancelled"))
 
-    async def _call_tool(self, call: HostCall, connection: _Connection, name: str, arguments: dict[str, Any]) -> None:
+    async def _call_over(self, connection: _Connection, call: HostCall, arguments: Any) -> bool:
+        """Make a call over one connection; False if it was lost before the server can have executed anything."""
         from component_host import mcp_results
 
-        async def report(progress: float, total: float | None, message: str | None) -> None:
-            call.progress(progress, total or 0.0, message or "")
-
-        try:
-            result = await connection.client.call_tool(name, arguments, progress_callback=report, meta=_call_meta(call))
-        except Exception as error:
-            server = connection.server
-            if server.lost:
-                message = f"the MCP server of plugin {self.name!r} {server.describe_end()} during the call"
-                call.fail(mcp_results.unreachable(message, server.stderr_tail()))
-            else:
-                call.fail(mcp_results.failure_of_error(error, name, connection.tools.get(name)))
-            return
-        if result.is_error:
-            call.fail(mcp_results.failure_of_result(result, connection.tools.get(name), arguments))
+        component = call.request.component
+        offer = connection.offers.get(component)
+        kind, info = offer or ("tool", None)  # only the server knows whether it has what it does not list
+        if problem := mcp_results.input_problem(kind, arguments):
+            call.fail(Failure(Code.INVALID_INPUT, problem))
+            return True
+        with connection.one_more_call() as trace:
+            try:
+                result = await _request(connection.client, kind, call, arguments)
+            except Exception as error:
+                loss = await connection.link.loss(trace)
+                if loss is None:
+                    call.fail(mcp_results.failure_of_error(error, component, info, arguments))
+                    return True
+                if loss.executed:
+                    message = f"the MCP server of plugin {self.name!r} {loss.message}"
+                    call.fail(mcp_results.unreachable(message, connection.link.stderr_tail()))
+                return loss.executed
+        outcome = mcp_results.outcome(result, self._config.result, info, arguments)
+        if isinstance(outcome, Failure):
+            call.fail(outcome)
         else:
-            call.succeed(mcp_results.output(result, self._config.result))
+            call.succeed(outcome)
+        return True
 
     async def _connected(self) -> _Connection:
         """Return a connection that is not known to be lost. Raises: StepflowError, after several failed launches."""
@@ -208,40 +255,53 @@ class McpBackend:
     def _closed_error(self) -> StepflowError:
         return Unavailable("PLUGIN_CLOSED", f"plugin {self.name!r} was closed while it started")
 
-    # Supervision: everything below runs in the supervisor's task
+    # Supervision
 
     async def _supervise(self, started: asyncio.Future[None]) -> None:
-        """Keep a server running until `close`; end at once if the first one cannot be started."""
+        """Keep a connection until `close`; end at once if the first one cannot be made."""
         loop = asyncio.get_running_loop()
         short_lives = 0
-        while True:
-            launched_at = loop.time()
-            try:
-                await self._serve(started)
-            except StepflowError as error:
-                if self._mode == "auto" and error.reason == SERVER_EXITED:
-                    # Some servers exit at a first message that is not `initialize`.
-                    self._mode = "legacy"
-                    continue
-                self._mode = self._config.mode
-                if not started.done():
-                    started.set_exception(error)
-                    return
-                self._note_failed_launch(error)
-            short_lives = 1 if loop.time() - launched_at >= HEALTHY_S else short_lives + 1
-            await asyncio.sleep(base_delay_ms(RESTART_BACKOFF, short_lives) / 1000)
+        serving: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                connecting_at = loop.time()
+                lost: asyncio.Future[None] = loop.create_future()
+                task = loop.create_task(self._serve(started, lost), name=f"mcp {self.name} connection")
+                serving.add(task)
+                task.add_done_callback(serving.discard)
+                await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)
+                error = task.exception() if task.done() and not task.cancelled() else None
+                if isinstance(error, StepflowError):
+                    if self._mode == "auto" and error.reason == SERVER_EXITED:
+                        # Some servers exit at a first message that is not `initialize`.
+                        self._mode = "legacy"
+                        continue
+                    self._mode = self._config.mode
+                    if not started.done():
+                        started.set_exception(error)
+                        return
+                    self._note_failed_launch(error)
+                elif error is not None:
+                    raise error
+                short_lives = 1 if loop.time() - connecting_at >= HEALTHY_S else short_lives + 1
+                backoff = RESTART_BACKOFF if self._config.command else RECONNECT_BACKOFF
+                await asyncio.sleep(base_delay_ms(backoff, short_lives) / 1000)
+        finally:
+            for task in list(serving):
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
 
-    async def _serve(self, started: asyncio.Future[None]) -> None:
-        """Launch a server and attend to it until it is lost.
+    async def _serve(self, started: asyncio.Future[None], lost: asyncio.Future[None]) -> None:
+        """Make a connection and attend to it until it is lost; `lost` is set as soon as the next one may be made.
 
         Raises:
-            StepflowError: it did not come up.
+            StepflowError: it was not made.
         """
-        server = self._new_server()
+        link = self._new_link()
         published = False
         try:
             async with contextlib.AsyncExitStack() as stack:
-                connection = await self._connect(stack, server)
+                connection = await self._connect(stack, link)
                 self._publish(connection)
                 published = True
                 if not started.done():
@@ -249,20 +309,23 @@ class McpBackend:
                 try:
                     await self._attend(connection)
                 finally:
-                    self._withdraw()
+                    self._withdraw(link)
+                how = link.describe_end()
+                log.warning("MCP server lost", plugin=self.name, how=how)
+                self.health.lost(self, with_stderr(how, link.stderr_tail()))
+                if link.drains:
+                    lost.set_result(None)
+                    await connection.drain()
         except (Exception, BaseExceptionGroup) as error:
             leaf = _first_leaf(error)
             if not isinstance(leaf, Exception):
                 raise
             if not published:
-                raise self._launch_error(server, leaf) from None
+                raise self._launch_error(link, leaf) from None
             log.debug("MCP connection ended with an error", plugin=self.name, error=type(leaf).__name__)
-        log.warning("MCP server lost", plugin=self.name, how=server.describe_end())
 
-    def _new_server(self) -> StdioServer:
-        """Describe the launch. The one place that knows the transport."""
-        from component_host.mcp_stdio import StdioServer
-
+    def _new_link(self) -> Link:
+        """Describe the launch or the connection. The one place that knows the transport."""
         config, context = self._config, self._context
         spec = ProcessSpec(
             plugin=self.name,
@@ -272,37 +335,53 @@ class McpBackend:
             inherit_env=config.inherit_env,
             working_directory=context.working_directory,
             environ=context.environ,
+            limits=context.limits,
         )
-        return StdioServer(spec, on_loss=self._handle_loss)
+        if not config.url:
+            from component_host.mcp_stdio import StdioServer
 
-    async def _connect(self, stack: contextlib.AsyncExitStack, server: StdioServer) -> _Connection:
-        """Enter a client on the stack and list the tools, within the start's timeout."""
+            stdio = StdioServer(spec, on_loss=lambda: self._handle_loss(stdio))
+            return stdio
+        from component_host.mcp_http import HttpServer, HttpTarget
+
+        target = HttpTarget(self.name, config.url, config.headers)
+        http = HttpServer(target, spec if config.command else None, on_loss=lambda: self._handle_loss(http))
+        return http
+
+    async def _connect(self, stack: contextlib.AsyncExitStack, link: Link) -> _Connection:
+        """Enter a client on the stack and list what there is, within the start's timeout."""
         import mcp
         import mcp_types
-        from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
+        from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+        from component_host.mcp_listing import list_offers
 
         client = mcp.Client(
-            server,
-            mode=LATEST_MODERN_VERSION if self._mode == "modern" else self._mode,
+            link,
+            # A version pinned without asking is one whose capabilities nobody knows.
+            mode="legacy" if self._mode == "legacy" else "auto",
             message_handler=self._on_message,
             client_info=mcp_types.Implementation(name="stepflow-mesh", version=_version()),
             cache=None,
         )
         async with asyncio.timeout(self._config.start_timeout_s):
             await stack.enter_async_context(client)
-            tools = await _list_tools(client)
-        if self._mode == "auto" and client.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-            self._mode = "legacy"  # a relaunch need not ask again
-        log.info("MCP server ready", plugin=self.name, protocol=client.protocol_version, tools=len(tools))
-        return _Connection(client, server, self._components(tools))
+            modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
+            if self._mode == "modern" and not modern:
+                raise ValueError(f"it speaks {client.protocol_version}, and the configuration says `mode: modern`")
+            offers = await list_offers(client, self._config.result)
+        if self._mode == "auto" and not modern:
+            self._mode = "legacy"  # the next connection need not ask again
+        log.info("MCP server ready", plugin=self.name, protocol=client.protocol_version, offers=len(offers))
+        return _Connection(client, link, offers)
 
     async def _attend(self, connection: _Connection) -> None:
         """Do what comes up, until the server is lost."""
         listener = asyncio.create_task(self._listen(connection), name=f"mcp {self.name} changes")
         try:
-            while not connection.server.lost:
-                if self._tools_stale:
-                    self._tools_stale = False
+            while not connection.link.lost:
+                if self._offers_stale:
+                    self._offers_stale = False
                     await self._refresh(connection)
                 await self._wake.wait()
                 self._wake.clear()
@@ -315,133 +394,136 @@ class McpBackend:
         from mcp import MCPError
         from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 
-        tools = connection.client.server_capabilities.tools
-        if tools is None or not tools.list_changed:
-            return
-        while True:
+        capabilities = connection.client.server_capabilities
+        tools, prompts, resources = (
+            capability is not None and bool(capability.list_changed)
+            for capability in (capabilities.tools, capabilities.prompts, capabilities.resources)
+        )
+        while tools or prompts or resources:
+            trace = Trace()
+            call_trace.set(trace)
             try:
-                async with connection.client.listen(tools_list_changed=True) as changes:
-                    self._note_stale_tools()  # what changed since the listing went unheard
+                async with connection.client.listen(
+                    tools_list_changed=tools, prompts_list_changed=prompts, resources_list_changed=resources
+                ) as changes:
+                    self._note_stale_offers()  # what changed since the listing went unheard
                     async for _ in changes:
-                        self._note_stale_tools()
+                        self._note_stale_offers()
                 return
-            except (ListenNotSupportedError, MCPError):
+            except ListenNotSupportedError:
                 return
+            except MCPError:
+                if await connection.link.loss(trace) is None:
+                    return  # the server's answer: it does not serve it
             except SubscriptionLost:
-                await asyncio.sleep(LISTEN_AGAIN_S)
+                pass
+            await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def _on_message(self, message: mcp_types.ServerNotification | Exception) -> None:
         import mcp_types
 
-        if isinstance(message, mcp_types.ToolListChangedNotification):
-            self._note_stale_tools()
+        changes = (
+            mcp_types.ToolListChangedNotification,
+            mcp_types.PromptListChangedNotification,
+            mcp_types.ResourceListChangedNotification,
+        )
+        if isinstance(message, changes):
+            self._note_stale_offers()
 
-    def _note_stale_tools(self) -> None:
-        self._tools_stale = True
+    def _note_stale_offers(self) -> None:
+        self._offers_stale = True
         self._wake.set()
 
     async def _refresh(self, connection: _Connection) -> None:
         from mcp import MCPError
 
+        from component_host.mcp_listing import list_offers
+
         try:
             async with asyncio.timeout(self._config.start_timeout_s):
-                tools = await _list_tools(connection.client)
+                connection.offers = await list_offers(connection.client, self._config.result)
         except (MCPError, TimeoutError, ValueError) as error:  # ValueError: a listing that breaks the protocol
-            log.warning("MCP tools could not be listed again", plugin=self.name, error=type(error).__name__)
+            if not connection.link.lost:
+                log.warning("MCP server could not be listed again", plugin=self.name, error=type(error).__name__)
             return
-        components = self._components(tools)
-        connection.tools.clear()
-        connection.tools.update(components)
-        self._set_listing(components)
+        self._set_listing(connection)
 
     def _publish(self, connection: _Connection) -> None:
         self._connection = connection
         self._launches_failed = 0
-        self._set_listing(connection.tools)
+        self.health.serves(self)
+        self._set_listing(connection)
         self._ready.set_result(connection)
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, link: Link) -> None:
         """Make calls wait for the next connection. Safe to repeat."""
-        if self._connection is not None:
+        if self._connection is not None and self._connection.link is link:
             self._connection = None
-            self._ready = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._ready, self._lost_at = loop.create_future(), loop.time()
 
-    def _handle_loss(self) -> None:
-        self._withdraw()  # at once: a call made from here on has not been seen by any server, so it may wait
+    def _handle_loss(self, link: Link) -> None:
+        self._withdraw(link)  # at once: a call made from here on has not been seen by any server, so it may wait
         self._wake.set()
 
     def _note_failed_launch(self, error: StepflowError) -> None:
         self._launches_failed += 1
         log.warning("MCP server does not come up again", plugin=self.name, error=error.message)
-        if self._launches_failed >= LAUNCHES_FAILED_MAX:
+        self.health.lost(self, error.message)
+        away_s = asyncio.get_running_loop().time() - self._lost_at
+        patient = not self._config.command and away_s < self._config.start_timeout_s
+        if self._launches_failed >= LAUNCHES_FAILED_MAX and not patient:
             waiting, self._ready = self._ready, asyncio.get_running_loop().create_future()
             waiting.set_exception(error)
             waiting.exception()  # nobody may be waiting
 
-    def _components(self, tools: Mapping[str, mcp_types.Tool]) -> dict[str, ComponentInfo]:
-        return {name: self._component(tool) for name, tool in tools.items()}
-
-    def _component(self, tool: mcp_types.Tool) -> ComponentInfo:
-        as_content = self._config.result == "content"
-        return ComponentInfo(
-            component=tool.name,
-            path=f"/{tool.name}",
-            description=tool.description or tool.title,
-            input_schema=tool.input_schema,
-            output_schema=CONTENT_SCHEMA if as_content else tool.output_schema,
-        )
-
-    def _set_listing(self, components: Mapping[str, ComponentInfo]) -> None:
-        listing = Listing(tuple(components.values()))
+    def _set_listing(self, connection: _Connection) -> None:
+        listing = Listing(tuple(offer.info for offer in connection.offers.values()))
         if listing != self._listing:
             self._listing = listing
             self._context.listing_changed()
 
-    def _launch_error(self, server: StdioServer, error: Exception) -> StepflowError:
+    def _launch_error(self, link: Link, error: Exception) -> StepflowError:
         """Word why a server did not come up, with what it said itself."""
         if isinstance(error, StepflowError):
             return error
-        what = f"plugin {self.name!r}: the MCP server {self._config.command!r}"
-        tail, stray = server.stderr_tail(), server.describe_stray_output()
+        config = self._config
+        what = f"plugin {self.name!r}: the MCP server {config.command or _without_secrets(config.url)!r}"
+        tail, stray = link.stderr_tail(), link.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
         if isinstance(error, TimeoutError):
-            limit = f"{self._config.start_timeout_s:g} s"
+            limit = f"{config.start_timeout_s:g} s"
             return Unavailable("SERVER_START_TIMEOUT", f"{what} did not answer within {limit}{said}")
-        if server.lost:
-            return Unavailable(SERVER_EXITED, f"{what} {server.describe_end()} before it was ready{said}")
+        if link.lost:
+            reason = SERVER_EXITED if config.command else "SERVER_UNREACHABLE"
+            return Unavailable(reason, f"{what} {link.describe_end()} before it was ready{said}")
         return Unavailable("SERVER_REFUSED", f"{what} does not speak MCP as this client does: {_words(error)}{said}")
 
 
-def _import_sdk() -> None:
+def _import_sdk(*, over_http: bool) -> None:
     """Import what the first calls need; `jsonschema` is what the SDK checks results with."""
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # its warnings quote messages, that is, payloads
-    for name in ("component_host.mcp_results", "component_host.mcp_stdio", "mcp", "jsonschema.validators"):
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # below, they write URLs and headers
+    transport = "component_host.mcp_http" if over_http else "component_host.mcp_stdio"
+    for name in (transport, "component_host.mcp_listing", "component_host.mcp_results", "jsonschema.validators"):
         importlib.import_module(name)
 
 
-async def _list_tools(client: mcp.Client) -> dict[str, mcp_types.Tool]:
-    """Return all pages of the server's tools by name. Raises: MCPError, ValueError."""
-    from mcp import MCPError
-    from mcp_types import METHOD_NOT_FOUND
+async def _request(client: mcp.Client, kind: Kind, call: HostCall, arguments: dict[str, Any]) -> Result:
+    """Make the request that a call is. Raises: whatever the SDK does."""
 
-    tools: dict[str, mcp_types.Tool] = {}
-    cursor: str | None = None
-    for _ in range(PAGES_MAX):
-        try:
-            page = await client.list_tools(cursor=cursor)
-        except MCPError as error:
-            if error.code == METHOD_NOT_FOUND:  # a server of prompts or resources only
-                break
-            raise
-        for tool in page.tools:
-            if "{" in tool.name or "}" in tool.name:
-                log.warning("MCP tool left out: braces in its name would make it a path pattern", tool=tool.name)
-            else:
-                tools.setdefault(tool.name, tool)
-        cursor = page.next_cursor
-        if cursor is None or len(tools) >= TOOLS_MAX:
-            break
-    return tools
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        call.progress(progress, total or 0.0, message or "")
+
+    component, meta = call.request.component, _call_meta(call)
+    match kind:
+        case "prompt":
+            return await client.get_prompt(component.removeprefix("prompts/"), arguments, meta=meta)
+        case "resources":
+            return await client.read_resource(arguments["uri"], meta=meta)
+        case _:
+            return await client.call_tool(component, arguments, progress_callback=report, meta=meta)
 
 
 def _call_meta(call: HostCall) -> mcp_types.RequestParamsMeta:
@@ -453,6 +535,12 @@ def _call_meta(call: HostCall) -> mcp_types.RequestParamsMeta:
     if call.request.traceparent:
         meta["traceparent"] = call.request.traceparent
     return cast("mcp_types.RequestParamsMeta", meta)
+
+
+def _without_secrets(url: str) -> str:
+    """Return a URL as it may stand in a text: without password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _first_leaf(error: BaseException) -> BaseException:

@@ -1,9 +1,10 @@
-"""What a tool call's outcome means to a flow: results become outputs, errors become failures. Pure.
+"""What a call's outcome means to a flow: results become outputs, errors become failures. Pure.
 
 The mapping, in full in `docs/mcp.md`:
 
 - A result's `structuredContent` is the output; without it a single text block gives its text, anything else the list
   of content blocks. In the `content` form, the list of content blocks is always the output.
+- A prompt and a resource are their results as they are.
 - `isError` is a failure with the joined text: INVALID_INPUT where the arguments break the tool's own input schema or
   an SDK says that it refused them, COMPONENT_NOT_FOUND for a tool that is not listed, else COMPONENT_FAILED.
 - JSON-RPC errors go by their code. Whether the connection was lost is known by the caller, not read from a code.
@@ -13,6 +14,7 @@ Imports the SDK: import it late.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,10 +23,13 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from stepflow import codec
-from stepflow.errors import Code, Failure
+from stepflow.errors import Code, Failure, Invalid
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from component_host.backend import ComponentInfo
+    from component_host.mcp_listing import Kind
 
 ResultForm = Literal["structured", "content"]
 
@@ -42,14 +47,63 @@ _ARGUMENTS_REFUSED = re.compile(
 _TOOL_UNKNOWN = re.compile(r"\b(unknown tool|tool \S+ (was )?not found)\b", re.IGNORECASE)
 
 
-def output(result: mcp_types.CallToolResult, form: ResultForm) -> bytes:
-    """Return a successful result as JSON text."""
+Result = mcp_types.CallToolResult | mcp_types.GetPromptResult | mcp_types.ReadResourceResult
+
+
+def input_problem(kind: Kind, input: Any) -> str:
+    """Say why an input cannot be sent at all; empty if it can."""
+    if not isinstance(input, dict):
+        return "the input of an MCP component is an object of its arguments"
+    if kind == "prompt" and not all(isinstance(value, str) for value in input.values()):
+        return "the arguments of an MCP prompt are strings"
+    if kind == "resources" and not isinstance(input.get("uri"), str):
+        return "the input must have the `uri` of a resource"
+    return ""
+
+
+def outcome(result: Result, form: ResultForm, info: ComponentInfo | None, arguments: Any) -> bytes | Failure:
+    """Return an answer's output as JSON text, or the failure that it is. `info` is None for what is not listed."""
+    if isinstance(result, mcp_types.CallToolResult) and result.is_error:
+        return failure_of_result(result, info, arguments)
+    tree = _output(result, form)
+    try:
+        text = codec.encode(tree)
+        if b"null" in text:  # that is what the encoder makes of them; the SDK reads them from an answer over HTTP
+            _check_numbers(tree)
+    except Invalid as error:
+        return _failure(Code.COMPONENT_FAILED, f"the server's answer cannot be an output: {error.message}", {})
+    return text
+
+
+def _check_numbers(tree: Any) -> None:
+    """Raises: Invalid, a number is infinite or none at all."""
+    match tree:
+        case float() if not math.isfinite(tree):
+            raise Invalid("NOT_JSON", f"it has the number {tree}, which JSON does not know")
+        case dict():
+            for member in tree.values():
+                _check_numbers(member)
+        case list():
+            for member in tree:
+                _check_numbers(member)
+
+
+def _output(result: Result, form: ResultForm) -> Any:
+    if isinstance(result, mcp_types.GetPromptResult):
+        return _tree(result, "description", "messages")
+    if isinstance(result, mcp_types.ReadResourceResult):
+        return _tree(result, "contents")
     if form == "structured":
         if result.structured_content is not None:
-            return codec.encode(result.structured_content)
+            return result.structured_content
         if len(result.content) == 1 and isinstance(block := result.content[0], mcp_types.TextContent):
-            return codec.encode(block.text)
-    return codec.encode(_blocks(result))
+            return block.text
+    return _blocks(result)
+
+
+def _tree(result: BaseModel, *members: str) -> dict[str, Any]:
+    tree = result.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return {name: tree[name] for name in members if tree.get(name) is not None}
 
 
 def failure_of_result(result: mcp_types.CallToolResult, tool: ComponentInfo | None, arguments: Any) -> Failure:
@@ -64,11 +118,13 @@ def failure_of_result(result: mcp_types.CallToolResult, tool: ComponentInfo | No
     return _failure(_code_of_error_text(message, tool, arguments), message, details)
 
 
-def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None) -> Failure:
+def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None, arguments: Any) -> Failure:
     """Return the failure of a call over a connection that still stands. `name` is the tool's."""
     if isinstance(error, MCPError):
         details = {"code": error.code} if error.data is None else {"code": error.code, "data": error.data}
-        return _failure(_code_of_rpc_error(error, tool), error.message, details)
+        if error.code == mcp_types.PARSE_ERROR:  # the SDK's own words would quote the answer
+            return _failure(Code.COMPONENT_FAILED, "the server's answer is no valid JSON-RPC message", details)
+        return _failure(_code_of_rpc_error(error, tool, arguments), error.message, details)
     if isinstance(error, ValidationError):
         return _failure(Code.COMPONENT_FAILED, describe_bad_answer(error), {})
     if isinstance(error, RuntimeError):
@@ -112,17 +168,20 @@ def _code_of_error_text(message: str, tool: ComponentInfo | None, arguments: Any
     return Code.COMPONENT_FAILED
 
 
-def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None) -> Code:
+def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None, arguments: Any) -> Code:
     match error.code:
         case mcp_types.METHOD_NOT_FOUND:
             return Code.COMPONENT_NOT_FOUND
         case mcp_types.INVALID_PARAMS:
             unknown = tool is None or _TOOL_UNKNOWN.search(error.message)
             return Code.COMPONENT_NOT_FOUND if unknown else Code.INVALID_INPUT
+        case -32002:  # a resource that is not there, in the handshake era; later it is one of the invalid parameters
+            return Code.INVALID_INPUT
         case mcp_types.REQUEST_TIMEOUT:
             return Code.TIMEOUT
         case _:
-            return Code.COMPONENT_FAILED
+            refused = tool is not None and breaks_schema(tool.input_schema, arguments)
+            return Code.INVALID_INPUT if refused else Code.COMPONENT_FAILED
 
 
 def _schema_problem(error: RuntimeError, name: str) -> str:

@@ -27,6 +27,7 @@ import mcp_types
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
+from component_host.mcp_link import MESSAGE_BYTES_MAX, SIGTERM_GRACE_S, Loss
 from component_host.process import ServerProcess
 from stepflow import codec
 from stepflow.errors import Invalid
@@ -38,10 +39,8 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+    from component_host.mcp_link import Trace
     from component_host.process import ProcessSpec
-
-LINE_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
-"""One message of the server. A tool repeats structured content as text, escaped: four times the largest value."""
 
 OUTGOING_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
 """What may wait for a server that does not read; above it, further calls wait in their tasks."""
@@ -51,16 +50,13 @@ OUTGOING_POLL_S = 0.01
 STDIN_GRACE_S = 1.0
 """From the end of its input to SIGTERM. Servers that heed it need a tenth of that; for the others every run waits."""
 
-SIGTERM_GRACE_S = 2.0
-
 log = get_logger("component_host.mcp")
 
 
 class StdioServer:
-    """One launch of a server: an asynchronous context manager that gives the SDK's pair of message streams.
+    """One launch of a server. See `mcp_link.Link`."""
 
-    `on_loss` is called once, if the process ends while the context is open.
-    """
+    drains = False
 
     def __init__(self, spec: ProcessSpec, on_loss: Callable[[], None]) -> None:
         self.lost = False
@@ -116,12 +112,13 @@ class StdioServer:
             self._process.kill()  # the event loop is being closed: no time for graces
             raise
 
+    async def loss(self, trace: Trace) -> Loss | None:  # noqa: ARG002  # pipes leave no trace: all or nothing is lost
+        return Loss(f"{self.describe_end()} during the call", executed=True) if self.lost else None
+
     def describe_end(self) -> str:
-        """Say how the server was lost, for an error text: `exited with code 1`."""
         return self._process.exit_text()
 
     def describe_stray_output(self) -> str:
-        """Say what it printed on stdout that was no message; empty if nothing."""
         if not self._stray_lines:
             return ""
         return f"{self._stray_lines} lines on its stdout were no JSON-RPC messages, the first: {self._stray_line!r}"
@@ -163,7 +160,7 @@ class StdioServer:
 class LineSplitter:
     """Cuts a stream of chunks into lines; of a line above the limit only the two ends are kept."""
 
-    def __init__(self, bytes_max: int = LINE_BYTES_MAX) -> None:
+    def __init__(self, bytes_max: int = MESSAGE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._pending = bytearray()
         self._head = b""
@@ -184,7 +181,7 @@ class LineSplitter:
 def _parse(line: bytes) -> mcp_types.JSONRPCMessage | None:
     """Read one line; None for what is no message."""
     try:
-        tree = codec.parse(line, what="the server's reply", bytes_max=LINE_BYTES_MAX)
+        tree = codec.parse(line, what="the server's reply", bytes_max=MESSAGE_BYTES_MAX)
     except Invalid as error:
         return bad_reply(line, error.message)
     try:
@@ -193,7 +190,7 @@ def _parse(line: bytes) -> mcp_types.JSONRPCMessage | None:
         return None
 
 
-_TOO_LARGE = f"the server's reply is larger than {LINE_BYTES_MAX:,} bytes"
+_TOO_LARGE = f"the server's reply is larger than {MESSAGE_BYTES_MAX:,} bytes"
 _ENDS_BYTES = 64
 _ID_FIRST = re.compile(rb'\A\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(\d{1,15})\s*,')
 _ID_LAST = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*\}\s*\Z')

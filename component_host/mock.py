@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from component_host.backend import ComponentInfo, Listing
+from component_host.backend import ComponentInfo, Health, Listing
 from stepflow.codec import decode, encode
 from stepflow.config import mock_key
 from stepflow.errors import Code, Failure
@@ -24,6 +24,7 @@ class MockBackend:
 
     def __init__(self, context: BackendContext, config: MockPlugin) -> None:
         self.name = context.name
+        self.health = Health(context.listing_changed)
         self._components = config.components
         self._listing = Listing(
             [

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from component_host.backend import BackendContext
-from stepflow.config import BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin, StepflowPlugin, check_supported
+from stepflow.config import (
+    NO_LIMITS,
+    BuiltinPlugin,
+    GrpcPlugin,
+    McpPlugin,
+    MockPlugin,
+    StepflowPlugin,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +32,6 @@ def make_backends(
 
     Raises:
         ConfigInvalid: a variable in a plugin's texts is not set.
-        Refused: PLUGIN_NOT_SUPPORTED.
     """
     wanted = {rule.plugin for rules in config.routes.values() for rule in rules}
     if names is not None:
@@ -45,8 +51,8 @@ def make_backend(
 ) -> Backend:
     """Build one backend. `doors` are those of the backends before it. Raises as `make_backends` does."""
     plugin = config.plugin(name, environ)
-    check_supported(name, plugin)
-    context = BackendContext(name, str(config.working_directory), environ, listing_changed)
+    limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server of their own have none
+    context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
     if isinstance(plugin, BuiltinPlugin):
         from component_host.builtin import BuiltinBackend
 
@@ -65,6 +71,8 @@ def make_backend(
                 args=plugin.args,
                 env=plugin.env,
                 inherit_env=plugin.inherit_env,
+                url=plugin.url if plugin.transport == "streamable-http" else "",
+                headers=plugin.headers,
                 result=plugin.result,
                 start_timeout_s=plugin.start_timeout_ms / 1000,
                 mode=plugin.mode,
@@ -72,7 +80,7 @@ def make_backend(
         )
     if isinstance(plugin, GrpcPlugin):
         return _pull_backend(context, plugin, {} if doors is None else doors)
-    assert isinstance(plugin, StepflowPlugin), "check_supported lets nothing else pass"
+    assert isinstance(plugin, StepflowPlugin)
     common: dict[str, Any] = {
         "command": plugin.command,
         "args": plugin.args,

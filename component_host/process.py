@@ -12,6 +12,7 @@ Promises:
   belongs to the shared end. The price: there is no end of file when the server dies, so its exit is watched.
 - stderr is read always (a full pipe would stop the server). Its last lines are kept for error texts and each goes to
   the log at debug; configured secrets are taken out.
+- Limits are set by a shell that then becomes the server: no Python code runs between fork and exec.
 - Writing never blocks: what has gathered during one turn of the event loop goes out in one write.
 
 Not here: when to start a server again, and what the bytes mean.
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepflow.codec import encode
+from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 from stepflow.telemetry import get_logger, is_secret_name, redact
 
@@ -82,6 +84,7 @@ class ProcessSpec:
     """The host's own environment."""
     stderr_hidden: tuple[str, ...] = ()
     """Beginnings of stderr lines that must not be kept or logged: some servers echo payloads there."""
+    limits: ServerLimits = NO_LIMITS
     secrets: tuple[str, ...] = ()
     """What stands in no environment and is taken out of stderr all the same."""
 
@@ -118,6 +121,18 @@ def resolve_command(spec: ProcessSpec) -> str:
     if found is None:
         raise _not_found(spec, f"it is neither on PATH ({search_path}) nor in {own_folder}")
     return str(Path(found).absolute())
+
+
+def limited(command: Sequence[str], limits: ServerLimits) -> list[str]:
+    """Return what starts a command under limits. A limit above our own ends it at once, and the shell says so."""
+    orders = []
+    if limits.memory_bytes is not None:
+        orders.append(f"ulimit -v {limits.memory_bytes // 1024}")
+    if limits.open_files is not None:
+        orders.append(f"ulimit -n {limits.open_files}")
+    if not orders:
+        return list(command)
+    return ["/bin/sh", "-c", " && ".join([*orders, 'exec "$0" "$@"']), *command]
 
 
 def _not_found(spec: ProcessSpec, where: str) -> Invalid:
@@ -176,7 +191,7 @@ class ServerProcess:
             self._stdout, self._stdout_kept = os.pipe()
             self._stderr, child_stderr = os.pipe()
             process = subprocess.Popen(  # vfork and exec: a millisecond, and safe beside threads
-                [command, *self._spec.args],
+                limited([command, *self._spec.args], self._spec.limits),
                 stdin=child_stdin,
                 stdout=self._stdout_kept,
                 stderr=child_stderr,

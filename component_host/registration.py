@@ -27,7 +27,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from component_host.backend import ComponentInfo, Listing
+    from component_host.backend import ComponentInfo, Health, Listing
     from component_host.host import ComponentHost
     from stepflow.config import Config
     from stepflow.store import KeyValue, Store
@@ -222,7 +222,9 @@ class Registration:
         )
         listings = host.listings()
         for name in host.backends:
-            session.plugins.append(_plugin(name, self._types[name], listings.get(name), host.failures.get(name)))
+            plugin = _plugin(name, self._types[name], listings.get(name), host.failures.get(name))
+            _add_health(plugin, host.backends[name].health)
+            session.plugins.append(plugin)
         if session.ByteSize() > SESSION_BYTES_MAX:
             log.warning("listing too large, schemas are left out", host_id=host.id, size=session.ByteSize())
             for plugin in session.plugins:
@@ -242,6 +244,14 @@ def _plugin(name: str, kind: str, listing: Listing | None, error: StepflowError 
         plugin.complete = listing.complete
         plugin.components.extend(_component(info) for info in listing.components)
     return plugin
+
+
+def _add_health(plugin: state_pb2.PluginListing, health: Health) -> None:
+    plugin.restarts = health.restarts
+    if plugin.state == state_pb2.PluginListing.STATE_READY:
+        plugin.last_error = health.last_error
+        if not health.serving:
+            plugin.state = state_pb2.PluginListing.STATE_RESTARTING
 
 
 def _component(info: ComponentInfo) -> state_pb2.ComponentListing:

@@ -146,6 +146,7 @@ class HttpServer:
             inherit_env=config.inherit_env,
             working_directory=context.working_directory,
             environ=context.environ,
+            limits=context.limits,
             stderr_hidden=protocol.ECHOES,
             secrets=(api.secret,),
         )
@@ -217,6 +218,9 @@ class HttpServer:
     @property
     def process_id(self) -> int:
         return 0 if self._process is None else self._process.process.pid
+
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.process.stderr_tail()
 
     async def ended(self) -> None:
         await self._gone.wait()
@@ -365,6 +369,9 @@ class HttpServer:
                 call.fail(failure)
 
     # --- calls --------------------------------------------------------------------------------------------------
+
+    def takes(self, call: HostCall) -> bool:  # noqa: ARG002  # what waits for a flow has lent its place
+        return self.room > 0
 
     def send(self, call: HostCall) -> None:
         """Send an execute. Only while `room` is above 0."""

@@ -4,7 +4,7 @@ Promises:
 - `execute` makes no task, timer or future.
 - A call goes to the server with the most room; when none has any, it waits in a bounded queue, in order.
 - A server that ends is started again, after 0.1 s, then 0.2 s, … up to 30 s while it does not stay up. Its calls in
-  flight fail as UNREACHABLE; calls not yet sent wait, until `START_FAILURES_MAX` starts have failed in a row.
+  flight fail as UNREACHABLE; calls not yet sent wait, until three starts have failed in a row.
 
 A result `{"outcome": "skipped", …}`, which 0.4 to 0.7 send when user code raises SkipStep, is passed on as data.
 
@@ -16,41 +16,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.backend import Listing
+from component_host.backend import Health, Listing
+from component_host.restarts import Restartable, keep_up
 from stepflow.errors import Code, Failure, StepflowError
-from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from component_host.backend import BackendContext, ComponentInfo, HostCall
 
-log = get_logger("component_host.stepflow")
-
 QUEUE_MAX = 10_000
 """Calls that wait for a process with room."""
-
-BACKOFF_S_MIN = 0.1
-BACKOFF_S_MAX = 30.0
-HEALTHY_S = 10.0
-"""A process that ran this long starts with the smallest delay again."""
-
-START_FAILURES_MAX = 3
-
 
 NO_ROOM = float("-inf")
 """Of a server that is not ready; what ends in it gives no room."""
 
 
-class Server(Protocol):
+class Server(Restartable, Protocol):
     """One server, through all its restarts. It calls the pool's `has_room` whenever it can take another execute."""
 
     lists_all: bool
     """Whether it can have no component that it does not list."""
-    end_was_wanted: bool
-    how_it_ended: str
 
     @property
     def room(self) -> float:
@@ -70,6 +59,10 @@ class Server(Protocol):
         """0 where it has no process of ours."""
         ...
 
+    def stderr_tail(self) -> str:
+        """Return the last it wrote to stderr; empty where it has no process of ours."""
+        ...
+
     async def start(self) -> None:
         """Make ready. Raises: StepflowError; then nothing is left of it."""
         ...
@@ -79,6 +72,10 @@ class Server(Protocol):
         ...
 
     async def stop(self) -> None: ...
+
+    def takes(self, call: HostCall, /) -> bool:
+        """Whether a call may be sent now: there is room, or what it is part of is waited for by the newest execute."""
+        ...
 
     def send(self, call: HostCall) -> None:
         """Send an execute, and note in `call.backend_state` the server and what `abandon` takes."""
@@ -98,6 +95,9 @@ class StepflowPool:
         self.servers: Sequence[Server] = ()
         self._waiting: deque[HostCall] = deque()
         """Calls that no server had room for."""
+        self._deeper: deque[HostCall] = deque()
+        """Those of them that flows make which executes have asked for: they come first."""
+        self.health = Health(context.listing_changed)
         self._context = context
         self._supervisors: list[asyncio.Task[None]] = []
         self._listing = Listing()
@@ -108,6 +108,7 @@ class StepflowPool:
     async def start(self) -> None:
         """Start all servers. Raises: Invalid COMMAND_NOT_FOUND; Unavailable SERVER_START_FAILED, SERVER_EXITED,
         SERVER_NOT_RESPONDING, SERVER_REFUSED."""
+        self.health = Health(self._context.listing_changed, len(self.servers))
         starts = await asyncio.gather(*(server.start() for server in self.servers), return_exceptions=True)
         failed = [error for error in starts if error is not None]
         if failed:
@@ -115,7 +116,17 @@ class StepflowPool:
             raise failed[0]
         self._listing = _listing_of(self.servers[0])
         self._supervisors = [
-            asyncio.create_task(self._supervise(server), name=f"supervise {self.name}") for server in self.servers
+            asyncio.create_task(
+                keep_up(
+                    server,
+                    self.health,
+                    plugin=self.name,
+                    on_up=partial(self._is_up, server),
+                    on_hopeless=self._is_hopeless,
+                ),
+                name=f"supervise {self.name}",
+            )
+            for server in self.servers
         ]
 
     def listing(self) -> Listing:
@@ -123,19 +134,22 @@ class StepflowPool:
 
     def execute(self, call: HostCall) -> None:
         # Nobody overtakes the queue: a call made from within the end of another would take its place.
-        server = None if self._waiting else self._roomiest()
+        queue = self._deeper if call.request.depth else self._waiting
+        server = None if queue else self._roomiest()
+        if server is None and call.request.depth:
+            server = next((server for server in self.servers if server.takes(call)), None)
         if server is not None:
             server.send(call)
         elif self._closing:
             call.fail(Failure(Code.UNREACHABLE, f"plugin {self.name!r} is being stopped"))
         elif self._down is not None:
             call.fail(self._down_failure())
-        elif len(self._waiting) >= QUEUE_MAX:
+        elif len(queue) >= QUEUE_MAX:
             call.fail(
                 Failure(Code.RESOURCE_UNAVAILABLE, f"{QUEUE_MAX} calls are waiting for plugin {self.name!r} already")
             )
         else:
-            self._waiting.append(call)
+            queue.append(call)
 
     def cancel(self, call: HostCall) -> None:
         sent = call.backend_state
@@ -157,51 +171,31 @@ class StepflowPool:
         return [server.process_id for server in self.servers]
 
     def has_room(self, server: Server) -> None:
-        """Give waiting calls to a process that has become ready or finished an execute."""
-        waiting = self._waiting
-        while waiting and server.room > 0:
-            call = waiting.popleft()
-            if not call.settled:
-                server.send(call)
+        """Give waiting calls to a server that has become ready, finished an execute, or waits for a flow."""
+        for queue in (self._deeper, self._waiting):
+            while queue and server.room > 0:
+                call = queue.popleft()
+                if not call.settled:
+                    server.send(call)
+        wanted = next((call for call in self._deeper if not call.settled and server.takes(call)), None)
+        if wanted is not None:
+            self._deeper.remove(wanted)
+            server.send(wanted)
 
     def _roomiest(self) -> Server | None:
         servers = self.servers
         best = servers[0] if len(servers) == 1 else max(servers, key=_room)
         return best if best.room > 0 else None
 
-    async def _supervise(self, server: Server) -> None:
-        """Start a process again whenever it has ended."""
-        loop = asyncio.get_running_loop()
-        delay_s = BACKOFF_S_MIN
-        failures = 0
-        while True:
-            up_since = loop.time()
-            await server.ended()
-            if loop.time() - up_since >= HEALTHY_S:
-                delay_s = BACKOFF_S_MIN
-            if not server.end_was_wanted:
-                log.warning("server ended; starting it again", plugin=self.name, how=server.how_it_ended)
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, BACKOFF_S_MAX)
-            while (error := await self._start_again(server)) is not None:
-                failures += 1
-                log.warning("server did not start", plugin=self.name, reason=error.reason, error=error.message)
-                if failures >= START_FAILURES_MAX and not any(other.room != NO_ROOM for other in self.servers):
-                    self._down = error
-                    self._fail_queue(self._down_failure())
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, BACKOFF_S_MAX)
-            failures = 0
-            self._down = None
-            self.has_room(server)
-
-    async def _start_again(self, server: Server) -> StepflowError | None:
-        try:
-            await server.start()
-        except StepflowError as error:
-            return error
+    def _is_up(self, server: Server) -> None:
+        self._down = None
         self.listing_of(server)
-        return None
+        self.has_room(server)
+
+    def _is_hopeless(self, error: StepflowError) -> None:
+        if not any(server.room != NO_ROOM for server in self.servers):
+            self._down = error
+            self._fail_queue(self._down_failure())
 
     def listing_of(self, server: Server) -> None:
         """Take over what a server lists now."""
@@ -215,8 +209,9 @@ class StepflowPool:
         return Failure(Code.UNREACHABLE, self._down.message)
 
     def _fail_queue(self, failure: Failure) -> None:
-        while self._waiting:
-            self._waiting.popleft().fail(failure)
+        for queue in (self._deeper, self._waiting):
+            while queue:
+                queue.popleft().fail(failure)
 
 
 def _listing_of(server: Server) -> Listing:

@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from component_host import pull_messages as messages
+from component_host.backend import Health
 from component_host.process import ProcessSpec, ServerProcess
 from component_host.pull_door import Entrance, PullDoor
 from component_host.pull_queue import TaskQueue
+from component_host.restarts import keep_up
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError, Unavailable
 from stepflow.telemetry import get_logger
@@ -52,13 +54,6 @@ calls that wait for flows."""
 TICK_S = 1.0
 THREAD_BYTES_MIN = 256 * 1024
 """An input from here on is encoded in a thread: it takes more than some milliseconds."""
-
-BACKOFF_S_MIN = 0.1
-BACKOFF_S_MAX = 30.0
-HEALTHY_S = 10.0
-"""A process that ran this long starts with the smallest delay again."""
-
-START_FAILURES_MAX = 3
 
 IDLE_GRACE_S = 1.0
 """For a worker to end that has nothing to do but what nobody wants any more."""
@@ -106,6 +101,7 @@ class StepflowPullBackend:
         )
         count = config.processes if config.command else 0
         self._processes = [_Process(context, config, self._queue, door) for _ in range(count)]
+        self.health = Health(context.listing_changed, max(1, count))
         self._supervisors: list[asyncio.Task[None]] = []
         self._encoding: set[asyncio.Task[None]] = set()
         self._entered = False
@@ -132,7 +128,17 @@ class StepflowPullBackend:
         self._started = True
         self._listing_before = self._queue.listing
         self._supervisors = [
-            asyncio.create_task(self._supervise(process), name=f"supervise {self.name}") for process in self._processes
+            asyncio.create_task(
+                keep_up(
+                    process,
+                    self.health,
+                    plugin=self.name,
+                    on_up=self._queue.dispatch,
+                    on_hopeless=self._is_hopeless,
+                ),
+                name=f"supervise {self.name}",
+            )
+            for process in self._processes
         ]
         self._supervisors.append(asyncio.create_task(self._keep_time(), name=f"time of {self.name}"))
 
@@ -207,40 +213,17 @@ class StepflowPullBackend:
             for process in self._processes:
                 process.tick()
 
-    async def _supervise(self, process: _Process) -> None:
-        """Start a process again whenever it has ended."""
-        delay_s = BACKOFF_S_MIN
-        failures = 0
-        while True:
-            up_since = time.monotonic()
-            await process.ended()
-            if time.monotonic() - up_since >= HEALTHY_S:
-                delay_s = BACKOFF_S_MIN
-            log.warning("worker ended; starting it again", plugin=self.name, how=process.how_it_ended)
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, BACKOFF_S_MAX)
-            while (error := await self._start_again(process)) is not None:
-                failures += 1
-                log.warning("worker did not start", plugin=self.name, reason=error.reason, error=error.message)
-                if failures >= START_FAILURES_MAX and not self._queue.workers:
-                    self._queue.down = Failure(Code.UNREACHABLE, error.message)
-                    self._queue.fail_waiting(self._queue.down)
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, BACKOFF_S_MAX)
-            failures = 0
-
-    async def _start_again(self, process: _Process) -> StepflowError | None:
-        try:
-            await process.start()
-        except StepflowError as error:
-            return error
-        return None
+    def _is_hopeless(self, error: StepflowError) -> None:
+        if not self._queue.workers:
+            self._queue.down = Failure(Code.UNREACHABLE, error.message)
+            self._queue.fail_waiting(self._queue.down)
 
 
 class _Process:
-    """One process that we start, through all its restarts; what its workers have in common (`Worker.group`)."""
+    """One process that we start; what its workers have in common (`Worker.group`). Implements `Restartable`."""
 
     def __init__(self, context: BackendContext, config: PullConfig, queue: TaskQueue, door: PullDoor | None) -> None:
+        self.end_was_wanted = False
         self.how_it_ended = ""
         self._context = context
         self._config = config
@@ -255,6 +238,9 @@ class _Process:
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.stderr_tail()
+
     async def start(self) -> None:
         """Start it and wait until its worker has said what it offers. Raises as `StepflowPullBackend.start`."""
         config = self._config
@@ -266,6 +252,7 @@ class _Process:
         elif self._door is not None:
             self._address = self._door.address
         self._ready.clear()
+        self.end_was_wanted = False
         self._process = process = ServerProcess(self._spec(), on_output=_ignore, on_exit=self._handle_exit)
         process.start()
         try:
@@ -312,6 +299,7 @@ class _Process:
             inherit_env=config.inherit_env,
             working_directory=self._context.working_directory,
             environ=self._context.environ,
+            limits=self._context.limits,
         )
 
     def look_for_worker(self) -> None:
@@ -339,6 +327,7 @@ class _Process:
 
     def _kill(self) -> None:
         if self._process is not None:
+            self.end_was_wanted = True
             self._process.kill()
 
     async def ended(self) -> None:

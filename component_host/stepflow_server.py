@@ -8,7 +8,8 @@ That holds behind any launcher, unlike a look at installed packages. Servers wit
 Promises:
 - A line is never longer than the server can read (it would crash): such a call fails with INVALID_INPUT unsent.
 - Each call-back is answered exactly once, also after the call that made it has ended.
-- Where the protocol does not tell which execute makes a call-back, there is one execute at a time.
+- Where the protocol does not tell which execute makes a call-back, there is one execute at a time; only while it waits
+  for a call-back, calls of the flow that it asked for may come on top of it (`takes`), and then the newest one asks.
 - When the process ends, its calls in flight fail with UNREACHABLE.
 
 Not here: which server gets a call, and when a process is started again.
@@ -20,6 +21,7 @@ import asyncio
 import contextlib
 import secrets
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,7 +88,7 @@ class StdioServerConfig:
 
 
 class StdioServer:
-    """A server and what is said with its present process. `on_room` is called whenever it can take another execute."""
+    """A server and what is said with its present process. `on_room` is called whenever it may take another execute."""
 
     def __init__(
         self, context: BackendContext, config: StdioServerConfig, on_room: Callable[[StdioServer], None]
@@ -107,6 +109,7 @@ class StdioServer:
             inherit_env=config.inherit_env,
             working_directory=context.working_directory,
             environ=context.environ,
+            limits=context.limits,
             stderr_hidden=protocol.ECHOES,
         )
         self._spans = protocol.SpanIds(secrets.randbits(63))
@@ -122,6 +125,8 @@ class StdioServer:
         self._first_noise = ""
         self._line_bytes_max = LINE_BYTES_OLD
         self._concurrency = 1.0
+        self._attributes = False
+        """Whether call-backs say which execute they belong to."""
         self._cancels = False
         self._check: asyncio.Task[None] | None = None
 
@@ -173,6 +178,9 @@ class StdioServer:
     @property
     def process_id(self) -> int:
         return 0 if self._process is None else self._process.pid
+
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.stderr_tail()
 
     async def ended(self) -> None:
         assert self._process is not None
@@ -238,6 +246,7 @@ class StdioServer:
     def _expect(self, *, attributes: bool, line_bytes_max: int) -> None:
         """Set what follows from the server's generation, unless the configuration says otherwise."""
         self._line_bytes_max = self._config.line_bytes_max or line_bytes_max
+        self._attributes = attributes
         self._concurrency = float(self._config.concurrency or ("inf" if attributes else 1))
         if self.room != NO_ROOM:
             self.room = self._concurrency - len(self._executes)
@@ -269,11 +278,22 @@ class StdioServer:
 
     # --- calls --------------------------------------------------------------------------------------------------
 
+    def takes(self, call: HostCall) -> bool:
+        """Whether a call may be sent now: there is room, or the newest execute waits for a flow that makes this call.
+
+        Else the flow would wait for a place that is held by whoever waits for the flow.
+        """
+        if self.room > 0:
+            return True
+        if self.room == NO_ROOM or not self._executes:
+            return False
+        newest, waiting = next(reversed(self._executes.items()))
+        return waiting is not None and newest in self._callbacks.values() and _descends(call, waiting)
+
     def send(self, call: HostCall) -> None:
-        """Send an execute. Only while `room` is above 0."""
+        """Send an execute. Only one that it `takes`."""
         process = self._process
         assert process is not None
-        assert self.room > 0
         request_id = self._last_id = self._last_id + 1
         line = protocol.execute_line(call, request_id, self._spans)
         if len(line) - 1 > self._line_bytes_max:
@@ -447,6 +467,7 @@ class StdioServer:
             task = asyncio.create_task(self._answer(process, call, request_id, method, line))
             self._callbacks[task] = owner
             task.add_done_callback(self._callbacks.pop)
+            self._on_room(self)  # the calls of a flow that was begun before may come now
 
     async def _answer(
         self, process: ServerProcess, call: HostCall, request_id: int | str, method: str, line: protocol.Line
@@ -469,8 +490,8 @@ class StdioServer:
         owner = None if ids is None else self._spans.request_id(ids.trace_id, ids.span_id)
         if owner is not None:
             return owner
-        if len(self._executes) == 1:
-            return next(iter(self._executes))
+        if len(self._executes) == 1 or (not self._attributes and self._stacked()):
+            return next(reversed(self._executes), None)
         if ids is None:  # not what its generation does: from here on, one execute at a time
             self._expect(attributes=False, line_bytes_max=self._line_bytes_max)
             return None
@@ -481,6 +502,18 @@ class StdioServer:
             if call is not None and call.request.run_id == ids.run_id and call.request.step_id == ids.step_id
         ]
         return alike[0] if len(alike) == 1 else None
+
+    def _stacked(self) -> bool:
+        """Whether each execute was made by a flow that the one before it waits for."""
+        return all(
+            below is not None and above is not None and _descends(above, below)
+            for below, above in pairwise(self._executes.values())
+        )
+
+
+def _descends(call: HostCall, from_: HostCall) -> bool:
+    """Whether a call was made by a flow that another call has asked for, however deep: keys are nested."""
+    return call.request.key.startswith(f"{from_.request.key}/")
 
 
 class _ServerEndedError(Exception):

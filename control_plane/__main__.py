@@ -104,6 +104,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     config = read_options(options)
     common = config.common
     async with AsyncExitStack() as stack:
+        health = await stack.enter_async_context(serving.open_health(common))
         store = await serving.open_store(common.etcd)
         stack.push_async_callback(store.close)
         blobs = BlobStore.open(common.blobs)
@@ -121,14 +122,17 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             blobs,
             tls=common.tls,
             insecure=common.insecure,
+            health=health,
             live=executors,
             drainer=executors,
             quota_bytes=config.etcd_quota_bytes,
         )
         stack.push_async_callback(api.stop)
         address = await api.start(common.listen)
+        await health.begin(store)
         serving.ready("control_plane", control.id, address)
         yield
+        await health.drain()
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Cluster:
         self.sessions: dict[str, state_pb2.ExecutorSession] = {}
         self.assignments: Assignments = {}
         """By executor: the create revision of each assignment, by run and partition."""
+        self.owners: dict[str, Counter[str]] = {}
+        """By run: how many of its partitions each executor has."""
         self.pending: set[str] = set()
         """Runs that wait, or some of whose partitions do."""
         self._planned: Counter[str] = Counter()
@@ -122,7 +124,7 @@ class Cluster:
             self._on_session(item.key, item)
 
     def _list_assignments(self, items: list[KeyValue]) -> None:
-        self.assignments = {}
+        self.assignments, self.owners = {}, {}
         for item in items:
             self._on_assignment(item.key, item)
 
@@ -143,12 +145,24 @@ class Cluster:
     def _on_assignment(self, key: str, item: KeyValue | None) -> None:
         executor, run_id, partition = keys.parse_assigned(key)
         if item is not None:
-            self.assignments.setdefault(executor, {})[(run_id, partition)] = item.create_revision
+            assigned = self.assignments.setdefault(executor, {})
+            if (run_id, partition) not in assigned:
+                self.owners.setdefault(run_id, Counter())[executor] += 1
+            assigned[(run_id, partition)] = item.create_revision
             return
         assigned = self.assignments.get(executor, {})
-        assigned.pop((run_id, partition), None)
+        if assigned.pop((run_id, partition), None) is not None:
+            self._disown(executor, run_id)
         if not assigned:
             self.assignments.pop(executor, None)
+
+    def _disown(self, executor: str, run_id: str) -> None:
+        owners = self.owners[run_id]
+        owners[executor] -= 1
+        if not owners[executor]:
+            del owners[executor]
+        if not owners:
+            del self.owners[run_id]
 
     def _on_pending(self, key: str, item: KeyValue | None) -> None:
         run_id = keys.tail(keys.PENDING, key)

@@ -33,6 +33,9 @@ OWNERS_INTERVAL_S = 0.25
 
 DRAIN_TIMEOUT_S = 60.0
 
+SEEN_INTERVAL_S = 0.01
+"""Between two looks whether we have heard that an executor drains."""
+
 
 class Executors:
     """Reaches executors at the addresses of their sessions. A `LiveSource` and a `Drainer`."""
@@ -88,13 +91,17 @@ class Executors:
     # --- drain --------------------------------------------------------------------------------------------------------
 
     async def drain_executor(self, executor_id: str) -> None:
-        """Return when the executor has handed over all its runs. Raises: NotFound; Refused; Unavailable; Deadline."""
+        """Return when the executor has handed over all its runs, and we give it no more.
+
+        Raises: NotFound; Refused; Unavailable; Deadline."""
         found = await self._store.get(keys.session_executor(executor_id))
         if found is None:
             raise NotFound("EXECUTOR_NOT_FOUND", f"there is no executor {executor_id}", executor_id=executor_id)
         async with self._reach(state_pb2.ExecutorSession.FromString(found.value).address, executor_id) as channel:
             stub: Any = executor_pb2_grpc.ExecutorServiceStub(channel)
             await stub.DrainExecutor(executor_pb2.DrainExecutorRequest(), timeout=DRAIN_TIMEOUT_S)
+            while self._control.places_on(executor_id):  # noqa: ASYNC110  # the watch tells in a moment
+                await asyncio.sleep(SEEN_INTERVAL_S)
 
     async def drain_host(self, host_id: str) -> None:
         """Return when every call of the host has ended. Raises: NotFound; Refused; Unavailable; Deadline."""

@@ -174,8 +174,10 @@ class Leader:
             key = keys.assigned(old, run_id, partition)
             compares += [absent(keys.session_executor(old)), created_at(key, revision)]
             compares.append(present(keys.session_executor(taker)))
-            handed_over = state_pb2.Assignment(handed_over=old.startswith(keys.HANDED_OVER))
-            writes += [Delete(key), Put(keys.assigned(taker, run_id, partition), handed_over.SerializeToString())]
+            moved = state_pb2.Assignment(handed_over=old.startswith(keys.HANDED_OVER))
+            if not moved.handed_over and not returned_by:
+                moved.taken_from = old
+            writes += [Delete(key), Put(keys.assigned(taker, run_id, partition), moved.SerializeToString())]
         if not writes:
             return False
         result = await self._store.txn(Txn(tuple(dict.fromkeys(compares)), tuple(writes)))

@@ -6,6 +6,7 @@ answered under another id, the process is gone: its session is deleted, and its 
 - Safe by the fence: an executor that lives after all finds its session gone, and none of its writes counts.
 - The deletion compares that we lead, and that the session is the one we attended.
 - Nothing is deleted while fewer than half of the other executors answer: then it is more likely we who are cut off.
+  They are dialled for that, there and then: of streams that break together, one is noticed first.
 - Silence says nothing: an executor that hangs, or cannot be reached, keeps its session until the lease runs out.
 
 Does not move runs; `Leader` does, when it sees the session gone.
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import executor_pb2, state_pb2
-from stepflow.probe import refuses
+from stepflow.probe import accepts, refuses
 from stepflow.store import Compare, Delete, Txn, created_at, keys
 from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger
@@ -106,9 +107,11 @@ class Liveness:
     async def dismiss(self, gone: _Attendant, why: str) -> None:
         """Delete the session of an executor that is gone, unless we may be the ones who are cut off."""
         others = [attendant for attendant in self._attendants.values() if attendant is not gone]
-        answering = sum(attendant.answers for attendant in others)
-        if 2 * answering < len(others) or self._fence is None:
-            log.warning("executor seems gone, but so do others", executor_id=gone.executor_id, answering=answering)
+        answering = [attendant.address for attendant in others if attendant.answers]
+        if 2 * len(answering) < len(others) or not await _enough_accept(answering, (len(others) + 1) // 2):
+            log.warning("executor seems gone, but so do others", executor_id=gone.executor_id, others=len(others))
+            return
+        if self._fence is None:
             return
         session = keys.session_executor(gone.executor_id)
         txn = Txn((self._fence, created_at(session, gone.created)), (Delete(session),))
@@ -121,6 +124,21 @@ class Liveness:
             log.warning("executor is gone", executor_id=gone.executor_id, why=why)
 
 
+async def _enough_accept(addresses: list[str], wanted: int) -> bool:
+    """Dial all addresses at once, and say whether so many of them accept, as soon as that is known."""
+    dials = {asyncio.create_task(accepts(address), name=f"dial {address}") for address in addresses}
+    accepted = 0
+    try:
+        while dials and accepted < wanted:
+            done, dials = await asyncio.wait(dials, return_when=asyncio.FIRST_COMPLETED)
+            accepted += sum(dial.result() for dial in done)
+    finally:
+        for dial in dials:
+            dial.cancel()
+        await asyncio.gather(*dials, return_exceptions=True)
+    return accepted >= wanted
+
+
 class _Attendant:
     """The stream to one executor."""
 
@@ -129,7 +147,7 @@ class _Attendant:
         self.created = created
         self.answers = False
         self._liveness = liveness
-        self._address = address
+        self.address = address
         self.task = asyncio.create_task(self._run(), name=f"attend {executor_id}")
 
     async def _run(self) -> None:
@@ -143,7 +161,7 @@ class _Attendant:
                 log.exception("attendance failed by a defect", executor_id=self.executor_id)
                 why = ""
             self.answers = False
-            if not why and await refuses(self._address):
+            if not why and await refuses(self.address):
                 why = "its address refuses connections"
             if why:
                 await self._liveness.dismiss(self, why)
@@ -156,7 +174,7 @@ class _Attendant:
 
         from stepflow.rpc import open_link
 
-        channel = open_link(self._address, self._liveness.tls)
+        channel = open_link(self.address, self._liveness.tls)
         try:
             attend: Any = channel.stream_stream(
                 ATTEND,

@@ -154,9 +154,14 @@ class ControlPlane:
         cluster = self._cluster
         return {
             executor_id: session.address
-            for executor_id, session in cluster.sessions.items()
-            if any(owned == run_id for owned, _ in cluster.assignments.get(executor_id, ()))
+            for executor_id in cluster.owners.get(run_id, ())
+            if (session := cluster.sessions.get(executor_id)) is not None
         }
+
+    def places_on(self, executor_id: str) -> bool:
+        """Whether an executor would get new runs, as far as is known here."""
+        session = self._cluster.sessions.get(executor_id)
+        return session is not None and not session.draining
 
     def _cluster_changed(self) -> None:
         self._leader.look()

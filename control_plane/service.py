@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from control_plane.events import LiveSource
     from control_plane.plane import ControlPlane
     from control_plane.service_cluster import Drainer
+    from stepflow.health import Health
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
@@ -47,6 +48,7 @@ class ApiServer:
         *,
         tls: Tls | None = None,
         insecure: bool = False,
+        health: Health | None = None,
         live: LiveSource | None = None,
         drainer: Drainer | None = None,
         quota_bytes: int = QUOTA_BYTES_DEFAULT,
@@ -57,7 +59,7 @@ class ApiServer:
         values = Values(blobs)
         catalog = Catalog(store)
         self._events = Events(control, store, blobs, live)
-        self._server = Server(tls=tls, insecure=insecure)
+        self._server = Server(tls=tls, insecure=insecure, health=health)
         runs = RunsServicer(
             control,
             store,

@@ -188,5 +188,6 @@ def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
             state=state_pb2.PluginListing.State.Name(plugin.state).removeprefix("STATE_").lower(),
             last_error=plugin.last_error,
             components=len(plugin.components),
+            restarts=plugin.restarts,
         )
     return host

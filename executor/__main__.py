@@ -63,6 +63,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     config = read_options(options)
     common = config.common
     async with AsyncExitStack() as stack:
+        health = await stack.enter_async_context(serving.open_health(common))
         store = await serving.open_store(common.etcd)
         stack.push_async_callback(store.close)
         executor = Executor(
@@ -74,7 +75,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             runs_max=config.runs_max,
             queue_timeout_s=QUEUE_TIMEOUT_S,
         )
-        server = Server(tls=common.tls, insecure=common.insecure, link=True)
+        server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
         ExecutorService(executor).add_to(server)
         stack.push_async_callback(server.stop)
         address = await server.start(common.listen)
@@ -85,8 +86,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(executor.close)
         await executor.start()
         links.connect()
+        await health.begin(store, draining=lambda: executor.draining)
         serving.ready("executor", executor.id, address)
         yield
+        await health.drain()
         await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)
 
 

@@ -111,6 +111,8 @@ class Drive:
         self.flow_id = record.flow_id
         self.assignment = assignment
         self.epoch = assignment.create_revision
+        self.calls: dict[int, InFlight] = {}
+        """Those of its calls that hosts have, by call id; kept by `Hosts`."""
         self.listener: Listener | None = None
         self.paused = True
         """Until the adoption is over: what hosts hold must be known before anything is dispatched."""
@@ -151,10 +153,18 @@ class Drive:
         apply(self.state, entry)
         self._buffer.append(entry)
 
-    def adopted(self, executor_id: str, *, handed_over: bool = False) -> None:
+    def adopted(self, executor_id: str, *, handed_over: bool = False, unnoted_owner: str = "") -> None:
         """Record that this owner has come: its first entry."""
-        fact = pb.Adopted(epoch=self.epoch, executor_id=executor_id, handed_over=handed_over)
+        fact = pb.Adopted(
+            epoch=self.epoch, executor_id=executor_id, handed_over=handed_over, unnoted_owner=unnoted_owner
+        )
         self.feed(pb.Entry(at_ms=self.owner.now_ms(), adopted=fact))
+
+    def survived(self) -> None:
+        """Record that this owner lives although it has taken up a run that may have killed others."""
+        if not self.gone and not self._closing and self.state.status is None and self.state.adoptions_in_a_row:
+            self.feed(pb.Entry(at_ms=self.owner.now_ms(), survived=pb.Survived()))
+            self.turn()
 
     def fail(self, failure: Failure) -> None:
         """End the run with this failure, whatever it was about to do. Ask for a `turn` afterwards."""

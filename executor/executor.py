@@ -113,6 +113,8 @@ class Executor:
         self._renewal: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Task[None]] = []
         self._drives: dict[Place, Drive] = {}
+        self._by_run: dict[str, list[Drive]] = {}
+        """The same, by run: what concerns one of ten thousand runs must not look at all."""
         self._adopting: dict[Place, asyncio.Task[None]] = {}
         self._early: dict[Place, list[KeyValue]] = {}
         """Messages that came for partitions while they were being read."""
@@ -179,9 +181,14 @@ class Executor:
 
         return await hand_over(self._store, session.id, self.hosts, mine, timeout_s)
 
+    @property
+    def draining(self) -> bool:
+        """Whether runs are being given away and none is taken."""
+        return self._draining
+
     def drives_run(self, run_id: str) -> bool:
         """Whether any partition of a run is driven here, or about to be."""
-        return any(owned == run_id for owned, _ in (*self._drives, *self._adopting))
+        return run_id in self._by_run or any(owned == run_id for owned, _ in self._adopting)
 
     def _value(self) -> state_pb2.ExecutorSession:
         return state_pb2.ExecutorSession(
@@ -214,6 +221,7 @@ class Executor:
             drive.gone = True
         self.hosts.forget_all()
         self._drives.clear()
+        self._by_run.clear()
         self._dirty.clear()
         self._wakes.clear()
         self._returns.cancel_all()
@@ -263,7 +271,7 @@ class Executor:
 
     def ended(self, drive: Drive) -> None:
         place = (drive.run_id, drive.partition)
-        self._drives.pop(place, None)
+        self._disown(drive)
         self._returns.forget(place)
         self._wakes.drop(drive)
         drive.gone = True
@@ -274,13 +282,12 @@ class Executor:
             self._listeners.pop(run_id, None)
         else:
             self._listeners[run_id] = listener
-        for (owned, _), drive in self._drives.items():
-            if owned == run_id:
-                drive.listener = listener
+        for drive in self._by_run.get(run_id, ()):
+            drive.listener = listener
 
     def items_ended(self, run_id: str) -> int:
         """Count the items that have ended in the partitions of a run that are driven here just now."""
-        return sum(drive.state.root.items_done for (owned, _), drive in self._drives.items() if owned == run_id)
+        return sum(drive.state.root.items_done for drive in self._by_run.get(run_id, ()))
 
     async def put_blob(self, run_id: str, content: bytes) -> str:
         return await self._persist(lambda: self._blobs.put(content, scope=run_id))
@@ -375,11 +382,18 @@ class Executor:
     def _drop(self, drive: Drive, *, cancel: bool = False) -> None:
         drive.gone = True
         self.hosts.forget(drive, cancel=cancel)
-        self._drives.pop((drive.run_id, drive.partition), None)
+        self._disown(drive)
         self._dirty.pop(drive, None)
         self._wakes.drop(drive)
         if drive.written is not None:
             drive.written.set()
+
+    def _disown(self, drive: Drive) -> None:
+        if self._drives.pop((drive.run_id, drive.partition), None) is not None:
+            drives = self._by_run[drive.run_id]
+            drives.remove(drive)
+            if not drives:
+                del self._by_run[drive.run_id]
 
     def _give_back(self, place: Place, assignment: KeyValue, error: StepflowError) -> None:
         if self._returns.give_back(place, assignment, error):
@@ -473,9 +487,8 @@ class Executor:
 
     def _message(self, item: KeyValue) -> None:
         run_id, message_id = keys.parse_inbox(item.key)
-        for (owned, _), drive in list(self._drives.items()):
-            if owned == run_id:
-                self.safely(drive, self._take_message, drive, message_id, item.value)
+        for drive in list(self._by_run.get(run_id, ())):
+            self.safely(drive, self._take_message, drive, message_id, item.value)
         for (owned, _), early in self._early.items():
             if owned == run_id:
                 early.append(item)
@@ -519,13 +532,17 @@ class Executor:
         async with self._alone:
             drive = await self._take_up(loaded, assignment, refusal)
             await self._first_progress(drive)
+            self.safely(drive, drive.survived)
 
     async def _take_up(self, loaded: Loaded, assignment: KeyValue, refusal: StepflowError | None) -> Drive:
         place = (loaded.state.run_id, loaded.state.partition)
         drive = Drive(self, loaded.state, loaded.record, assignment=assignment)
         drive.listener = self._listeners.get(drive.run_id)
         self._drives[place] = drive
-        drive.adopted(self.id, handed_over=state_pb2.Assignment.FromString(assignment.value).handed_over)
+        self._by_run.setdefault(drive.run_id, []).append(drive)
+        moved = state_pb2.Assignment.FromString(assignment.value)
+        unnoted = "" if loaded.state.entries_journaled else moved.taken_from
+        drive.adopted(self.id, handed_over=moved.handed_over, unnoted_owner=unnoted)
         for item in sorted((*loaded.inbox, *self._early.pop(place, ())), key=_age):
             drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
         if refusal is not None:

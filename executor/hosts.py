@@ -110,8 +110,8 @@ class Hosts:
         if peer is None:
             return []
         lost = {number: flight for number, flight in self._calls.items() if flight.peer is peer}
-        for number in lost:
-            del self._calls[number]
+        for number, flight in lost.items():
+            del self._calls[number], flight.drive.calls[number]
         self._rebuild()
         return list(lost.values())
 
@@ -229,13 +229,15 @@ class Hosts:
             call.path_params.update(action.target.path_params)
         if action.target.route_params:
             call.route_params_json = encode(action.target.route_params)
-        self._calls[step.call_id] = InFlight(drive, step, action.attempt, peer, call)
+        flight = InFlight(drive, step, action.attempt, peer, call)
+        self._calls[step.call_id] = drive.calls[step.call_id] = flight
         peer.call(call)
 
     def take(self, call_id: int) -> InFlight | None:
         """The call is over: return what it was for, once."""
         flight = self._calls.pop(call_id, None)
         if flight is not None:
+            del flight.drive.calls[call_id]
             flight.peer.ended(flight.call.depth)
             if self._queued:
                 self._release()
@@ -265,13 +267,15 @@ class Hosts:
 
         The hosts keep them for its next owner, unless they are to be cancelled.
         """
-        for call_id in [number for number, flight in self._calls.items() if flight.drive is drive]:
+        for call_id in list(drive.calls):
             flight = self.take(call_id)
             if cancel and flight is not None:
                 flight.peer.cancel(call_id)
 
     def forget_all(self) -> None:
         """Drop every call, and what has not been sent: nothing of what this executor owned is its own any more."""
+        for flight in self._calls.values():
+            flight.drive.calls.clear()
         self._calls.clear()
         self._queued.clear()
         for peer in self._peers.values():

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, encode
-from stepflow.errors import Invalid, NotFound, Refused
+from stepflow.errors import Invalid, NotFound
 from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_tree
 from stepflow.routing import Rule
 
@@ -105,8 +105,20 @@ class MockPlugin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What each process of a server may use, its children each as much again; None: what this process may."""
+
+    memory_bytes: int | None = None
+    """Of address space."""
+    open_files: int | None = None
+
+
+NO_LIMITS = ServerLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class McpPlugin:
-    """An MCP server: a command over stdio, or a URL over streamable HTTP."""
+    """An MCP server: a command over stdio, or a URL over streamable HTTP, which a command may serve."""
 
     type: ClassVar[str] = "mcp"
     transport: Literal["stdio", "streamable-http"] = "stdio"
@@ -119,6 +131,7 @@ class McpPlugin:
     result: Literal["structured", "content"] = "structured"
     mode: Literal["auto", "legacy", "modern"] = "auto"
     start_timeout_ms: int = 30_000
+    limits: ServerLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +158,7 @@ class StepflowPlugin:
     """Over HTTP: members of outputs above this many bytes come as blobs; 0: never."""
     blob_host: str = "127.0.0.1"
     """Over HTTP: the address of this machine at which the server finds blobs."""
+    limits: ServerLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,21 +184,10 @@ class GrpcPlugin:
     concurrency: int | None = None
     """Calls in flight per worker."""
     start_timeout_ms: int = 30_000
+    limits: ServerLimits = NO_LIMITS
 
 
 PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlugin
-
-
-def check_supported(name: str, plugin: PluginConfig) -> None:
-    """Refuse a plugin that this version reads but cannot run. Raises: Refused."""
-    way_out = ""
-    if isinstance(plugin, McpPlugin) and plugin.transport != "stdio":
-        what, way_out = f"`type: mcp` with `transport: {plugin.transport}`", "; use `transport: stdio`"
-    else:
-        return
-    raise Refused(
-        "PLUGIN_NOT_SUPPORTED", f"plugin `{name}`: {what} cannot be run by this version{way_out}", plugin=name
-    )
 
 
 # --- the whole -------------------------------------------------------------------------------------------

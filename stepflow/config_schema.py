@@ -1,7 +1,7 @@
-"""How `stepflow-config.yml` is written: the models that read it, and the checks across them.
+"""Reading `stepflow-config.yml`: the models of its keys applied, and the checks across them.
 
-Owns the names of the keys, their defaults and every message about them. Only `config.py` uses it, and only when
-there is a file, for it loads pydantic. A key that no model knows becomes a warning; a null is an absent key, except
+Owns every message about a file; the keys are `config_models`'. Only `config.py` uses it, and only when there is a file,
+for it loads pydantic. A key that no model knows becomes a warning; a null is an absent key, except
 where it is a value (conditions, mock behaviours). All problems of a file are reported together.
 """
 
@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable  # noqa: TC003  # pydantic reads annotations when the models are made
-from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 
 from stepflow.codec import decode, encode
 from stepflow.config import (
-    BuiltinPlugin,
     Config,
     ConfigInvalid,
-    GrpcPlugin,
-    McpPlugin,
     MockBehavior,
     MockComponent,
     MockPlugin,
-    OpenAISettings,
     PluginConfig,
     RetryConfig,
-    StepflowPlugin,
     did_you_mean,
     digest_of,
     key_text,
     mock_key,
+)
+from stepflow.config_models import (
+    PLUGIN_MODELS,
+    File,
+    Mock,
+    Model,
+    RuleModel,
 )
 from stepflow.config_variables import TemplateInvalid, check_template, map_texts
 from stepflow.errors import Code, Failure, Invalid
@@ -45,195 +45,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Place = tuple[str | int, ...]
-M = TypeVar("M", bound="_Model")
+M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
 PROBLEMS_SHOWN_MAX = 10
 """Problems in one message; the rest is counted."""
 
-
-# --- kinds of values -------------------------------------------------------------------------------------
-
-
-def _text(value: Any) -> Any:
-    """Take what YAML reads as a whole number or boolean as the text it was; a float may have lost digits."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        raise ValueError("is a number with a fraction; put it in quotes")
-    return value
-
-
-def _duration_ms(value: Any) -> int:
-    from stepflow.flow import parse_duration_ms
-
-    if not isinstance(value, str):
-        raise ValueError("must be a duration like `30s` (units: ms, s, m, h)")
-    try:
-        return parse_duration_ms(value)
-    except Invalid as error:
-        raise ValueError(error.message) from None
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-Texts = Annotated[tuple[Text, ...], Field(strict=False)]
-DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(min_length=1)]
-
-
-# --- models ----------------------------------------------------------------------------------------------
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, alias_generator=to_camel)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, tree: Any) -> Any:
-        if isinstance(tree, dict):
-            return {name: value for name, value in tree.items() if value is not None}
-        return tree
-
-    @classmethod
-    def keys(cls) -> list[str]:
-        return [info.alias or name for name, info in cls.model_fields.items()]
-
-    def fill(self, target: type[T]) -> T:
-        """Make a `target` of the fields that it shares with this model."""
-        names = [field.name for field in fields(target)]  # type: ignore[arg-type]  # targets are dataclasses
-        return target(**{name: getattr(self, name) for name in names})
-
-
-class _Plugin(_Model):
-    type: str
-
-
-class _OpenAI(_Model):
-    base_url: str | None = None
-    api_key_env: Name = "OPENAI_API_KEY"
-    model: str | None = None
-    timeout_ms: DurationMs = Field(default=600_000, alias="timeout")
-
-
-class _Builtin(_Plugin):
-    openai: _OpenAI = _OpenAI()
-
-    def plugin(self) -> PluginConfig:
-        return BuiltinPlugin(openai=self.openai.fill(OpenAISettings))
-
-
-class _Mcp(_Plugin):
-    transport: Literal["stdio", "streamable-http"] | None = None
-    command: str = ""
-    args: Texts = ()
-    env: dict[str, Text] = {}
-    inherit_env: bool = False
-    url: str = ""
-    headers: dict[str, Text] = {}
-    result: Literal["structured", "content"] = "structured"
-    mode: Literal["auto", "legacy", "modern"] = "auto"
-    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
-
-    def plugin(self) -> PluginConfig:
-        transport = self.transport or ("streamable-http" if self.url and not self.command else "stdio")
-        if transport == "stdio" and not self.command:
-            raise ValueError("an MCP server over stdio needs a `command`")
-        if transport == "streamable-http" and not self.url:
-            raise ValueError("an MCP server over streamable HTTP needs a `url`")
-        return self.model_copy(update={"transport": transport}).fill(McpPlugin)
-
-
-class _Stepflow(_Plugin):
-    transport: Literal["stdio", "http", "grpc"] = "stdio"
-    command: str = ""
-    args: Texts = ()
-    env: dict[str, Text] = {}
-    inherit_env: bool = False
-    url: str = ""
-    headers: dict[str, Text] = {}
-    processes: Annotated[int, Field(ge=1, le=1_024)] = 1
-    concurrency: PositiveInt | None = None
-    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
-    request_timeout_ms: DurationMs = Field(default=30_000, alias="requestTimeout")
-    line_bytes_max: Annotated[int, Field(ge=1_024)] | None = None
-    blob_threshold: Annotated[int, Field(ge=0)] = 0
-    blob_host: Name = "127.0.0.1"
-
-    def plugin(self) -> PluginConfig:
-        if self.transport == "stdio" and not self.command:
-            raise ValueError("a StepFlow server over stdio needs a `command`")
-        if self.transport == "grpc":
-            raise ValueError("workers that pull over gRPC are `type: grpc`, with a `queueName`")
-        if self.transport == "http" and bool(self.command) == bool(self.url):
-            raise ValueError("a StepFlow server over HTTP needs a `url`, or a `command` that starts it, and not both")
-        return self.fill(StepflowPlugin)
-
-
-class _Grpc(_Plugin):
-    queue_name: Name
-    command: str = ""
-    args: Texts = ()
-    env: dict[str, Text] = {}
-    inherit_env: bool = True
-    queue_timeout_secs: PositiveInt = 30
-    execution_timeout_secs: PositiveInt | None = None
-    listen: str = ""
-    advertise: str = ""
-    insecure: bool = False
-    processes: Annotated[int, Field(ge=1, le=1_024)] = 1
-    concurrency: PositiveInt | None = None
-    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
-
-    @property
-    def queue_timeout_ms(self) -> int:
-        return self.queue_timeout_secs * 1_000
-
-    @property
-    def execution_timeout_ms(self) -> int | None:
-        return None if self.execution_timeout_secs is None else self.execution_timeout_secs * 1_000
-
-    def plugin(self) -> PluginConfig:
-        return self.fill(GrpcPlugin)
-
-
-class _Mock(_Plugin):
-    components: dict[str, Any]
-
-
-class _Rule(_Model):
-    plugin: str
-    conditions: list[Any] = []
-    component_allow: list[str] | None = None
-    component_deny: list[str] | None = None
-
-
-class _Retry(_Model):
-    transport_max_retries: Annotated[int, Field(ge=0, le=2**32 - 1)] = 3
-    backoff: dict[str, Any] | None = None
-
-
-class _File(_Model):
-    working_directory: str | None = None
-    allowed_paths: list[str] = []
-    plugins: dict[str, Any]
-    routes: dict[str, Any]
-    retry: _Retry = _Retry()
-    storage_config: dict[str, Any] = {}
-    lease_manager: Any = None
-    recovery: Any = None
-    blob_api: Any = None
-
-
-_PLUGIN_MODELS: dict[str, type[_Builtin | _Mock | _Mcp | _Stepflow | _Grpc]] = {
-    "builtin": _Builtin,
-    "mock": _Mock,
-    "mcp": _Mcp,
-    "stepflow": _Stepflow,
-    "grpc": _Grpc,
-}
 
 _OTHER_TYPES = {
     "nats": "NATS workers are not supported; run the worker as `type: grpc`",
@@ -300,10 +117,10 @@ class _Reader:
             warnings=tuple(self._warnings),
         )
 
-    def _file(self) -> _File:
+    def _file(self) -> File:
         if not isinstance(self._tree, dict):
             raise _Unreadable.at((), "must be a mapping with `plugins` and `routes`")
-        return self._model(_File, self._tree, ())
+        return self._model(File, self._tree, ())
 
     def _backoff(self, tree: dict[str, Any] | None) -> Backoff:
         if tree is None:
@@ -354,19 +171,19 @@ class _Reader:
             raise _Unreadable.at(place, "must be a mapping with a `type`")
         kind = tree.get("type")
         if not isinstance(kind, str):
-            raise _Unreadable.at(place, f"needs a `type`, one of {_quoted(_PLUGIN_MODELS)}")
-        model = _PLUGIN_MODELS.get(kind)
+            raise _Unreadable.at(place, f"needs a `type`, one of {_quoted(PLUGIN_MODELS)}")
+        model = PLUGIN_MODELS.get(kind)
         if model is None:
             raise _Unreadable.at((*place, "type"), f"no such type of plugin: `{kind}`; {_type_hint(kind)}")
         read = self._model(model, tree, place)
-        if isinstance(read, _Mock):
+        if isinstance(read, Mock):
             return self._mock(read, place)
         try:
             return read.plugin()
         except ValueError as error:
             raise _Unreadable.at(place, str(error)) from None
 
-    def _mock(self, read: _Mock, place: Place) -> MockPlugin:
+    def _mock(self, read: Mock, place: Place) -> MockPlugin:
         components: dict[str, MockComponent] = {}
         for path, tree in read.components.items():
             component = self._attempt(self._mock_component, path, tree, (*place, "components", path))
@@ -420,7 +237,7 @@ class _Reader:
         return tuple(rule for rule in read if rule is not None)
 
     def _rule(self, tree: Any, place: Place, plugins: dict[str, Any]) -> Rule:
-        read = self._model(_Rule, tree, place)
+        read = self._model(RuleModel, tree, place)
         if read.plugin not in plugins:
             hint = did_you_mean(read.plugin, plugins) or f"; plugins: {_quoted(plugins) or 'none'}"
             raise _Unreadable.at((*place, "plugin"), f"no plugin is called `{read.plugin}`{hint}")
@@ -458,7 +275,7 @@ class _Reader:
         try:
             read = model.model_validate(tree)
         except ValidationError as invalid:
-            if isinstance(tree, dict) and model is not _Rule:
+            if isinstance(tree, dict) and model is not RuleModel:
                 self._unknown(tree, model.keys(), place)  # often the misspelt key explains the missing one
             errors = invalid.errors(include_url=False, include_input=False, include_context=False)
             raise _Unreadable(
@@ -467,16 +284,16 @@ class _Reader:
         self._extras(read, place)
         return read
 
-    def _extras(self, read: _Model, place: Place) -> None:
+    def _extras(self, read: Model, place: Place) -> None:
         """Warn of the keys that no model knows, at any depth."""
         extras = read.model_extra or {}
-        if isinstance(read, _Rule):
+        if isinstance(read, RuleModel):
             self._rule_slips(extras, place)
         else:
             self._unknown(extras, read.keys(), place)
         for name, info in type(read).model_fields.items():
             below = getattr(read, name)
-            if isinstance(below, _Model):
+            if isinstance(below, Model):
                 self._extras(below, (*place, info.alias or name))
 
     def _rule_slips(self, params: dict[str, Any], place: Place) -> None:
@@ -484,7 +301,7 @@ class _Reader:
         for name in params:
             if name in _RULE_SLIPS:
                 self._warn((*place, name), _RULE_SLIPS[name])
-            elif hint := did_you_mean(name, _Rule.keys(), cutoff=0.8):
+            elif hint := did_you_mean(name, RuleModel.keys(), cutoff=0.8):
                 self._warn((*place, name), f"is passed on as a parameter{hint}")
 
     def _unknown(self, tree: dict[str, Any], known: Any, place: Place) -> None:
@@ -527,8 +344,8 @@ def _route_key_problem(key: str) -> str:
 def _type_hint(kind: str) -> str:
     return (
         _OTHER_TYPES.get(kind)
-        or did_you_mean(kind, _PLUGIN_MODELS).removeprefix("; ")
-        or f"known: {_quoted(_PLUGIN_MODELS)}"
+        or did_you_mean(kind, PLUGIN_MODELS).removeprefix("; ")
+        or f"known: {_quoted(PLUGIN_MODELS)}"
     )
 
 

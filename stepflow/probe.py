@@ -14,18 +14,28 @@ PROBE_TIMEOUT_S = 1.0
 
 async def refuses(address: str) -> bool:
     """Say whether HOST:PORT refuses connections just now."""
+    return await _dial(address) is False
+
+
+async def accepts(address: str) -> bool:
+    """Say whether HOST:PORT accepts connections just now."""
+    return await _dial(address) is True
+
+
+async def _dial(address: str) -> bool | None:
+    """Return whether the address accepts a connection or refuses it; None when neither can be said."""
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except ConnectionRefusedError:
-        return True
-    except (OSError, TimeoutError, ValueError):
         return False
+    except (OSError, TimeoutError, ValueError):
+        return None
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-    return False
+    return True
 
 
-__all__ = ["refuses"]
+__all__ = ["accepts", "refuses"]

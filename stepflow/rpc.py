@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from stepflow.health import Health
+
 log = get_logger(__name__)
 
 DOMAIN = "stepflow.mesh"
@@ -131,12 +133,14 @@ _CHANNEL_OPTIONS = (
 class Tls:
     """Files in PEM. A server needs `cert` and `key`; with `ca` it takes only clients with a certificate of that CA.
 
-    A client trusts `ca` (None: the system's authorities) and shows `cert` if it has one.
+    A client trusts `ca` (None: the system's authorities) and shows `cert` if it has one. `name`: what the certificates
+    of servers must be for, wherever they are; None: for the address that the client knows.
     """
 
     cert: Path | None = None
     key: Path | None = None
     ca: Path | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
@@ -202,9 +206,14 @@ class Server:
         insecure: bool = False,
         link: bool = False,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        health: Health | None = None,
     ) -> None:
         """`insecure`: listen anywhere although there is no TLS. `link`: it is other services that connect.
-        `message_bytes_max`: what is received at most."""
+        `message_bytes_max`: what is received at most. `health`: of the process; without it the server is ready as soon
+        as it listens.
+        """
+        from stepflow.health import Health
+
         self.address = ""
         """Where it listens, with the real port."""
         self._tls = tls
@@ -213,7 +222,8 @@ class Server:
         options = (*_SERVER_OPTIONS, *pings, ("grpc.max_receive_message_length", message_bytes_max))
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
         self._names: list[str] = []
-        self._health: Any = None
+        self._own_health = health is None
+        self._health = health or Health()
 
     def add(self, service: ServiceDescriptor, register: Callable[[Any, Any], None], servicer: object) -> None:
         """Serve a service; `register` is the generated `add_…Servicer_to_server`."""
@@ -237,7 +247,7 @@ class Server:
                 "TLS_REQUIRED",
                 f"{listen} can be reached from other machines: give --tls-cert and --tls-key, or say --insecure",
             )
-        await self._add_health_and_reflection()
+        self._add_health_and_reflection()
         try:
             if self._tls is None:
                 port = self._server.add_insecure_port(listen)
@@ -248,23 +258,23 @@ class Server:
         if not port:
             raise Refused("LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not ours")
         await self._server.start()
+        await self._health.open()
+        if self._own_health:
+            await self._health.begin()
         self.address = f"{host}:{port}"
         return self.address
 
-    async def _add_health_and_reflection(self) -> None:
-        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    def _add_health_and_reflection(self) -> None:
         from grpc_reflection.v1alpha import reflection
 
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        for name in ("", *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        from stepflow import health
+
+        self._health.add_to(self._server, self._names)
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Refuse new calls, give those in flight the grace, then cut them. Safe to repeat."""
-        if self._health is not None:
-            await self._health.enter_graceful_shutdown()
+        await self._health.drain()
         await self._server.stop(grace_s)
 
 
@@ -412,6 +422,8 @@ def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
 def _open(target: str, tls: Tls | None, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
+    if tls.name is not None:
+        options = (*options, ("grpc.ssl_target_name_override", tls.name))
     return grpc.aio.secure_channel(target, tls.for_client(), options=options)
 
 

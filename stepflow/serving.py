@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,10 @@ from stepflow import telemetry
 from stepflow.errors import Invalid, StepflowError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from stepflow.health import Health
     from stepflow.rpc import Tls
     from stepflow.store.etcd import EtcdStore
     from stepflow.store.etcd_config import EtcdConfig
@@ -51,6 +53,8 @@ class ServiceConfig:
     """HOST:PORT at which the other services reach this one; empty: where it listens."""
     tls: Tls | None
     insecure: bool
+    health_listen: str = ""
+    """HOST:PORT of a second server that has nothing but health, never with TLS: kubelet's probes know none."""
 
     def advertised(self, listening: str) -> str:
         """Return the address to give to others. `listening`: the one where the server listens, with the real port."""
@@ -75,7 +79,11 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
     made.add_argument("--tls-cert", metavar="FILE", help="certificate of this process, PEM")
     made.add_argument("--tls-key", metavar="FILE")
     made.add_argument("--tls-ca", metavar="FILE", help="authority of all services; only its clients are served")
+    made.add_argument("--tls-name", metavar="NAME", help="what the others' certificates are for; default: the address")
     made.add_argument("--insecure", action="store_true", help="listen beyond this machine although there is no TLS")
+    made.add_argument(
+        "--health-listen", default="", metavar="HOST:PORT", help="answer health checks here too, without TLS"
+    )
     made.add_argument("--log-level", default="info", choices=sorted(telemetry.LEVELS))
     made.add_argument("--log-format", default="text", choices=telemetry.FORMATS)
     return made
@@ -103,9 +111,27 @@ def read_options(options: argparse.Namespace) -> ServiceConfig:
         blobs=options.blobs,
         listen=options.listen,
         advertise=options.advertise,
-        tls=None if files[0] is None else Tls(*files),
+        tls=None if files[0] is None else Tls(files[0], files[1], files[2], options.tls_name),
         insecure=options.insecure,
+        health_listen=options.health_listen,
     )
+
+
+@asynccontextmanager
+async def open_health(config: ServiceConfig) -> AsyncIterator[Health]:
+    """Answer probes until the block ends, from before the store is there: whoever waits for it is alive."""
+    from stepflow.health import Health
+    from stepflow.rpc import Server
+
+    health = Health()
+    probes = Server(insecure=True, health=health)
+    try:
+        if config.health_listen:
+            await probes.start(config.health_listen)
+        yield health
+    finally:
+        await health.close()
+        await probes.stop()
 
 
 async def open_store(config: EtcdConfig) -> EtcdStore:
@@ -177,4 +203,4 @@ async def _serve(service: AbstractAsyncContextManager[None]) -> None:
         await service.__aexit__(None, None, None)
 
 
-__all__ = ["ServiceConfig", "open_store", "parser", "read_options", "ready", "run"]
+__all__ = ["ServiceConfig", "open_health", "open_store", "parser", "read_options", "ready", "run"]

@@ -8,7 +8,7 @@ from stepflow.cli import console
 from stepflow.cli.remote import JsonOption, ServerOption
 
 if TYPE_CHECKING:
-    from stepflow.client import Client, Cluster, Component, HostInfo
+    from stepflow.client import Client, Cluster, Component, HostInfo, PluginInfo
 
 app = typer.Typer(
     name="cluster",
@@ -110,7 +110,9 @@ def list_components(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components that the hosts of a mesh offer; with --json, also their schemas.
+    """List the components that the hosts of a mesh offer, and how the servers behind them do.
+
+    With --json, also their schemas.
 
     \b
     Examples:
@@ -120,14 +122,25 @@ def list_components(
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json, print_table
 
-    found = remote.ask(server, lambda client: client.components(plugin))
+    async def work(client: "Client") -> tuple["list[Component]", "list[tuple[str, PluginInfo]]"]:
+        hosts = (await client.cluster()).hosts
+        servers = [(host.host_id, p) for host in hosts for p in host.plugins if plugin in ("", p.plugin)]
+        return await client.components(plugin), servers
+
+    found, servers = remote.ask(server, work)
     if json:
-        print_json({"components": [_component_tree(component) for component in found]})
-    elif found:
+        components = [_component_tree(component) for component in found]
+        print_json({"components": components, "plugins": [_plugin_tree(*pair) for pair in servers]})
+        return
+    if found:
         rows = [(c.plugin, c.path, str(len(c.host_ids)), _first_line(c.description)) for c in found]
         print_table(("PLUGIN", "PATH", "HOSTS", "DESCRIPTION"), rows)
     else:
         console.say("no components: no host is there, or its plugins list none")
+    if servers:
+        typer.echo()
+        lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]
+        print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
 
 
 def _print_cluster(cluster: "Cluster") -> None:
@@ -150,12 +163,17 @@ def _print_cluster(cluster: "Cluster") -> None:
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
     for host in cluster.hosts:
         for found in host.plugins:
-            if found.last_error:
+            if found.state != "ready" and found.last_error:
                 console.warn(f"{host.host_id}: plugin {found.plugin}: {found.last_error}")
 
 
 def _plugins(host: "HostInfo") -> str:
     return ", ".join(p.plugin if p.state == "ready" else f"{p.plugin} ({p.state})" for p in host.plugins)
+
+
+def _plugin_tree(host_id: str, plugin: "PluginInfo") -> dict[str, Any]:
+    tree = {"plugin": plugin.plugin, "host": host_id, "type": plugin.type, "state": plugin.state}
+    return {**tree, "restarts": plugin.restarts} | ({"last_error": plugin.last_error} if plugin.last_error else {})
 
 
 def _component_tree(component: "Component") -> dict[str, Any]:

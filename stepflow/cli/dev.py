@@ -144,6 +144,6 @@ async def _tell_plugins(mesh: "DevMesh") -> None:
             hosts = (await client.cluster()).hosts
     except StepflowError:  # somebody has killed it this moment; its keeper says so
         return
-    failed = {plugin.plugin: plugin.last_error for host in hosts for plugin in host.plugins if plugin.last_error}
+    failed = {plugin.plugin: plugin.last_error for host in hosts for plugin in host.plugins if plugin.state == "failed"}
     for name, text in failed.items():
         console.warn(f"plugin {name} has not started: {text}")

@@ -186,13 +186,14 @@ class ExecutorInfo:
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """`state`: starting, ready or failed; then `last_error` says why."""
+    """`state`: starting, ready, restarting or failed. `last_error`: why it did not start, or how its server ended."""
 
     plugin: str
     type: str
     state: str
     last_error: str
     components: int
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +387,7 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> Cluster:
                 host.address,
                 host.capacity,
                 host.draining,
-                [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components) for p in host.plugins],
+                [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
             )
             for host in message.hosts
         ],

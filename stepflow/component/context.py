@@ -15,7 +15,7 @@ sent the result; the server drives it.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -26,6 +26,7 @@ from stepflow.errors import Code
 if TYPE_CHECKING:
     import logging
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from stepflow.component.server import Call
 
@@ -124,11 +125,18 @@ class Metadata:
 class Reply(Generic[T]):
     """What the host will answer: `await reply` in an async component, `reply.result()` in a sync one."""
 
-    __slots__ = ("_future", "_on_loop_thread")
+    __slots__ = ("_future", "_lent", "_on_loop_thread")
 
-    def __init__(self, future: Future[T], on_loop_thread: Any) -> None:
+    def __init__(
+        self,
+        future: Future[T],
+        on_loop_thread: Callable[[], bool],
+        lent: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """`lent`: what a thread is within while it waits; it lends its place to another call."""
         self._future = future
         self._on_loop_thread = on_loop_thread
+        self._lent = lent
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
@@ -147,7 +155,10 @@ class Reply(Generic[T]):
                 "Reply.result() would block the event loop: in an async component `await` the reply; "
                 "a component that waits for the host cannot be inline"
             )
-        return self._future.result(timeout_s)
+        if self._future.done():
+            return self._future.result()
+        with self._lent():
+            return self._future.result(timeout_s)
 
 
 class Context:

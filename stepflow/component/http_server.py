@@ -27,9 +27,10 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from stepflow.component.later_words import LaterWords
 from stepflow.component.registry import REGISTRY
-from stepflow.component.server import Server, Threads
+from stepflow.component.server import Server
 from stepflow.component.shapes import encode
 from stepflow.component.stdio import log_level, wind_up
+from stepflow.component.threads import Threads
 from stepflow.component.wire import (
     EXECUTION_FAILED_LATER,
     INVALID_REQUEST,

@@ -29,9 +29,10 @@ import msgspec
 from stepflow.component.context import CallCancelled
 from stepflow.component.pull_remote import Remote, grpc, why
 from stepflow.component.registry import REGISTRY
-from stepflow.component.server import Server, Threads
+from stepflow.component.server import Server
 from stepflow.component.shapes import encode
 from stepflow.component.stdio import log_level, wind_up
+from stepflow.component.threads import Threads
 from stepflow.component.wire import Message, decode_message
 from stepflow.errors import Code, Invalid
 from stepflow.pull.v1 import pull_pb2 as pb

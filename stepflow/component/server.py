@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -33,6 +31,7 @@ from stepflow.component.context import (
     ResourceUnavailable,
 )
 from stepflow.component.shapes import encode
+from stepflow.component.threads import Threads
 from stepflow.component.wire import (
     COMPONENT_NOT_FOUND,
     EXECUTION_FAILED,
@@ -71,7 +70,6 @@ _LOG = logging.getLogger("stepflow.component")
 
 PROGRESS_INTERVAL_S = 0.05
 """At most one progress message a call in this time: a loop over a million rows must not flood the host."""
-
 
 MESSAGE_CHARS_MAX = 16 * 1024
 """Of the text of a failure, which is stored with the run."""
@@ -405,7 +403,7 @@ class Server:
         future: Future[T] = Future()
         asked = _Asked(call, self._words(conversation) if self._words else conversation, future)
         self._on_loop(lambda: self._advance(asked, None))
-        return Reply(future, self._is_loop_thread)
+        return Reply(future, self._is_loop_thread, lambda: self._threads.lent(self._post))
 
     def _advance(self, asked: _Asked, result: Any, error: HostError | None = None) -> None:
         """Give the conversation what the host said; send its next request or settle it."""
@@ -505,38 +503,6 @@ class Server:
         hint = did_you_mean(path, [each.path for each in self._registry.components()])
         data = {"exception_type": "ComponentNotFound", "error_code": "COMPONENT_NOT_FOUND", "component": path}
         self._error(call_id, COMPONENT_NOT_FOUND, f"there is no component {path}{hint}", data)
-
-
-class Threads:
-    """Threads for sync components, started as calls come, at most `threads_max`; more calls queue.
-
-    Not a ThreadPoolExecutor: the interpreter's exit waits for its threads, and a server whose host is gone must not.
-    All methods are called on the loop's thread.
-    """
-
-    def __init__(self, threads_max: int | None = None) -> None:
-        self._threads_max = threads_max or min(32, (os.cpu_count() or 1) + 4)
-        self._queue: SimpleQueue[Call] = SimpleQueue()
-        self._started = 0
-        self._calls = 0
-
-    def submit(self, call: Call) -> None:
-        self._calls += 1
-        if self._calls > self._started and self._started < self._threads_max:
-            self._started += 1
-            threading.Thread(target=self._work, name=f"component-{self._started}", daemon=True).start()
-        self._queue.put(call)
-
-    def finished(self) -> None:
-        self._calls -= 1
-
-    def busy(self) -> bool:
-        return self._calls > 0
-
-    def _work(self) -> None:
-        while True:
-            call = self._queue.get()
-            call.server.run_sync(call)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

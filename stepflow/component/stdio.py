@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Sequence
 
-    from stepflow.component.server import Server, Threads
+    from stepflow.component.server import Server
+    from stepflow.component.threads import Threads
 
 READ_BYTES = 64 * 1024
 """A pipe's usual capacity: more would allocate without ever being filled."""
@@ -207,7 +208,8 @@ async def _serve(fd_in: int, fd_out: int, threads: int | None) -> tuple[int, boo
     import signal
 
     from stepflow.component.registry import REGISTRY
-    from stepflow.component.server import Server, Threads
+    from stepflow.component.server import Server
+    from stepflow.component.threads import Threads
 
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()

@@ -66,10 +66,13 @@ def apply(state: RunState, entry: pb.Entry) -> None:
     kind = entry.WhichOneof("kind")
     if kind == "adopted":
         if quiet_ms > INNOCENT_MS:
-            state.adoptions_in_a_row = 0
+            state.adoptions_in_a_row = state.adoptions_fruitless = 0
         _apply_adopted(state, entry.adopted)
         return
     state.adoptions_in_a_row = 0
+    if kind == "survived":
+        return
+    state.adoptions_fruitless = 0
     if kind == "step_completed":
         _apply_step_completed(state, entry)
     elif kind == "attempt_failed":
@@ -107,7 +110,10 @@ def apply(state: RunState, entry: pb.Entry) -> None:
 
 def _apply_adopted(state: RunState, adopted: pb.Adopted) -> None:
     state.adoptions += 1
-    state.adoptions_in_a_row += 0 if adopted.handed_over else 1
+    if not adopted.handed_over:
+        owners = 2 if adopted.unnoted_owner else 1
+        state.adoptions_in_a_row += owners
+        state.adoptions_fruitless += owners
     state.epoch = adopted.epoch
     if state.adoptions == 1:
         state.root.created_at_ms = state.last_at_ms

@@ -19,6 +19,7 @@ from stepflow.run.advancing import advance
 from stepflow.run.engine import NOT_SIGNALLED, begin, evaluate_input, fired, resume_parent, signalled
 from stepflow.run.facts import failure_to_pb, step_failed
 from stepflow.run.model import (
+    ADOPTIONS_FRUITLESS_MAX,
     ADOPTIONS_IN_A_ROW_MAX,
     JOURNAL_BYTES_MAX,
     JOURNAL_ENTRIES_MAX,
@@ -83,10 +84,10 @@ def _cause_to_end(state: RunState) -> tuple[pb.RunStatus, Failure] | None:
     """Return status and failure if the run must end although it is not complete."""
     if state.cancelled:
         return pb.RUN_STATUS_CANCELLED, Failure(Code.CANCELLED, "the run was cancelled")
-    if state.adoptions_in_a_row > ADOPTIONS_IN_A_ROW_MAX:
+    if state.adoptions_in_a_row > ADOPTIONS_IN_A_ROW_MAX or state.adoptions_fruitless > ADOPTIONS_FRUITLESS_MAX:
         return pb.RUN_STATUS_RECOVERY_FAILED, Failure(
             Code.ORCHESTRATOR_ERROR,
-            f"{ADOPTIONS_IN_A_ROW_MAX} executors in a row died with this run before it made any progress",
+            f"{state.adoptions_fruitless - 1} executors in a row died with this run before it made any progress",
         )
     if state.lost_blob:
         return pb.RUN_STATUS_FAILED, Failure(

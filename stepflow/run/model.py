@@ -32,6 +32,10 @@ INNOCENT_MS = 60_000
 """A run that an owner had for so long did not kill it: what kills does so at once. It waits for a timer or a long call,
 and its owners died, or lost their sessions, for other reasons."""
 
+ADOPTIONS_FRUITLESS_MAX = 20
+"""The same for a run whose owners outlive the moment in which they take it up, but never its next step. More, since a
+run that waits for a long time may lose as many owners through no fault of its own."""
+
 JOURNAL_ENTRIES_MAX = 50_000
 JOURNAL_BYTES_MAX = 64 * 1024 * 1024
 
@@ -251,6 +255,7 @@ class RunState:
 
     __slots__ = (
         "adoptions",
+        "adoptions_fruitless",
         "adoptions_in_a_row",
         "blocked",
         "blocked_steps",
@@ -293,7 +298,7 @@ class RunState:
         self.scopes: list[Scope] = []
         self.scopes_live = 0
         self.adoptions = 0
-        self.adoptions_in_a_row = 0
+        self.adoptions_in_a_row = self.adoptions_fruitless = 0
         self.epoch = 0
         self.entries_journaled = 0
         self.bytes_journaled = 0

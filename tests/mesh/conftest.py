@@ -1,4 +1,4 @@
-"""What the tests of this level share: real component servers, each in a venv of its own."""
+"""What the tests of this level share: real component servers, each in a venv of its own, and etcd."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import ROOT, server_venv
 from support.conformance import MESHES, open_case_mesh
+from support.etcd import running_etcd
 from support.host_side import context
 
 from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from support.conformance import CaseMesh
+    from support.etcd import EtcdServer
 
 SERVERS = ROOT / "tests" / "data" / "stepflow_servers"
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """Give one etcd to the tests of a module, which take a key prefix each."""
+    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 from support import wait_until
-from support.etcd import running_etcd
 from support.mesh import Gate, gated_config, processes
 
 from stepflow.client import BlockingClient, Client
@@ -34,12 +33,6 @@ CHAIN = {
     ],
     "output": {"$step": "s3", "path": "of.n"},
 }
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as server:
-        yield server
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from support.proxy import TcpProxy
 from stepflow import telemetry
 from stepflow.errors import Invalid, NotFound, Refused, StepflowError
 from stepflow.store import (
+    Event,
+    KeyValue,
     Put,
     Store,
     StoreCompacted,
@@ -28,6 +30,7 @@ from stepflow.store import (
     Watch,
     WatchBatch,
     absent,
+    delete,
     etcd_watch,
     keys,
     put,
@@ -36,10 +39,11 @@ from stepflow.store import (
 from stepflow.store.etcd import EtcdStore
 from stepflow.store.etcd_client import check_version
 from stepflow.store.etcd_config import EtcdConfig
+from stepflow.store.follow import follow
 from stepflow.store.writer import FencedWriter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
 SCENARIO_TIMEOUT_S = 60.0
@@ -463,6 +467,46 @@ def test_a_watch_that_missed_what_was_compacted_says_so_and_a_list_makes_up_for_
             await again.close()
             with pytest.raises(StoreCompacted):
                 await store.range("w/", revision=compacted - 1)
+
+    run(scenario())
+
+
+def test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch(server: EtcdServer) -> None:
+    async def scenario() -> None:
+        async with proxied(server) as (proxy, writer, store):
+            known: dict[str, bytes] = {}
+
+            def listed(items: list[KeyValue]) -> None:
+                known.clear()
+                known.update((item.key, item.value) for item in items)
+
+            def changed(events: Sequence[Event]) -> None:
+                for event in events:
+                    if event.kind == "put":
+                        known[event.kv.key] = event.kv.value
+                    else:
+                        del known[event.kv.key]
+
+            for name in ("kept", "deleted", "deleted and made again"):
+                await put(writer, f"f/{name}", b"before")
+            following = asyncio.create_task(follow(store, "f/", listed=listed, changed=changed, relist_interval_s=600))
+            await wait_until_async(lambda: len(known) == 3, "the follower knows all keys")
+            proxy.refuse()
+            await delete(writer, "f/deleted")
+            await delete(writer, "f/deleted and made again")
+            await put(writer, "f/deleted and made again", b"after")
+            await put(writer, "f/new", b"after")
+            await asyncio.to_thread(server.compact, await writer.revision())
+            proxy.refuse(refusing=False)
+            await wait_until_async(
+                lambda: known == {"f/kept": b"before", "f/deleted and made again": b"after", "f/new": b"after"},
+                "the follower knows what is there, and nothing else",
+                20,
+            )
+            await put(writer, "f/later", b"")
+            await wait_until_async(lambda: "f/later" in known, "the watch goes on")
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     run(scenario())
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import wait_until_async
-from support.parts import RULES, Work, World, echo, gated, of, step
+from support.parts import RULES, Work, World, echo, gated, kinds, of, step
 from support.proxy import TcpProxy
 
 from component_host import service as service_module
@@ -249,6 +249,39 @@ def test_calls_are_given_up_when_the_host_is_out_of_reach_for_the_length_of_a_le
             first.proxy.refuse()  # it accepts and resets: somebody is there
             assert (await mesh.ended(run_id)).status == "completed"
             assert second.work.executions("a") == [2]
+
+    run(scenario())
+
+
+def test_after_a_lost_acknowledgement_the_next_attempt_is_really_executed() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            may_fail = asyncio.Event()
+
+            async def ask(call: Any) -> Any:
+                if call.request.attempt == 1:
+                    await may_fail.wait()
+                    raise RuntimeError("the first time")
+                return "the second time"
+
+            host.work.asks = ask
+            run_id = await mesh.submit(step("a", "/kit/ask", onError={"action": "retry"}))
+            await wait_until_async(lambda: host.work.executed, "attempt 1 is executed")
+            for connection in host.proxy._connections:
+                connection.up.open.clear()  # what the executor sends from here on is lost
+            may_fail.set()
+            async with asyncio.timeout(10):
+                while "attempt_failed" not in kinds(await mesh.journal(run_id)):  # noqa: ASYNC110  # only the store tells
+                    await asyncio.sleep(0.01)
+            assert host.host.calls_held == 1, "the host keeps the result of attempt 1"
+            (peer,) = mesh.executors[0].hosts._peers.values()
+            await wait_until_async(lambda: peer._acks, "the acknowledgement is on its way")
+            peer._acks.clear()  # nor is it said again
+            host.proxy.cut()
+            assert (await mesh.ended(run_id)).status == "completed"
+            assert await mesh.results(run_id) == [{"outcome": "success", "result": "the second time"}]
+            assert host.work.executions("a") == [1, 2]
 
     run(scenario())
 

@@ -7,135 +7,38 @@ on the last SDK of version 1, in a venv of its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
 from support import ROOT, is_alive, run_cli, server_venv, wait_until, wait_until_async
+from support.mcp import (
+    BOUND_S,
+    SERVERS,
+    Call,
+    context,
+    lines_server,
+    outcome_of,
+    run,
+    script,
+    servers_of,
+    started,
+    time_server,
+    tools_server,
+)
 
-from component_host.backend import BackendContext, ComponentInfo
+from component_host.backend import ComponentInfo
 from component_host.mcp_bridge import McpBackend, McpServerConfig
 from component_host.mcp_stdio import LineSplitter, bad_reply
 from stepflow.errors import Code, Failure, Invalid, Unavailable
-from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-
-SERVERS = ROOT / "tests" / "data" / "mcp_servers"
-BOUND_S = 60
-
-
-class Call:
-    """The host's side of one call."""
-
-    blobs: Any = None
-
-    def __init__(self, component: str, arguments: Any, key: str = "run/0/step", attempt: int = 1) -> None:
-        self.request = host_pb2.Call(component=component, key=key, attempt=attempt)
-        self.input = json.dumps(arguments).encode()
-        self.backend_state: Any = None
-        self.reports: list[tuple[float, float, str]] = []
-        self.outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.settlements = 0
-
-    @property
-    def settled(self) -> bool:
-        return self.outcome.done()
-
-    def succeed(self, output: bytes) -> None:
-        self._settle(json.loads(output))
-
-    def fail(self, failure: Failure) -> None:
-        self._settle(failure)
-
-    def _settle(self, outcome: Any) -> None:
-        self.settlements += 1
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
-
-    def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
-        self.reports.append((done, total, message))
-
-    async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
-        raise AssertionError("MCP servers start no runs")
-
-    async def get_run(self, run_id: str, *, wait: bool) -> host_pb2.RunReport:
-        raise AssertionError("MCP servers start no runs")
-
-    async def get_flow(self, flow_id: str) -> bytes:
-        raise AssertionError("MCP servers read no flows")
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, and find everything tidied up after it."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(BOUND_S):
-            await main
-        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        assert left == []
-
-    asyncio.run(bounded())
-
-
-def context(folder: Path | str = ROOT, environ: dict[str, str] | None = None, changes: list[int] | None = None) -> Any:
-    noted: list[int] = [] if changes is None else changes
-    return BackendContext("plug", str(folder), os.environ if environ is None else environ, lambda: noted.append(1))
-
-
-@contextlib.asynccontextmanager
-async def started(config: McpServerConfig, context_: BackendContext | None = None) -> AsyncIterator[McpBackend]:
-    backend = McpBackend(context_ or context(), config)
-    await backend.start()
-    try:
-        yield backend
-    finally:
-        await backend.close()
-
-
-async def outcome_of(backend: McpBackend, component: str, arguments: Any, **names: Any) -> Any:
-    call = Call(component, arguments, **names)
-    backend.execute(call)
-    return await call.outcome
-
-
-def tools_server(era: str = "2026", **options: Any) -> McpServerConfig:
-    """`tests/data/mcp_servers/tools.py` in one of its eras."""
-    python = server_venv(["mcp<2"], "mcp-1") / "python" if era == "sdk1" else sys.executable
-    mode = "legacy" if era == "2025" else "auto"
-    return McpServerConfig(str(python), [str(SERVERS / "tools.py")], mode=mode, **options)
-
-
-def lines_server(behaviour: str, **options: Any) -> McpServerConfig:
-    return McpServerConfig("python", [str(SERVERS / "lines_2024.py"), behaviour], **options)
-
-
-def script(code: str, **options: Any) -> McpServerConfig:
-    return McpServerConfig("python", ["-c", code], **options)
-
-
-def time_server() -> McpServerConfig:
-    return McpServerConfig(str(server_venv(["mcp-server-time"], "mcp-server-time") / "mcp-server-time"))
-
-
-def servers_of(host_pid: int, command: str) -> list[int]:
-    """Return the ids of the processes that `host_pid` started with `command` in their command line."""
-    found: list[int] = []
-    for task in Path(f"/proc/{host_pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if command.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(int(child))
-    return found
-
+    from pathlib import Path
 
 every_era = pytest.mark.parametrize("era", ["2026", "2025", "sdk1"])
 both_protocols = pytest.mark.parametrize("era", ["2026", "sdk1"])

@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import ROOT
+from support import ROOT, node_packages
 from support.api import api_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from support.api import ApiMesh
 
 EXAMPLE = ROOT / "examples" / "node_client"
-MODULES = ROOT / ".cache" / "node_client"
-INSTALL_TIMEOUT_S = 300
 
 
 @pytest.fixture(scope="module")
 def node() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Give what runs the example: node, and its packages installed once into the cache."""
-    MODULES.mkdir(parents=True, exist_ok=True)
-    with (MODULES / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        program = checked([str(ROOT / "scripts" / "tools.sh"), "node"]).strip()
-        wanted = (EXAMPLE / "package.json").read_text()
-        standing = MODULES / "package.json"
-        if not (standing.exists() and standing.read_text() == wanted and (MODULES / ".complete").exists()):
-            (MODULES / ".complete").unlink(missing_ok=True)
-            shutil.copy(EXAMPLE / "package.json", standing)
-            npm = str(Path(program).parent / "npm")
-            os.environ["PATH"] = f"{Path(program).parent}:{os.environ['PATH']}"  # npm starts node by its name
-            checked([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(MODULES)])
-            (MODULES / ".complete").touch()
+    wanted = json.loads((EXAMPLE / "package.json").read_text())["dependencies"]
+    program, folder = node_packages([f"{package}@{version}" for package, version in wanted.items()], "node_client")
 
     def run(*args: str, server: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "NODE_PATH": str(MODULES / "node_modules"), "STEPFLOW_SERVER": server}
+        env = {**os.environ, "NODE_PATH": str(folder / "node_modules"), "STEPFLOW_SERVER": server}
         return subprocess.run(
             [program, str(EXAMPLE / "client.js"), *args],
             check=False,
@@ -54,19 +39,6 @@ def node() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-def checked(command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_TIMEOUT_S,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

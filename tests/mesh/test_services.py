@@ -10,7 +10,6 @@ import grpc
 import pytest
 from support import text_of, wait_until_async
 from support.authority import Authority
-from support.etcd import running_etcd
 from support.mesh import Gate, Processes, gated_config, processes
 
 from control_plane.plane import RunRequest
@@ -29,12 +28,6 @@ if TYPE_CHECKING:
     from support.etcd import EtcdServer
 
 WAIT_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    with running_etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as server:
-        yield server
 
 
 @pytest.fixture

@@ -115,6 +115,34 @@ def server_venv(requirements: Sequence[str], name: str) -> Path:
     return folder / "bin"
 
 
+def node_packages(packages: Sequence[str], name: str) -> tuple[Path, Path]:
+    """Return the program of Node and a folder whose `node_modules` hold `packages`, installed once and kept.
+
+    Node comes from PyPI into the cache, never from PATH. Safe under pytest-xdist, as `server_venv` is.
+    """
+    program = Path(_checked([str(ROOT / "scripts" / "tools.sh"), "node"]).strip())
+    folder = ROOT / ".cache" / "node" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / ".complete"
+    wanted = "\n".join([str(program), *packages])
+    with _file_lock(folder / ".lock"):
+        if not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
+            shutil.rmtree(folder / "node_modules", ignore_errors=True)
+            npm = [
+                str(program.parent / "npm"),
+                "install",
+                "--silent",
+                "--no-audit",
+                "--no-fund",
+                "--prefix",
+                str(folder),
+            ]
+            path = f"{program.parent}:{os.environ['PATH']}"  # npm starts node by its name
+            _checked([*npm, *packages], {**os.environ, "PATH": path})
+            marker.write_text(wanted, encoding="utf-8")
+    return program, folder
+
+
 def run_cli(
     args: Sequence[str],
     cwd: Path | str | None = None,
@@ -148,12 +176,19 @@ def run_cli(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def _checked(command: Sequence[str]) -> None:
+def _checked(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, stdin=subprocess.DEVNULL
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_TIMEOUT_S,
+        stdin=subprocess.DEVNULL,
+        env=env,
     )
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
 
 
 @contextmanager

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 class Authority:
     """`ca` is the file that whoever trusts it is given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *names: str) -> None:
+        """`names`: what its certificates are for; without any, for this machine."""
+        self._names = names
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(_pem(self._sign("test authority", self._key.public_key(), authority=True)))
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Return certificate and key for `localhost` and 127.0.0.1."""
+        """Return certificate and key."""
         key = ec.generate_private_key(ec.SECP256R1())
         cert_path, key_path = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         cert_path.write_bytes(_pem(self._sign(name, key.public_key(), authority=False)))
@@ -38,7 +40,8 @@ class Authority:
 
     def _sign(self, name: str, key: ec.EllipticCurvePublicKey, *, authority: bool) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
-        places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        places = [x509.DNSName(name) for name in self._names] or here
         return (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))

@@ -155,6 +155,9 @@ class EtcdServer:
     def put(self, key: str, value: str) -> None:
         self.ask("kv/put", key=_base64(key), value=_base64(value))
 
+    def delete(self, prefix: str) -> None:
+        self.ask("kv/deleterange", key=_base64(prefix), range_end=_base64(prefix[:-1] + chr(ord(prefix[-1]) + 1)))
+
     def revoke_leases(self) -> None:
         for lease in self.ask("lease/leases").get("leases", ()):
             try:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from component_host.backend import ComponentInfo, Listing
+from component_host.backend import ComponentInfo, Health, Listing
 from component_host.host import ComponentHost
 from control_plane.plane import ControlPlane, RunRequest
 from executor.executor import Executor
@@ -51,6 +51,7 @@ class Work:
     name = "work"
 
     def __init__(self) -> None:
+        self.health = Health(lambda: None)
         self.executed: list[tuple[str, int]] = []
         """Key and attempt of each execution, in order."""
         self.cancelled: list[str] = []

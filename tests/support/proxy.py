@@ -152,6 +152,12 @@ class TcpProxy:
         if refusing:
             self.cut()
 
+    def vanish(self) -> None:
+        """Cut what there is, and refuse every new connection as an address does where nobody listens."""
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None

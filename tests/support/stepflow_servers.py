@@ -59,6 +59,18 @@ def pulling(version: str) -> Kind:
     )
 
 
+def over_stdio(version: str, **facts: str) -> Kind:
+    """Return the kind of a stepflow-py over stdio. Up to 0.6 its call-backs do not say which execute makes them: there
+    a process gets one execute at a time, which is a matter of time and not of what can be done.
+    """
+    return Kind(
+        name=f"stdio-{version}",
+        requirement=f"stepflow-py=={version}",
+        plugin={"type": "stepflow", "transport": "stdio", "args": [str(SCRIPTS / "kit.py")]},
+        facts=facts,
+    )
+
+
 def with_sdk(transport: str, *args: str) -> Kind:
     """Return the kind of a server with our SDK."""
     pulls = transport == "pull"
@@ -78,6 +90,11 @@ KINDS = (
     with_sdk("stdio"),
     with_sdk("http", "--http"),
     with_sdk("pull"),
+    over_stdio("0.2.1", udf="its servers offer `/udf` only when they are started by its own main"),
+    over_stdio("0.2.4"),
+    over_stdio("0.3.0"),
+    over_stdio("0.5.0"),
+    over_stdio("0.7.0"),
     over_http("0.2.4", "kit.py", "--http", "{port}"),
     over_http("0.5.0", "kit.py", "--http", "{port}"),
     over_http("0.7.0", "kit.py", "--http", "{port}"),

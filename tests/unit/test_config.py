@@ -21,14 +21,14 @@ from stepflow.config import (
     McpPlugin,
     MockPlugin,
     RetryConfig,
+    ServerLimits,
     StepflowPlugin,
-    check_supported,
     config_from_tree,
     default_config,
     discover,
     load_config,
 )
-from stepflow.errors import NotFound, Refused
+from stepflow.errors import NotFound
 from stepflow.flow import parse_path
 from stepflow.retry import Backoff
 from stepflow.routing import Rule
@@ -281,6 +281,19 @@ def test_a_stepflow_server_has_upstreams_keys_and_ours() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", [{"type": "stepflow"}, {"type": "mcp"}, {"type": "grpc", "queueName": "q"}])
+def test_every_kind_of_server_takes_limits(kind: dict[str, str]) -> None:
+    def limits_of(**limits: Any) -> Any:
+        return of_plugin({**kind, "command": "x", "limits": limits}).plugins["p"].limits
+
+    assert limits_of(memory="512MiB", openFiles=64) == ServerLimits(memory_bytes=512 * 1024**2, open_files=64)
+    assert limits_of(memory="2 GiB") == ServerLimits(memory_bytes=2 * 1024**3)
+    assert limits_of() == ServerLimits()
+    for limits in ({"memory": "512"}, {"memory": 512}, {"memory": "512MB"}, {"memory": "0MiB"}, {"openFiles": 3}):
+        with pytest.raises(ConfigInvalid, match=r"plugins\.p\.limits\.(memory|openFiles)"):
+            limits_of(**limits)
+
+
 def test_an_mcp_server_with_a_url_speaks_http() -> None:
     plugin = of_plugin({"type": "mcp", "url": "https://mcp.example/mcp", "headers": {"X-Key": "$KEY"}}).plugins["p"]
     assert plugin == McpPlugin(transport="streamable-http", url="https://mcp.example/mcp", headers={"X-Key": "$KEY"})
@@ -354,32 +367,6 @@ def test_plugins_and_routes_are_required() -> None:
 def test_a_misspelt_required_key_is_named_with_the_missing_one() -> None:
     with pytest.raises(ConfigInvalid, match=r"routes: is required(.|\n)*did you mean `routes`"):
         config_from_tree({"plugins": {}, "rotues": {}}, source="inline", base_dir=HERE)
-
-
-@pytest.mark.parametrize(
-    "plugin",
-    [
-        McpPlugin(transport="streamable-http", url="http://x"),
-    ],
-)
-def test_what_cannot_be_run_yet_is_refused_by_name(plugin: Any) -> None:
-    with pytest.raises(Refused, match="plugin `slow`") as caught:
-        check_supported("slow", plugin)
-    assert caught.value.reason == "PLUGIN_NOT_SUPPORTED"
-
-
-@pytest.mark.parametrize(
-    "plugin",
-    [
-        BuiltinPlugin(),
-        MockPlugin(components={}),
-        StepflowPlugin(command="x"),
-        McpPlugin(command="x"),
-        GrpcPlugin(queue_name="q"),
-    ],
-)
-def test_what_can_be_run_is_let_through(plugin: Any) -> None:
-    check_supported("p", plugin)
 
 
 # --- mock behaviours ---

@@ -13,7 +13,7 @@ from support.engine import World
 
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX, INNOCENT_MS
+from stepflow.run.model import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, INNOCENT_MS
 
 
 def step(name, component, input=None, **more):
@@ -419,6 +419,15 @@ def test_a_run_that_waits_long_is_not_given_up_because_its_owners_lost_their_ses
         nap.now_ms += INNOCENT_MS + 1
         nap.crash()
     assert nap.run() == [{"duration_ms": 86_400_000}]
+
+
+def test_a_run_whose_owners_survive_it_is_given_up_much_later():
+    chain = world("chain")
+    for _ in range(ADOPTIONS_FRUITLESS_MAX):
+        assert chain.state.status is None
+        chain._feed(pb.Entry(at_ms=chain.now_ms, survived=pb.Survived()))
+        chain.crash()
+    assert chain.state.status == pb.RUN_STATUS_RECOVERY_FAILED
 
 
 def test_hand_overs_do_not_count_against_a_run():

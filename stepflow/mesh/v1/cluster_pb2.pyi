@@ -54,18 +54,20 @@ class HostInfo(_message.Message):
     def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., plugins: _Optional[_Iterable[_Union[PluginInfo, _Mapping]]] = ...) -> None: ...
 
 class PluginInfo(_message.Message):
-    __slots__ = ("plugin", "type", "state", "last_error", "components")
+    __slots__ = ("plugin", "type", "state", "last_error", "components", "restarts")
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
     plugin: str
     type: str
     state: str
     last_error: str
     components: int
-    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., state: _Optional[str] = ..., last_error: _Optional[str] = ..., components: _Optional[int] = ...) -> None: ...
+    restarts: int
+    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., state: _Optional[str] = ..., last_error: _Optional[str] = ..., components: _Optional[int] = ..., restarts: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("executor_id", "host_id")

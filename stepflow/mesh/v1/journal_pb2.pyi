@@ -101,7 +101,7 @@ class EntryBatch(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("scope", "item", "step", "at_ms", "adopted", "step_completed", "attempt_failed", "timer_set", "sub_run_started", "inbox_taken", "run_completed", "signal_awaited")
+    __slots__ = ("scope", "item", "step", "at_ms", "adopted", "step_completed", "attempt_failed", "timer_set", "sub_run_started", "inbox_taken", "run_completed", "signal_awaited", "survived")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,7 @@ class Entry(_message.Message):
     INBOX_TAKEN_FIELD_NUMBER: _ClassVar[int]
     RUN_COMPLETED_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_AWAITED_FIELD_NUMBER: _ClassVar[int]
+    SURVIVED_FIELD_NUMBER: _ClassVar[int]
     scope: int
     item: int
     step: int
@@ -126,17 +127,24 @@ class Entry(_message.Message):
     inbox_taken: InboxTaken
     run_completed: RunCompleted
     signal_awaited: SignalAwaited
-    def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., signal_awaited: _Optional[_Union[SignalAwaited, _Mapping]] = ...) -> None: ...
+    survived: Survived
+    def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., signal_awaited: _Optional[_Union[SignalAwaited, _Mapping]] = ..., survived: _Optional[_Union[Survived, _Mapping]] = ...) -> None: ...
 
 class Adopted(_message.Message):
-    __slots__ = ("epoch", "executor_id", "handed_over")
+    __slots__ = ("epoch", "executor_id", "handed_over", "unnoted_owner")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    UNNOTED_OWNER_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     executor_id: str
     handed_over: bool
-    def __init__(self, epoch: _Optional[int] = ..., executor_id: _Optional[str] = ..., handed_over: bool = ...) -> None: ...
+    unnoted_owner: str
+    def __init__(self, epoch: _Optional[int] = ..., executor_id: _Optional[str] = ..., handed_over: bool = ..., unnoted_owner: _Optional[str] = ...) -> None: ...
+
+class Survived(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StepCompleted(_message.Message):
     __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced")

@@ -134,30 +134,34 @@ class HostSession(_message.Message):
     def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PluginListing(_message.Message):
-    __slots__ = ("plugin", "type", "complete", "state", "last_error", "components")
+    __slots__ = ("plugin", "type", "complete", "state", "last_error", "components", "restarts")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[PluginListing.State]
         STATE_STARTING: _ClassVar[PluginListing.State]
         STATE_READY: _ClassVar[PluginListing.State]
         STATE_FAILED: _ClassVar[PluginListing.State]
+        STATE_RESTARTING: _ClassVar[PluginListing.State]
     STATE_UNSPECIFIED: PluginListing.State
     STATE_STARTING: PluginListing.State
     STATE_READY: PluginListing.State
     STATE_FAILED: PluginListing.State
+    STATE_RESTARTING: PluginListing.State
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
     plugin: str
     type: str
     complete: bool
     state: PluginListing.State
     last_error: str
     components: _containers.RepeatedCompositeFieldContainer[ComponentListing]
-    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., complete: bool = ..., state: _Optional[_Union[PluginListing.State, str]] = ..., last_error: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ComponentListing, _Mapping]]] = ...) -> None: ...
+    restarts: int
+    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., complete: bool = ..., state: _Optional[_Union[PluginListing.State, str]] = ..., last_error: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ComponentListing, _Mapping]]] = ..., restarts: _Optional[int] = ...) -> None: ...
 
 class ComponentListing(_message.Message):
     __slots__ = ("component", "path", "description", "input_schema_json", "output_schema_json")
@@ -174,10 +178,12 @@ class ComponentListing(_message.Message):
     def __init__(self, component: _Optional[str] = ..., path: _Optional[str] = ..., description: _Optional[str] = ..., input_schema_json: _Optional[bytes] = ..., output_schema_json: _Optional[bytes] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("handed_over",)
+    __slots__ = ("handed_over", "taken_from")
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FROM_FIELD_NUMBER: _ClassVar[int]
     handed_over: bool
-    def __init__(self, handed_over: bool = ...) -> None: ...
+    taken_from: str
+    def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ...) -> None: ...
 
 class InboxMessage(_message.Message):
     __slots__ = ("cancel", "signal", "item")

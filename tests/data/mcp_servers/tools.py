@@ -1,4 +1,8 @@
-"""An MCP server with a tool for each behaviour that the bridge must bear; runs on versions 1 and 2 of the SDK."""
+"""An MCP server with a tool for each behaviour that the bridge must bear; runs on versions 1 and 2 of the SDK.
+
+Without arguments it speaks over stdio; with a port, over streamable HTTP; with `json` after it, in answers that are no
+streams.
+"""
 
 import asyncio
 import os
@@ -62,6 +66,16 @@ async def count(to: int, ctx: Context) -> int:
     for number in range(1, to + 1):
         await ctx.report_progress(number, to, f"at {number}")
     return to
+
+
+@server.tool()
+async def walk(steps: int, pause_s: float, loudly: bool, ctx: Context) -> int:
+    """Take steps, with a progress report after each if it is to be done loudly."""
+    for number in range(1, steps + 1):
+        await asyncio.sleep(pause_s)
+        if loudly:
+            await ctx.report_progress(number, steps)
+    return steps
 
 
 @server.tool()
@@ -149,5 +163,30 @@ def big(size: int) -> str:
     return "x" * size
 
 
+@server.prompt()
+def greet(name: str) -> str:
+    """Ask for a greeting."""
+    return f"Greet {name}."
+
+
+@server.resource("note://{name}")
+def note(name: str) -> str:
+    """Give a note."""
+    return f"This is {name}."
+
+
+def main() -> None:
+    if len(sys.argv) == 1:
+        server.run()
+        return
+    options = {"host": "127.0.0.1", "port": int(sys.argv[1]), "json_response": "json" in sys.argv}
+    if hasattr(server.settings, "port"):  # version 1
+        for name, value in options.items():
+            setattr(server.settings, name, value)
+        server.run("streamable-http")
+    else:
+        server.run("streamable-http", **options)
+
+
 if __name__ == "__main__":
-    server.run()
+    main()

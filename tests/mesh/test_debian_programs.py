@@ -1,4 +1,4 @@
-"""Finding and fetching etcd: with the machine's real apt, from an archive that the test makes in a folder."""
+"""Finding and fetching programs: with the machine's real apt, from an archive that the test makes in a folder."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import hashlib
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stepflow import etcd_binary
+from stepflow import debian, etcd_binary
+from stepflow.debian import Release
 from stepflow.errors import NotFound, Refused, StepflowError, Unavailable
-from stepflow.etcd_binary import Package, find_etcd
+from stepflow.etcd_binary import ETCD, find_etcd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +43,7 @@ class Archive:
         self.root = root
         self.architecture = run("dpkg", "--print-architecture").strip()
 
-    def publish(self, suite: str, version: str) -> Package:
+    def publish(self, suite: str, version: str) -> Release:
         tree = self.root / "build" / suite
         program(tree / "usr" / "bin" / "etcd", SAYS_VERSION.format(version=version))
         fields = f"Package: etcd-server\nVersion: {version}\nArchitecture: {self.architecture}\nMaintainer: test\n"
@@ -63,7 +65,7 @@ class Archive:
             f"SHA256:\n {digest} {len(listing)} {index}\n"
         )
         (self.root / "dists" / suite / "Release").write_text(release, encoding="utf-8")
-        return Package(suite, version, {self.architecture: sha256})
+        return Release(suite, version, {self.architecture: sha256})
 
 
 @pytest.fixture
@@ -71,15 +73,15 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     """Give an empty archive that stands where this machine's mirror would."""
     made = Archive(tmp_path / "debian")
     made.root.mkdir()
-    monkeypatch.setattr(etcd_binary, "_mirror", lambda: f"file:{made.root}")
-    monkeypatch.setattr(etcd_binary, "KEYRING", tmp_path / "no keyring")  # nobody signs for the test
+    monkeypatch.setattr(debian, "_mirror", lambda _: f"file:{made.root}")
+    monkeypatch.setattr(debian, "KEYRING", tmp_path / "no keyring")  # nobody signs for the test
     monkeypatch.delenv("ETCD_BIN", raising=False)
     return made
 
 
 @pytest.fixture
 def pin(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    return lambda *packages: monkeypatch.setattr(etcd_binary, "PACKAGES", packages)
+    return lambda *releases: monkeypatch.setattr(etcd_binary, "ETCD", replace(ETCD, releases=releases))
 
 
 # -- the user's own -----------------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ def test_the_next_package_serves_when_the_first_has_left_the_archive(
     tmp_path: Path, archive: Archive, pin: Callable[..., None]
 ) -> None:
     archive.publish("forky", "3.5.31-1")
-    gone = Package("forky", "3.5.30-2", {archive.architecture: "0" * 64})
+    gone = Release("forky", "3.5.30-2", {archive.architecture: "0" * 64})
     pin(gone, archive.publish("trixie", "3.5.16-4"))
     assert find_etcd(tmp_path / "cache").version == "3.5.16-4"
     pin(gone)
@@ -150,7 +152,7 @@ def test_a_package_with_another_checksum_is_not_used(
     tmp_path: Path, archive: Archive, pin: Callable[..., None]
 ) -> None:
     published = archive.publish("forky", "3.5.30-2")
-    pin(Package("forky", published.version, {archive.architecture: "0" * 64}))
+    pin(Release("forky", published.version, {archive.architecture: "0" * 64}))
     with pytest.raises(Refused) as caught:
         find_etcd(tmp_path / "cache")
     assert caught.value.reason == "ETCD_CHECKSUM"
@@ -160,7 +162,7 @@ def test_a_package_with_another_checksum_is_not_used(
 
 @needs_apt
 def test_a_mirror_that_cannot_be_reached_says_so(tmp_path: Path, archive: Archive, pin: Callable[..., None]) -> None:
-    pin(Package("forky", "3.5.30-2", {archive.architecture: "0" * 64}))
+    pin(Release("forky", "3.5.30-2", {archive.architecture: "0" * 64}))
     with pytest.raises(Unavailable, match="ETCD_BIN") as caught:
         find_etcd(tmp_path / "cache")
     assert caught.value.reason == "ETCD_FETCH_FAILED"
@@ -170,7 +172,7 @@ def test_a_mirror_that_cannot_be_reached_says_so(tmp_path: Path, archive: Archiv
 def test_an_unknown_kind_of_machine_is_told_to_bring_its_own(
     tmp_path: Path, archive: Archive, pin: Callable[..., None]
 ) -> None:
-    pin(Package("forky", "3.5.30-2", {"vax": "0" * 64}))
+    pin(Release("forky", "3.5.30-2", {"vax": "0" * 64}))
     with pytest.raises(Refused, match="ETCD_BIN") as caught:
         find_etcd(tmp_path / "cache")
     assert caught.value.reason == "ETCD_NOT_FETCHABLE"
@@ -197,4 +199,4 @@ def test_those_who_ask_at_once_fetch_once(
 
 @needs_apt
 def test_the_mirror_is_one_that_the_machine_uses_or_the_public_one() -> None:
-    assert Path(etcd_binary._mirror()).name == "debian"
+    assert Path(debian._mirror(ETCD)).name == "debian"

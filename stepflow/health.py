@@ -1,0 +1,124 @@
+"""What probes are told: does this process still run (liveness), and may work come to it (readiness).
+
+- `liveness` is SERVING as long as the event loop answers, whatever becomes of the store: a process that waits for etcd
+  is not mended by being started again.
+- `readiness`, and with it the empty name and the name of each service, is SERVING from the start's end until the drain,
+  while the store can be reached.
+- The store counts as lost after `STORE_FAILURES_MAX` checks in a row without an answer (a member that dies costs one or
+  two), and as back after `STORE_ANSWERS_MIN` in a row with one. A change is known within `STORE_LOST_S_MAX`.
+
+Does not act on what it sees: leases do that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from stepflow.errors import StepflowError
+from stepflow.store import keys
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepflow.store import Store
+
+log = get_logger(__name__)
+
+LIVENESS = "liveness"
+READINESS = "readiness"
+
+STORE_CHECK_S = 1.0
+STORE_ANSWER_S = 2.0
+"""Two deadlines of the client's: the second one is for another member."""
+
+STORE_FAILURES_MAX = 3
+STORE_ANSWERS_MIN = 2
+STORE_LOST_S_MAX = STORE_FAILURES_MAX * (STORE_CHECK_S + STORE_ANSWER_S)
+
+SERVICE_NAME: str = health.SERVICE_NAME
+
+
+class Health:
+    """The health of one process, for all servers that it has. Not ready until `begin`."""
+
+    def __init__(self) -> None:
+        self._servicer: Any = health.aio.HealthServicer()
+        self._names = ["", READINESS]
+        self._begun = self._draining = False
+        self._store_lost = False
+        self._told: bool | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def add_to(self, server: Any, names: list[str]) -> None:
+        """Answer at a gRPC server, for the services of these names too."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        self._names += names
+        self._told = None
+
+    async def open(self) -> None:
+        """Answer from now on. Safe to repeat."""
+        await self._servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self._tell()
+
+    async def begin(self, store: Store | None = None, draining: Callable[[], bool] | None = None) -> None:
+        """Be ready. With a `store`, watch whether it answers; `draining` says whether somebody has us drained."""
+        self._begun = True
+        await self._tell()
+        if store is not None:
+            self._watching = asyncio.create_task(self._watch(store, draining), name="health of the store")
+
+    async def drain(self) -> None:
+        """Be ready no more, and still alive. Safe to repeat."""
+        self._draining = True
+        await self._tell()
+
+    async def close(self) -> None:
+        """Watch the store no more. Safe to repeat."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+    async def _watch(self, store: Store, draining: Callable[[], bool] | None) -> None:
+        failures = answers = 0
+        while True:
+            await asyncio.sleep(STORE_CHECK_S)
+            if draining is not None and draining():
+                self._draining = True
+            if await _answers(store):
+                failures, answers = 0, answers + 1
+            else:
+                failures, answers = failures + 1, 0
+            if self._store_lost and answers >= STORE_ANSWERS_MIN:
+                self._store_lost = False
+                log.info("the store answers again")
+            elif not self._store_lost and failures >= STORE_FAILURES_MAX:
+                self._store_lost = True
+                log.warning("the store does not answer, not ready")
+            await self._tell()
+
+    async def _tell(self) -> None:
+        ready = self._begun and not self._draining and not self._store_lost
+        if ready == self._told:
+            return
+        self._told = ready
+        answer = health_pb2.HealthCheckResponse
+        for name in self._names:
+            # What was told last, not `ready`: a drain may have come while a watcher of an earlier name was being told.
+            await self._servicer.set(name, answer.SERVING if self._told else answer.NOT_SERVING)
+
+
+async def _answers(store: Store) -> bool:
+    """Say whether the store can be read just now; etcd answers this read only with a majority of its members."""
+    try:
+        async with asyncio.timeout(STORE_ANSWER_S):
+            await store.get(keys.LEADER)
+    except (StepflowError, TimeoutError):
+        return False
+    return True
+
+
+__all__ = ["LIVENESS", "READINESS", "STORE_LOST_S_MAX", "Health"]
