@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,17 @@ def shares(before: Mapping[str, float], after: Mapping[str, float], steps: int) 
     return f"{sum(used.values()):.0f} us ({each})"
 
 
+def server_of(host: int) -> int:
+    """Return the component server that a host has started."""
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (folder / "cmdline").read_text("utf-8")
+            parent = (folder / "stat").read_text("ascii").rpartition(")")[2].split()[1]
+            if "echo_server.py" in words and int(parent) == host:
+                return int(folder.name)
+    raise AssertionError("the host has no server")
+
+
 async def single_steps(client: Client, flow_id: str, runs: int) -> float:
     """Return the runs per second of many short ones, `SINGLE_WINDOW` under way."""
     window = asyncio.Semaphore(SINGLE_WINDOW)
@@ -183,6 +194,7 @@ async def throughput(rounds: int, runs_at_once: tuple[int, ...]) -> None:
     async with mesh(executors=1) as (dev, client):
         flow_id = await store(client, chain(STEPS))
         processes = {service.name: service.pid for service in dev.services} | {"client": os.getpid()}
+        processes["server"] = server_of(processes["host-1"])
         print(f"\n  {'flow':8}{'runs':>6}{'steps/s':>12}{'best':>12}{'ms/step in a row':>20}  processor time per step")
         for runs in runs_at_once:
             await seconds(client, flow_id, runs)

@@ -173,8 +173,10 @@ async def take_over() -> list[float]:
         killed_at_ms = time.time() * 1000
         os.kill(victim.pid, signal.SIGKILL)
         async with asyncio.timeout(MOVED_BEFORE_S):
-            moves = (moved_after_ms(client, run_id, victim.name, killed_at_ms) for run_id in owned)
-            return sorted(await asyncio.gather(*moves))
+            while [executor.runs for executor in (await client.cluster()).executors] != [len(run_ids)]:
+                await asyncio.sleep(0.05)
+            # Read from the journals when all is over: followers of each run would take the processors from the taker.
+            return sorted([await moved_after_ms(client, run_id, victim.name, killed_at_ms) for run_id in owned])
 
 
 def main() -> None:
