@@ -29,7 +29,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from component_host.backend import BlobAccess
+    from component_host.backend import BlobAccess, HostCall
     from component_host.pull_queue import Task
 
 log = get_logger("component_host.pull")
@@ -78,6 +78,8 @@ class PullDoor:
         self._opening = asyncio.Lock()
         self._callbacks = 0
         self._blobs = asyncio.Semaphore(BLOBS_MAX)
+        self._settling: set[asyncio.Task[None]] = set()
+        """Large outputs that are being read."""
 
     async def open(self, name: str, entrance: Entrance) -> str:
         """Let workers pull from a queue under `name`; return the address that they need.
@@ -144,6 +146,7 @@ class PullDoor:
         if not self._entrances and self._server is not None:
             server, self._server = self._server, None
             await server.stop()
+            await asyncio.gather(*self._settling, return_exceptions=True)
 
     # --- tasks --------------------------------------------------------------------------------------------------
 
@@ -204,19 +207,13 @@ class PullDoor:
         call = next((call for queue in queues if (call := queue.completed(request.task_id)) is not None), None)
         if call is None:
             log.debug("late completion", task_id=request.task_id)
-        elif isinstance(request, pb.CompleteTaskHead):
-            call.fail(messages.unreadable_output())
-        elif request.HasField("error"):
-            call.fail(messages.failure_of(request.error, call))
-        else:
-            try:
-                if request.ByteSize() < THREAD_BYTES_MIN:
-                    output = messages.output_of(request.response)
-                else:
-                    output = await asyncio.to_thread(messages.output_of, request.response)
-                call.succeed(output)
-            except Invalid as error:
-                call.fail(Failure(Code.COMPONENT_FAILED, error.message))
+        elif request.ByteSize() < THREAD_BYTES_MIN:
+            await _settle(call, request)
+        else:  # the end of the worker's request does not end it: the queue has forgotten the call
+            settling = asyncio.create_task(_settle(call, request))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+            await asyncio.shield(settling)
         return pb.CompleteTaskResponse()
 
     # --- call-backs ---------------------------------------------------------------------------------------------
@@ -298,6 +295,22 @@ class PullDoor:
                 if call is None:
                     raise Refused("NO_CALL", "blobs are for components that execute, and none does")
                 yield call.blobs
+
+
+async def _settle(call: HostCall, request: pb.CompleteTaskRequest | pb.CompleteTaskHead) -> None:
+    """Give a call what its worker says. However that fails, the call is settled: nobody else knows it any more."""
+    try:
+        if isinstance(request, pb.CompleteTaskHead):
+            call.fail(messages.unreadable_output())
+        elif request.HasField("error"):
+            call.fail(messages.failure_of(request.error, call))
+        else:
+            call.succeed(await _in_thread(request.ByteSize(), messages.output_of, request.response))
+    except Invalid as error:
+        call.fail(Failure(Code.COMPONENT_FAILED, error.message))
+    except BaseException:
+        call.fail(Failure(Code.UNREACHABLE, "the answer of the worker was lost before it was read"))
+        raise
 
 
 async def _in_thread(size: int, work: Any, *arguments: Any) -> Any:

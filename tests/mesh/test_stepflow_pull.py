@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ import uvloop
 from support import ROOT, free_port, is_alive, server_venv, text_of, wait_until_async
 from support.host_side import FLOW_ID, Call, MemoryBlobs, context, execute, report, started
 
+from component_host import pull_messages
 from component_host.plugins import Doors, make_backend, make_backends
-from component_host.pull_door import PullDoor
+from component_host.pull_door import THREAD_BYTES_MIN, PullDoor
 from component_host.stepflow_pull import PullConfig, StepflowPullBackend
 from stepflow.config import config_from_tree
 from stepflow.embedded import run_flow_once
@@ -453,6 +455,58 @@ def test_an_output_that_no_decoder_reads_fails_its_call() -> None:
             text += bytes([size & 127 | 128])
             size >>= 7
         return text + bytes([size])
+
+    uvloop.run(test())
+
+
+def test_a_large_output_reaches_its_call_when_its_request_ends_while_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    read = pull_messages.output_of
+
+    def read_when_told(response: pb.ComponentExecuteResponse) -> bytes:
+        reading.set()
+        assert go_on.wait(10)
+        return read(response)
+
+    monkeypatch.setattr(pull_messages, "output_of", read_when_told)
+
+    async def test() -> None:
+        async with open_door() as (backend, address):
+            async with Hand(address) as hand:
+                await hand.join()
+                call = Call("add", 1)
+                backend.execute(call)
+                task = await hand.take()
+                await hand.claim(task)
+                completing = asyncio.create_task(hand.complete(task, "x" * THREAD_BYTES_MIN))
+                await wait_until_async(reading.is_set, "the output is read")
+                completing.cancel()
+            await wait_until_async(lambda: not backend._queue.workers, "the worker has gone")
+            go_on.set()
+            assert await call.outcome(10) == "x" * THREAD_BYTES_MIN
+
+    uvloop.run(test())
+
+
+def test_an_output_on_which_the_host_itself_fails_fails_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: pb.ComponentExecuteResponse) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(pull_messages, "output_of", fail)
+
+    async def test() -> None:
+        async with open_door() as (backend, address), Hand(address) as hand:
+            await hand.join()
+            for output in (1, "x" * THREAD_BYTES_MIN):
+                call = Call("add", 1)
+                backend.execute(call)
+                task = await hand.take()
+                await hand.claim(task)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await hand.complete(task, output)
+                assert (await call.outcome(10)).code is Code.UNREACHABLE
 
     uvloop.run(test())
 
