@@ -271,9 +271,10 @@ class PullDoor:
             return reply
 
     def _task(self, call_token: str) -> Task:
-        for entrance in self._entrances.values():
-            if (task := entrance.queue.task_of(call_token)) is not None:
-                return task
+        queues = [entrance.queue for entrance in self._entrances.values()]
+        found = [task for queue in queues if (task := queue.task_of(call_token)) is not None]
+        if found and (call_token or sum(queue.sent for queue in queues) == 1):
+            return found[0]
         raise Refused("CALL_ENDED", "no call in flight has this `root_run_id`: the call that asks has ended")
 
     @contextmanager

@@ -197,6 +197,11 @@ class TaskQueue:
             return next(iter(self._tokens.values()))
         return self._tokens.get(call_token)
 
+    @property
+    def sent(self) -> int:
+        """How many calls workers have."""
+        return len(self._tokens)
+
     def any_call(self) -> HostCall | None:
         """Return a call that is with a worker, if there is one."""
         return next((task.offer.call for task in self._tasks.values() if not task.offer.call.settled), None)

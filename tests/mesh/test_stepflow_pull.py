@@ -367,9 +367,9 @@ class Hand:
             task: pb.TaskAssignment = await self.stream.read()
         return task
 
-    async def join(self) -> None:
+    async def join(self, queue: str = "kit") -> None:
         """Connect, and tell one component."""
-        self.pull()
+        self.pull(queue)
         question = await self.take()
         listing = pb.ListComponentsResult(components=[pb.ComponentInfo(component_id="add", path="/add")])
         await self.say("CompleteTask", pb.CompleteTaskRequest(task_id=question.task_id, list_components=listing))
@@ -542,6 +542,29 @@ def test_who_waits_for_a_flow_gets_its_status_when_the_time_is_over() -> None:
             assert (await hand.say("GetRun", get, pb.OrchestratorRunStatus)).items.running == 1
             await hand.complete(task, 1)
             assert await call.outcome() == 1
+
+    uvloop.run(test())
+
+
+def test_a_callback_without_a_token_is_refused_where_two_plugins_have_calls() -> None:
+    async def test() -> None:
+        door = PullDoor("127.0.0.1:0")
+        a, b = (StepflowPullBackend(context(name), PullConfig(queue_name=name), door) for name in "ab")
+        async with started(a), started(b), Hand(door.address, "a") as first, Hand(door.address, "b") as second:
+            await first.join("a")
+            await second.join("b")
+            calls = [Call("add", 1, runs=lambda request: report("r")) for _ in "ab"]
+            a.execute(calls[0])
+            b.execute(calls[1])
+            task, _ = await first.take(), await second.take()
+            submit = pb.OrchestratorSubmitRunRequest(run_request=pb.CreateRunRequest(flow_id=FLOW_ID))
+            submit.run_request.input.add().number_value = 1
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await second.say("SubmitRun", submit, pb.OrchestratorRunStatus)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            await first.complete(task, 1)
+            await second.say("SubmitRun", submit, pb.OrchestratorRunStatus)
+            assert [len(call.started) for call in calls] == [0, 1], "there is only one that can have asked"
 
     uvloop.run(test())
 
