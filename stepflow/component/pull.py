@@ -203,14 +203,18 @@ class _Worker:
         parent = os.getppid()
         request = pb.PullTasksRequest(queue_name=self._options.queue, worker_id=self._id)
         while True:
+            was_open = False
             try:
                 async for assignment in self._remote.pull(self._options.tasks_url, request):
+                    was_open = True
                     pause_s = RECONNECT_S_MIN
                     await self._take(assignment)
-                    lost_at = self._loop.time()
+                was_open = True
                 reason = "it has ended the stream"
             except grpc.aio.AioRpcError as error:
                 reason = why(error)
+            if was_open:  # it was there until now, with tasks for us or without
+                lost_at = self._loop.time()
             if pause_s == RECONNECT_S_MIN:  # once for each time that it is lost
                 _LOG.warning("no tasks from %s: %s; trying again", self._options.tasks_url, reason)
             patience_s = self._options.patience_s
@@ -262,6 +266,8 @@ class _Worker:
             self._tasks[task.id] = task
             completion = pb.CompleteTaskRequest(task_id=task.id, run_id=assignment.execute.observability.run_id)
             try:
+                if self._stop.is_set():  # told to stop while it was claimed
+                    raise _StoppedError
                 self._begin(task, assignment.execute)
                 await self._await_answer(task, interval_s)
                 _write_answer(completion, task.answer.result())

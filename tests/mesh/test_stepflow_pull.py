@@ -690,6 +690,46 @@ def test_our_own_worker_finishes_what_runs_when_it_is_told_to_stop(tmp_path: Pat
     uvloop.run(test())
 
 
+class SlowDoor(PullDoor):
+    """A door that takes a claim and answers it when it is told to."""
+
+    def __init__(self, listen: str) -> None:
+        super().__init__(listen)
+        self.claimed = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def heartbeat(self, request: pb.TaskHeartbeatRequest) -> pb.TaskHeartbeatResponse:
+        reply = await super().heartbeat(request)
+        self.claimed.set()
+        await self.may_answer.wait()
+        return reply
+
+
+def test_our_own_worker_begins_nothing_that_it_was_claiming_when_it_was_told_to_stop() -> None:
+    async def test() -> None:
+        door = SlowDoor("127.0.0.1:0")
+        backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), door)
+        command = (sys.executable, str(BEHAVIOURS))
+        async with (
+            started(backend),
+            stranger(door.address, *command, STEPFLOW_TRANSPORT="grpc", PYTHONPATH=str(ROOT)) as one,
+        ):
+            call = Call("add", {"a": 1, "b": 1})
+            backend.execute(call)
+            async with asyncio.timeout(30):
+                await door.claimed.wait()
+            one.send_signal(signal.SIGTERM)
+            (worker,) = backend._queue.workers.values()
+            await wait_until_async(lambda: worker.outbox is None, "the worker pulls no more")
+            door.may_answer.set()
+            failure = await call.outcome()
+            assert failure.code is Code.UNREACHABLE
+            assert "stopped" in failure.message
+            assert await one.wait() == 0
+
+    uvloop.run(test())
+
+
 @pytest.mark.parametrize("version", ["0.12.0", "0.13.0", "own"])
 def test_a_worker_comes_back_to_a_host_that_was_away(version: str) -> None:
     if version == "own":

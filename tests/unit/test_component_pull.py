@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
 import pytest
 
+from stepflow.component import pull
 from stepflow.component.pull import PATIENCE_S, PullOptions, pull_options
 from stepflow.component.pull_remote import flow_results
+from stepflow.component.threads import Threads
 from stepflow.errors import Invalid
 from stepflow.pull.v1 import pull_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 def test_arguments_go_before_the_environment_and_that_before_the_defaults() -> None:
@@ -43,3 +52,50 @@ def test_a_run_without_all_results_has_one_for_each_input_all_the_same() -> None
     assert first["error"]["message"] == "the run ended without a result of this input"
     assert second == {"outcome": "success", "result": 4}
     assert third == {"outcome": "failed", "error": {"code": 1, "message": "late"}}
+
+
+class Host:
+    """A host that restarts, as a worker sees it: streams that end after an hour without a task. It is the clock too."""
+
+    def __init__(self, restarts: int) -> None:
+        self.now = 0.0
+        self.restarts = restarts
+        self.connections = 0
+
+    def time(self) -> float:
+        return self.now
+
+    async def pull(self, address: str, request: pb.PullTasksRequest) -> AsyncIterator[pb.TaskAssignment]:
+        if self.connections <= self.restarts:
+            self.connections += 1
+            yield pb.TaskAssignment(list_components=pb.ListComponentsRequest())
+            self.now += 3_600
+        else:
+            self.now += PATIENCE_S / 2
+        none = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none)
+
+    async def complete(self, address: str, request: Any) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def test_an_idle_worker_outlives_restarts_of_its_host_and_ends_when_it_stays_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pull, "RECONNECT_S_MIN", 0.001)
+
+    async def test() -> None:
+        host = Host(restarts=3)
+        options = PullOptions(tasks_url="mesh:1", queue="q", concurrency=1, patience_s=PATIENCE_S)
+        worker = pull._Worker(options, Threads(1))
+        worker._remote = host  # type: ignore[assignment]
+        worker._loop = host  # type: ignore[assignment]
+        async with asyncio.timeout(10):
+            await worker._pull()
+        assert host.connections == 4
+        assert host.now == 4 * 3_600 + 1.5 * PATIENCE_S, "it has looked for the host for its patience"
+
+    asyncio.run(test())
