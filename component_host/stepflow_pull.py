@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -47,9 +48,10 @@ CONCURRENCY_STARTED = 32
 CONCURRENCY_OTHERS = 4
 """The same for one that connects by itself: it does not tell its limit, and this is stepflow-py's default."""
 
-PLACES = 1_000
-"""What a worker that we start is told as its own limit: we keep to ours, and it has places left for the children of
-calls that wait for flows."""
+PLACES_MIN = 1_000
+PLACES_EACH = 8
+"""What a worker that we start is told as its own limit, at least and for each call of ours: we keep to our limit, and
+it has places left for the children of calls that wait for flows."""
 
 TICK_S = 1.0
 THREAD_BYTES_MIN = 256 * 1024
@@ -59,8 +61,6 @@ IDLE_GRACE_S = 1.0
 """For a worker to end that has nothing to do but what nobody wants any more."""
 
 END_POLL_S = 0.02
-
-assert CONCURRENCY_STARTED * 8 <= PLACES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class StepflowPullBackend:
         else:
             task = asyncio.create_task(self._execute_large(call), name=f"encode for {self.name}")
             self._encoding.add(task)
-            task.add_done_callback(self._encoding.discard)
+            task.add_done_callback(functools.partial(self._handle_encoded, call))
 
     async def _execute_large(self, call: HostCall) -> None:
         try:
@@ -166,6 +166,17 @@ class StepflowPullBackend:
             return
         if not call.settled:
             self._queue.offer(call, input_part)
+
+    def _handle_encoded(self, call: HostCall, task: asyncio.Task[None]) -> None:
+        self._encoding.discard(task)
+        if task.cancelled():
+            call.fail(self._stopped())
+        elif (error := task.exception()) is not None:
+            log.error("an input could not be encoded", plugin=self.name, exc_info=error)
+            call.fail(Failure(Code.UNREACHABLE, f"the call was lost before a worker of plugin {self.name!r} had it"))
+
+    def _stopped(self) -> Failure:
+        return Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped")
 
     def cancel(self, call: HostCall) -> None:
         task = self._queue.abort(call)
@@ -179,11 +190,11 @@ class StepflowPullBackend:
         for task in (*self._supervisors, *self._encoding):
             task.cancel()
         await asyncio.gather(*self._supervisors, *self._encoding, return_exceptions=True)
-        queue.fail_waiting(Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped"))
+        queue.fail_waiting(self._stopped())
         await asyncio.gather(*(process.stop() for process in self._processes))
         if self.door is not None and self._started:
             await self._wait_for_calls()
-        queue.fail_all(Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped"))
+        queue.fail_all(self._stopped())
         if self.door is not None and self._entered:  # the queue of this name may be another plugin's
             self._entered = False
             await self.door.close(self._config.queue_name)
@@ -282,12 +293,15 @@ class _Process:
 
     def _spec(self) -> ProcessSpec:
         config = self._config
+        places = config.concurrency or CONCURRENCY_OTHERS
+        if self._own_door is not None:
+            places = max(PLACES_MIN, PLACES_EACH * (config.concurrency or CONCURRENCY_STARTED))
         env = {
             "STEPFLOW_TRANSPORT": "grpc",
             "STEPFLOW_TASKS_URL": self._address,
             "STEPFLOW_BLOB_URL": self._address,
             "STEPFLOW_QUEUE_NAME": config.queue_name,
-            "STEPFLOW_MAX_CONCURRENT": str(PLACES if self._door is None else config.concurrency or CONCURRENCY_OTHERS),
+            "STEPFLOW_MAX_CONCURRENT": str(places),
             "STEPFLOW_SHUTDOWN_GRACE_SECS": f"{max(1.0, config.stop_grace_s - 1):g}",
             "no_grpc_proxy": _without_proxy(self._context.environ),
         }

@@ -647,6 +647,37 @@ def test_our_own_servers_pull_too() -> None:
     uvloop.run(test())
 
 
+def test_a_worker_that_is_started_has_more_places_than_it_gets_calls() -> None:
+    async def test() -> None:
+        async with started(own(concurrency=1_200)) as backend:
+            calls = [Call("wait_forever", {}) for _ in range(1_100)]
+            for call in calls:
+                backend.execute(call)
+            assert await execute(backend, "add_async", {"a": 1, "b": 1}) == 2
+
+    uvloop.run(test())
+
+
+def test_a_large_input_that_cannot_be_encoded_fails_its_call_and_so_does_one_when_the_plugin_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: Call) -> bytes:
+        raise MemoryError
+
+    async def test() -> None:
+        backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), PullDoor("127.0.0.1:0"))
+        async with started(backend):
+            with monkeypatch.context() as patched:
+                patched.setattr(pull_messages, "encode_input", fail)
+                assert (await execute(backend, "add", "x" * THREAD_BYTES_MIN)).code is Code.UNREACHABLE
+            call = Call("add", "x" * THREAD_BYTES_MIN)
+            backend.execute(call)  # not begun with when the plugin stops
+        failure = await call.outcome()
+        assert (failure.code, failure.message) == (Code.UNREACHABLE, "plugin 'kit' was stopped")
+
+    uvloop.run(test())
+
+
 def test_our_own_servers_report_progress_and_stop_what_is_cancelled(tmp_path: Path) -> None:
     async def test() -> None:
         backend = own(args=[str(SERVERS / "own.py")])
