@@ -9,6 +9,7 @@ A call is *offered*, *sent* to a worker as a task, *claimed* by the worker's fir
   the worker's event loop blocks its heartbeats too. But a worker that is heard of for other tasks and not for this
   one, does not work on this one any more.
 - A cancelled task keeps its place until it is completed: workers of 0.12 and 0.13 cannot stop a component.
+- Workers of one queue are taken to offer the same: the latest list is the queue's, and any worker may get any call.
 
 Not here: sockets (`pull_door`), processes (`stepflow_pull`), and the form of messages (`pull_messages`).
 """

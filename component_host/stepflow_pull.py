@@ -3,7 +3,8 @@
 Two ways, which one plugin may have together: workers that the plugin starts (`command`), and workers that connect by
 themselves (`listen`). Promises:
 - Each process that is started has a door of its own, unless `listen` names one; so whatever pulls there is that
-  process, and its calls fail as UNREACHABLE the moment it ends.
+  process, and its calls fail as UNREACHABLE the moment it ends. At `listen` nobody can tell whose a worker is: all are
+  taken for workers that connect by themselves.
 - A process that ends, with whatever code (workers that give up say 0), is started again after 0.1 s, 0.2 s, … up to
   30 s while it does not stay up.
 - A worker is stopped by SIGTERM and the end of its stream, which idle workers of 0.12 and 0.13 wait for; calls in
