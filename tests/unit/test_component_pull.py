@@ -91,8 +91,8 @@ def test_an_idle_worker_outlives_restarts_of_its_host_and_ends_when_it_stays_awa
         host = Host(restarts=3)
         options = PullOptions(tasks_url="mesh:1", queue="q", concurrency=1, patience_s=PATIENCE_S)
         worker = pull._Worker(options, Threads(1))
-        worker._remote = host  # type: ignore[assignment]
-        worker._loop = host  # type: ignore[assignment]
+        worker._remote = host  # type: ignore[assignment]  # a double
+        worker._loop = host  # type: ignore[assignment]  # of the loop, its clock
         async with asyncio.timeout(10):
             await worker._pull()
         assert host.connections == 4
