@@ -2,8 +2,8 @@
 
 - Only a whole tree goes: journals, blobs, then record, statuses, results and inbox in one transaction. What breaks off
   in the middle leaves the record, so that the next try goes on.
-- Room comes before time: over `store_bytes_max` the oldest trees go early. Journals and inbox, the bulk of a run, go before the
-  rest of it does: results can be read for longer than steps.
+- Room comes before time: over `store_bytes_max` the oldest trees go early. Journals and inbox, the bulk of a run, go
+  before the rest of it does: results can be read for longer than steps.
 - Every transaction of a sweep compares leadership, so a former leader removes nothing; and each run's statuses are read
   again before it goes. A status that says the end never changes.
 - At `QUOTA_SHARE_MAX` of etcd's quota no new runs are admitted: those that run must be able to end.
