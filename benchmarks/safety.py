@@ -173,7 +173,7 @@ async def take_over() -> list[float]:
         killed_at_ms = time.time() * 1000
         os.kill(victim.pid, signal.SIGKILL)
         async with asyncio.timeout(MOVED_BEFORE_S):
-            while [executor.runs for executor in (await client.cluster()).executors] != [len(run_ids)]:
+            while [executor.runs for executor in (await client.cluster()).executors] != [len(run_ids)]:  # noqa: ASYNC110  # asked, not told
                 await asyncio.sleep(0.05)
             # Read from the journals when all is over: followers of each run would take the processors from the taker.
             return sorted([await moved_after_ms(client, run_id, victim.name, killed_at_ms) for run_id in owned])

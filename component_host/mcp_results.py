@@ -50,6 +50,12 @@ _TOOL_UNKNOWN = re.compile(r"\b(unknown tool|tool \S+ (was )?not found)\b", re.I
 Result = mcp_types.CallToolResult | mcp_types.GetPromptResult | mcp_types.ReadResourceResult
 
 
+INPUT_DEPTH_MAX = 200
+"""The SDK's encoder takes 255 levels, those of the request around the input included."""
+
+assert INPUT_DEPTH_MAX + 16 < codec.JSON_DEPTH_MAX - 1
+
+
 def input_problem(kind: Kind, input: Any) -> str:
     """Say why an input cannot be sent at all; empty if it can."""
     if not isinstance(input, dict):
@@ -58,6 +64,10 @@ def input_problem(kind: Kind, input: Any) -> str:
         return "the arguments of an MCP prompt are strings"
     if kind == "resources" and not isinstance(input.get("uri"), str):
         return "the input must have the `uri` of a resource"
+    try:
+        codec.check_depth(input, "the input", INPUT_DEPTH_MAX)
+    except Invalid as error:
+        return error.message
     return ""
 
 

@@ -153,8 +153,20 @@ class StdioServer:
         async for item in self._from_session:
             while self._process.outgoing_bytes > OUTGOING_BYTES_MAX:  # noqa: ASYNC110  # rare; nothing signals room
                 await asyncio.sleep(OUTGOING_POLL_S)
-            text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
-            self._process.write(text.encode() + b"\n")
+            try:
+                text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+            except ValueError as error:  # else this task would end, and every later call wait for ever
+                self._refuse(item.message, str(error))
+            else:
+                self._process.write(text.encode() + b"\n")
+
+    def _refuse(self, message: mcp_types.JSONRPCMessage, problem: str) -> None:
+        """Answer a request that cannot be sent."""
+        if isinstance(message, mcp_types.JSONRPCRequest):
+            error = mcp_types.ErrorData(code=mcp_types.INVALID_PARAMS, message=f"the request cannot be sent: {problem}")
+            reply = mcp_types.JSONRPCError(jsonrpc="2.0", id=message.id, error=error)
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # closing already
+                self._to_session.send_nowait(SessionMessage(reply))
 
 
 class LineSplitter:

@@ -2,8 +2,8 @@
 
 - Only a whole tree goes: journals, blobs, then record, statuses, results and inbox in one transaction. What breaks off
   in the middle leaves the record, so that the next try goes on.
-- Room comes before time: over `store_bytes_max` the oldest trees go early. Journals, the bulk of a run, go before the
-  rest of it does: results can be read for longer than steps.
+- Room comes before time: over `store_bytes_max` the oldest trees go early. Journals and inbox, the bulk of a run, go
+  before the rest of it does: results can be read for longer than steps.
 - Every transaction of a sweep compares leadership, so a former leader removes nothing; and each run's statuses are read
   again before it goes. A status that says the end never changes.
 - At `QUOTA_SHARE_MAX` of etcd's quota no new runs are admitted: those that run must be able to end.
@@ -220,7 +220,7 @@ class Retention:
             record = await self._store.get(keys.run(run_id))
             if record is not None:
                 size += len(record.key) + len(record.value)
-            for prefix in (keys.journal_of_run(run_id), keys.results_of_run(run_id)):
+            for prefix in (keys.journal_of_run(run_id), keys.inbox_of_run(run_id), keys.results_of_run(run_id)):
                 async for item in range_all(self._store, prefix):
                     size += len(item.key) + len(item.value)
             self._bytes[run_id] = size
@@ -258,9 +258,12 @@ def _removal(run_id: str) -> list[Op]:
 
 
 async def delete_journals(store: Store, run_id: str, partitions: int, compares: tuple[Compare, ...] = ()) -> None:
-    """Remove a run's journals, a partition at a time. Raises: Refused `NOT_LEADING`, when the compares do not hold."""
-    for partition in range(partitions):
-        txn = Txn(compares, (DeletePrefix(keys.journal_of_partition(run_id, partition)),))
+    """Remove a run's inbox and its journals, a partition at a time.
+
+    Raises: Refused `NOT_LEADING`, when the compares do not hold.
+    """
+    for prefix in (keys.inbox_of_run(run_id), *(keys.journal_of_partition(run_id, p) for p in range(partitions))):
+        txn = Txn(compares, (DeletePrefix(prefix),))
         if not (await store.txn(txn)).succeeded:
             raise Refused("NOT_LEADING", "another control plane leads by now")
 

@@ -83,8 +83,10 @@ async def load(
     run_id: str,
     partition: int,
     assignment: KeyValue,
+    *,
+    again: bool = False,
 ) -> Loaded | None:
-    """Read a partition back; None when the assignment does not stand any more.
+    """Read a partition back; None when the assignment does not stand any more. `again`: it was driven here before.
 
     Lists and watches tell of assignments twice, and late. One that is gone is that of a run which has ended here
     meanwhile: to begin it again would write over its journal.
@@ -111,7 +113,8 @@ async def load(
             f"run {run_id} needs engine version {record.policy.engine_version}; this executor has {ENGINE_VERSION}",
         )
     state = await open_partition(run_id, partition, record, await plans.get(record), get_blob)
-    loaded = Loaded(record, state, found.create_revision == assignment.create_revision, inbox, {})
+    fresh = found.create_revision == assignment.create_revision and not again
+    loaded = Loaded(record, state, fresh, inbox, {})
     if not loaded.fresh:
         await _replay(store, grouping, loaded, get_blob)
     return loaded

@@ -21,14 +21,13 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from traceback import extract_tb
 from typing import TYPE_CHECKING, TypeVar
 
 from executor.adoption import Attaching, Loaded, Plans, load, rejoin
 from executor.drive import Drive
 from executor.handover import hand_over
 from executor.hosts import Hosts
-from executor.returns import Returns
+from executor.returns import Returns, defect
 from executor.session import Session, fresh_id
 from executor.wakes import Wakes
 from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
@@ -76,9 +75,6 @@ ALONE_S = 0.25
 """How long such a run has for its first progress before the next one is adopted: what kills does so at once, and
 innocent ones that wait for a long call must not keep hundreds of others waiting."""
 
-FRAMES_LOGGED = 4
-"""Innermost places of a defect's traceback. Its text is left out: it may quote a payload."""
-
 
 class Executor:
     """One executor of the mesh. `start`, then runs come by themselves; `close` gives them back."""
@@ -116,8 +112,8 @@ class Executor:
         self._by_run: dict[str, list[Drive]] = {}
         """The same, by run: what concerns one of ten thousand runs must not look at all."""
         self._adopting: dict[Place, asyncio.Task[None]] = {}
-        self._early: dict[Place, list[KeyValue]] = {}
-        """Messages that came for partitions while they were being read."""
+        self._early: dict[str, dict[int, list[KeyValue]]] = {}
+        """Messages that came for partitions while they were being read, by run and partition."""
         self._alone = asyncio.Lock()
         self._returns = Returns(lambda: self._session)
         self._dirty: dict[Drive, None] = {}
@@ -185,6 +181,11 @@ class Executor:
     def draining(self) -> bool:
         """Whether runs are being given away and none is taken."""
         return self._draining
+
+    @property
+    def runs_left(self) -> int:
+        """How many partitions are still assigned here."""
+        return len(self._drives) + len(self._adopting) + len(self._returns)
 
     def drives_run(self, run_id: str) -> bool:
         """Whether any partition of a run is driven here, or about to be."""
@@ -258,7 +259,7 @@ class Executor:
         except StepflowError as error:
             self._abandon(drive, error)
         except Exception as error:
-            self._abandon(drive, _defect(drive.run_id, error))
+            self._abandon(drive, defect(drive.run_id, error))
 
     def safely(self, drive: Drive, work: Callable[..., None], *arguments: object) -> None:
         """Do something with a drive; a defect in it gives the run back, and harms no other."""
@@ -267,7 +268,7 @@ class Executor:
         except StepflowError as error:
             self._abandon(drive, error)
         except Exception as error:
-            self._abandon(drive, _defect(drive.run_id, error))
+            self._abandon(drive, defect(drive.run_id, error))
 
     def ended(self, drive: Drive) -> None:
         place = (drive.run_id, drive.partition)
@@ -489,9 +490,8 @@ class Executor:
         run_id, message_id = keys.parse_inbox(item.key)
         for drive in list(self._by_run.get(run_id, ())):
             self.safely(drive, self._take_message, drive, message_id, item.value)
-        for (owned, _), early in self._early.items():
-            if owned == run_id:
-                early.append(item)
+        for early in self._early.get(run_id, {}).values():
+            early.append(item)
 
     def _take_message(self, drive: Drive, message_id: str, value: bytes) -> None:
         drive.on_inbox(message_id, state_pb2.InboxMessage.FromString(value))
@@ -511,19 +511,24 @@ class Executor:
         try:
             await self._adopt_run(place, assignment, refusal)
         except Exception as error:
-            known = error if isinstance(error, StepflowError) else _defect(place[0], error)
+            known = error if isinstance(error, StepflowError) else defect(place[0], error)
             drive = self._drives.get(place)
             if drive is not None:
                 self._abandon(drive, known)
             else:
                 self._give_back(place, assignment, known)
         finally:
-            self._early.pop(place, None)
+            early = self._early.get(place[0], {})
+            early.pop(place[1], None)
+            if not early:
+                self._early.pop(place[0], None)
 
     async def _adopt_run(self, place: Place, assignment: KeyValue, refusal: StepflowError | None) -> None:
         """Replay, note the adoption, ask the hosts what they hold, go on."""
-        self._early[place] = []
-        loaded = await load(self._store, self._grouping, self._plans, self.get_blob, *place, assignment)
+        self._early.setdefault(place[0], {})[place[1]] = []
+        loaded = await load(
+            self._store, self._grouping, self._plans, self.get_blob, *place, assignment, again=refusal is not None
+        )
         if loaded is None:
             return
         if loaded.state.adoptions_in_a_row < ALONE_FROM:
@@ -543,7 +548,8 @@ class Executor:
         moved = state_pb2.Assignment.FromString(assignment.value)
         unnoted = "" if loaded.state.entries_journaled else moved.taken_from
         drive.adopted(self.id, handed_over=moved.handed_over, unnoted_owner=unnoted)
-        for item in sorted((*loaded.inbox, *self._early.pop(place, ())), key=_age):
+        early = self._early[drive.run_id].pop(drive.partition)
+        for item in sorted((*loaded.inbox, *early), key=_age):
             drive.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
         if refusal is not None:
             text = f"the run cannot be journaled: {refusal.message}"
@@ -577,15 +583,6 @@ def _age(item: KeyValue) -> int:
 
 def _nothing(_error: StepflowError | None = None) -> None:
     """A write that nothing waits for."""
-
-
-def _defect(run_id: str, error: Exception) -> StepflowError:
-    """Log a mistake of ours, and return what to say of it."""
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
-    log.error("a defect", run_id=run_id, error=type(error).__name__, at=places[-FRAMES_LOGGED:])
-    return Unavailable(
-        "DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log"
-    )
 
 
 __all__ = ["Executor"]

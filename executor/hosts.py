@@ -247,9 +247,18 @@ class Hosts:
         return self._calls.get(call_id)
 
     def cancel(self, step: StepRun) -> None:
-        flight = self.take(step.call_id)
+        self._abort(step.call_id)
+
+    def _abort(self, call_id: int) -> None:
+        """Let the host stop a call.
+
+        A cancel that is lost with its stream is not sent again; the acknowledgement is, and means the same to the host:
+        nobody will ask for the result.
+        """
+        flight = self.take(call_id)
         if flight is not None:
-            flight.peer.cancel(step.call_id)
+            flight.peer.cancel(call_id)
+            flight.peer.ack(flight.call.key, flight.call.attempt)
 
     def ack(self, host_id: str, key: str, attempt: int) -> None:
         peer = self._peers.get(host_id)
@@ -268,9 +277,10 @@ class Hosts:
         The hosts keep them for its next owner, unless they are to be cancelled.
         """
         for call_id in list(drive.calls):
-            flight = self.take(call_id)
-            if cancel and flight is not None:
-                flight.peer.cancel(call_id)
+            if cancel:
+                self._abort(call_id)
+            else:
+                self.take(call_id)
 
     def forget_all(self) -> None:
         """Drop every call, and what has not been sent: nothing of what this executor owned is its own any more."""

@@ -6,8 +6,10 @@ The pause doubles each time a run comes back, up to a minute, and is forgotten o
 from __future__ import annotations
 
 import asyncio
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
+from stepflow.errors import StepflowError, Unavailable
 from stepflow.store import Delete, Put, created_at, keys
 from stepflow.telemetry import get_logger
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from executor.session import Session
-    from stepflow.errors import StepflowError
     from stepflow.store import KeyValue
 
 log = get_logger(__name__)
@@ -27,6 +28,12 @@ RETURN_S_MIN = 1.0
 RETURN_S_MAX = 60.0
 """Before a run is given back, doubling each time."""
 
+FRAMES_LOGGED = 4
+"""Innermost places of a defect's traceback. Its text is left out: it may quote a payload."""
+
+FORGET_S = 10 * RETURN_S_MAX
+"""A run that did not come back for so long has found another executor."""
+
 
 class Returns:
     """The runs of one executor that are on their way back. `session` is the one that stands just now, if any does."""
@@ -34,25 +41,29 @@ class Returns:
     def __init__(self, session: Callable[[], Session | None]) -> None:
         self._session = session
         self._timers: dict[Place, asyncio.TimerHandle] = {}
-        self._counts: dict[Place, int] = {}
-        """How often a run was given back."""
+        self._counts: dict[Place, tuple[int, float]] = {}
+        """How often a run was given back, and when last, by the loop's clock."""
 
     def __contains__(self, place: Place) -> bool:
         """Whether it is on its way back: not to be adopted again meanwhile."""
         return place in self._timers
+
+    def __len__(self) -> int:
+        return len(self._timers)
 
     def give_back(self, place: Place, assignment: KeyValue, error: StepflowError) -> bool:
         """Give a run back after its pause; return false when it is on its way already, or nothing is owned here."""
         session = self._session()
         if session is None or place in self._timers:
             return False
-        count = self._counts.get(place, 0)
-        self._counts[place] = count + 1
+        loop = asyncio.get_running_loop()
+        self._counts = {each: (count, at) for each, (count, at) in self._counts.items() if loop.time() - at < FORGET_S}
+        count = self._counts.get(place, (0, 0.0))[0]
+        self._counts[place] = (count + 1, loop.time())
         pause_s = min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
         log.error(
             "run cannot be driven here", run_id=place[0], reason=error.reason, error=error.message, back_in_s=pause_s
         )
-        loop = asyncio.get_running_loop()
         self._timers[place] = loop.call_later(pause_s, self._move_to_nobody, session, place, assignment)
         return True
 
@@ -81,4 +92,13 @@ class Returns:
         )
 
 
-__all__ = ["Place", "Returns"]
+def defect(run_id: str, error: Exception) -> StepflowError:
+    """Log a mistake of ours, and return what to say of it."""
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
+    log.error("a defect", run_id=run_id, error=type(error).__name__, at=places[-FRAMES_LOGGED:])
+    return Unavailable(
+        "DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log"
+    )
+
+
+__all__ = ["Place", "Returns", "defect"]

@@ -38,6 +38,9 @@ NOT_OWNED_S_MAX = 1.0
 
 DRAIN_TIMEOUT_S = 30.0
 
+DRAIN_POLL_S = 0.1
+"""Between two tries to give away runs that could not go: whose end is being written, or that are on their way back."""
+
 
 class ExecutorService:
     """Serves one `Executor`."""
@@ -76,7 +79,11 @@ class ExecutorService:
     async def drain_executor(self, _request: pb.DrainExecutorRequest, _context: Any) -> pb.DrainExecutorResponse:
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                return pb.DrainExecutorResponse(handed_over=await self._executor.hand_over())
+                handed_over = await self._executor.hand_over()
+                while self._executor.runs_left:
+                    await asyncio.sleep(DRAIN_POLL_S)
+                    handed_over += await self._executor.hand_over()
+                return pb.DrainExecutorResponse(handed_over=handed_over)
         except TimeoutError:
             raise Deadline("DRAIN_TIMEOUT", "some runs could not be handed over yet; ask again") from None
 

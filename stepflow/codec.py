@@ -76,10 +76,10 @@ def composed_problem(text: bytes) -> str | None:
     return None
 
 
-def check_depth(tree: Any, what: str = "value") -> None:
-    """Refuse a tree nested deeper than `JSON_DEPTH_MAX`. Raises: Invalid."""
+def check_depth(tree: Any, what: str = "value", depth_max: int = JSON_DEPTH_MAX) -> None:
+    """Refuse a tree nested deeper than `depth_max`. Raises: Invalid."""
     level = [tree]
-    for _ in range(JSON_DEPTH_MAX):
+    for _ in range(depth_max):
         below: list[Any] = []
         for node in level:
             if isinstance(node, dict):
@@ -89,11 +89,11 @@ def check_depth(tree: Any, what: str = "value") -> None:
         if not below:
             return
         level = below
-    raise _too_deep(what)
+    raise _too_deep(what, depth_max)
 
 
-def _too_deep(what: str) -> Invalid:
-    return Invalid("JSON_TOO_DEEP", f"{what} is nested deeper than {JSON_DEPTH_MAX} levels", depth_max=JSON_DEPTH_MAX)
+def _too_deep(what: str, depth_max: int = JSON_DEPTH_MAX) -> Invalid:
+    return Invalid("JSON_TOO_DEEP", f"{what} is nested deeper than {depth_max} levels", depth_max=depth_max)
 
 
 def blob_id(content: bytes) -> str:

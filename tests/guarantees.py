@@ -149,7 +149,7 @@ DEATHS = (
     ),
     Promise(
         "poison",
-        "A run that kills its executors as they take it up meets five of them and no more; no other run is lost.",
+        "A run that kills its executors as they go on with it meets five of them and no more; no other run is lost.",
         (
             "mesh/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
             "mesh/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
@@ -231,7 +231,7 @@ DEATHS = (
     ),
     Promise(
         "blobs-down",
-        "While the blob store is down, steps that need it wait and others go on.",
+        "A call that needs the blob store while it is down is made again, and counts as lost, not as failed.",
         (
             "unit/test_component_host.py::test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried",
         ),

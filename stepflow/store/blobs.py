@@ -218,7 +218,7 @@ class _Directory:
     def _dates(self, folder: Path) -> list[tuple[str, float]]:
         try:
             with os.scandir(folder) as entries:
-                return [(entry.name, entry.stat().st_mtime) for entry in entries]
+                return [(entry.name, at_s) for entry in entries if (at_s := _date(entry)) is not None]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -285,6 +285,14 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def _date(entry: os.DirEntry[str]) -> float | None:
+    """Return when a file was written; None for one that is gone by now, such as a draft that was renamed."""
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def _make_folder(folder: Path) -> None:

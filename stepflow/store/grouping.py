@@ -29,8 +29,9 @@ GROUP_OPS_MAX = 120
 GROUP_BYTES_MAX = 256 * 1024
 """Keys and values written together: etcd keeps the last 10,000 transactions in memory."""
 
-GROUP_KEYS_READ_MAX = 256
-"""Keys read together, a range counting as its limit: what comes back has no other bound."""
+GROUP_KEYS_READ_MAX = 128
+"""Keys read together, a range counting as its limit: what comes back has no other bound. A key of a journal may have
+192 KiB, so 24 MiB at the worst."""
 
 assert GROUP_OPS_MAX < TXN_OPS_MAX
 assert GROUP_BYTES_MAX < TXN_BYTES_MAX

@@ -62,6 +62,9 @@ PATIENCE_S = 300.0
 
 TAKE_OVER_P99_MS = 1_000
 PROGRESS_S = 10.0
+KINDS_MIN = 10
+"""Of faults, below which a campaign proves nothing: two minutes bring about fifteen."""
+
 FAULTS_SHOWN = 20
 CALLS_MS = (0, 0, 20, 100, 400, 1_500)
 BATCH_ITEMS = (3, 70, 130)
@@ -290,6 +293,8 @@ async def judge(fleet: Fleet, tally: Tally, folder: Path, say: Callable[[str], N
     if p99 > TAKE_OVER_P99_MS:
         load = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
         wrong.append(f"the take-over took {p99} ms (p99); the limit is {TAKE_OVER_P99_MS} ms; {load}")
+    if not (moved and tally.steps and len(tally.faults) >= KINDS_MIN):
+        wrong.append("too little happened to say anything: give it more minutes")
     for text in wrong[:FAULTS_SHOWN]:
         say(text)
     for name, count in sorted(tally.faults.items()):

@@ -106,6 +106,23 @@ def test_a_run_whose_write_is_refused_fails_and_the_others_go_on(
     run(main())
 
 
+def test_a_run_that_ends_of_a_refused_write_keeps_what_its_journal_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner takes it up again to end it; without a replay it began its journal anew, over the first entries."""
+
+    async def main() -> None:
+        async with World.open() as world:
+            monkeypatch.setattr(writer, "SUBMISSION_BYTES_MAX", 9_000)
+            run_id = await world.submit(echo("a", 10_000), step("big", "/kit/big", of("a")))
+            assert (await world.ended(run_id)).status == "failed"
+            entries = kinds(await world.journal(run_id))
+            assert entries[0] == "adopted"
+            assert "step_completed" in entries
+            assert entries[-1] == "run_completed"
+            assert [view.step_id for view in await world.control.steps(run_id)] == ["a"]
+
+    run(main())
+
+
 def test_parts_of_a_flush_behind_a_refused_one_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with World.open() as world:

@@ -32,6 +32,7 @@ from support.mcp import (
     tools_server,
 )
 
+from component_host import mcp_results
 from component_host.backend import ComponentInfo
 from component_host.mcp_bridge import McpBackend, McpServerConfig
 from component_host.mcp_stdio import LineSplitter, bad_reply
@@ -170,6 +171,27 @@ def test_the_content_form_always_gives_the_list_of_blocks() -> None:
             assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == [{"type": "text", "text": "5"}]
             add = next(each for each in backend.listing().components if each.component == "add")
             assert add.output_schema["type"] == "array"
+
+    run(main())
+
+
+@every_era
+@pytest.mark.parametrize("seen_by", ["the bridge", "the writer"])
+def test_an_input_that_is_nested_too_deeply_fails_alone(
+    era: str, seen_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's encoder gives up at 255 levels; where that ended the writer, every later call waited for ever."""
+    if seen_by == "the writer":
+        monkeypatch.setattr(mcp_results, "INPUT_DEPTH_MAX", 1_000)
+    deep: Any = 1
+    for _ in range(254):
+        deep = [deep]
+
+    async def main() -> None:
+        async with started(tools_server(era)) as backend:
+            failed = await outcome_of(backend, "add", {"a": deep, "b": 3})
+            assert failed.code == Code.INVALID_INPUT
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == {"result": 5}
 
     run(main())
 
