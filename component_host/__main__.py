@@ -119,7 +119,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed, doors), changed)
         stack.push_async_callback(revival.close)
         revival.begin()
-        await health.begin(store)
+        await health.begin(store, draining=lambda: service.draining)
         serving.ready("component_host", host.id, address)
         yield
         await health.drain()

@@ -2,7 +2,7 @@
 
 Above it: streams to executors, holds, deduplication, timeouts, credits, blobs of large outputs (`host.py`).
 Below it: one backend per configured plugin, which knows one protocol and supervises its own server.
-The implementations: `builtin`, `mock`, `stepflow` (stdio; http and grpc later), `mcp` (stdio, HTTP).
+The implementations: `builtin`, `mock`, `stepflow` (stdio, HTTP, gRPC pull), `mcp` (stdio, HTTP).
 
 Rules for a backend:
 - `execute` returns at once and never raises; the call is settled (`succeed` or `fail`) exactly once, later or

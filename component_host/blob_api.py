@@ -106,6 +106,8 @@ class BlobApi:
         except StepflowError as error:
             status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, Invalid) else 503
             return _json({"error": error.message}, status)
+        except ConnectionResetError:  # the server was killed; nobody reads the answer
+            return _json({"error": "the connection was lost"}, 400)
         except DECODE_ERRORS as error:
             return _json({"error": f"the body is not {{data, blobType}}: {error}"}, 400)
         except web.HTTPException:

@@ -314,7 +314,7 @@ class ServerProcess:
 
     def command_line(self) -> str:
         """Return what was started, for an error text, without secrets that were substituted into it."""
-        return self._without_secrets(" ".join([self._spec.command, *self._spec.args]))
+        return str(redact(self._without_secrets(" ".join([self._spec.command, *self._spec.args]))))
 
     def forget_stderr(self) -> None:
         """Read what has been written to stderr until now, and forget it all."""

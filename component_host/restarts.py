@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from component_host.backend import with_stderr
-from stepflow.errors import StepflowError
+from stepflow.errors import StepflowError, Unavailable
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ async def _start(server: Restartable) -> StepflowError | None:
         await server.start()
     except StepflowError as error:
         return error
+    except Exception as error:  # no descriptor, no thread: without this the server would never be started again
+        log.error("server could not be started", error=type(error).__name__, exc_info=True)
+        why = str(error) if isinstance(error, OSError) else type(error).__name__
+        return Unavailable("SERVER_START_FAILED", f"the server could not be started: {why}")
     return None
 
 

@@ -56,6 +56,11 @@ class HostService:
         """Serve it there."""
         server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
 
+    @property
+    def draining(self) -> bool:
+        """Whether no new calls are taken, for good."""
+        return self._draining
+
     async def drain(self, grace_s: float) -> bool:
         """Take no more calls; return True when none is in flight and no result is wanted any more, False when the grace
         is over first."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,8 @@ class HttpServer:
         self.end_was_wanted = False
         self.how_it_ended = ""
         self._ready = False
-        self._lent = 0
+        self._lent: Counter[int] = Counter()
+        """By execute that has lent its place: the flows that it waits for."""
         """Places of executes that wait for a flow."""
         self._pool = pool
         self._api = api
@@ -198,7 +200,7 @@ class HttpServer:
 
     @property
     def room(self) -> float:
-        return self._concurrency - len(self._executes) + self._lent if self._ready else NO_ROOM
+        return self._concurrency - len(self._executes) + len(self._lent) if self._ready else NO_ROOM
 
     @property
     def in_flight(self) -> int:
@@ -501,22 +503,31 @@ class HttpServer:
         elif len(self._callbacks) >= CALLBACKS_MAX:
             self._refuse(endpoint, line.id, instance, f"{CALLBACKS_MAX} requests of this server are being served")
         else:
-            task = asyncio.create_task(self._serve(endpoint, call, line, instance))
+            task = asyncio.create_task(self._serve(endpoint, number, call, line, instance))
             self._callbacks[task] = number
-            task.add_done_callback(self._callbacks.pop)
 
-    async def _serve(self, endpoint: Endpoint, call: HostCall, line: protocol.Line, instance: str) -> None:
+            def served(task: asyncio.Task[None], request_id: int | str = line.id) -> None:
+                del self._callbacks[task]
+                if task.cancelled():  # in its first moment, with nothing answered: the component would wait for ever
+                    self._refuse(endpoint, request_id, instance, "the execute that asks was cancelled")
+
+            task.add_done_callback(served)
+
+    async def _serve(self, endpoint: Endpoint, number: int, call: HostCall, line: protocol.Line, instance: str) -> None:
         assert line.id is not None
         assert line.method is not None
         lends = line.method in WAITING_METHODS
         try:
             if lends:
-                self._lent += 1
+                self._lent[number] += 1
                 self._pool.has_room(self)
             try:
                 reply = await answer(call, line.id, line.method, line.params, _REPLY_BYTES_MAX)
             finally:
-                self._lent -= lends
+                if lends:
+                    self._lent[number] -= 1
+                    if not self._lent[number]:
+                        del self._lent[number]
         except asyncio.CancelledError:
             reply = protocol.error_line(line.id, protocol.GENERAL, "the execute that asks was cancelled")
         await self._reply(endpoint, reply, instance)
@@ -553,6 +564,7 @@ class HttpServer:
         async with aclosing(endpoint.exchange(body, instance)) as messages:
             async for reply, _ in messages:
                 if reply.error is not UNSET:
+                    self._redact(reply.error)
                     text = f"answered `{method}` with error {reply.error.code}: {reply.error.message[:500]}"
                     raise _RefusedError(text)
                 return reply

@@ -1,0 +1,63 @@
+"""Servers that are started again, whatever kept them from starting."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from component_host import restarts
+from component_host.backend import Health
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Server:
+    """Ends at once; its first starts fail as told."""
+
+    end_was_wanted = False
+    how_it_ended = "ended"
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.up = asyncio.Event()
+        self.ends = 1
+
+    def stderr_tail(self) -> str:
+        return ""
+
+    async def start(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.up.set()
+
+    async def ended(self) -> None:
+        if not self.ends:
+            await asyncio.Event().wait()
+        self.ends -= 1
+
+
+def test_a_server_is_started_again_although_the_system_had_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody expected ended the supervisor: the server stayed away, and its calls waited for ever."""
+    monkeypatch.setattr(restarts, "BACKOFF_S_MIN", 0.001)
+
+    async def main() -> None:
+        health = Health(lambda: None)
+        server = Server(OSError(24, "Too many open files"), RuntimeError("can't start new thread"))
+        hopeless: list[str] = []
+        keeping = asyncio.create_task(
+            restarts.keep_up(
+                server,
+                health,
+                plugin="p",
+                on_up=lambda: None,
+                on_hopeless=lambda error: hopeless.append(error.message),
+            )
+        )
+        async with asyncio.timeout(10):
+            await server.up.wait()
+        keeping.cancel()
+        assert health.last_error == "the server could not be started: RuntimeError"
+        assert hopeless == []
+
+    asyncio.run(main())
