@@ -239,3 +239,35 @@ def test_nothing_is_lost_or_repeated_when_etcd_was_down(outage_s: float, tmp_pat
                 await on.verify()
 
         run(scenario())
+
+
+def test_while_the_blob_store_is_down_steps_that_need_it_are_tried_again_and_others_go_on(
+    mesh: Processes, tmp_path: Path
+) -> None:
+    control = mesh.control_plane()
+    mesh.host(ledger_config(tmp_path))
+    mesh.executor()
+    widen = {"id": "w", "component": "/ledger/widen", "input": {"value": 1, "size": 100_000}}
+    large = {"name": "large", "steps": [widen], "output": {"$step": "w", "path": "value"}}
+    add = {"id": "a", "component": "/ledger/add", "input": {"value": 1}}
+    plain = {"name": "plain", "steps": [add], "output": {"$step": "a"}}
+    blobs, away = tmp_path / "blobs", tmp_path / "away"
+
+    async def scenario() -> None:
+        async with scene(mesh, control) as on:
+            blobs.mkdir(exist_ok=True)
+            blobs.rename(away)
+            blobs.write_text("no folder", encoding="utf-8")
+            waiting = await on.client.submit(large, None)
+            ledger = ledger_of(tmp_path)
+            again = (f"{waiting}/0/w", 2)
+            await wait_until_async(lambda: again in ledger.begun, "the step is tried again", WAIT_S)
+            assert (await on.client.wait(await on.client.submit(plain, None))).status == "completed"
+            assert (await on.client.get(waiting)).status == "running"
+            blobs.unlink()
+            away.rename(blobs)
+            assert (await on.client.wait(waiting)).status == "completed"
+            (item,) = [item async for item in on.client.items(waiting)]
+            assert item.result == 2
+
+    run(scenario())
