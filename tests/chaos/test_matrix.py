@@ -16,7 +16,7 @@ from support import is_alive, wait_until_async
 from support.etcd import FAST, EtcdCluster, running_cluster, running_etcd
 from support.fleet import kill_servers_of
 from support.mesh import Processes, children_of, ledger_config, ledger_of, processes
-from support.scene import OUTAGE_S, WAIT_S, Scene, adoptions_of, attempts_of, run, scene
+from support.scene import OUTAGE_S, WAIT_S, Scene, adoptions_of, run, scene
 
 from stepflow.store import keys
 
@@ -108,7 +108,9 @@ def test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_
                 assert await asyncio.to_thread(executor.end) == 0
                 assert await on.store.get(keys.session_executor(executor.id)) is None, "no lease is waited for"
             journals = await on.verify()
-            assert attempts_of(journals) == {1}
+            # Not the attempts' numbers: an adoption counts for a step that was ready and had not been sent yet.
+            executed = Counter(key for key, _ in ledger_of(tmp_path).begun if not key.endswith("/flaky"))
+            assert set(executed.values()) == {1}, "whatever began gave the result that counts"
             later = [handed_over for journal in journals for handed_over in adoptions_of(journal)[1:]]
             assert later, "runs were under way"
             assert all(later), "and every one of them was handed over"

@@ -93,19 +93,9 @@ async def scene(mesh: Processes, *controls: Service) -> AsyncIterator[Scene]:
         yield Scene(mesh, client, store)
 
 
-def attempts_of(journals: list[Journal]) -> set[int]:
-    """Return the attempts that gave the results, those of the components that fail on purpose left out."""
-    return {
-        outcome.attempt
-        for journal in journals
-        for key, outcome in journal.completed.items()
-        if outcome.host and not key.endswith("/flaky")
-    }
-
-
 def adoptions_of(journal: Journal) -> list[bool]:
     """Return, for each owner of a run, whether it was handed over to it."""
     return [adoption.handed_over for adoption in journal.adoptions[0]]
 
 
-__all__ = ["OUTAGE_S", "WAIT_S", "Scene", "adoptions_of", "attempts_of", "run", "scene"]
+__all__ = ["OUTAGE_S", "WAIT_S", "Scene", "adoptions_of", "run", "scene"]
