@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import uvloop
 from support import ROOT, is_alive, wait_until
 from support.host_side import execute, started
 
-from component_host.process import ProcessSpec, resolve_command
+from component_host.process import ProcessSpec, ServerProcess, resolve_command
 from stepflow.errors import Code
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def test_a_server_that_ignores_sigterm_is_killed_after_the_grace(rude: Rude) -> 
 HOST = """
 import asyncio, os, sys
 from component_host.backend import BackendContext
-from component_host.process import ProcessSpec, resolve_command
+from component_host.process import ProcessSpec, ServerProcess, resolve_command
 from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
 
 async def main():
@@ -135,6 +136,17 @@ def test_the_bridge_works_on_asyncios_own_loop(kit: Kit) -> None:
             assert len((await execute(backend, "/big", {"size": 1 << 20}))["text"]) == 1 << 20
             assert (await execute(backend, "/crash", {})).code is Code.UNREACHABLE
             assert await execute(backend, "/add", {"a": 1, "b": 1}) == {"sum": 2}
+
+    asyncio.run(test())
+
+
+def test_a_password_in_a_url_of_the_command_stands_in_no_error() -> None:
+    spec = replace(_spec("server"), args=("--database", "postgres://me:hunter2@host/db"))
+
+    async def test() -> None:
+        said = ServerProcess(spec, on_output=lambda _: None, on_exit=lambda: None).command_line()
+        assert "hunter2" not in said
+        assert said.startswith("server --database postgres://")
 
     asyncio.run(test())
 
