@@ -74,11 +74,11 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
+    from component_host.backends import Doors, make_backend, make_backends
     from component_host.host import ComponentHost
-    from component_host.plugins import Doors, make_backend, make_backends
     from component_host.registration import Registration
-    from component_host.revival import Revival
     from component_host.service import HostService
+    from component_host.supervision.start_retries import Revival
     from stepflow.rpc import Server
     from stepflow.store.blobs import BlobStore
 

@@ -28,10 +28,10 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from component_host.calls import Call, fetch_blob
-from component_host.holds import HELD_BYTES_MAX, HELD_S_MAX, Holds
-from component_host.streams import HostStream
-from component_host.time_limits import TimeLimits
+from component_host.call import Call, fetch_blob
+from component_host.deadlines import TimeLimits
+from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, Holds
+from component_host.stream import HostStream
 from stepflow.codec import INLINE_BYTES_MAX, encode
 from stepflow.errors import Code, DataLoss, Failure, Invalid, NotFound, Refused, StepflowError, Unavailable
 from stepflow.mesh.v1 import host_pb2

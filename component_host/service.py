@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from component_host.host import ComponentHost
-    from component_host.streams import HostStream
+    from component_host.stream import HostStream
     from stepflow.rpc import Server
 
 log = get_logger(__name__)

@@ -11,8 +11,8 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from component_host.backends import Doors, make_backend, make_backends
 from component_host.host import ComponentHost
-from component_host.plugins import Doors, make_backend, make_backends
 from control_plane.plane import ControlPlane, RunRequest, check_request
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView

@@ -29,7 +29,7 @@ from support.host_side import Call, MemoryBlobs, report
 from support.mesh import children_of
 from support.stepflow_servers import KINDS, backend_of
 
-from component_host.plugins import make_backend
+from component_host.backends import make_backend
 from stepflow import telemetry
 from stepflow.config import config_from_tree
 from stepflow.errors import Code, Failure

@@ -19,14 +19,14 @@ from support import free_port, is_alive, node_packages, server_venv, wait_until,
 from support.http_script import Exchange, http_server
 from support.mcp import Call, is_open, outcome_of, run, servers_of, started
 
-from component_host.mcp_bridge import McpServerConfig
+from component_host.mcp_bridge.backend import McpServerConfig
 from stepflow.errors import Code, Failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from component_host.mcp_bridge import McpBackend
+    from component_host.mcp_bridge.backend import McpBackend
 
 BIG = 2 * 1024 * 1024
 NPM = ["@modelcontextprotocol/server-everything@2026.8.31", "@modelcontextprotocol/server-filesystem@2026.8.31"]

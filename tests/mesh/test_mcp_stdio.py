@@ -32,10 +32,9 @@ from support.mcp import (
     tools_server,
 )
 
-from component_host import mcp_results
 from component_host.backend import ComponentInfo
-from component_host.mcp_bridge import McpBackend, McpServerConfig
-from component_host.mcp_stdio import LineSplitter, bad_reply
+from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+from component_host.mcp_bridge.stdio import LineSplitter, bad_reply
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -182,7 +181,7 @@ def test_an_input_that_is_nested_too_deeply_fails_alone(
 ) -> None:
     """The SDK's encoder gives up at 255 levels; where that ended the writer, every later call waited for ever."""
     if seen_by == "the writer":
-        monkeypatch.setattr(mcp_results, "INPUT_DEPTH_MAX", 1_000)
+        monkeypatch.setattr(results, "INPUT_DEPTH_MAX", 1_000)
     deep: Any = 1
     for _ in range(254):
         deep = [deep]
@@ -395,7 +394,7 @@ def test_no_server_outlives_a_killed_host() -> None:
     host = (
         "import asyncio, os\n"
         "from component_host.backend import BackendContext\n"
-        "from component_host.mcp_bridge import McpBackend, McpServerConfig\n"
+        "from component_host.mcp_bridge.backend import McpBackend, McpServerConfig\n"
         "async def main():\n"
         f"    backend = McpBackend(BackendContext('plug', '.', os.environ), {time_server()!r})\n"
         "    await backend.start()\n"
@@ -664,5 +663,5 @@ def test_a_server_that_inherits_sees_everything() -> None:
 
 
 def test_the_sdk_is_imported_only_when_a_server_starts() -> None:
-    check = "import sys, component_host.mcp_bridge; sys.exit('mcp' in sys.modules or 'pydantic' in sys.modules)"
+    check = "import sys, component_host.mcp_bridge.backend; sys.exit('mcp' in sys.modules or 'pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

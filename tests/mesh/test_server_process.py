@@ -16,14 +16,14 @@ import uvloop
 from support import ROOT, is_alive, wait_until
 from support.host_side import execute, started
 
-from component_host.process import ProcessSpec, ServerProcess, resolve_command
+from component_host.supervision.process import ProcessSpec, ServerProcess, resolve_command
 from stepflow.errors import Code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from component_host.stepflow_stdio import StepflowStdioBackend
+    from component_host.stepflow_bridge.stdio_backend import StepflowStdioBackend
 
     Kit = Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]
     Rude = Callable[..., StepflowStdioBackend]

@@ -20,7 +20,7 @@ from support import free_port, is_alive, run_cli, text_of, wait_until_async
 from support.host_side import FLOW_ID, Call, MemoryBlobs, context, execute, report, started
 from support.stepflow_servers import SCRIPTS, command_of, kind_called, server
 
-from component_host.stepflow_http import HttpServerConfig, StepflowHttpBackend
+from component_host.stepflow_bridge.http import HttpServerConfig, StepflowHttpBackend
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -314,8 +314,8 @@ def test_another_port_is_tried_when_somebody_takes_the_one_that_was_chosen(tmp_p
 
 
 def test_a_port_that_is_held_for_a_server_is_given_to_nobody_else() -> None:
-    from component_host.http_process import ListeningProcess
-    from component_host.process import ProcessSpec
+    from component_host.stepflow_bridge.http_process import ListeningProcess
+    from component_host.supervision.process import ProcessSpec
 
     spec = ProcessSpec(
         plugin="p", command="x", args=["{port}"], env={}, inherit_env=False, working_directory="/", environ={}

@@ -22,10 +22,10 @@ import uvloop
 from support import ROOT, free_port, is_alive, server_venv, text_of, wait_until_async
 from support.host_side import FLOW_ID, Call, MemoryBlobs, context, execute, report, started
 
-from component_host import pull_messages
-from component_host.plugins import Doors, make_backend, make_backends
-from component_host.pull_door import THREAD_BYTES_MIN, PullDoor
-from component_host.stepflow_pull import PullConfig, StepflowPullBackend
+from component_host.backends import Doors, make_backend, make_backends
+from component_host.stepflow_bridge.pull import messages
+from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
+from component_host.stepflow_bridge.pull.endpoint import THREAD_BYTES_MIN, PullDoor
 from stepflow.config import config_from_tree
 from stepflow.embedded import run_flow_once
 from stepflow.errors import Code, Failure, Invalid, Refused, Unavailable
@@ -463,14 +463,14 @@ def test_a_large_output_reaches_its_call_when_its_request_ends_while_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reading, go_on = threading.Event(), threading.Event()
-    read = pull_messages.output_of
+    read = messages.output_of
 
     def read_when_told(response: pb.ComponentExecuteResponse) -> bytes:
         reading.set()
         assert go_on.wait(10)
         return read(response)
 
-    monkeypatch.setattr(pull_messages, "output_of", read_when_told)
+    monkeypatch.setattr(messages, "output_of", read_when_told)
 
     async def test() -> None:
         async with open_door() as (backend, address):
@@ -494,7 +494,7 @@ def test_an_output_on_which_the_host_itself_fails_fails_its_call(monkeypatch: py
     def fail(_: pb.ComponentExecuteResponse) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(pull_messages, "output_of", fail)
+    monkeypatch.setattr(messages, "output_of", fail)
 
     async def test() -> None:
         async with open_door() as (backend, address), Hand(address) as hand:
@@ -668,7 +668,7 @@ def test_a_large_input_that_cannot_be_encoded_fails_its_call_and_so_does_one_whe
         backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), PullDoor("127.0.0.1:0"))
         async with started(backend):
             with monkeypatch.context() as patched:
-                patched.setattr(pull_messages, "encode_input", fail)
+                patched.setattr(messages, "encode_input", fail)
                 assert (await execute(backend, "add", "x" * THREAD_BYTES_MIN)).code is Code.UNREACHABLE
             call = Call("add", "x" * THREAD_BYTES_MIN)
             backend.execute(call)  # not begun with when the plugin stops

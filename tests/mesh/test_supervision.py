@@ -17,7 +17,7 @@ from support.etcd import EtcdServer, running_etcd
 from support.host_side import execute
 from support.mesh import Processes, Service, children_of, processes
 
-from component_host.plugins import make_backend
+from component_host.backends import make_backend
 from stepflow.client import Client
 from stepflow.config import load_config
 from stepflow.errors import Failure, Unavailable

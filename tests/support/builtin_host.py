@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from component_host.backend import BackendContext
-from component_host.builtin import BuiltinBackend
+from component_host.builtin.backend import BuiltinBackend
 from stepflow.config import BuiltinPlugin, OpenAISettings
 from stepflow.errors import Failure
 from stepflow.store.blobs import BlobStore

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from component_host.plugins import make_backend
+from component_host.backends import make_backend
 from stepflow.config import config_from_tree
 from support import ROOT, server_venv
 from support.host_side import started

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.builtin_host import Blobs, answer, ask, begin, builtin, failed
 
-from component_host.builtin import LOOP_BYTES_MAX
-from component_host.files import FILE_BYTES_MAX
+from component_host.builtin.backend import LOOP_BYTES_MAX
+from component_host.builtin.files import FILE_BYTES_MAX
 from stepflow import codec
 from stepflow.errors import Code, DataLoss, Overloaded, StepflowError
 from stepflow.routing import ENGINE_COMPONENTS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.builtin_host import answer, ask, begin, builtin, failed
 
-from component_host.openai_chat import RESPONSE_BYTES_MAX
+from component_host.builtin.openai import RESPONSE_BYTES_MAX
 from stepflow import codec
 from stepflow.errors import Code
 

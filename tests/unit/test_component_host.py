@@ -22,8 +22,8 @@ from support.scripted_host import (
 )
 
 from component_host import host as host_module
-from component_host.calls import LOOP_BYTES_MAX, MESSAGE_CHARS_MAX, Call
-from component_host.holds import HOLD_BYTES
+from component_host.call import LOOP_BYTES_MAX, MESSAGE_CHARS_MAX, Call
+from component_host.held_results import HOLD_BYTES
 from stepflow import telemetry
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, blob_id, encode
 from stepflow.errors import Code, Failure, Unavailable

@@ -20,9 +20,9 @@ from support.scripted_host import (
 )
 
 from component_host import host as host_module
-from component_host.calls import LOOP_BYTES_MAX
+from component_host.call import LOOP_BYTES_MAX
+from component_host.deadlines import ENDED_MIN
 from component_host.host import ComponentHost
-from component_host.time_limits import ENDED_MIN
 from stepflow.codec import INLINE_BYTES_MAX, blob_id, encode
 from stepflow.errors import NotFound, Refused, Unavailable
 from stepflow.store.blobs import BlobStore

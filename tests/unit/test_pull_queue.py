@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.host_side import Call
 
-from component_host import pull_queue
 from component_host.backend import ComponentInfo
-from component_host.pull_messages import encode_input
-from component_host.pull_queue import Outbox, TaskQueue, Worker
+from component_host.stepflow_bridge.pull import queue
+from component_host.stepflow_bridge.pull.messages import encode_input
+from component_host.stepflow_bridge.pull.queue import Outbox, TaskQueue, Worker
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.pull.v1 import pull_pb2 as pb
 
@@ -113,7 +113,7 @@ async def test_the_first_to_claim_a_task_has_it() -> None:
     kit.call()
     (task,) = hand.take()
     assert hand.claim(task) == pb.TaskHeartbeatResponse(status=pb.TASK_STATUS_IN_PROGRESS)
-    assert hand.claim(task, "another") == pull_queue.ALREADY_CLAIMED
+    assert hand.claim(task, "another") == queue.ALREADY_CLAIMED
     assert hand.claim(task) == pb.TaskHeartbeatResponse(status=pb.TASK_STATUS_IN_PROGRESS)
 
 
@@ -160,10 +160,10 @@ async def test_a_worker_that_stays_away_loses_what_it_has_claimed() -> None:
     (task,) = hand.take()
     hand.claim(task)
     hand.leave()
-    kit.later(pull_queue.GONE_S - 1)
+    kit.later(queue.GONE_S - 1)
     assert not call.settled
     hand.claim(task)  # a heartbeat without a stream is a sign of life
-    kit.later(pull_queue.GONE_S - 1)
+    kit.later(queue.GONE_S - 1)
     assert not call.settled
     kit.later(2)
     failure = await call.outcome()
@@ -190,7 +190,7 @@ async def test_a_task_that_its_worker_forgot_while_it_works_on_others_fails() ->
     one, two = hand.take()
     hand.claim(one)
     hand.claim(two)
-    kit.now += pull_queue.SILENT_S + 1
+    kit.now += queue.SILENT_S + 1
     hand.claim(two)
     kit.queue.tick()
     assert (await forgotten.outcome()).code is Code.UNREACHABLE

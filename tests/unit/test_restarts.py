@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from component_host import restarts
 from component_host.backend import Health
+from component_host.supervision import restarts
 
 if TYPE_CHECKING:
     import pytest

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.host_side import MemoryBlobs
 
-from component_host import http_endpoint
-from component_host.blob_api import BlobApi
-from component_host.blob_refs import REFERENCES_MAX, with_blobs
-from component_host.http_endpoint import EventSplitter, TooLargeError
+from component_host.stepflow_bridge import http_endpoint
+from component_host.stepflow_bridge.blob_api import BlobApi
+from component_host.stepflow_bridge.blob_refs import REFERENCES_MAX, with_blobs
+from component_host.stepflow_bridge.http_endpoint import EventSplitter, TooLargeError
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid, NotFound
 

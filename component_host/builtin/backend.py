@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from component_host.backend import Health, Listing
-from component_host.builtin_schemas import BUILTINS
-from component_host.failure import CallFailed, failure_of
-from component_host.files import load_file
-from component_host.openai_chat import ChatInput, OpenAIChat
+from component_host.builtin.failure import CallFailed, failure_of
+from component_host.builtin.files import load_file
+from component_host.builtin.openai import ChatInput, OpenAIChat
+from component_host.builtin.schemas import BUILTINS
 from stepflow.codec import compact, encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
 from stepflow.routing import ENGINE_COMPONENTS

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from component_host.backend import Health, Listing, with_stderr
-from component_host.mcp_link import Trace, call_trace
-from component_host.process import ProcessSpec
+from component_host.mcp_bridge.link import Trace, call_trace
+from component_host.supervision.process import ProcessSpec
 from stepflow import codec
 from stepflow.errors import Code, Failure, StepflowError, Unavailable
 from stepflow.retry import Backoff, base_delay_ms
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     import mcp_types
 
     from component_host.backend import BackendContext, HostCall
-    from component_host.mcp_link import Link
-    from component_host.mcp_listing import Kind, Offer
-    from component_host.mcp_results import Result
+    from component_host.mcp_bridge.link import Link
+    from component_host.mcp_bridge.listing import Kind, Offer
+    from component_host.mcp_bridge.results import Result
 
 RESTART_BACKOFF = Backoff(kind="exponential", min_delay_ms=100, max_delay_ms=30_000, factor=2)
 
@@ -219,12 +219,12 @@ class McpBackend:
 
     async def _call_over(self, connection: _Connection, call: HostCall, arguments: Any) -> bool:
         """Make a call over one connection; False if it was lost before the server can have executed anything."""
-        from component_host import mcp_results
+        from component_host.mcp_bridge import results
 
         component = call.request.component
         offer = connection.offers.get(component)
         kind, info = offer or ("tool", None)  # only the server knows whether it has what it does not list
-        if problem := mcp_results.input_problem(kind, arguments):
+        if problem := results.input_problem(kind, arguments):
             call.fail(Failure(Code.INVALID_INPUT, problem))
             return True
         with connection.one_more_call() as trace:
@@ -233,13 +233,13 @@ class McpBackend:
             except Exception as error:
                 loss = await connection.link.loss(trace)
                 if loss is None:
-                    call.fail(mcp_results.failure_of_error(error, component, info, arguments))
+                    call.fail(results.failure_of_error(error, component, info, arguments))
                     return True
                 if loss.executed:
                     message = f"the MCP server of plugin {self.name!r} {loss.message}"
-                    call.fail(mcp_results.unreachable(message, connection.link.stderr_tail()))
+                    call.fail(results.unreachable(message, connection.link.stderr_tail()))
                 return loss.executed
-        outcome = mcp_results.outcome(result, self._config.result, info, arguments)
+        outcome = results.outcome(result, self._config.result, info, arguments)
         if isinstance(outcome, Failure):
             call.fail(outcome)
         else:
@@ -329,11 +329,11 @@ class McpBackend:
         config, context = self._config, self._context
         spec = ProcessSpec.of(context, config)
         if not config.url:
-            from component_host.mcp_stdio import StdioServer
+            from component_host.mcp_bridge.stdio import StdioServer
 
             stdio = StdioServer(spec, on_loss=lambda: self._handle_loss(stdio))
             return stdio
-        from component_host.mcp_http import HttpServer, HttpTarget
+        from component_host.mcp_bridge.http import HttpServer, HttpTarget
 
         target = HttpTarget(self.name, config.url, config.headers)
         http = HttpServer(target, spec if config.command else None, on_loss=lambda: self._handle_loss(http))
@@ -345,7 +345,7 @@ class McpBackend:
         import mcp_types
         from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-        from component_host.mcp_listing import list_offers
+        from component_host.mcp_bridge.listing import list_offers
 
         client = mcp.Client(
             link,
@@ -428,7 +428,7 @@ class McpBackend:
     async def _refresh(self, connection: _Connection) -> None:
         from mcp import MCPError
 
-        from component_host.mcp_listing import list_offers
+        from component_host.mcp_bridge.listing import list_offers
 
         try:
             async with asyncio.timeout(self._config.start_timeout_s):
@@ -496,8 +496,13 @@ def _import_sdk(*, over_http: bool) -> None:
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # its warnings quote messages, that is, payloads
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)  # below, they write URLs and headers
-    transport = "component_host.mcp_http" if over_http else "component_host.mcp_stdio"
-    for name in (transport, "component_host.mcp_listing", "component_host.mcp_results", "jsonschema.validators"):
+    transport = "component_host.mcp_bridge.http" if over_http else "component_host.mcp_bridge.stdio"
+    for name in (
+        transport,
+        "component_host.mcp_bridge.listing",
+        "component_host.mcp_bridge.results",
+        "jsonschema.validators",
+    ):
         importlib.import_module(name)
 
 
@@ -544,7 +549,7 @@ def _first_leaf(error: BaseException) -> BaseException:
 def _words(error: Exception) -> str:
     from pydantic import ValidationError
 
-    from component_host.mcp_results import describe_bad_answer
+    from component_host.mcp_bridge.results import describe_bad_answer
 
     return describe_bad_answer(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__
 

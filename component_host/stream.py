@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from component_host.calls import failed
+from component_host.call import failed
 from stepflow.errors import Unavailable
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.calls import Call, OpenCallback
+    from component_host.call import Call, OpenCallback
     from component_host.host import ComponentHost
     from stepflow.errors import Failure
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.calls import Call
+    from component_host.call import Call
 
 ENDED_MIN = 64
 """Entries of ended calls that are not worth a clean-up."""

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from component_host.failure import CallFailed
+from component_host.builtin.failure import CallFailed
 from stepflow.codec import PAYLOAD_BYTES_MAX, decode, encode
 from stepflow.errors import Code
 

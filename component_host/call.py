@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from component_host.backend import BlobAccess
+    from component_host.deadlines import Limit
     from component_host.host import ComponentHost, Plugin, RunCalls
-    from component_host.streams import HostStream
-    from component_host.time_limits import Limit
+    from component_host.stream import HostStream
     from stepflow.store.blobs import BlobStore
 
 LOOP_BYTES_MAX = 256 * 1024

@@ -27,8 +27,8 @@ import mcp_types
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
-from component_host.mcp_link import MESSAGE_BYTES_MAX, SIGTERM_GRACE_S, Loss
-from component_host.process import ServerProcess
+from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, SIGTERM_GRACE_S, Loss
+from component_host.supervision.process import ServerProcess
 from stepflow import codec
 from stepflow.errors import Invalid
 from stepflow.telemetry import get_logger
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-    from component_host.mcp_link import Trace
-    from component_host.process import ProcessSpec
+    from component_host.mcp_bridge.link import Trace
+    from component_host.supervision.process import ProcessSpec
 
 OUTGOING_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
 """What may wait for a server that does not read; above it, further calls wait in their tasks."""

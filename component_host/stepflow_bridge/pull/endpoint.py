@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from component_host import pull_messages as messages
-from component_host.pull_queue import ALREADY_CLAIMED, TaskQueue
+from component_host.stepflow_bridge.pull import messages
+from component_host.stepflow_bridge.pull.queue import ALREADY_CLAIMED, TaskQueue
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, Invalid, NotFound, Overloaded, Refused, Unavailable
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from component_host.backend import BlobAccess, HostCall
-    from component_host.pull_queue import Task
+    from component_host.stepflow_bridge.pull.queue import Task
 
 log = get_logger("component_host.pull")
 

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from component_host.backend import Health, Listing
-from component_host.restarts import Restartable, keep_up
+from component_host.supervision.restarts import Restartable, keep_up
 from stepflow.errors import Code, Failure, StepflowError
 
 if TYPE_CHECKING:

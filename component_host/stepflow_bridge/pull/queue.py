@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from component_host import pull_messages as messages
 from component_host.backend import ComponentInfo, Listing
+from component_host.stepflow_bridge.pull import messages
 from stepflow.errors import Code, Failure, Invalid, Overloaded
 from stepflow.pull import RECEIVE_BYTES_MAX
 from stepflow.pull.v1 import pull_pb2 as pb

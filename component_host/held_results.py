@@ -18,7 +18,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.calls import Call
+    from component_host.call import Call
 
 log = get_logger(__name__)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from component_host.backend import ComponentInfo
-    from component_host.mcp_listing import Kind
+    from component_host.mcp_bridge.listing import Kind
 
 ResultForm = Literal["structured", "content"]
 

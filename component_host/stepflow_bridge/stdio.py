@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from component_host import stepflow_protocol as protocol
-from component_host.process import ProcessSpec, ServerProcess
-from component_host.stepflow_callbacks import answer
-from component_host.stepflow_pool import NO_ROOM
+from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.callbacks import answer
+from component_host.stepflow_bridge.pool import NO_ROOM
+from component_host.supervision.process import ProcessSpec, ServerProcess
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import get_logger

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Raw
 
-from component_host.stepflow_callbacks import get_json
-from component_host.stepflow_protocol import DECODE_ERRORS
+from component_host.stepflow_bridge.callbacks import get_json
+from component_host.stepflow_bridge.protocol import DECODE_ERRORS
 from stepflow.codec import PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Invalid
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from component_host.stepflow_pool import StepflowPool
-from component_host.stepflow_server import StdioServer, StdioServerConfig
+from component_host.stepflow_bridge.pool import StepflowPool
+from component_host.stepflow_bridge.stdio import StdioServer, StdioServerConfig
 
 if TYPE_CHECKING:
     from component_host.backend import BackendContext

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from component_host.process import ServerProcess
+from component_host.supervision.process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.process import ProcessSpec
+    from component_host.supervision.process import ProcessSpec
 
 PORT_MARK = "{port}"
 

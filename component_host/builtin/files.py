@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from component_host.failure import CallFailed
+from component_host.builtin.failure import CallFailed
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code
 from stepflow.flow.document import DocumentInvalid, parse_tree

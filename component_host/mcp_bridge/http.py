@@ -36,8 +36,8 @@ import mcp_types
 import msgspec
 from mcp.client.streamable_http import streamable_http_client
 
-from component_host.mcp_link import MESSAGE_BYTES_MAX, SIGTERM_GRACE_S, Loss, Trace, call_trace
-from component_host.process import ServerProcess
+from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, SIGTERM_GRACE_S, Loss, Trace, call_trace
+from component_host.supervision.process import ServerProcess
 from stepflow.errors import Invalid
 from stepflow.telemetry import get_logger
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from mcp.client._transport import TransportStreams
 
-    from component_host.process import ProcessSpec
+    from component_host.supervision.process import ProcessSpec
 
 CONNECT_TIMEOUT_S = 10.0
 NOTIFICATION_TIMEOUT_S = 10.0

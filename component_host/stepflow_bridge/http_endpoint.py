@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from component_host import stepflow_protocol as protocol
+from component_host.stepflow_bridge import protocol
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from component_host import stepflow_protocol as protocol
+from component_host.stepflow_bridge import protocol
 from stepflow import codec
 from stepflow.errors import Code, Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import host_pb2, journal_pb2

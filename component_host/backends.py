@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from component_host.backend import Backend
-    from component_host.pull_door import PullDoor
+    from component_host.stepflow_bridge.pull.endpoint import PullDoor
     from stepflow.config import Config
 
 Doors: TypeAlias = "dict[tuple[str, str, bool], PullDoor]"
@@ -63,7 +63,7 @@ def make_backend(
     limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server of their own have none
     context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
     if isinstance(plugin, BuiltinPlugin):
-        from component_host.builtin import BuiltinBackend
+        from component_host.builtin.backend import BuiltinBackend
 
         return BuiltinBackend(context, plugin, allowed_paths=config.allowed_paths)
     if isinstance(plugin, MockPlugin):
@@ -71,7 +71,7 @@ def make_backend(
 
         return MockBackend(context, plugin)
     if isinstance(plugin, McpPlugin):
-        from component_host.mcp_bridge import McpBackend, McpServerConfig
+        from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
 
         return McpBackend(
             context,
@@ -101,7 +101,7 @@ def make_backend(
         "request_timeout_s": plugin.request_timeout_ms / 1000,
     }
     if plugin.transport == "http":
-        from component_host.stepflow_http import HttpServerConfig, StepflowHttpBackend
+        from component_host.stepflow_bridge.http import HttpServerConfig, StepflowHttpBackend
 
         return StepflowHttpBackend(
             context,
@@ -113,7 +113,7 @@ def make_backend(
                 **common,
             ),
         )
-    from component_host.stepflow_stdio import StdioServerConfig, StepflowStdioBackend
+    from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
 
     return StepflowStdioBackend(context, StdioServerConfig(line_bytes_max=plugin.line_bytes_max, **common))
 
@@ -123,8 +123,8 @@ PULL_LISTEN = "127.0.0.1:7837"
 
 
 def _pull_backend(context: BackendContext, plugin: GrpcPlugin, doors: Doors) -> Backend:
-    from component_host.pull_door import PullDoor
-    from component_host.stepflow_pull import PullConfig, StepflowPullBackend
+    from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
+    from component_host.stepflow_bridge.pull.endpoint import PullDoor
 
     listen = plugin.listen or ("" if plugin.command else PULL_LISTEN)
     door: PullDoor | None = None

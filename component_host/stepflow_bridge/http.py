@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Raw
 
-from component_host import stepflow_protocol as protocol
-from component_host.blob_api import BlobApi
-from component_host.blob_refs import with_blobs
-from component_host.http_endpoint import Endpoint, LostError, NotProtocolError, TooLargeError
-from component_host.http_process import PORTS_TRIED_MAX, EndedError, ListeningProcess, PortTakenError
-from component_host.process import ProcessSpec
-from component_host.stepflow_callbacks import WAITING_METHODS, answer
-from component_host.stepflow_pool import NO_ROOM, StepflowPool
+from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.blob_api import BlobApi
+from component_host.stepflow_bridge.blob_refs import with_blobs
+from component_host.stepflow_bridge.callbacks import WAITING_METHODS, answer
+from component_host.stepflow_bridge.http_endpoint import Endpoint, LostError, NotProtocolError, TooLargeError
+from component_host.stepflow_bridge.http_process import PORTS_TRIED_MAX, EndedError, ListeningProcess, PortTakenError
+from component_host.stepflow_bridge.pool import NO_ROOM, StepflowPool
+from component_host.supervision.process import ProcessSpec
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, StepflowError, Unavailable
 from stepflow.telemetry import get_logger

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import mcp
     import mcp_types
 
-    from component_host.mcp_results import ResultForm
+    from component_host.mcp_bridge.results import ResultForm
 
 OFFERS_MAX = 10_000
 PAGES_MAX = 1_000

@@ -23,12 +23,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from component_host import pull_messages as messages
 from component_host.backend import Health
-from component_host.process import ProcessSpec, ServerProcess
-from component_host.pull_door import Entrance, PullDoor
-from component_host.pull_queue import TaskQueue
-from component_host.restarts import keep_up
+from component_host.stepflow_bridge.pull import messages
+from component_host.stepflow_bridge.pull.endpoint import Entrance, PullDoor
+from component_host.stepflow_bridge.pull.queue import TaskQueue
+from component_host.supervision.process import ProcessSpec, ServerProcess
+from component_host.supervision.restarts import keep_up
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError, Unavailable
 from stepflow.telemetry import get_logger
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from component_host.backend import BackendContext, HostCall, Listing
-    from component_host.pull_queue import Task
+    from component_host.stepflow_bridge.pull.queue import Task
 
 log = get_logger("component_host.pull")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from component_host.backend import ComponentInfo
-from component_host.stepflow_protocol import (
+from component_host.stepflow_bridge.protocol import (
     DECODE_ERRORS,
     FAILURE_DATA_BYTES_MAX,
     FAILURE_MESSAGE_CHARS_MAX,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from component_host.http_endpoint import REPLY_BYTES_MAX
-from component_host.stepflow_callbacks import get_json, put_json
-from component_host.stepflow_protocol import DECODE_ERRORS
+from component_host.stepflow_bridge.callbacks import get_json, put_json
+from component_host.stepflow_bridge.http_endpoint import REPLY_BYTES_MAX
+from component_host.stepflow_bridge.protocol import DECODE_ERRORS
 from stepflow.codec import encode
 from stepflow.errors import Invalid, NotFound, StepflowError, Unavailable
 from stepflow.telemetry import get_logger

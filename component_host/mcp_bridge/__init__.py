@@ -1,0 +1,1 @@
+"""TODO head of component_host/mcp_bridge."""
