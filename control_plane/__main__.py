@@ -95,10 +95,10 @@ def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
 
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
+    from control_plane.api.server import ApiServer
+    from control_plane.control_plane import ControlPlane
     from control_plane.executors import Executors
-    from control_plane.plane import ControlPlane
     from control_plane.retention import Retention
-    from control_plane.service import ApiServer
     from stepflow.store.blobs import BlobStore
 
     config = read_options(options)

@@ -24,7 +24,7 @@ from stepflow.store.follow import follow
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
 
-    from control_plane.plane import ControlPlane
+    from control_plane.control_plane import ControlPlane
     from control_plane.views import RunView
     from stepflow.run.views import StepEvent
     from stepflow.store import Event, Store

@@ -23,7 +23,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from control_plane.plane import ControlPlane
+    from control_plane.control_plane import ControlPlane
     from stepflow.store import Store
 
 log = get_logger(__name__)

@@ -24,7 +24,7 @@ from support.kubernetes import KUBERNETES_VERSIONS, MANIFESTS, command_of, conta
 
 from component_host.__main__ import DRAIN_GRACE_S
 from control_plane.__main__ import DEFAULT_PORT
-from control_plane.service import STOP_GRACE_S
+from control_plane.api.server import STOP_GRACE_S
 from executor.__main__ import HAND_OVER_GRACE_S
 from stepflow.client import Client
 from stepflow.health import LIVENESS, READINESS, STORE_LOST_S_MAX

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from control_plane.service import ApiServer
+    from control_plane.api.server import ApiServer
     from stepflow.embedded import Mesh
     from stepflow.rpc import Tls
     from stepflow.run.views import StepEvent
@@ -69,7 +69,7 @@ class ApiMesh:
         stack.push_async_callback(self._stop_servers)
 
     async def serve(self, listen: str = "127.0.0.1:0", *, tls: Tls | None = None, insecure: bool = False) -> ApiServer:
-        from control_plane.service import ApiServer
+        from control_plane.api.server import ApiServer
 
         server = ApiServer(
             self.mesh.control, self.store, self.blobs, tls=tls, insecure=insecure, live=LiveFromExecutor(self.mesh)

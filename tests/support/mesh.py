@@ -22,7 +22,7 @@ from . import ROOT, text_of, wait_until, wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from control_plane.plane import ControlPlane
+    from control_plane.control_plane import ControlPlane
     from stepflow.store.blobs import BlobStore
     from stepflow.store.etcd import EtcdStore
 
@@ -131,7 +131,7 @@ class Processes:
     @asynccontextmanager
     async def control(self, **options: Any) -> AsyncIterator[ControlPlane]:
         """Run a control plane in this process, which also leads."""
-        from control_plane.plane import ControlPlane
+        from control_plane.control_plane import ControlPlane
 
         async with self.store() as store:
             plane = ControlPlane(store, self.blobs(), **options)

@@ -7,13 +7,13 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from control_plane.api.flows import read_flow
+from control_plane.api.messages import MessageWriter, run_message
+from control_plane.api.values import struct_tree
+from control_plane.control_plane import RunRequest
 from control_plane.listing import RunFilter, page_size
-from control_plane.messages import MessageWriter, run_message
-from control_plane.plane import RunRequest
 from control_plane.retention import delete_run
-from control_plane.service_flows import read_flow
 from control_plane.signals import signal
-from control_plane.values import struct_tree
 from control_plane.views import status_name
 from stepflow.codec import decode
 from stepflow.errors import Exists, Invalid, StepflowError
@@ -25,12 +25,12 @@ from stepflow.retry import backoff_from_proto
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from control_plane.api.values import Values
     from control_plane.catalog import Catalog
+    from control_plane.control_plane import ControlPlane
     from control_plane.events import Events
     from control_plane.listing import Listing
-    from control_plane.plane import ControlPlane
     from control_plane.retention import QuotaGate
-    from control_plane.values import Values
     from stepflow.flow import Flow
     from stepflow.mesh.v1 import flows_pb2
     from stepflow.store import Store

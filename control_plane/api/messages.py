@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from control_plane.api.values import fill_struct
 from control_plane.history import Adopted, CancelAsked, ItemDone, Moment, RunDone, Signalled, StepDone, SubRun
-from control_plane.values import fill_struct
 from stepflow.errors import Failure
 from stepflow.mesh.v1 import runs_pb2
 
 if TYPE_CHECKING:
+    from control_plane.api.values import Values
     from control_plane.history import Happening
-    from control_plane.values import Values
     from control_plane.views import ItemView, RunView
     from stepflow.mesh.v1 import values_pb2
     from stepflow.run.views import StepEvent, StepView

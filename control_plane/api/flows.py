@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from control_plane.api.values import INLINE_WORK_BYTES_MAX
 from control_plane.listing import page_size, read_token, write_token
-from control_plane.values import INLINE_WORK_BYTES_MAX
 from stepflow.codec import decode
 from stepflow.errors import Invalid
 from stepflow.flow import Diagnostics, Flow, flow_from_tree, flow_id, validate_flow
@@ -14,9 +14,9 @@ from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc, state_pb2
 from stepflow.store import keys
 
 if TYPE_CHECKING:
+    from control_plane.api.values import Values
     from control_plane.catalog import Catalog
-    from control_plane.plane import ControlPlane
-    from control_plane.values import Values
+    from control_plane.control_plane import ControlPlane
     from stepflow.mesh.v1 import values_pb2
 
 _LEVELS = {

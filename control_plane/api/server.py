@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from control_plane.api.cluster import BlobsServicer, ClusterServicer, ComponentsServicer
+from control_plane.api.flows import FlowsServicer
+from control_plane.api.runs import RunsServicer
+from control_plane.api.values import Values
 from control_plane.catalog import Catalog
 from control_plane.events import Events
 from control_plane.retention import QUOTA_BYTES_DEFAULT, QuotaGate
-from control_plane.service_cluster import BlobsServicer, ClusterServicer, ComponentsServicer
-from control_plane.service_flows import FlowsServicer
-from control_plane.service_runs import RunsServicer
-from control_plane.values import Values
 from stepflow.mesh.v1 import (
     blobs_pb2,
     blobs_pb2_grpc,
@@ -26,9 +26,9 @@ from stepflow.mesh.v1 import (
 from stepflow.rpc import Server, Tls
 
 if TYPE_CHECKING:
+    from control_plane.api.cluster import Drainer
+    from control_plane.control_plane import ControlPlane
     from control_plane.events import LiveSource
-    from control_plane.plane import ControlPlane
-    from control_plane.service_cluster import Drainer
     from stepflow.health import Health
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore

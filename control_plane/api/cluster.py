@@ -21,7 +21,7 @@ from stepflow.store.blobs import DATA
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from control_plane.values import Values
+    from control_plane.api.values import Values
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
