@@ -54,8 +54,8 @@ def read_options(options: argparse.Namespace) -> ExecutorConfig:
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from executor.executor import Executor
-    from executor.hosts import QUEUE_TIMEOUT_S
-    from executor.links import Links
+    from executor.hosts.link import Links
+    from executor.hosts.pool import QUEUE_TIMEOUT_S
     from executor.service import ExecutorService
     from stepflow.rpc import Server
     from stepflow.store.blobs import BlobStore

@@ -20,7 +20,7 @@ from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from executor.drive import Drive
-    from executor.hosts import Hosts
+    from executor.hosts.pool import Hosts
     from stepflow.flow import CompiledFlow
     from stepflow.journal import GetBlob
     from stepflow.mesh.v1 import host_pb2, state_pb2

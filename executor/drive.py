@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-    from executor.hosts import Hosts, InFlight, Peer
+    from executor.hosts.pool import Hosts, InFlight, Peer
     from stepflow.store import KeyValue
 
 log = get_logger(__name__)

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from executor.adoption import Attaching, Loaded, Plans, load, rejoin
 from executor.drive import Drive
+from executor.give_back import Returns, defect
 from executor.handover import hand_over
-from executor.hosts import Hosts
-from executor.returns import Returns, defect
+from executor.hosts.pool import Hosts
 from executor.session import Session, fresh_id
-from executor.wakes import Wakes
+from executor.timers import Wakes
 from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
 from stepflow.journal import blob_reader
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from executor.drive import Effect, Listener
-    from executor.hosts import Peer
-    from executor.returns import Place
+    from executor.give_back import Place
+    from executor.hosts.pool import Peer
     from stepflow.routing import PluginComponents, Rule
     from stepflow.store import Event, KeyValue, Store
     from stepflow.store.blobs import BlobStore

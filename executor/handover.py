@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from executor.drive import Drive
-    from executor.hosts import Hosts
+    from executor.hosts.pool import Hosts
     from stepflow.store import Store
 
 log = get_logger(__name__)

@@ -17,7 +17,7 @@ from control_plane.control_plane import ControlPlane, RunRequest, check_request
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
-from executor.hosts import Peer
+from executor.hosts.pool import Peer
 from stepflow.codec import decode
 from stepflow.config import BuiltinPlugin, Config, RetryConfig
 from stepflow.errors import StepflowError

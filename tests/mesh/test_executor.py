@@ -10,7 +10,7 @@ import pytest
 from support import wait_until_async
 from support.parts import World, echo, gated, kinds, of, step
 
-from executor.wakes import Wakes
+from executor.timers import Wakes
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb

@@ -20,9 +20,9 @@ from component_host import service as service_module
 from component_host.host import ComponentHost
 from component_host.registration import Registration
 from component_host.service import HostService
-from executor import links
 from executor.executor import Executor
-from executor.links import Links
+from executor.hosts import link
+from executor.hosts.link import Links
 from stepflow import rpc
 from stepflow.codec import decode, encode
 from stepflow.config import BuiltinPlugin, Config, MockPlugin
@@ -92,11 +92,11 @@ class LinkedWorld(World):
     async def add_linked_executor(self) -> Executor:
         executor = Executor(self.store, self.blobs, rules={}, builtins={}, queue_timeout_s=30.0)
         links = Links(self.store, executor)
-        await links.start()
+        await link.start()
         await executor.start()
-        links.connect()
+        link.connect()
         self.executors.append(executor)
-        self.links.append(links)
+        self.links.append(link)
         await self.seen(executor)
         return executor
 
@@ -237,7 +237,7 @@ def test_calls_are_given_up_when_the_session_of_the_host_is_gone() -> None:
 def test_calls_are_given_up_when_the_host_is_out_of_reach_for_the_length_of_a_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(links, "OUT_OF_REACH_S_MAX", 0.2)
+    monkeypatch.setattr(link, "OUT_OF_REACH_S_MAX", 0.2)
 
     async def scenario() -> None:
         async with world() as mesh:
@@ -385,7 +385,7 @@ def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
 
 
 def test_a_host_gives_a_silent_connection_up_sooner_than_executors_give_up_the_calls_in_it() -> None:
-    assert rpc.LINK_PING_MS + rpc.LINK_PING_TIMEOUT_MS < 1_000 * links.OUT_OF_REACH_S_MAX
+    assert rpc.LINK_PING_MS + rpc.LINK_PING_TIMEOUT_MS < 1_000 * link.OUT_OF_REACH_S_MAX
 
 
 def test_a_host_gives_up_a_connection_that_has_fallen_silent_and_what_was_on_its_way_there() -> None:
@@ -412,7 +412,7 @@ def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> No
             host.proxy.freeze()
             run_id = await mesh.submit(echo("a", 7))
             executor = mesh.executors[0]
-            await wait_until_async(lambda: executor.hosts._calls, "the call is sent, and does not arrive")
+            await wait_until_async(lambda: executor.hosts.pool._calls, "the call is sent, and does not arrive")
             session = await mesh.store.get(keys.session_host(host.host.id))
             assert session is not None
             await mesh.store.lease_revoke(session.lease)
@@ -613,7 +613,7 @@ def test_a_session_that_is_deleted_and_an_executor_that_comes_later_find_each_ot
             executor = await mesh.add_linked_executor()
             host = await mesh.serve_host()
             await delete(mesh.store, keys.session_host(host.host.id))
-            await wait_until_async(lambda: host.host.id not in executor.hosts._peers, "the host is gone")
+            await wait_until_async(lambda: host.host.id not in executor.hosts.pool._peers, "the host is gone")
             host.registration._lost()
             run_id = await mesh.submit(echo("a", 1))
             assert (await mesh.ended(run_id)).status == "completed"

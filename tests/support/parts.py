@@ -16,7 +16,7 @@ from component_host.backend import ComponentInfo, Health, Listing
 from component_host.host import ComponentHost
 from control_plane.control_plane import ControlPlane, RunRequest
 from executor.executor import Executor
-from executor.hosts import Peer
+from executor.hosts.pool import Peer
 from stepflow.codec import decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow import flow_from_tree
@@ -213,7 +213,7 @@ class World:
         peer = Peer(host.id, offered)
         stream = host.connect(lambda frame: executor.on_frame(peer, frame))
         peer.send = stream.receive
-        executor.hosts.set_peer(peer)
+        executor.hosts.pool.set_peer(peer)
         self.streams[executor].append((peer, stream))
 
     # --- death --------------------------------------------------------------------------------------------------------

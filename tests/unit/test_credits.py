@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from component_host.credits import Account, Credits
-from executor.peers import Peer
+from executor.hosts.peer import Peer
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:

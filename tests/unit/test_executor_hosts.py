@@ -6,8 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from executor.hosts import Hosts, InFlight
-from executor.peers import Peer
+from executor.hosts.peer import Peer
+from executor.hosts.pool import Hosts, InFlight
 from stepflow.mesh.v1 import host_pb2
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from executor.peers import Peer, Send
+from executor.hosts.peer import Peer, Send
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb

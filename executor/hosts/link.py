@@ -16,7 +16,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from executor.peers import Peer
+from executor.hosts.peer import Peer
 from stepflow.errors import StepflowError
 from stepflow.frames import FrameQueue, pump
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -32,7 +32,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from executor.hosts import Hosts
+    from executor.hosts.pool import Hosts
     from stepflow.routing import Rule
     from stepflow.rpc import Tls
     from stepflow.store import Event, KeyValue, Store
@@ -271,7 +271,7 @@ class _Link:
         executor = self._links.executor
         executor.on_frame(self.peer, frame)
         if frame.credits:
-            executor.hosts.grant(self.peer, frame.credits)
+            executor.hosts.pool.grant(self.peer, frame.credits)
 
     def _give_up(self, reason: str) -> None:
         """Fail what is in flight at the host; it is tried again, elsewhere if need be."""
