@@ -28,7 +28,7 @@ from stepflow.config import config_from_tree
 from stepflow.embedded import open_mesh, run_request
 from stepflow.flow import flow_from_tree
 from stepflow.store.blobs import BlobStore
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from stepflow.config import Config

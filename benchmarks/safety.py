@@ -36,8 +36,8 @@ from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import host_pb2
 from stepflow.store import Get, Put, Txn, created_at, keys, version_is
 from stepflow.store.blobs import BlobStore
-from stepflow.store.etcd import EtcdStore
-from stepflow.store.etcd_config import EtcdConfig
+from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.store import EtcdStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

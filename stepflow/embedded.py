@@ -24,7 +24,7 @@ from stepflow.errors import StepflowError
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.facts import flow_result
 from stepflow.store.blobs import BlobStore
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence

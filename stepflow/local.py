@@ -23,7 +23,7 @@ from stepflow.errors import Invalid, NotFound, Refused, StepflowError
 
 if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
-    from stepflow.store.sqlite import SqliteStore
+    from stepflow.store.sqlite.store import SqliteStore
 
 DEFAULT_FOLDER = Path(".stepflow")
 
@@ -53,7 +53,7 @@ class LocalRuns:
 
         Raises: Refused, StoreUnreadable, StoreUnavailable; the message names the file.
         """
-        from stepflow.store.sqlite import SqliteStore
+        from stepflow.store.sqlite.store import SqliteStore
 
         self._make_folder()
         try:
@@ -67,7 +67,7 @@ class LocalRuns:
 
         Raises: NotFound, StoreUnreadable (also while another process drives the run), DataLoss.
         """
-        from stepflow.store.sqlite import SqliteStore
+        from stepflow.store.sqlite.store import SqliteStore
 
         if not self.database(run_id).exists():
             raise self._not_found(run_id)
@@ -75,7 +75,7 @@ class LocalRuns:
 
     async def read(self, run_id: str) -> SqliteStore:
         """Open the database of a run as it is now, also while another process owns it. Raises as `own` does."""
-        from stepflow.store.sqlite import SqliteStore
+        from stepflow.store.sqlite.store import SqliteStore
 
         return await SqliteStore.open(self.database(run_id), read_only=True)
 

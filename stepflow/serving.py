@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from stepflow.health import Health
     from stepflow.rpc import Tls
-    from stepflow.store.etcd import EtcdStore
-    from stepflow.store.etcd_config import EtcdConfig
+    from stepflow.store.etcd.config import EtcdConfig
+    from stepflow.store.etcd.store import EtcdStore
 
 STORE_RETRY_S = 0.5
 
@@ -92,7 +92,7 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
 def read_options(options: argparse.Namespace) -> ServiceConfig:
     """Check the common options. Raises: Invalid."""
     from stepflow.rpc import Tls
-    from stepflow.store.etcd_config import DEFAULT_PREFIX, EtcdConfig
+    from stepflow.store.etcd.config import DEFAULT_PREFIX, EtcdConfig
 
     etcd = EtcdConfig.parse(
         options.etcd,
@@ -136,7 +136,7 @@ async def open_health(config: ServiceConfig) -> AsyncIterator[Health]:
 
 async def open_store(config: EtcdConfig) -> EtcdStore:
     """Open the store, and wait for it as long as it takes. Raises: StepflowError, where waiting does not help."""
-    from stepflow.store.etcd import EtcdStore
+    from stepflow.store.etcd.store import EtcdStore
 
     log = telemetry.get_logger(__name__)
     while True:

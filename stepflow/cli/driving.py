@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stepflow.embedded import RunRequest
     from stepflow.flow import Flow, Redactor
     from stepflow.local import LocalRuns
-    from stepflow.store.sqlite import SqliteStore
+    from stepflow.store.sqlite.store import SqliteStore
 
 START_NOTICE_S = 1.0
 """A start that takes longer is talked about."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stepflow.local import LocalRuns
     from stepflow.mesh.v1 import state_pb2
     from stepflow.store.blobs import BlobStore
-    from stepflow.store.sqlite import SqliteStore
+    from stepflow.store.sqlite.store import SqliteStore
 
 INTERRUPTED = "interrupted"
 """The status of a run that has not ended and that no process drives."""

@@ -16,9 +16,9 @@ import pytest
 from support.etcd import FAST, EtcdServer, running_etcd
 from support.shifted import Shifted
 
-from stepflow.store.etcd import EtcdStore
-from stepflow.store.etcd_config import EtcdConfig
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.store import EtcdStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

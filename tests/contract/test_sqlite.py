@@ -30,10 +30,9 @@ from stepflow.store import (
     delete,
     put,
     range_all,
-    sqlite,
-    sqlite_engine,
 )
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite import engine, store
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -372,14 +371,14 @@ def test_damage_is_told_as_data_loss(tmp_path: Path) -> None:
 
 def test_waiting_transactions_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commits: list[int] = []
-    commit = sqlite_engine.Engine.commit
+    commit = engine.Engine.commit
 
-    def counted(engine: sqlite_engine.Engine) -> list[sqlite_engine.Record]:
+    def counted(engine: engine.Engine) -> list[engine.Record]:
         records = commit(engine)
         commits.append(len(records))
         return records
 
-    monkeypatch.setattr(sqlite_engine.Engine, "commit", counted)
+    monkeypatch.setattr(engine.Engine, "commit", counted)
 
     async def scenario() -> None:
         async with opened(tmp_path / "a.db") as store:
@@ -419,7 +418,7 @@ def test_a_lease_that_cannot_be_ended_is_ended_later(tmp_path: Path) -> None:
     rounds = 0
     execute = SqliteStore._execute
 
-    def counted(store: SqliteStore, engine: sqlite_engine.Engine, batch: list[Any]) -> None:
+    def counted(store: SqliteStore, engine: engine.Engine, batch: list[Any]) -> None:
         nonlocal rounds
         rounds += 1
         execute(store, engine, batch)
@@ -501,7 +500,7 @@ def test_a_stopped_process_finds_its_leases_alive_when_it_goes_on() -> None:
 
 
 def test_history_is_bounded_and_older_watches_and_ranges_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_engine, "HISTORY_REVISIONS_MAX", 10)
+    monkeypatch.setattr(engine, "HISTORY_REVISIONS_MAX", 10)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:
@@ -518,7 +517,7 @@ def test_history_is_bounded_and_older_watches_and_ranges_are_told(monkeypatch: p
 
 
 def test_history_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_engine, "HISTORY_BYTES_MAX", 100_000)
+    monkeypatch.setattr(engine, "HISTORY_BYTES_MAX", 100_000)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:
@@ -534,7 +533,7 @@ def test_history_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_watch_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "WATCH_BACKLOG_MAX", 10)
+    monkeypatch.setattr(store, "WATCH_BACKLOG_MAX", 10)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:

@@ -38,7 +38,7 @@ from stepflow.store import (
     WatchBatch,
     check_txn,
 )
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -32,7 +32,7 @@ from stepflow.store import (
     put,
     version_is,
 )
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 from stepflow.store.writer import FLUSH_BYTES_MAX, FLUSH_OPS_MAX, SUBMISSION_BYTES_MAX, FencedWriter
 
 if TYPE_CHECKING:

@@ -31,14 +31,14 @@ from stepflow.store import (
     WatchBatch,
     absent,
     delete,
-    etcd_watch,
     keys,
     put,
     range_all,
 )
-from stepflow.store.etcd import EtcdStore
-from stepflow.store.etcd_client import check_version
-from stepflow.store.etcd_config import EtcdConfig
+from stepflow.store.etcd import watch
+from stepflow.store.etcd.client import check_version
+from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.store import EtcdStore
 from stepflow.store.follow import follow
 from stepflow.store.writer import FencedWriter
 
@@ -531,7 +531,7 @@ def test_a_quiet_watch_is_not_caught_by_a_compaction(server: EtcdServer) -> None
 
 
 def test_a_watch_whose_owner_does_not_keep_up_is_cut_off(server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etcd_watch, "WATCH_BACKLOG_MAX", 50)  # the real one would take 10,000 writes
+    monkeypatch.setattr(watch, "WATCH_BACKLOG_MAX", 50)  # the real one would take 10,000 writes
 
     async def scenario() -> None:
         async with opened(server.endpoint) as store:

@@ -17,7 +17,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.store import StoreCompacted, keys, put, writer
 from stepflow.store.follow import follow
 from stepflow.store.lease import LeaseKeeper
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

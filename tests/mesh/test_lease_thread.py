@@ -12,8 +12,8 @@ from support import wait_until_async
 from support.etcd import FAST, running_etcd
 
 from stepflow.errors import NotFound, Unavailable
-from stepflow.store.etcd import EtcdStore
-from stepflow.store.etcd_config import EtcdConfig
+from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.store import EtcdStore
 from stepflow.store.lease import LeaseKeeper, RenewsFromThread
 
 if TYPE_CHECKING:

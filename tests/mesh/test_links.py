@@ -33,7 +33,7 @@ from stepflow.routing import Rule
 from stepflow.rpc import Server, error_of, open_channel
 from stepflow.store import delete, keys
 from stepflow.store.blobs import BlobStore
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence

@@ -21,7 +21,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.rpc import Server
 from stepflow.store import created_at, delete, keys, put, range_all
 from stepflow.store.blobs import BlobStore
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine

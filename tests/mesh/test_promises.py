@@ -20,9 +20,9 @@ from stepflow.errors import Unavailable
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.store import Delete, Put, StoreUnavailable, Txn, TxnResult, keys, range_all
-from stepflow.store.etcd import EtcdStore
-from stepflow.store.etcd_config import EtcdConfig
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.store import EtcdStore
+from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator

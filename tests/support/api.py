@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stepflow.rpc import Tls
     from stepflow.run.views import StepEvent
     from stepflow.store.blobs import BlobStore
-    from stepflow.store.sqlite import SqliteStore
+    from stepflow.store.sqlite.store import SqliteStore
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class ApiMesh:
         from stepflow.config import load_config
         from stepflow.embedded import open_mesh
         from stepflow.store.blobs import BlobStore
-        from stepflow.store.sqlite import SqliteStore
+        from stepflow.store.sqlite.store import SqliteStore
 
         self.loop = asyncio.get_running_loop()
         self.store = await SqliteStore.open(":memory:")

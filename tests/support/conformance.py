@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stepflow.embedded import Mesh
     from stepflow.flow import Flow
-    from stepflow.store.sqlite import SqliteStore
+    from stepflow.store.sqlite.store import SqliteStore
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ class EmbeddedCases:
         from stepflow.config import load_config
         from stepflow.embedded import Mesh
         from stepflow.store.blobs import BlobStore
-        from stepflow.store.sqlite import SqliteStore
+        from stepflow.store.sqlite.store import SqliteStore
 
         self._store = await SqliteStore.open(":memory:")
         self._mesh = Mesh(self._store, BlobStore.open("memory://"), load_config(config), environ)

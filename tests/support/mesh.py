@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from control_plane.control_plane import ControlPlane
     from stepflow.store.blobs import BlobStore
-    from stepflow.store.etcd import EtcdStore
+    from stepflow.store.etcd.store import EtcdStore
 
     from .etcd import EtcdCluster, EtcdServer
     from .truth import Ledger
@@ -143,8 +143,8 @@ class Processes:
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[EtcdStore]:
-        from stepflow.store.etcd import EtcdStore
-        from stepflow.store.etcd_config import EtcdConfig
+        from stepflow.store.etcd.config import EtcdConfig
+        from stepflow.store.etcd.store import EtcdStore
 
         store = await EtcdStore.open(EtcdConfig.parse(self.etcd.endpoint, prefix=self.prefix))
         try:

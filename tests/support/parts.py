@@ -26,7 +26,7 @@ from stepflow.routing import ENGINE_COMPONENTS, PluginComponents, Rule
 from stepflow.run.facts import flow_result
 from stepflow.store import delete, keys, range_all
 from stepflow.store.blobs import BlobStore
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 from support import wait_until_async
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from .truth import Journal, faults_of, read_journal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from stepflow.store.etcd import EtcdStore
+    from stepflow.store.etcd.store import EtcdStore
 
     from .mesh import Processes, Service
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stepflow.store import StoreUnavailable
 
 if TYPE_CHECKING:
-    from stepflow.store.etcd_config import EtcdConfig
+    from stepflow.store.etcd.config import EtcdConfig
 
 PAGE_BYTES_MAX = 4 * 1024 * 1024
 

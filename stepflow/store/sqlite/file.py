@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.store import StoreUnavailable, StoreUnreadable
-from stepflow.store.sqlite_engine import SCHEMA
+from stepflow.store.sqlite.engine import SCHEMA
 
 MEMORY = ":memory:"
 

@@ -25,7 +25,7 @@ from grpc import aio
 from stepflow.errors import DataLoss, Forbidden, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.store import Event, KeyValue, StoreCompacted, StoreUnavailable, WatchBatch
-from stepflow.store.etcd_client import CHANNEL_GONE, WATCH, EtcdClient, explain, is_cancelled, needs_login, version_of
+from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain, is_cancelled, needs_login, version_of
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import grpc
 from stepflow.errors import NotFound
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.store import StoreUnavailable
-from stepflow.store.etcd_client import (
+from stepflow.store.etcd.client import (
     AUTHENTICATE,
     LEASE_KEEP_ALIVE,
     channel_options,
@@ -26,7 +26,7 @@ from stepflow.store.etcd_client import (
 )
 
 if TYPE_CHECKING:
-    from stepflow.store.etcd_config import EtcdConfig
+    from stepflow.store.etcd.config import EtcdConfig
 
 
 class EtcdLeaseRenewer:

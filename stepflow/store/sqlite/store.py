@@ -36,8 +36,8 @@ from stepflow.store import (
     TxnResult,
     WatchBatch,
 )
-from stepflow.store import sqlite_file as file
-from stepflow.store.sqlite_engine import Engine, Record
+from stepflow.store.sqlite import file
+from stepflow.store.sqlite.engine import Engine, Record
 
 if TYPE_CHECKING:
     import os

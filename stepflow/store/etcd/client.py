@@ -10,7 +10,7 @@
 - The text of an etcd error is matched in one table; etcd has no machine-readable reasons.
 
 Source of the protocol and its errors: etcd v3.5, `rpc.proto` and `rpctypes`. Not here: what the calls mean
-(`stepflow.store.etcd`), watches (`stepflow.store.etcd_watch`).
+(`stepflow.store.etcd.store`), watches (`stepflow.store.etcd.watch`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from stepflow.store.etcd_config import EtcdConfig
+    from stepflow.store.etcd.config import EtcdConfig
 
 log = get_logger(__name__)
 

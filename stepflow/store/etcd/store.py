@@ -8,7 +8,7 @@
   one revision.
 - Times to live are whole seconds, rounded up, and etcd has a least one (2 s as it is started by default).
 
-Connections and errors are `stepflow.store.etcd_client`'s, watches `stepflow.store.etcd_watch`'s.
+Connections and errors are `stepflow.store.etcd.client`'s, watches `stepflow.store.etcd.watch`'s.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from stepflow.store import (
     check_range,
     check_txn,
 )
-from stepflow.store.etcd_client import (
+from stepflow.store.etcd.client import (
     LEASE_GRANT,
     LEASE_KEEP_ALIVE,
     LEASE_REVOKE,
@@ -52,13 +52,13 @@ from stepflow.store.etcd_client import (
     EtcdClient,
     check_version,
 )
-from stepflow.store.etcd_metrics import read_metrics
-from stepflow.store.etcd_watch import EtcdWatch, Watches
+from stepflow.store.etcd.metrics import read_metrics
+from stepflow.store.etcd.watch import EtcdWatch, Watches
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from stepflow.store.etcd_config import EtcdConfig
-    from stepflow.store.etcd_lease import EtcdLeaseRenewer
+    from stepflow.store.etcd.config import EtcdConfig
+    from stepflow.store.etcd.lease import EtcdLeaseRenewer
 
 log = get_logger(__name__)
 
@@ -170,7 +170,7 @@ class EtcdStore:
 
     def lease_renewer(self) -> EtcdLeaseRenewer:
         """Return what keeps leases alive from a thread, over a connection of its own; the caller closes it."""
-        from stepflow.store.etcd_lease import EtcdLeaseRenewer
+        from stepflow.store.etcd.lease import EtcdLeaseRenewer
 
         return EtcdLeaseRenewer(self.config, self._client.lease.endpoint)
 
