@@ -271,7 +271,7 @@ class _Link:
         executor = self._links.executor
         executor.on_frame(self.peer, frame)
         if frame.credits:
-            executor.hosts.pool.grant(self.peer, frame.credits)
+            executor.hosts.grant(self.peer, frame.credits)
 
     def _give_up(self, reason: str) -> None:
         """Fail what is in flight at the host; it is tried again, elsewhere if need be."""

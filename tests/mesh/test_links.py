@@ -92,11 +92,11 @@ class LinkedWorld(World):
     async def add_linked_executor(self) -> Executor:
         executor = Executor(self.store, self.blobs, rules={}, builtins={}, queue_timeout_s=30.0)
         links = Links(self.store, executor)
-        await link.start()
+        await links.start()
         await executor.start()
-        link.connect()
+        links.connect()
         self.executors.append(executor)
-        self.links.append(link)
+        self.links.append(links)
         await self.seen(executor)
         return executor
 
@@ -412,7 +412,7 @@ def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> No
             host.proxy.freeze()
             run_id = await mesh.submit(echo("a", 7))
             executor = mesh.executors[0]
-            await wait_until_async(lambda: executor.hosts.pool._calls, "the call is sent, and does not arrive")
+            await wait_until_async(lambda: executor.hosts._calls, "the call is sent, and does not arrive")
             session = await mesh.store.get(keys.session_host(host.host.id))
             assert session is not None
             await mesh.store.lease_revoke(session.lease)
@@ -613,7 +613,7 @@ def test_a_session_that_is_deleted_and_an_executor_that_comes_later_find_each_ot
             executor = await mesh.add_linked_executor()
             host = await mesh.serve_host()
             await delete(mesh.store, keys.session_host(host.host.id))
-            await wait_until_async(lambda: host.host.id not in executor.hosts.pool._peers, "the host is gone")
+            await wait_until_async(lambda: host.host.id not in executor.hosts._peers, "the host is gone")
             host.registration._lost()
             run_id = await mesh.submit(echo("a", 1))
             assert (await mesh.ended(run_id)).status == "completed"

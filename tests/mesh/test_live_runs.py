@@ -80,7 +80,7 @@ def test_what_is_done_for_one_run_does_not_look_at_all_others() -> None:
             run_ids = await live_runs(world, MANY)
             executor, cluster = world.executors[0], world.control._cluster
             executor._drives = Counted(executor._drives)
-            executor.hosts.pool._calls = Counted(executor.hosts.pool._calls)
+            executor.hosts._calls = Counted(executor.hosts._calls)
             cluster.assignments = {name: Counted(table) for name, table in cluster.assignments.items()}
             Counted.looked_at = 0
             one, other = run_ids[0], run_ids[1]
@@ -90,7 +90,7 @@ def test_what_is_done_for_one_run_does_not_look_at_all_others() -> None:
             executor.listen(one, None)
             await world.control.cancel(one)
             assert (await world.ended(one)).status == "cancelled"
-            executor.hosts.pool.forget(executor._drives[(other, 0)])
+            executor.hosts.forget(executor._drives[(other, 0)])
             assert Counted.looked_at == 0
 
     run(scenario())

@@ -33,6 +33,7 @@ from support.mcp import (
 )
 
 from component_host.backend import ComponentInfo
+from component_host.mcp_bridge import results as results_module
 from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
 from component_host.mcp_bridge.stdio import LineSplitter, bad_reply
 from stepflow.errors import Code, Failure, Invalid, Unavailable
@@ -181,7 +182,7 @@ def test_an_input_that_is_nested_too_deeply_fails_alone(
 ) -> None:
     """The SDK's encoder gives up at 255 levels; where that ended the writer, every later call waited for ever."""
     if seen_by == "the writer":
-        monkeypatch.setattr(results, "INPUT_DEPTH_MAX", 1_000)
+        monkeypatch.setattr(results_module, "INPUT_DEPTH_MAX", 1_000)
     deep: Any = 1
     for _ in range(254):
         deep = [deep]

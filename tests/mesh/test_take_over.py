@@ -198,12 +198,12 @@ def test_nothing_is_sent_while_the_lease_does_not_count_as_held() -> None:
             executor = world.executors[0]
             assert executor._session is not None
             valid = executor._session.valid
-            executor.hosts.pool.send_while(lambda: False)
+            executor.hosts.send_while(lambda: False)
             run_id = await world.submit(gated("a"))
-            await wait_until_async(lambda: executor.hosts.pool._calls, "the call is decided")
+            await wait_until_async(lambda: executor.hosts._calls, "the call is decided")
             await world.store.revision()
             assert world.work.executed == []
-            executor.hosts.pool.send_while(valid)
+            executor.hosts.send_while(valid)
             await called(world)
             world.work.release_all()
             await world.ended(run_id)

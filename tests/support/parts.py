@@ -213,7 +213,7 @@ class World:
         peer = Peer(host.id, offered)
         stream = host.connect(lambda frame: executor.on_frame(peer, frame))
         peer.send = stream.receive
-        executor.hosts.pool.set_peer(peer)
+        executor.hosts.set_peer(peer)
         self.streams[executor].append((peer, stream))
 
     # --- death --------------------------------------------------------------------------------------------------------
