@@ -9,7 +9,7 @@ import pytest
 from support import wait_until_async
 from support.parts import World, echo, gated, of, step
 
-from control_plane import plane as plane_module
+from control_plane import control_plane as plane_module
 from stepflow.errors import Exists, Invalid, NotFound, StepflowError
 from stepflow.ids import new_run_id
 from stepflow.store import Get, Range, StoreCompacted, keys

@@ -10,7 +10,7 @@ from support import wait_until_async
 from support.parts import World, echo, gated, kinds, of
 
 from executor import executor as executor_module
-from executor import returns as returns_module
+from executor import give_back as returns_module
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX, ENGINE_VERSION

@@ -9,7 +9,7 @@ import pytest
 from support import wait_until_async
 from support.scripted_host import RUN, ExecutorEnd, error_from, run_async, scripted, settle_down
 
-from component_host import calls as calls_module
+from component_host import call as calls_module
 from stepflow.codec import INLINE_BYTES_MAX, blob_id, encode
 from stepflow.errors import Invalid, NotFound, Refused, Unavailable
 from stepflow.mesh.v1 import host_pb2
