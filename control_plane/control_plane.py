@@ -32,7 +32,7 @@ from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import backoff_to_proto
-from stepflow.run.model import ENGINE_VERSION
+from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import (
     Compare,
     Delete,

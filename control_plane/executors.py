@@ -15,7 +15,7 @@ import grpc
 from stepflow.errors import NotFound, Refused
 from stepflow.mesh.v1 import executor_pb2, executor_pb2_grpc, host_pb2, host_pb2_grpc, state_pb2
 from stepflow.rpc import Tls, error_of, open_channel
-from stepflow.run.facts import failure_from_pb
+from stepflow.run.entries import failure_from_pb
 from stepflow.run.views import StepEvent
 from stepflow.store import keys
 from stepflow.telemetry import get_logger

@@ -13,8 +13,8 @@ from stepflow.codec import Json
 from stepflow.errors import DataLoss, Failure
 from stepflow.journal import open_partition, replay_entry
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.facts import json_of
-from stepflow.run.model import Stored
+from stepflow.run.entries import json_of
+from stepflow.run.state import Stored
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import keys
 

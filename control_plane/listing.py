@@ -29,7 +29,7 @@ from stepflow.journal import (
 )
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
-from stepflow.run.facts import failure_from_pb, json_of
+from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.views import StepView, list_steps
 from stepflow.store import keys, range_all
 

@@ -18,7 +18,7 @@ from stepflow.ids import parse_uuid
 from stepflow.journal import read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
-from stepflow.run.engine import SIGNAL_NAME_CHARS_MAX
+from stepflow.run.builtins import SIGNAL_NAME_CHARS_MAX
 from stepflow.store import Compare, Get, Put, Txn, absent, keys, modified_at, present, range_all
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from stepflow.errors import NotFound, Refused
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
 from stepflow.run import Phase, find_step
-from stepflow.run.model import ENGINE_VERSION
+from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, range_all
 from stepflow.telemetry import get_logger
 

@@ -33,7 +33,7 @@ from executor.timers import Wakes
 from stepflow.errors import Code, Conflict, Failure, StepflowError, Unavailable
 from stepflow.journal import blob_reader
 from stepflow.mesh.v1 import host_pb2, state_pb2
-from stepflow.run.model import ENGINE_VERSION
+from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Put, keys, present
 from stepflow.store.follow import follow
 from stepflow.store.grouping import Grouping

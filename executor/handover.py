@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import state_pb2
-from stepflow.run.model import ENGINE_VERSION
+from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import keys, range_all
 from stepflow.telemetry import get_logger
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.errors import Deadline
 from stepflow.mesh.v1 import executor_pb2 as pb
-from stepflow.run.facts import failure_to_pb
+from stepflow.run.entries import failure_to_pb
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from stepflow.codec import decode
 from stepflow.config import BuiltinPlugin, Config, RetryConfig
 from stepflow.errors import StepflowError
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
-from stepflow.run.facts import flow_result
+from stepflow.run.entries import flow_result
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
 

@@ -16,8 +16,8 @@ from stepflow.flow import apply_overrides, compile_flow, flow_from_tree
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run import apply, new_run
-from stepflow.run.advancing import advance
-from stepflow.run.facts import json_of
+from stepflow.run.advance import advance
+from stepflow.run.entries import json_of
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from stepflow.cli import console
 from stepflow.cli.live import duration, explained, plain
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
-from stepflow.run.facts import flow_result
+from stepflow.run.entries import flow_result
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -306,7 +306,7 @@ def delete_run(
 
 def _step_tree(step: "StepView") -> dict[str, Any]:
     from stepflow.codec import decode
-    from stepflow.run.facts import flow_result
+    from stepflow.run.entries import flow_result
 
     return {
         "run_id": step.run_id,

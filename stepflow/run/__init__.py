@@ -26,9 +26,10 @@ of code: `model` (the state and the actions), `applying` (facts in), `advancing`
 (what expressions read and make), `views` (listings derived from journals).
 """
 
-from stepflow.run.applying import apply, new_run
-from stepflow.run.deciding import decide
-from stepflow.run.model import (
+from stepflow.run.apply import apply, new_run
+from stepflow.run.decide import decide
+from stepflow.run.settle import find_step, settle, start_callback
+from stepflow.run.state import (
     Action,
     Append,
     CancelCall,
@@ -40,7 +41,6 @@ from stepflow.run.model import (
     StepRun,
     WantBlob,
 )
-from stepflow.run.settling import find_step, settle, start_callback
 
 __all__ = [
     "Action",

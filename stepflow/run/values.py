@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import composed_problem
 from stepflow.errors import Code, Failure
-from stepflow.run.model import Blobs, Item, RunState, Stored
+from stepflow.run.state import Blobs, Item, RunState, Stored
 
 if TYPE_CHECKING:
     from stepflow.flow import Expr

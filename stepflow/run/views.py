@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from stepflow.run.facts import failure_from_pb, json_of
+from stepflow.run.entries import failure_from_pb, json_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.mesh.v1 import journal_pb2 as pb
-    from stepflow.run.model import RunState, Scope, StepRun
+    from stepflow.run.state import RunState, Scope, StepRun
 
 EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "waiting", "sub_run", "progress"]
 

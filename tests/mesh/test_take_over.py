@@ -13,7 +13,7 @@ from executor import executor as executor_module
 from executor import give_back as returns_module
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
-from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX, ENGINE_VERSION
+from stepflow.run.state import ADOPTIONS_IN_A_ROW_MAX, ENGINE_VERSION
 from stepflow.store import Put, Txn, delete, keys, put
 
 if TYPE_CHECKING:

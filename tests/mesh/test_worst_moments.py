@@ -24,7 +24,7 @@ from stepflow.codec import encode
 from stepflow.errors import StepflowError
 from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
-from stepflow.run.model import ADOPTIONS_IN_A_ROW_MAX
+from stepflow.run.state import ADOPTIONS_IN_A_ROW_MAX
 from stepflow.store import StoreUnavailable, keys, put, range_all
 
 if TYPE_CHECKING:

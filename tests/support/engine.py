@@ -31,8 +31,8 @@ from stepflow.run import (
     settle,
     start_callback,
 )
-from stepflow.run.advancing import advance
-from stepflow.run.facts import failure_from_pb, json_of, payload_of
+from stepflow.run.advance import advance
+from stepflow.run.entries import failure_from_pb, json_of, payload_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

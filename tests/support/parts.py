@@ -23,7 +23,7 @@ from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
 from stepflow.retry import Backoff
 from stepflow.routing import ENGINE_COMPONENTS, PluginComponents, Rule
-from stepflow.run.facts import flow_result
+from stepflow.run.entries import flow_result
 from stepflow.store import delete, keys, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore

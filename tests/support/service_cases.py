@@ -119,7 +119,7 @@ class ServiceCases:
 
 def _tree(raw: bytes, failure: Any) -> Any:
     from stepflow.codec import Json, decode
-    from stepflow.run.facts import flow_result
+    from stepflow.run.entries import flow_result
 
     outcome = Json(raw) if raw else failure
     return None if outcome is None else decode(flow_result(outcome))

@@ -13,7 +13,7 @@ from support.engine import World
 
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.model import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, INNOCENT_MS
+from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, INNOCENT_MS
 
 
 def step(name, component, input=None, **more):

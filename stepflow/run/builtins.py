@@ -18,8 +18,8 @@ from stepflow.codec import Json, blob_id, decode, encode
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.flow import CompiledFlow, InputValidator, apply_overrides, compile_flow, flow_from_tree
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.facts import flow_result
-from stepflow.run.model import DEPTH_MAX, ITEMS_MAX, Blobs, Phase, RunState, Scope, StepRun, Stored
+from stepflow.run.entries import flow_result
+from stepflow.run.state import DEPTH_MAX, ITEMS_MAX, Blobs, Phase, RunState, Scope, StepRun, Stored
 from stepflow.run.values import composed, load
 
 if TYPE_CHECKING:

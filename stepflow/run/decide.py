@@ -15,10 +15,11 @@ from stepflow.codec import Json, composed_problem
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing import NoRoute
-from stepflow.run.advancing import advance
-from stepflow.run.engine import NOT_SIGNALLED, begin, evaluate_input, fired, resume_parent, signalled
-from stepflow.run.facts import failure_to_pb, step_failed
-from stepflow.run.model import (
+from stepflow.run.advance import advance
+from stepflow.run.builtins import NOT_SIGNALLED, begin, evaluate_input, fired, resume_parent, signalled
+from stepflow.run.entries import failure_to_pb, step_failed
+from stepflow.run.settle import settle
+from stepflow.run.state import (
     ADOPTIONS_FRUITLESS_MAX,
     ADOPTIONS_IN_A_ROW_MAX,
     JOURNAL_BYTES_MAX,
@@ -35,11 +36,10 @@ from stepflow.run.model import (
     StepRun,
     WantBlob,
 )
-from stepflow.run.settling import settle
 from stepflow.run.values import unload
 
 if TYPE_CHECKING:
-    from stepflow.run.engine import Begun
+    from stepflow.run.builtins import Begun
 
 
 def decide(state: RunState, now_ms: int, routes: Routes, blobs: Blobs) -> list[Action]:

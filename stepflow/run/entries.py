@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepflow.codec import Json, encode
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.model import Stored
+from stepflow.run.state import Stored
 
 
 def failure_to_pb(failure: Failure, origin: pb.Origin = pb.ORIGIN_UNSPECIFIED) -> pb.Failure:

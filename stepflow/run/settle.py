@@ -16,12 +16,12 @@ from stepflow.codec import Json, blob_id, encode
 from stepflow.errors import Code, Failure, NotFound, Unavailable
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, backoff_from_proto, delay_ms, retry_class
-from stepflow.run.facts import failure_to_pb, payload_of
+from stepflow.run.entries import failure_to_pb, payload_of
 
 if TYPE_CHECKING:
     from stepflow.flow import OnError
     from stepflow.mesh.v1 import host_pb2
-    from stepflow.run.model import RunState, Scope, StepRun
+    from stepflow.run.state import RunState, Scope, StepRun
 
 MAX_RETRIES_DEFAULT = 3
 """Retries of a component under `onError: retry` without `maxRetries`."""

@@ -14,8 +14,8 @@ from stepflow.codec import Json
 from stepflow.errors import Code, Failure
 from stepflow.flow import Env
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.engine import open_sub_run
-from stepflow.run.model import FINISH, OUTPUT, Blobs, Item, Phase, RunState, Scope, StepRun, Stored
+from stepflow.run.builtins import open_sub_run
+from stepflow.run.state import FINISH, OUTPUT, Blobs, Item, Phase, RunState, Scope, StepRun, Stored
 from stepflow.run.values import composed, load
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from stepflow.errors import Code, DataLoss
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
-from stepflow.run.advancing import end_item, open_all_items
-from stepflow.run.facts import failure_from_pb, json_of
-from stepflow.run.model import INNOCENT_MS, Phase, RunState, Scope, StepRun
+from stepflow.run.advance import end_item, open_all_items
+from stepflow.run.entries import failure_from_pb, json_of
+from stepflow.run.state import INNOCENT_MS, Phase, RunState, Scope, StepRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
