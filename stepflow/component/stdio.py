@@ -107,7 +107,7 @@ def _address_of(http: bool | int | str) -> tuple[str, int]:
 
 
 def _serve_http(host: str, port: int, threads: int | None) -> None:
-    from stepflow.component.http_server import serve as serve_http
+    from stepflow.component.http import serve as serve_http
 
     fd_in, fd_out = _take_descriptors()
     os.close(fd_in)  # nobody speaks there: its end means nothing
