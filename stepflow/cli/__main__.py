@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from stepflow import __version__, telemetry
-from stepflow.cli import cluster, components, console, dev, flows, init, run, runs, submit, test, validate
+from stepflow.cli import console
+from stepflow.cli.commands import cluster, components, dev, flows, init, run, runs, submit, test, validate
 from stepflow.errors import StepflowError
 
 app = typer.Typer(

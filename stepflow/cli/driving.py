@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.live import duration
-from stepflow.cli.outcome import Ended, result_tree
+from stepflow.cli.display.live import duration
+from stepflow.cli.display.outcome import Ended, result_tree
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded import Mesh, plugins_for
 from stepflow.errors import NotFound, StepflowError
@@ -27,7 +27,7 @@ from stepflow.journal import read_record
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from stepflow.cli.live import View
+    from stepflow.cli.display.live import View
     from stepflow.config import Config
     from stepflow.embedded import RunRequest
     from stepflow.flow import Flow, Redactor

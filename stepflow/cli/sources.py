@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from stepflow.cli.outcome import AnyRun
+    from stepflow.cli.display.outcome import AnyRun
     from stepflow.client import Client, Step
     from stepflow.codec import Json
     from stepflow.errors import Failure

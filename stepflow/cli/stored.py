@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
+from stepflow.cli.display.outcome import Ended, result_tree, run_name
 from stepflow.cli.driving import Job
-from stepflow.cli.outcome import Ended, result_tree, run_name
 from stepflow.codec import decode
 from stepflow.embedded import reader
 from stepflow.errors import NotFound, StepflowError
@@ -23,7 +23,7 @@ from stepflow.journal import blob_reader, read_record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stepflow.cli.live import View
+    from stepflow.cli.display.live import View
     from stepflow.config import Config
     from stepflow.embedded import RunView
     from stepflow.flow import Flow

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stepflow.cli.compare import SHOWN_CHARS_MAX, ZERO_UUID, differences, normalise, sort_members
+from stepflow.cli.testing.compare import SHOWN_CHARS_MAX, ZERO_UUID, differences, normalise, sort_members
 
 SAME: list[tuple[str, Any, Any]] = [
     ("equal trees", {"a": [1, "x", None]}, {"a": [1, "x", None]}),

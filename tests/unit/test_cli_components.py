@@ -11,7 +11,7 @@ import yaml
 
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
-from stepflow.cli.components import describe
+from stepflow.cli.commands.components import describe
 from stepflow.config import config_from_tree
 
 CONFIG = config_from_tree(

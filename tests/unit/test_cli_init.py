@@ -11,7 +11,7 @@ import pytest
 
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
-from stepflow.cli.init import FILES
+from stepflow.cli.commands.init import FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepflow.cli.live import LineView, LiveView, QuietView, choose_view, duration, plain
+from stepflow.cli.display.live import LineView, LiveView, QuietView, choose_view, duration, plain
 from stepflow.errors import Code, Failure
 from stepflow.run.views import StepEvent
 

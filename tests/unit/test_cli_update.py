@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepflow.cli.update import update_outputs
+from stepflow.cli.testing.update import update_outputs
 from stepflow.errors import Refused
 
 SUCCESS = {"outcome": "success", "result": {"text": "line one\nline two", "when": "2026-01-01", "yes": "no", "n": 1.0}}

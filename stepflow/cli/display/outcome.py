@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.live import duration, explained, plain
+from stepflow.cli.display.live import duration, explained, plain
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
 from stepflow.run.entries import flow_result

@@ -95,9 +95,9 @@ def run(
     _check(flow, parsed, loaded)
     given = read_inputs(InputOptions(input_file, input_json, input_yaml, inputs, stdin_format), parsed)
     values = VariableOptions(ValueOptions(variables, variables_json, variables_yaml), env_variables)
+    from stepflow.cli.display.live import choose_view
+    from stepflow.cli.display.outcome import finish
     from stepflow.cli.driving import Job, drive
-    from stepflow.cli.live import choose_view
-    from stepflow.cli.outcome import finish
     from stepflow.codec import Json
     from stepflow.embedded import check_request, run_request
     from stepflow.flow import Redactor, apply_overrides
@@ -159,9 +159,9 @@ def resume(
     import asyncio
 
     from stepflow.cli import stored
+    from stepflow.cli.display.live import choose_view
+    from stepflow.cli.display.outcome import finish
     from stepflow.cli.driving import drive
-    from stepflow.cli.live import choose_view
-    from stepflow.cli.outcome import finish
     from stepflow.cli.values import check_output, read_config
 
     check_output(output)
@@ -183,7 +183,7 @@ def _local(store: Path | None) -> "LocalRuns":
 
 def _check(path: Path, flow: "Flow", config: "Config") -> None:
     """Stop when the flow or the config cannot be right; show what was overlooked in them, count the rest, and go on."""
-    from stepflow.cli.validate import check, passes, print_report
+    from stepflow.cli.commands.validate import check, passes, print_report
     from stepflow.errors import Invalid
 
     diagnostics = check(flow, config)

@@ -16,7 +16,7 @@ from stepflow.cli.remote import JsonOption, LocalOrServerOption, RunArgument, Se
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stepflow.cli.outcome import AnyRun
+    from stepflow.cli.display.outcome import AnyRun
     from stepflow.cli.sources import ShownRun
     from stepflow.client import Client, Event, Run
     from stepflow.flow import Redactor
@@ -65,7 +65,7 @@ def list_runs(
       stepflow runs list --server mesh:7840 --limit 20
       stepflow runs list --json | jq '.runs[].run_id'
     """
-    from stepflow.cli.outcome import run_name, run_tree
+    from stepflow.cli.display.outcome import run_name, run_tree
     from stepflow.cli.sources import Remote, choose
     from stepflow.cli.tables import print_json, print_table
 
@@ -101,7 +101,7 @@ def get_run(
       stepflow runs get 0198f3 --steps
       stepflow runs get 0198f3 --server mesh:7840 --json | jq '.items[].result'
     """
-    from stepflow.cli.outcome import result_tree, run_tree
+    from stepflow.cli.display.outcome import result_tree, run_tree
     from stepflow.cli.sources import choose
     from stepflow.cli.tables import print_json
 
@@ -162,9 +162,9 @@ def watch_run(
       stepflow runs watch 0198f3 --json | jq -r .kind
     """
     from stepflow.cli import remote
-    from stepflow.cli.follow import Following, event_tree, follow
-    from stepflow.cli.live import choose_view
-    from stepflow.cli.outcome import finish
+    from stepflow.cli.display.follow import Following, event_tree, follow
+    from stepflow.cli.display.live import choose_view
+    from stepflow.cli.display.outcome import finish
     from stepflow.cli.tables import print_json_line
     from stepflow.cli.values import check_output
 
@@ -207,7 +207,7 @@ def cancel_run(
       stepflow runs cancel 0198f3 0198f4 --server mesh:7840 --no-wait
     """
     from stepflow.cli import remote
-    from stepflow.cli.outcome import run_tree
+    from stepflow.cli.display.outcome import run_tree
     from stepflow.cli.tables import print_json
 
     async def work(client: "Client") -> "list[Run]":
@@ -327,7 +327,7 @@ def _step_tree(step: "StepView") -> dict[str, Any]:
 
 
 def _print_run(shown: "ShownRun") -> None:
-    from stepflow.cli.live import clock, duration, plain
+    from stepflow.cli.display.live import clock, duration, plain
     from stepflow.cli.tables import print_members
     from stepflow.errors import Failure
 
@@ -353,7 +353,7 @@ def _print_run(shown: "ShownRun") -> None:
 
 
 def _print_steps(views: "Iterable[StepView]", redactor: "Redactor") -> None:
-    from stepflow.cli.live import duration, plain
+    from stepflow.cli.display.live import duration, plain
     from stepflow.cli.tables import print_table
     from stepflow.errors import Failure
 
@@ -379,12 +379,12 @@ def _counts(run: "AnyRun") -> str:
 
 
 def _began(run: "AnyRun") -> str:
-    from stepflow.cli.live import clock
+    from stepflow.cli.display.live import clock
 
     return clock(run.created_at_ms)
 
 
 def _took(run: "AnyRun") -> str:
-    from stepflow.cli.live import duration
+    from stepflow.cli.display.live import duration
 
     return "" if run.completed_at_ms is None else duration(run.completed_at_ms - run.created_at_ms)

@@ -40,7 +40,7 @@ def store_flow(
       stepflow flows store --flow flow.yaml --label live --server mesh:7840
     """
     from stepflow.cli import remote
-    from stepflow.cli.submit import check_flow
+    from stepflow.cli.commands.submit import check_flow
     from stepflow.cli.tables import print_json
     from stepflow.cli.values import read_flow
     from stepflow.flow import flow_bytes
@@ -72,7 +72,7 @@ def list_flows(
       stepflow flows list billing/ --json | jq '.flows[].name'
     """
     from stepflow.cli import remote
-    from stepflow.cli.live import clock
+    from stepflow.cli.display.live import clock
     from stepflow.cli.tables import print_json, print_table
 
     async def work(client: "Client") -> "list[FlowInfo]":

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console, remote
-from stepflow.cli.outcome import Ended, result_tree, run_tree
+from stepflow.cli.display.outcome import Ended, result_tree, run_tree
 from stepflow.errors import StepflowError
 from stepflow.run.views import StepEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stepflow.cli.live import View
+    from stepflow.cli.display.live import View
     from stepflow.client import Client, Event, Run
 
 CANCEL_WINDOW_S = 2.0

@@ -123,9 +123,9 @@ def submit(
     if not wait:
         _tell_submitted(remote.ask(server, begin), server, json=json, quiet=quiet)
         return
-    from stepflow.cli.follow import Following, follow
-    from stepflow.cli.live import choose_view
-    from stepflow.cli.outcome import finish
+    from stepflow.cli.display.follow import Following, follow
+    from stepflow.cli.display.live import choose_view
+    from stepflow.cli.display.outcome import finish
 
     redactor = Redactor(parsed, map(Json, given.values), supplied)
     following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True)
@@ -165,7 +165,7 @@ def _flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
 
 def check_flow(flow: "Flow") -> None:
     """Stop when a flow cannot be right, with its diagnostics; tell of what was overlooked in its text."""
-    from stepflow.cli.validate import passes, print_report
+    from stepflow.cli.commands.validate import passes, print_report
     from stepflow.errors import Invalid
     from stepflow.flow import Diagnostics, validate_flow
 

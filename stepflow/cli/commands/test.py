@@ -36,6 +36,6 @@ def run_tests(
       stepflow test flow.yaml --case "two items" --diff
       stepflow test flow.yaml --update
     """
-    from stepflow.cli.cases import Options, test_paths
+    from stepflow.cli.testing.cases import Options, test_paths
 
     test_paths(paths or [Path()], Options(config, tuple(case or ()), update, diff, max_concurrency))

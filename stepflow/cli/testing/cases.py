@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
-from stepflow.cli.compare import differences, normalise, sort_members
+from stepflow.cli.testing.compare import differences, normalise, sort_members
 from stepflow.cli.values import read_config, read_file, read_flow, to_yaml, value_format
 from stepflow.codec import encode
 from stepflow.errors import Invalid, StepflowError
@@ -241,7 +241,7 @@ def _judge(index: int, case: dict[str, Any], result: dict[str, Any]) -> CaseOutc
 
 def _update(path: Path, cases: Sequence[CaseOutcome]) -> None:
     """Write what failing cases gave into the file; what passes stays as its author wrote it."""
-    from stepflow.cli.update import update_outputs
+    from stepflow.cli.testing.update import update_outputs
 
     failing = [case for case in cases if not case.passed]
     if failing:

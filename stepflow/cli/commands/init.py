@@ -17,7 +17,7 @@ FILES = {
     "stepflow-config.yml": "where components come from",
     "components.py": "two components of your own",
 }
-_TEMPLATE = Path(__file__).parent / "template"
+_TEMPLATE = Path(__file__).parents[1] / "template"
 
 
 def init(
