@@ -26,8 +26,8 @@ import uvloop
 from benchmarks.mesh import CACHE, HERE, free_port, submit
 from stepflow.client import Client
 from stepflow.codec import encode
-from stepflow.dev import DevMesh, DevSettings
-from stepflow.etcd_binary import find_etcd
+from stepflow.dev.etcd_binary import find_etcd
+from stepflow.dev.mesh import DevMesh, DevSettings
 from stepflow.flow import flow_bytes, flow_from_tree
 
 if TYPE_CHECKING:

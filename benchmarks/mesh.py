@@ -29,8 +29,8 @@ import uvloop
 from benchmarks.embedded import STEPS, chain
 from stepflow.client import Client
 from stepflow.codec import encode
-from stepflow.dev import DevMesh, DevSettings, free_port
-from stepflow.etcd_binary import find_etcd
+from stepflow.dev.etcd_binary import find_etcd
+from stepflow.dev.mesh import DevMesh, DevSettings, free_port
 from stepflow.flow import flow_bytes, flow_from_tree
 
 if TYPE_CHECKING:

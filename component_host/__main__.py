@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from component_host.credits import CAPACITY_DEFAULT
-from stepflow import serving
 from stepflow.errors import Invalid
+from stepflow.rpc import process
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
-    from stepflow.config import Config
+    from stepflow.config.load import Config
 
 DRAIN_GRACE_S = 30.0
 """How long calls in flight may take to end when the host is asked to."""
@@ -28,7 +28,7 @@ DRAIN_GRACE_S = 30.0
 class HostConfig:
     """The options of a component host."""
 
-    common: serving.ServiceConfig
+    common: process.ServiceConfig
     config: Config
     host_id: str
     capacity: int
@@ -43,7 +43,7 @@ class HostConfig:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = serving.parser("component_host", 7842, "Run component servers for the executors of a mesh.")
+    made = process.parser("component_host", 7842, "Run component servers for the executors of a mesh.")
     made.add_argument("--config", metavar="FILE", help="stepflow-config.yml: plugins and routes; default: the builtins")
     made.add_argument("--host-id", default="host", metavar="NAME", help="what its id begins with; default: %(default)s")
     made.add_argument(
@@ -58,12 +58,12 @@ def parser() -> argparse.ArgumentParser:
 
 def read_options(options: argparse.Namespace) -> HostConfig:
     """Raises: StepflowError."""
-    from stepflow.config import default_config, load_config
+    from stepflow.config.load import default_config, load_config
 
     if not options.host_id or "/" in options.host_id:
         raise Invalid("HOST_ID_INVALID", "--host-id must not be empty or hold a slash")
     return HostConfig(
-        common=serving.read_options(options),
+        common=process.read_options(options),
         config=default_config(Path.cwd()) if options.config is None else load_config(Path(options.config)),
         host_id=f"{options.host_id}-{uuid4().hex[:12]}",  # fresh: nobody may take this life of it for another one
         capacity=options.capacity,
@@ -95,8 +95,8 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         config.host_id, make_backends(config.config, os.environ, changed, doors=doors), BlobStore.open(common.blobs)
     )
     async with AsyncExitStack() as stack:
-        health = await stack.enter_async_context(serving.open_health(common))
-        store = await serving.open_store(common.etcd)
+        health = await stack.enter_async_context(process.open_health(common))
+        store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
         server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
         service = HostService(host, capacity=config.capacity)
@@ -120,11 +120,11 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(revival.close)
         revival.begin()
         await health.begin(store, draining=lambda: service.draining)
-        serving.ready("component_host", host.id, address)
+        process.ready("component_host", host.id, address)
         yield
         await health.drain()
         await service.drain(config.drain_grace_s)
 
 
 if __name__ == "__main__":
-    sys.exit(serving.run(parser(), serve))
+    sys.exit(process.run(parser(), serve))

@@ -5,21 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from component_host.backend import BackendContext
-from stepflow.config import (
-    NO_LIMITS,
-    BuiltinPlugin,
-    GrpcPlugin,
-    McpPlugin,
-    MockPlugin,
-    StepflowPlugin,
-)
+from stepflow.config.load import NO_LIMITS, BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin, StepflowPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from component_host.backend import Backend
     from component_host.stepflow_bridge.pull.endpoint import PullDoor
-    from stepflow.config import Config
+    from stepflow.config.load import Config
 
 Doors: TypeAlias = "dict[tuple[str, str, bool], PullDoor]"
 """Where workers of pull plugins connect: by address, advertised address, and whether it may be insecure."""

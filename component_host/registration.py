@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from stepflow.codec import encode
 from stepflow.errors import Conflict, Refused, StepflowError
 from stepflow.mesh.v1 import state_pb2
-from stepflow.routes import encode_rules
+from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from component_host.backend import ComponentInfo, Health, Listing
     from component_host.host import ComponentHost
-    from stepflow.config import Config
+    from stepflow.config.load import Config
     from stepflow.store import KeyValue, Store
 
 log = get_logger(__name__)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.credits import CAPACITY_DEFAULT, Account, Credits
 from stepflow.errors import Deadline, Refused
-from stepflow.frames import FrameQueue, pump
 from stepflow.mesh.v1 import host_pb2
+from stepflow.rpc.frames import FrameQueue, pump
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stepflow import serving
 from stepflow.errors import Invalid
+from stepflow.rpc import process
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
     from control_plane.retention import RetentionPolicy
-    from stepflow.config import RetryConfig
+    from stepflow.config.load import RetryConfig
 
 DEFAULT_PORT = 7840
 
@@ -24,7 +24,7 @@ DEFAULT_PORT = 7840
 class ControlPlaneConfig:
     """The options of a control plane. `lead`: stand for leader; one replica at least has to."""
 
-    common: serving.ServiceConfig
+    common: process.ServiceConfig
     lead: bool
     retention: RetentionPolicy
     retry: RetryConfig | None
@@ -38,7 +38,7 @@ class ControlPlaneConfig:
 def parser() -> argparse.ArgumentParser:
     import argparse
 
-    made = serving.parser("control_plane", DEFAULT_PORT, "Serve the API of a mesh, and lead it.")
+    made = process.parser("control_plane", DEFAULT_PORT, "Serve the API of a mesh, and lead it.")
     made.add_argument(
         "--lead",
         action=argparse.BooleanOptionalAction,
@@ -77,10 +77,10 @@ def parser() -> argparse.ArgumentParser:
 def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
     """Raises: StepflowError."""
     from control_plane.retention import RetentionPolicy
-    from stepflow.config import load_config
+    from stepflow.config.load import load_config
 
     return ControlPlaneConfig(
-        common=serving.read_options(options),
+        common=process.read_options(options),
         lead=options.lead,
         retention=RetentionPolicy(
             store_bytes_max=options.store_bytes_max,
@@ -104,8 +104,8 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     config = read_options(options)
     common = config.common
     async with AsyncExitStack() as stack:
-        health = await stack.enter_async_context(serving.open_health(common))
-        store = await serving.open_store(common.etcd)
+        health = await stack.enter_async_context(process.open_health(common))
+        store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
         blobs = BlobStore.open(common.blobs)
         control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
@@ -130,10 +130,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(api.stop)
         address = await api.start(common.listen)
         await health.begin(store)
-        serving.ready("control_plane", control.id, address)
+        process.ready("control_plane", control.id, address)
         yield
         await health.drain()
 
 
 if __name__ == "__main__":
-    sys.exit(serving.run(parser(), serve))
+    sys.exit(process.run(parser(), serve))

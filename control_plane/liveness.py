@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import executor_pb2, state_pb2
-from stepflow.probe import accepts, refuses
+from stepflow.rpc.probe import accepts, refuses
 from stepflow.store import Compare, Delete, Txn, created_at, keys
 from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger

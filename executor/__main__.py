@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stepflow import serving
 from stepflow.errors import Invalid
+from stepflow.rpc import process
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +24,7 @@ RUNS_MAX_DEFAULT = 10_000
 class ExecutorConfig:
     """The options of an executor."""
 
-    common: serving.ServiceConfig
+    common: process.ServiceConfig
     name: str
     runs_max: int
 
@@ -36,7 +36,7 @@ class ExecutorConfig:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = serving.parser("executor", 7841, "Drive the runs of a mesh.")
+    made = process.parser("executor", 7841, "Drive the runs of a mesh.")
     made.add_argument(
         "--name", default="executor", metavar="NAME", help="what its id begins with; default: %(default)s"
     )
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_options(options: argparse.Namespace) -> ExecutorConfig:
     """Raises: Invalid."""
-    return ExecutorConfig(common=serving.read_options(options), name=options.name, runs_max=options.runs_max)
+    return ExecutorConfig(common=process.read_options(options), name=options.name, runs_max=options.runs_max)
 
 
 @asynccontextmanager
@@ -63,8 +63,8 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     config = read_options(options)
     common = config.common
     async with AsyncExitStack() as stack:
-        health = await stack.enter_async_context(serving.open_health(common))
-        store = await serving.open_store(common.etcd)
+        health = await stack.enter_async_context(process.open_health(common))
+        store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
         executor = Executor(
             store,
@@ -87,11 +87,11 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         await executor.start()
         links.connect()
         await health.begin(store, draining=lambda: executor.draining)
-        serving.ready("executor", executor.id, address)
+        process.ready("executor", executor.id, address)
         yield
         await health.drain()
         await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)
 
 
 if __name__ == "__main__":
-    sys.exit(serving.run(parser(), serve))
+    sys.exit(process.run(parser(), serve))

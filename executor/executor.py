@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from executor.drive import Effect, Listener
     from executor.give_back import Place
     from executor.hosts.pool import Peer
-    from stepflow.routing import PluginComponents, Rule
+    from stepflow.routing.table import PluginComponents, Rule
     from stepflow.store import Event, KeyValue, Store
     from stepflow.store.blobs import BlobStore
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
-    from stepflow.health import Health
+    from stepflow.rpc.health import Health
 
 log = get_logger(__name__)
 
@@ -212,7 +212,7 @@ class Server:
         `message_bytes_max`: what is received at most. `health`: of the process; without it the server is ready as soon
         as it listens.
         """
-        from stepflow.health import Health
+        from stepflow.rpc.health import Health
 
         self.address = ""
         """Where it listens, with the real port."""
@@ -267,7 +267,7 @@ class Server:
     def _add_health_and_reflection(self) -> None:
         from grpc_reflection.v1alpha import reflection
 
-        from stepflow import health
+        from stepflow.rpc import health
 
         self._health.add_to(self._server, self._names)
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

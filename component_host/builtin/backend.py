@@ -22,13 +22,13 @@ from component_host.builtin.openai import ChatInput, OpenAIChat
 from component_host.builtin.schemas import BUILTINS
 from stepflow.codec import compact, encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
-from stepflow.routing import ENGINE_COMPONENTS
+from stepflow.routing.table import ENGINE_COMPONENTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from component_host.backend import BackendContext, HostCall
-    from stepflow.config import BuiltinPlugin
+    from stepflow.config.load import BuiltinPlugin
 
 T = TypeVar("T")
 

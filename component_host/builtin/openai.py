@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from stepflow.config import OpenAISettings
+    from stepflow.config.load import OpenAISettings
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-3.5-turbo"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
     from control_plane.control_plane import ControlPlane
     from control_plane.events import LiveSource
-    from stepflow.health import Health
+    from stepflow.rpc.health import Health
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from executor.hosts.peer import Peer
 from stepflow.errors import StepflowError
-from stepflow.frames import FrameQueue, pump
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.probe import refuses
-from stepflow.routes import decode_rules
-from stepflow.routing import ENGINE_COMPONENTS, PluginComponents
+from stepflow.routing.stored import decode_rules
+from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents
+from stepflow.rpc.frames import FrameQueue, pump
+from stepflow.rpc.probe import refuses
 from stepflow.store import keys
 from stepflow.store.follow import follow
 from stepflow.store.lease import LEASE_TTL_S
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from executor.hosts.pool import Hosts
-    from stepflow.routing import Rule
+    from stepflow.routing.table import Rule
     from stepflow.rpc import Tls
     from stepflow.store import Event, KeyValue, Store
 

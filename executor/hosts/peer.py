@@ -25,7 +25,7 @@ from stepflow.mesh.v1 import host_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from stepflow.routing import PluginComponents
+    from stepflow.routing.table import PluginComponents
 
 Send = Callable[[host_pb2.ExecutorFrame], None]
 

@@ -22,14 +22,14 @@ from executor.hosts.peer import Peer, Send
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.routing import PluginComponents, RouteTable, Rule
+from stepflow.routing.table import PluginComponents, RouteTable, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from executor.drive import Drive
     from stepflow.codec import Json
-    from stepflow.routing import NoRoute, Target
+    from stepflow.routing.table import NoRoute, Target
     from stepflow.run import Dispatch, StepRun
 
 QUEUE_TIMEOUT_S = 30.0

@@ -19,8 +19,8 @@ import typer
 from stepflow.cli import console
 from stepflow.cli.display.live import duration
 from stepflow.cli.display.outcome import Ended, result_tree
-from stepflow.config import BuiltinPlugin, MockPlugin
-from stepflow.embedded import Mesh, plugins_for
+from stepflow.config.load import BuiltinPlugin, MockPlugin
+from stepflow.embedded.mesh import Mesh, plugins_for
 from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from stepflow.cli.display.live import View
-    from stepflow.config import Config
-    from stepflow.embedded import RunRequest
+    from stepflow.config.load import Config
+    from stepflow.embedded.mesh import RunRequest
+    from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow, Redactor
-    from stepflow.local import LocalRuns
     from stepflow.store.sqlite.store import SqliteStore
 
 START_NOTICE_S = 1.0
@@ -87,7 +87,7 @@ def how_to_go_on(local: LocalRuns, run_id: str) -> str:
     """Tell people what to type."""
     from pathlib import Path
 
-    from stepflow.local import DEFAULT_FOLDER
+    from stepflow.embedded.runs_folder import DEFAULT_FOLDER
 
     elsewhere = "" if local.folder == Path.cwd() / DEFAULT_FOLDER else f" --store {local.folder}"
     return f"run {run_id} is not finished; go on with: stepflow resume {run_id}{elsewhere}"

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from stepflow.cli.display.outcome import AnyRun
     from stepflow.client import Client, Step
     from stepflow.codec import Json
+    from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
-    from stepflow.local import LocalRuns
     from stepflow.run.views import StepView
 
 
@@ -77,7 +77,7 @@ def choose(server: str | None, store: Path | None) -> Source:
     """Return where to read."""
     if server is not None and store is None:
         return Remote(server)
-    from stepflow.local import DEFAULT_FOLDER, LocalRuns
+    from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
 
     return Local(LocalRuns(store or DEFAULT_FOLDER))
 
@@ -112,7 +112,7 @@ class Local:
 
     async def _read(self, run_id: str, *, steps: bool) -> ShownRun:
         from stepflow.cli import stored
-        from stepflow.embedded import reader
+        from stepflow.embedded.mesh import reader
 
         begun = await stored.read_run(self._local, run_id)
         store = await self._local.read(run_id)
@@ -137,7 +137,7 @@ class Local:
         return run_id
 
     async def _delete(self, run_id: str, *, force: bool) -> None:
-        from stepflow.embedded import reader
+        from stepflow.embedded.mesh import reader
 
         store = await self._local.own(run_id)  # refused while another process drives it
         try:
@@ -161,7 +161,7 @@ class Local:
 
     async def _signal(self, run_id: str, signal: Signal) -> str:
         from stepflow.codec import encode
-        from stepflow.embedded import signal_run
+        from stepflow.embedded.mesh import signal_run
 
         store = await self._local.own(run_id)  # refused while another process drives it
         try:

@@ -15,7 +15,7 @@ from stepflow.cli.console import Usage
 from stepflow.cli.display.outcome import Ended, result_tree, run_name
 from stepflow.cli.driving import Job
 from stepflow.codec import decode
-from stepflow.embedded import reader
+from stepflow.embedded.mesh import reader
 from stepflow.errors import NotFound, StepflowError
 from stepflow.flow import Redactor, SecretMap, apply_overrides, flow_from_tree
 from stepflow.journal import blob_reader, read_record
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stepflow.cli.display.live import View
-    from stepflow.config import Config
-    from stepflow.embedded import RunView
+    from stepflow.config.load import Config
+    from stepflow.embedded.mesh import RunView
+    from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow
-    from stepflow.local import LocalRuns
     from stepflow.mesh.v1 import state_pb2
     from stepflow.store.blobs import BlobStore
     from stepflow.store.sqlite.store import SqliteStore
@@ -140,7 +140,7 @@ def job(local: LocalRuns, run: StoredRun, config: Config | None, view: View) -> 
 
 def _config(run: StoredRun) -> Config:
     """Load the run's config again, and warn when it is not what it was."""
-    from stepflow.config import default_config, load_config
+    from stepflow.config.load import default_config, load_config
 
     source = run.labels.get("config")
     if source is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from stepflow.codec import Json, composed_problem
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.routing import NoRoute
+from stepflow.routing.table import NoRoute
 from stepflow.run.advance import advance
 from stepflow.run.builtins import NOT_SIGNALLED, begin, evaluate_input, fired, resume_parent, signalled
 from stepflow.run.entries import failure_to_pb, step_failed

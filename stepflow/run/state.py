@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stepflow.errors import Failure
     from stepflow.flow import CompiledFlow, Env
     from stepflow.mesh.v1 import journal_pb2, state_pb2
-    from stepflow.routing import NoRoute, Target
+    from stepflow.routing.table import NoRoute, Target
 
 ENGINE_VERSION = 1
 """Raised when entries would be understood differently; placement respects it."""

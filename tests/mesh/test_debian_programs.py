@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stepflow import debian, etcd_binary
-from stepflow.debian import Release
+from stepflow.dev import debian, etcd_binary
+from stepflow.dev.debian import Release
+from stepflow.dev.etcd_binary import ETCD, find_etcd
 from stepflow.errors import NotFound, Refused, StepflowError, Unavailable
-from stepflow.etcd_binary import ETCD, find_etcd
 
 if TYPE_CHECKING:
     from collections.abc import Callable

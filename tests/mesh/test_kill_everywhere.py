@@ -21,8 +21,8 @@ import pytest
 from support import ROOT, is_alive, run_cli, wait_until
 from support.truth import Journal, read_journal
 
+from stepflow.embedded.runs_folder import LocalRuns
 from stepflow.errors import StepflowError
-from stepflow.local import LocalRuns
 
 if TYPE_CHECKING:
     from pathlib import Path

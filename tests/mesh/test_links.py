@@ -25,11 +25,11 @@ from executor.hosts import link
 from executor.hosts.link import Links
 from stepflow import rpc
 from stepflow.codec import decode, encode
-from stepflow.config import BuiltinPlugin, Config, MockPlugin
+from stepflow.config.load import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.routing import Rule
+from stepflow.routing.table import Rule
 from stepflow.rpc import Server, error_of, open_channel
 from stepflow.store import delete, keys
 from stepflow.store.blobs import BlobStore

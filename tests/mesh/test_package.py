@@ -17,7 +17,7 @@ from support import ROOT, free_port, server_venv, text_of, wait_until
 from support.etcd import running_etcd
 from support.health import SERVING, health_of
 
-from stepflow.health import READINESS
+from stepflow.rpc.health import READINESS
 
 if TYPE_CHECKING:
     from pathlib import Path

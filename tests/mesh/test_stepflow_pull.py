@@ -26,8 +26,8 @@ from component_host.backends import Doors, make_backend, make_backends
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
 from component_host.stepflow_bridge.pull.endpoint import THREAD_BYTES_MIN, PullDoor
-from stepflow.config import config_from_tree
-from stepflow.embedded import run_flow_once
+from stepflow.config.load import config_from_tree
+from stepflow.embedded.mesh import run_flow_once
 from stepflow.errors import Code, Failure, Invalid, Refused, Unavailable
 from stepflow.flow import flow_from_tree
 from stepflow.mesh.v1 import host_pb2, journal_pb2

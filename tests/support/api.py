@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from control_plane.api.server import ApiServer
-    from stepflow.embedded import Mesh
+    from stepflow.embedded.mesh import Mesh
     from stepflow.rpc import Tls
     from stepflow.run.views import StepEvent
     from stepflow.store.blobs import BlobStore
@@ -55,8 +55,8 @@ class ApiMesh:
         return self.servers[0].address
 
     async def open(self, stack: AsyncExitStack) -> None:
-        from stepflow.config import load_config
-        from stepflow.embedded import open_mesh
+        from stepflow.config.load import load_config
+        from stepflow.embedded.mesh import open_mesh
         from stepflow.store.blobs import BlobStore
         from stepflow.store.sqlite.store import SqliteStore
 

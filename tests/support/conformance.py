@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from stepflow.embedded import Mesh
+    from stepflow.embedded.mesh import Mesh
     from stepflow.flow import Flow
     from stepflow.store.sqlite.store import SqliteStore
 
@@ -168,8 +168,8 @@ class EmbeddedCases:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(RUN_TIMEOUT_S)
 
     async def _start(self, config: Path, environ: Mapping[str, str]) -> None:
-        from stepflow.config import load_config
-        from stepflow.embedded import Mesh
+        from stepflow.config.load import load_config
+        from stepflow.embedded.mesh import Mesh
         from stepflow.store.blobs import BlobStore
         from stepflow.store.sqlite.store import SqliteStore
 
@@ -194,7 +194,7 @@ class EmbeddedCases:
         window: int | None = None,
     ) -> Ran:
         from stepflow.codec import decode, encode
-        from stepflow.embedded import flow_result, run_request
+        from stepflow.embedded.mesh import flow_result, run_request
 
         mesh = self._running
         is_id = isinstance(flow, str) and not flow.endswith(".yaml")

@@ -15,7 +15,7 @@ from stepflow.errors import Code, Failure
 from stepflow.flow import compile_flow, flow_from_tree
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.routing import ENGINE_COMPONENTS, PluginComponents, RouteTable, Rule
+from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents, RouteTable, Rule
 from stepflow.run import (
     Append,
     CancelCall,

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from stepflow.dev.etcd_binary import EtcdBinary, find_etcd
 from stepflow.errors import StepflowError
-from stepflow.etcd_binary import EtcdBinary, find_etcd
 
 from . import ROOT, free_port, text_of, wait_until
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import kubernetes_validate
 import yaml
 
-from stepflow.debian import Program, Release, fetch
+from stepflow.dev.debian import Program, Release, fetch
 
 from . import ROOT
 

@@ -22,7 +22,7 @@ from stepflow.errors import Code, Failure
 from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
 from stepflow.retry import Backoff
-from stepflow.routing import ENGINE_COMPONENTS, PluginComponents, Rule
+from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents, Rule
 from stepflow.run.entries import flow_result
 from stepflow.store import delete, keys, range_all
 from stepflow.store.blobs import BlobStore

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
     from stepflow.client import Client
-    from stepflow.dev import DevMesh
+    from stepflow.dev.mesh import DevMesh
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class ServiceCases:
 
     async def _start(self, config: Path) -> None:
         from stepflow.client import Client
-        from stepflow.dev import DevMesh, DevSettings, free_port
+        from stepflow.dev.mesh import DevMesh, DevSettings, free_port
 
         settings = DevSettings(folder=self._folder, config=config, port=free_port(), executors=2)
         self._dev = DevMesh(settings, self._said.append)

@@ -15,7 +15,7 @@ PURE = (
     "stepflow/run",
     "stepflow/run.py",
     "stepflow/retry.py",
-    "stepflow/routing.py",
+    "stepflow/routing/table.py",
     "stepflow/errors.py",
     "stepflow/codec.py",
     "stepflow/pull",
@@ -29,7 +29,7 @@ IMPURE_MODULES = (
 )  # fmt: skip
 """Clocks, randomness, I/O, concurrency: a pure module gets their results as arguments."""
 
-COMPOSITION = "stepflow/embedded.py"
+COMPOSITION = "stepflow/embedded/mesh.py"
 """The one module of `stepflow/` that may know the services: it puts them into one process."""
 
 
@@ -83,7 +83,7 @@ def test_shared_code_imports_no_service() -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_imports_no_other_service(service: str) -> None:
     others = tuple(other for other in SERVICES if other != service)
-    assert offences(sources(service), (*others, "stepflow.embedded", "stepflow.cli")) == []
+    assert offences(sources(service), (*others, "stepflow.embedded.mesh", "stepflow.cli")) == []
 
 
 def test_nothing_imports_the_command_line() -> None:

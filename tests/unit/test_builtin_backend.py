@@ -14,7 +14,7 @@ from component_host.builtin.backend import LOOP_BYTES_MAX
 from component_host.builtin.files import FILE_BYTES_MAX
 from stepflow import codec
 from stepflow.errors import Code, DataLoss, Overloaded, StepflowError
-from stepflow.routing import ENGINE_COMPONENTS
+from stepflow.routing.table import ENGINE_COMPONENTS
 
 if TYPE_CHECKING:
     from pathlib import Path

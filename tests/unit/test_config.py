@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepflow.config import (
+from stepflow.config.load import (
     FILE_BYTES_MAX,
     FILE_NAMES,
     TEST_FILE_NAMES,
@@ -31,7 +31,7 @@ from stepflow.config import (
 from stepflow.errors import NotFound
 from stepflow.flow import parse_path
 from stepflow.retry import Backoff
-from stepflow.routing import Rule
+from stepflow.routing.table import Rule
 
 HERE = Path("/srv/flows")
 BUILTIN = {"type": "builtin"}

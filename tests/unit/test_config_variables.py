@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepflow.config import (
+from stepflow.config.load import (
     BuiltinPlugin,
     Config,
     ConfigInvalid,
@@ -16,7 +16,7 @@ from stepflow.config import (
     StepflowPlugin,
     config_from_tree,
 )
-from stepflow.config_variables import TemplateInvalid, UnsetVariable, check_template, substitute
+from stepflow.config.variables import TemplateInvalid, UnsetVariable, check_template, substitute
 
 
 def of_plugin(plugin: Any) -> Config:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import wait_until_async
 
-from stepflow import frames
 from stepflow.errors import Overloaded
-from stepflow.frames import FRAME_BYTES_MAX, FrameQueue, pump, split
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.rpc import frames
+from stepflow.rpc.frames import FRAME_BYTES_MAX, FrameQueue, pump, split
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stepflow import codec
 from stepflow.errors import Code
 from stepflow.flow import parse_path
-from stepflow.routing import (
+from stepflow.routing.table import (
     ENGINE_COMPONENTS,
     REMEMBERED_PATHS_MAX,
     NoRoute,

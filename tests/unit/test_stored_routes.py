@@ -6,8 +6,8 @@ import pytest
 
 from stepflow.errors import DataLoss
 from stepflow.flow.paths import parse_path
-from stepflow.routes import decode_rules, encode_rules
-from stepflow.routing import Rule
+from stepflow.routing.stored import decode_rules, encode_rules
+from stepflow.routing.table import Rule
 
 RULES = (
     Rule("a", ((parse_path("$.user.name"), {"x": [1, None]}), (parse_path('$["a.b"][0]'), 1.5))),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import is_alive, text_of, wait_until, wait_until_async
 
+from stepflow.dev.service_process import Service
 from stepflow.errors import Unavailable
-from stepflow.supervised import Service
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -9,7 +9,7 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption
 
 if TYPE_CHECKING:
-    from stepflow.config import Config
+    from stepflow.config.load import Config
 
 _FORMATS = ("pretty", "json", "yaml")
 
@@ -61,7 +61,7 @@ def list_components(
     import asyncio
 
     from stepflow.cli.values import read_config, to_yaml
-    from stepflow.embedded import list_components as ask
+    from stepflow.embedded.mesh import list_components as ask
 
     loaded = read_config(config)
     found, failures = asyncio.run(ask(loaded))

@@ -9,7 +9,7 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption
 
 if TYPE_CHECKING:
-    from stepflow.dev import DevMesh, DevSettings
+    from stepflow.dev.mesh import DevMesh, DevSettings
 
 DEFAULT_FOLDER = Path(".stepflow/dev")
 
@@ -52,7 +52,7 @@ def dev(
     import asyncio
 
     from stepflow.cli.values import read_config
-    from stepflow.dev import DevSettings
+    from stepflow.dev.mesh import DevSettings
 
     loaded = read_config(config)
     for text in loaded.warnings:
@@ -73,7 +73,7 @@ async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool)
     import os
     import signal
 
-    from stepflow.dev import DevMesh
+    from stepflow.dev.mesh import DevMesh
 
     mesh = DevMesh(settings, console.say)
     stop = asyncio.Event()

@@ -31,9 +31,9 @@ from stepflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stepflow.config import Config
+    from stepflow.config.load import Config
+    from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow
-    from stepflow.local import LocalRuns
 
 StoreOption = Annotated[
     Path | None, typer.Option("--store", metavar="DIR", help="Where runs are kept. Default: .stepflow here.")
@@ -99,7 +99,7 @@ def run(
     from stepflow.cli.display.outcome import finish
     from stepflow.cli.driving import Job, drive
     from stepflow.codec import Json
-    from stepflow.embedded import check_request, run_request
+    from stepflow.embedded.mesh import check_request, run_request
     from stepflow.flow import Redactor, apply_overrides
     from stepflow.ids import new_run_id
 
@@ -176,7 +176,7 @@ def resume(
 
 
 def _local(store: Path | None) -> "LocalRuns":
-    from stepflow.local import DEFAULT_FOLDER, LocalRuns
+    from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
 
     return LocalRuns(store or DEFAULT_FOLDER)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from stepflow.config import Config
+    from stepflow.config.load import Config
     from stepflow.flow import Flow
 
 FLOW_SCHEMA = "https://stepflow.org/schemas/v1/flow.json"
@@ -182,7 +182,7 @@ def _select(flow: Flow, names: Sequence[str]) -> list[tuple[int, dict[str, Any]]
 
 
 def _run(flow: Flow, cases: list[dict[str, Any]], path: Path, options: Options) -> list[dict[str, Any]]:
-    from stepflow.embedded import run_flow_once
+    from stepflow.embedded.mesh import run_flow_once
     from stepflow.flow import validate_flow
 
     fatal = [item for item in validate_flow(flow) if item.level == "fatal"]
@@ -223,7 +223,7 @@ def _choose_config(flow: Flow, path: Path, given: Path | None) -> Config:
     if named is not None:
         return read_config(path.parent / named)
     if inline is not None:
-        from stepflow.config import config_from_tree
+        from stepflow.config.load import config_from_tree
 
         return config_from_tree(inline, source=f"{path}: test.config", base_dir=path.parent)
     return read_config(None, path, test=True)

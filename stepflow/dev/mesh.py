@@ -12,7 +12,7 @@
   control plane, then etcd. Whoever takes too long is killed. Nothing is left.
 - Everything listens on loopback only; the control plane on the port that was asked for, the rest on free ones.
 
-Not here: how one process is started and ended (`stepflow.supervised`), signals and what people type (the CLI).
+Not here: how one process is started and ended (`stepflow.dev.service_process`), signals and what people type (the CLI).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stepflow.dev.etcd_binary import EtcdBinary, find_etcd
+from stepflow.dev.service_process import Service
 from stepflow.errors import Invalid, Refused, StepflowError
-from stepflow.etcd_binary import EtcdBinary, find_etcd
-from stepflow.supervised import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,7 +120,7 @@ class DevMesh:
         Raises:
             Refused: `DEV_RUNNING` (another one uses the folder), `PORT_TAKEN`, `STORE_UNUSABLE`.
             Unavailable: `SERVICE_START_FAILED`, with the last words of the service.
-            StepflowError: no etcd (`stepflow.etcd_binary`).
+            StepflowError: no etcd (`stepflow.dev.etcd_binary`).
         """
         self._own_folder()
         check_port(self.settings.port)

@@ -7,7 +7,7 @@
 - The folder is made with mode 0700: journals hold what users' flows handle.
 - A damaged database stops nobody from working with the others.
 
-Not here: what is in a database (`stepflow.store.keys`), and driving runs (`stepflow.embedded`).
+Not here: what is in a database (`stepflow.store.keys`), and driving runs (`stepflow.embedded.mesh`).
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stepflow.health import Health
     from stepflow.rpc import Tls
+    from stepflow.rpc.health import Health
     from stepflow.store.etcd.config import EtcdConfig
     from stepflow.store.etcd.store import EtcdStore
 
@@ -120,8 +120,8 @@ def read_options(options: argparse.Namespace) -> ServiceConfig:
 @asynccontextmanager
 async def open_health(config: ServiceConfig) -> AsyncIterator[Health]:
     """Answer probes until the block ends, from before the store is there: whoever waits for it is alive."""
-    from stepflow.health import Health
     from stepflow.rpc import Server
+    from stepflow.rpc.health import Health
 
     health = Health()
     probes = Server(insecure=True, health=health)

@@ -1,7 +1,7 @@
 """The etcd program, for `stepflow dev` and the tests: the user's own, or one fetched from Debian's packages.
 
 - `ETCD_BIN` names the program to use; then nothing is fetched or looked for.
-- Otherwise a pinned package is fetched once (`stepflow.debian`).
+- Otherwise a pinned package is fetched once (`stepflow.dev.debian`).
 
 Not here: starting etcd (`stepflow dev` does).
 """
@@ -15,7 +15,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepflow.debian import Program, Release, fetch
+from stepflow.dev.debian import Program, Release, fetch
 from stepflow.errors import NotFound, Refused
 
 VERSION_TIMEOUT_S = 10

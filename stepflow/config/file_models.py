@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from stepflow.config import (
+from stepflow.config.load import (
     BuiltinPlugin,
     GrpcPlugin,
     McpPlugin,

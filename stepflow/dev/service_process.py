@@ -7,7 +7,7 @@
 - Both outputs go straight to a log file: a service never waits for its supervisor to read, and its last words are
   there for an error.
 
-Not here: what is started, in which order, and when again (`stepflow.dev`).
+Not here: what is started, in which order, and when again (`stepflow.dev.mesh`).
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stepflow.config import BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin
+from stepflow.config.load import BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stepflow.config import PluginConfig
+    from stepflow.config.load import PluginConfig
 
     Place = tuple[str | int, ...]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.codec import decode, encode
 from stepflow.errors import DataLoss
 from stepflow.flow.paths import parse_path
-from stepflow.routing import Rule
+from stepflow.routing.table import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

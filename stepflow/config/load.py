@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stepflow.codec import PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Invalid, NotFound
 from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_tree
-from stepflow.routing import Rule
+from stepflow.routing.table import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -229,7 +229,7 @@ class Config:
         Raises:
             ConfigInvalid: a variable is not set and has no default.
         """
-        from stepflow.config_variables import UnsetVariable, map_texts, substitute
+        from stepflow.config.variables import UnsetVariable, map_texts, substitute
 
         def replaced(place: tuple[str | int, ...], text: str) -> str:
             try:
@@ -293,7 +293,7 @@ def _reader() -> Callable[..., Config]:
     before = os.environ.get(switch)
     os.environ[switch] = "__all__"
     try:
-        from stepflow.config_schema import read_config
+        from stepflow.config.reader import read_config
     finally:
         if before is None:
             del os.environ[switch]

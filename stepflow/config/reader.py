@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from stepflow.codec import decode, encode
-from stepflow.config import (
+from stepflow.config.file_models import PLUGIN_MODELS, File, Mock, Model, RuleModel
+from stepflow.config.load import (
     Config,
     ConfigInvalid,
     MockBehavior,
@@ -27,19 +28,12 @@ from stepflow.config import (
     key_text,
     mock_key,
 )
-from stepflow.config_models import (
-    PLUGIN_MODELS,
-    File,
-    Mock,
-    Model,
-    RuleModel,
-)
-from stepflow.config_variables import TemplateInvalid, check_template, map_texts
+from stepflow.config.variables import TemplateInvalid, check_template, map_texts
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.flow.document import ComplexKey, Tree
 from stepflow.flow.paths import parse_path
 from stepflow.retry import BACKOFF_MEMBERS, DEFAULT_BACKOFF, Backoff, backoff_from_tree
-from stepflow.routing import Rule
+from stepflow.routing.table import Rule
 
 if TYPE_CHECKING:
     from pathlib import Path

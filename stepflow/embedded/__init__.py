@@ -1,0 +1,1 @@
+"""TODO head of stepflow/embedded."""
