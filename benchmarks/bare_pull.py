@@ -12,7 +12,7 @@ import uvloop
 
 from stepflow.pull import ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
-from stepflow.rpc import Server
+from stepflow.rpc.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -79,7 +79,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.registration import Registration
     from component_host.service import HostService
     from component_host.supervision.start_retries import Revival
-    from stepflow.rpc import Server
+    from stepflow.rpc.server import Server
     from stepflow.store.blobs import BlobStore
 
     config = read_options(options)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from component_host.host import ComponentHost
     from component_host.stream import HostStream
-    from stepflow.rpc import Server
+    from stepflow.rpc.server import Server
 
 log = get_logger(__name__)
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from control_plane.views import ItemView, RunView
     from stepflow.retry import Backoff
-    from stepflow.rpc import Tls
+    from stepflow.rpc.tls import Tls
     from stepflow.run.views import StepView
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore

@@ -14,7 +14,8 @@ import grpc
 
 from stepflow.errors import NotFound, Refused
 from stepflow.mesh.v1 import executor_pb2, executor_pb2_grpc, host_pb2, host_pb2_grpc, state_pb2
-from stepflow.rpc import Tls, error_of, open_channel
+from stepflow.rpc.channel import open_channel
+from stepflow.rpc.errors import error_of
 from stepflow.run.entries import failure_from_pb
 from stepflow.run.views import StepEvent
 from stepflow.store import keys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from control_plane.control_plane import ControlPlane
+    from stepflow.rpc.tls import Tls
     from stepflow.store import Store
 
 log = get_logger(__name__)

@@ -27,7 +27,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepflow.rpc import Tls
+    from stepflow.rpc.tls import Tls
     from stepflow.store import Event, KeyValue, Store
 
 log = get_logger(__name__)
@@ -172,7 +172,7 @@ class _Attendant:
         """Hold a stream until it ends; return why the executor is gone, empty when that is not known."""
         import grpc
 
-        from stepflow.rpc import open_link
+        from stepflow.rpc.channel import open_link
 
         channel = open_link(self.address, self._liveness.tls)
         try:

@@ -57,7 +57,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from executor.hosts.link import Links
     from executor.hosts.pool import QUEUE_TIMEOUT_S
     from executor.service import ExecutorService
-    from stepflow.rpc import Server
+    from stepflow.rpc.server import Server
     from stepflow.store.blobs import BlobStore
 
     config = read_options(options)

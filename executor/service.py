@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from executor.executor import Executor
-    from stepflow.rpc import Server
+    from stepflow.rpc.server import Server
     from stepflow.run.views import StepEvent
 
 log = get_logger(__name__)

@@ -23,13 +23,14 @@ from stepflow.mesh.v1 import (
     runs_pb2,
     runs_pb2_grpc,
 )
-from stepflow.rpc import Server, Tls
+from stepflow.rpc.server import Server
 
 if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
     from control_plane.control_plane import ControlPlane
     from control_plane.events import LiveSource
     from stepflow.rpc.health import Health
+    from stepflow.rpc.tls import Tls
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
@@ -86,7 +87,7 @@ class ApiServer:
         return self._server.address
 
     async def start(self, listen: str) -> str:
-        """Listen at HOST:PORT and return the address. Raises: as `rpc.Server.start`."""
+        """Listen at HOST:PORT and return the address. Raises: as `RpcServer.start`."""
         return await self._server.start(listen)
 
     async def stop(self) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from executor.hosts.pool import Hosts
     from stepflow.routing.table import Rule
-    from stepflow.rpc import Tls
+    from stepflow.rpc.tls import Tls
     from stepflow.store import Event, KeyValue, Store
 
 log = get_logger(__name__)
@@ -50,7 +50,7 @@ RECONNECT_S_MAX = 1.0
 
 OUT_OF_REACH_S_MAX = LEASE_TTL_S
 """A host that cannot be reached for so long has lost its lease, or is cut off from us alone: its calls go elsewhere.
-It has given up the connection long before (`rpc.LINK_PING_MS`), and with it the calls that never arrived."""
+It has given up the connection long before (`LINK_PING_MS`), and with it the calls that never arrived."""
 
 
 class Linked(Protocol):
@@ -220,7 +220,7 @@ class _Link:
         """Open a stream and carry frames until it ends; return why the calls are lost, empty when they may not be."""
         import grpc
 
-        from stepflow.rpc import open_link
+        from stepflow.rpc.channel import open_link
 
         channel = open_link(self.address, self._links.tls)
         try:

@@ -28,7 +28,7 @@ from stepflow.client.model import (
     Step,
     StoredFlow,
 )
-from stepflow.rpc import Tls
+from stepflow.rpc.tls import Tls
 
 __all__ = [
     "BlockingClient",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stepflow.client.client import Document, FlowLike, Named, Watch
     from stepflow.client.model import Cluster, Component, Diagnostic, Event, FlowInfo, Item, Run, Step, StoredFlow
     from stepflow.errors import StepflowError
-    from stepflow.rpc import Tls
+    from stepflow.rpc.tls import Tls
 
 _T = TypeVar("_T")
 

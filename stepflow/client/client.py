@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stepflow.client.model import Cluster, Component, Diagnostic, Event, FlowInfo, Item, Run, Step
-    from stepflow.rpc import Tls
+    from stepflow.rpc.tls import Tls
 
 WAIT_SLICE_S = 30.0
 """A long wait is made of calls of this length, so that a connection that died silently is noticed."""
@@ -473,7 +473,7 @@ def _retry(tree: Mapping[str, Any]) -> retry_pb2.RetryPolicy:
 
 
 def _submitted(outcome: runs_pb2.SubmitOutcome) -> str | StepflowError:
-    from stepflow.rpc import family
+    from stepflow.rpc.errors import family
 
     if not outcome.HasField("rejection"):
         return outcome.run_id

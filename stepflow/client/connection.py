@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow import rpc
 from stepflow.errors import Invalid, StepflowError, Unavailable
 from stepflow.mesh.v1 import (
     blobs_pb2_grpc,
@@ -24,9 +23,13 @@ from stepflow.mesh.v1 import (
     flows_pb2_grpc,
     runs_pb2_grpc,
 )
+from stepflow.rpc.channel import open_channel
+from stepflow.rpc.errors import error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stepflow.rpc.tls import Tls
 
 DEFAULT_SERVER = "localhost:7840"
 
@@ -40,8 +43,8 @@ BACKOFF_MAX_S = 2.0
 class Endpoint:
     """One address, with the stubs of all services."""
 
-    def __init__(self, target: str, tls: rpc.Tls | None) -> None:
-        self.channel = rpc.open_channel(target, tls)
+    def __init__(self, target: str, tls: Tls | None) -> None:
+        self.channel = open_channel(target, tls)
         self.flows: Any = flows_pb2_grpc.FlowsServiceStub(self.channel)
         self.runs: Any = runs_pb2_grpc.RunsServiceStub(self.channel)
         self.blobs: Any = blobs_pb2_grpc.BlobsServiceStub(self.channel)
@@ -76,7 +79,7 @@ class Patience:
 class Connection:
     """See the head of this module. Belongs to the event loop of its first call."""
 
-    def __init__(self, server: str | None, tls: rpc.Tls | None, patience_s: float) -> None:
+    def __init__(self, server: str | None, tls: Tls | None, patience_s: float) -> None:
         """`server` holds targets with commas between them; None: `STEPFLOW_SERVER`, else the default."""
         text = server or os.environ.get("STEPFLOW_SERVER") or DEFAULT_SERVER
         self.targets = [target.strip() for target in text.split(",") if target.strip()]
@@ -117,7 +120,7 @@ class Connection:
 
     def explain(self, failed: grpc.aio.AioRpcError) -> StepflowError:
         """Return the error that a failed call stands for, with the way out where no server was reached."""
-        error = rpc.error_of(failed)
+        error = error_of(failed)
         if error.reason == "SERVER_UNAVAILABLE":
             where = ", ".join(self.targets)
             return Unavailable(

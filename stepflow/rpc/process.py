@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stepflow.rpc import Tls
     from stepflow.rpc.health import Health
+    from stepflow.rpc.tls import Tls
     from stepflow.store.etcd.config import EtcdConfig
     from stepflow.store.etcd.store import EtcdStore
 
@@ -91,7 +91,7 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
 
 def read_options(options: argparse.Namespace) -> ServiceConfig:
     """Check the common options. Raises: Invalid."""
-    from stepflow.rpc import Tls
+    from stepflow.rpc.tls import Tls
     from stepflow.store.etcd.config import DEFAULT_PREFIX, EtcdConfig
 
     etcd = EtcdConfig.parse(
@@ -120,8 +120,8 @@ def read_options(options: argparse.Namespace) -> ServiceConfig:
 @asynccontextmanager
 async def open_health(config: ServiceConfig) -> AsyncIterator[Health]:
     """Answer probes until the block ends, from before the store is there: whoever waits for it is alive."""
-    from stepflow.rpc import Server
     from stepflow.rpc.health import Health
+    from stepflow.rpc.server import Server
 
     health = Health()
     probes = Server(insecure=True, health=health)

@@ -24,7 +24,9 @@ from stepflow.mesh.v1 import (
     state_pb2,
     values_pb2,
 )
-from stepflow.rpc import Tls, error_of, is_loopback, open_channel
+from stepflow.rpc.channel import open_channel
+from stepflow.rpc.errors import error_of
+from stepflow.rpc.tls import Tls, is_loopback
 from stepflow.store import delete, keys, put
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pytest
 from stepflow import errors, telemetry
 from stepflow.client import Client
 from stepflow.mesh.v1 import blobs_pb2, blobs_pb2_grpc
-from stepflow.rpc import ERROR_TEXT_BYTES_MAX, Server, family
+from stepflow.rpc.errors import ERROR_TEXT_BYTES_MAX, family
+from stepflow.rpc.server import Server
 
 if TYPE_CHECKING:
     from stepflow.errors import StepflowError

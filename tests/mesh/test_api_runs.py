@@ -13,7 +13,8 @@ from support.api import api_mesh
 
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc, journal_pb2, runs_pb2, runs_pb2_grpc, values_pb2
-from stepflow.rpc import DOMAIN, error_of, open_channel
+from stepflow.rpc.channel import open_channel
+from stepflow.rpc.errors import DOMAIN, error_of
 from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from support.api import api_mesh
 from stepflow.client import Client
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc, values_pb2
-from stepflow.rpc import error_of, open_channel
+from stepflow.rpc.channel import open_channel
+from stepflow.rpc.errors import error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,8 +17,8 @@ from control_plane.control_plane import RunRequest
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.flow import flow_from_tree
-from stepflow.rpc import Tls
 from stepflow.rpc.health import LIVENESS, READINESS, STORE_LOST_S_MAX
+from stepflow.rpc.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

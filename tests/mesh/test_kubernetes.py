@@ -27,8 +27,8 @@ from control_plane.__main__ import DEFAULT_PORT
 from control_plane.api.server import STOP_GRACE_S
 from executor.__main__ import HAND_OVER_GRACE_S
 from stepflow.client import Client
-from stepflow.rpc import Tls, parse_address
 from stepflow.rpc.health import LIVENESS, READINESS, STORE_LOST_S_MAX
+from stepflow.rpc.tls import Tls, parse_address
 from stepflow.store.lease import LEASE_TTL_S
 
 if TYPE_CHECKING:

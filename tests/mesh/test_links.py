@@ -23,14 +23,16 @@ from component_host.service import HostService
 from executor.executor import Executor
 from executor.hosts import link
 from executor.hosts.link import Links
-from stepflow import rpc
 from stepflow.codec import decode, encode
 from stepflow.config.load import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing.table import Rule
-from stepflow.rpc import Server, error_of, open_channel
+from stepflow.rpc import options
+from stepflow.rpc.channel import open_channel
+from stepflow.rpc.errors import error_of
+from stepflow.rpc.server import Server
 from stepflow.store import delete, keys
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
@@ -385,7 +387,7 @@ def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
 
 
 def test_a_host_gives_a_silent_connection_up_sooner_than_executors_give_up_the_calls_in_it() -> None:
-    assert rpc.LINK_PING_MS + rpc.LINK_PING_TIMEOUT_MS < 1_000 * link.OUT_OF_REACH_S_MAX
+    assert options.LINK_PING_MS + options.LINK_PING_TIMEOUT_MS < 1_000 * link.OUT_OF_REACH_S_MAX
 
 
 def test_a_host_gives_up_a_connection_that_has_fallen_silent_and_what_was_on_its_way_there() -> None:

@@ -18,7 +18,7 @@ from control_plane.liveness import Liveness
 from executor.executor import Executor
 from executor.service import ExecutorService
 from stepflow.mesh.v1 import state_pb2
-from stepflow.rpc import Server
+from stepflow.rpc.server import Server
 from stepflow.store import created_at, delete, keys, put, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore

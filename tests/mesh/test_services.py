@@ -17,7 +17,8 @@ from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
-from stepflow.rpc import Tls, open_channel
+from stepflow.rpc.channel import open_channel
+from stepflow.rpc.tls import Tls
 from stepflow.store import keys
 from stepflow.store.lease import LEASE_TTL_S
 

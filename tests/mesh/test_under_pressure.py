@@ -21,7 +21,7 @@ from support.mesh import Processes, processes
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.mesh.v1 import flows_pb2, runs_pb2, runs_pb2_grpc, values_pb2
-from stepflow.rpc import open_channel
+from stepflow.rpc.channel import open_channel
 from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from control_plane.api.server import ApiServer
     from stepflow.embedded.mesh import Mesh
-    from stepflow.rpc import Tls
+    from stepflow.rpc.tls import Tls
     from stepflow.run.views import StepEvent
     from stepflow.store.blobs import BlobStore
     from stepflow.store.sqlite.store import SqliteStore

@@ -23,7 +23,8 @@ from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, Invalid, NotFound, Overloaded, Refused, Unavailable
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
-from stepflow.rpc import Server, parse_address
+from stepflow.rpc.server import Server
+from stepflow.rpc.tls import parse_address
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -1,0 +1,41 @@
+"""gRPC channels: to the mesh's API, and between services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from stepflow.rpc.options import CHANNEL_OPTIONS, CLIENT_PINGS, LINK_PINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepflow.rpc.tls import Tls
+
+
+def open_channel(target: str, tls: Tls | None = None, *, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
+    """Open a channel to HOST:PORT, or to any target that gRPC knows (`dns:///name:port` spreads over its addresses).
+
+    It connects when the first call is made, and again by itself. Raises: Invalid `TLS_INVALID`.
+    """
+    return _open(target, tls, [*CHANNEL_OPTIONS, *CLIENT_PINGS, *options])
+
+
+def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
+    """Open a channel to another service whose silence must be noticed soon. Raises: Invalid `TLS_INVALID`.
+
+    It has a connection of its own: a shared one would make it inherit the back-off of a channel that has just failed.
+    """
+    return _open(target, tls, [*CHANNEL_OPTIONS, *LINK_PINGS, ("grpc.use_local_subchannel_pool", 1)])
+
+
+def _open(target: str, tls: Tls | None, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    if tls.name is not None:
+        options = (*options, ("grpc.ssl_target_name_override", tls.name))
+    return grpc.aio.secure_channel(target, tls.for_client(), options=options)
+
+
+__all__ = ["open_channel", "open_link"]

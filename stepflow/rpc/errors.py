@@ -1,0 +1,107 @@
+"""Errors on the wire and back.
+
+- A `StepflowError` becomes its family's status with a `google.rpc.ErrorInfo` (domain `stepflow.mesh`) that carries the
+  reason and the details; the client raises the same family with the same reason. The text is never parsed.
+- Any other exception becomes INTERNAL and a log record; its text stays in the server, for it may quote a payload.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has no types
+
+from stepflow.errors import (
+    Conflict,
+    DataLoss,
+    Deadline,
+    Exists,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Overloaded,
+    Refused,
+    StepflowError,
+    Unauthenticated,
+    Unavailable,
+)
+
+DOMAIN = "stepflow.mesh"
+
+ERROR_TEXT_BYTES_MAX = 2_000
+ERROR_DETAIL_CHARS_MAX = 1_000
+ERROR_DETAILS_MAX = 12
+"""An error travels in the trailing metadata, of which clients take 8 KiB; base64 makes it a third larger."""
+
+_FAMILIES: dict[str, type[StepflowError]] = {
+    family.status: family
+    for family in (
+        Invalid, NotFound, Exists, Refused, Conflict, Overloaded, Unavailable, Deadline, DataLoss, Unauthenticated,
+        Forbidden,
+    )
+}  # fmt: skip
+
+
+def status_of(error: StepflowError) -> status_pb2.Status:
+    """Return the status that stands for an error, details included as far as they fit."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for name, value in list(error.details.items())[:ERROR_DETAILS_MAX]:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        if len(text) <= ERROR_DETAIL_CHARS_MAX:
+            info.metadata[name] = text
+    while info.ByteSize() > 2 * ERROR_DETAIL_CHARS_MAX and info.metadata:
+        del info.metadata[max(info.metadata, key=lambda name: len(info.metadata[name]))]
+    status = status_pb2.Status(code=grpc.StatusCode[error.status].value[0], message=_cut(error.message))
+    status.details.add().Pack(info)
+    return status
+
+
+def _cut(text: str) -> str:
+    """Cut a text so that it fits. It travels twice, once with three characters for each byte that is not ASCII."""
+    bytes_max = ERROR_TEXT_BYTES_MAX if text.isascii() else ERROR_TEXT_BYTES_MAX // 2
+    return text.encode(errors="replace")[:bytes_max].decode(errors="ignore")
+
+
+def family(status: str) -> type[StepflowError]:
+    """Return the family of a status's name; Refused for one that has none."""
+    return _FAMILIES.get(status, Refused)
+
+
+def error_of(failed: grpc.aio.AioRpcError) -> StepflowError:
+    """Return the error that a failed call stands for."""
+    code: grpc.StatusCode = failed.code()
+    text = failed.details() or code.name
+    info = _error_info(failed)
+    if info is not None and code.name in _FAMILIES:
+        return _FAMILIES[code.name](info.reason, text, **info.metadata)
+    match code:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            return Unavailable("SERVER_UNAVAILABLE", f"the server cannot be reached: {text}")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Deadline("CALL_TIMEOUT", "the server has not answered in time")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Refused(
+                "CALL_UNKNOWN", "the server does not know this call: is it a stepflow server of this version?"
+            )
+        case grpc.StatusCode.INTERNAL | grpc.StatusCode.UNKNOWN:
+            return Refused("SERVER_DEFECT", text)
+        case _ if code.name in _FAMILIES:
+            return _FAMILIES[code.name](f"CALL_{code.name}", text)
+        case _:
+            return Refused(f"CALL_{code.name}", text)
+
+
+def _error_info(failed: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
+    metadata: Any = failed.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info) and info.domain == DOMAIN:
+                    return info
+    return None
+
+
+__all__ = ["DOMAIN", "error_of", "family", "status_of"]

@@ -1,0 +1,168 @@
+"""gRPC servers: TLS, health, reflection, and exceptions turned into statuses.
+
+A server listens beyond loopback only with TLS, or when it is told that insecure is meant.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from stepflow.errors import Invalid, Refused, StepflowError
+from stepflow.rpc import health
+from stepflow.rpc.errors import status_of
+from stepflow.rpc.health import Health
+from stepflow.rpc.options import CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
+from stepflow.rpc.tls import is_loopback, parse_address
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from stepflow.rpc.tls import Tls
+
+log = get_logger(__name__)
+
+
+class Server:
+    """A gRPC server. `add` services, `start`, and `stop` in the end."""
+
+    def __init__(
+        self,
+        *,
+        tls: Tls | None = None,
+        insecure: bool = False,
+        link: bool = False,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+        health: Health | None = None,
+    ) -> None:
+        """`insecure`: listen anywhere although there is no TLS. `link`: it is other services that connect.
+        `message_bytes_max`: what is received at most. `health`: of the process; without it the server is ready as soon
+        as it listens.
+        """
+        self.address = ""
+        """Where it listens, with the real port."""
+        self._tls = tls
+        self._insecure = insecure
+        pings = LINK_PINGS if link else CLIENT_PINGS
+        options = (*SERVER_OPTIONS, *pings, ("grpc.max_receive_message_length", message_bytes_max))
+        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
+        self._names: list[str] = []
+        self._own_health = health is None
+        self._health = health or Health()
+
+    def add(self, service: ServiceDescriptor, register: Callable[[Any, Any], None], servicer: object) -> None:
+        """Serve a service; `register` is the generated `add_…Servicer_to_server`."""
+        register(servicer, self._server)
+        self._names.append(service.full_name)
+
+    def add_methods(self, service: str, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Serve methods under the name of a service that has no description here."""
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+
+    async def start(self, listen: str) -> str:
+        """Listen at HOST:PORT (port 0: any that is free) and return the address with its port.
+
+        Raises:
+            Invalid: `ADDRESS_INVALID`, `TLS_INVALID`, `TLS_REQUIRED` (not a loopback address, and no TLS).
+            Refused: `LISTEN_FAILED`, the port is taken or the address is not ours.
+        """
+        host, _ = parse_address(listen)
+        if self._tls is None and not self._insecure and not is_loopback(listen):
+            raise Invalid(
+                "TLS_REQUIRED",
+                f"{listen} can be reached from other machines: give --tls-cert and --tls-key, or say --insecure",
+            )
+        self._add_health_and_reflection()
+        try:
+            if self._tls is None:
+                port = self._server.add_insecure_port(listen)
+            else:
+                port = self._server.add_secure_port(listen, self._tls.for_server())
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise Refused("LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not ours")
+        await self._server.start()
+        await self._health.open()
+        if self._own_health:
+            await self._health.begin()
+        self.address = f"{host}:{port}"
+        return self.address
+
+    def _add_health_and_reflection(self) -> None:
+        from grpc_reflection.v1alpha import reflection
+
+        self._health.add_to(self._server, self._names)
+        reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Refuse new calls, give those in flight the grace, then cut them. Safe to repeat."""
+        await self._health.drain()
+        await self._server.stop(grace_s)
+
+
+class _Errors(grpc.aio.ServerInterceptor):
+    """Turns what our services raise into statuses."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or not method.startswith("/stepflow."):
+            return handler
+        kind = "_".join(
+            "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
+        )
+        guard = _guard_stream if handler.response_streaming else _guard_unary
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(
+            guard(method, getattr(handler, kind)),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _guard_unary(method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            return await behaviour(request, context)
+        except Exception as error:
+            await _abort(method, context, error)
+
+    return guarded
+
+
+def _guard_stream(method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    if not inspect.isasyncgenfunction(behaviour):
+        return _guard_unary(method, behaviour)  # it writes to the context
+
+    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for reply in behaviour(request, context):
+                yield reply
+        except Exception as error:
+            await _abort(method, context, error)
+
+    return guarded
+
+
+async def _abort(method: str, context: Any, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, StepflowError):
+        log.exception("call failed by a defect", method=method)
+        await context.abort(grpc.StatusCode.INTERNAL, f"a defect in {method}; the server's log has more")
+    assert isinstance(error, StepflowError)
+    status = status_of(error)
+    code = grpc.StatusCode[error.status]
+    metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, status.message, trailing_metadata=metadata)
+
+
+__all__ = ["Server"]
