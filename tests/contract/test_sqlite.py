@@ -109,7 +109,7 @@ def test_the_past_of_an_earlier_process_is_compacted(tmp_path: Path) -> None:
 WRITER = """
 import asyncio, sys
 from stepflow.store import Put, Txn
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 async def main():
     store = await SqliteStore.open(sys.argv[1])
@@ -465,7 +465,7 @@ def test_a_store_leaves_no_thread_behind(tmp_path: Path) -> None:
 KEEPER = """
 import asyncio
 from stepflow.errors import NotFound
-from stepflow.store.sqlite import SqliteStore
+from stepflow.store.sqlite.store import SqliteStore
 
 async def main():
     store = await SqliteStore.open(":memory:")

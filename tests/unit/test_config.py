@@ -119,7 +119,7 @@ def test_without_a_file_builtins_are_at_builtin(tmp_path: Path) -> None:
 def test_the_default_loads_neither_pydantic_nor_yaml() -> None:
     program = """
 import sys, pathlib
-from stepflow.config import default_config, discover
+from stepflow.config.load import default_config, discover
 default_config(pathlib.Path("."))
 discover(pathlib.Path("/nowhere"), pathlib.Path("/nowhere"))
 heavy = {"pydantic", "yaml", "httpx", "mcp", "grpc", "ruamel", "structlog", "rich"} & sys.modules.keys()

@@ -114,7 +114,7 @@ def test_a_service_does_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     program = f"""
 import asyncio, os, signal
 from pathlib import Path
-from stepflow.supervised import Service
+from stepflow.dev.service_process import Service
 async def main():
     it = Service("it", ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"], Path({str(tmp_path / "it.log")!r}))
     it.start()
