@@ -59,7 +59,7 @@ test: $(STAMP) ## run the tests (TESTS=tests/unit for a part of them)
 	@$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
 
 k8s: $(STAMP) ## render the manifests, validate them, start what they start
-	@$(BIN)/pytest -q -n 2 tests/mesh/test_kubernetes.py tests/mesh/test_package.py
+	@$(BIN)/pytest -q -n 2 tests/mesh/kubernetes/test_manifests.py tests/mesh/kubernetes/test_package.py
 
 matrix: $(STAMP) ## drive every component server there is, in every way (minutes; installs them the first time)
 	@$(BIN)/pytest $(PYTEST_ARGS) tests/matrix

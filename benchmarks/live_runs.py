@@ -5,7 +5,7 @@
 Half of the runs wait for a slow component, half sleep. Reported for each size: memory of executor and control plane
 for a run, the processor time that both take while nothing happens, watches in etcd, and how fast runs are submitted
 and, at the end, cancelled and completed. It fails when memory or idle time for a run grow with the number of runs, or
-when runs have watches of their own; tasks and timers are counted by `tests/mesh/test_live_runs.py`.
+when runs have watches of their own; tasks and timers are counted by `tests/mesh/recovery/test_live_runs.py`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ RESULTS = (
         "recorded-first",
         "Every result goes into a journal before anything follows from it.",
         (
-            "mesh/test_executor.py::test_nothing_is_dispatched_before_its_cause_is_durable",
+            "mesh/recovery/test_executor.py::test_nothing_is_dispatched_before_its_cause_is_durable",
             "contract/test_sqlite.py::test_after_a_sigkill_everything_confirmed_is_there_and_transactions_are_whole",
         ),
     ),
@@ -40,8 +40,8 @@ RESULTS = (
         "A step whose result is in the journal is never executed again.",
         (
             "chaos/test_matrix.py::test_200_runs_of_two_executors_end_right_when_one_is_killed",
-            "mesh/test_kill_everywhere.py::test_a_run_killed_at_any_journal_position_ends_as_if_nothing_had_happened",
-            "mesh/test_cli_run.py::test_a_killed_run_goes_on_after_its_last_successful_step",
+            "mesh/recovery/test_kill_everywhere.py::test_a_run_killed_at_any_journal_position_ends_as_if_nothing_had_happened",
+            "mesh/cli/test_run.py::test_a_killed_run_goes_on_after_its_last_successful_step",
         ),
     ),
     Promise(
@@ -56,51 +56,51 @@ RESULTS = (
         "at-least-once",
         "To a component, delivery is at least once, and it can recognise a repeat by its idempotency key.",
         (
-            "mesh/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
-            "mesh/test_sdk_behind_host.py::test_the_facts_of_a_call_reach_the_component",
-            "mesh/test_mcp_stdio.py::test_a_call_tells_the_server_its_idempotency_key_and_attempt",
+            "mesh/api/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
+            "mesh/bridges/test_sdk_behind_host.py::test_the_facts_of_a_call_reach_the_component",
+            "mesh/bridges/test_mcp_stdio.py::test_a_call_tells_the_server_its_idempotency_key_and_attempt",
         ),
     ),
     Promise(
         "replay",
         "Wherever a run is interrupted, it ends with the result that it would have had.",
         (
-            "unit/test_run_engine.py::test_every_prefix_of_a_journal_leads_to_the_same_result",
-            "unit/test_run_engine.py::test_neither_order_nor_crashes_change_the_result",
+            "unit/run/test_engine.py::test_every_prefix_of_a_journal_leads_to_the_same_result",
+            "unit/run/test_engine.py::test_neither_order_nor_crashes_change_the_result",
         ),
     ),
     Promise(
         "retries-survive",
         "Retries are counted in the journal: no crash gives a step more of them.",
-        ("unit/test_run_engine.py::test_retry_budgets_survive_the_owner",),
+        ("unit/run/test_engine.py::test_retry_budgets_survive_the_owner",),
     ),
     Promise(
         "lost-calls",
         "A call that was lost is made again before a default applies.",
-        ("unit/test_run_engine.py::test_a_lost_call_is_retried_before_a_default_applies",),
+        ("unit/run/test_engine.py::test_a_lost_call_is_retried_before_a_default_applies",),
     ),
     Promise(
         "one-run",
         "The same submission under the same run id makes one run, however often it is sent.",
         (
-            "mesh/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
-            "mesh/test_api_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
+            "mesh/api/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
+            "mesh/api/test_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
         ),
     ),
     Promise(
         "cancel-or-complete",
         "A run that is cancelled while it ends has one outcome, and a cancel after its end changes nothing.",
         (
-            "mesh/test_promises.py::test_completion_and_cancel_race_to_exactly_one_outcome",
-            "mesh/test_under_pressure.py::test_a_cancel_after_the_end_creates_nothing",
+            "mesh/recovery/test_promises.py::test_completion_and_cancel_race_to_exactly_one_outcome",
+            "mesh/recovery/test_under_pressure.py::test_a_cancel_after_the_end_creates_nothing",
         ),
     ),
     Promise(
         "events",
         "Whoever follows a run and is cut off goes on where it was: no durable event is missed or repeated.",
         (
-            "mesh/test_api_watch.py::test_a_cut_connection_loses_no_event_and_repeats_none",
-            "mesh/test_api_watch.py::test_every_position_of_a_history_is_a_place_to_go_on_from",
+            "mesh/api/test_watch.py::test_a_cut_connection_loses_no_event_and_repeats_none",
+            "mesh/api/test_watch.py::test_every_position_of_a_history_is_a_place_to_go_on_from",
         ),
     ),
 )
@@ -110,8 +110,8 @@ DEATHS = (
         "calls-outlive",
         "A call in flight outlives the executor that made it: the next owner joins it and does not make it again.",
         (
-            "mesh/test_services.py::test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_again",
-            "mesh/test_take_over.py::test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_came",
+            "mesh/api/test_services.py::test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_again",
+            "mesh/recovery/test_take_over.py::test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_came",
         ),
     ),
     Promise(
@@ -120,30 +120,30 @@ DEATHS = (
         (
             "chaos/test_matrix.py::test_an_executor_that_was_stopped_beyond_its_lease_writes_nothing_late_and_comes_back_as_another",
             "contract/test_writer.py::test_a_transaction_that_arrives_after_the_loss_changes_nothing",
-            "mesh/test_etcd_faults.py::test_a_write_that_lay_behind_a_stopped_member_does_not_land_late",
+            "mesh/etcd/test_faults.py::test_a_write_that_lay_behind_a_stopped_member_does_not_land_late",
         ),
     ),
     Promise(
         "fast-take-over",
         "The death of an executor process is noticed at once, not when its lease runs out.",
         (
-            "mesh/test_services.py::test_the_session_of_a_killed_executor_is_gone_long_before_its_lease_runs_out",
-            "mesh/test_liveness.py::test_the_session_of_an_executor_whose_address_refuses_connections_is_deleted",
+            "mesh/api/test_services.py::test_the_session_of_a_killed_executor_is_gone_long_before_its_lease_runs_out",
+            "mesh/recovery/test_liveness.py::test_the_session_of_an_executor_whose_address_refuses_connections_is_deleted",
         ),
     ),
     Promise(
         "take-over-again",
         "Runs that move to an executor which dies, too, move on.",
         (
-            "mesh/test_worst_moments.py::test_runs_that_move_to_an_executor_which_dies_before_it_takes_them_up_move_on",
-            "mesh/test_services.py::test_runs_that_nobody_can_take_over_wait_for_the_first_executor_that_comes",
+            "mesh/recovery/test_worst_moments.py::test_runs_that_move_to_an_executor_which_dies_before_it_takes_them_up_move_on",
+            "mesh/api/test_services.py::test_runs_that_nobody_can_take_over_wait_for_the_first_executor_that_comes",
         ),
     ),
     Promise(
         "handed-over",
         "An executor that is asked to end hands its runs over, and no attempt is lost.",
         (
-            "mesh/test_services.py::test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_attempt",
+            "mesh/api/test_services.py::test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_attempt",
             "chaos/test_matrix.py::test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_lease",
         ),
     ),
@@ -151,8 +151,8 @@ DEATHS = (
         "poison",
         "A run that kills its executors as they go on with it meets five of them and no more; no other run is lost.",
         (
-            "mesh/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
-            "mesh/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
+            "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
+            "mesh/recovery/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
         ),
     ),
     Promise(
@@ -160,24 +160,24 @@ DEATHS = (
         "The calls of a host that died are made on another one, under the same key.",
         (
             "chaos/test_matrix.py::test_the_calls_of_a_killed_host_or_component_server_are_made_again_and_no_others",
-            "mesh/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
-            "mesh/test_links.py::test_calls_are_given_up_when_the_address_refuses_connections",
+            "mesh/api/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
+            "mesh/recovery/test_links.py::test_calls_are_given_up_when_the_address_refuses_connections",
         ),
     ),
     Promise(
         "blip",
         "A stream that breaks costs no attempt: calls go on, and are joined when it is back.",
         (
-            "mesh/test_links.py::test_calls_go_on_when_the_stream_is_cut_and_are_joined_when_it_is_back",
-            "mesh/test_links.py::test_after_a_lost_acknowledgement_the_next_attempt_is_really_executed",
+            "mesh/recovery/test_links.py::test_calls_go_on_when_the_stream_is_cut_and_are_joined_when_it_is_back",
+            "mesh/recovery/test_links.py::test_after_a_lost_acknowledgement_the_next_attempt_is_really_executed",
         ),
     ),
     Promise(
         "server-crash",
         "A component server that crashes fails its calls in flight and nothing else, and is started again.",
         (
-            "mesh/test_stepflow_stdio.py::test_a_crash_fails_the_call_as_unreachable_and_the_server_comes_back",
-            "mesh/test_mcp_stdio.py::test_a_repeated_call_succeeds_after_the_server_crashed_once",
+            "mesh/bridges/test_stepflow_stdio.py::test_a_crash_fails_the_call_as_unreachable_and_the_server_comes_back",
+            "mesh/bridges/test_mcp_stdio.py::test_a_repeated_call_succeeds_after_the_server_crashed_once",
         ),
     ),
     Promise(
@@ -185,14 +185,14 @@ DEATHS = (
         "Runs go on when the leading control plane dies, and clients go on at another one.",
         (
             "chaos/test_matrix.py::test_when_the_leading_control_plane_is_killed_runs_go_on_and_another_one_leads",
-            "mesh/test_api_process.py::test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_killed",
-            "mesh/test_take_over.py::test_a_leader_that_dies_is_succeeded_and_its_late_transactions_change_nothing",
+            "mesh/api/test_process.py::test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_killed",
+            "mesh/recovery/test_take_over.py::test_a_leader_that_dies_is_succeeded_and_its_late_transactions_change_nothing",
         ),
     ),
     Promise(
         "cut-off-leader",
         "A control plane that is cut off from several executors disturbs no run.",
-        ("mesh/test_worst_moments.py::test_a_leader_that_is_cut_off_from_all_executors_disturbs_no_run",),
+        ("mesh/recovery/test_worst_moments.py::test_a_leader_that_is_cut_off_from_all_executors_disturbs_no_run",),
     ),
     Promise(
         "no-control-plane",
@@ -209,31 +209,31 @@ DEATHS = (
         "While etcd is down nothing is lost, and nothing that was journaled is done again when it is back.",
         (
             "chaos/test_matrix.py::test_nothing_is_lost_or_repeated_when_etcd_was_down",
-            "mesh/test_etcd_faults.py::test_a_killed_etcd_that_returns_has_lost_and_repeated_nothing",
+            "mesh/etcd/test_faults.py::test_a_killed_etcd_that_returns_has_lost_and_repeated_nothing",
         ),
     ),
     Promise(
         "etcd-full",
         "A nearly full etcd takes no new runs, so that running ones can end; all go on when a full one has room again.",
         (
-            "mesh/test_worst_moments.py::"
+            "mesh/recovery/test_worst_moments.py::"
             "test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_when_there_is_room",
-            "mesh/test_api_process.py::test_a_nearly_full_etcd_takes_no_new_runs",
+            "mesh/api/test_process.py::test_a_nearly_full_etcd_takes_no_new_runs",
         ),
     ),
     Promise(
         "watches",
         "What a watch of etcd has missed, deletions too, is made up for by a list.",
         (
-            "mesh/test_etcd_faults.py::test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch",
-            "mesh/test_etcd_faults.py::test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once",
+            "mesh/etcd/test_faults.py::test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch",
+            "mesh/etcd/test_faults.py::test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once",
         ),
     ),
     Promise(
         "blobs-down",
         "A call that needs the blob store while it is down is made again, and counts as lost, not as failed.",
         (
-            "unit/test_component_host.py::test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried",
+            "unit/component_host/test_host.py::test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried",
         ),
     ),
 )
@@ -243,62 +243,62 @@ BOUNDS = (
         "no-deadlock",
         "A parent never holds the place that its child needs: components may evaluate flows that call them again.",
         (
-            "mesh/test_under_pressure.py::"
+            "mesh/recovery/test_under_pressure.py::"
             "test_a_hundred_parents_wait_for_a_hundred_children_on_a_host_for_a_hundred_calls",
-            "mesh/test_under_pressure.py::test_a_component_on_a_host_for_one_call_evaluates_flows_that_call_it_again",
-            "mesh/test_under_pressure.py::"
+            "mesh/recovery/test_under_pressure.py::test_a_component_on_a_host_for_one_call_evaluates_flows_that_call_it_again",
+            "mesh/recovery/test_under_pressure.py::"
             "test_a_server_that_takes_one_execute_at_a_time_evaluates_flows_that_call_it_again",
-            "unit/test_run_engine.py::test_a_parent_lends_its_place_so_a_window_of_one_suffices",
+            "unit/run/test_engine.py::test_a_parent_lends_its_place_so_a_window_of_one_suffices",
         ),
     ),
     Promise(
         "window",
         "A run never has more calls in flight than its window, over all items and sub-runs.",
         (
-            "unit/test_run_engine.py::test_the_window_spans_all_items_and_sub_runs",
-            "mesh/test_control_plane.py::test_a_batch_keeps_its_window_over_all_partitions",
+            "unit/run/test_engine.py::test_the_window_spans_all_items_and_sub_runs",
+            "mesh/api/test_control_plane.py::test_a_batch_keeps_its_window_over_all_partitions",
         ),
     ),
     Promise(
         "capacity",
         "A host gets no more calls than it takes; the others wait where they can be moved.",
         (
-            "mesh/test_links.py::test_what_has_no_credit_waits_in_the_executor",
-            "unit/test_credits.py::test_never_more_calls_than_the_capacity_are_in_flight_and_all_are_made",
+            "mesh/recovery/test_links.py::test_what_has_no_credit_waits_in_the_executor",
+            "unit/component_host/test_credits.py::test_never_more_calls_than_the_capacity_are_in_flight_and_all_are_made",
         ),
     ),
     Promise(
         "frames",
         "However much is ready at once, it reaches its host.",
         (
-            "mesh/test_under_pressure.py::test_five_mebibytes_of_calls_that_are_ready_at_once_all_reach_one_host",
-            "unit/test_frames.py::test_a_large_frame_is_split_between_its_elements_and_nothing_is_lost",
+            "mesh/recovery/test_under_pressure.py::test_five_mebibytes_of_calls_that_are_ready_at_once_all_reach_one_host",
+            "unit/rpc/test_frames.py::test_a_large_frame_is_split_between_its_elements_and_nothing_is_lost",
         ),
     ),
     Promise(
         "waiting-is-cheap",
         "A run that waits costs memory and nothing else: no task, no timer, no watch.",
         (
-            "mesh/test_live_runs.py::test_a_run_that_waits_costs_no_task_no_timer_and_no_watch",
-            "mesh/test_live_runs.py::test_what_is_done_for_one_run_does_not_look_at_all_others",
-            "mesh/test_executor.py::test_durable_sleeps_of_many_runs_share_one_timer_and_leave_nothing_behind",
+            "mesh/recovery/test_live_runs.py::test_a_run_that_waits_costs_no_task_no_timer_and_no_watch",
+            "mesh/recovery/test_live_runs.py::test_what_is_done_for_one_run_does_not_look_at_all_others",
+            "mesh/recovery/test_executor.py::test_durable_sleeps_of_many_runs_share_one_timer_and_leave_nothing_behind",
         ),
     ),
     Promise(
         "payloads",
         "No value above 16 MiB passes any door.",
         (
-            "mesh/test_api_doors.py::test_a_blob_above_the_limit_is_refused_whole_and_in_pieces",
-            "mesh/test_stepflow_stdio_others.py::test_a_result_above_the_payload_limit_fails_its_call_only",
-            "unit/test_run_engine.py::test_a_composed_input_above_the_payload_limit_fails_its_step",
+            "mesh/api/test_doors.py::test_a_blob_above_the_limit_is_refused_whole_and_in_pieces",
+            "mesh/bridges/test_stepflow_stdio_others.py::test_a_result_above_the_payload_limit_fails_its_call_only",
+            "unit/run/test_engine.py::test_a_composed_input_above_the_payload_limit_fails_its_step",
         ),
     ),
     Promise(
         "retention",
         "Ended runs are removed when their time is over, or earlier when they take too much room; running ones never.",
         (
-            "mesh/test_api_retention.py::test_over_the_budget_the_oldest_runs_go_first",
-            "mesh/test_api_retention.py::test_runs_that_have_not_ended_stay_whatever_the_budget",
+            "mesh/api/test_retention.py::test_over_the_budget_the_oldest_runs_go_first",
+            "mesh/api/test_retention.py::test_runs_that_have_not_ended_stay_whatever_the_budget",
         ),
     ),
 )
@@ -308,19 +308,19 @@ VALUES = (
         "json",
         "JSON text keeps its big integers and the order of its members, and no newline in it can break a protocol.",
         (
-            "mesh/test_under_pressure.py::"
+            "mesh/recovery/test_under_pressure.py::"
             "test_legal_json_with_newlines_everywhere_passes_every_door_and_reaches_components_whole",
-            "mesh/test_stepflow_stdio.py::test_values_pass_through_exactly",
-            "mesh/test_api_runs.py::test_values_come_back_in_the_form_asked_for",
+            "mesh/bridges/test_stepflow_stdio.py::test_values_pass_through_exactly",
+            "mesh/api/test_runs.py::test_values_come_back_in_the_form_asked_for",
         ),
     ),
     Promise(
         "environment",
         "A component server gets the environment that its configuration names; its whole process group ends with it.",
         (
-            "mesh/test_server_process.py::test_a_server_sees_only_the_variables_meant_for_it",
-            "mesh/test_server_process.py::test_closing_ends_the_whole_process_group",
-            "mesh/test_server_process.py::test_no_orphan_is_left_when_the_host_is_sigkilled",
+            "mesh/bridges/test_server_process.py::test_a_server_sees_only_the_variables_meant_for_it",
+            "mesh/bridges/test_server_process.py::test_closing_ends_the_whole_process_group",
+            "mesh/bridges/test_server_process.py::test_no_orphan_is_left_when_the_host_is_sigkilled",
         ),
     ),
     Promise(
@@ -328,7 +328,7 @@ VALUES = (
         "A secret does not appear in a log or an error.",
         (
             "unit/test_telemetry.py::test_secrets_inside_of_fields_are_redacted",
-            "mesh/test_stepflow_stdio_others.py::test_a_secret_from_the_configuration_does_not_appear_in_an_error",
+            "mesh/bridges/test_stepflow_stdio_others.py::test_a_secret_from_the_configuration_does_not_appear_in_an_error",
             "contract/test_blobs.py::test_errors_of_a_bucket_are_ours_and_hold_no_secret",
         ),
     ),
@@ -336,8 +336,8 @@ VALUES = (
         "open-ports",
         "No service listens beyond its machine without TLS, unless told that the network is trusted.",
         (
-            "mesh/test_services.py::test_every_service_refuses_to_listen_beyond_this_machine_without_tls",
-            "mesh/test_services.py::test_all_services_talk_over_tls_and_ask_each_other_for_certificates",
+            "mesh/api/test_services.py::test_every_service_refuses_to_listen_beyond_this_machine_without_tls",
+            "mesh/api/test_services.py::test_all_services_talk_over_tls_and_ask_each_other_for_certificates",
         ),
     ),
 )

@@ -200,7 +200,7 @@ def test_literals_keep_their_exact_value(value: Any) -> None:
 
 def test_the_id_of_a_stored_flow_never_changes() -> None:
     """When this fails, ids of stored flows have changed: their runs and names would point nowhere."""
-    text = Path(__file__).parents[1].joinpath("data/flows/every_field.yaml").read_bytes()
+    text = Path(__file__).parents[2].joinpath("data/flows/every_field.yaml").read_bytes()
     flow = parse_flow(text, source="every_field.yaml", format="yaml")
     assert flow.warnings == ()
     assert not validate_flow(flow).num_fatal

@@ -2,7 +2,7 @@
 
 The host's side of a call is a double (`support.host_side`) except at the end, where a whole mesh runs a flow;
 processes, sockets and workers are real. What a queue decides is tested without any of them, in
-`tests/unit/test_pull_queue.py`.
+`tests/unit/component_host/test_pull_queue.py`.
 """
 
 from __future__ import annotations

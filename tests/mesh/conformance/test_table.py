@@ -110,7 +110,7 @@ def names_beside() -> list[str]:
     here = Path(__file__)
     return [
         node.name
-        for path in sorted(here.parent.glob(f"{here.stem}_*.py"))
+        for path in sorted(set(here.parent.glob("test_*.py")) - {here})
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     ]

@@ -13,7 +13,7 @@ from stepflow import telemetry
 from stepflow.cli.__main__ import main
 from stepflow.cli.commands.init import FILES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
