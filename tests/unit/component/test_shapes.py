@@ -239,7 +239,7 @@ def test_a_wrong_component_is_told_at_the_start_in_one_line(tmp_path: Path, body
 
 @pytest.mark.parametrize("name", ["a//b", "{*rest}/x", "x{y}", "{x}/{x}", "", "{1}"])
 def test_a_bad_path_is_refused_where_it_stands(name: str) -> None:
-    with pytest.raises(Invalid, match=r"test_component_shapes\.py:\d+: the component path"):
+    with pytest.raises(Invalid, match=r"test_shapes\.py:\d+: the component path"):
         define(lambda: None, name=name)
 
 
