@@ -35,7 +35,7 @@ from component_host.stream import HostStream
 from stepflow.codec import INLINE_BYTES_MAX, encode
 from stepflow.errors import Code, DataLoss, Failure, Invalid, NotFound, Refused, StepflowError, Unavailable
 from stepflow.mesh.v1 import host_pb2
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -54,9 +54,6 @@ CLOSE_WAIT_S = 30.0
 
 HELD_BACK_S = 0.05
 """Between two looks whether calls may begin again."""
-
-FRAMES_LOGGED = 4
-"""Innermost places of a mistake's traceback. Its text is left out: it may quote a payload."""
 
 Deliver = Callable[[host_pb2.HostFrame], None]
 
@@ -190,7 +187,7 @@ class ComponentHost:
         except asyncio.CancelledError:
             plugin.error = Unavailable("HOST_STOPPED", "the host was stopped meanwhile")
         except Exception as error:
-            _log_mistake("a backend failed to start by mistake", plugin, error)
+            log_defect(log, "a backend failed to start by mistake", error, plugin=plugin.name)
             plugin.error = Unavailable(
                 "PLUGIN_START_FAILED",
                 f"plugin {plugin.name!r} cannot be started: {type(error).__name__} inside the host; see its log",
@@ -347,7 +344,7 @@ class ComponentHost:
         try:
             backend.execute(call)
         except Exception as error:  # one backend's mistake must not take the other calls of the frame with it
-            _log_mistake("a backend failed on a call by mistake", call.plugin, error)
+            log_defect(log, "a backend failed on a call by mistake", error, plugin=call.plugin.name)
             call.fail(_mistake(call, error))
             self._cancel_in_backend(call)
 
@@ -432,7 +429,7 @@ class ComponentHost:
         try:
             call.plugin.backend.cancel(call)
         except Exception as error:
-            _log_mistake("a backend failed to cancel a call by mistake", call.plugin, error)
+            log_defect(log, "a backend failed to cancel a call by mistake", error, plugin=call.plugin.name)
 
     def _expire(self, call: Call, message: str) -> None:
         if not call.settled:
@@ -449,7 +446,7 @@ class ComponentHost:
         try:
             await work()
         except Exception as error:  # whatever happens, the call gets its result
-            _log_mistake("the host failed on a call by mistake", call.plugin, error)
+            log_defect(log, "the host failed on a call by mistake", error, plugin=call.plugin.name)
             call.break_off(Failure(Code.ORCHESTRATOR_ERROR, f"component host {self.id}: {_name(error)}"))
 
     # --- runs ---------------------------------------------------------------------------------------------------
@@ -496,13 +493,6 @@ def _mistake(call: Call, error: Exception) -> Failure:
 
 def _name(error: BaseException) -> str:
     return type(error).__name__
-
-
-def _log_mistake(what: str, plugin: Plugin, error: Exception) -> None:
-    from traceback import extract_tb
-
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
-    log.error(what, plugin=plugin.name, error=_name(error), at=places[-FRAMES_LOGGED:])
 
 
 __all__ = ["ComponentHost", "HostStream", "fetch_blob"]

@@ -6,12 +6,11 @@ The pause doubles each time a run comes back, up to a minute, and is forgotten o
 from __future__ import annotations
 
 import asyncio
-from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from stepflow.errors import StepflowError, Unavailable
 from stepflow.store import Delete, Put, created_at, keys
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +26,6 @@ Place = tuple[str, int]
 RETURN_S_MIN = 1.0
 RETURN_S_MAX = 60.0
 """Before a run is given back, doubling each time."""
-
-FRAMES_LOGGED = 4
-"""Innermost places of a defect's traceback. Its text is left out: it may quote a payload."""
 
 FORGET_S = 10 * RETURN_S_MAX
 """A run that did not come back for so long has found another executor."""
@@ -93,9 +89,8 @@ class Returns:
 
 
 def defect(run_id: str, error: Exception) -> StepflowError:
-    """Log a mistake of ours, and return what to say of it."""
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
-    log.error("a defect", run_id=run_id, error=type(error).__name__, at=places[-FRAMES_LOGGED:])
+    """Log a bug of this project, and return the error that stands for it."""
+    log_defect(log, "a defect", error, run_id=run_id)
     return Unavailable(
         "DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log"
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from stepflow.errors import Code, Invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from stepflow.mesh.v1 import retry_pb2
 
@@ -33,6 +33,17 @@ DELAY_MS_MAX = 2**32 - 1
 
 FACTOR_MAX = 1000.0
 """A larger factor is a typing error; every back-off reaches its maximum long before."""
+
+
+def doubling(first_s: float, last_s: float) -> Iterator[float]:
+    """Yield pauses in seconds that double from `first_s` up to `last_s`, which then repeats.
+
+    For reconnects and restarts inside a service; steps use `Backoff`. Begin a new iterator after a success.
+    """
+    delay_s = first_s
+    while True:
+        yield delay_s
+        delay_s = min(2 * delay_s, last_s)
 
 
 class RetryClass(Enum):

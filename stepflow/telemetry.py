@@ -36,6 +36,9 @@ TEXT_CHARS_MAX = 2_000
 TRACEBACK_CHARS_MAX = 20_000
 """Tracebacks are the exception: their end says what happened."""
 
+DEFECT_FRAMES_MAX = 4
+"""Innermost frames that `log_defect` shows."""
+
 DEPTH_MAX = 8
 """Fields are searched for secrets this deep; what lies deeper is left out whole."""
 
@@ -126,6 +129,18 @@ class Logger:
     def exception(self, message: str, **fields: object) -> None:
         """Write an error with the traceback of the exception that is being handled."""
         _emit("error", self.name, message, {**self._fields, **fields, "exc_info": True})
+
+
+def log_defect(log: Logger, message: str, error: BaseException, **fields: object) -> None:
+    """Log an exception that is a bug of this project: its type and innermost frames, never its text.
+
+    The text may quote a payload or a secret.
+    """
+    import traceback  # only a bug needs it
+
+    frames = traceback.extract_tb(error.__traceback__)[-DEFECT_FRAMES_MAX:]
+    at = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    log.error(message, error=type(error).__name__, at=at, **fields)
 
 
 def get_logger(name: str) -> Logger:

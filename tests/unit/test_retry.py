@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from stepflow.retry import (
     backoff_to_tree,
     base_delay_ms,
     delay_ms,
+    doubling,
     retry_class,
 )
 
@@ -158,3 +161,7 @@ def test_a_stored_back_off_of_a_later_version_is_refused() -> None:
         backoff_from_proto(later)
     with pytest.raises(Invalid, match="factor"):
         backoff_from_proto(retry_pb2.Backoff(kind=retry_pb2.Backoff.KIND_EXPONENTIAL, factor=float("nan")))
+
+
+def test_pauses_double_up_to_their_bound_and_stay_there() -> None:
+    assert list(islice(doubling(0.5, 3.0), 5)) == [0.5, 1.0, 2.0, 3.0, 3.0]

@@ -12,7 +12,7 @@ import pytest
 
 from stepflow import telemetry
 from stepflow.errors import Invalid
-from stepflow.telemetry import REDACTED, configure, get_logger, is_secret_name, redact
+from stepflow.telemetry import REDACTED, configure, get_logger, is_secret_name, log_defect, redact
 
 
 @pytest.fixture(autouse=True)
@@ -199,3 +199,16 @@ assert "structlog" in sys.modules
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "written" in done.stderr
+
+
+def test_a_defect_is_logged_with_its_frames_and_without_its_text() -> None:
+    stream = io.StringIO()
+    configure(destination=stream, format="json")
+    try:
+        raise KeyError("sk-a-payload")
+    except KeyError as error:
+        log_defect(get_logger("test"), "a step failed", error, run_id="r1")
+    (record,) = records(stream)
+    assert (record["error"], record["run_id"]) == ("KeyError", "r1")
+    assert "test_a_defect_is_logged" in str(record["at"])
+    assert "sk-a-payload" not in stream.getvalue()
