@@ -39,6 +39,7 @@ from stepflow.errors import (
     Unauthenticated,
     Unavailable,
 )
+from stepflow.proxies import DIRECT, grpc_options
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
     from stepflow.health import Health
+    from stepflow.proxies import Proxy
 
 log = get_logger(__name__)
 
@@ -403,12 +405,19 @@ def _error_info(failed: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | N
 # --- channels ----------------------------------------------------------------------------------------------------
 
 
-def open_channel(target: str, tls: Tls | None = None, *, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
+def open_channel(
+    target: str,
+    tls: Tls | None = None,
+    *,
+    proxy: Proxy | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+) -> grpc.aio.Channel:
     """Open a channel to HOST:PORT, or to any target that gRPC knows (`dns:///name:port` spreads over its addresses).
 
-    It connects when the first call is made, and again by itself. Raises: Invalid `TLS_INVALID`.
+    It connects when the first call is made, and again by itself. The environment's proxy is not used; a client outside
+    of the mesh gives the one of `stepflow.proxies`. Raises: Invalid `TLS_INVALID`.
     """
-    return _open(target, tls, [*_CHANNEL_OPTIONS, *_PINGS, *options])
+    return _open(target, tls, [*_CHANNEL_OPTIONS, *_PINGS, *grpc_options(proxy), *options])
 
 
 def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
@@ -416,7 +425,7 @@ def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
 
     It has a connection of its own: a shared one would make it inherit the back-off of a channel that has just failed.
     """
-    return _open(target, tls, [*_CHANNEL_OPTIONS, *_LINK_PINGS, ("grpc.use_local_subchannel_pool", 1)])
+    return _open(target, tls, [*_CHANNEL_OPTIONS, *_LINK_PINGS, DIRECT, ("grpc.use_local_subchannel_pool", 1)])
 
 
 def _open(target: str, tls: Tls | None, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
