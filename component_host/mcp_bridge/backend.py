@@ -34,6 +34,7 @@ from component_host.mcp_bridge.link import Trace, call_trace
 from component_host.supervision.process import ProcessSpec
 from stepflow import codec
 from stepflow.errors import Code, Failure, StepflowError, Unavailable
+from stepflow.proxies import named_proxy, through
 from stepflow.retry import Backoff, base_delay_ms
 from stepflow.telemetry import get_logger
 
@@ -336,7 +337,9 @@ class McpBackend:
         from component_host.mcp_bridge.http import HttpServer, HttpTarget
 
         target = HttpTarget(self.name, config.url, config.headers)
-        http = HttpServer(target, spec if config.command else None, on_loss=lambda: self._handle_loss(http))
+        http = HttpServer(
+            target, spec if config.command else None, on_loss=lambda: self._handle_loss(http), environ=context.environ
+        )
         return http
 
     async def _connect(self, stack: contextlib.AsyncExitStack, link: Link) -> _Connection:
@@ -484,7 +487,8 @@ class McpBackend:
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
         if isinstance(error, TimeoutError):
             limit = f"{config.start_timeout_s:g} s"
-            return Unavailable("SERVER_START_TIMEOUT", f"{what} did not answer within {limit}{said}")
+            way = "" if config.command else through(named_proxy(config.url, self._context.environ))
+            return Unavailable("SERVER_START_TIMEOUT", f"{what} did not answer within {limit}{way}{said}")
         if link.lost:
             reason = SERVER_EXITED if config.command else "SERVER_UNREACHABLE"
             return Unavailable(reason, f"{what} {link.describe_end()} before it was ready{said}")
