@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from component_host.failure import CallFailed
+from component_host.late_imports import import_in_thread
 from stepflow.codec import PAYLOAD_BYTES_MAX, decode, encode
 from stepflow.errors import Code
 
@@ -129,7 +130,7 @@ class OpenAIChat:
         async with self._opening:
             if self._client is None:
                 # Importing httpx and reading certificates takes some 200 ms: not on the loop.
-                self._client = await asyncio.to_thread(_open_client, self._timeout_s)
+                self._client = await import_in_thread(_open_client, self._timeout_s)
             return self._client
 
 
