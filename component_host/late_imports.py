@@ -1,11 +1,12 @@
 """Imports of large libraries after the start: off the event loop, and in one thread at a time.
 
 Python locks each module while it loads. If one thread loads `sdk.client`, which imports `sdk.messages`, while another
-loads `sdk.messages`, which imports `sdk.client`, each holds what the other waits for. Python ends such a deadlock with a
-half-loaded module or an error, and one of the imports fails, or both. The two transports of the MCP SDK enter it in
+loads `sdk.messages`, which imports `sdk.client`, each holds what the other waits for. Python ends such a deadlock with
+a half-loaded module or an error, and one of the imports fails, or both. The two transports of the MCP SDK enter it in
 different orders; so do the SDK and httpx enter `importlib.resources`.
 
-Threads that enter a library by the same name cannot block each other and need nothing of this (`yaml`, `jsonschema_rs`).
+Threads that enter a library by the same name cannot block each other and need nothing of this (`yaml`,
+`jsonschema_rs`).
 """
 
 from __future__ import annotations

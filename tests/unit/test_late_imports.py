@@ -94,5 +94,7 @@ asyncio.run(main())
 
 
 def test_the_libraries_of_all_plugins_are_imported_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", TOGETHER], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", TOGETHER], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
