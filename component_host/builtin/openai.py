@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from component_host.builtin.failure import CallFailed
+from component_host.late_imports import import_in_thread
 from stepflow.codec import PAYLOAD_BYTES_MAX, decode, encode
 from stepflow.errors import Code, Invalid
 from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
@@ -139,7 +140,7 @@ class OpenAIChat:
                 except Invalid as error:
                     raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {error.message}") from None
                 # Importing httpx and reading certificates takes some 200 ms: not on the loop.
-                self._client = await asyncio.to_thread(_open_client, self._timeout_s, self._proxy)
+                self._client = await import_in_thread(_open_client, self._timeout_s, self._proxy)
             return self._client
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from component_host.backend import Health, Listing, with_stderr
+from component_host.late_imports import import_in_thread
 from component_host.mcp_bridge.link import Trace, call_trace
 from component_host.supervision.process import ProcessSpec
 from stepflow import codec
@@ -151,8 +152,8 @@ class McpBackend:
                 is in the text.
         """
         assert self._supervisor is None, "a backend is started once"
-        # Beside the event loop, which must go on: other servers of the same host start meanwhile.
-        await asyncio.to_thread(_import_sdk, over_http=bool(self._config.url))
+        # Not on the event loop: other servers of the same host start meanwhile, MCP servers among them.
+        await import_in_thread(_import_sdk, over_http=bool(self._config.url))
         if self._closing:
             raise self._closed_error()
         loop = asyncio.get_running_loop()
