@@ -86,7 +86,7 @@ async def main():
     await asyncio.gather(
         import_in_thread(_import_sdk, over_http=False),
         import_in_thread(_import_sdk, over_http=True),
-        import_in_thread(_open_client, 1.0),
+        import_in_thread(_open_client, 1.0, None),
     )
 
 asyncio.run(main())
