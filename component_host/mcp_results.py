@@ -189,7 +189,9 @@ class BoundedResultCheck:
             try:
                 known = self._validators[name] = (schema, InputValidator(schema, check_formats=False))
             except Invalid as error:
-                raise RuntimeError(f"the output schema of tool {name!r} cannot be used: {error.message}") from None
+                raise RuntimeError(
+                    f"the output schema of tool {name!r} cannot be used ({error.reason}): {error.message}"
+                ) from None
         return _ResultValidator(name, known[1])
 
 
@@ -205,7 +207,9 @@ class _ResultValidator:
         try:
             problem = self._validator.misfit(tree)
         except Invalid as error:
-            raise RuntimeError(f"the result of tool {self._name!r} cannot be checked: {error.message}") from None
+            raise RuntimeError(
+                f"the result of tool {self._name!r} cannot be checked ({error.reason}): {error.message}"
+            ) from None
         if problem is not None:
             pointer, message, rule = problem
             yield SchemaError(message, validator=rule or "schema", path=_parts(pointer))

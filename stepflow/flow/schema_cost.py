@@ -432,7 +432,7 @@ class _Graph:
                 node.members += map(self._add, _members(value).values())
             case "patternProperties":
                 node.every_member += map(self._add, _members(value).values())
-                node.patterns += [name for name in _members(value)]
+                node.patterns += list(_members(value))
             case "additionalProperties":
                 node.members.append(self._add(value))
             case "unevaluatedProperties" | "propertyNames":

@@ -199,7 +199,7 @@ def _input_problem(document: bytes, inputs: Sequence[msgspec.Raw], kind: pb.SubR
     try:
         problem = validator.first_misfit(map(bytes, inputs))
     except Invalid as error:
-        return Failure(Code.INVALID_INPUT, f"the input of the flow to run cannot be checked: {error}")
+        return Failure(Code.INVALID_INPUT, f"the input of the flow to run cannot be checked ({error.reason}): {error}")
     if problem is None:
         return None
     number, pointer, message = problem
