@@ -1,4 +1,4 @@
-"""Schemas are measured before they are compiled: no small schema keeps a process busy, and no ordinary one is refused."""
+"""Schemas are measured before they are compiled: no small one keeps a process busy, no ordinary one is refused."""
 
 from __future__ import annotations
 
