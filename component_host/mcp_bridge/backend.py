@@ -350,6 +350,7 @@ class McpBackend:
         from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
         from component_host.mcp_bridge.listing import list_offers
+        from component_host.mcp_bridge.results import BoundedResultCheck
 
         client = mcp.Client(
             link,
@@ -361,6 +362,7 @@ class McpBackend:
         )
         async with asyncio.timeout(self._config.start_timeout_s):
             await stack.enter_async_context(client)
+            BoundedResultCheck().install(client.session)  # before the listing: no schema gets to the SDK's own
             modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
             if self._mode == "modern" and not modern:
                 raise ValueError(f"it speaks {client.protocol_version}, and the configuration says `mode: modern`")
