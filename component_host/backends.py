@@ -64,7 +64,8 @@ def make_backend(
 
         return MockBackend(context, plugin)
     if isinstance(plugin, McpPlugin):
-        from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+        from component_host.mcp_bridge.backend import McpBackend
+        from component_host.mcp_bridge.link import McpServerConfig
 
         return McpBackend(
             context,

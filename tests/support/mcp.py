@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from component_host.backend import BackendContext
-from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+from component_host.mcp_bridge.backend import McpBackend
+from component_host.mcp_bridge.link import McpServerConfig
 from stepflow.mesh.v1 import host_pb2
 from support import ROOT, server_venv, wait_until, wait_until_async
 

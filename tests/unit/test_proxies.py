@@ -13,7 +13,8 @@ from support.builtin_host import answer, builtin, failed
 from support.environment_proxy import SECRET, environ_with, recording_proxy
 from support.mcp import context
 
-from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+from component_host.mcp_bridge.backend import McpBackend
+from component_host.mcp_bridge.link import McpServerConfig
 from component_host.stepflow_bridge.http_endpoint import Endpoint, LostError, NotProtocolError
 from stepflow.client import Client
 from stepflow.component.pull_remote import Remote, why
