@@ -156,6 +156,5 @@ async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> N
     apply(state, entry)
     blobs: dict[str, bytes | None] = {}
     while not advance(state, blobs) and state.wanted:
-        wanted, state.wanted = state.wanted, {}
-        for blob, shared in wanted.items():
+        for blob, shared in state.take_wanted().items():
             blobs[blob] = await get_blob(state.run_id, blob, shared=shared)

@@ -70,8 +70,7 @@ def decide(state: RunState, now_ms: int, routes: Routes, blobs: Blobs) -> list[A
     if state.scopes_ended:
         _tell_ended_scopes(state, actions)
     if state.wanted:
-        actions.extend(WantBlob(blob, shared) for blob, shared in state.wanted.items())
-        state.wanted = {}
+        actions.extend(WantBlob(blob, shared) for blob, shared in state.take_wanted().items())
     if state.loaded:
         unload(state)
     if not state.scopes_live and not state.unopened:
@@ -115,7 +114,7 @@ def _end(
     fact = pb.RunCompleted(status=status)
     if failure is not None:
         fact.failure.CopyFrom(failure_to_pb(failure))
-    state.ending = True
+    state.begin_ending()
     actions.append(Append(pb.Entry(at_ms=now_ms, run_completed=fact)))
 
 

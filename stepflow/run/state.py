@@ -136,6 +136,14 @@ class StepRun:
         self.memo: Any = None
         """What the engine's own components keep between two decisions; rebuilt at will."""
 
+    def rejoin_attempt(self, attempt: int) -> None:
+        """Let the next dispatch join this attempt, which a host still holds, instead of making another."""
+        self.rejoin = attempt
+
+    def note_sent(self, call_id: int) -> None:
+        """Note the number under which this owner has sent the call in flight to a host."""
+        self.call_id = call_id
+
     @property
     def id(self) -> str:
         return self.item.scope.plan.steps[self.index].id
@@ -347,6 +355,19 @@ class RunState:
     @property
     def root(self) -> Scope:
         return self.scopes[0]
+
+    def begin_ending(self) -> None:
+        """Make no further decisions: the entry that ends the run is being journaled."""
+        self.ending = True
+
+    def note_journaled(self, size_bytes: int) -> None:
+        """Count the size of entries that were written or read back toward the bound of the journal."""
+        self.bytes_journaled += size_bytes
+
+    def take_wanted(self) -> dict[str, bool]:
+        """Return the blobs to load, each with True where a user supplied the id, and clear the list."""
+        wanted, self.wanted = self.wanted, {}
+        return wanted
 
     def next_wake_ms(self) -> int | None:
         """Return the instant at which `decide` should be asked again even if nothing happens."""

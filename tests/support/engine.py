@@ -142,8 +142,7 @@ class World:
             apply(state, pb.Entry.FromString(raw))
             brought: dict[str, bytes | None] = {}
             while not advance(state, brought) and state.wanted:
-                wanted, state.wanted = state.wanted, {}
-                brought.update({blob: self.blobs.get(blob) for blob in wanted})
+                brought.update({blob: self.blobs.get(blob) for blob in state.take_wanted()})
         return state
 
     def turn(self) -> None:
@@ -247,7 +246,7 @@ class World:
         for key, attempt in held:
             step = find_step(self.state, key)
             assert step is not None
-            step.rejoin = attempt
+            step.rejoin_attempt(attempt)
         self.turn()
 
     def _feed(self, entry: pb.Entry) -> None:
