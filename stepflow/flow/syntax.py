@@ -21,7 +21,7 @@ from stepflow.flow.document import Place, describe
 from stepflow.flow.paths import Path, parse_path, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 FORMS = ("$literal", "$if", "$coalesce", "$from", "$step", "$input", "$variable")
 """The keys that make an object a special form, in order of precedence."""
@@ -181,9 +181,12 @@ def references(expression: Expression, place: Place) -> Iterator[tuple[Place, St
             pass
 
 
-def suggestion(name: str, known: tuple[str, ...]) -> str:
-    """Return `; did you mean …?` when `name` looks like one of `known`, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
+def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return `; did you mean …?` if `name` resembles one of `known`, else an empty text.
+
+    `cutoff` is the least similarity, from 0 to 1, that counts as a resemblance.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
