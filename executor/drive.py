@@ -36,8 +36,8 @@ from stepflow.run import (
     settle,
     start_callback,
 )
-from stepflow.run.builtins import callback_plan
 from stepflow.run.entries import failure_from_pb, failure_to_pb, flow_result, json_of
+from stepflow.run.subruns import callback_plan
 from stepflow.run.views import StepEvent, call_event, step_event
 from stepflow.store import Delete, Put, keys
 from stepflow.telemetry import get_logger

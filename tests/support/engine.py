@@ -91,7 +91,7 @@ class World:
         self.answered: list[tuple[str, int]] = []
         self.crashes = 0
         self.signalled = 0
-        self.places_peak = 0
+        self.slots_peak = 0
         self.flight: list[Dispatch] = []
         self.parents: dict[str, Scope] = {}
         self.policy = state_pb2.Policy(transport_retries_max=self.transport_retries, concurrency_max=self.window)
@@ -151,7 +151,7 @@ class World:
             again = False
             for action in decide(self.state, self.now_ms, ROUTES, brought):
                 again = self._act(action, brought) or again
-            self.places_peak = max(self.places_peak, self.state.places_taken)
+            self.slots_peak = max(self.slots_peak, self.state.slots_used)
             if not again:
                 return
         raise AssertionError("decide never comes to rest")

@@ -13,7 +13,7 @@ from support.engine import World
 
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, INNOCENT_MS
+from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, POISON_WINDOW_MS
 
 
 def step(name, component, input=None, **more):
@@ -173,7 +173,7 @@ def test_neither_order_nor_crashes_change_the_result(name, choices, window):
     completed = stormy.completed_keys()
     assert len(set(completed)) == len(completed), "a step completed twice"
     assert sorted(completed) == sorted(calm.completed_keys()), "other steps ran"
-    assert stormy.places_peak <= window
+    assert stormy.slots_peak <= window
     again = stormy.replayed()
     assert again.status == stormy.state.status
     assert [item.outcome for item in again.root.items] == [item.outcome for item in stormy.state.root.items]
@@ -217,7 +217,7 @@ def test_only_the_chosen_branch_runs():
 def test_a_parent_lends_its_place_so_a_window_of_one_suffices():
     callback = world("call-back", window=1)
     assert callback.run() == EXPECTED["call-back"]
-    assert callback.places_peak == 1
+    assert callback.slots_peak == 1
 
 
 def test_attempts_count_failures_and_adoptions():
@@ -416,7 +416,7 @@ def test_a_run_that_waits_long_is_not_given_up_because_its_owners_lost_their_ses
     )
     nap.turn()
     for _ in range(3 * ADOPTIONS_IN_A_ROW_MAX):
-        nap.now_ms += INNOCENT_MS + 1
+        nap.now_ms += POISON_WINDOW_MS + 1
         nap.crash()
     assert nap.run() == [{"duration_ms": 86_400_000}]
 
@@ -440,7 +440,7 @@ def test_hand_overs_do_not_count_against_a_run():
 def test_the_window_spans_all_items_and_sub_runs():
     batch = World(CORPUS["diamond"], inputs=[{"n": n} for n in range(10)], window=3)
     batch.run([5, 3, 1, 0, 7] * 20)
-    assert batch.places_peak == 3
+    assert batch.slots_peak == 3
 
 
 def test_ready_steps_start_in_order_of_item_and_step():

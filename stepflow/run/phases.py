@@ -1,0 +1,91 @@
+"""Phases of an active step, and the only table of transitions between them.
+
+A step exists from the moment when every value that its input needs is complete. Rules:
+- `StepRun.enter` is the only writer of a phase and rejects a transition that the table lacks;
+- a live owner decides first (READY to SETTLING, say) and applies the entry afterwards;
+- a replay applies entries without decisions, so an entry may find a step in an earlier phase: those transitions are
+  marked `replay_only`.
+
+`docs/explanation/run-states.md` is drawn from this table.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Phase(IntEnum):
+    READY = 1
+    """Waits for a slot of the concurrency window, or for a decision."""
+    IN_FLIGHT = 2
+    """A dispatch was requested, and its result is not journaled yet."""
+    RETRYING = 3
+    """Waits until its next attempt is due."""
+    SLEEPING = 4
+    """Waits for a durable timer."""
+    PARENT = 5
+    """Waits for a sub-run that the engine opened for it."""
+    WAITING = 6
+    """Waits for a signal, or for the timer that ends the wait."""
+    SETTLING = 7
+    """Its next entry is being journaled."""
+    DONE = 8
+    """Its result is journaled; the step is no longer active."""
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """One legal transition. `cause` is the decision or the kind of entry behind it."""
+
+    source: Phase
+    target: Phase
+    cause: str
+    replay_only: bool = False
+
+
+def _on_entry(kind: str, target: Phase, *, live: tuple[Phase, ...], replay: tuple[Phase, ...]) -> list[Transition]:
+    return [
+        *(Transition(source, target, kind) for source in live),
+        *(Transition(source, target, kind, replay_only=True) for source in replay),
+    ]
+
+
+_WAITS = (Phase.SLEEPING, Phase.PARENT, Phase.WAITING)
+
+TRANSITIONS: tuple[Transition, ...] = (
+    # Decisions.
+    Transition(Phase.READY, Phase.IN_FLIGHT, "dispatch"),
+    Transition(Phase.READY, Phase.SETTLING, "engine component, or no call possible"),
+    Transition(Phase.RETRYING, Phase.READY, "next attempt due"),
+    Transition(Phase.SLEEPING, Phase.SETTLING, "timer due"),
+    Transition(Phase.PARENT, Phase.SETTLING, "sub-run ended"),
+    Transition(Phase.WAITING, Phase.SETTLING, "signal received or wait timed out"),
+    # Journaled entries.
+    *_on_entry("TimerSet", Phase.SLEEPING, live=(Phase.SETTLING,), replay=(Phase.READY, Phase.RETRYING)),
+    *_on_entry("SignalAwaited", Phase.WAITING, live=(Phase.SETTLING,), replay=(Phase.READY, Phase.RETRYING)),
+    *_on_entry(
+        "SubRunStarted", Phase.PARENT, live=(Phase.SETTLING,), replay=(Phase.READY, Phase.RETRYING, Phase.PARENT)
+    ),
+    *_on_entry(
+        "AttemptFailed",
+        Phase.RETRYING,
+        live=(Phase.IN_FLIGHT, Phase.SETTLING),
+        replay=(Phase.READY, Phase.RETRYING, *_WAITS),
+    ),
+    *_on_entry(
+        "StepCompleted",
+        Phase.DONE,
+        live=(Phase.IN_FLIGHT, Phase.SETTLING),
+        replay=(Phase.READY, Phase.RETRYING, *_WAITS),
+    ),
+)
+
+TARGETS: dict[Phase, frozenset[Phase]] = {
+    source: frozenset(each.target for each in TRANSITIONS if each.source is source) for source in Phase
+}
+"""The same table, for the look-up on the hot path."""
+
+
+class IllegalTransition(Exception):
+    """A phase change that the table lacks: a defect, or a journal whose entries cannot follow each other."""
