@@ -14,7 +14,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
 from stepflow.run.entries import failure_from_pb, json_of
-from stepflow.run.phases import IllegalTransition, Phase
+from stepflow.run.phases import DONE, PARENT, RETRYING, SLEEPING, WAITING, IllegalTransition
 from stepflow.run.state import POISON_WINDOW_MS, RunState, Scope, StepRun
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _adopted(state: RunState, entry: pb.Entry) -> None:
 def _step_completed(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     item = step.item
-    state.leave_flight(step, Phase.DONE)
+    state.leave_flight(step, DONE)
     del item.active[step.index]
 
     fact = entry.step_completed
@@ -123,7 +123,7 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
 def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     fact = entry.attempt_failed
-    state.leave_flight(step, Phase.RETRYING)
+    state.leave_flight(step, RETRYING)
 
     if retry_class(Code(fact.failure.code)) is RetryClass.COMPONENT:
         step.component_failed += 1
@@ -141,7 +141,7 @@ def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
 
 def _timer_set(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
-    step.enter(Phase.SLEEPING)
+    step.enter(SLEEPING)
     step.wake_at_ms = entry.timer_set.fire_at_ms
     state.push_timer(step)
 
@@ -149,7 +149,7 @@ def _timer_set(state: RunState, entry: pb.Entry) -> None:
 def _sub_run_started(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     if entry.sub_run_started.kind != pb.SUB_RUN_KIND_CALLBACK:
-        step.enter(Phase.PARENT)
+        step.enter(PARENT)
     state.unopened.append((step, entry))
 
 
@@ -171,7 +171,7 @@ def _run_completed(state: RunState, entry: pb.Entry) -> None:
 def _signal_awaited(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     fact = entry.signal_awaited
-    step.enter(Phase.WAITING)
+    step.enter(WAITING)
     step.signal = None
     if fact.until_ms:
         step.wake_at_ms = fact.until_ms
@@ -208,7 +208,7 @@ def _match_signals(state: RunState, queue_key: tuple[int, str]) -> None:
     signals, waits = state.signals.get(queue_key), state.signal_waits.get(queue_key)
     while signals and waits:
         step = waits.popleft()
-        if step.phase is Phase.WAITING and step.signal is None and step.item.active.get(step.index) is step:
+        if step.phase is WAITING and step.signal is None and step.item.active.get(step.index) is step:
             step.signal = signals.popleft()
             step.wake_at_ms = -1
             state.signalled.append(step)

@@ -18,7 +18,7 @@ from stepflow.run.actions import Append, CancelCall, Dispatch, ScopeEnded, WantB
 from stepflow.run.advance import advance
 from stepflow.run.builtins import NOT_SIGNALLED, begin, resume_parent, signal_output, sleep_output
 from stepflow.run.entries import failure_to_pb
-from stepflow.run.phases import Phase
+from stepflow.run.phases import IN_FLIGHT, PARENT, READY, RETRYING, SETTLING, SLEEPING, WAITING
 from stepflow.run.settle import settle
 from stepflow.run.state import (
     ADOPTIONS_FRUITLESS_MAX,
@@ -128,7 +128,7 @@ def _end(
     """Cancel all calls in flight and end the run."""
     for scope in state.scopes:
         for item in scope.items:
-            actions.extend(CancelCall(step) for step in item.active.values() if step.phase is Phase.IN_FLIGHT)
+            actions.extend(CancelCall(step) for step in item.active.values() if step.phase is IN_FLIGHT)
 
     fact = pb.RunCompleted(status=status)
     if failure is not None:
@@ -178,7 +178,7 @@ def _has_slot(state: RunState) -> bool:
 
 
 def _is_ready(step: StepRun) -> bool:
-    return step.phase is Phase.READY and step.item.active.get(step.index) is step and step.item.outcome is None
+    return step.phase is READY and step.item.active.get(step.index) is step and step.item.outcome is None
 
 
 def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: Blobs, actions: list[Action]) -> None:
@@ -212,7 +212,7 @@ def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: B
 
 def _fail(step: StepRun, now_ms: int, actions: list[Action], failure: Failure, origin: pb.Origin) -> None:
     """End a step that was never dispatched; `onError` does not apply to it."""
-    step.enter(Phase.SETTLING)
+    step.enter(SETTLING)
     item = step.item
     completed = pb.StepCompleted(failure=failure_to_pb(failure, origin))
     entry = pb.Entry(scope=item.scope.number, item=item.index, step=step.index, at_ms=now_ms, step_completed=completed)
@@ -241,7 +241,7 @@ def _conclude_step(state: RunState, step: StepRun, begun: Begun | None, now_ms: 
     else:
         entry = _fact_entry(step, begun, now_ms)
         step.started_at_ms = step.started_at_ms or now_ms
-    step.enter(Phase.SETTLING)
+    step.enter(SETTLING)
     actions.append(Append(entry))
 
 
@@ -262,11 +262,11 @@ def _fact_entry(step: StepRun, fact: Fact, now_ms: int) -> pb.Entry:
 
 def _block(state: RunState, step: StepRun) -> None:
     """Return a step to the queue of its phase until the blob that it needs is loaded."""
-    if step.phase is Phase.PARENT:
+    if step.phase is PARENT:
         state.due.append(step)
-    elif step.phase is Phase.WAITING:
+    elif step.phase is WAITING:
         state.signalled.append(step)
-    elif step.phase is Phase.SLEEPING:
+    elif step.phase is SLEEPING:
         state.push_timer(step)
     else:
         state.blocked_steps.append(step)
@@ -279,12 +279,12 @@ def _fire_timers(state: RunState, now_ms: int, blobs: Blobs, actions: list[Actio
         at_ms, *_, step = heappop(state.timers)
         if step.wake_at_ms != at_ms or step.item.active.get(step.index) is not step:
             continue
-        if step.phase is Phase.RETRYING:
-            step.enter(Phase.READY)
+        if step.phase is RETRYING:
+            step.enter(READY)
             state.fresh.append(step)
-        elif step.phase is Phase.SLEEPING:
+        elif step.phase is SLEEPING:
             sleeping.append(step)
-        elif step.phase is Phase.WAITING:
+        elif step.phase is WAITING:
             _conclude_step(state, step, NOT_SIGNALLED, now_ms, actions)
 
     # After the loop: a sleep that waits for a blob queues its timer again, which is still due.
@@ -295,7 +295,7 @@ def _fire_timers(state: RunState, now_ms: int, blobs: Blobs, actions: list[Actio
 def _resume_signalled(state: RunState, now_ms: int, blobs: Blobs, actions: list[Action]) -> None:
     steps, state.signalled = state.signalled, []
     for step in steps:
-        if step.phase is Phase.WAITING and step.item.active.get(step.index) is step:
+        if step.phase is WAITING and step.item.active.get(step.index) is step:
             _conclude_step(state, step, signal_output(state, step, blobs), now_ms, actions)
 
 
@@ -303,6 +303,6 @@ def _resume_parents(state: RunState, now_ms: int, blobs: Blobs, actions: list[Ac
     due, state.due = state.due, []
     for step in due:
         # After a replay the parent may be past this sub-run: it has its outcome, or a later iteration is running.
-        waits = step.phase is Phase.PARENT and step.item.active.get(step.index) is step
+        waits = step.phase is PARENT and step.item.active.get(step.index) is step
         if waits and step.sub_runs and step.sub_runs[-1].ended:
             _conclude_step(state, step, resume_parent(state, step, blobs), now_ms, actions)

@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import Json
-from stepflow.run.phases import TARGETS, IllegalTransition, Phase
+from stepflow.run.phases import IN_FLIGHT, READY, TARGETS, IllegalTransition, Phase
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
@@ -120,7 +120,7 @@ class StepRun(JournaledStep):
 
         self.item = item
         self.index = index
-        self.phase = Phase.READY
+        self.phase = READY
         self.ready_at = ready_at
         """Number of adoptions of the run at the time when the step became ready."""
         self.attempt = 0
@@ -391,26 +391,26 @@ class RunState(JournaledRun):
 
     def start_flight(self, step: StepRun) -> None:
         """Put a step in flight and take a slot for it."""
-        step.enter(Phase.IN_FLIGHT)
+        step.enter(IN_FLIGHT)
         if not step.callbacks_live:
             self.slots_used += 1
 
     def leave_flight(self, step: StepRun, phase: Phase) -> None:
         """Move a step to `phase` and release its slot, if it uses one."""
-        if step.phase is Phase.IN_FLIGHT and not step.callbacks_live:
+        if step.phase is IN_FLIGHT and not step.callbacks_live:
             self.slots_used -= 1
         step.enter(phase)
 
     def lend_slot(self, step: StepRun) -> None:
         """Release the step's slot for a sub-run that its component has started."""
-        if not step.callbacks_live and step.phase is Phase.IN_FLIGHT:
+        if not step.callbacks_live and step.phase is IN_FLIGHT:
             self.slots_used -= 1
         step.callbacks_live += 1
 
     def reclaim_slot(self, step: StepRun) -> None:
         """Take the step's slot again after its last sub-run has ended, beyond the bound if need be."""
         step.callbacks_live -= 1
-        if not step.callbacks_live and step.phase is Phase.IN_FLIGHT:
+        if not step.callbacks_live and step.phase is IN_FLIGHT:
             self.slots_used += 1
 
     def push_timer(self, step: StepRun) -> None:
