@@ -1,7 +1,8 @@
-"""Values checked against JSON Schemas of flows.
+"""Checks of values against the JSON Schemas of flows.
 
-Promises: a message says which rule was broken and where, with names of members but never a value (it may be secret,
-and is the user's anyway); nothing outside the schema is ever fetched.
+Promises:
+- a message names the violated rule and the member, but never quotes a value, which may be secret;
+- references outside the schema are never fetched.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 _VALUE = "the value"
 
 MESSAGE_CHARS_MAX = 500
-"""Schemas and names of members can be long, and a message quotes them."""
+"""Messages quote schemas and names of members, which can be long."""
 
 
 class InputValidator:
-    """Checks values against one schema. Compiling costs a millisecond: keep it for all items of a run."""
+    """Checks values against one schema. Compiling takes a millisecond, so keep it for all items of a run."""
 
     def __init__(self, schema: Any, definitions: Mapping[str, Any] | None = None) -> None:
-        """Compile `schema`; `definitions` are what its `#/$defs/…` may refer to.
+        """Compile `schema`; its `#/$defs/…` may refer to `definitions`.
 
         Raises:
             Invalid: SCHEMA_INVALID.
@@ -43,12 +44,12 @@ class InputValidator:
 
     @classmethod
     def for_input(cls, flow: Flow) -> InputValidator | None:
-        """Return the validator of a flow's declared input, or None when it declares none. Raises as the constructor."""
+        """Return the validator of a flow's declared input, or None without a declaration. Raises: Invalid."""
         schema = flow.schema("input")
         return None if schema is None else cls(schema, flow.schema_definitions)
 
     def check(self, tree: Any) -> tuple[str, str] | None:
-        """Return None when `tree` fits, else the JSON pointer of the first misfit (empty: the whole) and a sentence."""
+        """Return JSON pointer (empty: the root) and description of the first violation, or None if `tree` is valid."""
         if self._validator.is_valid(tree):
             return None
         error = next(self._validator.iter_errors(tree), None)
