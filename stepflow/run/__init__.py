@@ -23,17 +23,18 @@ never holds the slot that its child needs.
 
 Limits: this package chooses no host, keeps no time, writes nothing, and does not know what a component is.
 
-Modules: `phases` (transitions of a step), `state`, `actions`, `apply` (entries in), `advance` (their consequences),
-`decide` (actions out), `settle` (from an outcome to its entry), `subruns`, `builtins` (engine components), `values`
-(composed and stored values), `entries` (conversions), `views` (listings derived from journals).
+Modules: `phases` (transitions of a step), `state` and `scope`, `apply` (entries in), `advance` (their consequences),
+`decide` and `actions` (actions out), `settle` (from an outcome to its entry), `subruns`, `builtins` (engine
+components), `values` (composed and stored values), `entries` (conversions), `views` (listings derived from journals).
 """
 
 from stepflow.run.actions import Action, Append, CancelCall, Dispatch, ScopeEnded, WantBlob
 from stepflow.run.apply import apply, new_run
 from stepflow.run.decide import decide
 from stepflow.run.phases import Phase
+from stepflow.run.scope import Scope, StepRun
 from stepflow.run.settle import find_step, settle
-from stepflow.run.state import RunState, Scope, StepRun
+from stepflow.run.state import RunState
 from stepflow.run.subruns import start_callback
 
 __all__ = [

@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from stepflow.mesh.v1 import journal_pb2
     from stepflow.routing.table import Target
-    from stepflow.run.state import Scope, StepRun
+    from stepflow.run.scope import Scope, StepRun
 
 
 class Append(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ from stepflow.codec import Json
 from stepflow.errors import Code, Failure
 from stepflow.flow import Env
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import FINISH, OUTPUT, Blobs, Item, RunState, Scope, StepRun, Stored
+from stepflow.run.scope import Item, Scope, StepRun
+from stepflow.run.state import FINISH, OUTPUT, Blobs, RunState, Stored
 from stepflow.run.subruns import open_sub_run
 from stepflow.run.values import composed, load
 

@@ -15,7 +15,8 @@ from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
 from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.phases import DONE, PARENT, RETRYING, SLEEPING, WAITING, IllegalTransition
-from stepflow.run.state import POISON_WINDOW_MS, RunState, Scope, StepRun
+from stepflow.run.scope import Scope, StepRun
+from stepflow.run.state import POISON_WINDOW_MS, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

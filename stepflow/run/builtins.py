@@ -7,7 +7,7 @@ flow, the items and the result again.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -15,9 +15,12 @@ from stepflow.codec import Json, encode
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.entries import flow_result
-from stepflow.run.state import DEPTH_MAX, Blobs, RunState, Scope, StepRun, Stored
+from stepflow.run.state import DEPTH_MAX, Blobs, RunState, Stored
 from stepflow.run.subruns import INPUT_TYPES, iterate_output, plan_sub_run
 from stepflow.run.values import evaluate_input, required_blob
+
+if TYPE_CHECKING:
+    from stepflow.run.scope import Scope, StepRun
 
 FIRE_AT_MS_MAX = 2**62
 """Latest instant of a timer; later ones would not fit into an int64."""

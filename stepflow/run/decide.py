@@ -27,7 +27,6 @@ from stepflow.run.state import (
     JOURNAL_ENTRIES_MAX,
     Blobs,
     RunState,
-    StepRun,
 )
 from stepflow.run.values import evaluate_input, unload
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from stepflow.routing.table import Target
     from stepflow.run.actions import Action
     from stepflow.run.builtins import Begun, Fact
+    from stepflow.run.scope import StepRun
 
 
 class Routes(Protocol):

@@ -20,7 +20,8 @@ from stepflow.run.entries import failure_to_pb, payload_of
 
 if TYPE_CHECKING:
     from stepflow.flow import OnError
-    from stepflow.run.state import RunState, StepRun
+    from stepflow.run.scope import StepRun
+    from stepflow.run.state import RunState
 
 MAX_RETRIES_DEFAULT = 3
 """Retries of a component under `onError: retry` without `maxRetries`."""

@@ -20,7 +20,8 @@ from stepflow.codec import Json, blob_id, decode, encode
 from stepflow.errors import Code, Failure, Invalid, NotFound, Unavailable
 from stepflow.flow import CompiledFlow, InputValidator, apply_overrides, compile_flow, flow_from_tree
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import ITEMS_MAX, Blobs, RunState, Scope, StepRun
+from stepflow.run.scope import Scope, StepRun
+from stepflow.run.state import ITEMS_MAX, Blobs, RunState
 from stepflow.run.values import evaluate_input, required_blob
 
 if TYPE_CHECKING:

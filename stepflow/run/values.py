@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import composed_problem
 from stepflow.errors import Code, Failure
-from stepflow.run.state import Blobs, Item, RunState, StepRun, Stored
+from stepflow.run.state import Blobs, RunState, Stored
 
 if TYPE_CHECKING:
     from stepflow.flow import Expr
+    from stepflow.run.scope import Item, StepRun
 
 
 def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Failure | None:

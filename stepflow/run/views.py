@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.mesh.v1 import journal_pb2 as pb
-    from stepflow.run.state import RunState, Scope, StepRun
+    from stepflow.run.scope import Scope, StepRun
+    from stepflow.run.state import RunState
 
 EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "waiting", "sub_run", "progress"]
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from support import ROOT
 
-from stepflow.run.state import Item, JournaledRun, JournaledStep, RunState, Scope, StepRun
+from stepflow.run.scope import Item, JournaledStep, Scope, StepRun
+from stepflow.run.state import JournaledRun, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +124,7 @@ def test_only_apply_changes_the_journaled_part() -> None:
 
 def test_only_enter_changes_a_phase() -> None:
     assert offences(sources("stepflow/run"), STATE - {"phase"}) == []
-    definition = ast.parse((ROOM / "state.py").read_text("utf-8"))
+    definition = ast.parse((ROOM / "scope.py").read_text("utf-8"))
     setters = [
         function.name
         for function in ast.walk(definition)
