@@ -1,4 +1,4 @@
-"""The language of flows: reading, checking, normalising and compiling them, and evaluating their expressions.
+"""The language of flows: reading, checking, normalising, compiling, and evaluating expressions.
 
 From text to evaluation:
 - `document` (with `yaml_reader`): text to trees, with the location of every value;
@@ -8,7 +8,7 @@ From text to evaluation:
 Also here: `variables`, `secrets`, `schema` (checks of inputs), `paths` (into JSON values), `source` and `diagnostics`
 (errors and findings).
 
-Pure: no I/O, no clock, no randomness, and no knowledge of the engine. Text libraries are imported at their first use.
+Pure: no I/O, no clock, no randomness, and no knowledge of the engine. Text libraries are imported on first use.
 """
 
 from stepflow.flow.canonical import flow_bytes, flow_document, flow_id

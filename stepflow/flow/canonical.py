@@ -1,10 +1,10 @@
-"""The normalised document of a flow, and the flow id, which is its hash.
+"""The normalised document of a flow, and its hash, the flow id.
 
 Promises:
-- equal flows have equal bytes: fields in a fixed order, empty and default fields left out, durations in their largest
+- equal flows have equal bytes: fields in a fixed order, empty and default fields left out, durations in the largest
   whole unit, back-offs complete;
 - within expressions, literals, schemas and metadata, members keep the author's order;
-- parsing the bytes gives an equal flow, except for its warnings.
+- parsing the bytes gives an equal flow, except for warnings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def flow_document(flow: Flow) -> dict[str, Any]:
-    """Return the normalised document. It shares inner trees with the flow: do not change them."""
+    """Return the normalised document. Inner trees are shared with the flow and must not be changed."""
     return _present(
         name=flow.name,
         description=flow.description,
@@ -53,7 +53,7 @@ def flow_bytes(flow: Flow) -> bytes:
 
 
 def flow_id(flow: Flow) -> str:
-    """Return the id of a flow: the blob id of its bytes."""
+    """Return the id of a flow: the blob id of the stored bytes."""
     return codec.blob_id(flow_bytes(flow))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CompiledStep(msgspec.Struct, frozen=True):
-    """A step with its `index`, in the flow's list and in `Env.results` alike."""
+    """A step with an `index`, in the flow's list and in `Env.results` alike."""
 
     id: str
     index: int

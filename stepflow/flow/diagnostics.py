@@ -1,7 +1,7 @@
 """Findings of validation and parsing about a flow, as data.
 
-Each code has one kind and one level, listed in `_CODES`; codes are stable, texts are not. The codes from 1900 to 1999
-extend the public list, among them the remarks of parsing on members that it does not read.
+Each code has a kind and a level, listed in `_CODES`; codes are stable, texts are not. The codes from 1900 to 1999
+extend the public list, for example with the remarks of parsing on unread members.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EXPERIMENTAL = frozenset({1003})
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `path` looks like `$.steps[0].input.x`; `data` has the facts, with keys in snake_case."""
+    """A finding. `path` looks like `$.steps[0].input.x`; `data` has the facts, with keys in snake_case."""
 
     code: int
     formatted: str

@@ -3,14 +3,14 @@
 YAML is read as YAML 1.2 with the core schema, so that it maps onto JSON: `yes`, `on` and dates are strings, `010` is
 ten, `0o10` eight, there are no sexagesimal numbers. Promises about every `Tree.value`:
 - only null, booleans, integers of any size, finite floats, strings, lists and dicts with string keys;
-- nested at most `JSON_DEPTH_MAX`; aliases share their subtree, and the total size of their expansion is bounded;
+- nested at most `JSON_DEPTH_MAX`; aliases share a subtree, and the total size of the expansion is bounded;
 - every error is a `DocumentInvalid` with line and column, both 1-based.
 
-`<<` merges a mapping (or a list of them) into the mapping around it; own members win and come first. YAML with a
-repeated key is rejected; in JSON the last one counts, as everywhere else in the mesh.
+`<<` merges a mapping (or a list of mappings) into its parent; own members win and come first. YAML with a repeated
+key is rejected; in JSON the last value counts, as everywhere else in the mesh.
 
-Limits: no tags beyond those of JSON's types, one document a file. Locations are not kept: the text is read a second
-time when an error needs one.
+Limits: only the tags of JSON's types, a single document per file. Locations are not kept: for an error, the text is
+read a second time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Format = Literal["yaml", "json"]
 
 @dataclass(slots=True)
 class Tree:
-    """A checked tree and its text. Parts may be shared: do not change `value`."""
+    """A checked tree and the original text. Parts may be shared: do not change `value`."""
 
     value: Any
     source: str
@@ -42,13 +42,13 @@ class Tree:
     _locations: dict[DocumentPath, Location] | None = field(default=None, repr=False)
 
     def locate(self, doc_path: DocumentPath) -> Location | None:
-        """Return the location of a member's key or of an element; None for content that an alias repeats."""
+        """Return the location of a member's key or of an element; None inside an alias."""
         if self._locations is None:
             self._locations = _find_locations(self.text, self.format)
         return self._locations.get(doc_path)
 
     def nearest(self, doc_path: DocumentPath) -> Location:
-        """Return the location of `doc_path`, or of the closest value around it that has one."""
+        """Return the location of `doc_path`, or of the closest located value around `doc_path`."""
         while doc_path:
             if found := self.locate(doc_path):
                 return found
@@ -126,7 +126,7 @@ _JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
 
 
 def _find_locations(text: str, format: Format) -> dict[DocumentPath, Location]:
-    """Locate every value. Best effort for JSON, which is read as YAML with escapes and tabs blanked."""
+    """Locate every value. Best effort for JSON: read as YAML, with escapes and tabs blanked."""
     locations: dict[DocumentPath, Location] = {}
     if format == "json":
         text = _JSON_ESCAPE.sub(lambda found: "x" * len(found[0]), text).replace("\t", " ")

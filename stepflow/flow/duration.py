@@ -1,4 +1,4 @@
-"""Durations as users write them: `500ms`, `1.5s`, `2m`, `1h`."""
+"""Durations in the notation of users: `500ms`, `1.5s`, `2m`, `1h`."""
 
 from __future__ import annotations
 

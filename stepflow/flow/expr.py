@@ -1,7 +1,7 @@
-"""Compiled expressions: the steps that must complete before an evaluation, and the evaluation itself.
+"""Compiled expressions: the steps to complete before an evaluation, and the evaluation.
 
-An expression is compiled once per flow into a tree of small nodes (`nodes.py`); its constant parts are encoded then.
-The rules are those of §2 and §6 of the flow language.
+An expression is compiled once per flow into a tree of small nodes (`nodes.py`); constant parts are encoded then.
+The rules are §2 and §6 of the flow language.
 
 Limits: no validation (`validate.py`), and no knowledge of runs.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Expr:
     """A compiled expression.
 
-    `refs`: every step that some evaluation may read, once each. `lazy`: the values decide which of them it reads.
+    `refs`: every step that some evaluation may read, once each. `lazy`: values decide how many an evaluation reads.
     """
 
     __slots__ = ("_node", "lazy", "refs", "to_json")
@@ -50,13 +50,13 @@ class Expr:
 
     @property
     def constant(self) -> bytes | None:
-        """The value as compact JSON if it depends on nothing, else None."""
+        """The value as compact JSON if constant, else None."""
         return self._node.raw if isinstance(self._node, Constant) else None
 
     def needed(self, env: Env) -> list[int]:
-        """Return the steps that must complete before the evaluation can continue; empty if it can finish.
+        """Return the steps to complete before the evaluation can continue; empty if ready to finish.
 
-        For a lazy expression, call again after they are complete: there may be more. Stored results must be loaded
+        For a lazy expression, call again after the steps are complete: there may be more. Stored results must be loaded
         (see `touched`).
         """
         if not self.lazy:
@@ -67,12 +67,12 @@ class Expr:
         return list(found)
 
     def touched(self, env: Env) -> Iterable[int]:
-        """Return the complete steps whose values `needed` or an evaluation may read."""
+        """Return the complete steps with values for `needed` or an evaluation to read."""
         results = env.results
         return [index for index in self.refs if results[index] is not None]
 
     def to_tree(self, env: Env) -> Any:
-        """Evaluate to a plain tree, a copy that the caller may change, or to the failure."""
+        """Evaluate to a plain tree, a copy for the caller to change, or to the failure."""
         raw = self.to_json(env)
         return raw if isinstance(raw, Failure) else decode(raw)
 
@@ -128,7 +128,7 @@ class _Compiler:
         return VariableValue(name, tuple(rest), schema_default, fallback)
 
     def _collect(self, expression: syntax.Expression, pieces: list[bytes | Node]) -> None:
-        """Append the text of `expression`, with a node for each part that is not constant."""
+        """Append the text of `expression`, with a node for each variable part."""
         match expression:
             case syntax.Object(members):
                 pieces.append(b"{")

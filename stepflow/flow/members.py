@@ -1,7 +1,6 @@
-"""Members of mappings, read with their types, and notes on the members that are not read.
+"""Typed members of mappings, and notes on unread members.
 
-`MemberReader` knows where a document comes from, so that every error has its document path and, where there is a text,
-its location.
+`MemberReader` knows the source of a document, so that every error has a document path and, for a text, a location.
 """
 
 from __future__ import annotations
@@ -123,5 +122,5 @@ class MemberReader:
 
 
 def as_integer(value: Any) -> Any:
-    """Return an integer for a float without a fraction, the form that protobuf gives to integers."""
+    """Return an integer for a float without a fraction, the form of integers in protobuf's JSON values."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

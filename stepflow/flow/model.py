@@ -1,9 +1,9 @@
-"""A flow as data: the result of `parse_flow`, and the form in which all other modules handle flows.
+"""A flow as data: the result of `parse_flow`, and the working form of all other modules.
 
 Invariants of a parsed `Flow`:
 - every expression (`Step.input`, `Flow.output`) is well-formed and in its normalised spelling (`syntax.py`);
-- `schemas`, `test` and `examples` have the shape of the public format, without the members that were not read;
-- trees are immutable by convention, since flows share them (overrides, aliases).
+- `schemas`, `test` and `examples` have the shape of the public format, without unread members;
+- trees are immutable by convention, since flows share trees (overrides, aliases).
 
 A parsed flow need not be *valid* (references resolve, ids are unique): see `validate.py`.
 """

@@ -1,10 +1,10 @@
-"""Nodes of compiled expressions: each knows which steps must complete before its value is known, and its value.
+"""Nodes of compiled expressions: each knows the steps to complete before its evaluation, and evaluates.
 
 Evaluation composes JSON *text*: a whole result is spliced in undecoded, a path decodes its source at most once and
-encodes the part that it selects. Promises:
-- evaluation never raises and never changes its sources; it returns compact JSON or the first `Failure` in document
+encodes the selected part. Promises:
+- evaluation never raises and never changes a source; the result is compact JSON or the first `Failure` in document
   order, the failure of a failed step unchanged;
-- `needed` is lazy: branches not taken and alternatives not reached contribute nothing;
+- `needed` is lazy: branches not taken and alternatives not reached contribute no steps;
 - when `needed` is empty, evaluation meets no incomplete step.
 """
 
@@ -26,10 +26,10 @@ Outcome = bytes | Failure
 
 
 class Env:
-    """Values that an expression may read: one environment per item.
+    """Values for expressions to read: an environment per item.
 
-    `results` has one element per step, by index, which the owner fills in: a value, a failure, or None until the step
-    is complete. `variables` are the variables that the run supplied.
+    `results` has an element per step, by index, filled in by the owner: a value, a failure, or None until the step is
+    complete. `variables` are the supplied variables.
     """
 
     __slots__ = ("input", "results", "variables")
@@ -50,11 +50,11 @@ class Node(Protocol):
         """Return the value, or the first failure."""
 
     def needed(self, env: Env, found: dict[int, None]) -> None:
-        """Add the steps that must still complete, in document order."""
+        """Add the steps to complete, in document order."""
 
 
 class Constant:
-    """A value that depends on nothing."""
+    """A constant value."""
 
     __slots__ = ("raw",)
 
@@ -72,7 +72,7 @@ class Constant:
 
 
 class Fail:
-    """An expression that always fails."""
+    """An expression without a possible value."""
 
     __slots__ = ("failure",)
 
@@ -90,7 +90,7 @@ class Fail:
 
 
 class Composite:
-    """An object or array with all nested ones: constant pieces of its text, and holes for the values between them."""
+    """An object or array, nested levels included: constant pieces of text, and holes for values in between."""
 
     __slots__ = ("holes", "lazy", "nodes", "pieces", "refs")
 
@@ -139,7 +139,7 @@ class StepValue:
 
 
 class StepPart(StepValue):
-    """A part of a step's result. A null result is null, whatever the path."""
+    """A part of a step's result. Every path of a null result is null."""
 
     __slots__ = ("missing", "parts")
 
@@ -161,7 +161,7 @@ class StepPart(StepValue):
 
 
 class InputValue:
-    """The item's input, or a part of it."""
+    """The item's input, whole or in part."""
 
     __slots__ = ("missing", "parts")
 
@@ -183,7 +183,7 @@ class InputValue:
 
 
 class VariableValue:
-    """A variable or a part of it: the supplied value, else the schema's default, else the reference's own default."""
+    """A variable, whole or in part: the supplied value, else the schema's default, else the reference's own default."""
 
     __slots__ = ("default", "lazy", "name", "parts", "refs", "schema_default", "undefined")
 
@@ -215,7 +215,7 @@ class VariableValue:
 
 
 class IfValue:
-    """A condition and two branches. A condition that fails counts as false."""
+    """A condition and two branches. A failing condition counts as false."""
 
     __slots__ = ("condition", "lazy", "otherwise", "refs", "then")
 
@@ -240,7 +240,7 @@ class IfValue:
 
 
 class CoalesceValue:
-    """The first option that is not null; a failing option ends the search."""
+    """The first option other than null; a failing option ends the search."""
 
     __slots__ = ("lazy", "options", "refs")
 
@@ -263,7 +263,7 @@ class CoalesceValue:
 
 
 def _adds(node: Node, env: Env, found: dict[int, None]) -> bool:
-    """Add the steps that `node` needs. Return True if there are any, even if all are in `found` already."""
+    """Add the steps needed by `node`. Return True if there are any, even if all are in `found` already."""
     own: dict[int, None] = {}
     node.needed(env, own)
     found.update(own)

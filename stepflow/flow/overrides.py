@@ -1,6 +1,6 @@
-"""Changes to a flow for one run: `{steps: {<step id>: {$type: merge_patch, value: …}}}`.
+"""Changes to a flow for a single run: `{steps: {<step id>: {$type: merge_patch, value: …}}}`.
 
-A patch is a JSON merge patch (RFC 7396) on the normalised document of the step, which is then parsed again.
+A patch is a JSON merge patch (RFC 7396) on the normalised document of the step; the result is parsed again.
 Expressions are objects and merge member by member, so a patch that replaces a reference sets its old key to null.
 """
 

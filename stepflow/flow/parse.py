@@ -1,7 +1,7 @@
-"""From documents to flows: the shape and type of every field, expressions, and members that are not read.
+"""From documents to flows: the shape and type of every field, expressions, and unread members.
 
-The format is tolerant (unknown members never stop a flow) but not silent: every member that is not read gives a
-warning in `Flow.warnings`, with the likely intention where there is one. Only inside `backoff` and `then`, which the
+The format is tolerant (unknown members never stop a flow) but not silent: every unread member gives a
+warning in `Flow.warnings`, with the likely intention if any. Only inside `backoff` and `then`, which the
 public format lacks, are unknown members errors. Numbers without a fraction count as integers (`maxRetries: 2.0`),
 since protobuf's JSON values have only doubles.
 """
@@ -102,7 +102,7 @@ def flow_from_tree(tree: object, *, source: str = "flow") -> Flow:
 
 
 def parse_step(tree: object, *, source: str) -> Step:
-    """Read one step from a plain JSON tree. Raises: FlowInvalid."""
+    """Read a step from a plain JSON tree. Raises: FlowInvalid."""
     return _FlowReader(source, None).step(tree, ())
 
 

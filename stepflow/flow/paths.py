@@ -1,8 +1,8 @@
-"""Paths into JSON values, as `path`, `$input`, `$variable` and route conditions write them.
+"""Paths into JSON values, as `path`, `$input`, `$variable` and route conditions use.
 
 `$.user.name`, `$.items[0]`, `$["a.b"]`; a bare text such as `user.name` is read with `$.` before it; the empty text
 is the whole value. Promises:
-- `parse_path(path.text) == path` for every path: keys that cannot follow a dot are written in brackets;
+- `parse_path(path.text) == path` for every path: keys unsuitable after a dot are written in brackets;
 - names reach into objects only, indices into arrays only, and no value is created or defaulted.
 
 Limits: no negative indices, slices, wildcards or filters.

@@ -1,8 +1,8 @@
-"""Secret values of flows, and their removal from logs and messages.
+"""Secret values of flows, and the removal from logs and messages.
 
-A schema node with `is_secret: true` marks the value that it describes, with everything below. Marks apply through
-`properties`, `additionalProperties`, `items`, `prefixItems`, local `$ref`s and combinators; when in doubt (one of
-several alternatives, a pattern) a value is secret. Data for components and for the store is never redacted.
+A schema node with `is_secret: true` marks its value, with everything below. Marks apply through
+`properties`, `additionalProperties`, `items`, `prefixItems`, local `$ref`s and combinators; when in doubt (several
+alternatives, a pattern) a value is secret. Data for components and for the store is never redacted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECRET_CHARS_MIN = 4
 
 
 class SecretMap:
-    """The marks of one schema. False if there are none."""
+    """The marks of a schema. False if there are none."""
 
     __slots__ = ("_definitions", "_marked", "_schema")
 
@@ -73,7 +73,7 @@ class SecretMap:
                 yield from self._secret_values(value, _of_element(applicable, index))
 
     def _applicable(self, schemas: list[Any]) -> list[dict[str, Any]]:
-        """Return the schemas and, transitively, every schema that they apply to the same value; cycles are allowed."""
+        """Return the schemas and, transitively, every schema applied to the same value by them; cycles are allowed."""
         found: list[dict[str, Any]] = []
         seen: set[int] = set()
         todo = list(schemas)
@@ -100,7 +100,7 @@ def _is_secret(schemas: list[dict[str, Any]]) -> bool:
 
 
 def _of_member(schemas: list[dict[str, Any]], key: str) -> list[Any]:
-    """Return the schemas of a member. Patterns are not matched: all of them apply to undeclared members."""
+    """Return the schemas of a member. Patterns are not matched: all apply to undeclared members."""
     found: list[Any] = []
     for schema in schemas:
         properties, patterns = schema.get("properties"), schema.get("patternProperties")
@@ -136,7 +136,7 @@ def _has_mark(trees: list[Any]) -> bool:
 
 
 class Redactor:
-    """Replaces the secret values of one run in texts.
+    """Replaces the secret values of a run in texts.
 
     `inputs` are the items' input trees, `variables` the supplied variables (trees or `Json`). Declared secrets of at
     least `SECRET_CHARS_MIN` characters are replaced, also where they are escaped inside JSON text.

@@ -1,4 +1,4 @@
-"""Errors in documents: where (a path within the document, a location in its text) and what was found there."""
+"""Errors in documents: where (a path within the document, a location in the text) and the type of the value there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def line_and_column(text: str, at: int) -> Location:
 
 
 class DocumentInvalid(Invalid):
-    """A text or its content is not acceptable. `line` and `column` are 1-based; 0 without a text."""
+    """An unacceptable document. `line` and `column` are 1-based; 0 without a text."""
 
     def __init__(
         self, reason: str, problem: str, *, source: str, line: int = 0, column: int = 0, field: str = ""

@@ -1,8 +1,8 @@
-"""Value expressions as a syntax tree: which objects are special forms, and how they are written.
+"""Value expressions as a syntax tree: special forms, and the normalised spelling.
 
-An object is a special form if it has one of the keys of `FORMS`; the first of them in that order decides, and
-members that the form lacks are not read. Promises:
-- `unparse(parse_expression(tree))` is the one normalised spelling: paths normalised, meaningless members left out,
+An object with a key of `FORMS` is a special form; the first key in the order of `FORMS` decides, and members unknown
+to the form are not read. Promises:
+- `unparse(parse_expression(tree))` is the normalised spelling: paths normalised, meaningless members left out,
   members of ordinary objects in the author's order, everything below `$literal` untouched;
 - a normalised spelling parses to an equal syntax tree.
 
@@ -35,7 +35,7 @@ _COMPANIONS = {"$if": ("then", "else"), "$step": ("path",), "$variable": ("defau
 
 
 class Literal(Struct, frozen=True):
-    """A constant; `quoted` if it was written with `$literal`."""
+    """A constant; `quoted` if written with `$literal`."""
 
     value: Any
     quoted: bool = False
@@ -81,7 +81,7 @@ NULL = Literal(None)
 
 
 class ExpressionInvalid(Exception):
-    """A malformed expression, and its document path; the parser of the document turns it into a `FlowInvalid`."""
+    """A malformed expression and its document path, for the parser of the document to raise as `FlowInvalid`."""
 
     def __init__(self, doc_path: DocumentPath, problem: str) -> None:
         super().__init__(problem)
@@ -97,14 +97,14 @@ LOOKUPS_MAX = 1_000
 
 
 class Notes:
-    """Remarks on members that are not read, as (document path, sentence)."""
+    """Remarks on unread members, as (document path, sentence)."""
 
     def __init__(self) -> None:
         self.items: list[tuple[DocumentPath, str]] = []
         self._lookups = 0
 
     def unread(self, doc_path: DocumentPath, name: str, where: str, known: tuple[str, ...]) -> None:
-        """Remark on member `name` of the mapping at `doc_path`, which is not one of the `known` members.
+        """Remark on member `name` of the mapping at `doc_path`, which has only the `known` members.
 
         `where` completes the sentence after the name.
         """
@@ -112,7 +112,7 @@ class Notes:
             self.items.append(((*doc_path, name), f"`{shown(name)}` {where}{suggestion(name, known)}"))
 
     def ordinary(self, doc_path: DocumentPath, name: str) -> None:
-        """Remark on an ordinary member whose name resembles the key of a special form."""
+        """Remark on an ordinary member with a name similar to the key of a special form."""
         if not name.startswith("$") or len(self.items) >= NOTES_MAX or self._lookups >= LOOKUPS_MAX:
             return
         self._lookups += 1
@@ -121,7 +121,7 @@ class Notes:
 
 
 def parse_expression(tree: Any, doc_path: DocumentPath = (), notes: Notes | None = None) -> Expression:
-    """Read the expression at `doc_path` of its document.
+    """Read the expression at `doc_path` of the document.
 
     Raises:
         ExpressionInvalid: a special form is malformed.
@@ -143,7 +143,7 @@ def parse_expression(tree: Any, doc_path: DocumentPath = (), notes: Notes | None
 
 
 def unparse(expression: Expression) -> Any:
-    """Write an expression in its normalised spelling."""
+    """Return the normalised spelling of an expression."""
     match expression:
         case Literal(value, quoted):
             return {"$literal": value} if quoted else value
@@ -167,7 +167,7 @@ def unparse(expression: Expression) -> Any:
 def references(
     expression: Expression, doc_path: DocumentPath
 ) -> Iterator[tuple[DocumentPath, StepRef | InputRef | VariableRef]]:
-    """Yield every reference within `expression` with its document path, in document order."""
+    """Yield every reference within `expression` with a document path, in document order."""
     match expression:
         case StepRef() | InputRef():
             yield doc_path, expression
@@ -190,9 +190,9 @@ def references(
 
 
 def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Return `; did you mean …?` if `name` resembles one of `known`, else an empty text.
+    """Return `; did you mean …?` if `name` resembles a member of `known`, else an empty text.
 
-    `cutoff` is the least similarity, from 0 to 1, that counts as a resemblance.
+    `cutoff` is the least similarity, from 0 to 1, of a resemblance.
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean `{close[0]}`?" if close else ""

@@ -38,7 +38,7 @@ _OUTPUT_NAME = "workflow_output"
 
 
 def validate_flow(flow: Flow) -> Diagnostics:
-    """Check a flow. Its parse warnings (`flow.warnings`) are not repeated."""
+    """Check a flow. The warnings of parsing (`flow.warnings`) are not repeated."""
     return Diagnostics(tuple(_bounded(_Checker(flow).run())))
 
 
@@ -269,7 +269,7 @@ def _unvalidated(at: str, what: str, **data: Any) -> Diagnostic:
 
 
 def _literal_of(tree: Any) -> tuple[Any, DocumentPath] | None:
-    """Return the value of a constant expression, and the path to the value within it; None for other expressions."""
+    """Return the value of a constant expression and the path to the value; None for other expressions."""
     expression = syntax.parse_expression(tree)
     if isinstance(expression, syntax.Literal):
         return expression.value, ("$literal",) if expression.quoted else ()
@@ -281,7 +281,7 @@ def _steps_used(expression: syntax.Expression) -> Iterator[str]:
 
 
 def _plain_references(expression: syntax.Expression) -> Iterator[str]:
-    """Yield the steps that make others reachable: all references but those in the default of a variable."""
+    """Yield the references that count for reachability: all except in the default of a variable."""
     match expression:
         case syntax.StepRef(step):
             yield step

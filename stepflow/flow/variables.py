@@ -1,7 +1,7 @@
-"""Declared variables of a flow, and their defaults.
+"""Declared variables of a flow, and defaults.
 
-Read from `schemas.properties.variables`. The effective default of a variable is its schema's `default`; without that,
-unless the variable is required, an implicit default by type (`""`, 0, false; null if null is one of several types).
+Read from `schemas.properties.variables`. The effective default of a variable is the `default` of its schema; otherwise,
+unless the variable is required, an implicit default by type (`""`, 0, false; null if null is among several types).
 Supplied values are used unchanged, without a check against the schema.
 """
 

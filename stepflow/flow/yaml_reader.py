@@ -1,6 +1,6 @@
 """YAML 1.2 with the core schema, built from libyaml's events into JSON trees, and the location of every value.
 
-Iterative, so that the depth of a document is bounded by `JSON_DEPTH_MAX` and not by the stack.
+Iterative: the bound on the depth of a document is `JSON_DEPTH_MAX`, not the stack.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _MERGE: Any = object()
 
 
 class ComplexKey(str):
-    """A mapping key that is not a string, as compact JSON text: `{a: 1}` is `ComplexKey('{"a":1}')`."""
+    """A mapping key other than a string, as compact JSON text: `{a: 1}` is `ComplexKey('{"a":1}')`."""
 
     __slots__ = ()
 
 
 class _Frame:
-    """A mapping or sequence whose end has not been read yet."""
+    """An unfinished mapping or sequence."""
 
     __slots__ = ("anchor", "event", "height", "is_map", "key", "key_event", "merged", "path", "size", "value")
 
@@ -65,7 +65,7 @@ class _Frame:
 
 
 class YamlReader:
-    """Reads one document. With `locations`, also records the location of every value there."""
+    """Reads a document. With `locations`, also records the location of every value there."""
 
     def __init__(
         self, source: str, *, complex_keys: bool = False, locations: dict[DocumentPath, Location] | None = None
@@ -201,7 +201,7 @@ class YamlReader:
         raise self._invalid(problem, event)
 
     def _resolve(self, event: ScalarEvent) -> Any:
-        """Return the JSON value of a scalar: by its form if it is plain, by its tag otherwise."""
+        """Return the JSON value of a scalar: by form for a plain scalar, by tag otherwise."""
         if event.implicit[0] and event.tag is None:
             return self._plain(event)
         if event.implicit[1] or event.tag in ("!", _TAG + "str"):

@@ -1,4 +1,4 @@
-"""The closed list of actions that `decide` returns. Data only."""
+"""The closed list of actions returned by `decide`. Data only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Append(msgspec.Struct, frozen=True):
-    """Journal this entry: move a large payload into the blob store, apply the entry, call `decide` again."""
+    """Journal the entry: move a large payload into the blob store, apply the entry, call `decide` again."""
 
     entry: journal_pb2.Entry
 
@@ -29,19 +29,19 @@ class Dispatch(msgspec.Struct, frozen=True):
 
 
 class CancelCall(msgspec.Struct, frozen=True):
-    """Cancel the step's call in flight: its result is no longer needed."""
+    """Cancel the step's call in flight, whose result is no longer needed."""
 
     step: StepRun
 
 
 class ScopeEnded(msgspec.Struct, frozen=True):
-    """A sub-run has ended: answer the callers outside the engine that wait for it."""
+    """Answer callers outside the engine that wait for the sub-run: it has ended."""
 
     scope: Scope
 
 
 class WantBlob(msgspec.Struct, frozen=True):
-    """Load the bytes of this blob. `shared`: a user supplied the id (a flow for `eval`), so it is not the run's own."""
+    """Load the bytes of a blob. `shared`: a user supplied the id (a flow for `eval`)."""
 
     blob: str
     shared: bool = False

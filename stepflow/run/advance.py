@@ -1,11 +1,11 @@
 """Consequences of the entries: which steps are needed, which are ready, and the outcome of each item.
 
-Deterministic and idempotent: the order in which results arrive changes when a step is found, never which. A needed
-step stays needed until it is complete (conditions are decided once, results never change), so a replay finds every
-step that the first owner had found.
+Deterministic and idempotent: the order of results changes when a step is found, never which steps are found. A needed
+step stays needed until complete (conditions are decided once, results never change), so a replay finds every step of
+the first owner.
 
-A *reader* is an expression that reads results: the input of a step (numbered like the step) or the output (OUTPUT).
-Expressions may read values in the blob store. If one is not loaded, its reader is set aside (`blocked`), the blob is
+A *reader* is an expression over results: the input of a step (numbered like the step) or the output (OUTPUT).
+Expressions may read values in the blob store. A reader without a loaded value is set aside (`blocked`), the blob is
 requested (`wanted`), and all other work continues.
 """
 
@@ -22,7 +22,7 @@ from stepflow.run.values import composed, load
 
 
 def advance(state: RunState, blobs: Blobs) -> bool:
-    """Work out all consequences. Return False if some of them wait for a blob."""
+    """Work out all consequences. Return False if some wait for a blob."""
     if state.blocked:
         blocked, state.blocked = state.blocked, []
         for item, reader in blocked:
@@ -50,7 +50,7 @@ def _retry_blocked(state: RunState, item: Item, reader: int, blobs: Blobs) -> No
 
 
 def _update_readers(state: RunState, item: Item, step: int, blobs: Blobs) -> None:
-    """Count a completed step off for every reader that waits for it, and examine those that wait for no other."""
+    """Count a completed step off for its readers, and examine the readers that wait for no other step."""
     item.dirty -= 1
     if item.outcome is not None:
         return
@@ -67,7 +67,7 @@ def _update_readers(state: RunState, item: Item, step: int, blobs: Blobs) -> Non
 
 
 def _open_items(state: RunState, scope: Scope, blobs: Blobs) -> None:
-    """Open as many items as the scope's own bound allows, or all of them without a bound."""
+    """Open as many items as the scope's own bound allows, or all without a bound."""
     while len(scope.items) < len(scope.inputs):
         if scope.concurrency_max and len(scope.items) - scope.items_done >= scope.concurrency_max:
             return
@@ -92,7 +92,7 @@ def _new_item(scope: Scope) -> Item:
 
 
 def open_all_items(scope: Scope) -> None:
-    """Create the missing items of an ending scope, so that each of its inputs gets an outcome."""
+    """Create the missing items of an ending scope, so that each input gets an outcome."""
     while len(scope.items) < len(scope.inputs):
         _new_item(scope)
 
@@ -105,7 +105,7 @@ def _require(state: RunState, item: Item, step: int, blobs: Blobs) -> None:
 
 
 def _examine(state: RunState, item: Item, reader: int, blobs: Blobs) -> None:
-    """Find the results that a reader still needs; a step whose input needs none becomes ready.
+    """Find the results that a reader still needs; without any, a step becomes ready.
 
     Iterative, because chains of thousands of steps are legal and would exhaust the stack.
     """
@@ -144,7 +144,7 @@ def _examine(state: RunState, item: Item, reader: int, blobs: Blobs) -> None:
 
 
 def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
-    """Give the item its outcome if it is complete, or if no work is left that could complete it."""
+    """Set the item's outcome if the item is complete, or if no remaining work can complete it."""
     if item.outcome is not None:
         return
 
@@ -170,7 +170,7 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
 
 
 def end_item(state: RunState, item: Item, outcome: Json | Failure) -> None:
-    """Record the item's outcome, and end its scope with the last of its items."""
+    """Record the item's outcome, and end the scope after its last item."""
     scope = item.scope
     item.outcome = outcome
     item.completed_at_ms = state.last_at_ms

@@ -1,7 +1,7 @@
-"""Entries in: the only code that changes the journaled part of a run's state.
+"""Entries in: the only writer of the journaled part of a run's state.
 
-`apply` never evaluates an expression and never needs a blob, so it cannot fail on a good journal. The consequences of
-an entry are worked out by `advance`, which a replay calls after each entry.
+`apply` never evaluates an expression and never needs a blob, so a good journal is always applied. `advance` works
+out the consequences; a replay calls `advance` after each entry.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def new_run(
     variables: dict[str, Json],
     policy: state_pb2.Policy,
 ) -> RunState:
-    """Return the state of a partition before its first entry. `plan` includes the overrides."""
+    """Return the state of a partition before the first entry. `plan` includes the overrides."""
     state = RunState(run_id, partition, policy)
     state.scopes.append(
         Scope(
@@ -57,7 +57,7 @@ def apply(state: RunState, entry: pb.Entry) -> None:
     """Record one journaled entry.
 
     Raises:
-        DataLoss: the entry cannot follow the ones before it.
+        DataLoss: the entry cannot follow the previous entries.
     """
     if state.status is not None:
         raise _inconsistent(state, entry, "the run has ended before it")
@@ -205,7 +205,7 @@ _KINDS_WITHOUT_PROGRESS = frozenset(("adopted", "survived"))
 
 
 def _match_signals(state: RunState, queue_key: tuple[int, str]) -> None:
-    """Give the oldest signals to the steps that have waited longest."""
+    """Give the oldest signals to the steps with the longest wait."""
     signals, waits = state.signals.get(queue_key), state.signal_waits.get(queue_key)
     while signals and waits:
         step = waits.popleft()
@@ -216,7 +216,7 @@ def _match_signals(state: RunState, queue_key: tuple[int, str]) -> None:
 
 
 def _root_item(step: StepRun) -> int:
-    """Return the item of the run itself for which a step, at any depth, works."""
+    """Return the item of the root scope above a step of any depth."""
     while step.item.scope.parent is not None:
         step = step.item.scope.parent
     return step.item.index
@@ -230,7 +230,7 @@ def _active_step(state: RunState, entry: pb.Entry) -> StepRun:
 
 
 def _end_items(state: RunState, entry: pb.Entry) -> None:
-    """Give every item without an outcome the failure that ends the run, if a failure does."""
+    """If a failure ends the run, make it the outcome of every item without an outcome."""
     status, failure = entry.run_completed.status, entry.run_completed.failure
     if status not in (pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_RECOVERY_FAILED) and not failure.message:
         return

@@ -1,8 +1,8 @@
-"""The components that run inside the engine: `eval`, `map`, `iterate`, `sleep` and `wait_for_signal`.
+"""The components inside the engine: `eval`, `map`, `iterate`, `sleep` and `wait_for_signal`.
 
-They never go to a host and use no slot of the concurrency window. Their effects follow from the step's input, so the
-journal has only that a sub-run was opened, that a timer was set, or which signal is awaited; every owner works out the
-flow, the items and the result again.
+Engine components never go to a host and use no slot of the concurrency window. All effects follow from the step's
+input, so the journal has only the opening of a sub-run, the instant of a timer or the name of a signal; every owner
+works out the flow, the items and the result again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ NOT_SIGNALLED = Json(b'{"payload":null,"timed_out":true}')
 
 
 def begin(state: RunState, step: StepRun, name: str, input: bytes, now_ms: int, blobs: Blobs) -> Begun | None:
-    """Start an engine component on its evaluated input; None while it waits for a blob (the flow of `eval`)."""
+    """Start an engine component on an evaluated input; None until the blob (the flow of `eval`) is loaded."""
     try:
         step.memo = msgspec.json.decode(input, type=_INPUT_TYPES[name])
     except msgspec.ValidationError as error:
@@ -78,7 +78,7 @@ def begin(state: RunState, step: StepRun, name: str, input: bytes, now_ms: int, 
 
 
 def sleep_output(state: RunState, step: StepRun, blobs: Blobs) -> Json | None:
-    """Return the output of a `sleep` whose timer is due; None while it waits for a blob."""
+    """Return the output of a `sleep` whose timer is due; None until its blobs are loaded."""
     if step.memo is None:  # a replay: another owner evaluated the input
         input = evaluate_input(state, step, blobs)
         if input is None:
@@ -94,7 +94,7 @@ def sleep_output(state: RunState, step: StepRun, blobs: Blobs) -> Json | None:
 
 
 def signal_output(state: RunState, step: StepRun, blobs: Blobs) -> Json | None:
-    """Return the output of a `wait_for_signal` that has received its signal; None while it waits for a blob."""
+    """Return the output of a `wait_for_signal` after its signal; None until the payload is loaded."""
     payload = step.signal
     assert payload is not None
     raw: bytes | None = payload.raw
@@ -104,7 +104,7 @@ def signal_output(state: RunState, step: StepRun, blobs: Blobs) -> Json | None:
 
 
 def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:
-    """Continue a step whose sub-run has ended: return its outcome, or the entry of its next iteration."""
+    """Continue a step whose sub-run has ended: return the step's outcome, or the entry of the next iteration."""
     assert step.sub_runs, "a parent without a sub-run"
     scope = step.sub_runs[-1]
     outcomes = [item.outcome for item in scope.items]

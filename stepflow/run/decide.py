@@ -1,8 +1,8 @@
 """Decisions: the only place where actions are made.
 
 `decide` is idempotent: pending work is marked (a step in flight, an entry being journaled) and never requested twice.
-It never changes the journaled part of the state. Facts that the engine finds itself (a failed input, a due timer, the
-end of the run) are returned as `Append`, to be journaled and applied like any other.
+The journaled part of the state stays unchanged. Facts found by the engine (a failed input, a due timer, the end of the
+run) are returned as `Append`, to be journaled and applied like any other.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 
 class Routes(Protocol):
-    """The part of the mesh's routing table that decisions need."""
+    """The part of the mesh's routing table needed for decisions."""
 
     def resolve(self, path: str, input: Json) -> Target | NoRoute | None:
-        """Return the target of a component path; None while a server that may have the component is starting."""
+        """Return the target of a component path; None while a server with the component may be starting."""
         ...
 
     def may_be_engine(self, path: str) -> bool:
@@ -97,7 +97,7 @@ def decide(state: RunState, now_ms: int, routes: Routes, blobs: Blobs) -> list[A
 
 
 def _cause_to_end(state: RunState) -> tuple[pb.RunStatus, Failure] | None:
-    """Return status and failure if the run must end before it is complete."""
+    """Return status and failure if the run must end early, else None."""
     if state.cancelled:
         return pb.RUN_STATUS_CANCELLED, Failure(Code.CANCELLED, "the run was cancelled")
     if state.adoptions_in_a_row > ADOPTIONS_IN_A_ROW_MAX or state.adoptions_fruitless > ADOPTIONS_FRUITLESS_MAX:
@@ -172,7 +172,7 @@ def _start_ready(state: RunState, now_ms: int, routes: Routes, blobs: Blobs, act
 def _has_slot(state: RunState) -> bool:
     """Return True if the window lets another call start.
 
-    The only such test: two tests that disagree would move a step between queues endlessly.
+    The only such test: two differing tests would move a step between queues endlessly.
     """
     return state.slots_used < state.policy.concurrency_max
 
@@ -182,7 +182,7 @@ def _is_ready(step: StepRun) -> bool:
 
 
 def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: Blobs, actions: list[Action]) -> None:
-    """Evaluate the input of a ready step, route it, and dispatch it or run it in the engine."""
+    """Evaluate the input of a ready step, then route and dispatch the step or run it in the engine."""
     input = evaluate_input(state, step, blobs)
     if input is None:
         state.blocked_steps.append(step)
@@ -211,7 +211,7 @@ def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: B
 
 
 def _fail(step: StepRun, now_ms: int, actions: list[Action], failure: Failure, origin: pb.Origin) -> None:
-    """End a step that was never dispatched; `onError` does not apply to it."""
+    """End a step that was never dispatched, without regard to `onError`."""
     step.enter(SETTLING)
     item = step.item
     completed = pb.StepCompleted(failure=failure_to_pb(failure, origin))
@@ -261,7 +261,7 @@ def _fact_entry(step: StepRun, fact: Fact, now_ms: int) -> pb.Entry:
 
 
 def _block(state: RunState, step: StepRun) -> None:
-    """Return a step to the queue of its phase until the blob that it needs is loaded."""
+    """Return a step to the queue of its phase until the missing blob is loaded."""
     if step.phase is PARENT:
         state.due.append(step)
     elif step.phase is WAITING:
@@ -273,7 +273,7 @@ def _block(state: RunState, step: StepRun) -> None:
 
 
 def _fire_timers(state: RunState, now_ms: int, blobs: Blobs, actions: list[Action]) -> None:
-    """Continue the steps whose timer is due."""
+    """Continue the steps with a due timer."""
     sleeping: list[StepRun] = []
     while state.timers and state.timers[0][0] <= now_ms:
         at_ms, *_, step = heappop(state.timers)

@@ -1,12 +1,12 @@
-"""Phases of an active step, and the only table of transitions between them.
+"""Phases of an active step, and the only table of transitions.
 
-A step exists from the moment when every value that its input needs is complete. Rules:
-- `StepRun.enter` is the only writer of a phase and rejects a transition that the table lacks;
+A step becomes active when all results for its input are complete. Rules:
+- `StepRun.enter` is the only writer of a phase and rejects transitions outside the table;
 - a live owner decides first (READY to SETTLING, say) and applies the entry afterwards;
-- a replay applies entries without decisions, so an entry may find a step in an earlier phase: those transitions are
+- a replay applies entries without decisions, so an entry may find a step in an earlier phase: such transitions are
   marked `replay_only`.
 
-`docs/explanation/run-states.md` is drawn from this table.
+`docs/explanation/run-states.md` is drawn from the table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ READY, IN_FLIGHT, RETRYING, SLEEPING, PARENT, WAITING, SETTLING, DONE = Phase
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """One legal transition. `cause` is the decision or the kind of entry behind it."""
+    """A legal transition. `cause` is a decision or a kind of entry."""
 
     source: Phase
     target: Phase
@@ -90,4 +90,4 @@ TARGETS: dict[Phase, frozenset[Phase]] = {
 
 
 class IllegalTransition(Exception):
-    """A phase change that the table lacks: a defect, or a journal whose entries cannot follow each other."""
+    """A phase change outside the table: a defect, or entries in an impossible order."""

@@ -1,7 +1,7 @@
 """Scopes, items and steps: the tree below a run's state. Data only.
 
 Numbers: a *scope* is the run itself (0) or a sub-run (n = the n-th SubRunStarted of the journal); an *item* is an
-index within its scope; a *step* is an index within its scope's flow. See `state` for the rules on who changes what.
+index within its scope; a *step* is an index within its scope's flow. See `state` for the writers of each part.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class JournaledStep:
-    """The part of an active step that `apply` alone changes.
+    """The part of an active step with `apply` as the only writer.
 
     `StepRun` sets the initial values: a second constructor would cost every step a call.
     """
@@ -35,7 +35,7 @@ class JournaledStep:
 
 
 class StepRun(JournaledStep):
-    """An active step of one item."""
+    """An active step of an item."""
 
     __slots__ = (
         "attempt",
@@ -81,11 +81,11 @@ class StepRun(JournaledStep):
         self.phase = phase
 
     def rejoin_attempt(self, attempt: int) -> None:
-        """Let the next dispatch join this attempt, which a host still holds, instead of starting another."""
+        """Let the next dispatch join an attempt that a host still holds, instead of starting another."""
         self.rejoin = attempt
 
     def note_sent(self, call_id: int) -> None:
-        """Note the number under which the owner sent the call in flight to a host."""
+        """Note the owner's number for the call in flight."""
         self.call_id = call_id
 
     @property
@@ -100,7 +100,7 @@ class StepRun(JournaledStep):
 
 
 class Item:
-    """One input of a scope, and the progress toward its outcome."""
+    """An input of a scope, and the progress toward an outcome."""
 
     __slots__ = (
         "active",
@@ -140,7 +140,7 @@ class Item:
 
 
 class Scope:
-    """The run itself, or one of its sub-runs."""
+    """The root run or a sub-run."""
 
     __slots__ = (
         "concurrency_max",

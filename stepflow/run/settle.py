@@ -1,11 +1,11 @@
-"""From the outcome of an attempt to its entry: the end of the step, or a failed attempt with a retry.
+"""From the outcome of an attempt to an entry: the end of the step, or a failed attempt with a retry.
 
 The only place with the rules of retries:
 - UNREACHABLE is retried from the transport budget regardless of `onError`: a rolling restart must not turn results
   into defaults. TIMEOUT is retried likewise, unless `onError` is `useDefault`.
 - COMPONENT_FAILED and RESOURCE_UNAVAILABLE are retried only under `onError: retry`, from the step's own budget.
-- The failure that remains after the retries is replaced by the default of `onError`, if there is one.
-Both budgets are counted from the journal, so they survive every owner.
+- The failure left after the retries is replaced by the default of `onError`, if any.
+Both budgets are counted from the journal, and so survive every owner.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _retry_delay_ms(state: RunState, step: StepRun, on_error: OnError, failure: 
 
 
 def find_step(state: RunState, key: str) -> StepRun | None:
-    """Return the active step with this idempotency key."""
+    """Return the active step with the idempotency key `key`."""
     for scope in state.scopes:
         prefix = scope.key + "/"
         if not key.startswith(prefix):

@@ -1,10 +1,10 @@
-"""The state of a run tree: its journaled part, and the part that its owner derives from it. Data only.
+"""The state of a run tree: the journaled part, and the part derived by its owner. Data only.
 
-Who changes which part:
+Writers of each part:
 - `JournaledRun` and `JournaledStep`: `apply` alone, so replaying the same entries gives the same values;
 - `Scope` and `Item`: derived from the entries by `apply` and `advance`, in the same way for every owner;
-- the rest of `RunState` and `StepRun`: volatile, lost with the owner, and found again by the next one;
-- code outside this package: nothing, except through the methods here.
+- the rest of `RunState` and `StepRun`: volatile, lost with the owner, and found again by the next owner;
+- code outside the package: only through the methods here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Blobs = Mapping[str, bytes | None]
 
 
 class Stored(Json):
-    """A JSON value in the blob store; `raw` is empty until it is loaded."""
+    """A JSON value in the blob store; `raw` is empty until loaded."""
 
     __slots__ = ("blob",)
 
@@ -75,7 +75,7 @@ class Stored(Json):
 
 
 class JournaledRun:
-    """The part of a run's state that `apply` alone changes."""
+    """The part of a run's state with `apply` as the only writer."""
 
     __slots__ = (
         "adoptions",
@@ -115,7 +115,7 @@ class JournaledRun:
 
 
 class RunState(JournaledRun):
-    """One partition of a run, with all its sub-runs."""
+    """A partition of a run, with all sub-runs."""
 
     __slots__ = (
         "blocked",
@@ -199,19 +199,19 @@ class RunState(JournaledRun):
     # A step uses a slot while it is IN_FLIGHT and its component has no open sub-run. These four methods keep count.
 
     def start_flight(self, step: StepRun) -> None:
-        """Put a step in flight and take a slot for it."""
+        """Put a step in flight and take its slot."""
         step.enter(IN_FLIGHT)
         if not step.callbacks_live:
             self.slots_used += 1
 
     def leave_flight(self, step: StepRun, phase: Phase) -> None:
-        """Move a step to `phase` and release its slot, if it uses one."""
+        """Move a step to `phase` and release its slot, if in use."""
         if step.phase is IN_FLIGHT and not step.callbacks_live:
             self.slots_used -= 1
         step.enter(phase)
 
     def lend_slot(self, step: StepRun) -> None:
-        """Release the step's slot for a sub-run that its component has started."""
+        """Release the step's slot for a sub-run started by its component."""
         if not step.callbacks_live and step.phase is IN_FLIGHT:
             self.slots_used -= 1
         step.callbacks_live += 1
@@ -223,23 +223,23 @@ class RunState(JournaledRun):
             self.slots_used += 1
 
     def push_timer(self, step: StepRun) -> None:
-        """Queue the step for its `wake_at_ms`."""
+        """Queue the step for `wake_at_ms`."""
         item = step.item
         heappush(self.timers, (step.wake_at_ms, item.scope.number, item.index, step.index, step))
 
     def next_wake_ms(self) -> int | None:
-        """Return the instant at which to call `decide` even if nothing happens before."""
+        """Return the instant for the next call of `decide` if no entry arrives before."""
         timers = self.timers
         while timers and timers[0][4].wake_at_ms != timers[0][0]:
             heappop(timers)
         return timers[0][0] if timers else None
 
     def begin_ending(self) -> None:
-        """Make no further decisions: the entry that ends the run is being journaled."""
+        """Stop making decisions: the last entry is being journaled."""
         self.ending = True
 
     def note_journaled(self, size_bytes: int) -> None:
-        """Count entries that were written or read back toward the size limit of the journal."""
+        """Count written or replayed entries toward the size limit of the journal."""
         self.bytes_journaled += size_bytes
 
     def take_wanted(self) -> dict[str, bool]:

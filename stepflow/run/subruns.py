@@ -1,10 +1,10 @@
-"""Sub-runs: flows that `eval`, `map`, `iterate` or a host's component run inside a run (the last are *call-backs*).
+"""Sub-runs: flows started inside a run by `eval`, `map`, `iterate` or a host's component (the last are *call-backs*).
 
-The journal has only that a sub-run was opened. An engine component's flow and items follow from the step's input, so
-every owner works them out again; a call-back's flow and inputs are in its entry.
+The journal has only the opening of a sub-run. An engine component's flow and items follow from the step's input, and
+every owner works out both again; a call-back's flow and inputs are in the entry.
 
-A sub-run opens in two steps: `plan_sub_run` or `start_callback` checks it and returns the entry, and `open_sub_run`
-creates the scope once the entry is applied, in live execution and in replay alike.
+A sub-run opens in two steps: `plan_sub_run` or `start_callback` checks the request and returns the entry; once the
+entry is applied, `open_sub_run` creates the scope, in live execution and in replay alike.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class IterateInput(msgspec.Struct):
 
 
 class IterateOutput(msgspec.Struct):
-    """Output of one iteration; neither member is set if it has another shape."""
+    """Output of an iteration; neither member is set for an output of another shape."""
 
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     next: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -83,7 +83,7 @@ def sub_flow(document: bytes) -> SubFlow:
 def plan_sub_run(
     state: RunState, step: StepRun, kind: pb.SubRunKind, index: int, blobs: Blobs
 ) -> pb.SubRunStarted | Failure | None:
-    """Check that an engine component's sub-run can be opened, and return its entry; None while it waits for a blob.
+    """Check an engine component's sub-run and return the opening entry; None until the flow is loaded.
 
     `index` is the number of the iteration, 0 for other kinds.
     """
@@ -163,7 +163,7 @@ def iterate_output(step: StepRun) -> IterateOutput:
 
 
 def open_sub_run(state: RunState, step: StepRun, entry: pb.Entry, blobs: Blobs) -> bool:
-    """Create the scope of a journaled SubRunStarted. Return False while it waits for a blob."""
+    """Create the scope of a journaled SubRunStarted. Return False until its blobs are loaded."""
     fact = entry.sub_run_started
     is_callback = fact.kind == pb.SUB_RUN_KIND_CALLBACK
     parts = _callback_parts(state, fact, blobs) if is_callback else _engine_parts(state, step, fact, blobs)
@@ -208,7 +208,7 @@ def _concurrency_max(step: StepRun, fact: pb.SubRunStarted) -> int:
 def _engine_parts(
     state: RunState, step: StepRun, fact: pb.SubRunStarted, blobs: Blobs
 ) -> tuple[CompiledFlow, list[Json]] | None:
-    """Return flow and inputs of an engine component's sub-run; None while they wait for a blob."""
+    """Return flow and inputs of an engine component's sub-run; None until both are loaded."""
     if step.memo is None:  # a replay: another owner evaluated the input
         input = evaluate_input(state, step, blobs)
         if input is None:
@@ -230,9 +230,9 @@ def _engine_parts(
 
 
 def start_callback(state: RunState, step: StepRun, request: host_pb2.StartRun, now_ms: int) -> Scope | pb.Entry:
-    """Return the sub-run that a component's request names, or the entry that opens it.
+    """Return the sub-run named by a component's request, or an entry to open the sub-run.
 
-    A key that starts with '#' is a number that the host made up for a caller without a key. A retried component may
+    A key with a leading '#' is a number made up by the host for a caller without a key. A retried component may
     send other requests in another order, so such a key holds only together with the content of the request.
 
     Raises:
@@ -270,14 +270,14 @@ def start_callback(state: RunState, step: StepRun, request: host_pb2.StartRun, n
 
 
 def callback_plan(document: bytes, overrides_json: bytes) -> CompiledFlow:
-    """Compile the flow of a call-back. Raises: Invalid (the owner checks with this before it journals)."""
+    """Compile the flow of a call-back. Raises: Invalid (owners call this before journaling)."""
     if not overrides_json:
         return sub_flow(document).plan
     return compile_flow(apply_overrides(sub_flow(document).plan.flow, decode(overrides_json)))
 
 
 def _callback_parts(state: RunState, fact: pb.SubRunStarted, blobs: Blobs) -> tuple[CompiledFlow, list[Json]] | None:
-    """Return flow and inputs of a call-back; None while they wait for a blob."""
+    """Return flow and inputs of a call-back; None until both are loaded."""
     document = _payload(state, fact.flow, blobs, shared=True)
     inputs = _payload(state, fact.inputs, blobs, shared=False)
     if document is None or inputs is None:

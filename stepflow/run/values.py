@@ -1,4 +1,4 @@
-"""Values that expressions read and make: loaded from the blob store, and bounded once composed."""
+"""Inputs and results of expressions: loaded from the blob store, and bounded once composed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Failure | None:
-    """Evaluate the step's input expression; None while it waits for a blob."""
+    """Evaluate the step's input expression; None until its blobs are loaded."""
     item = step.item
     expr = item.scope.plan.steps[step.index].input
     if state.stored and not load(state, item, expr, blobs):
@@ -23,7 +23,7 @@ def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Fail
 
 
 def composed(value: bytes | Failure, what: str) -> bytes | Failure:
-    """Return an evaluated value, or a failure if it is larger or deeper than any value may be."""
+    """Return an evaluated value, or a failure if the value exceeds the limits of size or depth."""
     if isinstance(value, Failure):
         return value
     problem = composed_problem(value)
@@ -31,7 +31,7 @@ def composed(value: bytes | Failure, what: str) -> bytes | Failure:
 
 
 def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
-    """Load the stored values that `expr` reads. Return False while some of them wait for a blob."""
+    """Load the stored values read by `expr`. Return False until all blobs are loaded."""
     env = item.env
     ready = load_value(state, env.input, blobs) if isinstance(env.input, Stored) else True
     for ref in expr.touched(env):
@@ -42,7 +42,7 @@ def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
 
 
 def load_value(state: RunState, value: Stored, blobs: Blobs) -> bool:
-    """Load one stored value. Return False while it waits for its blob."""
+    """Load a stored value. Return False until the blob is loaded."""
     if value.loaded:
         return True
     content = required_blob(state, value.blob, blobs)
@@ -55,7 +55,7 @@ def load_value(state: RunState, value: Stored, blobs: Blobs) -> bool:
 
 
 def required_blob(state: RunState, blob: str, blobs: Blobs, *, shared: bool = False) -> bytes | None:
-    """Return a blob without which the run cannot continue. Until it is loaded, request it and return None.
+    """Return a blob that the run cannot continue without. If not loaded, request the blob and return None.
 
     `shared`: a user supplied the id. If the blob does not exist, `decide` ends the run.
     """
@@ -70,7 +70,7 @@ def required_blob(state: RunState, blob: str, blobs: Blobs, *, shared: bool = Fa
 
 
 def unload(state: RunState) -> None:
-    """Drop the bytes of stored values again: a run must not keep in memory what is in the blob store."""
+    """Drop the bytes of stored values again: a run must not keep the content of the blob store in memory."""
     for value in state.loaded:
         value.unload()
     state.loaded.clear()

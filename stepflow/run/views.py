@@ -1,6 +1,6 @@
-"""Listings and events of a run, derived from its entries for clients and the command line.
+"""Listings and events of a run, derived from entries for clients and the command line.
 
-Nothing here is stored. `step_event` turns one entry into one event; `list_steps` folds a whole journal.
+Never stored. `step_event` turns an entry into an event; `list_steps` folds a whole journal.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ _KINDS: dict[str | None, EventKind] = {
 
 
 def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") -> StepEvent:
-    """Return the event of a dispatch or of a progress report, which no entry records."""
+    """Return the event of a dispatch or of a progress report, without an entry."""
     scope = step.item.scope
     return StepEvent(
         kind=kind,
@@ -144,7 +144,7 @@ class StepView(msgspec.Struct):
 
 
 def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:
-    """List the started steps of a replayed state, given the entries that it was replayed from.
+    """List the started steps of a replayed state, given the replayed entries.
 
     Sorted by scope in the order of opening, then item, then step.
     """
