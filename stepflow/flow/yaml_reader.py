@@ -5,12 +5,12 @@ Iterative: the bound on the depth of a document is `JSON_DEPTH_MAX`, not the sta
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from stepflow import codec
 from stepflow.flow.paths import shown
 from stepflow.flow.source import DocumentInvalid, line_and_column
+from stepflow.flow.yaml_scalars import TAG, ScalarInvalid, resolve, unknown_tag
 
 if TYPE_CHECKING:
     from yaml.events import AliasEvent, CollectionStartEvent, Event, NodeEvent, ScalarEvent
@@ -18,23 +18,11 @@ if TYPE_CHECKING:
     from stepflow.flow.source import DocumentPath, Location
 
 ALIAS_SIZE_MAX = 4 * 1024 * 1024
-"""Characters and nodes that all aliases of a document may expand to together (a few lines can mean gigabytes)."""
+"""Total of characters and nodes in the expansion of all aliases (a few lines can mean gigabytes)."""
 
-INTEGER_DIGITS_MAX = 4_000
-"""CPython refuses to convert more than 4,300 digits."""
+_COLLECTION_TAGS = {None, "!", TAG + "map", TAG + "seq"}
 
-_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-_WORDS: dict[str, Any] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-_NUMBER_STARTS = frozenset("-+.0123456789")
-_TAG = "tag:yaml.org,2002:"
-_SCALAR_TAGS: dict[str, type] = {"null": type(None), "bool": bool, "int": int, "float": float}
-_COLLECTION_TAGS = {None, "!", _TAG + "map", _TAG + "seq"}
+_TOO_DEEP = f"is nested deeper than {codec.JSON_DEPTH_MAX} levels"
 
 _UNSET: Any = object()
 _MERGE: Any = object()
@@ -117,7 +105,11 @@ class YamlReader:
             raise self._invalid("a second document begins here; put it into a file of its own", event)
 
     def _scalar(self, event: ScalarEvent) -> None:
-        value = self._resolve(event)
+        try:
+            value = resolve(event.value, event.tag, plain=event.implicit[0], quoted=event.implicit[1])
+        except ScalarInvalid as error:
+            raise self._invalid(error.problem, event) from None
+
         if event.anchor:
             self._anchors[event.anchor] = (value, 1 + len(event.value), 0)
         if value == "<<" and event.implicit[0] and self._expects_key():
@@ -128,7 +120,7 @@ class YamlReader:
         known = self._anchors.get(event.anchor or "")
         if known is None:
             inside = any(frame.anchor == event.anchor for frame in self._stack)
-            problem = "stands for something that contains it" if inside else "has no anchor before it"
+            problem = "refers to a value that contains it" if inside else "has no anchor before it"
             raise self._invalid(f"alias *{shown(event.anchor or '')} {problem}", event)
 
         value, size, height = known
@@ -136,14 +128,14 @@ class YamlReader:
         if self._alias_size > ALIAS_SIZE_MAX:
             raise self._invalid("aliases expand to more than a document may hold", event)
         if len(self._stack) + height > codec.JSON_DEPTH_MAX:
-            raise self._too_deep(event)
+            raise self._invalid(_TOO_DEEP, event, reason="JSON_TOO_DEEP")
         self._add(value, event, size, height)
 
     def _start(self, event: CollectionStartEvent) -> None:
         if event.tag not in _COLLECTION_TAGS:
-            raise self._unknown_tag(event)
+            raise self._invalid(unknown_tag(event.tag), event)
         if len(self._stack) >= codec.JSON_DEPTH_MAX:
-            raise self._too_deep(event)
+            raise self._invalid(_TOO_DEEP, event, reason="JSON_TOO_DEEP")
         value: Any = {} if type(event).__name__ == "MappingStartEvent" else []
         self._stack.append(_Frame(value, event, self._path_of_next()))
 
@@ -200,46 +192,6 @@ class YamlReader:
             problem = "a key must be a string, not a mapping or a list"
         raise self._invalid(problem, event)
 
-    def _resolve(self, event: ScalarEvent) -> Any:
-        """Return the JSON value of a scalar: by form for a plain scalar, by tag otherwise."""
-        if event.implicit[0] and event.tag is None:
-            return self._plain(event)
-        if event.implicit[1] or event.tag in ("!", _TAG + "str"):
-            return event.value
-
-        wanted_name = str(event.tag).removeprefix(_TAG)
-        wanted = _SCALAR_TAGS.get(wanted_name)
-        if wanted is None:
-            raise self._unknown_tag(event)
-
-        value = self._plain(event)
-        if wanted is float and type(value) is int:
-            value = float(value)
-        if type(value) is not wanted:
-            raise self._invalid(f"the value is not of the type that its tag `!!{wanted_name}` says", event)
-        return value
-
-    def _plain(self, event: ScalarEvent) -> Any:
-        text = event.value
-        if text in _WORDS:
-            return _WORDS[text]
-        if text[0] not in _NUMBER_STARTS:
-            return text
-
-        if _INTEGER.fullmatch(text):
-            if len(text) > INTEGER_DIGITS_MAX:
-                raise self._invalid("the number has too many digits; quote it to use it as a string", event)
-            base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-            return int(text, base)
-
-        if _FLOAT.fullmatch(text):
-            number = float(text)
-            if number - number == 0:  # finite
-                return number
-        elif not _NOT_FINITE.fullmatch(text):
-            return text
-        raise self._invalid(f"`{text[:40]}` is not a number that JSON can hold; quote it to use it as a string", event)
-
     def _expects_key(self) -> bool:
         return bool(self._stack) and self._stack[-1].is_map and self._stack[-1].key is _UNSET
 
@@ -253,18 +205,9 @@ class YamlReader:
         if self._locations is not None:
             self._locations[path] = _location_of(event.start_mark)
 
-    def _unknown_tag(self, event: ScalarEvent | CollectionStartEvent) -> DocumentInvalid:
-        tag = str(event.tag).replace(_TAG, "!!")
-        return self._invalid(f"tag `{shown(tag)}` has no meaning in JSON", event)
-
-    def _too_deep(self, event: Event) -> DocumentInvalid:
-        error = self._invalid(f"is nested deeper than {codec.JSON_DEPTH_MAX} levels", event)
-        error.reason = "JSON_TOO_DEEP"
-        return error
-
-    def _invalid(self, problem: str, event: Event) -> DocumentInvalid:
+    def _invalid(self, problem: str, event: Event, *, reason: str = "YAML_INVALID") -> DocumentInvalid:
         line, column = _location_of(event.start_mark)
-        return DocumentInvalid("YAML_INVALID", problem, source=self._source, line=line, column=column)
+        return DocumentInvalid(reason, problem, source=self._source, line=line, column=column)
 
 
 def _location_of(mark: Any) -> Location:
