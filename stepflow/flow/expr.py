@@ -8,7 +8,7 @@ Limits: no validation (`validate.py`), and no knowledge of runs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from stepflow.codec import decode, encode
 from stepflow.errors import Code, Failure
@@ -107,6 +107,8 @@ class _Compiler:
                 pieces = _joined(pieces)
                 only = pieces[0]
                 return Constant(only) if len(pieces) == 1 and isinstance(only, bytes) else Composite(pieces)
+            case _:
+                assert_never(expression)
 
     def _step(self, step: str, path: Path) -> Node:
         index = self._index_of.get(step)

@@ -12,7 +12,7 @@ to the form are not read. Promises:
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from msgspec import Struct
 
@@ -162,6 +162,8 @@ def unparse(expression: Expression) -> Any:
             return [unparse(item) for item in items]
         case Object(members):
             return {key: unparse(value) for key, value in members}
+        case _:
+            assert_never(expression)
 
 
 def references(
@@ -187,6 +189,8 @@ def references(
                 yield from references(value, (*doc_path, key))
         case Literal():
             pass
+        case _:
+            assert_never(expression)
 
 
 def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:

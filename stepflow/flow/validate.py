@@ -8,7 +8,7 @@ cycles. A flow with fatal diagnostics is neither stored nor run; errors and warn
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from stepflow.errors import Invalid
 from stepflow.flow import syntax
@@ -161,6 +161,8 @@ class _Checker:
                     yield _unvalidated(path, f"path {where} of the input", path=where.text)
             case syntax.VariableRef():
                 yield from self.variable_reference(ref, path)
+            case _:
+                assert_never(ref)
 
     def step_reference(self, target: str, path: str, step: Step | None, earlier: set[str]) -> Iterator[Diagnostic]:
         if target in earlier and (step is None or target != step.id):
@@ -294,5 +296,7 @@ def _plain_references(expression: syntax.Expression) -> Iterator[str]:
         case syntax.Object(members):
             for _, value in members:
                 yield from _plain_references(value)
-        case _:
+        case syntax.Literal() | syntax.InputRef() | syntax.VariableRef():
             pass
+        case _:
+            assert_never(expression)

@@ -1,8 +1,8 @@
-"""A world without I/O around the run engine: components as functions, virtual time, crashes at will.
+"""A world without I/O around the run engine: components as functions, virtual time, crashes on demand.
 
-`World.run(choices)` drives one partition to its end. Every choice (which call answers next, whether the owner dies now)
-is taken from `choices`, so that hypothesis can search through orders and crash points, and shrink what it finds. All
-entries pass through their serialised form, and a crash rebuilds the state from them alone.
+`World.run(choices)` drives one partition to its end. `choices` decide which call answers next and when the owner
+crashes, so that hypothesis can search through orders and crash points, and shrink its findings. All entries pass
+through their serialised form, and a crash rebuilds the state from the entries alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROUTES = RouteTable(
     {"/c": (Rule("c"),), "/builtin": (Rule("builtin"),)},
     {"builtin": PluginComponents(tuple((name, name) for name in ENGINE_COMPONENTS), True, ENGINE_COMPONENTS)},
 )
-"""`/c/…` are components of hosts, and there are no others than the engine's own beside them."""
+"""`/c/…` are components of hosts; all others are engine components."""
 
 
 def _flaky(value: Any, attempt: int) -> Any:
@@ -67,12 +67,12 @@ COMPONENTS: dict[str, Any] = {
     "slow": lambda value, attempt: Failure(Code.TIMEOUT, "too slow"),
     "flaky": _flaky,
 }
-"""Deterministic in input and attempt, except that a crash raises the attempt (as it does in life)."""
+"""Deterministic in input and attempt; a crash raises the attempt, as in production."""
 
 
 @dataclass
 class World:
-    """One partition, its journal, and what is in flight. `dispatched` lists (key, attempt) in order."""
+    """One partition, its journal, and the calls in flight. `dispatched` lists (key, attempt) in order."""
 
     tree: dict[str, Any]
     inputs: list[Any] = field(default_factory=lambda: [{}])
@@ -81,7 +81,7 @@ class World:
     transport_retries: int = 3
     blobs: dict[str, bytes] = field(default_factory=dict)
     signals: list[tuple[int, str, Any]] = field(default_factory=list)
-    """Item, name and payload of those that come in, in this order, when nothing else happens or a choice says so."""
+    """Item, name and payload of signals, received in this order when a choice says so or the run waits."""
     components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
 
     def __post_init__(self) -> None:
@@ -98,13 +98,11 @@ class World:
         self.state = self._fresh()
         self._adopt()
 
-    # --- the life of a run ---
-
     def run(self, choices: Iterable[int] = ()) -> list[Any]:
         """Drive to the end and return the outcome of every item: trees, or (code, message) of failures.
 
-        A choice n picks the (n % calls)-th call to answer; a negative one lets the owner die and another take over. At
-        `SIGNAL_FROM` and above, the next signal comes in first.
+        A choice n picks the (n % calls)-th call to answer; a negative choice crashes the owner, and another takes over.
+        From `SIGNAL_FROM` on, the next signal is received first.
         """
         taken = iter(choices)
         for _ in range(20_000):
@@ -128,7 +126,7 @@ class World:
         self.turn()
 
     def crash(self, *, keep: int = 0, handed_over: bool = False) -> None:
-        """The owner dies; the next one has the journal only. A host still holds `keep` of the calls in flight."""
+        """Crash the owner; the next owner has only the journal. A host still holds `keep` of the calls in flight."""
         self.crashes += 1
         held = [(call.step.key, call.attempt) for call in self.flight][:keep]
         self.flight, self.parents = [], {}
@@ -195,8 +193,6 @@ class World:
         self._feed(pb.Entry(at_ms=self.now_ms, inbox_taken=pb.InboxTaken(id="m", cancel=True)))
         self.turn()
 
-    # --- what came of it ---
-
     def outcomes(self) -> list[Any]:
         return [self._shown(item.outcome) for item in self.state.root.items]
 
@@ -226,8 +222,6 @@ class World:
             return (outcome.code.name, outcome.message)
         assert outcome is not None
         return outcome.tree
-
-    # --- inside ---
 
     def _fresh(self) -> RunState:
         return new_run(
@@ -285,7 +279,7 @@ class World:
         return blob_id(raw)
 
     def _start_sub_run(self, call: Dispatch) -> bool:
-        """`/c/parent` runs the flow of its input on the inputs of its input, as a component that calls back does."""
+        """Act as `/c/parent`, a component with a call-back: run the flow of its input on the inputs of its input."""
         value = decode(call.input)
         request = host_pb2.StartRun(
             flow=pb.Payload(json=encode(value["flow"])), inputs=pb.Payload(json=encode(value["inputs"])), key="#0"
@@ -300,7 +294,7 @@ class World:
         scopes = call.step.sub_runs or []
         if scopes and scopes[0].ended:
             return True
-        self.flight.insert(0, call)  # still waiting: behind everything that may be answered
+        self.flight.insert(0, call)  # still waiting: answered after all other calls
         if len(self.flight) > 1:
             self.answer(self.flight.pop())
         return False
