@@ -38,6 +38,7 @@ def new_run(
 ) -> RunState:
     """Return the state of a partition before the first entry. `plan` includes the overrides."""
     state = RunState(run_id, partition, policy)
+
     state.scopes.append(
         Scope(
             number=0,
@@ -50,6 +51,7 @@ def new_run(
         )
     )
     state.scopes_live = 1
+
     return state
 
 
@@ -249,6 +251,6 @@ def _inconsistent(state: RunState, entry: pb.Entry, why: str) -> DataLoss:
     return DataLoss(
         "JOURNAL_INCONSISTENT",
         f"journal of run {state.run_id}, partition {state.partition}: entry {state.entries_journaled} ({kind}, scope "
-        f"{entry.scope}, item {entry.item}, step {entry.step}) cannot be: {why}",
+        f"{entry.scope}, item {entry.item}, step {entry.step}) cannot be applied: {why}",
         run_id=state.run_id,
     )

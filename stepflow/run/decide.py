@@ -100,15 +100,18 @@ def _cause_to_end(state: RunState) -> tuple[pb.RunStatus, Failure] | None:
     """Return status and failure if the run must end early, else None."""
     if state.cancelled:
         return pb.RUN_STATUS_CANCELLED, Failure(Code.CANCELLED, "the run was cancelled")
+
     if state.adoptions_in_a_row > ADOPTIONS_IN_A_ROW_MAX or state.adoptions_fruitless > ADOPTIONS_FRUITLESS_MAX:
         return pb.RUN_STATUS_RECOVERY_FAILED, Failure(
             Code.ORCHESTRATOR_ERROR,
             f"{state.adoptions_fruitless - 1} executors in a row died with this run before it made any progress",
         )
+
     if state.lost_blob:
         return pb.RUN_STATUS_FAILED, Failure(
             Code.ORCHESTRATOR_ERROR, f"a value of this run is gone from the blob store: {state.lost_blob}"
         )
+
     if state.entries_journaled >= JOURNAL_ENTRIES_MAX or state.bytes_journaled >= JOURNAL_BYTES_MAX:
         return pb.RUN_STATUS_FAILED, Failure(
             Code.ORCHESTRATOR_ERROR,

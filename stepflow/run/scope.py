@@ -122,6 +122,7 @@ class Item:
         self.scope = scope
         self.index = index
         self.env = env
+
         self.active: dict[int, StepRun] = {}
         self.seen: set[int] = set()
         """Steps that are or were needed."""
@@ -133,6 +134,7 @@ class Item:
         """By reader: number of results it still waits for before it is examined again."""
         self.waiters: dict[int, list[int]] = {}
         """By step: the readers that wait for its result."""
+
         self.output_ready = False
         self.outcome: Json | Failure | None = None
         self.completed_at_ms = 0
@@ -192,6 +194,7 @@ class Scope:
         self.concurrency_max = concurrency_max
         self.first_item = first_item
         self.created_at_ms = created_at_ms
+
         self.ended_at_ms = 0
         self.depth: int = 0 if parent is None else parent.item.scope.depth + 1
         self.items: list[Item] = []
