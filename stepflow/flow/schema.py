@@ -17,15 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stepflow import codec
 from stepflow.errors import Invalid
-from stepflow.flow.schema_cost import (
-    SCHEMA_TOO_LARGE,
-    SQUARE_CAP,
-    SchemaCost,
-    ValueSize,
-    measure_schema,
-    measure_value,
-    size_of_text,
-)
+from stepflow.flow.schema_cost import SQUARE_CAP, SchemaCost, ValueSize, measure_schema, measure_value, size_of_text
+from stepflow.flow.schema_graph import SCHEMA_TOO_LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
