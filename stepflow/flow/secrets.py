@@ -73,7 +73,7 @@ class SecretMap:
                 yield from self._secret_values(value, _of_element(applicable, index))
 
     def _applicable(self, schemas: list[Any]) -> list[dict[str, Any]]:
-        """Return the schemas and, transitively, every schema applied to the same value by them; cycles are allowed."""
+        """Return the schemas and, transitively, the schemas that they apply to the same value; cycles are allowed."""
         found: list[dict[str, Any]] = []
         seen: set[int] = set()
         todo = list(schemas)
