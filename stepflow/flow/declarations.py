@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepflow.errors import Code
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 _SCHEMA_PARTS = ("input", "output", "variables", "steps")
 
 
-@dataclass(slots=True)
 class DeclarationReader(MemberReader):
     """Methods take a tree and its document path."""
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stepflow.errors import Invalid
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
 RETRIES_MAX = 2**32 - 1
 
 
-@dataclass(slots=True)
 class MemberReader:
     """Methods take a mapping, the key of a member, and the document path of the mapping."""
 
-    source: str
-    tree: Tree | None
-    warnings: list[Diagnostic] = field(default_factory=list)
-    notes: Notes = field(default_factory=Notes)
+    def __init__(self, source: str, tree: Tree | None) -> None:
+        self.source = source
+        self.tree = tree
+        self.warnings: list[Diagnostic] = []
+        self.notes = Notes()
 
     def text(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> str | None:
         value = tree.get(key)

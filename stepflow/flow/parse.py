@@ -8,7 +8,6 @@ since protobuf's JSON values have only doubles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepflow import codec
@@ -106,7 +105,6 @@ def parse_step(tree: object, *, source: str) -> Step:
     return _FlowReader(source, None).step(tree, ())
 
 
-@dataclass(slots=True)
 class _FlowReader(DeclarationReader):
     """Methods take a tree and its document path."""
 
