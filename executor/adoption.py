@@ -129,7 +129,7 @@ async def _replay(store: Store, grouping: Grouping, loaded: Loaded, get_blob: Ge
             if step is not None:
                 loaded.failed_attempts[step.key] = entry.attempt_failed.attempt
         await replay_entry(state, entry, get_blob)
-        state.bytes_journaled += entry.ByteSize()
+        state.note_journaled(entry.ByteSize())
         count += 1
         if count % REPLAY_ENTRIES == 0:
             await asyncio.sleep(0)
@@ -208,7 +208,7 @@ def rejoin(
         ):
             if known is not None:
                 hosts.ack(known[1], call.key, known[0])
-            step.rejoin = call.attempt
+            step.rejoin_attempt(call.attempt)
             drive.holders[call.key] = (call.attempt, host_id)
         else:
             hosts.ack(host_id, call.key, call.attempt)  # its outcome is journaled already, or superseded

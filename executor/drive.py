@@ -38,8 +38,8 @@ from stepflow.run import (
     settle,
     start_callback,
 )
-from stepflow.run.builtins import callback_plan
 from stepflow.run.entries import failure_from_pb, failure_to_pb, flow_result, json_of
+from stepflow.run.subruns import callback_plan
 from stepflow.run.views import StepEvent, call_event, step_event
 from stepflow.store import Delete, Put, keys
 from stepflow.telemetry import get_logger
@@ -171,7 +171,7 @@ class Drive:
     def fail(self, failure: Failure) -> None:
         """End the run with this failure, whatever it was about to do. Ask for a `turn` afterwards."""
         if self.state.status is None:
-            self.state.ending = True
+            self.state.begin_ending()
             fact = pb.RunCompleted(status=pb.RUN_STATUS_FAILED, failure=failure_to_pb(failure))
             self.feed(pb.Entry(at_ms=self.owner.now_ms(), run_completed=fact))
 
@@ -316,7 +316,7 @@ class Drive:
                 batch = pb.EntryBatch(entries=entries[first : index + 1]).SerializeToString()
                 writes.append(Put(keys.journal(self.run_id, self.state.partition, self._seq), batch))
                 self._seq += index + 1 - first
-                self.state.bytes_journaled += len(batch)
+                self.state.note_journaled(len(batch))
                 first, size = index + 1, 0
         return writes
 

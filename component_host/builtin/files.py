@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from component_host.builtin.failure import CallFailed
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code
-from stepflow.flow.document import DocumentInvalid, parse_tree
+from stepflow.flow.document import parse_tree
+from stepflow.flow.source import DocumentInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

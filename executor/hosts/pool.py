@@ -202,7 +202,7 @@ class Hosts:
     def _send(self, peer: Peer, drive: Drive, action: Dispatch, payload: pb.Payload) -> None:
         step = action.step
         self._serial += 1
-        step.call_id = self._serial
+        step.note_sent(self._serial)
         item = step.item
         scope = item.scope
         compiled = scope.plan.steps[step.index]
