@@ -54,7 +54,7 @@ def read_options(options: argparse.Namespace) -> ExecutorConfig:
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from executor.executor import Executor
-    from executor.hosts.link import Links
+    from executor.hosts.link import HostLinks
     from executor.hosts.pool import QUEUE_TIMEOUT_S
     from executor.service import ExecutorService
     from stepflow.rpc.server import Server
@@ -80,7 +80,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(server.stop)
         address = await server.start(common.listen)
         executor.address = common.advertised(address)
-        links = Links(store, executor, tls=common.tls)
+        links = HostLinks(store, executor, tls=common.tls)
         stack.push_async_callback(links.close)
         await links.start()  # before the first run comes: what hosts hold of it must be asked for
         stack.push_async_callback(executor.close)

@@ -1,0 +1,138 @@
+"""Calls that wait for a host, by plugin and depth.
+
+- Deepest first, FIFO within a plugin and depth: a parent must never hold up its children.
+- While a live host runs the plugin, a call waits for as long as that host lives. Without one it waits `timeout_s`.
+- A call that its caller no longer wants is dropped when its turn comes.
+
+Does not choose hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
+
+from executor.hosts.caller import C, Caller
+
+if TYPE_CHECKING:
+    from executor.hosts.peer import HostPeer
+    from stepflow.mesh.v1 import journal_pb2 as pb
+    from stepflow.run import Dispatch
+
+QueueKey: TypeAlias = tuple[str, int]
+"""Plugin and depth. A plain tuple: one is built for every call."""
+
+
+@dataclass(slots=True, eq=False)
+class WaitingCall(Generic[C]):
+    """A call that no host takes now."""
+
+    caller: C
+    action: Dispatch
+    payload: pb.Payload
+    until_s: float
+    """Of the loop's clock; extended while a live host runs the plugin."""
+
+    @property
+    def wanted(self) -> bool:
+        return not self.caller.gone and self.caller.waits_for(self.action)
+
+
+C_contra = TypeVar("C_contra", bound=Caller, contravariant=True)
+
+
+class QueueOwner(Protocol[C_contra]):
+    """What the queue needs of the pool."""
+
+    def find_room(self, plugin: str, depth: int) -> HostPeer | None: ...
+    def is_hosted(self, plugin: str) -> bool: ...
+    def send_call(self, peer: HostPeer, caller: C_contra, action: Dispatch, payload: pb.Payload) -> None: ...
+    def give_up_call(self, caller: C_contra, action: Dispatch) -> None: ...
+
+
+class CallQueue(Generic[C]):
+    """The waiting calls of one pool, with one timer for all of them. Empty queues are removed: `len` counts keys."""
+
+    def __init__(self, owner: QueueOwner[C], timeout_s: float) -> None:
+        """`timeout_s` 0: no call ever expires."""
+        self._owner = owner
+        self._timeout_s = timeout_s
+        self._waiting: dict[QueueKey, deque[WaitingCall[C]]] = {}
+        """Each in order of arrival, which is also that of `until_s`."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, key: QueueKey) -> bool:
+        return key in self._waiting
+
+    def add_call(self, key: QueueKey, caller: C, action: Dispatch, payload: pb.Payload) -> None:
+        until_s = asyncio.get_running_loop().time() + self._timeout_s
+        self._waiting.setdefault(key, deque()).append(WaitingCall(caller, action, payload, until_s))
+        if self._timer is None and self._timeout_s:
+            self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
+
+    def release(self) -> None:
+        """Send every call that a host takes now."""
+        for key in sorted(self._waiting, key=_depth, reverse=True):
+            queue = self._waiting[key]
+            while queue:
+                peer = self._owner.find_room(*key)
+                if queue[0].wanted and peer is None:
+                    break
+                call = queue.popleft()
+                if call.wanted and peer is not None:
+                    self._owner.send_call(peer, call.caller, call.action, call.payload)
+
+            if not queue:
+                del self._waiting[key]
+
+    def clear(self) -> None:
+        """Drop all waiting calls."""
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        """Give up the calls that have waited their time for a host of their plugin."""
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        late: list[WaitingCall[C]] = []
+
+        for key, queue in list(self._waiting.items()):
+            hosted = self._owner.is_hosted(key[0])
+            rest: deque[WaitingCall[C]] = deque()
+            for call in queue:
+                if hosted:
+                    call.until_s = now_s + self._timeout_s  # a busy host is waited for as long as it lives
+                if call.wanted and call.until_s > now_s:
+                    rest.append(call)
+                elif call.wanted:
+                    late.append(call)
+
+            if rest:
+                self._waiting[key] = rest
+            else:
+                del self._waiting[key]
+
+        if self._waiting:
+            next_s = min(queue[0].until_s for queue in self._waiting.values())
+            self._timer = asyncio.get_running_loop().call_later(max(0.001, next_s - now_s), self._expire)
+
+        # Last: a caller that learns of its failure may dispatch again, into this queue.
+        for call in late:
+            self._owner.give_up_call(call.caller, call.action)
+
+
+def _depth(key: QueueKey) -> int:
+    return key[1]
+
+
+__all__ = ["CallQueue", "QueueKey", "QueueOwner", "WaitingCall"]

@@ -1,0 +1,90 @@
+"""The outbox of one partition: entries to be journaled, and the effects that wait for them.
+
+- Entries are written under consecutive keys, each named by the number of its first entry.
+- Effects leave with the write of the entries that were there before them: *output commit*.
+- The final records (status, results, assignment) go into the transaction of the last entries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.store import Delete, Put, keys
+
+if TYPE_CHECKING:
+    from executor.effects import Effect
+    from stepflow.run import RunState
+
+ENTRIES_BYTES_MAX = 192 * 1024
+"""Entries written under one key; a flush takes several keys when there are more."""
+
+
+class PartitionOutbox:
+    """See the head of this module."""
+
+    __slots__ = ("_final", "_final_taken", "_seq", "effects", "entries", "state", "undecided")
+
+    def __init__(self, state: RunState) -> None:
+        self.state = state
+        self.entries: list[pb.Entry] = []
+        """Applied and not submitted."""
+        self.effects: list[Effect] = []
+        self.undecided = 0
+        """Writes that are submitted and not committed."""
+        self._seq = state.entries_journaled
+        self._final: list[Put | Delete] = []
+        self._final_taken = False
+
+    @property
+    def idle(self) -> bool:
+        """Return True if all entries are durable: effects need not wait."""
+        return not self.entries and not self.undecided
+
+    @property
+    def has_final(self) -> bool:
+        """Return True if the final records wait to be written."""
+        return bool(self._final)
+
+    @property
+    def final_committed(self) -> bool:
+        """Return True once the final records and everything before them are durable."""
+        return self._final_taken and not self.undecided
+
+    def set_final(self, records: list[Put | Delete]) -> None:
+        """Set the records that end this ownership; they go with the last entries, in one transaction."""
+        self._final = records
+
+    def take_writes(self) -> tuple[list[list[Put | Delete]], list[Effect]]:
+        """Return the operations of each transaction, in order, and the effects that wait for the last of them."""
+        effects, self.effects = self.effects, []
+        self.undecided += 1
+        writes: list[list[Put | Delete]] = [[put] for put in self._journal_writes()]
+        if self._final:
+            writes.append([*(writes.pop() if writes else []), *self._final])
+            self._final = []
+            self._final_taken = True
+        return writes, effects
+
+    def take_effects(self) -> list[Effect]:
+        effects, self.effects = self.effects, []
+        return effects
+
+    def _journal_writes(self) -> list[Put]:
+        entries, self.entries = self.entries, []
+        state = self.state
+        writes: list[Put] = []
+        first = 0
+        size = 0
+        for index, entry in enumerate(entries):
+            size += entry.ByteSize()
+            if size >= ENTRIES_BYTES_MAX or index == len(entries) - 1:
+                batch = pb.EntryBatch(entries=entries[first : index + 1]).SerializeToString()
+                writes.append(Put(keys.journal(state.run_id, state.partition, self._seq), batch))
+                self._seq += index + 1 - first
+                self.state.bytes_journaled += len(batch)
+                first, size = index + 1, 0
+        return writes
+
+
+__all__ = ["ENTRIES_BYTES_MAX", "PartitionOutbox"]
