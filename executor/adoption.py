@@ -217,7 +217,7 @@ def rejoin(
         if step is None and (state.blocked or state.unopened):
             continue  # its step may come to light once a blob is fetched: keep the call
 
-        known = driver.holders.get(call.key)
+        known = driver.calls.holders.get(call.key)
         if (
             step is not None
             and step.phase in (Phase.READY, Phase.RETRYING)
@@ -227,7 +227,7 @@ def rejoin(
             if known is not None:
                 hosts.ack_result(known[1], call.key, known[0])
             step.rejoin = call.attempt
-            driver.holders[call.key] = (call.attempt, host_id)
+            driver.calls.holders[call.key] = (call.attempt, host_id)
         else:
             hosts.ack_result(host_id, call.key, call.attempt)  # its outcome is journaled already, or superseded
 

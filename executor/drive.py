@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 from executor.callbacks import RunCallbacks, send_report
+from executor.calls import PartitionCalls
 from executor.effects import Ack, AnswerCallback, Effect
 from executor.outbox import PartitionOutbox
 from executor.outcome import partition_results, partition_status
-from stepflow.codec import INLINE_BYTES_MAX, Json
-from stepflow.errors import Code, Failure, StepflowError
+from stepflow.codec import INLINE_BYTES_MAX
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run import (
@@ -29,17 +29,14 @@ from stepflow.run import (
     Append,
     CancelCall,
     Dispatch,
-    Phase,
     RunState,
     ScopeEnded,
-    StepRun,
     WantBlob,
     apply,
     decide,
-    settle,
 )
-from stepflow.run.entries import failure_from_pb, failure_to_pb, json_of
-from stepflow.run.views import StepEvent, call_event, step_event
+from stepflow.run.entries import failure_to_pb
+from stepflow.run.views import StepEvent, step_event
 from stepflow.store import Delete, Put, keys
 from stepflow.telemetry import get_logger
 
@@ -50,6 +47,7 @@ if TYPE_CHECKING:
     from executor.blobs import RunBlobs
     from executor.hosts.caller import InFlight
     from executor.hosts.pool import HostPool
+    from stepflow.errors import Failure, StepflowError
     from stepflow.store import KeyValue
 
 log = get_logger(__name__)
@@ -86,6 +84,9 @@ class PartitionDriver:
         self.assignment = assignment
         self.epoch = assignment.create_revision
         self.outbox = PartitionOutbox(state)
+        self.calls = PartitionCalls(self, owner.blobs)
+        self.waits_for = self.calls.waits_for
+        self.now_ms = owner.now_ms
         self.listener: Listener | None = None
         self.paused = True
         """Until the adoption is over: nothing is dispatched before the hosts have told what they hold."""
@@ -99,8 +100,6 @@ class PartitionDriver:
         """Ends because of such a refusal."""
         self.written: asyncio.Event | None = None
         """Set whenever a write is decided; None while nothing waits for it."""
-        self.holders: dict[str, tuple[int, str]] = {}
-        """By key: an attempt that a host holds, and the id of the host. The dispatch goes there and joins it."""
         self._blobs: dict[str, bytes | None] = {}
         """Blobs fetched for expressions, kept while an expression waits for one."""
         self._fetching: set[str] = set()
@@ -114,7 +113,7 @@ class PartitionDriver:
         if self.listener is not None:
             event = step_event(self.state, entry)
             if event is not None:
-                self._tell(event)
+                self.tell(event)
         apply(self.state, entry)
         self.outbox.entries.append(entry)
 
@@ -149,65 +148,11 @@ class PartitionDriver:
                 taken.signal.CopyFrom(message.signal)
             self.feed(pb.Entry(at_ms=self.now_ms(), item=max(item, 0), inbox_taken=taken))
 
-    # --- facts about calls --------------------------------------------------------------------------------------------
-
-    def on_result(self, flight: InFlight[PartitionDriver], result: host_pb2.CallResult) -> None:
-        """Record a host's result of a call. Call `turn` afterwards."""
-        step = flight.step
-        ack = Ack(flight.peer.id, result.key, result.attempt)
-        if step.item.active.get(step.index) is not step or step.phase is not Phase.IN_FLIGHT:
-            self.outbox.effects.append(ack)  # superseded: the host may drop it
-            return
-
-        failed = result.WhichOneof("outcome") == "failure"
-        outcome: Json | Failure = failure_from_pb(result.failure) if failed else json_of(result.result)
-        entry = settle(
-            self.state,
-            step,
-            outcome,
-            origin=result.failure.origin if failed else pb.ORIGIN_UNSPECIFIED,
-            attempt=flight.attempt,
-            started_at_ms=result.started_at_ms,
-            host=flight.peer.id,
-            now_ms=self.now_ms(),
-        )
-        self.feed(entry)
-        self.outbox.effects.append(ack)
-
-    def on_lost(self, flight: InFlight[PartitionDriver], why: str) -> None:
-        """Record that a call is lost with its host. Call `turn` afterwards."""
-        step = flight.step
-        if step.item.active.get(step.index) is step and step.phase is Phase.IN_FLIGHT:
-            self._fail_attempt(step, flight.attempt, why, flight.peer.id)
-
-    def on_unreachable(self, action: Dispatch) -> None:
-        """Record that no host took a call, and go on."""
-        if self.gone or not self.waits_for(action):
-            return
-        self._fail_attempt(action.step, action.attempt, f"no live host runs plugin {action.target.plugin!r}", "")
-        self.turn()
-
-    def on_progress(self, flight: InFlight[PartitionDriver], progress: host_pb2.Progress) -> None:
-        if self.listener is not None:
-            self._tell(call_event(flight.step, "progress", self.now_ms(), progress.message))
-
     def on_callback(self, flight: InFlight[PartitionDriver], callback: host_pb2.Callback) -> None:
+        """Serve a call-back in a task of its own."""
         if self._callbacks is None:
             self._callbacks = RunCallbacks(self, self.owner.blobs)
-        self.owner.spawn(self, self._callbacks.answer(flight.peer, flight.step, callback))
-
-    def _fail_attempt(self, step: StepRun, attempt: int, why: str, host: str) -> None:
-        entry = settle(
-            self.state,
-            step,
-            Failure(Code.UNREACHABLE, why),
-            origin=pb.ORIGIN_DISPATCH,
-            attempt=attempt,
-            started_at_ms=0,
-            host=host,
-            now_ms=self.now_ms(),
-        )
-        self.feed(entry)
+        self.spawn(self._callbacks.answer(flight.peer, flight.step, callback))
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 
@@ -218,7 +163,7 @@ class PartitionDriver:
         state, owner, outbox = self.state, self.owner, self.outbox
 
         # 1. Decide, until no action changes the state any more.
-        now_ms = owner.now_ms()
+        now_ms = self.now_ms()
         again = True
         while again:
             again = False
@@ -230,7 +175,7 @@ class PartitionDriver:
         # 2. Write what there is; effects without new entries need not wait.
         if state.status is not None:
             self.closing = True
-            owner.spawn(self, self._close())
+            self.spawn(self._close())
         elif outbox.entries:
             owner.mark_dirty(self)
         elif not outbox.undecided:
@@ -243,8 +188,9 @@ class PartitionDriver:
         if wake_ms is not None:
             owner.wake_at(self, wake_ms)
 
-    def now_ms(self) -> int:
-        return self.owner.now_ms()
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run work in a task of its own; a defect in it gives the partition back."""
+        self.owner.spawn(self, work)
 
     def keep_blobs(self, blobs: dict[str, bytes]) -> None:
         """Keep fetched blobs for the next turn, so that it does not fetch them again."""
@@ -261,14 +207,14 @@ class PartitionDriver:
         if isinstance(action, Append):
             entry = action.entry
             if len(entry.step_completed.result.json) > INLINE_BYTES_MAX:
-                self.owner.spawn(self, self._offload(entry))
+                self.spawn(self._offload(entry))
                 return False
             self.feed(entry)
             return True
         if isinstance(action, WantBlob):
             if action.blob not in self._fetching:
                 self._fetching.add(action.blob)
-                self.owner.spawn(self, self._fetch_blob(action))
+                self.spawn(self._fetch_blob(action))
             return False
         self.outbox.effects.append(action)
         return False
@@ -287,7 +233,11 @@ class PartitionDriver:
         self._blobs[want.blob] = content
         self.turn()
 
-    def _tell(self, event: StepEvent) -> None:
+    @property
+    def listened(self) -> bool:
+        return self.listener is not None
+
+    def tell(self, event: StepEvent) -> None:
         """Pass an event to the listener; a listener that raises is removed and never harms the run."""
         assert self.listener is not None
         try:
@@ -357,7 +307,7 @@ class PartitionDriver:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Dispatch():
-                self._dispatch(effect)
+                self.calls.dispatch(effect)
             case Ack():
                 self.owner.hosts.ack_result(effect.host, effect.key, effect.attempt)
             case CancelCall():
@@ -366,35 +316,13 @@ class PartitionDriver:
                 for answer in self._callbacks.take_waiting(effect.scope) if self._callbacks is not None else ():
                     self._perform(answer)
             case AnswerCallback():
-                self.owner.spawn(self, send_report(effect, self.run_id, self.owner.blobs))
+                self.spawn(send_report(effect, self.run_id, self.owner.blobs))
             case _:
                 assert_never(effect)
 
-    def waits_for(self, action: Dispatch) -> bool:
-        """Return True if the call of this action is still wanted."""
-        step = action.step
-        return step.phase is Phase.IN_FLIGHT and step.attempt == action.attempt and not self.closing
-
-    def _dispatch(self, action: Dispatch) -> None:
-        if not self.waits_for(action):
-            return
-        if len(action.input) > INLINE_BYTES_MAX:
-            self.owner.spawn(self, self._dispatch_large(action))
-        else:
-            self._send(action, pb.Payload(json=action.input))
-
-    async def _dispatch_large(self, action: Dispatch) -> None:
-        blob = await self.owner.blobs.put_blob(self.run_id, action.input)
-        if not self.gone and self.waits_for(action):
-            self._send(action, pb.Payload(blob=blob))
-
-    def _send(self, action: Dispatch, payload: pb.Payload) -> None:
-        if self.listener is not None:
-            self._tell(call_event(action.step, "started", self.now_ms()))
-        held = self.holders.pop(action.step.key, None) if self.holders else None
-        holder = held[1] if held is not None and held[0] == action.attempt else ""
-        if not self.owner.hosts.dispatch(self, action, payload, holder=holder):
-            self.on_unreachable(action)
+    def send_call(self, action: Dispatch, payload: pb.Payload, holder: str) -> bool:
+        """Give a call to the pool of hosts; return False if no host runs its plugin and none is waited for."""
+        return self.owner.hosts.dispatch(self, action, payload, holder=holder)
 
 
 __all__ = ["Listener", "Owner", "PartitionDriver", "PartitionId"]

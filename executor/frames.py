@@ -31,7 +31,7 @@ class HostFrames:
             flight = hosts.take_call(result.call_id)
             # None: cancelled, or its run is not owned any more. Not acknowledged, so that the next owner may join it.
             if flight is not None:
-                run_guarded(flight.caller, flight.caller.on_result, flight, result)
+                run_guarded(flight.caller, flight.caller.calls.on_result, flight, result)
                 touched[flight.caller] = None
         for driver in touched:
             run_guarded(driver, driver.turn)
@@ -39,7 +39,7 @@ class HostFrames:
         for progress in frame.progress:
             flight = hosts.find_call(progress.call_id)
             if flight is not None:
-                flight.caller.on_progress(flight, progress)
+                flight.caller.calls.on_progress(flight, progress)
         for callback in frame.callbacks:
             flight = hosts.find_call(callback.call_id)
             if flight is not None:
@@ -52,7 +52,7 @@ class HostFrames:
         run_guarded = self._ownership.run_guarded
         touched: dict[PartitionDriver, None] = {}
         for flight in self._ownership.hosts.remove_peer(host_id):
-            run_guarded(flight.caller, flight.caller.on_lost, flight, why)
+            run_guarded(flight.caller, flight.caller.calls.on_lost, flight, why)
             touched[flight.caller] = None
         for driver in touched:
             run_guarded(driver, driver.turn)

@@ -53,7 +53,8 @@ class Ownership:
         self.tasks: set[asyncio.Task[None]] = set()
         self.on_refused: Callable[[PartitionDriver, StepflowError], None] = self.abandon
         """Called when the store refuses a write of a partition that is still owned."""
-        # Bound methods instead of forwarding ones: both are called for every step.
+        # Without forwarding methods in between: called for every step.
+        self.now_ms = now_ms
         self.mark_dirty = self.writes.mark_dirty
         self.wake_at = self.timers.wake_at
         self._abandoned = abandoned
@@ -138,9 +139,6 @@ class Ownership:
 
     # --- the guard ----------------------------------------------------------------------------------------------------
 
-    def now_ms(self) -> int:
-        return now_ms()
-
     def run_guarded(self, driver: PartitionDriver, work: Callable[..., None], *arguments: object) -> None:
         """Do work for a partition; a defect or error in it gives the partition back."""
         try:
@@ -172,7 +170,7 @@ class Ownership:
             self.run_guarded(driver, driver.turn)
 
     def _unreachable(self, driver: PartitionDriver, action: Dispatch) -> None:
-        self.run_guarded(driver, driver.on_unreachable, action)
+        self.run_guarded(driver, driver.calls.on_unreachable, action)
 
 
 __all__ = ["Ownership"]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run import Dispatch
 
+C_contra = TypeVar("C_contra", bound=Caller, contravariant=True)
+
 QueueKey: TypeAlias = tuple[str, int]
 """Plugin and depth. A plain tuple: one is built for every call."""
 
@@ -38,9 +40,6 @@ class WaitingCall(Generic[C]):
     @property
     def wanted(self) -> bool:
         return not self.caller.gone and self.caller.waits_for(self.action)
-
-
-C_contra = TypeVar("C_contra", bound=Caller, contravariant=True)
 
 
 class QueueOwner(Protocol[C_contra]):

@@ -390,7 +390,7 @@ def test_a_defect_while_driving_gives_the_run_back_and_in_the_end_up(monkeypatch
             run_id = await world.submit(gated("a"))
             await called(world)
             with monkeypatch.context() as patch:
-                patch.setattr("executor.drive.settle", broken)
+                patch.setattr("executor.calls.settle", broken)
                 world.work.release()
                 view = await world.ended(run_id)
             assert view.status == "recovery_failed"
