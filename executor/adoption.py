@@ -1,10 +1,10 @@
-"""Adopting a partition: its journal replayed, and the calls that hosts hold for it joined.
+"""Adopting a partition: replaying its journal, and joining the calls that hosts hold for it.
 
-- `PartitionReader` reads; it writes nothing, and refuses data that this version cannot understand.
-- `HeldCalls` asks all hosts at once what they hold, and waits a bounded time for the answers.
-- `rejoin` lets steps join the calls that were found, and lets hosts drop results that are not needed any more.
+- `PartitionReader` writes nothing, and refuses data of later versions.
+- `HeldCalls` asks all hosts at once for held calls, and waits a bounded time for the answers.
+- `rejoin` lets steps join held calls, and lets hosts drop superseded results.
 
-The order of these steps is that of `TakeOver`.
+`takeover` gives the order of these steps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Held: TypeAlias = tuple[str, host_pb2.HeldCall]
 
 @dataclass(slots=True, eq=False)
 class LoadedPartition:
-    """A partition as its journal leaves it."""
+    """A partition, replayed from its journal."""
 
     record: state_pb2.RunRecord
     state: RunState
@@ -78,8 +78,8 @@ class PartitionReader:
     ) -> LoadedPartition | None:
         """Read a partition back; None if the assignment is gone. `driven_before`: by this executor.
 
-        Lists and watches tell of assignments twice, and late. A stale assignment is that of a run which has ended here
-        meanwhile: driving the run once more would write over its journal.
+        Lists and watches may deliver an assignment twice, and late. A stale assignment belongs to a run that has ended
+        here meanwhile: driving the run once more would write over its journal.
 
         Raises:
             Refused: ENGINE_VERSION_UNKNOWN, a newer executor must take the run.
@@ -151,7 +151,7 @@ class _Question:
 
 
 class HeldCalls:
-    """Questions to hosts about the calls that they hold. A host answers in the order in which it was asked."""
+    """Questions to hosts about held calls. A host answers in the order of the questions."""
 
     def __init__(self, hosts: HostPool[PartitionDriver]) -> None:
         self._hosts = hosts
@@ -159,10 +159,10 @@ class HeldCalls:
         """Questions without all answers, by run; its partitions ask one after the other."""
 
     async def ask(self, run_id: str, partition: int, epoch: int) -> list[Held]:
-        """Return the calls that hosts hold for a run; of all its partitions, if several are asked about.
+        """Return the calls that hosts hold for a run; for all its partitions, if several ask.
 
-        A host that does not answer within `ATTACH_WAIT_S` is left out: its calls are made once more, and it joins the
-        attempts that it has.
+        A host without an answer within `ATTACH_WAIT_S` is left out. The calls are dispatched again, and the host joins
+        the attempts in flight there.
         """
         question = _Question(self._hosts.ask_held(run_id, partition, epoch))
         if not question.missing:
@@ -190,7 +190,7 @@ class HeldCalls:
                     break  # the oldest question of this host: it answers in order
 
     def on_host_gone(self, host_id: str) -> None:
-        """Wait for this host no longer."""
+        """Stop waiting for the answer of a host."""
         for questions in self._questions.values():
             for question in questions:
                 _note_answer(question, host_id)
@@ -205,9 +205,9 @@ def _note_answer(question: _Question, host_id: str) -> None:
 def rejoin(
     driver: PartitionDriver, hosts: HostPool[PartitionDriver], held: list[Held], failed_attempts: dict[str, int]
 ) -> None:
-    """Let the next dispatch of each step join the newest call that a host holds for it.
+    """Let the next dispatch of each step join the newest held call, and acknowledge all other held calls.
 
-    Acknowledges the calls that are not needed. Call this before the first `turn`.
+    Call before the first `turn`.
     """
     state = driver.state
     for host_id, call in held:

@@ -35,7 +35,7 @@ class RunBlobs:
         return await _retry_unavailable(lambda: self._blobs.put(content, scope=run_id))
 
     async def get_blob(self, run_id: str, blob: str, *, shared: bool) -> bytes | None:
-        """Read a blob of the run, a shared blob or a stored flow; None if there is no blob of this id.
+        """Read a blob of the run, a shared blob or a stored flow; None if the blob does not exist.
 
         `shared`: the id comes from a user, so the run's own blobs are not searched.
         """

@@ -1,8 +1,8 @@
 """Call-backs: components that start sub-runs, ask for their reports, and read flows while their call is in flight.
 
-- A sub-run is opened by a journaled entry, so its call-back is answered only after that entry is durable.
-- A call-back may wait for the end of its sub-run. The waiting is not journaled: after a take-over the host asks again.
-- A call-back that fails is answered with the error; only a defect gives the run back.
+- A journaled entry opens a sub-run; the call-back is answered only after the entry is durable.
+- A call-back may wait for the end of its sub-run. Waiting is not journaled: after a take-over the host asks again.
+- A failed call-back is answered with the error; only a defect gives the run back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class CallbackPartition(Protocol):
-    """What call-backs need of their partition."""
+    """The side of a partition that call-backs use."""
 
     run_id: str
     state: RunState
@@ -42,7 +42,7 @@ class CallbackPartition(Protocol):
 
 
 class RunCallbacks:
-    """The call-backs of one partition."""
+    """The call-backs of a partition."""
 
     __slots__ = ("_blobs", "_opening", "_partition", "_waiting")
 
@@ -56,7 +56,7 @@ class RunCallbacks:
         whether to wait for the end."""
 
     async def answer(self, peer: HostPeer, step: StepRun, callback: host_pb2.Callback) -> None:
-        """Serve one call-back of a step's component; errors go to the component."""
+        """Serve a call-back of a step's component; errors go to the component."""
         try:
             kind = callback.WhichOneof("request")
             if kind == "start_run":
@@ -72,7 +72,7 @@ class RunCallbacks:
             peer.reply(reply)
 
     def answer_opened(self) -> None:
-        """Answer the call-backs whose sub-run is open now, or let them wait for its end."""
+        """Answer the call-backs whose sub-run is open now, or queue the answer for the end of the sub-run."""
         if not self._opening:
             return
         scopes = self._partition.state.scopes
@@ -81,7 +81,7 @@ class RunCallbacks:
             self._answer_when(AnswerCallback(peer, callback_id, scopes[number]), wait=wait)
 
     def take_waiting(self, scope: Scope) -> list[AnswerCallback]:
-        """Remove and return the answers that waited for the end of a sub-run."""
+        """Remove and return the answers queued for the end of a sub-run."""
         return self._waiting.pop(scope.number, [])
 
     async def _start_run(self, peer: HostPeer, step: StepRun, callback: host_pb2.Callback) -> None:
@@ -156,7 +156,7 @@ def _check_inputs(validator: InputValidator | None, inputs: bytes) -> None:
 
 
 async def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> None:
-    """Answer a call-back with the report of its sub-run, whose large results go to blobs of the run `run_id`."""
+    """Answer a call-back with the report of its sub-run. Large results go to blobs of the run `run_id`."""
     scope = answer.scope
     report = host_pb2.RunReport(
         run_id=scope.run_id,

@@ -1,8 +1,8 @@
-"""The calls of one partition: dispatches out, and what becomes of them recorded as facts.
+"""The calls of a partition: dispatches out, and results and losses recorded as facts.
 
-- A call is dispatched once its cause is journaled, and only while it is still wanted.
+- A call is dispatched once its cause is journaled, and only while the step still waits for the call.
 - An input above `INLINE_BYTES_MAX` travels as a blob.
-- A result is acknowledged together with the entry that records it, or at once if it is superseded.
+- A result is acknowledged together with the entry that records the result; a superseded result, at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class CallingPartition(Protocol):
-    """What calls need of their partition."""
+    """The side of a partition that calls use."""
 
     run_id: str
     state: RunState
@@ -61,12 +61,12 @@ class PartitionCalls:
     # --- dispatches ---------------------------------------------------------------------------------------------------
 
     def waits_for(self, action: Dispatch) -> bool:
-        """Return True if the call of this action is still wanted."""
+        """Return True if the step still waits for the call of this action."""
         step = action.step
         return step.phase is Phase.IN_FLIGHT and step.attempt == action.attempt and not self._partition.closing
 
     def dispatch(self, action: Dispatch) -> None:
-        """Make a call, unless it is not wanted any more."""
+        """Make a call, unless the step no longer waits for the call."""
         if not self.waits_for(action):
             return
         if len(action.input) > INLINE_BYTES_MAX:
@@ -115,13 +115,13 @@ class PartitionCalls:
         partition.outbox.effects.append(ack)
 
     def on_lost(self, flight: InFlight[Any], why: str) -> None:
-        """Record that a call is lost with its host."""
+        """Record the loss of a call with its host."""
         step = flight.step
         if step.item.active.get(step.index) is step and step.phase is Phase.IN_FLIGHT:
             self._fail_attempt(step, flight.attempt, why, flight.peer.id)
 
     def on_unreachable(self, action: Dispatch) -> None:
-        """Record that no host took a call, and let the partition go on."""
+        """Record a call without a host as a failed attempt, and let the partition go on."""
         if self._partition.gone or not self.waits_for(action):
             return
         self._fail_attempt(action.step, action.attempt, f"no live host runs plugin {action.target.plugin!r}", "")

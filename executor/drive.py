@@ -1,15 +1,15 @@
-"""Driving one partition of a run: facts in, the engine's decisions out, no effect before its cause is journaled.
+"""Driving a partition of a run: facts in, the engine's decisions out, no effect before its cause is journaled.
 
-The rule of this module is *output commit*: what follows from entries up to n (dispatches, replies, acknowledgements)
-is released when n is committed.
+The rule of this module is *output commit*: the effects of entries up to n (dispatches, replies, acknowledgements) are
+released when n is committed.
 
-- `feed` applies a fact and puts its entry into the outbox.
-- `turn` asks the engine what follows, and queues entries and effects.
+- `feed` applies a fact and puts the entry into the outbox.
+- `turn` asks the engine for decisions, and queues entries and effects.
 - The executor's flush writes the outbox of every partition in one transaction; `committed` releases the effects.
-- The entry that ends the run is written together with status, results and the end of the assignment, or not at all:
-  from `RunCompleted` until those records are composed, nothing of the partition is written.
-- All methods run on the event loop, and none awaits between reading and changing the state. Work that waits (blobs)
-  runs in a task of its own and comes back with `feed` or `turn`.
+- The last entry is written together with status, results and the end of the assignment, or not at all: between
+  `RunCompleted` and the final records, nothing of the partition is written.
+- All methods run on the event loop, and none awaits between reading and changing the state. Waiting work (blobs)
+  runs in a task and comes back with `feed` or `turn`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Listener: TypeAlias = "Callable[[StepEvent], None]"
 
 
 class Owner(Protocol):
-    """What a partition needs of its executor."""
+    """The side of the executor that partitions use."""
 
     hosts: HostPool[PartitionDriver]
     blobs: RunBlobs
@@ -72,7 +72,7 @@ class Owner(Protocol):
 
 
 class PartitionDriver:
-    """One owned partition. Implements `hosts.Caller`."""
+    """An owned partition. Implements `hosts.Caller`."""
 
     def __init__(self, owner: Owner, state: RunState, record: state_pb2.RunRecord, *, assignment: KeyValue) -> None:
         self.owner = owner
@@ -109,7 +109,7 @@ class PartitionDriver:
     # --- facts --------------------------------------------------------------------------------------------------------
 
     def feed(self, entry: pb.Entry) -> None:
-        """Record a fact: it is applied at once and written with the next flush."""
+        """Record a fact: apply the entry now, write the entry with the next flush."""
         if self.listener is not None:
             event = step_event(self.state, entry)
             if event is not None:
@@ -118,20 +118,20 @@ class PartitionDriver:
         self.outbox.entries.append(entry)
 
     def note_adopted(self, executor_id: str, *, handed_over: bool = False, unnoted_owner: str = "") -> None:
-        """Record the arrival of this owner: its first entry."""
+        """Record the adoption: the first entry of an owner."""
         fact = pb.Adopted(
             epoch=self.epoch, executor_id=executor_id, handed_over=handed_over, unnoted_owner=unnoted_owner
         )
         self.feed(pb.Entry(at_ms=self.now_ms(), adopted=fact))
 
     def note_survived(self) -> None:
-        """Record that this owner outlived the adoption of a run that may have killed others."""
+        """Record that the executor outlived the adoption of a suspicious run."""
         if not self.gone and not self.closing and self.state.status is None and self.state.adoptions_in_a_row:
             self.feed(pb.Entry(at_ms=self.now_ms(), survived=pb.Survived()))
             self.turn()
 
     def fail_run(self, failure: Failure) -> None:
-        """End the run with this failure. Call `turn` afterwards."""
+        """End the run with a failure. Call `turn` afterwards."""
         if self.state.status is None:
             self.state.ending = True
             fact = pb.RunCompleted(status=pb.RUN_STATUS_FAILED, failure=failure_to_pb(failure))
@@ -149,7 +149,7 @@ class PartitionDriver:
             self.feed(pb.Entry(at_ms=self.now_ms(), item=max(item, 0), inbox_taken=taken))
 
     def on_callback(self, flight: InFlight[PartitionDriver], callback: host_pb2.Callback) -> None:
-        """Serve a call-back in a task of its own."""
+        """Serve a call-back in a new task."""
         if self._callbacks is None:
             self._callbacks = RunCallbacks(self, self.owner.blobs)
         self.spawn(self._callbacks.answer(flight.peer, flight.step, callback))
@@ -157,7 +157,7 @@ class PartitionDriver:
     # --- decisions ----------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Queue everything that follows from the facts fed so far. Idempotent."""
+        """Queue all decisions that follow from the facts fed so far. Idempotent."""
         if self.gone or self.closing or self.paused:
             return
         state, owner, outbox = self.state, self.owner, self.outbox
@@ -189,11 +189,11 @@ class PartitionDriver:
             owner.wake_at(self, wake_ms)
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Run work in a task of its own; a defect in it gives the partition back."""
+        """Run work in a new task; a defect in the work gives the partition back."""
         self.owner.spawn(self, work)
 
     def keep_blobs(self, blobs: dict[str, bytes]) -> None:
-        """Keep fetched blobs for the next turn, so that it does not fetch them again."""
+        """Keep fetched blobs for the next turn, which needs them."""
         self._blobs.update(blobs)
 
     def queue_effect(self, effect: Effect) -> None:
@@ -203,7 +203,7 @@ class PartitionDriver:
             self._release_effects()
 
     def _queue_action(self, action: Action) -> bool:
-        """Queue an action; return True if it changed the state, so that `decide` must run again."""
+        """Queue an action; return True if the action changed the state, so `decide` must run again."""
         if isinstance(action, Append):
             entry = action.entry
             if len(entry.step_completed.result.json) > INLINE_BYTES_MAX:
@@ -220,7 +220,7 @@ class PartitionDriver:
         return False
 
     async def _offload(self, entry: pb.Entry) -> None:
-        """Move a large result of an engine component into the blob store, then journal it by its id."""
+        """Move a large result of an engine component into the blob store, then journal the blob's id."""
         payload = entry.step_completed.result
         payload.blob = await self.owner.blobs.put_blob(self.run_id, payload.json)
         if not self.gone and self.state.status is None:
@@ -238,7 +238,7 @@ class PartitionDriver:
         return self.listener is not None
 
     def tell(self, event: StepEvent) -> None:
-        """Pass an event to the listener; a listener that raises is removed and never harms the run."""
+        """Pass an event to the listener; a raising listener is removed and never harms the run."""
         assert self.listener is not None
         try:
             self.listener(event)
@@ -250,11 +250,11 @@ class PartitionDriver:
 
     @property
     def writable(self) -> bool:
-        """Return True if there is something to write now. The last entry waits for the final records."""
+        """Return True if the outbox may be written now. The last entry waits for the final records."""
         return self.outbox.has_final or (bool(self.outbox.entries) and not self.closing)
 
     def committed(self, effects: list[Effect]) -> None:
-        """Release the effects of a write that is durable."""
+        """Release the effects of a durable write."""
         outbox = self.outbox
         outbox.undecided -= 1
         if self.gone:
@@ -271,7 +271,7 @@ class PartitionDriver:
     def hand_over(self, assignment: str) -> bool:
         """Write all entries together with the assignment of the next owner; decide nothing any more.
 
-        Return False for a partition that is ending anyway.
+        Return False for an ending partition.
         """
         if self.closing or self.gone:
             return False
@@ -321,7 +321,7 @@ class PartitionDriver:
                 assert_never(effect)
 
     def send_call(self, action: Dispatch, payload: pb.Payload, holder: str) -> bool:
-        """Give a call to the pool of hosts; return False if no host runs its plugin and none is waited for."""
+        """Give a call to the pool of hosts; return False if no host runs the plugin and none is waited for."""
         return self.owner.hosts.dispatch(self, action, payload, holder=holder)
 
 

@@ -1,4 +1,4 @@
-"""What a partition does to the outside once the entries behind it are journaled."""
+"""Effects: the actions of a partition on hosts, released once their cause is journaled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Ack:
-    """Tell the host that a result is in the journal."""
+    """Acknowledge a journaled result to its host."""
 
     __slots__ = ("attempt", "host", "key")
 

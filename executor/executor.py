@@ -1,14 +1,14 @@
 """The executor: its life from registration to close, and its public interface.
 
-- Every write goes through the session's fenced writer, so a write of an executor that lost its session changes nothing.
+- Every write goes through the session's fenced writer: a write without a session changes nothing.
 - When the session is lost, all partitions are dropped on the spot and the executor registers under another id.
-- A result is acknowledged only by the owner that has journaled it: results for runs not driven here are left alone.
+- Only the owner that has journaled a result acknowledges the result; results for other runs are left alone.
 - A run that cannot be driven here (a defect, unreadable data, a later engine version) is given back (`give_back`):
-  dropped at once, and after a pause moved to where the leader finds it and looks for another executor; this one, if
-  there is no other. A defect that strikes again and again before the run makes progress ends as RECOVERY_FAILED.
+  dropped at once, and after a pause moved to the leader's orphans. The leader prefers another executor. A defect that
+  strikes again and again before the run makes progress ends the run as RECOVERY_FAILED.
 - A run whose write the store refuses ends with ORCHESTRATOR_ERROR.
 
-Does not choose its runs, nor know what a flow means.
+Does not choose its runs, nor interpret flows.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ HAND_OVER_S_MAX = 10.0
 
 
 class Executor:
-    """One executor of the mesh. After `start` the leader assigns runs to it; `close` leaves them to be taken over."""
+    """An executor of the mesh. After `start` the leader assigns runs; after `close` the runs are taken over."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Executor:
         log.info("executor registered", executor_id=self.id, token=session.writer.token)
 
     async def close(self) -> None:
-        """Stop at once. Runs that are not complete stay assigned until another executor takes them over."""
+        """Stop at once. Incomplete runs stay assigned until another executor takes over."""
         self._closed = True
         if self._renewal is not None:
             self._renewal.cancel()
@@ -129,7 +129,7 @@ class Executor:
         self.hosts.close()
 
     async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX) -> int:
-        """Take no new partitions and hand over those owned (`handover`); return the number handed over."""
+        """Take no new partitions and hand over all owned partitions (`handover`); return the number handed over."""
         # 1. Show in the session that this executor drains: the leader assigns nothing more to it.
         self._draining = True
         session = self._session
@@ -155,7 +155,7 @@ class Executor:
         )
 
     def _lost(self, session: Session) -> None:
-        """Drop everything on the spot: without the session nothing known here may be acted on."""
+        """Drop everything on the spot: without a session, nothing known here is current."""
         if self._closed or session is not self._session:
             return
         log.warning("session lost, registering again", executor_id=self.id)
@@ -179,7 +179,7 @@ class Executor:
         self.ownership.drop_all()
 
     async def _end_incarnation(self, session: Session | None) -> None:
-        """Stop everything done under a session. Tasks first: their writes would be refused anyway."""
+        """Stop all work of a session. Tasks first: their writes would be refused anyway."""
         self._drop_all()
         tasks = [*self._watchers, *self.takeover.adopting.values(), *self.ownership.tasks]
         for task in tasks:
@@ -206,7 +206,7 @@ class Executor:
         return self.ownership.owns_run(run_id) or any(adopting == run_id for adopting, _ in self.takeover.adopting)
 
     def items_ended(self, run_id: str) -> int:
-        """Return the number of ended items in the partitions of a run that are driven here."""
+        """Return the number of ended items in a run's partitions driven here."""
         return sum(driver.state.root.items_done for driver in self.ownership.partitions_of(run_id))
 
     def _run_abandoned(self, run_id: str, error: StepflowError) -> None:

@@ -1,6 +1,6 @@
-"""Frames from hosts, and the loss of hosts, passed to the partitions whose calls they concern.
+"""Frames from hosts, and losses of hosts, passed to the calling partitions.
 
-All results of a frame are recorded before any partition takes its turn: one decision and one write for all of them.
+All results of a frame are recorded before any partition takes its turn: one decision and one write for all results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class HostFrames:
-    """See the head of this module."""
+    """Routes frames to partitions."""
 
     def __init__(self, ownership: Ownership, held_calls: HeldCalls) -> None:
         self._ownership = ownership
@@ -48,7 +48,7 @@ class HostFrames:
             self._held_calls.on_answer(peer.id, attached)
 
     def host_gone(self, host_id: str, why: str) -> None:
-        """Fail the calls of a host that will not come back; each is made again elsewhere."""
+        """Fail the calls of a lost host; each is made again elsewhere."""
         run_guarded = self._ownership.run_guarded
         touched: dict[PartitionDriver, None] = {}
         for flight in self._ownership.hosts.remove_peer(host_id):

@@ -1,8 +1,7 @@
-"""Giving back partitions that cannot be driven here: after a pause, the assignment is moved to where the leader looks
-for orphans.
+"""Giving back undrivable partitions: after a pause, the assignment is moved to the leader's orphans.
 
-The pause doubles each time a partition comes back, up to a minute. It starts over once the partition has ended here, or
-has not come back for `FORGET_S`.
+The pause doubles each time a partition comes back, up to a minute, and starts over once the partition has ended here
+or has stayed away for `FORGET_S`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FORGET_S = 10 * RETURN_S_MAX
 
 
 class GiveBack:
-    """The partitions of one executor that wait to be given back."""
+    """The partitions of an executor waiting to be given back."""
 
     def __init__(self, session: CurrentSession) -> None:
         self._session = session
@@ -39,14 +38,14 @@ class GiveBack:
         """How often a partition was given back, and the last time by the loop's clock."""
 
     def __contains__(self, partition_id: PartitionId) -> bool:
-        """Return True while a partition waits to be given back: it must not be adopted again meanwhile."""
+        """Return True while a partition waits to be given back, and so must not be adopted."""
         return partition_id in self._timers
 
     def __len__(self) -> int:
         return len(self._timers)
 
     def give_back(self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError) -> bool:
-        """Give a partition back after its pause; return False if it waits already, or without a session."""
+        """Give a partition back after its pause; return False if one is scheduled already, or without a session."""
         session = self._session()
         if session is None or partition_id in self._timers:
             return False
@@ -72,13 +71,13 @@ class GiveBack:
         self._counts.pop(partition_id, None)
 
     def cancel_all(self) -> None:
-        """Give nothing back: the session is gone, and with it the right to move assignments."""
+        """Give nothing back: with the session, the right to move assignments is gone."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
 
     def _move_away(self, session: Session, partition_id: PartitionId, assignment: KeyValue) -> None:
-        """Move the assignment to this executor's key for returned runs, unless the leader has moved it already."""
+        """Move an assignment to this executor's key for returned runs, unless the leader was faster."""
         if session is not self._session():
             return
 
@@ -94,7 +93,7 @@ class GiveBack:
 
 
 def defect(run_id: str, error: Exception) -> StepflowError:
-    """Log a bug of this project, and return the error that stands for it."""
+    """Log a bug of this project, and return an error to pass on."""
     log_defect(log, "a defect", error, run_id=run_id)
     return Unavailable(
         "DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log"

@@ -1,9 +1,9 @@
 """Handing all partitions over to other executors, so that no run loses an attempt or waits for a lease to expire.
 
-- A partition goes with its last entries, in one transaction of its owner's writer: the new assignment stands beside a
-  complete journal. If the new owner has just died, the assignment is an orphan like any other.
-- Results that its calls return from then on are left to the next owner, which asks the hosts for them.
-- Without another executor the partitions wait as orphans, and the leader assigns them to the first that comes.
+- A partition goes with its last entries, in one transaction of the owner's writer: the next owner replays a complete
+  journal. If the next owner has just died, the assignment is an ordinary orphan.
+- Later results of the partition's calls are left to the next owner, which asks the hosts for held calls.
+- Without another executor the partitions wait as orphans, and the leader assigns them to the next executor.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ async def hand_over(
     owned: Callable[[], list[PartitionDriver] | None],
     timeout_s: float,
 ) -> int:
-    """Hand over all partitions that `owned` lists, until it returns None; return the number handed over.
+    """Hand over all partitions listed by `owned`, until `owned` returns None; return the number handed over.
 
-    Partitions left after the time-out are taken over later, like those of an executor that died.
+    Partitions left after the time-out are taken over later, as after a death.
     """
     # 1. Find the executors that can take partitions.
     takers = await _takers(store, executor_id)
@@ -61,7 +61,7 @@ async def hand_over(
 
 
 async def _takers(store: Store, executor_id: str) -> list[str]:
-    """Return the ids of the executors that can take partitions; without any, the id under which the leader looks."""
+    """Return the ids of executors able to take partitions; without any, the id of the leader's orphans."""
     orphaned = [keys.handed_over_by(executor_id)]
     others: list[str] = []
     try:

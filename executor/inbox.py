@@ -1,6 +1,6 @@
-"""Messages to runs (cancels, signals), passed to the partitions that are owned or being read.
+"""Messages to runs (cancels, signals), passed to partitions that are owned or being read.
 
-A message may be told more than once, by a list and by a watch; a partition records each id at most once.
+A list and a watch may deliver a message twice; a partition records each id at most once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Inbox:
-    """Follows the inbox of the mesh for one executor."""
+    """The inbox of the mesh, followed by an executor."""
 
     def __init__(self, ownership: Ownership) -> None:
         self._ownership = ownership
@@ -36,18 +36,18 @@ class Inbox:
                 self._deliver(event.kv)
 
     def keep_for(self, partition_id: PartitionId) -> None:
-        """Keep messages for a partition that is being read, from now until `feed_to` or `stop_keeping`."""
+        """Keep messages for a partition being read, from now until `feed_to` or `stop_keeping`."""
         run_id, partition = partition_id
         self._early.setdefault(run_id, {})[partition] = []
 
     def feed_to(self, driver: PartitionDriver, read: Iterable[KeyValue]) -> None:
-        """Feed a partition the messages that were `read` and those that came since, in order of arrival."""
+        """Feed a partition the messages `read` with the journal and all later messages, in order of arrival."""
         early = self._early[driver.run_id].pop(driver.partition)
         for item in sorted((*read, *early), key=_arrival):
             driver.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
 
     def stop_keeping(self, partition_id: PartitionId) -> None:
-        """Drop what is kept for a partition. Idempotent."""
+        """Drop the messages kept for a partition. Idempotent."""
         run_id, partition = partition_id
         early = self._early.get(run_id, {})
         early.pop(partition, None)

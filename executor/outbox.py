@@ -1,7 +1,7 @@
-"""The outbox of one partition: entries to be journaled, and the effects that wait for them.
+"""The outbox of a partition: entries to be journaled, and the effects waiting for them.
 
 - Entries are written under consecutive keys, each named by the number of its first entry.
-- Effects leave with the write of the entries that were there before them: *output commit*.
+- Effects leave with the write of all earlier entries: *output commit*.
 - The final records (status, results, assignment) go into the transaction of the last entries.
 """
 
@@ -21,7 +21,7 @@ ENTRIES_BYTES_MAX = 192 * 1024
 
 
 class PartitionOutbox:
-    """See the head of this module."""
+    """Entries and effects of a partition, and the count of its undecided writes."""
 
     __slots__ = ("_final", "_final_taken", "_seq", "effects", "entries", "state", "undecided")
 
@@ -48,15 +48,15 @@ class PartitionOutbox:
 
     @property
     def final_committed(self) -> bool:
-        """Return True once the final records and everything before them are durable."""
+        """Return True once the final records and all entries are durable."""
         return self._final_taken and not self.undecided
 
     def set_final(self, records: list[Put | Delete]) -> None:
-        """Set the records that end this ownership; they go with the last entries, in one transaction."""
+        """Set the final records of this ownership, to be written in the transaction of the last entries."""
         self._final = records
 
     def take_writes(self) -> tuple[list[list[Put | Delete]], list[Effect]]:
-        """Return the operations of each transaction, in order, and the effects that wait for the last of them."""
+        """Return the operations of each transaction, in order, and the effects to release after the last commit."""
         effects, self.effects = self.effects, []
         self.undecided += 1
         writes: list[list[Put | Delete]] = [[put] for put in self._journal_writes()]

@@ -1,4 +1,4 @@
-"""The outcome of a partition, as its final records keep it: counts, status, and the result of every item."""
+"""The outcome of a partition for its final records: counts, status, and the result of every item."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def partition_results(state: RunState, blobs: RunBlobs) -> state_pb2.Parti
 
 
 def partition_status(state: RunState, record: state_pb2.RunRecord) -> state_pb2.PartitionStatus:
-    """Return status and counts of a partition that has ended."""
+    """Return status and counts of an ended partition."""
     items = state.root.items
     cancelled = sum(isinstance(item.outcome, Failure) and item.outcome.code is Code.CANCELLED for item in items)
     failed = sum(isinstance(item.outcome, Failure) for item in items) - cancelled

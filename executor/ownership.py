@@ -1,8 +1,8 @@
-"""The partitions that one executor drives, by run, and the guard around everything done for them.
+"""The partitions driven by an executor, by run, and the guard around all work for them.
 
-- A defect or error in the work for one partition gives that partition back, and never harms another one.
-- A partition leaves the table when it has ended, is dropped (its next owner finds a complete journal), or with all
-  others when the session is lost.
+- A defect or error in the work for a partition gives the partition back, and never harms another.
+- A partition leaves the table when it has ended, when it is dropped, or with all others when the session is lost.
+- A dropped partition leaves a complete journal to the next owner.
 
 Does not adopt partitions (`takeover`).
 """
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Abandoned(Protocol):
-    """Called when a run can no longer be driven here, although it has not ended."""
+    """Called when a run can no longer be driven here, although the run has not ended."""
 
     def __call__(self, run_id: str, error: StepflowError, /) -> None: ...
 
 
 class Ownership:
-    """The owned partitions of one executor. Implements `drive.Owner` and `writes.WritesOwner`."""
+    """The owned partitions of an executor. Implements `drive.Owner` and `writes.WritesOwner`."""
 
     def __init__(
         self,
@@ -89,14 +89,14 @@ class Ownership:
             driver.listener = listener
 
     def end_ownership(self, driver: PartitionDriver) -> None:
-        """Remove a partition whose final records are durable."""
+        """Remove a partition after its final records are durable."""
         driver.gone = True
         self._remove(driver)
         self.give_back.forget_partition((driver.run_id, driver.partition))
         self.hosts.drop_caller(driver)
 
     def drop(self, driver: PartitionDriver, *, cancel: bool = False) -> None:
-        """Stop driving a partition. Its hosts keep its calls for the next owner, unless `cancel` is set."""
+        """Stop driving a partition. Hosts keep the calls for the next owner, unless `cancel` is set."""
         driver.gone = True
         self.hosts.drop_caller(driver, cancel=cancel)
         self._remove(driver)
@@ -105,13 +105,13 @@ class Ownership:
             driver.written.set()
 
     def abandon(self, driver: PartitionDriver, error: StepflowError) -> None:
-        """Stop driving a partition, and give it back."""
+        """Stop driving a partition, and give the partition back."""
         if not driver.gone:
             self.drop(driver)
             self.return_assignment((driver.run_id, driver.partition), driver.assignment, error)
 
     def return_assignment(self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError) -> None:
-        """Give back a partition that is not driven (any more)."""
+        """Give back a partition that is not (or no longer) driven."""
         if self.give_back.give_back(partition_id, assignment, error):
             self._abandoned(partition_id[0], error)
 
@@ -140,7 +140,7 @@ class Ownership:
     # --- the guard ----------------------------------------------------------------------------------------------------
 
     def run_guarded(self, driver: PartitionDriver, work: Callable[..., None], *arguments: object) -> None:
-        """Do work for a partition; a defect or error in it gives the partition back."""
+        """Do work for a partition; a defect or error in the work gives the partition back."""
         try:
             work(*arguments)
         except StepflowError as error:
@@ -149,7 +149,7 @@ class Ownership:
             self.abandon(driver, defect(driver.run_id, error))
 
     def spawn(self, driver: PartitionDriver, work: Coroutine[object, object, None]) -> None:
-        """Do work for a partition in a task of its own, under the same guard."""
+        """Do work for a partition in a new task, under the same guard."""
         task = asyncio.create_task(self._guard(driver, work))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

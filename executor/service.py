@@ -1,7 +1,7 @@
-"""The gRPC edge of an executor: the requests that the control plane sends to one executor directly.
+"""The gRPC edge of an executor: requests of the control plane to a single executor.
 
 - `Attend` proves that the executor is alive, for as long as its stream stands.
-- `FollowRun` streams the step events of a run. Many readers may follow one run; a slow reader loses events and never
+- `FollowRun` streams the step events of a run. Many readers may follow a run; a slow reader loses events and never
   slows the run.
 - `DrainExecutor` hands all runs over.
 
@@ -44,7 +44,7 @@ DRAIN_POLL_S = 0.1
 
 
 class ExecutorService:
-    """Serves one `Executor`."""
+    """The gRPC service of an `Executor`."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -52,7 +52,7 @@ class ExecutorService:
         """By run. The executor has one listener for each followed run, which serves all its readers."""
 
     def add_to(self, server: Server) -> None:
-        """Serve it on this gRPC server."""
+        """Register the service at a gRPC server."""
         server.add(pb.DESCRIPTOR.services_by_name["ExecutorService"], _register, self)
 
     async def attend(
@@ -63,7 +63,7 @@ class ExecutorService:
             yield pb.AttendResponse(executor_id=self._executor.id)
 
     async def follow_run(self, request: pb.FollowRunRequest, _context: Any) -> AsyncIterator[pb.FollowRunResponse]:
-        """Stream the events of a run until it is no longer driven here."""
+        """Stream the events of a run for as long as the run is driven here."""
         events = _EventQueue()
         self._add_reader(request.run_id, events)
         log.info("run followed", run_id=request.run_id)
@@ -119,7 +119,7 @@ class ExecutorService:
 
 
 class _EventQueue:
-    """The events that one reader has not received."""
+    """The unread events of a reader."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -138,7 +138,7 @@ class _EventQueue:
         self._arrival.set()
 
     def take_events(self) -> list[pb.FollowRunResponse]:
-        """Remove and return the queued events; the first one carries the number of events lost before it."""
+        """Remove and return the queued events; the first carries the number of events lost before."""
         self._arrival.clear()
         taken, self._queue = list(self._queue), deque()
         if self._lost and taken:

@@ -1,6 +1,6 @@
-"""One incarnation of an executor: its id, its lease, its fenced writer.
+"""An incarnation of an executor: its id, its lease, its fenced writer.
 
-- Every incarnation has a fresh id, so a former one is never mistaken for it.
+- Every incarnation has a fresh id: a former incarnation is never mistaken for the current.
 - However the session ends (the lease expires, the leader deletes the key, the writer is fenced), `on_lost` is called
   once. Nothing is called after `close`.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def fresh_id(name: str) -> str:
-    """Return an id that no other incarnation of any executor has."""
+    """Return a new, unique id for an incarnation."""
     return f"{name}-{uuid4().hex[:12]}"
 
 

@@ -1,10 +1,10 @@
-"""Take-over: from an assignment in the store to a partition that is driven.
+"""Take-over: from an assignment in the store to a driven partition.
 
-- The first entry that an owner adds is `Adopted`. Where there may have been an owner before, it is durable before the
-  run does anything, so that a run that kills its executors is counted (`ADOPTIONS_IN_A_ROW_MAX`).
-- The hosts are asked what they hold before anything is dispatched: a call that is held is joined, never repeated.
-- A run that may have killed its last owners is adopted alone, so that only its own count grows.
-- A partition whose write the store refuses is taken up once more from its journal, to end with the reason.
+- The first entry of an owner is `Adopted`. If there may have been an earlier owner, the entry is durable before the run
+  does anything, so that runs that kill their executors are counted (`ADOPTIONS_IN_A_ROW_MAX`).
+- The hosts are asked for held calls before any dispatch: a held call is joined, never repeated.
+- A run suspected of killing its last owners is adopted alone, so that only its own count grows.
+- After a refused write a partition is taken up once more from its journal, to end with the reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ at once, and innocent runs that wait for a long call must not hold up hundreds o
 
 
 class TakeOver:
-    """The adoptions of one executor, at most one for each partition."""
+    """The adoptions of an executor, at most one for each partition."""
 
     def __init__(
         self, ownership: Ownership, reader: PartitionReader, held_calls: HeldCalls, session: CurrentSession
@@ -72,7 +72,7 @@ class TakeOver:
             self._adopt(partition_id, assignment)
 
     def _write_refused(self, driver: PartitionDriver, error: StepflowError) -> None:
-        """End a run whose write the store refuses, from the state in its journal."""
+        """End a run after a refused write, from the state in its journal."""
         partition_id = (driver.run_id, driver.partition)
         if isinstance(error, Conflict) or driver.doomed or partition_id in self.adopting:
             self._ownership.abandon(driver, error)
@@ -82,7 +82,7 @@ class TakeOver:
         self._adopt(partition_id, driver.assignment, refusal=error)
 
     def _adopt(self, partition_id: PartitionId, assignment: KeyValue, refusal: StepflowError | None = None) -> None:
-        """Adopt a partition in a task of its own; with `refusal`, to end it for that reason."""
+        """Adopt a partition in a new task; with `refusal`, to end the run for this reason."""
         session = self._session()
         if session is None or partition_id in self.adopting:
             return

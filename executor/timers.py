@@ -1,7 +1,7 @@
-"""Wake-ups of partitions at wall-clock instants: one heap and one timer for all of them.
+"""Wake-ups of partitions at wall-clock instants: one heap and one timer for all partitions.
 
-A partition has at most one instant, that of its earliest durable timer. A wake-up is never early; a jump of the wall
-clock is noticed within `WAKE_S_MAX`.
+A partition has at most one instant, from its earliest durable timer. A wake-up is never early; a jump of the wall clock
+is noticed within `WAKE_S_MAX`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def now_ms() -> int:
 
 
 class WakeTimers(Generic[K]):
-    """Instants by key, in milliseconds since 1970. `wake` is called with each key that is due."""
+    """Instants by key, in milliseconds since 1970. `wake` is called with each due key."""
 
     def __init__(self, wake: Callable[[K], None]) -> None:
         self._wake = wake
@@ -39,7 +39,7 @@ class WakeTimers(Generic[K]):
         return len(self._heap)
 
     def wake_at(self, key: K, at_ms: int) -> None:
-        """Wake a key at this instant, which replaces the former one."""
+        """Set or replace the instant of a key."""
         if self._heap.set(key, at_ms):
             self._arm()
 

@@ -1,8 +1,8 @@
 """The flush: the outboxes of all partitions, submitted to the fenced writer together.
 
-- At most one flush is undecided at a time; meanwhile the next one gathers.
-- A partition's write may need several parts (keys); each part requires the one before it, so a journal has no gap.
-- Nothing is released of a session that is no longer the current one.
+- At most one flush is undecided at a time; meanwhile the next flush gathers.
+- A partition's write may need several parts (keys); each part requires the part before, so a journal has no gap.
+- After the end of a session, none of its commits releases an effect.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class WritesOwner(Protocol):
-    """What the flush needs of the owner of partitions."""
+    """The side of the ownership table that the flush uses."""
 
     def run_guarded(self, driver: PartitionDriver, work: Callable[..., None], *arguments: object) -> None: ...
     def write_refused(self, driver: PartitionDriver, error: StepflowError) -> None: ...
 
 
 class JournalWrites:
-    """The partitions with something to write, and the flush that is undecided."""
+    """The partitions with unwritten entries, and the undecided flush."""
 
     def __init__(self, owner: WritesOwner, session: CurrentSession) -> None:
         self._owner = owner
@@ -47,7 +47,7 @@ class JournalWrites:
             self._schedule()
 
     def drop_partition(self, driver: PartitionDriver) -> None:
-        """Write nothing more of a partition, apart from the flush that is undecided. Idempotent."""
+        """Write nothing more of a partition, apart from the undecided flush. Idempotent."""
         self._dirty.pop(driver, None)
 
     def clear(self) -> None:
@@ -88,7 +88,7 @@ class JournalWrites:
                 before = ops[0].key
 
     def _committed(self, session: Session, driver: PartitionDriver, effects: list[Effect]) -> None:
-        """Release the effects of a partition's write: its last part is durable, and so are all before it."""
+        """Release the effects of a partition's write: the last part is durable, and so are the parts before."""
         if session is self._session():
             self._decided()
             self._owner.run_guarded(driver, driver.committed, effects)

@@ -1,11 +1,11 @@
-"""Instants by key: one heap for many timers, whose memory follows the keys alive.
+"""Instants by key: one heap for many timers, with memory in proportion to the live keys.
 
-- A key has at most one instant; a new one replaces it.
-- A replaced or dropped instant leaves an empty entry in the heap, which releases its key at once. Empty entries are
-  popped when they come up; the heap is rebuilt once they outnumber the others.
-- Instants are numbers of any one clock: milliseconds since 1970, seconds of a monotonic clock.
+- A key has at most one instant; a new instant replaces the former.
+- A replaced or dropped instant leaves an empty entry in the heap and releases its key at once. Empty entries are popped
+  when they come up; the heap is rebuilt once they outnumber the others.
+- Instants are numbers of any single clock: milliseconds since 1970, seconds of a monotonic clock.
 
-Pure. The owner keeps one timer, armed at `next_at()`, and calls `pop_due` when it fires.
+Pure. The owner keeps one timer, armed at `next_at()`, and calls `pop_due` when the timer fires.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TimerHeap(Generic[K]):
         self._heap.clear()
 
     def pop_due(self, now: float) -> list[K]:
-        """Remove and return the keys whose instant has come, earliest first."""
+        """Remove and return the due keys, earliest first."""
         due: list[K] = []
         while self._heap and self._heap[0][0] <= now:
             key = heappop(self._heap)[2]

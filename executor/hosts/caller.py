@@ -1,4 +1,4 @@
-"""A call at a host, and what the pool needs to know of its caller."""
+"""A call at a host, and the side of its caller that the pool uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Caller(Protocol):
-    """The owner of calls: one partition of a run. Hashable by identity."""
+    """The owner of calls: a partition of a run. Hashable by identity."""
 
     run_id: str
     partition: int
@@ -22,7 +22,7 @@ class Caller(Protocol):
     """The partition is no longer driven here: its waiting calls are dropped."""
 
     def waits_for(self, action: Dispatch) -> bool:
-        """Return True if the call of this action is still wanted."""
+        """Return True if the step still waits for the call of this action."""
         ...
 
 
@@ -31,7 +31,7 @@ C = TypeVar("C", bound=Caller)
 
 @dataclass(slots=True, eq=False)
 class InFlight(Generic[C]):
-    """A call that a host has. Keyed by call id."""
+    """A call at a host. Keyed by call id."""
 
     caller: C
     step: StepRun

@@ -1,11 +1,11 @@
-"""The executor's streams: one to every registered host, for as long as its session stands.
+"""The executor's streams: one to every registered host, for as long as the host's session stands.
 
-- A host is known by its session. Its stream is opened when the session appears, and again whenever it breaks; the calls
-  in flight there are then sent again, the same attempts, and the host joins them.
-- Calls are given up (UNREACHABLE) when the host's session is gone, when its address refuses connections or is answered
-  by another host, and when it was out of reach for a lease's length. Later frames about them are dropped.
-- The reader never waits for the writer; what gathers while a frame is being written goes into the next one.
-- The rules of the mesh (`routes/`) are followed here as well, and the plugins that hosts list.
+- A host's stream is opened when the session appears, and again after every break. The calls in flight there are then
+  sent again, the same attempts, and the host joins them.
+- Calls are given up (UNREACHABLE) when the host's session is gone, when its address refuses connections or belongs to
+  another host, and when the host was out of reach for a lease's length. Later frames about given-up calls are dropped.
+- The reader never waits for the writer; frames put during a write are joined into the next write.
+- The rules of the mesh (`routes/`) are followed here as well, and the plugin listings of hosts.
 
 Does not choose hosts, and does not know runs.
 """
@@ -55,7 +55,7 @@ It gave up the connection long before (`LINK_PING_MS`), and with it the calls th
 
 
 class LinkedPool(Protocol):
-    """What the links need of the pool of hosts."""
+    """The side of the pool of hosts that links use."""
 
     def set_peer(self, peer: HostPeer) -> None: ...
     def set_rules(self, rules: Mapping[str, Sequence[Rule]], builtins: Mapping[str, PluginComponents]) -> None: ...
@@ -65,7 +65,7 @@ class LinkedPool(Protocol):
 
 
 class LinkedExecutor(Protocol):
-    """What the links need of their executor."""
+    """The side of the executor that links use."""
 
     id: str
 
@@ -94,8 +94,8 @@ class HostLinks:
     async def start(self) -> None:
         """Return when all rules and hosts are known, however long the store is away.
 
-        Call this before the executor gets its first run, whose calls the hosts may hold. The streams open once the
-        executor is registered (`connect`); questions asked before then are sent with them.
+        Call before the executor gets its first run, whose calls the hosts may hold. The streams open once the executor
+        is registered (`connect`), and then send the questions asked until then.
         """
         await self._follow(keys.ROUTES, self._routes_listed, self._routes_changed)
         await self._follow(keys.HOST_SESSIONS, self._sessions_listed, self._sessions_changed)
@@ -117,7 +117,7 @@ class HostLinks:
         await known.wait()
 
     def connect(self) -> None:
-        """Open the streams, now that the executor is registered."""
+        """Open the streams; the executor is registered."""
         self.registered.set()
 
     async def close(self) -> None:
@@ -198,7 +198,7 @@ class HostLinks:
 
 
 class _HostLink:
-    """One host, and the stream to it, opened again whenever it breaks."""
+    """A host and its stream, opened again after every break."""
 
     def __init__(self, links: HostLinks, host_id: str, address: str, created: int) -> None:
         self.peer = HostPeer(host_id, {}, metered=True)
@@ -238,7 +238,7 @@ class _HostLink:
             await asyncio.sleep(next(pauses))
 
     async def _carry_frames(self) -> str:
-        """Open a stream and carry frames until it ends; return why the calls are lost, "" if they may not be."""
+        """Open a stream and carry frames until the stream ends; return the reason why its calls are lost, else ""."""
         import grpc
 
         from stepflow.rpc.channel import open_link
@@ -319,7 +319,7 @@ class _HostLink:
 
 
 def update_peer(peer: HostPeer, session: state_pb2.HostSession) -> None:
-    """Take over what a host lists in its session."""
+    """Take over the plugins and the state listed in a host's session."""
     listing = state_pb2.PluginListing
     peer.draining = session.draining
     peer.plugins = {
@@ -340,7 +340,7 @@ def _components(plugin: state_pb2.PluginListing) -> PluginComponents:
 
 
 def builtins_of(types: Mapping[str, str]) -> dict[str, PluginComponents]:
-    """Return the engine's own components by plugin, for the plugins of type `builtin`. They need no host.
+    """Return the engine's own components by plugin, for the plugins of type `builtin`; no host is needed for these.
 
     Not complete: the other components of such a plugin wait for a host.
     """

@@ -1,15 +1,15 @@
-"""One component host as the executor sees it: its stream, its offer, its credits.
+"""A component host as seen by the executor: its stream, its offer, its credits.
 
-- The frames of one turn of the loop are gathered into one.
-- Without a stream, calls wait to be sent again on the next one (`resume`); acknowledgements and questions about held
-  calls are kept for it; cancels and replies are dropped: the host asks again for what it still needs.
-- The last acknowledgements are sent again with a new stream: those in flight when the old one broke may be lost, and
-  the host would hold the results in vain. Acknowledgements are idempotent.
+- All messages of a turn of the loop are gathered into a single frame.
+- Without a stream, calls wait to be sent again on the next stream (`resume`); acknowledgements and questions about
+  held calls are kept; cancels and replies are dropped, because the host repeats open call-backs.
+- The last acknowledgements are sent again with a new stream: the broken stream may have lost them, and the host would
+  hold the results in vain. Acknowledgements are idempotent.
 - Nothing is sent while the executor's lease does not count as held (`may_send`).
 - A call needs a credit. A call of depth > 0 may go without: one for each call of the depth above in flight here, and
-  one in any case. A parent must never hold the credit that its child needs.
+  one in any case. A parent must never hold the credit of its child.
 
-Does not know why a call is made, nor what carries the frames. A host in the same process gives no credits and needs
+Does not know the reason for a call, nor the transport of frames. A host in the same process gives no credits and needs
 none (`metered`).
 """
 
@@ -37,7 +37,7 @@ HELD_BACK_S = 0.05
 
 
 class HostPeer:
-    """One host. `send` takes a whole frame; None while there is no stream."""
+    """A host. `send` takes a whole frame; None while there is no stream."""
 
     def __init__(self, host_id: str, plugins: Mapping[str, PluginComponents], *, metered: bool = False) -> None:
         self.id = host_id
@@ -72,7 +72,7 @@ class HostPeer:
         return self._granted - self._sent if self._metered else -self.calls_in_flight
 
     def grant_credits(self, credits_total: int) -> None:
-        """Set how many calls this stream may have sent in total."""
+        """Set the total number of calls that may be sent on the stream."""
         self._granted = credits_total
 
     def can_take(self, depth: int) -> bool:
@@ -84,7 +84,7 @@ class HostPeer:
         return depth > 0 and self._beyond[depth] < max(1, self._depths[depth - 1])
 
     def send_call(self, call: host_pb2.Call) -> None:
-        """Send a call. Requires `can_take`, or a call that the host holds already."""
+        """Send a call. Requires `can_take`, or a call held by the host."""
         self.calls_in_flight += 1
         if self._metered:
             depth = call.depth
@@ -95,7 +95,7 @@ class HostPeer:
         self._schedule()
 
     def end_call(self, depth: int) -> None:
-        """Count a sent call as over, or as no longer this executor's."""
+        """Count a sent call as over, or as handed to another owner."""
         self.calls_in_flight -= 1
         if self._metered:
             self._depths[depth] -= 1
@@ -105,7 +105,7 @@ class HostPeer:
     # --- the stream ---------------------------------------------------------------------------------------------------
 
     def resume(self, send: Send, calls: Iterable[host_pb2.Call]) -> None:
-        """Use a new stream. `calls`: all calls in flight here; the host joins those that it has."""
+        """Use a new stream. `calls`: all calls in flight here; the host joins known calls."""
         frame, self._frame = self._frame, host_pb2.ExecutorFrame()
         self._frame.acks.extend(self._acks)
         self._frame.acks.extend(frame.acks)
@@ -117,12 +117,12 @@ class HostPeer:
         self._schedule()
 
     def interrupt(self) -> None:
-        """Note that the stream has ended."""
+        """Note the end of the stream."""
         self.send = None
         self._granted = self._sent = 0
 
     def discard(self) -> None:
-        """Forget all calls and drop unsent frames: their executor has lost the right to send them."""
+        """Forget all calls and drop unsent frames: without a session, the executor must not send them."""
         self._frame = host_pb2.ExecutorFrame()
         self._acks.clear()
         self.calls_in_flight = 0

@@ -1,11 +1,11 @@
-"""All component hosts of one executor: which call is where, and which host gets the next one.
+"""All component hosts of an executor: the calls in flight, and the choice of a host for the next call.
 
 Owns the call ids and the calls in flight, indexed by id and by caller. A result, progress or call-back finds its call
 here.
 
-- A call goes to the host that holds it already, else to the host with the most credit.
-- A call that no host takes now waits (`queue`); a plugin that no host runs is waited for up to `queue_timeout_s`.
-- Nothing is sent while the executor's lease does not count as held: frames wait, and are dropped if it is lost.
+- A call goes to the host that holds the call already, else to the host with the most credit.
+- A call without a free host waits (`queue`); a plugin without any host is waited for up to `queue_timeout_s`.
+- Nothing is sent while the executor's lease does not count as held: frames wait, and a lost lease drops them.
 
 Decides nothing about a run. Knows its callers by the `Caller` protocol only.
 """
@@ -33,7 +33,7 @@ QUEUE_TIMEOUT_S = 30.0
 
 
 class HostPool(Generic[C]):
-    """See the head of this module. The callbacks `on_…` are set by the executor."""
+    """The hosts by id, and the calls in flight. The callbacks `on_…` are set by the executor."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class HostPool(Generic[C]):
         *,
         queue_timeout_s: float = 0.0,
     ) -> None:
-        """`builtins` need no host: plugins whose components the engine runs itself.
+        """`builtins` need no host: plugins with components run by the engine.
 
-        `queue_timeout_s` 0: all hosts are known, so a plugin that none of them runs is unreachable at once.
+        `queue_timeout_s` 0: all hosts are known, so a plugin without a host is unreachable at once.
         """
         self.routes = HostRoutes(rules, builtins, unheard_timeout_s=queue_timeout_s, on_timeout=self._rebuild)
         self.on_routes_changed: Callable[[], None] = lambda: None
@@ -62,7 +62,7 @@ class HostPool(Generic[C]):
     # --- hosts --------------------------------------------------------------------------------------------------------
 
     def set_peer(self, peer: HostPeer, *, starting: frozenset[str] | None = None) -> None:
-        """Add a host, or take over its changed offer. `starting`: plugins whose components are not known yet."""
+        """Add a host, or take over a changed offer. `starting`: plugins with components not known yet."""
         if starting is not None:
             peer.starting = starting
         peer.may_send = self._may_send
@@ -70,7 +70,7 @@ class HostPool(Generic[C]):
         self._rebuild()
 
     def remove_peer(self, host_id: str) -> list[InFlight[C]]:
-        """Remove a host for good; return the calls lost with it, whose callers must be told."""
+        """Remove a lost host; return the calls lost with the host. The callers must be told."""
         peer = self._peers.pop(host_id, None)
         if peer is None:
             return []
@@ -93,22 +93,22 @@ class HostPool(Generic[C]):
             peer.may_send = may_send
 
     def resume_peer(self, peer: HostPeer, send: Send) -> None:
-        """Use a new stream to the host: the calls in flight there are sent again, and the host joins them."""
+        """Use a new stream to a host: the calls in flight there are sent again, and joined."""
         peer.resume(send, self.calls_at(peer))
         self._queue.release()
 
     def grant_credits(self, peer: HostPeer, credits_total: int) -> None:
-        """Note how many calls the host takes, and send the waiting calls that fit."""
+        """Take over the credits of a host, and send the waiting calls that fit."""
         peer.grant_credits(credits_total)
         if self._queue:
             self._queue.release()
 
     def is_hosted(self, plugin: str) -> bool:
-        """Return True if a host that is not draining runs the plugin."""
+        """Return True if a host runs the plugin and does not drain."""
         return plugin in self.routes.by_plugin
 
     def find_room(self, plugin: str, depth: int) -> HostPeer | None:
-        """Return the host that takes a call now, the one with the most room if several do."""
+        """Return the host with the most room for a call of this depth, None if all are full."""
         peers = self.routes.by_plugin.get(plugin, ())
         if len(peers) > 1:
             return max((peer for peer in peers if peer.can_take(depth)), key=_room, default=None)
@@ -127,7 +127,7 @@ class HostPool(Generic[C]):
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def dispatch(self, caller: C, action: Dispatch, payload: pb.Payload, *, holder: str = "") -> bool:
-        """Send a call to the host that holds it (`holder`), else to the host with the most room, or queue it.
+        """Send a call to the host holding the call (`holder`), else to the host with the most room, or queue the call.
 
         Return False when no host runs the plugin and none is waited for.
         """
@@ -147,7 +147,7 @@ class HostPool(Generic[C]):
         return True
 
     def send_call(self, peer: HostPeer, caller: C, action: Dispatch, payload: pb.Payload) -> None:
-        """Send a call to this host under a new call id."""
+        """Send a call to a host under a new call id."""
         step = action.step
         self._serial += 1
         step.call_id = self._serial
@@ -183,7 +183,7 @@ class HostPool(Generic[C]):
         peer.send_call(call)
 
     def keep_call(self, flight: InFlight[C]) -> None:
-        """Index a call that is in flight."""
+        """Index a call in flight."""
         call_id = flight.call.call_id
         self._calls[call_id] = flight
         calls = self._by_caller.get(flight.caller)
@@ -195,7 +195,7 @@ class HostPool(Generic[C]):
         return self._calls.get(call_id)
 
     def take_call(self, call_id: int) -> InFlight[C] | None:
-        """Remove and return a call that is over; None if it was taken already or its run was dropped."""
+        """Remove and return an ended call; None if the call was taken already or its run was dropped."""
         flight = self._calls.pop(call_id, None)
         if flight is not None:
             del self._by_caller[flight.caller][call_id]
@@ -205,9 +205,9 @@ class HostPool(Generic[C]):
         return flight
 
     def cancel_call(self, call_id: int) -> None:
-        """Tell the host to stop a call, and forget it. Idempotent.
+        """Ask the host to stop a call, and forget the call. Idempotent.
 
-        A cancel lost with its stream is not sent again. The acknowledgement is, and means the same to the host: the
+        A cancel lost with its stream is not sent again. The acknowledgement is, with the same meaning to the host: the
         result will not be asked for.
         """
         flight = self.take_call(call_id)
@@ -216,13 +216,13 @@ class HostPool(Generic[C]):
             flight.peer.ack_result(flight.call.key, flight.call.attempt)
 
     def ack_result(self, host_id: str, key: str, attempt: int) -> None:
-        """Let a host drop a result that it holds."""
+        """Let a host drop a held result."""
         peer = self._peers.get(host_id)
         if peer is not None:
             peer.ack_result(key, attempt)
 
     def ask_held(self, run_id: str, partition: int, epoch: int) -> set[str]:
-        """Ask every host which calls of a partition it holds; return the ids of the hosts asked."""
+        """Ask every host for the held calls of a partition; return the ids of the hosts asked."""
         for peer in self._peers.values():
             peer.ask_held(run_id, partition, epoch)
         return set(self._peers)
@@ -236,7 +236,7 @@ class HostPool(Generic[C]):
         self.on_unreachable(caller, action)
 
     def drop_caller(self, caller: C, *, cancel: bool = False) -> None:
-        """Drop the calls of a partition that is no longer driven here.
+        """Drop the calls of a partition no longer driven here.
 
         The hosts keep the calls for the next owner, unless `cancel` is set.
         """

@@ -1,8 +1,8 @@
-"""Calls that wait for a host, by plugin and depth.
+"""Calls waiting for a host, by plugin and depth.
 
 - Deepest first, FIFO within a plugin and depth: a parent must never hold up its children.
-- While a live host runs the plugin, a call waits for as long as that host lives. Without one it waits `timeout_s`.
-- A call that its caller no longer wants is dropped when its turn comes.
+- While a live host runs the plugin, a call waits for as long as the host lives; otherwise for `timeout_s`.
+- A superseded call is dropped when its turn comes.
 
 Does not choose hosts.
 """
@@ -29,7 +29,7 @@ QueueKey: TypeAlias = tuple[str, int]
 
 @dataclass(slots=True, eq=False)
 class WaitingCall(Generic[C]):
-    """A call that no host takes now."""
+    """A call without a free host."""
 
     caller: C
     action: Dispatch
@@ -43,7 +43,7 @@ class WaitingCall(Generic[C]):
 
 
 class QueueOwner(Protocol[C_contra]):
-    """What the queue needs of the pool."""
+    """The side of the pool that the queue uses."""
 
     def find_room(self, plugin: str, depth: int) -> HostPeer | None: ...
     def is_hosted(self, plugin: str) -> bool: ...
@@ -52,7 +52,7 @@ class QueueOwner(Protocol[C_contra]):
 
 
 class CallQueue(Generic[C]):
-    """The waiting calls of one pool, with one timer for all of them. Empty queues are removed: `len` counts keys."""
+    """The waiting calls of a pool, with one timer for all calls. Empty queues are removed: `len` counts keys."""
 
     def __init__(self, owner: QueueOwner[C], timeout_s: float) -> None:
         """`timeout_s` 0: no call ever expires."""
@@ -75,7 +75,7 @@ class CallQueue(Generic[C]):
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
 
     def release(self) -> None:
-        """Send every call that a host takes now."""
+        """Send every call that fits now."""
         for key in sorted(self._waiting, key=_depth, reverse=True):
             queue = self._waiting[key]
             while queue:
@@ -100,7 +100,7 @@ class CallQueue(Generic[C]):
             self._timer = None
 
     def _expire(self) -> None:
-        """Give up the calls that have waited their time for a host of their plugin."""
+        """Give up the calls whose plugin has had no host for `timeout_s`."""
         self._timer = None
         now_s = asyncio.get_running_loop().time()
         late: list[WaitingCall[C]] = []

@@ -1,9 +1,9 @@
-"""What may be routed: the mesh's rules together with the components that hosts offer. Implements the engine's `Routes`.
+"""Routes: the mesh's rules together with the components offered by hosts. Implements the engine's `Routes`.
 
-- A plugin keeps its last known components while its hosts are away: its steps are routed, and their calls wait.
-- A plugin that failed to start on every host is routed to one of them, which fails the call with the reason.
-- A step is not routed while a plugin that its path may lead to is starting, or was never offered and is still waited
-  for: the rules could pick a wrong component.
+- A plugin keeps its last known components while its hosts are away: steps are routed, and the calls wait.
+- A plugin that failed to start on every host is routed to a failed host, which fails the call with the reason.
+- A step is not routed while a plugin on its path is starting, or was never offered and is still waited for: the rules
+  could pick a wrong component.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FAILED = PluginComponents(complete=False)
 
 
 class HostRoutes:
-    """The routing table of one executor, rebuilt whenever rules or offers change."""
+    """The routing table of an executor, rebuilt whenever rules or offers change."""
 
     def __init__(
         self,
@@ -35,8 +35,9 @@ class HostRoutes:
         unheard_timeout_s: float,
         on_timeout: Callable[[], None],
     ) -> None:
-        """`unheard_timeout_s`: how long a plugin that no host has offered yet is waited for; then `on_timeout` is
-        called, to rebuild. `builtins` need no host: plugins whose components the engine runs itself.
+        """`builtins` need no host: plugins with components run by the engine.
+
+        `unheard_timeout_s`: how long a plugin without any offer so far is waited for; `on_timeout` must then rebuild.
         """
         self.rules = rules
         self.builtins = builtins
@@ -54,7 +55,7 @@ class HostRoutes:
         self._table = RouteTable(rules, builtins)
 
     def rebuild(self, peers: Iterable[HostPeer]) -> None:
-        """Make the table anew from the rules and the offers of these hosts."""
+        """Build the table from the rules and the offers of these hosts."""
         ready: dict[str, list[HostPeer]] = {}
         failed: dict[str, list[HostPeer]] = {}
         starting: set[str] = set()
@@ -75,7 +76,7 @@ class HostRoutes:
         self._table = RouteTable(self.rules, {**self.builtins, **unknown, **self._known})
 
     def resolve(self, path: str, input: Json) -> Target | NoRoute | None:
-        """Return the target of a component path, None while a plugin that may have it is starting."""
+        """Return the target of a component path, None while a plugin on the path is starting."""
         if self._starting and (met := self._starting & self._plugins_of(path)):
             for plugin in met:
                 self.on_wanted(plugin)
@@ -92,14 +93,14 @@ class HostRoutes:
             self._timer = None
 
     def _plugins_of(self, path: str) -> set[str]:
-        """Return the plugins to which the rules may lead a path."""
+        """Return the plugins named by the rules for a path."""
         prefix = "/" + path[1:].partition("/")[0]
         return {rule.plugin for rule in (*self.rules.get(prefix, ()), *self.rules.get("/", ()))}
 
     def _unheard(self) -> set[str]:
-        """Return the plugins of the rules that no host has offered yet and that are still waited for.
+        """Return the plugins of the rules without any offer so far that are still waited for.
 
-        The names of their components are unknown: a step routed now could call the wrong component.
+        Their components are unknown: a step routed now could call the wrong component.
         """
         if not self._unheard_timeout_s:
             return set()
