@@ -165,17 +165,20 @@ async def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> N
         created_at_ms=scope.created_at_ms,
         completed_at_ms=scope.ended_at_ms,
     )
+
     for index in range(len(scope.inputs)):
         item = report.items.add(status=pb.RUN_STATUS_RUNNING)
         outcome = scope.items[index].outcome if index < len(scope.items) else None
         if outcome is None:
             continue
+
         item.status = pb.RUN_STATUS_FAILED if isinstance(outcome, Failure) else pb.RUN_STATUS_COMPLETED
         text = flow_result(outcome)
         if len(text) > INLINE_BYTES_MAX:
             item.flow_result.blob = await blobs.put_blob(run_id, text)
         else:
             item.flow_result.json = text
+
     answer.peer.reply(host_pb2.CallbackReply(callback_id=answer.callback_id, report=report))
 
 

@@ -83,10 +83,12 @@ class PartitionDriver:
         self.flow_id = record.flow_id
         self.assignment = assignment
         self.epoch = assignment.create_revision
+
         self.outbox = PartitionOutbox(state)
         self.calls = PartitionCalls(self, owner.blobs)
         self.waits_for = self.calls.waits_for
         self.now_ms = owner.now_ms
+
         self.listener: Listener | None = None
         self.paused = True
         """Until the adoption is over: nothing is dispatched before the hosts have told what they hold."""
@@ -98,6 +100,7 @@ class PartitionDriver:
         """The first error with which the store refused a write."""
         self.doomed = False
         """Ends because of such a refusal."""
+
         self.written: asyncio.Event | None = None
         """Set whenever a write is decided; None while nothing waits for it."""
         self._blobs: dict[str, bytes | None] = {}
@@ -211,11 +214,13 @@ class PartitionDriver:
                 return False
             self.feed(entry)
             return True
+
         if isinstance(action, WantBlob):
             if action.blob not in self._fetching:
                 self._fetching.add(action.blob)
                 self.spawn(self._fetch_blob(action))
             return False
+
         self.outbox.effects.append(action)
         return False
 
@@ -261,6 +266,7 @@ class PartitionDriver:
             return
         if self.written is not None:
             self.written.set()
+
         for effect in effects:
             self._perform(effect)
         if outbox.final_committed:

@@ -76,6 +76,7 @@ class PartitionOutbox:
         writes: list[Put] = []
         first = 0
         size = 0
+
         for index, entry in enumerate(entries):
             size += entry.ByteSize()
             if size >= ENTRIES_BYTES_MAX or index == len(entries) - 1:
@@ -84,6 +85,7 @@ class PartitionOutbox:
                 self._seq += index + 1 - first
                 self.state.bytes_journaled += len(batch)
                 first, size = index + 1, 0
+
         return writes
 
 

@@ -51,16 +51,20 @@ class Ownership:
         self.writes = JournalWrites(self, session)
         self.timers: WakeTimers[PartitionDriver] = WakeTimers(self._wake)
         self.tasks: set[asyncio.Task[None]] = set()
+
         self.on_refused: Callable[[PartitionDriver, StepflowError], None] = self.abandon
         """Called when the store refuses a write of a partition that is still owned."""
+
         # Without forwarding methods in between: called for every step.
         self.now_ms = now_ms
         self.mark_dirty = self.writes.mark_dirty
         self.wake_at = self.timers.wake_at
+
         self._abandoned = abandoned
         self._by_run: dict[str, list[PartitionDriver]] = {}
         """The same partitions by run: work for one of ten thousand runs must not scan all."""
         self._listeners: dict[str, Listener] = {}
+
         hosts.on_routes_changed = self._turn_all
         hosts.on_unreachable = self._unreachable
 

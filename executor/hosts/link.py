@@ -180,11 +180,13 @@ class HostLinks:
         if link is not None and (link.address, link.created) != (session.address, item.create_revision):
             self._drop_host(host_id)
             link = None
+
         if link is None:
             link = self._links[host_id] = _HostLink(self, host_id, session.address, item.create_revision)
             self._keep(link.task)
         elif item.mod_revision <= link.modified:
             return  # a list and a watch may both tell of one change
+
         link.modified = item.mod_revision
         update_peer(link.peer, session)
         self.executor.hosts.set_peer(link.peer)
@@ -311,6 +313,7 @@ class _HostLink:
             message=f"host {self.peer.id} was lost: {reason}",
             origin=pb.ORIGIN_DISPATCH,
         )
+
         results = [
             host_pb2.CallResult(call_id=call.call_id, key=call.key, attempt=call.attempt, failure=failure)
             for call in calls

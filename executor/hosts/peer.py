@@ -47,10 +47,12 @@ class HostPeer:
         """Plugins that failed to start: their calls fail here with the reason."""
         self.starting: frozenset[str] = frozenset()
         """Plugins whose components are not known yet."""
+
         self.draining = False
         self.calls_in_flight = 0
         self.send: Send | None = None
         self.may_send: Callable[[], bool] = lambda: True
+
         self._metered = metered
         self._granted = 0
         """Calls that this stream may have sent in total."""
@@ -60,6 +62,7 @@ class HostPeer:
         """Calls in flight by depth; counted for metered hosts only."""
         self._beyond: Counter[int] = Counter()
         """Calls in flight without credit, by depth. Not tied to single calls: any call that ends makes room."""
+
         self._acks: deque[host_pb2.Ack] = deque(maxlen=ACKS_KEPT)
         self._frame = host_pb2.ExecutorFrame()
         self._scheduled = False

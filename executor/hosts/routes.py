@@ -45,6 +45,7 @@ class HostRoutes:
         """The hosts to which calls of a plugin may go."""
         self.on_wanted: Callable[[str], None] = lambda _plugin: None
         """Called with a plugin that is starting when a step waits for it."""
+
         self._unheard_timeout_s = unheard_timeout_s
         self._on_timeout = on_timeout
         self._known: dict[str, PluginComponents] = {}
