@@ -66,7 +66,7 @@ class Ownership:
         self._listeners: dict[str, Listener] = {}
 
         hosts.on_routes_changed = self._turn_all
-        hosts.on_unreachable = self._unreachable
+        hosts.queue.on_unreachable = self._unreachable
 
     # --- the table ----------------------------------------------------------------------------------------------------
 

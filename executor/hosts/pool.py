@@ -47,15 +47,13 @@ class HostPool(Generic[C]):
         `queue_timeout_s` 0: all hosts are known, so a plugin without a host is unreachable at once.
         """
         self.routes = HostRoutes(rules, builtins, unheard_timeout_s=queue_timeout_s, on_timeout=self._rebuild)
+        self.queue: CallQueue[C] = CallQueue(self.routes, self.send_call, timeout_s=queue_timeout_s)
         self.on_routes_changed: Callable[[], None] = lambda: None
-        self.on_unreachable: Callable[[C, Dispatch], None] = lambda _caller, _action: None
-        """Called when no host of the plugin came within `queue_timeout_s`."""
         self._queue_timeout_s = queue_timeout_s
         self._peers: dict[str, HostPeer] = {}
         self._calls: dict[int, InFlight[C]] = {}
         self._by_caller: dict[C, dict[int, InFlight[C]]] = {}
         """The same calls, by caller: dropping one of ten thousand runs must not scan all calls."""
-        self._queue: CallQueue[C] = CallQueue(self, queue_timeout_s)
         self._serial = 0
         self._may_send: Callable[[], bool] = lambda: True
 
@@ -95,33 +93,22 @@ class HostPool(Generic[C]):
     def resume_peer(self, peer: HostPeer, send: Send) -> None:
         """Use a new stream to a host: the calls in flight there are sent again, and joined."""
         peer.resume(send, self.calls_at(peer))
-        self._queue.release()
+        self.queue.release()
 
     def grant_credits(self, peer: HostPeer, credits_total: int) -> None:
         """Take over the credits of a host, and send the waiting calls that fit."""
         peer.grant_credits(credits_total)
-        if self._queue:
-            self._queue.release()
-
-    def is_hosted(self, plugin: str) -> bool:
-        """Return True if a host runs the plugin and does not drain."""
-        return plugin in self.routes.by_plugin
-
-    def find_room(self, plugin: str, depth: int) -> HostPeer | None:
-        """Return the host with the most room for a call of this depth, None if all are full."""
-        peers = self.routes.by_plugin.get(plugin, ())
-        if len(peers) > 1:
-            return max((peer for peer in peers if peer.can_take(depth)), key=_room, default=None)
-        return peers[0] if peers and peers[0].can_take(depth) else None
+        if self.queue:
+            self.queue.release()
 
     def close(self) -> None:
         """Stop the timers."""
-        self._queue.close()
+        self.queue.close()
         self.routes.close()
 
     def _rebuild(self) -> None:
         self.routes.rebuild(self._peers.values())
-        self._queue.release()
+        self.queue.release()
         self.on_routes_changed()
 
     # --- calls --------------------------------------------------------------------------------------------------------
@@ -137,11 +124,11 @@ class HostPool(Generic[C]):
 
         key = (plugin, action.step.item.scope.depth)
         peer = self._peers.get(holder) if holder else None
-        if peer is None and key not in self._queue:  # else it would overtake the calls that wait
-            peer = self.find_room(*key)
+        if peer is None and key not in self.queue:  # else it would overtake the calls that wait
+            peer = self.routes.find_room(*key)
 
         if peer is None:
-            self._queue.add_call(key, caller, action, payload)
+            self.queue.add_call(key, caller, action, payload)
         else:
             self.send_call(peer, caller, action, payload)
         return True
@@ -200,8 +187,8 @@ class HostPool(Generic[C]):
         if flight is not None:
             del self._by_caller[flight.caller][call_id]
             flight.peer.end_call(flight.call.depth)
-            if self._queue:
-                self._queue.release()
+            if self.queue:
+                self.queue.release()
         return flight
 
     def cancel_call(self, call_id: int) -> None:
@@ -231,10 +218,6 @@ class HostPool(Generic[C]):
         """Return the calls in flight at a host."""
         return [flight.call for flight in self._calls.values() if flight.peer is peer]
 
-    def give_up_call(self, caller: C, action: Dispatch) -> None:
-        """Report a call that has waited too long for a host."""
-        self.on_unreachable(caller, action)
-
     def drop_caller(self, caller: C, *, cancel: bool = False) -> None:
         """Drop the calls of a partition no longer driven here.
 
@@ -255,13 +238,9 @@ class HostPool(Generic[C]):
         """Drop every call and all unsent frames: the executor has lost the right to act for its runs."""
         self._calls.clear()
         self._by_caller.clear()
-        self._queue.clear()
+        self.queue.clear()
         for peer in self._peers.values():
             peer.discard()
-
-
-def _room(peer: HostPeer) -> int:
-    return peer.room
 
 
 __all__ = ["QUEUE_TIMEOUT_S", "HostPeer", "HostPool", "InFlight"]

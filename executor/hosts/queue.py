@@ -12,16 +12,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias
 
-from executor.hosts.caller import C, Caller
+from executor.hosts.caller import C
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from executor.hosts.peer import HostPeer
+    from executor.hosts.routes import HostRoutes
     from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run import Dispatch
 
-C_contra = TypeVar("C_contra", bound=Caller, contravariant=True)
 
 QueueKey: TypeAlias = tuple[str, int]
 """Plugin and depth. A plain tuple: one is built for every call."""
@@ -42,21 +44,21 @@ class WaitingCall(Generic[C]):
         return not self.caller.gone and self.caller.waits_for(self.action)
 
 
-class QueueOwner(Protocol[C_contra]):
-    """The side of the pool that the queue uses."""
-
-    def find_room(self, plugin: str, depth: int) -> HostPeer | None: ...
-    def is_hosted(self, plugin: str) -> bool: ...
-    def send_call(self, peer: HostPeer, caller: C_contra, action: Dispatch, payload: pb.Payload) -> None: ...
-    def give_up_call(self, caller: C_contra, action: Dispatch) -> None: ...
-
-
 class CallQueue(Generic[C]):
     """The waiting calls of a pool, with one timer for all calls. Empty queues are removed: `len` counts keys."""
 
-    def __init__(self, owner: QueueOwner[C], timeout_s: float) -> None:
+    def __init__(
+        self,
+        routes: HostRoutes,
+        send_call: Callable[[HostPeer, C, Dispatch, pb.Payload], None],
+        *,
+        timeout_s: float,
+    ) -> None:
         """`timeout_s` 0: no call ever expires."""
-        self._owner = owner
+        self.on_unreachable: Callable[[C, Dispatch], None] = lambda _caller, _action: None
+        """Called with a call whose plugin has had no host for `timeout_s`."""
+        self._routes = routes
+        self._send_call = send_call
         self._timeout_s = timeout_s
         self._waiting: dict[QueueKey, deque[WaitingCall[C]]] = {}
         """Each in order of arrival, which is also that of `until_s`."""
@@ -79,12 +81,12 @@ class CallQueue(Generic[C]):
         for key in sorted(self._waiting, key=_depth, reverse=True):
             queue = self._waiting[key]
             while queue:
-                peer = self._owner.find_room(*key)
+                peer = self._routes.find_room(*key)
                 if queue[0].wanted and peer is None:
                     break
                 call = queue.popleft()
                 if call.wanted and peer is not None:
-                    self._owner.send_call(peer, call.caller, call.action, call.payload)
+                    self._send_call(peer, call.caller, call.action, call.payload)
 
             if not queue:
                 del self._waiting[key]
@@ -106,7 +108,7 @@ class CallQueue(Generic[C]):
         late: list[WaitingCall[C]] = []
 
         for key, queue in list(self._waiting.items()):
-            hosted = self._owner.is_hosted(key[0])
+            hosted = key[0] in self._routes.by_plugin
             rest: deque[WaitingCall[C]] = deque()
             for call in queue:
                 if hosted:
@@ -127,11 +129,11 @@ class CallQueue(Generic[C]):
 
         # Last: a caller that learns of its failure may dispatch again, into this queue.
         for call in late:
-            self._owner.give_up_call(call.caller, call.action)
+            self.on_unreachable(call.caller, call.action)
 
 
 def _depth(key: QueueKey) -> int:
     return key[1]
 
 
-__all__ = ["CallQueue", "QueueKey", "QueueOwner", "WaitingCall"]
+__all__ = ["CallQueue", "QueueKey", "WaitingCall"]

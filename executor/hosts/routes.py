@@ -1,4 +1,5 @@
-"""Routes: the mesh's rules together with the components offered by hosts. Implements the engine's `Routes`.
+"""Routes: the mesh's rules together with the components offered by hosts. Implements the engine's `Routes`, and
+finds the host for a call.
 
 - A plugin keeps its last known components while its hosts are away: steps are routed, and the calls wait.
 - A plugin that failed to start on every host is routed to a failed host, which fails the call with the reason.
@@ -84,6 +85,13 @@ class HostRoutes:
             return None
         return self._table.resolve(path, input)
 
+    def find_room(self, plugin: str, depth: int) -> HostPeer | None:
+        """Return the host with the most room for a call of this depth, None if all are full."""
+        peers = self.by_plugin.get(plugin, ())
+        if len(peers) > 1:
+            return max((peer for peer in peers if peer.can_take(depth)), key=_room, default=None)
+        return peers[0] if peers and peers[0].can_take(depth) else None
+
     def may_be_engine(self, path: str) -> bool:
         return self._table.may_be_engine(path)
 
@@ -119,6 +127,10 @@ class HostRoutes:
     def _stop_waiting(self) -> None:
         self._timer = None
         self._on_timeout()
+
+
+def _room(peer: HostPeer) -> int:
+    return peer.room
 
 
 __all__ = ["HostRoutes"]
