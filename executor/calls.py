@@ -18,7 +18,7 @@ from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.views import call_event
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from executor.blobs import RunBlobs
     from executor.hosts.caller import InFlight
@@ -36,9 +36,8 @@ class CallingPartition(Protocol):
     outbox: PartitionOutbox
     gone: bool
     closing: bool
+    listener: Callable[[StepEvent], None] | None
 
-    @property
-    def listened(self) -> bool: ...
     def now_ms(self) -> int: ...
     def feed(self, entry: pb.Entry) -> None: ...
     def turn(self) -> None: ...
@@ -81,7 +80,7 @@ class PartitionCalls:
 
     def _send(self, action: Dispatch, payload: pb.Payload) -> None:
         partition = self._partition
-        if partition.listened:
+        if partition.listener is not None:
             partition.tell(call_event(action.step, "started", partition.now_ms()))
         held = self.holders.pop(action.step.key, None) if self.holders else None
         holder = held[1] if held is not None and held[0] == action.attempt else ""
@@ -128,7 +127,7 @@ class PartitionCalls:
         self._partition.turn()
 
     def on_progress(self, flight: InFlight[Any], progress: host_pb2.Progress) -> None:
-        if self._partition.listened:
+        if self._partition.listener is not None:
             self._partition.tell(call_event(flight.step, "progress", self._partition.now_ms(), progress.message))
 
     def _fail_attempt(self, step: StepRun, attempt: int, why: str, host: str) -> None:

@@ -238,10 +238,6 @@ class PartitionDriver:
         self._blobs[want.blob] = content
         self.turn()
 
-    @property
-    def listened(self) -> bool:
-        return self.listener is not None
-
     def tell(self, event: StepEvent) -> None:
         """Pass an event to the listener; a raising listener is removed and never harms the run."""
         assert self.listener is not None
@@ -256,7 +252,7 @@ class PartitionDriver:
     @property
     def writable(self) -> bool:
         """Return True if the outbox may be written now. The last entry waits for the final records."""
-        return self.outbox.has_final or (bool(self.outbox.entries) and not self.closing)
+        return bool(self.outbox.final) or (bool(self.outbox.entries) and not self.closing)
 
     def committed(self, effects: list[Effect]) -> None:
         """Release the effects of a durable write."""
@@ -269,7 +265,7 @@ class PartitionDriver:
 
         for effect in effects:
             self._perform(effect)
-        if outbox.final_committed:
+        if outbox.final_taken and not outbox.undecided:
             self.owner.end_ownership(self)
         if outbox.effects and outbox.idle:
             self._release_effects()
@@ -282,12 +278,10 @@ class PartitionDriver:
         if self.closing or self.gone:
             return False
         self.closing = True
-        self.outbox.set_final(
-            [
-                Delete(self.assignment.key),
-                Put(assignment, state_pb2.Assignment(handed_over=True).SerializeToString()),
-            ]
-        )
+        self.outbox.final = [
+            Delete(self.assignment.key),
+            Put(assignment, state_pb2.Assignment(handed_over=True).SerializeToString()),
+        ]
         self.owner.mark_dirty(self)
         return True
 
@@ -295,13 +289,11 @@ class PartitionDriver:
         """Write the end of the partition in one transaction: last entries, status, results, end of the assignment."""
         results = await partition_results(self.state, self.owner.blobs)
         status = partition_status(self.state, self.record)
-        self.outbox.set_final(
-            [
-                Put(keys.status(self.run_id, self.partition), status.SerializeToString()),
-                Put(keys.results(self.run_id, self.partition), results.SerializeToString()),
-                Delete(self.assignment.key),
-            ]
-        )
+        self.outbox.final = [
+            Put(keys.status(self.run_id, self.partition), status.SerializeToString()),
+            Put(keys.results(self.run_id, self.partition), results.SerializeToString()),
+            Delete(self.assignment.key),
+        ]
         self.owner.mark_dirty(self)
 
     # --- effects ------------------------------------------------------------------------------------------------------

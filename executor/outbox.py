@@ -23,7 +23,7 @@ ENTRIES_BYTES_MAX = 192 * 1024
 class PartitionOutbox:
     """Entries and effects of a partition, and the count of its undecided writes."""
 
-    __slots__ = ("_final", "_final_taken", "_seq", "effects", "entries", "state", "undecided")
+    __slots__ = ("_seq", "effects", "entries", "final", "final_taken", "state", "undecided")
 
     def __init__(self, state: RunState) -> None:
         self.state = state
@@ -32,38 +32,26 @@ class PartitionOutbox:
         self.effects: list[Effect] = []
         self.undecided = 0
         """Writes that are submitted and not committed."""
+        self.final: list[Put | Delete] = []
+        """Records that end this ownership, written in the transaction of the last entries."""
+        self.final_taken = False
+        """The final records are submitted: the next time that nothing is undecided, all is durable."""
         self._seq = state.entries_journaled
-        self._final: list[Put | Delete] = []
-        self._final_taken = False
 
     @property
     def idle(self) -> bool:
         """Return True if all entries are durable: effects need not wait."""
         return not self.entries and not self.undecided
 
-    @property
-    def has_final(self) -> bool:
-        """Return True if the final records wait to be written."""
-        return bool(self._final)
-
-    @property
-    def final_committed(self) -> bool:
-        """Return True once the final records and all entries are durable."""
-        return self._final_taken and not self.undecided
-
-    def set_final(self, records: list[Put | Delete]) -> None:
-        """Set the final records of this ownership, to be written in the transaction of the last entries."""
-        self._final = records
-
     def take_writes(self) -> tuple[list[list[Put | Delete]], list[Effect]]:
         """Return the operations of each transaction, in order, and the effects to release after the last commit."""
         effects, self.effects = self.effects, []
         self.undecided += 1
         writes: list[list[Put | Delete]] = [[put] for put in self._journal_writes()]
-        if self._final:
-            writes.append([*(writes.pop() if writes else []), *self._final])
-            self._final = []
-            self._final_taken = True
+        if self.final:
+            writes.append([*(writes.pop() if writes else []), *self.final])
+            self.final = []
+            self.final_taken = True
         return writes, effects
 
     def take_effects(self) -> list[Effect]:

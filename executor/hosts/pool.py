@@ -98,7 +98,7 @@ class HostPool(Generic[C]):
     def grant_credits(self, peer: HostPeer, credits_total: int) -> None:
         """Take over the credits of a host, and send the waiting calls that fit."""
         peer.grant_credits(credits_total)
-        if self.queue:
+        if self.queue.waiting:
             self.queue.release()
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class HostPool(Generic[C]):
 
         key = (plugin, action.step.item.scope.depth)
         peer = self._peers.get(holder) if holder else None
-        if peer is None and key not in self.queue:  # else it would overtake the calls that wait
+        if peer is None and key not in self.queue.waiting:  # else it would overtake the calls that wait
             peer = self.routes.find_room(*key)
 
         if peer is None:
@@ -187,7 +187,7 @@ class HostPool(Generic[C]):
         if flight is not None:
             del self._by_caller[flight.caller][call_id]
             flight.peer.end_call(flight.call.depth)
-            if self.queue:
+            if self.queue.waiting:
                 self.queue.release()
         return flight
 

@@ -45,7 +45,7 @@ class WaitingCall(Generic[C]):
 
 
 class CallQueue(Generic[C]):
-    """The waiting calls of a pool, with one timer for all calls. Empty queues are removed: `len` counts keys."""
+    """The waiting calls of a pool, with one timer for all calls."""
 
     def __init__(
         self,
@@ -60,26 +60,20 @@ class CallQueue(Generic[C]):
         self._routes = routes
         self._send_call = send_call
         self._timeout_s = timeout_s
-        self._waiting: dict[QueueKey, deque[WaitingCall[C]]] = {}
-        """Each in order of arrival, which is also that of `until_s`."""
+        self.waiting: dict[QueueKey, deque[WaitingCall[C]]] = {}
+        """By plugin and depth, in order of arrival, which is also the order of `until_s`. Never an empty queue."""
         self._timer: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __contains__(self, key: QueueKey) -> bool:
-        return key in self._waiting
 
     def add_call(self, key: QueueKey, caller: C, action: Dispatch, payload: pb.Payload) -> None:
         until_s = asyncio.get_running_loop().time() + self._timeout_s
-        self._waiting.setdefault(key, deque()).append(WaitingCall(caller, action, payload, until_s))
+        self.waiting.setdefault(key, deque()).append(WaitingCall(caller, action, payload, until_s))
         if self._timer is None and self._timeout_s:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
 
     def release(self) -> None:
         """Send every call that fits now."""
-        for key in sorted(self._waiting, key=_depth, reverse=True):
-            queue = self._waiting[key]
+        for key in sorted(self.waiting, key=_depth, reverse=True):
+            queue = self.waiting[key]
             while queue:
                 peer = self._routes.find_room(*key)
                 if queue[0].wanted and peer is None:
@@ -89,11 +83,11 @@ class CallQueue(Generic[C]):
                     self._send_call(peer, call.caller, call.action, call.payload)
 
             if not queue:
-                del self._waiting[key]
+                del self.waiting[key]
 
     def clear(self) -> None:
         """Drop all waiting calls."""
-        self._waiting.clear()
+        self.waiting.clear()
 
     def close(self) -> None:
         """Stop the timer."""
@@ -107,7 +101,7 @@ class CallQueue(Generic[C]):
         now_s = asyncio.get_running_loop().time()
         late: list[WaitingCall[C]] = []
 
-        for key, queue in list(self._waiting.items()):
+        for key, queue in list(self.waiting.items()):
             hosted = key[0] in self._routes.by_plugin
             rest: deque[WaitingCall[C]] = deque()
             for call in queue:
@@ -119,12 +113,12 @@ class CallQueue(Generic[C]):
                     late.append(call)
 
             if rest:
-                self._waiting[key] = rest
+                self.waiting[key] = rest
             else:
-                del self._waiting[key]
+                del self.waiting[key]
 
-        if self._waiting:
-            next_s = min(queue[0].until_s for queue in self._waiting.values())
+        if self.waiting:
+            next_s = min(queue[0].until_s for queue in self.waiting.values())
             self._timer = asyncio.get_running_loop().call_later(max(0.001, next_s - now_s), self._expire)
 
         # Last: a caller that learns of its failure may dispatch again, into this queue.

@@ -195,7 +195,7 @@ def test_a_call_waits_for_a_host_and_goes_to_the_first_that_comes() -> None:
     async def main() -> None:
         async with World.open(hosts=0, queue_timeout_s=30.0) as world:
             run_id = await world.submit(echo("a", 7))
-            await wait_until_async(lambda: world.executors[0].hosts.queue, "the call waits")
+            await wait_until_async(lambda: world.executors[0].hosts.queue.waiting, "the call waits")
             await world.add_host()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("a") == [1]
@@ -209,7 +209,7 @@ def test_a_call_that_has_waited_long_enough_for_a_host_is_unreachable() -> None:
             run_id = await world.submit(echo("a", 7), transport_retries_max=1)
             await world.ended(run_id)
             assert (await world.results(run_id))[0]["error"]["code"] == "UNREACHABLE"
-            assert world.executors[0].hosts.queue._waiting == {}
+            assert world.executors[0].hosts.queue.waiting == {}
 
     run(main())
 
@@ -237,7 +237,7 @@ def test_a_cancelled_run_waits_for_no_host() -> None:
     async def main() -> None:
         async with World.open(hosts=0, queue_timeout_s=30.0) as world:
             run_id = await world.submit(echo("a", 7))
-            await wait_until_async(lambda: world.executors[0].hosts.queue, "the call waits")
+            await wait_until_async(lambda: world.executors[0].hosts.queue.waiting, "the call waits")
             await world.control.cancel(run_id)
             assert (await world.ended(run_id)).status == "cancelled"
             assert (await world.add_host()).executed == []

@@ -54,11 +54,11 @@ def test_the_deepest_calls_go_first_and_equally_deep_ones_in_their_order() -> No
         routes.by_plugin["p"] = 4
         queue.release()
         assert sent == ["b", "d", "e", "a"]
-        assert list(queue._waiting) == [("p", 0)]
+        assert list(queue.waiting) == [("p", 0)]
         routes.by_plugin["p"] = 1
         queue.release()
         assert sent[-1] == "c"
-        assert not queue
+        assert not queue.waiting
 
     asyncio.run(main())
 
@@ -89,10 +89,10 @@ def test_a_call_expires_only_while_no_host_runs_its_plugin() -> None:
         await wait_until_async(lambda: late, "the call without a host expires")
         await asyncio.sleep(0.05)
         assert late == ["late"]
-        assert ("busy", 0) in queue
+        assert ("busy", 0) in queue.waiting
         del routes.by_plugin["busy"]
         await wait_until_async(lambda: len(late) == 2, "its host is gone: it expires as well")
-        assert not queue
+        assert not queue.waiting
         assert queue._timer is None
         assert sent == []
 
