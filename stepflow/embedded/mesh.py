@@ -17,7 +17,7 @@ from control_plane.control_plane import ControlPlane, RunRequest, check_request
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
-from executor.hosts.pool import Peer
+from executor.hosts.peer import HostPeer
 from stepflow.codec import decode
 from stepflow.config.load import BuiltinPlugin, Config, RetryConfig
 from stepflow.errors import StepflowError
@@ -66,14 +66,14 @@ class Mesh:
             if isinstance(plugin, BuiltinPlugin)
         }
         self.executor = Executor(store, blobs, rules=config.routes, builtins=engine, name="local")
-        self.executor.hosts.wanted = self._start_late
+        self.executor.hosts.routes.on_wanted = self._start_late
         routed = {rule.plugin for rules in config.routes.values() for rule in rules}
         self._idle = routed & config.plugins.keys() - self.host.backends.keys()
         """Plugins that nobody has wanted yet."""
         self._late: dict[str, asyncio.Task[None]] = {}
         self.starting: frozenset[str] = frozenset()
         """Plugins that are neither ready nor have failed to start."""
-        self._peer: Peer | None = None
+        self._peer: HostPeer | None = None
 
     async def start(self) -> None:
         """Start everything; return when every plugin is ready or has failed to start (`host.failures`)."""
@@ -130,7 +130,7 @@ class Mesh:
         for name in self.host.failures:  # its calls must fail with the reason, not wait for somebody to offer it
             plugins[name] = PluginComponents(complete=False)
         if self._peer is None:
-            peer = self._peer = Peer(HOST_ID, plugins)
+            peer = self._peer = HostPeer(HOST_ID, plugins)
             stream = self.host.connect(lambda frame: self.executor.on_frame(peer, frame))
             peer.send = stream.receive
         self._peer.plugins = plugins

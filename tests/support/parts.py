@@ -16,7 +16,7 @@ from component_host.backend import ComponentInfo, Health, Listing
 from component_host.host import ComponentHost
 from control_plane.control_plane import ControlPlane, RunRequest
 from executor.executor import Executor
-from executor.hosts.pool import Peer
+from executor.hosts.peer import HostPeer
 from stepflow.codec import decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow import flow_from_tree
@@ -128,7 +128,7 @@ class World:
         self.planes: list[ControlPlane] = []
         self.executors: list[Executor] = []
         self.hosts: list[tuple[ComponentHost, Work]] = []
-        self.streams: dict[Executor, list[tuple[Peer, Any]]] = defaultdict(list)
+        self.streams: dict[Executor, list[tuple[HostPeer, Any]]] = defaultdict(list)
 
     @classmethod
     @asynccontextmanager
@@ -210,7 +210,7 @@ class World:
             name: PluginComponents(tuple((info.component, info.path) for info in listing.components), listing.complete)
             for name, listing in host.listings().items()
         }
-        peer = Peer(host.id, offered)
+        peer = HostPeer(host.id, offered)
         stream = host.connect(lambda frame: executor.on_frame(peer, frame))
         peer.send = stream.receive
         executor.hosts.set_peer(peer)
@@ -230,7 +230,7 @@ class World:
         self.cut(executor)
         session, executor._session = executor._session, None
         assert session is not None
-        tasks = [*executor._watchers, *executor._adopting.values(), *executor._tasks]
+        tasks = [*executor._watchers, *executor.takeover.adopting.values(), *executor.ownership.tasks]
         tasks += [task for task in (session._watcher, session._keeper._task, session.writer._task) if task is not None]
         for task in tasks:
             task.cancel()

@@ -14,6 +14,7 @@ PURE = (
     "stepflow/flow",
     "stepflow/run",
     "stepflow/retry.py",
+    "stepflow/timer_heap.py",
     "stepflow/routing/table.py",
     "stepflow/errors.py",
     "stepflow/codec.py",

@@ -22,7 +22,7 @@ from component_host.registration import Registration
 from component_host.service import HostService
 from executor.executor import Executor
 from executor.hosts import link
-from executor.hosts.link import Links
+from executor.hosts.link import HostLinks
 from stepflow.codec import decode, encode
 from stepflow.config.load import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
@@ -73,7 +73,7 @@ class LinkedWorld(World):
     def __init__(self, store: SqliteStore, blobs: BlobStore) -> None:
         super().__init__(store, blobs)
         self.linked: list[LinkedHost] = []
-        self.links: list[Links] = []
+        self.links: list[HostLinks] = []
 
     async def serve_host(self, *, capacity: int = 1_000, listen: str = "127.0.0.1:0") -> LinkedHost:
         work = Work()
@@ -93,7 +93,7 @@ class LinkedWorld(World):
 
     async def add_linked_executor(self) -> Executor:
         executor = Executor(self.store, self.blobs, rules={}, builtins={}, queue_timeout_s=30.0)
-        links = Links(self.store, executor)
+        links = HostLinks(self.store, executor)
         await links.start()
         await executor.start()
         links.connect()
@@ -568,8 +568,8 @@ def test_rules_are_replaced_when_that_is_asked_for_and_executors_follow() -> Non
         async with world() as mesh:
             other = await registration(mesh, "other", other_rules(), replace_routes=True)
             await other.start()
-            rules = mesh.executors[0].hosts
-            await wait_until_async(lambda: rules._rules["/kit"][0].deny is not None, "the executor has the new rules")
+            rules = mesh.executors[0].hosts.routes
+            await wait_until_async(lambda: rules.rules["/kit"][0].deny is not None, "the executor has the new rules")
             run_id = await mesh.submit(echo("a", 1))
             assert (await mesh.ended(run_id)).status == "failed"
             await other.close()

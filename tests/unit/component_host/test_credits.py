@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from component_host.credits import Account, Credits
-from executor.hosts.peer import Peer
+from executor.hosts.peer import HostPeer
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
@@ -104,16 +104,16 @@ class _Stream:
         self.on_the_way = 0
         self.told = 0
         self.account: Account = credit.open(lambda: self.running)
-        self.peer = Peer("h", {}, metered=True)
+        self.peer = HostPeer("h", {}, metered=True)
         self.peer.send = lambda _: None
 
 
 def _moves(stream: _Stream, waiting: dict[_Stream, int], busy: Callable[[], int]) -> list[Callable[[], None]]:
     def send() -> None:
-        if waiting[stream] and stream.peer.takes(0):
+        if waiting[stream] and stream.peer.can_take(0):
             waiting[stream] -= 1
             stream.on_the_way += 1
-            stream.peer.call(host_pb2.Call())
+            stream.peer.send_call(host_pb2.Call())
 
     def arrive() -> None:
         if stream.on_the_way:
@@ -125,12 +125,12 @@ def _moves(stream: _Stream, waiting: dict[_Stream, int], busy: Callable[[], int]
     def end() -> None:
         if stream.running:
             stream.running -= 1
-            stream.peer.ended(0)
+            stream.peer.end_call(0)
             stream.credit.share(busy())
 
     def tell() -> None:
         stream.credit.share(busy())
-        stream.peer.grant(stream.account.granted)
+        stream.peer.grant_credits(stream.account.granted)
 
     return [send, arrive, end, tell]
 
@@ -138,24 +138,24 @@ def _moves(stream: _Stream, waiting: dict[_Stream, int], busy: Callable[[], int]
 # --- the executor's side ----------------------------------------------------------------------------------------------
 
 
-def peer(granted: int) -> Peer:
-    made = Peer("h", {}, metered=True)
+def peer(granted: int) -> HostPeer:
+    made = HostPeer("h", {}, metered=True)
     made.send = lambda _: None
-    made.grant(granted)
+    made.grant_credits(granted)
     return made
 
 
 def test_a_peer_takes_as_many_calls_as_it_was_granted() -> None:
     async def scenario() -> None:
         host = peer(2)
-        host.call(host_pb2.Call())
-        assert host.takes(0)
-        host.call(host_pb2.Call())
-        assert not host.takes(0)
-        host.ended(0)
-        assert not host.takes(0)  # the host says when there is room again
-        host.grant(3)
-        assert host.takes(0)
+        host.send_call(host_pb2.Call())
+        assert host.can_take(0)
+        host.send_call(host_pb2.Call())
+        assert not host.can_take(0)
+        host.end_call(0)
+        assert not host.can_take(0)  # the host says when there is room again
+        host.grant_credits(3)
+        assert host.can_take(0)
 
     asyncio.run(scenario())
 
@@ -164,14 +164,14 @@ def test_a_full_peer_takes_one_deeper_call_for_each_call_above_it() -> None:
     async def scenario() -> None:
         host = peer(2)
         for _ in range(2):
-            host.call(host_pb2.Call())
+            host.send_call(host_pb2.Call())
         for _ in range(2):
-            assert host.takes(1)
-            host.call(host_pb2.Call(depth=1))
-        assert not host.takes(1)
-        assert host.takes(2)
-        host.ended(1)
-        assert host.takes(1)
+            assert host.can_take(1)
+            host.send_call(host_pb2.Call(depth=1))
+        assert not host.can_take(1)
+        assert host.can_take(2)
+        host.end_call(1)
+        assert host.can_take(1)
 
     asyncio.run(scenario())
 
@@ -179,9 +179,9 @@ def test_a_full_peer_takes_one_deeper_call_for_each_call_above_it() -> None:
 def test_a_full_peer_takes_one_deeper_call_also_when_its_parent_is_elsewhere() -> None:
     async def scenario() -> None:
         host = peer(0)
-        assert host.takes(3)
-        host.call(host_pb2.Call(depth=3))
-        assert not host.takes(3)
+        assert host.can_take(3)
+        host.send_call(host_pb2.Call(depth=3))
+        assert not host.can_take(3)
 
     asyncio.run(scenario())
 
@@ -189,20 +189,20 @@ def test_a_full_peer_takes_one_deeper_call_also_when_its_parent_is_elsewhere() -
 def test_a_peer_without_a_stream_or_that_drains_takes_nothing() -> None:
     host = peer(5)
     host.draining = True
-    assert not host.takes(0)
+    assert not host.can_take(0)
     host.draining = False
-    assert host.takes(0)
+    assert host.can_take(0)
     host.interrupt()
-    assert not host.takes(0)
+    assert not host.can_take(0)
 
 
 def test_acknowledgements_and_questions_wait_for_the_stream_and_calls_in_flight_are_sent_again() -> None:
     async def scenario() -> None:
-        host = Peer("h", {}, metered=True)
-        host.ack("k", 1)
-        host.attach("run", 0, 5)
+        host = HostPeer("h", {}, metered=True)
+        host.ack_result("k", 1)
+        host.ask_held("run", 0, 5)
         host.reply(host_pb2.CallbackReply(callback_id=9))
-        host.call(host_pb2.Call(call_id=3))
+        host.send_call(host_pb2.Call(call_id=3))
         frames: list[host_pb2.ExecutorFrame] = []
         host.resume(frames.append, [host_pb2.Call(call_id=3)])
         await asyncio.sleep(0)
@@ -218,7 +218,7 @@ def test_acknowledgements_and_questions_wait_for_the_stream_and_calls_in_flight_
 def test_acknowledgements_on_the_way_when_the_stream_broke_are_sent_again() -> None:
     async def scenario() -> None:
         host = peer(5)
-        host.ack("k", 2)
+        host.ack_result("k", 2)
         await asyncio.sleep(0)
         host.interrupt()
         frames: list[host_pb2.ExecutorFrame] = []
