@@ -94,7 +94,7 @@ def make_backend(
         "request_timeout_s": plugin.request_timeout_ms / 1000,
     }
     if plugin.transport == "http":
-        from component_host.stepflow_bridge.http import HttpServerConfig, StepflowHttpBackend
+        from component_host.stepflow_bridge.http.backend import HttpServerConfig, StepflowHttpBackend
 
         return StepflowHttpBackend(
             context,
@@ -106,7 +106,7 @@ def make_backend(
                 **common,
             ),
         )
-    from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+    from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 
     return StepflowStdioBackend(context, StdioServerConfig(line_bytes_max=plugin.line_bytes_max, **common))
 

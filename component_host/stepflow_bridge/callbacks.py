@@ -1,11 +1,11 @@
-"""What a StepFlow server may ask for while one of its components executes: blobs, sub-runs, metadata.
+"""Requests of a StepFlow server while one of its components executes: blobs, sub-runs, metadata.
 
-`answer` gives the one line that answers a request, whatever happens: components of several generations wait for ever
-after no reply, or after one with a member missing or of another type. Hence also:
-- failure codes are numbers here, `blob_type` is always `data` or `flow`;
-- a line that the server cannot take becomes an error.
+`answer` returns exactly one line in every case: components of several generations wait without end after a missing
+reply, or after a reply with a member missing or of another type. Hence:
+- Failure codes are numbers here; `blob_type` is always `data` or `flow`.
+- A reply too long for the server becomes an error.
 
-Everything is done in the name of the call that made the request (`HostCall`); finding it is the transport's part.
+A request is served in the name of its call (`HostCall`); the transport finds the call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from component_host.stepflow_bridge import protocol
 from stepflow import codec
 from stepflow.errors import Code, Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import host_pb2, journal_pb2
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from component_host.backend import BlobAccess, HostCall
 
 THREAD_BYTES_MIN = 256 * 1024
-"""JSON from here on is checked in a thread: it takes more than a millisecond."""
+"""JSON from this size on is checked in a thread: the check takes more than a millisecond."""
 
 log = get_logger("component_host.callbacks")
 
@@ -38,12 +38,13 @@ log = get_logger("component_host.callbacks")
 async def answer(
     call: HostCall, request_id: int | str, method: str, params: Raw | UnsetType, line_bytes_max: int
 ) -> bytes:
-    """Serve one request and return its reply, a line of at most `line_bytes_max` bytes beside its newline."""
+    """Serve one request; return its reply, a line of at most `line_bytes_max` bytes plus the newline."""
     handler = _HANDLERS.get(method)
     if handler is None:
         return protocol.error_line(request_id, protocol.UNKNOWN_METHOD, f"unknown method {method!r}")
     if call.settled:
         return protocol.error_line(request_id, protocol.GENERAL, "the execute that asks has already ended")
+
     try:
         request = msgspec.json.decode(params if isinstance(params, Raw) else b"{}", type=handler.params)
         line = protocol.line_of(protocol.Result(request_id, await handler.serve(call, request)))
@@ -55,9 +56,10 @@ async def answer(
         return protocol.error_line(request_id, protocol.INVALID_VALUE, error.message)
     except StepflowError as error:
         return protocol.error_line(request_id, protocol.GENERAL, error.message)
-    except Exception:
-        log.exception("call-back failed", method=method)
+    except Exception as error:
+        log_defect(log, "call-back failed", error, method=method)
         return protocol.error_line(request_id, protocol.INTERNAL, f"{method} failed inside the component host")
+
     if len(line) - 1 > line_bytes_max:
         return protocol.error_line(
             request_id,
@@ -70,20 +72,20 @@ async def answer(
 # --- blobs ---------------------------------------------------------------------------------------------------------
 
 
-class _PutBlob(Struct):
+class _BlobPutParams(Struct):
     data: Raw
     blob_type: str | None = None
 
 
-class _GetBlob(Struct):
+class _BlobGetParams(Struct):
     blob_id: str
 
 
-async def _put_blob(call: HostCall, request: _PutBlob) -> dict[str, str]:
+async def _put_blob(call: HostCall, request: _BlobPutParams) -> dict[str, str]:
     return {"blob_id": await put_json(call.blobs, request.data, request.blob_type)}
 
 
-async def _get_blob(call: HostCall, request: _GetBlob) -> dict[str, Any]:
+async def _get_blob(call: HostCall, request: _BlobGetParams) -> dict[str, Any]:
     text, blob_type = await get_json(call.blobs, request.blob_id)
     return {"data": text, "blob_type": blob_type}
 
@@ -98,12 +100,12 @@ async def get_json(blobs: BlobAccess, blob_id: str) -> tuple[Raw, str]:
     content, blob_type = await blobs.get(blob_id)
     if blob_type == "binary":
         raise Invalid("BLOB_NOT_JSON", f"blob {blob_id} is binary; this protocol carries JSON only")
-    # A newline inside would end the line that carries it. What we stored has none; checking costs nothing.
+    # A newline would end the line of the reply. Blobs stored by us have none; the check is cheap.
     text = content if b"\n" not in content else await _compact(content, "the blob")
     return Raw(text), "flow" if blob_type == "flow" else "data"
 
 
-# --- runs: the words up to 0.7 -------------------------------------------------------------------------------------
+# --- runs, up to 0.7 -------------------------------------------------------------------------------------
 
 
 class _Evaluate(Struct):
@@ -137,6 +139,7 @@ async def _evaluate(call: HostCall, request: _Evaluate) -> dict[str, Any]:
         start.flow.blob = request.flow_id
     else:
         raise Invalid("FLOW_MISSING", "flows/evaluate needs `flow` or `flow_id`")
+
     start.inputs.json = await _compact_list([request.input])
     report = await call.start_run(start)
     results = await _flow_results(report, call.blobs)
@@ -154,17 +157,19 @@ async def _submit_batch(call: HostCall, request: _SubmitBatch) -> dict[str, Any]
 async def _get_batch(call: HostCall, request: _GetBatch) -> dict[str, Any]:
     report = await call.get_run(request.batch_id, wait=bool(request.wait))
     counts = _counts(report)
+
     details = {
         "batch_id": report.run_id,
         "flow_id": report.flow_id,
         "flow_name": report.flow_name or None,
         "total_runs": len(report.items),
-        # The protocol has these two; whether a batch is done follows from the counts.
+        # The only two values of the protocol; the counts tell the end of a batch.
         "status": "cancelled" if report.status == journal_pb2.RUN_STATUS_CANCELLED else "running",
         "created_at": _timestamp(report.created_at_ms),
         "completed_at": _timestamp(report.completed_at_ms) if report.completed_at_ms else None,
         **{f"{status}_runs": counts[status] for status in ("completed", "running", "failed", "cancelled", "paused")},
     }
+
     outputs = None
     if request.include_results:
         results = await _flow_results(report, call.blobs)
@@ -190,7 +195,7 @@ def _flow_metadata(flow: dict[str, Any]) -> dict[str, Any]:
     return {**named, **(flow.get("metadata") or {})}
 
 
-# --- runs: the words of later generations, for servers that mix them -----------------------------------------------
+# --- runs, later generations (some servers mix both) -----------------------------------------------
 
 
 class _SubmitRun(Struct, rename="camel"):
@@ -226,6 +231,7 @@ async def _get_run(call: HostCall, request: _GetRun) -> dict[str, Any]:
 
 async def _run_status(report: host_pb2.RunReport, blobs: BlobAccess, *, results: bool) -> dict[str, Any]:
     counts = _counts(report)
+
     status: dict[str, Any] = {
         "runId": report.run_id,
         "flowId": report.flow_id,
@@ -238,6 +244,7 @@ async def _run_status(report: host_pb2.RunReport, blobs: BlobAccess, *, results:
         "createdAt": _timestamp(report.created_at_ms),
         "completedAt": _timestamp(report.completed_at_ms) if report.completed_at_ms else None,
     }
+
     if results:
         flow_results = await _flow_results(report, blobs)
         status["results"] = [
@@ -271,7 +278,7 @@ class _FlowResult(Struct):
 
 
 async def _flow_results(report: host_pb2.RunReport, blobs: BlobAccess) -> list[Raw | dict[str, Any] | None]:
-    """Return the FlowResult of each item, in index order; None where an item has none yet."""
+    """Return the FlowResult of each item, in index order; None for an item without result yet."""
     results: list[Raw | dict[str, Any] | None] = []
     for item in report.items:
         payload = item.flow_result
@@ -286,7 +293,7 @@ def _with_numeric_code(text: bytes) -> Raw | dict[str, Any]:
         return Raw(text)
     error = dict(result.error)
     code = error.get("code")
-    if isinstance(code, str):  # we write codes by name; these servers decode a number or wait for ever
+    if isinstance(code, str):  # stored by name; these servers decode a number only, and wait without end otherwise
         error["code"] = int(Code.__members__.get(code, Code.UNSPECIFIED))
     return {"outcome": "failed", "error": error}
 
@@ -331,8 +338,8 @@ class _Handler:
 
 
 _HANDLERS = {
-    "blobs/put": _Handler(_PutBlob, _put_blob),
-    "blobs/get": _Handler(_GetBlob, _get_blob),
+    "blobs/put": _Handler(_BlobPutParams, _put_blob),
+    "blobs/get": _Handler(_BlobGetParams, _get_blob),
     "flows/evaluate": _Handler(_Evaluate, _evaluate),
     "flows/get_metadata": _Handler(_GetMetadata, _get_metadata),
     "flows/submit_batch": _Handler(_SubmitBatch, _submit_batch),
@@ -342,4 +349,4 @@ _HANDLERS = {
 }
 
 WAITING_METHODS = frozenset({"flows/evaluate", "flows/get_batch", "runs/submit", "runs/get"})
-"""Those that can wait for a run, which may need what the waiting component holds."""
+"""Methods that can wait for a run, which may need the slot of the waiting component."""

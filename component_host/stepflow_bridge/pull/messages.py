@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from component_host.backend import ComponentInfo
-from component_host.stepflow_bridge.protocol import (
-    DECODE_ERRORS,
-    FAILURE_DATA_BYTES_MAX,
-    FAILURE_MESSAGE_CHARS_MAX,
-    concrete_component,
-)
+from component_host.stepflow_bridge import failures
+from component_host.stepflow_bridge.protocol import DECODE_ERRORS, concrete_component
 from stepflow import codec
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.mesh.v1 import host_pb2, journal_pb2
@@ -178,7 +174,7 @@ def failure_of(error: pb.TaskError, call: HostCall) -> Failure:
     if _NOT_FOUND.fullmatch(message) and not data:
         code = Code.COMPONENT_NOT_FOUND  # workers say COMPONENT_FAILED
     text = codec.encode(data) if data else b""
-    return Failure(code, message[:FAILURE_MESSAGE_CHARS_MAX], text if len(text) <= FAILURE_DATA_BYTES_MAX else b"")
+    return Failure(code, message[: failures.MESSAGE_CHARS_MAX], text if len(text) <= failures.DATA_BYTES_MAX else b"")
 
 
 _TRACEBACK = "Traceback (most recent call last)"

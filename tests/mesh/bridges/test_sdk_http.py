@@ -18,7 +18,7 @@ from support.component_client import script
 from support.host_side import RUN_ID, Call, MemoryBlobs, execute, report
 from support.stepflow_servers import SCRIPTS, server
 
-from component_host.stepflow_bridge.blob_api import BlobApi
+from component_host.stepflow_bridge.http.blob_api import BlobApi
 from stepflow.errors import Code
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import uvloop
 from support import ROOT, is_alive, text_of, wait_until_async
 from support.host_side import FLOW_ID, RUN_ID, Call, context, execute, report, started
 
-from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:
