@@ -165,6 +165,7 @@ def execute_line(call: HostCall, number: int, spans: SpanIds, request_id: int | 
     request = call.request
     step_id, run_id, flow_id = request.step_id, request.run_id, request.flow_id
     path_params = dict(request.path_params)
+
     params = ExecuteRequest(
         component=concrete_component(request.component, path_params),
         input=Raw(call.input),
@@ -180,6 +181,7 @@ def execute_line(call: HostCall, number: int, spans: SpanIds, request_id: int | 
         path_params=path_params,
         item=request.item,
     )
+
     return _encode(Request(request_id or number, "components/execute", params)) + b"\n"
 
 

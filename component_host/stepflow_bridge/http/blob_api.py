@@ -1,7 +1,7 @@
 """The HTTP API where stepflow-py 0.10 and 0.11 keep blobs: POST and GET, JSON and bytes.
 
-- These servers send no credentials, so the address is the credential: it holds an unguessable token and is told to the
-  servers of one plugin only. Logs and failures show it redacted.
+- These servers send no credentials, so the address is the credential: an unguessable token, told to the servers of one
+  plugin only. Logs and failures show the token redacted.
 - Requests are served only while a call is in flight, with the blobs of calls: without a call a server has no access.
 - Limits: a body is at most a payload and its envelope; `REQUESTS_MAX` requests are served at a time, more wait.
 
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from component_host.stepflow_bridge.callbacks import get_json, put_json
 from component_host.stepflow_bridge.http.endpoint import REPLY_BYTES_MAX
+from component_host.stepflow_bridge.json_values import get_json, put_json
 from component_host.stepflow_bridge.protocol import DECODE_ERRORS, ErrorIn
 from stepflow.codec import encode
 from stepflow.errors import Invalid, NotFound, StepflowError, Unavailable
@@ -64,6 +64,7 @@ class BlobApi:
 
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
         await self._runner.setup()
+
         site = web.TCPSite(self._runner, host, 0)
         try:
             await site.start()
@@ -72,6 +73,7 @@ class BlobApi:
             raise Unavailable(
                 "BLOB_API_FAILED", f"cannot listen on {host} for blobs of component servers: {error.strerror}"
             ) from None
+
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._runner.addresses[0][1]}{base}"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Raw
 
-from component_host.stepflow_bridge.callbacks import get_json
+from component_host.stepflow_bridge.json_values import get_json
 from component_host.stepflow_bridge.protocol import DECODE_ERRORS
 from stepflow.codec import PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Invalid

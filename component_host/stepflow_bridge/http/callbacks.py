@@ -1,4 +1,4 @@
-"""Call-backs of one HTTP server: served in the name of the execute on whose answer they arrived.
+"""Call-backs of one HTTP server: served in the name of the execute whose answer carried them.
 
 Each call-back is answered exactly once, also after the end of its call: components wait without a time limit.
 """

@@ -1,9 +1,9 @@
 """The connection to an HTTP server, through all restarts: a process started here, or a remote server.
 
-- A remote server is polled for its health: a replaced instance is greeted (it has no address for blobs otherwise), and
-  a server that returns is used again.
-- A slow health reply means nothing: a component that computes blocks these servers. Only a refused connection counts
-  as a loss, and the calls in flight are left alone: the server may merely be shutting down.
+- The health of a remote server is polled: new instances are greeted (they need the address for blobs), and a returned
+  server is used again.
+- A slow health reply proves nothing: a component that computes blocks these servers. Only a refused connection counts
+  as a loss. Calls in flight go on: the server may merely be shutting down.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ log = get_logger("component_host.stepflow_http")
 
 
 class ConnectionOwner(Protocol):
-    """The server on this connection."""
+    """The server behind a connection."""
 
     async def greet(self, endpoint: HttpEndpoint, instance: str = "") -> None:
         """Shake hands. Raises: LostError, NotProtocolError, ServerRefusedError."""
         ...
 
     def handle_new_instance(self) -> None:
-        """Handle the greeting of a further instance: its listing may differ."""
+        """Handle the greeting of a further instance: the listing may differ."""
         ...
 
     def handle_loss(self, reason: str, failure: Failure | None) -> None:
@@ -73,7 +73,7 @@ class HttpConnection(Protocol):
 
 
 class ProcessConnection:
-    """A server started here that listens on loopback; `open` starts a process."""
+    """A server started here, on loopback; `open` starts a process."""
 
     def __init__(
         self, spec: ProcessSpec, *, start_timeout_s: float, stop_grace_s: float, owner: ConnectionOwner
@@ -108,6 +108,7 @@ class ProcessConnection:
 
     async def _bring_up(self, listening: ListeningProcess) -> None:
         process = listening.process
+
         try:
             async with asyncio.timeout(self._start_timeout_s):
                 self.endpoint = HttpEndpoint(f"http://127.0.0.1:{await listening.announced()}/")
@@ -115,6 +116,7 @@ class ProcessConnection:
                 listening.check()
                 listening.release_port()
                 await self._owner.greet(self.endpoint)
+
         except TimeoutError:
             location = f"at port {listening.port}" if listening.port else "on stdout with its port"
             hint = "" if listening.port else " (a server up to 0.7 needs `{port}` in its `args`)"
@@ -122,6 +124,7 @@ class ProcessConnection:
             raise process.start_error("SERVER_NOT_RESPONDING", text) from None
         except PortTakenError:
             raise
+
         except (EndedError, LostError) as error:
             if isinstance(error, LostError) and process.returncode is None:
                 raise process.start_error("SERVER_NOT_RESPONDING", f"broke off the handshake: {error}") from None
@@ -150,7 +153,7 @@ class ProcessConnection:
 
 
 class RemoteConnection:
-    """A server that runs elsewhere; `open` reaches it, and then a task polls its health."""
+    """A server elsewhere; `open` reaches the server, then a task polls its health."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The exchange of one execute: the POST, the messages of its answer, and the outcome of the call.
 
-A call whose connection breaks fails with UNREACHABLE, because it may have run.
+A broken connection fails the call with UNREACHABLE, because the component may have run.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class HttpExchanges:
                     async with asyncio.timeout(TAIL_WAIT_S):
                         async for _ in messages:
                             pass
+
         except LostError as error:
             await self._handle_loss(number, error)
         except TooLargeError:
@@ -94,6 +95,7 @@ class HttpExchanges:
         except NotProtocolError as error:
             code = Code.UNREACHABLE if error.status in _PROXY_STATUSES else Code.WORKER_ERROR
             self._finish(number, Failure(code, f"server {self._plugin!r} {error}"))
+
         except Exception as error:  # a defect must not leave the call open
             log_defect(log, "an exchange failed", error, plugin=self._plugin)
             self._finish(number, Failure(Code.WORKER_ERROR, f"{type(error).__name__} inside the component host"))
@@ -116,6 +118,7 @@ class HttpExchanges:
             except StepflowError as error:
                 message = f"a blob in the result cannot be read: {error.message}"
                 failure = Failure(Code.COMPONENT_FAILED, message)
+
             if line.error is not UNSET:
                 self._api.redact(line.error)
             if failure is None:

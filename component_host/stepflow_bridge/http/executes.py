@@ -1,7 +1,7 @@
-"""The executes in flight in one HTTP server: their slots, those lent to flows, and the end of each.
+"""The executes in flight in one HTTP server: slots, slots lent to flows, and the end of each execute.
 
 - An abandoned execute keeps its slot until the server answers: only our SDK can stop a component.
-- An execute that waits for a flow lends its slot to the calls of that flow.
+- An execute waiting for a flow lends its slot to the calls of the flow.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class HttpExecutes:
         return [call for call in self._calls.values() if call is not None]
 
     def call_of(self, number: int) -> HostCall | None:
-        """Return the call of an execute; None if it has ended or was abandoned."""
+        """Return the call of an execute; None after its end or after `abandon_call`."""
         return self._calls.get(number)
 
     def add_call(self, number: int, call: HostCall) -> None:
@@ -86,6 +86,7 @@ class HttpExecutes:
         """Free the slot of an execute; `failure` is for a call not settled yet."""
         if number not in self._calls:
             return  # of a process that has ended
+
         call = self._calls.pop(number)
         if call is not None and failure is not None:
             call.fail(failure)
@@ -102,6 +103,7 @@ class HttpExecutes:
         call = self._calls.get(number)
         if call is None or line.method != "components/progress" or line.params is UNSET:
             return
+
         with contextlib.suppress(*protocol.DECODE_ERRORS):
             progress = protocol.decode_progress(line.params)
             call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")

@@ -1,4 +1,4 @@
-"""The handshake with an HTTP server: wait for its health, initialize, list its components."""
+"""The handshake with an HTTP server: wait for health, initialize, list components."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ READY_WAIT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What a server told in its handshake."""
+    """The server's part of a handshake."""
 
     components: list[ComponentInfo]
     lists_all: bool
@@ -47,7 +47,7 @@ async def await_health(endpoint: HttpEndpoint, on_failure: Callable[[Exception],
 
 
 class HttpHandshake:
-    """Greets the instances of one server. `id_prefix` keeps request ids apart from those of other hosts."""
+    """Greets the instances of one server. `id_prefix` makes request ids unique among hosts."""
 
     def __init__(self, plugin: str, api: BlobApi, blob_threshold: int, id_prefix: str) -> None:
         self._plugin = plugin

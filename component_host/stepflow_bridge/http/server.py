@@ -1,14 +1,14 @@
 """One StepFlow server over HTTP, through all its restarts.
 
 Promises:
-- A call-back belongs to the execute on whose answer it arrived (`callbacks`).
-- A component that waits for a flow lends its slot of `concurrency` to the calls of that flow (`executes`).
-- A call whose connection breaks fails with UNREACHABLE; it may have run (`exchange`). At the end of a process started
-  here, all its calls fail.
-- A remote server is used again when it returns, and greeted again when it was replaced (`connection`).
+- A call-back belongs to the execute whose answer carried it (`callbacks`).
+- A component waiting for a flow lends its slot of `concurrency` to the calls of the flow (`executes`).
+- A broken connection fails its call with UNREACHABLE, because the component may have run (`exchange`). The end of a
+  process started here fails all calls.
+- A remote server is used again after its return, and greeted again after its replacement (`connection`).
 
-Only servers with our SDK can stop work: elsewhere a cancelled call is forgotten, keeps its slot until its component has
-ended, and its call-backs are answered with errors.
+Only servers with our SDK can stop work. Elsewhere a cancelled call keeps its slot until the component has ended, and
+call-backs are answered with errors.
 
 Not here: the wire (`endpoint`), the start of a process (`process`), and the choice of a server for a call (`pool`).
 """
@@ -71,13 +71,14 @@ class HttpServerConfig:
 
 
 class StepflowHttpServer:
-    """A server and the conversation with it. Implements `pool.StepflowServer` and `connection.ConnectionOwner`."""
+    """A server over HTTP. Implements `pool.StepflowServer` and `connection.ConnectionOwner`."""
 
     def __init__(self, context: BackendContext, config: HttpServerConfig, pool: StepflowPool, api: BlobApi) -> None:
         self.components: list[ComponentInfo] = []
         self.lists_all = False
         self.end_was_wanted = False
         self.how_it_ended = ""
+
         self._plugin = context.name
         self._pool = pool
         self._request_timeout_s = config.request_timeout_s
@@ -86,6 +87,7 @@ class StepflowHttpServer:
         self._last_number = 0
         self._cancels = False
         self._check: asyncio.Task[None] | None = None
+
         self._connection: HttpConnection
         if config.command:
             spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES, secrets=(api.secret,))
@@ -101,6 +103,7 @@ class StepflowHttpServer:
                 request_timeout_s=config.request_timeout_s,
                 owner=self,
             )
+
         threshold = config.blob_threshold
         self._handshake = HttpHandshake(context.name, api, threshold, self._id_prefix)
         self._executes = HttpExecutes(config.concurrency or CONCURRENCY_DEFAULT, lambda: pool.fill_server(self))
@@ -124,6 +127,7 @@ class StepflowHttpServer:
         except BaseException:
             await self._connection.close()
             raise
+
         if not self._connection.gone.is_set():  # it may have ended since the handshake
             self._executes.open_slots()
         log.debug("server ready", plugin=self._plugin, components=len(self.components))
@@ -192,8 +196,10 @@ class StepflowHttpServer:
         endpoint = self._connection.endpoint
         assert endpoint is not None
         assert self.room > 0
+
         number = self._last_number = self._last_number + 1
         body = protocol.execute_line(call, number, self._spans, self._request_id(number))
+
         call.backend_state = (self, number)
         self._executes.add_call(number, call)
         self._exchanges.begin_exchange(endpoint, number, body)

@@ -1,8 +1,8 @@
 """Bridge to StepFlow servers that pull work over gRPC: stepflow-py 0.12 and later, and servers with our SDK.
 
-One plugin may have both kinds of workers: processes started here (`command`), and workers that connect by themselves
-(`listen`). A process that ends, with any exit code (workers that give up exit with 0), is started again after 0.1 s,
-0.2 s, … up to 30 s.
+One plugin may have both kinds of workers: processes started here (`command`), and remote workers (`listen`). After its
+end a process is started again, whatever the exit code (workers that give up exit with 0): after 0.1 s, 0.2 s, … up to
+30 s.
 
 Not here: the assignment of calls (`queue`), the wire (`endpoint`), the life of a process (`process`).
 """
@@ -43,21 +43,24 @@ class StepflowPullBackend:
     """One plugin: its queue and its processes. Implements `backend.Backend`."""
 
     def __init__(self, context: BackendContext, config: PullConfig, endpoint: PullEndpoint | None = None) -> None:
-        """`endpoint` is that of `listen`; without it every process has its own."""
+        """`endpoint` is the endpoint of `listen`; None: an own endpoint for every process."""
         self.name = context.name
         self.endpoint = endpoint
         self._context = context
         self._config = config
         self._published: Listing | None = None
+
         self._queue = TaskQueue(context.name, on_listing=self._handle_listing)
         self._timeouts = QueueTimeouts(
             self._queue,
             queue_timeout_s=config.queue_timeout_s,
             execution_timeout_s=config.execution_timeout_s,
         )
+
         count = config.processes if config.command else 0
         self._processes = [WorkerProcess(context, config, self._queue, endpoint) for _ in range(count)]
         self.health = Health(context.listing_changed, max(1, count))
+
         self._supervisors: list[asyncio.Task[None]] = []
         self._encoding: set[asyncio.Task[None]] = set()
         self._queue_open = False
@@ -67,7 +70,7 @@ class StepflowPullBackend:
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the endpoints and start the processes, without a wait for workers that connect by themselves.
+        """Open the endpoints and start the processes, without waiting for remote workers.
 
         Raises: Invalid COMMAND_NOT_FOUND, ADDRESS_INVALID, TLS_REQUIRED; Refused LISTEN_FAILED, QUEUE_TAKEN;
             Unavailable SERVER_START_FAILED, SERVER_EXITED, SERVER_NOT_RESPONDING.
@@ -134,13 +137,13 @@ class StepflowPullBackend:
             await self._wait_for_calls()
         queue.fail_all(self._stopped())
 
-        # 3. Leave the endpoint, if the queue of this name there is the own one.
+        # 3. Leave the endpoint, unless another plugin has the queue of this name there.
         if self.endpoint is not None and self._queue_open:
             self._queue_open = False
             await self.endpoint.close_queue(self._config.queue_name)
 
     async def _wait_for_calls(self) -> None:
-        """Wait for the calls of workers that connect by themselves, within the grace."""
+        """Wait for the calls of remote workers, within the grace."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.stop_grace_s):
                 while self._queue.tasks.busy:  # noqa: ASYNC110  # an event would cost a check for each call

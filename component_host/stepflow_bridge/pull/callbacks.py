@@ -1,8 +1,8 @@
 """Call-backs of pull workers: sub-runs and blobs, in the name of the call whose task made them.
 
 - A call-back of an ended call is refused.
-- The protocol does not attribute blob requests. They are served while any call of the endpoint is in flight, and their
-  ids are valid everywhere.
+- The protocol does not attribute blob requests: any call in flight at the endpoint admits them, and blob ids are valid
+  everywhere.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """One worker process started here, through all its restarts.
 
-- Without `listen`, each process has an endpoint of its own: every worker there belongs to the process, and its calls
-  fail as UNREACHABLE at the exit. At `listen` the worker of a process cannot be told from others.
-- A process is stopped by SIGTERM and the end of its stream, for which idle workers of 0.12 and 0.13 wait. Calls in
-  flight may complete within the grace.
-- A process whose worker stops answering after a cancel is killed: code that blocks its event loop blocks all its calls.
+- Without `listen`, each process has its own endpoint: every worker there belongs to the process, and at the exit all
+  calls fail as UNREACHABLE. At `listen` the workers of a process and other workers are indistinguishable.
+- SIGTERM and the end of the stream stop a process: idle workers of 0.12 and 0.13 wait for the latter. Calls in flight
+  may complete within the grace.
+- A process is killed if its worker stops answering after a cancel: code that blocks the event loop blocks all calls.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ log = get_logger("component_host.pull")
 
 
 class WorkerProcess:
-    """A process and its endpoint; the `Worker.group` of its workers. Implements `Restartable`."""
+    """A process and its endpoint; also the `Worker.group` of its workers. Implements `Restartable`."""
 
     def __init__(
         self, context: BackendContext, config: PullConfig, queue: TaskQueue, endpoint: PullEndpoint | None
     ) -> None:
         self.end_was_wanted = False
         self.how_it_ended = ""
+
         self._context = context
         self._config = config
         self._queue = queue
@@ -69,7 +70,7 @@ class WorkerProcess:
     # --- start --------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the process and wait for its list of components. Raises as `StepflowPullBackend.start`."""
+        """Start the process and wait for the list of components. Raises as `StepflowPullBackend.start`."""
         # 1. Endpoint.
         config = self._config
         if self._own_endpoint is not None and not self._address:
@@ -112,7 +113,7 @@ class WorkerProcess:
             raise self._start_error("SERVER_EXITED", f"{process.exit_text()} before it was ready")
 
     def handle_listing(self) -> None:
-        """Become ready if a worker of this process has listed; at a shared endpoint, if any worker has."""
+        """Become ready if a worker of the process has listed; at a shared endpoint, if any worker has."""
         group = self if self._own_endpoint is not None else None
         if any(worker.listed and group in (None, worker.group) for worker in self._queue.workers):
             self._ready.set()
@@ -142,7 +143,7 @@ class WorkerProcess:
     # --- checks -------------------------------------------------------------------------------------------------
 
     def check_aborted(self, task: Task) -> None:
-        """After an abort: kill the process if aborted tasks take up all its room, otherwise test that it answers."""
+        """After an abort: kill the process if aborted tasks take up all the room, otherwise test the worker."""
         worker = task.worker
         if worker.room <= 0 and all(each.aborted for each in worker.tasks.values()):
             self._kill()
@@ -150,7 +151,7 @@ class WorkerProcess:
             self._queue.ask_worker(worker)
 
     def tick(self) -> None:
-        """Kill the process if its worker has not answered within `request_timeout_s` and holds an aborted task."""
+        """Kill the process if a worker with an aborted task has not answered within `request_timeout_s`."""
         now = time.monotonic()
         for worker in self._queue.workers:
             overdue = worker.question and now - worker.asked_at > self._config.request_timeout_s
@@ -170,7 +171,7 @@ class WorkerProcess:
         await self._process.ended()
 
     async def stop(self) -> None:
-        """End the process: SIGTERM, end of its streams, grace for calls in flight, SIGKILL. Idempotent."""
+        """End the process: SIGTERM, end of the streams, grace for calls in flight, SIGKILL. Idempotent."""
         if self._process is not None:
             busy = self._queue.tasks.busy
             grace_s = self._config.stop_grace_s if busy else min(IDLE_GRACE_S, self._config.stop_grace_s)
@@ -191,7 +192,7 @@ class WorkerProcess:
 
 
 def _without_proxy(environ: Mapping[str, str]) -> str:
-    """Return the hosts for which gRPC in a worker uses no proxy: the loopback, and those named by the environment."""
+    """Return the hosts without a proxy for gRPC in a worker: the loopback, and hosts from the environment."""
     names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
     return ",".join(["127.0.0.1", "localhost", *(environ[name] for name in names if environ.get(name))])
 

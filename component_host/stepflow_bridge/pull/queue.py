@@ -1,10 +1,10 @@
 """The queue of one plugin with pull workers: the assignment of calls to workers, and the outcome of a lost worker.
 
 A call is *offered*, *sent* to a worker as a task, *claimed* by the worker's first heartbeat, and *completed*. Promises:
-- A worker never has more uncompleted tasks than its concurrency. If the worker has more slots of its own, a task that
-  waits for a flow is not counted, so a parent leaves room for its child.
-- A task that was sent and not claimed when its worker left is sent again, under another task id: a later claim of the
-  old id is refused. A claimed task that is lost fails as UNREACHABLE: the work may be done, or half done.
+- A worker never has more uncompleted tasks than its concurrency. If the worker has further slots, a task waiting for a
+  flow is not counted, so a parent leaves room for its child.
+- An unclaimed task of a lost worker is sent again, under another task id: a later claim of the old id is refused. A
+  claimed task of a lost worker fails as UNREACHABLE: the work may be done, or half done.
 - A cancelled task keeps its slot until its completion: workers of 0.12 and 0.13 cannot stop a component.
 - Workers of one queue offer the same components: the latest list is the queue's, and any worker may get any call.
 
@@ -53,17 +53,20 @@ class TaskQueue:
         on_listing: Callable[[], None] = _do_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.plugin = plugin
+        self.clock = clock
         self.listing = Listing((), complete=False)
+
         self.tasks = TaskTable()
         self.workers = WorkerTable()
         self.waiting: deque[WorkerOffer] = deque()
         """Offers without a worker, FIFO."""
+
         self.down: Failure | None = None
         """The failure of the last start while no worker can come; None otherwise."""
         self.closing = False
         self.no_worker_since = clock()
-        self.clock = clock
-        self.plugin = plugin
+
         self._on_listing = on_listing
         self._id_prefix = secrets.token_hex(6)
         self._id_base = secrets.randbits(96) << 32
@@ -72,7 +75,7 @@ class TaskQueue:
     # --- calls --------------------------------------------------------------------------------------------------
 
     def offer_call(self, call: HostCall, input_part: bytes) -> None:
-        """Give a call to a worker, now or as soon as one has room."""
+        """Give a call to a worker, now or as soon as there is room."""
         if self.closing:
             call.fail(Failure(Code.UNREACHABLE, f"plugin {self.plugin!r} is being stopped"))
         elif self.down is not None:
@@ -86,7 +89,7 @@ class TaskQueue:
             self.dispatch()
 
     def abort_call(self, call: HostCall) -> Task | None:
-        """Abort the task of a call at the worker's next heartbeat; return the task, if the call was sent."""
+        """Abort a call's task at the worker's next heartbeat; return the task, if the call was sent."""
         offer: WorkerOffer | None = call.backend_state
         task = None if offer is None else offer.task
         if task is not None:
@@ -135,7 +138,7 @@ class TaskQueue:
     def connect_worker(
         self, worker_id: str, *, group: object, address: str, concurrency: int, lends: bool
     ) -> tuple[Worker, Outbox]:
-        """Accept a worker's new stream; its first message asks for the components.
+        """Accept a worker's new stream; the first message asks for the components.
 
         Raises: Invalid WORKER_ID_MISSING; Overloaded WORKERS_FULL.
         """
@@ -161,7 +164,7 @@ class TaskQueue:
         return worker, outbox
 
     def ask_worker(self, worker: Worker) -> None:
-        """Ask a connected worker for its components, which also tests that it reads."""
+        """Ask a connected worker for its components; this also tests the connection."""
         if worker.outbox is not None and not worker.question:
             self._last_id += 1
             worker.question = f"{self._id_prefix}-{self._last_id}"
@@ -169,7 +172,7 @@ class TaskQueue:
             worker.outbox.put(messages.encode_discovery(worker.question, worker.address))
 
     def disconnect_worker(self, worker: Worker, outbox: Outbox) -> None:
-        """Handle the end of a stream: its unclaimed tasks go to other workers."""
+        """Handle the end of a stream: unclaimed tasks go to other workers."""
         if worker.outbox is not outbox:
             return
         worker.outbox = None
@@ -250,10 +253,12 @@ class TaskQueue:
         worker = self.workers.asked_worker(task_id)
         if worker is None:
             return
+
         worker.question = ""
         worker.listed = True
         worker.heard_at = self.clock()
         worker.keys = messages.dispatch_keys(components)
+
         self.listing = Listing(components, complete=complete)
         self._on_listing()
         self.dispatch()

@@ -30,7 +30,7 @@ class Outbox:
         self.changed()
 
     def end(self) -> None:
-        """End the stream cleanly, after its messages. Only for workers that must end: the next failure ends them."""
+        """End the stream cleanly, after its messages. Only for workers that must end: their next failure ends them."""
         self.ended = True
         self.changed()
 
@@ -42,7 +42,7 @@ class Outbox:
 
 @dataclass(slots=True, eq=False)
 class WorkerOffer:
-    """A call for any worker, and the present task of the call."""
+    """A call for any worker, and the call's present task."""
 
     call: HostCall
     input_part: bytes
@@ -71,7 +71,7 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker, over all its connections. `group` is the process behind it, if that was started here."""
+    """One worker, over all connections. `group` is the process behind the worker, if started here."""
 
     id: str
     group: object
@@ -84,7 +84,7 @@ class Worker:
     keys: dict[str, str] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     question: str = ""
-    """Id of the open question for its components; empty after the answer."""
+    """Id of the open question for components; empty after the answer."""
     asked_at: float = 0.0
     heard_at: float = 0.0
 

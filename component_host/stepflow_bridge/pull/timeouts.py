@@ -1,8 +1,8 @@
 """The time limits of a queue, checked once a second.
 
-- A worker without a stream lives while its heartbeats arrive; without them it is lost after `GONE_S`.
-- Silence alone proves nothing: a component that blocks the worker's event loop blocks its heartbeats too. But a worker
-  heard of for other tasks and not for one has stopped work on that one.
+- A worker without a stream and without heartbeats is lost after `GONE_S`.
+- Silence alone proves nothing: a component that blocks the worker's event loop blocks the heartbeats too. But a worker
+  with heartbeats for other tasks only has stopped work on the silent task.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ class QueueTimeouts:
     def tick(self) -> None:
         """Check all limits. To be called about once a second."""
         queue, now = self._queue, self._queue.clock()
+
         for worker in list(queue.workers):
             if worker.outbox is None and now - worker.heard_at > GONE_S:
                 text = f"a worker of plugin {queue.plugin!r} went away while the call was in flight"
                 queue.lose_worker(worker, Failure(Code.UNREACHABLE, text))
+
         for task in queue.tasks.all_tasks():
             self._check_task(task, now)
+
         self._check_waiting(now)
         queue.dispatch()
 
@@ -64,6 +67,7 @@ class QueueTimeouts:
         queue = self._queue
         if queue.workers.any_connected:
             return
+
         while queue.waiting:
             offer = queue.waiting[0]
             waited_s = now - max(offer.since, queue.no_worker_since)

@@ -1,4 +1,4 @@
-"""Call-backs of one stdio server: which execute asks, how many are served, and one answer for each.
+"""Call-backs of one stdio server: the execute behind each, the limit, and the answer.
 
 Each call-back is answered exactly once, also after the end of its call: components wait without a time limit.
 """

@@ -1,8 +1,8 @@
 """The executes in flight in one stdio server: the room for more, and the execute behind each call-back.
 
 - An abandoned execute keeps its slot until the server answers.
-- Where call-backs cannot be attributed, there is one execute at a time. Only while it waits for a call-back, calls of
-  the flow that the call-back asked for may come on top of it (`takes_call`); then the newest execute is the asker.
+- Without attributed call-backs there is one execute at a time. Only during a call-back of its own, calls of the flow
+  asked for may come on top (`takes_call`); then the newest execute is the asker.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StdioExecutes:
         self.room = NO_ROOM
 
     def set_attributed(self, attributed: bool) -> None:
-        """Set whether call-backs name their execute, and with it the concurrency, unless that is configured."""
+        """Note if call-backs name their execute; set the concurrency accordingly, unless configured."""
         self._attributed = attributed
         self.concurrency = float(self._configured or ("inf" if attributed else 1))
         if self.room != NO_ROOM:
@@ -68,7 +68,7 @@ class StdioExecutes:
         self.room -= 1
 
     def call_of(self, request_id: int) -> HostCall | None:
-        """Return the call of an execute; None if it has ended or was abandoned."""
+        """Return the call of an execute; None after its end or after `abandon_call`."""
         return self._calls.get(request_id)
 
     def abandon_call(self, request_id: int) -> None:
@@ -81,7 +81,7 @@ class StdioExecutes:
         return self.room < 1 and all(call is None for call in self._calls.values())
 
     def takes_call(self, call: HostCall, asking: Collection[int]) -> bool:
-        """Return True if a call may be sent now: there is room, or the newest execute waits for the call's flow.
+        """Return True if there is room for a call, or the newest execute waits for the call's flow.
 
         Without the second case the flow would wait for the slot of the execute that waits for the flow. `asking` are
         the executes with open call-backs.
@@ -90,6 +90,7 @@ class StdioExecutes:
             return True
         if self.room == NO_ROOM or not self._calls:
             return False
+
         newest, waiting = next(reversed(self._calls.items()))
         return waiting is not None and newest in asking and _descends(call, waiting)
 

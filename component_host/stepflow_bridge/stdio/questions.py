@@ -1,6 +1,6 @@
 """Requests about a server itself (`initialize`, `components/list`) and the futures of their replies.
 
-Question ids are strings, execute ids integers, so a reply tells which of the two it answers.
+Question ids are strings, execute ids integers: a reply's id tells the kind of the request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ServerEndedError(Exception):
-    """The process ended before it answered a question."""
+    """The process ended before its answer."""
 
 
 class Questions:
@@ -34,7 +34,7 @@ class Questions:
     def send_question(
         self, process: ServerProcess, method: str, params: dict[str, Any]
     ) -> asyncio.Future[protocol.Line]:
-        """Send a request; return the future of its reply, which fails with ServerEndedError."""
+        """Send a request; return the future of the reply. The future fails with ServerEndedError."""
         self._last_id += 1
         question_id = f"q{self._last_id}"
         reply: asyncio.Future[protocol.Line] = asyncio.get_running_loop().create_future()

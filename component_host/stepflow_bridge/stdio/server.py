@@ -70,6 +70,7 @@ class StepflowStdioServer:
         self.lists_all = True
         self.end_was_wanted = False
         self.how_it_ended = ""
+
         self._config = config
         self._spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES)
         self._plugin = context.name
@@ -77,6 +78,7 @@ class StepflowStdioServer:
         self._last_id = 0
         self._traits = ServerTraits()
         self._process: ServerProcess | None = None
+
         self._questions = Questions()
         self._executes = StdioExecutes(self._plugin, self._spans, config.concurrency, lambda: on_room(self))
         self._callbacks = StdioCallbacks(self._executes, lambda: on_room(self), self._kill)
@@ -168,6 +170,7 @@ class StepflowStdioServer:
     def _handle_line(self, line: protocol.Line) -> None:
         process, request_id = self._process, line.id
         assert process is not None
+
         if line.method is not None:
             if request_id is not None:
                 self._callbacks.serve_callback(process, request_id, line.method, line)
