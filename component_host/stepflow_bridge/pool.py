@@ -72,15 +72,15 @@ class StepflowServer(Restartable, Protocol):
 
     async def stop(self) -> None: ...
 
-    def takes(self, call: HostCall, /) -> bool:
+    def takes_call(self, call: HostCall, /) -> bool:
         """Return True if a call may be sent now: there is room, or the newest execute waits for the call's flow."""
         ...
 
-    def send(self, call: HostCall) -> None:
-        """Send an execute; set `call.backend_state` to the server and the argument of `abandon`."""
+    def send_execute(self, call: HostCall) -> None:
+        """Send an execute; set `call.backend_state` to the server and the argument of `abandon_execute`."""
         ...
 
-    def abandon(self, request_id: int) -> None:
+    def abandon_execute(self, request_id: int) -> None:
         """Stop an execute if the server can, and forget its call."""
         ...
 
@@ -94,11 +94,13 @@ class StepflowPool:
     def __init__(self, context: BackendContext) -> None:
         self.name = context.name
         self.servers: Sequence[StepflowServer] = ()
-        self._waiting: deque[HostCall] = deque()
-        """Calls of runs themselves that found no room."""
-        self._deeper: deque[HostCall] = deque()
-        """Calls of sub-runs that found no room; they go first, because an execute waits for them."""
         self.health = Health(context.listing_changed)
+
+        self._waiting: deque[HostCall] = deque()
+        """Calls of other runs without room yet."""
+        self._deeper: deque[HostCall] = deque()
+        """Calls of sub-runs without room yet; first in turn, because an execute waits for them."""
+
         self._context = context
         self._supervisors: list[asyncio.Task[None]] = []
         self._listing = Listing()
@@ -142,10 +144,10 @@ class StepflowPool:
         queue = self._deeper if call.request.depth else self._waiting
         server = None if queue else self._roomiest()
         if server is None and call.request.depth:
-            server = next((server for server in self.servers if server.takes(call)), None)
+            server = next((server for server in self.servers if server.takes_call(call)), None)
 
         if server is not None:
-            server.send(call)
+            server.send_execute(call)
         elif self._closing:
             call.fail(Failure(Code.UNREACHABLE, f"plugin {self.name!r} is being stopped"))
         elif self._down is not None:
@@ -161,14 +163,16 @@ class StepflowPool:
         sent = call.backend_state
         if sent is not None:
             server, request_id = sent
-            server.abandon(request_id)
+            server.abandon_execute(request_id)
         call.fail(Failure(Code.CANCELLED, "cancelled"))  # in the queue it is skipped, being settled
 
     async def close(self) -> None:
         self._closing = True
+
         for supervisor in self._supervisors:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
+
         await asyncio.gather(*(server.stop() for server in self.servers))
         self._fail_queue(Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped"))
 
@@ -182,13 +186,13 @@ class StepflowPool:
             while queue and server.room > 0:
                 call = queue.popleft()
                 if not call.settled:
-                    server.send(call)
+                    server.send_execute(call)
 
         # An execute without room to spare may wait for the flow of a waiting call.
-        wanted = next((call for call in self._deeper if not call.settled and server.takes(call)), None)
+        wanted = next((call for call in self._deeper if not call.settled and server.takes_call(call)), None)
         if wanted is not None:
             self._deeper.remove(wanted)
-            server.send(wanted)
+            server.send_execute(wanted)
 
     def _roomiest(self) -> StepflowServer | None:
         servers = self.servers

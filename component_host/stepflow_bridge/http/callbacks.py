@@ -75,12 +75,14 @@ class HttpCallbacks:
     ) -> None:
         assert line.id is not None
         assert line.method is not None
+
         lends = line.method in WAITING_METHODS
         try:
             with self._executes.lent_slot(number) if lends else contextlib.nullcontext():
                 reply = await answer(call, line.id, line.method, line.params, _REPLY_BYTES_MAX)
         except asyncio.CancelledError:
             reply = protocol.error_line(line.id, protocol.GENERAL, "the execute that asks was cancelled")
+
         await self._send_reply(endpoint, reply, instance)
 
     def _refuse(self, endpoint: HttpEndpoint, request_id: int | str, instance: str, reason: str) -> None:
@@ -94,6 +96,7 @@ class HttpCallbacks:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     await endpoint.tell(reply, instance)
                 return
+
             except NotProtocolError as error:
                 log.debug("the server did not take an answer", plugin=self._plugin, error=str(error))
                 return
@@ -128,6 +131,7 @@ class HttpCallbacks:
     async def stop(self) -> None:
         """Cancel all call-backs, and wait at most `ABANDON_WAIT_S` for their answers."""
         self.cancel_callbacks()
+
         answers = [*self._tasks, *self._notices]
         if answers:
             await asyncio.wait(answers, timeout=ABANDON_WAIT_S)

@@ -87,6 +87,7 @@ class HttpEndpoint:
         self._url = _checked(url)
         self.shown = str(self._url.with_user(None).with_query(None))
         """Address for texts, without parts that may be secret."""
+
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
@@ -108,6 +109,7 @@ class HttpEndpoint:
                 text = await _read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _lost(error) from None
+
         if response.status >= 500:
             raise NotProtocolError(f"answered /health with status {response.status}", response.status)
         try:
@@ -122,6 +124,7 @@ class HttpEndpoint:
                 text = await _read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _lost(error) from None
+
         if response.status >= 400:
             raise _not_protocol(response.status, text)
 
@@ -146,6 +149,7 @@ class HttpEndpoint:
 
     def _post(self, body: bytes, instance: str) -> Any:
         self._check_open()
+
         headers = {INSTANCE_HEADER: instance} if instance else None
         data = body if len(body) <= PIECE_BYTES_MAX else BytesIO(body)  # aiohttp writes a stream in pieces
         return self._session.post(self._url, data=data, headers=headers, allow_redirects=False)
@@ -217,6 +221,7 @@ async def _decode(text: bytes, status: int) -> protocol.Line:
             line = await asyncio.to_thread(protocol.decode_line, text)
     except protocol.DECODE_ERRORS:
         raise _not_protocol(status, text) from None
+
     if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
         raise _not_protocol(status, text)
     return line

@@ -78,6 +78,7 @@ class HttpHandshake:
         self, endpoint: HttpEndpoint, method: str, params: Mapping[str, Any], instance: str
     ) -> protocol.Line:
         self._last_id += 1
+
         body = protocol.line_of(protocol.Request(f"{self._id_prefix}-q{self._last_id}", method, params))
         async with aclosing(endpoint.exchange(body, instance)) as messages:
             async for reply, _ in messages:
@@ -85,4 +86,5 @@ class HttpHandshake:
                     self._api.redact(reply.error)
                 protocol.check_reply(method, reply)
                 return reply
+
         raise LostError("it closed the connection without an answer")

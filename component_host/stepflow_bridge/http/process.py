@@ -53,6 +53,7 @@ class ListeningProcess:
         self._output = b""
         self._changed = asyncio.Event()
         self._on_exit = on_exit
+
         if self._given:
             self._held, self.port = _hold_port()
             spec = _with_port(spec, self.port)
@@ -67,7 +68,7 @@ class ListeningProcess:
             raise
 
     async def announced(self) -> int:
-        """Wait for the port. The caller limits the time. Raises: EndedError."""
+        """Wait for the announced port. The caller limits the time. Raises: EndedError."""
         while not self.port:
             self.check()
             self._changed.clear()
@@ -78,6 +79,7 @@ class ListeningProcess:
         """Raises: EndedError, if the process has ended; PortTakenError, if because of its port."""
         if self.process.returncode is None:
             return
+
         if self._given and _is_listening(self.port):
             raise PortTakenError
         raise EndedError
@@ -96,6 +98,7 @@ class ListeningProcess:
         """Look for the announcement. Later output is read, to keep the pipe empty, and dropped."""
         if self.port or len(self._output) > ANNOUNCEMENT_BYTES_MAX:
             return
+
         *lines, self._output = (self._output + chunk).split(b"\n")
         for line in lines:
             try:

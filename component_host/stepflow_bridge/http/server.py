@@ -188,10 +188,10 @@ class StepflowHttpServer:
         """Return the calls in flight."""
         return self._executes.calls()
 
-    def takes(self, call: HostCall) -> bool:  # noqa: ARG002  # any execute that waits for a flow has lent its slot
+    def takes_call(self, call: HostCall) -> bool:  # noqa: ARG002  # any execute that waits for a flow has lent its slot
         return self._executes.room > 0
 
-    def send(self, call: HostCall) -> None:
+    def send_execute(self, call: HostCall) -> None:
         """Send an execute. Only while `room` is above 0."""
         endpoint = self._connection.endpoint
         assert endpoint is not None
@@ -204,7 +204,7 @@ class StepflowHttpServer:
         self._executes.add_call(number, call)
         self._exchanges.begin_exchange(endpoint, number, body)
 
-    def abandon(self, number: int) -> None:
+    def abandon_execute(self, number: int) -> None:
         """Stop an execute if the server can, and forget its call."""
         if self._executes.call_of(number) is None:
             return

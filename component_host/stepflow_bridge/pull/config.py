@@ -30,6 +30,6 @@ class PullConfig:
     execution_timeout_s: float | None = None
     start_timeout_s: float = 30.0
     request_timeout_s: float = 30.0
-    """For a worker's answer to the question whether it still reads."""
+    """For a worker's answer to the question for components, which tests the connection."""
     stop_grace_s: float = 5.0
     """For calls in flight to complete when the plugin is stopped."""

@@ -59,6 +59,7 @@ class PullEndpoint:
         self._listen = listen
         self._advertise = advertise
         self._insecure = insecure
+
         self._served: dict[str, ServedQueue] = {}
         self._server: Server | None = None
         self._opening = asyncio.Lock()

@@ -52,7 +52,7 @@ class QueueTimeouts:
     def _check_task(self, task: Task, now: float) -> None:
         queue, limit_s = self._queue, self._execution_timeout_s
         if not task.claimed_at:
-            if now - task.sent_at > self._queue_timeout_s and queue.workers.has_room_besides(task.worker):
+            if now - task.sent_at > self._queue_timeout_s and queue.workers.has_other_room(task.worker):
                 queue.resend_task(task)
         elif limit_s is not None and now - task.claimed_at > limit_s and not task.aborted:
             task.aborted = True

@@ -32,11 +32,13 @@ class WorkerTable:
         """Return a worker, added if unknown. Raises: Invalid WORKER_ID_MISSING; Overloaded WORKERS_FULL."""
         if not worker_id:
             raise Invalid("WORKER_ID_MISSING", "PullTasks needs a `worker_id`")
+
         worker = self.find_worker(group, worker_id)
         if worker is None:
             if len(self._workers) >= WORKERS_MAX:
                 raise Overloaded("WORKERS_FULL", f"{WORKERS_MAX:,} workers pull from this queue already")
             worker = self._workers[group, worker_id] = Worker(worker_id, group, address, concurrency, lends)
+
         return worker
 
     def drop_worker(self, worker: Worker) -> None:
@@ -51,7 +53,7 @@ class WorkerTable:
         worker = max(self._workers.values(), key=_room, default=None)
         return None if worker is None or worker.room <= 0 else worker
 
-    def has_room_besides(self, excluded: Worker) -> bool:
+    def has_other_room(self, excluded: Worker) -> bool:
         return any(worker.room > 0 for worker in self._workers.values() if worker is not excluded)
 
     @property

@@ -77,6 +77,7 @@ class StdioCallbacks:
             reply = await answer(call, request_id, method, line.params, self.line_bytes_max)
         except asyncio.CancelledError:
             reply = _cancelled(request_id)
+
         if process.outgoing_bytes + len(reply) > OUTGOING_BYTES_MAX:
             reply = protocol.error_line(request_id, protocol.GENERAL, "the server does not read what it was sent")
         process.write(reply)

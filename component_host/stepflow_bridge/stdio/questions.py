@@ -38,6 +38,7 @@ class Questions:
         self._last_id += 1
         question_id = f"q{self._last_id}"
         reply: asyncio.Future[protocol.Line] = asyncio.get_running_loop().create_future()
+
         if process.returncode is not None:
             reply.set_exception(ServerEndedError())
         else:

@@ -193,11 +193,11 @@ class StepflowStdioServer:
         """Number of executes, abandoned ones included."""
         return len(self._executes)
 
-    def takes(self, call: HostCall) -> bool:
+    def takes_call(self, call: HostCall) -> bool:
         return self._executes.takes_call(call, self._callbacks.asking)
 
-    def send(self, call: HostCall) -> None:
-        """Send an execute. Only a call that `takes` accepts."""
+    def send_execute(self, call: HostCall) -> None:
+        """Send an execute. Only a call that `takes_call` accepts."""
         process = self._process
         assert process is not None
         request_id = self._last_id = self._last_id + 1
@@ -214,7 +214,7 @@ class StepflowStdioServer:
         self._executes.add_call(request_id, call)
         process.write(line)
 
-    def abandon(self, request_id: int) -> None:
+    def abandon_execute(self, request_id: int) -> None:
         """Stop an execute if the server can, and forget its call."""
         if self._executes.call_of(request_id) is None:
             return
