@@ -52,7 +52,8 @@ async def answer(
         return protocol.error_line(request_id, protocol.GENERAL, error.message)
     except Exception as error:
         log_defect(log, "call-back failed", error, method=method)
-        return protocol.error_line(request_id, protocol.INTERNAL, f"{method} failed inside the component host")
+        text = f"{method} failed inside the component host (this is a bug; see the host's log)"
+        return protocol.error_line(request_id, protocol.INTERNAL, text)
 
     if len(line) - 1 > line_bytes_max:
         return protocol.error_line(

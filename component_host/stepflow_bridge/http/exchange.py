@@ -95,10 +95,12 @@ class HttpExchanges:
         except NotProtocolError as error:
             code = Code.UNREACHABLE if error.status in _PROXY_STATUSES else Code.WORKER_ERROR
             self._finish(number, Failure(code, f"server {self._plugin!r} {error}"))
-
         except Exception as error:  # a defect must not leave the call open
             log_defect(log, "an exchange failed", error, plugin=self._plugin)
-            self._finish(number, Failure(Code.WORKER_ERROR, f"{type(error).__name__} inside the component host"))
+            text = (
+                f"internal error: {type(error).__name__} inside the component host (this is a bug; see the host's log)"
+            )
+            self._finish(number, Failure(Code.WORKER_ERROR, text))
 
     async def _handle_loss(self, number: int, error: LostError) -> None:
         process = self._connection.process

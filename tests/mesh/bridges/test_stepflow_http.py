@@ -205,7 +205,7 @@ def test_large_members_come_as_blobs_and_are_put_back_in_their_place() -> None:
     uvloop.run(test())
 
 
-# --- places, and cancelling ----------------------------------------------------------------------------------------
+# --- slots, and cancelling -----------------------------------------------------------------------------------------
 
 
 def test_a_component_that_waits_for_a_flow_lends_its_place(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_component_that_waits_for_a_flow_lends_its_place(tmp_path: Path) -> No
             second = Call("/wait", {"entered": str(tmp_path / "2"), "release": str(tmp_path / "go")})
             backend.execute(first)
             backend.execute(second)
-            assert second.backend_state is None, "the place is taken again"
+            assert second.backend_state is None, "the slot is taken again"
             (tmp_path / "go").touch()
             await second.outcome()
 
@@ -251,7 +251,7 @@ def test_a_cancelled_call_that_waits_for_a_flow_leaves_nothing_behind(tmp_path: 
             await wait_until_async(lambda: text_of(tmp_path / "answers"), "the component has its answer")
             (answer,) = json.loads(text_of(tmp_path / "answers"))
             assert "was cancelled" in answer["error"]["message"]
-            await wait_until_async(lambda: in_flight(backend) == 0, "its place is free")
+            await wait_until_async(lambda: in_flight(backend) == 0, "its slot is free")
 
     uvloop.run(test())
 

@@ -1,7 +1,7 @@
 """The pull bridge against real workers: stepflow-py 0.12.0 and 0.13.0, and servers with our SDK.
 
 The host's side of a call is a double (`support.host_side`) except at the end, where a whole mesh runs a flow;
-processes, sockets and workers are real. What a queue decides is tested without any of them, in
+processes, sockets and workers are real. The decisions of a queue are tested without them, in
 `tests/unit/component_host/test_pull_queue.py`.
 """
 
@@ -315,7 +315,7 @@ async def open_endpoint(**config: Any) -> AsyncIterator[tuple[StepflowPullBacken
 
 @asynccontextmanager
 async def stranger(address: str, *command: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a worker that nobody's plugin has started."""
+    """Run a worker outside of all plugins."""
     names = ("STEPFLOW_TASKS_URL", "STEPFLOW_BLOB_URL")
     environ = {**os.environ, **dict.fromkeys(names, address), "STEPFLOW_QUEUE_NAME": "kit", **env}
     process = await asyncio.create_subprocess_exec(*command, env=environ)
@@ -809,7 +809,7 @@ def test_a_flow_runs_with_a_sub_flow_as_a_child_of_its_own_step(version: str) ->
                     "queueName": "py",
                     "command": str(python),
                     "args": [str(SERVERS / "pull.py")],
-                    "concurrency": 1,  # the parent must lend its only place to the child
+                    "concurrency": 1,  # the parent must lend its only slot to the child
                 }
             },
             "routes": {"/py": [{"plugin": "py"}]},

@@ -152,7 +152,7 @@ async def test_a_worker_that_comes_back_in_time_keeps_what_it_has_claimed() -> N
     assert back.worker is hand.worker
     kit.later(60)
     kit.call()
-    assert back.take() == [], "its only place is taken"
+    assert back.take() == [], "its only slot is taken"
     assert kit.queue.complete_task(task.task_id) is call
     assert len(back.take()) == 1
 
@@ -336,7 +336,7 @@ async def test_calls_are_told_apart_by_what_their_callbacks_bring() -> None:
     tokens = [task.context.root_run_id for task in hand.take()]
     found = [kit.queue.tasks.task_of_token(token) for token in tokens]
     assert [task.offer.call for task in found if task is not None] == calls
-    assert kit.queue.tasks.task_of_token("") is None, "nobody can tell which of two"
+    assert kit.queue.tasks.task_of_token("") is None, "two tasks are ambiguous"
 
 
 @in_loop
@@ -350,7 +350,7 @@ async def test_only_a_worker_that_is_to_end_sees_its_stream_end_well() -> None:
     kit = Kit()
     started, stranger = kit.connect("ours", lends=True), kit.connect("theirs")
     again = kit.connect("theirs")
-    assert stranger.outbox.broken, "it has connected anew"
+    assert stranger.outbox.broken, "it has connected again"
     kit.queue.closing = True
     kit.queue.workers.end_streams(started.worker.group)
     assert (started.outbox.ended, started.outbox.broken) == (True, False)

@@ -42,8 +42,8 @@ EVENTS = [b"one", b"two", b"three\nlines", b" two spaces"]
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_events_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
     splitter = EventSplitter()
-    places = [0, *sorted(cuts), len(STREAM)]
-    found = [event for start, end in pairwise(places) for event in splitter.feed(STREAM[start:end])]
+    offsets = [0, *sorted(cuts), len(STREAM)]
+    found = [event for start, end in pairwise(offsets) for event in splitter.feed(STREAM[start:end])]
     assert found == EVENTS
 
 
