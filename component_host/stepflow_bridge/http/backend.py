@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge.http.blob_api import BlobApi
-from component_host.stepflow_bridge.http.server import HttpServerConfig, StepflowHttpServer
+from component_host.stepflow_bridge.http.config import HttpServerConfig
+from component_host.stepflow_bridge.http.server import StepflowHttpServer
 from component_host.stepflow_bridge.pool import StepflowPool
 
 if TYPE_CHECKING:

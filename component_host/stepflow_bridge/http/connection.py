@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 from component_host.stepflow_bridge.http.endpoint import HttpEndpoint, LostError, NotProtocolError
 from component_host.stepflow_bridge.http.handshake import await_health
 from component_host.stepflow_bridge.http.process import PORTS_TRIED_MAX, EndedError, ListeningProcess, PortTakenError
-from component_host.stepflow_bridge.protocol import ServerRefusedError
+from component_host.stepflow_bridge.protocol import ECHOES, ServerRefusedError
+from component_host.supervision.process import ProcessSpec
 from stepflow.errors import Unavailable
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from component_host.supervision.process import ProcessSpec, ServerProcess
+    from component_host.backend import BackendContext
+    from component_host.stepflow_bridge.http.config import HttpServerConfig
+    from component_host.supervision.process import ServerProcess
     from stepflow.errors import Failure
 
 HEALTH_INTERVAL_S = 2.0
@@ -75,14 +76,11 @@ class HttpConnection(Protocol):
 class ProcessConnection:
     """A server started here, on loopback; `open` starts a process."""
 
-    def __init__(
-        self, spec: ProcessSpec, *, start_timeout_s: float, stop_grace_s: float, owner: ConnectionOwner
-    ) -> None:
+    def __init__(self, spec: ProcessSpec, config: HttpServerConfig, owner: ConnectionOwner) -> None:
         self.endpoint: HttpEndpoint | None = None
         self.gone = asyncio.Event()
         self._spec = spec
-        self._start_timeout_s = start_timeout_s
-        self._stop_grace_s = stop_grace_s
+        self._config = config
         self._owner = owner
         self._listening: ListeningProcess | None = None
         self._was_ready = False
@@ -110,7 +108,7 @@ class ProcessConnection:
         process = listening.process
 
         try:
-            async with asyncio.timeout(self._start_timeout_s):
+            async with asyncio.timeout(self._config.start_timeout_s):
                 self.endpoint = HttpEndpoint(f"http://127.0.0.1:{await listening.announced()}/")
                 await await_health(self.endpoint, lambda _: listening.check())
                 listening.check()
@@ -120,7 +118,7 @@ class ProcessConnection:
         except TimeoutError:
             location = f"at port {listening.port}" if listening.port else "on stdout with its port"
             hint = "" if listening.port else " (a server up to 0.7 needs `{port}` in its `args`)"
-            text = f"did not answer {location} within {self._start_timeout_s:g} s{hint}"
+            text = f"did not answer {location} within {self._config.start_timeout_s:g} s{hint}"
             raise process.start_error("SERVER_NOT_RESPONDING", text) from None
         except PortTakenError:
             raise
@@ -144,7 +142,7 @@ class ProcessConnection:
     async def close(self) -> None:
         await self._close_endpoint()
         if self._listening is not None:
-            await self._listening.stop(self._stop_grace_s if self._was_ready else 0.0)
+            await self._listening.stop(self._config.stop_grace_s if self._was_ready else 0.0)
 
     async def _close_endpoint(self) -> None:
         if self.endpoint is not None:
@@ -155,24 +153,12 @@ class ProcessConnection:
 class RemoteConnection:
     """A server elsewhere; `open` reaches the server, then a task polls its health."""
 
-    def __init__(
-        self,
-        plugin: str,
-        url: str,
-        headers: Mapping[str, str],
-        *,
-        start_timeout_s: float,
-        request_timeout_s: float,
-        owner: ConnectionOwner,
-    ) -> None:
+    def __init__(self, plugin: str, config: HttpServerConfig, owner: ConnectionOwner) -> None:
         self.endpoint: HttpEndpoint | None = None
         self.gone = asyncio.Event()
         self.process: ServerProcess | None = None
         self._plugin = plugin
-        self._url = url
-        self._headers = headers
-        self._start_timeout_s = start_timeout_s
-        self._request_timeout_s = request_timeout_s
+        self._config = config
         self._owner = owner
         self._was_ready = False
         self._watch: asyncio.Task[None] | None = None
@@ -181,9 +167,11 @@ class RemoteConnection:
 
     async def open(self) -> None:
         self.gone.clear()
-        self.endpoint = endpoint = self.endpoint or HttpEndpoint(self._url, self._headers)
+        self.endpoint = endpoint = self.endpoint or HttpEndpoint(self._config.url, self._config.headers)
         server = f"plugin {self._plugin!r}: the server at {endpoint.shown}"
-        patience_s = min(self._start_timeout_s, RETURN_WAIT_S) if self._was_ready else self._start_timeout_s
+        patience_s = self._config.start_timeout_s
+        if self._was_ready:
+            patience_s = min(patience_s, RETURN_WAIT_S)
         reason: Exception = TimeoutError("it does not answer")
 
         def note(error: Exception) -> None:
@@ -210,7 +198,7 @@ class RemoteConnection:
         while True:
             await asyncio.sleep(HEALTH_INTERVAL_S)
             try:
-                async with asyncio.timeout(self._request_timeout_s):
+                async with asyncio.timeout(self._config.request_timeout_s):
                     await self._greet_new_instance(endpoint)
             except LostError as error:
                 if error.refused:
@@ -240,3 +228,13 @@ class RemoteConnection:
         if self.endpoint is not None:
             await self.endpoint.close()
             self.endpoint = None
+
+
+def make_connection(
+    context: BackendContext, config: HttpServerConfig, blob_secret: str, owner: ConnectionOwner
+) -> HttpConnection:
+    """Build the connection for a configuration; `blob_secret` is removed from the stderr of processes."""
+    if not config.command:
+        return RemoteConnection(context.name, config, owner)
+    spec = ProcessSpec.of(context, config, stderr_hidden=ECHOES, secrets=(blob_secret,))
+    return ProcessConnection(spec, config, owner)

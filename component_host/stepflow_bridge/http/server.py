@@ -17,57 +17,28 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.http.callbacks import HttpCallbacks
-from component_host.stepflow_bridge.http.connection import ProcessConnection, RemoteConnection
+from component_host.stepflow_bridge.http.config import CONCURRENCY_DEFAULT
+from component_host.stepflow_bridge.http.connection import make_connection
 from component_host.stepflow_bridge.http.endpoint import LostError, NotProtocolError
 from component_host.stepflow_bridge.http.exchange import HttpExchanges
 from component_host.stepflow_bridge.http.executes import HttpExecutes
 from component_host.stepflow_bridge.http.handshake import HttpHandshake
-from component_host.supervision.process import ProcessSpec
 from stepflow.errors import Code, Failure
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from component_host.backend import BackendContext, ComponentInfo, HostCall
     from component_host.stepflow_bridge.http.blob_api import BlobApi
-    from component_host.stepflow_bridge.http.connection import HttpConnection
+    from component_host.stepflow_bridge.http.config import HttpServerConfig
     from component_host.stepflow_bridge.http.endpoint import HttpEndpoint
     from component_host.stepflow_bridge.pool import StepflowPool
     from component_host.supervision.process import ServerProcess
 
-CONCURRENCY_DEFAULT = 1_000
-"""Executes at a time in one server: each has a connection, which costs a descriptor on either side."""
-
 log = get_logger("component_host.stepflow_http")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpServerConfig:
-    """Address or command of a server, after substitution. With a `command`, `url` and `headers` are unused."""
-
-    command: str = ""
-    args: Sequence[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    inherit_env: bool = False
-    url: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    processes: int = 1
-    concurrency: int | None = None
-    """Executes at a time in each process."""
-    blob_threshold: int = 0
-    """Size in bytes from which 0.10 and 0.11 send members of outputs as blobs; 0: never."""
-    blob_host: str = "127.0.0.1"
-    """Address of this machine at which such servers find blobs."""
-    start_timeout_s: float = 30.0
-    request_timeout_s: float = 30.0
-    """For questions about the server itself; calls have their own timeouts."""
-    stop_grace_s: float = 2.0
 
 
 class StepflowHttpServer:
@@ -88,22 +59,7 @@ class StepflowHttpServer:
         self._cancels = False
         self._check: asyncio.Task[None] | None = None
 
-        self._connection: HttpConnection
-        if config.command:
-            spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES, secrets=(api.secret,))
-            self._connection = ProcessConnection(
-                spec, start_timeout_s=config.start_timeout_s, stop_grace_s=config.stop_grace_s, owner=self
-            )
-        else:
-            self._connection = RemoteConnection(
-                context.name,
-                config.url,
-                config.headers,
-                start_timeout_s=config.start_timeout_s,
-                request_timeout_s=config.request_timeout_s,
-                owner=self,
-            )
-
+        self._connection = make_connection(context, config, api.secret, self)
         threshold = config.blob_threshold
         self._handshake = HttpHandshake(context.name, api, threshold, self._id_prefix)
         self._executes = HttpExecutes(config.concurrency or CONCURRENCY_DEFAULT, lambda: pool.fill_server(self))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge.pool import StepflowPool
-from component_host.stepflow_bridge.stdio.server import StdioServerConfig, StepflowStdioServer
+from component_host.stepflow_bridge.stdio.config import StdioServerConfig
+from component_host.stepflow_bridge.stdio.server import StepflowStdioServer
 
 if TYPE_CHECKING:
     from component_host.backend import BackendContext
