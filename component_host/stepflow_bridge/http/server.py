@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge import protocol
@@ -62,7 +63,7 @@ class StepflowHttpServer:
         self._connection = make_connection(context, config, api.secret, self)
         threshold = config.blob_threshold
         self._handshake = HttpHandshake(context.name, api, threshold, self._id_prefix)
-        self._executes = HttpExecutes(config.concurrency or CONCURRENCY_DEFAULT, lambda: pool.fill_server(self))
+        self._executes = HttpExecutes(config.concurrency or CONCURRENCY_DEFAULT, partial(pool.fill_server, self))
         self._callbacks = HttpCallbacks(context.name, self._executes)
         self._exchanges = HttpExchanges(
             context.name,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -61,8 +62,9 @@ class StepflowStdioServer:
         self._process: ServerProcess | None = None
 
         self._questions = Questions()
-        self._executes = StdioExecutes(self._plugin, self._spans, config.concurrency, lambda: on_room(self))
-        self._callbacks = StdioCallbacks(self._executes, lambda: on_room(self), self._kill)
+        fill = partial(on_room, self)
+        self._executes = StdioExecutes(self._plugin, self._spans, config.concurrency, fill)
+        self._callbacks = StdioCallbacks(self._executes, fill, self._kill)
         self._check: asyncio.Task[None] | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------
