@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from component_host.backend import BlobAccess
 
 THREAD_BYTES_MIN = 256 * 1024
-"""JSON from this size on is checked in a thread: the check takes more than a millisecond."""
+"""Larger JSON is checked in a thread: the check takes more than a millisecond."""
 
 
 async def put_json(blobs: BlobAccess, data: Raw | bytes, blob_type: str | None) -> str:
-    """Store a JSON value and return its id. Raises: StepflowError."""
+    """Store a JSON value; return the blob id. Raises: StepflowError."""
     return await blobs.put(await compact(data, "the blob"), blob_type=blob_type or "data")
 
 
 async def get_json(blobs: BlobAccess, blob_id: str) -> tuple[Raw, str]:
-    """Return a JSON blob without newlines, and its type, `data` or `flow`. Raises: StepflowError."""
+    """Return a JSON blob without newlines, and the type, `data` or `flow`. Raises: StepflowError."""
     content, blob_type = await blobs.get(blob_id)
     if blob_type == "binary":
         raise Invalid("BLOB_NOT_JSON", f"blob {blob_id} is binary; this protocol carries JSON only")

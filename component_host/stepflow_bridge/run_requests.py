@@ -19,7 +19,7 @@ from stepflow.mesh.v1 import host_pb2, journal_pb2
 if TYPE_CHECKING:
     from component_host.backend import BlobAccess, HostCall
 
-# --- up to 0.7 -------------------------------------------------------------------------------------
+# --- up to 0.7 -----------------------------------------------------------------------------------------------------
 
 
 class EvaluateParams(Struct):
@@ -109,7 +109,7 @@ def _flow_metadata(flow: dict[str, Any]) -> dict[str, Any]:
     return {**named, **(flow.get("metadata") or {})}
 
 
-# --- later generations -----------------------------------------------
+# --- later generations ---------------------------------------------------------------------------------------------
 
 
 class SubmitRunParams(Struct, rename="camel"):

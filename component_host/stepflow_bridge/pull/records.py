@@ -66,7 +66,7 @@ class Task:
     """Id of the claimant: a worker may hand tasks to another process."""
     aborted: bool = False
     runs_awaited: int = 0
-    """Number of flows that the component waits for now."""
+    """Number of flows the component waits for now."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +78,7 @@ class Worker:
     address: str
     concurrency: int
     lends: bool
-    """A task that waits for a flow frees its slot; only for workers with more slots of their own than `concurrency`."""
+    """Tasks waiting for a flow free their slot; only for workers with more slots of their own than `concurrency`."""
     outbox: Outbox | None = None
     listed: bool = False
     keys: dict[str, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 THREAD_BYTES_MIN = 256 * 1024
-"""Messages from this size on are converted in a thread: the conversion takes some milliseconds."""
+"""Larger messages are converted in a thread: the conversion takes some milliseconds."""
 
 
 async def in_thread(size: int, work: Any, *arguments: Any) -> Any:
