@@ -20,6 +20,8 @@ from stepflow.errors import Unavailable
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from component_host.backend import BackendContext
     from component_host.stepflow_bridge.http.config import HttpServerConfig
     from component_host.supervision.process import ServerProcess
@@ -153,12 +155,15 @@ class ProcessConnection:
 class RemoteConnection:
     """A server elsewhere; `open` reaches the server, then a task polls its health."""
 
-    def __init__(self, plugin: str, config: HttpServerConfig, owner: ConnectionOwner) -> None:
+    def __init__(
+        self, plugin: str, config: HttpServerConfig, environ: Mapping[str, str], owner: ConnectionOwner
+    ) -> None:
         self.endpoint: HttpEndpoint | None = None
         self.gone = asyncio.Event()
         self.process: ServerProcess | None = None
         self._plugin = plugin
         self._config = config
+        self._environ = environ
         self._owner = owner
         self._was_ready = False
         self._watch: asyncio.Task[None] | None = None
@@ -167,12 +172,13 @@ class RemoteConnection:
 
     async def open(self) -> None:
         self.gone.clear()
-        self.endpoint = endpoint = self.endpoint or HttpEndpoint(self._config.url, self._config.headers)
+        config = self._config
+        self.endpoint = endpoint = self.endpoint or HttpEndpoint(config.url, config.headers, environ=self._environ)
         server = f"plugin {self._plugin!r}: the server at {endpoint.shown}"
-        patience_s = self._config.start_timeout_s
+        patience_s = config.start_timeout_s
         if self._was_ready:
             patience_s = min(patience_s, RETURN_WAIT_S)
-        reason: Exception = TimeoutError("it does not answer")
+        reason: Exception = TimeoutError(f"it does not answer{endpoint.way}")
 
         def note(error: Exception) -> None:
             nonlocal reason
@@ -235,6 +241,6 @@ def make_connection(
 ) -> HttpConnection:
     """Build the connection for a configuration; `blob_secret` is removed from the stderr of processes."""
     if not config.command:
-        return RemoteConnection(context.name, config, owner)
+        return RemoteConnection(context.name, config, context.environ, owner)
     spec = ProcessSpec.of(context, config, stderr_hidden=ECHOES, secrets=(blob_secret,))
     return ProcessConnection(spec, config, owner)

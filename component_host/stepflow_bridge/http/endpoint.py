@@ -12,6 +12,7 @@ Not here: the meaning of messages. The client is aiohttp: 0.1 ms of a call to a 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from yarl import URL
 from component_host.stepflow_bridge import protocol
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid
+from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -82,11 +84,16 @@ class TooLargeError(NotProtocolError):
 class HttpEndpoint:
     """A client of one server. `close` ends every exchange."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
-        """Raises: Invalid URL_INVALID."""
+    def __init__(
+        self, url: str, headers: Mapping[str, str] | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        """`environ` names the proxies. Raises: Invalid URL_INVALID, PROXY_UNSUPPORTED."""
         self._url = _checked(url)
         self.shown = str(self._url.with_user(None).with_query(None))
         """Address for texts, without parts that may be secret."""
+        proxy = proxy_for(str(self._url), environ)
+        self.way = through(proxy)
+        """The proxy, for error texts; empty without a proxy."""
 
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, socket_factory=_socket),
@@ -96,6 +103,7 @@ class HttpEndpoint:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             read_bufsize=READ_BYTES,
+            proxy=None if proxy is None else proxy.url,
         )
 
     async def close(self) -> None:
@@ -108,10 +116,11 @@ class HttpEndpoint:
             async with self._session.get(self._url / "health", allow_redirects=False) as response:
                 text = await _read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error) from None
+            raise self._lost(error) from None
 
         if response.status >= 500:
-            raise NotProtocolError(f"answered /health with status {response.status}", response.status)
+            status = response.status
+            raise NotProtocolError(f"answered /health with status {status}{self._way_of(status)}", status)
         try:
             return msgspec.json.decode(text, type=_Health).instance_id
         except protocol.DECODE_ERRORS:
@@ -123,10 +132,10 @@ class HttpEndpoint:
             async with self._post(body, instance) as response:
                 text = await _read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error) from None
+            raise self._lost(error) from None
 
         if response.status >= 400:
-            raise _not_protocol(response.status, text)
+            raise self._not_protocol(response.status, text)
 
     async def exchange(self, body: bytes, instance: str = "") -> AsyncGenerator[tuple[protocol.Line, str], None]:
         """POST a request; yield each message of the answer with the id of the sending instance.
@@ -140,12 +149,12 @@ class HttpEndpoint:
                     splitter = EventSplitter()
                     async for chunk in response.content.iter_any():
                         for event in splitter.feed(chunk):
-                            yield await _decode(event, response.status), instance
+                            yield await self._decode(event, response.status), instance
                 else:
                     text = await _read_body(response)
-                    yield await _decode(text, response.status), instance
+                    yield await self._decode(text, response.status), instance
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error) from None
+            raise self._lost(error) from None
 
     def _post(self, body: bytes, instance: str) -> Any:
         self._check_open()
@@ -153,6 +162,34 @@ class HttpEndpoint:
         headers = {INSTANCE_HEADER: instance} if instance else None
         data = body if len(body) <= PIECE_BYTES_MAX else BytesIO(body)  # aiohttp writes a stream in pieces
         return self._session.post(self._url, data=data, headers=headers, allow_redirects=False)
+
+    async def _decode(self, text: bytes, status: int) -> protocol.Line:
+        try:
+            if len(text) < THREAD_BYTES_MIN:
+                line = protocol.decode_line(text)
+            else:
+                line = await asyncio.to_thread(protocol.decode_line, text)
+        except protocol.DECODE_ERRORS:
+            raise self._not_protocol(status, text) from None
+
+        if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
+            raise self._not_protocol(status, text)
+        return line
+
+    def _not_protocol(self, status: int, text: bytes) -> NotProtocolError:
+        shown = text[:200].decode("utf-8", "replace")
+        reason = f"answered with status {status} outside the StepFlow protocol: {shown!r}{self._way_of(status)}"
+        return NotProtocolError(reason, status)
+
+    def _way_of(self, status: int) -> str:
+        """Return the proxy for an error text, if the proxy may have answered instead of the server."""
+        return self.way if status in GATEWAY_STATUSES else ""
+
+    def _lost(self, error: BaseException) -> LostError:
+        if isinstance(error, aiohttp.ClientHttpProxyError):  # its text has the URL with all secrets
+            return LostError(f"no connection{self.way}, which answered with status {error.status}", refused=True)
+        refused = isinstance(error, aiohttp.ClientConnectorError)
+        return LostError(f"{str(error) or type(error).__name__}{self.way}", refused=refused)
 
     def _check_open(self) -> None:
         if self._session.closed:
@@ -211,30 +248,6 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
             raise TooLargeError
         parts.append(chunk)
     return b"".join(parts)
-
-
-async def _decode(text: bytes, status: int) -> protocol.Line:
-    try:
-        if len(text) < THREAD_BYTES_MIN:
-            line = protocol.decode_line(text)
-        else:
-            line = await asyncio.to_thread(protocol.decode_line, text)
-    except protocol.DECODE_ERRORS:
-        raise _not_protocol(status, text) from None
-
-    if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
-        raise _not_protocol(status, text)
-    return line
-
-
-def _not_protocol(status: int, text: bytes) -> NotProtocolError:
-    shown = text[:200].decode("utf-8", "replace")
-    return NotProtocolError(f"answered with status {status} outside the StepFlow protocol: {shown!r}", status)
-
-
-def _lost(error: BaseException) -> LostError:
-    refused = isinstance(error, aiohttp.ClientConnectorError)
-    return LostError(str(error) or type(error).__name__, refused=refused)
 
 
 def _checked(text: str) -> URL:

@@ -18,11 +18,10 @@ from component_host.stepflow_bridge.pull.endpoint import PullEndpoint, ServedQue
 from component_host.supervision.process import ProcessSpec, ServerProcess
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure
+from stepflow.proxies import no_grpc_proxy_with_loopback
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from component_host.backend import BackendContext
     from component_host.stepflow_bridge.pull.config import PullConfig
     from component_host.stepflow_bridge.pull.queue import TaskQueue
@@ -131,7 +130,7 @@ class WorkerProcess:
             "STEPFLOW_QUEUE_NAME": config.queue_name,
             "STEPFLOW_MAX_CONCURRENT": str(slots),
             "STEPFLOW_SHUTDOWN_GRACE_SECS": f"{max(1.0, config.stop_grace_s - 1):g}",
-            "no_grpc_proxy": _without_proxy(self._context.environ),
+            "no_grpc_proxy": no_grpc_proxy_with_loopback(self._context.environ),
         }
         return ProcessSpec.of(self._context, config, env={**env, **config.env})
 
@@ -189,12 +188,6 @@ class WorkerProcess:
         details = encode({"exit_code": process.returncode, "stderr": process.stderr_tail()})
         text = f"the worker of plugin {self._context.name!r} {self.how_it_ended} while the call was in flight"
         self._queue.lose_group(self, Failure(Code.UNREACHABLE, text, details))
-
-
-def _without_proxy(environ: Mapping[str, str]) -> str:
-    """Return the hosts without a proxy for gRPC in a worker: the loopback, and hosts from the environment."""
-    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
-    return ",".join(["127.0.0.1", "localhost", *(environ[name] for name in names if environ.get(name))])
 
 
 def _ignore_output(chunk: bytes) -> None:
