@@ -74,7 +74,7 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
-    from component_host.backends import Doors, make_backend, make_backends
+    from component_host.backends import PullEndpoints, make_backend, make_backends
     from component_host.host import ComponentHost
     from component_host.registration import Registration
     from component_host.service import HostService
@@ -90,9 +90,11 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         if registration is not None:
             registration.changed()
 
-    doors: Doors = {}
+    endpoints: PullEndpoints = {}
     host = ComponentHost(
-        config.host_id, make_backends(config.config, os.environ, changed, doors=doors), BlobStore.open(common.blobs)
+        config.host_id,
+        make_backends(config.config, os.environ, changed, endpoints=endpoints),
+        BlobStore.open(common.blobs),
     )
     async with AsyncExitStack() as stack:
         health = await stack.enter_async_context(process.open_health(common))
@@ -116,7 +118,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         service.on_drain = registration.drain
         await registration.start()
         await host.start(changed=changed)
-        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed, doors), changed)
+        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed, endpoints), changed)
         stack.push_async_callback(revival.close)
         revival.begin()
         await health.begin(store, draining=lambda: service.draining)

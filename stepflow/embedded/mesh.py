@@ -11,7 +11,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from component_host.backends import Doors, make_backend, make_backends
+from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.host import ComponentHost
 from control_plane.control_plane import ControlPlane, RunRequest, check_request
 from control_plane.signals import signal as signal_run
@@ -57,8 +57,8 @@ class Mesh:
         self._environ = environ
         self.store = store
         self.control = ControlPlane(store, blobs)
-        self._doors: Doors = {}
-        backends = make_backends(config, environ, self._listing_changed, plugins, self._doors)
+        self._endpoints: PullEndpoints = {}
+        backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints)
         self.host = ComponentHost(HOST_ID, backends, blobs)
         engine = {
             name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
@@ -110,7 +110,7 @@ class Mesh:
     async def _start_one(self, name: str) -> None:
         try:
             backend: Backend | StepflowError = make_backend(
-                name, self.config, self._environ, self._listing_changed, self._doors
+                name, self.config, self._environ, self._listing_changed, self._endpoints
             )
         except StepflowError as error:
             backend = error

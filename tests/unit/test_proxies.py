@@ -15,7 +15,7 @@ from support.mcp import context
 
 from component_host.mcp_bridge.backend import McpBackend
 from component_host.mcp_bridge.link import McpServerConfig
-from component_host.stepflow_bridge.http_endpoint import Endpoint, LostError, NotProtocolError
+from component_host.stepflow_bridge.http.endpoint import HttpEndpoint, LostError, NotProtocolError
 from stepflow.client import Client
 from stepflow.component.pull_remote import Remote, why
 from stepflow.errors import Code, Deadline, Invalid, StepflowError, Unavailable
@@ -261,7 +261,7 @@ def test_a_stepflow_server_is_reached_through_a_proxy_on_other_machines_only(
     proxy: RecordingProxy, scheme: str
 ) -> None:
     async def refused(url: str) -> str:
-        endpoint = Endpoint(url, environ=proxy.environ)
+        endpoint = HttpEndpoint(url, environ=proxy.environ)
         texts = []
         for call in (endpoint.tell(b"{}"), anext(endpoint.exchange(b"{}"))):
             with pytest.raises((LostError, NotProtocolError)) as caught:
@@ -282,7 +282,7 @@ def test_a_stepflow_server_is_reached_through_a_proxy_on_other_machines_only(
 
 def test_a_dead_proxy_is_named_and_nothing_was_sent() -> None:
     async def test() -> None:
-        endpoint = Endpoint(f"http://{ELSEWHERE}/", environ={"http_proxy": f"http://u:{SECRET}@{HERE}"})
+        endpoint = HttpEndpoint(f"http://{ELSEWHERE}/", environ={"http_proxy": f"http://u:{SECRET}@{HERE}"})
         with pytest.raises(LostError, match=f"through the proxy http://{HERE} that `http_proxy` names") as caught:
             await endpoint.tell(b"{}")
         await endpoint.close()

@@ -18,7 +18,7 @@ from support.component_client import script
 from support.host_side import RUN_ID, Call, MemoryBlobs, execute, report
 from support.stepflow_servers import SCRIPTS, server
 
-from component_host.stepflow_bridge.blob_api import BlobApi
+from component_host.stepflow_bridge.http.blob_api import BlobApi
 from stepflow.errors import Code
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Client:
 async def serving(
     file: Path = SCRIPTS / "kit_sdk.py", *args: str
 ) -> AsyncIterator[tuple[Client, asyncio.subprocess.Process]]:
-    """Start a server as a process that nobody speaks to on stdin."""
+    """Start a server as a process without input on stdin."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(file), *(args or ("--http",)), env=ENVIRON,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

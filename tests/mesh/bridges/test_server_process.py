@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from component_host.stepflow_bridge.stdio_backend import StepflowStdioBackend
+    from component_host.stepflow_bridge.stdio.backend import StepflowStdioBackend
 
     Kit = Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]
     Rude = Callable[..., StepflowStdioBackend]
@@ -100,7 +100,7 @@ HOST = """
 import asyncio, os, sys
 from component_host.backend import BackendContext
 from component_host.supervision.process import ProcessSpec, ServerProcess, resolve_command
-from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 
 async def main():
     config = StdioServerConfig(command="python3", args=[sys.argv[1], "deaf_to_signals"])

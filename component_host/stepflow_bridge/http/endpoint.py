@@ -1,12 +1,12 @@
-"""Where a StepFlow server listens: its JSON-RPC over POST, the events that carry call-backs, its health.
+"""The client of a StepFlow server over HTTP: JSON-RPC by POST, call-backs as events of the answer, health.
 
-- What an answer is, its `Content-Type` says: one JSON message, or a stream of events of which each is one.
-- There is no read timeout: a component that computes sends nothing, and the host keeps the time of calls. A peer that
-  is gone without a word is found by TCP's own probes, within about a minute.
-- An answer is never kept beyond `REPLY_BYTES_MAX`.
-- Redirects are not followed and cookies not kept: a message goes where the configuration says, and nowhere else.
+- The `Content-Type` tells the form of an answer: one JSON message, or a stream of events with a message each.
+- There is no read timeout: a component that computes sends nothing, and the host enforces the timeouts of calls. TCP
+  keep-alive finds a dead peer within about a minute.
+- Memory for an answer is limited to `REPLY_BYTES_MAX`.
+- Redirects are not followed and cookies not kept: messages go to the configured address only.
 
-Not here: what the messages mean. The client is aiohttp: of a call to a stepflow-py server it costs 0.1 ms, httpx 0.8.
+Not here: the meaning of messages. The client is aiohttp: 0.1 ms of a call to a stepflow-py server, httpx 0.8 ms.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ if TYPE_CHECKING:
 INSTANCE_HEADER = "Stepflow-Instance-Id"
 
 REPLY_BYTES_MAX = PAYLOAD_BYTES_MAX + 1024 * 1024
-"""Of one message: any payload, and its envelope."""
+"""Largest message: any payload and its envelope."""
 
 KEEPALIVE_S = 4.0
-"""An idle connection is not used again after this: the servers close theirs after 5 s, whatever is on the way."""
+"""An idle connection is reused until then: servers close theirs after 5 s, even with a request in flight."""
 
 CONNECT_TIMEOUT_S = 10.0
 
 READ_BYTES = 256 * 1024
 
 PIECE_BYTES_MAX = 512 * 1024
-"""A larger body is not written in one go."""
+"""A larger body is written in pieces."""
 
 THREAD_BYTES_MIN = 1024 * 1024
-"""A larger message is decoded beside the event loop: it takes more than a millisecond."""
+"""Larger messages are decoded in a thread: decoding takes more than a millisecond."""
 
 PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 30, 10, 3
-"""TCP keep-alive: a peer that does not answer these is gone."""
+"""TCP keep-alive: a peer that answers none of the probes is gone."""
 
 _HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
     "Stepflow-Capabilities": "progress",
 }
-"""The last one is ours: a server with our SDK sends progress to those who can take it."""
+"""`Stepflow-Capabilities` is an extension: our SDK sends progress only to clients with it."""
 
 
 class LostError(Exception):
-    """The connection broke, or could not be made. `refused`: nobody listens there; nothing was sent."""
+    """The connection broke or could not be made. `refused`: no listener at the address; nothing was sent."""
 
-    def __init__(self, what: str, *, refused: bool = False) -> None:
-        super().__init__(what)
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        super().__init__(reason)
         self.refused = refused
 
 
 class NotProtocolError(Exception):
-    """What came is not an answer of the StepFlow protocol."""
+    """The answer is not in the StepFlow protocol."""
 
-    def __init__(self, what: str, status: int) -> None:
-        super().__init__(what)
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
         self.status = status
 
 
@@ -81,7 +81,7 @@ class TooLargeError(NotProtocolError):
         super().__init__(f"answered with more than {REPLY_BYTES_MAX:,} bytes", 0)
 
 
-class Endpoint:
+class HttpEndpoint:
     """A client of one server. `close` ends every exchange."""
 
     def __init__(
@@ -89,11 +89,12 @@ class Endpoint:
     ) -> None:
         """`environ` names the proxies. Raises: Invalid URL_INVALID, PROXY_UNSUPPORTED."""
         self._url = _checked(url)
+        self.shown = str(self._url.with_user(None).with_query(None))
+        """Address for texts, without parts that may be secret."""
         proxy = proxy_for(str(self._url), environ)
         self.way = through(proxy)
-        """The proxy on the way to it, for errors; empty for none."""
-        self.shown = str(self._url.with_user(None).with_query(None))
-        """Its address, for texts: without what may be secret."""
+        """The proxy, for error texts; empty without a proxy."""
+
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
@@ -109,33 +110,35 @@ class Endpoint:
         await self._session.close()
 
     async def health(self) -> str:
-        """Return the id of the instance that answers, empty where it has none. Raises: LostError, NotProtocolError."""
+        """Return the answering instance's id, or "" if there are none. Raises: LostError, NotProtocolError."""
         self._check_open()
         try:
             async with self._session.get(self._url / "health", allow_redirects=False) as response:
-                text = await _body(response)
+                text = await _read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._lost(error) from None
+
         if response.status >= 500:
             status = response.status
             raise NotProtocolError(f"answered /health with status {status}{self._way_of(status)}", status)
         try:
             return msgspec.json.decode(text, type=_Health).instance_id
         except protocol.DECODE_ERRORS:
-            return ""  # its own server, without a /health of that form: the handshake will tell
+            return ""  # a server with another form of /health: the handshake decides
 
     async def tell(self, body: bytes, instance: str = "") -> None:
-        """POST a notification or a reply, to an instance if it is given. Raises: LostError, NotProtocolError."""
+        """POST a notification or a reply, to an instance if given. Raises: LostError, NotProtocolError."""
         try:
             async with self._post(body, instance) as response:
-                text = await _body(response)
+                text = await _read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._lost(error) from None
+
         if response.status >= 400:
             raise self._not_protocol(response.status, text)
 
     async def exchange(self, body: bytes, instance: str = "") -> AsyncGenerator[tuple[protocol.Line, str], None]:
-        """POST a request; yield each message of the answer with the id of the instance that sent it.
+        """POST a request; yield each message of the answer with the id of the sending instance.
 
         Raises: LostError, NotProtocolError (TooLargeError).
         """
@@ -146,24 +149,21 @@ class Endpoint:
                     splitter = EventSplitter()
                     async for chunk in response.content.iter_any():
                         for event in splitter.feed(chunk):
-                            yield await self._decoded(event, response.status), instance
+                            yield await self._decode(event, response.status), instance
                 else:
-                    text = await _body(response)
-                    yield await self._decoded(text, response.status), instance
+                    text = await _read_body(response)
+                    yield await self._decode(text, response.status), instance
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._lost(error) from None
 
     def _post(self, body: bytes, instance: str) -> Any:
         self._check_open()
+
         headers = {INSTANCE_HEADER: instance} if instance else None
-        data = body if len(body) <= PIECE_BYTES_MAX else BytesIO(body)  # a stream leaves in pieces, between other work
+        data = body if len(body) <= PIECE_BYTES_MAX else BytesIO(body)  # aiohttp writes a stream in pieces
         return self._session.post(self._url, data=data, headers=headers, allow_redirects=False)
 
-    def _check_open(self) -> None:
-        if self._session.closed:
-            raise LostError("it was closed")
-
-    async def _decoded(self, text: bytes, status: int) -> protocol.Line:
+    async def _decode(self, text: bytes, status: int) -> protocol.Line:
         try:
             if len(text) < THREAD_BYTES_MIN:
                 line = protocol.decode_line(text)
@@ -171,29 +171,36 @@ class Endpoint:
                 line = await asyncio.to_thread(protocol.decode_line, text)
         except protocol.DECODE_ERRORS:
             raise self._not_protocol(status, text) from None
+
         if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
             raise self._not_protocol(status, text)
         return line
 
     def _not_protocol(self, status: int, text: bytes) -> NotProtocolError:
         shown = text[:200].decode("utf-8", "replace")
-        what = f"answered with status {status} and what is no answer of the protocol: {shown!r}{self._way_of(status)}"
-        return NotProtocolError(what, status)
+        reason = f"answered with status {status} outside the StepFlow protocol: {shown!r}{self._way_of(status)}"
+        return NotProtocolError(reason, status)
 
     def _way_of(self, status: int) -> str:
-        """Return the proxy that may have answered in the server's place, for an error."""
+        """Return the proxy for an error text, if the proxy may have answered instead of the server."""
         return self.way if status in GATEWAY_STATUSES else ""
 
     def _lost(self, error: BaseException) -> LostError:
-        if isinstance(error, aiohttp.ClientHttpProxyError):  # its text has the URL with all that is secret in it
+        if isinstance(error, aiohttp.ClientHttpProxyError):  # its text has the URL with all secrets
             return LostError(f"no connection{self.way}, which answered with status {error.status}", refused=True)
         refused = isinstance(error, aiohttp.ClientConnectorError)
         return LostError(f"{str(error) or type(error).__name__}{self.way}", refused=refused)
 
+    def _check_open(self) -> None:
+        if self._session.closed:
+            raise LostError("it was closed")
+
 
 class EventSplitter:
-    """Finds the data of whole events in the chunks of a stream (WHATWG's server-sent events; other fields mean
-    nothing here). Linear in what comes."""
+    """Finds the data of whole events in the chunks of a stream, in linear time.
+
+    Server-sent events of WHATWG; fields other than `data` are ignored.
+    """
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -201,8 +208,9 @@ class EventSplitter:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of the events that end in this chunk. Raises: TooLargeError."""
+        """Return the data of the events completed by a chunk. Raises: TooLargeError."""
         self._size += len(chunk)
+
         *ends, rest = chunk.split(b"\n")
         events: list[bytes] = []
         for end in ends:
@@ -216,6 +224,7 @@ class EventSplitter:
                     events.append(b"\n".join(self._data))
                     self._data.clear()
                 self._size = 0
+
         if rest:
             self._line.append(rest)
         if events:
@@ -229,7 +238,7 @@ class _Health(msgspec.Struct, rename="camel"):
     instance_id: str = ""
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Raises: TooLargeError."""
     parts: list[bytes] = []
     size = 0
@@ -257,6 +266,6 @@ def _socket(address: Any) -> socket.socket:
     made = socket.socket(family, kind, protocol_number)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", PROBE_AFTER_S), ("TCP_KEEPINTVL", PROBE_EVERY_S), ("TCP_KEEPCNT", PROBES)):
-        if hasattr(socket, name):  # not every system has each of them
+        if hasattr(socket, name):  # not every system has all three
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return made

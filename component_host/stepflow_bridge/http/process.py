@@ -1,14 +1,13 @@
-"""A server process that listens on a port: finding the port without a race, and waiting until it answers there.
+"""A server process that listens on a port, and the choice of the port without a race.
 
 Two kinds of servers:
-- one that takes a port of its own and announces it, `{"port": N}` on a line of stdout (stepflow-py 0.9 to 0.11, our
-  SDK). There is nothing to race for;
-- one that is told (stepflow-py up to 0.7): `{port}` in its arguments or environment is replaced by a port that is
-  free. Until the server listens the port is held by a socket of ours, bound but not listening: the system gives it to
-  nobody who asks for any port, and the server itself can still bind it, as both sides set SO_REUSEADDR. Should someone
-  who asked for that very number have been quicker, another port is tried.
+- Self-chosen port: the server announces `{"port": N}` on a line of stdout (stepflow-py 0.9 to 0.11, our SDK). No race.
+- Given port (stepflow-py up to 0.7): a free port replaces `{port}` in the arguments or environment. Until the server
+  listens, a bound, not listening socket here holds the port: the system gives it to no other process that asks for any
+  port, and the server can still bind it, as both sides set SO_REUSEADDR. If another process took that very number, the
+  start is tried with another port.
 
-Not here: what is said to the server, and when it is started again.
+Not here: the conversation with the server, and the time of a restart.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ PORT_MARK = "{port}"
 PORTS_TRIED_MAX = 5
 
 ANNOUNCEMENT_BYTES_MAX = 64 * 1024
-"""What a server may print before it announces its port."""
+"""Output a server may print before it announces its port."""
 
 
 class EndedError(Exception):
@@ -40,7 +39,7 @@ class EndedError(Exception):
 
 
 class PortTakenError(EndedError):
-    """The same, and somebody else listens on the port that it was given."""
+    """The process ended because another process listens on the given port."""
 
 
 class ListeningProcess:
@@ -48,12 +47,14 @@ class ListeningProcess:
 
     def __init__(self, spec: ProcessSpec, on_exit: Callable[[], None]) -> None:
         self.port = 0
-        self._told = PORT_MARK in "".join((*spec.args, *spec.env.values()))
+        """0 until a self-chosen port is announced."""
+        self._given = PORT_MARK in "".join((*spec.args, *spec.env.values()))
         self._held: socket.socket | None = None
         self._output = b""
         self._changed = asyncio.Event()
         self._on_exit = on_exit
-        if self._told:
+
+        if self._given:
             self._held, self.port = _hold_port()
             spec = _with_port(spec, self.port)
         self.process = ServerProcess(spec, on_output=self._read, on_exit=self._handle_exit)
@@ -63,11 +64,11 @@ class ListeningProcess:
         try:
             self.process.start()
         except BaseException:
-            self.let_port_go()
+            self.release_port()
             raise
 
     async def announced(self) -> int:
-        """Wait for the port. The caller limits the time. Raises: EndedError."""
+        """Wait for the announced port. The caller limits the time. Raises: EndedError."""
         while not self.port:
             self.check()
             self._changed.clear()
@@ -75,27 +76,29 @@ class ListeningProcess:
         return self.port
 
     def check(self) -> None:
-        """Raises: EndedError, if the process has ended; PortTakenError, if that is why."""
+        """Raises: EndedError, if the process has ended; PortTakenError, if because of its port."""
         if self.process.returncode is None:
             return
-        if self._told and _somebody_listens(self.port):
+
+        if self._given and _is_listening(self.port):
             raise PortTakenError
         raise EndedError
 
-    def let_port_go(self) -> None:
-        """The server listens, or never will. Safe to repeat."""
+    def release_port(self) -> None:
+        """Stop holding the port: the server listens, or never will. Idempotent."""
         if self._held is not None:
             self._held.close()
             self._held = None
 
     async def stop(self, grace_s: float) -> None:
-        self.let_port_go()
+        self.release_port()
         await self.process.stop(grace_s)
 
     def _read(self, chunk: bytes) -> None:
-        """Look for the announcement; what is printed later is read, so that the server can go on, and dropped."""
+        """Look for the announcement. Later output is read, to keep the pipe empty, and dropped."""
         if self.port or len(self._output) > ANNOUNCEMENT_BYTES_MAX:
             return
+
         *lines, self._output = (self._output + chunk).split(b"\n")
         for line in lines:
             try:
@@ -107,7 +110,7 @@ class ListeningProcess:
             return
 
     def _handle_exit(self) -> None:
-        self.let_port_go()
+        self.release_port()
         self._changed.set()
         self._on_exit()
 
@@ -136,7 +139,7 @@ def _with_port(spec: ProcessSpec, port: int) -> ProcessSpec:
     )
 
 
-def _somebody_listens(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
