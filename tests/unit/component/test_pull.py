@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from stepflow.component import pull
-from stepflow.component.pull import PATIENCE_S, PullOptions, pull_options
-from stepflow.component.pull_remote import flow_results
+from stepflow.component.pull import worker as pull_worker
+from stepflow.component.pull.messages import flow_results
+from stepflow.component.pull.options import PATIENCE_S, PullOptions, pull_options
+from stepflow.component.pull.worker import PullWorker
 from stepflow.component.threads import Threads
 from stepflow.errors import Invalid
 from stepflow.pull.v1 import pull_pb2 as pb
@@ -85,16 +86,15 @@ class Host:
 def test_an_idle_worker_outlives_restarts_of_its_host_and_ends_when_it_stays_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pull, "RECONNECT_S_MIN", 0.001)
+    monkeypatch.setattr(pull_worker, "RECONNECT_S_MIN", 0.001)
 
     async def test() -> None:
         host = Host(restarts=3)
         options = PullOptions(tasks_url="mesh:1", queue="q", concurrency=1, patience_s=PATIENCE_S)
-        worker = pull._Worker(options, Threads(1))
-        worker._remote = host  # type: ignore[assignment]  # a double
+        worker = PullWorker(options, Threads(1), host)  # type: ignore[arg-type]  # a double
         worker._loop = host  # type: ignore[assignment]  # of the loop, its clock
         async with asyncio.timeout(10):
-            await worker._pull()
+            await worker._follow_assignments()
         assert host.connections == 4
         assert host.now == 4 * 3_600 + 1.5 * PATIENCE_S, "it has looked for the host for its patience"
 

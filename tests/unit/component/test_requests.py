@@ -144,7 +144,7 @@ def test_metadata_of_flow_and_step_is_read(server: Client) -> None:
 
 
 def test_metadata_without_a_flow_id_is_refused_in_words(server: Client) -> None:
-    assert "did not tell the flow" in server.error("/metadata", None, Host())["message"]
+    assert "sent no flow id" in server.error("/metadata", None, Host())["message"]
 
 
 # Progress and cancellation

@@ -218,7 +218,7 @@ def test_a_literal_path_wins_over_a_pattern() -> None:
     [
         ("", ["@component"]),
         ("@component\ndef f(a: object) -> int: ...", ["server.py:2", "/f", "object"]),
-        ("@component\ndef f(a: int) -> 'object': ...", ["/f", "returns"]),
+        ("@component\ndef f(a: int) -> 'object': ...", ["/f", "return value"]),
         ("@component\ndef f(a: 'Nowhere') -> int: ...", ["/f", "Nowhere", "module level"]),
         ("@component\ndef f(*a: int) -> int: ...", ["/f", "*a"]),
         ("@component\ndef f(a: int, /) -> int: ...", ["/f", "positional-only"]),
