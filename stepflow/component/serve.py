@@ -42,7 +42,6 @@ def serve(
         SystemExit: 2 if a component or an option is wrong (explained on stderr), 128 + signal after a signal (0 with
             `pull`); and with `--list` and `--call`.
     """
-    from stepflow.component import tryout
     from stepflow.component.registry import REGISTRY
     from stepflow.errors import Invalid
 
@@ -67,9 +66,13 @@ def serve(
 
     # 2. Without a host: list, or call once.
     if arguments[:1] == ["--list"]:
-        raise SystemExit(tryout.list_components(REGISTRY))
+        from stepflow.component.tryout import list_components
+
+        raise SystemExit(list_components(REGISTRY))
     if arguments[:1] == ["--call"]:
-        raise SystemExit(tryout.call_component(REGISTRY, arguments[1:]))
+        from stepflow.component.tryout import call_component
+
+        raise SystemExit(call_component(REGISTRY, arguments[1:]))
 
     # 3. Serve.
     from stepflow.component.process import configure_log
@@ -85,7 +88,9 @@ def serve(
         from stepflow.component.stdio import run_stdio
 
         if sys.stdin is not None and sys.stdin.isatty():
-            print(tryout.hint(REGISTRY), file=sys.stderr)
+            from stepflow.component.tryout import hint
+
+            print(hint(REGISTRY), file=sys.stderr)
         run_stdio(threads)
 
 

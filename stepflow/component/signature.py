@@ -13,8 +13,7 @@ defined further down. A bad hint is reported with file and line.
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -26,6 +25,7 @@ from stepflow.errors import Invalid
 if TYPE_CHECKING:
     import inspect
     import re
+    from collections.abc import Callable
 
     from stepflow.component.context import CallFacts
     from stepflow.component.shapes import Shape
@@ -33,27 +33,53 @@ if TYPE_CHECKING:
 Mode = Literal["async", "thread", "inline"]
 
 
-@dataclass(slots=True)
 class RegisteredComponent:
-    """A registered function. `prepare` fills the schemas, and must precede `arguments`."""
+    """A registered function. `prepare` fills the schemas, and must precede `arguments`.
 
-    path: str
-    function: Callable[..., Any]
-    mode: Mode
-    description: str | None
-    input_schema: dict[str, Any] | None = None
-    output_schema: dict[str, Any] | None = None
-    pattern: re.Pattern[str] | None = None
-    """Of a path with braces."""
+    A plain class: a dataclass would add a millisecond to the start of every component server.
+    """
 
-    _path_names: tuple[str, ...] = ()
-    _context_name: str | None = None
-    _whole_name: str | None = None
-    """The parameter that takes the whole input."""
-    _input: Shape | None = None
-    _may_be_null: bool = False
-    """Every member has a default, so null stands for an empty object."""
-    _prepared: bool = field(default=False, repr=False)
+    __slots__ = (
+        "_context_name",
+        "_input",
+        "_may_be_null",
+        "_path_names",
+        "_prepared",
+        "_whole_name",
+        "description",
+        "function",
+        "input_schema",
+        "mode",
+        "output_schema",
+        "path",
+        "pattern",
+    )
+
+    def __init__(
+        self,
+        path: str,
+        function: Callable[..., Any],
+        mode: Mode,
+        description: str | None,
+        pattern: re.Pattern[str] | None,
+    ) -> None:
+        """`pattern` belongs to a path with braces."""
+        self.path = path
+        self.function = function
+        self.mode = mode
+        self.description = description
+        self.pattern = pattern
+        self.input_schema: dict[str, Any] | None = None
+        self.output_schema: dict[str, Any] | None = None
+
+        self._path_names: tuple[str, ...] = ()
+        self._context_name: str | None = None
+        self._whole_name: str | None = None
+        """The parameter that takes the whole input."""
+        self._input: Shape | None = None
+        self._may_be_null = False
+        """Every member has a default, so null stands for an empty object."""
+        self._prepared = False
 
     def prepare(self) -> None:
         """Resolve the type hints. Idempotent. Raises: Invalid (a hint without JSON form, with file and line)."""

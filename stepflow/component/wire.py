@@ -104,7 +104,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encode_id = msgspec.json.Encoder().encode
 
-_ID_IN_HEAD = re.compile(rb'"id"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"|-?\d+)\s*[,}]')
+_ID_IN_HEAD = rb'"id"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"|-?\d+)\s*[,}]'
 
 _P = TypeVar("_P")
 
@@ -130,7 +130,7 @@ def why_unreadable(line: bytes, error: Exception) -> tuple[Id | None, int, str]:
 
 def id_in_head(line: bytes) -> Id | None:
     """Return the id near the beginning of an undecodable line."""
-    found = _ID_IN_HEAD.search(line, 0, HEAD_BYTES)
+    found = re.compile(_ID_IN_HEAD).search(line, 0, HEAD_BYTES)  # compiled on use: rare, and slow at the start
     return msgspec.json.decode(found[1]) if found else None
 
 

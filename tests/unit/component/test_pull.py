@@ -1,4 +1,4 @@
-"""What a pull worker of the SDK takes from its arguments and its environment, and what it makes of a run's results."""
+"""A pull worker of the SDK: options from arguments and environment, results of runs, reconnects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_arguments_go_before_the_environment_and_that_before_the_defaults() -> N
     )
     given = pull_options(environ, pull="here:1", queue="mine", concurrency=9)
     assert (given.tasks_url, given.queue, given.concurrency) == ("here:1", "mine", 9)
-    assert given.patience_s is None, "nobody's runtime has started it: it waits for its host for ever"
+    assert given.patience_s is None, "started by hand: the worker waits for the host without limit"
     assert pull_options({}).tasks_url == "localhost:7837"
 
 
@@ -56,7 +56,7 @@ def test_a_run_without_all_results_has_one_for_each_input_all_the_same() -> None
 
 
 class Host:
-    """A host that restarts, as a worker sees it: streams that end after an hour without a task. It is the clock too."""
+    """A restarting host, from a worker's side: streams end after an hour without a task. Also the clock."""
 
     def __init__(self, restarts: int) -> None:
         self.now = 0.0
@@ -92,10 +92,10 @@ def test_an_idle_worker_outlives_restarts_of_its_host_and_ends_when_it_stays_awa
         host = Host(restarts=3)
         options = PullOptions(tasks_url="mesh:1", queue="q", concurrency=1, patience_s=PATIENCE_S)
         worker = PullWorker(options, Threads(1), host)  # type: ignore[arg-type]  # a double
-        worker._loop = host  # type: ignore[assignment]  # of the loop, its clock
+        worker._loop = host  # type: ignore[assignment]  # only the clock is used
         async with asyncio.timeout(10):
             await worker._follow_assignments()
         assert host.connections == 4
-        assert host.now == 4 * 3_600 + 1.5 * PATIENCE_S, "it has looked for the host for its patience"
+        assert host.now == 4 * 3_600 + 1.5 * PATIENCE_S, "the worker looks for the host until the patience is over"
 
     asyncio.run(test())
