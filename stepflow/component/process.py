@@ -72,11 +72,11 @@ def exit_code_on_signal() -> asyncio.Future[int]:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, settle, ended, 128 + number)
+        loop.add_signal_handler(number, set_exit_code, ended, 128 + number)
     return ended
 
 
-def settle(ended: asyncio.Future[int], code: int) -> None:
+def set_exit_code(ended: asyncio.Future[int], code: int) -> None:
     """Set the exit code, unless the future is done."""
     if not ended.done():
         ended.set_result(code)

@@ -21,7 +21,7 @@ from stepflow.component.process import (
     exit_code_on_signal,
     leave,
     run_server,
-    settle,
+    set_exit_code,
     take_descriptors,
 )
 from stepflow.component.registry import REGISTRY
@@ -61,7 +61,7 @@ async def _serve(fd_in: int, fd_out: int, threads: int | None) -> tuple[int, boo
     ended = exit_code_on_signal()
 
     def end() -> None:
-        settle(ended, 0)
+        set_exit_code(ended, 0)
 
     writer = StdoutWriter(loop, fd_out, end)
     pool = Threads(threads)

@@ -11,6 +11,7 @@ import pytest
 from stepflow.component.pull import worker as pull_worker
 from stepflow.component.pull.messages import flow_results
 from stepflow.component.pull.options import PATIENCE_S, PullOptions, pull_options
+from stepflow.component.pull.tasks import PullTask, PullTasks
 from stepflow.component.pull.worker import PullWorker
 from stepflow.component.threads import Threads
 from stepflow.errors import Invalid
@@ -97,5 +98,18 @@ def test_an_idle_worker_outlives_restarts_of_its_host_and_ends_when_it_stays_awa
             await worker._follow_assignments()
         assert host.connections == 4
         assert host.now == 4 * 3_600 + 1.5 * PATIENCE_S, "the worker looks for the host until the patience is over"
+
+    asyncio.run(test())
+
+
+def test_a_second_assignment_of_a_task_leaves_the_running_one_alone() -> None:
+    async def test() -> None:
+        host = Host(restarts=0)  # refuses a second claim: the double has no heartbeats
+        tasks = PullTasks("worker", host, Threads(1), asyncio.Event(), lambda work: None)  # type: ignore[arg-type]  # a double
+        running = PullTask("task", "mesh:1", "", asyncio.get_running_loop().create_future())
+        tasks._tasks[running.id] = running
+
+        await tasks.execute(pb.TaskAssignment(task_id=running.id))
+        assert tasks._tasks == {running.id: running}
 
     asyncio.run(test())
