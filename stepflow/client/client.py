@@ -96,7 +96,7 @@ class Client:
     async def delete_flow(self, name: str, *, label: str = "") -> None:
         """Delete a name, or one label of a name. Raises: NotFound."""
         request = flows_pb2.DeleteFlowRequest(name=name, label=label)
-        await self._once_gone(lambda to: to.flows.DeleteFlow, request)
+        await self._delete_idempotently(lambda to: to.flows.DeleteFlow, request)
 
     async def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:
         """Begin a run of one item and return the run id; `options` as for `submit_batch`."""
@@ -220,7 +220,7 @@ class Client:
 
     async def delete(self, run_id: str) -> None:
         """Delete an ended run. Raises: NotFound, Refused (`RUN_NOT_ENDED`)."""
-        await self._once_gone(lambda to: to.runs.DeleteRun, runs_pb2.DeleteRunRequest(run_id=run_id))
+        await self._delete_idempotently(lambda to: to.runs.DeleteRun, runs_pb2.DeleteRunRequest(run_id=run_id))
 
     async def items(self, run_id: str, *, page_size: int = 0) -> AsyncGenerator[Item, None]:
         """Yield the items of a run in input order. Raises: NotFound."""
@@ -291,7 +291,7 @@ class Client:
                 return
             request.page_token = reply.next_page_token
 
-    async def _once_gone(self, method: Callable[[Any], Any], request: Any) -> None:
+    async def _delete_idempotently(self, method: Callable[[Any], Any], request: Any) -> None:
         """Delete. NotFound at a repeated try means that an earlier try succeeded."""
         try:
             await self._connection.call(method, request)
