@@ -1,4 +1,4 @@
-"""Servers of our SDK behind the stdio bridge of the component host: both ends of the protocol are the real ones."""
+"""Servers of the SDK behind the stdio bridge of the component host: both ends of the protocol are real."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A component server as its host sees it: handshake, calls, failures, bad requests.
+"""A component server from its host's side: handshake, calls, failures, bad requests.
 
-What a server must say comes from the StepFlow JSON-RPC protocol; the extensions are in `stepflow/component/wire.py`.
+The expected answers are those of the StepFlow JSON-RPC protocol; the extensions are in `stepflow/component/wire.py`.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def server() -> Iterator[Client]:
         yield client
 
 
-# What is said before any call
+# Before any call
 
 
 def test_the_handshake_tells_version_and_capabilities() -> None:

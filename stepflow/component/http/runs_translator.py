@@ -1,8 +1,8 @@
-"""What a component asks of its host in the words of stepflow 0.9 and later: `runs/submit` and `runs/get`.
+"""Conversations in the methods of stepflow 0.9 and later: `runs/submit` and `runs/get`.
 
-`context` speaks the words that stdio has (`flows/evaluate`, `flows/submit_batch`, `flows/get_batch`); over HTTP, where
-hosts know the later ones alone, its conversations are translated on their way. The sub-runs of one execute have the
-same keys at every attempt, so that a host finds those of an earlier attempt again.
+`conversations` uses the methods of stdio (`flows/evaluate`, `flows/submit_batch`, `flows/get_batch`); hosts of the HTTP
+transport know the later methods only. Invariant: the sub-runs of one execute have the same keys in every attempt, so
+that a host finds the sub-runs of an earlier attempt.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from stepflow.component.context import HostError
+from stepflow.component.errors import HostError
 
 if TYPE_CHECKING:
-    from stepflow.component.context import Conversation, Request
+    from stepflow.component.conversations import Conversation, Request
 
 
-class LaterWords:
-    """Translates the conversations of one execute, in the order in which they begin."""
+class RunsTranslator:
+    """Translates the conversations of one execute; the order of their sub-runs decides the keys."""
 
     def __init__(self, run_id: str | None) -> None:
         try:
@@ -27,31 +27,34 @@ class LaterWords:
         self._runs = 0
 
     def translate(self, conversation: Conversation[Any]) -> Conversation[Any]:
-        """Return a conversation that asks the same in later words."""
+        """Return an equivalent conversation in the later methods."""
         try:
-            asked: Request = next(conversation)
+            request: Request = next(conversation)
             while True:
                 try:
-                    reply = yield from self._ask(*asked)
+                    reply = yield from self._translate_request(*request)
                 except HostError as error:
-                    asked = conversation.throw(error)
+                    request = conversation.throw(error)
                 else:
-                    asked = conversation.send(reply)
+                    request = conversation.send(reply)
+
         except StopIteration as end:
             return end.value
         finally:
             conversation.close()
 
-    def _ask(self, method: str, params: dict[str, Any]) -> Conversation[Any]:
+    def _translate_request(self, method: str, params: dict[str, Any]) -> Conversation[Any]:
         match method:
             case "flows/evaluate":
                 status = yield from self._submit(params["flow_id"], [params["input"]], wait=True)
                 results = _results(status)
                 return {"result": results[0]["result"]} if results and "result" in results[0] else {}
+
             case "flows/submit_batch":
                 inputs = params["inputs"]
                 status = yield from self._submit(params["flow_id"], inputs, params.get("max_concurrency"))
                 return {"batch_id": status.get("runId"), "total_runs": len(inputs)}
+
             case "flows/get_batch":
                 later = {"runId": params["batch_id"], "wait": True, "includeResults": True, "resultOrder": "by_index"}
                 outputs = [
@@ -59,6 +62,7 @@ class LaterWords:
                     for result in _results((yield "runs/get", later))
                 ]
                 return {"details": {}, "outputs": outputs}
+
         return (yield method, params)
 
     def _submit(
@@ -66,6 +70,7 @@ class LaterWords:
     ) -> Conversation[dict[str, Any]]:
         key = str(uuid.uuid5(self._namespace, str(self._runs)))
         self._runs += 1
+
         status = yield (
             "runs/submit",
             {

@@ -1,7 +1,8 @@
-"""What a pull worker calls: orchestrators, and the blob service; and what a component asks of them.
+"""`PullRemote`: the RPCs of a pull worker to orchestrators and to the blob service.
 
-Requests come in the words of the line protocol (`blobs/put`, `flows/evaluate`, …) and are answered in them. A run is
-asked for again while it goes on, since a host answers a waiting request after some minutes at the latest.
+A component's requests arrive with the methods of the line protocol (`blobs/put`, `flows/evaluate`, …) and are answered
+in the same form; metadata has no counterpart in gRPC. Waits for runs are repeated, since a host answers a waiting
+request after some minutes at the latest.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is imported; it would slow every call
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is logged by us
-
 import grpc
 
-from stepflow.errors import Code, Invalid
+from stepflow.component.pull.messages import flow_results
+from stepflow.errors import Invalid
 from stepflow.proxies import grpc_options, grpc_proxy_for, through
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
@@ -24,28 +23,32 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message as Protobuf
 
 CALL_TIMEOUT_S = 30.0
-"""For what is answered at once."""
+"""For calls answered at once."""
 
 WAIT_S = 300
-"""For a flow to end; then it is asked again."""
+"""Length of one wait for a run; waits are repeated."""
 
 RECEIVE_BYTES_MAX = 64 * 1024 * 1024
+
 CHANNELS_MAX = 64
-"""Orchestrators that tasks have named. A worker meets a handful of them."""
+"""Distinct orchestrators; a worker meets a handful."""
+
+RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""Statuses of transient failures."""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.enable_retries", 0),  # a claim is made once
+    ("grpc.enable_retries", 0),  # a repeated claim would be refused
 )
 
 _RUNNING = (pb.EXECUTION_STATUS_RUNNING, pb.EXECUTION_STATUS_UNSPECIFIED)
 
 
-class Remote:
-    """Channels by address. `blob_url` is empty where blobs are kept by whoever gives a task."""
+class PullRemote:
+    """Channels by address. With an empty `blob_url` the orchestrator of a task keeps the blobs."""
 
     def __init__(self, blob_url: str) -> None:
         self._blob_url = blob_url
@@ -65,16 +68,16 @@ class Remote:
         return call(request)
 
     async def heartbeat(self, address: str, request: pb.TaskHeartbeatRequest) -> bool:
-        """Claim a task, or tell that work on it goes on; False when its result is not wanted. Raises: AioRpcError."""
+        """Claim a task, or report work in progress; return False if the result is not wanted. Raises: AioRpcError."""
         reply = await self._call(address, ORCHESTRATOR_SERVICE, "TaskHeartbeat", request, pb.TaskHeartbeatResponse)
         return not reply.should_abort
 
     async def complete(self, address: str, request: pb.CompleteTaskRequest) -> None:
-        """Raises: AioRpcError."""
+        """Deliver a result. Raises: AioRpcError."""
         await self._call(address, ORCHESTRATOR_SERVICE, "CompleteTask", request, pb.CompleteTaskResponse)
 
     async def ask(self, address: str, call_token: str, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Answer what the component of a task asks for. Raises: AioRpcError; Invalid."""
+        """Perform a request of a task's component; return the result. Raises: AioRpcError; Invalid."""
         peer = self.address_for(method, address)
         match method:
             case "blobs/put":
@@ -82,22 +85,28 @@ class Remote:
                 fill(put.json_data, params["data"], "the blob")
                 stored = await self._call(peer, BLOB_SERVICE, "PutBlob", put, pb.PutBlobResponse)
                 return {"blob_id": stored.blob_id}
+
             case "blobs/get":
                 get = pb.GetBlobRequest(blob_id=params["blob_id"])
                 blob = await self._call(peer, BLOB_SERVICE, "GetBlob", get, pb.GetBlobResponse)
                 if blob.HasField("raw_data"):
                     raise Invalid("BLOB_NOT_JSON", f"blob {params['blob_id']} is binary")
                 return {"data": tree_of(blob.json_data, "the blob"), "blob_type": blob.blob_type}
+
             case "flows/evaluate":
                 run_id = await self._submit(address, call_token, params["flow_id"], [params["input"]])
                 return {"result": flow_results(await self._await_run(address, call_token, run_id))[0]}
+
             case "flows/submit_batch":
                 inputs, concurrency = params["inputs"], params.get("max_concurrency")
                 run_id = await self._submit(address, call_token, params["flow_id"], inputs, concurrency)
                 return {"batch_id": run_id, "total_runs": len(inputs)}
+
             case "flows/get_batch":
                 results = flow_results(await self._await_run(address, call_token, params["batch_id"]))
-                return {"outputs": [{"batch_input_index": at, "result": result} for at, result in enumerate(results)]}
+                outputs = [{"batch_input_index": index, "result": result} for index, result in enumerate(results)]
+                return {"outputs": outputs}
+
             case _:
                 raise Invalid("NOT_CARRIED", f"StepFlow over gRPC does not carry {method}")
 
@@ -114,6 +123,7 @@ class Remote:
         )
         for value in inputs:
             fill(request.run_request.input.add(), value, "the input")
+
         run = await self._call(address, ORCHESTRATOR_SERVICE, "SubmitRun", request, pb.OrchestratorRunStatus)
         run_id: str = run.run_id
         return run_id
@@ -127,6 +137,7 @@ class Remote:
             timeout_secs=WAIT_S,
             root_run_id=call_token or None,
         )
+
         while True:
             run: pb.OrchestratorRunStatus = await self._call(
                 address, ORCHESTRATOR_SERVICE, "GetRun", request, pb.OrchestratorRunStatus, WAIT_S + CALL_TIMEOUT_S
@@ -148,36 +159,18 @@ class Remote:
         channel = self._channels.get(address)
         if channel is None:
             if len(self._channels) >= CHANNELS_MAX:
-                text = f"tasks have named {CHANNELS_MAX} addresses already; {address!r} is one too many"
-                raise Invalid("TOO_MANY_ADDRESSES", text)
+                raise Invalid(
+                    "TOO_MANY_ADDRESSES",
+                    f"tasks have named {CHANNELS_MAX} addresses already; {address!r} is one too many",
+                )
             options = (*_OPTIONS, *grpc_options(grpc_proxy_for(address, os.environ)))
             channel = self._channels[address] = grpc.aio.insecure_channel(address, options=options)
         return channel
 
 
-def flow_results(run: pb.OrchestratorRunStatus) -> list[dict[str, Any]]:
-    """Return the FlowResult of each input. Raises: Invalid (a number that JSON has not)."""
-    missing = _failed(int(Code.CANCELLED), "the run ended without a result of this input")
-    results = [missing] * max(1, run.items.total, *(item.item_index + 1 for item in run.results))
-    for item in run.results:
-        if item.status == pb.EXECUTION_STATUS_COMPLETED:
-            results[item.item_index] = {"outcome": "success", "result": tree_of(item.output, "the result")}
-        elif item.status in (pb.EXECUTION_STATUS_FAILED, pb.EXECUTION_STATUS_RECOVERY_FAILED):
-            code = item.error_code or int(Code.COMPONENT_FAILED)
-            results[item.item_index] = _failed(code, item.error_message or "the flow failed")
-    return results
-
-
-def _failed(code: int, message: str) -> dict[str, Any]:
-    return {"outcome": "failed", "error": {"code": code, "message": message}}
-
-
-def why(error: grpc.aio.AioRpcError, address: str) -> str:
-    """Say what went wrong with a call to this address, for a person."""
+def explain(error: grpc.aio.AioRpcError, address: str) -> str:
+    """Return the cause of an RPC to `address` that failed, for people."""
     text = error.details() or error.code().name
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         text += through(grpc_proxy_for(address, os.environ))
     return text
-
-
-__all__ = ["Remote", "grpc", "why"]
