@@ -174,7 +174,7 @@ def test_a_plugin_that_does_not_start_is_told(tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text("raise SystemExit('no licence for cheese')\n")
     (tmp_path / "stepflow-config.yml").write_text(CONFIG % (tmp_path / "server.py"))
     with dev_mesh(tmp_path) as dev:
-        dev.wait_for("plugin own has not started")
+        dev.wait_for("plugin own failed to start")
         assert "no licence for cheese" in dev.said
         assert dev.stop(signal.SIGTERM) == 0
         assert dev.processes() == {}
