@@ -9,7 +9,8 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption
 
 if TYPE_CHECKING:
-    from stepflow.dev.mesh import DevMesh, DevSettings
+    from stepflow.dev.mesh import DevMesh
+    from stepflow.dev.services import DevSettings
 
 DEFAULT_FOLDER = Path(".stepflow/dev")
 
@@ -54,7 +55,7 @@ def dev(
     import asyncio
 
     from stepflow.cli.input.documents import read_config
-    from stepflow.dev.mesh import DevSettings
+    from stepflow.dev.services import DevSettings
 
     loaded = read_config(config)
     for text in loaded.warnings:
