@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.cli import remote
+from stepflow.cli.display.runs import ShownItem, ShownRun
 from stepflow.errors import Refused
 
 if TYPE_CHECKING:
@@ -18,32 +19,8 @@ if TYPE_CHECKING:
 
     from stepflow.cli.display.trees import AnyRun
     from stepflow.client import Client, Step
-    from stepflow.codec import Json
     from stepflow.embedded.runs_folder import LocalRuns
-    from stepflow.errors import Failure
-    from stepflow.flow import Redactor
     from stepflow.run.views import StepView
-
-
-@dataclass(frozen=True, slots=True)
-class ShownItem:
-    """An item of a run. `outcome` is None until the item has ended."""
-
-    item: int
-    status: str
-    outcome: Json | Failure | None
-
-
-@dataclass(frozen=True, slots=True)
-class ShownRun:
-    """A run at the time of reading. `steps` is empty unless requested."""
-
-    run: AnyRun
-    status: str
-    """The run's status, or `interrupted`."""
-    items: list[ShownItem]
-    steps: list[StepView]
-    redactor: Redactor
 
 
 class Source(Protocol):

@@ -100,7 +100,7 @@ def mesh_services(settings: DevSettings, etcd: str) -> list[Service]:
         return service(name, "executor", *any_port, "--name", name)
 
     def host(name: str) -> Service:
-        # --replace-routes: the routes are those of the present config, whatever an earlier start has stored.
+        # --replace-routes: the routes of the present config replace those that an earlier start has stored.
         args = ("--host-id", name, "--replace-routes", "--drain-grace", f"{HOST_DRAIN_GRACE_S:g}")
         return service(name, "component_host", *any_port, *config, *args)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stepflow.cli.display.trees import AnyRun
-    from stepflow.cli.sources import ShownRun
     from stepflow.codec import Json
     from stepflow.flow import Redactor
     from stepflow.run.views import StepView
+
+
+@dataclass(frozen=True, slots=True)
+class ShownItem:
+    """An item of a run. `outcome` is None until the item has ended."""
+
+    item: int
+    status: str
+    outcome: Json | Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """A run at the time of reading. `steps` is empty unless requested."""
+
+    run: AnyRun
+    status: str
+    """The run's status, or `interrupted`."""
+    items: list[ShownItem]
+    steps: list[StepView]
+    redactor: Redactor
 
 
 def run_name(run: AnyRun) -> str:
