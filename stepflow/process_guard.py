@@ -1,4 +1,4 @@
-"""The process guard: a process group ends with the process that started it, even when that process is SIGKILLed.
+"""The process guard: a process group ends with its supervisor, even when the supervisor is SIGKILLed.
 
 The guard is a small shell in a session of its own. It reads from a pipe whose write end only the supervisor holds: the
 line `done` releases it; the end of the file means that the supervisor is gone, and the guard ends the group (SIGTERM, a

@@ -2,8 +2,8 @@
 
 - Exit codes: 0 success, 1 the flow failed or is invalid (or any other error), 2 usage, 130 Ctrl-C.
 - Tracebacks are shown at log level debug only.
-- Starting is fast: command modules import typer and their options, and everything else inside the commands. Help is
-  rendered without rich, whose import alone would double the time.
+- Starting is fast: command modules import typer and options at the top, and everything else inside the commands. Help
+  is rendered without rich: importing rich would double the time.
 """
 
 import os
@@ -76,7 +76,7 @@ def _global_options(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command line (by default the one of this process) and return its exit code."""
+    """Run a command line (default: the arguments of this process) and return the exit code."""
     try:
         app(args=args, prog_name="stepflow")
     except SystemExit as end:
@@ -93,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def report(error: Exception) -> int:
-    """Print an error and return its exit code."""
+    """Print an error and return the exit code."""
     known = _find_known(error)
     if telemetry.is_enabled("debug"):
         traceback.print_exception(error)
@@ -109,7 +109,7 @@ def report(error: Exception) -> int:
 
 
 def _find_known(error: BaseException) -> StepflowError | None:
-    """Return the error itself, or the first `StepflowError` of an exception group (tasks fail in groups)."""
+    """Return a `StepflowError` unchanged, or the first in an exception group (tasks fail in groups)."""
     if isinstance(error, StepflowError):
         return error
     if isinstance(error, BaseExceptionGroup):

@@ -1,8 +1,8 @@
-"""Driving one run on this machine: a mesh in this process, over the run's own database, until the run ends.
+"""Driving one run on this machine to its end, in an embedded mesh over the run's database.
 
-- Component servers start first. If one of them fails to start, nothing is submitted and no database is left behind.
+- Component servers start first. If a server fails to start, nothing is submitted and no database is left behind.
 - SIGINT and SIGTERM stop the run at once: servers end, the journal stays, the run can be resumed. After a second signal
-  the process exits without waiting for the servers; their guards end them.
+  the process exits without waiting for the servers; their guards end the servers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def drive(job: Job) -> Ended:
     Raises:
         StepflowError: the run could not begin, and nothing of it is left.
         typer.Exit: the run has begun and cannot continue (1), or a signal has stopped it (130, 143). The error and the
-            command that resumes the run have been printed.
+            command to resume the run have been printed.
     """
     job.submitted = job.request is None
     try:
@@ -86,7 +86,7 @@ def drive(job: Job) -> Ended:
 
 
 def resume_hint(local: LocalRuns, run_id: str) -> str:
-    """Return the line that names the command to resume a run."""
+    """Return the message with the command to resume a run."""
     from pathlib import Path
 
     from stepflow.embedded.runs_folder import DEFAULT_FOLDER
@@ -170,9 +170,10 @@ async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: Sqlite
 
 
 async def _discard_unless_submitted(job: Job) -> None:
-    """Remove the database if it holds no run. An interrupted submission may have stored its run: look it up."""
+    """Remove the database if no run is in it. Reads the database: an interrupted submission may have stored the run."""
     if job.submitted:
         return
+
     try:
         store = await job.local.read(job.run_id)
         try:
@@ -188,7 +189,7 @@ async def _discard_unless_submitted(job: Job) -> None:
 
 
 def _plugins(job: Job) -> set[str]:
-    """Return the plugins to start: those of the flow, and all that cost nothing (a component may call any plugin)."""
+    """Return the plugins of the flow, and all builtin and mock plugins (any component may call these)."""
     free = {name for name, plugin in job.config.plugins.items() if isinstance(plugin, (BuiltinPlugin, MockPlugin))}
     return plugins_for(job.config, job.flow) | free
 
@@ -223,7 +224,7 @@ async def _start_plugins(mesh: Mesh) -> None:
 
 
 async def _run(mesh: Mesh, job: Job) -> Ended:
-    """Submit the run if it is new, drive it, and return its outcome."""
+    """Submit a new run, drive the run, and return the outcome."""
     run_id, view = job.run_id, job.view
     mesh.executor.listen(run_id, view.on_event)
     await mesh.start_services()
@@ -246,7 +247,7 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:
-    """Redraw the view at the interval that the view asks for."""
+    """Redraw the view at `view.interval_s`."""
     while True:
         await asyncio.sleep(3600 if job.view.interval_s is None else job.view.interval_s)
         run = await mesh.control.get_run(job.run_id)

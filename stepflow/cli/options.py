@@ -1,11 +1,11 @@
-"""Options that several commands share: flow, config, input, variables, overrides, output, run, mesh.
+"""Shared options: flow, config, input, variables, overrides, output, run, mesh.
 
 - An option is an `Annotated` type for the signature of a command.
-- The options that `run` and `submit` share are declared once, as the fields of `RunOptions`; `with_run_options` puts
-  them into the signature that typer reads.
-- `stepflow.cli.input` reads the files and texts that the options name.
+- The options of both `run` and `submit` are declared once, as the fields of `RunOptions`; `with_run_options` puts the
+  options into the signature for typer.
+- `stepflow.cli.input` reads the files and texts.
 
-Every command imports this module, also for its help: it imports nothing but typer.
+Every command imports this module, also for the help: the only import is typer.
 """
 
 import functools
@@ -71,7 +71,7 @@ RunArguments = Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="Th
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """The options of the input; at most one of the first four is given."""
+    """The options of the input; at most one of the first four is set."""
 
     file: Path | None = None
     json: str | None = None
@@ -82,7 +82,7 @@ class InputOptions:
 
 @dataclass(frozen=True, slots=True)
 class ValueOptions:
-    """The options of one value (variables, overrides, a payload); at most one of the three is given."""
+    """The options of one value (variables, overrides, a payload); at most one is set."""
 
     file: Path | None = None
     json: str | None = None
@@ -99,7 +99,7 @@ class VariableOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The options by which `run` and `submit` are given inputs, variables and overrides, in the order of the help."""
+    """The options of both `run` and `submit` for inputs, variables and overrides, in the order of the help."""
 
     input_file: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="The input, a YAML or JSON file.")
@@ -160,7 +160,7 @@ class RunOptions:
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameter `given: RunOptions` of a command by one option per field of RunOptions.
 
-    The options take the position of the parameter in the help; the command gets them as one `RunOptions`.
+    The options take the position of the parameter in the help; the command gets a `RunOptions`.
     """
     members = fields(RunOptions)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_output(output: Path | None) -> None:
-    """Check, before the run, that the output file can be written after the run. Raises: Usage."""
+    """Check before the run that the output file is writable. Raises: Usage."""
     if output is None:
         return
     _output_format(output)
@@ -25,9 +25,9 @@ def check_output(output: Path | None) -> None:
 
 
 def write_results(results: Sequence[Any], output: Path | None, *, batch: bool) -> None:
-    """Write FlowResult trees to stdout (JSON) or to a file (in the format of its extension).
+    """Write FlowResult trees to stdout (JSON) or to a file (format by extension).
 
-    A single run is one value; a batch is one JSON text per line, or one YAML list. Raises: Usage.
+    A single run is one value; a batch is JSONL or a YAML list. Raises: Usage.
     """
     if output is None:
         console.out(_to_lines(results))

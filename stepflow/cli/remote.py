@@ -1,4 +1,4 @@
-"""Talking to a mesh: its address and TLS settings, one connection per command, the message when no server answers."""
+"""Connecting to a mesh: address and TLS settings, a connection per command, the error when no server answers."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _T = TypeVar("_T")
 
 
 def ask(server: str | None, work: Callable[[Client], Awaitable[_T]]) -> _T:
-    """Connect, do the work, and return its result.
+    """Connect, do the work, and return the result.
 
-    Raises: Unavailable `SERVER_UNAVAILABLE`, with the commands that start or name a mesh; the errors of `work`.
+    Raises: Unavailable `SERVER_UNAVAILABLE`, with the next step (start or name a mesh); the errors of `work`.
     """
     import asyncio
 
@@ -83,7 +83,7 @@ def tls_from_environment() -> Tls | None:
 
 
 def server_argument(server: str | None) -> str:
-    """Return the `--server` option of a suggested command, empty if the command reaches this mesh without one."""
+    """Return the `--server` option of a suggested command, empty if the command reaches the mesh without."""
     if server is None or server in (DEFAULT_SERVER, os.environ.get("STEPFLOW_SERVER")):
         return ""
     return f" --server {server}"
@@ -121,14 +121,14 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
 
 
 def outcome_of(found: Item | Step) -> Json | Failure | None:
-    """Return the outcome of an item or step of a client, None until it has ended."""
+    """Return the outcome of an item or step of a client, None before the end."""
     from stepflow.codec import Json
 
     return Json(found.raw) if found.raw else found.failure
 
 
 async def redactor(client: Client, run: Run) -> Redactor:
-    """Return the redactor of a run. A mesh shows no inputs, so only the secrets in the flow itself are known."""
+    """Return the redactor of a run. A mesh shows no inputs, so only the secrets in the flow are known."""
     from stepflow.flow import Redactor, flow_from_tree
 
     _, document = await client.get_flow(run.flow_id)

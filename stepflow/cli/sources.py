@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Answers the commands of `stepflow runs`. `text` is a run's id or a prefix of it."""
+    """Answers the commands of `stepflow runs`. `text` is a run id or a prefix."""
 
     location: str
     """Where the runs are, for messages."""
 
     def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
-        """Return the newest runs with their statuses; all statuses if none is given."""
+        """Return the newest runs with status; all statuses by default."""
 
     def read(self, text: str, *, steps: bool) -> ShownRun:
         """Return a run. Raises: NotFound, Invalid (an ambiguous prefix)."""
 
     def delete(self, text: str, *, force: bool) -> str:
-        """Delete a run that has ended and return its id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
+        """Delete a run that has ended and return the id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
 
     def signal(self, text: str, signal: Signal) -> tuple[str, str]:
         """Send a run a signal; return the ids of run and signal. Raises: Refused `RUN_ENDED`, NotFound, Invalid."""
@@ -53,7 +53,7 @@ class Signal:
 
 
 def choose(server: str | None, store: Path | None) -> Source:
-    """Return the source that the options select."""
+    """Return the selected source."""
     if server is not None and store is None:
         return RemoteSource(server)
     from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns

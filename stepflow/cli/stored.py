@@ -1,7 +1,7 @@
-"""Runs stored in `.stepflow/`: listing them, and reading one run back to resume it.
+"""Runs stored in `.stepflow/`: listing runs, and reading a run back for `resume`.
 
-Databases are opened read-only, one at a time, also while another process owns them. An unreadable database is reported
-with its file name and skipped.
+Databases are opened read-only, one at a time, also while another process owns the database. An unreadable database is
+reported with its file name and skipped.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ def print_json(tree: Any) -> None:
 
 
 def print_json_line(tree: Any) -> None:
-    """Print a tree as one line of JSON (JSONL)."""
+    """Print a tree as a line of JSON (JSONL)."""
     import msgspec
 
     console.out(msgspec.json.encode(tree) + b"\n")
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows as aligned columns below their heads."""
+    """Print rows as aligned columns below the heads."""
     table = [heads, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -1,5 +1,5 @@
 """`stepflow dev`: etcd and the services as child processes on this machine.
 
-`mesh` starts, restarts and stops them; `services` has their command lines, `service_process` one process, `folder` and
-`ports` what they use; `etcd_binary` finds etcd or fetches it from Debian's packages (`debian`).
+`mesh` starts, restarts and stops all processes; `services` has the command lines, `service_process` a single process,
+`folder` and `ports` the resources; `etcd_binary` finds etcd or fetches it from Debian's packages (`debian`).
 """

@@ -2,7 +2,7 @@
 
 - apt's state is in a temporary folder: the system's package lists, sources and installed packages are neither used nor
   changed, and root is not needed.
-- The package must have the SHA-256 that the program's release pins; the mirror, the proxy and apt are not trusted.
+- The package must have the pinned SHA-256; the mirror, the proxy and apt are not trusted.
 - The program is installed by one rename under a file lock: concurrent processes fetch it once, and a killed fetch
   leaves no program that looks complete.
 
@@ -66,7 +66,7 @@ class Program:
 
 
 def fetch(program: Program, cache: Path) -> Path:
-    """Return the path of the program in `cache`, which is fetched if missing.
+    """Return the path of the program in `cache`, fetched if missing.
 
     Fetching blocks for some seconds and is announced on stderr.
 
@@ -166,10 +166,12 @@ def _private_apt(root: Path, mirror: str, suite: str, architecture: str) -> list
     for folder in ("lists/partial", "archives/partial", "empty"):
         (root / folder).mkdir(parents=True)
     (root / "status").touch()
+
     trust = f"signed-by={KEYRING}" if KEYRING.exists() else "trusted=yes"
     (root / "sources.list").write_text(f"deb [{trust}] {mirror} {suite} main\n", encoding="utf-8")
     # Hooks of the system (Docker images have some) must not run.
     (root / "apt.conf").write_text("#clear APT::Update;\n#clear DPkg;\n", encoding="utf-8")
+
     options = {
         "Dir::Etc::SourceList": root / "sources.list",
         "Dir::Etc::SourceParts": root / "empty",
@@ -215,6 +217,7 @@ def _run(program: Program, command: Sequence[str], cwd: Path | None = None) -> s
     except subprocess.TimeoutExpired:
         text = f"{command[0]} did not end within {APT_TIMEOUT_S} s; try again, or {program.own}"
         raise Unavailable(reason, text) from None
+
     if done.returncode != 0:
         tail = " ".join(done.stderr.split())[-500:]
         raise Unavailable(reason, f"{command[0]} ended with {done.returncode} ({tail}); try again, or {program.own}")

@@ -50,7 +50,7 @@ ETCD = Program(
 
 @dataclass(frozen=True, slots=True)
 class EtcdBinary:
-    """An etcd program that runs on this machine. `version` is what the program reports, such as 3.5.30."""
+    """An executable etcd program. `version` is the output of `--version`, such as 3.5.30."""
 
     path: Path
     version: str
@@ -62,7 +62,7 @@ def user_cache() -> Path:
 
 
 def find_etcd(cache: Path | None = None) -> EtcdBinary:
-    """Return the etcd that `ETCD_BIN` names, else the etcd in `cache`, which is fetched if missing.
+    """Return the etcd that `ETCD_BIN` names, else the etcd in `cache`, fetched if missing.
 
     Fetching blocks for some seconds and is announced on stderr.
 

@@ -1,9 +1,9 @@
-"""The folder of a mesh on this machine: one owner at a time, private to its user.
+"""The folder of a mesh on this machine: one owner at a time, private to the user.
 
     <folder>/etcd/        data of etcd: flows, runs, journals
     <folder>/blobs/       payloads too large for etcd
     <folder>/logs/        one log per service, of the last start
-    <folder>/lock         held by the process that uses the folder; contains its pid and the address of its mesh
+    <folder>/lock         held by the owner; contains the owner's pid and the address of the mesh
 
 The lock file is never removed: after a removal, two processes could lock two files of the same name.
 """

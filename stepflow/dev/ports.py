@@ -1,4 +1,4 @@
-"""Ports on loopback: is one free, and which one is."""
+"""Free ports on loopback."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def check_port(port: int) -> None:
     """Check that a port can be listened on. Raises: Refused `PORT_TAKEN`, `PORT_FORBIDDEN`, with the next step."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closing connection does not occupy the port
+
         try:
             probe.bind((HOST, port))
         except OSError as error:

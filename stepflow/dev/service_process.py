@@ -61,10 +61,12 @@ class Service:
         """Empty until the service is ready."""
         self.returncode: int | None = None
         """Exit code of the last process; -N after a death by signal N; None while a process runs."""
+
         self._environ = environ
         self._probe = probe or self._announced
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: ProcessGuard | None = None
+
         self._exited = asyncio.Event()
         self._group_lives = False
         self._log_from = 0

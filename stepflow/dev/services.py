@@ -1,4 +1,4 @@
-"""The services of a mesh on this machine: their command lines, and how their readiness is found out.
+"""The services of a mesh on this machine: command lines and readiness probes.
 
 All of them listen on loopback: the control plane on the configured port, the others on free ones.
 """
@@ -61,7 +61,7 @@ class DevSettings:
 
 
 def etcd_service(binary: EtcdBinary, settings: DevSettings) -> Service:
-    """Return an etcd of one member, ready when it reports that it is healthy."""
+    """Return an etcd of one member, ready when healthy."""
     client, peer = f"http://{HOST}:{free_port()}", f"http://{HOST}:{free_port()}"
     command = [
         str(binary.path),
@@ -117,7 +117,7 @@ def ready_timeout_s(service: Service) -> float:
 
 
 async def _is_healthy(address: str) -> bool:
-    """Return True if the etcd at this address reports that it is healthy."""
+    """Return True if the etcd at this address reports itself healthy."""
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(1):

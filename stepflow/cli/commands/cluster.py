@@ -30,7 +30,7 @@ components_app = typer.Typer(
 def show_status(*, server: ServerOption = None, json: JsonOption = False) -> None:
     """Show the executors and hosts of a mesh with their load.
 
-    The exit code is 1 when the mesh cannot run anything: without a leader, an executor or a host.
+    The exit code is 1 when the mesh has no leader, no executor or no host.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def drain(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Drain an executor, which hands its runs over, or a host, which finishes its calls. Neither takes new work.
+    """Drain an executor (it hands over all runs) or a host (it finishes all calls); no new work is accepted.
 
     Returns when the last run or call is gone; Ctrl-C stops waiting, and draining continues. The drained process keeps
     running until it is stopped.
@@ -114,7 +114,7 @@ def list_components(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components that the hosts of a mesh offer, and the state of the servers behind them.
+    """List the components that the hosts of a mesh offer, and the state of their servers.
 
     With --json, schemas are included.
 

@@ -1,4 +1,4 @@
-"""`stepflow list-components`: the components of the config's plugins, and the paths by which flows reach them."""
+"""`stepflow list-components`: the components of the config's plugins, and their paths in flows."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -42,7 +42,7 @@ def list_components(
         str, typer.Option(metavar="true|false", help="Leave out components of plugins that no route uses.")
     ] = "true",
 ) -> None:
-    """List the components that the config's plugins offer, with the paths that reach them.
+    """List the components that the config's plugins offer, and their paths in flows.
 
     Starts the configured component servers, lists their components, and stops them. The exit code is 1 when a server
     fails to start; the components of the others are listed.

@@ -39,6 +39,7 @@ def init(
             f"{' and '.join(str(directory / name) for name in taken)} already exist; name another folder: "
             "stepflow init FOLDER",
         )
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -46,6 +47,7 @@ def init(
                 file.write((_TEMPLATE / name).read_bytes())
     except OSError as error:
         raise Refused("FILE_UNWRITABLE", f"cannot write to {directory}: {error.strerror}") from None
+
     _print_next_steps(directory)
 
 

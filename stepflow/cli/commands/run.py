@@ -1,6 +1,6 @@
 """`stepflow run` and `stepflow resume`: a flow on this machine, durable in `.stepflow/`.
 
-`stepflow.cli.driving` drives the run; `stepflow.cli.display` shows it and prints its results.
+`stepflow.cli.driving` drives the run; `stepflow.cli.display` shows progress and results.
 """
 
 from pathlib import Path

@@ -57,7 +57,7 @@ def submit(
 ) -> None:
     """Submit a flow to a mesh and print its result as JSON, or a batch as JSONL in the order of the inputs.
 
-    Ctrl-C stops following and prints the command that resumes following; the run continues. A second Ctrl-C cancels
+    Ctrl-C stops following and prints the command to follow again; the run continues. A second Ctrl-C cancels
     the run. With --no-wait, only the run's id is printed. With --json, the result is an object: the run, and the
     results of its items. The exit code is 1 when the flow (or an item of a batch) failed.
 

@@ -29,7 +29,7 @@ def run_tests(
 ) -> None:
     """Run the test cases of flows and compare the results.
 
-    Members that an expected result leaves out are not compared. The exit code is 1 when a case failed.
+    Only the members of the expected result are compared. The exit code is 1 when a case failed.
 
     \b
     Examples:

@@ -1,6 +1,6 @@
-"""Following a run of a mesh to its end: its steps on stderr, its results at the end.
+"""Following a run of a mesh to the end: steps on stderr, then the results.
 
-- The first Ctrl-C stops following and prints the command that resumes following; the run continues. After `submit`, a
+- The first Ctrl-C stops following and prints the command to follow again; the run continues. After `submit`, a
   second Ctrl-C within `CANCEL_WINDOW_S` cancels the run, and a third ends the process at once.
 - SIGTERM stops following at once.
 - After a lost connection the events resume where they stopped; after `FOLLOW_PATIENCE_S` without a server the command
@@ -60,10 +60,10 @@ class Following:
 
 
 def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
-    """Begin (or find) a run, follow it, and return its outcome.
+    """Begin (or find) a run, follow the run to the end, and return the outcome.
 
-    `begin` returns the run's id and its number of items. It sets `following.run_id` earlier if the mesh may have the
-    run before `begin` returns.
+    `begin` returns the run's id and the number of items. If the mesh may have the run before `begin` returns, `begin`
+    sets `following.run_id` earlier.
 
     Raises:
         StepflowError: there is no such mesh or run.
@@ -194,14 +194,14 @@ async def _watch(client: Client, following: Following) -> Run:
 
 
 async def _tick(following: Following) -> None:
-    """Redraw the view at the interval that the view asks for."""
+    """Redraw the view at `view.interval_s`."""
     while True:
         await asyncio.sleep(3600 if following.view.interval_s is None else following.view.interval_s)
         following.view.tick(following.items_ended)
 
 
 def step_event(event: Event) -> StepEvent:
-    """Convert a client's event to the event that views take."""
+    """Convert a client's event for the views."""
     return StepEvent(
         kind=_KINDS[event.kind],
         run_id=event.run_id,

@@ -1,9 +1,9 @@
-"""How a run ended: its results for programs, a summary for people, the exit code.
+"""The end of a run, a single run or a batch: results for programs, a summary for people, the exit code.
 
 - The results go to stdout (or `--output`): one FlowResult for a single run, one line per item for a batch, in the
-  order of the inputs. A failed item has its error there.
-- The summary goes to stderr: status, duration, and for a batch the number of completed items. A single run that failed
-  shows its error as well.
+  order of the inputs. For a failed item, the FlowResult is the error.
+- The summary goes to stderr: status, duration, and for a batch the number of completed items. For a failed single run,
+  the error follows.
 - The exit code is 1 unless the run and all its items succeeded.
 """
 
@@ -56,7 +56,7 @@ def finish(
 
 
 def print_summary(ended: Ended, redactor: Redactor) -> None:
-    """Print status, duration and item counts; for a single run that failed, its error."""
+    """Print status, duration and item counts; for a failed single run, also the error."""
     run = ended.run
     took = duration((run.completed_at_ms or run.created_at_ms) - run.created_at_ms)
     style = "green" if run.status == "completed" else "red"

@@ -1,4 +1,4 @@
-"""Runs and steps for people: the rows of listings, the details of a run, the table of its steps."""
+"""Runs and steps for people: the rows of listings, the details of a run, the table of steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ShownRun:
 
 
 def run_name(run: AnyRun) -> str:
-    """Return the name of a run's flow, else the name of its file, else the beginning of its id."""
+    """Return the name of a run's flow, else the name of the file, else a prefix of the flow id."""
     return run.flow_name or PurePath(str(run.labels.get("flow") or "")).name or run.flow_id[:12]
 
 

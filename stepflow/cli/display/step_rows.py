@@ -1,4 +1,4 @@
-"""Rows of the live table: which steps are shown, in which order, as which texts. Pure."""
+"""Rows of the live table: selection, order and texts. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PRIORITY = {"running": 0, "retrying": 0, "sleeping": 0, "waiting": 0, "failed":
 
 @dataclass(slots=True)
 class StepRow:
-    """The last known state of a step. `parent` is the step that opened the sub-run of this one."""
+    """The last known state of a step. `parent` is the step that opened the sub-run."""
 
     parent: StepKey | None
     depth: int
@@ -44,7 +44,7 @@ class StepRow:
 def visible_rows(rows: Mapping[StepKey, StepRow], room: int) -> list[StepRow]:
     """Return at most `room` rows: active steps, then failed steps, then the latest of the completed steps.
 
-    The order is that of `_in_order`.
+    The rows keep the order of `_in_order`.
     """
     ordered = _in_order(rows)
     if len(ordered) <= room:
@@ -54,7 +54,7 @@ def visible_rows(rows: Mapping[StepKey, StepRow], room: int) -> list[StepRow]:
 
 
 def _in_order(rows: Mapping[StepKey, StepRow]) -> list[StepRow]:
-    """Return the rows in the order of their start, the rows of a sub-run below the step that opened the sub-run."""
+    """Return the rows in the order of their start, sub-runs below their parent step."""
     below: dict[StepKey | None, list[StepKey]] = {}
     for key, row in rows.items():
         below.setdefault(row.parent if row.parent in rows else None, []).append(key)
@@ -74,7 +74,7 @@ def indented(row: StepRow) -> str:
 
 
 def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
-    """Return the texts of a row with their styles; `width` is that of the widest label."""
+    """Return the texts of a row with their styles; `width`: width of the widest label."""
     word, style = _WORDS.get(row.state, ("run", "blue"))
     elapsed = "" if row.started_at_ms is None else duration((row.ended_at_ms or now_ms) - row.started_at_ms)
     attempt = f"attempt {row.attempt}" if row.attempt > 1 else ""

@@ -1,7 +1,7 @@
 """Texts for people: durations, instants, step labels, failures, texts of components.
 
-No component's input or output is shown. Texts of failures and progress come from components: they are redacted, cut,
-and freed of control characters.
+No component's input or output is shown. Texts of failures and progress come from components: `plain` redacts, cuts
+and strips control characters.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def step_label(event: StepEvent, *, batch: bool) -> str:
-    """Return a step's id, with its item if the step may run for several items."""
+    """Return a step's id, with the item number if the step may run for several items."""
     return f"{event.step_id}[{event.item}]" if batch or event.depth else event.step_id
 
 
 def signal_text(event: StepEvent) -> str:
-    """Name the signal that a step waits for, and until when it waits."""
+    """Return the signal and the deadline of a waiting step."""
     until = "" if event.until_ms is None else f" until {clock(event.until_ms)}"
     return f"the signal {plain(event.message, str)}{until}"
 
@@ -44,7 +44,7 @@ def failure_text(event: StepEvent, redact: Callable[[str], str]) -> str:
 
 
 def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -> str:
-    """Return a failure's message, followed by its reason if the engine's routing gave one.
+    """Return a failure's message, followed by the reason of the engine's routing, if any.
 
     Only routing failures of the engine carry such a reason; notes of components may quote payloads.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AnyRun(Protocol):
-    """The fields that the run of a local store and the run of a client have in common."""
+    """The common fields of a local run and a client's run."""
 
     @property
     def run_id(self) -> str: ...

@@ -1,6 +1,6 @@
 """Progress of a run on stderr: a live table on a terminal, lines elsewhere, nothing with `--quiet`.
 
-All views take the same calls, from the event loop that drives or follows the run.
+All views take the same calls, on the event loop of the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The flow and the config that a command works on."""
+"""The flow and the config of a command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Files and texts that the command line names: bounded reads, formats by extension, parsing.
+"""Files and texts of the command line: bounded reads, formats by extension, parsing.
 
-- A file's size is checked before it is read; from a pipe, which has no size, at most the limit is read.
-- The format of a file follows from its extension, never from its content.
+- The size of a file is checked before reading; from a pipe, which has no size, at most the limit is read.
+- The format of a file follows from the extension, never from the content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def value_format(path: Path, *, what: str) -> Literal["yaml", "json"]:
-    """Return the format of a file with one value, by its extension. Raises: Usage."""
+    """Return the format of a file with one value, by the extension. Raises: Usage."""
     match path.suffix.lower():
         case ".yaml" | ".yml":
             return "yaml"
@@ -40,7 +40,7 @@ def read_file(path: Path, *, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> b
 
 
 def open_file(path: Path, what: str, bytes_max: int) -> BinaryIO:
-    """Open a file for reading. Raises: Usage (no such file), Invalid (its size exceeds `bytes_max`)."""
+    """Open a file for reading. Raises: Usage (no such file), Invalid (larger than `bytes_max`)."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -54,7 +54,7 @@ def open_file(path: Path, what: str, bytes_max: int) -> BinaryIO:
 
 
 def read_bounded(file: BinaryIO, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
-    """Read a file to its end. Raises: Invalid (longer than `bytes_max`)."""
+    """Read a file to the end. Raises: Invalid (longer than `bytes_max`)."""
     content = file.read(bytes_max + 1)
     if len(content) > bytes_max:
         raise too_large(what, bytes_max)
@@ -79,7 +79,7 @@ def compact_tree(tree: Any, what: str) -> bytes:
 
 
 def too_large(what: str, bytes_max: int, size: int | None = None) -> Invalid:
-    """Return the error for a value over its limit; `size` is None when reading stopped at the limit."""
+    """Return the error for a value over the limit; `size` is None when reading stopped at the limit."""
     found = f"{size:,} bytes" if size is not None else f"more than {bytes_max:,} bytes"
     return Invalid(
         "PAYLOAD_TOO_LARGE",

@@ -1,4 +1,4 @@
-"""The values that `stepflow run` and `stepflow submit` are given with a flow, read together."""
+"""The values of `stepflow run` and `stepflow submit`: inputs, variables, overrides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a run begins with. `overrides` is None without overrides; `redactor` hides the secrets of all of them."""
+    """The values of a run. `overrides` is None without overrides; `redactor` hides the secrets in all values."""
 
     inputs: Inputs
     overrides: Any
@@ -27,7 +27,7 @@ class Given:
 
 
 def read_given(options: RunOptions, flow: Flow) -> Given:
-    """Read inputs, overrides and variables (these also from the environment of the process). Raises: Usage, Invalid."""
+    """Read inputs, overrides and variables (from options and the process environment). Raises: Usage, Invalid."""
     inputs = read_inputs(options.inputs, flow)
     overrides = read_overrides(options.overrides)
     variables = read_variables(options.variables, flow, os.environ)

@@ -1,4 +1,4 @@
-"""The message of a missing input: which input the flow declares or reads, how to give it, an example."""
+"""The message of a missing input: the declared input, the options, an example."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EXAMPLE_CHARS_MAX = 200
 
 
 def wants_input(flow: Flow) -> bool:
-    """Return True if the flow declares an input or reads one."""
+    """Return True if the flow declares or reads an input."""
     return flow.schema("input") is not None or next(_input_paths(flow), None) is not None
 
 
 def describe_input(flow: Flow) -> str:
-    """Describe the input of a flow for people, and the options that give it."""
+    """Describe the input of a flow, and the options to give an input."""
     lines = _describe_schema(flow)
     lines += [
         "",
@@ -70,7 +70,7 @@ def _describe_type(schema: Mapping[str, Any]) -> str:
 
 
 def _example_input(flow: Flow) -> str | None:
-    """Return the first example of the flow as JSON text, None if it is too long for a command line."""
+    """Return the first example of the flow as JSON text, None if too long for a command line."""
     for example in flow.all_examples():
         text = encode(example["input"]).decode()
         return text if len(text) <= EXAMPLE_CHARS_MAX else None
@@ -78,7 +78,7 @@ def _example_input(flow: Flow) -> str | None:
 
 
 def _input_paths(flow: Flow) -> Iterator[str]:
-    """Yield the paths of the input that the flow refers to; `$` is the whole input."""
+    """Yield the paths of all references to the input; `$` is the whole input."""
     for tree in (*(step.input for step in flow.steps), flow.output):
         yield from _input_paths_in(tree)
 

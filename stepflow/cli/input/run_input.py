@@ -31,7 +31,7 @@ assert INPUTS_BYTES_MAX > PAYLOAD_BYTES_MAX
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Compact JSON texts, one per item. A batch of one item is still a batch: its output is JSONL."""
+    """Compact JSON texts, one per item. A batch with a single item is still a batch: the output is JSONL."""
 
     values: list[bytes]
     batch: bool
@@ -43,7 +43,7 @@ def read_inputs(options: InputOptions, flow: Flow, stdin: BinaryIO | None = None
     A flow that neither declares nor reads an input runs on `null` if none is given.
 
     Raises:
-        Usage: options that exclude each other, a missing file, or no input for a flow that needs one.
+        Usage: exclusive options, a missing file, or no input for a flow with an input.
         Invalid: not JSON or YAML, or too large.
     """
     at_most_one(

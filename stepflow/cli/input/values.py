@@ -1,6 +1,6 @@
-"""Values that a command is given as a file, as JSON text or as YAML text: variables, overrides, payloads.
+"""Values given as a file, as JSON text or as YAML text: variables, overrides, payloads.
 
-Options of one group that exclude each other are refused by name.
+Exclusive options are refused by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_variables(options: VariableOptions, flow: Flow, environ: Mapping[str, s
     """Return the given values of variables, as trees, without the flow's own defaults.
 
     Raises:
-        Usage: options that exclude each other, a missing file.
+        Usage: exclusive options, a missing file.
         Invalid: not JSON or YAML, too large, not an object.
     """
     given = read_value(options.given, "variables")
@@ -53,7 +53,7 @@ def read_payload(options: ValueOptions) -> Any:
 
 
 def read_value(options: ValueOptions, group: str) -> Any:
-    """Return the tree that a group of three options gives, or `ABSENT`. Raises: Usage, Invalid."""
+    """Return the tree of a group of three options, or `ABSENT`. Raises: Usage, Invalid."""
     at_most_one({f"--{group}": options.file, f"--{group}-json": options.json, f"--{group}-yaml": options.yaml})
     if options.file is not None:
         text = read_file(options.file, what=group)
@@ -66,7 +66,7 @@ def read_value(options: ValueOptions, group: str) -> Any:
 
 
 def at_most_one(options: Mapping[str, object]) -> None:
-    """Check options that exclude each other; None is an option that was not given. Raises: Usage."""
+    """Check that at most one option is given (not None). Raises: Usage."""
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise Usage("OPTIONS_EXCLUSIVE", f"{' and '.join(given)} exclude each other; give one of them", options=given)

@@ -1,7 +1,7 @@
 """Running the test cases of flows.
 
 - The selected cases of a file are one batch run, on a store in memory.
-- The config is that of the command line, else of the flow's `test` section, else of the folder.
+- The config comes from the command line, else from the flow's `test` section, else from the folder.
 - A file without cases is skipped, and so is a file that is no flow, unless its `schema` member names the flow schema.
 """
 
@@ -116,7 +116,7 @@ def _names_flow_schema(path: Path) -> bool:
 
 
 def _select(flow: Flow, names: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
-    """Return the cases with these names, all cases without names, each with its index in the file."""
+    """Return the cases with these names (all without names), with indexes in the file."""
     cases = (flow.test or {}).get("cases") or []
     return [(index, case) for index, case in enumerate(cases) if not names or case["name"] in names]
 

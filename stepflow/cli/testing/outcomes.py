@@ -1,4 +1,4 @@
-"""Outcomes of test cases and of the files they are in."""
+"""Outcomes of test cases and of their files."""
 
 from __future__ import annotations
 
