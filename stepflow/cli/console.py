@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stepflow.errors import StepflowError
 
 EXIT_OK = 0
@@ -49,6 +51,15 @@ def warn(text: str) -> None:
 def error(failure: StepflowError) -> None:
     """Print an error to stderr: its reason code and its message."""
     say(f"{styled(f'error[{failure.reason}]:', 'red', 'bold')} {failure.message}")
+
+
+def check_choice(option: str, value: str, known: Sequence[str]) -> None:
+    """Check the value of an option with fixed choices. Raises: Usage `OPTION_INVALID`, with the closest choice."""
+    if value not in known:
+        from stepflow.flow.syntax import suggestion
+
+        hint = suggestion(value, tuple(known))
+        raise Usage("OPTION_INVALID", f"{option} is one of {', '.join(known)}, not {value!r}{hint}")
 
 
 def styled(text: str, *styles: str) -> str:

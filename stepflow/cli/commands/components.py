@@ -53,8 +53,7 @@ def list_components(
       stepflow list-components --config stepflow-config.yml --schemas true
       stepflow list-components --format json | jq '.components[].routes[]'
     """
-    if output_format not in _FORMATS:
-        raise console.Usage("OPTION_INVALID", f"--format is one of {', '.join(_FORMATS)}, not {output_format!r}")
+    console.check_choice("--format", output_format, _FORMATS)
     with_schemas = output_format != "pretty" if schemas is None else _flag("--schemas", schemas)
     hide = _flag("--hide-unreachable", hide_unreachable)
 
@@ -84,8 +83,7 @@ def list_components(
 
 
 def _flag(option: str, value: str) -> bool:
-    if value not in ("true", "false"):
-        raise console.Usage("OPTION_INVALID", f"{option} is true or false, not {value!r}")
+    console.check_choice(option, value, ("true", "false"))
     return value == "true"
 
 

@@ -74,11 +74,7 @@ def list_runs(
     source = choose(server, store)
     known = STATUSES if isinstance(source, RemoteSource) else (*STATUSES, "interrupted")
     for name in status or ():
-        if name not in known:
-            from stepflow.flow.syntax import suggestion
-
-            hint = suggestion(name, known)
-            raise console.Usage("OPTION_INVALID", f"--status is one of {', '.join(known)}, not {name!r}{hint}")
+        console.check_choice("--status", name, known)
 
     found = source.list(status or (), limit)
     if json:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from stepflow.cli.console import Usage
+from stepflow.cli.console import Usage, check_choice
 from stepflow.cli.input.files import compact_tree, open_file, parse_text, read_bounded, too_large
 from stepflow.cli.input.input_help import describe_input, wants_input
 from stepflow.cli.input.values import ABSENT, at_most_one, read_value
@@ -59,8 +59,7 @@ def read_inputs(options: InputOptions, flow: Flow, stdin: BinaryIO | None = None
 
 
 def _read_stdin(stdin_format: str, flow: Flow, stdin: BinaryIO | None) -> bytes:
-    if stdin_format not in ("json", "yaml"):
-        raise Usage("OPTION_INVALID", f"--stdin-format is json or yaml, not {stdin_format!r}")
+    check_choice("--stdin-format", stdin_format, ("json", "yaml"))
     if not wants_input(flow):
         return b"null"
 

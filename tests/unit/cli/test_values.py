@@ -95,7 +95,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_stdin_format_is_a_usage_error() -> None:
-    assert "json or yaml" in refusal(Usage, InputOptions(stdin_format="toml"))
+    assert "--stdin-format is one of json, yaml, not" in refusal(Usage, InputOptions(stdin_format="toml"))
 
 
 @pytest.mark.parametrize(
