@@ -125,6 +125,7 @@ def _run_interruptibly(work: Coroutine[Any, Any, _T], view: View) -> _T:
 
 
 async def _drive(job: Job) -> Ended:
+    """Open the database, start the mesh, drive the run, and close both."""
     local = job.local
     store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
     try:
@@ -157,6 +158,7 @@ async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: Sqlite
 
     store.on_failure = give_up
     mesh.executor.abandoned = abandoned
+
     task = asyncio.create_task(work)
     try:
         await asyncio.wait((task, stuck), return_when=asyncio.FIRST_COMPLETED)

@@ -125,9 +125,9 @@ class _Interruptible:
         if not following.cancels or self._first_signal != signal.SIGINT:
             return
 
-        console.say(console.styled(f"Ctrl-C again within {CANCEL_WINDOW_S:g} s cancels it", "dim"))
+        console.say(console.styled(f"Ctrl-C again within {CANCEL_WINDOW_S:g} s cancels the run", "dim"))
         self._signalled.clear()
-        if self._signals < 2:
+        if self._signals < 2:  # else the second Ctrl-C arrived while the work was being cancelled
             try:
                 async with asyncio.timeout(CANCEL_WINDOW_S):
                     await self._signalled.wait()
@@ -158,6 +158,7 @@ class _Interruptible:
 
 
 async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
+    """Begin the run and follow it to the end, over two connections of different patience."""
     async with remote.connect(following.server) as client:
         following.run_id, items_total = await begin(client)
         following.begun = True
