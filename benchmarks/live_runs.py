@@ -27,7 +27,8 @@ from benchmarks.mesh import CACHE, HERE, free_port, submit
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.dev.etcd_binary import find_etcd
-from stepflow.dev.mesh import DevMesh, DevSettings
+from stepflow.dev.mesh import DevMesh
+from stepflow.dev.services import DevSettings
 from stepflow.flow import flow_bytes, flow_from_tree
 
 if TYPE_CHECKING:
