@@ -3,10 +3,7 @@
 Promises:
 - The server runs in a session of its own. `stop` ends its whole process group: SIGTERM, a grace, SIGKILL. After a
   crash of the server the rest of its group is killed.
-- Nothing outlives this process, not even when it is SIGKILLed: a *guard*, a small shell beside each server, reads from
-  a pipe whose other end only we hold, and ends the group when that pipe closes. (A death signal set in the child
-  would need Python code between fork and exec, unsafe beside threads, and would fire when the *thread* that
-  started the server ends. The guard also reaches the server's children.)
+- Nothing outlives this process, not even when it is SIGKILLed: each server has a `ProcessGuard`.
 - stdout is a pipe of which we keep the write end too. Servers that put it into non-blocking mode and then write as if
   it blocked lose output once 64 KiB wait in it; `make_output_blocking` mends that from outside, because the mode
   belongs to the shared end. The price: there is no end of file when the server dies, so its exit is watched.
@@ -37,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stepflow.codec import encode
 from stepflow.config.load import NO_LIMITS, ServerLimits
 from stepflow.errors import Code, Failure, Invalid, Unavailable
+from stepflow.process_guard import ProcessGuard
 from stepflow.telemetry import get_logger, is_secret_name, redact
 
 if TYPE_CHECKING:
@@ -66,7 +64,6 @@ GROUP_POLL_S = 0.02
 KILL_WAIT_S = 5.0
 """Even a killed process can be stuck in the kernel (a dead network disk); nobody waits for it longer."""
 
-_GUARD_SCRIPT = 'read -r word; [ "$word" = done ] && exit 0; kill -TERM "-$1"; sleep 1; kill -KILL "-$1"'
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 log = get_logger("component_host.process")
@@ -202,7 +199,7 @@ class ServerProcess:
         self._stopping = False
         self._group_ended = True
         """Until there is a group: `killpg(0)` would be our own."""
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: ProcessGuard | None = None
 
     def start(self) -> None:
         """Start the process and begin to read its outputs.
@@ -477,11 +474,8 @@ class ServerProcess:
 
     def _forget_group(self) -> None:
         self._group_ended = True
-        guard = self._guard
-        if guard is not None and guard.stdin is not None and not guard.stdin.closed:
-            with contextlib.suppress(BrokenPipeError):
-                guard.stdin.write(b"done\n")
-                guard.stdin.close()
+        if self._guard is not None:
+            self._guard.release()
 
     def _close_pipes(self) -> None:
         for fd in (self._stdin, self._stdout, self._stdout_kept, self._stderr):
@@ -507,17 +501,9 @@ def _read(fd: int) -> bytes | None:
         return None
 
 
-def _start_guard(group: int) -> subprocess.Popen[bytes] | None:
+def _start_guard(group: int) -> ProcessGuard | None:
     try:
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD_SCRIPT, "stepflow-guard", str(group)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env={"PATH": os.defpath},
-            start_new_session=True,  # a Ctrl-C at the terminal must not reach it before us
-        )
+        return ProcessGuard(group)
     except OSError as error:
         log.warning("no guard: should this process be killed, a server may outlive it", error=error.strerror)
         return None

@@ -22,6 +22,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from stepflow.errors import Unavailable
+from stepflow.process_guard import ProcessGuard
 from stepflow.telemetry import redact
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ KILL_WAIT_S = 5.0
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 15
 TAIL_LINE_CHARS_MAX = 500
-
-_GUARD = 'read -r word; [ "$word" = done ] && exit 0; kill -TERM "-$1"; sleep 1; kill -KILL "-$1"'
 
 
 class Service:
@@ -67,7 +66,7 @@ class Service:
         self._environ = environ
         self._probe = probe or self._announced
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: ProcessGuard | None = None
         self._exited = asyncio.Event()
         self._group_lives = False
         self._log_from = 0
@@ -98,7 +97,9 @@ class Service:
             raise Unavailable("SERVICE_START_FAILED", f"cannot start {self.name}: {error.strerror}") from None
         self._process = process
         self._group_lives = True
-        self._guard = _start_guard(process.pid)
+        # Without a guard the service outlives a SIGKILLed supervisor, and nothing else changes.
+        with contextlib.suppress(OSError):
+            self._guard = ProcessGuard(process.pid)
 
         def ended(returncode: int) -> None:
             if self._process is process:
@@ -200,23 +201,6 @@ class Service:
         self.signal(signal.SIGKILL)
         self._group_lives = False
         guard, self._guard = self._guard, None
-        if guard is not None and guard.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                guard.stdin.write(b"done\n")
-                guard.stdin.close()
+        if guard is not None:
+            guard.release()
             guard.wait()
-
-
-def _start_guard(group: int) -> subprocess.Popen[bytes] | None:
-    """Start the guard of a process group; None when the system refuses, which only a killed supervisor would regret."""
-    with contextlib.suppress(OSError):
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "stepflow-guard", str(group)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env={"PATH": os.defpath},
-            start_new_session=True,
-        )
-    return None
