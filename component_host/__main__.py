@@ -78,7 +78,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.host import ComponentHost
     from component_host.registration import Registration
     from component_host.service import HostService
-    from component_host.supervision.start_retries import Revival
+    from component_host.supervision.start_retries import StartRetries
     from stepflow.rpc.server import Server
     from stepflow.store.blobs import BlobStore
 
@@ -116,9 +116,11 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         service.on_drain = registration.drain
         await registration.start()
         await host.start(changed=changed)
-        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed, doors), changed)
-        stack.push_async_callback(revival.close)
-        revival.begin()
+        retries = StartRetries(
+            host.plugins, lambda name: make_backend(name, config.config, os.environ, changed, doors), changed
+        )
+        stack.push_async_callback(retries.close)
+        retries.begin()
         await health.begin(store, draining=lambda: service.draining)
         process.ready("component_host", host.id, address)
         yield

@@ -41,7 +41,7 @@ class ComponentInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class BackendListing:
     """What a backend offers. `complete` is false where the server may have components that it does not list
     (several StepFlow generations leave out path patterns): then an unlisted path is sent to the server as it is."""
 
@@ -95,7 +95,7 @@ class HostCall(Protocol):
         ...
 
 
-class Health:
+class ServerHealth:
     """How the servers of a plugin do after its start, for people to read. `changed` is called when that changes."""
 
     ERROR_CHARS_MAX = 1_000
@@ -137,13 +137,13 @@ class Backend(Protocol):
     """One configured plugin."""
 
     name: str
-    health: Health
+    health: ServerHealth
 
     async def start(self) -> None:
         """Make ready: start the server, shake hands, list. Raises StepflowError with the stderr tail in its text."""
         ...
 
-    def listing(self) -> Listing: ...
+    def listing(self) -> BackendListing: ...
 
     def execute(self, call: HostCall) -> None: ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from component_host.backend import ComponentInfo, Health, Listing
+from component_host.backend import BackendListing, ComponentInfo, ServerHealth
 from stepflow.codec import decode, encode
 from stepflow.config.load import mock_key
 from stepflow.errors import Code, Failure
@@ -24,9 +24,9 @@ class MockBackend:
 
     def __init__(self, context: BackendContext, config: MockPlugin) -> None:
         self.name = context.name
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
         self._components = config.components
-        self._listing = Listing(
+        self._listing = BackendListing(
             [
                 ComponentInfo(path, path, None, component.input_schema, component.output_schema)
                 for path, component in config.components.items()
@@ -36,7 +36,7 @@ class MockBackend:
     async def start(self) -> None:
         pass
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._listing
 
     def execute(self, call: HostCall) -> None:

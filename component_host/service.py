@@ -79,7 +79,7 @@ class HostService:
         return not self._is_wanted()
 
     def _is_wanted(self) -> bool:
-        return self._host.calls_in_flight > 0 or self._host.holds.youngest_s < DRAIN_HELD_S
+        return self._host.calls_in_flight > 0 or self._host.held_results.newest_age_s < DRAIN_HELD_S
 
     async def drain_host(self, _request: host_pb2.DrainHostRequest, _context: Any) -> host_pb2.DrainHostResponse:
         """Raises: Deadline DRAIN_TIMEOUT."""

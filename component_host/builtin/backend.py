@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from component_host.backend import Health, Listing
+from component_host.backend import BackendListing, ServerHealth
 from component_host.builtin.failure import CallFailed, failure_of
 from component_host.builtin.files import load_file
 from component_host.builtin.openai import ChatInput, OpenAIChat
@@ -62,7 +62,7 @@ class BuiltinBackend:
 
     def __init__(self, context: BackendContext, config: BuiltinPlugin, *, allowed_paths: Sequence[Path] = ()) -> None:
         self.name = context.name
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
         self._working_directory = Path(context.working_directory)
         self._allowed_paths = tuple(allowed_paths)
         self._chat = OpenAIChat(config.openai, context.environ)
@@ -78,7 +78,7 @@ class BuiltinBackend:
     async def start(self) -> None:
         pass
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return _LISTING
 
     def execute(self, call: HostCall) -> None:
@@ -182,7 +182,7 @@ class BuiltinBackend:
         return encode({"data": loaded.data, "metadata": metadata})
 
 
-_LISTING = Listing(BUILTINS)
+_LISTING = BackendListing(BUILTINS)
 
 _PROMPT = msgspec.json.Decoder(_Prompt)
 _CHAT = msgspec.json.Decoder(ChatInput)

@@ -29,10 +29,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from component_host.backend import Health, Listing, with_stderr
+from component_host.backend import BackendListing, ServerHealth, with_stderr
 from component_host.late_imports import import_in_thread
 from component_host.mcp_bridge.link import Trace, call_trace
-from component_host.supervision.process import ProcessSpec
+from component_host.supervision.spec import ProcessSpec
 from stepflow import codec
 from stepflow.errors import Code, Failure, StepflowError, Unavailable
 from stepflow.proxies import named_proxy, through
@@ -127,11 +127,11 @@ class McpBackend:
 
     def __init__(self, context: BackendContext, config: McpServerConfig) -> None:
         self.name = context.name
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
         self._context = context
         self._config = config
         self._mode = config.mode
-        self._listing = Listing()
+        self._listing = BackendListing()
         self._calls: set[asyncio.Task[None]] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._connection: _Connection | None = None
@@ -171,7 +171,7 @@ class McpBackend:
             await self.close()
             raise
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._listing
 
     def execute(self, call: HostCall) -> None:
@@ -473,7 +473,7 @@ class McpBackend:
             waiting.exception()  # nobody may be waiting
 
     def _set_listing(self, connection: _Connection) -> None:
-        listing = Listing(tuple(offer.info for offer in connection.offers.values()))
+        listing = BackendListing(tuple(offer.info for offer in connection.offers.values()))
         if listing != self._listing:
             self._listing = listing
             self._context.listing_changed()

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from mcp.client._transport import TransportStreams
 
-    from component_host.supervision.process import ProcessSpec
+    from component_host.supervision.spec import ProcessSpec
     from stepflow.proxies import Proxy
 
 CONNECT_TIMEOUT_S = 10.0

@@ -33,7 +33,7 @@ from component_host.stepflow_bridge.callbacks import WAITING_METHODS, answer
 from component_host.stepflow_bridge.http_endpoint import Endpoint, LostError, NotProtocolError, TooLargeError
 from component_host.stepflow_bridge.http_process import PORTS_TRIED_MAX, EndedError, ListeningProcess, PortTakenError
 from component_host.stepflow_bridge.pool import NO_ROOM, StepflowPool
-from component_host.supervision.process import ProcessSpec
+from component_host.supervision.spec import ProcessSpec
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, StepflowError, Unavailable
 from stepflow.telemetry import get_logger
@@ -130,8 +130,8 @@ class HttpServer:
     def __init__(self, context: BackendContext, config: HttpServerConfig, pool: StepflowPool, api: BlobApi) -> None:
         self.components: list[ComponentInfo] = []
         self.lists_all = False
-        self.end_was_wanted = False
-        self.how_it_ended = ""
+        self.stopping = False
+        self.exit_reason = ""
         self._ready = False
         self._lent: Counter[int] = Counter()
         """By execute that has lent its place: the flows that it waits for."""
@@ -168,7 +168,7 @@ class HttpServer:
     async def start(self) -> None:
         """Start it where it is ours, wait until it listens, and shake hands. Raises as `StepflowPool.start`."""
         self._gone.clear()
-        self.end_was_wanted = False
+        self.stopping = False
         try:
             if self._config.command:
                 await self._start_process()
@@ -337,7 +337,7 @@ class HttpServer:
             except LostError as error:
                 if error.refused:
                     self._ready = False
-                    self.how_it_ended = str(error)
+                    self.exit_reason = str(error)
                     self._gone.set()
                     return
             except (NotProtocolError, _RefusedError, TimeoutError) as error:
@@ -347,7 +347,7 @@ class HttpServer:
         assert self._process is not None
         process = self._process.process
         self._ready = False
-        self.how_it_ended = process.exit_text()
+        self.exit_reason = process.exit_text()
         self._fail_all(process.loss())
         self._gone.set()
 
@@ -392,7 +392,7 @@ class HttpServer:
             return  # nothing of ours
         elif self.room < 1 and not self.calls():
             # Nothing but abandoned work, no room for more, and no word to stop it: a new process is the only way on.
-            self.end_was_wanted = True
+            self.stopping = True
             self._end(process)
         elif self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(process), name=f"check {self._plugin}")

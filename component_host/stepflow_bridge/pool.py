@@ -19,8 +19,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.backend import Health, Listing
-from component_host.supervision.restarts import Restartable, keep_up
+from component_host.backend import BackendListing, ServerHealth
+from component_host.supervision.restarts import Restartable, supervise
 from stepflow.errors import Code, Failure, StepflowError
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class StepflowPool:
         """Calls that no server had room for."""
         self._deeper: deque[HostCall] = deque()
         """Those of them that flows make which executes have asked for: they come first."""
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
         self._context = context
         self._supervisors: list[asyncio.Task[None]] = []
-        self._listing = Listing()
+        self._listing = BackendListing()
         self._down: StepflowError | None = None
         """Why no process can be started; None while there is hope."""
         self._closing = False
@@ -108,7 +108,7 @@ class StepflowPool:
     async def start(self) -> None:
         """Start all servers. Raises: Invalid COMMAND_NOT_FOUND; Unavailable SERVER_START_FAILED, SERVER_EXITED,
         SERVER_NOT_RESPONDING, SERVER_REFUSED."""
-        self.health = Health(self._context.listing_changed, len(self.servers))
+        self.health = ServerHealth(self._context.listing_changed, len(self.servers))
         starts = await asyncio.gather(*(server.start() for server in self.servers), return_exceptions=True)
         failed = [error for error in starts if error is not None]
         if failed:
@@ -117,7 +117,7 @@ class StepflowPool:
         self._listing = _listing_of(self.servers[0])
         self._supervisors = [
             asyncio.create_task(
-                keep_up(
+                supervise(
                     server,
                     self.health,
                     plugin=self.name,
@@ -129,7 +129,7 @@ class StepflowPool:
             for server in self.servers
         ]
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._listing
 
     def execute(self, call: HostCall) -> None:
@@ -214,8 +214,8 @@ class StepflowPool:
                 queue.popleft().fail(failure)
 
 
-def _listing_of(server: Server) -> Listing:
-    return Listing(tuple(server.components), complete=server.lists_all)
+def _listing_of(server: Server) -> BackendListing:
+    return BackendListing(tuple(server.components), complete=server.lists_all)
 
 
 def _room(server: Server) -> tuple[float, int]:

@@ -30,7 +30,8 @@ from msgspec import UNSET, Raw, Struct
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.callbacks import answer
 from component_host.stepflow_bridge.pool import NO_ROOM
-from component_host.supervision.process import ProcessSpec, ServerProcess
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.spec import ProcessSpec
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import get_logger
@@ -97,8 +98,8 @@ class StdioServer:
         self.lists_all = True
         self.room = NO_ROOM
         """How many executes more it may get now."""
-        self.end_was_wanted = False
-        self.how_it_ended = ""
+        self.stopping = False
+        self.exit_reason = ""
         self._on_room = on_room
         self._config = config
         self._spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES)
@@ -126,7 +127,7 @@ class StdioServer:
         """Start a process and shake hands with it. Raises as `StepflowStdioBackend.start`; then
         nothing is left of it."""
         self._partial, self._partial_bytes, self._first_noise = [], 0, ""
-        self.end_was_wanted = False
+        self.stopping = False
         self._process = process = ServerProcess(self._spec, on_output=self._read, on_exit=self._handle_exit)
         process.start()
         try:
@@ -245,7 +246,7 @@ class StdioServer:
         process = self._process
         assert process is not None
         self.room = NO_ROOM
-        self.how_it_ended = process.exit_text()
+        self.exit_reason = process.exit_text()
         for question in self._questions.values():
             if not question.done():
                 question.set_exception(_ServerEndedError())
@@ -313,7 +314,7 @@ class StdioServer:
             process.write(protocol.line_of(protocol.Notification("components/cancel", {"id": request_id})))
         elif self.room < 1 and all(call is None for call in self._executes.values()):
             # Nothing but abandoned work, no room for more, and no word to stop it: a new process is the only way on.
-            self.end_was_wanted = True
+            self.stopping = True
             self._end(process)
         elif self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(process), name=f"check {self._spec.plugin}")

@@ -1,1 +1,1 @@
-"""TODO head of component_host/supervision."""
+"""Server processes of plugins: how they are started, read, stopped, and started again."""

@@ -23,12 +23,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from component_host.backend import Health
+from component_host.backend import ServerHealth
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.endpoint import Entrance, PullDoor
 from component_host.stepflow_bridge.pull.queue import TaskQueue
-from component_host.supervision.process import ProcessSpec, ServerProcess
-from component_host.supervision.restarts import keep_up
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.restarts import supervise
+from component_host.supervision.spec import ProcessSpec
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError, Unavailable
 from stepflow.proxies import no_grpc_proxy_with_loopback
@@ -37,7 +38,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from component_host.backend import BackendContext, HostCall, Listing
+    from component_host.backend import BackendContext, BackendListing, HostCall
     from component_host.stepflow_bridge.pull.queue import Task
 
 log = get_logger("component_host.pull")
@@ -94,7 +95,7 @@ class StepflowPullBackend:
         self.door = door
         self._context = context
         self._config = config
-        self._listing_before: Listing | None = None
+        self._listing_before: BackendListing | None = None
         self._queue = TaskQueue(
             context.name,
             queue_timeout_s=config.queue_timeout_s,
@@ -103,7 +104,7 @@ class StepflowPullBackend:
         )
         count = config.processes if config.command else 0
         self._processes = [_Process(context, config, self._queue, door) for _ in range(count)]
-        self.health = Health(context.listing_changed, max(1, count))
+        self.health = ServerHealth(context.listing_changed, max(1, count))
         self._supervisors: list[asyncio.Task[None]] = []
         self._encoding: set[asyncio.Task[None]] = set()
         self._entered = False
@@ -131,7 +132,7 @@ class StepflowPullBackend:
         self._listing_before = self._queue.listing
         self._supervisors = [
             asyncio.create_task(
-                keep_up(
+                supervise(
                     process,
                     self.health,
                     plugin=self.name,
@@ -144,7 +145,7 @@ class StepflowPullBackend:
         ]
         self._supervisors.append(asyncio.create_task(self._keep_time(), name=f"time of {self.name}"))
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._queue.listing
 
     def execute(self, call: HostCall) -> None:
@@ -236,8 +237,8 @@ class _Process:
     """One process that we start; what its workers have in common (`Worker.group`). Implements `Restartable`."""
 
     def __init__(self, context: BackendContext, config: PullConfig, queue: TaskQueue, door: PullDoor | None) -> None:
-        self.end_was_wanted = False
-        self.how_it_ended = ""
+        self.stopping = False
+        self.exit_reason = ""
         self._context = context
         self._config = config
         self._queue = queue
@@ -265,7 +266,7 @@ class _Process:
         elif self._door is not None:
             self._address = self._door.address
         self._ready.clear()
-        self.end_was_wanted = False
+        self.stopping = False
         self._process = process = ServerProcess(self._spec(), on_output=_ignore, on_exit=self._handle_exit)
         process.start()
         try:
@@ -334,7 +335,7 @@ class _Process:
 
     def _kill(self) -> None:
         if self._process is not None:
-            self.end_was_wanted = True
+            self.stopping = True
             self._process.kill()
 
     async def ended(self) -> None:
@@ -355,9 +356,9 @@ class _Process:
     def _handle_exit(self) -> None:
         process = self._process
         assert process is not None
-        self.how_it_ended = process.exit_text()
+        self.exit_reason = process.exit_text()
         details = encode({"exit_code": process.returncode, "stderr": process.stderr_tail()})
-        text = f"the worker of plugin {self._context.name!r} {self.how_it_ended} while the call was in flight"
+        text = f"the worker of plugin {self._context.name!r} {self.exit_reason} while the call was in flight"
         self._queue.lose(self, Failure(Code.UNREACHABLE, text, details))
 
     def _start_error(self, reason: str, what: str) -> Unavailable:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from component_host.backend import ComponentInfo, Listing
+from component_host.backend import BackendListing, ComponentInfo
 from component_host.stepflow_bridge.pull import messages
 from stepflow.errors import Code, Failure, Invalid, Overloaded
 from stepflow.pull import RECEIVE_BYTES_MAX
@@ -149,7 +149,7 @@ class TaskQueue:
         on_listing: Callable[[], None] = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.listing = Listing((), complete=False)
+        self.listing = BackendListing((), complete=False)
         self.workers: dict[tuple[object, str], Worker] = {}
         self.down: Failure | None = None
         """Why there can be no worker; None while there is hope."""
@@ -369,7 +369,7 @@ class TaskQueue:
         worker.listed = True
         worker.heard_at = self._clock()
         worker.keys = messages.dispatch_keys(components)
-        self.listing = Listing(components, complete=complete)
+        self.listing = BackendListing(components, complete=complete)
         self._on_listing()
         self.dispatch()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from component_host.backend import Health
+from component_host.backend import ServerHealth
 from component_host.supervision import restarts
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Server:
     """Ends at once; its first starts fail as told."""
 
-    end_was_wanted = False
-    how_it_ended = "ended"
+    stopping = False
+    exit_reason = "ended"
 
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
@@ -42,11 +42,11 @@ def test_a_server_is_started_again_although_the_system_had_no_room_for_it(monkey
     monkeypatch.setattr(restarts, "BACKOFF_S_MIN", 0.001)
 
     async def main() -> None:
-        health = Health(lambda: None)
+        health = ServerHealth(lambda: None)
         server = Server(OSError(24, "Too many open files"), RuntimeError("can't start new thread"))
         hopeless: list[str] = []
         keeping = asyncio.create_task(
-            restarts.keep_up(
+            restarts.supervise(
                 server,
                 health,
                 plugin="p",
