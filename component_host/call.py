@@ -139,7 +139,7 @@ class Call:
             return
 
         try:
-            text = self._compact(output)
+            text = _compact(self.request, output)
         except Invalid as error:
             self.end_with(unusable(error))
             return
@@ -238,7 +238,7 @@ class Call:
 
     async def _succeed_large(self, output: bytes) -> None:
         try:
-            text = await asyncio.to_thread(self._compact, output)
+            text = await asyncio.to_thread(_compact, self.request, output)
         except Invalid as error:
             self.end_with(unusable(error))
             return
@@ -264,9 +264,6 @@ class Call:
         result = succeeded(self.request, self.started_at_ms)
         result.result.json = text
         self._owner.record_result(self, result, len(text))
-
-    def _compact(self, output: bytes) -> bytes:
-        return compact(output, what=f"the output of {self.request.path or self.request.component}")
 
     async def _ask(self, message: host_pb2.Callback, outcome: str) -> host_pb2.CallbackReply:
         """Send a call-back and return its answer, which must be of this kind."""
@@ -295,6 +292,10 @@ class Call:
             raise Unavailable("REPLY_UNUSABLE", "the run's owner answered a different question")
 
         return reply
+
+
+def _compact(request: host_pb2.Call, output: bytes) -> bytes:
+    return compact(output, what=f"the output of {request.path or request.component}")
 
 
 def _call_ended() -> Refused:

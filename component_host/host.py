@@ -119,7 +119,7 @@ class ComponentHost:
 
         # 3. Fail the calls that still have no result, and the call-backs that nothing can answer any more.
         for call in self._table.all_calls():
-            call.break_off(self._stopped())
+            call.break_off(_stopped(self.id))
         for stream in list(self._streams):
             stream.give_up()
 
@@ -172,7 +172,7 @@ class ComponentHost:
 
         # 3. Refuse new calls once stopping. After the join: held results are still given out.
         if self._closing is not None:
-            stream.refuse_call(request, self._stopped())
+            stream.refuse_call(request, _stopped(self.id))
             return
 
         # 4. Register the call, then dispatch.
@@ -243,8 +243,9 @@ class ComponentHost:
             for key, call in partition.calls.items()
         ]
 
-    def _stopped(self) -> Failure:
-        return unreachable("HOST_STOPPED", f"component host {self.id} was stopped")
+
+def _stopped(host_id: str) -> Failure:
+    return unreachable("HOST_STOPPED", f"component host {host_id} was stopped")
 
 
 __all__ = ["ComponentHost", "HostStream"]

@@ -43,13 +43,14 @@ def read_available(fd: int) -> bytes | None:
 
 
 class StdinWriter:
-    """Writes lines to a server's stdin. `on_broken` is called when the server has closed its end."""
+    """Writes lines to a server's stdin. `on_broken` is called when the server has closed the other end."""
 
-    def __init__(self, fd: int, on_broken: Callable[[], None]) -> None:
+    def __init__(self, fd: int, on_broken: Callable[[], None], log: Logger) -> None:
         self.outgoing_bytes = 0
         """Bytes written and not yet accepted by the pipe."""
         self._fd = fd
         self._on_broken = on_broken
+        self._log = log
         self._loop = asyncio.get_running_loop()
         self._lines: list[bytes] = []
         self._unsent: memoryview | None = None
@@ -98,6 +99,7 @@ class StdinWriter:
         except BlockingIOError:
             written = 0
         except BrokenPipeError:
+            self._log.debug("server closed its stdin")
             self._on_broken()
             written = len(data)
 

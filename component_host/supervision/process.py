@@ -81,16 +81,18 @@ class ServerProcess(ProcessReport):
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
         self._reaped = asyncio.Event()
-        process, stdin = self._spawn(command)
+        process, pipes = _spawn(self._spec, command)
+        self._stdout, self._stdout_kept, self._stderr = pipes.stdout, pipes.child_stdout, pipes.stderr
 
         # 2. Guard the group, before anything that can fail.
         self.pid = process.pid
         self._group = ProcessGroup(process.pid)
 
         # 3. Read and write without blocking.
-        for fd in (stdin, self._stdout, self._stderr):
+        for fd in (pipes.stdin, self._stdout, self._stderr):
             os.set_blocking(fd, False)
-        self._stdin = StdinWriter(stdin, self._handle_broken_stdin)
+        # A server that reads no more is killed: its calls would otherwise wait for their timeouts.
+        self._stdin = StdinWriter(pipes.stdin, self.kill, self._log)
         self._loop.add_reader(self._stdout, self._read_stdout)
         self._loop.add_reader(self._stderr, self._read_stderr)
 
@@ -159,45 +161,6 @@ class ServerProcess(ProcessReport):
             pass
         self._stderr_tail.clear()
 
-    def _spawn(self, command: str) -> tuple[subprocess.Popen[bytes], int]:
-        """Return the started process and the write end of its stdin."""
-        spec = self._spec
-        child_stdin = child_stderr = stdin = -1
-
-        try:
-            child_stdin, stdin = os.pipe()
-            self._stdout, self._stdout_kept = os.pipe()
-            self._stderr, child_stderr = os.pipe()
-            process = subprocess.Popen(  # vfork and exec: a millisecond, and safe with threads
-                limited_command([command, *spec.args], spec.limits),
-                stdin=child_stdin,
-                stdout=self._stdout_kept,
-                stderr=child_stderr,
-                cwd=spec.working_directory,
-                env=server_environment(spec),
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._close_outputs()
-            if stdin >= 0:
-                os.close(stdin)
-            raise Unavailable(
-                "SERVER_START_FAILED",
-                f"plugin {spec.plugin!r}: cannot start {command} in {spec.working_directory}: {error.strerror}",
-                plugin=spec.plugin,
-            ) from None
-        finally:
-            for fd in (child_stdin, child_stderr):
-                if fd >= 0:
-                    os.close(fd)
-
-        return process, stdin
-
-    def _handle_broken_stdin(self) -> None:
-        """Kill a server that has closed its stdin: its calls would otherwise wait for their timeouts."""
-        self._log.debug("server closed its stdin", pid=self.pid)
-        self.kill()
-
     def _read_stdout(self) -> bool:
         chunk = read_available(self._stdout)
         if chunk:
@@ -254,10 +217,55 @@ class ServerProcess(ProcessReport):
         self._on_exit()
 
     def _close_outputs(self) -> None:
-        for fd in (self._stdout, self._stdout_kept, self._stderr):
-            if fd >= 0:
-                os.close(fd)
+        _close(self._stdout, self._stdout_kept, self._stderr)
         self._stdout = self._stdout_kept = self._stderr = -1
+
+
+class _Pipes:
+    """The pipes of a server. The host keeps `child_stdout`; see the head of this module."""
+
+    def __init__(self) -> None:
+        self.stdin = self.stdout = self.stderr = -1
+        self.child_stdin = self.child_stdout = self.child_stderr = -1
+
+    def open(self) -> None:
+        """Raises: OSError, the process has no more descriptors."""
+        self.child_stdin, self.stdin = os.pipe()
+        self.stdout, self.child_stdout = os.pipe()
+        self.stderr, self.child_stderr = os.pipe()
+
+
+def _spawn(spec: ProcessSpec, command: str) -> tuple[subprocess.Popen[bytes], _Pipes]:
+    pipes = _Pipes()
+
+    try:
+        pipes.open()
+        process = subprocess.Popen(  # vfork and exec: a millisecond, and safe with threads
+            limited_command([command, *spec.args], spec.limits),
+            stdin=pipes.child_stdin,
+            stdout=pipes.child_stdout,
+            stderr=pipes.child_stderr,
+            cwd=spec.working_directory,
+            env=server_environment(spec),
+            start_new_session=True,
+        )
+    except OSError as error:
+        _close(pipes.stdin, pipes.stdout, pipes.child_stdout, pipes.stderr)
+        raise Unavailable(
+            "SERVER_START_FAILED",
+            f"plugin {spec.plugin!r}: cannot start {command} in {spec.working_directory}: {error.strerror}",
+            plugin=spec.plugin,
+        ) from None
+    finally:
+        _close(pipes.child_stdin, pipes.child_stderr)
+
+    return process, pipes
+
+
+def _close(*descriptors: int) -> None:
+    for fd in descriptors:
+        if fd >= 0:
+            os.close(fd)
 
 
 __all__ = ["ServerProcess"]
