@@ -1,14 +1,14 @@
-"""The seam between the component host and the servers that it bridges to.
+"""The seam between the component host and the component servers.
 
 Above: streams to executors, held results, deduplication, timeouts, credits, blobs of large outputs (`host`).
-Below: one backend per configured plugin, which speaks one protocol and supervises its own server.
+Below: one backend per configured plugin, with one protocol and a supervised server.
 The implementations: `builtin`, `mock`, `stepflow` (stdio, HTTP, gRPC pull), `mcp` (stdio, HTTP).
 
 Rules for a backend:
 - `execute` returns at once and never raises. The call is settled (`succeed` or `fail`) exactly once, now or later.
   Settling a settled call is harmless: the first outcome counts.
-- A call that the server may have seen and that is lost with the server fails with UNREACHABLE; no other call does.
-- `cancel` is a request: a backend that cannot stop the work only forgets the call.
+- A call lost with the server, and possibly seen by the server, fails with UNREACHABLE; no other call does.
+- `cancel` is a request: a backend without a way to stop the work only forgets the call.
 - On the hot path (stdio) no task, timer or future is made per call. The host keeps the time.
 """
 
@@ -76,7 +76,7 @@ class HostCall(Protocol):
     def fail(self, failure: Failure) -> None: ...
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
-        """Report that the component is alive; resets the idle timeout."""
+        """Report progress, a sign of life; resets the idle timeout."""
         ...
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:

@@ -1,12 +1,12 @@
-"""One attempt of a step inside the host, from its admission until its result is acknowledged.
+"""One attempt of a step inside the host, from admission to acknowledgement.
 
 - The outcome is decided once: the first `succeed` or `fail` counts, and none after the host has forgotten the call.
-- An output is checked and compacted here, once. A large output is in the blob store before an executor sees its id.
-- Each call-back is answered once. A stream that joins the call receives the open call-backs again; the end of the
-  call ends them.
+- An output is checked and compacted here, once. A large output is in the blob store before the executor sees the id.
+- Each call-back is answered once. A stream joining the call receives the open call-backs again; the end of the
+  call ends all of them.
 
 Does not: talk to executors (`stream`), keep the time (`deadlines`), or choose a backend (`dispatch`). The host and the
-stream of a call are Protocols here, so that neither is imported.
+stream of a call are Protocols here; neither is imported.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ assert LOOP_BYTES_MAX > INLINE_BYTES_MAX
 
 
 class CallStream(Protocol):
-    """The stream of the executor that asked for a call last, as the call uses it."""
+    """The stream of the last executor to ask for a call, as used by the call."""
 
     def expect_result(self, call: Call) -> None:
-        """Register a call under its present id, so that the executor can cancel it."""
+        """Register a call under the present id, for cancels by the executor."""
         ...
 
     def drop_call(self, call: Call) -> None: ...
@@ -59,7 +59,7 @@ class CallStream(Protocol):
 
 
 class CallOwner(Protocol):
-    """The host, as a call uses it."""
+    """The host, as used by a call."""
 
     blobs: BlobStore
     deadlines: Deadlines[Call]
@@ -69,7 +69,7 @@ class CallOwner(Protocol):
 
 
 class OpenCallback:
-    """A component's request to the mesh that has no answer yet."""
+    """A component's unanswered request to the mesh."""
 
     __slots__ = ("call", "message", "number", "reply")
 
@@ -109,7 +109,7 @@ class Call:
     def __init__(self, owner: CallOwner, stream: CallStream, request: host_pb2.Call) -> None:
         self._owner = owner
         self.stream = stream
-        """Stream of the executor that asked last; may be closed."""
+        """Stream of the last executor to ask; may be closed."""
         self.request = request
         self.input = b""
         self.backend: Backend | None = None
@@ -155,7 +155,7 @@ class Call:
             self.end_with(failure)
 
     def settle(self) -> None:
-        """Make later outcomes void, stop the clock, and end the open call-backs."""
+        """Stop the clock, end the open call-backs, and ignore later outcomes."""
         self.settled = True
         if self.deadline is not None:
             self._owner.deadlines.cancel(self.deadline)
@@ -165,12 +165,12 @@ class Call:
             callback.end(_call_ended())
 
     def end_with(self, failure: Failure) -> None:
-        """Give a settled call without a result this failure."""
+        """Fail a settled call without a result."""
         result = failed(self.request, failure, self.started_at_ms)
         self._owner.record_result(self, result, len(result.failure.data_json) + len(result.failure.message))
 
     def break_off(self, failure: Failure) -> None:
-        """Give the call this failure unless a result exists; also a settled call whose output is being stored."""
+        """Fail the call unless a result exists; also a settled call during the storing of an output."""
         if self.result is None and not self.forgotten:
             if not self.settled:
                 self.settle()
@@ -214,10 +214,10 @@ class Call:
         return reply.flow_json
 
     def join(self, stream: CallStream, request: host_pb2.Call) -> None:
-        """Move the call to the stream that asks for the same attempt; also the same stream, asking again.
+        """Move the call to another stream with a request for the same attempt; also to the same stream.
 
-        Open call-backs are sent again even on the same stream: an executor that adopts the run a second time has no
-        record of them.
+        Open call-backs are sent again even on the same stream: an executor adopting the run a second time has
+        no record of the former ones.
         """
         # 1. Detach from the former stream, under the former id.
         before, self.stream = self.stream, stream
@@ -266,7 +266,7 @@ class Call:
         self._owner.record_result(self, result, len(text))
 
     async def _ask(self, message: host_pb2.Callback, outcome: str) -> host_pb2.CallbackReply:
-        """Send a call-back and return its answer, which must be of this kind."""
+        """Send a call-back and return the answer. `outcome` is the expected kind."""
         if self.settled:
             raise _call_ended()
 

@@ -1,7 +1,7 @@
-"""The calls of a host, in flight or held, by idempotency key and by partition of their run.
+"""The calls of a host, in flight or held, by idempotency key and by partition.
 
-- Each partition has the newest owner's epoch that the host has seen: the fence against former owners.
-- A partition with calls is never dropped. Of the idle ones the table remembers the newest `PARTITIONS_MAX`.
+- Each partition has the epoch of the newest known owner: the fence against former owners.
+- A partition with calls is never dropped; idle partitions are, the oldest first, beyond `PARTITIONS_MAX`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from component_host.call import Call
 
 PARTITIONS_MAX = 100_000
-"""Partitions whose epoch is remembered. Dropping one too early only lets a former owner in, whose writes the store
-refuses anyway."""
+"""Partitions whose epoch is remembered. An epoch dropped too early only admits a former owner; the store refuses
+all writes of that owner."""
 
 
 @dataclass(slots=True, eq=False)
 class PartitionCalls:
-    """One partition of a run, as this host has seen it."""
+    """The calls of one partition of a run."""
 
     epoch: int = 0
     """Newest owner's epoch; 0 before any."""
@@ -29,7 +29,7 @@ class PartitionCalls:
 
 
 class CallTable:
-    """See the head of this module."""
+    """All calls of one host."""
 
     def __init__(self) -> None:
         self._partitions: OrderedDict[tuple[str, int], PartitionCalls] = OrderedDict()
@@ -40,11 +40,11 @@ class CallTable:
 
     @property
     def partitions(self) -> int:
-        """Number of partitions in the table, idle ones included."""
+        """Number of partitions in the table, including idle partitions."""
         return len(self._partitions)
 
     def all_calls(self) -> list[Call]:
-        """Return all calls, in the order of their admission."""
+        """Return all calls, in the order of admission."""
         return [partition.calls[key] for key, partition in self._by_key.items()]
 
     def find_call(self, key: str) -> Call | None:
@@ -62,7 +62,7 @@ class CallTable:
         del self._by_key.pop(key).calls[key]
 
     def partition(self, run_id: str, number: int) -> PartitionCalls:
-        """Return a partition's entry, new if the table has none."""
+        """Return the entry of a partition; a new entry if absent."""
         partition_id = (run_id, number)
         partition = self._partitions.get(partition_id)
 
@@ -74,7 +74,7 @@ class CallTable:
         return partition
 
     def _trim(self) -> None:
-        """Drop the oldest idle partition. Each new one checks two, so that the table shrinks after a peak of calls."""
+        """Drop the oldest idle partition. Each new partition checks two, so that the table shrinks after a peak."""
         for _ in range(2):
             partition_id, partition = self._partitions.popitem(last=False)
             if partition.calls:

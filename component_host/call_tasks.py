@@ -1,7 +1,6 @@
 """Tasks for single calls, off the hot path: blobs and large outputs.
 
-A task that fails by a defect breaks its call off, so that each call has a result. `wait_bounded` is how the host waits
-for tasks when it stops.
+A defect in a task breaks the call off: each call gets a result. `wait_bounded` is for the end of the host.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 CLOSE_WAIT_S = 30.0
-"""Limit for a backend to stop its server; longer than the grace that any backend grants."""
+"""Limit for a backend to stop its server; longer than any backend's grace."""
 
 
 class CallTasks:
@@ -32,13 +31,13 @@ class CallTasks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        """Run `work(*arguments)` for a call in a task of its own."""
+        """Run `work(*arguments)` for a call in a separate task."""
         task = asyncio.get_running_loop().create_task(self._attend(call, partial(work, *arguments)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Cancel all tasks and wait for them, at most `CLOSE_WAIT_S`."""
+        """Cancel all tasks and wait for the end, at most `CLOSE_WAIT_S`."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -54,9 +53,9 @@ class CallTasks:
 
 
 async def wait_bounded(tasks: list[asyncio.Task[None]], complaint: str) -> None:
-    """Wait until the tasks have ended, at most `CLOSE_WAIT_S`: one that hangs must not block the others.
+    """Wait until the tasks have ended, at most `CLOSE_WAIT_S`. Failed and hanging tasks are logged.
 
-    Failures and hanging tasks (`complaint`) are logged.
+    `complaint` is the log message for a hanging task.
     """
     if not tasks:
         return

@@ -1,4 +1,4 @@
-"""Credits: the number of calls that each executor may send. Excess calls wait in executors, which can move them.
+"""Credits: the number of calls allowed to each executor. Excess calls wait in executors, free to move.
 
 - The capacity bounds the calls in flight over all streams. Credits granted and unused count as taken.
 - A stream gets credits ahead of need, up to a share of the capacity, so that a busy stream rarely waits. Idle streams
@@ -21,7 +21,7 @@ CAPACITY_DEFAULT = 1_000
 
 
 class Account:
-    """One stream's credits, as totals since the opening."""
+    """Credits of a stream, as totals since the opening."""
 
     __slots__ = ("granted", "in_flight", "received")
 
@@ -38,7 +38,7 @@ class Account:
 
 
 class Credits:
-    """See the head of this module."""
+    """The credits of one host."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -50,11 +50,11 @@ class Credits:
         return account
 
     def close_account(self, account: Account) -> None:
-        """Free the unused credits of a stream. Its calls in flight still count in `share(busy)`."""
+        """Free the unused credits of a stream. Calls in flight still count in `share(busy)`."""
         self._accounts.remove(account)
 
     def share(self, busy: int) -> list[Account]:
-        """Grant the free credits while `busy` calls are in flight; return the accounts with new ones."""
+        """Grant the free credits while `busy` calls are in flight; return the accounts with new credits."""
         ahead = max(1, self.capacity // (2 * len(self._accounts) or 1))
         free = self.capacity - busy - sum(account.unused for account in self._accounts)
         changed = []

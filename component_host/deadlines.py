@@ -1,12 +1,12 @@
 """Deadlines of calls: an absolute timeout and an idle timeout.
 
 - Both run from the moment a backend gets the call. The steps before (fetching the input, starting the plugin) have
-  limits of their own; a slow start must not look like a timeout of the flow.
+  separate limits; a slow start must not look like a timeout of the flow.
 - Progress restarts the idle timeout. While the owner reports an item as waiting for the mesh, no idle time passes.
-- One heap and one timer for all items. A cancelled deadline frees its item at once; the empty entries are removed when
-  they fill half of the heap.
+- One heap and one timer for all items. A cancelled deadline frees the item at once; empty entries are removed once
+  half of the heap is empty.
 
-Generic over the item: the module knows no calls. Expiry is reported to the owner, which ends the item.
+Generic over the item: the module knows no calls. The owner ends expired items.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENDED_MIN = 64
 
 
 class Deadline(Generic[T]):
-    """The timeouts of one item, in seconds of the monotonic clock; None = no such timeout."""
+    """The timeouts of an item, in seconds of the monotonic clock; None = no such timeout."""
 
     __slots__ = ("active_at", "at", "idle_timeout_s", "item", "queued", "started_at", "timeout_s")
 
@@ -61,8 +61,8 @@ class Deadline(Generic[T]):
 class Deadlines(Generic[T]):
     """All items with a deadline.
 
-    `expire` receives each overdue item and a description of the exceeded timeout. `is_waiting` tells if an item waits
-    for the mesh, which suspends its idle timeout.
+    `expire` receives each overdue item and a description of the exceeded timeout. `is_waiting` returns True while
+    an item waits for the mesh: the idle timeout is suspended.
     """
 
     def __init__(self, expire: Callable[[T, str], None], is_waiting: Callable[[T], bool]) -> None:
@@ -76,11 +76,11 @@ class Deadlines(Generic[T]):
         self._closed = False
 
     def __len__(self) -> int:
-        """Return the number of entries, cancelled ones included."""
+        """Return the number of entries, including cancelled entries."""
         return len(self._heap)
 
     def start_clock(self, item: T, timeout_ms: int, idle_timeout_ms: int) -> Deadline[T]:
-        """Start the clock of an item; 0 = no such timeout. The caller keeps the deadline, to cancel it."""
+        """Start the clock of an item; 0 = no such timeout. The caller keeps the deadline for `cancel`."""
         deadline = Deadline(
             item,
             timeout_ms / 1000 if timeout_ms else None,

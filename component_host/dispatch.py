@@ -1,10 +1,10 @@
 """The way of an admitted call to its backend: plugin ready, input fetched, host registered, clock started.
 
-- Calls wait while their plugin starts and while `may_begin` is False, in FIFO order.
-- The clock of a call starts when its backend gets the call, not before.
-- A backend that raises fails its call and no other call of the same frame.
+- Calls wait, in FIFO order, during the start of the plugin and while `may_begin` is False.
+- The clock of a call starts with the hand-over to the backend, not before.
+- An exception of a backend fails one call and no other call of the same frame.
 
-Does not decide which calls are admitted or held: that is the host's (`host`).
+Not here: admission, deduplication and held results (`host`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REGISTERED_POLL_S = 0.05
 
 
 class Dispatcher:
-    """Gives calls to the backends of one host, and takes them back by cancel or expiry."""
+    """Hands calls to the backends of one host; cancels and expires calls."""
 
     def __init__(self, host_id: str, plugins: HostedPlugins, blobs: BlobStore, tasks: CallTasks) -> None:
         self.deadlines: Deadlines[Call] = Deadlines(self._expire_call, is_waiting=lambda call: bool(call.callbacks))
@@ -50,7 +50,7 @@ class Dispatcher:
         """Calls that wait for `may_begin`, in FIFO order."""
 
     def dispatch(self, call: Call) -> None:
-        """Take the next step for a call that no backend has yet: execute, wait, or fail."""
+        """Execute a call without a backend, or let the call wait, or fail the call."""
         if call.settled:
             return  # forgotten during a wait
 
@@ -72,7 +72,7 @@ class Dispatcher:
             self._execute(call, plugin)
 
     def undispatch(self, call: Call) -> None:
-        """Take back a settled call: cancel it in its backend, or end its wait for the plugin."""
+        """Cancel a settled call in the backend, or end the wait for the plugin."""
         if call.backend is None:
             self._plugins.find_plugin(call.request.plugin).waiting.pop(call, None)
         else:

@@ -1,9 +1,9 @@
 """Completed results, held until the executor acknowledges them.
 
-- Bounded by bytes and by age. Beyond the bounds the oldest results are dropped; an executor that asks for a dropped
-  result has the component executed again, with the same idempotency key.
-- The size of an item is what the process keeps for it: result, input (part of the request's message) and the objects
-  around them. Results in the blob store therefore count too.
+- Bounded by bytes and by age. Beyond the bounds the oldest results are dropped; a request for a dropped
+  result executes the component again, with the same idempotency key.
+- The size of an item covers result, input (part of the request's message) and overhead. Results in the blob store
+  therefore count too.
 
 Generic over the item: the module knows no calls. `drop` belongs to the owner.
 """
@@ -39,7 +39,7 @@ assert HOLD_BYTES * 1000 < HELD_BYTES_MAX
 
 
 class HeldResults(Generic[T]):
-    """Items whose result is held. `drop` receives each item beyond the bounds and must call `release`."""
+    """Items with a held result. `drop` receives each item beyond the bounds and must call `release`."""
 
     def __init__(self, drop: Callable[[T], None], *, bytes_max: int, age_s_max: float) -> None:
         self.bytes = 0
@@ -62,7 +62,7 @@ class HeldResults(Generic[T]):
         return time.monotonic() - next(reversed(self._items.values()))[1]
 
     def hold(self, item: T, texts_bytes: int) -> None:
-        """Hold an item whose result and input have this size."""
+        """Hold an item. `texts_bytes` is the size of result and input."""
         size = HOLD_BYTES + texts_bytes
         self._items[item] = (size, time.monotonic())
 

@@ -1,19 +1,20 @@
-"""The component host: takes calls from executors, gives them to backends, holds results until they are journaled.
+"""The component host: admits calls from executors, dispatches to backends, holds results until acknowledged.
 
 Invariants:
-- One (idempotency key, attempt) is executed once, however often and by however many executors it is requested: the
-  same attempt joins the call in flight or gets the held result, a higher attempt supersedes the older one, a lower
-  attempt is refused.
-- Each call that is not cancelled, superseded or acknowledged gets one result, also if its backend fails.
-- A call survives the loss of its executor's stream; the result is held for the next owner of the run.
+- Each (idempotency key, attempt) is executed once, for any number of requests from any number of executors: the same
+  attempt joins the call in flight or gets the held result, a higher attempt supersedes the older call, a lower attempt
+  is refused.
+- Each call gets one result, even from a failing backend, unless cancelled, superseded or acknowledged.
+- A call survives the loss of the executor's stream; the result is held for the next owner of the run.
 - A call from an owner with a smaller epoch than the partition's newest is refused.
-- No call begins while the host does not count as registered (`Dispatcher.may_begin`). Calls that had not begun when the
-  session ended never begin (`end_session`): their executors have given them up, and another host may run them.
+- No call begins while the host does not count as registered (`Dispatcher.may_begin`). At the end
+  of the session all other calls are dropped (`end_session`): executors have given up on these, and other hosts may run
+  the same attempts.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
 The rooms: `plugins` (life of the backends), `call_table` (calls and epochs), `dispatch` (from admission to the
-backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes `stream` and `host` twice:
-in with its request, out with its result. Every other room is passed once.
+backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes `stream` and `host` twice,
+with the request and with the result, and every other room once.
 
 Does not: retry, route, or know flows. Streams are plain callables: one process and gRPC look the same from here.
 """
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class ComponentHost:
-    """All backends of one process, and the calls in them. Implements `call.CallOwner` and `stream.StreamOwner`."""
+    """The backends of one process, with all calls. Implements `call.CallOwner` and `stream.StreamOwner`."""
 
     def __init__(
         self,
@@ -87,8 +88,8 @@ class ComponentHost:
     async def start(self, names: Iterable[str] | None = None, changed: Callable[[], None] = lambda: None) -> None:
         """Start the named backends (all by default) concurrently; return when each is ready or has failed.
 
-        `changed` is called whenever a backend has become ready or has failed. A failure is kept in `plugins.failures`,
-        for the caller to report; it fails the calls for that plugin and nothing else. Each backend is started once: a
+        `changed` is called at the end of each start. Failures are kept in `plugins.failures`, for the caller to report;
+        a failed plugin fails its own calls only. Each backend is started once: a
         second call waits for the same start.
 
         Raises:
@@ -126,9 +127,9 @@ class ComponentHost:
     def connect(
         self, deliver: Callable[[host_pb2.HostFrame], None], hang_up: Callable[[], None] = lambda: None
     ) -> HostStream:
-        """Open an executor's stream. `deliver` gets its frames, on the event loop.
+        """Open an executor's stream. `deliver` gets the outgoing frames, on the event loop.
 
-        `hang_up` is called when the frames still in transit to the host have become void.
+        `hang_up` is called once incoming frames in transit have become void.
         """
         stream = HostStream(self, deliver, hang_up)
         self._streams.add(stream)
@@ -139,9 +140,9 @@ class ComponentHost:
         self._streams.discard(stream)
 
     def end_session(self) -> None:
-        """Drop the calls that have not begun, and hang up all streams with the calls in transit.
+        """Drop all calls without a backend, and hang up all streams, with the calls in transit.
 
-        Calls that have begun continue, and are held for executors that still join them.
+        The other calls continue, and their results are held.
         """
         for call in self._table.all_calls():
             if call.backend is None and call.result is None:
@@ -151,7 +152,7 @@ class ComponentHost:
             stream.hang_up()
 
     def admit(self, stream: HostStream, request: host_pb2.Call) -> None:
-        """Join, supersede or begin a call; answer the refusal of a call that is not taken."""
+        """Join, supersede or begin a call; or answer with a refusal."""
         # 1. Fence former owners of the partition.
         partition = self._table.partition(request.root_run_id, request.partition)
         if request.epoch < partition.epoch:
@@ -182,7 +183,7 @@ class ComponentHost:
         self.dispatcher.dispatch(call)
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None:
-        """Send a call's result and hold it. Ignored if the call was forgotten."""
+        """Send and hold the result of a call. Ignored for a forgotten call."""
         if call.forgotten:
             return
         call.result = result
@@ -195,10 +196,10 @@ class ComponentHost:
         call.input = b""
 
     def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None:
-        """Forget a call whose result the executor has journaled.
+        """Forget a call after the executor has journaled the result.
 
-        Ignored if another open stream has joined the call: this acknowledgement then comes from a former owner, and
-        the present one may still need the result.
+        Ignored from a former owner, that is, if another open stream has joined the call: the present owner may still
+        need the result.
         """
         call = self._table.find_call(ack.key)
         if call is None or call.request.attempt > ack.attempt:
@@ -208,7 +209,7 @@ class ComponentHost:
             self.forget_call(call)
 
     def forget_call(self, call: Call) -> None:
-        """Drop a call: cancel it if in flight, release its result if held. Idempotent."""
+        """Cancel a call in flight, or release a held result. Idempotent."""
         if call.forgotten:
             return
         call.forgotten = True
@@ -228,7 +229,7 @@ class ComponentHost:
         self._tasks.spawn(call, work, *arguments)
 
     def attach(self, asked: host_pb2.AttachRun) -> list[host_pb2.HeldCall]:
-        """Return the calls of a partition, in flight or held, to its new owner; none to a former owner."""
+        """Return the calls of a partition, in flight or held, to the new owner; none to a former owner."""
         # 1. Fence former owners.
         partition = self._table.partition(asked.run_id, asked.partition)
         if asked.epoch < partition.epoch:

@@ -5,7 +5,7 @@ another imports `sdk.messages`, which imports `sdk.client`, the threads wait for
 deadlock with a half-loaded module or an error, and one import fails, or both. The two transports of the MCP SDK enter
 the SDK in different orders; the SDK and httpx do the same with `importlib.resources`.
 
-Threads that enter a library by the same module cannot block each other and need no lock (`yaml`, `jsonschema_rs`).
+Threads entering a library by the same module cannot block each other and need no lock (`yaml`, `jsonschema_rs`).
 """
 
 from __future__ import annotations

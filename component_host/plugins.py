@@ -1,10 +1,10 @@
-"""The plugins of a host: which backends there are, which of them are ready, and how they are started and stopped.
+"""The plugins of a host: backends and states, starts and stops.
 
-- Each backend is started once. A failed start is final for that backend; `retry_start` replaces it by a new one.
-- A failed plugin fails its own calls and nothing else.
-- Calls that arrive during a start wait with their plugin, in FIFO order.
+- Each backend is started once. A failed start is final for the backend; `retry_start` brings a new backend.
+- A failed plugin fails its own calls only.
+- Calls arriving during a start wait with the plugin, in FIFO order.
 
-Does not restart servers that end later: a backend supervises its own (`supervision.restarts`).
+Not here: restarts of a server after the start; see `supervision.restarts`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class PluginState(Enum):
 
 @dataclass(slots=True, eq=False)
 class HostedPlugin:
-    """One backend and its state. READY is final: from there on the backend restarts its own server."""
+    """A backend with its state. READY is final: later restarts belong to the backend."""
 
     name: str
     backend: Backend | None
-    """None for a plugin that this host does not run."""
+    """None for a plugin that the host does not run."""
     state: PluginState = PluginState.NOT_STARTED
     starting: asyncio.Task[None] | None = None
     error: StepflowError | None = None
     waiting: dict[Call, None] = field(default_factory=dict)
-    """Calls that arrived during the start, in FIFO order."""
+    """Calls from the time of the start, in FIFO order."""
 
 
 class HostedPlugins:
@@ -63,11 +63,11 @@ class HostedPlugins:
         self._plugins = {name: HostedPlugin(name, backend) for name, backend in backends.items()}
 
     def find_plugin(self, name: str) -> HostedPlugin:
-        """Return a plugin; one without a backend if the host does not run it."""
+        """Return a plugin, without a backend if the host does not run the plugin."""
         return self._plugins.get(name) or HostedPlugin(name, None)
 
     def listings(self) -> dict[str, BackendListing]:
-        """Return the components of each plugin that is ready."""
+        """Return the components of each ready plugin."""
         return {
             name: plugin.backend.listing()
             for name, plugin in self._plugins.items()
@@ -99,7 +99,7 @@ class HostedPlugins:
                 start.result()
 
     def add_plugin(self, name: str, backend: Backend | StepflowError) -> None:
-        """Add a plugin to be started later; or, given an error, one that cannot start."""
+        """Add a plugin to be started later, or a failed plugin with the error."""
         if isinstance(backend, StepflowError):
             self._plugins[name] = HostedPlugin(name, None, PluginState.FAILED, error=backend)
             self.failures[name] = backend
@@ -108,7 +108,7 @@ class HostedPlugins:
             self._plugins[name] = HostedPlugin(name, backend)
 
     async def retry_start(self, name: str, backend: Backend, changed: Callable[[], None] = lambda: None) -> bool:
-        """Start a failed plugin with a new backend; return True if the plugin is ready. Its calls wait meanwhile.
+        """Start a failed plugin with a new backend; return True if the plugin is ready. Calls wait meanwhile.
 
         Raises: Refused HOST_STOPPED.
         """
@@ -124,7 +124,7 @@ class HostedPlugins:
         return name not in self.failures
 
     async def close(self) -> None:
-        """Cancel the starts under way, then stop each backend that was started; each wait is bounded."""
+        """Cancel the starts under way, then stop the started backends; each wait is bounded."""
         starts = [plugin.starting for plugin in self._plugins.values() if plugin.starting is not None]
         for start in starts:
             start.cancel()

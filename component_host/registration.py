@@ -1,13 +1,13 @@
 """The host's entry in the store: its session, and the routing rules of its configuration.
 
-- The session is bound to a lease. It lists the host's components and is rewritten whenever they change. After the loss
-  of the lease the host registers again under the same id; its calls were given up by then.
-- `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims others for that prefix: then
-  the registration is refused and names both hosts, except with `replace_routes`.
+- The session is bound to a lease. The session lists the host's components and is rewritten after each change. After
+  the loss of the lease the host registers again under the same id, without the former calls.
+- `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
+  then the registration is refused, naming both hosts, except with `replace_routes`.
 - The host begins no call while its lease does not count as held, and is told when its session has ended.
 - Every write compares the revisions read before, so two hosts with different rules cannot both be accepted.
 
-Does not know calls.
+Calls are unknown here.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Registration:
             await keeper.stop(revoke=True)
 
     async def _keep(self) -> None:
-        """Register again or update the session, whenever there is work; retry until that succeeds."""
+        """Register again or update the session, whenever there is work; retry until success."""
         pauses = doubling(RETRY_S_MIN, RETRY_S_MAX)
 
         while True:
@@ -165,7 +165,7 @@ class Registration:
         raise Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
 
     async def _is_registered(self, lease: int, session: bytes) -> bool:
-        """Return True if the stored session has this lease, which no other host has."""
+        """Return True if the stored session has this host's lease."""
         existing = await self._store.get(self._key)
         if existing is None or existing.lease != lease:
             return False
@@ -209,7 +209,7 @@ class Registration:
         return compares, writes
 
     def _check_claims(self, item: KeyValue, changes: Mapping[str, str]) -> None:
-        """Raises: Refused ROUTES_CLAIMED, the session of another host has other rules for one of the prefixes."""
+        """Raises: Refused ROUTES_CLAIMED, another host's session has different rules for a prefix."""
         other = keys.tail(keys.HOST_SESSIONS, item.key)
         claimed = state_pb2.HostSession.FromString(item.value).route_hashes
 

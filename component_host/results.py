@@ -1,9 +1,9 @@
-"""Results of calls, as executors get them, and the blobs that results and inputs travel in.
+"""Results of calls for executors, and the blobs of large results and inputs.
 
-- A failure's message and data are cut to sizes that frames and journals bear, whatever a server has sent.
+- A failure's message and data are cut to sizes fit for frames and journals.
 - Texts from servers hold no lone surrogates: protobuf refuses them.
 
-Pure, except for reading blobs. Does not know calls: `call` decides which result a call has.
+Pure, except for reading blobs. Calls are unknown here: see `call`.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def failed(request: host_pb2.Call, failure: Failure, started_at_ms: int) -> host
 
 
 def unreachable(reason: str, message: str) -> Failure:
-    """Return an UNREACHABLE failure; its data hold the reason code."""
+    """Return an UNREACHABLE failure; the data hold the reason code."""
     return Failure(Code.UNREACHABLE, message, encode({"reason": reason}))
 
 
 def unusable(error: Invalid) -> Failure:
-    """Return the failure of a component whose output breaks the rules for JSON."""
+    """Return the failure of a component with an output outside the rules for JSON."""
     return Failure(Code.COMPONENT_FAILED, error.message, encode({"reason": error.reason}))
 
 
 def not_stored(error: StepflowError) -> Failure:
-    """Return the failure of a call whose output the blob store did not accept."""
+    """Return the failure of a call after the blob store refused the output."""
     return unreachable(error.reason, f"the step's output could not be stored: {error.message}")
 
 
@@ -80,7 +80,7 @@ def readable(text: str, chars_max: int) -> str:
 
 
 async def fetch_blob(blobs: BlobStore, blob: str, run_id: str) -> bytes:
-    """Read a blob of a run, or a shared blob of that id. Raises: StepflowError."""
+    """Read a blob of a run, or the shared blob of the same id. Raises: StepflowError."""
     try:
         return (await blobs.get(blob, scope=run_id))[0]
     except NotFound:
@@ -88,7 +88,7 @@ async def fetch_blob(blobs: BlobStore, blob: str, run_id: str) -> bytes:
 
 
 async def inline_results(report: host_pb2.RunReport, blobs: BlobStore, run_id: str) -> host_pb2.RunReport:
-    """Replace blob ids in a report by the results themselves: components cannot read blobs of a run.
+    """Replace blob ids in a report by the results: components cannot read blobs of a run.
 
     Raises: Invalid REPORT_TOO_LARGE; StepflowError of the blob store.
     """

@@ -1,9 +1,9 @@
 """The component host behind gRPC: one stream of frames for each executor.
 
-- A stream is only a carrier. After a break its calls continue, for the next owner of their runs to join.
-- The reader never waits for the writer; messages that gather during a write leave in the next frame.
-- Credits are frames of their own; the queue joins frames that are due together.
-- Draining is final: the session is marked, no more credits are granted, and the end is the last acknowledgement.
+- A stream is only a carrier. After a break the calls continue, for the next owner of each run to join.
+- The reader never waits for the writer; messages gathered during a write leave in the next frame.
+- Credits are separate frames; the queue joins frames due together.
+- Draining is final: the session is marked, no more credits are granted, and the last acknowledgement ends the drain.
 
 Does not look into calls and results: see `host`.
 """
@@ -155,7 +155,7 @@ class ExecutorConnection:
             self._service.share_credits()
 
     async def run(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
-        """Carry frames both ways until one direction ends, or the host hangs up."""
+        """Carry frames both ways until either direction ends, or the host hangs up."""
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read(frames), name=f"read {self.executor_id}"),
             asyncio.create_task(pump(self.queue, context.write), name=f"write {self.executor_id}"),

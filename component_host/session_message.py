@@ -23,13 +23,13 @@ SESSION_BYTES_MAX = 512 * 1024
 
 
 def rules_of(routes: Mapping[str, tuple[bytes, str]]) -> tuple[str, dict[str, str]]:
-    """Return the hash of all rules, and the hash of each prefix's; `routes` is prefix → (rules, hash)."""
+    """Return the hash of all rules, and the hash of the rules of each prefix; `routes` is prefix → (rules, hash)."""
     hashes = {prefix: digest for prefix, (_, digest) in routes.items()}
     return hashlib.sha256("".join(hashes.values()).encode()).hexdigest(), hashes
 
 
 def add_plugins(session: state_pb2.HostSession, plugins: HostedPlugins, types: Mapping[str, str], host_id: str) -> None:
-    """Add the state of each plugin to a session; without schemas if they make the session too large."""
+    """Add the state of each plugin to a session; without schemas if the session would be too large."""
     listings = plugins.listings()
 
     for name, backend in plugins.backends.items():

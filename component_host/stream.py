@@ -1,11 +1,11 @@
 """The host's end of one executor's stream.
 
-- Everything that gathers within one turn of the event loop leaves as one frame.
-- A cancel reaches a call only through the stream that asked for the call last; after a join elsewhere it is ignored.
-- A closed stream delivers nothing. It keeps open call-backs for the next owner of their calls, no longer than results
+- Messages of one turn of the event loop leave as one frame.
+- A cancel counts only on the last stream to ask for the call; after a join elsewhere the cancel is ignored.
+- A closed stream delivers nothing, and keeps open call-backs for the next owner of the run, no longer than results
   are held.
 
-A frame passes here twice: incoming requests go to the host, results come back. Does not know the carrier of frames.
+A frame passes here twice: incoming requests go to the host, results come back. The carrier of frames is unknown here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROGRESS_MAX = 1_000
 
 
 class StreamOwner(Protocol):
-    """The host, as a stream uses it."""
+    """The host, as used by a stream."""
 
     held_s_max: float
     callback_ids: Iterator[int]
@@ -41,9 +41,9 @@ class StreamOwner(Protocol):
 
 
 class HostStream:
-    """Made by `ComponentHost.connect`. Frames enter by `receive` and leave through `deliver`.
+    """Made by `ComponentHost.connect`. Frames enter by `receive` and leave by `deliver`.
 
-    `hang_up` asks the carrier of the frames to end the stream. Implements `call.CallStream`.
+    `hang_up` ends the stream from the side of the carrier. Implements `call.CallStream`.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class HostStream:
                 callback.reply.set_result(reply)
 
     def close(self) -> None:
-        """Close after the loss of the executor. Its calls continue, for the next owner to join. Idempotent."""
+        """Close after the loss of the executor. The calls continue, for the next owner to join. Idempotent."""
         if self.closed:
             return
         self.closed = True
@@ -99,7 +99,7 @@ class HostStream:
             self._timer = asyncio.get_running_loop().call_later(self._owner.held_s_max, self.give_up)
 
     def give_up(self) -> None:
-        """End the call-backs that wait for an executor to join their calls. For the host."""
+        """End the call-backs without an executor. For the host."""
         self._given_up = True
         if self._timer is not None:
             self._timer.cancel()
@@ -116,7 +116,7 @@ class HostStream:
             self._schedule()
 
     def refuse_call(self, request: host_pb2.Call, failure: Failure) -> None:
-        """Answer a call that the host does not take."""
+        """Answer a call refused by the host."""
         self.send_result(failed(request, failure, 0))
 
     def send_progress(self, progress: host_pb2.Progress) -> None:
@@ -125,7 +125,7 @@ class HostStream:
             self._schedule()
 
     def send_callback(self, callback: OpenCallback) -> None:
-        """Send a component's request to the owner of its run; keep it for the next owner if this one is gone."""
+        """Send a component's request to the run's owner; without an owner keep the request for the next."""
         if self._given_up:
             callback.end(_ownerless())
             return
@@ -141,12 +141,12 @@ class HostStream:
             self._schedule()
 
     def drop_callback(self, callback: OpenCallback) -> None:
-        """Ignore an answer that arrives later. Idempotent."""
+        """Ignore a later answer. Idempotent."""
         if self._callbacks.get(callback.number) is callback:
             del self._callbacks[callback.number]
 
     def expect_result(self, call: Call) -> None:
-        """Register a call under its present id, so that the executor can cancel it."""
+        """Register a call under the present id, for cancels by the executor."""
         self.calls[call.request.call_id] = call
 
     def drop_call(self, call: Call) -> None:

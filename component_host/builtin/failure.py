@@ -1,4 +1,4 @@
-"""The exception of a builtin component that fails its call, and the failures of errors of the mesh."""
+"""The exception for failing a call from a builtin component, and failures for errors of the mesh."""
 
 from __future__ import annotations
 

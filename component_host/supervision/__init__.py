@@ -1,1 +1,1 @@
-"""Server processes of plugins: how they are started, read, stopped, and started again."""
+"""Server processes of plugins: start, input and output, stop, and restart."""

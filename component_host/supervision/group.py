@@ -1,4 +1,4 @@
-"""The process group of a server: signalled as one, and guarded against the death of the host."""
+"""The process group of a server, signalled as a whole and guarded against the death of the host."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = get_logger("component_host.process")
 
 
 class ProcessGroup:
-    """The group of one server, from its start to `release`.
+    """The group of a server, from the start to `release`.
 
-    The group outlives its leader while it has members, and its number is not reused before. After `release` the number
-    may belong to a stranger, so no signal is sent any more.
+    A group outlives the leader while members remain, and keeps the number so long. After `release` the number may
+    belong to a stranger, so no signal is sent any more.
     """
 
     def __init__(self, pid: int) -> None:

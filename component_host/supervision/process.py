@@ -1,12 +1,12 @@
-"""One server process: how it is started, read, written and stopped, independent of its protocol.
+"""A server process: start, input and output, stop; independent of the protocol.
 
 Promises:
-- The server runs in a session of its own. `stop` ends its whole process group: SIGTERM, a grace, SIGKILL. After a
-  crash of the server the rest of its group is killed.
+- The server runs in a separate session. `stop` ends the whole process group: SIGTERM, a grace, SIGKILL. After a crash
+  of the server the rest of the group is killed.
 - No server outlives the host, even if the host is SIGKILLed: each server has a `ProcessGuard`.
-- stdout is a pipe whose write end the host keeps, too. Servers that set it to non-blocking mode and then write as if it
-  blocked lose output once 64 KiB wait in it; `make_output_blocking` corrects this from outside, because the mode
-  belongs to the shared end. The price: no end of file when the server dies, so its exit is watched.
+- The host also keeps the write end of stdout. Some servers set stdout to non-blocking mode, write as in blocking mode,
+  and lose output beyond the 64 KiB of a full pipe; `make_output_blocking` corrects the mode from outside, because the
+  mode belongs to the shared end. The price: no end of file at the death of the server, so the exit is watched.
 - stderr is always read (a full pipe would stop the server).
 - Writing never blocks.
 
@@ -49,7 +49,7 @@ log = get_logger("component_host.process")
 class ServerProcess(ProcessReport):
     """One run of a server, from `start` to `ended`. Bound to the event loop of `start`; not reusable.
 
-    `on_output` gets chunks of stdout as they arrive. `on_exit` is called once, after the last of them.
+    `on_output` gets chunks of stdout on arrival. `on_exit` is called once, after the last chunk.
     """
 
     def __init__(self, spec: ProcessSpec, *, on_output: Callable[[bytes], None], on_exit: Callable[[], None]) -> None:
@@ -70,7 +70,7 @@ class ServerProcess(ProcessReport):
         return 0 if self._stdin is None else self._stdin.outgoing_bytes
 
     def start(self) -> None:
-        """Start the process and begin to read its outputs.
+        """Start the process and begin to read the outputs.
 
         Raises:
             Invalid: COMMAND_NOT_FOUND.
@@ -106,12 +106,12 @@ class ServerProcess(ProcessReport):
             os.set_blocking(self._stdout_kept, True)
 
     def write(self, line: bytes) -> None:
-        """Send one line (with its newline). No-op after the exit. The caller bounds `outgoing_bytes`."""
+        """Send one line (with newline). No-op after the exit. The caller bounds `outgoing_bytes`."""
         if self._stdin is not None:
             self._stdin.write(line)
 
     def end_input(self) -> None:
-        """Close stdin, which asks most servers to end; unsent lines are dropped. Idempotent."""
+        """Close stdin, a request to end for most servers; unsent lines are dropped. Idempotent."""
         if self._stdin is not None:
             self._stdin.close()
 
@@ -121,7 +121,7 @@ class ServerProcess(ProcessReport):
             self._group.send_signal(signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> None:
-        """End the process group; return when the process and its guard are reaped. Idempotent."""
+        """End the process group; return once process and guard are reaped. Idempotent."""
         group = self._group
         if group is None:
             return
@@ -178,7 +178,7 @@ class ServerProcess(ProcessReport):
         return True
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Reap the server, then its guard. Runs in a thread: works on every POSIX system and event loop."""
+        """Reap the server, then the guard. Runs in a thread: works on every POSIX system and event loop."""
         assert self._group is not None
 
         returncode = process.wait()

@@ -1,4 +1,4 @@
-"""Texts about one server process, for failures and errors: its command line, its end, the last of its stderr."""
+"""Texts about one server process, for failures and errors: command line, end, last lines of stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ProcessReport:
-    """What is known about one run of a server. `ServerProcess` extends it."""
+    """Facts about a run of a server. Base class of `ServerProcess`."""
 
     def __init__(self, spec: ProcessSpec, log: Logger) -> None:
         self.returncode: int | None = None
@@ -30,7 +30,7 @@ class ProcessReport:
         return self._stderr_tail.text()
 
     def command_line(self) -> str:
-        """Return the command line for an error text, without secrets substituted into it."""
+        """Return the command line for an error text, with secrets redacted."""
         line = " ".join([self._spec.command, *self._spec.args])
         return str(redact(self._stderr_tail.without_secrets(line)))
 
@@ -47,7 +47,7 @@ class ProcessReport:
         return f"was killed by signal {-code}"
 
     def start_error(self, reason: str, what: str, more: str = "") -> Unavailable:
-        """Return the error of a server that did not become ready: command line and last lines of stderr."""
+        """Return the error of a failed start, with command line and last lines of stderr."""
         plugin = self._spec.plugin
         text = f"plugin {plugin!r}: the server {what}. It was started as `{self.command_line()}`{more}"
 
@@ -56,7 +56,7 @@ class ProcessReport:
         return Unavailable(reason, text, plugin=plugin)
 
     def loss(self) -> Failure:
-        """Return the failure of a call that was in flight when the server ended."""
+        """Return the failure of a call in flight at the end of the server."""
         return Failure(
             Code.UNREACHABLE,
             f"server {self._spec.plugin!r} {self.exit_text()} while the call was in flight",

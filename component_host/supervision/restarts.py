@@ -1,6 +1,6 @@
-"""Restarts of a server that has ended: at once after a wanted end, else after a pause that doubles.
+"""Restarts of an ended server: at once after a wanted end, else after a doubling pause.
 
-The pause starts at 0.1 s, doubles up to 30 s, and starts over after a server that stayed up for 10 s.
+The pause starts at 0.1 s, doubles up to 30 s, and starts over after an uptime of 10 s.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ START_FAILURES_MAX = 3
 
 
 class Restartable(Protocol):
-    """One server, through all its restarts."""
+    """A server, through all restarts."""
 
     stopping: bool
     """True if the last end was wanted by the backend."""
@@ -53,7 +53,7 @@ async def supervise(
     on_up: Callable[[], None],
     on_hopeless: Callable[[StepflowError], None],
 ) -> None:
-    """Restart a running server whenever it ends, without limit, and record each end and start in `health`.
+    """Restart a running server after each end, without limit, and record each end and start in `health`.
 
     `on_up` is called after each restart, `on_hopeless` after each failed start from the third in a row on.
     """

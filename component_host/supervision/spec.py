@@ -1,7 +1,7 @@
 """How to start a server: its command, environment, limits and secrets.
 
-- A server gets the variables that its configuration names and `PASSED_VARIABLES`, unless `inherit_env` is set.
-- Limits are set by a shell that then becomes the server: no Python code runs between fork and exec.
+- A server gets the variables of its configuration and `PASSED_VARIABLES`, unless `inherit_env` is set.
+- Limits are set by a shell, which then becomes the server: no Python code runs between fork and exec.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SECRET_CHARS_MIN = 8
 
 
 class CommandConfig(Protocol):
-    """The common part of all configurations of servers that the host starts."""
+    """The common part of all configurations of server commands."""
 
     @property
     def command(self) -> str: ...
@@ -85,7 +85,7 @@ def server_environment(spec: ProcessSpec) -> dict[str, str]:
 
 
 def secrets_of(spec: ProcessSpec) -> list[str]:
-    """Return the texts to redact: the spec's secrets, and secret-looking variables, which `args` and `env` may use."""
+    """Return the texts to redact: the spec's secrets and the secret-looking variables, possible parts of `args`."""
     variables = {**spec.environ, **spec.env}
     named = [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
     return [*spec.secrets, *named]
@@ -122,7 +122,7 @@ def resolve_command(spec: ProcessSpec) -> str:
 
 
 def limited_command(command: Sequence[str], limits: ServerLimits) -> list[str]:
-    """Return the command line that starts a command under limits.
+    """Return a command line to start a command under limits.
 
     A limit above the host's own ends the server at once, with an error of the shell on stderr.
     """

@@ -1,7 +1,7 @@
-"""Retries of plugins whose start failed: after 1 s, 2 s, … up to a minute, as long as the host lives.
+"""Retries of failed plugin starts: after 1 s, 2 s, … up to a minute, as long as the host lives.
 
-A server may be installed later, a remote one may come up later; the host needs no restart for either. A plugin that was
-ready once is not retried here: its backend restarts the server (`restarts`). Not for `stepflow run`, whose user should
+A server may be installed later, a remote one may come up later; the host needs no restart for either. A plugin is
+retried until ready; later ends of the server are up to the backend (`restarts`). Not for `stepflow run`: users should
 see the failure at once.
 """
 
@@ -27,7 +27,7 @@ DELAY_S_MAX = 60.0
 
 
 class StartRetries:
-    """Retries the failed plugins of one host, from `begin` until `close`."""
+    """Retries the failed plugins of a host, from `begin` until `close`."""
 
     def __init__(
         self, plugins: HostedPlugins, make_backend: Callable[[str], Backend], changed: Callable[[], None] = lambda: None
@@ -38,7 +38,7 @@ class StartRetries:
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
-        """Retry each plugin that has failed until now."""
+        """Retry each plugin with a failed start."""
         self._tasks = [
             asyncio.create_task(self._retry(name), name=f"retry start {name}") for name in self._plugins.failures
         ]
