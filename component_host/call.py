@@ -112,6 +112,7 @@ class Call:
         """Stream of the last executor to ask; may be closed."""
         self.request = request
         self.input = b""
+
         self.backend: Backend | None = None
         """Backend that executes the call; None until dispatched."""
         self.settled = False
@@ -122,6 +123,7 @@ class Call:
         """Set when the result is held; later than `settled` while a blob is written."""
         self.started_at_ms = 0
         """When the backend received the call; 0 = not yet."""
+
         self.deadline: Deadline[Call] | None = None
         self.callbacks: Sequence[OpenCallback] = ()
         self.backend_state: Any = None
