@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from component_host.backend import Backend, BlobAccess
-    from component_host.deadlines import Deadline, Deadlines
+    from component_host.deadlines import DeadlineClock, Deadlines
     from stepflow.store.blobs import BlobStore
 
 LOOP_BYTES_MAX = 256 * 1024
@@ -58,7 +58,7 @@ class CallStream(Protocol):
     def closed(self) -> bool: ...
 
 
-class CallOwner(Protocol):
+class HostedCallOwner(Protocol):
     """The host, as used by a call."""
 
     blobs: BlobStore
@@ -96,7 +96,7 @@ class Call:
         "backend_state",
         "blobs",
         "callbacks",
-        "deadline",
+        "clock",
         "forgotten",
         "input",
         "request",
@@ -106,7 +106,7 @@ class Call:
         "stream",
     )
 
-    def __init__(self, owner: CallOwner, stream: CallStream, request: host_pb2.Call) -> None:
+    def __init__(self, owner: HostedCallOwner, stream: CallStream, request: host_pb2.Call) -> None:
         self._owner = owner
         self.stream = stream
         """Stream of the last executor to ask; may be closed."""
@@ -124,7 +124,7 @@ class Call:
         self.started_at_ms = 0
         """When the backend received the call; 0 = not yet."""
 
-        self.deadline: Deadline[Call] | None = None
+        self.clock: DeadlineClock[Call] | None = None
         self.callbacks: Sequence[OpenCallback] = ()
         self.backend_state: Any = None
         self.blobs: BlobAccess = owner.blobs
@@ -159,9 +159,9 @@ class Call:
     def settle(self) -> None:
         """Stop the clock, end the open call-backs, and ignore later outcomes."""
         self.settled = True
-        if self.deadline is not None:
-            self._owner.deadlines.cancel(self.deadline)
-            self.deadline = None
+        if self.clock is not None:
+            self._owner.deadlines.cancel(self.clock)
+            self.clock = None
 
         for callback in self.callbacks:
             callback.end(_call_ended())
@@ -181,8 +181,8 @@ class Call:
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         if self.settled:
             return
-        if self.deadline is not None:
-            self.deadline.active_at = time.monotonic()
+        if self.clock is not None:
+            self.clock.active_at = time.monotonic()
 
         message = readable(message, PROGRESS_CHARS_MAX)
         progress = host_pb2.Progress(call_id=self.request.call_id, done=done, total=total, message=message)
@@ -283,8 +283,8 @@ class Call:
         finally:
             self.callbacks = tuple(each for each in self.callbacks if each is not callback)
             self.stream.drop_callback(callback)
-            if self.deadline is not None:
-                self.deadline.active_at = time.monotonic()
+            if self.clock is not None:
+                self.clock.active_at = time.monotonic()
 
         # 3. Turn errors of the run's owner into exceptions.
         if reply.HasField("error"):
@@ -304,4 +304,4 @@ def _call_ended() -> Refused:
     return Refused("CALL_ENDED", "the call that asked has ended")
 
 
-__all__ = ["Call", "CallOwner", "CallStream", "OpenCallback"]
+__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback"]

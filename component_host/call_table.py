@@ -19,7 +19,7 @@ all writes of that owner."""
 
 
 @dataclass(slots=True, eq=False)
-class PartitionCalls:
+class PartitionEntry:
     """The calls of one partition of a run."""
 
     epoch: int = 0
@@ -32,8 +32,8 @@ class CallTable:
     """All calls of one host."""
 
     def __init__(self) -> None:
-        self._partitions: OrderedDict[tuple[str, int], PartitionCalls] = OrderedDict()
-        self._by_key: dict[str, PartitionCalls] = {}
+        self._partitions: OrderedDict[tuple[str, int], PartitionEntry] = OrderedDict()
+        self._by_key: dict[str, PartitionEntry] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -51,7 +51,7 @@ class CallTable:
         partition = self._by_key.get(key)
         return None if partition is None else partition.calls[key]
 
-    def add_call(self, partition: PartitionCalls, call: Call) -> None:
+    def add_call(self, partition: PartitionEntry, call: Call) -> None:
         key = call.request.key
         self._by_key[key] = partition
         partition.calls[key] = call
@@ -61,13 +61,13 @@ class CallTable:
         key = call.request.key
         del self._by_key.pop(key).calls[key]
 
-    def partition(self, run_id: str, number: int) -> PartitionCalls:
+    def partition(self, run_id: str, number: int) -> PartitionEntry:
         """Return the entry of a partition; a new entry if absent."""
         partition_id = (run_id, number)
         partition = self._partitions.get(partition_id)
 
         if partition is None:
-            partition = self._partitions[partition_id] = PartitionCalls()
+            partition = self._partitions[partition_id] = PartitionEntry()
             if len(self._partitions) > PARTITIONS_MAX:
                 self._trim()
 
@@ -83,4 +83,4 @@ class CallTable:
                 return
 
 
-__all__ = ["CallTable", "PartitionCalls"]
+__all__ = ["CallTable", "PartitionEntry"]

@@ -3,7 +3,7 @@
 - Both run from the moment a backend gets the call. The steps before (fetching the input, starting the plugin) have
   separate limits; a slow start must not look like a timeout of the flow.
 - Progress restarts the idle timeout. While the owner reports an item as waiting for the mesh, no idle time passes.
-- One heap and one timer for all items. A cancelled deadline frees the item at once; empty entries are removed once
+- One heap and one timer for all items. A cancelled clock frees the item at once; empty entries are removed once
   half of the heap is empty.
 
 Generic over the item: the module knows no calls. The owner ends expired items.
@@ -25,7 +25,7 @@ ENDED_MIN = 64
 """Empty entries below which a clean-up does not pay."""
 
 
-class Deadline(Generic[T]):
+class DeadlineClock(Generic[T]):
     """The timeouts of an item, in seconds of the monotonic clock; None = no such timeout."""
 
     __slots__ = ("active_at", "at", "idle_timeout_s", "item", "queued", "started_at", "timeout_s")
@@ -41,7 +41,7 @@ class Deadline(Generic[T]):
         self.at = self.due_at()
         """When the heap checks the entry next. Progress changes `due_at()` and leaves this alone."""
 
-    def __lt__(self, other: Deadline[T]) -> bool:
+    def __lt__(self, other: DeadlineClock[T]) -> bool:
         return self.at < other.at
 
     def due_at(self) -> float:
@@ -59,7 +59,7 @@ class Deadline(Generic[T]):
 
 
 class Deadlines(Generic[T]):
-    """All items with a deadline.
+    """All items with a clock.
 
     `expire` receives each overdue item and a description of the exceeded timeout. `is_waiting` returns True while
     an item waits for the mesh: the idle timeout is suspended.
@@ -68,7 +68,7 @@ class Deadlines(Generic[T]):
     def __init__(self, expire: Callable[[T, str], None], is_waiting: Callable[[T], bool]) -> None:
         self._expire = expire
         self._is_waiting = is_waiting
-        self._heap: list[Deadline[T]] = []
+        self._heap: list[DeadlineClock[T]] = []
         self._empty = 0
         """Cancelled entries in the heap."""
         self._timer: asyncio.TimerHandle | None = None
@@ -79,26 +79,26 @@ class Deadlines(Generic[T]):
         """Return the number of entries, including cancelled entries."""
         return len(self._heap)
 
-    def start_clock(self, item: T, timeout_ms: int, idle_timeout_ms: int) -> Deadline[T]:
-        """Start the clock of an item; 0 = no such timeout. The caller keeps the deadline for `cancel`."""
-        deadline = Deadline(
+    def start_clock(self, item: T, timeout_ms: int, idle_timeout_ms: int) -> DeadlineClock[T]:
+        """Start the clock of an item; 0 = no such timeout. The caller keeps the clock for `cancel`."""
+        clock = DeadlineClock(
             item,
             timeout_ms / 1000 if timeout_ms else None,
             idle_timeout_ms / 1000 if idle_timeout_ms else None,
         )
 
-        heappush(self._heap, deadline)
-        if deadline.at < self._timer_at:
+        heappush(self._heap, clock)
+        if clock.at < self._timer_at:
             self._arm()
 
-        return deadline
+        return clock
 
-    def cancel(self, deadline: Deadline[T]) -> None:
+    def cancel(self, clock: DeadlineClock[T]) -> None:
         """Stop the clock of an item. Idempotent, also after the expiry."""
-        if deadline.item is None:
+        if clock.item is None:
             return
-        deadline.item = None
-        if not deadline.queued:
+        clock.item = None
+        if not clock.queued:
             return
 
         self._empty += 1
@@ -124,31 +124,31 @@ class Deadlines(Generic[T]):
 
     def _check(self) -> None:
         now = time.monotonic()
-        overdue: list[Deadline[T]] = []
+        overdue: list[DeadlineClock[T]] = []
 
         # 1. Take due entries out of the heap; put those back that progress has postponed.
         while self._heap and self._heap[0].at <= now:
-            deadline = heappop(self._heap)
-            if deadline.item is None:
+            clock = heappop(self._heap)
+            if clock.item is None:
                 self._empty -= 1
                 continue
 
-            if self._is_waiting(deadline.item):
-                deadline.active_at = now
-            deadline.at = deadline.due_at()
-            if deadline.at > now:
-                heappush(self._heap, deadline)
+            if self._is_waiting(clock.item):
+                clock.active_at = now
+            clock.at = clock.due_at()
+            if clock.at > now:
+                heappush(self._heap, clock)
             else:
-                deadline.queued = False
-                overdue.append(deadline)
+                clock.queued = False
+                overdue.append(clock)
 
         self._arm()
 
         # 2. Expire, with the heap in order: an expiry may start and cancel other deadlines, these ones included.
-        for deadline in overdue:
-            item, deadline.item = deadline.item, None
+        for clock in overdue:
+            item, clock.item = clock.item, None
             if item is not None:
-                self._expire(item, deadline.overrun(now))
+                self._expire(item, clock.overrun(now))
 
 
-__all__ = ["Deadline", "Deadlines"]
+__all__ = ["DeadlineClock", "Deadlines"]

@@ -96,7 +96,7 @@ class Dispatcher:
         call.started_at_ms = time.time_ns() // 1_000_000
         request = call.request
         if request.timeout_ms or request.idle_timeout_ms:
-            call.deadline = self.deadlines.start_clock(call, request.timeout_ms, request.idle_timeout_ms)
+            call.clock = self.deadlines.start_clock(call, request.timeout_ms, request.idle_timeout_ms)
 
         # 2. Execute. A defect of one backend must not lose the other calls of the frame.
         try:

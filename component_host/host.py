@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class ComponentHost:
-    """The backends of one process, with all calls. Implements `call.CallOwner` and `stream.StreamOwner`."""
+    """The backends of one process, with all calls. Implements `call.HostedCallOwner` and `stream.StreamOwner`."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from support.scripted_host import run_async
 from component_host.deadlines import ENDED_MIN, Deadlines
 
 if TYPE_CHECKING:
-    from component_host.deadlines import Deadline
+    from component_host.deadlines import DeadlineClock
 
 SOON_MS = 10
 LATE_MS = 3_600_000
@@ -23,12 +23,12 @@ def never_waiting(_: str) -> bool:
 def test_an_item_that_another_expiry_cancels_does_not_expire() -> None:
     async def main() -> None:
         expired: list[str] = []
-        clocks: dict[str, Deadline[str]] = {}
+        clocks: dict[str, DeadlineClock[str]] = {}
 
         def expire(item: str, _: str) -> None:
             expired.append(item)
-            for deadline in clocks.values():
-                deadlines.cancel(deadline)
+            for clock in clocks.values():
+                deadlines.cancel(clock)
 
         deadlines = Deadlines(expire, never_waiting)
         clocks["a"] = deadlines.start_clock("a", SOON_MS, 0)
@@ -47,12 +47,12 @@ def test_cancels_of_expired_items_do_not_count_as_empty_entries() -> None:
         clocks = [deadlines.start_clock(f"soon {number}", SOON_MS, 0) for number in range(2 * ENDED_MIN)]
         await asyncio.sleep(10 * SOON_MS / 1000)
         assert len(expired) == 2 * ENDED_MIN
-        for deadline in clocks:
-            deadlines.cancel(deadline)
+        for clock in clocks:
+            deadlines.cancel(clock)
 
         late = [deadlines.start_clock(f"late {number}", LATE_MS, 0) for number in range(3 * ENDED_MIN)]
-        for deadline in late[: 2 * ENDED_MIN]:
-            deadlines.cancel(deadline)
+        for clock in late[: 2 * ENDED_MIN]:
+            deadlines.cancel(clock)
         assert len(deadlines) < 3 * ENDED_MIN, "more than half are empty: the heap was cleaned"
         assert len(deadlines) >= ENDED_MIN, "what is not cancelled stays"
         deadlines.close()

@@ -315,7 +315,7 @@ def test_the_idle_time_begins_anew_with_the_answer_to_a_call_back() -> None:
             answered_at = time.monotonic()
             executor.answer(callback, flow_json=b"{}")
             await asking
-            assert call.deadline.active_at >= answered_at
+            assert call.clock.active_at >= answered_at
 
     run_async(main)
 
