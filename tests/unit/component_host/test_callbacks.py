@@ -1,4 +1,4 @@
-"""What components ask of the owner of their run while they execute: asked again after a join, answered once."""
+"""Call-backs from components to the owner of the run: repeated after a join, answered once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The component host's promises about calls: once, joined, held, forgotten; two executors where it matters.
+"""The component host's promises about calls: executed once, joined, held, forgotten; with two executors where needed.
 
 The backend is scripted (below the seam of `component_host.backend`); blobs and frames are real.
 """
@@ -42,7 +42,7 @@ LARGE = encode("x" * INLINE_BYTES_MAX)
 
 
 class GatedBlobs(BlobStore):
-    """A real store in memory whose operations wait for the test, and fail if it says so."""
+    """A real store in memory; operations wait for `gate`, then raise `error` if set."""
 
     def __init__(self) -> None:
         super().__init__(BlobStore.open("memory://")._place)
@@ -66,7 +66,7 @@ class GatedBlobs(BlobStore):
 
 
 def calls_alive(host: ComponentHost) -> list[Call]:
-    """Return the calls of the host that anything at all keeps in memory."""
+    """Return the calls of the host that are still in memory."""
     gc.collect()
     return [each for each in gc.get_objects() if isinstance(each, Call) and each._owner is host]
 
@@ -260,7 +260,7 @@ def test_a_call_joined_while_its_output_is_being_stored_is_answered_under_its_ne
                 first.call("other")  # so that the ids of the two streams differ
             first.call()
             backend.executed[1].succeed(LARGE)
-            await wait_until_async(lambda: blobs.waiting, "the output is on its way")
+            await wait_until_async(lambda: blobs.waiting, "the output is being stored")
             second = ExecutorEnd(host, epoch=2)
             joined = second.call()
             blobs.gate.set()
@@ -445,7 +445,7 @@ def test_an_output_stored_after_its_call_was_superseded_is_not_taken_for_the_new
         async with scripted(blobs=blobs) as (host, backend, executor):
             executor.call()
             backend.executed[0].succeed(LARGE)
-            await wait_until_async(lambda: blobs.waiting, "the output is on its way")
+            await wait_until_async(lambda: blobs.waiting, "the output is being stored")
             second = executor.call(attempt=2)
             backend.executed[1].succeed(b'"new"')
             blobs.gate.set()
@@ -611,7 +611,7 @@ def test_a_large_output_is_in_the_blob_store_before_its_id_is_told(size: int) ->
         async with scripted(blobs=blobs) as (host, backend, executor):
             number = executor.call()
             backend.executed[0].succeed(text)
-            await wait_until_async(lambda: blobs.waiting, "the output is on its way")
+            await wait_until_async(lambda: blobs.waiting, "the output is being stored")
             assert executor.results == []
             assert host.calls_in_flight == 1
             blobs.gate.set()

@@ -1,4 +1,4 @@
-"""How a component host starts and stops, and how it keeps the time of its calls. The backend is scripted."""
+"""Start and stop of a component host, time limits of calls, end of the session. The backend is scripted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LATE_MS = 3_600_000
 
 
 class SlowBlobs(BlobStore):
-    """A store whose operations do not come to an end."""
+    """A store with operations that hang."""
 
     def __init__(self) -> None:
         super().__init__(BlobStore.open("memory://")._place)
@@ -55,7 +55,7 @@ class SlowBlobs(BlobStore):
 
 
 def stopped_backend(name: str = "kit", error: BaseException | None = None) -> Scripted:
-    """A backend whose start waits for the test."""
+    """Return a backend with a start that waits for `may_start`."""
     backend = Scripted(name, error)
     backend.may_start.clear()
     return backend
@@ -168,7 +168,7 @@ def test_a_call_that_waits_for_its_plugin_can_be_cancelled_and_superseded() -> N
             executor.cancel(executor.call("a"))
             executor.call("b", ECHO, attempt=1)
             second = executor.call("b", ECHO, attempt=2)
-            assert len(host.plugins.find_plugin("kit").waiting) == 1, "nothing is kept of those that nobody wants"
+            assert len(host.plugins.find_plugin("kit").waiting) == 1, "cancelled and superseded calls leave the queue"
             backend.may_start.set()
             await starting
             await executor.result(second)
@@ -380,7 +380,7 @@ def test_close_fails_each_call_in_flight_once_whoever_has_it() -> None:
             }
             backend.executed[-2].succeed(encode("x" * INLINE_BYTES_MAX))
             backend.executed[-1].succeed(encode("x" * LOOP_BYTES_MAX))
-            await wait_until_async(lambda: blobs.asked >= 2, "blobs are on their way")
+            await wait_until_async(lambda: blobs.asked >= 2, "blobs are in transit")
             await host.close()
             await starting
             outcomes = {result.call_id: error_of(result)[0] for result in executor.results}
@@ -491,7 +491,7 @@ def test_nothing_is_timed_any_more_after_the_close() -> None:
 
 
 def timers() -> list[str]:
-    """Return what of the host the event loop (asyncio's own) has timers for."""
+    """Return the modules of the host with a timer in the event loop (asyncio's own)."""
     scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009  # no stub has it
     callbacks = [handle._callback for handle in scheduled if not handle.cancelled()]
     names = [type(getattr(callback, "__self__", None)).__module__ for callback in callbacks]

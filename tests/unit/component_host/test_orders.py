@@ -47,7 +47,7 @@ class Alive:
     end: ExecutorEnd
     call_id: int
     execution: int
-    """Which of the executions it is."""
+    """Index of the execution."""
     held: bool = False
 
 

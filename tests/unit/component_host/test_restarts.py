@@ -1,4 +1,4 @@
-"""Servers that are started again, whatever kept them from starting."""
+"""Restarts of servers after any kind of failed start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """Ends at once; its first starts fail as told."""
+    """A server that ends at once; the first starts raise `failures`."""
 
     stopping = False
     exit_reason = "ended"
@@ -38,7 +38,7 @@ class Server:
 
 
 def test_a_server_is_started_again_although_the_system_had_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that nobody expected ended the supervisor: the server stayed away, and its calls waited for ever."""
+    """An unexpected error used to end the supervisor: the server stayed down, and its calls waited without end."""
     monkeypatch.setattr(restarts, "BACKOFF_S_MIN", 0.001)
 
     async def main() -> None:
