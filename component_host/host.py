@@ -249,4 +249,4 @@ def _stopped(host_id: str) -> Failure:
     return unreachable("HOST_STOPPED", f"component host {host_id} was stopped")
 
 
-__all__ = ["ComponentHost", "HostStream"]
+__all__ = ["ComponentHost"]
