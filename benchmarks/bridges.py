@@ -25,7 +25,7 @@ from benchmarks.bare import bare_calls_per_s, bare_http_calls_per_s
 from benchmarks.bare_pull import bare_pull_calls_per_s
 from component_host.backends import make_backend
 from component_host.stepflow_bridge.http.process import ListeningProcess
-from component_host.supervision.process import ProcessSpec
+from component_host.supervision.spec import ProcessSpec
 from stepflow.config.load import config_from_tree
 from stepflow.mesh.v1 import host_pb2
 from tests.support import server_venv

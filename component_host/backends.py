@@ -1,4 +1,4 @@
-"""From configured plugins to backends: the one place that knows which backend drives which kind of server."""
+"""From configured plugins to backends: the only module with the mapping from plugin types to backends."""
 
 from __future__ import annotations
 
@@ -53,16 +53,19 @@ def make_backend(
     Raises as `make_backends` does.
     """
     plugin = config.plugin(name, environ)
-    limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server of their own have none
+    limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server have none
     context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
+
     if isinstance(plugin, BuiltinPlugin):
         from component_host.builtin.backend import BuiltinBackend
 
         return BuiltinBackend(context, plugin, allowed_paths=config.allowed_paths)
+
     if isinstance(plugin, MockPlugin):
         from component_host.mock import MockBackend
 
         return MockBackend(context, plugin)
+
     if isinstance(plugin, McpPlugin):
         from component_host.mcp_bridge.backend import McpBackend
         from component_host.mcp_bridge.link import McpServerConfig
@@ -81,6 +84,7 @@ def make_backend(
                 mode=plugin.mode,
             ),
         )
+
     if isinstance(plugin, GrpcPlugin):
         return _pull_backend(context, plugin, {} if endpoints is None else endpoints)
     assert isinstance(plugin, StepflowPlugin)

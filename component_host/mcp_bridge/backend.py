@@ -14,7 +14,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from component_host.backend import Health, Listing
+from component_host.backend import BackendListing, ServerHealth
 from component_host.late_imports import import_in_thread
 from component_host.mcp_bridge.supervisor import McpSupervisor, closed_error, import_sdk
 from stepflow import codec
@@ -37,10 +37,10 @@ class McpBackend:
 
     def __init__(self, context: BackendContext, config: McpServerConfig) -> None:
         self.name = context.name
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
         self._context = context
         self._config = config
-        self._listing = Listing()
+        self._listing = BackendListing()
         self._calls: set[asyncio.Task[None]] = set()
         self._supervisor = McpSupervisor(context, config, self.health, self._set_listing)
         self._closing = False
@@ -64,11 +64,11 @@ class McpBackend:
             await self.close()
             raise
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._listing
 
     def _set_listing(self, connection: McpConnection) -> None:
-        listing = Listing(tuple(offer.info for offer in connection.offers.values()))
+        listing = BackendListing(tuple(offer.info for offer in connection.offers.values()))
         if listing != self._listing:
             self._listing = listing
             self._context.listing_changed()

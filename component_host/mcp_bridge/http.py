@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
     from component_host.mcp_bridge.link import CallTrace
-    from component_host.supervision.process import ProcessSpec
+    from component_host.supervision.spec import ProcessSpec
 
 CONNECT_TIMEOUT_S = 10.0
 PROBE_S = 0.02

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from component_host.mcp_bridge.link import CallTrace
-    from component_host.supervision.process import ProcessSpec
+    from component_host.supervision.spec import ProcessSpec
 
 OUTGOING_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
 """Unread bytes that may wait for the server; above them, further calls wait in their tasks."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from component_host.backend import with_stderr
-from component_host.supervision.process import ProcessSpec
+from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import StepflowError, Unavailable
 from stepflow.proxies import named_proxy, through
 from stepflow.retry import Backoff, base_delay_ms
@@ -26,7 +26,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.backend import BackendContext, Health
+    from component_host.backend import BackendContext, ServerHealth
     from component_host.mcp_bridge.connection import McpConnection
     from component_host.mcp_bridge.link import McpLink, McpServerConfig
 
@@ -54,7 +54,7 @@ class McpSupervisor:
         self,
         context: BackendContext,
         config: McpServerConfig,
-        health: Health,
+        health: ServerHealth,
         on_listing: Callable[[McpConnection], None],
     ) -> None:
         self.name = context.name

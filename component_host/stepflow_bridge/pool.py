@@ -18,8 +18,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.backend import Health, Listing
-from component_host.supervision.restarts import Restartable, keep_up
+from component_host.backend import BackendListing, ServerHealth
+from component_host.supervision.restarts import Restartable, supervise
 from stepflow.errors import Code, Failure, StepflowError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class StepflowPool:
     def __init__(self, context: BackendContext) -> None:
         self.name = context.name
         self.servers: Sequence[StepflowServer] = ()
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
 
         self._waiting: deque[HostCall] = deque()
         """Calls of other runs without room yet."""
@@ -103,7 +103,7 @@ class StepflowPool:
 
         self._context = context
         self._supervisors: list[asyncio.Task[None]] = []
-        self._listing = Listing()
+        self._listing = BackendListing()
         self._down: StepflowError | None = None
         """The error of the last start while restarts keep failing; None while restarts may succeed."""
         self._closing = False
@@ -114,7 +114,7 @@ class StepflowPool:
         Raises: Invalid COMMAND_NOT_FOUND; Unavailable SERVER_START_FAILED, SERVER_EXITED, SERVER_NOT_RESPONDING,
             SERVER_REFUSED.
         """
-        self.health = Health(self._context.listing_changed, len(self.servers))
+        self.health = ServerHealth(self._context.listing_changed, len(self.servers))
         starts = await asyncio.gather(*(server.start() for server in self.servers), return_exceptions=True)
         failed = [error for error in starts if error is not None]
         if failed:
@@ -124,7 +124,7 @@ class StepflowPool:
         self._listing = _listing_of(self.servers[0])
         self._supervisors = [
             asyncio.create_task(
-                keep_up(
+                supervise(
                     server,
                     self.health,
                     plugin=self.name,
@@ -136,7 +136,7 @@ class StepflowPool:
             for server in self.servers
         ]
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._listing
 
     def execute(self, call: HostCall) -> None:
@@ -226,8 +226,8 @@ class StepflowPool:
                 queue.popleft().fail(failure)
 
 
-def _listing_of(server: StepflowServer) -> Listing:
-    return Listing(tuple(server.components), complete=server.lists_all)
+def _listing_of(server: StepflowServer) -> BackendListing:
+    return BackendListing(tuple(server.components), complete=server.lists_all)
 
 
 def _room(server: StepflowServer) -> tuple[float, int]:

@@ -31,7 +31,7 @@ from stepflow.store.sqlite.store import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from component_host.backend import Backend, ComponentInfo, Listing
+    from component_host.backend import Backend, BackendListing, ComponentInfo
     from stepflow.flow import Flow
     from stepflow.store import Store
 
@@ -75,7 +75,7 @@ class Mesh:
         self.executor.hosts.routes.on_wanted = self._start_late
 
         routed = {rule.plugin for rules in config.routes.values() for rule in rules}
-        self._idle = routed & config.plugins.keys() - self.host.backends.keys()
+        self._idle = routed & config.plugins.keys() - self.host.plugins.backends.keys()
         """Routed plugins that are not started."""
         self._late: dict[str, asyncio.Task[None]] = {}
         self.starting: frozenset[str] = frozenset()
@@ -83,16 +83,16 @@ class Mesh:
         self._peer: HostPeer | None = None
 
     async def start(self) -> None:
-        """Start all parts; return when every plugin is ready or has failed to start (`host.failures`)."""
+        """Start all parts; return when every plugin is ready or has failed to start (`host.plugins.failures`)."""
         await self.start_plugins()
         await self.start_services()
 
     async def start_plugins(self) -> dict[str, StepflowError]:
         """Start the component servers, before any run continues. Return the plugins that failed, with their errors."""
-        self.starting = frozenset(self.host.backends)
+        self.starting = frozenset(self.host.plugins.backends)
         self._show_listings()
         await self.host.start(changed=self._listing_changed)
-        return self.host.failures
+        return self.host.plugins.failures
 
     async def start_services(self) -> None:
         """Start control plane and executor. Unfinished runs in the store continue at once."""
@@ -121,20 +121,24 @@ class Mesh:
             )
         except StepflowError as error:
             backend = error
-        self.host.add(name, backend)
+        self.host.plugins.add_plugin(name, backend)
         if isinstance(backend, StepflowError):
             self._listing_changed()
         else:
             await self.host.start([name], changed=self._listing_changed)
 
     def _listing_changed(self) -> None:
-        self.starting -= set(self.host.listings()) | set(self.host.failures)
+        self.starting -= set(self.host.plugins.listings()) | set(self.host.plugins.failures)
         self._show_listings()
 
     def _show_listings(self) -> None:
         """Tell the executor which components can be called."""
-        plugins = {name: _components(self.config, name, listing) for name, listing in self.host.listings().items()}
-        for name in self.host.failures:  # calls of a failed plugin fail with its error instead of waiting for a host
+        plugins = {
+            name: _components(self.config, name, listing) for name, listing in self.host.plugins.listings().items()
+        }
+        for (
+            name
+        ) in self.host.plugins.failures:  # calls of a failed plugin fail with its error instead of waiting for a host
             plugins[name] = PluginComponents(complete=False)
 
         if self._peer is None:
@@ -146,7 +150,7 @@ class Mesh:
         self.executor.hosts.set_peer(self._peer, starting=self.starting | self._idle)
 
 
-def _components(config: Config, name: str, listing: Listing) -> PluginComponents:
+def _components(config: Config, name: str, listing: BackendListing) -> PluginComponents:
     engine = ENGINE_COMPONENTS if isinstance(config.plugins[name], BuiltinPlugin) else frozenset[str]()
     return PluginComponents(tuple((info.component, info.path) for info in listing.components), listing.complete, engine)
 
@@ -203,7 +207,7 @@ async def run_flow_once(
         async with open_mesh(
             config, store=store, blobs=BlobStore.open("memory://"), plugins=plugins_for(config, flow), environ=environ
         ) as mesh:
-            for error in mesh.host.failures.values():
+            for error in mesh.host.plugins.failures.values():
                 raise error
 
             request = run_request(
@@ -244,8 +248,8 @@ async def list_components(
     host = ComponentHost(HOST_ID, make_backends(config, environ), BlobStore.open("memory://"))
     try:
         await host.start()
-        listed = [(name, info) for name, listing in host.listings().items() for info in listing.components]
-        return listed, dict(host.failures)
+        listed = [(name, info) for name, listing in host.plugins.listings().items() for info in listing.components]
+        return listed, dict(host.plugins.failures)
     finally:
         await host.close()
 

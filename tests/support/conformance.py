@@ -176,7 +176,7 @@ class EmbeddedCases:
         self._store = await SqliteStore.open(":memory:")
         self._mesh = Mesh(self._store, BlobStore.open("memory://"), load_config(config), environ)
         await self._mesh.start()
-        for error in self._mesh.host.failures.values():
+        for error in self._mesh.host.plugins.failures.values():
             raise error
 
     async def _close(self) -> None:

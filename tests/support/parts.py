@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from component_host.backend import ComponentInfo, Health, Listing
+from component_host.backend import BackendListing, ComponentInfo, ServerHealth
 from component_host.host import ComponentHost
 from control_plane.control_plane import ControlPlane, RunRequest
 from executor.executor import Executor
@@ -51,7 +51,7 @@ class Work:
     name = "work"
 
     def __init__(self) -> None:
-        self.health = Health(lambda: None)
+        self.health = ServerHealth(lambda: None)
         self.executed: list[tuple[str, int]] = []
         """Key and attempt of each execution, in order."""
         self.cancelled: list[str] = []
@@ -65,8 +65,10 @@ class Work:
     async def start(self) -> None:
         pass
 
-    def listing(self) -> Listing:
-        return Listing([ComponentInfo(f"/{name}", f"/{name}") for name in ("echo", "gated", "fail", "big", "ask")])
+    def listing(self) -> BackendListing:
+        return BackendListing(
+            [ComponentInfo(f"/{name}", f"/{name}") for name in ("echo", "gated", "fail", "big", "ask")]
+        )
 
     def execute(self, call: HostCall) -> None:
         self.executed.append((call.request.key, call.request.attempt))
@@ -208,7 +210,7 @@ class World:
     def _connect(self, executor: Executor, host: ComponentHost) -> None:
         offered = {
             name: PluginComponents(tuple((info.component, info.path) for info in listing.components), listing.complete)
-            for name, listing in host.listings().items()
+            for name, listing in host.plugins.listings().items()
         }
         peer = HostPeer(host.id, offered)
         stream = host.connect(lambda frame: executor.on_frame(peer, frame))

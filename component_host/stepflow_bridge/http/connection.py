@@ -15,7 +15,7 @@ from component_host.stepflow_bridge.http.endpoint import HttpEndpoint, LostError
 from component_host.stepflow_bridge.http.handshake import await_health
 from component_host.stepflow_bridge.http.process import PORTS_TRIED_MAX, EndedError, ListeningProcess, PortTakenError
 from component_host.stepflow_bridge.protocol import ECHOES, ServerRefusedError
-from component_host.supervision.process import ProcessSpec
+from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import Unavailable
 from stepflow.telemetry import get_logger
 

@@ -122,7 +122,7 @@ class HttpEndpoint:
             status = response.status
             raise NotProtocolError(f"answered /health with status {status}{self._way_of(status)}", status)
         try:
-            return msgspec.json.decode(text, type=_Health).instance_id
+            return msgspec.json.decode(text, type=_ServerHealth).instance_id
         except protocol.DECODE_ERRORS:
             return ""  # a server with another form of /health: the handshake decides
 
@@ -234,7 +234,7 @@ class EventSplitter:
         return events
 
 
-class _Health(msgspec.Struct, rename="camel"):
+class _ServerHealth(msgspec.Struct, rename="camel"):
     instance_id: str = ""
 
 

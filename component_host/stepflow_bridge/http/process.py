@@ -24,7 +24,7 @@ from component_host.supervision.process import ServerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.supervision.process import ProcessSpec
+    from component_host.supervision.spec import ProcessSpec
 
 PORT_MARK = "{port}"
 

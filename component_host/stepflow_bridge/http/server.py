@@ -48,8 +48,8 @@ class StepflowHttpServer:
     def __init__(self, context: BackendContext, config: HttpServerConfig, pool: StepflowPool, api: BlobApi) -> None:
         self.components: list[ComponentInfo] = []
         self.lists_all = False
-        self.end_was_wanted = False
-        self.how_it_ended = ""
+        self.stopping = False
+        self.exit_reason = ""
 
         self._plugin = context.name
         self._pool = pool
@@ -78,7 +78,7 @@ class StepflowHttpServer:
 
     async def start(self) -> None:
         """Start or reach the server, and shake hands. Raises as `StepflowPool.start`."""
-        self.end_was_wanted = False
+        self.stopping = False
         try:
             await self._connection.open()
         except BaseException:
@@ -113,7 +113,7 @@ class StepflowHttpServer:
 
     def handle_loss(self, reason: str, failure: Failure | None) -> None:
         self._executes.close_slots()
-        self.how_it_ended = reason
+        self.exit_reason = reason
         if failure is not None:
             self._fail_calls(failure)
 
@@ -177,7 +177,7 @@ class StepflowHttpServer:
             return  # a remote server cannot be restarted from here
         elif self._executes.stuck:
             # Abandoned work fills the server and the protocol cannot stop it: only a new process has room.
-            self.end_was_wanted = True
+            self.stopping = True
             self._kill(process)
         elif self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(endpoint, process), name=f"check {self._plugin}")

@@ -14,7 +14,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
-from component_host.backend import Health
+from component_host.backend import ServerHealth
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.config import CONCURRENCY_OTHERS, PullConfig
 from component_host.stepflow_bridge.pull.endpoint import PullEndpoint, ServedQueue
@@ -22,13 +22,13 @@ from component_host.stepflow_bridge.pull.process import WorkerProcess
 from component_host.stepflow_bridge.pull.queue import TaskQueue
 from component_host.stepflow_bridge.pull.threads import THREAD_BYTES_MIN
 from component_host.stepflow_bridge.pull.timeouts import QueueTimeouts
-from component_host.supervision.restarts import keep_up
+from component_host.supervision.restarts import supervise
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
-    from component_host.backend import BackendContext, HostCall, Listing
+    from component_host.backend import BackendContext, BackendListing, HostCall
 
 __all__ = ["PullConfig", "StepflowPullBackend"]
 
@@ -48,7 +48,7 @@ class StepflowPullBackend:
         self.endpoint = endpoint
         self._context = context
         self._config = config
-        self._published: Listing | None = None
+        self._published: BackendListing | None = None
 
         self._queue = TaskQueue(context.name, on_listing=self._handle_listing)
         self._timeouts = QueueTimeouts(
@@ -59,7 +59,7 @@ class StepflowPullBackend:
 
         count = config.processes if config.command else 0
         self._processes = [WorkerProcess(context, config, self._queue, endpoint) for _ in range(count)]
-        self.health = Health(context.listing_changed, max(1, count))
+        self.health = ServerHealth(context.listing_changed, max(1, count))
 
         self._supervisors: list[asyncio.Task[None]] = []
         self._encoding: set[asyncio.Task[None]] = set()
@@ -101,7 +101,7 @@ class StepflowPullBackend:
         self._supervisors.append(asyncio.create_task(self._keep_time(), name=f"time of {self.name}"))
 
     async def _supervise(self, process: WorkerProcess) -> None:
-        await keep_up(
+        await supervise(
             process,
             self.health,
             plugin=self.name,
@@ -158,7 +158,7 @@ class StepflowPullBackend:
 
     # --- listing ------------------------------------------------------------------------------------------------
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._queue.listing
 
     def _handle_listing(self) -> None:

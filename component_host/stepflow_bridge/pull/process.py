@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge.pull.config import CONCURRENCY_OTHERS, CONCURRENCY_STARTED
 from component_host.stepflow_bridge.pull.endpoint import PullEndpoint, ServedQueue
-from component_host.supervision.process import ProcessSpec, ServerProcess
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.spec import ProcessSpec
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure
 from stepflow.proxies import no_grpc_proxy_with_loopback
@@ -47,8 +48,8 @@ class WorkerProcess:
     def __init__(
         self, context: BackendContext, config: PullConfig, queue: TaskQueue, endpoint: PullEndpoint | None
     ) -> None:
-        self.end_was_wanted = False
-        self.how_it_ended = ""
+        self.stopping = False
+        self.exit_reason = ""
 
         self._context = context
         self._config = config
@@ -81,7 +82,7 @@ class WorkerProcess:
 
         # 2. Process.
         self._ready.clear()
-        self.end_was_wanted = False
+        self.stopping = False
         self._process = process = ServerProcess(self._spec(), on_output=_ignore_output, on_exit=self._handle_exit)
         process.start()
 
@@ -160,7 +161,7 @@ class WorkerProcess:
 
     def _kill(self) -> None:
         if self._process is not None:
-            self.end_was_wanted = True
+            self.stopping = True
             self._process.kill()
 
     # --- end ----------------------------------------------------------------------------------------------------
@@ -184,9 +185,9 @@ class WorkerProcess:
     def _handle_exit(self) -> None:
         process = self._process
         assert process is not None
-        self.how_it_ended = process.exit_text()
+        self.exit_reason = process.exit_text()
         details = encode({"exit_code": process.returncode, "stderr": process.stderr_tail()})
-        text = f"the worker of plugin {self._context.name!r} {self.how_it_ended} while the call was in flight"
+        text = f"the worker of plugin {self._context.name!r} {self.exit_reason} while the call was in flight"
         self._queue.lose_group(self, Failure(Code.UNREACHABLE, text, details))
 
 

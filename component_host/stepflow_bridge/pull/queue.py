@@ -19,7 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from component_host.backend import ComponentInfo, Listing
+from component_host.backend import BackendListing, ComponentInfo
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.records import Outbox, Task, Worker, WorkerOffer
 from component_host.stepflow_bridge.pull.tasks import TaskTable
@@ -55,7 +55,7 @@ class TaskQueue:
     ) -> None:
         self.plugin = plugin
         self.clock = clock
-        self.listing = Listing((), complete=False)
+        self.listing = BackendListing((), complete=False)
 
         self.tasks = TaskTable()
         self.workers = WorkerTable()
@@ -259,7 +259,7 @@ class TaskQueue:
         worker.heard_at = self.clock()
         worker.keys = messages.dispatch_keys(components)
 
-        self.listing = Listing(components, complete=complete)
+        self.listing = BackendListing(components, complete=complete)
         self._on_listing()
         self.dispatch()
 

@@ -24,7 +24,8 @@ from component_host.stepflow_bridge.stdio.executes import StdioExecutes
 from component_host.stepflow_bridge.stdio.handshake import LINE_BYTES_OWN, ServerTraits, shake_hands
 from component_host.stepflow_bridge.stdio.questions import Questions, ServerEndedError
 from component_host.stepflow_bridge.stdio.reader import StdoutReader
-from component_host.supervision.process import ProcessSpec, ServerProcess
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import get_logger
 
@@ -50,8 +51,8 @@ class StepflowStdioServer:
     ) -> None:
         self.components: list[ComponentInfo] = []
         self.lists_all = True
-        self.end_was_wanted = False
-        self.how_it_ended = ""
+        self.stopping = False
+        self.exit_reason = ""
 
         self._config = config
         self._spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES)
@@ -71,7 +72,7 @@ class StepflowStdioServer:
 
     async def start(self) -> None:
         """Start a process and shake hands. Raises as `StepflowPool.start`; then no process is left."""
-        self.end_was_wanted = False
+        self.stopping = False
         reader = StdoutReader(self._plugin, self._handle_line, self._executes.fail_oversized)
         self._process = process = ServerProcess(self._spec, on_output=reader.feed, on_exit=self._handle_exit)
         process.start()
@@ -145,7 +146,7 @@ class StepflowStdioServer:
         process = self._process
         assert process is not None
         self._executes.close_slots()
-        self.how_it_ended = process.exit_text()
+        self.exit_reason = process.exit_text()
         self._questions.fail_questions()
         self._callbacks.cancel_callbacks()
         self._executes.fail_calls(process.loss())
@@ -210,7 +211,7 @@ class StepflowStdioServer:
             process.write(protocol.line_of(protocol.Notification("components/cancel", {"id": request_id})))
         elif self._executes.stuck:
             # Abandoned work fills the server and the protocol cannot stop it: only a new process has room.
-            self.end_was_wanted = True
+            self.stopping = True
             self._kill(process)
         elif self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(process), name=f"check {self._plugin}")

@@ -16,7 +16,8 @@ import uvloop
 from support import ROOT, is_alive, wait_until
 from support.host_side import execute, started
 
-from component_host.supervision.process import ProcessSpec, ServerProcess, resolve_command
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.spec import ProcessSpec, resolve_command
 from stepflow.errors import Code
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def test_a_server_that_ignores_sigterm_is_killed_after_the_grace(rude: Rude) -> 
 HOST = """
 import asyncio, os, sys
 from component_host.backend import BackendContext
-from component_host.supervision.process import ProcessSpec, ServerProcess, resolve_command
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.spec import ProcessSpec, resolve_command
 from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 
 async def main():

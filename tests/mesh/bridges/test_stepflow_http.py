@@ -315,7 +315,7 @@ def test_another_port_is_tried_when_somebody_takes_the_one_that_was_chosen(tmp_p
 
 def test_a_port_that_is_held_for_a_server_is_given_to_nobody_else() -> None:
     from component_host.stepflow_bridge.http.process import ListeningProcess
-    from component_host.supervision.process import ProcessSpec
+    from component_host.supervision.spec import ProcessSpec
 
     spec = ProcessSpec(
         plugin="p", command="x", args=["{port}"], env={}, inherit_env=False, working_directory="/", environ={}

@@ -179,7 +179,9 @@ def test_a_result_that_came_while_there_was_no_stream_is_delivered_when_it_is_ba
             run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
             await in_flight(host.work)
             host.proxy.refuse()  # it accepts and resets: somebody is there, so the calls are not given up
-            await wait_until_async(lambda: not host.host.holds and not host.service._connections, "the stream is gone")
+            await wait_until_async(
+                lambda: not host.host.held_results and not host.service._connections, "the stream is gone"
+            )
             host.work.release_all()
             assert not (await mesh.control.get_run(run_id)).terminal
             host.proxy.refuse(refusing=False)
@@ -525,9 +527,9 @@ def test_a_draining_host_does_not_wait_for_results_that_nobody_comes_for(monkeyp
             await in_flight(host.work)
             await mesh.links[0].close()
             host.work.release_all()
-            await wait_until_async(lambda: len(host.host.holds) == 1, "the result is held")
+            await wait_until_async(lambda: len(host.host.held_results) == 1, "the result is held")
             assert await host.service.drain(3_600.0)
-            assert len(host.host.holds) == 1
+            assert len(host.host.held_results) == 1
 
     run(scenario())
 

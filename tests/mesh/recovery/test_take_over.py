@@ -108,7 +108,7 @@ def test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_c
             await world.add_executor()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1]
-            await wait_until_async(lambda: world.hosts[0][0]._calls == {}, "what is journaled is held no longer")
+            await wait_until_async(lambda: world.hosts[0][0].calls_held == 0, "what is journaled is held no longer")
 
     run(main())
 

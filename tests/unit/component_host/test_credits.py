@@ -22,7 +22,7 @@ def none() -> int:
 
 def test_a_single_stream_gets_half_of_the_capacity_ahead_and_all_of_it_under_load() -> None:
     credit = Credits(10)
-    account = credit.open(lambda: 10)
+    account = credit.open_account(lambda: 10)
     credit.share(0)
     assert account.granted == 5
     account.received = 5
@@ -35,7 +35,7 @@ def test_a_single_stream_gets_half_of_the_capacity_ahead_and_all_of_it_under_loa
 
 def test_what_ends_is_given_again() -> None:
     credit = Credits(4)
-    account = credit.open(lambda: 4)
+    account = credit.open_account(lambda: 4)
     credit.share(0)
     account.received = 2
     credit.share(2)
@@ -48,7 +48,7 @@ def test_what_ends_is_given_again() -> None:
 
 def test_an_idle_stream_has_a_credit_although_another_one_uses_all_of_the_capacity() -> None:
     credit = Credits(1)
-    busy, idle = credit.open(lambda: 1), credit.open(none)
+    busy, idle = credit.open_account(lambda: 1), credit.open_account(none)
     credit.share(0)
     busy.received = 1
     credit.share(1)
@@ -58,17 +58,17 @@ def test_an_idle_stream_has_a_credit_although_another_one_uses_all_of_the_capaci
 
 def test_credits_of_a_stream_that_closed_are_free_again() -> None:
     credit = Credits(4)
-    gone, stays = credit.open(none), credit.open(none)
+    gone, stays = credit.open_account(none), credit.open_account(none)
     credit.share(0)
     assert (gone.unused, stays.unused) == (1, 1)
-    credit.close(gone)
+    credit.close_account(gone)
     credit.share(0)
     assert stays.unused == 2
 
 
 def test_calls_that_are_joined_again_are_counted_but_take_nothing_from_what_follows() -> None:
     credit = Credits(10)
-    account = credit.open(lambda: 7)
+    account = credit.open_account(lambda: 7)
     account.received = 7  # before anything was granted: an executor came back with what it had in flight
     credit.share(7)
     assert account.granted == 10
@@ -103,7 +103,7 @@ class _Stream:
         self.running = 0
         self.on_the_way = 0
         self.told = 0
-        self.account: Account = credit.open(lambda: self.running)
+        self.account: Account = credit.open_account(lambda: self.running)
         self.peer = HostPeer("h", {}, metered=True)
         self.peer.send = lambda _: None
 

@@ -1,4 +1,4 @@
-"""Large libraries are imported by one thread at a time: two that enter a library at different places may fail."""
+"""Large libraries are imported by one thread at a time: threads entering one at different modules may fail."""
 
 from __future__ import annotations
 
