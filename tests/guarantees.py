@@ -1,6 +1,6 @@
 """What the project promises, in the words that users read, and the tests that prove each promise.
 
-`docs/guarantees.md` is this list: `python tests/guarantees.py > docs/guarantees.md`. Where another document makes
+`docs/explanation/guarantees.md` is this list: `python tests/guarantees.py > docs/explanation/guarantees.md`. Where another document makes
 promises, in a list between `<!-- promises -->` and `<!-- /promises -->`, they are sentences of this one.
 `tests/unit/test_guarantees.py` holds all of that together. A test stands as `file::test`, the file below `tests/`.
 """

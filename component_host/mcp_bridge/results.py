@@ -1,6 +1,6 @@
 """What a call's outcome means to a flow: results become outputs, errors become failures. Pure.
 
-The mapping, in full in `docs/mcp.md`:
+The mapping, in full in `docs/how-to/use-mcp-servers.md`:
 
 - A result's `structuredContent` is the output; without it a single text block gives its text, anything else the list
   of content blocks. In the `content` form, the list of content blocks is always the output.

@@ -16,7 +16,7 @@
         serve()
 
 That file is a component server: `python server.py` speaks the StepFlow protocol on stdin and stdout, `--list` prints
-its components, `--call greet` runs one on JSON from stdin. See `docs/components.md`.
+its components, `--call greet` runs one on JSON from stdin. See `docs/how-to/write-components.md`.
 
 What it promises:
 - A decorated function stays an ordinary function.
