@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from benchmarks.mesh import CACHE, HERE, free_port, submit
+from benchmarks.mesh import CACHE, HERE, submit
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.dev.etcd_binary import find_etcd
-from stepflow.dev.mesh import DevMesh, DevSettings
+from stepflow.dev.mesh import DevMesh, DevSettings, free_port
 from stepflow.flow import flow_bytes, flow_from_tree
 
 if TYPE_CHECKING:
