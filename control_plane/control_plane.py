@@ -23,7 +23,7 @@ from control_plane.leader import Leader, new_status
 from control_plane.listing import PAGE_SIZE_MAX, Listing, RunFilter
 from control_plane.liveness import Liveness
 from control_plane.waits import Waits
-from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json, blob_id, decode, encode
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, blob_id, decode, encode
 from stepflow.config.load import RetryConfig
 from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
@@ -410,17 +410,16 @@ def check_request(flow: Flow, request: RunRequest) -> None:
     validator = InputValidator.for_input(flow) if request.check_input else None
     if validator is None:
         return
-    for index, text in enumerate(request.inputs):
-        problem = validator.check(Json(text).tree)
-        if problem is not None:
-            pointer, message = problem
-            where = f"input {index}" if len(request.inputs) > 1 else "the input"
-            raise Invalid(
-                "INPUT_INVALID",
-                f"{where} does not fit the flow's input schema at {pointer or '/'}: {message}",
-                item=index,
-                pointer=pointer,
-            )
+    problem = validator.first_misfit(request.inputs)
+    if problem is not None:
+        index, pointer, message = problem
+        where = f"input {index}" if len(request.inputs) > 1 else "the input"
+        raise Invalid(
+            "INPUT_INVALID",
+            f"{where} does not fit the flow's input schema at {pointer or '/'}: {message}",
+            item=index,
+            pointer=pointer,
+        )
 
 
 def _partition_size(inputs: Sequence[bytes]) -> int:

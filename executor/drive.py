@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import msgspec
+
 from stepflow.codec import INLINE_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure, Invalid, NotFound, StepflowError
 from stepflow.flow import InputValidator
@@ -489,12 +491,13 @@ class Drive:
         inputs = await self._payload(request.inputs, shared=False)
         plan = callback_plan(document, request.overrides_json)
         validator = None if self.record.policy.input_unchecked else InputValidator.for_input(plan.flow)
-        for number, value in enumerate(Json(inputs).tree):
-            problem = validator.check(value) if validator is not None else None
+        if validator is not None:
+            values = msgspec.json.decode(inputs, type=list[msgspec.Raw])
+            problem = validator.first_misfit(map(bytes, values))
             if problem is not None:
+                number, pointer, message = problem
                 raise Invalid(
-                    "INPUT_INVALID",
-                    f"input {number} does not fit the flow's schema at {problem[0] or '/'}: {problem[1]}",
+                    "INPUT_INVALID", f"input {number} does not fit the flow's schema at {pointer or '/'}: {message}"
                 )
         brought = {p.blob: text for p, text in ((request.flow, document), (request.inputs, inputs)) if p.blob}
         for payload, text in ((request.flow, document), (request.inputs, inputs)):

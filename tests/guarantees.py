@@ -315,6 +315,15 @@ VALUES = (
         ),
     ),
     Promise(
+        "proxies",
+        "No connection between the parts of a mesh, and none to the same machine, takes a proxy of the environment.",
+        (
+            "unit/test_proxies.py::test_parts_of_a_mesh_use_no_proxy_wherever_they_are",
+            "unit/test_proxies.py::test_clients_are_made_only_where_the_rule_is_asked",
+            "mesh/api/test_proxies.py::test_services_clients_and_servers_of_a_mesh_use_no_proxy_among_themselves",
+        ),
+    ),
+    Promise(
         "environment",
         "A component server gets the environment that its configuration names; its whole process group ends with it.",
         (

@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from component_host.builtin.failure import CallFailed
+from component_host.late_imports import import_in_thread
 from stepflow.codec import PAYLOAD_BYTES_MAX, decode, encode
-from stepflow.errors import Code
+from stepflow.errors import Code, Invalid
+from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import httpx
 
     from stepflow.config.load import OpenAISettings
+    from stepflow.proxies import Proxy
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-3.5-turbo"
@@ -62,6 +65,8 @@ class OpenAIChat:
         self._key = environ.get(settings.api_key_env) or None
         self._model = settings.model or DEFAULT_MODEL
         self._timeout_s = settings.timeout_ms / 1_000
+        self._environ = environ
+        self._proxy: Proxy | None = None
         self._client: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
 
@@ -79,7 +84,7 @@ class OpenAIChat:
         key = self._key_for(request)
         status, content = await self._post(self._body(request), key)
         if status != 200:
-            raise _refused(status, content, key, own_key=request.api_key is not None)
+            raise _refused(status, content, key, own_key=request.api_key is not None, way=through(self._proxy))
         return _first_choice(content)
 
     async def close(self) -> None:
@@ -112,6 +117,7 @@ class OpenAIChat:
         client = await self._http()
         import httpx  # loaded by now
 
+        way = through(self._proxy)
         headers = {"content-type": "application/json"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
@@ -119,27 +125,35 @@ class OpenAIChat:
             async with client.stream("POST", self._url, content=body, headers=headers) as response:
                 return response.status_code, await _bounded(response)
         except httpx.TimeoutException as error:
-            raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {_kind(error)}: no answer in time") from None
+            raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {_kind(error)}: no answer in time{way}") from None
         except httpx.DecodingError:
             raise CallFailed(Code.COMPONENT_FAILED, "openai: the answer is badly compressed") from None
         except httpx.TransportError as error:
-            raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {_kind(error)}: cannot reach the service") from None
+            what = f"openai: {_kind(error)}: cannot reach the service{way}"
+            raise CallFailed(Code.RESOURCE_UNAVAILABLE, what) from None
 
     async def _http(self) -> httpx.AsyncClient:
         async with self._opening:
             if self._client is None:
+                try:
+                    self._proxy = proxy_for(self._url, self._environ)
+                except Invalid as error:
+                    raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {error.message}") from None
                 # Importing httpx and reading certificates takes some 200 ms: not on the loop.
-                self._client = await asyncio.to_thread(_open_client, self._timeout_s)
+                self._client = await import_in_thread(_open_client, self._timeout_s, self._proxy)
             return self._client
 
 
-def _open_client(timeout_s: float) -> httpx.AsyncClient:
+def _open_client(timeout_s: float, proxy: Proxy | None) -> httpx.AsyncClient:
     import httpx
 
     return httpx.AsyncClient(
+        # With a transport of our own httpx reads no proxies from the environment.
+        transport=httpx.AsyncHTTPTransport(
+            limits=httpx.Limits(max_connections=CONNECTIONS_MAX), proxy=None if proxy is None else proxy.url
+        ),
         follow_redirects=False,
         timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-        limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
     )
 
 
@@ -168,12 +182,13 @@ _INVALID_STATUSES = frozenset((400, 404, 413, 415, 422))
 _LATER_STATUSES = frozenset((408, 409, 425, 429))
 
 
-def _refused(status: int, content: bytes, key: str | None, *, own_key: bool) -> CallFailed:
+def _refused(status: int, content: bytes, key: str | None, *, own_key: bool, way: str) -> CallFailed:
+    way = way if status in GATEWAY_STATUSES else ""
     if status in (401, 403):
         code = Code.INVALID_INPUT if own_key else Code.RESOURCE_UNAVAILABLE
     elif status in _INVALID_STATUSES:
         code = Code.INVALID_INPUT
-    elif status in _LATER_STATUSES or status >= 500:
+    elif way or status in _LATER_STATUSES or status >= 500:
         code = Code.RESOURCE_UNAVAILABLE
     else:
         code = Code.COMPONENT_FAILED
@@ -181,7 +196,7 @@ def _refused(status: int, content: bytes, key: str | None, *, own_key: bool) -> 
     if key:
         text = text.replace(key, "[REDACTED]")
     said = f": {text[:ERROR_TEXT_MAX]}" if text else ""
-    return CallFailed(code, f"openai: the service answered with status {status}{said}", status=status)
+    return CallFailed(code, f"openai: the service answered with status {status}{way}{said}", status=status)
 
 
 def _error_text(content: bytes) -> str:

@@ -30,10 +30,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from component_host.backend import Health, Listing, with_stderr
+from component_host.late_imports import import_in_thread
 from component_host.mcp_bridge.link import Trace, call_trace
 from component_host.supervision.process import ProcessSpec
 from stepflow import codec
 from stepflow.errors import Code, Failure, StepflowError, Unavailable
+from stepflow.proxies import named_proxy, through
 from stepflow.retry import Backoff, base_delay_ms
 from stepflow.telemetry import get_logger
 
@@ -150,8 +152,8 @@ class McpBackend:
                 is in the text.
         """
         assert self._supervisor is None, "a backend is started once"
-        # Beside the event loop, which must go on: other servers of the same host start meanwhile.
-        await asyncio.to_thread(_import_sdk, over_http=bool(self._config.url))
+        # Not on the event loop: other servers of the same host start meanwhile, MCP servers among them.
+        await import_in_thread(_import_sdk, over_http=bool(self._config.url))
         if self._closing:
             raise self._closed_error()
         loop = asyncio.get_running_loop()
@@ -336,7 +338,9 @@ class McpBackend:
         from component_host.mcp_bridge.http import HttpServer, HttpTarget
 
         target = HttpTarget(self.name, config.url, config.headers)
-        http = HttpServer(target, spec if config.command else None, on_loss=lambda: self._handle_loss(http))
+        http = HttpServer(
+            target, spec if config.command else None, on_loss=lambda: self._handle_loss(http), environ=context.environ
+        )
         return http
 
     async def _connect(self, stack: contextlib.AsyncExitStack, link: Link) -> _Connection:
@@ -346,6 +350,7 @@ class McpBackend:
         from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
         from component_host.mcp_bridge.listing import list_offers
+        from component_host.mcp_bridge.results import BoundedResultCheck
 
         client = mcp.Client(
             link,
@@ -357,6 +362,7 @@ class McpBackend:
         )
         async with asyncio.timeout(self._config.start_timeout_s):
             await stack.enter_async_context(client)
+            BoundedResultCheck().install(client.session)  # before the listing: no schema gets to the SDK's own
             modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
             if self._mode == "modern" and not modern:
                 raise ValueError(f"it speaks {client.protocol_version}, and the configuration says `mode: modern`")
@@ -484,7 +490,8 @@ class McpBackend:
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
         if isinstance(error, TimeoutError):
             limit = f"{config.start_timeout_s:g} s"
-            return Unavailable("SERVER_START_TIMEOUT", f"{what} did not answer within {limit}{said}")
+            way = "" if config.command else through(named_proxy(config.url, self._context.environ))
+            return Unavailable("SERVER_START_TIMEOUT", f"{what} did not answer within {limit}{way}{said}")
         if link.lost:
             reason = SERVER_EXITED if config.command else "SERVER_UNREACHABLE"
             return Unavailable(reason, f"{what} {link.describe_end()} before it was ready{said}")

@@ -22,11 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
+import os
 import re
 import socket
-import urllib.request
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -39,6 +38,7 @@ from mcp.client.streamable_http import streamable_http_client
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, SIGTERM_GRACE_S, Loss, Trace, call_trace
 from component_host.supervision.process import ServerProcess
 from stepflow.errors import Invalid
+from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
     from component_host.supervision.process import ProcessSpec
+    from stepflow.proxies import Proxy
 
 CONNECT_TIMEOUT_S = 10.0
 NOTIFICATION_TIMEOUT_S = 10.0
@@ -97,13 +98,20 @@ class HttpTarget:
 class HttpServer:
     """One connection to a server, and its process if `spec` says how to start it. See `mcp_link.Link`."""
 
-    def __init__(self, target: HttpTarget, spec: ProcessSpec | None, on_loss: Callable[[], None]) -> None:
-        """Raises: Invalid, the URL or a header makes no sense."""
+    def __init__(
+        self,
+        target: HttpTarget,
+        spec: ProcessSpec | None,
+        on_loss: Callable[[], None],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """`environ` names the proxies. Raises: Invalid: the URL, a header or a proxy makes no sense."""
         _check_target(target)
         self.lost = False
         self.drains = spec is None
         port = str(free_port()) if spec is not None and PORT in target.url else ""
         self._url = httpx2.URL(target.url.replace(PORT, port))
+        self._proxy = proxy_for(str(self._url), environ)
         self._headers = {name: value.strip() for name, value in target.headers.items()}
         self._process: ServerProcess | None = None
         if spec is not None:
@@ -127,7 +135,7 @@ class HttpServer:
                 stack.push_async_callback(self._end_process)
                 await self._listening()
             client = httpx2.AsyncClient(
-                transport=_Transport(self, self._url),
+                transport=_Transport(self, self._proxy),
                 headers=self._headers,
                 timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
             )
@@ -214,15 +222,16 @@ class _Envelope(msgspec.Struct):
 class _Transport(httpx2.AsyncBaseTransport):
     """Sends the SDK's requests, and raises nothing but cancellation."""
 
-    def __init__(self, server: HttpServer, url: httpx2.URL) -> None:
+    def __init__(self, server: HttpServer, proxy: Proxy | None) -> None:
         self._server = server
         self._changes_heard = False
         """The stream on which the server tells of changes was open once."""
+        self._way = through(proxy)
         self._inner = httpx2.AsyncHTTPTransport(
             limits=httpx2.Limits(
                 max_connections=None, max_keepalive_connections=CONNECTIONS_KEPT_MAX, keepalive_expiry=KEPT_IDLE_S
             ),
-            proxy=_proxy_for(url),
+            proxy=None if proxy is None else proxy.url,
             socket_options=KEEP_ALIVE_OPTIONS,
         )
 
@@ -241,7 +250,7 @@ class _Transport(httpx2.AsyncBaseTransport):
                     return _with_stream(response, exchange.trace)
                 body = await _read(response)
         except _NOT_CONNECTED as error:
-            why = f"cannot be reached: {_words(error)}"
+            why = f"cannot be reached{self._way}: {_words(error)}"
             exchange.trace.fail(why)
             self._server.lose(why)
             return exchange.error_response(503, f"the server {why}")
@@ -262,6 +271,8 @@ class _Transport(httpx2.AsyncBaseTransport):
     def _refused(self, exchange: _Exchange, response: httpx2.Response, body: bytes) -> httpx2.Response:
         """Note what a status above 400 says of the connection and the call."""
         status, reason = response.status_code, f"HTTP {response.status_code} {response.reason_phrase}".strip()
+        if status in GATEWAY_STATUSES:
+            reason += self._way
         answer = _error_in(body)
         if exchange.session and status in (400, 404) and not (answer and answer.code in _ANSWERS):
             # 404 by the specification; several servers say 400. No server dispatches what it answers so.
@@ -412,17 +423,6 @@ def _check_target(target: HttpTarget) -> None:
                 plugin=target.plugin,
                 header=name,
             )
-
-
-def _proxy_for(url: httpx2.URL) -> str | None:
-    """Return the proxy that the environment names for a host; none for this machine's own addresses."""
-    try:
-        own = ipaddress.ip_address(url.host).is_loopback
-    except ValueError:
-        own = url.host == "localhost"
-    if own or urllib.request.proxy_bypass(url.host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
 
 
 def free_port() -> int:

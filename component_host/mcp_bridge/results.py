@@ -19,13 +19,18 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import mcp_types
+from jsonschema.exceptions import ValidationError as SchemaError  # type: ignore[import-untyped]  # has no stubs
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from stepflow import codec
 from stepflow.errors import Code, Failure, Invalid
+from stepflow.flow.schema import InputValidator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import mcp
     from pydantic import BaseModel
 
     from component_host.backend import ComponentInfo
@@ -157,17 +162,62 @@ def describe_bad_answer(error: ValidationError) -> str:
 
 def breaks_schema(schema: Any, arguments: Any) -> bool:
     """Say whether the arguments break the schema; a schema that is none is broken by nothing."""
-    import jsonschema_rs
-
     try:
-        return not jsonschema_rs.is_valid(schema, arguments, retriever=_refuse_to_fetch)
-    except ValueError:  # covers the library's errors of schemas and references
+        return InputValidator(schema).check(arguments) is not None
+    except Invalid:
         return False
 
 
-def _refuse_to_fetch(uri: str) -> Any:
-    # A server must not be able to make this process request addresses of its choice.
-    raise ValueError(f"schemas are not fetched: {uri}")
+class BoundedResultCheck:
+    """Makes an SDK session check results of tools with our validator, whose work is bounded.
+
+    The SDK's own runs on the event loop in pure Python, where a server's schema or pattern can keep it busy for hours.
+    """
+
+    def __init__(self) -> None:
+        self._validators: dict[str, tuple[Any, InputValidator]] = {}
+
+    def install(self, session: mcp.ClientSession) -> None:
+        """Replace the part of `session` that compiles output schemas."""
+        assert callable(session._output_schema_validator)
+        session._output_schema_validator = self._validator  # type: ignore[method-assign,assignment]  # what it asks of one
+
+    def _validator(self, name: str, schema: Any) -> _ResultValidator:
+        """Raises: RuntimeError, as the SDK's does for a schema that cannot be used."""
+        known = self._validators.get(name)
+        if known is None or known[0] is not schema:
+            try:
+                known = self._validators[name] = (schema, InputValidator(schema, check_formats=False))
+            except Invalid as error:
+                raise RuntimeError(
+                    f"the output schema of tool {name!r} cannot be used ({error.reason}): {error.message}"
+                ) from None
+        return _ResultValidator(name, known[1])
+
+
+class _ResultValidator:
+    """What the SDK asks of a validator."""
+
+    def __init__(self, name: str, validator: InputValidator) -> None:
+        self._name = name
+        self._validator = validator
+
+    def iter_errors(self, tree: Any) -> Iterator[SchemaError]:
+        """Yield at most one error. Raises: RuntimeError (the result is too large to be checked)."""
+        try:
+            problem = self._validator.misfit(tree)
+        except Invalid as error:
+            raise RuntimeError(
+                f"the result of tool {self._name!r} cannot be checked ({error.reason}): {error.message}"
+            ) from None
+        if problem is not None:
+            pointer, message, rule = problem
+            yield SchemaError(message, validator=rule or "schema", path=_parts(pointer))
+
+
+def _parts(pointer: str) -> list[str | int]:
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def _code_of_error_text(message: str, tool: ComponentInfo | None, arguments: Any) -> Code:

@@ -140,6 +140,7 @@ class HttpServer:
         self._api = api
         self._config = config
         self._plugin = context.name
+        self._environ = context.environ
         self._spec = ProcessSpec.of(context, config, stderr_hidden=protocol.ECHOES, secrets=(api.secret,))
         self._concurrency = float(config.concurrency or CONCURRENCY_DEFAULT)
         self._spans = protocol.SpanIds(secrets.randbits(63))
@@ -263,12 +264,12 @@ class HttpServer:
 
     async def _reach(self) -> None:
         """Shake hands with a server that runs elsewhere."""
-        self._endpoint = self._endpoint or Endpoint(self._config.url, self._config.headers)
+        self._endpoint = self._endpoint or Endpoint(self._config.url, self._config.headers, environ=self._environ)
         where = f"plugin {self._plugin!r}: the server at {self._endpoint.shown}"
         patience_s = self._config.start_timeout_s
         if self._was_ready:
             patience_s = min(patience_s, RETURN_WAIT_S)
-        why: Exception = TimeoutError("it does not answer")
+        why: Exception = TimeoutError(f"it does not answer{self._endpoint.way}")
 
         def note(error: Exception) -> None:
             nonlocal why

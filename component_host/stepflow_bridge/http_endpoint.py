@@ -12,6 +12,7 @@ Not here: what the messages mean. The client is aiohttp: of a call to a stepflow
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from yarl import URL
 from component_host.stepflow_bridge import protocol
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid
+from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -82,9 +84,14 @@ class TooLargeError(NotProtocolError):
 class Endpoint:
     """A client of one server. `close` ends every exchange."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
-        """Raises: Invalid URL_INVALID."""
+    def __init__(
+        self, url: str, headers: Mapping[str, str] | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        """`environ` names the proxies. Raises: Invalid URL_INVALID, PROXY_UNSUPPORTED."""
         self._url = _checked(url)
+        proxy = proxy_for(str(self._url), environ)
+        self.way = through(proxy)
+        """The proxy on the way to it, for errors; empty for none."""
         self.shown = str(self._url.with_user(None).with_query(None))
         """Its address, for texts: without what may be secret."""
         self._session = aiohttp.ClientSession(
@@ -95,6 +102,7 @@ class Endpoint:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             read_bufsize=READ_BYTES,
+            proxy=None if proxy is None else proxy.url,
         )
 
     async def close(self) -> None:
@@ -107,9 +115,10 @@ class Endpoint:
             async with self._session.get(self._url / "health", allow_redirects=False) as response:
                 text = await _body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error) from None
+            raise self._lost(error) from None
         if response.status >= 500:
-            raise NotProtocolError(f"answered /health with status {response.status}", response.status)
+            status = response.status
+            raise NotProtocolError(f"answered /health with status {status}{self._way_of(status)}", status)
         try:
             return msgspec.json.decode(text, type=_Health).instance_id
         except protocol.DECODE_ERRORS:
@@ -121,9 +130,9 @@ class Endpoint:
             async with self._post(body, instance) as response:
                 text = await _body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error) from None
+            raise self._lost(error) from None
         if response.status >= 400:
-            raise _not_protocol(response.status, text)
+            raise self._not_protocol(response.status, text)
 
     async def exchange(self, body: bytes, instance: str = "") -> AsyncGenerator[tuple[protocol.Line, str], None]:
         """POST a request; yield each message of the answer with the id of the instance that sent it.
@@ -137,12 +146,12 @@ class Endpoint:
                     splitter = EventSplitter()
                     async for chunk in response.content.iter_any():
                         for event in splitter.feed(chunk):
-                            yield await _decoded(event, response.status), instance
+                            yield await self._decoded(event, response.status), instance
                 else:
                     text = await _body(response)
-                    yield await _decoded(text, response.status), instance
+                    yield await self._decoded(text, response.status), instance
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error) from None
+            raise self._lost(error) from None
 
     def _post(self, body: bytes, instance: str) -> Any:
         self._check_open()
@@ -153,6 +162,33 @@ class Endpoint:
     def _check_open(self) -> None:
         if self._session.closed:
             raise LostError("it was closed")
+
+    async def _decoded(self, text: bytes, status: int) -> protocol.Line:
+        try:
+            if len(text) < THREAD_BYTES_MIN:
+                line = protocol.decode_line(text)
+            else:
+                line = await asyncio.to_thread(protocol.decode_line, text)
+        except protocol.DECODE_ERRORS:
+            raise self._not_protocol(status, text) from None
+        if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
+            raise self._not_protocol(status, text)
+        return line
+
+    def _not_protocol(self, status: int, text: bytes) -> NotProtocolError:
+        shown = text[:200].decode("utf-8", "replace")
+        what = f"answered with status {status} and what is no answer of the protocol: {shown!r}{self._way_of(status)}"
+        return NotProtocolError(what, status)
+
+    def _way_of(self, status: int) -> str:
+        """Return the proxy that may have answered in the server's place, for an error."""
+        return self.way if status in GATEWAY_STATUSES else ""
+
+    def _lost(self, error: BaseException) -> LostError:
+        if isinstance(error, aiohttp.ClientHttpProxyError):  # its text has the URL with all that is secret in it
+            return LostError(f"no connection{self.way}, which answered with status {error.status}", refused=True)
+        refused = isinstance(error, aiohttp.ClientConnectorError)
+        return LostError(f"{str(error) or type(error).__name__}{self.way}", refused=refused)
 
 
 class EventSplitter:
@@ -203,29 +239,6 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
             raise TooLargeError
         parts.append(chunk)
     return b"".join(parts)
-
-
-async def _decoded(text: bytes, status: int) -> protocol.Line:
-    try:
-        if len(text) < THREAD_BYTES_MIN:
-            line = protocol.decode_line(text)
-        else:
-            line = await asyncio.to_thread(protocol.decode_line, text)
-    except protocol.DECODE_ERRORS:
-        raise _not_protocol(status, text) from None
-    if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
-        raise _not_protocol(status, text)
-    return line
-
-
-def _not_protocol(status: int, text: bytes) -> NotProtocolError:
-    shown = text[:200].decode("utf-8", "replace")
-    return NotProtocolError(f"answered with status {status} and what is no answer of the protocol: {shown!r}", status)
-
-
-def _lost(error: BaseException) -> LostError:
-    refused = isinstance(error, aiohttp.ClientConnectorError)
-    return LostError(str(error) or type(error).__name__, refused=refused)
 
 
 def _checked(text: str) -> URL:

@@ -91,11 +91,12 @@ async def with_help(work: Awaitable[_T]) -> _T:
     except Unavailable as error:
         if error.reason != "SERVER_UNAVAILABLE":
             raise
-        where = error.details.get("servers", DEFAULT_SERVER)
+        where, way = error.details.get("servers", DEFAULT_SERVER), error.details.get("way", "")
+        through = f" {way}" if way else ""
         raise Unavailable(
             error.reason,
-            f"no mesh answers at {where}; start one on this machine with `stepflow dev`, or name another one with "
-            "--server or STEPFLOW_SERVER",
+            f"no mesh answers at {where}{through}; start one on this machine with `stepflow dev`, or name another one "
+            "with --server or STEPFLOW_SERVER",
             servers=where,
         ) from None
 

@@ -11,6 +11,10 @@ Errors of the mesh are raised as the families of `stepflow.errors`, with the rea
 step or item is no error: see `Item.failure`.
 """
 
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc is imported: what goes wrong becomes an error
+
 from stepflow.client.blocking import BlockingClient
 from stepflow.client.client import Client, Named, Watch
 from stepflow.client.model import (

@@ -2,6 +2,7 @@
 
 - Every call of the API may be repeated, so one that finds no server is made again at the next address, with back-off,
   for as long as the caller has patience. All other errors are raised at once.
+- A client stands outside of the mesh: a server on another machine is reached through the environment's proxy.
 - Calls go round the addresses, so that many clients spread over the replicas.
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import Invalid, StepflowError, Unavailable
+from stepflow.errors import Deadline, Invalid, StepflowError, Unavailable
 from stepflow.mesh.v1 import (
     blobs_pb2_grpc,
     cluster_pb2_grpc,
@@ -23,6 +24,7 @@ from stepflow.mesh.v1 import (
     flows_pb2_grpc,
     runs_pb2_grpc,
 )
+from stepflow.proxies import grpc_proxy_for, through
 from stepflow.rpc.channel import open_channel
 from stepflow.rpc.errors import error_of
 
@@ -44,7 +46,8 @@ class Endpoint:
     """One address, with the stubs of all services."""
 
     def __init__(self, target: str, tls: Tls | None) -> None:
-        self.channel = open_channel(target, tls)
+        self.proxy = grpc_proxy_for(target, os.environ)
+        self.channel = open_channel(target, tls, proxy=self.proxy)
         self.flows: Any = flows_pb2_grpc.FlowsServiceStub(self.channel)
         self.runs: Any = runs_pb2_grpc.RunsServiceStub(self.channel)
         self.blobs: Any = blobs_pb2_grpc.BlobsServiceStub(self.channel)
@@ -122,14 +125,21 @@ class Connection:
         """Return the error that a failed call stands for, with the way out where no server was reached."""
         error = error_of(failed)
         if error.reason == "SERVER_UNAVAILABLE":
-            where = ", ".join(self.targets)
+            where, way = ", ".join(self.targets), self._way()
+            details = {"servers": where, **({"way": way.strip()} if way else {})}
             return Unavailable(
                 error.reason,
-                f"no stepflow server answers at {where} ({failed.details()}); is one running there? "
+                f"no stepflow server answers at {where}{way} ({failed.details()}); is one running there? "
                 "Name another one with --server or STEPFLOW_SERVER",
-                servers=where,
+                **details,
             )
+        if error.reason == "CALL_TIMEOUT" and (way := self._way()):
+            return Deadline(error.reason, f"{error.message}; the call goes{way}")
         return error
+
+    def _way(self) -> str:
+        """Return the proxies on the way to the servers, for an error."""
+        return "".join(dict.fromkeys(through(endpoint.proxy) for endpoint in self._endpoints))
 
     async def close(self) -> None:
         endpoints, self._endpoints = self._endpoints, []

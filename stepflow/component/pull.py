@@ -212,7 +212,7 @@ class _Worker:
                 was_open = True
                 reason = "it has ended the stream"
             except grpc.aio.AioRpcError as error:
-                reason = why(error)
+                reason = why(error, self._options.tasks_url)
             if was_open:  # it was there until now, with tasks for us or without
                 lost_at = self._loop.time()
             if pause_s == RECONNECT_S_MIN:  # once for each time that it is lost
@@ -292,7 +292,7 @@ class _Worker:
                 return await self._remote.heartbeat(task.address, request)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _PASSING:
-                    _LOG.warning("the task %s cannot be claimed: %s", task.id, why(error))
+                    _LOG.warning("the task %s cannot be claimed: %s", task.id, why(error, task.address))
                     return False
             await asyncio.sleep(CLAIM_RETRY_S)
         _LOG.warning("the task %s cannot be claimed: %s does not answer", task.id, task.address)
@@ -345,7 +345,7 @@ class _Worker:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return False
-            _LOG.debug("a heartbeat was not heard: %s", why(error))
+            _LOG.debug("a heartbeat was not heard: %s", why(error, task.address))
             return True
 
     def _cancel(self, task: _Task) -> None:
@@ -363,7 +363,7 @@ class _Worker:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     return  # nobody waits for it any more
                 if pause_s is None or error.code() not in _PASSING:
-                    _LOG.error("the result of task %s is lost: %s", completion.task_id, why(error))
+                    _LOG.error("the result of task %s is lost: %s", completion.task_id, why(error, address))
                     return
             await asyncio.sleep(pause_s)
             if heartbeat is not None:
@@ -399,7 +399,8 @@ class _Worker:
             result = await self._remote.ask(task.address, task.call_token, method, params)
         except grpc.aio.AioRpcError as error:
             code = _JSON_RPC_CODES.get(error.code(), -32000)
-            self._to_server({"id": request_id, "error": {"code": code, "message": why(error)}})
+            message = why(error, self._remote.address_for(method, task.address)) if task is not None else ""
+            self._to_server({"id": request_id, "error": {"code": code, "message": message}})
         except (Invalid, CallCancelled) as error:
             self._to_server({"id": request_id, "error": {"code": -32602, "message": error.message}})
         else:

@@ -15,6 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is logged by 
 import grpc
 
 from stepflow.errors import Code, Invalid
+from stepflow.proxies import grpc_options, grpc_proxy_for, through
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.pull.values import fill, tree_of
@@ -74,15 +75,16 @@ class Remote:
 
     async def ask(self, address: str, call_token: str, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Answer what the component of a task asks for. Raises: AioRpcError; Invalid."""
+        peer = self.address_for(method, address)
         match method:
             case "blobs/put":
                 put = pb.PutBlobRequest(blob_type=params["blob_type"])
                 fill(put.json_data, params["data"], "the blob")
-                stored = await self._call(self._blob_url or address, BLOB_SERVICE, "PutBlob", put, pb.PutBlobResponse)
+                stored = await self._call(peer, BLOB_SERVICE, "PutBlob", put, pb.PutBlobResponse)
                 return {"blob_id": stored.blob_id}
             case "blobs/get":
                 get = pb.GetBlobRequest(blob_id=params["blob_id"])
-                blob = await self._call(self._blob_url or address, BLOB_SERVICE, "GetBlob", get, pb.GetBlobResponse)
+                blob = await self._call(peer, BLOB_SERVICE, "GetBlob", get, pb.GetBlobResponse)
                 if blob.HasField("raw_data"):
                     raise Invalid("BLOB_NOT_JSON", f"blob {params['blob_id']} is binary")
                 return {"data": tree_of(blob.json_data, "the blob"), "blob_type": blob.blob_type}
@@ -98,6 +100,10 @@ class Remote:
                 return {"outputs": [{"batch_input_index": at, "result": result} for at, result in enumerate(results)]}
             case _:
                 raise Invalid("NOT_CARRIED", f"StepFlow over gRPC does not carry {method}")
+
+    def address_for(self, method: str, address: str) -> str:
+        """Return where a request of a component goes; `address` is that of its task."""
+        return self._blob_url or address if method.startswith("blobs/") else address
 
     async def _submit(
         self, address: str, call_token: str, flow_id: str, inputs: list[Any], max_concurrency: int | None = None
@@ -144,7 +150,8 @@ class Remote:
             if len(self._channels) >= CHANNELS_MAX:
                 text = f"tasks have named {CHANNELS_MAX} addresses already; {address!r} is one too many"
                 raise Invalid("TOO_MANY_ADDRESSES", text)
-            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            options = (*_OPTIONS, *grpc_options(grpc_proxy_for(address, os.environ)))
+            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=options)
         return channel
 
 
@@ -165,9 +172,12 @@ def _failed(code: int, message: str) -> dict[str, Any]:
     return {"outcome": "failed", "error": {"code": code, "message": message}}
 
 
-def why(error: grpc.aio.AioRpcError) -> str:
-    """Say what went wrong, for a person."""
-    return error.details() or error.code().name
+def why(error: grpc.aio.AioRpcError, address: str) -> str:
+    """Say what went wrong with a call to this address, for a person."""
+    text = error.details() or error.code().name
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        text += through(grpc_proxy_for(address, os.environ))
+    return text
 
 
 __all__ = ["Remote", "grpc", "why"]

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stepflow.errors import NotFound, Refused, Unavailable
+from stepflow.proxies import named_proxy, no_proxy_with_loopback, through
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,14 +151,15 @@ def _fetch(folder: Path, program: Program, release: Release, architecture: str) 
 def _download(root: Path, mirror: str, program: Program, release: Release, architecture: str) -> Path | None:
     """Return the package's file, downloaded below `root`; None when the archive has no such version."""
     apt = _private_apt(root, mirror, release.suite, architecture)
-    _run(program, [*apt, "update"])
+    way = through(named_proxy(mirror, os.environ))
+    _run(program, [*apt, "update"], way=way)
     known = _run(program, ["apt-cache", *apt[1:], "madison", program.package])
     if release.version not in re.findall(r"\|\s*(\S+)\s*\|", known):
         print(
             f"Debian {release.suite} has no {program.package} {release.version} any more", file=sys.stderr, flush=True
         )
         return None
-    _run(program, [*apt, "download", f"{program.package}={release.version}"], cwd=root)
+    _run(program, [*apt, "download", f"{program.package}={release.version}"], cwd=root, way=way)
     return next(root.glob(f"{program.package}_*.deb"))
 
 
@@ -198,14 +200,17 @@ def _mirror(program: Program) -> str:
     return DEBIAN_MIRROR
 
 
-def _run(program: Program, command: Sequence[str], cwd: Path | None = None) -> str:
-    """Return what a tool prints. Raises: Unavailable `…_FETCH_FAILED` with its last words."""
+def _run(program: Program, command: Sequence[str], cwd: Path | None = None, way: str = "") -> str:
+    """Return what a tool prints; `way` is the proxy that it uses, for errors.
+
+    Raises: Unavailable `…_FETCH_FAILED` with its last words.
+    """
     reason = program.reason("FETCH_FAILED")
     try:
         done = subprocess.run(
             command,
             cwd=cwd,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "LC_ALL": "C.UTF-8", "no_proxy": no_proxy_with_loopback(os.environ)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -213,11 +218,13 @@ def _run(program: Program, command: Sequence[str], cwd: Path | None = None) -> s
             check=False,
         )
     except subprocess.TimeoutExpired:
-        text = f"{command[0]} did not end within {APT_TIMEOUT_S} s; try again, or {program.own}"
+        text = f"{command[0]}{way} did not end within {APT_TIMEOUT_S} s; try again, or {program.own}"
         raise Unavailable(reason, text) from None
     if done.returncode != 0:
         tail = " ".join(done.stderr.split())[-500:]
-        raise Unavailable(reason, f"{command[0]} ended with {done.returncode} ({tail}); try again, or {program.own}")
+        raise Unavailable(
+            reason, f"{command[0]}{way} ended with {done.returncode} ({tail}); try again, or {program.own}"
+        )
     return done.stdout
 
 

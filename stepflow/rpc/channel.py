@@ -6,20 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from stepflow.proxies import DIRECT, grpc_options
 from stepflow.rpc.options import CHANNEL_OPTIONS, CLIENT_PINGS, LINK_PINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepflow.proxies import Proxy
     from stepflow.rpc.tls import Tls
 
 
-def open_channel(target: str, tls: Tls | None = None, *, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
+def open_channel(
+    target: str,
+    tls: Tls | None = None,
+    *,
+    proxy: Proxy | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+) -> grpc.aio.Channel:
     """Open a channel to HOST:PORT, or to any target that gRPC knows (`dns:///name:port` spreads over its addresses).
 
-    It connects when the first call is made, and again by itself. Raises: Invalid `TLS_INVALID`.
+    It connects at the first call, and reconnects by itself. The environment's proxy is not used: a client outside the
+    mesh passes the one that `stepflow.proxies` names. Raises: Invalid `TLS_INVALID`.
     """
-    return _open(target, tls, [*CHANNEL_OPTIONS, *CLIENT_PINGS, *options])
+    return _open(target, tls, [*CHANNEL_OPTIONS, *CLIENT_PINGS, *grpc_options(proxy), *options])
 
 
 def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
@@ -27,7 +36,7 @@ def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
 
     It has a connection of its own: a shared one would make it inherit the back-off of a channel that has just failed.
     """
-    return _open(target, tls, [*CHANNEL_OPTIONS, *LINK_PINGS, ("grpc.use_local_subchannel_pool", 1)])
+    return _open(target, tls, [*CHANNEL_OPTIONS, *LINK_PINGS, DIRECT, ("grpc.use_local_subchannel_pool", 1)])
 
 
 def _open(target: str, tls: Tls | None, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:

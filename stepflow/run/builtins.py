@@ -85,14 +85,25 @@ class SubFlow:
 
     id: str
     plan: CompiledFlow
-    validator: InputValidator | None
 
 
 @lru_cache(maxsize=256)
 def sub_flow(document: bytes) -> SubFlow:
     """Compile a flow document. Raises: Invalid."""
     flow = flow_from_tree(decode(document), source="embedded flow")
-    return SubFlow(blob_id(document), compile_flow(flow), InputValidator.for_input(flow))
+    return SubFlow(blob_id(document), compile_flow(flow))
+
+
+@lru_cache(maxsize=256)
+def _input_validator(document: bytes) -> InputValidator | Invalid | None:
+    """Compile the input schema of a flow document, or return why that is refused.
+
+    Apart from `sub_flow`, which a replay needs as well: a journaled sub-run opens again whatever its schema is like.
+    """
+    try:
+        return InputValidator.for_input(sub_flow(document).plan.flow)
+    except Invalid as error:
+        return error
 
 
 def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Failure | None:
@@ -136,10 +147,10 @@ def _open(
     if isinstance(document, Failure):
         return document
     try:
-        flow = sub_flow(document)
+        sub_flow(document)
     except Invalid as error:
         return Failure(Code.INVALID_INPUT, f"the flow to run is not valid: {error}")
-    problem = None if state.policy.input_unchecked else _input_problem(flow, _inputs(step, kind, index), kind)
+    problem = None if state.policy.input_unchecked else _input_problem(document, _inputs(step, kind, index), kind)
     if problem is not None:
         return problem
     # A retried step starts afresh: its failed attempts are part of the key.
@@ -177,19 +188,24 @@ def _inputs(step: StepRun, kind: pb.SubRunKind, index: int) -> Sequence[msgspec.
     return (_iterate_output(step).next,)  # type: ignore[return-value]  # an iteration follows only where it is set
 
 
-def _input_problem(flow: SubFlow, inputs: Sequence[msgspec.Raw], kind: pb.SubRunKind) -> Failure | None:
+def _input_problem(document: bytes, inputs: Sequence[msgspec.Raw], kind: pb.SubRunKind) -> Failure | None:
     if len(inputs) > ITEMS_MAX:
         return Failure(Code.INVALID_INPUT, f"{len(inputs):,} items; the limit is {ITEMS_MAX:,}")
-    if flow.validator is None:
+    validator = _input_validator(document)
+    if validator is None:
         return None
-    for number, input in enumerate(inputs):
-        problem = flow.validator.check(decode(input))
-        if problem is not None:
-            pointer, message = problem
-            where = f"item {number}" if kind == pb.SUB_RUN_KIND_MAP else "input"
-            problem_text = f"{where} of the flow to run does not fit its schema at {pointer or '/'}: {message}"
-            return Failure(Code.INVALID_INPUT, problem_text)
-    return None
+    if isinstance(validator, Invalid):
+        return Failure(Code.INVALID_INPUT, f"the flow to run is not valid: {validator}")
+    try:
+        problem = validator.first_misfit(map(bytes, inputs))
+    except Invalid as error:
+        return Failure(Code.INVALID_INPUT, f"the input of the flow to run cannot be checked ({error.reason}): {error}")
+    if problem is None:
+        return None
+    number, pointer, message = problem
+    where = f"item {number}" if kind == pb.SUB_RUN_KIND_MAP else "input"
+    problem_text = f"{where} of the flow to run does not fit its schema at {pointer or '/'}: {message}"
+    return Failure(Code.INVALID_INPUT, problem_text)
 
 
 def open_sub_run(state: RunState, step: StepRun, entry: pb.Entry, blobs: Blobs) -> bool:

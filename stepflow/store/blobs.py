@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, blob_id
 from stepflow.errors import DataLoss, Invalid, NotFound, Refused, StepflowError, Unavailable
+from stepflow.proxies import named_proxy, no_proxy_with_loopback, through
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 SHARED = "shared"
 """The scope of blobs that belong to no run."""
@@ -336,7 +337,9 @@ class _Bucket:
         self._errors = (BaseError, OSError)
         try:
             # Longer patience is the caller's: it knows whether the run can wait.
-            self._store: Any = from_url(url, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)})
+            patience = timedelta(seconds=10)
+            with _loopback_excepted():
+                self._store: Any = from_url(url, retry_config={"max_retries": 3, "retry_timeout": patience})
         except (BaseError, ValueError) as error:
             raise Invalid(
                 "BLOB_STORE_INVALID", f"{_without_secrets(url)} cannot be a blob store: {_first_line(error)}"
@@ -407,7 +410,27 @@ class _Bucket:
         refused = ("PermissionDeniedError", "UnauthenticatedError", "PermissionError", "InvalidPathError")
         if type(error).__name__ in refused:
             return Refused("BLOB_STORE_REFUSED", text)
-        return Unavailable("BLOB_STORE_UNAVAILABLE", text)
+        asked = re.search(r"https?://[^\s\"')]+", str(error))
+        way = through(named_proxy(asked[0], os.environ)) if asked else ""
+        return Unavailable("BLOB_STORE_UNAVAILABLE", text + (f"; the request goes{way}" if way else ""))
+
+
+@contextlib.contextmanager
+def _loopback_excepted() -> Iterator[None]:
+    """Let a client that is made within use no proxy for this machine's own addresses.
+
+    obstore reads the environment when a client is made, and passing it options would make it forget the environment's
+    other ones (`AWS_ALLOW_HTTP`).
+    """
+    before = os.environ.get("NO_PROXY")
+    os.environ["NO_PROXY"] = no_proxy_with_loopback(os.environ)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["NO_PROXY"]
+        else:
+            os.environ["NO_PROXY"] = before
 
 
 def _without_secrets(url: str) -> str:

@@ -31,6 +31,7 @@ from component_host.supervision.process import ProcessSpec, ServerProcess
 from component_host.supervision.restarts import keep_up
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError, Unavailable
+from stepflow.proxies import no_grpc_proxy_with_loopback
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ class _Process:
             "STEPFLOW_QUEUE_NAME": config.queue_name,
             "STEPFLOW_MAX_CONCURRENT": str(places),
             "STEPFLOW_SHUTDOWN_GRACE_SECS": f"{max(1.0, config.stop_grace_s - 1):g}",
-            "no_grpc_proxy": _without_proxy(self._context.environ),
+            "no_grpc_proxy": no_grpc_proxy_with_loopback(self._context.environ),
         }
         return ProcessSpec.of(self._context, config, env={**env, **config.env})
 
@@ -367,12 +368,6 @@ class _Process:
         tail = process.stderr_tail()
         text += f"; the end of its stderr:\n{tail}" if tail else "; it wrote nothing to stderr"
         return Unavailable(reason, text, plugin=name)
-
-
-def _without_proxy(environ: Mapping[str, str]) -> str:
-    """Return for which hosts gRPC in a worker is to use no proxy: ours, and those that the environment names."""
-    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
-    return ",".join(["127.0.0.1", "localhost", *(environ[name] for name in names if environ.get(name))])
 
 
 def _ignore(chunk: bytes) -> None:

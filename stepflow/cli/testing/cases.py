@@ -206,7 +206,11 @@ def _warn_of_unfit_inputs(flow: Flow, cases: list[dict[str, Any]]) -> None:
         console.warn(error.message)
         return
     for case in cases:
-        problem = validator.check(case["input"]) if validator is not None else None
+        try:
+            problem = validator.check(case["input"]) if validator is not None else None
+        except Invalid as error:
+            console.warn(f"case {case['name']!r}: {error.message}")
+            continue
         if problem is not None:
             place, text = problem
             console.warn(f"case {case['name']!r}: its input does not fit the schema at {place or '/'}: {text}")

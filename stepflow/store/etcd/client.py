@@ -37,6 +37,7 @@ from stepflow.errors import (
     Unauthenticated,
 )
 from stepflow.etcd.v1 import etcd_pb2 as pb
+from stepflow.proxies import DIRECT
 from stepflow.store import StoreCompacted, StoreUnavailable
 from stepflow.telemetry import get_logger
 
@@ -368,7 +369,7 @@ def channel_options() -> list[tuple[str, Any]]:
         ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # is the time-out of connecting, too
         ("grpc.max_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.enable_retries", 0),  # what is sent again is for the caller to know
-        ("grpc.enable_http_proxy", 0),
+        DIRECT,
         ("grpc.service_config_disable_resolution", 1),
     ]
 

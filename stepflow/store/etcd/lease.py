@@ -36,7 +36,8 @@ class EtcdLeaseRenewer:
         self._config = config
         self._credentials = credentials_of(config)
         self._index = config.endpoints.index(first_endpoint)
-        self._channel: grpc.Channel | None = None
+        # Here, not in the thread that renews: gRPC imports a part of itself with a process's first channel.
+        self._channel: grpc.Channel | None = self._connect()
         self._token = ""
         self._closed = False
 

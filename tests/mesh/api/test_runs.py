@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.protobuf import json_format, struct_pb2
 from support.api import api_mesh
+from support.schemas import BOMB
 
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc, journal_pb2, runs_pb2, runs_pb2_grpc, values_pb2
@@ -227,6 +228,18 @@ def test_what_cannot_run_is_refused_with_a_reason(
 def test_a_bad_input_is_refused_with_a_reason(ask: Any, value: values_pb2.Value, expected: tuple[str, str]) -> None:
     request = runs_pb2.SubmitRunRequest(flow=reference(ECHO), inputs=[value])
     assert ask(lambda api: refused(api.runs.SubmitRun(request))) == expected
+
+
+def test_a_schema_that_would_take_for_ever_keeps_nobody_from_an_answer(ask: Any) -> None:
+    flow = {"schemas": {"properties": {"input": BOMB}}, "output": {"$input": "$"}}
+
+    async def talk(api: Api) -> None:
+        hostile = [asyncio.create_task(refused(api.submit(flow, "xxxx"))) for _ in range(10)]
+        run_id = await asyncio.wait_for(api.submit(ECHO, 1), 5)
+        assert (await asyncio.wait_for(api.wait(run_id), 5)).run.status == COMPLETED
+        assert set(await asyncio.wait_for(asyncio.gather(*hostile), 5)) == {("INVALID_ARGUMENT", "SCHEMA_TOO_LARGE")}
+
+    ask(talk)
 
 
 def test_an_error_carries_error_info_of_our_domain(ask: Any) -> None:

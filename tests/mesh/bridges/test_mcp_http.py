@@ -237,6 +237,33 @@ def test_a_flow_calls_tools_prompts_and_resources_and_progress_keeps_a_step_aliv
     assert result["note"]["contents"][0]["text"] == "This is milk."
 
 
+def test_a_server_over_stdio_and_one_over_http_start_side_by_side(tmp_path: Path) -> None:
+    """The bridge imports the SDK in two threads then, from two ends."""
+    common = {"type": "mcp", "command": "python"}
+    pipes = {**common, "args": [str(SERVERS / "tools.py")]}
+    http = {
+        **common,
+        "transport": "streamable-http",
+        "args": [str(SERVERS / "tools.py"), "{port}"],
+        "url": "http://127.0.0.1:{port}/mcp",
+    }
+    names = ("pipes", "http")
+    config = {
+        "plugins": dict(zip(names, (pipes, http), strict=True)),
+        "routes": {f"/{name}": [{"plugin": name}] for name in names},
+    }
+    steps = [{"id": name, "component": f"/{name}/prompts/greet", "input": {"name": name}} for name in names]
+    flow = {"steps": steps, "output": {name: {"$step": name} for name in names}}
+    (tmp_path / "stepflow-config.yml").write_text(json.dumps(config))
+    (tmp_path / "flow.yaml").write_text(json.dumps(flow))
+    done = run_cli(["run", "--flow", "flow.yaml", "--input-json", "{}"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert {name: result[name]["messages"][0]["content"]["text"] for name in names} == {
+        name: f"Greet {name}." for name in names
+    }
+
+
 # Servers that are started here
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import ROOT, is_alive, run_cli, wait_until
+from support.schemas import BOMB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -581,6 +582,14 @@ def test_an_input_of_50_megabytes_is_refused_at_once(place: Place) -> None:
     with (place.folder / "big.json").open("wb") as file:
         file.truncate(50 * 1024 * 1024)
     refused(place, place.cli("run", "--flow", "echo.yaml", "--input", "big.json"), 1, r"52,428,800 bytes; the limit is")
+
+
+def test_a_schema_that_would_take_for_ever_is_refused_unless_told_otherwise(place: Place) -> None:
+    flow = {"name": "b", "schemas": {"properties": {"input": BOMB}}, "output": {"$input": "$"}}
+    place.write("bomb.yaml", json.dumps(flow))
+    args = ("run", "--flow", "bomb.yaml", "--input-json", '"xxxx"')
+    refused(place, place.cli(*args), 1, r"SCHEMA_TOO_LARGE")
+    assert json.loads(place.cli(*args, "--no-validate-input").stdout)["result"] == "xxxx"
 
 
 def test_an_input_that_does_not_fit_the_schema_is_refused_unless_told_otherwise(place: Place) -> None:
