@@ -134,7 +134,7 @@ def main() -> None:
     )
     if quick:
         return
-    from tests.support import server_venv
+    from support import server_venv
 
     python = str(server_venv(["stepflow-py==0.7.0"], "stepflow-py-0.7.0") / "python")
     table(

@@ -16,7 +16,7 @@
         serve()
 
 The file is a component server: `python server.py` speaks the StepFlow protocol on stdin and stdout, `--list` prints
-the components, `--call greet` runs one on JSON from stdin. See `docs/components.md`.
+the components, `--call greet` runs one on JSON from stdin. See `docs/how-to/write-components.md`.
 
 Promises:
 - A decorated function stays an ordinary function.

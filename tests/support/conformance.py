@@ -114,7 +114,7 @@ def open_case_mesh(kind: str, config: Path = CONFIG, environ: Mapping[str, str] 
     from support.service_cases import ServiceCases
 
     with _loop_in_thread() as loop:
-        mesh = {"embedded": EmbeddedCases, "services": ServiceCases}[kind](loop)
+        mesh: EmbeddedCases | ServiceCases = (EmbeddedCases if kind == "embedded" else ServiceCases)(loop)
         try:
             mesh.start(config, environ)
             yield mesh

@@ -271,7 +271,7 @@ def test_no_server_at_all_is_refused() -> None:
 
 
 def test_the_example_of_the_documentation_is_short_and_works(address: str) -> None:
-    text = (ROOT / "docs" / "client.md").read_text()
+    text = (ROOT / "docs" / "reference" / "python-client.md").read_text()
     code, printed = text.split("```python\n")[1].split("```")[0], text.split("```\n")[2].split("```")[0]
     assert len(code.splitlines()) <= 16
     code = code.replace("localhost:7840", address)
