@@ -25,7 +25,7 @@ def make_backends(
     names: Iterable[str] | None = None,
     endpoints: PullEndpoints | None = None,
 ) -> dict[str, Backend]:
-    """Build the backend of every plugin that a route names, or of those among them in `names`; nothing is started.
+    """Build the backends of all plugins with a route, or of the plugins in `names` with a route. Starts nothing.
 
     `endpoints`: see `make_backend`.
 
@@ -35,6 +35,7 @@ def make_backends(
     wanted = {rule.plugin for rules in config.routes.values() for rule in rules}
     if names is not None:
         wanted &= set(names)
+
     shared = {} if endpoints is None else endpoints
     return {
         name: make_backend(name, config, environ, listing_changed, shared) for name in config.plugins if name in wanted
@@ -67,27 +68,34 @@ def make_backend(
         return MockBackend(context, plugin)
 
     if isinstance(plugin, McpPlugin):
-        from component_host.mcp_bridge.backend import McpBackend
-        from component_host.mcp_bridge.link import McpServerConfig
-
-        return McpBackend(
-            context,
-            McpServerConfig(
-                command=plugin.command,
-                args=plugin.args,
-                env=plugin.env,
-                inherit_env=plugin.inherit_env,
-                url=plugin.url if plugin.transport == "streamable-http" else "",
-                headers=plugin.headers,
-                result=plugin.result,
-                start_timeout_s=plugin.start_timeout_ms / 1000,
-                mode=plugin.mode,
-            ),
-        )
+        return _mcp_backend(context, plugin)
 
     if isinstance(plugin, GrpcPlugin):
         return _pull_backend(context, plugin, {} if endpoints is None else endpoints)
+
     assert isinstance(plugin, StepflowPlugin)
+    return _stepflow_backend(context, plugin)
+
+
+def _mcp_backend(context: BackendContext, plugin: McpPlugin) -> Backend:
+    from component_host.mcp_bridge.backend import McpBackend
+    from component_host.mcp_bridge.link import McpServerConfig
+
+    config = McpServerConfig(
+        command=plugin.command,
+        args=plugin.args,
+        env=plugin.env,
+        inherit_env=plugin.inherit_env,
+        url=plugin.url if plugin.transport == "streamable-http" else "",
+        headers=plugin.headers,
+        result=plugin.result,
+        start_timeout_s=plugin.start_timeout_ms / 1000,
+        mode=plugin.mode,
+    )
+    return McpBackend(context, config)
+
+
+def _stepflow_backend(context: BackendContext, plugin: StepflowPlugin) -> Backend:
     common: dict[str, Any] = {
         "command": plugin.command,
         "args": plugin.args,
@@ -98,26 +106,26 @@ def make_backend(
         "start_timeout_s": plugin.start_timeout_ms / 1000,
         "request_timeout_s": plugin.request_timeout_ms / 1000,
     }
+
     if plugin.transport == "http":
         from component_host.stepflow_bridge.http.backend import HttpServerConfig, StepflowHttpBackend
 
-        return StepflowHttpBackend(
-            context,
-            HttpServerConfig(
-                url=plugin.url,
-                headers=plugin.headers,
-                blob_threshold=plugin.blob_threshold,
-                blob_host=plugin.blob_host,
-                **common,
-            ),
+        http = HttpServerConfig(
+            url=plugin.url,
+            headers=plugin.headers,
+            blob_threshold=plugin.blob_threshold,
+            blob_host=plugin.blob_host,
+            **common,
         )
+        return StepflowHttpBackend(context, http)
+
     from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 
     return StepflowStdioBackend(context, StdioServerConfig(line_bytes_max=plugin.line_bytes_max, **common))
 
 
 PULL_LISTEN = "127.0.0.1:7837"
-"""Where stepflow-py's workers look for tasks by default."""
+"""Default address of stepflow-py's workers."""
 
 
 def _pull_backend(context: BackendContext, plugin: GrpcPlugin, endpoints: PullEndpoints) -> Backend:
@@ -126,11 +134,13 @@ def _pull_backend(context: BackendContext, plugin: GrpcPlugin, endpoints: PullEn
 
     listen = plugin.listen or ("" if plugin.command else PULL_LISTEN)
     endpoint: PullEndpoint | None = None
+
     if listen:
         key = (listen, plugin.advertise, plugin.insecure)
         endpoint = endpoints.get(key)
         if endpoint is None:
             endpoint = endpoints[key] = PullEndpoint(listen, advertise=plugin.advertise, insecure=plugin.insecure)
+
     limit_ms = plugin.execution_timeout_ms
     pull = PullConfig(
         queue_name=plugin.queue_name,
