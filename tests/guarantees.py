@@ -1,7 +1,7 @@
 """What the project promises, in the words that users read, and the tests that prove each promise.
 
-`docs/explanation/guarantees.md` is generated: `python tests/guarantees.py > docs/explanation/guarantees.md`. Promises in
-other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
+`docs/explanation/guarantees.md` is generated: `python tests/guarantees.py > docs/explanation/guarantees.md`.
+Promises in other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
 `tests/unit/test_guarantees.py` checks all of that. A test is written as `file::test`, the file below `tests/`.
 """
 
