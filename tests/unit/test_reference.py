@@ -11,8 +11,6 @@ import limits
 import pytest
 from support import ROOT
 
-CODE = ("stepflow", "control_plane", "executor", "component_host")
-GENERATED = ("stepflow/mesh/v1", "stepflow/etcd/v1", "stepflow/pull/v1")
 ERRORS_PAGE = ROOT / "docs" / "reference" / "errors.md"
 LIMITS_PAGE = ROOT / "docs" / "reference" / "limits.md"
 
@@ -43,9 +41,9 @@ COMPUTED = {
 
 
 def sources() -> Iterator[Path]:
-    for folder in CODE:
+    for folder in limits.CODE:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if not any(path.is_relative_to(ROOT / each) for each in GENERATED):
+            if not any(path.is_relative_to(ROOT / each) for each in limits.GENERATED):
                 yield path
 
 
