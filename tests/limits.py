@@ -4,7 +4,7 @@
 `tests/unit/test_reference.py` checks that the page is current, and that every public constant `*_MAX` has a row here or
 an exemption with a reason.
 
-A constant is written as `path NAME`. The path is a file, or a folder in or below which one module defines the name.
+A constant is written as `path NAME`. The path is a folder, or a module without its ending.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class Limit:
 VALUES = (
     Limit(
         "One value: an input, a result, a blob, a document",
-        "stepflow/codec.py PAYLOAD_BYTES_MAX",
+        "stepflow/codec PAYLOAD_BYTES_MAX",
         "`PAYLOAD_TOO_LARGE`; a larger result fails its step",
         "bytes",
     ),
     Limit(
         "A value kept inline",
-        "stepflow/codec.py INLINE_BYTES_MAX",
+        "stepflow/codec INLINE_BYTES_MAX",
         "Stored as a blob; nothing to do",
         "bytes",
     ),
-    Limit("Nesting of JSON and YAML", "stepflow/codec.py JSON_DEPTH_MAX", "`JSON_TOO_DEEP`"),
+    Limit("Nesting of JSON and YAML", "stepflow/codec JSON_DEPTH_MAX", "`JSON_TOO_DEEP`"),
     Limit(
         "Nesting of a `google.protobuf.Value` in an API reply",
         "control_plane VALUE_DEPTH_MAX",
@@ -134,9 +134,9 @@ RETRIES = (
     ),
     Limit("Largest `maxRetries`", "stepflow/flow RETRIES_MAX", "`FLOW_INVALID`"),
     Limit("Longest `timeout` and `idleTimeout`", "stepflow/flow DURATION_MS_MAX", "`DURATION_INVALID`", "ms"),
-    Limit("Longest back-off delay", "stepflow/retry.py DELAY_MS_MAX", "`BACKOFF_INVALID`", "ms"),
-    Limit("Largest back-off `factor`", "stepflow/retry.py FACTOR_MAX", "`BACKOFF_INVALID`"),
-    Limit("Jitter added to a back-off", "stepflow/retry.py JITTER_MAX", "", "share"),
+    Limit("Longest back-off delay", "stepflow/retry DELAY_MS_MAX", "`BACKOFF_INVALID`", "ms"),
+    Limit("Largest back-off `factor`", "stepflow/retry FACTOR_MAX", "`BACKOFF_INVALID`"),
+    Limit("Jitter added to a back-off", "stepflow/retry JITTER_MAX", "", "share"),
 )
 
 SCHEMAS = (
@@ -177,7 +177,7 @@ MESH = (
     Limit("Runs waiting for an executor", "control_plane PENDING_RUNS_MAX", "`TOO_MANY_PENDING`"),
     Limit(
         "Partitions of one executor",
-        "executor/executor.py RUNS_MAX",
+        "executor/executor RUNS_MAX",
         "Further runs go to other executors, or wait",
         set_by="`--runs-max`",
     ),
@@ -213,7 +213,7 @@ MESH = (
 SERVERS = (
     Limit(
         "Calls waiting for a server over stdio or HTTP",
-        "component_host/stepflow_bridge/pool.py QUEUE_MAX",
+        "component_host/stepflow_bridge/pool QUEUE_MAX",
         "RESOURCE_UNAVAILABLE",
     ),
     Limit("Calls waiting for a pull worker", "component_host/stepflow_bridge/pull OFFERS_MAX", "RESOURCE_UNAVAILABLE"),
@@ -226,13 +226,13 @@ SERVERS = (
     ),
     Limit(
         "A line of a server over stdio",
-        "component_host/stepflow_bridge/stdio.py REPLY_BYTES_MAX",
+        "component_host/stepflow_bridge/stdio REPLY_BYTES_MAX",
         "The call fails with COMPONENT_FAILED",
         "bytes",
     ),
     Limit(
         "Requests of one server over stdio at once",
-        "component_host/stepflow_bridge/stdio.py CALLBACKS_MAX",
+        "component_host/stepflow_bridge/stdio CALLBACKS_MAX",
         "Further requests wait or are refused",
     ),
     Limit(
@@ -246,17 +246,6 @@ SERVERS = (
         "component_host/stepflow_bridge/pull WAIT_S_MAX",
         "Answered with the run as it is; ask again",
         "s",
-    ),
-    Limit(
-        "Details of a failure from a StepFlow server",
-        "component_host/stepflow_bridge FAILURE_DATA_BYTES_MAX",
-        "Details are dropped",
-        "bytes",
-    ),
-    Limit(
-        "Message of a failure, in characters",
-        "component_host/call.py MESSAGE_CHARS_MAX",
-        "The message is cut",
     ),
     Limit(
         "Progress reports in one frame", "component_host PROGRESS_MAX", "Further reports of the same moment are dropped"
@@ -302,10 +291,12 @@ EXEMPT = {
         "stepflow/cli ROWS_KEPT_MAX",
         "stepflow/cli TEXT_CHARS_MAX",
         "stepflow/cli DIFFERENCES_MAX",
+        "stepflow/cli EXAMPLE_CHARS_MAX",
         "stepflow/cli SHOWN_CHARS_MAX",
         "stepflow/cli ID_SEARCH_RUNS_MAX",
         "stepflow/component MESSAGE_CHARS_MAX",
         "stepflow/component PROBLEMS_MAX",
+        "stepflow/component LISTED_MAX",
         "stepflow/config PROBLEMS_SHOWN_MAX",
         "stepflow/dev TAIL_LINE_CHARS_MAX",
         "stepflow/flow NAME_SHOWN_CHARS_MAX",
@@ -315,13 +306,16 @@ EXEMPT = {
         "stepflow/rpc ERROR_TEXT_BYTES_MAX",
         "stepflow/rpc ERROR_DETAIL_CHARS_MAX",
         "stepflow/rpc ERROR_DETAILS_MAX",
-        "stepflow/telemetry.py TEXT_CHARS_MAX",
-        "stepflow/telemetry.py TRACEBACK_CHARS_MAX",
-        "stepflow/telemetry.py DEFECT_FRAMES_MAX",
+        "stepflow/telemetry TEXT_CHARS_MAX",
+        "stepflow/telemetry TRACEBACK_CHARS_MAX",
+        "stepflow/telemetry DEFECT_FRAMES_MAX",
         "executor MESSAGE_CHARS_MAX",
         "component_host/builtin ERROR_TEXT_MAX",
-        "component_host/mcp_bridge MESSAGE_CHARS_MAX",
+        "component_host MESSAGE_CHARS_MAX",
+        "component_host PROGRESS_CHARS_MAX",
         "component_host/stepflow_bridge FAILURE_MESSAGE_CHARS_MAX",
+        "component_host/stepflow_bridge FAILURE_DATA_BYTES_MAX",
+        "component_host/stepflow_bridge DATA_BYTES_MAX",
         "component_host/stepflow_bridge NOISE_CHARS_MAX",
         "component_host/supervision STDERR_LINES_MAX",
         "component_host/supervision STDERR_LINE_CHARS_MAX",
@@ -333,7 +327,7 @@ EXEMPT = {
         "stepflow/dev RESTART_DELAY_MAX_S",
         "stepflow/rpc RECONNECT_BACKOFF_MAX_MS",
         "stepflow/store/etcd BACKOFF_S_MAX",
-        "stepflow/store/writer.py BACKOFF_S_MAX",
+        "stepflow/store/writer BACKOFF_S_MAX",
         "control_plane RETRY_S_MAX",
         "executor RETURN_S_MAX",
         "executor RECONNECT_S_MAX",
@@ -342,8 +336,7 @@ EXEMPT = {
     "Tries of one internal operation; the error at their end is in errors.md": (
         "control_plane ADMISSION_TRIES_MAX",
         "control_plane CANCEL_TRIES_MAX",
-        "control_plane/catalog.py TRIES_MAX",
-        "control_plane/signals.py TRIES_MAX",
+        "control_plane TRIES_MAX",
         "component_host TRIES_MAX",
         "component_host LAUNCHES_FAILED_MAX",
         "component_host CONNECTIONS_PER_CALL_MAX",
@@ -355,7 +348,8 @@ EXEMPT = {
         "stepflow/routing REMEMBERED_PATHS_MAX",
         "control_plane FLOWS_KEPT_MAX",
         "executor PLANS_MAX",
-        "component_host/host.py RUNS_MAX",
+        "component_host RUNS_MAX",
+        "component_host PARTITIONS_MAX",
         "component_host INSTANCES_MAX",
         "component_host CONNECTIONS_KEPT_MAX",
     ),
@@ -364,9 +358,7 @@ EXEMPT = {
         "stepflow/rpc PENDING_CALLS_MAX",
         "stepflow/store PAGE_KEYS_MAX",
         "stepflow/store PAGE_BYTES_MAX",
-        "stepflow/store/etcd PAGE_BYTES_MAX",
-        "stepflow/store/etcd WATCH_BACKLOG_MAX",
-        "stepflow/store/sqlite WATCH_BACKLOG_MAX",
+        "stepflow/store WATCH_BACKLOG_MAX",
         "stepflow/store GROUP_OPS_MAX",
         "stepflow/store GROUP_BYTES_MAX",
         "stepflow/store GROUP_KEYS_READ_MAX",
@@ -386,7 +378,7 @@ EXEMPT = {
         "control_plane SWEEP_RUNS_MAX",
         "control_plane REMOVED_MAX",
         "control_plane RECORD_INPUTS_BYTES_MAX",
-        "control_plane/signals.py INLINE_BYTES_MAX",
+        "control_plane/signals INLINE_BYTES_MAX",
         "executor ENTRIES_BYTES_MAX",
         "executor RESULTS_INLINE_BYTES_MAX",
         "executor EVENTS_MAX",
@@ -394,8 +386,7 @@ EXEMPT = {
         "component_host REQUESTS_MAX",
         "component_host BLOBS_MAX",
         "component_host PIECE_BYTES_MAX",
-        "component_host/mcp_bridge OUTGOING_BYTES_MAX",
-        "component_host/stepflow_bridge OUTGOING_BYTES_MAX",
+        "component_host OUTGOING_BYTES_MAX",
         "component_host ANNOUNCEMENT_BYTES_MAX",
         "component_host DRAIN_READS_MAX",
     ),
@@ -403,23 +394,23 @@ EXEMPT = {
         "stepflow/store INLINE_HASH_BYTES_MAX",
         "control_plane INLINE_WORK_BYTES_MAX",
         "control_plane CHECKED_ITEMS_MAX",
-        "component_host/builtin LOOP_BYTES_MAX",
-        "component_host/call.py LOOP_BYTES_MAX",
+        "component_host LOOP_BYTES_MAX",
     ),
     "A bound of a format or a foreign system that nothing reasonable reaches": (
         "stepflow/component NUMBER_MAX",
+        "stepflow/component PORTS_MAX",
         "stepflow/flow INDEX_DIGITS_MAX",
         "stepflow/flow ERROR_UNITS_MAX",
         "stepflow/run FIRE_AT_MS_MAX",
         "stepflow/store LEASE_TTL_S_MAX",
-        "stepflow/telemetry.py DEPTH_MAX",
+        "stepflow/telemetry DEPTH_MAX",
         "control_plane INTEGER_MAX",
         "component_host INPUT_DEPTH_MAX",
         "component_host/stepflow_bridge/pull RECEIVE_BYTES_MAX",
     ),
     "The same bound as another row, for another transport": (
-        "component_host/stepflow_bridge/http.py CALLBACKS_MAX",
-        "component_host/stepflow_bridge/http_endpoint.py REPLY_BYTES_MAX",
+        "component_host/stepflow_bridge/http CALLBACKS_MAX",
+        "component_host/stepflow_bridge REPLY_BYTES_MAX",
     ),
     "How long a service waits for itself": (
         "executor HAND_OVER_S_MAX",
@@ -427,7 +418,7 @@ EXEMPT = {
         "executor NOT_OWNED_S_MAX",
     ),
 }
-"""Reason → the bounds that a user never sets, meets or has to know."""
+"""Reason → the bounds that a user never sets, meets or has to know. One line covers every module below its path."""
 
 
 @cache
@@ -449,16 +440,26 @@ def defined() -> tuple[tuple[str, str], ...]:
 
 
 def places_of(constant: str) -> list[str]:
-    """Return the modules that define `path NAME`, as paths."""
+    """Return the modules at or below the path of `path NAME` that define the name."""
     path, _, name = constant.partition(" ")
-    below = path if path.endswith(".py") else path + "/"
-    found = [module for module, each in defined() if each == name and (module + "/").startswith(below)]
-    direct = [module for module in found if module.rpartition("/")[0] == path]
-    return direct if len(direct) == 1 else found
+    return [module for module, each in defined() if each == name and is_at(module, path)]
+
+
+def is_at(module: str, path: str) -> bool:
+    return module.startswith((path + ".py", path + "/"))
+
+
+def place_of(constant: str) -> str:
+    """Return the one module of a row: a module of the folder itself comes before those below it."""
+    found = places_of(constant)
+    direct = [module for module in found if module.rpartition("/")[0] == constant.partition(" ")[0]]
+    candidates = direct if len(direct) == 1 else found
+    assert len(candidates) == 1, f"{constant}: moved, renamed or ambiguous ({candidates})"
+    return candidates[0]
 
 
 def value_of(constant: str) -> float:
-    (path,) = places_of(constant)
+    path = place_of(constant)
     module = import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     value = getattr(module, constant.partition(" ")[2])
     assert isinstance(value, int | float)
