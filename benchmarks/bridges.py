@@ -26,7 +26,7 @@ from benchmarks.bare_pull import bare_pull_calls_per_s
 from component_host.backends import make_backend
 from component_host.stepflow_bridge.http_process import ListeningProcess
 from component_host.supervision.process import ProcessSpec
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from stepflow.mesh.v1 import host_pb2
 from tests.support import server_venv
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
-    from stepflow.config.load import Config
+    from stepflow.config import Config
 
 DRAIN_GRACE_S = 30.0
 """How long calls in flight may take to end when the host is asked to."""
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_options(options: argparse.Namespace) -> HostConfig:
     """Raises: StepflowError."""
-    from stepflow.config.load import default_config, load_config
+    from stepflow.config import default_config, load_config
 
     if not options.host_id or "/" in options.host_id:
         raise Invalid("HOST_ID_INVALID", "--host-id must not be empty or hold a slash")

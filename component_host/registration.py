@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from component_host.backend import ComponentInfo, Health, Listing
     from component_host.host import ComponentHost
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.store import KeyValue, Store
 
 log = get_logger(__name__)

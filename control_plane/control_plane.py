@@ -24,7 +24,7 @@ from control_plane.listing import PAGE_SIZE_MAX, Listing, RunFilter
 from control_plane.liveness import Liveness
 from control_plane.waits import Waits
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json, blob_id, decode, encode
-from stepflow.config.load import RetryConfig
+from stepflow.config import RetryConfig
 from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
 from stepflow.ids import new_run_id, parse_run_id

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import encode
-from stepflow.config.load import NO_LIMITS, ServerLimits
+from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 from stepflow.telemetry import get_logger, is_secret_name, redact
 

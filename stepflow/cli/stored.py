@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stepflow.cli.display.live import View
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.embedded.mesh import RunView
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow
@@ -140,7 +140,7 @@ def job(local: LocalRuns, run: StoredRun, config: Config | None, view: View) -> 
 
 def _config(run: StoredRun) -> Config:
     """Load the run's config again, and warn when it is not what it was."""
-    from stepflow.config.load import default_config, load_config
+    from stepflow.config import default_config, load_config
 
     source = run.labels.get("config")
     if source is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stepflow.cli.options import InputOptions, VariableOptions
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.flow import Flow
 
 INPUTS_BYTES_MAX = 256 * 1024 * 1024
@@ -66,7 +66,7 @@ def read_config(config: Path | None, flow: Path | None = None, *, test: bool = F
     """
     from pathlib import Path
 
-    from stepflow.config.load import default_config, discover, load_config
+    from stepflow.config import default_config, discover, load_config
 
     if config is not None and not config.is_file():
         raise Usage("FILE_UNREADABLE", f"--config {config}: there is no such file", path=str(config))

@@ -26,7 +26,7 @@ from component_host.backends import Doors, make_backend, make_backends
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
 from component_host.stepflow_bridge.pull.endpoint import THREAD_BYTES_MIN, PullDoor
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from stepflow.embedded.mesh import run_flow_once
 from stepflow.errors import Code, Failure, Invalid, Refused, Unavailable
 from stepflow.flow import flow_from_tree

@@ -24,7 +24,7 @@ from executor.executor import Executor
 from executor.hosts import link
 from executor.hosts.link import Links
 from stepflow.codec import decode, encode
-from stepflow.config.load import BuiltinPlugin, Config, MockPlugin
+from stepflow.config import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
