@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from control_plane.control_plane import ControlPlane
     from control_plane.views import RunView
     from stepflow.run.views import StepEvent
-    from stepflow.store import Event, Store
+    from stepflow.store import Store, StoreEvent
     from stepflow.store.blobs import BlobStore
 
 LIVE_EVENTS_MAX = 1_000
@@ -129,7 +129,7 @@ class Events:
                 await follower.wake.wait()
 
     async def _watch(self, run_id: str, feed: _Feed, partitions: frozenset[int]) -> None:
-        def changed(events: Sequence[Event]) -> None:
+        def changed(events: Sequence[StoreEvent]) -> None:
             feed.tell({keys.parse_journal(event.kv.key)[1] for event in events if event.kind == "put"})
 
         journals = keys.journal_of_run(run_id)

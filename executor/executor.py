@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from executor.give_back import Place
     from executor.hosts.pool import Peer
     from stepflow.routing.table import PluginComponents, Rule
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
@@ -466,7 +466,7 @@ class Executor:
         for item in items:
             self._assigned(item)
 
-    def _assignments_changed(self, events: Sequence[Event]) -> None:
+    def _assignments_changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._assigned(event.kv)
@@ -481,7 +481,7 @@ class Executor:
         for item in sorted(items, key=_age):
             self._message(item)
 
-    def _inbox_changed(self, events: Sequence[Event]) -> None:
+    def _inbox_changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._message(event.kv)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from executor.hosts.pool import Hosts
     from stepflow.routing.table import Rule
     from stepflow.rpc.tls import Tls
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
 
@@ -89,7 +89,7 @@ class Links:
         self,
         prefix: str,
         take: Callable[[list[KeyValue]], None],
-        changed: Callable[[Sequence[Event]], None],
+        changed: Callable[[Sequence[StoreEvent]], None],
     ) -> None:
         known = asyncio.Event()
 
@@ -122,7 +122,7 @@ class Links:
             self._on_route(item)
         self._show_rules()
 
-    def _routes_changed(self, events: Sequence[Event]) -> None:
+    def _routes_changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._on_route(event.kv)
@@ -151,7 +151,7 @@ class Links:
         for item in items:
             self._on_session(item)
 
-    def _sessions_changed(self, events: Sequence[Event]) -> None:
+    def _sessions_changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._on_session(event.kv)

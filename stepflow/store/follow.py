@@ -11,13 +11,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stepflow.errors import StepflowError
-from stepflow.store import KeyValue, range_all
+from stepflow.store.protocol import KeyValue, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stepflow.store import Event, Store
+    from stepflow.store.protocol import Store, StoreEvent
 
 log = get_logger(__name__)
 
@@ -33,7 +33,7 @@ async def follow(
     prefix: str,
     *,
     listed: Callable[[list[KeyValue]], None],
-    changed: Callable[[Sequence[Event]], None],
+    changed: Callable[[Sequence[StoreEvent]], None],
     read: bool = True,
     relist_interval_s: float = RELIST_INTERVAL_S,
 ) -> None:

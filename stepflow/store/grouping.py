@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stepflow.errors import Invalid, NotFound
-from stepflow.store import TXN_BYTES_MAX, TXN_OPS_MAX, Delete, DeletePrefix, Put, Range, Txn, TxnResult, op_bytes
+from stepflow.store.checks import op_bytes
+from stepflow.store.protocol import TXN_BYTES_MAX, TXN_OPS_MAX, Delete, DeletePrefix, Put, Range, Txn, TxnResult
 
 if TYPE_CHECKING:
-    from stepflow.store import Op, Store
+    from stepflow.store.protocol import Op, Store
 
 GROUP_OPS_MAX = 120
 """Compares, and operations, of what is sent together."""

@@ -22,7 +22,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stepflow.store import Store
+    from stepflow.store.protocol import Store
 
 log = get_logger(__name__)
 

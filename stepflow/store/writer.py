@@ -28,7 +28,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.errors import Conflict, DataLoss, Exists, Invalid, NotFound, StepflowError
-from stepflow.store import (
+from stepflow.store import keys
+from stepflow.store.checks import check_branch, check_key, op_bytes
+from stepflow.store.protocol import (
     TXN_BYTES_MAX,
     TXN_OPS_MAX,
     Compare,
@@ -39,11 +41,7 @@ from stepflow.store import (
     Store,
     Txn,
     absent,
-    check_branch,
-    check_key,
     created_at,
-    keys,
-    op_bytes,
     version_is,
 )
 from stepflow.telemetry import get_logger

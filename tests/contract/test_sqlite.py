@@ -30,8 +30,9 @@ from stepflow.store import (
     delete,
     put,
     range_all,
+    watch_queue,
 )
-from stepflow.store.sqlite import engine, store
+from stepflow.store.sqlite import engine, history
 from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -373,7 +374,7 @@ def test_waiting_transactions_share_a_commit(tmp_path: Path, monkeypatch: pytest
     commits: list[int] = []
     commit = engine.Engine.commit
 
-    def counted(engine: engine.Engine) -> list[engine.Record]:
+    def counted(engine: engine.Engine) -> list[history.Record]:
         records = commit(engine)
         commits.append(len(records))
         return records
@@ -500,7 +501,7 @@ def test_a_stopped_process_finds_its_leases_alive_when_it_goes_on() -> None:
 
 
 def test_history_is_bounded_and_older_watches_and_ranges_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "HISTORY_REVISIONS_MAX", 10)
+    monkeypatch.setattr(history, "HISTORY_REVISIONS_MAX", 10)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:
@@ -517,7 +518,7 @@ def test_history_is_bounded_and_older_watches_and_ranges_are_told(monkeypatch: p
 
 
 def test_history_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "HISTORY_BYTES_MAX", 100_000)
+    monkeypatch.setattr(history, "HISTORY_BYTES_MAX", 100_000)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:
@@ -533,7 +534,7 @@ def test_history_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_watch_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WATCH_BACKLOG_MAX", 10)
+    monkeypatch.setattr(watch_queue, "WATCH_BACKLOG_MAX", 10)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:

@@ -38,7 +38,7 @@ from stepflow.errors import (
 )
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.proxies import DIRECT
-from stepflow.store import StoreCompacted, StoreUnavailable
+from stepflow.store.protocol import StoreCompacted, StoreUnavailable
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stepflow.errors import Invalid
-from stepflow.store import OP_OVERHEAD_BYTES
+from stepflow.store.protocol import OP_OVERHEAD_BYTES
 
 CALL_TIMEOUT_S = 1.0
 

@@ -14,7 +14,6 @@ import grpc
 
 from stepflow.errors import NotFound
 from stepflow.etcd.v1 import etcd_pb2 as pb
-from stepflow.store import StoreUnavailable
 from stepflow.store.etcd.client import (
     AUTHENTICATE,
     LEASE_KEEP_ALIVE,
@@ -24,6 +23,7 @@ from stepflow.store.etcd.client import (
     is_stale_login,
     metadata_of,
 )
+from stepflow.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:
     from stepflow.store.etcd.config import EtcdConfig

@@ -10,7 +10,7 @@ import re
 import ssl
 from typing import TYPE_CHECKING
 
-from stepflow.store import StoreUnavailable
+from stepflow.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:
     from stepflow.store.etcd.config import EtcdConfig

@@ -20,7 +20,21 @@ from typing import TYPE_CHECKING
 
 from stepflow.errors import Forbidden, Invalid, NotFound, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
-from stepflow.store import (
+from stepflow.store.checks import check_key, check_range, check_txn
+from stepflow.store.etcd.client import (
+    LEASE_GRANT,
+    LEASE_KEEP_ALIVE,
+    LEASE_REVOKE,
+    RANGE,
+    STATUS,
+    TXN,
+    TXN_READING,
+    EtcdClient,
+    check_version,
+)
+from stepflow.store.etcd.metrics import read_metrics
+from stepflow.store.etcd.watch import EtcdWatch, Watches
+from stepflow.store.protocol import (
     PAGE_BYTES_MAX,
     PAGE_KEYS_MAX,
     Compare,
@@ -37,23 +51,7 @@ from stepflow.store import (
     StoreUnavailable,
     Txn,
     TxnResult,
-    check_key,
-    check_range,
-    check_txn,
 )
-from stepflow.store.etcd.client import (
-    LEASE_GRANT,
-    LEASE_KEEP_ALIVE,
-    LEASE_REVOKE,
-    RANGE,
-    STATUS,
-    TXN,
-    TXN_READING,
-    EtcdClient,
-    check_version,
-)
-from stepflow.store.etcd.metrics import read_metrics
-from stepflow.store.etcd.watch import EtcdWatch, Watches
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -17,19 +17,16 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grpc import aio
 
 from stepflow.errors import DataLoss, Forbidden, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
-from stepflow.store import Event, KeyValue, StoreCompacted, StoreUnavailable, WatchBatch
 from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain, is_cancelled, needs_login, version_of
+from stepflow.store.protocol import KeyValue, StoreCompacted, StoreEvent, StoreUnavailable, WatchBatch
+from stepflow.store.watch_queue import WatchQueue
 from stepflow.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 log = get_logger(__name__)
 
@@ -42,9 +39,6 @@ CREATE_S = 2.0
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
 
-WATCH_BACKLOG_MAX = 10_000
-"""Revisions that wait for a watch's owner."""
-
 PROGRESS_TOLD_RIGHT = (3, 5, 8)
 """From this version on an answer of progress never overtakes an event (etcd issue 15220)."""
 
@@ -55,46 +49,24 @@ class _Broken(Exception):
     """The stream is of no use any more; the watch is."""
 
 
-class EtcdWatch:
-    """See `stepflow.store.Watch`."""
+class EtcdWatch(WatchQueue):
+    """A watch that survives its streams. The owner iterates; `Watches` ticks it."""
 
     def __init__(self, watches: Watches, prefix: bytes, end: bytes, strip: int, from_revision: int) -> None:
+        super().__init__()
         self._watches = watches
         self._client = watches.client
         self._prefix, self._end, self._strip = prefix, end, strip
         self._next = from_revision
         self._fragments: list[pb.Event] = []
-        self._batches: deque[WatchBatch] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: StepflowError | None = None
-        self._closed = False
         self._stream: aio.StreamStreamCall[Any, Any] | None = None
         self._patience: asyncio.Timeout | None = None
         self._heard_s = 0.0
         self._created = False
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="etcd watch")
 
-    # -- the owner's side -----------------------------------------------------------------------------------------
-
-    def __aiter__(self) -> AsyncIterator[WatchBatch]:
-        return self
-
-    async def __anext__(self) -> WatchBatch:
-        while not self._batches:
-            if self._closed:
-                raise StopAsyncIteration
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._batches.popleft()
-
     def close(self) -> None:
-        self._closed = True
-        self._batches.clear()
+        self.close_queue()
         self.stop()
 
     @property
@@ -118,7 +90,7 @@ class EtcdWatch:
     def stop(self) -> None:
         self._task.cancel()
         self._watches.remove(self)
-        self._wake()
+        self.wake_owner()
 
     async def ended(self) -> None:
         await asyncio.gather(self._task, return_exceptions=True)
@@ -225,7 +197,7 @@ class EtcdWatch:
         """Hand on the revisions that are complete: all of them, or all but the last, whose rest is to come."""
         last = 0 if whole else self._fragments[-1].kv.mod_revision
         revision = 0
-        events: list[Event] = []
+        events: list[StoreEvent] = []
         kept: list[pb.Event] = []
         for event in self._fragments:
             changed_at = event.kv.mod_revision
@@ -240,31 +212,21 @@ class EtcdWatch:
             events.append(self._event(event))
         self._append(revision, events)
         self._fragments = kept
-        if len(self._batches) > WATCH_BACKLOG_MAX:
-            self._batches.clear()
-            raise StoreCompacted(
-                "STORE_COMPACTED",
-                f"the watch of {self._prefix.decode()!r} fell {WATCH_BACKLOG_MAX:,} revisions behind",
-                compacted=self._next - 1,
-            )
+        self.check_backlog(self._prefix.decode(), self._next - 1)
         if self._batches:
-            self._wake()
+            self.wake_owner()
 
-    def _append(self, revision: int, events: list[Event]) -> None:
+    def _append(self, revision: int, events: list[StoreEvent]) -> None:
         if events:
             self._batches.append(WatchBatch(revision, tuple(events)))
             self._next = revision + 1
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _event(self, event: pb.Event) -> Event:
+    def _event(self, event: pb.Event) -> StoreEvent:
         kv = event.kv
         key = kv.key[self._strip :].decode()
         if event.type == pb.Event.TYPE_DELETE:
-            return Event("delete", KeyValue(key, b"", 0, kv.mod_revision, 0))
-        return Event("put", KeyValue(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
+            return StoreEvent("delete", KeyValue(key, b"", 0, kv.mod_revision, 0))
+        return StoreEvent("put", KeyValue(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
 
     def _cancelled(self, response: pb.WatchResponse) -> Exception:
         """Return what it means that the server ended the watch."""

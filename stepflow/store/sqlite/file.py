@@ -17,8 +17,8 @@ import sqlite3
 from pathlib import Path
 
 from stepflow.errors import DataLoss, NotFound, StepflowError
-from stepflow.store import StoreUnavailable, StoreUnreadable
-from stepflow.store.sqlite.engine import SCHEMA
+from stepflow.store.protocol import StoreUnavailable, StoreUnreadable
+from stepflow.store.sqlite.table import SCHEMA
 
 MEMORY = ":memory:"
 
