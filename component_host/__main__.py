@@ -79,7 +79,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.registration import Registration
     from component_host.service import HostService
     from component_host.supervision.start_retries import Revival
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.server import RpcServer
     from stepflow.store.blobs import BlobStore
 
     config = read_options(options)
@@ -98,7 +98,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         health = await stack.enter_async_context(process.open_health(common))
         store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
-        server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
+        server = RpcServer(tls=common.tls, insecure=common.insecure, link=True, health=health)
         service = HostService(host, capacity=config.capacity)
         service.add_to(server)
         stack.push_async_callback(server.stop)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from component_host.host import ComponentHost
     from component_host.stream import HostStream
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.server import RpcServer
 
 log = get_logger(__name__)
 
@@ -52,7 +52,7 @@ class HostService:
         self._connections: dict[Account, _Connection] = {}
         self._draining = False
 
-    def add_to(self, server: Server) -> None:
+    def add_to(self, server: RpcServer) -> None:
         """Serve it there."""
         server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
 

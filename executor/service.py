@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from executor.executor import Executor
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.server import RpcServer
     from stepflow.run.views import StepEvent
 
 log = get_logger(__name__)
@@ -49,7 +49,7 @@ class ExecutorService:
         self._executor = executor
         self._watches: dict[str, list[_Events]] = {}
 
-    def add_to(self, server: Server) -> None:
+    def add_to(self, server: RpcServer) -> None:
         """Serve it there."""
         server.add(pb.DESCRIPTOR.services_by_name["ExecutorService"], _register, self)
 

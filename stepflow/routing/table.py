@@ -104,7 +104,7 @@ class NoRoute(msgspec.Struct, frozen=True):
 _ROUTING_FAILED = "error routing component"
 
 
-class _Choice(msgspec.Struct, frozen=True):
+class _RouteChoice(msgspec.Struct, frozen=True):
     """The rules of a path that depend on the input, and what holds when none does."""
 
     candidates: tuple[tuple[Rule, Target], ...]
@@ -129,32 +129,32 @@ class RouteTable:
         self._plugins = plugins
         named = {rule.plugin for rules in self._routes.values() for rule in rules}
         self._matchers = {name: _Matcher(plugins.get(name, _UNHEARD)) for name in named}
-        self._remembered: dict[str, Target | NoRoute | _Choice] = {}
+        self._remembered: dict[str, Target | NoRoute | _RouteChoice] = {}
 
     def resolve(self, path: str, input: Json) -> Target | NoRoute:
         """Find the target of the component path `path` for a step's resolved input."""
         found = self._remembered.get(path)
         if found is None:
             found = self._remember(path)
-        if found.__class__ is _Choice:
+        if found.__class__ is _RouteChoice:
             return found.pick(input.tree)
-        return found  # type: ignore[return-value]  # not a _Choice; compared by class, twice as fast as isinstance
+        return found  # type: ignore[return-value]  # not a _RouteChoice; compared by class, twice as fast as isinstance
 
     def may_be_engine(self, path: str) -> bool:
         """Tell whether some input can make `path` lead to a component of the engine itself."""
         found = self._remembered.get(path) or self._remember(path)
-        if isinstance(found, _Choice):
+        if isinstance(found, _RouteChoice):
             targets: list[Target | NoRoute] = [target for _, target in found.candidates]
             return any(_is_engine(target) for target in (*targets, found.otherwise))
         return _is_engine(found)
 
-    def _remember(self, path: str) -> Target | NoRoute | _Choice:
+    def _remember(self, path: str) -> Target | NoRoute | _RouteChoice:
         if len(self._remembered) >= REMEMBERED_PATHS_MAX:
             self._remembered.clear()
         found = self._remembered[path] = self._plan(path)
         return found
 
-    def _plan(self, path: str) -> Target | NoRoute | _Choice:
+    def _plan(self, path: str) -> Target | NoRoute | _RouteChoice:
         """Walk all rules that `path` can meet, up to the first one that needs no look at the input."""
         attempts = self._attempts(path)
         conditional: list[tuple[Rule, Target]] = []
@@ -171,10 +171,10 @@ class RouteTable:
                 continue
             target = self._target(rule, component, path_params)
             if not rule.conditions:
-                return _Choice(tuple(conditional), target) if conditional else target
+                return _RouteChoice(tuple(conditional), target) if conditional else target
             conditional.append((rule, target))
         if conditional:
-            return _Choice(tuple(conditional), _unmet(path))
+            return _RouteChoice(tuple(conditional), _unmet(path))
         return self._nowhere(path, matched=bool(attempts), unlisted=unlisted, excluded=excluded)
 
     def _attempts(self, path: str) -> list[tuple[Rule, str]]:

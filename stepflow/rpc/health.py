@@ -42,7 +42,7 @@ STORE_LOST_S_MAX = STORE_FAILURES_MAX * (STORE_CHECK_S + STORE_ANSWER_S)
 SERVICE_NAME: str = health.SERVICE_NAME
 
 
-class Health:
+class ProcessHealth:
     """The health of one process, for all servers that it has. Not ready until `begin`."""
 
     def __init__(self) -> None:
@@ -121,4 +121,4 @@ async def _answers(store: Store) -> bool:
     return True
 
 
-__all__ = ["LIVENESS", "READINESS", "STORE_LOST_S_MAX", "Health"]
+__all__ = ["LIVENESS", "READINESS", "STORE_LOST_S_MAX", "ProcessHealth"]

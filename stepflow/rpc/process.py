@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stepflow.rpc.health import Health
+    from stepflow.rpc.health import ProcessHealth
     from stepflow.rpc.tls import Tls
     from stepflow.store.etcd.config import EtcdConfig
     from stepflow.store.etcd.store import EtcdStore
@@ -118,13 +118,13 @@ def read_options(options: argparse.Namespace) -> ServiceConfig:
 
 
 @asynccontextmanager
-async def open_health(config: ServiceConfig) -> AsyncIterator[Health]:
+async def open_health(config: ServiceConfig) -> AsyncIterator[ProcessHealth]:
     """Answer probes until the block ends, from before the store is there: whoever waits for it is alive."""
-    from stepflow.rpc.health import Health
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.health import ProcessHealth
+    from stepflow.rpc.server import RpcServer
 
-    health = Health()
-    probes = Server(insecure=True, health=health)
+    health = ProcessHealth()
+    probes = RpcServer(insecure=True, health=health)
     try:
         if config.health_listen:
             await probes.start(config.health_listen)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import Invalid, Refused, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, StepflowError
 from stepflow.rpc import health
 from stepflow.rpc.errors import status_of
-from stepflow.rpc.health import Health
+from stepflow.rpc.health import ProcessHealth
 from stepflow.rpc.options import CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
 from stepflow.rpc.tls import is_loopback, parse_address
 from stepflow.telemetry import get_logger
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
-class Server:
+class RpcServer:
     """A gRPC server. `add` services, `start`, and `stop` in the end."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Server:
         insecure: bool = False,
         link: bool = False,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
-        health: Health | None = None,
+        health: ProcessHealth | None = None,
     ) -> None:
         """`insecure`: listen anywhere although there is no TLS. `link`: it is other services that connect.
         `message_bytes_max`: what is received at most. `health`: of the process; without it the server is ready as soon
@@ -53,7 +53,7 @@ class Server:
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
         self._names: list[str] = []
         self._own_health = health is None
-        self._health = health or Health()
+        self._health = health or ProcessHealth()
 
     def add(self, service: ServiceDescriptor, register: Callable[[Any, Any], None], servicer: object) -> None:
         """Serve a service; `register` is the generated `add_…Servicer_to_server`."""
@@ -69,7 +69,7 @@ class Server:
 
         Raises:
             Invalid: `ADDRESS_INVALID`, `TLS_INVALID`, `TLS_REQUIRED` (not a loopback address, and no TLS).
-            Refused: `LISTEN_FAILED`, the port is taken or the address is not ours.
+            FailedPrecondition: `LISTEN_FAILED`, the port is taken or the address is not ours.
         """
         host, _ = parse_address(listen)
         if self._tls is None and not self._insecure and not is_loopback(listen):
@@ -86,7 +86,9 @@ class Server:
         except RuntimeError:
             port = 0
         if not port:
-            raise Refused("LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not ours")
+            raise FailedPrecondition(
+                "LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not ours"
+            )
         await self._server.start()
         await self._health.open()
         if self._own_health:
@@ -165,4 +167,4 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
     await context.abort(code, status.message, trailing_metadata=metadata)
 
 
-__all__ = ["Server"]
+__all__ = ["RpcServer"]

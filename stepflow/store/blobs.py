@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, blob_id
-from stepflow.errors import DataLoss, Invalid, NotFound, Refused, StepflowError, Unavailable
+from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError, Unavailable
 from stepflow.proxies import named_proxy, no_proxy_with_loopback, through
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class BlobStore:
 
         Raises:
             Invalid: `BLOB_STORE_INVALID`, not a location that anybody serves.
-            Refused: `BLOB_STORE_REFUSED`, the path is no directory.
+            FailedPrecondition: `BLOB_STORE_REFUSED`, the path is no directory.
         """
         text = os.fspath(location)
         scheme, separator, rest = text.partition("://")
@@ -100,7 +100,7 @@ class BlobStore:
 
         Raises:
             Invalid: `PAYLOAD_TOO_LARGE`, `BLOB_SCOPE_INVALID`, `BLOB_TYPE_INVALID`.
-            Unavailable, Refused: `BLOB_STORE_UNAVAILABLE`, `BLOB_STORE_REFUSED`; it may have been stored.
+            Unavailable, FailedPrecondition: `BLOB_STORE_UNAVAILABLE`, `BLOB_STORE_REFUSED`; it may have been stored.
         """
         if len(content) > PAYLOAD_BYTES_MAX:
             raise Invalid(
@@ -123,7 +123,7 @@ class BlobStore:
             NotFound: `BLOB_NOT_FOUND`.
             Invalid: `BLOB_ID_INVALID`, `BLOB_SCOPE_INVALID`.
             DataLoss: `BLOB_CORRUPT`, what lies there has another hash.
-            Unavailable, Refused: `BLOB_STORE_UNAVAILABLE`, `BLOB_STORE_REFUSED`.
+            Unavailable, FailedPrecondition: `BLOB_STORE_UNAVAILABLE`, `BLOB_STORE_REFUSED`.
         """
         if not _ID.fullmatch(identity):
             raise Invalid("BLOB_ID_INVALID", f"{identity[:80]!r} is not a blob id: 64 hexadecimal digits")
@@ -197,7 +197,7 @@ class _Directory:
 
     def __init__(self, root: Path) -> None:
         if root.exists() and not root.is_dir():
-            raise Refused("BLOB_STORE_REFUSED", f"{root} is not a directory")
+            raise FailedPrecondition("BLOB_STORE_REFUSED", f"{root} is not a directory")
         self._root = root
 
     async def write(self, path: str, content: bytes, blob_type: str) -> None:
@@ -317,7 +317,7 @@ def _sync_folder(folder: Path) -> None:
 def _explain_os(error: OSError, root: Path) -> StepflowError:
     text = f"blobs in {root}: {error.strerror or error}"
     if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
-        return Refused("BLOB_STORE_REFUSED", text)
+        return FailedPrecondition("BLOB_STORE_REFUSED", text)
     return Unavailable("BLOB_STORE_UNAVAILABLE", text)
 
 
@@ -409,7 +409,7 @@ class _Bucket:
         text = f"blobs in {self._name}: {_first_line(error)}"
         refused = ("PermissionDeniedError", "UnauthenticatedError", "PermissionError", "InvalidPathError")
         if type(error).__name__ in refused:
-            return Refused("BLOB_STORE_REFUSED", text)
+            return FailedPrecondition("BLOB_STORE_REFUSED", text)
         asked = re.search(r"https?://[^\s\"')]+", str(error))
         way = through(named_proxy(asked[0], os.environ)) if asked else ""
         return Unavailable("BLOB_STORE_UNAVAILABLE", text + (f"; the request goes{way}" if way else ""))

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from stepflow.errors import Conflict, Refused, Unavailable
+from stepflow.errors import Conflict, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,7 +59,7 @@ class StoreCompacted(Conflict):
     """The requested history is gone: list again. `details["compacted"]` is the last revision without history."""
 
 
-class StoreUnreadable(Refused):
+class StoreUnreadable(FailedPrecondition):
     """This database cannot be opened: locked, another format, a later version, no permission; see the reason."""
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stepflow.errors import DataLoss, NotFound, Refused, StepflowError
+from stepflow.errors import DataLoss, FailedPrecondition, NotFound, StepflowError
 from stepflow.store import (
     Delete,
     KeyValue,
@@ -216,10 +216,10 @@ def test_a_reader_changes_nothing_and_says_so(tmp_path: Path) -> None:
             await put(store, "a", b"1", lease=lease)
             async with opened(path, read_only=True) as reader:
                 for call in (put(reader, "a", b"2"), delete(reader, "a"), reader.lease_grant(5)):
-                    with pytest.raises(Refused) as caught:
+                    with pytest.raises(FailedPrecondition) as caught:
                         await call
                     assert caught.value.reason == "STORE_READ_ONLY"
-                with pytest.raises(Refused):
+                with pytest.raises(FailedPrecondition):
                     reader.watch("a")
                 assert await reader.get("a") == KeyValue("a", b"1", 2, 2, 1, lease)
                 assert [kv.key async for kv in range_all(reader, "")] == ["a"]

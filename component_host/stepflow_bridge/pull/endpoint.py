@@ -23,7 +23,7 @@ from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure, Invalid, NotFound, Overloaded, Refused, Unavailable
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 from stepflow.rpc.tls import parse_address
 from stepflow.telemetry import get_logger
 
@@ -75,7 +75,7 @@ class PullDoor:
         self._advertise = advertise
         self._insecure = insecure
         self._entrances: dict[str, Entrance] = {}
-        self._server: Server | None = None
+        self._server: RpcServer | None = None
         self._opening = asyncio.Lock()
         self._callbacks = 0
         self._blobs = asyncio.Semaphore(BLOBS_MAX)
@@ -110,7 +110,7 @@ class PullDoor:
             )
         import grpc  # behind stepflow.rpc, which sets it up
 
-        server = Server(insecure=self._insecure, message_bytes_max=RECEIVE_BYTES_MAX)
+        server = RpcServer(insecure=self._insecure, message_bytes_max=RECEIVE_BYTES_MAX)
         server.add_methods(
             TASKS_SERVICE,
             {

@@ -96,7 +96,7 @@ class EtcdStore:
 
         Raises:
             StoreUnavailable: `STORE_UNREACHABLE`, no endpoint answered; try again.
-            Refused: `ETCD_VERSION_REFUSED`.
+            FailedPrecondition: `ETCD_VERSION_REFUSED`.
             Invalid: `ETCD_CONFIG_INVALID`, such as a file that cannot be read.
             Unauthenticated, Forbidden: the login.
         """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepflow.errors import Invalid, Refused
+from stepflow.errors import FailedPrecondition, Invalid
 from stepflow.store.checks import check_key, check_range, check_txn
 from stepflow.store.protocol import (
     Compare,
@@ -195,7 +195,7 @@ class Engine:
 
     def _check_writable(self) -> None:
         if self._read_only:
-            raise Refused("STORE_READ_ONLY", "this database was opened for reading only")
+            raise FailedPrecondition("STORE_READ_ONLY", "this database was opened for reading only")
 
 
 def _point_keys(ops: tuple[Op, ...]) -> list[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepflow.errors import Refused
+from stepflow.errors import FailedPrecondition
 from stepflow.store.protocol import (
     PAGE_KEYS_MAX,
     KeyValue,
@@ -113,7 +113,9 @@ class SqliteStore:
 
     def watch(self, prefix: str, *, from_revision: int = 0) -> SqliteWatch:
         if self._read_only:
-            raise Refused("STORE_READ_ONLY", "a database opened for reading only does not change and has no watches")
+            raise FailedPrecondition(
+                "STORE_READ_ONLY", "a database opened for reading only does not change and has no watches"
+            )
         watch = SqliteWatch(prefix, self._watches)
         if self._closed:
             watch.fail(self._gone())

@@ -18,7 +18,7 @@ from support.etcd import FAST, EtcdServer, leader_of, running_cluster, running_e
 from support.proxy import TcpProxy
 
 from stepflow import telemetry
-from stepflow.errors import Invalid, NotFound, Refused, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
 from stepflow.store import (
     KeyValue,
     Put,
@@ -640,7 +640,7 @@ def test_a_server_with_smaller_limits_refuses_for_good(tmp_path: Path, size: int
 
 @pytest.mark.parametrize("version", ["3.5.0", "3.5.1", "3.5.2", "3.5.2-rc.1"])
 def test_a_version_that_can_lose_data_is_refused(version: str) -> None:
-    with pytest.raises(Refused, match=r"3\.5\.17") as caught:
+    with pytest.raises(FailedPrecondition, match=r"3\.5\.17") as caught:
         check_version(version, "here:1")
     assert caught.value.reason == "ETCD_VERSION_REFUSED"
 

@@ -32,7 +32,7 @@ from stepflow.routing.table import Rule
 from stepflow.rpc import options
 from stepflow.rpc.channel import open_channel
 from stepflow.rpc.errors import error_of
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 from stepflow.store import delete, keys
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
@@ -54,7 +54,7 @@ def config(routes: Mapping[str, Sequence[Rule]] = RULES) -> Config:
 class LinkedHost:
     host: ComponentHost
     work: Work
-    server: Server
+    server: RpcServer
     service: HostService
     registration: Registration
     proxy: TcpProxy
@@ -79,7 +79,7 @@ class LinkedWorld(World):
         work = Work()
         host = ComponentHost(f"host-{len(self.linked)}", {"work": work}, self.blobs)
         await host.start()
-        server = Server(link=True)
+        server = RpcServer(link=True)
         service = HostService(host, capacity=capacity)
         service.add_to(server)
         address = await server.start(listen)
