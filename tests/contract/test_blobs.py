@@ -158,7 +158,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         yield Place(BlobStore.open(root), names, lambda name, content: (root / name).write_bytes(content) and None)
     elif request.param == "memory":
         store = BlobStore.open("memory://")
-        blobs: dict[str, tuple[bytes, str]] = store._place._blobs  # type: ignore[attr-defined]  # the back door
+        blobs: dict[str, tuple[bytes, str]] = store._backend._blobs  # type: ignore[attr-defined]  # the back door
         yield Place(store, lambda: sorted(blobs), lambda name, content: blobs.update({name: (content, "data")}))
     else:
         with s3_server() as (url, bucket):

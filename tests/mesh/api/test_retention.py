@@ -203,7 +203,7 @@ def test_batches_and_the_blobs_of_runs_go_too(api: Any) -> None:
         swept_by, fence = await retention(mesh, store_bytes_max=0)
         assert set((await swept_by.sweep(fence, 2**50)).removed) == {large, batch}
         assert await keys_of(mesh, batch) == set()
-        assert not [path for path in mesh.blobs._place._blobs if large in path]
+        assert not [path for path in mesh.blobs._backend._blobs if large in path]
 
     run(work())
 
