@@ -33,7 +33,7 @@ DOMAIN = "stepflow.mesh"
 ERROR_TEXT_BYTES_MAX = 2_000
 ERROR_DETAIL_CHARS_MAX = 1_000
 ERROR_DETAILS_MAX = 12
-"""An error travels in the trailing metadata, of which clients take 8 KiB; base64 makes it a third larger."""
+"""Errors travel in the trailing metadata; clients accept 8 KiB of it, and base64 adds a third."""
 
 _FAMILIES: dict[str, type[StepflowError]] = {
     family.status: family
@@ -45,7 +45,7 @@ _FAMILIES: dict[str, type[StepflowError]] = {
 
 
 def status_of(error: StepflowError) -> status_pb2.Status:
-    """Return the status that stands for an error, details included as far as they fit."""
+    """Return the gRPC status of an error, with as many details as fit."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for name, value in list(error.details.items())[:ERROR_DETAILS_MAX]:
         text = value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,6 +1,6 @@
-"""gRPC servers: TLS, health, reflection, and exceptions turned into statuses.
+"""gRPC servers: TLS, health, reflection, and errors translated into statuses.
 
-A server listens beyond loopback only with TLS, or when it is told that insecure is meant.
+A server listens beyond loopback only with TLS or an explicit `insecure`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 
 class RpcServer:
-    """A gRPC server. `add` services, `start`, and `stop` in the end."""
+    """A gRPC server: `add` services, `start`, finally `stop`."""
 
     def __init__(
         self,
@@ -40,12 +40,16 @@ class RpcServer:
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         health: ProcessHealth | None = None,
     ) -> None:
-        """`insecure`: listen anywhere although there is no TLS. `link`: it is other services that connect.
-        `message_bytes_max`: what is received at most. `health`: of the process; without it the server is ready as soon
-        as it listens.
+        """Create a server that does not listen yet.
+
+        Args:
+            insecure: listen beyond loopback without TLS.
+            link: the clients are other services, which ping often.
+            message_bytes_max: largest message received.
+            health: the health of the process; without it the server is ready as soon as it listens.
         """
         self.address = ""
-        """Where it listens, with the real port."""
+        """Listening address with the actual port; empty before `start`."""
         self._tls = tls
         self._insecure = insecure
         pings = LINK_PINGS if link else CLIENT_PINGS
@@ -61,15 +65,15 @@ class RpcServer:
         self._names.append(service.full_name)
 
     def add_methods(self, service: str, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-        """Serve methods under the name of a service that has no description here."""
+        """Serve methods of a service without a descriptor here."""
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
 
     async def start(self, listen: str) -> str:
-        """Listen at HOST:PORT (port 0: any that is free) and return the address with its port.
+        """Listen at HOST:PORT (port 0: any free port) and return the address with its port.
 
         Raises:
             Invalid: `ADDRESS_INVALID`, `TLS_INVALID`, `TLS_REQUIRED` (not a loopback address, and no TLS).
-            FailedPrecondition: `LISTEN_FAILED`, the port is taken or the address is not ours.
+            FailedPrecondition: `LISTEN_FAILED`, the port is taken, or the address belongs to another machine.
         """
         host, _ = parse_address(listen)
         if self._tls is None and not self._insecure and not is_loopback(listen):
@@ -77,6 +81,7 @@ class RpcServer:
                 "TLS_REQUIRED",
                 f"{listen} can be reached from other machines: give --tls-cert and --tls-key, or say --insecure",
             )
+
         self._add_health_and_reflection()
         try:
             if self._tls is None:
@@ -87,8 +92,9 @@ class RpcServer:
             port = 0
         if not port:
             raise FailedPrecondition(
-                "LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not ours"
+                "LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not this machine's"
             )
+
         await self._server.start()
         await self._health.open()
         if self._own_health:
@@ -103,13 +109,13 @@ class RpcServer:
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Refuse new calls, give those in flight the grace, then cut them. Safe to repeat."""
+        """Refuse new calls, let calls in flight finish for `grace_s`, then cancel them. Idempotent."""
         await self._health.drain()
         await self._server.stop(grace_s)
 
 
 class _Errors(grpc.aio.ServerInterceptor):
-    """Turns what our services raise into statuses."""
+    """Translates exceptions of the mesh's services into statuses."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
@@ -118,6 +124,7 @@ class _Errors(grpc.aio.ServerInterceptor):
         method: str = handler_call_details.method
         if handler is None or not method.startswith("/stepflow."):
             return handler
+
         kind = "_".join(
             "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
         )
@@ -142,7 +149,7 @@ def _guard_unary(method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -
 
 def _guard_stream(method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     if not inspect.isasyncgenfunction(behaviour):
-        return _guard_unary(method, behaviour)  # it writes to the context
+        return _guard_unary(method, behaviour)  # replies through the context
 
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         try:

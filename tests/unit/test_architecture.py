@@ -14,7 +14,7 @@ PURE = (
     "stepflow/flow",
     "stepflow/run",
     "stepflow/retry.py",
-    "stepflow/routing/table.py",
+    "stepflow/routing",
     "stepflow/errors.py",
     "stepflow/codec.py",
     "stepflow/pull",
