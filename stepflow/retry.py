@@ -151,10 +151,12 @@ def backoff_from_tree(tree: Any) -> Backoff:
     kind = tree.get("type")
     if not isinstance(kind, str) or kind not in BACKOFF_MEMBERS:
         raise _invalid("type", "must be one of `constant`, `exponential`, `fibonacci`")
+
     members = BACKOFF_MEMBERS[kind]
     for name in tree:
         if name not in members:
             raise _invalid(str(name), f"is not a member of a {kind} back-off, which has {_listing(members)}")
+
     if kind == "constant":
         delay = _delay(tree, "delayMs", 1_000)
         return Backoff("constant", delay, delay)
@@ -237,9 +239,11 @@ def backoff_from_proto(message: retry_pb2.Backoff) -> Backoff:
         message.KIND_EXPONENTIAL: "exponential",
         message.KIND_FIBONACCI: "fibonacci",
     }
+
     kind = kinds.get(message.kind)
     if kind is None:
         raise _invalid("kind", f"is {message.kind}, which this version does not know")
+
     factor = message.factor or DEFAULT_BACKOFF.factor
     if not math.isfinite(factor) or not 1 <= factor <= FACTOR_MAX:
         raise _invalid("factor", f"must be a number from 1 to {FACTOR_MAX:g}")

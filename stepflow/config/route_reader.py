@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stepflow.config.model import DocumentPath
 
 _RULE_SLIPS = {
-    "params": "is passed on as one parameter named `params`; write its members beside `plugin`",
+    "params": "is passed on as one parameter named `params`; write its members next to `plugin`",
     "component": "does not rename the component; it is passed on as a parameter",
 }
 

@@ -76,6 +76,7 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
     made.add_argument("--etcd-key", metavar="FILE")
     made.add_argument("--etcd-user", default="", metavar="NAME", help="password: STEPFLOW_ETCD_PASSWORD")
     made.add_argument("--blobs", required=True, metavar="URL", help="a shared directory, or s3://, gs://, az://")
+
     made.add_argument("--tls-cert", metavar="FILE", help="certificate of this process, PEM")
     made.add_argument("--tls-key", metavar="FILE")
     made.add_argument("--tls-ca", metavar="FILE", help="authority of all services; only its clients are served")
@@ -84,6 +85,7 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
     made.add_argument(
         "--health-listen", default="", metavar="HOST:PORT", help="answer health checks here too, without TLS"
     )
+
     made.add_argument("--log-level", default="info", choices=sorted(telemetry.LEVELS))
     made.add_argument("--log-format", default="text", choices=telemetry.FORMATS)
     return made

@@ -50,11 +50,13 @@ class RpcServer:
         """
         self.address = ""
         """Listening address with the actual port; empty before `start`."""
+
         self._tls = tls
         self._insecure = insecure
         pings = LINK_PINGS if link else CLIENT_PINGS
         options = (*SERVER_OPTIONS, *pings, ("grpc.max_receive_message_length", message_bytes_max))
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
+
         self._names: list[str] = []
         self._own_health = health is None
         self._health = health or ProcessHealth()

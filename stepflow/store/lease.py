@@ -80,6 +80,7 @@ class LeaseKeeper:
         self._retry_s = ttl_s / RETRIES_PER_TTL
         self._good_s = ttl_s * (1 - LEASE_MARGIN_S / LEASE_TTL_S)
         self._clock = clock
+
         self._valid_until_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._thread: _RenewingThread | None = None
@@ -124,6 +125,7 @@ class LeaseKeeper:
             await asyncio.sleep(self._interval_s if well else self._retry_s)
             was_well, well = well, False
             sent = self._clock()
+
             try:
                 async with asyncio.timeout(self._interval_s):  # a silent store must not delay the next keep-alive
                     await self._store.lease_keep_alive(self.lease)

@@ -91,10 +91,12 @@ class FencedWriter:
         )  # identifies the writer in the cursor's value, as the version alone does not
         self._clock_valid = clock_valid
         self._on_lost = on_lost
+
         self._queue: deque[Submission] = deque()
         self._singly = 0  # number of the next submissions that each go alone
         self._backlog_bytes = 0
         self._gone: StepflowError | None = None  # why this writer has ended
+
         self._wake: asyncio.Future[None] | None = None
         self._in_flight: Flush | None = None
         self._idle = asyncio.Event()
@@ -132,6 +134,7 @@ class FencedWriter:
             (Put(session, session_value, lease), Put(cursor, b"1", lease)),
             (Get(session), Get(cursor)),
         )
+
         result = await _decide_registration(store, txn, executor_id)
         token = result.revision if result.succeeded else _token_of_lost_reply(result, session_value, lease)
         if not token:

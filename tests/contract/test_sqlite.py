@@ -449,7 +449,7 @@ async def limit_pages(store: SqliteStore, pages: int) -> None:
 
 
 async def pragma(store: SqliteStore, text: str) -> None:
-    await store._ask(lambda engine: engine._db.execute(f"PRAGMA {text}").fetchall())
+    await store._ask(lambda engine: engine._table._db.execute(f"PRAGMA {text}").fetchall())
 
 
 def test_a_store_leaves_no_thread_behind(tmp_path: Path) -> None:

@@ -315,12 +315,14 @@ def explain(error: aio.AioRpcError, endpoint: str) -> StepflowError:
             return Invalid("TXN_TOO_LARGE", f"etcd refused the request: {text}; see --max-request-bytes")
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "space exceeded" in text:
             return StoreUnavailable("STORE_FULL", f"etcd at {endpoint} is full and takes no writes")
+
         case grpc.StatusCode.NOT_FOUND if "lease not found" in text:
             return NotFound("LEASE_GONE", "the lease has ended")
         case grpc.StatusCode.OUT_OF_RANGE if "compacted" in text:
             return StoreCompacted("STORE_COMPACTED", "etcd has no such old revision any more")
         case grpc.StatusCode.OUT_OF_RANGE if "future" in text:
             return Invalid("REVISION_IN_FUTURE", "etcd has no such revision yet")
+
         case grpc.StatusCode.UNAUTHENTICATED:
             return Unauthenticated("STORE_LOGIN_REFUSED", f"etcd at {endpoint} refused the login: {text}")
         case grpc.StatusCode.PERMISSION_DENIED:
@@ -329,6 +331,7 @@ def explain(error: aio.AioRpcError, endpoint: str) -> StepflowError:
             return DataLoss("STORE_CORRUPT", f"etcd at {endpoint} reports damaged data: {text}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return StoreUnavailable("STORE_TIMEOUT", f"etcd at {endpoint} did not answer in time")
+
         case _:
             return StoreUnavailable("STORE_UNAVAILABLE", f"etcd at {endpoint}: {code.name}: {text}")
 

@@ -81,6 +81,7 @@ class EtcdMessages:
                     put.lease = op.lease
                 if op.ignore_lease:
                     put.ignore_lease = True
+
             case Delete():
                 into.request_delete_range.key = self.key(op.key)
             case DeletePrefix():
@@ -88,6 +89,7 @@ class EtcdMessages:
                 delete.key, delete.range_end = self.bounds(op.prefix, "")
             case Get():
                 into.request_range.key = self.key(op.key)
+
             case Range():
                 ranged = into.request_range
                 ranged.key, ranged.range_end = self.bounds(op.prefix, op.after)

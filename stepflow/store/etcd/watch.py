@@ -169,6 +169,7 @@ class EtcdWatch(WatchQueue):
         self._heard_s = time.monotonic()
         self._created = False
         self._stream = stream
+
         try:
             await stream.write(pb.WatchRequest(create_request=create))
             while True:

@@ -82,6 +82,7 @@ class SqliteStore:
         """
         text = str(path)
         store = cls(text if text == file.MEMORY else str(Path(text)), read_only=read_only)
+
         store._thread.start()
         try:
             await asyncio.shield(store._opened)
