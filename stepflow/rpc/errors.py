@@ -65,7 +65,7 @@ def _cut(text: str) -> str:
 
 
 def family(status: str) -> type[StepflowError]:
-    """Return the family of a status's name; Refused for one that has none."""
+    """Return the family of a status's name; FailedPrecondition for an unknown status."""
     return _FAMILIES.get(status, FailedPrecondition)
 
 
