@@ -7,10 +7,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from control_plane.admission import RunRequest
 from control_plane.api.flows import read_flow
 from control_plane.api.messages import MessageWriter, run_message
 from control_plane.api.values import struct_tree
-from control_plane.control_plane import RunRequest
 from control_plane.listing import RunFilter, page_size
 from control_plane.retention import delete_run
 from control_plane.signals import signal

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from control_plane.api.cluster import BlobsServicer, ClusterServicer, ComponentsServicer
+from control_plane.api.blobs import BlobsServicer
+from control_plane.api.cluster import ClusterServicer
+from control_plane.api.components import ComponentsServicer
 from control_plane.api.flows import FlowsServicer
 from control_plane.api.runs import RunsServicer
 from control_plane.api.values import Values

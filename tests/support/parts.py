@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.backend import ComponentInfo, Health, Listing
 from component_host.host import ComponentHost
-from control_plane.control_plane import ControlPlane, RunRequest
+from control_plane.admission import RunRequest
+from control_plane.control_plane import ControlPlane
 from executor.executor import Executor
 from executor.hosts.pool import Peer
 from stepflow.codec import decode, encode

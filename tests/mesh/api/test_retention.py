@@ -10,7 +10,7 @@ import pytest
 from support import wait_until_async
 from support.api import api_mesh
 
-from control_plane.control_plane import RunRequest
+from control_plane.admission import RunRequest
 from control_plane.retention import QuotaGate, Retention, RetentionPolicy, delete_run
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.signals import signal

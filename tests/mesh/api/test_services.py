@@ -12,7 +12,7 @@ from support import text_of, wait_until_async
 from support.authority import Authority
 from support.mesh import Gate, Processes, gated_config, processes
 
-from control_plane.control_plane import RunRequest
+from control_plane.admission import RunRequest
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.flow import flow_from_tree
