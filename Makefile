@@ -39,8 +39,10 @@ fmt: $(STAMP) ## format the code and apply the safe fixes of the linter
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
-lint: $(STAMP) ## look for mistakes (ruff)
-	@$(BIN)/ruff check --quiet --output-format concise . && echo "lint: ok"
+lint: $(STAMP) ## look for mistakes (ruff) and for imports against the layers (import-linter)
+	@$(BIN)/ruff check --quiet --output-format concise .
+	@$(BIN)/lint-imports --no-logo pyproject.toml > /dev/null || { $(BIN)/lint-imports --no-logo pyproject.toml >&2; exit 1; }
+	@echo "lint: ok"
 
 format: $(STAMP)
 	@$(BIN)/ruff format --quiet --check --output-format concise . || { echo "format: run 'make fmt'" >&2; exit 1; }

@@ -62,7 +62,10 @@ class _Host:
 
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         self._server.add_methods(TASKS_SERVICE, {"PullTasks": stream(self._pull)})
-        methods = {"TaskHeartbeat": unary(self._heartbeat), "CompleteTask": unary(self._complete)}
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "TaskHeartbeat": unary(self._heartbeat),
+            "CompleteTask": unary(self._complete),
+        }
         self._server.add_methods(ORCHESTRATOR_SERVICE, methods)
         address = await self._server.start("127.0.0.1:0")
         self._task.context.orchestrator_service_url = address

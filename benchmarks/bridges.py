@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
+from support import server_venv
 
 from benchmarks.bare import bare_calls_per_s, bare_http_calls_per_s
 from benchmarks.bare_pull import bare_pull_calls_per_s
 from component_host.backends import make_backend
-from component_host.stepflow_bridge.http_process import ListeningProcess
-from component_host.supervision.process import ProcessSpec
+from component_host.stepflow_bridge.http.process import ListeningProcess
+from component_host.supervision.spec import ProcessSpec
 from stepflow.config.load import config_from_tree
 from stepflow.mesh.v1 import host_pb2
-from tests.support import server_venv
 
 if TYPE_CHECKING:
     from component_host.backend import Backend, BlobAccess
@@ -62,7 +62,12 @@ class Call:
     __slots__ = ("backend_state", "blobs", "ended", "input", "request", "settled")
 
     def __init__(self, component: str, ended: Callable[[], None]) -> None:
-        ids = {"run_id": "01890a5d-ac96-774b-bcce-b302099a8057", "flow_id": "f" * 64, "step_id": "s", "key": "k"}
+        ids: dict[str, Any] = {
+            "run_id": "01890a5d-ac96-774b-bcce-b302099a8057",
+            "flow_id": "f" * 64,
+            "step_id": "s",
+            "key": "k",
+        }
         self.request = host_pb2.Call(component=component, attempt=1, **ids)
         self.input = INPUT
         self.settled = False

@@ -95,8 +95,9 @@ def mcp(*, http: bool, mode: str) -> Any:
         from mcp import Client, StdioServerParameters
         from mcp.client.stdio import stdio_client
 
-        from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+        from component_host.mcp_bridge.backend import McpBackend
         from component_host.mcp_bridge.http import free_port
+        from component_host.mcp_bridge.link import McpServerConfig
 
         era: Any = "legacy" if mode == "legacy" else "auto"
         async with contextlib.AsyncExitStack() as stack:

@@ -91,7 +91,7 @@ async def measure(config: Config, flow: Flow, runs: int, rounds: int) -> float:
         store = await SqliteStore.open(f"{folder}/run.db")
         try:
             async with open_mesh(config, store=store, blobs=BlobStore.open(f"{folder}/blobs")) as mesh:
-                for error in mesh.host.failures.values():
+                for error in mesh.host.plugins.failures.values():
                     raise error
                 flow_id = await mesh.control.store_flow(flow)
                 await seconds(mesh, config, flow_id, runs)
@@ -134,7 +134,7 @@ def main() -> None:
     )
     if quick:
         return
-    from tests.support import server_venv
+    from support import server_venv
 
     python = str(server_venv(["stepflow-py==0.7.0"], "stepflow-py-0.7.0") / "python")
     table(

@@ -30,7 +30,9 @@ from benchmarks.embedded import STEPS, chain
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.dev.etcd_binary import find_etcd
-from stepflow.dev.mesh import DevMesh, DevSettings, free_port
+from stepflow.dev.mesh import DevMesh
+from stepflow.dev.ports import free_port
+from stepflow.dev.services import DevSettings
 from stepflow.flow import flow_bytes, flow_from_tree
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ import uvloop
 from benchmarks.mesh import CACHE, HERE, mesh, moved_after_ms, nap, owner, store, submit
 from component_host.host import ComponentHost
 from stepflow.dev.etcd_binary import find_etcd
-from stepflow.dev.mesh import free_port
+from stepflow.dev.ports import free_port
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import host_pb2
 from stepflow.store import Get, Put, Txn, created_at, keys, version_is

@@ -1,1 +1,1 @@
-"""The component host: bridges step calls to component servers, and supervises those."""
+"""The component host: bridges step calls to component servers, and supervises the servers."""

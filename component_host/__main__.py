@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from stepflow.config.load import Config
 
 DRAIN_GRACE_S = 30.0
-"""How long calls in flight may take to end when the host is asked to."""
+"""Time for calls in flight to end after SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """The options of a component host."""
+    """Command-line options of a component host."""
 
     common: process.ServiceConfig
     config: Config
@@ -44,15 +44,26 @@ class HostConfig:
 
 def parser() -> argparse.ArgumentParser:
     made = process.parser("component_host", 7842, "Run component servers for the executors of a mesh.")
-    made.add_argument("--config", metavar="FILE", help="stepflow-config.yml: plugins and routes; default: the builtins")
-    made.add_argument("--host-id", default="host", metavar="NAME", help="what its id begins with; default: %(default)s")
-    made.add_argument(
-        "--capacity", type=int, default=CAPACITY_DEFAULT, metavar="N", help="calls at once; default: %(default)s"
+    option = made.add_argument
+
+    option("--config", metavar="FILE", help="stepflow-config.yml: plugins and routes; default: the builtins")
+    option("--host-id", default="host", metavar="NAME", help="prefix of the host id; default: %(default)s")
+    option(
+        "--capacity",
+        type=int,
+        default=CAPACITY_DEFAULT,
+        metavar="N",
+        help="maximum of calls in flight; default: %(default)s",
     )
-    made.add_argument("--replace-routes", action="store_true", help="put our routes in the place of a live host's")
-    made.add_argument(
-        "--drain-grace", type=float, default=DRAIN_GRACE_S, metavar="SECONDS", help="for calls in flight at SIGTERM"
+    option("--replace-routes", action="store_true", help="override the routes of a live host")
+    option(
+        "--drain-grace",
+        type=float,
+        default=DRAIN_GRACE_S,
+        metavar="SECONDS",
+        help="time for calls in flight at SIGTERM; default: %(default)s",
     )
+
     return made
 
 
@@ -61,11 +72,13 @@ def read_options(options: argparse.Namespace) -> HostConfig:
     from stepflow.config.load import default_config, load_config
 
     if not options.host_id or "/" in options.host_id:
-        raise Invalid("HOST_ID_INVALID", "--host-id must not be empty or hold a slash")
+        raise Invalid("HOST_ID_INVALID", "--host-id must not be empty and must not contain a slash")
+
     return HostConfig(
         common=process.read_options(options),
         config=default_config(Path.cwd()) if options.config is None else load_config(Path(options.config)),
-        host_id=f"{options.host_id}-{uuid4().hex[:12]}",  # fresh: nobody may take this life of it for another one
+        # Unique per process: executors must not confuse a restarted host with its predecessor.
+        host_id=f"{options.host_id}-{uuid4().hex[:12]}",
         capacity=options.capacity,
         replace_routes=options.replace_routes,
         drain_grace_s=options.drain_grace,
@@ -74,11 +87,11 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
-    from component_host.backends import Doors, make_backend, make_backends
+    from component_host.backends import PullEndpoints, make_backend, make_backends
     from component_host.host import ComponentHost
     from component_host.registration import Registration
     from component_host.service import HostService
-    from component_host.supervision.start_retries import Revival
+    from component_host.supervision.start_retries import StartRetries
     from stepflow.rpc.server import Server
     from stepflow.store.blobs import BlobStore
 
@@ -90,11 +103,15 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         if registration is not None:
             registration.changed()
 
-    doors: Doors = {}
+    endpoints: PullEndpoints = {}
     host = ComponentHost(
-        config.host_id, make_backends(config.config, os.environ, changed, doors=doors), BlobStore.open(common.blobs)
+        config.host_id,
+        make_backends(config.config, os.environ, changed, endpoints=endpoints),
+        BlobStore.open(common.blobs),
     )
+
     async with AsyncExitStack() as stack:
+        # 1. Serve, so that the address is known. The exit order is the reverse: deregister, stop the host, the server.
         health = await stack.enter_async_context(process.open_health(common))
         store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
@@ -104,6 +121,8 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(server.stop)
         stack.push_async_callback(host.close)
         address = await server.start(common.listen)
+
+        # 2. Register. Plugins are listed as starting until they are ready.
         registration = Registration(
             store,
             host,
@@ -115,13 +134,21 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(registration.close)
         service.on_drain = registration.drain
         await registration.start()
+
+        # 3. Start the plugins; retry failed starts in the background.
         await host.start(changed=changed)
-        revival = Revival(host, lambda name: make_backend(name, config.config, os.environ, changed, doors), changed)
-        stack.push_async_callback(revival.close)
-        revival.begin()
+        retries = StartRetries(
+            host.plugins, lambda name: make_backend(name, config.config, os.environ, changed, endpoints), changed
+        )
+        stack.push_async_callback(retries.close)
+        retries.begin()
+
+        # 4. Report ready.
         await health.begin(store, draining=lambda: service.draining)
         process.ready("component_host", host.id, address)
         yield
+
+        # 5. Drain at SIGTERM.
         await health.drain()
         await service.drain(config.drain_grace_s)
 

@@ -1,14 +1,14 @@
-"""The seam between the component host and the servers it bridges to.
+"""The seam between the component host and the component servers.
 
-Above it: streams to executors, holds, deduplication, timeouts, credits, blobs of large outputs (`host.py`).
-Below it: one backend per configured plugin, which knows one protocol and supervises its own server.
+Above: streams to executors, held results, deduplication, timeouts, credits, blobs of large outputs (`host`).
+Below: one backend per configured plugin, with one protocol and a supervised server.
 The implementations: `builtin`, `mock`, `stepflow` (stdio, HTTP, gRPC pull), `mcp` (stdio, HTTP).
 
 Rules for a backend:
-- `execute` returns at once and never raises; the call is settled (`succeed` or `fail`) exactly once, later or
-  right away. Settling a settled call is harmless: the first one counts.
-- A call that the server can have seen, and that is lost with it, fails with UNREACHABLE; nothing else does.
-- `cancel` is a request: a backend that cannot stop the work only forgets the call.
+- `execute` returns at once and never raises. The call is settled (`succeed` or `fail`) exactly once, now or later.
+  Settling a settled call is harmless: the first outcome counts.
+- A call lost with the server, and possibly seen by the server, fails with UNREACHABLE; no other call does.
+- `cancel` is a request: a backend without a way to stop the work only forgets the call.
 - On the hot path (stdio) no task, timer or future is made per call. The host keeps the time.
 """
 
@@ -27,30 +27,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ComponentInfo:
-    """A component as its backend names it.
-
-    `component` is the id that allow and deny lists and `execute` use (`/eval`, `echo`); `path` is what follows the
-    route's prefix, starting with a slash; it may hold `{name}` and a final `{*name}`. Schemas are JSON Schema trees.
-    """
+    """A component as listed by a backend. Schemas are JSON Schema trees."""
 
     component: str
+    """Id for allow and deny lists and for `execute` (`/eval`, `echo`)."""
     path: str
+    """Path below the route's prefix, with a leading slash; may contain `{name}` and a final `{*name}`."""
     description: str | None = None
     input_schema: Any = None
     output_schema: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """What a backend offers. `complete` is false where the server may have components that it does not list
-    (several StepFlow generations leave out path patterns): then an unlisted path is sent to the server as it is."""
+class BackendListing:
+    """The components of a backend."""
 
     components: Sequence[ComponentInfo] = ()
     complete: bool = True
+    """False if the server may have unlisted components (several StepFlow generations leave out path patterns). The
+    host then passes an unlisted path to the server unchanged."""
 
 
 class BlobAccess(Protocol):
-    """Blobs whose ids user code sees."""
+    """Blobs whose ids are visible to user code."""
 
     async def put(self, content: bytes, *, blob_type: str = "data") -> str: ...
     async def get(self, blob_id: str, /) -> tuple[bytes, str]:
@@ -59,35 +58,36 @@ class BlobAccess(Protocol):
 
 
 class HostCall(Protocol):
-    """One call, as a backend sees it. All attributes are fixed; `request` has the ids, attempt and route parameters."""
+    """One call, as seen by a backend. The attributes are fixed."""
 
     request: host_pb2.Call
+    """Ids, attempt and route parameters."""
     input: bytes
-    """Compact JSON, in full even where it travelled as a blob."""
+    """Compact JSON, in full even if sent as a blob."""
     settled: bool
     blobs: BlobAccess
     backend_state: Any
-    """Free for the backend (its request id, its process); None at first."""
+    """For the backend's own use (request id, process); None at first."""
 
     def succeed(self, output: bytes) -> None:
-        """`output` is JSON text as the server sent it; the host checks and compacts it."""
+        """Settle with an output: JSON text from the server, unchecked. The host checks and compacts it."""
         ...
 
     def fail(self, failure: Failure) -> None: ...
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
-        """Report that the component is alive; resets its idle timeout."""
+        """Report progress, a sign of life; resets the idle timeout."""
         ...
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
-        """Run a flow as a sub-run of this call's step.
+        """Run a flow as a sub-run of the step.
 
-        `request.flow` and `request.inputs` are inline JSON or blob ids. An empty key is replaced by the count of the
-        keyless calls made by this attempt so far. Raises: StepflowError."""
+        `request.flow` and `request.inputs` are inline JSON or blob ids. An empty key is replaced by the number of
+        keyless sub-runs started before in this attempt. Raises: StepflowError."""
         ...
 
     async def get_run(self, run_id: str, *, wait: bool) -> host_pb2.RunReport:
-        """Report on a sub-run of this call's run tree. Raises: NotFound."""
+        """Return the report of a sub-run in the run tree of the call. Raises: NotFound."""
         ...
 
     async def get_flow(self, flow_id: str) -> bytes:
@@ -95,33 +95,33 @@ class HostCall(Protocol):
         ...
 
 
-class Health:
-    """How the servers of a plugin do after its start, for people to read. `changed` is called when that changes."""
+class ServerHealth:
+    """Health of a plugin's servers after the start, for display only. `changed` is called on each change."""
 
     ERROR_CHARS_MAX = 1_000
 
     def __init__(self, changed: Callable[[], None], servers: int = 1) -> None:
         self.restarts = 0
-        """How often one of them served again."""
+        """Number of successful restarts, over all servers."""
         self.last_error = ""
-        """Why one of them ended, or did not start again; stays when it serves again."""
+        """Reason of the last unwanted end or failed start; kept after the restart."""
         self._changed = changed
         self._servers = servers
         self._lost: set[object] = set()
 
     @property
     def serving(self) -> bool:
-        """Whether one of the servers at least is not lost."""
+        """True if at least one server is up."""
         return len(self._lost) < self._servers
 
     def lost(self, server: object, error: str) -> None:
-        """One of the servers ended by itself, or did not start again."""
+        """Record the unwanted end or failed start of a server."""
         self._lost.add(server)
         self.last_error = error[: self.ERROR_CHARS_MAX]
         self._changed()
 
     def serves(self, server: object) -> None:
-        """One of the servers serves, for the first time or again."""
+        """Record the first start or a restart of a server."""
         if server in self._lost:
             self._lost.discard(server)
             self.restarts += 1
@@ -129,7 +129,7 @@ class Health:
 
 
 def with_stderr(what: str, tail: str) -> str:
-    """Add the end of a server's stderr, if there is any, to what happened to it."""
+    """Append the last lines of a server's stderr, if any, to an error text."""
     return f"{what}; the end of its stderr:\n{tail}" if tail else what
 
 
@@ -137,20 +137,20 @@ class Backend(Protocol):
     """One configured plugin."""
 
     name: str
-    health: Health
+    health: ServerHealth
 
     async def start(self) -> None:
-        """Make ready: start the server, shake hands, list. Raises StepflowError with the stderr tail in its text."""
+        """Start the server, shake hands, list. Raises: StepflowError, with the last lines of stderr in the text."""
         ...
 
-    def listing(self) -> Listing: ...
+    def listing(self) -> BackendListing: ...
 
     def execute(self, call: HostCall) -> None: ...
 
     def cancel(self, call: HostCall) -> None: ...
 
     async def close(self) -> None:
-        """Stop the server, its whole process group. Calls in flight fail with UNREACHABLE. Safe to repeat."""
+        """Stop the server with the whole process group. Calls in flight fail with UNREACHABLE. Idempotent."""
         ...
 
 
@@ -159,7 +159,7 @@ ListingChanged = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class BackendContext:
-    """What every backend is built with, beside its own configuration."""
+    """Constructor arguments of every backend, besides the plugin's own configuration."""
 
     name: str
     """Name of the plugin in the configuration."""
@@ -167,6 +167,6 @@ class BackendContext:
     environ: Mapping[str, str]
     """The host's own environment: the source of PATH, HOME, LANG, TMPDIR and of `$VAR` substitution."""
     listing_changed: ListingChanged = field(default=lambda: None)
-    """To be called when `listing()` or `health` has changed."""
+    """Called by the backend after each change of `listing()` or `health`."""
     limits: ServerLimits = NO_LIMITS
-    """For each process of a server that the backend starts."""
+    """Limits for each server process."""

@@ -1,4 +1,4 @@
-"""From configured plugins to backends: the one place that knows which backend drives which kind of server."""
+"""From configured plugins to backends: the only module with the mapping from plugin types to backends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from component_host.backend import Backend
-    from component_host.stepflow_bridge.pull.endpoint import PullDoor
+    from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
     from stepflow.config.load import Config
 
-Doors: TypeAlias = "dict[tuple[str, str, bool], PullDoor]"
-"""Where workers of pull plugins connect: by address, advertised address, and whether it may be insecure."""
+PullEndpoints: TypeAlias = "dict[tuple[str, str, bool], PullEndpoint]"
+"""Endpoints of pull plugins, by listen address, advertised address, and `insecure`."""
 
 
 def make_backends(
@@ -23,11 +23,11 @@ def make_backends(
     environ: Mapping[str, str],
     listing_changed: Callable[[], None] = lambda: None,
     names: Iterable[str] | None = None,
-    doors: Doors | None = None,
+    endpoints: PullEndpoints | None = None,
 ) -> dict[str, Backend]:
-    """Build the backend of every plugin that a route names, or of those among them in `names`; nothing is started.
+    """Build the backends of all plugins with a route, or of the plugins in `names` with a route. Starts nothing.
 
-    `doors`: see `make_backend`.
+    `endpoints`: see `make_backend`.
 
     Raises:
         ConfigInvalid: a variable in a plugin's texts is not set.
@@ -35,7 +35,8 @@ def make_backends(
     wanted = {rule.plugin for rules in config.routes.values() for rule in rules}
     if names is not None:
         wanted &= set(names)
-    shared = {} if doors is None else doors
+
+    shared = {} if endpoints is None else endpoints
     return {
         name: make_backend(name, config, environ, listing_changed, shared) for name in config.plugins if name in wanted
     }
@@ -46,43 +47,55 @@ def make_backend(
     config: Config,
     environ: Mapping[str, str],
     listing_changed: Callable[[], None] = lambda: None,
-    doors: Doors | None = None,
+    endpoints: PullEndpoints | None = None,
 ) -> Backend:
-    """Build one backend. `doors` are those of the other backends: plugins with the same `listen` share one.
+    """Build one backend. `endpoints` are shared with the other backends: plugins with the same `listen` share one.
 
     Raises as `make_backends` does.
     """
     plugin = config.plugin(name, environ)
-    limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server of their own have none
+    limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server have none
     context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
+
     if isinstance(plugin, BuiltinPlugin):
         from component_host.builtin.backend import BuiltinBackend
 
         return BuiltinBackend(context, plugin, allowed_paths=config.allowed_paths)
+
     if isinstance(plugin, MockPlugin):
         from component_host.mock import MockBackend
 
         return MockBackend(context, plugin)
-    if isinstance(plugin, McpPlugin):
-        from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
 
-        return McpBackend(
-            context,
-            McpServerConfig(
-                command=plugin.command,
-                args=plugin.args,
-                env=plugin.env,
-                inherit_env=plugin.inherit_env,
-                url=plugin.url if plugin.transport == "streamable-http" else "",
-                headers=plugin.headers,
-                result=plugin.result,
-                start_timeout_s=plugin.start_timeout_ms / 1000,
-                mode=plugin.mode,
-            ),
-        )
+    if isinstance(plugin, McpPlugin):
+        return _mcp_backend(context, plugin)
+
     if isinstance(plugin, GrpcPlugin):
-        return _pull_backend(context, plugin, {} if doors is None else doors)
+        return _pull_backend(context, plugin, {} if endpoints is None else endpoints)
+
     assert isinstance(plugin, StepflowPlugin)
+    return _stepflow_backend(context, plugin)
+
+
+def _mcp_backend(context: BackendContext, plugin: McpPlugin) -> Backend:
+    from component_host.mcp_bridge.backend import McpBackend
+    from component_host.mcp_bridge.link import McpServerConfig
+
+    config = McpServerConfig(
+        command=plugin.command,
+        args=plugin.args,
+        env=plugin.env,
+        inherit_env=plugin.inherit_env,
+        url=plugin.url if plugin.transport == "streamable-http" else "",
+        headers=plugin.headers,
+        result=plugin.result,
+        start_timeout_s=plugin.start_timeout_ms / 1000,
+        mode=plugin.mode,
+    )
+    return McpBackend(context, config)
+
+
+def _stepflow_backend(context: BackendContext, plugin: StepflowPlugin) -> Backend:
     common: dict[str, Any] = {
         "command": plugin.command,
         "args": plugin.args,
@@ -93,39 +106,41 @@ def make_backend(
         "start_timeout_s": plugin.start_timeout_ms / 1000,
         "request_timeout_s": plugin.request_timeout_ms / 1000,
     }
-    if plugin.transport == "http":
-        from component_host.stepflow_bridge.http import HttpServerConfig, StepflowHttpBackend
 
-        return StepflowHttpBackend(
-            context,
-            HttpServerConfig(
-                url=plugin.url,
-                headers=plugin.headers,
-                blob_threshold=plugin.blob_threshold,
-                blob_host=plugin.blob_host,
-                **common,
-            ),
+    if plugin.transport == "http":
+        from component_host.stepflow_bridge.http.backend import HttpServerConfig, StepflowHttpBackend
+
+        http = HttpServerConfig(
+            url=plugin.url,
+            headers=plugin.headers,
+            blob_threshold=plugin.blob_threshold,
+            blob_host=plugin.blob_host,
+            **common,
         )
-    from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+        return StepflowHttpBackend(context, http)
+
+    from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 
     return StepflowStdioBackend(context, StdioServerConfig(line_bytes_max=plugin.line_bytes_max, **common))
 
 
 PULL_LISTEN = "127.0.0.1:7837"
-"""Where stepflow-py's workers look for tasks by default."""
+"""Default address of stepflow-py's workers."""
 
 
-def _pull_backend(context: BackendContext, plugin: GrpcPlugin, doors: Doors) -> Backend:
+def _pull_backend(context: BackendContext, plugin: GrpcPlugin, endpoints: PullEndpoints) -> Backend:
     from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
-    from component_host.stepflow_bridge.pull.endpoint import PullDoor
+    from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
 
     listen = plugin.listen or ("" if plugin.command else PULL_LISTEN)
-    door: PullDoor | None = None
+    endpoint: PullEndpoint | None = None
+
     if listen:
-        where = (listen, plugin.advertise, plugin.insecure)
-        door = doors.get(where)
-        if door is None:
-            door = doors[where] = PullDoor(listen, advertise=plugin.advertise, insecure=plugin.insecure)
+        key = (listen, plugin.advertise, plugin.insecure)
+        endpoint = endpoints.get(key)
+        if endpoint is None:
+            endpoint = endpoints[key] = PullEndpoint(listen, advertise=plugin.advertise, insecure=plugin.insecure)
+
     limit_ms = plugin.execution_timeout_ms
     pull = PullConfig(
         queue_name=plugin.queue_name,
@@ -139,4 +154,4 @@ def _pull_backend(context: BackendContext, plugin: GrpcPlugin, doors: Doors) -> 
         execution_timeout_s=None if limit_ms is None else limit_ms / 1000,
         start_timeout_s=plugin.start_timeout_ms / 1000,
     )
-    return StepflowPullBackend(context, pull, door)
+    return StepflowPullBackend(context, pull, endpoint)

@@ -1,12 +1,12 @@
-"""The time limits of calls: an absolute one, and one without a sign of life.
+"""Deadlines of calls: an absolute timeout and an idle timeout.
 
-- Both run from the moment a backend gets the call; what comes before (its input is fetched, its plugin starts) has
-  limits of its own, and must not turn a slow start into a default of the flow.
-- Progress is a sign of life. While a call-back of the component is open, it is the mesh that is slow: no idle time.
-- One heap and one timer for all calls. A call that ends leaves the heap at once in memory (its entry is emptied),
-  and as an entry when half of the heap is empty.
+- Both run from the moment a backend gets the call. The steps before (fetching the input, starting the plugin) have
+  separate limits; a slow start must not look like a timeout of the flow.
+- Progress restarts the idle timeout. While the owner reports an item as waiting for the mesh, no idle time passes.
+- One heap and one timer for all items. A cancelled clock frees the item at once; empty entries are removed once
+  half of the heap is empty.
 
-Does not end anything itself: it tells whoever made it.
+Generic over the item: the module knows no calls. The owner ends expired items.
 """
 
 from __future__ import annotations
@@ -14,86 +14,101 @@ from __future__ import annotations
 import asyncio
 import time
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.call import Call
+T = TypeVar("T")
 
 ENDED_MIN = 64
-"""Entries of ended calls that are not worth a clean-up."""
+"""Empty entries below which a clean-up does not pay."""
 
 
-class Limit:
-    """The limits of one call; `None` where there is no such limit. Times are of the monotonic clock."""
+class DeadlineClock(Generic[T]):
+    """The timeouts of an item, in seconds of the monotonic clock; None = no such timeout."""
 
-    __slots__ = ("active_at", "at", "call", "idle_timeout_s", "started_at", "timeout_s")
+    __slots__ = ("active_at", "at", "idle_timeout_s", "item", "queued", "started_at", "timeout_s")
 
-    def __init__(self, call: Call) -> None:
-        request = call.request
-        self.call: Call | None = call
-        """None once the call has ended."""
-        self.timeout_s = request.timeout_ms / 1000 if request.timeout_ms else None
-        self.idle_timeout_s = request.idle_timeout_ms / 1000 if request.idle_timeout_ms else None
+    def __init__(self, item: T, timeout_s: float | None, idle_timeout_s: float | None) -> None:
+        self.item: T | None = item
+        """None once cancelled or expired."""
+        self.queued = True
+        """False once out of the heap."""
+        self.timeout_s = timeout_s
+        self.idle_timeout_s = idle_timeout_s
         self.started_at = self.active_at = time.monotonic()
-        self.at = self.deadline()
-        """When to look again; progress moves the deadline, not this."""
+        self.at = self.due_at()
+        """When the heap checks the entry next. Progress changes `due_at()` and leaves this alone."""
 
-    def __lt__(self, other: Limit) -> bool:
+    def __lt__(self, other: DeadlineClock[T]) -> bool:
         return self.at < other.at
 
-    def deadline(self) -> float:
-        """Return when the call is overdue if nothing happens."""
+    def due_at(self) -> float:
+        """Return when the item expires without further progress."""
         total = self.started_at + self.timeout_s if self.timeout_s is not None else float("inf")
         idle = self.active_at + self.idle_timeout_s if self.idle_timeout_s is not None else float("inf")
         return min(total, idle)
 
-    def overdue(self, now: float) -> str:
-        """Say which limit is exceeded."""
+    def overrun(self, now: float) -> str:
+        """Describe the exceeded timeout, for the failure's message."""
         if self.timeout_s is not None and now >= self.started_at + self.timeout_s:
             return f"the component did not answer within its timeout of {self.timeout_s * 1000:.0f} ms"
         assert self.idle_timeout_s is not None
         return f"the component showed no sign of life for its idle timeout of {self.idle_timeout_s * 1000:.0f} ms"
 
 
-class TimeLimits:
-    """All calls with a limit. `expire` gets a call that is overdue, and the message of its failure."""
+class Deadlines(Generic[T]):
+    """All items with a clock.
 
-    def __init__(self, expire: Callable[[Call, str], None]) -> None:
+    `expire` receives each overdue item and a description of the exceeded timeout. `is_waiting` returns True while
+    an item waits for the mesh: the idle timeout is suspended.
+    """
+
+    def __init__(self, expire: Callable[[T, str], None], is_waiting: Callable[[T], bool]) -> None:
         self._expire = expire
-        self._heap: list[Limit] = []
-        self._ended = 0
-        """Entries in the heap whose call has ended."""
+        self._is_waiting = is_waiting
+        self._heap: list[DeadlineClock[T]] = []
+        self._empty = 0
+        """Cancelled entries in the heap."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._closed = False
 
     def __len__(self) -> int:
-        """Return how many entries there are, ended ones included."""
+        """Return the number of entries, including cancelled entries."""
         return len(self._heap)
 
-    def watch(self, call: Call) -> None:
-        """Start the clock of a call that has a limit."""
-        limit = call.limit = Limit(call)
-        heappush(self._heap, limit)
-        if limit.at < self._timer_at:
+    def start_clock(self, item: T, timeout_ms: int, idle_timeout_ms: int) -> DeadlineClock[T]:
+        """Start the clock of an item; 0 = no such timeout. The caller keeps the clock for `cancel`."""
+        clock = DeadlineClock(
+            item,
+            timeout_ms / 1000 if timeout_ms else None,
+            idle_timeout_ms / 1000 if idle_timeout_ms else None,
+        )
+
+        heappush(self._heap, clock)
+        if clock.at < self._timer_at:
             self._arm()
 
-    def drop(self, call: Call) -> None:
-        """The call has ended. Safe to repeat, and for calls without limits."""
-        limit = call.limit
-        if limit is None:
+        return clock
+
+    def cancel(self, clock: DeadlineClock[T]) -> None:
+        """Stop the clock of an item. Idempotent, also after the expiry."""
+        if clock.item is None:
             return
-        call.limit = limit.call = None
-        self._ended += 1
-        if self._ended > ENDED_MIN and self._ended * 2 > len(self._heap):
-            self._heap = [each for each in self._heap if each.call is not None]
+        clock.item = None
+        if not clock.queued:
+            return
+
+        self._empty += 1
+        if self._empty > ENDED_MIN and self._empty * 2 > len(self._heap):
+            self._heap = [each for each in self._heap if each.item is not None]
             heapify(self._heap)
-            self._ended = 0
+            self._empty = 0
 
     def close(self) -> None:
-        """Stop the clock; nothing expires any more."""
+        """Stop all clocks; nothing expires from now on."""
         self._closed = True
         self._arm()
 
@@ -101,6 +116,7 @@ class TimeLimits:
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at = None, float("inf")
+
         if self._heap and not self._closed:
             self._timer_at = self._heap[0].at
             delay_s = max(0.0, self._timer_at - time.monotonic())
@@ -108,24 +124,31 @@ class TimeLimits:
 
     def _check(self) -> None:
         now = time.monotonic()
-        overdue: list[Limit] = []
+        overdue: list[DeadlineClock[T]] = []
+
+        # 1. Take due entries out of the heap; put those back that progress has postponed.
         while self._heap and self._heap[0].at <= now:
-            limit = heappop(self._heap)
-            if limit.call is None:
-                self._ended -= 1
+            clock = heappop(self._heap)
+            if clock.item is None:
+                self._empty -= 1
                 continue
-            if limit.call.callbacks:
-                limit.active_at = now
-            limit.at = limit.deadline()
-            if limit.at > now:  # something has moved the idle limit
-                heappush(self._heap, limit)
+
+            if self._is_waiting(clock.item):
+                clock.active_at = now
+            clock.at = clock.due_at()
+            if clock.at > now:
+                heappush(self._heap, clock)
             else:
-                limit.call.limit = None  # it is out of the heap: nothing to drop
-                overdue.append(limit)
+                clock.queued = False
+                overdue.append(clock)
+
         self._arm()
-        for limit in overdue:  # last: what expires may start and end other calls
-            if limit.call is not None:
-                self._expire(limit.call, limit.overdue(now))
+
+        # 2. Expire, with the heap in order: an expiry may start and cancel other deadlines, these ones included.
+        for clock in overdue:
+            item, clock.item = clock.item, None
+            if item is not None:
+                self._expire(item, clock.overrun(now))
 
 
-__all__ = ["Limit", "TimeLimits"]
+__all__ = ["DeadlineClock", "Deadlines"]

@@ -1,8 +1,11 @@
-"""Results that wait until their executor says that it needs them no more.
+"""Completed results, held until the executor acknowledges them.
 
-Bounds: bytes and age. Beyond them the oldest results are given up: whoever comes for one later has the component
-executed once more, which its idempotency key tells it. The size of a hold is what the process keeps for it: result,
-input (both live in the request's frame) and the objects around them, so that results in the blob store count too.
+- Bounded by bytes and by age. Beyond the bounds the oldest results are dropped; a request for a dropped
+  result executes the component again, with the same idempotency key.
+- The size of an item covers result, input (part of the request's message) and overhead. Results in the blob store
+  therefore count too.
+
+Generic over the item: the module knows no calls. `drop` belongs to the owner.
 """
 
 from __future__ import annotations
@@ -11,14 +14,14 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from component_host.call import Call
+T = TypeVar("T")
 
 log = get_logger(__name__)
 
@@ -27,62 +30,67 @@ HELD_S_MAX = 900.0
 """Longer than any take-over."""
 
 HOLD_BYTES = 2048
-"""What a hold costs beside its texts (messages, strings, table entries), measured roughly."""
+"""Overhead of a held result besides its texts (messages, strings, table entries), roughly measured."""
 
 SWEEPS_PER_AGE = 30
-"""How often the age is looked at: a hold may stay a thirtieth longer than its time."""
+"""Sweeps within the age limit: a result stays at most a thirtieth longer."""
 
 assert HOLD_BYTES * 1000 < HELD_BYTES_MAX
 
 
-class Holds:
-    """All results that are held. `drop` is given each one that must go; it ends up in `remove`."""
+class HeldResults(Generic[T]):
+    """Items with a held result. `drop` receives each item beyond the bounds and must call `release`."""
 
-    def __init__(self, drop: Callable[[Call], None], *, bytes_max: int, age_s_max: float) -> None:
+    def __init__(self, drop: Callable[[T], None], *, bytes_max: int, age_s_max: float) -> None:
         self.bytes = 0
         self._drop = drop
         self._bytes_max = bytes_max
         self._age_s_max = age_s_max
-        self._calls: OrderedDict[Call, tuple[int, float]] = OrderedDict()
-        """Size and beginning of each hold, the oldest first."""
+        self._items: OrderedDict[T, tuple[int, float]] = OrderedDict()
+        """Item → size in bytes and start on the monotonic clock; oldest first."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._items)
 
     @property
-    def youngest_s(self) -> float:
-        """The age of the youngest hold; without end when there is none."""
-        if not self._calls:
+    def newest_age_s(self) -> float:
+        """Age of the newest held result; infinite if none is held."""
+        if not self._items:
             return math.inf
-        return time.monotonic() - next(reversed(self._calls.values()))[1]
+        return time.monotonic() - next(reversed(self._items.values()))[1]
 
-    def add(self, call: Call, texts_bytes: int) -> None:
-        """Hold a call whose result and input have this size."""
+    def hold(self, item: T, texts_bytes: int) -> None:
+        """Hold an item. `texts_bytes` is the size of result and input."""
         size = HOLD_BYTES + texts_bytes
-        self._calls[call] = (size, time.monotonic())
+        self._items[item] = (size, time.monotonic())
+
         self.bytes += size
         if self.bytes > self._bytes_max:
             self._trim()
+
         if self._timer is None:
             self._arm()
 
-    def remove(self, call: Call) -> None:
-        """The call is held no longer. It must be held."""
-        self.bytes -= self._calls.pop(call)[0]
+    def release(self, item: T) -> None:
+        """Remove a held item. Raises: KeyError, the item is not held."""
+        self.bytes -= self._items.pop(item)[0]
 
     def close(self) -> None:
-        """Stop looking at the age."""
+        """Stop the sweeps."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def _trim(self) -> None:
-        count = len(self._calls)
-        while self.bytes > self._bytes_max - self._bytes_max // 8:  # some more, so that not every result comes here
-            self._drop(next(iter(self._calls)))
-        log.warning("results were given up before anybody acknowledged them", results=count - len(self._calls))
+        count = len(self._items)
+
+        # An eighth below the bound, so that the next results do not trim again.
+        while self.bytes > self._bytes_max - self._bytes_max // 8:
+            self._drop(next(iter(self._items)))
+
+        log.warning("unacknowledged results dropped: too many bytes held", results=count - len(self._items))
 
     def _arm(self) -> None:
         if not self._closed:
@@ -91,15 +99,17 @@ class Holds:
     def _sweep(self) -> None:
         self._timer = None
         horizon = time.monotonic() - self._age_s_max
-        count = len(self._calls)
-        while self._calls:
-            call, (_, since) = next(iter(self._calls.items()))
+        count = len(self._items)
+
+        while self._items:
+            item, (_, since) = next(iter(self._items.items()))
             if since > horizon:
                 self._arm()
                 break
-            self._drop(call)
-        if len(self._calls) < count:
-            log.warning("results were given up: nobody asked for them", results=count - len(self._calls))
+            self._drop(item)
+
+        if len(self._items) < count:
+            log.warning("unacknowledged results dropped: held too long", results=count - len(self._items))
 
 
-__all__ = ["HELD_BYTES_MAX", "HELD_S_MAX", "Holds"]
+__all__ = ["HELD_BYTES_MAX", "HELD_S_MAX", "HOLD_BYTES", "HeldResults"]

@@ -1,12 +1,11 @@
 """Imports of large libraries after the start: off the event loop, and in one thread at a time.
 
-Python locks each module while it loads. If one thread loads `sdk.client`, which imports `sdk.messages`, while another
-loads `sdk.messages`, which imports `sdk.client`, each holds what the other waits for. Python ends such a deadlock with
-a half-loaded module or an error, and one of the imports fails, or both. The two transports of the MCP SDK enter it in
-different orders; so do the SDK and httpx enter `importlib.resources`.
+Python locks each module during the import. If one thread imports `sdk.client`, which imports `sdk.messages`, while
+another imports `sdk.messages`, which imports `sdk.client`, the threads wait for each other. Python breaks such a
+deadlock with a half-loaded module or an error, and one import fails, or both. The two transports of the MCP SDK enter
+the SDK in different orders; the SDK and httpx do the same with `importlib.resources`.
 
-Threads that enter a library by the same name cannot block each other and need nothing of this (`yaml`,
-`jsonschema_rs`).
+Threads entering a library by the same module cannot block each other and need no lock (`yaml`, `jsonschema_rs`).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _importing = threading.Lock()  # not asyncio's: a process may have several event
 
 
 async def import_in_thread(load: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
-    """Run `load`, which imports what it needs, in a thread, and return its result. Raises: what `load` raises."""
+    """Run `load`, a function with imports, in a thread and return its result. Raises: all errors of `load`."""
 
     def load_alone() -> _T:
         with _importing:

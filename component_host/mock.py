@@ -1,15 +1,15 @@
 """The backend of plugins of type `mock`: components that answer from a table, for testing flows.
 
-An input finds its behaviour by exact equality of values: members in any order, but 1 and 1.0 are two values. An input
-without behaviour, and a behaviour `error: text`, fail the way a broken server does: UNREACHABLE, with the texts that
-expected outcomes of existing test flows spell out, including the stack in `data`.
+Behaviours are looked up by exact equality of the input: members in any order, but 1 and 1.0 are two values. An input
+without behaviour, and a behaviour `error: text`, fail like a broken server: UNREACHABLE, with the texts of the expected
+outcomes in existing test flows, including the stack in `data`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from component_host.backend import ComponentInfo, Health, Listing
+from component_host.backend import BackendListing, ComponentInfo, ServerHealth
 from stepflow.codec import decode, encode
 from stepflow.config.load import mock_key
 from stepflow.errors import Code, Failure
@@ -24,9 +24,9 @@ class MockBackend:
 
     def __init__(self, context: BackendContext, config: MockPlugin) -> None:
         self.name = context.name
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
         self._components = config.components
-        self._listing = Listing(
+        self._listing = BackendListing(
             [
                 ComponentInfo(path, path, None, component.input_schema, component.output_schema)
                 for path, component in config.components.items()
@@ -36,7 +36,7 @@ class MockBackend:
     async def start(self) -> None:
         pass
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._listing
 
     def execute(self, call: HostCall) -> None:
@@ -45,6 +45,7 @@ class MockBackend:
         if component is None:
             call.fail(Failure(Code.COMPONENT_NOT_FOUND, f"plugin `{self.name}` has no mock component `{path}`"))
             return
+
         behavior = component.behaviors.get(mock_key(decode(call.input)))
         if behavior is None:
             text = call.input.decode()
@@ -65,7 +66,7 @@ class MockBackend:
 
 
 def _broken(call: HostCall, note: str) -> Failure:
-    """The failure of a component that broke instead of answering; conformance flows compare its texts."""
+    """Return the failure of a component that broke; conformance flows compare the texts."""
     step = call.request.step_id
     message = f'step "{step}" failed'
     notes = [f"Component: {call.request.component}", f"Component execution failed for step '{step}'", note]

@@ -1,12 +1,11 @@
 """The component host behind gRPC: one stream of frames for each executor.
 
-- A stream is only a carrier. When it breaks, its calls go on, and are joined by whoever asks for them next.
-- The reader never waits for the writer; what gathers while a frame is being written goes into the next one.
-- Credits go out with the frames that are due anyway, or in one of their own.
-- Draining is for good: the host says so in its session, gives no more credits, and is done when every result is
-  acknowledged.
+- A stream is only a carrier. After a break the calls continue, for the next owner of each run to join.
+- The reader never waits for the writer; messages gathered during a write leave in the next frame.
+- Credits are separate frames; the queue joins frames due together.
+- Draining is final: the session is marked, no more credits are granted, and the last acknowledgement ends the drain.
 
-Does not know a call from a result: `ComponentHost` does.
+Does not look into calls and results: see `host`.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ log = get_logger(__name__)
 DRAIN_POLL_S = 0.02
 
 DRAIN_HELD_S = 10.0
-"""How long the end of a host waits for somebody to come for a result: a take-over asks within a lease's length. What
-an executor that died has journaled, and not acknowledged, nobody comes for."""
+"""Age above which a held result no longer delays the end of a host: a take-over asks within the length of a lease.
+Results that a dead executor has journaled and not acknowledged are never asked for."""
+
 DRAIN_QUIET_S = 0.3
-"""Without calls, before it is believed that none is on its way: the executors have to hear of it first."""
+"""Time without calls before the host counts as idle: calls may be in flight until the executors learn of the drain."""
 
 DRAIN_TIMEOUT_S = 50.0
-"""Of one request to drain; shorter than whoever asks is willing to wait."""
+"""Limit of one drain request; shorter than the client's timeout."""
 
 
 class HostService:
@@ -46,27 +46,29 @@ class HostService:
 
     def __init__(self, host: ComponentHost, *, capacity: int = CAPACITY_DEFAULT) -> None:
         self.on_drain: Callable[[], None] = lambda: None
-        """Called when the draining begins, however often it does: the executors are to be told."""
+        """Called at each begin of a drain, to tell the executors."""
         self._host = host
         self._credits = Credits(capacity)
-        self._connections: dict[Account, _Connection] = {}
+        self._connections: dict[Account, ExecutorConnection] = {}
         self._draining = False
 
     def add_to(self, server: Server) -> None:
-        """Serve it there."""
+        """Register the service with a gRPC server."""
         server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
 
     @property
     def draining(self) -> bool:
-        """Whether no new calls are taken, for good."""
+        """True once a drain has begun; final."""
         return self._draining
 
     async def drain(self, grace_s: float) -> bool:
-        """Take no more calls; return True when none is in flight and no result is wanted any more, False when the grace
-        is over first."""
+        """Take no more calls; return True once no call is in flight and no result is wanted, False after the grace."""
+        # 1. Tell the executors, and grant no more credits.
         self._draining = True
         self.on_drain()
         log.info("draining", host_id=self._host.id, calls=self._host.calls_held)
+
+        # 2. Wait until the host stays idle for a while, or is idle without any stream.
         loop = asyncio.get_running_loop()
         until_s = loop.time() + grace_s
         quiet_until_s = loop.time() + DRAIN_QUIET_S
@@ -75,18 +77,17 @@ class HostService:
                 quiet_until_s = loop.time() + DRAIN_QUIET_S
             elif not self._connections or loop.time() >= quiet_until_s:
                 break
-            await asyncio.sleep(DRAIN_POLL_S)  # an event would cost every call a look
+            await asyncio.sleep(DRAIN_POLL_S)  # an event would cost a check per call
+
         return not self._is_wanted()
 
     def _is_wanted(self) -> bool:
-        return self._host.calls_in_flight > 0 or self._host.holds.youngest_s < DRAIN_HELD_S
+        return self._host.calls_in_flight > 0 or self._host.held_results.newest_age_s < DRAIN_HELD_S
 
     async def drain_host(self, _request: host_pb2.DrainHostRequest, _context: Any) -> host_pb2.DrainHostResponse:
         """Raises: Deadline DRAIN_TIMEOUT."""
         if not await self.drain(DRAIN_TIMEOUT_S):
-            raise Deadline(
-                "DRAIN_TIMEOUT", f"{self._host.calls_held} calls of host {self._host.id} are still there; ask again"
-            )
+            raise Deadline("DRAIN_TIMEOUT", f"host {self._host.id} still has {self._host.calls_held} calls; ask again")
         return host_pb2.DrainHostResponse()
 
     async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
@@ -97,36 +98,41 @@ class HostService:
         finally:
             self._forget(connection)
 
-    async def _greet(self, frames: AsyncIterator[host_pb2.ExecutorFrame]) -> _Connection:
+    async def _greet(self, frames: AsyncIterator[host_pb2.ExecutorFrame]) -> ExecutorConnection:
+        # 1. Read the hello.
         first = await anext(aiter(frames), None)
         if first is None or not first.hello.executor_id:
             raise Refused("STREAM_INVALID", "the first frame of a stream must be a hello that names the executor")
-        connection = _Connection(self, self._host, first.hello.executor_id)
-        account = connection.account = self._credits.open(lambda: len(connection.stream.calls))
+
+        # 2. Open stream and account; answer with the host's hello, then with credits.
+        connection = ExecutorConnection(self, self._host, first.hello.executor_id)
+        account = connection.account = self._credits.open_account(lambda: len(connection.stream.calls))
         self._connections[account] = connection
         connection.queue.put(host_pb2.HostFrame(hello=host_pb2.HostHello(host_id=self._host.id)))
-        self.share()
+        self.share_credits()
         log.info("executor connected", executor_id=connection.executor_id)
+
+        # 3. Process the first frame: it may hold calls, too.
         connection.receive(first)
         return connection
 
-    def _forget(self, connection: _Connection) -> None:
+    def _forget(self, connection: ExecutorConnection) -> None:
         connection.stream.close()
         del self._connections[connection.account]
-        self._credits.close(connection.account)
-        self.share()
+        self._credits.close_account(connection.account)
+        self.share_credits()
         log.info("executor disconnected", executor_id=connection.executor_id)
 
-    def share(self) -> None:
-        """Hand out the credits that are free now."""
+    def share_credits(self) -> None:
+        """Grant the free credits."""
         if self._draining or not self._connections:
             return
         for account in self._credits.share(self._host.calls_in_flight):
             self._connections[account].queue.put(host_pb2.HostFrame(credits=account.granted))
 
 
-class _Connection:
-    """One executor's stream, from its hello to its end."""
+class ExecutorConnection:
+    """One executor's stream, from the hello to the end."""
 
     account: Account
 
@@ -141,20 +147,21 @@ class _Connection:
         self.account.received += len(frame.calls)
         self.stream.receive(frame)
         if frame.calls or frame.cancels:
-            self._service.share()
+            self._service.share_credits()
 
     def _deliver(self, frame: host_pb2.HostFrame) -> None:
         self.queue.put(frame)
         if frame.results:
-            self._service.share()
+            self._service.share_credits()
 
     async def run(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
-        """Carry frames both ways until either way ends, or the host hangs up."""
+        """Carry frames both ways until either direction ends, or the host hangs up."""
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read(frames), name=f"read {self.executor_id}"),
             asyncio.create_task(pump(self.queue, context.write), name=f"write {self.executor_id}"),
             asyncio.create_task(self._hung_up.wait(), name=f"hang up {self.executor_id}"),
         ]
+
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

@@ -1,117 +1,139 @@
 """The host's end of one executor's stream.
 
-- What gathers within one turn of the loop goes out as one frame.
-- A cancel reaches a call only through the stream that asked for it last: after a join elsewhere it means nothing.
-- Once closed, a stream delivers nothing and keeps nothing but the call-backs that wait for whoever joins their calls,
-  and those no longer than a result is held.
+- Messages of one turn of the event loop leave as one frame.
+- A cancel counts only on the last stream to ask for the call; after a join elsewhere the cancel is ignored.
+- A closed stream delivers nothing, and keeps open call-backs for the next owner of the run, no longer than results
+  are held.
 
-Does not know what carries the frames.
+A frame passes here twice: incoming requests go to the host, results come back. The carrier of frames is unknown here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from component_host.call import failed
+from component_host.results import failed
 from stepflow.errors import Unavailable
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from component_host.call import Call, OpenCallback
-    from component_host.host import ComponentHost
     from stepflow.errors import Failure
 
 PROGRESS_MAX = 1_000
-"""Reports of progress in one frame; a component that sends more of them within a turn of the loop loses the rest."""
+"""Progress reports in one frame; further ones within the same turn of the event loop are dropped."""
+
+
+class StreamOwner(Protocol):
+    """The host, as used by a stream."""
+
+    held_s_max: float
+    callback_ids: Iterator[int]
+
+    def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None: ...
+    def admit(self, stream: HostStream, request: host_pb2.Call) -> None: ...
+    def forget_call(self, call: Call) -> None: ...
+    def attach(self, asked: host_pb2.AttachRun) -> list[host_pb2.HeldCall]: ...
+    def forget_stream(self, stream: HostStream) -> None: ...
 
 
 class HostStream:
-    """Made by `ComponentHost.connect`. Frames come in by `receive` and go out through the function given there."""
+    """Made by `ComponentHost.connect`. Frames enter by `receive` and leave by `deliver`.
+
+    `hang_up` ends the stream from the side of the carrier. Implements `call.CallStream`.
+    """
 
     def __init__(
-        self, host: ComponentHost, deliver: Callable[[host_pb2.HostFrame], None], hang_up: Callable[[], None]
+        self, owner: StreamOwner, deliver: Callable[[host_pb2.HostFrame], None], hang_up: Callable[[], None]
     ) -> None:
         self.calls: dict[int, Call] = {}
-        """By call id, those whose result has not been sent."""
+        """Calls without a result, by call id."""
         self.closed = False
         self.hang_up = hang_up
-        """Ask whoever carries the frames to end the stream."""
-        self._host = host
+        self._owner = owner
         self._deliver = deliver
         self._frame = host_pb2.HostFrame()
         self._flush_due = False
         self._callbacks: dict[int, OpenCallback] = {}
         self._given_up = False
-        """Nobody will join the calls of this stream any more."""
+        """True once no executor can join the calls of this stream any more."""
         self._timer: asyncio.TimerHandle | None = None
 
     def receive(self, frame: host_pb2.ExecutorFrame) -> None:
-        """Take in what the executor has sent. Calls come before cancels: one frame may hold both for one call."""
+        """Process a frame from the executor. Calls come before cancels: one frame may hold both for one call."""
         if self.closed:
             return
-        host = self._host
+        owner = self._owner
+
         for ack in frame.acks:
-            host.acknowledge(self, ack)
-        for call in frame.calls:
-            host.admit(self, call)
+            owner.acknowledge(self, ack)
+
+        for request in frame.calls:
+            owner.admit(self, request)
+
         for cancel in frame.cancels:
-            known = self.calls.get(cancel.call_id)
-            if known is not None:
-                host.forget(known)
+            call = self.calls.get(cancel.call_id)
+            if call is not None:
+                owner.forget_call(call)
+
         for attach in frame.attaches:
             self._attach(attach)
+
         for reply in frame.replies:
             callback = self._callbacks.pop(reply.callback_id, None)
             if callback is not None and not callback.reply.done():
                 callback.reply.set_result(reply)
 
     def close(self) -> None:
-        """The executor is gone. Its calls go on, and wait for whoever joins them. Safe to repeat."""
+        """Close after the loss of the executor. The calls continue, for the next owner to join. Idempotent."""
         if self.closed:
             return
         self.closed = True
         self.calls.clear()
         self._frame = host_pb2.HostFrame()  # its results are held
+
         if not self._given_up:
-            self._timer = asyncio.get_running_loop().call_later(self._host.held_s_max, self.give_up)
+            self._timer = asyncio.get_running_loop().call_later(self._owner.held_s_max, self.give_up)
 
     def give_up(self) -> None:
-        """End the call-backs that wait for somebody to join their calls. For the host."""
+        """End the call-backs without an executor. For the host."""
         self._given_up = True
         if self._timer is not None:
             self._timer.cancel()
+
         for callback in list(self._callbacks.values()):
             callback.end(_ownerless())
         self._callbacks.clear()
-        self._host.given_up(self)
 
-    # --- out ------------------------------------------------------------------------------------------------------
+        self._owner.forget_stream(self)
 
-    def result(self, result: host_pb2.CallResult) -> None:
+    def send_result(self, result: host_pb2.CallResult) -> None:
         if not self.closed:
             self._frame.results.append(result)
             self._schedule()
 
-    def refuse(self, request: host_pb2.Call, failure: Failure) -> None:
-        """Answer a call that the host does not take."""
-        self.result(failed(request, failure, 0))
+    def refuse_call(self, request: host_pb2.Call, failure: Failure) -> None:
+        """Answer a call refused by the host."""
+        self.send_result(failed(request, failure, 0))
 
-    def progress(self, progress: host_pb2.Progress) -> None:
+    def send_progress(self, progress: host_pb2.Progress) -> None:
         if not self.closed and len(self._frame.progress) < PROGRESS_MAX:
             self._frame.progress.append(progress)
             self._schedule()
 
-    def ask(self, callback: OpenCallback) -> None:
-        """Send a component's request to the owner of its run; keep it for the next owner if this one is gone."""
+    def send_callback(self, callback: OpenCallback) -> None:
+        """Send a component's request to the run's owner; without an owner keep the request for the next."""
         if self._given_up:
             callback.end(_ownerless())
             return
-        # Never used twice, on no stream: an answer meant for one that broke must not answer another question.
-        callback.number = next(self._host.callback_ids)
+
+        # Unique across streams: a late answer to a request of a broken stream must not answer another one.
+        callback.number = next(self._owner.callback_ids)
         self._callbacks[callback.number] = callback
+
         if not self.closed:
             message = self._frame.callbacks.add()
             message.CopyFrom(callback.message)
@@ -119,19 +141,23 @@ class HostStream:
             self._schedule()
 
     def drop_callback(self, callback: OpenCallback) -> None:
-        """An answer that comes later is for nobody. Safe to repeat."""
+        """Ignore a later answer. Idempotent."""
         if self._callbacks.get(callback.number) is callback:
             del self._callbacks[callback.number]
 
-    def drop(self, call: Call) -> None:
-        """The call is not to be cancelled through this stream any more. Safe to repeat."""
+    def expect_result(self, call: Call) -> None:
+        """Register a call under the present id, for cancels by the executor."""
+        self.calls[call.request.call_id] = call
+
+    def drop_call(self, call: Call) -> None:
+        """Ignore cancels of a call from now on. Idempotent."""
         self.calls.pop(call.request.call_id, None)
 
     def _attach(self, attach: host_pb2.Attach) -> None:
         attached = self._frame.attached.add()
         for run in attach.runs:
             attached.run_ids.append(run.run_id)
-            attached.calls.extend(self._host.attach(run))
+            attached.calls.extend(self._owner.attach(run))
         self._schedule()
 
     def _schedule(self) -> None:
@@ -147,7 +173,7 @@ class HostStream:
 
 
 def _ownerless() -> Unavailable:
-    return Unavailable("RUN_WITHOUT_OWNER", "nobody has taken over the run that makes this call")
+    return Unavailable("RUN_WITHOUT_OWNER", "no executor has taken over the run of this call")
 
 
-__all__ = ["HostStream"]
+__all__ = ["HostStream", "StreamOwner"]

@@ -1,1 +1,1 @@
-"""The executor: drives the runs assigned to it, journals what happens, and calls component hosts."""
+"""The executor: drives assigned runs, journals their facts, and calls component hosts."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 HAND_OVER_GRACE_S = 10.0
-"""How long handing over may take; what is left then is taken over from the leader's side."""
+"""How long the hand-over at shutdown may take; runs left then are taken over when the session expires."""
 
 RUNS_MAX_DEFAULT = 10_000
 
@@ -32,29 +32,30 @@ class ExecutorConfig:
         if self.runs_max < 1:
             raise Invalid("RUNS_MAX_INVALID", "--runs-max must be at least 1")
         if not self.name or "/" in self.name:
-            raise Invalid("NAME_INVALID", "--name must not be empty or hold a slash")
+            raise Invalid("NAME_INVALID", "--name must not be empty or contain a slash")
 
 
 def parser() -> argparse.ArgumentParser:
     made = process.parser("executor", 7841, "Drive the runs of a mesh.")
     made.add_argument(
-        "--name", default="executor", metavar="NAME", help="what its id begins with; default: %(default)s"
+        "--name", default="executor", metavar="NAME", help="prefix of the executor's id; default: %(default)s"
     )
     made.add_argument(
-        "--runs-max", type=int, default=RUNS_MAX_DEFAULT, metavar="N", help="runs at once; default: %(default)s"
+        "--runs-max", type=int, default=RUNS_MAX_DEFAULT, metavar="N", help="runs driven at once; default: %(default)s"
     )
     return made
 
 
 def read_options(options: argparse.Namespace) -> ExecutorConfig:
-    """Raises: Invalid."""
+    """Read the command line. Raises: Invalid."""
     return ExecutorConfig(common=process.read_options(options), name=options.name, runs_max=options.runs_max)
 
 
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
+    """Run an executor for the length of the block; at its end all runs are handed over."""
     from executor.executor import Executor
-    from executor.hosts.link import Links
+    from executor.hosts.link import HostLinks
     from executor.hosts.pool import QUEUE_TIMEOUT_S
     from executor.service import ExecutorService
     from stepflow.rpc.server import Server
@@ -63,9 +64,12 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     config = read_options(options)
     common = config.common
     async with AsyncExitStack() as stack:
+        # 1. Connect to the store.
         health = await stack.enter_async_context(process.open_health(common))
         store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
+
+        # 2. Listen before registering: the session names the address.
         executor = Executor(
             store,
             BlobStore.open(common.blobs),
@@ -80,15 +84,21 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(server.stop)
         address = await server.start(common.listen)
         executor.address = common.advertised(address)
-        links = Links(store, executor, tls=common.tls)
+
+        # 3. Know all hosts before the first run comes: they are asked for the calls of it that they hold.
+        links = HostLinks(store, executor, tls=common.tls)
         stack.push_async_callback(links.close)
-        await links.start()  # before the first run comes: what hosts hold of it must be asked for
+        await links.start()
+
+        # 4. Register, then open the streams under the new id.
         stack.push_async_callback(executor.close)
         await executor.start()
         links.connect()
         await health.begin(store, draining=lambda: executor.draining)
         process.ready("executor", executor.id, address)
         yield
+
+        # 5. Fail the probes, then hand over.
         await health.drain()
         await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)
 

@@ -1,29 +1,32 @@
-"""What an executor must know of a partition before it drives it: the journal replayed, and the calls that hosts hold.
+"""Adopting a partition: replaying its journal, and joining the calls that hosts hold for it.
 
-- `load` reads; it writes nothing, and refuses what this version cannot understand.
-- `Attaching` asks all hosts at once what they hold, and waits a bounded time for the answers.
-- `rejoin` has the steps join the calls that were found, and lets hosts drop what nobody needs any more.
+- `PartitionReader` writes nothing, and refuses data of later versions.
+- `HeldCalls` asks all hosts at once for held calls, and waits a bounded time for the answers.
+- `rejoin` lets steps join held calls, and lets hosts drop superseded results.
+
+`takeover` gives the order of these steps.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.errors import NotFound, Refused
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
+from stepflow.mesh.v1 import host_pb2
 from stepflow.run import Phase, find_step
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from executor.drive import Drive
-    from executor.hosts.pool import Hosts
+    from executor.drive import PartitionDriver, PartitionId
+    from executor.hosts.pool import HostPool
     from stepflow.flow import CompiledFlow
     from stepflow.journal import GetBlob
-    from stepflow.mesh.v1 import host_pb2, state_pb2
+    from stepflow.mesh.v1 import state_pb2
     from stepflow.run import RunState
     from stepflow.store import Store
     from stepflow.store.grouping import Grouping
@@ -31,175 +34,190 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 ATTACH_WAIT_S = 1.0
-"""How long an adopted run waits for the hosts to say what they hold of it."""
+"""How long an adoption waits for the hosts to answer what they hold."""
 
 PLANS_MAX = 256
 """Compiled flows kept."""
 
 INBOX_FIRST = 4
-"""Messages read with the run's record; few runs have any."""
+"""Messages read together with the run's record; few runs have any."""
 
 REPLAY_ENTRIES = 1_000
-"""Entries replayed before other runs get their turn."""
+"""Entries replayed before the event loop serves other runs."""
+
+Held: TypeAlias = tuple[str, host_pb2.HeldCall]
+"""The id of a host, and a call that it holds."""
 
 
 @dataclass(slots=True, eq=False)
-class Loaded:
-    """A partition as its journal leaves it."""
+class LoadedPartition:
+    """A partition, replayed from its journal."""
 
     record: state_pb2.RunRecord
     state: RunState
     fresh: bool
-    """Placed when the run was admitted: nobody can have owned it before."""
+    """Assigned when the run was admitted: it cannot have had an owner before."""
     inbox: list[KeyValue]
-    """The messages that were there."""
+    """The messages found in the store."""
     failed_attempts: dict[str, int]
     """By key: the newest attempt whose failure is journaled."""
 
 
-class Plans:
-    """Compiled flows, by flow and overrides."""
+class PartitionReader:
+    """Reads partitions back from the store, with a cache of compiled flows."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, grouping: Grouping, get_blob: GetBlob) -> None:
         self._store = store
+        self._grouping = grouping
+        self._get_blob = get_blob
         self._plans: dict[tuple[str, bytes], CompiledFlow] = {}
+        """By flow id and overrides."""
 
-    async def get(self, record: state_pb2.RunRecord) -> CompiledFlow:
-        place = (record.flow_id, record.overrides_json)
-        plan = self._plans.get(place)
+    async def load(
+        self, partition_id: PartitionId, assignment: KeyValue, *, driven_before: bool
+    ) -> LoadedPartition | None:
+        """Read a partition back; None if the assignment is gone. `driven_before`: by this executor.
+
+        Lists and watches may deliver an assignment twice, and late. A stale assignment belongs to a run that has ended
+        here meanwhile: driving the run once more would write over its journal.
+
+        Raises:
+            Refused: ENGINE_VERSION_UNKNOWN, a newer executor must take the run.
+            NotFound, DataLoss: the store's data of the run is missing or unreadable.
+        """
+        run_id, partition = partition_id
+
+        # 1. Read record and inbox, provided that the assignment stands.
+        stands = created_at(assignment.key, assignment.create_revision)
+        inbox_prefix = keys.inbox_of_run(run_id)
+        reads = (Get(keys.run(run_id)), Range(inbox_prefix, limit=INBOX_FIRST))
+        result = await self._grouping.txn(Txn((stands,), reads))
+        if not result.succeeded:
+            return None
+        found, page = result.responses
+        assert isinstance(page, Page)
+        inbox = page.items if not page.more else [item async for item in range_all(self._store, inbox_prefix)]
+
+        # 2. Refuse runs that this version cannot understand.
+        if not isinstance(found, KeyValue):
+            raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
+        record = parse_record(run_id, found.value)
+        if record.policy.engine_version > ENGINE_VERSION:
+            raise Refused(
+                "ENGINE_VERSION_UNKNOWN",
+                f"run {run_id} needs engine version {record.policy.engine_version}; this executor has {ENGINE_VERSION}",
+            )
+
+        # 3. Replay the journal, if there can be one.
+        state = await open_partition(run_id, partition, record, await self._plan(record), self._get_blob)
+        fresh = found.create_revision == assignment.create_revision and not driven_before
+        loaded = LoadedPartition(record, state, fresh, inbox, {})
+        if not fresh:
+            await self._replay(loaded)
+        return loaded
+
+    async def _plan(self, record: state_pb2.RunRecord) -> CompiledFlow:
+        key = (record.flow_id, record.overrides_json)
+        plan = self._plans.get(key)
         if plan is None:
             plan = await read_plan(self._store, record)
             if len(self._plans) >= PLANS_MAX:
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[place] = plan
+            self._plans[key] = plan
         return plan
 
+    async def _replay(self, loaded: LoadedPartition) -> None:
+        state = loaded.state
+        count = 0
+        async for entry in journal_entries(self._store, state.run_id, state.partition, self._grouping):
+            if entry.HasField("attempt_failed"):
+                step = state.scopes[entry.scope].items[entry.item].active.get(entry.step)
+                if step is not None:
+                    loaded.failed_attempts[step.key] = entry.attempt_failed.attempt
+            await replay_entry(state, entry, self._get_blob)
+            state.note_journaled(entry.ByteSize())
 
-async def load(
-    store: Store,
-    grouping: Grouping,
-    plans: Plans,
-    get_blob: GetBlob,
-    run_id: str,
-    partition: int,
-    assignment: KeyValue,
-    *,
-    again: bool = False,
-) -> Loaded | None:
-    """Read a partition back; None when the assignment does not stand any more. `again`: it was driven here before.
-
-    Lists and watches tell of assignments twice, and late. One that is gone is that of a run which has ended here
-    meanwhile: to begin it again would write over its journal.
-
-    Raises:
-        Refused: ENGINE_VERSION_UNKNOWN, a newer executor must take it.
-        DataLoss: what stands in the store cannot be understood.
-    """
-    stands = created_at(assignment.key, assignment.create_revision)
-    inbox_prefix = keys.inbox_of_run(run_id)
-    reads = (Get(keys.run(run_id)), Range(inbox_prefix, limit=INBOX_FIRST))
-    result = await grouping.txn(Txn((stands,), reads))
-    if not result.succeeded:
-        return None
-    found, page = result.responses
-    assert isinstance(page, Page)
-    inbox = page.items if not page.more else [item async for item in range_all(store, inbox_prefix)]
-    if not isinstance(found, KeyValue):
-        raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
-    record = parse_record(run_id, found.value)
-    if record.policy.engine_version > ENGINE_VERSION:
-        raise Refused(
-            "ENGINE_VERSION_UNKNOWN",
-            f"run {run_id} needs engine version {record.policy.engine_version}; this executor has {ENGINE_VERSION}",
-        )
-    state = await open_partition(run_id, partition, record, await plans.get(record), get_blob)
-    fresh = found.create_revision == assignment.create_revision and not again
-    loaded = Loaded(record, state, fresh, inbox, {})
-    if not loaded.fresh:
-        await _replay(store, grouping, loaded, get_blob)
-    return loaded
-
-
-async def _replay(store: Store, grouping: Grouping, loaded: Loaded, get_blob: GetBlob) -> None:
-    state = loaded.state
-    count = 0
-    async for entry in journal_entries(store, state.run_id, state.partition, grouping):
-        if entry.HasField("attempt_failed"):
-            step = state.scopes[entry.scope].items[entry.item].active.get(entry.step)
-            if step is not None:
-                loaded.failed_attempts[step.key] = entry.attempt_failed.attempt
-        await replay_entry(state, entry, get_blob)
-        state.bytes_journaled += entry.ByteSize()
-        count += 1
-        if count % REPLAY_ENTRIES == 0:
-            await asyncio.sleep(0)
+            count += 1
+            if count % REPLAY_ENTRIES == 0:
+                await asyncio.sleep(0)
 
 
 @dataclass(slots=True, eq=False)
 class _Question:
     missing: set[str]
     """Hosts that have not answered."""
-    calls: list[tuple[str, host_pb2.HeldCall]] = field(default_factory=list)
+    calls: list[Held] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Attaching:
-    """The questions to hosts that have no answer yet. A host answers in the order in which it was asked."""
+class HeldCalls:
+    """Questions to hosts about held calls. A host answers in the order of the questions."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: HostPool[PartitionDriver]) -> None:
         self._hosts = hosts
         self._questions: dict[str, list[_Question]] = {}
-        """By run; its partitions ask one after the other."""
+        """Questions without all answers, by run; its partitions ask one after the other."""
 
-    async def ask(self, run_id: str, partition: int, epoch: int) -> list[tuple[str, host_pb2.HeldCall]]:
-        """Return what hosts hold of the run, with the host's id; of all its partitions, if several are asked for."""
-        question = _Question(self._hosts.attach(run_id, partition, epoch))
+    async def ask(self, run_id: str, partition: int, epoch: int) -> list[Held]:
+        """Return the calls that hosts hold for a run; for all its partitions, if several ask.
+
+        A host without an answer within `ATTACH_WAIT_S` is left out. The calls are dispatched again, and the host joins
+        the attempts in flight there.
+        """
+        question = _Question(self._hosts.ask_held(run_id, partition, epoch))
         if not question.missing:
             return []
+
         questions = self._questions.setdefault(run_id, [])
         questions.append(question)
         try:
             async with asyncio.timeout(ATTACH_WAIT_S):
                 await question.done.wait()
         except TimeoutError:
-            log.warning("not every host has said what it holds", run_id=run_id, hosts=sorted(question.missing))
+            log.warning("hosts did not answer what they hold", run_id=run_id, hosts=sorted(question.missing))
         finally:
             questions.remove(question)
             if not questions:
                 del self._questions[run_id]
         return question.calls
 
-    def answered(self, host_id: str, attached: host_pb2.Attached) -> None:
+    def on_answer(self, host_id: str, attached: host_pb2.Attached) -> None:
         for run_id in attached.run_ids:
             for question in self._questions.get(run_id, ()):
                 if host_id in question.missing:
                     question.calls += [(host_id, call) for call in attached.calls if call.run_id == run_id]
-                    self._settle(question, host_id)
-                    break
+                    _note_answer(question, host_id)
+                    break  # the oldest question of this host: it answers in order
 
-    def host_gone(self, host_id: str) -> None:
+    def on_host_gone(self, host_id: str) -> None:
+        """Stop waiting for the answer of a host."""
         for questions in self._questions.values():
             for question in questions:
-                self._settle(question, host_id)
+                _note_answer(question, host_id)
 
-    def _settle(self, question: _Question, host_id: str) -> None:
-        question.missing.discard(host_id)
-        if not question.missing:
-            question.done.set()
+
+def _note_answer(question: _Question, host_id: str) -> None:
+    question.missing.discard(host_id)
+    if not question.missing:
+        question.done.set()
 
 
 def rejoin(
-    drive: Drive, hosts: Hosts, held: list[tuple[str, host_pb2.HeldCall]], failed_attempts: dict[str, int]
+    driver: PartitionDriver, hosts: HostPool[PartitionDriver], held: list[Held], failed_attempts: dict[str, int]
 ) -> None:
-    """Have the next dispatch of each step join the newest call that a host holds for it; let go what is not needed."""
-    state = drive.state
+    """Let the next dispatch of each step join the newest held call, and acknowledge all other held calls.
+
+    Call before the first `turn`.
+    """
+    state = driver.state
     for host_id, call in held:
-        if _partition_of(call.key, drive.record) != drive.partition:
+        if _partition_of(call.key, driver.record) != driver.partition:
             continue
         step = find_step(state, call.key)
         if step is None and (state.blocked or state.unopened):
-            continue  # whose it is has not been found out yet; it may be wanted
-        known = drive.holders.get(call.key)
+            continue  # its step may come to light once a blob is fetched: keep the call
+
+        known = driver.calls.holders.get(call.key)
         if (
             step is not None
             and step.phase in (Phase.READY, Phase.RETRYING)
@@ -207,14 +225,17 @@ def rejoin(
             and (known is None or call.attempt > known[0])
         ):
             if known is not None:
-                hosts.ack(known[1], call.key, known[0])
-            step.rejoin = call.attempt
-            drive.holders[call.key] = (call.attempt, host_id)
+                hosts.ack_result(known[1], call.key, known[0])
+            step.rejoin_attempt(call.attempt)
+            driver.calls.holders[call.key] = (call.attempt, host_id)
         else:
-            hosts.ack(host_id, call.key, call.attempt)  # its outcome is journaled already, or superseded
+            hosts.ack_result(host_id, call.key, call.attempt)  # its outcome is journaled already, or superseded
 
 
 def _partition_of(key: str, record: state_pb2.RunRecord) -> int:
-    """Return the partition of an idempotency key: `run/item/...`."""
+    """Return the partition of an idempotency key (`run/item/…`), -1 for a key without an item."""
     item = key.split("/", 2)[1]
     return int(item) // record.items_per_partition if item.isdigit() else -1
+
+
+__all__ = ["Held", "HeldCalls", "LoadedPartition", "PartitionReader", "rejoin"]

@@ -1,6 +1,7 @@
-"""Giving back runs that cannot be driven here: after a pause, the assignment goes to nobody, where the leader sees it.
+"""Giving back undrivable partitions: after a pause, the assignment is moved to the leader's orphans.
 
-The pause doubles each time a run comes back, up to a minute, and is forgotten once the run has ended here.
+The pause doubles each time a partition comes back, up to a minute, and starts over once the partition has ended here
+or has stayed away for `FORGET_S`.
 """
 
 from __future__ import annotations
@@ -13,75 +14,78 @@ from stepflow.store import Delete, Put, created_at, keys
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from executor.session import Session
+    from executor.drive import PartitionId
+    from executor.session import CurrentSession, Session
     from stepflow.store import KeyValue
 
 log = get_logger(__name__)
 
-Place = tuple[str, int]
-"""Run and partition."""
-
 RETURN_S_MIN = 1.0
 RETURN_S_MAX = 60.0
-"""Before a run is given back, doubling each time."""
+"""Pause before a partition is given back, doubling each time."""
 
 FORGET_S = 10 * RETURN_S_MAX
-"""A run that did not come back for so long has found another executor."""
+"""A partition that did not come back within this time has found another executor."""
 
 
-class Returns:
-    """The runs of one executor that are on their way back. `session` is the one that stands just now, if any does."""
+class GiveBack:
+    """The partitions of an executor waiting to be given back."""
 
-    def __init__(self, session: Callable[[], Session | None]) -> None:
+    def __init__(self, session: CurrentSession) -> None:
         self._session = session
-        self._timers: dict[Place, asyncio.TimerHandle] = {}
-        self._counts: dict[Place, tuple[int, float]] = {}
-        """How often a run was given back, and when last, by the loop's clock."""
+        self._timers: dict[PartitionId, asyncio.TimerHandle] = {}
+        self._counts: dict[PartitionId, tuple[int, float]] = {}
+        """How often a partition was given back, and the last time by the loop's clock."""
 
-    def __contains__(self, place: Place) -> bool:
-        """Whether it is on its way back: not to be adopted again meanwhile."""
-        return place in self._timers
+    def __contains__(self, partition_id: PartitionId) -> bool:
+        """Return True while a partition waits to be given back, and so must not be adopted."""
+        return partition_id in self._timers
 
     def __len__(self) -> int:
         return len(self._timers)
 
-    def give_back(self, place: Place, assignment: KeyValue, error: StepflowError) -> bool:
-        """Give a run back after its pause; return false when it is on its way already, or nothing is owned here."""
+    def give_back(self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError) -> bool:
+        """Give a partition back after its pause; return False if one is scheduled already, or without a session."""
         session = self._session()
-        if session is None or place in self._timers:
+        if session is None or partition_id in self._timers:
             return False
+
         loop = asyncio.get_running_loop()
         self._counts = {each: (count, at) for each, (count, at) in self._counts.items() if loop.time() - at < FORGET_S}
-        count = self._counts.get(place, (0, 0.0))[0]
-        self._counts[place] = (count + 1, loop.time())
+        count = self._counts.get(partition_id, (0, 0.0))[0]
+        self._counts[partition_id] = (count + 1, loop.time())
+
         pause_s = min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
         log.error(
-            "run cannot be driven here", run_id=place[0], reason=error.reason, error=error.message, back_in_s=pause_s
+            "run cannot be driven here",
+            run_id=partition_id[0],
+            reason=error.reason,
+            error=error.message,
+            back_in_s=pause_s,
         )
-        self._timers[place] = loop.call_later(pause_s, self._move_to_nobody, session, place, assignment)
+        self._timers[partition_id] = loop.call_later(pause_s, self._move_away, session, partition_id, assignment)
         return True
 
-    def forget(self, place: Place) -> None:
-        """The run has ended here."""
-        self._counts.pop(place, None)
+    def forget_partition(self, partition_id: PartitionId) -> None:
+        """Start the pauses over: the partition has ended here."""
+        self._counts.pop(partition_id, None)
 
     def cancel_all(self) -> None:
-        """The session is gone, and with it the right to move anything."""
+        """Give nothing back: with the session, the right to move assignments is gone."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
 
-    def _move_to_nobody(self, session: Session, place: Place, assignment: KeyValue) -> None:
+    def _move_away(self, session: Session, partition_id: PartitionId, assignment: KeyValue) -> None:
+        """Move an assignment to this executor's key for returned runs, unless the leader was faster."""
         if session is not self._session():
             return
 
         def done(_error: StepflowError | None = None) -> None:
-            self._timers.pop(place, None)
+            self._timers.pop(partition_id, None)
 
         session.writer.submit(
-            [Delete(assignment.key), Put(keys.assigned(keys.returned_by(session.id), *place), b"")],
+            [Delete(assignment.key), Put(keys.assigned(keys.returned_by(session.id), *partition_id), b"")],
             compares=(created_at(assignment.key, assignment.create_revision),),
             on_commit=done,
             on_reject=done,
@@ -89,11 +93,11 @@ class Returns:
 
 
 def defect(run_id: str, error: Exception) -> StepflowError:
-    """Log a bug of this project, and return the error that stands for it."""
+    """Log a bug of this project, and return an error to pass on."""
     log_defect(log, "a defect", error, run_id=run_id)
     return Unavailable(
         "DRIVE_DEFECT", f"a defect of the executor stops run {run_id} ({type(error).__name__}); see its log"
     )
 
 
-__all__ = ["Place", "Returns", "defect"]
+__all__ = ["GiveBack", "defect"]

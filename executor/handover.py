@@ -1,9 +1,9 @@
-"""Giving all runs to other executors in good order, so that none of them loses an attempt or waits for a lease.
+"""Handing all partitions over to other executors, so that no run loses an attempt or waits for a lease to expire.
 
-- A run goes with its last entries, in one transaction of its owner's writer: whoever finds the new assignment finds a
-  complete journal. If the new owner has just died, the assignment is an orphan like any other.
-- What its calls return from then on is left to the next owner, which asks the hosts for it.
-- Where there is nobody to take the runs they are given to nobody, and the leader gives them to the first who comes.
+- A partition goes with its last entries, in one transaction of the owner's writer: the next owner replays a complete
+  journal. If the next owner has just died, the assignment is an ordinary orphan.
+- Later results of the partition's calls are left to the next owner, which asks the hosts for held calls.
+- Without another executor the partitions wait as orphans, and the leader assigns them to the next executor.
 """
 
 from __future__ import annotations
@@ -21,39 +21,48 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from executor.drive import Drive
-    from executor.hosts.pool import Hosts
+    from executor.drive import PartitionDriver
+    from executor.hosts.pool import HostPool
     from stepflow.store import Store
 
 log = get_logger(__name__)
 
 POLL_S = 0.01
-"""Between two looks for runs that have still to be given away, or are still being written."""
+"""Interval at which partitions are handed over that could not go before: being adopted, or still being written."""
 
 
 async def hand_over(
-    store: Store, executor_id: str, hosts: Hosts, drives: Callable[[], list[Drive] | None], timeout_s: float
+    store: Store,
+    executor_id: str,
+    hosts: HostPool[PartitionDriver],
+    owned: Callable[[], list[PartitionDriver] | None],
+    timeout_s: float,
 ) -> int:
-    """Give away what `drives` lists until it gives None; return how many runs went.
+    """Hand over all partitions listed by `owned`, until `owned` returns None; return the number handed over.
 
-    What is left after the time-out is taken over later, like the runs of an executor that died.
+    Partitions left after the time-out are taken over later, as after a death.
     """
+    # 1. Find the executors that can take partitions.
     takers = await _takers(store, executor_id)
-    given = 0
+
+    # 2. Hand over in turn to each, until nothing is left.
+    handed_over = 0
     until_s = time.monotonic() + timeout_s
-    while (mine := drives()) is not None and time.monotonic() < until_s:
-        for drive in mine:
-            if drive.hand_over(keys.assigned(takers[given % len(takers)], drive.run_id, drive.partition)):
-                hosts.forget(drive)
-                given += 1
+    while (drivers := owned()) is not None and time.monotonic() < until_s:
+        for driver in drivers:
+            taker = takers[handed_over % len(takers)]
+            if driver.hand_over(keys.assigned(taker, driver.run_id, driver.partition)):
+                hosts.drop_caller(driver)  # the next owner asks the hosts for these calls
+                handed_over += 1
         await asyncio.sleep(POLL_S)
-    log.info("runs handed over", executor_id=executor_id, count=given)
-    return given
+
+    log.info("runs handed over", executor_id=executor_id, count=handed_over)
+    return handed_over
 
 
 async def _takers(store: Store, executor_id: str) -> list[str]:
-    """Return the ids of those that can take our runs."""
-    nobody = [keys.handed_over_by(executor_id)]
+    """Return the ids of executors able to take partitions; without any, the id of the leader's orphans."""
+    orphaned = [keys.handed_over_by(executor_id)]
     others: list[str] = []
     try:
         async for item in range_all(store, keys.EXECUTOR_SESSIONS):
@@ -63,8 +72,8 @@ async def _takers(store: Store, executor_id: str) -> list[str]:
                 others.append(other)
     except StepflowError as error:
         log.warning("other executors are not known", reason=error.reason)
-        return nobody
-    return others or nobody
+        return orphaned
+    return others or orphaned
 
 
 __all__ = ["hand_over"]

@@ -1,10 +1,11 @@
-"""The executor behind gRPC: what the control plane asks of one executor directly.
+"""The gRPC edge of an executor: requests of the control plane to a single executor.
 
-- `Attend` says that the executor is there, for as long as its stream stands.
-- `FollowRun` passes on the step events of a run; many may watch one run, and a slow one loses events, not the run.
+- `Attend` proves that the executor is alive, for as long as its stream stands.
+- `FollowRun` streams the step events of a run. Many readers may follow a run; a slow reader loses events and never
+  slows the run.
 - `DrainExecutor` hands all runs over.
 
-Thin: what happens is decided in `Executor`.
+Decides nothing: every request ends in `Executor`.
 """
 
 from __future__ import annotations
@@ -28,55 +29,61 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 EVENTS_MAX = 2_000
-"""Events that wait for one reader; then the oldest go."""
+"""Events queued for one reader; beyond that the oldest are dropped."""
 
 OWNED_POLL_S = 0.1
-"""Between two looks whether a watched run is still driven here."""
+"""Interval at which a followed run is checked to be still driven here."""
 
 NOT_OWNED_S_MAX = 1.0
-"""A run that is watched may be on its way to us; after this time without it the watch ends."""
+"""How long a stream waits for a run that is about to be adopted here; then it ends."""
 
 DRAIN_TIMEOUT_S = 30.0
 
 DRAIN_POLL_S = 0.1
-"""Between two tries to give away runs that could not go: whose end is being written, or that are on their way back."""
+"""Interval at which runs are handed over that could not go before: ending, or waiting to be given back."""
 
 
 class ExecutorService:
-    """Serves one `Executor`."""
+    """The gRPC service of an `Executor`."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._watches: dict[str, list[_Events]] = {}
+        self._readers: dict[str, list[_EventQueue]] = {}
+        """By run. The executor has one listener for each followed run, which serves all its readers."""
 
     def add_to(self, server: Server) -> None:
-        """Serve it there."""
+        """Register the service at a gRPC server."""
         server.add(pb.DESCRIPTOR.services_by_name["ExecutorService"], _register, self)
 
     async def attend(
         self, requests: AsyncIterator[pb.AttendRequest], _context: Any
     ) -> AsyncIterator[pb.AttendResponse]:
+        """Answer every request with the executor's id."""
         async for _ in requests:
             yield pb.AttendResponse(executor_id=self._executor.id)
 
     async def follow_run(self, request: pb.FollowRunRequest, _context: Any) -> AsyncIterator[pb.FollowRunResponse]:
-        events = _Events()
-        self._listen(request.run_id, events)
+        """Stream the events of a run for as long as the run is driven here."""
+        events = _EventQueue()
+        self._add_reader(request.run_id, events)
         log.info("run followed", run_id=request.run_id)
         try:
             unowned_s = 0.0
             while True:
-                for response in events.take():
+                for response in events.take_events():
                     yield response
+
+                # The run may not have arrived yet; once it was seen here, its absence means that it ended or moved.
                 owned = self._executor.drives_run(request.run_id)
                 unowned_s = 0.0 if owned else unowned_s + OWNED_POLL_S
                 if unowned_s > NOT_OWNED_S_MAX or (not owned and events.seen):
                     return
-                await events.wait(OWNED_POLL_S)
+                await events.wait_for_event(OWNED_POLL_S)
         finally:
-            self._stop_listening(request.run_id, events)
+            self._remove_reader(request.run_id, events)
 
     async def drain_executor(self, _request: pb.DrainExecutorRequest, _context: Any) -> pb.DrainExecutorResponse:
+        """Hand over all runs; return when none is left. Raises: Deadline DRAIN_TIMEOUT."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 handed_over = await self._executor.hand_over()
@@ -85,40 +92,44 @@ class ExecutorService:
                     handed_over += await self._executor.hand_over()
                 return pb.DrainExecutorResponse(handed_over=handed_over)
         except TimeoutError:
-            raise Deadline("DRAIN_TIMEOUT", "some runs could not be handed over yet; ask again") from None
+            raise Deadline(
+                "DRAIN_TIMEOUT", "some runs could not be handed over yet; drain the executor again"
+            ) from None
 
-    # --- one listener of a run, many readers --------------------------------------------------------------------------
+    # --- readers ------------------------------------------------------------------------------------------------------
 
-    def _listen(self, run_id: str, events: _Events) -> None:
-        readers = self._watches.setdefault(run_id, [])
+    def _add_reader(self, run_id: str, events: _EventQueue) -> None:
+        readers = self._readers.setdefault(run_id, [])
         readers.append(events)
         if len(readers) == 1:
 
             def tell(event: StepEvent) -> None:
                 response = pb.FollowRunResponse(event=live_event(event))
                 for reader in readers:
-                    reader.put(response)
+                    reader.put_event(response)
 
             self._executor.listen(run_id, tell)
 
-    def _stop_listening(self, run_id: str, events: _Events) -> None:
-        readers = self._watches[run_id]
+    def _remove_reader(self, run_id: str, events: _EventQueue) -> None:
+        readers = self._readers[run_id]
         readers.remove(events)
         if not readers:
-            del self._watches[run_id]
+            del self._readers[run_id]
             self._executor.listen(run_id, None)
 
 
-class _Events:
-    """What one reader has still to get."""
+class _EventQueue:
+    """The unread events of a reader."""
 
     def __init__(self) -> None:
         self.seen = False
+        """An event has come: the run is or was driven here."""
         self._queue: deque[pb.FollowRunResponse] = deque()
         self._lost = 0
+        """Events dropped since the last response."""
         self._arrival = asyncio.Event()
 
-    def put(self, response: pb.FollowRunResponse) -> None:
+    def put_event(self, response: pb.FollowRunResponse) -> None:
         self.seen = True
         if len(self._queue) >= EVENTS_MAX:
             self._queue.popleft()
@@ -126,7 +137,8 @@ class _Events:
         self._queue.append(response)
         self._arrival.set()
 
-    def take(self) -> list[pb.FollowRunResponse]:
+    def take_events(self) -> list[pb.FollowRunResponse]:
+        """Remove and return the queued events; the first carries the number of events lost before."""
         self._arrival.clear()
         taken, self._queue = list(self._queue), deque()
         if self._lost and taken:
@@ -134,8 +146,8 @@ class _Events:
             self._lost = 0
         return taken
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return when something has come, or after the time-out."""
+    async def wait_for_event(self, timeout_s: float) -> None:
+        """Return when an event is queued, or after the time-out."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._arrival.wait()
@@ -144,7 +156,7 @@ class _Events:
 
 
 def live_event(event: StepEvent) -> pb.LiveEvent:
-    """Encode an event."""
+    """Encode a step event."""
     return pb.LiveEvent(
         kind=event.kind,
         run_id=event.run_id,

@@ -1,14 +1,15 @@
-"""One incarnation of an executor: its id, its lease, its fenced writer.
+"""An incarnation of an executor: its id, its lease, its fenced writer.
 
-- The id is fresh for every incarnation, so nobody mistakes the new one for the old.
-- However the session ends (the lease runs out, the leader deletes the key, the writer is fenced), `on_lost` is called
+- Every incarnation has a fresh id: a former incarnation is never mistaken for the current.
+- However the session ends (the lease expires, the leader deletes the key, the writer is fenced), `on_lost` is called
   once. Nothing is called after `close`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import uuid4
 
 from stepflow.store import keys
@@ -17,24 +18,24 @@ from stepflow.store.lease import LeaseKeeper
 from stepflow.store.writer import FencedWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from stepflow.mesh.v1 import state_pb2
     from stepflow.store import Event, KeyValue, Store
 
 
 def fresh_id(name: str) -> str:
-    """Return an id that no incarnation of any executor has had."""
+    """Return a new, unique id for an incarnation."""
     return f"{name}-{uuid4().hex[:12]}"
 
 
 class Session:
-    """Made by `open`, ended by `close`."""
+    """A registered executor. Made by `open`, ended by `close`."""
 
     def __init__(self, executor_id: str, keeper: LeaseKeeper, on_lost: Callable[[Session], None]) -> None:
         self.id = executor_id
         self.valid = keeper.valid
-        """Whether the lease counts as held, by our own clock."""
+        """Returns True while the lease counts as held by the executor's own clock."""
         self._keeper = keeper
         self._on_lost: Callable[[Session], None] | None = on_lost
         self._writer: FencedWriter | None = None
@@ -57,6 +58,7 @@ class Session:
             if session is not None:
                 session._lost()
 
+        # 1. Take the lease and register; a failure leaves no session behind.
         keeper = LeaseKeeper(store, lost, ttl_s=ttl_s)
         try:
             lease = await keeper.start()
@@ -67,6 +69,8 @@ class Session:
         except BaseException:
             await keeper.stop(revoke=True)
             raise
+
+        # 2. Watch the own key: the leader deletes the session of an executor that it takes for dead.
         own = keys.session_executor(executor_id)
         session._watcher = asyncio.create_task(
             follow(store, own, listed=session._listed, changed=session._changed), name=f"watch {own}"
@@ -79,7 +83,7 @@ class Session:
         return self._writer
 
     async def close(self, *, revoke: bool) -> None:
-        """End it: with `revoke` the session is gone from the store at once, else when the lease has run out."""
+        """End the session: with `revoke` at once, else when its lease expires."""
         self._on_lost = None
         if self._watcher is not None:
             self._watcher.cancel()
@@ -99,3 +103,9 @@ class Session:
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost(self)
+
+
+CurrentSession: TypeAlias = Callable[[], Session | None]
+"""Returns the session of the running incarnation; None while the executor is not registered."""
+
+__all__ = ["CurrentSession", "Session", "fresh_id"]

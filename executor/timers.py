@@ -1,69 +1,75 @@
-"""When each drive wants to be looked at again: one heap for all of them, whose memory follows the drives alive.
+"""Wake-ups of partitions at wall-clock instants: one heap and one timer for all partitions.
 
-A drive has at most one instant. What it named before stays in the heap as a stale entry until it comes up, or until
-stale entries outnumber the others: then the heap is built anew. A drive that is dropped is held by nothing here.
+A partition has at most one instant, from its earliest durable timer. A wake-up is never early; a jump of the wall clock
+is noticed within `WAKE_S_MAX`.
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+import asyncio
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-D = TypeVar("D")
+from stepflow.timer_heap import TimerHeap
 
-STALE_MIN = 64
-"""Entries that may be stale before anything is done about it."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+K = TypeVar("K")
+
+WAKE_S_MAX = 10.0
+"""The longest sleep towards an instant: the delay with which a jump of the wall clock is noticed."""
 
 
-class Wakes(Generic[D]):
-    """Instants by drive, in milliseconds since 1970."""
+def now_ms() -> int:
+    """Return the wall clock in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
-    def __init__(self) -> None:
-        self._at: dict[D, int] = {}
-        self._heap: list[tuple[int, int, D]] = []
-        self._serial = 0
+
+class WakeTimers(Generic[K]):
+    """Instants by key, in milliseconds since 1970. `wake` is called with each due key."""
+
+    def __init__(self, wake: Callable[[K], None]) -> None:
+        self._wake = wake
+        self._heap: TimerHeap[K] = TimerHeap()
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Return the entries that are kept, stale ones included."""
+        """Return the number of heap entries, empty ones included."""
         return len(self._heap)
 
-    def set(self, drive: D, at_ms: int) -> bool:
-        """Wake the drive at that instant and not at the one before; return whether that is now the earliest of all."""
-        if self._at.get(drive) == at_ms:
-            return False
-        self._at[drive] = at_ms
-        self._serial += 1
-        heappush(self._heap, (at_ms, self._serial, drive))
-        if len(self._heap) > 2 * len(self._at) + STALE_MIN:
-            self._rebuild()
-        return self._heap[0][2] is drive
+    def wake_at(self, key: K, at_ms: int) -> None:
+        """Set or replace the instant of a key."""
+        if self._heap.set(key, at_ms):
+            self._arm()
 
-    def drop(self, drive: D) -> None:
-        """Forget a drive. Safe to repeat."""
-        if self._at.pop(drive, None) is not None and len(self._heap) > 2 * len(self._at) + STALE_MIN:
-            self._rebuild()
+    def next_ms(self) -> float | None:
+        return self._heap.next_at()
+
+    def drop_key(self, key: K) -> None:
+        """Remove the wake-up of a key. Idempotent."""
+        self._heap.drop(key)
 
     def clear(self) -> None:
-        self._at.clear()
+        """Remove all wake-ups and stop the timer."""
         self._heap.clear()
+        self._arm()
 
-    def due(self, now_ms: int) -> list[D]:
-        """Take out those whose instant has come, in its order."""
-        due: list[D] = []
-        while self._heap and self._heap[0][0] <= now_ms:
-            at_ms, _, drive = heappop(self._heap)
-            if self._at.get(drive) == at_ms:
-                del self._at[drive]
-                due.append(drive)
-        return due
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def next_ms(self) -> int | None:
-        """Return the earliest instant."""
-        heap = self._heap
-        while heap and self._at.get(heap[0][2]) != heap[0][0]:
-            heappop(heap)
-        return heap[0][0] if heap else None
+        next_ms = self._heap.next_at()
+        if next_ms is not None:
+            delay_s = min(max(0.0, (next_ms - now_ms()) / 1000), WAKE_S_MAX)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
 
-    def _rebuild(self) -> None:
-        self._heap = [(at_ms, serial, drive) for at_ms, serial, drive in self._heap if self._at.get(drive) == at_ms]
-        heapify(self._heap)
+    def _fire(self) -> None:
+        self._timer = None
+        for key in self._heap.pop_due(now_ms()):
+            self._wake(key)
+        self._arm()
+
+
+__all__ = ["WakeTimers", "now_ms"]

@@ -1,6 +1,6 @@
-"""Reading a run back from the store: its record, its flow, and the journal of each partition.
+"""Reads a run from the store: record, flow, and the journal of each partition.
 
-Executors replay with this before they go on; listings replay with it and go nowhere. It writes nothing.
+Executors replay a partition before continuing, listings replay for display. This module never writes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 
 FIRST_KEYS = 16
-"""Keys of a journal that are read together with those of other runs; each may have 192 KiB."""
+"""Keys of a journal to read in a common transaction with other runs; each may have 192 KiB."""
 
 
 class GetBlob(Protocol):
-    """Bring a blob of a run; None when there is no such thing. `shared`: the id is a user's, a flow's for instance."""
+    """Loads a blob of a run; None if it does not exist. `shared`: a user supplied the id, of a flow for instance."""
 
     async def __call__(self, run_id: str, blob: str, *, shared: bool) -> bytes | None: ...
 
 
 def blob_reader(store: Store, blobs: BlobStore) -> GetBlob:
-    """Return the way to a run's blobs: its own, then the shared ones, then the stored flows."""
+    """Return a loader that searches the run's own blobs, the shared blobs, and the stored flows, in this order."""
 
     async def read(run_id: str, blob: str, *, shared: bool) -> bytes | None:
         for scope in ("shared",) if shared else (run_id, "shared"):
@@ -56,19 +56,19 @@ def blob_reader(store: Store, blobs: BlobStore) -> GetBlob:
 
 
 def partition_count(record: state_pb2.RunRecord) -> int:
-    """A run without items has one empty partition."""
+    """Return the number of partitions; a run without items has an empty partition."""
     return max(1, -(-record.items_total // record.items_per_partition))
 
 
 def partition_window(record: state_pb2.RunRecord) -> tuple[int, int]:
-    """Return how many partitions may be active at once, and the concurrency window of each."""
+    """Return the maximum of concurrently active partitions, and the concurrency window of each."""
     window = max(1, record.policy.concurrency_max)
     active = min(window, partition_count(record))
     return active, max(1, window // active)
 
 
 async def read_record(store: Store, run_id: str) -> state_pb2.RunRecord:
-    """Read what was asked. Raises: NotFound, DataLoss."""
+    """Read the record of a run. Raises: NotFound, DataLoss."""
     found = await store.get(keys.run(run_id))
     if found is None:
         raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
@@ -76,21 +76,21 @@ async def read_record(store: Store, run_id: str) -> state_pb2.RunRecord:
 
 
 def parse_record(run_id: str, value: bytes) -> state_pb2.RunRecord:
-    """Raises: DataLoss."""
+    """Decode the record of a run. Raises: DataLoss."""
     try:
         record = state_pb2.RunRecord.FromString(value)
     except DecodeError:
         raise DataLoss("RECORD_CORRUPT", f"the record of run {run_id} cannot be read", run_id=run_id) from None
     if not record.items_per_partition:
-        raise DataLoss("RECORD_CORRUPT", f"the record of run {run_id} has no size of partitions", run_id=run_id)
+        raise DataLoss("RECORD_CORRUPT", f"the record of run {run_id} has no partition size", run_id=run_id)
     return record
 
 
 async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
-    """Read and compile the run's flow, its overrides applied. Raises: DataLoss."""
+    """Read and compile the run's flow with the overrides. Raises: DataLoss."""
     stored = await store.get(keys.flow(record.flow_id))
     if stored is None:
-        raise DataLoss("FLOW_MISSING", f"flow {record.flow_id} of a run is gone", flow_id=record.flow_id)
+        raise DataLoss("FLOW_MISSING", f"flow {record.flow_id} of a run is missing", flow_id=record.flow_id)
     flow = flow_from_tree(decode(stored.value))
     if record.overrides_json:
         flow = apply_overrides(flow, decode(record.overrides_json))
@@ -100,19 +100,21 @@ async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
 async def open_partition(
     run_id: str, partition: int, record: state_pb2.RunRecord, plan: CompiledFlow, get_blob: GetBlob
 ) -> RunState:
-    """Return the state of a partition before its first entry. Raises: DataLoss (its inputs are gone)."""
+    """Return the state of a partition before the first entry. Raises: DataLoss (the inputs are missing)."""
     first = partition * record.items_per_partition
     if record.partition_inputs:
         content = await get_blob(run_id, record.partition_inputs[partition], shared=False)
         if content is None:
-            raise DataLoss("INPUTS_MISSING", f"the inputs of run {run_id}, partition {partition}, are gone")
+            raise DataLoss("INPUTS_MISSING", f"the inputs of run {run_id}, partition {partition}, are missing")
         inputs = [Json(bytes(raw)) for raw in msgspec.json.decode(content, type=list[msgspec.Raw])]
     else:
         inputs = [json_of(payload) for payload in record.inputs[first : first + record.items_per_partition]]
+
     policy = state_pb2.Policy()
     policy.CopyFrom(record.policy)
     policy.concurrency_max = partition_window(record)[1]
     variables = {name: Json(encode(value)) for name, value in decode(record.variables_json or b"{}").items()}
+
     return new_run(
         run_id, partition=partition, first_item=first, plan=plan, inputs=inputs, variables=variables, policy=policy
     )
@@ -121,9 +123,10 @@ async def open_partition(
 async def journal_entries(
     store: Store, run_id: str, partition: int, grouping: Grouping | None = None
 ) -> AsyncIterator[pb.Entry]:
-    """Yield a partition's journal in order. With `grouping`, its beginning is read together with those of others.
+    """Yield a partition's journal in order. With `grouping`, the first page is read together with other partitions.
 
-    Raises: DataLoss when an entry is missing.
+    Raises:
+        DataLoss: an entry is missing or cannot be read.
     """
     seq = 0
     prefix = keys.journal_of_partition(run_id, partition)
@@ -132,12 +135,14 @@ async def journal_entries(
         (response,) = (await grouping.txn(Txn((), (Range(prefix, limit=FIRST_KEYS),)))).responses
         assert isinstance(response, Page)
         first_page = response
+
     async for item in range_all(store, prefix, first=first_page):
         first = keys.parse_journal(item.key)[2]
         if first != seq:
             raise DataLoss(
                 "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
             )
+
         try:
             batch = pb.EntryBatch.FromString(item.value)
         except DecodeError:
@@ -146,16 +151,16 @@ async def journal_entries(
                 f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
                 run_id=run_id,
             ) from None
+
         for entry in batch.entries:
             yield entry
         seq += len(batch.entries)
 
 
 async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> None:
-    """Apply one journaled entry and work out what follows, bringing blobs as they are wanted."""
+    """Apply a journaled entry and work out the consequences, loading blobs on demand."""
     apply(state, entry)
     blobs: dict[str, bytes | None] = {}
     while not advance(state, blobs) and state.wanted:
-        wanted, state.wanted = state.wanted, {}
-        for blob, shared in wanted.items():
+        for blob, shared in state.take_wanted().items():
             blobs[blob] = await get_blob(state.run_id, blob, shared=shared)

@@ -1,8 +1,8 @@
 """What the project promises, in the words that users read, and the tests that prove each promise.
 
-`docs/guarantees.md` is this list: `python tests/guarantees.py > docs/guarantees.md`. Where another document makes
-promises, in a list between `<!-- promises -->` and `<!-- /promises -->`, they are sentences of this one.
-`tests/unit/test_guarantees.py` holds all of that together. A test stands as `file::test`, the file below `tests/`.
+The page `docs/explanation/guarantees.md` is this script's output. Promises in
+other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
+`tests/unit/test_guarantees.py` checks all of that. A test is written as `file::test`, the file below `tests/`.
 """
 
 from __future__ import annotations

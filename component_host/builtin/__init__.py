@@ -1,1 +1,1 @@
-"""TODO head of component_host/builtin."""
+"""The builtin components: their backend, schemas, and the code of `/openai` and `/load_file`."""

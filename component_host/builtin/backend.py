@@ -1,10 +1,10 @@
 """The backend of plugins of type `builtin`: the components that come with the mesh.
 
-`noop`, `create_messages`, `openai`, `put_blob`, `get_blob` and `load_file` run here. `eval`, `map`, `iterate` and
-`sleep` are listed here and run by the engine: a call for one of them is somebody's mistake.
+`noop`, `create_messages`, `openai`, `put_blob`, `get_blob` and `load_file` run here. `eval`, `map`, `iterate`, `sleep`
+and `wait_for_signal` are listed here and run by the engine: a call for one of them is a defect of the caller.
 
-Failures: an input that cannot be right is INVALID_INPUT; what is missing for now (a file, a blob, a key, a service)
-is RESOURCE_UNAVAILABLE; anything else is COMPONENT_FAILED. None of them is retried unless the step says so.
+Failures: an invalid input is INVALID_INPUT; a missing file, blob, key or service is RESOURCE_UNAVAILABLE; all other
+failures are COMPONENT_FAILED. Retries need `onError` of the step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from component_host.backend import Health, Listing
+from component_host.backend import BackendListing, ServerHealth
 from component_host.builtin.failure import CallFailed, failure_of
 from component_host.builtin.files import load_file
 from component_host.builtin.openai import ChatInput, OpenAIChat
@@ -35,40 +35,43 @@ T = TypeVar("T")
 BLOB_TYPES = ("data", "flow", "binary")
 
 LOOP_BYTES_MAX = 512 * 1024
-"""JSON above this is decoded in a thread: it would hold up the event loop for more than some 5 ms."""
+"""Larger JSON is decoded in a thread: decoding would block the event loop for more than 5 ms."""
 
 
-class _Prompt(msgspec.Struct):
+class PromptInput(msgspec.Struct):
     user_prompt: str
     system_instructions: str | None = None
 
 
-class _PutBlob(msgspec.Struct):
+class PutBlobInput(msgspec.Struct):
     data: msgspec.Raw
     blob_type: str
 
 
-class _GetBlob(msgspec.Struct):
+class GetBlobInput(msgspec.Struct):
     blob_id: str
 
 
-class _LoadFile(msgspec.Struct):
+class LoadFileInput(msgspec.Struct):
     path: str
     format: Literal["json", "yaml", "text"] | None = None
 
 
 class BuiltinBackend:
-    """One plugin of type `builtin`. Paths in `allowed_paths` may be read besides the working directory."""
+    """One plugin of type `builtin`.
+
+    `/load_file` reads files below `allowed_paths` and the working directory.
+    """
 
     def __init__(self, context: BackendContext, config: BuiltinPlugin, *, allowed_paths: Sequence[Path] = ()) -> None:
         self.name = context.name
-        self.health = Health(context.listing_changed)
+        self.health = ServerHealth(context.listing_changed)
         self._working_directory = Path(context.working_directory)
         self._allowed_paths = tuple(allowed_paths)
         self._chat = OpenAIChat(config.openai, context.environ)
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._waiting: dict[str, Callable[[HostCall], Awaitable[bytes]]] = {
+        self._asynchronous: dict[str, Callable[[HostCall], Awaitable[bytes]]] = {
             "/openai": self._openai,
             "/put_blob": self._put_blob,
             "/get_blob": self._get_blob,
@@ -78,20 +81,21 @@ class BuiltinBackend:
     async def start(self) -> None:
         pass
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return _LISTING
 
     def execute(self, call: HostCall) -> None:
         component = call.request.component
-        waiting = self._waiting.get(component)
-        if waiting is not None:
-            self._spawn(call, waiting)
+        asynchronous = self._asynchronous.get(component)
+
+        if asynchronous is not None:
+            self._spawn(call, asynchronous)
         elif component == "/noop":
             call.succeed(call.input)
         elif component == "/create_messages":
-            self._at_once(call, _create_messages)
+            self._run_inline(call, _create_messages)
         else:
-            call.fail(_not_here(component))
+            call.fail(_unknown_component(component))
 
     def cancel(self, call: HostCall) -> None:
         task = call.backend_state
@@ -105,11 +109,10 @@ class BuiltinBackend:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
         await self._chat.close()
 
-    # how a call runs
-
-    def _at_once(self, call: HostCall, component: Callable[[bytes], bytes]) -> None:
+    def _run_inline(self, call: HostCall, component: Callable[[bytes], bytes]) -> None:
         try:
             call.succeed(component(call.input))
         except CallFailed as error:
@@ -119,6 +122,7 @@ class BuiltinBackend:
         if self._closed:
             call.fail(_closed(self.name))
             return
+
         task = asyncio.get_running_loop().create_task(self._run(call, component))
         call.backend_state = task
         self._running.add(task)
@@ -132,35 +136,36 @@ class BuiltinBackend:
             call.fail(error.failure)
         except StepflowError as error:
             call.fail(failure_of(error, name))
-        except Exception as error:  # a call that nobody settles would hold its step for ever
+        except Exception as error:  # an unsettled call would block its step
             call.fail(Failure(Code.COMPONENT_FAILED, f"{name}: unexpected {type(error).__name__}"))
 
     def _ended(self, call: HostCall, task: asyncio.Task[None]) -> None:
-        """Settle what a cancellation left open, also one that came before the first step of the task."""
+        """Settle a cancelled call: a task cancelled before its first step has not done so."""
         self._running.discard(task)
         if task.cancelled() and not call.settled:
             call.fail(_closed(self.name) if self._closed else Failure(Code.CANCELLED, "cancelled"))
 
-    # the components that wait for something
-
     async def _openai(self, call: HostCall) -> bytes:
-        response = await self._chat.complete(await _aside(call.input, _input, _CHAT, "openai"))
+        response = await self._chat.complete(await _off_loop(call.input, _input, _CHAT, "openai"))
         return encode({"response": response})
 
     async def _put_blob(self, call: HostCall) -> bytes:
-        wanted = await _aside(call.input, _input, _PUT_BLOB, "put_blob")
+        wanted = await _off_loop(call.input, _input, _PUT_BLOB, "put_blob")
         if wanted.blob_type not in BLOB_TYPES:
             raise CallFailed(Code.INVALID_INPUT, f"put_blob: `blob_type` must be one of {', '.join(BLOB_TYPES)}")
-        # The input is compact already, and so is this slice of it: its hash is the blob's id.
+
+        # A slice of the compact input is compact, too: its hash is the blob's id.
         return encode({"blob_id": await call.blobs.put(bytes(wanted.data), blob_type=wanted.blob_type)})
 
     async def _get_blob(self, call: HostCall) -> bytes:
-        wanted = await _aside(call.input, _input, _GET_BLOB, "get_blob")
+        wanted = await _off_loop(call.input, _input, _GET_BLOB, "get_blob")
         content, _ = await call.blobs.get(wanted.blob_id)
+
         try:
-            data = await _aside(content, compact)
+            data = await _off_loop(content, compact)
         except Invalid:
             raise CallFailed(Code.INVALID_INPUT, f"get_blob: blob {wanted.blob_id[:64]} does not hold JSON") from None
+
         return encode({"data": msgspec.Raw(data)})
 
     async def _load_file(self, call: HostCall) -> bytes:
@@ -174,6 +179,7 @@ class BuiltinBackend:
             working_directory=self._working_directory,
             allowed_paths=self._allowed_paths,
         )
+
         metadata = {
             "resolved_path": loaded.resolved_path,
             "size_bytes": loaded.size_bytes,
@@ -182,17 +188,17 @@ class BuiltinBackend:
         return encode({"data": loaded.data, "metadata": metadata})
 
 
-_LISTING = Listing(BUILTINS)
+_LISTING = BackendListing(BUILTINS)
 
-_PROMPT = msgspec.json.Decoder(_Prompt)
+_PROMPT = msgspec.json.Decoder(PromptInput)
 _CHAT = msgspec.json.Decoder(ChatInput)
-_PUT_BLOB = msgspec.json.Decoder(_PutBlob)
-_GET_BLOB = msgspec.json.Decoder(_GetBlob)
-_LOAD_FILE = msgspec.json.Decoder(_LoadFile)
+_PUT_BLOB = msgspec.json.Decoder(PutBlobInput)
+_GET_BLOB = msgspec.json.Decoder(GetBlobInput)
+_LOAD_FILE = msgspec.json.Decoder(LoadFileInput)
 
 
-async def _aside(text: bytes, decode: Callable[..., T], *arguments: Any) -> T:
-    """Return `decode(text, *arguments)`, from a thread when the text is large."""
+async def _off_loop(text: bytes, decode: Callable[..., T], *arguments: Any) -> T:
+    """Return `decode(text, *arguments)`; a large text is decoded in a thread."""
     if len(text) > LOOP_BYTES_MAX:
         return await asyncio.to_thread(decode, text, *arguments)
     return decode(text, *arguments)
@@ -208,13 +214,15 @@ def _input(text: bytes, decoder: msgspec.json.Decoder[T], component: str) -> T:
 def _create_messages(text: bytes) -> bytes:
     wanted = _input(text, _PROMPT, "create_messages")
     messages: list[dict[str, Any]] = []
+
     if wanted.system_instructions is not None:
         messages.append({"role": "system", "content": wanted.system_instructions})
     messages.append({"role": "user", "content": wanted.user_prompt})
+
     return encode({"messages": messages})
 
 
-def _not_here(component: str) -> Failure:
+def _unknown_component(component: str) -> Failure:
     if component in ENGINE_COMPONENTS:
         return Failure(Code.ORCHESTRATOR_ERROR, f"builtin `{component}` runs in the engine, not on a component host")
     return Failure(Code.COMPONENT_NOT_FOUND, f"there is no builtin component `{component}`")

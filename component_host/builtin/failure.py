@@ -1,4 +1,4 @@
-"""How code below a backend ends a call with a failure of its choice: it raises `CallFailed`."""
+"""The exception for failing a call from a builtin component, and failures for errors of the mesh."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from stepflow.errors import (
 )
 
 
-class CallFailed(Exception):  # says what happened, like the families of StepflowError
-    """Carries the failure of the call; `data` are JSON values that explain it."""
+class CallFailed(Exception):  # named by the event, like the families of StepflowError
+    """Fails the call; `data` are JSON values with details."""
 
     def __init__(self, code: Code, message: str, **data: object) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class CallFailed(Exception):  # says what happened, like the families of Stepflo
 
 
 def failure_of(error: StepflowError, component: str) -> Failure:
-    """Return the failure of a call that ran into an error of the mesh."""
+    """Return the failure for an error of the mesh during a call."""
     if isinstance(error, Invalid):
         code = Code.INVALID_INPUT
     elif isinstance(error, (NotFound, Unavailable, Overloaded, Deadline)):

@@ -1,13 +1,13 @@
 """The builtin component `/openai`: one chat completion from an OpenAI-compatible service.
 
 Promises:
-- requests go to the service that the operator configured and nowhere else: a flow cannot name another address,
-  redirects are not followed, so the operator's key is never sent to a stranger;
-- the key appears in no failure, also when the service repeats it in its own message;
-- an answer is read up to `RESPONSE_BYTES_MAX`; the wait for the next bytes is bounded by `timeout` of the settings.
+- Requests go to the operator's service only: a flow cannot set the address, and redirects are not followed. So the
+  operator's key never reaches another service.
+- The key appears in no failure, even if the service repeats the key in an error message.
+- Responses are bounded by `RESPONSE_BYTES_MAX`; the wait for the next bytes is bounded by `timeout` of the settings.
 
-Failures: what a corrected flow would avoid is INVALID_INPUT, what may be better later or with another key or quota is
-RESOURCE_UNAVAILABLE, an answer that makes no sense is COMPONENT_FAILED. Nothing is retried here.
+Failures: INVALID_INPUT if the flow has to change, RESOURCE_UNAVAILABLE if a later try, another key or quota may help,
+COMPONENT_FAILED for an unusable response. No retries here.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-3.5-turbo"
-"""What upstream always uses."""
+"""The fixed model of upstream StepFlow."""
 
 RESPONSE_BYTES_MAX = PAYLOAD_BYTES_MAX
 CONNECT_TIMEOUT_S = 10.0
 ERROR_TEXT_MAX = 300
-"""Characters of the service's own error message that go into a failure."""
+"""Characters of the service's error message in a failure."""
 
 CONNECTIONS_MAX = 64
-"""Further requests wait for one of them."""
+"""Further requests wait for a free connection."""
 
 
 class ChatInput(msgspec.Struct):
@@ -55,7 +55,7 @@ class ChatInput(msgspec.Struct):
 
 
 class OpenAIChat:
-    """A client of one service; its connections open with the first request."""
+    """A client of one service, opened by the first request."""
 
     def __init__(self, settings: OpenAISettings, environ: Mapping[str, str]) -> None:
         base_url = settings.base_url or environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
@@ -71,16 +71,18 @@ class OpenAIChat:
         self._opening = asyncio.Lock()
 
     async def complete(self, request: ChatInput) -> str:
-        """Return the text of the first choice, empty when there is none. Raises: CallFailed."""
+        """Return the text of the first choice, empty without choices. Raises: CallFailed."""
         if request.base_url is not None:
             raise CallFailed(
                 Code.INVALID_INPUT, "openai: `base_url` is set in the configuration (`openai.baseUrl`), not by a flow"
             )
+
         if not _is_http_url(self._url):
             raise CallFailed(
                 Code.RESOURCE_UNAVAILABLE,
-                "openai: the base URL is no HTTP address; correct `openai.baseUrl` or `OPENAI_BASE_URL`",
+                "openai: the base URL is not an HTTP address; correct `openai.baseUrl` or `OPENAI_BASE_URL`",
             )
+
         key = self._key_for(request)
         status, content = await self._post(self._body(request), key)
         if status != 200:
@@ -100,17 +102,21 @@ class OpenAIChat:
                     Code.RESOURCE_UNAVAILABLE, f"openai: no API key; set `{self._key_variable}` or pass `api_key`"
                 )
             return None
-        if not (key.isascii() and key.isprintable()):  # a line break in it would be another header
+
+        if not (key.isascii() and key.isprintable()):  # a line break would start another header
             code = Code.INVALID_INPUT if request.api_key else Code.RESOURCE_UNAVAILABLE
             raise CallFailed(code, "openai: the API key has characters that HTTP does not allow")
+
         return key
 
     def _body(self, request: ChatInput) -> bytes:
         body: dict[str, Any] = {"model": request.model or self._model, "messages": request.messages}
+
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.max_tokens is not None:
             body["max_tokens"] = request.max_tokens
+
         return encode(body)
 
     async def _post(self, body: bytes, key: str | None) -> tuple[int, bytes]:
@@ -121,13 +127,14 @@ class OpenAIChat:
         headers = {"content-type": "application/json"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
+
         try:
             async with client.stream("POST", self._url, content=body, headers=headers) as response:
                 return response.status_code, await _bounded(response)
         except httpx.TimeoutException as error:
             raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {_kind(error)}: no answer in time{way}") from None
         except httpx.DecodingError:
-            raise CallFailed(Code.COMPONENT_FAILED, "openai: the answer is badly compressed") from None
+            raise CallFailed(Code.COMPONENT_FAILED, "openai: the answer cannot be decompressed") from None
         except httpx.TransportError as error:
             what = f"openai: {_kind(error)}: cannot reach the service{way}"
             raise CallFailed(Code.RESOURCE_UNAVAILABLE, what) from None
@@ -139,7 +146,8 @@ class OpenAIChat:
                     self._proxy = proxy_for(self._url, self._environ)
                 except Invalid as error:
                     raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {error.message}") from None
-                # Importing httpx and reading certificates takes some 200 ms: not on the loop.
+
+                # Importing httpx and reading certificates take about 200 ms: not on the event loop.
                 self._client = await import_in_thread(_open_client, self._timeout_s, self._proxy)
             return self._client
 
@@ -148,7 +156,7 @@ def _open_client(timeout_s: float, proxy: Proxy | None) -> httpx.AsyncClient:
     import httpx
 
     return httpx.AsyncClient(
-        # With a transport of our own httpx reads no proxies from the environment.
+        # With an explicit transport httpx reads no proxies from the environment.
         transport=httpx.AsyncHTTPTransport(
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX), proxy=None if proxy is None else proxy.url
         ),
@@ -167,10 +175,12 @@ def _is_http_url(url: str) -> bool:
 
 async def _bounded(response: httpx.Response) -> bytes:
     content = bytearray()
+
     async for chunk in response.aiter_bytes():
         content += chunk
         if len(content) > RESPONSE_BYTES_MAX:
             raise CallFailed(Code.COMPONENT_FAILED, f"openai: the answer is larger than {RESPONSE_BYTES_MAX:,} bytes")
+
     return bytes(content)
 
 
@@ -192,6 +202,7 @@ def _refused(status: int, content: bytes, key: str | None, *, own_key: bool, way
         code = Code.RESOURCE_UNAVAILABLE
     else:
         code = Code.COMPONENT_FAILED
+
     text = _error_text(content)
     if key:
         text = text.replace(key, "[REDACTED]")
@@ -204,22 +215,22 @@ def _error_text(content: bytes) -> str:
         tree = decode(content)
         return str(tree["error"]["message"])
     except (msgspec.MsgspecError, UnicodeError, RecursionError, LookupError, TypeError):
-        return ""  # a proxy's page; the status says enough
+        return ""  # a proxy's page; the status suffices
 
 
-class _Message(msgspec.Struct):
+class ChatMessage(msgspec.Struct):
     content: str | None = None
 
 
-class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
+class ChatChoice(msgspec.Struct):
+    message: ChatMessage = msgspec.field(default_factory=ChatMessage)
 
 
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
+class ChatCompletion(msgspec.Struct):
+    choices: list[ChatChoice]
 
 
-_completion = msgspec.json.Decoder(_Completion)
+_completion = msgspec.json.Decoder(ChatCompletion)
 
 
 def _first_choice(content: bytes) -> str:

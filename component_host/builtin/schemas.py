@@ -1,7 +1,6 @@
 """Descriptions and schemas of the builtin components, as listings show them.
 
-`sleep`, `eval`, `map` and `iterate` are among them though the run engine executes them: whoever lists components
-should find them.
+Components of the run engine (`eval`, `map`, `iterate`, `sleep`, `wait_for_signal`) are included, for listings.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def _one_of_type(*types: str, description: str) -> dict[str, Any]:
 _ANY: dict[str, Any] = {}
 _COUNT = {"type": "integer", "minimum": 0}
 _BLOB_ID = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$", "description": "SHA-256 of the content, in hexadecimal"}
-_FLOW = {"type": "object", "description": "A flow; wrap it in `$literal` so that its expressions stay its own"}
+_FLOW = {"type": "object", "description": "A flow; wrap it in `$literal`, or the outer flow evaluates its expressions"}
 _MESSAGE = _object(
     ["role", "content"],
     role={"type": "string", "enum": ["system", "user", "assistant"]},
@@ -32,7 +31,7 @@ _FLOW_RESULT = {
     "type": "object",
     "properties": {
         "outcome": {"type": "string", "enum": ["success", "failed"]},
-        "result": {"description": "What the flow returned, when it succeeded"},
+        "result": {"description": "Output of the flow, if successful"},
         "error": _object(["code", "message"], code={"type": "string"}, message={"type": "string"}, data=_ANY),
     },
     "required": ["outcome"],
@@ -54,11 +53,11 @@ BUILTINS = (
         _object(
             ["name"],
             name={"type": "string", "minLength": 1, "maxLength": 128},
-            timeout_ms={**_COUNT, "description": "Without one it waits for ever"},
+            timeout_ms={**_COUNT, "description": "Default: no timeout"},
         ),
         _object(
             ["payload", "timed_out"],
-            payload={"description": "What came with the signal; null when none came in time"},
+            payload={"description": "Payload of the signal; null after the timeout"},
             timed_out={"type": "boolean"},
         ),
     ),
@@ -148,7 +147,7 @@ BUILTINS = (
     ComponentInfo(
         "/iterate",
         "/iterate",
-        "Runs a flow again and again, each time on what it returned as `next`, until it returns `result`.",
+        "Runs a flow repeatedly, each time on the `next` of the former output, until the output has `result`.",
         _object(
             ["flow", "initial_input"],
             flow=_FLOW,
@@ -159,7 +158,7 @@ BUILTINS = (
             ["result", "iterations", "terminated"],
             result=_ANY,
             iterations=_COUNT,
-            terminated={"type": "boolean", "description": "True when `max_iterations` ended it"},
+            terminated={"type": "boolean", "description": "True if `max_iterations` was reached"},
         ),
     ),
 )

@@ -1,7 +1,7 @@
-"""What the MCP bridge knows of a connection, whatever carries it: pipes (`mcp_stdio`) or HTTP (`mcp_http`).
+"""The interface of both transports, pipes (`stdio`) and HTTP (`http`), and the types that all of the bridge shares.
 
-A `Link` is one launch of, or one connection to, a server: an asynchronous context manager that gives the SDK's pair of
-message streams. It calls `on_loss` once when the server is lost while the context is open.
+A `McpLink` is one launch of, or one connection to, a server: an asynchronous context manager that yields the SDK's pair
+of message streams. It calls `on_loss` once when the server is lost while the context is open.
 
 Imports nothing of the SDK.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from stepflow import codec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from mcp.client._transport import TransportStreams
 
 MESSAGE_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
@@ -25,71 +27,96 @@ SIGTERM_GRACE_S = 2.0
 """From SIGTERM to SIGKILL."""
 
 
+OfferKind = Literal["tool", "prompt", "resources"]
+"""Which MCP method a component stands for."""
+
+ResultForm = Literal["structured", "content"]
+"""What a step gets: a result's structured content or text, or always its list of content blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class McpServerConfig:
+    """How to reach one server: a command, a URL, or a command that serves a URL. Variables are substituted."""
+
+    command: str = ""
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    inherit_env: bool = False
+    url: str = field(default="", repr=False)
+    """Of a server over streamable HTTP; empty: stdio. See `http` for `{port}`."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    result: ResultForm = "structured"
+    start_timeout_s: float = 30.0
+    """From launch to listed tools."""
+    mode: Literal["auto", "legacy", "modern"] = "auto"
+    """The era to speak. `auto` asks the server, which costs a server that starts slowly up to 10 s more."""
+
+
 @dataclass(slots=True)
-class Trace:
-    """What became of one call on the wire, as far as the protocol's own answer does not say it."""
+class CallTrace:
+    """The fate of one call on the wire, where the protocol's own answer does not tell it."""
 
     requests: int = 0
-    """HTTP requests made for it: its own, then those that resume its answer or tell of its cancellation."""
+    """HTTP requests of the call: its own, then those that resume its answer or announce its cancellation."""
     sent: bool = False
     """A part of a request may have left this machine."""
     refused: bool = False
-    """The server told that it would not look at the call."""
+    """The server refused the call unread."""
     problem: str = ""
-    """Why there will be no answer; empty if there is one."""
+    """Why no answer will come; empty if one does."""
 
     @property
     def executed(self) -> bool:
-        """The server may have executed the call."""
+        """Return True if the server may have executed the call."""
         return self.sent and not self.refused
 
     def begin_request(self) -> None:
         self.requests += 1
-        self.problem = ""  # a stream that is resumed makes a broken one good
+        self.problem = ""  # a resumed stream replaces the broken one
 
     def redirect(self) -> None:
-        """Note that the last request was sent elsewhere by a server that did nothing else."""
+        """Take back the last request: the server only redirected it."""
         self.requests -= 1
         self.sent = self.requests > 0
 
     def fail(self, why: str, *, refused: bool = False) -> None:
-        """Note that the last request failed. Only the call's own request can be refused as such."""
+        """Record that the last request failed. Only the call's own request, the first, can be refused."""
         self.problem = why
         self.refused = refused and self.requests == 1
 
 
-call_trace: ContextVar[Trace | None] = ContextVar("call_trace", default=None)
-"""The trace of the call that the current task makes; what the SDK starts on its behalf inherits it."""
+call_trace: ContextVar[CallTrace | None] = ContextVar("call_trace", default=None)
+"""Trace of the current task's call. Tasks that the SDK starts for the call inherit it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A call that went down with its connection."""
+    """Why a call was lost with its connection."""
 
     message: str
-    """What the server did, as the end of a sentence: `exited with code 1 during the call`."""
+    """Predicate of a sentence about the server: `exited with code 1 during the call`."""
     executed: bool
-    """The server may have executed it."""
+    """The server may have executed the call."""
 
 
-class Link(AbstractAsyncContextManager["TransportStreams"], Protocol):
+class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
     """One connection to a server."""
 
     lost: bool
-    """The server ended by itself, cannot be reached, or does not know us any more."""
+    """The server exited by itself, is unreachable, or has forgotten the session."""
     drains: bool
     """After a loss, calls in flight may still be answered."""
 
-    async def loss(self, trace: Trace) -> Loss | None:
-        """Say how a failed call was lost; None if its error is the server's answer."""
+    async def loss(self, trace: CallTrace) -> Loss | None:
+        """Explain how a failed call was lost. None: the error is the server's answer."""
         ...
 
     def describe_end(self) -> str:
-        """Say how the server was lost, for an error text: `exited with code 1`."""
+        """Return how the server was lost, for an error text: `exited with code 1`."""
         ...
 
     def describe_stray_output(self) -> str:
-        """Say what it printed where messages belong; empty if nothing."""
+        """Return what the server printed on stdout besides messages; empty if nothing."""
         ...
 
     def stderr_tail(self) -> str: ...

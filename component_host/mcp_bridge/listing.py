@@ -1,4 +1,4 @@
-"""What an MCP server offers, as components: its tools, its prompts, and the reading of its resources.
+"""A server's tools, prompts and resources as components.
 
 | offer | component | path |
 |---|---|---|
@@ -6,16 +6,16 @@
 | prompt `greet` | `prompts/greet` | `/prompts/greet` |
 | resources | `resources/read` | `/resources/read` |
 
-- All pages are read, up to a bound: a listing that never ends is cut off.
-- A server that lacks a method to list something lacks the thing.
-- Names with braces are left out, because their paths would be patterns. A tool goes before a prompt of the same id.
+- All pages are read, up to `PAGES_MAX`.
+- A server without a list method offers none of that kind.
+- Names with braces are left out: their paths would be patterns. Of a tool and a prompt with one id, the tool wins.
 
 Imports the SDK: import it late.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from mcp import MCPError
 from mcp_types import METHOD_NOT_FOUND
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     import mcp
     import mcp_types
 
-    from component_host.mcp_bridge.results import ResultForm
+    from component_host.mcp_bridge.link import OfferKind, ResultForm
 
 OFFERS_MAX = 10_000
 PAGES_MAX = 1_000
-"""A server whose listing never ends is cut off here."""
+"""An endless listing is cut off here."""
 
 PROMPTS = "prompts/"
 READ_RESOURCE = "resources/read"
@@ -77,24 +77,22 @@ CONTENTS_SCHEMA = {
 
 log = get_logger("component_host.mcp")
 
-Kind = Literal["tool", "prompt", "resources"]
-
 
 class Offer(NamedTuple):
-    """Something that a server offers."""
+    """One component of a server."""
 
-    kind: Kind
+    kind: OfferKind
     info: ComponentInfo
 
 
 async def list_offers(client: mcp.Client, form: ResultForm) -> dict[str, Offer]:
-    """Return all that the server offers, by component id. Raises: MCPError, ValueError (it breaks the protocol)."""
+    """Return the server's offers by component id. Raises: MCPError; ValueError, the listing breaks the protocol."""
     capabilities = client.server_capabilities
     offers: dict[str, Offer] = {}
-    async for tool in _all(client.list_tools, lambda page: page.tools):
+    async for tool in _pages(client.list_tools, lambda page: page.tools):
         offers.setdefault(tool.name, Offer("tool", _of_tool(tool, form)))
     if capabilities.prompts is not None:
-        async for prompt in _all(client.list_prompts, lambda page: page.prompts):
+        async for prompt in _pages(client.list_prompts, lambda page: page.prompts):
             offers.setdefault(PROMPTS + prompt.name, Offer("prompt", _of_prompt(prompt)))
     if capabilities.resources is not None and await _has_resources(client):
         offers.setdefault(READ_RESOURCE, Offer("resources", _RESOURCES))
@@ -102,10 +100,10 @@ async def list_offers(client: mcp.Client, form: ResultForm) -> dict[str, Offer]:
 
 
 async def _has_resources(client: mcp.Client) -> bool:
-    """Say whether there is anything to read; SDKs say so for servers that have nothing."""
-    async for _ in _all(client.list_resources, lambda page: page.resources):
+    """Return True if the server has a resource. (SDKs announce the capability for servers without any.)"""
+    async for _ in _pages(client.list_resources, lambda page: page.resources):
         return True
-    async for _ in _all(client.list_resource_templates, lambda page: page.resource_templates):
+    async for _ in _pages(client.list_resource_templates, lambda page: page.resource_templates):
         return True
     return False
 
@@ -155,8 +153,8 @@ class _ListPage(Protocol[P_co]):
     async def __call__(self, *, cursor: str | None) -> P_co: ...
 
 
-async def _all(list_page: _ListPage[P], items: Callable[[P], Sequence[T]]) -> AsyncIterator[T]:
-    """Yield what is on all pages; nothing if the server has no such method."""
+async def _pages(list_page: _ListPage[P], items: Callable[[P], Sequence[T]]) -> AsyncIterator[T]:
+    """Yield the items of all pages; none if the server lacks the method."""
     cursor: str | None = None
     count = 0
     for _ in range(PAGES_MAX):
@@ -176,9 +174,9 @@ async def _all(list_page: _ListPage[P], items: Callable[[P], Sequence[T]]) -> As
 
 def _is_name(component: str) -> bool:
     if "{" in component or "}" in component:
-        log.warning("left out: braces in a name would make its path a pattern", component=component)
+        log.warning("component left out: braces in its name would make its path a pattern", component=component)
         return False
     return True
 
 
-__all__ = ["Kind", "Offer", "list_offers"]
+__all__ = ["Offer", "list_offers"]

@@ -1,13 +1,13 @@
-"""What a call's outcome means to a flow: results become outputs, errors become failures. Pure.
+"""How an MCP result becomes a step's output, and an MCP error its failure. Pure.
 
-The mapping, in full in `docs/mcp.md`:
+The mapping, in full in `docs/how-to/use-mcp-servers.md`:
 
-- A result's `structuredContent` is the output; without it a single text block gives its text, anything else the list
-  of content blocks. In the `content` form, the list of content blocks is always the output.
-- A prompt and a resource are their results as they are.
-- `isError` is a failure with the joined text: INVALID_INPUT where the arguments break the tool's own input schema or
-  an SDK says that it refused them, COMPONENT_NOT_FOUND for a tool that is not listed, else COMPONENT_FAILED.
-- JSON-RPC errors go by their code. Whether the connection was lost is known by the caller, not read from a code.
+- The output is a result's `structuredContent`. Without it, a single text block yields its text, anything else the list
+  of content blocks. With `result: content`, the list of content blocks is always the output.
+- Prompts and resources yield their results unchanged.
+- `isError` is a failure with the joined text: INVALID_INPUT if the arguments break the tool's input schema or an SDK
+  reports that it refused them, COMPONENT_NOT_FOUND for an unlisted tool, else COMPONENT_FAILED.
+- JSON-RPC errors map by their code. A lost connection is the caller's to detect, not read from a code.
 
 Imports the SDK: import it late.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import mcp_types
 from jsonschema.exceptions import ValidationError as SchemaError  # type: ignore[import-untyped]  # has no stubs
@@ -34,12 +34,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from component_host.backend import ComponentInfo
-    from component_host.mcp_bridge.listing import Kind
-
-ResultForm = Literal["structured", "content"]
+    from component_host.mcp_bridge.link import OfferKind, ResultForm
 
 MESSAGE_CHARS_MAX = 8_000
-"""A failure's text; it is journaled."""
+"""Of a failure's text, which is journaled."""
 
 _ARGUMENTS_REFUSED = re.compile(
     r"""\AInput\ validation\ error              # low-level servers of the Python SDK, and TypeScript's
@@ -52,17 +50,17 @@ _ARGUMENTS_REFUSED = re.compile(
 _TOOL_UNKNOWN = re.compile(r"\b(unknown tool|tool \S+ (was )?not found)\b", re.IGNORECASE)
 
 
-Result = mcp_types.CallToolResult | mcp_types.GetPromptResult | mcp_types.ReadResourceResult
+McpResult = mcp_types.CallToolResult | mcp_types.GetPromptResult | mcp_types.ReadResourceResult
 
 
 INPUT_DEPTH_MAX = 200
-"""The SDK's encoder takes 255 levels, those of the request around the input included."""
+"""The SDK's encoder accepts 255 levels, the request around the input included."""
 
 assert INPUT_DEPTH_MAX + 16 < codec.JSON_DEPTH_MAX - 1
 
 
-def input_problem(kind: Kind, input: Any) -> str:
-    """Say why an input cannot be sent at all; empty if it can."""
+def input_problem(kind: OfferKind, input: Any) -> str:
+    """Return why an input cannot be sent; empty if it can."""
     if not isinstance(input, dict):
         return "the input of an MCP component is an object of its arguments"
     if kind == "prompt" and not all(isinstance(value, str) for value in input.values()):
@@ -76,14 +74,14 @@ def input_problem(kind: Kind, input: Any) -> str:
     return ""
 
 
-def outcome(result: Result, form: ResultForm, info: ComponentInfo | None, arguments: Any) -> bytes | Failure:
-    """Return an answer's output as JSON text, or the failure that it is. `info` is None for what is not listed."""
+def outcome(result: McpResult, form: ResultForm, info: ComponentInfo | None, arguments: Any) -> bytes | Failure:
+    """Return a result's output as JSON text, or its failure. `info` is None for an unlisted component."""
     if isinstance(result, mcp_types.CallToolResult) and result.is_error:
         return failure_of_result(result, info, arguments)
     tree = _output(result, form)
     try:
         text = codec.encode(tree)
-        if b"null" in text:  # that is what the encoder makes of them; the SDK reads them from an answer over HTTP
+        if b"null" in text:  # the encoder writes NaN and infinities, which the SDK accepts over HTTP, as null
             _check_numbers(tree)
     except Invalid as error:
         return _failure(Code.COMPONENT_FAILED, f"the server's answer cannot be an output: {error.message}", {})
@@ -91,10 +89,10 @@ def outcome(result: Result, form: ResultForm, info: ComponentInfo | None, argume
 
 
 def _check_numbers(tree: Any) -> None:
-    """Raises: Invalid, a number is infinite or none at all."""
+    """Raises: Invalid, a number is infinite or NaN."""
     match tree:
         case float() if not math.isfinite(tree):
-            raise Invalid("NOT_JSON", f"it has the number {tree}, which JSON does not know")
+            raise Invalid("NOT_JSON", f"it has the number {tree}, which JSON cannot represent")
         case dict():
             for member in tree.values():
                 _check_numbers(member)
@@ -103,7 +101,7 @@ def _check_numbers(tree: Any) -> None:
                 _check_numbers(member)
 
 
-def _output(result: Result, form: ResultForm) -> Any:
+def _output(result: McpResult, form: ResultForm) -> Any:
     if isinstance(result, mcp_types.GetPromptResult):
         return _tree(result, "description", "messages")
     if isinstance(result, mcp_types.ReadResourceResult):
@@ -122,7 +120,7 @@ def _tree(result: BaseModel, *members: str) -> dict[str, Any]:
 
 
 def failure_of_result(result: mcp_types.CallToolResult, tool: ComponentInfo | None, arguments: Any) -> Failure:
-    """Return the failure that an `isError` result is. `tool` is None if the server does not list it."""
+    """Return the failure of an `isError` result. `tool` is None if the server does not list it."""
     texts = [block.text for block in result.content if isinstance(block, mcp_types.TextContent)]
     message = "\n".join(texts) or "the tool failed without saying why"
     details: dict[str, Any] = {}
@@ -154,14 +152,14 @@ def unreachable(message: str, stderr_tail: str) -> Failure:
 
 
 def describe_bad_answer(error: ValidationError) -> str:
-    """Say where an answer breaks the protocol; pydantic's own text would quote the answer."""
+    """Describe where an answer breaks the protocol. (Pydantic's own text would quote the answer.)"""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    places = [f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems[:3]]
-    return f"the server's answer breaks the protocol ({'; '.join(places)})"
+    locations = [f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems[:3]]
+    return f"the server's answer breaks the protocol ({'; '.join(locations)})"
 
 
 def breaks_schema(schema: Any, arguments: Any) -> bool:
-    """Say whether the arguments break the schema; a schema that is none is broken by nothing."""
+    """Return True if the arguments break the schema. An invalid schema accepts everything."""
     try:
         return InputValidator(schema).check(arguments) is not None
     except Invalid:
@@ -169,9 +167,9 @@ def breaks_schema(schema: Any, arguments: Any) -> bool:
 
 
 class BoundedResultCheck:
-    """Makes an SDK session check results of tools with our validator, whose work is bounded.
+    """Makes an SDK session check tool results with our validator, whose work is bounded.
 
-    The SDK's own runs on the event loop in pure Python, where a server's schema or pattern can keep it busy for hours.
+    The SDK's own validator runs on the event loop in pure Python: one schema can keep it busy for hours.
     """
 
     def __init__(self) -> None:
@@ -180,10 +178,10 @@ class BoundedResultCheck:
     def install(self, session: mcp.ClientSession) -> None:
         """Replace the part of `session` that compiles output schemas."""
         assert callable(session._output_schema_validator)
-        session._output_schema_validator = self._validator  # type: ignore[method-assign,assignment]  # what it asks of one
+        session._output_schema_validator = self._validator  # type: ignore[method-assign,assignment]  # duck-typed: it calls iter_errors only
 
     def _validator(self, name: str, schema: Any) -> _ResultValidator:
-        """Raises: RuntimeError, as the SDK's does for a schema that cannot be used."""
+        """Raises: RuntimeError for an unusable schema, as the SDK's own does."""
         known = self._validators.get(name)
         if known is None or known[0] is not schema:
             try:
@@ -196,14 +194,14 @@ class BoundedResultCheck:
 
 
 class _ResultValidator:
-    """What the SDK asks of a validator."""
+    """The part of a jsonschema validator that the SDK calls."""
 
     def __init__(self, name: str, validator: InputValidator) -> None:
         self._name = name
         self._validator = validator
 
     def iter_errors(self, tree: Any) -> Iterator[SchemaError]:
-        """Yield at most one error. Raises: RuntimeError (the result is too large to be checked)."""
+        """Yield at most one error. Raises: RuntimeError, the result is too large to check."""
         try:
             problem = self._validator.misfit(tree)
         except Invalid as error:
@@ -235,7 +233,7 @@ def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None, arguments: A
         case mcp_types.INVALID_PARAMS:
             unknown = tool is None or _TOOL_UNKNOWN.search(error.message)
             return Code.COMPONENT_NOT_FOUND if unknown else Code.INVALID_INPUT
-        case -32002:  # a resource that is not there, in the handshake era; later it is one of the invalid parameters
+        case -32002:  # missing resource in the handshake era; INVALID_PARAMS in the modern one
             return Code.INVALID_INPUT
         case mcp_types.REQUEST_TIMEOUT:
             return Code.TIMEOUT
@@ -245,7 +243,7 @@ def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None, arguments: A
 
 
 def _schema_problem(error: RuntimeError, name: str) -> str:
-    """Word the SDK's refusal of a result without the payload that its own text repeats."""
+    """Describe the SDK's refusal of a result without the payload that its own text repeats."""
     cause = error.__cause__
     rule, path = getattr(cause, "validator", None), getattr(cause, "json_path", None)
     if rule is not None and path is not None:

@@ -1,17 +1,17 @@
-"""A stdio MCP server: one launch of its process, in the shape of a transport of the `mcp` SDK.
+"""The stdio transport: one launch of a server's process, as a transport of the `mcp` SDK.
 
-Owns the framing (one JSON-RPC message a line) between a `ServerProcess` and the SDK's streams. The SDK's own stdio
-transport is not used, because it adds to the environment, keeps the exit to itself, leaves the server's children
-behind, and lets a call wait for ever on a reply that it cannot read.
+Owns the framing (one JSON-RPC message per line) between a `ServerProcess` and the SDK's streams. The SDK's own stdio
+transport extends the environment, hides the exit status, leaks the server's children, and lets a call hang on a reply
+that it cannot read.
 
-- `lost` is set before the session learns that the connection is closed, so whoever sees a call fail can tell a dead
-  server from one that answers with an error; the exit status and the last of its stderr are known by then.
-- Every reply ends its request: one that is not JSON, too deep or too large becomes an error with its id.
-- Lines on stdout that are no JSON-RPC messages are skipped; the first one is kept for the error text.
-- Leaving the context ends the server as MCP asks: the end of its input, a grace, SIGTERM, a grace, SIGKILL.
+- `lost` is set before the session sees the closed connection, so a failed call can tell a dead server from an error
+  reply. The exit status and the tail of stderr are known by then.
+- Every reply ends its request: one that is not JSON, too deep or too large becomes an error with the request's id.
+- Lines on stdout that are not JSON-RPC messages are skipped; the first one is kept for the error text.
+- Leaving the context ends the server as MCP prescribes: close stdin, wait, SIGTERM, wait, SIGKILL.
 
-Not here: the process itself (`process`), the protocol's eras, restarts, results (`mcp_bridge`). Imports the SDK: import
-it late.
+Not here: the process (`supervision.process`), restarts (`supervisor`), results (`results`). Imports the SDK: import it
+late.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-    from component_host.mcp_bridge.link import Trace
-    from component_host.supervision.process import ProcessSpec
+    from component_host.mcp_bridge.link import CallTrace
+    from component_host.supervision.spec import ProcessSpec
 
 OUTGOING_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
-"""What may wait for a server that does not read; above it, further calls wait in their tasks."""
+"""Unread bytes that may wait for the server; above them, further calls wait in their tasks."""
 
 OUTGOING_POLL_S = 0.01
 
 STDIN_GRACE_S = 1.0
-"""From the end of its input to SIGTERM. Servers that heed it need a tenth of that; for the others every run waits."""
+"""From closed stdin to SIGTERM. Well-behaved servers need a tenth of it; every run waits for the others."""
 
 log = get_logger("component_host.mcp")
 
 
-class StdioServer:
-    """One launch of a server. See `mcp_link.Link`."""
+class McpStdioServer:
+    """One launch of a server. See `link.McpLink`."""
 
     drains = False
 
     def __init__(self, spec: ProcessSpec, on_loss: Callable[[], None]) -> None:
         self.lost = False
-        """The server ended by itself."""
+        """The server exited by itself."""
         self._plugin = spec.plugin
         self._process = ServerProcess(spec, on_output=self._take, on_exit=self._handle_exit)
         self._on_loss = on_loss
@@ -73,8 +73,7 @@ class StdioServer:
         self,
     ) -> tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]:
         """Start the process. Raises: StepflowError."""
-        # Not bounded: a read fills it with at most what came in one turn of the loop, and the session, which never
-        # waits for anything to take a message, empties it in the next.
+        # Unbounded on purpose: one turn of the loop fills it with one read, and the session empties it in the next.
         self._to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
         to_server, self._from_session = anyio.create_memory_object_stream[SessionMessage](0)
         try:
@@ -94,7 +93,7 @@ class StdioServer:
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
-            await ending  # a cancelled owner must not leave the process behind
+            await ending  # else a cancelled owner would leak the process
             raise
 
     async def _end(self) -> None:
@@ -109,10 +108,10 @@ class StdioServer:
                     await self._process.ended()
             await self._process.stop(SIGTERM_GRACE_S)
         except asyncio.CancelledError:
-            self._process.kill()  # the event loop is being closed: no time for graces
+            self._process.kill()  # the event loop is closing: no time for graces
             raise
 
-    async def loss(self, trace: Trace) -> Loss | None:  # noqa: ARG002  # pipes leave no trace: all or nothing is lost
+    async def loss(self, trace: CallTrace) -> Loss | None:  # noqa: ARG002  # a pipe loses all calls or none
         return Loss(f"{self.describe_end()} during the call", executed=True) if self.lost else None
 
     def describe_end(self) -> str:
@@ -121,7 +120,7 @@ class StdioServer:
     def describe_stray_output(self) -> str:
         if not self._stray_lines:
             return ""
-        return f"{self._stray_lines} lines on its stdout were no JSON-RPC messages, the first: {self._stray_line!r}"
+        return f"{self._stray_lines} lines on its stdout were not JSON-RPC messages, the first: {self._stray_line!r}"
 
     def stderr_tail(self) -> str:
         return self._process.stderr_tail()
@@ -132,7 +131,7 @@ class StdioServer:
             if message is None:
                 self._note_stray(line)
             else:
-                with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # closing already
+                with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # already closing
                     self._to_session.send_nowait(SessionMessage(message))
 
     def _handle_exit(self) -> None:
@@ -146,31 +145,31 @@ class StdioServer:
             return
         if not self._stray_lines:
             self._stray_line = line[:100].decode(errors="replace")
-            log.warning("the MCP server prints on its stdout, which is for messages", plugin=self._plugin)
+            log.warning("the MCP server prints on stdout, which is reserved for messages", plugin=self._plugin)
         self._stray_lines += 1
 
     async def _write(self) -> None:
         async for item in self._from_session:
-            while self._process.outgoing_bytes > OUTGOING_BYTES_MAX:  # noqa: ASYNC110  # rare; nothing signals room
+            while self._process.outgoing_bytes > OUTGOING_BYTES_MAX:  # noqa: ASYNC110  # rare, and nothing signals free space
                 await asyncio.sleep(OUTGOING_POLL_S)
             try:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
-            except ValueError as error:  # else this task would end, and every later call wait for ever
+            except ValueError as error:  # uncaught, it would end this task and hang every later call
                 self._refuse(item.message, str(error))
             else:
                 self._process.write(text.encode() + b"\n")
 
     def _refuse(self, message: mcp_types.JSONRPCMessage, problem: str) -> None:
-        """Answer a request that cannot be sent."""
+        """Answer a request that cannot be encoded."""
         if isinstance(message, mcp_types.JSONRPCRequest):
             error = mcp_types.ErrorData(code=mcp_types.INVALID_PARAMS, message=f"the request cannot be sent: {problem}")
             reply = mcp_types.JSONRPCError(jsonrpc="2.0", id=message.id, error=error)
-            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # closing already
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # already closing
                 self._to_session.send_nowait(SessionMessage(reply))
 
 
 class LineSplitter:
-    """Cuts a stream of chunks into lines; of a line above the limit only the two ends are kept."""
+    """Splits chunks into lines. Of a line above the limit only both ends are kept."""
 
     def __init__(self, bytes_max: int = MESSAGE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
@@ -178,7 +177,7 @@ class LineSplitter:
         self._head = b""
 
     def split(self, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Yield the lines that end in `chunk`, without their newline, and whether they are complete."""
+        """Yield (line without newline, complete) for each line that ends in `chunk`."""
         first, *others = chunk.split(b"\n")
         self._pending += first
         for other in others:
@@ -191,7 +190,7 @@ class LineSplitter:
 
 
 def _parse(line: bytes) -> mcp_types.JSONRPCMessage | None:
-    """Read one line; None for what is no message."""
+    """Parse one line; None if it is not a message."""
     try:
         tree = codec.parse(line, what="the server's reply", bytes_max=MESSAGE_BYTES_MAX)
     except Invalid as error:
@@ -209,9 +208,9 @@ _ID_LAST = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*\}\s*\Z')
 
 
 def bad_reply(line: bytes, problem: str) -> mcp_types.JSONRPCError | None:
-    """Make an error of a reply that cannot be read; None where neither end of the line has an id.
+    """Turn an unreadable reply into an error; None if neither end of the line has an id.
 
-    Without it the call would wait for ever. The id stands where the SDKs put it: first (Python) or last (TypeScript).
+    Without it the call would hang. SDKs write the id first (Python) or last (TypeScript).
     """
     found = _ID_FIRST.search(line[:_ENDS_BYTES]) or _ID_LAST.search(line[-_ENDS_BYTES:])
     if found is None:

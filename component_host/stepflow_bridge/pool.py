@@ -1,15 +1,14 @@
-"""A pool of like StepFlow servers, whatever carries the protocol: who gets a call, and when a server starts again.
+"""A pool of equal StepFlow servers, for any transport: the choice of a server for each call, and restarts.
 
 Promises:
 - `execute` makes no task, timer or future.
-- A call goes to the server with the most room; when none has any, it waits in a bounded queue, in order.
-- A server that ends is started again, after 0.1 s, then 0.2 s, … up to 30 s while it does not stay up. Its calls in
-  flight fail as UNREACHABLE; calls not yet sent wait, until three starts have failed in a row.
+- A call goes to the server with the most room; without room, calls wait in a bounded FIFO queue.
+- A server that ends is started again, after 0.1 s, then 0.2 s, … up to 30 s. Its calls in flight fail as UNREACHABLE;
+  calls not sent yet wait, until three starts in a row have failed.
 
-A result `{"outcome": "skipped", …}`, which 0.4 to 0.7 send when user code raises SkipStep, is passed on as data.
+A result `{"outcome": "skipped", …}`, sent by 0.4 to 0.7 when user code raises SkipStep, is passed on as data.
 
-Not here: the conversation with one server (`stepflow_server` on stdio, `stepflow_http`) and the messages
-(`stepflow_protocol`).
+Not here: the conversation with one server (`stdio.server`, `http.server`) and the messages (`protocol`).
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.backend import Health, Listing
-from component_host.supervision.restarts import Restartable, keep_up
+from component_host.backend import BackendListing, ServerHealth
+from component_host.supervision.restarts import Restartable, supervise
 from stepflow.errors import Code, Failure, StepflowError
 
 if TYPE_CHECKING:
@@ -29,21 +28,21 @@ if TYPE_CHECKING:
     from component_host.backend import BackendContext, ComponentInfo, HostCall
 
 QUEUE_MAX = 10_000
-"""Calls that wait for a process with room."""
+"""Calls waiting for a server with room."""
 
 NO_ROOM = float("-inf")
-"""Of a server that is not ready; what ends in it gives no room."""
+"""Room of a server that is not ready: ended executes do not raise it."""
 
 
-class Server(Restartable, Protocol):
-    """One server, through all its restarts. It calls the pool's `has_room` whenever it can take another execute."""
+class StepflowServer(Restartable, Protocol):
+    """One server, through all its restarts. It calls `StepflowPool.fill_server` whenever it has room again."""
 
     lists_all: bool
-    """Whether it can have no component that it does not list."""
+    """False if the server may have components missing from its list."""
 
     @property
     def room(self) -> float:
-        """How many executes more it may get now."""
+        """Number of further executes the server may get now."""
         ...
 
     @property
@@ -51,95 +50,104 @@ class Server(Restartable, Protocol):
 
     @property
     def in_flight(self) -> int:
-        """How many executes it has, abandoned ones included."""
+        """Number of executes, abandoned ones included."""
         ...
 
     @property
     def process_id(self) -> int:
-        """0 where it has no process of ours."""
+        """0 for a remote server."""
         ...
 
     def stderr_tail(self) -> str:
-        """Return the last it wrote to stderr; empty where it has no process of ours."""
+        """Return the last lines of stderr; empty for a remote server."""
         ...
 
     async def start(self) -> None:
-        """Make ready. Raises: StepflowError; then nothing is left of it."""
+        """Make ready. Raises: StepflowError; then no process is left."""
         ...
 
     async def ended(self) -> None:
-        """Wait until it cannot be spoken to any more."""
+        """Wait until the server is gone."""
         ...
 
     async def stop(self) -> None: ...
 
-    def takes(self, call: HostCall, /) -> bool:
-        """Whether a call may be sent now: there is room, or what it is part of is waited for by the newest execute."""
+    def takes_call(self, call: HostCall, /) -> bool:
+        """Return True if a call may be sent now: there is room, or the newest execute waits for the call's flow."""
         ...
 
-    def send(self, call: HostCall) -> None:
-        """Send an execute, and note in `call.backend_state` the server and what `abandon` takes."""
+    def send_execute(self, call: HostCall) -> None:
+        """Send an execute; set `call.backend_state` to the server and the argument of `abandon_execute`."""
         ...
 
-    def abandon(self, request_id: int) -> None:
+    def abandon_execute(self, request_id: int) -> None:
         """Stop an execute if the server can, and forget its call."""
         ...
 
 
 class StepflowPool:
-    """One plugin: a pool of like servers, and the calls that wait for one of them. Implements `backend.Backend`;
-    who makes one gives it its `servers` before the start."""
+    """One plugin: equal servers, and the calls that wait for room. Implements `backend.Backend`.
+
+    A subclass sets `servers` before `start`.
+    """
 
     def __init__(self, context: BackendContext) -> None:
         self.name = context.name
-        self.servers: Sequence[Server] = ()
+        self.servers: Sequence[StepflowServer] = ()
+        self.health = ServerHealth(context.listing_changed)
+
         self._waiting: deque[HostCall] = deque()
-        """Calls that no server had room for."""
+        """Calls of other runs without room yet."""
         self._deeper: deque[HostCall] = deque()
-        """Those of them that flows make which executes have asked for: they come first."""
-        self.health = Health(context.listing_changed)
+        """Calls of sub-runs without room yet; first in turn, because an execute waits for them."""
+
         self._context = context
         self._supervisors: list[asyncio.Task[None]] = []
-        self._listing = Listing()
+        self._listing = BackendListing()
         self._down: StepflowError | None = None
-        """Why no process can be started; None while there is hope."""
+        """The error of the last start while restarts keep failing; None while restarts may succeed."""
         self._closing = False
 
     async def start(self) -> None:
-        """Start all servers. Raises: Invalid COMMAND_NOT_FOUND; Unavailable SERVER_START_FAILED, SERVER_EXITED,
-        SERVER_NOT_RESPONDING, SERVER_REFUSED."""
-        self.health = Health(self._context.listing_changed, len(self.servers))
+        """Start all servers.
+
+        Raises: Invalid COMMAND_NOT_FOUND; Unavailable SERVER_START_FAILED, SERVER_EXITED, SERVER_NOT_RESPONDING,
+            SERVER_REFUSED.
+        """
+        self.health = ServerHealth(self._context.listing_changed, len(self.servers))
         starts = await asyncio.gather(*(server.start() for server in self.servers), return_exceptions=True)
         failed = [error for error in starts if error is not None]
         if failed:
             await self.close()
             raise failed[0]
+
         self._listing = _listing_of(self.servers[0])
         self._supervisors = [
             asyncio.create_task(
-                keep_up(
+                supervise(
                     server,
                     self.health,
                     plugin=self.name,
-                    on_up=partial(self._is_up, server),
-                    on_hopeless=self._is_hopeless,
+                    on_up=partial(self._handle_up, server),
+                    on_hopeless=self._handle_hopeless,
                 ),
                 name=f"supervise {self.name}",
             )
             for server in self.servers
         ]
 
-    def listing(self) -> Listing:
+    def listing(self) -> BackendListing:
         return self._listing
 
     def execute(self, call: HostCall) -> None:
-        # Nobody overtakes the queue: a call made from within the end of another would take its place.
+        # Even with room, behind the queue: a call made inside the end of another call would overtake the waiting ones.
         queue = self._deeper if call.request.depth else self._waiting
         server = None if queue else self._roomiest()
         if server is None and call.request.depth:
-            server = next((server for server in self.servers if server.takes(call)), None)
+            server = next((server for server in self.servers if server.takes_call(call)), None)
+
         if server is not None:
-            server.send(call)
+            server.send_execute(call)
         elif self._closing:
             call.fail(Failure(Code.UNREACHABLE, f"plugin {self.name!r} is being stopped"))
         elif self._down is not None:
@@ -155,50 +163,54 @@ class StepflowPool:
         sent = call.backend_state
         if sent is not None:
             server, request_id = sent
-            server.abandon(request_id)
-        call.fail(Failure(Code.CANCELLED, "cancelled"))  # one in the queue is skipped because it is settled
+            server.abandon_execute(request_id)
+        call.fail(Failure(Code.CANCELLED, "cancelled"))  # in the queue it is skipped, being settled
 
     async def close(self) -> None:
         self._closing = True
+
         for supervisor in self._supervisors:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
+
         await asyncio.gather(*(server.stop() for server in self.servers))
         self._fail_queue(Failure(Code.UNREACHABLE, f"plugin {self.name!r} was stopped"))
 
     def process_ids(self) -> list[int]:
-        """Return the processes as they were last started."""
+        """Return the ids of the present or last processes."""
         return [server.process_id for server in self.servers]
 
-    def has_room(self, server: Server) -> None:
-        """Give waiting calls to a server that has become ready, finished an execute, or waits for a flow."""
+    def fill_server(self, server: StepflowServer) -> None:
+        """Send waiting calls to a server with new room: after its start, the end of an execute, or a lent slot."""
         for queue in (self._deeper, self._waiting):
             while queue and server.room > 0:
                 call = queue.popleft()
                 if not call.settled:
-                    server.send(call)
-        wanted = next((call for call in self._deeper if not call.settled and server.takes(call)), None)
+                    server.send_execute(call)
+
+        # An execute without room to spare may wait for the flow of a waiting call.
+        wanted = next((call for call in self._deeper if not call.settled and server.takes_call(call)), None)
         if wanted is not None:
             self._deeper.remove(wanted)
-            server.send(wanted)
+            server.send_execute(wanted)
 
-    def _roomiest(self) -> Server | None:
+    def _roomiest(self) -> StepflowServer | None:
         servers = self.servers
         best = servers[0] if len(servers) == 1 else max(servers, key=_room)
         return best if best.room > 0 else None
 
-    def _is_up(self, server: Server) -> None:
+    def _handle_up(self, server: StepflowServer) -> None:
         self._down = None
-        self.listing_of(server)
-        self.has_room(server)
+        self.update_listing(server)
+        self.fill_server(server)
 
-    def _is_hopeless(self, error: StepflowError) -> None:
+    def _handle_hopeless(self, error: StepflowError) -> None:
         if not any(server.room != NO_ROOM for server in self.servers):
             self._down = error
             self._fail_queue(self._down_failure())
 
-    def listing_of(self, server: Server) -> None:
-        """Take over what a server lists now."""
+    def update_listing(self, server: StepflowServer) -> None:
+        """Publish the listing of a server if it differs."""
         listing = _listing_of(server)
         if listing != self._listing:
             self._listing = listing
@@ -214,9 +226,9 @@ class StepflowPool:
                 queue.popleft().fail(failure)
 
 
-def _listing_of(server: Server) -> Listing:
-    return Listing(tuple(server.components), complete=server.lists_all)
+def _listing_of(server: StepflowServer) -> BackendListing:
+    return BackendListing(tuple(server.components), complete=server.lists_all)
 
 
-def _room(server: Server) -> tuple[float, int]:
+def _room(server: StepflowServer) -> tuple[float, int]:
     return server.room, -server.in_flight

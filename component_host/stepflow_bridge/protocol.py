@@ -1,15 +1,14 @@
-"""The StepFlow protocol as JSON-RPC messages, whatever carries them.
+"""The StepFlow protocol as JSON-RPC messages, for any transport.
 
-One dialect serves every generation, because all of them ignore members that they do not know: each message has what
-any generation requires, and our own extensions (`idempotency_key`, `timeout_ms`, `path_params`, `item`; progress and
-cancel when both sides announce them). Source: the servers' own packages, 0.2.1 to 0.7.0, as they behave.
+One dialect serves every generation, because all generations ignore unknown members: each message has the members
+required by any of them, and our extensions (`idempotency_key`, `timeout_ms`, `path_params`, `item`; progress and cancel
+when both sides announce them). Source: the behaviour of the servers' own packages, 0.2.1 to 0.7.0.
 
-- An execute is one line: inputs are spliced in as text, never decoded here. Its id is an integer and comes back in
-  the observability ids of call-backs, so that a call-back can be attributed; requests about the server itself have
-  string ids.
-- An answer is decoded once; an output stays text.
+- An execute is one line: inputs are spliced in as text, never decoded here. Its id is an integer and comes back in the
+  observability ids of call-backs, which attributes them; requests about the server itself have string ids.
+- A reply is decoded once; an output stays text.
 
-Not here: pipes, processes, and the serving of call-backs.
+Not here: pipes, processes, the serving of call-backs, and the mapping of declared errors (`failures`).
 """
 
 from __future__ import annotations
@@ -21,17 +20,11 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from component_host.backend import ComponentInfo
-from stepflow.errors import Code, Failure
 
 if TYPE_CHECKING:
     from component_host.backend import HostCall
 
 PROTOCOL_VERSION = 1
-
-FAILURE_DATA_BYTES_MAX = 64 * 1024
-"""Details of a failure beyond this are dropped; its message stays."""
-
-FAILURE_MESSAGE_CHARS_MAX = 16 * 1024
 
 ECHOES = (
     "Received message: ",
@@ -42,9 +35,9 @@ ECHOES = (
     "Executed component ",
     "Result: ",
 )
-"""What 0.2.1 to 0.6.0 write to stderr for each message, with all of the payload."""
+"""Prefixes of the stderr lines of 0.2.1 to 0.6.0 that quote a whole message."""
 
-# JSON-RPC error codes that we send
+# JSON-RPC error codes the host sends
 NOT_FOUND = -32011
 INVALID_VALUE = -32012
 INVALID_PARAMS = -32602
@@ -52,7 +45,7 @@ UNKNOWN_METHOD = -32601
 INTERNAL = -32603
 GENERAL = -32000
 
-# --- what we send --------------------------------------------------------------------------------------------------
+# --- outgoing --------------------------------------------------------------------------------------------------
 
 
 class Observability(Struct):
@@ -63,7 +56,7 @@ class Observability(Struct):
     step_id: str
 
 
-class ExecuteParams(Struct):
+class ExecuteRequest(Struct):
     component: str
     input: Raw
     step_id: str
@@ -116,12 +109,12 @@ def line_of(message: Struct) -> bytes:
 
 
 def error_line(request_id: int | str, code: int, message: str) -> bytes:
-    """Encode the reply to a request that failed."""
+    """Encode the error reply to a request."""
     return line_of(ErrorReply(request_id, ErrorObject(code, message)))
 
 
 def initialize_params(plugin: str, **capabilities: Any) -> dict[str, Any]:
-    """Build the parameters of `initialize` that every generation accepts."""
+    """Build parameters of `initialize` for every generation."""
     return {
         "runtime_protocol_version": PROTOCOL_VERSION,
         "runtimeProtocolVersion": PROTOCOL_VERSION,
@@ -131,16 +124,17 @@ def initialize_params(plugin: str, **capabilities: Any) -> dict[str, Any]:
 
 
 class SpanIds:
-    """Gives each execute trace and span ids from which its request id can be read again.
+    """Trace and span ids of executes, with the request id encoded in both.
 
-    The span id is unique per execute. The trace id is the caller's when it brings one; otherwise it is ours and
-    unique too, because a server that exports traces sends call-backs under spans of its own and keeps only the trace.
+    The span id is unique per execute. The trace id is the caller's, if there is one. Otherwise the trace id is
+    generated and unique too: a server that exports traces sends call-backs under spans of its own and keeps only the
+    trace.
     """
 
     __slots__ = ("_span_base", "_trace_prefix")
 
     def __init__(self, random_63_bits: int) -> None:
-        self._span_base = random_63_bits & ~0xFFFF_FFFF | 1 << 62  # room for four thousand million executes
+        self._span_base = random_63_bits & ~0xFFFF_FFFF | 1 << 62  # room for 2^32 executes
         self._trace_prefix = f"{random_63_bits:016x}"
 
     def span_id(self, request_id: int) -> str:
@@ -152,7 +146,7 @@ class SpanIds:
         return f"{self._trace_prefix}{request_id:016x}"
 
     def request_id(self, trace_id: str | None, span_id: str | None) -> int | None:
-        """Read back the request id; None when neither id is one of ours."""
+        """Read back the request id; None if both ids are foreign."""
         try:
             if span_id and 0 < (found := int(span_id, 16) - self._span_base) <= 0xFFFF_FFFF:
                 return found
@@ -167,11 +161,12 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-
 
 
 def execute_line(call: HostCall, number: int, spans: SpanIds, request_id: int | str | None = None) -> bytes:
-    """Encode `components/execute` for a call; its id is the number that the spans carry, unless it is given."""
+    """Encode `components/execute` for a call. `request_id` defaults to `number`, which the spans carry."""
     request = call.request
     step_id, run_id, flow_id = request.step_id, request.run_id, request.flow_id
     path_params = dict(request.path_params)
-    params = ExecuteParams(
+
+    params = ExecuteRequest(
         component=concrete_component(request.component, path_params),
         input=Raw(call.input),
         step_id=step_id,
@@ -186,11 +181,12 @@ def execute_line(call: HostCall, number: int, spans: SpanIds, request_id: int | 
         path_params=path_params,
         item=request.item,
     )
+
     return _encode(Request(request_id or number, "components/execute", params)) + b"\n"
 
 
 def concrete_component(component: str, path_params: dict[str, str]) -> str:
-    """Return the name a server knows: with a slash in front, and its path pattern filled in."""
+    """Return the name for the server: with a leading slash, and the path pattern filled in."""
     if not component.startswith("/"):
         component = "/" + component
     if "{" in component:
@@ -199,11 +195,11 @@ def concrete_component(component: str, path_params: dict[str, str]) -> str:
     return component
 
 
-# --- what we get ---------------------------------------------------------------------------------------------------
+# --- incoming ---------------------------------------------------------------------------------------------------
 
 
 class Output(Struct):
-    """The result of any request of ours, with the members that one of them may have."""
+    """The result of any request: the union of the members."""
 
     output: Raw | UnsetType = UNSET
     components: Raw | UnsetType = UNSET
@@ -228,7 +224,7 @@ class Line(Struct):
 
 
 class Capabilities(Struct, rename="camel"):
-    """What a server built with our SDK announces; others announce nothing."""
+    """Announced by servers built with our SDK; other servers announce nothing."""
 
     progress: bool = False
     cancel: bool = False
@@ -255,12 +251,12 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 decode_capabilities = msgspec.json.Decoder(Capabilities).decode
 decode_progress = msgspec.json.Decoder(ProgressParams).decode
 decode_line = msgspec.json.Decoder(Line).decode
-_decode_lines = msgspec.json.Decoder(Line).decode_lines
+decode_lines = msgspec.json.Decoder(Line).decode_lines
 _decode_listing = msgspec.json.Decoder(list[_ListedComponent]).decode
 
 
 def decode_listing(components: Raw) -> list[ComponentInfo]:
-    """Decode the members of a `components/list` result. Raises one of `DECODE_ERRORS`."""
+    """Decode the members of a `components/list` result. Raises any of `DECODE_ERRORS`."""
     infos = []
     for listed in _decode_listing(components):
         path = listed.path or listed.component
@@ -272,120 +268,31 @@ def decode_listing(components: Raw) -> list[ComponentInfo]:
 
 
 def capabilities_of(reply: Line) -> Capabilities | None:
-    """Return what a server announces in its reply to `initialize`; None from one that knows no capabilities."""
+    """Return the capabilities from a reply to `initialize`; None if the server knows no capabilities."""
     try:
         return decode_capabilities(_member(reply, "capabilities"))
     except DECODE_ERRORS:
         return None
 
 
-def listing_of(reply: Line) -> list[ComponentInfo]:
-    """Decode the reply to `components/list`. Raises one of `DECODE_ERRORS`."""
-    return decode_listing(_member(reply, "components"))
+class ServerRefusedError(Exception):
+    """A server answered a question about itself with an error, or not in the protocol."""
+
+
+def check_reply(method: str, reply: Line) -> None:
+    """Raises: ServerRefusedError, if the reply is an error."""
+    if reply.error is not UNSET:
+        raise ServerRefusedError(f"answered `{method}` with error {reply.error.code}: {reply.error.message[:500]}")
+
+
+def components_of(reply: Line) -> list[ComponentInfo]:
+    """Decode the reply to `components/list`. Raises: ServerRefusedError."""
+    try:
+        return decode_listing(_member(reply, "components"))
+    except DECODE_ERRORS as error:
+        raise ServerRefusedError(f"sent an invalid list of components: {error}") from None
 
 
 def _member(reply: Line, name: str) -> Raw:
     value = UNSET if reply.result is UNSET else getattr(reply.result, name)
     return value if isinstance(value, Raw) else Raw(b"null")
-
-
-def settle(call: HostCall, reply: Line, plugin: str) -> None:
-    """End a call with what its server has answered."""
-    if reply.error is not UNSET:
-        call.fail(failure_of(reply.error))
-    elif reply.result is not UNSET and reply.result.output is not UNSET:
-        call.succeed(bytes(reply.result.output))
-    else:
-        call.fail(Failure(Code.WORKER_ERROR, f"server {plugin!r} answered without a result or an error"))
-
-
-def decode_lines(text: bytes) -> tuple[list[Line], list[bytes]]:
-    """Decode whole lines: the messages, and the lines that are none (what user code printed).
-
-    A message behind a printed text without a newline is found. A reply that is one in name only becomes an error reply,
-    so that whoever waits for it is told.
-    """
-    try:
-        return _decode_lines(text), []
-    except DECODE_ERRORS:
-        pass
-    lines: list[Line] = []
-    noise: list[bytes] = []
-    for piece in text.split(b"\n"):
-        line = _salvage(piece)
-        if line is not None:
-            lines.append(line)
-        elif piece.strip():
-            noise.append(piece)
-    return lines, noise
-
-
-def _salvage(piece: bytes) -> Line | None:
-    for start in (0, piece.find(b'{"jsonrpc"', 1), piece.find(b'{"id"', 1)):
-        if start < 0:
-            continue
-        try:
-            return decode_line(piece[start:])
-        except DECODE_ERRORS:
-            pass
-        try:
-            tree = msgspec.json.decode(piece[start:])
-        except DECODE_ERRORS:
-            continue
-        if isinstance(tree, dict) and tree.get("jsonrpc") == "2.0" and isinstance(tree.get("id"), (int, str)):
-            if isinstance(tree.get("method"), str):
-                return Line("2.0", tree["id"], tree["method"])
-            return Line("2.0", tree["id"], error=ErrorIn(INTERNAL, "the server's reply does not follow the protocol"))
-    return None
-
-
-_HEAD_ID = re.compile(rb'"id"\s*:\s*(\d{1,18})\b')
-
-
-def id_in_head(head: bytes) -> int | None:
-    """Find the request id in the beginning of a reply that is too long to read."""
-    match = _HEAD_ID.search(head)
-    return int(match[1]) if match else None
-
-
-# --- failures ------------------------------------------------------------------------------------------------------
-
-_CODES = {
-    -32001: Code.COMPONENT_NOT_FOUND,
-    -32003: Code.COMPONENT_FAILED,
-    -32100: Code.COMPONENT_FAILED,
-    -32602: Code.INVALID_INPUT,
-    -32101: Code.INVALID_INPUT,
-    -32102: Code.RESOURCE_UNAVAILABLE,
-}
-"""Error codes of all generations. What is not here is a fault of the protocol: WORKER_ERROR."""
-
-_EXECUTION_PREFIX = "Component execution failed: "
-_NOT_FOUND_TWICE = re.compile(r"^Component '(Component '.*' not found)' not found$", re.DOTALL)
-
-
-class _DeclaredCode(Struct):
-    error_code: str = ""
-
-
-def failure_of(error: ErrorIn) -> Failure:
-    """Map an error that a server declared; the text is the component's own, without the server's wrapping.
-
-    A code by name in `data.error_code` (our SDK sends it) goes before the number.
-    """
-    data = bytes(error.data) if isinstance(error.data, Raw) else b""
-    code = _CODES.get(error.code, Code.WORKER_ERROR)
-    if data in (b"{}", b"null") or len(data) > FAILURE_DATA_BYTES_MAX:
-        data = b""
-    if data:
-        try:
-            declared = msgspec.json.decode(data, type=_DeclaredCode).error_code
-        except DECODE_ERRORS:
-            declared = ""
-        code = Code.__members__.get(declared, code) or code
-    message = error.message.removeprefix(_EXECUTION_PREFIX)
-    if code is Code.COMPONENT_NOT_FOUND:
-        message = _NOT_FOUND_TWICE.sub(r"\1", message)
-        if b"Component '" in data:
-            data = b""  # the older servers repeat the message there
-    return Failure(code, message[:FAILURE_MESSAGE_CHARS_MAX], data)

@@ -1,1 +1,1 @@
-"""TODO head of component_host/supervision."""
+"""Server processes of plugins: start, input and output, stop, and restart."""

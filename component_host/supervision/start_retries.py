@@ -1,7 +1,8 @@
-"""Plugins that failed at their start, started again: after 1 s, 2 s, … up to a minute, as long as the host lives.
+"""Retries of failed plugin starts: after 1 s, 2 s, … up to a minute, as long as the host lives.
 
-A server may be installed later, a remote one may come up later; nobody should have to restart the host for it. What
-was ready once mends itself (`backend.Backend`). Not for `stepflow run`, whose user wants to hear of it at once.
+A server may be installed later, a remote one may come up later; the host needs no restart for either. A plugin is
+retried until ready; later ends of the server are up to the backend (`restarts`). Not for `stepflow run`: users should
+see the failure at once.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stepflow.errors import Refused, StepflowError
+from stepflow.retry import doubling
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from component_host.backend import Backend
-    from component_host.host import ComponentHost
+    from component_host.plugins import HostedPlugins
 
 log = get_logger(__name__)
 
@@ -24,40 +26,41 @@ DELAY_S_MIN = 1.0
 DELAY_S_MAX = 60.0
 
 
-class Revival:
-    """Tends to one host from `begin` until `close`."""
+class StartRetries:
+    """Retries the failed plugins of a host, from `begin` until `close`."""
 
     def __init__(
-        self, host: ComponentHost, make_backend: Callable[[str], Backend], changed: Callable[[], None] = lambda: None
+        self, plugins: HostedPlugins, make_backend: Callable[[str], Backend], changed: Callable[[], None] = lambda: None
     ) -> None:
-        self._host = host
+        self._plugins = plugins
         self._make_backend = make_backend
         self._changed = changed
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
-        """Tend to what has failed until now."""
-        self._tasks = [asyncio.create_task(self._revive(name), name=f"revive {name}") for name in self._host.failures]
+        """Retry each plugin with a failed start."""
+        self._tasks = [
+            asyncio.create_task(self._retry(name), name=f"retry start {name}") for name in self._plugins.failures
+        ]
 
     async def close(self) -> None:
-        """Start nothing any more. Safe to repeat."""
+        """Stop all retries. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _revive(self, name: str) -> None:
-        delay_s = DELAY_S_MIN
-        while True:
+    async def _retry(self, name: str) -> None:
+        for delay_s in doubling(DELAY_S_MIN, DELAY_S_MAX):
             await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, DELAY_S_MAX)
+
             try:
-                if await self._host.start_again(name, self._make_backend(name), self._changed):
-                    log.info("plugin has started after all", plugin=name)
+                if await self._plugins.retry_start(name, self._make_backend(name), self._changed):
+                    log.info("plugin started after retries", plugin=name)
                     return
-            except Refused:
-                return  # the host is being stopped
+            except Refused:  # the host is stopping
+                return
             except StepflowError as error:
-                log.warning("plugin cannot be made", plugin=name, reason=error.reason)
+                log.warning("plugin cannot be configured", plugin=name, reason=error.reason)
 
 
-__all__ = ["Revival"]
+__all__ = ["StartRetries"]

@@ -1,4 +1,4 @@
-"""A server of the stepflow-py package as people have it: the package's own components, `udf` among them."""
+"""A server of the stepflow-py package with the package's own components, such as `udf`."""
 
 from stepflow_py import StepflowStdioServer
 

@@ -1,4 +1,4 @@
-"""A component that leaves a trace: every execution is a line in the file that LEDGER names."""
+"""A component with a record: every execution adds a line to the file named by LEDGER."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from stepflow.component import Context, component, serve
 
 @component
 def work(task: str, ctx: Context) -> str:
-    """Take half a second, and write down that it was really done."""
+    """Take half a second, and record the execution."""
     with Path(os.environ["LEDGER"]).open("a", encoding="utf-8") as ledger:
         ledger.write(f"{task} (attempt {ctx.attempt})\n")
     time.sleep(0.5)

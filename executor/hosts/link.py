@@ -1,11 +1,11 @@
-"""The executor's streams: one to every host that is registered, for as long as it is.
+"""The executor's streams: one to every registered host, for as long as the host's session stands.
 
-- A host is known by its session. Its stream is opened when the session comes, and again whenever it breaks; what is in
-  flight there is then sent again, the same attempts, and the host joins it.
-- Calls are given up (UNREACHABLE) when the host's session is gone, when its address refuses connections or is answered
-  by another host, and when it was out of reach for a lease's length. Whatever comes for them later is dropped.
-- The reader never waits for the writer; what gathers while a frame is being written goes into the next one.
-- The rules of the mesh (`routes/`) are followed here as well, and the plugins' own listings.
+- A host's stream is opened when the session appears, and again after every break. The calls in flight there are then
+  sent again, the same attempts, and the host joins them.
+- Calls are given up (UNREACHABLE) when the host's session is gone, when its address refuses connections or belongs to
+  another host, and when the host was out of reach for a lease's length. Later frames about given-up calls are dropped.
+- The reader never waits for the writer; frames put during a write are joined into the next write.
+- The rules of the mesh (`routes/`) are followed here as well, and the plugin listings of hosts.
 
 Does not choose hosts, and does not know runs.
 """
@@ -16,10 +16,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from executor.hosts.peer import Peer
+from executor.hosts.peer import HostPeer
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.retry import doubling
 from stepflow.routing.stored import decode_rules
 from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents
 from stepflow.rpc.frames import FrameQueue, pump
@@ -32,7 +33,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from executor.hosts.pool import Hosts
+    from executor.hosts.peer import Send
     from stepflow.routing.table import Rule
     from stepflow.rpc.tls import Tls
     from stepflow.store import Event, KeyValue, Store
@@ -42,36 +43,50 @@ log = get_logger(__name__)
 CONNECT = "/stepflow.mesh.v1.ComponentHostService/Connect"
 
 GREETING_TIMEOUT_S = 2.0
-"""From dialling to the host's hello."""
+"""From the opening of a stream to the host's hello."""
 
 RECONNECT_S_MIN = 0.02
 RECONNECT_S_MAX = 1.0
-"""Between two tries, doubling."""
+"""Pause between two tries, doubling."""
 
 OUT_OF_REACH_S_MAX = LEASE_TTL_S
-"""A host that cannot be reached for so long has lost its lease, or is cut off from us alone: its calls go elsewhere.
-It has given up the connection long before (`LINK_PING_MS`), and with it the calls that never arrived."""
+"""A host out of reach for this long has lost its lease, or is cut off from this executor alone: its calls go elsewhere.
+It gave up the connection long before (`LINK_PING_MS`), and with it the calls that never arrived."""
 
 
-class Linked(Protocol):
-    """What the links need of their executor."""
+class LinkedPool(Protocol):
+    """The side of the pool of hosts that links use."""
+
+    def set_peer(self, peer: HostPeer) -> None: ...
+    def set_rules(self, rules: Mapping[str, Sequence[Rule]], builtins: Mapping[str, PluginComponents]) -> None: ...
+    def resume_peer(self, peer: HostPeer, send: Send) -> None: ...
+    def grant_credits(self, peer: HostPeer, credits_total: int) -> None: ...
+    def calls_at(self, peer: HostPeer) -> list[host_pb2.Call]: ...
+
+
+class LinkedExecutor(Protocol):
+    """The side of the executor that links use."""
 
     id: str
-    hosts: Hosts
 
-    def on_frame(self, peer: Peer, frame: host_pb2.HostFrame) -> None: ...
-    def host_gone(self, host_id: str, why: str) -> None: ...
+    @property
+    def hosts(self) -> LinkedPool: ...
+    @property
+    def on_frame(self) -> Callable[[HostPeer, host_pb2.HostFrame], None]: ...
+    @property
+    def host_gone(self) -> Callable[[str, str], None]: ...
 
 
-class Links:
-    """See the head of this module."""
+class HostLinks:
+    """The rules and hosts in the store, and a stream to each host."""
 
-    def __init__(self, store: Store, executor: Linked, *, tls: Tls | None = None) -> None:
+    def __init__(self, store: Store, executor: LinkedExecutor, *, tls: Tls | None = None) -> None:
         self.executor = executor
         self.tls = tls
         self._store = store
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, _HostLink] = {}
         self._routes: dict[str, tuple[tuple[Rule, ...], dict[str, str]]] = {}
+        """By prefix: the rules, and the types of the plugins that they name."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.registered = asyncio.Event()
         """The executor has an id: streams may be opened."""
@@ -79,8 +94,8 @@ class Links:
     async def start(self) -> None:
         """Return when all rules and hosts are known, however long the store is away.
 
-        To be called before the executor gets its first run, whose calls the hosts may hold; the streams open once the
-        executor is registered (`connect`), and questions that were asked before go with them.
+        Call before the executor gets its first run, whose calls the hosts may hold. The streams open once the executor
+        is registered (`connect`), and then send the questions asked until then.
         """
         await self._follow(keys.ROUTES, self._routes_listed, self._routes_changed)
         await self._follow(keys.HOST_SESSIONS, self._sessions_listed, self._sessions_changed)
@@ -88,13 +103,13 @@ class Links:
     async def _follow(
         self,
         prefix: str,
-        take: Callable[[list[KeyValue]], None],
+        take_list: Callable[[list[KeyValue]], None],
         changed: Callable[[Sequence[Event]], None],
     ) -> None:
         known = asyncio.Event()
 
         def listed(items: list[KeyValue]) -> None:
-            take(items)
+            take_list(items)
             known.set()
 
         following = follow(self._store, prefix, listed=listed, changed=changed)
@@ -102,7 +117,7 @@ class Links:
         await known.wait()
 
     def connect(self) -> None:
-        """Open the streams: the executor is registered."""
+        """Open the streams; the executor is registered."""
         self.registered.set()
 
     async def close(self) -> None:
@@ -120,7 +135,7 @@ class Links:
         self._routes.clear()
         for item in items:
             self._on_route(item)
-        self._show_rules()
+        self._update_rules()
 
     def _routes_changed(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -128,7 +143,7 @@ class Links:
                 self._on_route(event.kv)
             else:
                 self._routes.pop(keys.tail(keys.ROUTES, event.kv.key), None)
-        self._show_rules()
+        self._update_rules()
 
     def _on_route(self, item: KeyValue) -> None:
         prefix = keys.tail(keys.ROUTES, item.key)
@@ -137,7 +152,7 @@ class Links:
         except StepflowError as error:
             log.error("route ignored", prefix=prefix, reason=error.reason, error=error.message)
 
-    def _show_rules(self) -> None:
+    def _update_rules(self) -> None:
         rules = {prefix: rules for prefix, (rules, _) in self._routes.items()}
         types = {plugin: kind for _, named in self._routes.values() for plugin, kind in named.items()}
         self.executor.hosts.set_rules(rules, builtins_of(types))
@@ -147,7 +162,7 @@ class Links:
     def _sessions_listed(self, items: list[KeyValue]) -> None:
         found = {keys.tail(keys.HOST_SESSIONS, item.key) for item in items}
         for host_id in self._links.keys() - found:
-            self._drop(host_id)
+            self._drop_host(host_id)
         for item in items:
             self._on_session(item)
 
@@ -156,25 +171,27 @@ class Links:
             if event.kind == "put":
                 self._on_session(event.kv)
             else:
-                self._drop(keys.tail(keys.HOST_SESSIONS, event.kv.key))
+                self._drop_host(keys.tail(keys.HOST_SESSIONS, event.kv.key))
 
     def _on_session(self, item: KeyValue) -> None:
         host_id = keys.tail(keys.HOST_SESSIONS, item.key)
         session = state_pb2.HostSession.FromString(item.value)
         link = self._links.get(host_id)
         if link is not None and (link.address, link.created) != (session.address, item.create_revision):
-            self._drop(host_id)
+            self._drop_host(host_id)
             link = None
+
         if link is None:
-            link = self._links[host_id] = _Link(self, host_id, session.address, item.create_revision)
+            link = self._links[host_id] = _HostLink(self, host_id, session.address, item.create_revision)
             self._keep(link.task)
         elif item.mod_revision <= link.modified:
-            return  # told twice
+            return  # a list and a watch may both tell of one change
+
         link.modified = item.mod_revision
-        show(link.peer, session)
+        update_peer(link.peer, session)
         self.executor.hosts.set_peer(link.peer)
 
-    def _drop(self, host_id: str) -> None:
+    def _drop_host(self, host_id: str) -> None:
         link = self._links.pop(host_id, None)
         if link is not None:
             log.info("host is gone", host_id=host_id)
@@ -182,42 +199,48 @@ class Links:
             self.executor.host_gone(host_id, f"host {host_id} is gone")
 
 
-class _Link:
-    """One host, and the stream to it."""
+class _HostLink:
+    """A host and its stream, opened again after every break."""
 
-    def __init__(self, links: Links, host_id: str, address: str, created: int) -> None:
-        self.peer = Peer(host_id, {}, metered=True)
+    def __init__(self, links: HostLinks, host_id: str, address: str, created: int) -> None:
+        self.peer = HostPeer(host_id, {}, metered=True)
         self.address = address
         self.created = created
-        """Create revision of the session: another one is another life of the host."""
+        """Create revision of the session: a later one belongs to a restarted host."""
         self.modified = 0
-        """Revision of the session as it was shown last."""
+        """Revision of the session as it was taken over last."""
         self._links = links
         self._reached_at = time.monotonic()
         self.task = asyncio.create_task(self._run(), name=f"link {host_id}")
 
     async def _run(self) -> None:
-        pause_s = RECONNECT_S_MIN
         await self._links.registered.wait()
+        pauses = doubling(RECONNECT_S_MIN, RECONNECT_S_MAX)
         self._reached_at = time.monotonic()
         while True:
+            # 1. Carry frames until the stream breaks.
             reached_at = self._reached_at
             try:
-                reason = await self._carry()
-            except Exception:  # a defect: without this the host would be lost to us until we start again
+                reason = await self._carry_frames()
+            except Exception:  # a defect: without this the host would be lost until the executor restarts
                 log.exception("stream failed by a defect", host_id=self.peer.id)
                 reason = ""
+
+            # 2. Fail the calls in flight, if they are known to be lost.
             if not reason and await refuses(self.address):
                 reason = "its address refuses connections"
             if not reason and time.monotonic() - self._reached_at > OUT_OF_REACH_S_MAX:
                 reason = "it cannot be reached"
             if reason:
-                self._give_up(reason)
-            pause_s = RECONNECT_S_MIN if self._reached_at > reached_at else min(2 * pause_s, RECONNECT_S_MAX)
-            await asyncio.sleep(pause_s)
+                self._give_up_calls(reason)
 
-    async def _carry(self) -> str:
-        """Open a stream and carry frames until it ends; return why the calls are lost, empty when they may not be."""
+            # 3. Try again; soon, if the host was reached.
+            if self._reached_at > reached_at:
+                pauses = doubling(RECONNECT_S_MIN, RECONNECT_S_MAX)
+            await asyncio.sleep(next(pauses))
+
+    async def _carry_frames(self) -> str:
+        """Open a stream and carry frames until the stream ends; return the reason why its calls are lost, else ""."""
         import grpc
 
         from stepflow.rpc.channel import open_link
@@ -226,10 +249,10 @@ class _Link:
         try:
             open_stream: Any = channel.stream_stream(
                 CONNECT,
-                request_serializer=None,  # the queue has encoded the frames already
+                request_serializer=None,  # the queue holds encoded frames
                 response_deserializer=host_pb2.HostFrame.FromString,
             )
-            return await self._talk(open_stream())
+            return await self._carry_on(open_stream())
         except grpc.aio.AioRpcError as error:
             log.debug("stream failed", host_id=self.peer.id, code=error.code().name)
             return ""
@@ -239,13 +262,16 @@ class _Link:
         finally:
             await channel.close()
 
-    async def _talk(self, stream: Any) -> str:
+    async def _carry_on(self, stream: Any) -> str:
         import grpc
 
+        # 1. Say hello, and write from a task of its own.
         queue = FrameQueue()
         queue.put(host_pb2.ExecutorFrame(hello=host_pb2.Hello(executor_id=self._links.executor.id)))
         writer = asyncio.create_task(pump(queue, stream.write), name=f"write {self.peer.id}")
-        writer.add_done_callback(lambda _: stream.cancel())  # who cannot write must not go on reading
+        writer.add_done_callback(lambda _: stream.cancel())  # a stream that cannot be written must not be read on
+
+        # 2. Check that this is the host of the session.
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 frame = await stream.read()
@@ -253,8 +279,10 @@ class _Link:
                 return ""
             if frame.hello.host_id != self.peer.id:
                 return f"its address is that of host {frame.hello.host_id!r} now"
+
+            # 3. Send the calls in flight again, and read until the stream ends.
             log.info("connected to host", host_id=self.peer.id, address=self.address)
-            self._links.executor.hosts.resume(self.peer, queue.put)
+            self._links.executor.hosts.resume_peer(self.peer, queue.put)
             while frame is not grpc.aio.EOF:
                 self._receive(frame)
                 frame = await stream.read()
@@ -271,19 +299,21 @@ class _Link:
         executor = self._links.executor
         executor.on_frame(self.peer, frame)
         if frame.credits:
-            executor.hosts.grant(self.peer, frame.credits)
+            executor.hosts.grant_credits(self.peer, frame.credits)
 
-    def _give_up(self, reason: str) -> None:
-        """Fail what is in flight at the host; it is tried again, elsewhere if need be."""
+    def _give_up_calls(self, reason: str) -> None:
+        """Fail the calls in flight at the host; each is tried again, elsewhere if need be."""
         calls = self._links.executor.hosts.calls_at(self.peer)
         if not calls:
             return
+
         log.warning("calls given up", host_id=self.peer.id, count=len(calls), why=reason)
         failure = pb.Failure(
             code=pb.FAILURE_CODE_UNREACHABLE,
             message=f"host {self.peer.id} was lost: {reason}",
             origin=pb.ORIGIN_DISPATCH,
         )
+
         results = [
             host_pb2.CallResult(call_id=call.call_id, key=call.key, attempt=call.attempt, failure=failure)
             for call in calls
@@ -291,8 +321,8 @@ class _Link:
         self._links.executor.on_frame(self.peer, host_pb2.HostFrame(results=results))
 
 
-def show(peer: Peer, session: state_pb2.HostSession) -> None:
-    """Take over what a host says of itself."""
+def update_peer(peer: HostPeer, session: state_pb2.HostSession) -> None:
+    """Take over the plugins and the state listed in a host's session."""
     listing = state_pb2.PluginListing
     peer.draining = session.draining
     peer.plugins = {
@@ -313,9 +343,9 @@ def _components(plugin: state_pb2.PluginListing) -> PluginComponents:
 
 
 def builtins_of(types: Mapping[str, str]) -> dict[str, PluginComponents]:
-    """Return what needs no host: the engine's own components, by the plugins of type `builtin`.
+    """Return the engine's own components by plugin, for the plugins of type `builtin`; no host is needed for these.
 
-    Not complete: the others of that plugin wait for a host.
+    Not complete: the other components of such a plugin wait for a host.
     """
     return {
         name: PluginComponents(complete=False, engine=ENGINE_COMPONENTS)
@@ -324,4 +354,4 @@ def builtins_of(types: Mapping[str, str]) -> dict[str, PluginComponents]:
     }
 
 
-__all__ = ["Linked", "Links", "builtins_of"]
+__all__ = ["HostLinks", "LinkedExecutor", "builtins_of"]

@@ -1,15 +1,15 @@
-"""One component host as the executor sees it: whether it can be reached, what it offers, what it will take.
+"""A component host as seen by the executor: its stream, its offer, its credits.
 
-- Frames of one turn of the loop are gathered into one.
-- While there is no stream, calls wait to be sent again when there is one (`resume`); acknowledgements and questions
-  about held calls are kept for it; cancels and replies are dropped: the host asks again for what it still needs.
-- The last acknowledgements are sent again with a new stream: those on the way when the old one broke may be lost, and
-  the host would hold the results for nothing. Saying it twice does no harm.
+- All messages of a turn of the loop are gathered into a single frame.
+- Without a stream, calls wait to be sent again on the next stream (`resume`); acknowledgements and questions about
+  held calls are kept; cancels and replies are dropped, because the host repeats open call-backs.
+- The last acknowledgements are sent again with a new stream: the broken stream may have lost them, and the host would
+  hold the results in vain. Acknowledgements are idempotent.
 - Nothing is sent while the executor's lease does not count as held (`may_send`).
-- A call needs a credit. One of depth > 0 may go without, one for each call of the depth above that is in flight here,
-  and one in any case: a parent must never hold the place that its child needs.
+- A call needs a credit. A call of depth > 0 may go without: one for each call of the depth above in flight here, and
+  one in any case. A parent must never hold the credit of its child.
 
-Does not know why a call is made, nor what carries the frames. A host in the same process gives no credits and needs
+Does not know the reason for a call, nor the transport of frames. A host in the same process gives no credits and needs
 none (`metered`).
 """
 
@@ -33,32 +33,36 @@ ACKS_KEPT = 2_000
 """More than go out between a write and the notice that its stream is broken."""
 
 HELD_BACK_S = 0.05
-"""Between two looks whether the lease counts as held again."""
+"""Polling interval while the lease does not count as held."""
 
 
-class Peer:
-    """One host. `send` takes a whole frame; None while there is no stream."""
+class HostPeer:
+    """A host. `send` takes a whole frame; None while there is no stream."""
 
     def __init__(self, host_id: str, plugins: Mapping[str, PluginComponents], *, metered: bool = False) -> None:
         self.id = host_id
         self.plugins = plugins
-        """Those that are ready, or have failed to start: what can be answered by this host."""
+        """Plugins that are ready or failed to start: this host can answer their calls."""
         self.failed: frozenset[str] = frozenset()
-        """Those of `plugins` that did not start: whoever calls them here learns why."""
+        """Plugins that failed to start: their calls fail here with the reason."""
         self.starting: frozenset[str] = frozenset()
         """Plugins whose components are not known yet."""
+
         self.draining = False
         self.calls_in_flight = 0
         self.send: Send | None = None
         self.may_send: Callable[[], bool] = lambda: True
+
         self._metered = metered
         self._granted = 0
-        """Calls that this stream may have sent, all together; and those that it has."""
+        """Calls that this stream may have sent in total."""
         self._sent = 0
+        """Calls that this stream has sent."""
         self._depths: Counter[int] = Counter()
-        """Calls in flight by depth; counted where credits are."""
+        """Calls in flight by depth; counted for metered hosts only."""
         self._beyond: Counter[int] = Counter()
-        """How many of them went without credit; which ones does not matter: each that ends makes room."""
+        """Calls in flight without credit, by depth. Not tied to single calls: any call that ends makes room."""
+
         self._acks: deque[host_pb2.Ack] = deque(maxlen=ACKS_KEPT)
         self._frame = host_pb2.ExecutorFrame()
         self._scheduled = False
@@ -67,23 +71,23 @@ class Peer:
 
     @property
     def room(self) -> int:
-        """For choosing among hosts: the credits left, or fewer calls first where nobody counts them."""
+        """Rank among hosts: credits left; for hosts without credits, fewer calls in flight first."""
         return self._granted - self._sent if self._metered else -self.calls_in_flight
 
-    def grant(self, credits_total: int) -> None:
-        """The host has said how many calls this stream may have sent, all together."""
+    def grant_credits(self, credits_total: int) -> None:
+        """Set the total number of calls that may be sent on the stream."""
         self._granted = credits_total
 
-    def takes(self, depth: int) -> bool:
-        """Say whether a call of that depth can be sent now."""
+    def can_take(self, depth: int) -> bool:
+        """Return True if a call of this depth can be sent now."""
         if self.send is None or self.draining:
             return False
         if not self._metered or self._granted > self._sent:
             return True
         return depth > 0 and self._beyond[depth] < max(1, self._depths[depth - 1])
 
-    def call(self, call: host_pb2.Call) -> None:
-        """Send a call; whoever has asked `takes`, or knows that the host has it already."""
+    def send_call(self, call: host_pb2.Call) -> None:
+        """Send a call. Requires `can_take`, or a call held by the host."""
         self.calls_in_flight += 1
         if self._metered:
             depth = call.depth
@@ -93,8 +97,8 @@ class Peer:
         self._frame.calls.append(call)
         self._schedule()
 
-    def ended(self, depth: int) -> None:
-        """A call that was sent is over, or is none of ours any more."""
+    def end_call(self, depth: int) -> None:
+        """Count a sent call as over, or as handed to another owner."""
         self.calls_in_flight -= 1
         if self._metered:
             self._depths[depth] -= 1
@@ -104,41 +108,42 @@ class Peer:
     # --- the stream ---------------------------------------------------------------------------------------------------
 
     def resume(self, send: Send, calls: Iterable[host_pb2.Call]) -> None:
-        """There is a stream (again). `calls`: all that are in flight here; the host joins those that it has."""
+        """Use a new stream. `calls`: all calls in flight here; the host joins known calls."""
         frame, self._frame = self._frame, host_pb2.ExecutorFrame()
         self._frame.acks.extend(self._acks)
         self._frame.acks.extend(frame.acks)
         self._frame.attaches.extend(frame.attaches)
         self._frame.calls.extend(calls)
+
         self._granted, self._sent = 0, len(self._frame.calls)
         self.send = send
         self._schedule()
 
     def interrupt(self) -> None:
-        """The stream has ended."""
+        """Note the end of the stream."""
         self.send = None
         self._granted = self._sent = 0
 
     def discard(self) -> None:
-        """Forget all calls and drop what has not been sent: whoever wrote it may not speak any more."""
+        """Forget all calls and drop unsent frames: without a session, the executor must not send them."""
         self._frame = host_pb2.ExecutorFrame()
         self._acks.clear()
         self.calls_in_flight = 0
         self._depths.clear()
         self._beyond.clear()
 
-    def cancel(self, call_id: int) -> None:
+    def cancel_call(self, call_id: int) -> None:
         self._frame.cancels.add(call_id=call_id)
         self._schedule()
 
-    def ack(self, key: str, attempt: int) -> None:
+    def ack_result(self, key: str, attempt: int) -> None:
         ack = host_pb2.Ack(key=key, attempt=attempt)
         self._frame.acks.append(ack)
         if self._metered:
             self._acks.append(ack)
         self._schedule()
 
-    def attach(self, run_id: str, partition: int, epoch: int) -> None:
+    def ask_held(self, run_id: str, partition: int, epoch: int) -> None:
         if not self._frame.attaches:
             self._frame.attaches.add()
         self._frame.attaches[0].runs.add(run_id=run_id, partition=partition, epoch=epoch)
@@ -155,7 +160,7 @@ class Peer:
 
     def _flush(self) -> None:
         if self.send is None:
-            self._scheduled = False  # what is kept goes with the next stream
+            self._scheduled = False  # the kept part of the frame goes with the next stream
         elif not self.may_send():
             asyncio.get_running_loop().call_later(HELD_BACK_S, self._flush)
         else:
@@ -164,4 +169,4 @@ class Peer:
             self.send(frame)
 
 
-__all__ = ["Peer", "Send"]
+__all__ = ["HostPeer", "Send"]

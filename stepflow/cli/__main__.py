@@ -1,9 +1,9 @@
-"""The `stepflow` command: its global options, and the one place where errors become messages and exit codes.
+"""The `stepflow` command: its global options, and the conversion of errors to messages and exit codes.
 
-- Exit codes: 0 success, 1 the flow failed or is invalid (or anything else went wrong), 2 usage, 130 Ctrl-C.
-- No error shows a traceback, unless the log level is debug.
-- Starting is cheap: the modules of the commands import typer and what they need for their options, and everything else
-  inside the commands. Help is rendered without rich, which alone would cost as much as all of the rest.
+- Exit codes: 0 success, 1 the flow failed or is invalid (or any other error), 2 usage, 130 Ctrl-C.
+- Tracebacks are shown at log level debug only.
+- Starting is fast: command modules import typer and options at the top, and everything else inside the commands. Help
+  is rendered without rich: importing rich would double the time.
 """
 
 import os
@@ -21,7 +21,7 @@ from stepflow.errors import StepflowError
 
 app = typer.Typer(
     name="stepflow",
-    help="Run AI workflows that survive crashes: flows in YAML or JSON, steps by any component server.",
+    help="Run AI workflows that survive crashes: flows in YAML or JSON, steps in any component server.",
     epilog="\b\nExamples:\n  stepflow init hello\n  stepflow test hello\n  stepflow COMMAND --help",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
@@ -62,10 +62,10 @@ def _global_options(
     ] = 0,
     log_level: Annotated[
         str | None,
-        typer.Option(help="Log from this level on: debug, info, warning, error.", envvar="STEPFLOW_LOG_LEVEL"),
+        typer.Option(help="Lowest level to log: debug, info, warning, error.", envvar="STEPFLOW_LOG_LEVEL"),
     ] = None,
     log_format: Annotated[
-        str, typer.Option(help="How log lines look: text, json.", envvar="STEPFLOW_LOG_FORMAT")
+        str, typer.Option(help="Format of log lines: text, json.", envvar="STEPFLOW_LOG_FORMAT")
     ] = "text",
 ) -> None:
     level = log_level.lower() if log_level else ("warning", "info", "debug")[min(verbose, 2)]
@@ -76,7 +76,7 @@ def _global_options(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command line (that of the process by default) and return its exit code."""
+    """Run a command line (default: the arguments of this process) and return the exit code."""
     try:
         app(args=args, prog_name="stepflow")
     except SystemExit as end:
@@ -84,31 +84,32 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return console.EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone (`stepflow … | head`); stdout must not be flushed again at exit.
+        # The reader of stdout has exited (`stepflow … | head`): stdout must not be flushed again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return console.EXIT_FAILED
-    except Exception as error:  # the last boundary: whatever it is, people get a message
+    except Exception as error:  # the last boundary: every error becomes a message
         return report(error)
     return console.EXIT_OK
 
 
 def report(error: Exception) -> int:
-    """Show an error to people and return the exit code that it means."""
+    """Print an error and return the exit code."""
     known = _find_known(error)
     if telemetry.is_enabled("debug"):
         traceback.print_exception(error)
     if known is not None:
         console.error(known)
         return console.EXIT_USAGE if isinstance(known, console.Usage) else console.EXIT_FAILED
-    # The text of a stray exception may quote a payload or a secret: its type and place have to do.
-    console.error(StepflowError("INTERNAL", f"{type(error).__name__} at {_place(error)}, which is a mistake of ours"))
-    if not telemetry.is_enabled("debug"):
-        console.say("Please report it with the traceback that `stepflow --log-level debug …` shows.")
+
+    # The text of an unexpected exception may quote a payload or a secret: show its type and location only.
+    hint = "report the traceback above" if telemetry.is_enabled("debug") else "rerun with --log-level debug"
+    text = f"internal error: {type(error).__name__} at {_location(error)} (this is a bug; {hint})"
+    console.error(StepflowError("INTERNAL", text))
     return console.EXIT_FAILED
 
 
 def _find_known(error: BaseException) -> StepflowError | None:
-    """Return the error of ours that this is, or the first one in a group (tasks fail in groups)."""
+    """Return a `StepflowError` unchanged, or the first in an exception group (tasks fail in groups)."""
     if isinstance(error, StepflowError):
         return error
     if isinstance(error, BaseExceptionGroup):
@@ -116,9 +117,9 @@ def _find_known(error: BaseException) -> StepflowError | None:
     return None
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"  # noqa: PTH119  # a text, not a file
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown location"  # noqa: PTH119  # a text, not a file
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What the commands print, and how errors look.
+"""Printing to stdout and stderr, errors and warnings, exit codes.
 
-- stdout carries machine output only (results, JSON, YAML); stderr carries everything meant for people.
-- Colour is used on a terminal only, and not where NO_COLOR is set.
-- `Usage` is the one error that ends the process with 2; every other `StepflowError` ends it with 1.
+- stdout carries machine output only (results, JSON, YAML); stderr carries all messages for people.
+- Colour is used only on a terminal, and not if NO_COLOR is set.
+- `Usage` ends the process with exit code 2; every other `StepflowError` ends it with 1.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ from typing import TYPE_CHECKING
 from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stepflow.errors import StepflowError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells count."""
+"""128 + SIGINT, the convention of shells."""
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
 class Usage(Invalid):
-    """The command line itself is wrong: options that exclude each other, a file that is not there."""
+    """An error in the command line: options that exclude each other, a file that does not exist."""
 
 
 def out(text: str | bytes) -> None:
-    """Write machine output to stdout, as it is."""
+    """Write machine output to stdout, unchanged."""
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode() if isinstance(text, str) else text)
     sys.stdout.buffer.flush()
 
 
 def say(text: str = "") -> None:
-    """Write a line for people to stderr."""
+    """Write a line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -47,17 +49,26 @@ def warn(text: str) -> None:
 
 
 def error(failure: StepflowError) -> None:
-    """Show an error: its reason for programs, its text for people."""
+    """Print an error to stderr: its reason code and its message."""
     say(f"{styled(f'error[{failure.reason}]:', 'red', 'bold')} {failure.message}")
 
 
+def check_choice(option: str, value: str, known: Sequence[str]) -> None:
+    """Check the value of an option with fixed choices. Raises: Usage `OPTION_INVALID`, with the closest choice."""
+    if value not in known:
+        from stepflow.flow.syntax import suggestion
+
+        hint = suggestion(value, tuple(known))
+        raise Usage("OPTION_INVALID", f"{option} is one of {', '.join(known)}, not {value!r}{hint}")
+
+
 def styled(text: str, *styles: str) -> str:
-    """Return the text in these styles (`bold`, `red`, …) when stderr shows them, else as it is."""
+    """Return the text in these styles (`bold`, `red`, …), unchanged if stderr shows no colours."""
     if not styles or not colours_on():
         return text
     return f"\x1b[{';'.join(_STYLES[style] for style in styles)}m{text}\x1b[0m"
 
 
 def colours_on() -> bool:
-    """Say whether stderr is a terminal that should get colours."""
+    """Return True if stderr is a terminal that shows colours."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

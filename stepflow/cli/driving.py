@@ -1,8 +1,8 @@
-"""Driving one run on this machine: a mesh in this process, over the run's own database, until the run ends.
+"""Driving one run on this machine to its end, in an embedded mesh over the run's database.
 
-- Component servers start first. When one of them does not, nothing has been submitted, and nothing is left behind.
-- SIGINT and SIGTERM stop at once: servers are ended, what is journaled stays, and the run can be resumed. A second
-  signal does not even wait for the servers; they end with this process all the same.
+- Component servers start first. If a server fails to start, nothing is submitted and no database is left behind.
+- SIGINT and SIGTERM stop the run at once: servers end, the journal stays, the run can be resumed. After a second signal
+  the process exits without waiting for the servers; their guards end the servers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.display.live import duration
-from stepflow.cli.display.outcome import Ended, result_tree
+from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.texts import duration
+from stepflow.cli.display.trees import result_tree
 from stepflow.config.load import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for
 from stepflow.errors import NotFound, StepflowError
@@ -27,7 +28,7 @@ from stepflow.journal import read_record
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from stepflow.cli.display.live import View
+    from stepflow.cli.display.view import View
     from stepflow.config.load import Config
     from stepflow.embedded.mesh import RunRequest
     from stepflow.embedded.runs_folder import LocalRuns
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from stepflow.store.sqlite.store import SqliteStore
 
 START_NOTICE_S = 1.0
-"""A start that takes longer is talked about."""
+"""A start of servers that takes longer is announced."""
 
 _T = TypeVar("_T")
 
 
 class Interrupted(Exception):
-    """A signal has ended the work."""
+    """A signal has stopped the work."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -50,7 +51,7 @@ class Interrupted(Exception):
 
 @dataclass(slots=True)
 class Job:
-    """A run to drive. `flow` has its overrides applied; without a `request` the run is in the store already."""
+    """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already."""
 
     local: LocalRuns
     run_id: str
@@ -66,35 +67,36 @@ def drive(job: Job) -> Ended:
     """Drive the run to its end.
 
     Raises:
-        StepflowError: it could not begin, and nothing is left of it.
-        typer.Exit: it has begun and cannot go on (1), or a signal has stopped it (130, 143); this has been told.
+        StepflowError: the run could not begin, and nothing of it is left.
+        typer.Exit: the run has begun and cannot continue (1), or a signal has stopped it (130, 143). The error and the
+            command to resume the run have been printed.
     """
     job.submitted = job.request is None
     try:
         return _run_interruptibly(_drive(job), job.view)
     except Interrupted as interrupted:
-        console.say(how_to_go_on(job.local, job.run_id) if job.submitted else "stopped before the run began")
+        console.say(resume_hint(job.local, job.run_id) if job.submitted else "stopped before the run began")
         raise typer.Exit(128 + interrupted.signum) from None
     except StepflowError as error:
         if not job.submitted:
             raise
         console.error(error)
-        console.say(how_to_go_on(job.local, job.run_id))
+        console.say(resume_hint(job.local, job.run_id))
         raise typer.Exit(console.EXIT_FAILED) from None
 
 
-def how_to_go_on(local: LocalRuns, run_id: str) -> str:
-    """Tell people what to type."""
+def resume_hint(local: LocalRuns, run_id: str) -> str:
+    """Return the message with the command to resume a run."""
     from pathlib import Path
 
     from stepflow.embedded.runs_folder import DEFAULT_FOLDER
 
     elsewhere = "" if local.folder == Path.cwd() / DEFAULT_FOLDER else f" --store {local.folder}"
-    return f"run {run_id} is not finished; go on with: stepflow resume {run_id}{elsewhere}"
+    return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{elsewhere}"
 
 
 def _run_interruptibly(work: Coroutine[Any, Any, _T], view: View) -> _T:
-    """Run a coroutine on a loop of its own; the first signal cancels it, the second one ends the process."""
+    """Run a coroutine on a new event loop. The first signal cancels the coroutine, the second ends the process."""
     import uvloop
 
     async def main() -> _T:
@@ -123,6 +125,7 @@ def _run_interruptibly(work: Coroutine[Any, Any, _T], view: View) -> _T:
 
 
 async def _drive(job: Job) -> Ended:
+    """Open the database, start the mesh, drive the run, and close both."""
     local = job.local
     store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
     try:
@@ -139,7 +142,10 @@ async def _drive(job: Job) -> Ended:
 
 
 async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: SqliteStore, run_id: str) -> _T:
-    """Await the work, unless the disk or the run itself stops taking writes: nobody here can mend that by waiting."""
+    """Await the work, unless the run can make no progress: the disk refuses writes, or the executor abandoned the run.
+
+    Raises: the error of the store or the executor; the errors of `work`.
+    """
     stuck: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
     def give_up(error: Exception) -> None:
@@ -152,22 +158,24 @@ async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: Sqlite
 
     store.on_failure = give_up
     mesh.executor.abandoned = abandoned
+
     task = asyncio.create_task(work)
     try:
         await asyncio.wait((task, stuck), return_when=asyncio.FIRST_COMPLETED)
         return (stuck if stuck.done() else task).result()
     finally:
         if stuck.done():
-            stuck.exception()  # looked at, also when the work has failed first
+            stuck.exception()  # retrieved even if the work failed first: asyncio would log it as lost
         stuck.cancel()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 async def _discard_unless_submitted(job: Job) -> None:
-    """Leave no database behind that holds no run. What was cut off in the middle of submitting has to be looked up."""
+    """Remove the database if no run is in it. Reads the database: an interrupted submission may have stored the run."""
     if job.submitted:
         return
+
     try:
         store = await job.local.read(job.run_id)
         try:
@@ -177,48 +185,55 @@ async def _discard_unless_submitted(job: Job) -> None:
     except NotFound:
         job.local.discard(job.run_id)
     except StepflowError:
-        return  # unreadable: whoever looks at the folder will be told
+        return  # unreadable: `stepflow runs list` reports the file
     else:
         job.submitted = True
 
 
 def _plugins(job: Job) -> set[str]:
-    """What the flow may call; what costs nothing to start, a component's own flows may call as well."""
+    """Return the plugins of the flow, and all builtin and mock plugins (any component may call these)."""
     free = {name for name, plugin in job.config.plugins.items() if isinstance(plugin, (BuiltinPlugin, MockPlugin))}
     return plugins_for(job.config, job.flow) | free
 
 
 async def _start_plugins(mesh: Mesh) -> None:
-    """Start the servers. Raises: StepflowError when one of them does not start; others are told of beside it."""
-    begun_at = time.monotonic()
-    told = False
+    """Start the servers.
 
-    def tell() -> None:
-        nonlocal told
-        told = True
+    Raises: StepflowError, a server failed to start; errors of further servers are printed before.
+    """
+    begun_at = time.monotonic()
+    announced = False
+
+    def announce() -> None:
+        nonlocal announced
+        announced = True
         console.say(f"starting {', '.join(sorted(mesh.starting))} …")
 
-    notice = asyncio.get_running_loop().call_later(START_NOTICE_S, tell)
+    notice = asyncio.get_running_loop().call_later(START_NOTICE_S, announce)
     try:
         failures = await mesh.start_plugins()
     finally:
         notice.cancel()
+
     if failures:
         *others, last = failures.values()
         for failure in others:
             console.error(failure)
         raise last
-    if told:
+
+    if announced:
         console.say(f"started after {duration(int((time.monotonic() - begun_at) * 1000))}")
 
 
 async def _run(mesh: Mesh, job: Job) -> Ended:
+    """Submit a new run, drive the run, and return the outcome."""
     run_id, view = job.run_id, job.view
     mesh.executor.listen(run_id, view.on_event)
     await mesh.start_services()
     if job.request is not None:
         await mesh.control.submit(job.request)
         job.submitted = True
+
     console.say(f"run_id: {run_id}")
     view.begin((await mesh.control.get_run(run_id)).items_total)
     ticker = asyncio.create_task(_tick(mesh, job))
@@ -227,13 +242,14 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
     finally:
         ticker.cancel()
         await asyncio.gather(ticker, return_exceptions=True)
+
     view.tick(run.items_total)
     items = await mesh.control.items(run_id)
     return Ended(run, [result_tree(item.outcome, run.status) for item in items])
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:
-    """Have the view drawn anew, as often as it wants to be."""
+    """Redraw the view at `view.interval_s`."""
     while True:
         await asyncio.sleep(3600 if job.view.interval_s is None else job.view.interval_s)
         run = await mesh.control.get_run(job.run_id)

@@ -1,64 +1,77 @@
-"""Options that several commands share: flow, config, input, variables, overrides, output.
+"""Shared options: flow, config, input, variables, overrides, output, run, mesh.
 
-Each group is a set of `Annotated` types for a command's signature and a small dataclass that holds what was given;
-`values` reads it. This module is imported by every command, also for its help, and so imports nothing but typer.
+- An option is an `Annotated` type for the signature of a command.
+- The options of both `run` and `submit` are declared once, as the fields of `RunOptions`; `with_run_options` puts the
+  options into the signature for typer.
+- `stepflow.cli.input` reads the files and texts.
+
+Every command imports this module, also for the help: the only import is typer.
 """
 
-from dataclasses import dataclass, field
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+DEFAULT_SERVER = "localhost:7840"
 
 FlowOption = Annotated[Path, typer.Option("--flow", "-f", metavar="FILE", help="The flow, YAML or JSON.")]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help="Plugins and routes. Default: stepflow-config.yml beside the flow, or here."
+        "--config",
+        metavar="FILE",
+        help="Plugins and routes. Default: stepflow-config.yml next to the flow, or in the working directory.",
     ),
 ]
-InputOption = Annotated[Path | None, typer.Option("--input", metavar="FILE", help="The input, YAML or JSON.")]
-InputJsonOption = Annotated[str | None, typer.Option("--input-json", metavar="JSON", help="The input as JSON text.")]
-InputYamlOption = Annotated[str | None, typer.Option("--input-yaml", metavar="YAML", help="The input as YAML text.")]
-InputsOption = Annotated[
-    Path | None, typer.Option("--inputs", metavar="FILE", help="A batch: one JSON input per line (JSONL).")
+MaxConcurrencyOption = Annotated[
+    int | None, typer.Option("--max-concurrency", min=1, metavar="N", help="Steps in flight at once. Default: 10.")
 ]
-StdinFormatOption = Annotated[
-    str, typer.Option("--stdin-format", metavar="json|yaml", help="Format of an input that is piped in.")
+NoValidateInputOption = Annotated[
+    bool, typer.Option("--no-validate-input", help="Do not check the input against the flow's schema.")
 ]
-VariablesOption = Annotated[
-    Path | None, typer.Option("--variables", metavar="FILE", help="Values of variables, YAML or JSON.")
-]
-VariablesJsonOption = Annotated[
-    str | None, typer.Option("--variables-json", metavar="JSON", help="Values of variables as JSON text.")
-]
-VariablesYamlOption = Annotated[
-    str | None, typer.Option("--variables-yaml", metavar="YAML", help="Values of variables as YAML text.")
-]
-EnvVariablesOption = Annotated[
-    bool,
-    typer.Option(
-        "--env-variables", help="Take declared variables from the environment (env_var or STEPFLOW_VAR_NAME)."
-    ),
-]
-OverridesOption = Annotated[
-    Path | None, typer.Option("--overrides", metavar="FILE", help="Changes to steps, YAML or JSON.")
-]
-OverridesJsonOption = Annotated[
-    str | None, typer.Option("--overrides-json", metavar="JSON", help="Changes to steps as JSON text.")
-]
-OverridesYamlOption = Annotated[
-    str | None, typer.Option("--overrides-yaml", metavar="YAML", help="Changes to steps as YAML text.")
-]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the steps.")]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Where the result goes, YAML or JSON. Default: stdout, JSON."),
+    typer.Option("--output", "-o", metavar="FILE", help="File of the result, YAML or JSON. Default: stdout, JSON."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Folder of the runs. Default: .stepflow in the working directory."),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="STEPFLOW_SERVER",
+        show_envvar=False,
+        help=f"The mesh. Default: STEPFLOW_SERVER, else {DEFAULT_SERVER}.",
+    ),
+]
+LocalOrServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="STEPFLOW_SERVER",
+        show_envvar=False,
+        help="Ask this mesh instead of the local store. Default: STEPFLOW_SERVER.",
+    ),
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, or a prefix of its id.")]
+RunArguments = Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="The runs, or prefixes of their ids.")]
 
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """How the input was given; at most one of the first four."""
+    """The options of the input; at most one of the first four is set."""
 
     file: Path | None = None
     json: str | None = None
@@ -69,7 +82,7 @@ class InputOptions:
 
 @dataclass(frozen=True, slots=True)
 class ValueOptions:
-    """How one value (variables, overrides) was given; at most one of the three."""
+    """The options of one value (variables, overrides, a payload); at most one is set."""
 
     file: Path | None = None
     json: str | None = None
@@ -78,7 +91,93 @@ class ValueOptions:
 
 @dataclass(frozen=True, slots=True)
 class VariableOptions:
-    """How variables were given."""
+    """The options of the variables."""
 
     given: ValueOptions = field(default_factory=ValueOptions)
     from_environment: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options of both `run` and `submit` for inputs, variables and overrides, in the order of the help."""
+
+    input_file: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE", help="The input, a YAML or JSON file.")
+    ] = None
+    input_json: Annotated[str | None, typer.Option("--input-json", metavar="JSON", help="The input as JSON text.")] = (
+        None
+    )
+    input_yaml: Annotated[str | None, typer.Option("--input-yaml", metavar="YAML", help="The input as YAML text.")] = (
+        None
+    )
+    input_lines: Annotated[
+        Path | None, typer.Option("--inputs", metavar="FILE", help="A batch: one JSON input per line (JSONL).")
+    ] = None
+    stdin_format: Annotated[
+        str, typer.Option("--stdin-format", metavar="json|yaml", help="Format of an input on stdin.")
+    ] = "json"
+
+    variables_file: Annotated[
+        Path | None, typer.Option("--variables", metavar="FILE", help="Values of variables, a YAML or JSON file.")
+    ] = None
+    variables_json: Annotated[
+        str | None, typer.Option("--variables-json", metavar="JSON", help="Values of variables as JSON text.")
+    ] = None
+    variables_yaml: Annotated[
+        str | None, typer.Option("--variables-yaml", metavar="YAML", help="Values of variables as YAML text.")
+    ] = None
+    env_variables: Annotated[
+        bool,
+        typer.Option(
+            "--env-variables", help="Take declared variables from the environment (env_var or STEPFLOW_VAR_NAME)."
+        ),
+    ] = False
+
+    overrides_file: Annotated[
+        Path | None, typer.Option("--overrides", metavar="FILE", help="Changes to steps, a YAML or JSON file.")
+    ] = None
+    overrides_json: Annotated[
+        str | None, typer.Option("--overrides-json", metavar="JSON", help="Changes to steps as JSON text.")
+    ] = None
+    overrides_yaml: Annotated[
+        str | None, typer.Option("--overrides-yaml", metavar="YAML", help="Changes to steps as YAML text.")
+    ] = None
+
+    @property
+    def inputs(self) -> InputOptions:
+        return InputOptions(self.input_file, self.input_json, self.input_yaml, self.input_lines, self.stdin_format)
+
+    @property
+    def variables(self) -> VariableOptions:
+        files = ValueOptions(self.variables_file, self.variables_json, self.variables_yaml)
+        return VariableOptions(files, self.env_variables)
+
+    @property
+    def overrides(self) -> ValueOptions:
+        return ValueOptions(self.overrides_file, self.overrides_json, self.overrides_yaml)
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `given: RunOptions` of a command by one option per field of RunOptions.
+
+    The options take the position of the parameter in the help; the command gets a `RunOptions`.
+    """
+    members = fields(RunOptions)
+
+    @functools.wraps(command)
+    def expanded(**arguments: Any) -> None:
+        given = RunOptions(**{member.name: arguments.pop(member.name) for member in members})
+        command(given=given, **arguments)
+
+    signature = inspect.signature(command)
+    options = [
+        inspect.Parameter(member.name, inspect.Parameter.KEYWORD_ONLY, default=member.default, annotation=member.type)
+        for member in members
+    ]
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += options if parameter.name == "given" else [parameter]
+
+    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded

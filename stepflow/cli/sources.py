@@ -1,7 +1,7 @@
-"""Where `stepflow runs` reads: the local store, or a mesh. Both give the same, ready to be shown.
+"""The source of `stepflow runs`: the local store or a mesh, behind one protocol.
 
-The rule: a named server (`--server`, `STEPFLOW_SERVER`) is asked, unless `--store` names a folder; without either, the
-local store.
+`--store` selects the local store of a folder; else `--server` or `STEPFLOW_SERVER` selects a mesh; else the default
+local store is used.
 """
 
 from __future__ import annotations
@@ -10,63 +10,42 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.cli import remote
+from stepflow.cli.display.runs import ShownItem, ShownRun
 from stepflow.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from stepflow.cli.display.outcome import AnyRun
+    from stepflow.cli.display.trees import AnyRun
     from stepflow.client import Client, Step
-    from stepflow.codec import Json
     from stepflow.embedded.runs_folder import LocalRuns
-    from stepflow.errors import Failure
-    from stepflow.flow import Redactor
     from stepflow.run.views import StepView
 
 
-@dataclass(frozen=True, slots=True)
-class ShownItem:
-    """`outcome`: None as long as there is none."""
-
-    item: int
-    status: str
-    outcome: Json | Failure | None
-
-
-@dataclass(frozen=True, slots=True)
-class ShownRun:
-    """A run as it is now. `steps` are empty unless they were asked for."""
-
-    run: AnyRun
-    status: str
-    """As people see it."""
-    items: list[ShownItem]
-    steps: list[StepView]
-    redactor: Redactor
-
-
 class Source(Protocol):
-    """What the commands ask. `text` is a run's id, or how it begins."""
+    """Answers the commands of `stepflow runs`. `text` is a run id or a prefix."""
 
-    place: str
-    """For people: where the runs are."""
+    location: str
+    """Where the runs are, for messages."""
 
     def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
-        """Return the newest runs with their statuses."""
+        """Return the newest runs with status; all statuses by default."""
 
     def read(self, text: str, *, steps: bool) -> ShownRun:
-        """Raises: NotFound, Invalid (several runs begin like this)."""
+        """Return a run. Raises: NotFound, Invalid (an ambiguous prefix)."""
 
     def delete(self, text: str, *, force: bool) -> str:
-        """Remove a run that has ended and return its id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
+        """Delete a run that has ended and return the id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
 
     def signal(self, text: str, signal: Signal) -> tuple[str, str]:
-        """Send a run a signal; return the ids of both. Raises: Refused `RUN_ENDED`, NotFound, Invalid."""
+        """Send a run a signal; return the ids of run and signal. Raises: Refused `RUN_ENDED`, NotFound, Invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
+    """A signal to send. An empty `signal_id` is replaced by a new id."""
+
     name: str
     payload: Any
     item: int = 0
@@ -74,19 +53,19 @@ class Signal:
 
 
 def choose(server: str | None, store: Path | None) -> Source:
-    """Return where to read."""
+    """Return the selected source."""
     if server is not None and store is None:
-        return Remote(server)
+        return RemoteSource(server)
     from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
 
-    return Local(LocalRuns(store or DEFAULT_FOLDER))
+    return LocalSource(LocalRuns(store or DEFAULT_FOLDER))
 
 
-class Local:
+class LocalSource:
     """The runs of a folder."""
 
     def __init__(self, local: LocalRuns) -> None:
-        self.place = str(local.folder)
+        self.location = str(local.folder)
         self._local = local
 
     def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
@@ -139,7 +118,7 @@ class Local:
     async def _delete(self, run_id: str, *, force: bool) -> None:
         from stepflow.embedded.mesh import reader
 
-        store = await self._local.own(run_id)  # refused while another process drives it
+        store = await self._local.own(run_id)  # raises while another process drives the run
         try:
             run = await reader(store, self._local.blobs()).get_run(run_id)
         finally:
@@ -147,7 +126,7 @@ class Local:
         if not run.terminal and not force:
             raise Refused(
                 "RUN_NOT_ENDED",
-                f"run {run_id} has not ended: go on with `stepflow resume {run_id}`, or delete it with --force",
+                f"run {run_id} has not ended: continue it with `stepflow resume {run_id}`, or delete it with --force",
                 run_id=run_id,
             )
         await self._local.blobs().delete_scope(run_id)
@@ -163,7 +142,7 @@ class Local:
         from stepflow.codec import encode
         from stepflow.embedded.mesh import signal_run
 
-        store = await self._local.own(run_id)  # refused while another process drives it
+        store = await self._local.own(run_id)  # raises while another process drives the run
         try:
             return await signal_run(
                 store,
@@ -178,11 +157,11 @@ class Local:
             await store.close()
 
 
-class Remote:
+class RemoteSource:
     """The runs of a mesh."""
 
     def __init__(self, server: str) -> None:
-        self.place = f"the mesh at {server}"
+        self.location = f"the mesh at {server}"
         self._server = server
 
     def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
@@ -198,8 +177,8 @@ class Remote:
     async def _read(self, client: Client, text: str, *, steps: bool) -> ShownRun:
         run = await client.get(await remote.find_run(client, text))
         items = [ShownItem(item.item, item.status, remote.outcome_of(item)) async for item in client.items(run.run_id)]
-        listed = client.steps(run.run_id, include_results=True)
-        shown = [_step_view(step) async for step in listed] if steps else []
+        found = client.steps(run.run_id, include_results=True)
+        shown = [_step_view(step) async for step in found] if steps else []
         return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
 
     def delete(self, text: str, *, force: bool) -> str:

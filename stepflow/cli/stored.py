@@ -1,7 +1,7 @@
-"""Reading what `.stepflow/` holds: which runs there are, and all that is needed to go on with one.
+"""Runs stored in `.stepflow/`: listing runs, and reading a run back for `resume`.
 
-Databases are opened for reading only, one after the other, also while other processes own them. One that cannot be read
-is told of, by its file, and passed over.
+Databases are opened read-only, one at a time, also while another process owns the database. An unreadable database is
+reported with its file name and skipped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
-from stepflow.cli.display.outcome import Ended, result_tree, run_name
+from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.runs import run_name
+from stepflow.cli.display.trees import result_tree
 from stepflow.cli.driving import Job
 from stepflow.codec import decode
 from stepflow.embedded.mesh import reader
@@ -23,7 +25,7 @@ from stepflow.journal import blob_reader, read_record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stepflow.cli.display.live import View
+    from stepflow.cli.display.view import View
     from stepflow.config.load import Config
     from stepflow.embedded.mesh import RunView
     from stepflow.embedded.runs_folder import LocalRuns
@@ -33,13 +35,11 @@ if TYPE_CHECKING:
     from stepflow.store.sqlite.store import SqliteStore
 
 INTERRUPTED = "interrupted"
-"""The status of a run that has not ended and that no process drives."""
-
-STATUSES = ("running", INTERRUPTED, "completed", "failed", "cancelled", "recovery_failed")
+"""Status of a run that has not ended and that no process drives."""
 
 
 def status_of(local: LocalRuns, run: RunView) -> str:
-    """Return a run's status as people see it."""
+    """Return a run's status, `interrupted` included."""
     return INTERRUPTED if not run.terminal and not local.is_driven(run.run_id) else run.status
 
 
@@ -48,10 +48,10 @@ async def list_runs(local: LocalRuns) -> AsyncIterator[tuple[RunView, str]]:
     for run_id in local.run_ids():
         try:
             run = await _view(local, run_id)
-        except NotFound:  # nothing was submitted: somebody is just about to, or was killed before
+        except NotFound:  # nothing was submitted yet, or the process was killed before the submission
             continue
         except StepflowError as error:
-            if not local.is_driven(run_id):  # else it is just being made
+            if not local.is_driven(run_id):  # a driven database may be in the middle of its creation
                 console.error(error)
             continue
         yield run, status_of(local, run)
@@ -66,25 +66,26 @@ async def _view(local: LocalRuns, run_id: str) -> RunView:
 
 
 async def only_unfinished(local: LocalRuns) -> str:
-    """Return the one run that was interrupted. Raises: Usage, with all of them, when it is not one."""
+    """Return the interrupted run. Raises: Usage, none or several are interrupted; the text lists them."""
     found = [(run, status) async for run, status in list_runs(local) if not run.terminal]
     waiting = [run for run, status in found if status == INTERRUPTED]
+
     if len(waiting) == 1:
         return waiting[0].run_id
     if waiting:
         shown = "\n".join(f"  {run.run_id}  {run_name(run)}" for run in waiting)
-        raise Usage("RUN_ID_MISSING", f"{len(waiting)} runs are unfinished; say which to go on with:\n{shown}")
+        raise Usage("RUN_ID_MISSING", f"{len(waiting)} runs are unfinished; name the run to resume:\n{shown}")
     busy = "".join(f"\n  {run.run_id} is being driven by another process" for run, _ in found)
     raise Usage("NOTHING_TO_RESUME", f"there is no interrupted run in {local.folder}{busy}")
 
 
 @dataclass(slots=True)
 class StoredRun:
-    """What a run was begun with. `ended` holds its results once it has ended."""
+    """A run as it was begun. `ended` is None until the run has ended."""
 
     run_id: str
     flow: Flow
-    """With the overrides applied."""
+    """Has the overrides applied."""
     labels: dict[str, Any]
     redactor: Redactor
     ended: Ended | None = field(default=None)
@@ -101,6 +102,7 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
         flow = flow_from_tree(decode(await control.get_flow(record.flow_id)))
         if record.overrides_json:
             flow = apply_overrides(flow, decode(record.overrides_json))
+
         stored = StoredRun(run_id, flow, run.labels, await _redactor(store, blobs, run_id, record, flow))
         if run.terminal:
             items = await control.items(run_id)
@@ -113,7 +115,7 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
 async def _redactor(
     store: SqliteStore, blobs: BlobStore, run_id: str, record: state_pb2.RunRecord, flow: Flow
 ) -> Redactor:
-    """Build the redactor of a run; its inputs are read only if they may hold secrets."""
+    """Build the redactor of a run. The inputs are read only if the flow declares secrets in its input."""
     inputs: list[Any] = []
     if SecretMap.from_schema(flow.schema("input"), flow.schema_definitions):
         inputs = [decode(payload.json) for payload in record.inputs]
@@ -123,8 +125,8 @@ async def _redactor(
     return Redactor(flow, inputs, decode(record.variables_json or b"{}"))
 
 
-def job(local: LocalRuns, run: StoredRun, config: Config | None, view: View) -> Job:
-    """Return the work that is left of a run, with the config it began with unless another one is given.
+def make_job(local: LocalRuns, run: StoredRun, config: Config | None, view: View) -> Job:
+    """Return the job that continues a run, with the config it began with unless another config is given.
 
     Raises: NotFound, ConfigInvalid.
     """
@@ -139,7 +141,7 @@ def job(local: LocalRuns, run: StoredRun, config: Config | None, view: View) -> 
 
 
 def _config(run: StoredRun) -> Config:
-    """Load the run's config again, and warn when it is not what it was."""
+    """Load the run's config again, and warn if it has changed."""
     from stepflow.config.load import default_config, load_config
 
     source = run.labels.get("config")
@@ -150,9 +152,9 @@ def _config(run: StoredRun) -> Config:
     except NotFound:
         raise NotFound(
             "CONFIG_NOT_FOUND",
-            f"the config that run {run.run_id} began with, {source}, is gone; name another one with --config",
+            f"run {run.run_id} began with the config {source}, which no longer exists; name another with --config",
             path=source,
         ) from None
     if config.digest != run.labels.get("config_digest"):
-        console.warn(f"{source} has changed since the run began; the steps that are left will use it as it is now")
+        console.warn(f"{source} has changed since the run began; the remaining steps use the changed config")
     return config

@@ -1,4 +1,4 @@
-"""Listings: columns for people, JSON for programs, both on stdout."""
+"""Listings on stdout: columns for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def print_json(tree: Any) -> None:
 
 
 def print_json_line(tree: Any) -> None:
-    """Print a tree as JSON on one line, for what comes one by one."""
+    """Print a tree as a line of JSON (JSONL)."""
     import msgspec
 
     console.out(msgspec.json.encode(tree) + b"\n")
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns, the last one as wide as it is."""
+    """Print rows as aligned columns below the heads."""
     table = [heads, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -36,7 +36,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_members(members: Iterable[tuple[str, str]]) -> None:
-    """Print names with their values, one a line."""
+    """Print names and values, one pair per line."""
     listed = list(members)
     width = max((len(name) for name, _ in listed), default=0) + 2
     for name, value in listed:

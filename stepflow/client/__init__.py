@@ -1,4 +1,4 @@
-"""A client of the mesh: stores flows, begins runs, follows them, from any asyncio program or from a blocking one.
+"""A client of the mesh: stores flows, begins runs and follows them; for asyncio programs and for blocking ones.
 
     async with Client("localhost:7840") as client:
         run_id = await client.submit("greet", {"name": "Ada"})
@@ -7,8 +7,8 @@
         (item,) = [item async for item in client.items(run_id)]
         print(item.result)
 
-Errors of the mesh are raised as the families of `stepflow.errors`, with the reasons that the API documents. A failed
-step or item is no error: see `Item.failure`.
+Errors of the mesh are raised as the families of `stepflow.errors`, with the documented reasons of the API. A failed
+step or item is data, not an exception: see `Item.failure`.
 """
 
 import os
@@ -16,9 +16,9 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc is imported: what goes wrong becomes an error
 
 from stepflow.client.blocking import BlockingClient
-from stepflow.client.client import Client, Named, Watch
+from stepflow.client.client import Client
 from stepflow.client.model import (
-    Cluster,
+    ClusterInfo,
     Component,
     Diagnostic,
     Event,
@@ -32,12 +32,18 @@ from stepflow.client.model import (
     Step,
     StoredFlow,
 )
+from stepflow.client.requests import Named
+from stepflow.client.watch import Watch
 from stepflow.rpc.tls import Tls
+
+Cluster = ClusterInfo
+"""The older name of the same class."""
 
 __all__ = [
     "BlockingClient",
     "Client",
     "Cluster",
+    "ClusterInfo",
     "Component",
     "Diagnostic",
     "Event",

@@ -1,7 +1,7 @@
-"""The client for programs without an event loop: the async one on a thread of its own.
+"""`BlockingClient`, for programs without an event loop: a `Client` on a thread of its own.
 
-Methods are those of `Client`, and block. May be used from several threads at once, never from the loop of an asyncio
-program, which it would stop.
+Has the methods of `Client`; each blocks. Safe for concurrent threads. Limit: a call from the loop of an asyncio program
+would block the loop.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from stepflow.client.client import Document, FlowLike, Named, Watch
-    from stepflow.client.model import Cluster, Component, Diagnostic, Event, FlowInfo, Item, Run, Step, StoredFlow
+    from stepflow.client.model import ClusterInfo, Component, Diagnostic, Event, FlowInfo, Item, Run, Step, StoredFlow
+    from stepflow.client.requests import Document, FlowLike, Named
+    from stepflow.client.watch import Watch
     from stepflow.errors import StepflowError
     from stepflow.rpc.tls import Tls
 
@@ -25,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class BlockingClient:
-    """See `Client` for what each method does and raises. Close it, or use it with `with`."""
+    """The blocking twin of `Client`, which documents methods and errors. Close the client, or use `with`."""
 
     def __init__(self, server: str | None = None, *, tls: Tls | None = None, patience_s: float = 10.0) -> None:
         self._client = Client(server, tls=tls, patience_s=patience_s)
@@ -42,9 +43,10 @@ class BlockingClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread. Safe to repeat."""
+        """Close the connections and end the thread. Idempotent."""
         if self._loop.is_closed():
             return
+
         self._do(self._client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -54,13 +56,14 @@ class BlockingClient:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
-        except BaseException:  # Ctrl-C: do not leave the call running
+        except BaseException:  # Ctrl-C: end the call too
             future.cancel()
             raise
 
     def _iterate(self, source: AsyncGenerator[_T, None] | Watch) -> Iterator[Any]:
-        """Yield what an asynchronous source gives, and close it in the end."""
+        """Yield the elements of an asynchronous source, and close the source at the end."""
         iterator: AsyncIterator[Any] = aiter(source)
+
         try:
             while True:
                 found = self._do(_next(iterator))
@@ -70,8 +73,6 @@ class BlockingClient:
         finally:
             if not self._loop.is_closed():
                 self._do(source.aclose())
-
-    # --- flows ------------------------------------------------------------------------------------------------------
 
     def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
         return self._do(self._client.store_flow(flow, label=label))
@@ -87,8 +88,6 @@ class BlockingClient:
 
     def delete_flow(self, name: str, *, label: str = "") -> None:
         self._do(self._client.delete_flow(name, label=label))
-
-    # --- runs -------------------------------------------------------------------------------------------------------
 
     def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:
         return self._do(self._client.submit(flow, input, **options))
@@ -130,8 +129,6 @@ class BlockingClient:
     def steps(self, run_id: str, *, include_results: bool = False, page_size: int = 0) -> Iterator[Step]:
         return self._iterate(self._client.steps(run_id, include_results=include_results, page_size=page_size))
 
-    # --- blobs and the mesh -----------------------------------------------------------------------------------------
-
     def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
         return self._do(self._client.put_blob(content, blob_type=blob_type))
 
@@ -141,7 +138,7 @@ class BlockingClient:
     def components(self, plugin: str = "") -> list[Component]:
         return self._do(self._client.components(plugin))
 
-    def cluster(self) -> Cluster:
+    def cluster(self) -> ClusterInfo:
         return self._do(self._client.cluster())
 
     def drain(self, *, executor_id: str = "", host_id: str = "") -> None:

@@ -1,9 +1,9 @@
-"""The way to the control planes: one channel per address, and calls that outlive the death of a server.
+"""Connections to the control planes: one channel per address, and calls that outlive the death of a server.
 
-- Every call of the API may be repeated, so one that finds no server is made again at the next address, with back-off,
-  for as long as the caller has patience. All other errors are raised at once.
-- A client stands outside of the mesh: a server on another machine is reached through the environment's proxy.
-- Calls go round the addresses, so that many clients spread over the replicas.
+- Every call of the API is idempotent, so a call without a reachable server is repeated at the next address, with
+  back-off, until the caller's patience ends. All other errors are raised at once.
+- A client stands outside the mesh: a server on another machine is reached through the environment's proxy.
+- Calls rotate over the addresses, from a random start: many clients spread over the replicas.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from stepflow.mesh.v1 import (
     runs_pb2_grpc,
 )
 from stepflow.proxies import grpc_proxy_for, through
+from stepflow.retry import doubling
 from stepflow.rpc.channel import open_channel
 from stepflow.rpc.errors import error_of
 
@@ -38,12 +39,12 @@ DEFAULT_SERVER = "localhost:7840"
 CALL_TIMEOUT_S = 30.0
 """For calls that the server answers at once."""
 
-BACKOFF_MIN_S = 0.05
-BACKOFF_MAX_S = 2.0
+PAUSE_MIN_S = 0.1
+PAUSE_MAX_S = 2.0
 
 
-class Endpoint:
-    """One address, with the stubs of all services."""
+class ServerConnection:
+    """The channel to one address, with the stubs of all services."""
 
     def __init__(self, target: str, tls: Tls | None) -> None:
         self.proxy = grpc_proxy_for(target, os.environ)
@@ -56,64 +57,76 @@ class Endpoint:
 
 
 class Patience:
-    """Counts the tries of one call, and how long they may go on."""
+    """Counts the failed tries of one call, and ends them after `patience_s`."""
 
     def __init__(self, patience_s: float) -> None:
         self.tries = 0
         self._patience_s = patience_s
         self._begun_at = time.monotonic()
+        self._pauses_s = doubling(PAUSE_MIN_S, PAUSE_MAX_S)
 
     def renew(self) -> None:
-        """A server has answered: the time begins anew."""
-        self.tries = 0
+        """Restart tries, pauses and time: a server has answered."""
         self._begun_at = time.monotonic()
+        if self.tries:
+            self.tries = 0
+            self._pauses_s = doubling(PAUSE_MIN_S, PAUSE_MAX_S)
 
     async def wait(self, error: Unavailable, addresses: int) -> None:
-        """Wait before the next try; after every address was tried once. Raises: `error`, when patience is over."""
+        """Count a failed try; pause once all addresses have failed. Raises: `error` when the patience is over."""
         self.tries += 1
         if time.monotonic() - self._begun_at >= self._patience_s:
             raise error
-        rounds = self.tries // addresses
+
         if self.tries % addresses == 0:
-            pause_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(rounds, 10))
+            pause_s = next(self._pauses_s)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # spreads clients, hides nothing
 
 
 class Connection:
-    """See the head of this module. Belongs to the event loop of its first call."""
+    """Calls to any of several servers. Belongs to the event loop of the first call."""
 
     def __init__(self, server: str | None, tls: Tls | None, patience_s: float) -> None:
-        """`server` holds targets with commas between them; None: `STEPFLOW_SERVER`, else the default."""
+        """`server` holds targets separated by commas; None: `STEPFLOW_SERVER`, else the default.
+
+        Raises: Invalid SERVER_INVALID.
+        """
         text = server or os.environ.get("STEPFLOW_SERVER") or DEFAULT_SERVER
         self.targets = [target.strip() for target in text.split(",") if target.strip()]
         if not self.targets:
             raise Invalid("SERVER_INVALID", f"{text!r} names no server: give HOST:PORT, with commas between several")
+
         self._tls = tls
         self._patience_s = patience_s
-        self._endpoints: list[Endpoint] = []
+        self._servers: list[ServerConnection] = []
         self._next = random.randrange(len(self.targets))  # noqa: S311  # spreads clients, hides nothing
 
     def patience(self) -> Patience:
         return Patience(self._patience_s)
 
-    def endpoint(self) -> Endpoint:
-        """Return the next one in turn."""
-        if not self._endpoints:
-            self._endpoints = [Endpoint(target, self._tls) for target in self.targets]
-        self._next = (self._next + 1) % len(self._endpoints)
-        return self._endpoints[self._next]
+    def next_server(self) -> ServerConnection:
+        """Return the next server in rotation."""
+        if not self._servers:
+            self._servers = [ServerConnection(target, self._tls) for target in self.targets]
 
-    async def call(self, method: Callable[[Endpoint], Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """Make a call, again and again while nobody can answer it.
+        self._next = (self._next + 1) % len(self._servers)
+        return self._servers[self._next]
 
-        `request` may be a function that makes an iterator of messages. Raises: StepflowError; its detail `tries` says
-        how often the call was made.
+    async def call(
+        self, method: Callable[[ServerConnection], Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> Any:
+        """Call `method`, a stub of the given server, and repeat the call while no server is reachable.
+
+        `request` may be a function that returns an iterator of messages.
+
+        Raises:
+            StepflowError: `details["tries"]` counts the calls made.
         """
         patience = self.patience()
         while True:
             try:
                 message = request() if callable(request) else request
-                return await method(self.endpoint())(message, timeout=timeout_s)
+                return await method(self.next_server())(message, timeout=timeout_s)
             except grpc.aio.AioRpcError as failed:
                 error = self.explain(failed)
                 if not isinstance(error, Unavailable):
@@ -122,26 +135,28 @@ class Connection:
                 await patience.wait(error, len(self.targets))
 
     def explain(self, failed: grpc.aio.AioRpcError) -> StepflowError:
-        """Return the error that a failed call stands for, with the way out where no server was reached."""
+        """Convert a failed call into an error; an unreachable server gets the next step for the user."""
         error = error_of(failed)
-        if error.reason == "SERVER_UNAVAILABLE":
-            where, way = ", ".join(self.targets), self._way()
-            details = {"servers": where, **({"way": way.strip()} if way else {})}
-            return Unavailable(
-                error.reason,
-                f"no stepflow server answers at {where}{way} ({failed.details()}); is one running there? "
-                "Name another one with --server or STEPFLOW_SERVER",
-                **details,
-            )
-        if error.reason == "CALL_TIMEOUT" and (way := self._way()):
+        way = self._way()
+        if error.reason == "CALL_TIMEOUT" and way:
             return Deadline(error.reason, f"{error.message}; the call goes{way}")
-        return error
+        if error.reason != "SERVER_UNAVAILABLE":
+            return error
+
+        where = ", ".join(self.targets)
+        details = {"servers": where, **({"way": way.strip()} if way else {})}
+        return Unavailable(
+            error.reason,
+            f"no stepflow server answers at {where}{way} ({failed.details()}); is one running there? "
+            "Name another one with --server or STEPFLOW_SERVER",
+            **details,
+        )
 
     def _way(self) -> str:
-        """Return the proxies on the way to the servers, for an error."""
-        return "".join(dict.fromkeys(through(endpoint.proxy) for endpoint in self._endpoints))
+        """Return the proxies in use, for an error text."""
+        return "".join(dict.fromkeys(through(server.proxy) for server in self._servers))
 
     async def close(self) -> None:
-        endpoints, self._endpoints = self._endpoints, []
-        for endpoint in endpoints:
-            await endpoint.channel.close()
+        servers, self._servers = self._servers, []
+        for server in servers:
+            await server.channel.close()

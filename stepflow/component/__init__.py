@@ -1,4 +1,4 @@
-"""The SDK for people who write components: a function, type hints, and `serve()`.
+"""The SDK for component authors: a function, type hints, and `serve()`.
 
     from dataclasses import dataclass
     from stepflow.component import component, serve
@@ -15,34 +15,37 @@
     if __name__ == "__main__":
         serve()
 
-That file is a component server: `python server.py` speaks the StepFlow protocol on stdin and stdout, `--list` prints
-its components, `--call greet` runs one on JSON from stdin. See `docs/components.md`.
+The file is a component server: `python server.py` speaks the StepFlow protocol on stdin and stdout, `--list` prints
+the components, `--call greet` runs one on JSON from stdin. See `docs/how-to/write-components.md`.
 
-What it promises:
+Promises:
 - A decorated function stays an ordinary function.
-- Every request is answered exactly once, whatever a component does; no component delays another one, unless its
-  author said `inline=True`.
-- Nothing but protocol lines leaves on the server's stdout; `print` goes to stderr.
-- Importing it loads nothing heavy; pydantic is used only where the author's own types are pydantic's.
+- Every request is answered exactly once, even if the component fails. No component delays another one, except for
+  functions registered with `inline=True`.
+- Only protocol lines leave on the server's stdout; `print` goes to stderr.
+- The import loads nothing heavy; pydantic is loaded only for types that use pydantic.
 
-It knows no host: retries, timeouts, routes and durability are the engine's.
+Limit: retries, timeouts, routes and durability belong to the engine, not to the SDK.
+
+Layers, bottom up: errors, reply, conversations and context (the author's side) · shapes, signature and registry
+(functions) · wire, call, in_flight, host_requests and server (the protocol) · process, and the transports stdio, http
+and pull · serve.
 """
 
 from __future__ import annotations
 
-from stepflow.component.context import (
+from stepflow.component.context import Context
+from stepflow.component.conversations import FlowResult, Metadata
+from stepflow.component.errors import (
     ComponentError,
-    Context,
     FlowFailed,
-    FlowResult,
     HostError,
     InvalidInput,
-    Metadata,
-    Reply,
     ResourceUnavailable,
 )
 from stepflow.component.registry import component
-from stepflow.component.stdio import serve
+from stepflow.component.reply import HostReply as Reply
+from stepflow.component.serve import serve
 
 __all__ = [
     "ComponentError",

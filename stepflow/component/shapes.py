@@ -1,8 +1,8 @@
-"""From type hints to JSON Schemas and conversions.
+"""Type hints as JSON Schemas, decoders and encoders.
 
-A `Shape` is one type in both directions of its use: its schema, and the conversion of JSON text into it. msgspec
-does dataclasses, TypedDicts, Structs and plain types; pydantic is loaded only where the author's type contains one
-of its models. Unknown members of objects are ignored, as everywhere in the protocol.
+A `Shape` is the schema of a type and the decoder of JSON text. msgspec handles dataclasses, TypedDicts, Structs and
+plain types; pydantic is loaded only for types with pydantic models. Unknown members of objects are ignored, as in the
+whole protocol.
 
 Error texts name the field (`$.items[0].price`) and the expected type, never the offending value.
 """
@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from stepflow.component.context import InvalidInput, Reply
+from stepflow.component.errors import InvalidInput
+from stepflow.component.reply import HostReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PROBLEMS_MAX = 5
-"""How many of pydantic's findings one message lists."""
+"""Pydantic findings listed in one message."""
 
 
 class UnsupportedHintError(Exception):
-    """A type hint has no JSON form; the text says which."""
+    """A type hint has no JSON form; the text names the type."""
 
 
 class Shape(Protocol):
@@ -48,20 +49,22 @@ def shape_of(hint: Any) -> Shape:
 
 
 def object_of(name: str, members: Mapping[str, Any], defaults: Mapping[str, Any]) -> Shape:
-    """Return the shape of an object with these members; decoding gives a dict of those that were present.
+    """Return the shape of an object with the given members; decoding returns a dict of the members present.
 
-    A member that has a default may be absent. Raises: UnsupportedHintError.
+    Members with a default may be absent. Raises: UnsupportedHintError.
     """
     hints = {member: typing.NotRequired[hint] if member in defaults else hint for member, hint in members.items()}
     shape = shape_of(_typed_dict(name, hints))
+
     for member, default in defaults.items():
         with contextlib.suppress(TypeError, msgspec.MsgspecError, KeyError):
             shape.schema["properties"][member].setdefault("default", msgspec.json.decode(encode(default)))
+
     return shape
 
 
 def output_schema_of(hint: Any) -> dict[str, Any]:
-    """Return the schema of what a function returns. Raises: UnsupportedHintError."""
+    """Return the schema of a return type. Raises: UnsupportedHintError."""
     shape = shape_of(hint)
     if isinstance(shape, _PydanticShape):
         return shape.output_schema()
@@ -69,7 +72,7 @@ def output_schema_of(hint: Any) -> dict[str, Any]:
 
 
 class _PydanticInsideError(Exception):
-    """Deep inside of a type that msgspec could do otherwise there is a pydantic model."""
+    """A type that msgspec supports contains a pydantic model."""
 
 
 class _MsgspecShape:
@@ -122,7 +125,7 @@ class _PydanticShape:
 def _typed_dict(name: str, hints: dict[str, Any]) -> Any:
     make: Any = typing.TypedDict
     if "pydantic" in sys.modules and sys.version_info < (3, 12):
-        # pydantic refuses the standard library's TypedDict of these versions, and brings this one along
+        # Below 3.12 pydantic refuses the standard library's TypedDict; typing_extensions is a dependency of pydantic.
         import typing_extensions
 
         make = typing_extensions.TypedDict
@@ -142,12 +145,14 @@ def _refuse(cls: Any) -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """Put the definition of the root in its place, unless it refers to itself: readers look for `type` there."""
+    """Replace a root `$ref` by the definition: readers expect `type` at the root. Recursive types keep the `$ref`."""
     reference = schema.get("$ref")
     if reference is None or not isinstance(reference, str):
         return schema
+
     definitions = dict(schema["$defs"])
     root = definitions.pop(reference.removeprefix("#/$defs/"), None)
+
     if root is None or f'"{reference}"'.encode() in msgspec.json.encode([root, definitions]):
         return schema
     return {**root, "$defs": definitions} if definitions else dict(root)
@@ -161,7 +166,7 @@ def _encode_other(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if dump is not None and hasattr(value, "__pydantic_core_schema__"):
         return dump(mode="json", by_alias=True)
-    if isinstance(value, Reply):
+    if isinstance(value, HostReply):
         raise TypeError("a Reply is not a value: `await` it, or call `.result()` on it in a sync component")
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
@@ -172,6 +177,6 @@ _encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
 def encode(value: Any) -> bytes:
     """Return compact JSON on one line. Raises: TypeError (no JSON form)."""
     text = _encode(value)
-    if b"\n" in text:  # only an author's own `msgspec.Raw` can hold one; it would end the protocol's line
+    if b"\n" in text:  # from an author's `msgspec.Raw`: a newline would end the protocol's line
         text = msgspec.json.encode(msgspec.json.decode(text))
     return text

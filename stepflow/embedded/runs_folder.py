@@ -1,13 +1,13 @@
-"""The folder in which this machine keeps its runs (`.stepflow/`).
+"""The folder of the runs of this machine (`.stepflow/`).
 
-    <folder>/runs/<run_id>.db    one run: what was asked, its journal, its results (with `-wal`, `-shm` and `.lock`)
-    <folder>/blobs/              payloads too large for a database, of all runs
+    <folder>/runs/<run_id>.db    one run: its request, journal and results (with `-wal`, `-shm` and `.lock`)
+    <folder>/blobs/              payloads of all runs that are too large for a database
 
-- A database is owned by one process at a time, the one that drives the run; anybody may read beside it.
-- The folder is made with mode 0700: journals hold what users' flows handle.
-- A damaged database stops nobody from working with the others.
+- A database is owned by one process at a time, the process that drives the run; other processes may read it meanwhile.
+- The folder has mode 0700: journals contain the data of users' flows.
+- A damaged database does not affect the others.
 
-Not here: what is in a database (`stepflow.store.keys`), and driving runs (`stepflow.embedded.mesh`).
+Not here: the keys in a database (`stepflow.store.keys`), and driving runs (`stepflow.embedded.mesh`).
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ DEFAULT_FOLDER = Path(".stepflow")
 
 _SUFFIX = ".db"
 _SIDE_FILES = ("-wal", "-shm", ".lock")
-"""What stands beside a database, by what is put behind its name."""
+"""Suffixes of the files next to a database."""
 
 
 class LocalRuns:
-    """The runs in one folder. Nothing is made before `create`."""
+    """The runs in one folder. The folder is created by `create`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
     def database(self, run_id: str) -> Path:
-        """Return the file of a run, whether it is there or not."""
+        """Return the file of a run, which may not exist."""
         return self.folder / "runs" / f"{run_id}{_SUFFIX}"
 
     def blobs(self) -> BlobStore:
-        """Return the blob store of all runs. Raises: Refused (the folder is none)."""
+        """Return the blob store of all runs. Raises: Refused (not a folder)."""
         from stepflow.store.blobs import BlobStore
 
         return BlobStore.open(self.folder)
 
     async def create(self, run_id: str) -> SqliteStore:
-        """Make the database of a new run, and own it until it is closed.
+        """Create the database of a new run, and own it until it is closed.
 
         Raises: Refused, StoreUnreadable, StoreUnavailable; the message names the file.
         """
@@ -63,9 +63,9 @@ class LocalRuns:
             raise
 
     async def own(self, run_id: str) -> SqliteStore:
-        """Open the database of a run to go on with it, and own it until it is closed.
+        """Open the database of a run to continue the run, and own it until it is closed.
 
-        Raises: NotFound, StoreUnreadable (also while another process drives the run), DataLoss.
+        Raises: NotFound, StoreUnreadable (another process drives the run, for example), DataLoss.
         """
         from stepflow.store.sqlite.store import SqliteStore
 
@@ -74,20 +74,20 @@ class LocalRuns:
         return await SqliteStore.open(self.database(run_id))
 
     async def read(self, run_id: str) -> SqliteStore:
-        """Open the database of a run as it is now, also while another process owns it. Raises as `own` does."""
+        """Open the database of a run for reading, also while another process owns it. Raises as `own`."""
         from stepflow.store.sqlite.store import SqliteStore
 
         return await SqliteStore.open(self.database(run_id), read_only=True)
 
     def discard(self, run_id: str) -> None:
-        """Remove the database of a run that was never submitted; after it was closed."""
+        """Remove the closed database of a run."""
         path = self.database(run_id)
         for name in (path, *(Path(f"{path}{suffix}") for suffix in _SIDE_FILES)):
             with contextlib.suppress(OSError):
                 name.unlink()
 
     def is_driven(self, run_id: str) -> bool:
-        """Say whether a process owns the run's database just now."""
+        """Return True if a process owns the run's database at the moment."""
         try:
             lock = os.open(f"{self.database(run_id)}.lock", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -101,7 +101,7 @@ class LocalRuns:
         return False
 
     def run_ids(self) -> list[str]:
-        """Return the ids of all runs, the newest first. Other files are passed over. Raises: Refused."""
+        """Return the ids of all runs, the newest first. Other files are ignored. Raises: Refused."""
         try:
             names = [path.name for path in (self.folder / "runs").iterdir()]
         except FileNotFoundError:
@@ -112,19 +112,19 @@ class LocalRuns:
         return sorted(filter(_is_run_id, ids), reverse=True)
 
     def find(self, text: str) -> str:
-        """Return the id that is or begins with `text`. Raises: NotFound, Invalid (more than one)."""
+        """Return the run id that equals `text` or begins with it. Raises: NotFound, Invalid (an ambiguous prefix)."""
         found = [run_id for run_id in self.run_ids() if run_id.startswith(text.lower())]
         if not found or not text:
             raise self._not_found(text)
         if len(found) > 1:
             shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-            raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} runs begin with {text}: {shown}; give more of the id")
+            raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} run ids begin with {text}: {shown}; give a longer prefix")
         return found[0]
 
     def _not_found(self, run_id: str) -> NotFound:
         return NotFound(
             "RUN_NOT_FOUND",
-            f"there is no run {run_id[:80]} in {self.folder}; `stepflow runs list` shows those that are there",
+            f"there is no run {run_id[:80]} in {self.folder}; `stepflow runs list` shows the runs",
             run_id=run_id[:80],
         )
 
@@ -133,14 +133,14 @@ class LocalRuns:
             return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self.folder / ".gitignore").write_text("*\n", encoding="ascii")  # runs are no part of anybody's sources
+            (self.folder / ".gitignore").write_text("*\n", encoding="ascii")  # runs do not belong into version control
         except OSError as error:
             raise self._unusable(error) from None
 
     def _unusable(self, error: OSError) -> Refused:
         return Refused(
             "STORE_UNUSABLE",
-            f"runs cannot be kept in {self.folder}: {error.strerror}; name another folder with --store",
+            f"runs cannot be stored in {self.folder}: {error.strerror}; name another folder with --store",
             path=str(self.folder),
         )
 

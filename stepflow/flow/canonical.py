@@ -1,10 +1,10 @@
-"""The one way to write a flow down, and the id that follows from it.
+"""The normalised document of a flow, and its hash, the flow id.
 
 Promises:
-- equal flows have equal bytes: fields in a fixed order, what is empty or default left out, durations in their largest
+- equal flows have equal bytes: fields in a fixed order, empty and default fields left out, durations in the largest
   whole unit, back-offs complete;
-- within expressions, literals, schemas and metadata members keep the author's order;
-- reading the bytes gives an equal flow (its warnings aside).
+- within expressions, literals, schemas and metadata, members keep the author's order;
+- parsing the bytes gives an equal flow, except for warnings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def flow_document(flow: Flow) -> dict[str, Any]:
-    """Return the normalised document. Its inner trees are the flow's own: do not change them."""
+    """Return the normalised document. Inner trees are shared with the flow and must not be changed."""
     return _present(
         name=flow.name,
         description=flow.description,
@@ -48,17 +48,17 @@ def step_document(step: Step) -> dict[str, Any]:
 
 
 def flow_bytes(flow: Flow) -> bytes:
-    """Return the normalised document as compact JSON: what is stored."""
+    """Return the normalised document as compact JSON, the stored form of a flow."""
     return codec.encode(flow_document(flow))
 
 
 def flow_id(flow: Flow) -> str:
-    """Return the id of a flow: the blob id of its bytes."""
+    """Return the id of a flow: the blob id of the stored bytes."""
     return codec.blob_id(flow_bytes(flow))
 
 
 def _plain_keys(tree: Any) -> Any:
-    """Write keys that are JSON values (of mock behaviours in `test.config`) as the texts that stand for them."""
+    """Return the tree with complex keys (of mock behaviours in `test.config`) as their JSON texts."""
     if isinstance(tree, dict):
         return {str(key): _plain_keys(value) for key, value in tree.items()}
     return [_plain_keys(value) for value in tree] if isinstance(tree, list) else tree

@@ -1,7 +1,7 @@
 """A flow made ready to run: ids resolved to indices, expressions compiled.
 
-Compiling accepts what validation would refuse, because flows embedded in data are not validated: references to later
-or unknown steps, and repeated ids, of which the last definition counts and the others never run.
+Flows embedded in data are not validated, so compiling accepts flows that validation rejects: references to later or
+unknown steps, and repeated ids, of which the last definition counts and the others never run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CompiledStep(msgspec.Struct, frozen=True):
-    """A step with its place: `index` is that in the flow's list and in `Env.results`."""
+    """A step with an `index`, in the flow's list and in `Env.results` alike."""
 
     id: str
     index: int
@@ -31,7 +31,7 @@ class CompiledStep(msgspec.Struct, frozen=True):
 
 
 class CompiledFlow(msgspec.Struct, frozen=True):
-    """`must_execute` has the indices of the steps that run even when nothing refers to them."""
+    """`must_execute` has the indices of the steps that run even without a reference."""
 
     flow: Flow
     steps: tuple[CompiledStep, ...]
@@ -42,9 +42,10 @@ class CompiledFlow(msgspec.Struct, frozen=True):
 
 
 def compile_flow(flow: Flow) -> CompiledFlow:
-    """Compile a parsed flow. Takes milliseconds for hundreds of steps: do it once and keep the result."""
+    """Compile a parsed flow. Takes milliseconds for hundreds of steps, so keep the result."""
     index_of = {step.id: index for index, step in enumerate(flow.steps)}
     variables = VariableSpecs.from_schema(flow.schema("variables"))
+
     steps = tuple(
         CompiledStep(
             id=step.id,
@@ -58,6 +59,7 @@ def compile_flow(flow: Flow) -> CompiledFlow:
         )
         for index, step in enumerate(flow.steps)
     )
+
     return CompiledFlow(
         flow=flow,
         steps=steps,

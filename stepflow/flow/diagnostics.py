@@ -1,7 +1,7 @@
-"""What validation and parsing have to say about a flow, as data.
+"""Findings of validation and parsing about a flow, as data.
 
-Each code has one kind and one level, listed in `_CODES`; codes are stable, texts are not. Those from 1900 to 1999 are
-ours; the first of them come from parsing, which is otherwise silent about what it does not read.
+Each code has a kind and a level, listed in `_CODES`; codes are stable, texts are not. The codes from 1900 to 1999
+extend the public list, for example with the remarks of parsing on unread members.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EXPERIMENTAL = frozenset({1003})
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `path` is like `$.steps[0].input.x`; `data` has the facts, keys in snake_case."""
+    """A finding. `path` looks like `$.steps[0].input.x`; `data` has the facts, with keys in snake_case."""
 
     code: int
     formatted: str
@@ -72,6 +72,7 @@ class Diagnostic:
             "level": self.level,
             "formatted": self.formatted,
         }
+
         if self.data:
             tree["data"] = self.data
         if self.path is not None:
@@ -83,7 +84,7 @@ class Diagnostic:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """Findings in the order of the checks that made them."""
+    """Findings in the order of the checks."""
 
     items: tuple[Diagnostic, ...] = ()
 

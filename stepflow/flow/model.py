@@ -1,11 +1,11 @@
-"""A flow as data: what `parse_flow` makes of a document, and what everything else works on.
+"""A flow as data: the result of `parse_flow`, and the working form of all other modules.
 
-Invariants of a `Flow` that parsing made:
+Invariants of a parsed `Flow`:
 - every expression (`Step.input`, `Flow.output`) is well-formed and in its normalised spelling (`syntax.py`);
-- `schemas`, `test` and `examples` have the shape of the public format; what was not read is not there;
-- trees are shared between flows (overrides, aliases): nobody changes them.
+- `schemas`, `test` and `examples` have the shape of the public format, without unread members;
+- trees are immutable by convention, since flows share trees (overrides, aliases).
 
-Nothing here says that a flow is *valid* (references resolve, ids are unique): see `validate.py`.
+A parsed flow need not be *valid* (references resolve, ids are unique): see `validate.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from stepflow.flow.document import DocumentInvalid
+from stepflow.flow.source import DocumentInvalid
 
 if TYPE_CHECKING:
     from stepflow.flow.diagnostics import Diagnostic
@@ -23,15 +23,15 @@ Action = Literal["fail", "useDefault", "retry"]
 
 
 class FlowInvalid(DocumentInvalid):
-    """A document that cannot be read as a flow. `field` is the place at fault, like `$.steps[0].input`."""
+    """A document that cannot be read as a flow. `field` is the path of the fault, such as `$.steps[0].input`."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnError:
-    """What a failure of the component turns into.
+    """Handling of a failed component.
 
-    `default` is plain JSON (never an expression), used by `useDefault`, and by `retry` after its last attempt when
-    `has_default`. `max_retries` None: the engine's default; `backoff` None: that of the configuration.
+    `default` is plain JSON (never an expression), used by `useDefault`, and by `retry` after its last attempt if
+    `has_default`. None means the engine's default for `max_retries`, and the configuration's for `backoff`.
     """
 
     action: Action = "fail"
@@ -46,7 +46,7 @@ FAIL = OnError()
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`input` is an expression; `timeout_ms` caps one attempt, `idle_timeout_ms` the silence within it."""
+    """`input` is an expression; `timeout_ms` limits an attempt, `idle_timeout_ms` the time without progress in it."""
 
     id: str
     component: str
@@ -84,7 +84,7 @@ class Flow:
         return definitions
 
     def all_examples(self) -> list[dict[str, Any]]:
-        """Return the examples, and every test case whose name is not taken, as `{name, description?, input}`."""
+        """Return the examples, and the test cases under other names, as `{name, description?, input}`."""
         found = list(self.examples)
         taken = {example["name"] for example in found}
         for case in (self.test or {}).get("cases", ()):

@@ -1,7 +1,7 @@
-"""Changes to a flow for one run: `{steps: {<step id>: {$type: merge_patch, value: …}}}`.
+"""Changes to a flow for a single run: `{steps: {<step id>: {$type: merge_patch, value: …}}}`.
 
-A patch is a JSON merge patch (RFC 7396) on the normalised document of the step, which is then read again. Expressions
-are objects and merge member by member, so replacing a reference takes a null for its old key.
+A patch is a JSON merge patch (RFC 7396) on the normalised document of the step; the result is parsed again.
+Expressions are objects and merge member by member, so a patch that replaces a reference sets its old key to null.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 from stepflow import codec
 from stepflow.errors import Invalid
 from stepflow.flow.canonical import step_document
-from stepflow.flow.document import describe
 from stepflow.flow.model import Flow, FlowInvalid, Step
 from stepflow.flow.parse import parse_step
+from stepflow.flow.source import describe
 from stepflow.flow.syntax import suggestion
 from stepflow.flow.validate import validate_flow
 
 
 def apply_overrides(flow: Flow, overrides: object) -> Flow:
-    """Return the flow with its steps patched; the original is not changed.
+    """Return a copy of the flow with its steps patched.
 
     Raises:
         Invalid: OVERRIDES_INVALID (not of the shape above), OVERRIDES_STEP_UNKNOWN, OVERRIDES_UNSUPPORTED
@@ -31,11 +31,13 @@ def apply_overrides(flow: Flow, overrides: object) -> Flow:
     patches = _patches(overrides)
     if not patches:
         return flow
+
     known = {step.id for step in flow.steps}
     for step_id in patches:
         if step_id not in known:
             hint = suggestion(step_id, tuple(known))
             raise Invalid("OVERRIDES_STEP_UNKNOWN", f"overrides: there is no step `{step_id}` in the flow{hint}")
+
     steps = tuple(_patched(step, patches[step.id]) if step.id in patches else step for step in flow.steps)
     patched = replace(flow, steps=steps)
     fatal = [item for item in validate_flow(patched) if item.level == "fatal"]
@@ -45,7 +47,7 @@ def apply_overrides(flow: Flow, overrides: object) -> Flow:
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """Apply an RFC 7396 patch without changing `target`."""
+    """Return `target` with an RFC 7396 patch applied."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -58,7 +60,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def _patches(overrides: object) -> dict[str, Any]:
-    """Check the shape and return the patch of each step."""
+    """Return the patch of each step. Raises: Invalid (the shape)."""
     if not isinstance(overrides, dict) or "steps" not in overrides:
         raise _invalid("must be a mapping with `steps`: {steps: {<step id>: {value: {…}}}}")
     steps = overrides["steps"]

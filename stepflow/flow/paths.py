@@ -1,11 +1,11 @@
-"""Paths into JSON values, as `path`, `$input`, `$variable` and route conditions write them.
+"""Paths into JSON values, as `path`, `$input`, `$variable` and route conditions use.
 
-`$.user.name`, `$.items[0]`, `$["a.b"]`; a bare text such as `user.name` reads as if `$.` stood before it; the
-empty text is the whole value. Promises:
-- `parse_path(path.text) == path` for every path: keys which a dot could not carry are written in brackets;
-- names reach into objects only, indices into arrays only, and nothing is ever created or defaulted on the way.
+`$.user.name`, `$.items[0]`, `$["a.b"]`; a bare text such as `user.name` is read with `$.` before it; the empty text
+is the whole value. Promises:
+- `parse_path(path.text) == path` for every path: keys unsuitable after a dot are written in brackets;
+- names reach into objects only, indices into arrays only, and no value is created or defaulted.
 
-Deliberately absent: negative indices, slices, wildcards, filters.
+Limits: no negative indices, slices, wildcards or filters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stepflow.errors import Invalid
 Part = str | int
 
 MISSING: Final[Any] = type("Missing", (), {"__repr__": lambda _: "MISSING", "__slots__": ()})()
-"""What a projection returns when the path leads nowhere; null is a value, not missing."""
+"""Result of a projection whose path does not exist; null is a value, not missing."""
 
 INDEX_DIGITS_MAX = 9
 """An index with more digits cannot exist within the size limit of a value."""
@@ -27,14 +27,14 @@ INDEX_DIGITS_MAX = 9
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A parsed path; `text` is its one normalised spelling, `$` for the whole value."""
+    """A parsed path; `text` is its normalised spelling, `$` for the whole value."""
 
     parts: tuple[Part, ...] = ()
     text: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         text = "$" + "".join(_spell(part) for part in self.parts)
-        # A dot that begins no name means nothing, and keeps a blank before it from being trimmed.
+        # A final dot means nothing, and protects a blank before it from being trimmed.
         object.__setattr__(self, "text", text if text == text.rstrip() else text + ".")
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Path:
 
 
 def project(tree: Any, parts: tuple[Part, ...]) -> Any:
-    """Return the value that `parts` lead to within `tree`, or `MISSING`."""
+    """Return the value at `parts` within `tree`, or `MISSING`."""
     for part in parts:
         if part.__class__ is str:
             if tree.__class__ is not dict:
@@ -80,13 +80,13 @@ NAME_SHOWN_CHARS_MAX = 80
 
 
 def shown(name: str) -> str:
-    """Shorten a name from outside for use in a message."""
+    """Shorten a user's name for use in a message."""
     return name if len(name) <= NAME_SHOWN_CHARS_MAX else name[: NAME_SHOWN_CHARS_MAX - 1] + "…"
 
 
 def json_path(parts: tuple[Part, ...]) -> str:
-    """Spell a place in a document as diagnostics do: `$.steps[0].input["a.b"]`."""
-    spelled = (f"[{part}]" if isinstance(part, int) else _place_name(part) for part in parts)
+    """Spell a document path as diagnostics do: `$.steps[0].input["a.b"]`."""
+    spelled = (f"[{part}]" if isinstance(part, int) else _spell_key(part) for part in parts)
     return "$" + "".join(spelled)
 
 
@@ -139,12 +139,12 @@ def _spell(part: Part) -> str:
         return f"[{part}]"
     plain = part and part[0] != "$" and part == part.strip() and not any(mark in part for mark in ".[]'\"")
     if plain or ("'" in part and '"' in part):
-        # A key with both kinds of quotes came in by a dot, so the dot can carry it; brackets could not.
+        # A key with both kinds of quotes can only have followed a dot: brackets cannot hold it.
         return "." + part
     quote = "'" if '"' in part else '"'
     return f"[{quote}{part}{quote}]"
 
 
-def _place_name(name: str) -> str:
+def _spell_key(name: str) -> str:
     name = shown(name)
     return f'["{name}"]' if any(mark in name for mark in ".[]") else f".{name}"

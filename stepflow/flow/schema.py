@@ -1,12 +1,14 @@
-"""Values checked against JSON Schemas: of flows, and of tools of MCP servers.
+"""Checks of values against the JSON Schemas of flows and of the tools of MCP servers.
 
-Promises: a message says which rule was broken and where, with names of members but never a value (it may be secret,
-and is the user's anyway); nothing outside the schema is ever fetched; a schema is measured before it is compiled
-(`schema_cost`), and a value is checked only if the work is in proportion to its size.
+Promises:
+- a message names the violated rule and the member, but never quotes a value, which may be secret;
+- references outside the schema are never fetched;
+- a schema is measured before being compiled (`schema_cost`), and a value is checked only if the work is in proportion
+  to the size of the value.
 
-A check is native code that holds the interpreter's lock, so neither a thread nor a signal can interrupt it. A helper
-process with a time limit could, but the engine decides here without waiting, and a time limit would let a replay decide
-otherwise than the first run did.
+A check is native code and holds the interpreter's lock, so neither a thread nor a signal can interrupt a check. A
+helper process with a time limit could, but the engine decides without waiting, and with a time limit a replay might
+decide differently from the first run.
 """
 
 from __future__ import annotations
@@ -15,15 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stepflow import codec
 from stepflow.errors import Invalid
-from stepflow.flow.schema_cost import (
-    SCHEMA_TOO_LARGE,
-    SQUARE_CAP,
-    SchemaCost,
-    ValueSize,
-    measure_schema,
-    measure_value,
-    size_of_text,
-)
+from stepflow.flow.schema_cost import SQUARE_CAP, SchemaCost, ValueSize, measure_schema, measure_value, size_of_text
+from stepflow.flow.schema_graph import SCHEMA_TOO_LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,37 +28,37 @@ if TYPE_CHECKING:
 _VALUE = "the value"
 
 MESSAGE_CHARS_MAX = 500
-"""Schemas and names of members can be long, and a message quotes them."""
+"""Messages quote schemas and names of members, which can be long."""
 
 CHECK_UNITS_MIN = 5_000_000
 CHECK_UNITS_PER_BYTE = 20
-"""Work that values of so many bytes may take together. A unit is about 4 ns, and 20 ns at worst."""
+"""Limit on the work for all values together, a constant plus a share per byte. A unit takes 4 ns, at worst 20 ns."""
 
 ERROR_UNITS_MAX = 5_000
-"""Beyond this an error that may have one part for each unit, of 0.1 ms, is told without its place."""
+"""Above this bound an error is reported without a pointer: it may have a part for each unit, of 0.1 ms each."""
 
 PATTERN_BYTES_MAX = 1024 * 1024
 PATTERN_BYTES_LIGHT = 64 * 1024
 """Size of a compiled regular expression."""
 
 HEAVY_PATTERNS_MAX = 10
-"""Patterns over `PATTERN_BYTES_LIGHT`. To compile one takes up to 20 ms."""
+"""Patterns over `PATTERN_BYTES_LIGHT`, which take up to 20 ms each to compile."""
 
 _PATTERN_UNITS_LIGHT = 4
 _PATTERN_UNITS_HEAVY = 160
 
 
 class InputValidator:
-    """Checks values against one schema. Compiling costs a millisecond: keep it for all items of a run."""
+    """Checks values against one schema. Compiling takes a millisecond, so keep it for all items of a run."""
 
     __slots__ = ("_backtracks", "_cost", "_is_cheap", "_validator")
 
     def __init__(
         self, schema: Any, definitions: Mapping[str, Any] | None = None, *, check_formats: bool | None = None
     ) -> None:
-        """Measure and compile `schema`; `definitions` are what its `#/$defs/…` may refer to.
+        """Measure and compile `schema`; its `#/$defs/…` may refer to `definitions`.
 
-        `check_formats`: whether `format` is a rule; None: as the schema's draft has it.
+        `check_formats`: True if `format` is a rule; None follows the schema's draft.
 
         Raises:
             Invalid: SCHEMA_INVALID, SCHEMA_TOO_LARGE.
@@ -73,17 +68,21 @@ class InputValidator:
         own = schema.get("$defs", {}) if isinstance(schema, dict) else None
         if definitions and isinstance(own, dict):
             schema = {**schema, "$defs": {**definitions, **own}}
+
         patterns = _Patterns()
         self._cost: SchemaCost = measure_schema(schema, patterns.units)
         self._backtracks = patterns.backtracks
         per_byte = self._cost.units_per_byte(backtracks=self._backtracks)
-        self._is_cheap = per_byte is not None and per_byte <= CHECK_UNITS_PER_BYTE  # as most are: nothing to measure
+        self._is_cheap = (
+            per_byte is not None and per_byte <= CHECK_UNITS_PER_BYTE
+        )  # the common case: values need no measurement
+
         try:
             self._validator = jsonschema_rs.validator_for(
                 schema,
                 mask=_VALUE,
                 retriever=_fetch_nothing,
-                formats={"regex": _accept},  # compiling what a value says may take any time
+                formats={"regex": _accept},  # to compile a user's pattern may take any time
                 validate_formats=check_formats,
                 pattern_options=_pattern_options(PATTERN_BYTES_MAX),
             )
@@ -93,20 +92,21 @@ class InputValidator:
 
     @classmethod
     def for_input(cls, flow: Flow) -> InputValidator | None:
-        """Return the validator of a flow's declared input, or None when it declares none. Raises as the constructor."""
+        """Return the validator of a flow's declared input, or None without a declaration. Raises: Invalid."""
         schema = flow.schema("input")
         return None if schema is None else cls(schema, flow.schema_definitions)
 
     def check(self, tree: Any) -> tuple[str, str] | None:
-        """Return None when `tree` fits, else the JSON pointer of the first misfit (empty: the whole) and a sentence.
+        """Return JSON pointer (empty: the root) and description of the first violation, or None if `tree` is valid.
 
-        Raises: Invalid (SCHEMA_TOO_LARGE: the check would take too long).
+        Raises:
+            Invalid: SCHEMA_TOO_LARGE, the check would take too long.
         """
         problem = self.misfit(tree)
         return None if problem is None else problem[:2]
 
     def misfit(self, tree: Any) -> tuple[str, str, str] | None:
-        """Like `check`, with the keyword that does not hold as a third part, empty if unknown."""
+        """Like `check`, with the violated keyword as a third part, empty if unknown."""
         if not self._is_cheap:
             size = measure_value(tree)
             units = self._cost.units(size, backtracks=self._backtracks)
@@ -116,9 +116,10 @@ class InputValidator:
         return self._misfit(tree)
 
     def first_misfit(self, texts: Iterable[bytes]) -> tuple[int, str, str] | None:
-        """Check values given as JSON texts together: the index of the first that does not fit, pointer and sentence.
+        """Check JSON texts under a common limit. Return index, pointer and description of the first violation, or None.
 
-        Raises: Invalid (SCHEMA_TOO_LARGE: the checks would take too long).
+        Raises:
+            Invalid: SCHEMA_TOO_LARGE, the checks would take too long.
         """
         allowed, spent = CHECK_UNITS_MIN, 0
         for index, text in enumerate(texts):
@@ -142,6 +143,7 @@ class InputValidator:
             return None
         if not self._can_explain(measure_value(tree)):
             return "", f"{_VALUE} does not fit the schema, which has too many alternatives to say where", ""
+
         import jsonschema_rs
 
         try:
@@ -152,14 +154,14 @@ class InputValidator:
         return None
 
     def _can_explain(self, size: ValueSize) -> bool:
-        """Return True if an error of alternatives, which has all errors of all of them, stays small."""
+        """Return True if an error of alternatives, which contains the errors of every alternative, stays small."""
         overlap = self._cost.overlaps.at(size.depth)
         errors = overlap * size.nodes if self._cost.has_alternatives_with_children else overlap
         return errors <= ERROR_UNITS_MAX
 
 
 class _Patterns:
-    """Says what the patterns of one schema cost. They run in linear time, except those that look around or back."""
+    """Costs of the patterns of a schema. Time is linear, except for patterns with look-around or back-references."""
 
     def __init__(self) -> None:
         self.backtracks = False
@@ -167,7 +169,7 @@ class _Patterns:
         self._heavy = 0
 
     def units(self, pattern: str) -> int:
-        """Return the units for each character. Raises: Invalid (too many that are large)."""
+        """Return the units per character. Raises: Invalid (too many large patterns)."""
         units = self._units.get(pattern)
         if units is None:
             units = self._units[pattern] = self._measured(pattern)

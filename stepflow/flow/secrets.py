@@ -1,8 +1,8 @@
-"""Which values are secret, and how they are kept out of logs and messages.
+"""Secret values of flows, and the removal from logs and messages.
 
-A schema node with `is_secret: true` marks the value it describes, with everything below it. Marks reach through
-`properties`, `additionalProperties`, `items`, `prefixItems`, local `$ref`s and combinators; when in doubt (one of
-several alternatives, a pattern) a value is secret. Data on its way to components or into the store is never touched.
+A schema node with `is_secret: true` marks its value, with everything below. Marks apply through
+`properties`, `additionalProperties`, `items`, `prefixItems`, local `$ref`s and combinators; when in doubt (several
+alternatives, a pattern) a value is secret. Data for components and for the store is never redacted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 REDACTED = "[REDACTED]"
 
 SECRET_CHARS_MIN = 4
-"""Shorter texts occur everywhere by chance; replacing them would make a message unreadable and reveal them."""
+"""Shorter texts occur by chance; replacing them would make messages unreadable and reveal the secret."""
 
 
 class SecretMap:
-    """The marks of one schema. False when nothing is marked."""
+    """The marks of a schema. False if there are none."""
 
     __slots__ = ("_definitions", "_marked", "_schema")
 
@@ -36,14 +36,14 @@ class SecretMap:
 
     @classmethod
     def from_schema(cls, schema: Any, definitions: Mapping[str, Any] | None = None) -> SecretMap:
-        """Read the marks of a schema; `definitions` are what its `#/$defs/…` refer to."""
+        """Read the marks of a schema; its `#/$defs/…` refer to `definitions`."""
         return cls(schema, definitions or {})
 
     def __bool__(self) -> bool:
         return self._marked
 
     def redact(self, tree: Any) -> Any:
-        """Return `tree` with every marked value replaced by `[REDACTED]`; the argument is not changed."""
+        """Return a copy of `tree` with every marked value replaced by `[REDACTED]`."""
         return self._redact(tree, [self._schema]) if self._marked else tree
 
     def secret_values(self, tree: Any) -> Iterator[Any]:
@@ -73,7 +73,7 @@ class SecretMap:
                 yield from self._secret_values(value, _of_element(applicable, index))
 
     def _applicable(self, schemas: list[Any]) -> list[dict[str, Any]]:
-        """Return the schemas with all that they pull in for the same value; schemas may refer to themselves."""
+        """Return the schemas and, transitively, the schemas that they apply to the same value; cycles are allowed."""
         found: list[dict[str, Any]] = []
         seen: set[int] = set()
         todo = list(schemas)
@@ -83,6 +83,7 @@ class SecretMap:
                 continue
             seen.add(id(schema))
             found.append(schema)
+
             reference = schema.get("$ref")
             if isinstance(reference, str) and reference.startswith("#/$defs/"):
                 name = reference.removeprefix("#/$defs/").replace("~1", "/").replace("~0", "~")
@@ -99,7 +100,7 @@ def _is_secret(schemas: list[dict[str, Any]]) -> bool:
 
 
 def _of_member(schemas: list[dict[str, Any]], key: str) -> list[Any]:
-    """Return the schemas of a member. Patterns are not matched: all of them apply to what is not declared."""
+    """Return the schemas of a member. Patterns are not matched: all apply to undeclared members."""
     found: list[Any] = []
     for schema in schemas:
         properties, patterns = schema.get("properties"), schema.get("patternProperties")
@@ -115,7 +116,7 @@ def _of_element(schemas: list[dict[str, Any]], index: int) -> list[Any]:
     found: list[Any] = []
     for schema in schemas:
         items, prefix = schema.get("items"), schema.get("prefixItems")
-        if isinstance(items, list):  # how older drafts write `prefixItems`
+        if isinstance(items, list):  # `prefixItems` in older drafts
             items, prefix = schema.get("additionalItems"), items
         found.append(prefix[index] if isinstance(prefix, list) and index < len(prefix) else items)
     return found
@@ -135,10 +136,10 @@ def _has_mark(trees: list[Any]) -> bool:
 
 
 class Redactor:
-    """Takes the secret values of one run out of texts.
+    """Replaces the secret values of a run in texts.
 
-    `inputs` are the items' input trees, `variables` what the run supplied (trees or `Json`). Declared secrets of
-    at least `SECRET_CHARS_MIN` characters are found, also in the form that they have inside JSON text.
+    `inputs` are the items' input trees, `variables` the supplied variables (trees or `Json`). Declared secrets of at
+    least `SECRET_CHARS_MIN` characters are replaced, also where they are escaped inside JSON text.
     """
 
     def __init__(self, flow: Flow, inputs: Iterable[Any] = (), variables: Mapping[str, Any] | None = None) -> None:
@@ -146,12 +147,14 @@ class Redactor:
         input_secrets = SecretMap.from_schema(flow.schema("input"), definitions)
         variable_secrets = SecretMap.from_schema(flow.schema("variables"), definitions)
         found: set[str] = set()
+
         if input_secrets:
             for tree in inputs:
                 _collect(input_secrets.secret_values(_plain(tree)), found)
         if variable_secrets:
             supplied = {name: _plain(value) for name, value in (variables or {}).items()}
             _collect(variable_secrets.secret_values(_schema_defaults(flow) | supplied), found)
+
         # Longest first: a secret may contain another.
         self._secrets = sorted(found, key=len, reverse=True)
 
@@ -166,7 +169,7 @@ class Redactor:
 
 
 def _collect(values: Iterable[Any], found: set[str]) -> None:
-    """Add every text within the secret values; numbers as JSON writes them."""
+    """Add every text within the secret values, and every number in its JSON form."""
     todo = list(values)
     while todo:
         value = todo.pop()

@@ -1,27 +1,29 @@
-"""Value expressions as a syntax tree: which objects are special forms, and how they are written.
+"""Value expressions as a syntax tree: special forms, and the normalised spelling.
 
-An object is a special form when it has one of the keys of `FORMS`; the first of them in that order decides, and
-members that the form does not know are not read. Promises:
-- `unparse(parse_expression(tree))` is the one normalised spelling: paths normalised, what means nothing left out,
+An object with a key of `FORMS` is a special form; the first key in the order of `FORMS` decides, and members unknown
+to the form are not read. Promises:
+- `unparse(parse_expression(tree))` is the normalised spelling: paths normalised, meaningless members left out,
   members of ordinary objects in the author's order, everything below `$literal` untouched;
 - a normalised spelling parses to an equal syntax tree.
 
-What an expression evaluates to is the matter of `expr.py`.
+`expr.py` evaluates expressions.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from msgspec import Struct
 
 from stepflow.errors import Invalid
-from stepflow.flow.document import Place, describe
 from stepflow.flow.paths import Path, parse_path, shown
+from stepflow.flow.source import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from stepflow.flow.source import DocumentPath
 
 FORMS = ("$literal", "$if", "$coalesce", "$from", "$step", "$input", "$variable")
 """The keys that make an object a special form, in order of precedence."""
@@ -29,11 +31,11 @@ FORMS = ("$literal", "$if", "$coalesce", "$from", "$step", "$input", "$variable"
 _COMPANIONS = {"$if": ("then", "else"), "$step": ("path",), "$variable": ("default",)}
 
 
-# Structs, not dataclasses: eight of those take 10 ms to define, which every command would pay at its start.
+# Structs, because eight dataclasses take 10 ms to define, at the start of every command.
 
 
 class Literal(Struct, frozen=True):
-    """A value that stands for itself; `quoted` when it was written with `$literal`."""
+    """A constant; `quoted` if written with `$literal`."""
 
     value: Any
     quoted: bool = False
@@ -49,7 +51,7 @@ class InputRef(Struct, frozen=True):
 
 
 class VariableRef(Struct, frozen=True):
-    """`path` begins with the variable's name; `default` is None when there is none (a null default is a Literal)."""
+    """`path` begins with the variable's name; `default` is None without a default (a null default is a Literal)."""
 
     path: Path
     default: Expression | None
@@ -79,65 +81,69 @@ NULL = Literal(None)
 
 
 class ExpressionInvalid(Exception):
-    """Tells the parser of the document what is wrong and where; becomes a `FlowInvalid` there."""
+    """A malformed expression and its document path, for the parser of the document to raise as `FlowInvalid`."""
 
-    def __init__(self, place: Place, problem: str) -> None:
+    def __init__(self, doc_path: DocumentPath, problem: str) -> None:
         super().__init__(problem)
-        self.place = place
+        self.doc_path = doc_path
         self.problem = problem
 
 
 NOTES_MAX = 100
-"""Remarks on one document; more help nobody."""
+"""Remarks on one document; readers ignore longer lists."""
 
 LOOKUPS_MAX = 1_000
 """Searches for similar names in one document: each takes 0.1 ms, and a document can hold a million names."""
 
 
 class Notes:
-    """Remarks on members that are not read, as (place, sentence)."""
+    """Remarks on unread members, as (document path, sentence)."""
 
     def __init__(self) -> None:
-        self.items: list[tuple[Place, str]] = []
+        self.items: list[tuple[DocumentPath, str]] = []
         self._lookups = 0
 
-    def unread(self, place: Place, name: str, where: str, known: tuple[str, ...]) -> None:
-        """Remark on member `name` at `place`, which is none of the `known` ones `where` it stands."""
-        if len(self.items) < NOTES_MAX:
-            self.items.append(((*place, name), f"`{shown(name)}` {where}{suggestion(name, known)}"))
+    def unread(self, doc_path: DocumentPath, name: str, where: str, known: tuple[str, ...]) -> None:
+        """Remark on member `name` of the mapping at `doc_path`, which has only the `known` members.
 
-    def ordinary(self, place: Place, name: str) -> None:
-        """Remark on an ordinary member when its name looks like that of a special form."""
+        `where` completes the sentence after the name.
+        """
+        if len(self.items) < NOTES_MAX:
+            self.items.append(((*doc_path, name), f"`{shown(name)}` {where}{suggestion(name, known)}"))
+
+    def ordinary(self, doc_path: DocumentPath, name: str) -> None:
+        """Remark on an ordinary member with a name similar to the key of a special form."""
         if not name.startswith("$") or len(self.items) >= NOTES_MAX or self._lookups >= LOOKUPS_MAX:
             return
         self._lookups += 1
         if hint := suggestion(name, FORMS):
-            self.items.append(((*place, name), f"`{name}` is an ordinary member, not an expression{hint}"))
+            self.items.append(((*doc_path, name), f"`{name}` is an ordinary member, not an expression{hint}"))
 
 
-def parse_expression(tree: Any, place: Place = (), notes: Notes | None = None) -> Expression:
-    """Read an expression that stands at `place` of its document.
+def parse_expression(tree: Any, doc_path: DocumentPath = (), notes: Notes | None = None) -> Expression:
+    """Read the expression at `doc_path` of the document.
 
     Raises:
-        ExpressionInvalid: a special form that is not well-formed.
+        ExpressionInvalid: a special form is malformed.
     """
     if isinstance(tree, dict):
         for key in FORMS:
             if key in tree:
                 if notes:
-                    _note_unread(tree, key, place, notes)
-                return _FORM_PARSERS[key](tree, place, notes)
+                    _note_unread(tree, key, doc_path, notes)
+                return _FORM_PARSERS[key](tree, doc_path, notes)
+
         if notes:
             for key in tree:
-                notes.ordinary(place, key)
-        return Object(tuple([(key, parse_expression(value, (*place, key), notes)) for key, value in tree.items()]))
+                notes.ordinary(doc_path, key)
+        return Object(tuple([(key, parse_expression(value, (*doc_path, key), notes)) for key, value in tree.items()]))
     if isinstance(tree, list):
-        return Array(tuple([parse_expression(value, (*place, i), notes) for i, value in enumerate(tree)]))
+        return Array(tuple([parse_expression(value, (*doc_path, i), notes) for i, value in enumerate(tree)]))
     return Literal(tree)
 
 
 def unparse(expression: Expression) -> Any:
-    """Write an expression in its normalised spelling."""
+    """Return the normalised spelling of an expression."""
     match expression:
         case Literal(value, quoted):
             return {"$literal": value} if quoted else value
@@ -156,91 +162,100 @@ def unparse(expression: Expression) -> Any:
             return [unparse(item) for item in items]
         case Object(members):
             return {key: unparse(value) for key, value in members}
+        case _:
+            assert_never(expression)
 
 
-def references(expression: Expression, place: Place) -> Iterator[tuple[Place, StepRef | InputRef | VariableRef]]:
-    """Yield every reference within `expression` with its place, in document order."""
+def references(
+    expression: Expression, doc_path: DocumentPath
+) -> Iterator[tuple[DocumentPath, StepRef | InputRef | VariableRef]]:
+    """Yield every reference within `expression` with a document path, in document order."""
     match expression:
         case StepRef() | InputRef():
-            yield place, expression
+            yield doc_path, expression
         case VariableRef(_, default):
-            yield place, expression
+            yield doc_path, expression
             if default is not None:
-                yield from references(default, place)
+                yield from references(default, doc_path)
         case If(condition, then, otherwise):
-            yield from references(condition, (*place, "condition"))
-            yield from references(then, (*place, "then"))
-            yield from references(otherwise, (*place, "else"))
+            yield from references(condition, (*doc_path, "condition"))
+            yield from references(then, (*doc_path, "then"))
+            yield from references(otherwise, (*doc_path, "else"))
         case Coalesce(items) | Array(items):
             for index, item in enumerate(items):
-                yield from references(item, (*place, index))
+                yield from references(item, (*doc_path, index))
         case Object(members):
             for key, value in members:
-                yield from references(value, (*place, key))
+                yield from references(value, (*doc_path, key))
         case Literal():
             pass
+        case _:
+            assert_never(expression)
 
 
-def suggestion(name: str, known: tuple[str, ...]) -> str:
-    """Return `; did you mean …?` when `name` looks like one of `known`, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
+def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return `; did you mean …?` if `name` resembles a member of `known`, else an empty text.
+
+    `cutoff` is the least similarity, from 0 to 1, of a resemblance.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-# --- the forms ---------------------------------------------------------------------------------------------------
+# One parser a form.
 
 
-def _literal(tree: dict[str, Any], _place: Place, _notes: Notes | None) -> Expression:
+def _literal(tree: dict[str, Any], _place: DocumentPath, _notes: Notes | None) -> Expression:
     return Literal(tree["$literal"], quoted=True)
 
 
-def _if(tree: dict[str, Any], place: Place, notes: Notes | None) -> Expression:
+def _if(tree: dict[str, Any], doc_path: DocumentPath, notes: Notes | None) -> Expression:
     if "then" not in tree:
-        raise ExpressionInvalid(place, "`$if` needs `then`")
+        raise ExpressionInvalid(doc_path, "`$if` needs `then`")
     return If(
-        parse_expression(tree["$if"], (*place, "$if"), notes),
-        parse_expression(tree["then"], (*place, "then"), notes),
-        parse_expression(tree.get("else"), (*place, "else"), notes),
+        parse_expression(tree["$if"], (*doc_path, "$if"), notes),
+        parse_expression(tree["then"], (*doc_path, "then"), notes),
+        parse_expression(tree.get("else"), (*doc_path, "else"), notes),
     )
 
 
-def _coalesce(tree: dict[str, Any], place: Place, notes: Notes | None) -> Expression:
-    options, at = tree["$coalesce"], (*place, "$coalesce")
+def _coalesce(tree: dict[str, Any], doc_path: DocumentPath, notes: Notes | None) -> Expression:
+    options, at = tree["$coalesce"], (*doc_path, "$coalesce")
     if not isinstance(options, list):
         raise ExpressionInvalid(at, f"`$coalesce` takes a list, not {describe(options)}")
     return Coalesce(tuple([parse_expression(option, (*at, i), notes) for i, option in enumerate(options)]))
 
 
-def _from(_tree: dict[str, Any], place: Place, _notes: Notes | None) -> Expression:
+def _from(_tree: dict[str, Any], doc_path: DocumentPath, _notes: Notes | None) -> Expression:
     raise ExpressionInvalid(
-        (*place, "$from"),
+        (*doc_path, "$from"),
         "`$from` is the old way to refer to values; write `$step: <id>` or `$input: <path>`"
         " (or wrap it in `$literal` to use it as data)",
     )
 
 
-def _step(tree: dict[str, Any], place: Place, _notes: Notes | None) -> Expression:
+def _step(tree: dict[str, Any], doc_path: DocumentPath, _notes: Notes | None) -> Expression:
     step = tree["$step"]
     if not isinstance(step, str):
-        raise ExpressionInvalid((*place, "$step"), f"`$step` takes the id of a step, not {describe(step)}")
-    return StepRef(step, _path(tree.get("path"), (*place, "path")))
+        raise ExpressionInvalid((*doc_path, "$step"), f"`$step` takes the id of a step, not {describe(step)}")
+    return StepRef(step, _path(tree.get("path"), (*doc_path, "path")))
 
 
-def _input(tree: dict[str, Any], place: Place, _notes: Notes | None) -> Expression:
-    return InputRef(_path(tree["$input"], (*place, "$input")))
+def _input(tree: dict[str, Any], doc_path: DocumentPath, _notes: Notes | None) -> Expression:
+    return InputRef(_path(tree["$input"], (*doc_path, "$input")))
 
 
-def _variable(tree: dict[str, Any], place: Place, notes: Notes | None) -> Expression:
+def _variable(tree: dict[str, Any], doc_path: DocumentPath, notes: Notes | None) -> Expression:
     default = None
     if "default" in tree:
-        default = parse_expression(tree["default"], (*place, "default"), notes)
+        default = parse_expression(tree["default"], (*doc_path, "default"), notes)
     written = tree["$variable"]
     if not isinstance(written, str):
-        raise ExpressionInvalid((*place, "$variable"), f"`$variable` takes a name or path, not {describe(written)}")
-    return VariableRef(_path(written, (*place, "$variable")), default)
+        raise ExpressionInvalid((*doc_path, "$variable"), f"`$variable` takes a name or path, not {describe(written)}")
+    return VariableRef(_path(written, (*doc_path, "$variable")), default)
 
 
-_FORM_PARSERS: dict[str, Callable[[dict[str, Any], Place, Notes | None], Expression]] = {
+_FORM_PARSERS: dict[str, Callable[[dict[str, Any], DocumentPath, Notes | None], Expression]] = {
     "$literal": _literal,
     "$if": _if,
     "$coalesce": _coalesce,
@@ -252,19 +267,19 @@ _FORM_PARSERS: dict[str, Callable[[dict[str, Any], Place, Notes | None], Express
 assert tuple(_FORM_PARSERS) == FORMS
 
 
-def _path(written: Any, place: Place) -> Path:
+def _path(written: Any, doc_path: DocumentPath) -> Path:
     if written is None:
         return Path()
     if not isinstance(written, str):
-        raise ExpressionInvalid(place, f"a path is a string, not {describe(written)}")
+        raise ExpressionInvalid(doc_path, f"a path is a string, not {describe(written)}")
     try:
         return parse_path(written)
     except Invalid as error:
-        raise ExpressionInvalid(place, error.message) from None
+        raise ExpressionInvalid(doc_path, error.message) from None
 
 
-def _note_unread(tree: dict[str, Any], form: str, place: Place, notes: Notes) -> None:
+def _note_unread(tree: dict[str, Any], form: str, doc_path: DocumentPath, notes: Notes) -> None:
     companions = _COMPANIONS.get(form, ())
     for key in tree:
         if key != form and key not in companions:
-            notes.unread(place, key, f"beside `{form}` is not read", companions)
+            notes.unread(doc_path, key, f"next to `{form}` is not read", companions)

@@ -2,13 +2,13 @@
 
 Checks run in a fixed order: structure (ids, name, description), references step by step and then of the output,
 components, reachability, embedded flows. References must point backwards, so a flow without fatal diagnostics has no
-cycles. Fatal diagnostics keep a flow from being stored or run; errors and warnings are advice to the server.
+cycles. A flow with fatal diagnostics is neither stored nor run; errors and warnings are advice to its author.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from stepflow.errors import Invalid
 from stepflow.flow import syntax
@@ -22,28 +22,28 @@ from stepflow.flow.variables import VariableSpecs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from stepflow.flow.document import Place
+    from stepflow.flow.source import DocumentPath
 
 _PUT_BLOB = frozenset(("/builtin/put_blob", "/put_blob"))
 
 WARNINGS_MAX = 1_000
 BLOCKING_MAX = 100
-"""Fatal diagnostics and errors together; the search for what was meant takes milliseconds for each."""
+"""Fatal diagnostics and errors together; the search for a similar name takes milliseconds for each."""
 
 _SIMILAR_NAMES_MAX = 200
-"""Among more names than this no similar one is looked for."""
+"""Above this number of names the search for a similar one is skipped."""
 
 _OUTPUT_NAME = "workflow_output"
-"""How diagnostics call the output; a step may have this id all the same."""
+"""Name of the output in diagnostics; a step may have the same id."""
 
 
 def validate_flow(flow: Flow) -> Diagnostics:
-    """Check a flow. Its parse warnings (`flow.warnings`) are not repeated."""
+    """Check a flow. The warnings of parsing (`flow.warnings`) are not repeated."""
     return Diagnostics(tuple(_bounded(_Checker(flow).run())))
 
 
 def _bounded(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
-    """Stop at so many blocking findings, and drop warnings beyond so many."""
+    """Stop at `BLOCKING_MAX` blocking findings, and drop warnings beyond `WARNINGS_MAX`."""
     blocking = warnings = 0
     for item in findings:
         if item.level == "warning":
@@ -51,6 +51,7 @@ def _bounded(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
             if warnings <= WARNINGS_MAX:
                 yield item
             continue
+
         yield item
         blocking += 1
         if blocking == BLOCKING_MAX:
@@ -58,7 +59,7 @@ def _bounded(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
 
 
 def validate_config(plugins: Iterable[str], routes: Mapping[str, Sequence[str]]) -> Diagnostics:
-    """Check how routes and plugins of a configuration fit. `routes`: per prefix the plugin name of each rule."""
+    """Check the routes of a configuration against its plugins. `routes`: by prefix, the plugin of each rule."""
     return Diagnostics(tuple(_config_findings(tuple(plugins), routes)))
 
 
@@ -67,6 +68,7 @@ def _config_findings(plugins: tuple[str, ...], routes: Mapping[str, Sequence[str
         yield Diagnostic(1200, "No plugins are configured, so no component can run", "$.plugins")
     if not routes:
         yield Diagnostic(1201, "No routes are configured, so no component can be reached", "$.routes")
+
     used = {plugin for rules in routes.values() for plugin in rules}
     for plugin in plugins:
         if plugin not in used:
@@ -76,6 +78,7 @@ def _config_findings(plugins: tuple[str, ...], routes: Mapping[str, Sequence[str
                 json_path(("plugins", plugin)),
                 {"plugin": plugin},
             )
+
     for prefix, rules in routes.items():
         for index, plugin in enumerate(rules):
             if plugin not in plugins:
@@ -108,8 +111,6 @@ class _Checker:
         yield from self.reachability()
         yield from self.embedded_flows()
 
-    # --- structure -----------------------------------------------------------------------------------------------
-
     def structure(self) -> Iterator[Diagnostic]:
         first: dict[str, int] = {}
         for index, step in enumerate(self.flow.steps):
@@ -120,35 +121,36 @@ class _Checker:
                 text = f"Step id '{step.id}' is already that of step {first[step.id]}"
                 yield Diagnostic(3000, text, path, {"step_id": step.id})
             first.setdefault(step.id, index)
+
         if not (self.flow.name or "").strip():
             yield Diagnostic(1001, "The flow has no name", "$.name")
         if self.flow.description is None:
             yield Diagnostic(1002, "The flow has no description", "$.description")
+
         try:
             InputValidator.for_input(self.flow)
         except Invalid as error:
-            # A warning: a run whose input is not validated can do without it.
+            # Only a warning: a run may skip the validation of its input.
             yield Diagnostic(1903, f"No input can be validated: {error.message}", "$.schemas.properties.input")
-
-    # --- references ----------------------------------------------------------------------------------------------
 
     def references(self) -> Iterator[Diagnostic]:
         earlier: set[str] = set()
         for index, step in enumerate(self.flow.steps):
-            for place, ref in syntax.references(self.inputs[index], ("steps", index, "input")):
-                yield from self.reference(ref, place, step, earlier)
+            for doc_path, ref in syntax.references(self.inputs[index], ("steps", index, "input")):
+                yield from self.reference(ref, doc_path, step, earlier)
             earlier.add(step.id)
-        for place, ref in syntax.references(self.output, ("output",)):
-            yield from self.reference(ref, place, None, earlier)
+
+        for doc_path, ref in syntax.references(self.output, ("output",)):
+            yield from self.reference(ref, doc_path, None, earlier)
 
     def reference(
         self,
         ref: syntax.StepRef | syntax.InputRef | syntax.VariableRef,
-        place: Place,
+        doc_path: DocumentPath,
         step: Step | None,
         earlier: set[str],
     ) -> Iterator[Diagnostic]:
-        path = json_path(place)
+        path = json_path(doc_path)
         match ref:
             case syntax.StepRef(target):
                 yield from self.step_reference(target, path, step, earlier)
@@ -159,6 +161,8 @@ class _Checker:
                     yield _unvalidated(path, f"path {where} of the input", path=where.text)
             case syntax.VariableRef():
                 yield from self.variable_reference(ref, path)
+            case _:
+                assert_never(ref)
 
     def step_reference(self, target: str, path: str, step: Step | None, earlier: set[str]) -> Iterator[Diagnostic]:
         if target in earlier and (step is None or target != step.id):
@@ -166,18 +170,20 @@ class _Checker:
         if step and target == step.id:
             yield Diagnostic(3002, f"Step '{target}' refers to itself", path, {"step_id": target})
             return
+
         source = step.id if step else _OUTPUT_NAME
         known = tuple(one.id for one in self.flow.steps)
         if target in known:
             problem = f"step '{target}', which comes later{self.cycle(target, source)}; steps refer to earlier ones"
         else:
             problem = f"step '{target}', which does not exist{_similar(target, known)}"
+
         subject = f"Step '{source}'" if step else "The output"
         data = {"from_step": source, "referenced_step": target}
         yield Diagnostic(3003, f"{subject} refers to {problem}", path, data)
 
     def cycle(self, target: str, source: str) -> str:
-        """Say so when the forward reference `source` → `target` is part of a cycle."""
+        """Return a clause for the message if the forward reference `source` → `target` is part of a cycle."""
         seen, todo = {target}, [target]
         while todo:
             for used in self.uses.get(todo.pop(), ()):
@@ -190,22 +196,23 @@ class _Checker:
 
     def variable_reference(self, ref: syntax.VariableRef, path: str) -> Iterator[Diagnostic]:
         if not ref.path.parts:
-            return  # evaluation says that the path is empty; no code is meant for it
+            return  # evaluation reports the empty path; there is no diagnostic code for it
         name = str(ref.path.parts[0])
         data = {"variable": name}
+
         if not self.variables.declared:
             yield Diagnostic(1004, f"Variable '{name}' is used, but the flow declares none", "$.variables", data)
             return
+
         if name not in self.variables:
             hint = _similar(name, tuple(self.variables.specs))
             if ref.default is not None:
                 yield Diagnostic(2004, f"Variable '{name}' is not declared; its default is used{hint}", path, data)
             else:
                 yield Diagnostic(2005, f"Variable '{name}' is not declared and has no default{hint}", path, data)
+
         if len(ref.path.parts) > 1:
             yield _unvalidated(path, f"path {ref.path} of variable '{name}'", variable=name, path=ref.path.text)
-
-    # --- components, reachability, embedded flows ----------------------------------------------------------------
 
     def components(self) -> Iterator[Diagnostic]:
         for index, step in enumerate(self.flow.steps):
@@ -240,6 +247,7 @@ class _Checker:
         found = _literal_of(data)
         if found is None:
             return
+
         tree, below = found
         path = json_path(("steps", index, "input", "data", *below))
         try:
@@ -248,6 +256,7 @@ class _Checker:
             at = path + error.field.removeprefix("$")
             yield Diagnostic(2003, f"The literal is not a flow: {error.problem}", at, {"step_id": step.id})
             return
+
         for item in validate_flow(embedded):
             below_path = None if item.path is None else path + item.path.removeprefix("$")
             yield Diagnostic(item.code, item.formatted, below_path, item.data)
@@ -261,8 +270,8 @@ def _unvalidated(at: str, what: str, **data: Any) -> Diagnostic:
     return Diagnostic(1003, f"Nothing checks before the run that {what} exists", at, data)
 
 
-def _literal_of(tree: Any) -> tuple[Any, Place] | None:
-    """Return the value of an expression that is constant, and the place of the value within it; else None."""
+def _literal_of(tree: Any) -> tuple[Any, DocumentPath] | None:
+    """Return the value of a constant expression and the path to the value; None for other expressions."""
     expression = syntax.parse_expression(tree)
     if isinstance(expression, syntax.Literal):
         return expression.value, ("$literal",) if expression.quoted else ()
@@ -274,7 +283,7 @@ def _steps_used(expression: syntax.Expression) -> Iterator[str]:
 
 
 def _plain_references(expression: syntax.Expression) -> Iterator[str]:
-    """Yield the steps referred to, as reachability counts them: not those in the default of a variable."""
+    """Yield the references that count for reachability: all except in the default of a variable."""
     match expression:
         case syntax.StepRef(step):
             yield step
@@ -287,5 +296,7 @@ def _plain_references(expression: syntax.Expression) -> Iterator[str]:
         case syntax.Object(members):
             for _, value in members:
                 yield from _plain_references(value)
-        case _:
+        case syntax.Literal() | syntax.InputRef() | syntax.VariableRef():
             pass
+        case _:
+            assert_never(expression)

@@ -1,8 +1,8 @@
-"""Which variables a flow declares, and what they are worth when a run does not supply them.
+"""Declared variables of a flow, and defaults.
 
-Read from `schemas.properties.variables`. The effective default of a variable is its schema's `default`; failing that,
-unless it is required, an implicit one by its type (`""`, 0, false; null where null is one of several types).
-Supplied values are used as they are: nothing is checked against the schema.
+Read from `schemas.properties.variables`. The effective default of a variable is the `default` of its schema; otherwise,
+unless the variable is required, an implicit default by type (`""`, 0, false; null if null is among several types).
+Supplied values are used unchanged, without a check against the schema.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENVIRONMENT_PREFIX = "STEPFLOW_VAR_"
 
 @dataclass(frozen=True, slots=True)
 class VariableSpec:
-    """`default` is the effective one, None when there is none (a null default is `Json(b"null")`)."""
+    """`default` is the effective default, or None (a null default is `Json(b"null")`)."""
 
     name: str
     required: bool = False
@@ -34,20 +34,20 @@ class VariableSpec:
 
     @property
     def environment_name(self) -> str:
-        """The environment variable that it is read from."""
+        """Name of the environment variable that supplies the value."""
         return self.env_var or ENVIRONMENT_PREFIX + self.name.upper()
 
 
 @dataclass(frozen=True, slots=True)
 class VariableSpecs:
-    """The declared variables, in order. `declared` is False when the flow has no schema for variables."""
+    """The declared variables, in order. `declared` is False if the flow has no schema for variables."""
 
     specs: Mapping[str, VariableSpec] = field(default_factory=dict)
     declared: bool = False
 
     @classmethod
     def from_schema(cls, schema: Any) -> VariableSpecs:
-        """Read the schema of a flow's variables; None means that nothing is declared."""
+        """Read the schema of a flow's variables; None declares no variables."""
         if not isinstance(schema, dict):
             return cls()
         required = schema.get("required")
@@ -68,7 +68,7 @@ class VariableSpecs:
         return self.specs[name]
 
     def get(self, name: str) -> VariableSpec | None:
-        """Return the declaration of `name`, if there is one."""
+        """Return the declaration of `name`, or None."""
         return self.specs.get(name)
 
     def default(self, name: str) -> Json | None:
@@ -77,9 +77,9 @@ class VariableSpecs:
         return spec.default if spec else None
 
     def from_environment(self, environ: Mapping[str, str], supplied: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `supplied` with what the environment says about declared variables that it lacks.
+        """Return `supplied`, completed with the declared variables that the environment sets.
 
-        A value that is JSON is read as such, any other as a string.
+        A value is parsed as JSON if possible, and is a string otherwise.
         """
         found = dict(supplied)
         for spec in self:

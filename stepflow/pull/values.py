@@ -1,12 +1,12 @@
-"""JSON in `google.protobuf.Value`, the form in which StepFlow's gRPC protocol carries every value.
+"""JSON in `google.protobuf.Value`, the form of all values in StepFlow's gRPC protocol.
 
-A Value has one kind of number, the double. What that costs is decided here:
-- out, an integer that no double holds (beyond 2**53) is refused, not changed silently;
-- in, a double without a fraction becomes an integer again, up to 2**53; so 1.0 and 1 cannot be told apart;
+A Value has a single kind of number, the double. Consequences:
+- out, an integer beyond 2**53, not exact as a double, is refused rather than silently changed;
+- in, a double without a fraction becomes an integer, up to 2**53; 1.0 and 1 are indistinguishable;
 - NaN and infinities have no JSON form and are refused.
 
-It also nests differently: an object takes three levels of messages, an array two, and protobuf's decoders give up at a
-hundred. What would be too deep for whoever reads it is refused before it is sent.
+Nesting counts differently too: an object takes three levels of messages, an array two, and protobuf's decoders stop at
+a hundred. Values too deep for the receiver are refused before sending.
 
 Pure, for hosts and workers alike.
 """
@@ -21,21 +21,21 @@ from google.protobuf import struct_pb2
 from stepflow.errors import Invalid
 
 EXACT_MAX = 2**53
-"""Up to here every integer is a double."""
+"""Integers up to here, of either sign, are exact as doubles."""
 
 DEPTH_MAX = 96
-"""Levels of messages in one Value: a decoder's hundred, less those around it."""
+"""Levels of messages in one Value: a decoder's hundred, less the enclosing messages."""
 
 OBJECT_LEVELS = 3
 ARRAY_LEVELS = 2
 
 
-def fill(value: struct_pb2.Value, tree: Any, what: str) -> None:
-    """Write a JSON tree into `value`. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP; `what` names it."""
-    _fill(value, tree, what, 0)
+def fill(value: struct_pb2.Value, tree: Any, subject: str) -> None:
+    """Write a JSON tree into `value`. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP; the text names `subject`."""
+    _fill(value, tree, subject, 0)
 
 
-def _fill(value: struct_pb2.Value, tree: Any, what: str, depth: int) -> None:
+def _fill(value: struct_pb2.Value, tree: Any, subject: str, depth: int) -> None:
     if isinstance(tree, str):
         value.string_value = tree
     elif isinstance(tree, bool):
@@ -48,27 +48,29 @@ def _fill(value: struct_pb2.Value, tree: Any, what: str, depth: int) -> None:
         if not -EXACT_MAX <= tree <= EXACT_MAX:
             raise Invalid(
                 "NUMBER_TOO_LARGE",
-                f"{what} has the integer {_shown(tree)}: StepFlow over gRPC carries numbers as doubles, which are "
-                "exact up to 2**53; pass it as a text",
+                f"{subject} has the integer {_shown(tree)}: StepFlow over gRPC carries numbers as doubles, which are "
+                "exact up to 2**53; pass the number as a text",
             )
         value.number_value = tree
+
     elif depth > DEPTH_MAX - OBJECT_LEVELS:
-        raise Invalid("VALUE_TOO_DEEP", f"{what} is nested deeper than messages of StepFlow over gRPC can be")
+        raise Invalid("VALUE_TOO_DEEP", f"{subject} is nested deeper than messages of StepFlow over gRPC can be")
     elif isinstance(tree, dict):
         value.struct_value.SetInParent()
         fields = value.struct_value.fields
         for name, below in tree.items():
-            _fill(fields[name], below, what, depth + OBJECT_LEVELS)
+            _fill(fields[name], below, subject, depth + OBJECT_LEVELS)
     else:
         value.list_value.SetInParent()
         add = value.list_value.values.add
         for below in tree:
-            _fill(add(), below, what, depth + ARRAY_LEVELS)
+            _fill(add(), below, subject, depth + ARRAY_LEVELS)
 
 
-def tree_of(value: struct_pb2.Value, what: str) -> Any:
-    """Return a Value as a JSON tree. Raises: Invalid NUMBER_INVALID; `what` names it."""
+def tree_of(value: struct_pb2.Value, subject: str) -> Any:
+    """Return a Value as a JSON tree. Raises: Invalid NUMBER_INVALID; the text names `subject`."""
     kind = value.WhichOneof("kind")
+
     if kind == "string_value":
         return value.string_value
     if kind == "number_value":
@@ -76,20 +78,20 @@ def tree_of(value: struct_pb2.Value, what: str) -> Any:
         if number.is_integer() and -EXACT_MAX <= number <= EXACT_MAX:
             return int(number)
         if not isfinite(number):
-            raise Invalid("NUMBER_INVALID", f"{what} has the number {number}, which JSON cannot carry")
+            raise Invalid("NUMBER_INVALID", f"{subject} has the number {number}, which JSON cannot carry")
         return number
     if kind == "struct_value":
-        return struct_tree(value.struct_value, what)
+        return struct_tree(value.struct_value, subject)
     if kind == "list_value":
-        return [tree_of(below, what) for below in value.list_value.values]
+        return [tree_of(below, subject) for below in value.list_value.values]
     return value.bool_value if kind == "bool_value" else None
 
 
-def struct_tree(struct: struct_pb2.Struct, what: str) -> dict[str, Any]:
+def struct_tree(struct: struct_pb2.Struct, subject: str) -> dict[str, Any]:
     """Return a Struct as a JSON object. Raises: Invalid NUMBER_INVALID."""
-    return {name: tree_of(below, what) for name, below in struct.fields.items()}
+    return {name: tree_of(below, subject) for name, below in struct.fields.items()}
 
 
 def _shown(number: int) -> str:
-    """Write an integer so that a person knows it again; one with thousands of digits has no decimal form here."""
+    """Return an integer for an error text, by its length if the decimal form would be too long."""
     return str(number) if number.bit_length() < 256 else f"of {number.bit_length()} bits"

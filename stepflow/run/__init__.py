@@ -1,46 +1,41 @@
 """The heart: a run as a state machine without I/O.
 
-`apply(state, entry)` records a journaled fact. `decide(state, now_ms, routes, blobs)` says what to do next. Live
-execution, replay after a crash and the tests use the same two functions; no clock, no randomness and no await is in
-here: time, routes and the bytes of blobs come in as arguments.
+`apply(state, entry)` records a journaled entry; `decide(state, now_ms, routes, blobs)` returns the next actions. Live
+execution, replay after a crash and the tests use the same two functions. The package has no
+clock, no randomness and no await: time, routes and the bytes of blobs are arguments.
 
 The state has two parts:
-- the *journaled* part (results, failed attempts, timers, sub-runs, the end) changes only through `apply`, and is the
-  same for every owner that replays the same entries;
-- the *volatile* part (what is in flight, what waits for a blob) belongs to this owner alone. Losing it costs nothing:
-  `decide` finds the same work again.
+- the *journaled* part (adoptions, failed attempts, timers, signals, the end) changes only through `apply`, and is the
+  same after every replay of the same entries;
+- the *volatile* part (calls in flight, queues, wanted blobs) belongs to one owner and may be lost: `decide` finds the
+  same work again.
 
 Invariants, tested over a corpus of flows:
 - a step has at most one `StepCompleted`; a completed step is never dispatched again;
-- no step is dispatched before everything its input needs is complete;
-- the final result does not depend on the order of completions, nor on where a crash cut the journal;
-- an attempt number is never used twice for different dispatches of a step.
+- no step is dispatched before all results that its input needs are complete;
+- the final result depends neither on the order of completions nor on where a crash cut the journal;
+- an attempt number is never used twice for different dispatches of a step;
+- code outside the package changes the state only through methods (`tests/unit/run/test_who_writes.py`).
 
-A run tree has one state: sub-runs (`eval`, `map`, `iterate`, flows that components evaluate) are *scopes* in it, with
-one concurrency window over all of them. A step that waits for a sub-run lends its place in the window, so a parent
-never holds what its child needs.
+A run tree has a single state: sub-runs (`eval`, `map`, `iterate`, flows started by components) are *scopes* of the
+tree, under a common concurrency window. A step with an open sub-run lends its slot of the window, so a parent never
+holds the slot that its child needs.
 
-What this package deliberately does not do: choose a host, keep time, write, or know what a component is. The mapping
-of code: `model` (the state and the actions), `applying` (facts in), `advancing` (what follows from facts), `deciding`
-(what to do), `settling` (which fact a call's outcome is), `engine` (the components that run in here), `values`
-(what expressions read and make), `views` (listings derived from journals).
+Limits: the package chooses no host, keeps no time, does no I/O, and knows components only by path.
+
+Modules: `phases` (transitions of a step), `state` and `scope`, `apply` (entries in), `advance` (consequences of
+entries), `decide` and `actions` (actions out), `settle` (from outcomes to entries), `subruns`, `builtins` (engine
+components), `values` (composed and stored values), `entries` (conversions), `views` (listings derived from journals).
 """
 
+from stepflow.run.actions import Action, Append, CancelCall, Dispatch, ScopeEnded, WantBlob
 from stepflow.run.apply import apply, new_run
 from stepflow.run.decide import decide
-from stepflow.run.settle import find_step, settle, start_callback
-from stepflow.run.state import (
-    Action,
-    Append,
-    CancelCall,
-    Dispatch,
-    Phase,
-    RunState,
-    Scope,
-    ScopeEnded,
-    StepRun,
-    WantBlob,
-)
+from stepflow.run.phases import Phase
+from stepflow.run.scope import Scope, StepRun
+from stepflow.run.settle import find_step, settle
+from stepflow.run.state import RunState
+from stepflow.run.subruns import start_callback
 
 __all__ = [
     "Action",

@@ -1,11 +1,12 @@
-"""What follows from the facts: which steps are needed, which are ready, what an item's outcome is.
+"""Consequences of the entries: which steps are needed, which are ready, and the outcome of each item.
 
-Deterministic and idempotent: the order in which results arrive changes only when something is found, never what.
-A needed step stays needed until it is complete (conditions are decided once, results never change), so a replay finds
-every step that the first owner had found.
+Deterministic and idempotent: the order of results changes when a step is found, never which steps are found. A needed
+step stays needed until complete (conditions are decided once, results never change), so a replay finds every step of
+the first owner.
 
-Expressions may read values that lie in the blob store. Where one is not at hand, the expression is set aside
-(`blocked`), the blob is asked for (`wanted`), and everything else goes on.
+A *reader* is an expression over results: the input of a step (numbered like the step) or the output (OUTPUT).
+Expressions may read values in the blob store. A reader without a loaded value is set aside (`blocked`), the blob is
+requested (`wanted`), and all other work continues.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from stepflow.codec import Json
 from stepflow.errors import Code, Failure
 from stepflow.flow import Env
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.builtins import open_sub_run
-from stepflow.run.state import FINISH, OUTPUT, Blobs, Item, Phase, RunState, Scope, StepRun, Stored
+from stepflow.run.scope import Item, Scope, StepRun
+from stepflow.run.state import FINISH, OUTPUT, Blobs, RunState, Stored
+from stepflow.run.subruns import open_sub_run
 from stepflow.run.values import composed, load
 
 
 def advance(state: RunState, blobs: Blobs) -> bool:
-    """Work out everything that follows. Return whether it is all done: false while a blob is wanted for it."""
+    """Work out all consequences. Return False if some wait for a blob."""
     if state.blocked:
         blocked, state.blocked = state.blocked, []
-        for item, who in blocked:
+        for item, reader in blocked:
             if item.outcome is None:
-                _retry_blocked(state, item, who, blobs)
+                _retry_blocked(state, item, reader, blobs)
+
     while True:
         if state.dirty:
             item, step = state.dirty.popleft()
-            _tell_waiters(state, item, step, blobs)
+            _update_readers(state, item, step, blobs)
         elif state.opening:
             _open_items(state, state.opening.popleft(), blobs)
         elif state.unopened:
@@ -40,39 +43,43 @@ def advance(state: RunState, blobs: Blobs) -> bool:
             return not state.blocked
 
 
-def _retry_blocked(state: RunState, item: Item, who: int, blobs: Blobs) -> None:
-    if who != FINISH:
-        _examine(state, item, who, blobs)
-    _conclude(state, item, blobs)
+def _retry_blocked(state: RunState, item: Item, reader: int, blobs: Blobs) -> None:
+    if reader != FINISH:
+        _examine(state, item, reader, blobs)
+    _conclude_item(state, item, blobs)
 
 
-def _tell_waiters(state: RunState, item: Item, step: int, blobs: Blobs) -> None:
+def _update_readers(state: RunState, item: Item, step: int, blobs: Blobs) -> None:
+    """Count a completed step off for its readers, and examine the readers that wait for no other step."""
     item.dirty -= 1
     if item.outcome is not None:
         return
+
     missing = item.missing
-    for who in item.waiters.pop(step, ()):
-        left = missing[who] - 1
+    for reader in item.waiters.pop(step, ()):
+        left = missing[reader] - 1
         if left:
-            missing[who] = left
+            missing[reader] = left
         else:
-            del missing[who]
-            _examine(state, item, who, blobs)
-    _conclude(state, item, blobs)
+            del missing[reader]
+            _examine(state, item, reader, blobs)
+    _conclude_item(state, item, blobs)
 
 
 def _open_items(state: RunState, scope: Scope, blobs: Blobs) -> None:
-    """Open as many items as the scope's own bound allows; all of them where it has none."""
+    """Open as many items as the scope's own bound allows, or all without a bound."""
     while len(scope.items) < len(scope.inputs):
         if scope.concurrency_max and len(scope.items) - scope.items_done >= scope.concurrency_max:
             return
         item = _new_item(scope)
         if isinstance(item.env.input, Stored):
             state.stored = True
+
         for step in scope.plan.must_execute:
             _require(state, item, step, blobs)
         _examine(state, item, OUTPUT, blobs)
-        _conclude(state, item, blobs)
+        _conclude_item(state, item, blobs)
+
     if not scope.inputs:
         _end_scope(state, scope)
 
@@ -85,7 +92,7 @@ def _new_item(scope: Scope) -> Item:
 
 
 def open_all_items(scope: Scope) -> None:
-    """Give every input of an ending scope an item, so that each gets an outcome."""
+    """Create the missing items of an ending scope, so that each input gets an outcome."""
     while len(scope.items) < len(scope.inputs):
         _new_item(scope)
 
@@ -97,42 +104,50 @@ def _require(state: RunState, item: Item, step: int, blobs: Blobs) -> None:
         _examine(state, item, step, blobs)
 
 
-def _examine(state: RunState, item: Item, who: int, blobs: Blobs) -> None:
-    """Find what a step (or the output) still needs; with nothing left to need it becomes ready.
+def _examine(state: RunState, item: Item, reader: int, blobs: Blobs) -> None:
+    """Find the results that a reader still needs; without any, a step becomes ready.
 
-    Iterative, because chains of thousands of steps are legal and would exhaust the stack."""
+    Iterative, because chains of thousands of steps are legal and would exhaust the stack.
+    """
     plan, results, seen = item.scope.plan, item.env.results, item.seen
-    pending = [who]
+    pending = [reader]
     while pending:
-        who = pending.pop()
-        expr = plan.output if who == OUTPUT else plan.steps[who].input
+        reader = pending.pop()
+
+        # 1. Which results are missing?
+        expr = plan.output if reader == OUTPUT else plan.steps[reader].input
         if not expr.lazy:
             needed = [ref for ref in expr.refs if results[ref] is None]
         elif state.stored and not load(state, item, expr, blobs):
-            state.blocked.append((item, who))
+            state.blocked.append((item, reader))
             continue
         else:
             needed = expr.needed(item.env)
+
+        # 2. Wait for them; examine the steps that no other reader has needed before.
         if needed:
-            item.missing[who] = len(needed)
+            item.missing[reader] = len(needed)
             for ref in needed:
-                item.waiters.setdefault(ref, []).append(who)
+                item.waiters.setdefault(ref, []).append(reader)
                 if ref not in seen:
                     seen.add(ref)
                     item.open += 1
                     pending.append(ref)
-        elif who == OUTPUT:
+
+        # 3. None is missing.
+        elif reader == OUTPUT:
             item.output_ready = True
         else:
-            step = StepRun(item, who, state.adoptions)
-            item.active[who] = step
+            step = StepRun(item, reader, state.adoptions)
+            item.active[reader] = step
             state.fresh.append(step)
 
 
-def _conclude(state: RunState, item: Item, blobs: Blobs) -> None:
-    """Give the item its outcome if it has come to its end, or can never come to one."""
+def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
+    """Set the item's outcome if the item is complete, or if no remaining work can complete it."""
     if item.outcome is not None:
         return
+
     if item.open == 0 and item.output_ready:
         output = item.scope.plan.output
         if state.stored and not load(state, item, output, blobs):
@@ -140,9 +155,10 @@ def _conclude(state: RunState, item: Item, blobs: Blobs) -> None:
             return
         value = composed(output.to_json(item.env), "the output")
         end_item(state, item, value if isinstance(value, Failure) else Json(value))
+
     elif not item.active and not item.dirty and not any(blocked is item for blocked, _ in state.blocked):
         steps = item.scope.plan.steps
-        waiting = sorted(steps[who].id for who in item.missing if who != OUTPUT)
+        waiting = sorted(steps[reader].id for reader in item.missing if reader != OUTPUT)
         end_item(
             state,
             item,
@@ -154,10 +170,12 @@ def _conclude(state: RunState, item: Item, blobs: Blobs) -> None:
 
 
 def end_item(state: RunState, item: Item, outcome: Json | Failure) -> None:
+    """Record the item's outcome, and end the scope after its last item."""
     scope = item.scope
     item.outcome = outcome
     item.completed_at_ms = state.last_at_ms
     item.waiters.clear()
+
     scope.items_done += 1
     if scope.ended:
         _end_scope(state, scope)
@@ -171,10 +189,9 @@ def _end_scope(state: RunState, scope: Scope) -> None:
     parent = scope.parent
     if parent is None:
         return
+
     state.scopes_ended.append(scope)
-    if scope.kind != pb.SUB_RUN_KIND_CALLBACK:
+    if scope.kind == pb.SUB_RUN_KIND_CALLBACK:
+        state.reclaim_slot(parent)
+    else:
         state.due.append(parent)
-        return
-    parent.callbacks_live -= 1
-    if not parent.callbacks_live and parent.phase is Phase.IN_FLIGHT:
-        state.places_taken += 1

@@ -1,13 +1,12 @@
-"""Facts in: the only code that changes the journaled part of a run's state.
+"""Entries in: the only writer of the journaled part of a run's state.
 
-`apply` never evaluates an expression and never needs a blob, so it cannot fail on a good journal. What follows from a
-fact is worked out in `advancing`, which a replay calls after each entry.
+`apply` never evaluates an expression and never needs a blob, so a good journal is always applied. `advance` works
+out the consequences; a replay calls `advance` after each entry.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from heapq import heappush
 from typing import TYPE_CHECKING
 
 from stepflow.errors import Code, DataLoss
@@ -15,10 +14,12 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
 from stepflow.run.entries import failure_from_pb, json_of
-from stepflow.run.state import INNOCENT_MS, Phase, RunState, Scope, StepRun
+from stepflow.run.phases import DONE, PARENT, RETRYING, SLEEPING, WAITING, IllegalTransition
+from stepflow.run.scope import Scope, StepRun
+from stepflow.run.state import POISON_WINDOW_MS, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stepflow.codec import Json
     from stepflow.flow import CompiledFlow
@@ -35,8 +36,9 @@ def new_run(
     variables: dict[str, Json],
     policy: state_pb2.Policy,
 ) -> RunState:
-    """Return the state of a partition before its first entry. `plan` has the overrides applied already."""
+    """Return the state of a partition before the first entry. `plan` includes the overrides."""
     state = RunState(run_id, partition, policy)
+
     state.scopes.append(
         Scope(
             number=0,
@@ -49,82 +51,62 @@ def new_run(
         )
     )
     state.scopes_live = 1
+
     return state
 
 
 def apply(state: RunState, entry: pb.Entry) -> None:
-    """Record one journaled fact.
+    """Record one journaled entry.
 
     Raises:
-        DataLoss: the entry cannot follow the ones before it.
+        DataLoss: the entry cannot follow the previous entries.
     """
     if state.status is not None:
         raise _inconsistent(state, entry, "the run has ended before it")
+
     state.entries_journaled += 1
-    quiet_ms = entry.at_ms - state.last_at_ms
+    state.quiet_ms = entry.at_ms - state.last_at_ms
     state.last_at_ms = entry.at_ms
+
     kind = entry.WhichOneof("kind")
-    if kind == "adopted":
-        if quiet_ms > INNOCENT_MS:
-            state.adoptions_in_a_row = state.adoptions_fruitless = 0
-        _apply_adopted(state, entry.adopted)
-        return
-    state.adoptions_in_a_row = 0
-    if kind == "survived":
-        return
-    state.adoptions_fruitless = 0
-    if kind == "step_completed":
-        _apply_step_completed(state, entry)
-    elif kind == "attempt_failed":
-        _apply_attempt_failed(state, entry)
-    elif kind == "timer_set":
-        step = _active(state, entry)
-        step.phase = Phase.SLEEPING
-        _wake_at(state, step, entry.timer_set.fire_at_ms)
-    elif kind == "sub_run_started":
-        step = _active(state, entry)
-        if entry.sub_run_started.kind != pb.SUB_RUN_KIND_CALLBACK:
-            step.phase = Phase.PARENT
-        state.unopened.append((step, entry))
-    elif kind == "inbox_taken":
-        state.inbox_taken.add(entry.inbox_taken.id)
-        state.cancelled = state.cancelled or entry.inbox_taken.cancel
-        if entry.inbox_taken.HasField("signal"):
-            signal = entry.inbox_taken.signal
-            state.signals.setdefault((entry.item, signal.name), deque()).append(json_of(signal.payload))
-            _match_signals(state, (entry.item, signal.name))
-    elif kind == "signal_awaited":
-        step = _active(state, entry)
-        step.phase, step.signal = Phase.WAITING, None
-        if entry.signal_awaited.until_ms:
-            _wake_at(state, step, entry.signal_awaited.until_ms)
-        place = (_root_item(step), entry.signal_awaited.name)
-        state.signal_waits.setdefault(place, deque()).append(step)
-        _match_signals(state, place)
-    elif kind == "run_completed":
-        state.status = entry.run_completed.status
-        _end_items(state, entry)
-    else:
+    record = ENTRY_KINDS.get(kind)
+    if record is None:
         raise _inconsistent(state, entry, "its kind is not known to this version")
+    if kind not in _KINDS_WITHOUT_PROGRESS:
+        state.adoptions_in_a_row = state.adoptions_fruitless = 0
+
+    try:
+        record(state, entry)
+    except IllegalTransition as error:
+        raise _inconsistent(state, entry, str(error)) from None
 
 
-def _apply_adopted(state: RunState, adopted: pb.Adopted) -> None:
+# One function a kind of entry, in the order of the protobuf.
+
+
+def _adopted(state: RunState, entry: pb.Entry) -> None:
+    fact = entry.adopted
+    if state.quiet_ms > POISON_WINDOW_MS:
+        state.adoptions_in_a_row = state.adoptions_fruitless = 0
+
     state.adoptions += 1
-    if not adopted.handed_over:
-        owners = 2 if adopted.unnoted_owner else 1
+    if not fact.handed_over:
+        owners = 2 if fact.unnoted_owner else 1
         state.adoptions_in_a_row += owners
         state.adoptions_fruitless += owners
-    state.epoch = adopted.epoch
+
+    state.epoch = fact.epoch
     if state.adoptions == 1:
         state.root.created_at_ms = state.last_at_ms
         state.opening.append(state.root)
 
 
-def _apply_step_completed(state: RunState, entry: pb.Entry) -> None:
-    step = _active(state, entry)
+def _step_completed(state: RunState, entry: pb.Entry) -> None:
+    step = _active_step(state, entry)
     item = step.item
-    leave_flight(state, step)
+    state.leave_flight(step, DONE)
     del item.active[step.index]
+
     fact = entry.step_completed
     if fact.HasField("failure"):
         item.env.results[step.index] = failure_from_pb(fact.failure)
@@ -134,59 +116,115 @@ def _apply_step_completed(state: RunState, entry: pb.Entry) -> None:
         item.env.results[step.index] = value
         if not value.raw:
             state.stored = True
+
     item.open -= 1
     item.dirty += 1
     step.wake_at_ms = -1
     state.dirty.append((item, step.index))
 
 
-def _apply_attempt_failed(state: RunState, entry: pb.Entry) -> None:
-    step = _active(state, entry)
-    leave_flight(state, step)
+def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
+    step = _active_step(state, entry)
     fact = entry.attempt_failed
+    state.leave_flight(step, RETRYING)
+
     if retry_class(Code(fact.failure.code)) is RetryClass.COMPONENT:
         step.component_failed += 1
     else:
         step.transport_failed += 1
-    step.phase = Phase.RETRYING
+
+    # Engine components start over; a host's component finds its sub-runs again by key.
     step.memo = None
     if step.sub_runs and step.sub_runs[0].kind != pb.SUB_RUN_KIND_CALLBACK:
-        step.sub_runs = None  # the engine's own components start afresh; components find theirs again by key
-    _wake_at(state, step, fact.retry_at_ms)
+        step.sub_runs = None
+
+    step.wake_at_ms = fact.retry_at_ms
+    state.push_timer(step)
 
 
-def _wake_at(state: RunState, step: StepRun, at_ms: int) -> None:
-    step.wake_at_ms = at_ms
-    heappush(state.timers, (at_ms, step.item.scope.number, step.item.index, step.index, step))
+def _timer_set(state: RunState, entry: pb.Entry) -> None:
+    step = _active_step(state, entry)
+    step.enter(SLEEPING)
+    step.wake_at_ms = entry.timer_set.fire_at_ms
+    state.push_timer(step)
 
 
-def _match_signals(state: RunState, place: tuple[int, str]) -> None:
-    """Give the oldest signal to the step that has waited longest, as long as there are both."""
-    signals, waits = state.signals.get(place), state.signal_waits.get(place)
+def _sub_run_started(state: RunState, entry: pb.Entry) -> None:
+    step = _active_step(state, entry)
+    if entry.sub_run_started.kind != pb.SUB_RUN_KIND_CALLBACK:
+        step.enter(PARENT)
+    state.unopened.append((step, entry))
+
+
+def _inbox_taken(state: RunState, entry: pb.Entry) -> None:
+    fact = entry.inbox_taken
+    state.inbox_taken.add(fact.id)
+    state.cancelled = state.cancelled or fact.cancel
+    if fact.HasField("signal"):
+        queue_key = (entry.item, fact.signal.name)
+        state.signals.setdefault(queue_key, deque()).append(json_of(fact.signal.payload))
+        _match_signals(state, queue_key)
+
+
+def _run_completed(state: RunState, entry: pb.Entry) -> None:
+    state.status = entry.run_completed.status
+    _end_items(state, entry)
+
+
+def _signal_awaited(state: RunState, entry: pb.Entry) -> None:
+    step = _active_step(state, entry)
+    fact = entry.signal_awaited
+    step.enter(WAITING)
+    step.signal = None
+    if fact.until_ms:
+        step.wake_at_ms = fact.until_ms
+        state.push_timer(step)
+
+    queue_key = (_root_item(step), fact.name)
+    state.signal_waits.setdefault(queue_key, deque()).append(step)
+    _match_signals(state, queue_key)
+
+
+def _survived(state: RunState, _entry: pb.Entry) -> None:
+    state.adoptions_in_a_row = 0
+
+
+ENTRY_KINDS: dict[str | None, Callable[[RunState, pb.Entry], None]] = {
+    "adopted": _adopted,
+    "step_completed": _step_completed,
+    "attempt_failed": _attempt_failed,
+    "timer_set": _timer_set,
+    "sub_run_started": _sub_run_started,
+    "inbox_taken": _inbox_taken,
+    "run_completed": _run_completed,
+    "signal_awaited": _signal_awaited,
+    "survived": _survived,
+}
+"""Every kind of entry, with the function that records it."""
+
+_KINDS_WITHOUT_PROGRESS = frozenset(("adopted", "survived"))
+"""Kinds that do not show that an owner has moved the run forward."""
+
+
+def _match_signals(state: RunState, queue_key: tuple[int, str]) -> None:
+    """Give the oldest signals to the steps with the longest wait."""
+    signals, waits = state.signals.get(queue_key), state.signal_waits.get(queue_key)
     while signals and waits:
         step = waits.popleft()
-        if step.phase is Phase.WAITING and step.signal is None and step.item.active.get(step.index) is step:
+        if step.phase is WAITING and step.signal is None and step.item.active.get(step.index) is step:
             step.signal = signals.popleft()
             step.wake_at_ms = -1
             state.signalled.append(step)
 
 
 def _root_item(step: StepRun) -> int:
-    """Return the item of the run itself that a step, of whatever sub-run, works for."""
+    """Return the item of the root scope above a step of any depth."""
     while step.item.scope.parent is not None:
         step = step.item.scope.parent
     return step.item.index
 
 
-def leave_flight(state: RunState, step: StepRun) -> None:
-    """Give the place in the window back, if the step holds one."""
-    if step.phase is Phase.IN_FLIGHT:
-        step.phase = Phase.SETTLING
-        if not step.callbacks_live:
-            state.places_taken -= 1
-
-
-def _active(state: RunState, entry: pb.Entry) -> StepRun:
+def _active_step(state: RunState, entry: pb.Entry) -> StepRun:
     try:
         return state.scopes[entry.scope].items[entry.item].active[entry.step]
     except (IndexError, KeyError):
@@ -194,10 +232,11 @@ def _active(state: RunState, entry: pb.Entry) -> StepRun:
 
 
 def _end_items(state: RunState, entry: pb.Entry) -> None:
-    """Give every item without an outcome the one that the run's end means for it."""
+    """If a failure ends the run, make it the outcome of every item without an outcome."""
     status, failure = entry.run_completed.status, entry.run_completed.failure
     if status not in (pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_RECOVERY_FAILED) and not failure.message:
         return
+
     cause = failure_from_pb(failure)
     for scope in state.scopes:
         open_all_items(scope)
@@ -212,6 +251,6 @@ def _inconsistent(state: RunState, entry: pb.Entry, why: str) -> DataLoss:
     return DataLoss(
         "JOURNAL_INCONSISTENT",
         f"journal of run {state.run_id}, partition {state.partition}: entry {state.entries_journaled} ({kind}, scope "
-        f"{entry.scope}, item {entry.item}, step {entry.step}) cannot be: {why}",
+        f"{entry.scope}, item {entry.item}, step {entry.step}) cannot be applied: {why}",
         run_id=state.run_id,
     )

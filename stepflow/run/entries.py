@@ -1,4 +1,4 @@
-"""Between the plain types of the language (`Json`, `Failure`) and the protobuf of the journal."""
+"""Conversions between the plain types of the language (`Json`, `Failure`) and the protobuf of the journal."""
 
 from __future__ import annotations
 
@@ -41,26 +41,3 @@ def failure_json(failure: Failure) -> bytes:
     if failure.data:
         text += b',"data":' + failure.data
     return text + b"}"
-
-
-def step_failed(
-    *,
-    scope: int,
-    item: int,
-    step: int,
-    at_ms: int,
-    failure: Failure,
-    origin: pb.Origin,
-    attempt: int = 0,
-    started_at_ms: int = 0,
-    host: str = "",
-) -> pb.Entry:
-    return pb.Entry(
-        scope=scope,
-        item=item,
-        step=step,
-        at_ms=at_ms,
-        step_completed=pb.StepCompleted(
-            attempt=attempt, started_at_ms=started_at_ms, host=host, failure=failure_to_pb(failure, origin)
-        ),
-    )

@@ -1,4 +1,4 @@
-"""Values of a run as expressions read and make them: brought from the blob store, bounded when composed."""
+"""Inputs and results of expressions: loaded from the blob store, and bounded once composed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import composed_problem
 from stepflow.errors import Code, Failure
-from stepflow.run.state import Blobs, Item, RunState, Stored
+from stepflow.run.state import Blobs, RunState, Stored
 
 if TYPE_CHECKING:
     from stepflow.flow import Expr
+    from stepflow.run.scope import Item, StepRun
+
+
+def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Failure | None:
+    """Evaluate the step's input expression; None until its blobs are loaded."""
+    item = step.item
+    expr = item.scope.plan.steps[step.index].input
+    if state.stored and not load(state, item, expr, blobs):
+        return None
+    return composed(expr.to_json(item.env), f"the input of step {step.id!r}")
 
 
 def composed(value: bytes | Failure, what: str) -> bytes | Failure:
-    """Refuse a value that expressions have made larger or deeper than any value may be."""
+    """Return an evaluated value, or a failure if the value exceeds the limits of size or depth."""
     if isinstance(value, Failure):
         return value
     problem = composed_problem(value)
@@ -21,7 +31,7 @@ def composed(value: bytes | Failure, what: str) -> bytes | Failure:
 
 
 def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
-    """Make the stored values that `expr` reads available; return whether all are."""
+    """Load the stored values read by `expr`. Return False until all blobs are loaded."""
     env = item.env
     ready = load_value(state, env.input, blobs) if isinstance(env.input, Stored) else True
     for ref in expr.touched(env):
@@ -32,22 +42,35 @@ def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
 
 
 def load_value(state: RunState, value: Stored, blobs: Blobs) -> bool:
+    """Load a stored value. Return False until the blob is loaded."""
     if value.loaded:
         return True
-    if value.blob not in blobs:
-        state.wanted.setdefault(value.blob, False)
-        return False
-    content = blobs[value.blob]
+    content = required_blob(state, value.blob, blobs)
     if content is None:
-        state.lost_blob = value.blob  # `decide` ends the run: its own result is gone
         return False
+
     value.load(content)
     state.loaded.append(value)
     return True
 
 
+def required_blob(state: RunState, blob: str, blobs: Blobs, *, shared: bool = False) -> bytes | None:
+    """Return a blob that the run cannot continue without. If not loaded, request the blob and return None.
+
+    `shared`: a user supplied the id. If the blob does not exist, `decide` ends the run.
+    """
+    content = blobs.get(blob)
+    if content is None:
+        if blob in blobs:
+            state.lost_blob = blob
+        else:
+            # A search for a blob of the run's own includes the shared ones, so that it serves both requests.
+            state.wanted[blob] = shared and state.wanted.get(blob, True)
+    return content
+
+
 def unload(state: RunState) -> None:
-    """Drop the bytes of stored values again: a run must not keep in memory what it put into the blob store."""
+    """Drop the bytes of stored values again: a run must not keep the content of the blob store in memory."""
     for value in state.loaded:
         value.unload()
     state.loaded.clear()

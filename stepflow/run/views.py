@@ -1,6 +1,6 @@
-"""Listings and events, derived from entries: what people and clients see of a run.
+"""Listings and events of a run, derived from entries for clients and the command line.
 
-Nothing here is stored. `step_event` turns one entry into one event; `list_steps` folds a whole journal.
+Never stored. `step_event` turns an entry into an event; `list_steps` folds a whole journal.
 """
 
 from __future__ import annotations
@@ -17,42 +17,46 @@ if TYPE_CHECKING:
     from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.mesh.v1 import journal_pb2 as pb
-    from stepflow.run.state import RunState, Scope, StepRun
+    from stepflow.run.scope import Scope, StepRun
+    from stepflow.run.state import RunState
 
 EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "waiting", "sub_run", "progress"]
 
 
 class StepEvent(msgspec.Struct, frozen=True):
-    """Something happened to a step. Times are milliseconds since 1970; `duration_ms` is of the attempt, None where
-    it was never dispatched. `item` counts from the run's first item, whatever the partition."""
+    """A change of a step. Times are milliseconds since 1970."""
 
     kind: EventKind
     run_id: str
     depth: int
     item: int
+    """Index in the whole run, across partitions."""
     step_id: str
     step_index: int
     component: str
     attempt: int
     at_ms: int
     duration_ms: int | None = None
+    """Duration of the attempt; None if the step was never dispatched."""
     failure: Failure | None = None
     until_ms: int | None = None
-    """When the next attempt, or the end of a sleep or of the waiting for a signal is due."""
+    """When the next attempt, the end of a sleep or the end of a wait for a signal is due."""
     message: str = ""
-    """Of progress; the signal's name where one is waited for."""
+    """Text of a progress report, or the name of the awaited signal."""
     parent: tuple[str, int, int] | None = None
-    """Of a step in a sub-run: run id, item and index of the step that has opened it."""
+    """For a step of a sub-run: run id, item and index of the step that opened the sub-run."""
 
 
 def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
-    """Return the event that an entry (applied or not) stands for; None where it is not about a step."""
+    """Return the event of an entry, applied or not; None if the entry is not about a step."""
     kind = entry.WhichOneof("kind")
     if kind not in _KINDS:
         return None
+
     scope = state.scopes[entry.scope]
     step = scope.plan.steps[entry.step]
     event_kind: EventKind = _KINDS[kind]
+
     attempt, duration, failure, until, message = 0, None, None, None, ""
     if kind == "step_completed":
         done = entry.step_completed
@@ -68,6 +72,7 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         until = entry.timer_set.fire_at_ms
     elif kind == "signal_awaited":
         until, message = entry.signal_awaited.until_ms or None, entry.signal_awaited.name
+
     return StepEvent(
         kind=event_kind,
         run_id=scope.run_id,
@@ -104,7 +109,7 @@ _KINDS: dict[str | None, EventKind] = {
 
 
 def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") -> StepEvent:
-    """Return the event of a call that was dispatched or reports progress; such events are never stored."""
+    """Return the event of a dispatch or of a progress report, without an entry."""
     scope = step.item.scope
     return StepEvent(
         kind=kind,
@@ -122,7 +127,7 @@ def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") ->
 
 
 class StepView(msgspec.Struct):
-    """A step as listings show it. `status`: running, completed or failed."""
+    """A step in a listing. `status`: running, completed or failed."""
 
     run_id: str
     item: int
@@ -139,20 +144,25 @@ class StepView(msgspec.Struct):
 
 
 def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:
-    """List the steps that have started, from a replayed state and the entries it was replayed from.
+    """List the started steps of a replayed state, given the replayed entries.
 
-    Sorted by depth of nesting as the sub-runs were opened, then item, then step."""
+    Sorted by scope in the order of opening, then item, then step.
+    """
     views: dict[tuple[int, int, int], StepView] = {}
+
+    # 1. Steps with entries.
     for entry in entries:
         event = step_event(state, entry)
         if event is None:
             continue
-        place = (entry.scope, entry.item, entry.step)
-        view = views.get(place)
+
+        key = (entry.scope, entry.item, entry.step)
+        view = views.get(key)
         if view is None:
-            view = views[place] = StepView(
+            view = views[key] = StepView(
                 event.run_id, event.item, event.step_id, event.step_index, event.component, event.depth
             )
+
         view.attempt = max(view.attempt, event.attempt)
         if event.kind == "retrying":
             view.retries += 1
@@ -161,12 +171,16 @@ def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:
             view.completed_at_ms = event.at_ms
             view.started_at_ms = entry.step_completed.started_at_ms or None
             view.outcome = event.failure or json_of(entry.step_completed.result)
+
+    # 2. Active steps without entries.
     for scope in state.scopes:
         for item in scope.items:
             for index in item.active:
-                if (scope.number, item.index, index) not in views:
+                key = (scope.number, item.index, index)
+                if key not in views:
                     step = scope.plan.steps[index]
-                    views[(scope.number, item.index, index)] = StepView(
+                    views[key] = StepView(
                         scope.run_id, scope.first_item + item.index, step.id, index, step.component, scope.depth
                     )
-    return [views[place] for place in sorted(views)]
+
+    return [views[key] for key in sorted(views)]

@@ -135,7 +135,7 @@ def test_an_executor_whose_packets_vanish_loses_its_runs_and_writes_nothing_late
             await on.session_is_gone(cut_off.id)
             await on.verify()
             far[0].return_()
-            await wait_until_async(lambda: "registering anew" in cut_off.log, "it finds out", 60)
+            await wait_until_async(lambda: "registering again" in cut_off.log, "it finds out", 60)
             await on.load(20, ms=20)
             journals = await on.verify()
             moved = [journal for journal in journals if len(journal.adoptions[0]) > 1]

@@ -79,7 +79,7 @@ def test_an_executor_that_was_stopped_beyond_its_lease_writes_nothing_late_and_c
             await on.load(10, ms=20)
             zombie.go_on()
             journals = await on.verify()
-            await wait_until_async(lambda: "registering anew" in zombie.log, "the zombie finds out")
+            await wait_until_async(lambda: "registering again" in zombie.log, "the zombie finds out")
             for journal in journals:
                 owners = [adoption.executor_id for adoption in journal.adoptions[0]]
                 assert zombie.id not in owners[1:]

@@ -19,7 +19,7 @@ from support import free_port, is_alive, node_packages, server_venv, wait_until,
 from support.http_script import Exchange, http_server
 from support.mcp import Call, is_open, outcome_of, run, servers_of, started
 
-from component_host.mcp_bridge.backend import McpServerConfig
+from component_host.mcp_bridge.link import McpServerConfig
 from stepflow.errors import Code, Failure
 
 if TYPE_CHECKING:

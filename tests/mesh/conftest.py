@@ -11,7 +11,7 @@ from support.conformance import MESHES, open_case_mesh
 from support.etcd import running_etcd
 from support.host_side import context
 
-from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

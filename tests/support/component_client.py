@@ -59,7 +59,7 @@ class Client:
         return self.request("components/execute", component=path, input=value, attempt=1, observability={}, **params)
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message; whatever is not one fails the test."""
+        """Return the next message; any other line fails the test."""
         deadline = time.monotonic() + WAIT_S
         while (end := self._received.find(b"\n")) < 0:
             ready, _, _ = select.select([self.stdout], [], [], max(0.0, deadline - time.monotonic()))
@@ -89,7 +89,7 @@ class Client:
         return reply["result"]["output"]
 
     def error(self, path: str, value: Any = None, answer: Answer | None = None, **params: Any) -> dict[str, Any]:
-        """Execute a component and return the error it fails with."""
+        """Execute a failing component and return the error."""
         request_id = self.execute(path, value, **params)
         reply = self.reply(answer)
         assert reply["id"] == request_id
@@ -105,7 +105,7 @@ class Client:
         return result
 
     def end(self) -> tuple[int, str]:
-        """Close stdin; return the exit code and what stderr held."""
+        """Close stdin; return the exit code and the text on stderr."""
         _, stderr = self.process.communicate(timeout=WAIT_S)
         return self.process.returncode, stderr.decode()
 

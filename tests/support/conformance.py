@@ -114,7 +114,7 @@ def open_case_mesh(kind: str, config: Path = CONFIG, environ: Mapping[str, str] 
     from support.service_cases import ServiceCases
 
     with _loop_in_thread() as loop:
-        mesh = {"embedded": EmbeddedCases, "services": ServiceCases}[kind](loop)
+        mesh: EmbeddedCases | ServiceCases = (EmbeddedCases if kind == "embedded" else ServiceCases)(loop)
         try:
             mesh.start(config, environ)
             yield mesh
@@ -176,7 +176,7 @@ class EmbeddedCases:
         self._store = await SqliteStore.open(":memory:")
         self._mesh = Mesh(self._store, BlobStore.open("memory://"), load_config(config), environ)
         await self._mesh.start()
-        for error in self._mesh.host.failures.values():
+        for error in self._mesh.host.plugins.failures.values():
             raise error
 
     async def _close(self) -> None:

@@ -1,8 +1,8 @@
-"""A world without I/O around the run engine: components as functions, virtual time, crashes at will.
+"""A world without I/O around the run engine: components as functions, virtual time, crashes on demand.
 
-`World.run(choices)` drives one partition to its end. Every choice (which call answers next, whether the owner dies now)
-is taken from `choices`, so that hypothesis can search through orders and crash points, and shrink what it finds. All
-entries pass through their serialised form, and a crash rebuilds the state from them alone.
+`World.run(choices)` drives one partition to its end. `choices` decide which call answers next and when the owner
+crashes, so that hypothesis can search through orders and crash points, and shrink its findings. All entries pass
+through their serialised form, and a crash rebuilds the state from the entries alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROUTES = RouteTable(
     {"/c": (Rule("c"),), "/builtin": (Rule("builtin"),)},
     {"builtin": PluginComponents(tuple((name, name) for name in ENGINE_COMPONENTS), True, ENGINE_COMPONENTS)},
 )
-"""`/c/…` are components of hosts, and there are no others than the engine's own beside them."""
+"""`/c/…` are components of hosts; all others are engine components."""
 
 
 def _flaky(value: Any, attempt: int) -> Any:
@@ -67,12 +67,12 @@ COMPONENTS: dict[str, Any] = {
     "slow": lambda value, attempt: Failure(Code.TIMEOUT, "too slow"),
     "flaky": _flaky,
 }
-"""Deterministic in input and attempt, except that a crash raises the attempt (as it does in life)."""
+"""Deterministic in input and attempt; a crash raises the attempt, as in production."""
 
 
 @dataclass
 class World:
-    """One partition, its journal, and what is in flight. `dispatched` lists (key, attempt) in order."""
+    """One partition, its journal, and the calls in flight. `dispatched` lists (key, attempt) in order."""
 
     tree: dict[str, Any]
     inputs: list[Any] = field(default_factory=lambda: [{}])
@@ -81,7 +81,7 @@ class World:
     transport_retries: int = 3
     blobs: dict[str, bytes] = field(default_factory=dict)
     signals: list[tuple[int, str, Any]] = field(default_factory=list)
-    """Item, name and payload of those that come in, in this order, when nothing else happens or a choice says so."""
+    """Item, name and payload of signals, received in this order when a choice says so or the run waits."""
     components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
 
     def __post_init__(self) -> None:
@@ -91,20 +91,18 @@ class World:
         self.answered: list[tuple[str, int]] = []
         self.crashes = 0
         self.signalled = 0
-        self.places_peak = 0
+        self.slots_peak = 0
         self.flight: list[Dispatch] = []
         self.parents: dict[str, Scope] = {}
         self.policy = state_pb2.Policy(transport_retries_max=self.transport_retries, concurrency_max=self.window)
         self.state = self._fresh()
         self._adopt()
 
-    # --- the life of a run ---
-
     def run(self, choices: Iterable[int] = ()) -> list[Any]:
         """Drive to the end and return the outcome of every item: trees, or (code, message) of failures.
 
-        A choice n picks the (n % calls)-th call to answer; a negative one lets the owner die and another take over. At
-        `SIGNAL_FROM` and above, the next signal comes in first.
+        A choice n picks the (n % calls)-th call to answer; a negative choice crashes the owner, and another takes over.
+        From `SIGNAL_FROM` on, the next signal is received first.
         """
         taken = iter(choices)
         for _ in range(20_000):
@@ -128,7 +126,7 @@ class World:
         self.turn()
 
     def crash(self, *, keep: int = 0, handed_over: bool = False) -> None:
-        """The owner dies; the next one has the journal only. A host still holds `keep` of the calls in flight."""
+        """Crash the owner; the next owner has only the journal. A host still holds `keep` of the calls in flight."""
         self.crashes += 1
         held = [(call.step.key, call.attempt) for call in self.flight][:keep]
         self.flight, self.parents = [], {}
@@ -142,8 +140,7 @@ class World:
             apply(state, pb.Entry.FromString(raw))
             brought: dict[str, bytes | None] = {}
             while not advance(state, brought) and state.wanted:
-                wanted, state.wanted = state.wanted, {}
-                brought.update({blob: self.blobs.get(blob) for blob in wanted})
+                brought.update({blob: self.blobs.get(blob) for blob in state.take_wanted()})
         return state
 
     def turn(self) -> None:
@@ -152,7 +149,7 @@ class World:
             again = False
             for action in decide(self.state, self.now_ms, ROUTES, brought):
                 again = self._act(action, brought) or again
-            self.places_peak = max(self.places_peak, self.state.places_taken)
+            self.slots_peak = max(self.slots_peak, self.state.slots_used)
             if not again:
                 return
         raise AssertionError("decide never comes to rest")
@@ -196,8 +193,6 @@ class World:
         self._feed(pb.Entry(at_ms=self.now_ms, inbox_taken=pb.InboxTaken(id="m", cancel=True)))
         self.turn()
 
-    # --- what came of it ---
-
     def outcomes(self) -> list[Any]:
         return [self._shown(item.outcome) for item in self.state.root.items]
 
@@ -228,8 +223,6 @@ class World:
         assert outcome is not None
         return outcome.tree
 
-    # --- inside ---
-
     def _fresh(self) -> RunState:
         return new_run(
             RUN_ID,
@@ -247,7 +240,7 @@ class World:
         for key, attempt in held:
             step = find_step(self.state, key)
             assert step is not None
-            step.rejoin = attempt
+            step.rejoin_attempt(attempt)
         self.turn()
 
     def _feed(self, entry: pb.Entry) -> None:
@@ -286,7 +279,7 @@ class World:
         return blob_id(raw)
 
     def _start_sub_run(self, call: Dispatch) -> bool:
-        """`/c/parent` runs the flow of its input on the inputs of its input, as a component that calls back does."""
+        """Act as `/c/parent`, a component with a call-back: run the flow of its input on the inputs of its input."""
         value = decode(call.input)
         request = host_pb2.StartRun(
             flow=pb.Payload(json=encode(value["flow"])), inputs=pb.Payload(json=encode(value["inputs"])), key="#0"
@@ -301,7 +294,7 @@ class World:
         scopes = call.step.sub_runs or []
         if scopes and scopes[0].ended:
             return True
-        self.flight.insert(0, call)  # still waiting: behind everything that may be answered
+        self.flight.insert(0, call)  # still waiting: answered after all other calls
         if len(self.flight) > 1:
             self.answer(self.flight.pop())
         return False

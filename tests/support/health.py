@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -15,9 +17,8 @@ def health_of(address: str, service: str, answer_s: float = ANSWER_S) -> str:
     """Return the status that is told for `service`, or why there is none, such as UNAVAILABLE."""
     with grpc.insecure_channel(address) as channel:
         try:
-            reply = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=answer_s
-            )
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=answer_s)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             return code.name

@@ -18,7 +18,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from component_host.backend import Backend
+    from component_host.backend import Backend, BlobAccess
 
 B = TypeVar("B", bound="Backend")
 
@@ -63,7 +63,7 @@ class Call:
         self.request = host_pb2.Call(component=component, **{**fields, **request})
         self.input = msgspec.json.encode(input)
         self.settled = False
-        self.blobs = MemoryBlobs() if blobs is None else blobs
+        self.blobs: BlobAccess = MemoryBlobs() if blobs is None else blobs
         self.backend_state: Any = None
         self.progressed: list[tuple[float, float, str]] = []
         self.reports: dict[str, host_pb2.RunReport] = {}

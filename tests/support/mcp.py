@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from component_host.backend import BackendContext
-from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+from component_host.mcp_bridge.backend import McpBackend
+from component_host.mcp_bridge.link import McpServerConfig
 from stepflow.mesh.v1 import host_pb2
 from support import ROOT, server_venv, wait_until, wait_until_async
 
@@ -97,14 +98,14 @@ async def started(config: McpServerConfig, context_: BackendContext | None = Non
 
 async def outcome_of(backend: McpBackend, component: str, arguments: Any, **names: Any) -> Any:
     call = Call(component, arguments, **names)
-    backend.execute(call)
+    backend.execute(call)  # type: ignore[arg-type]  # `settled` is computed here
     return await call.outcome
 
 
 def tools_server(era: str = "2026", **options: Any) -> McpServerConfig:
     """`tests/data/mcp_servers/tools.py` in one of its eras."""
     python = server_venv(["mcp<2"], "mcp-1") / "python" if era == "sdk1" else sys.executable
-    mode = "legacy" if era == "2025" else "auto"
+    mode: Literal["auto", "legacy"] = "legacy" if era == "2025" else "auto"
     return McpServerConfig(str(python), [str(SERVERS / "tools.py")], mode=mode, **options)
 
 

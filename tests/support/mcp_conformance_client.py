@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 
-from component_host.mcp_bridge.backend import McpServerConfig
+from component_host.mcp_bridge.link import McpServerConfig
 from stepflow.errors import Failure
 from support.mcp import outcome_of, started
 

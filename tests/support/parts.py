@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from component_host.backend import ComponentInfo, Health, Listing
+from component_host.backend import BackendListing, ComponentInfo, ServerHealth
 from component_host.host import ComponentHost
 from control_plane.admission import RunRequest
 from control_plane.control_plane import ControlPlane
 from executor.executor import Executor
-from executor.hosts.pool import Peer
+from executor.hosts.peer import HostPeer
 from stepflow.codec import decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow import flow_from_tree
@@ -52,7 +52,7 @@ class Work:
     name = "work"
 
     def __init__(self) -> None:
-        self.health = Health(lambda: None)
+        self.health = ServerHealth(lambda: None)
         self.executed: list[tuple[str, int]] = []
         """Key and attempt of each execution, in order."""
         self.cancelled: list[str] = []
@@ -66,8 +66,10 @@ class Work:
     async def start(self) -> None:
         pass
 
-    def listing(self) -> Listing:
-        return Listing([ComponentInfo(f"/{name}", f"/{name}") for name in ("echo", "gated", "fail", "big", "ask")])
+    def listing(self) -> BackendListing:
+        return BackendListing(
+            [ComponentInfo(f"/{name}", f"/{name}") for name in ("echo", "gated", "fail", "big", "ask")]
+        )
 
     def execute(self, call: HostCall) -> None:
         self.executed.append((call.request.key, call.request.attempt))
@@ -129,7 +131,7 @@ class World:
         self.planes: list[ControlPlane] = []
         self.executors: list[Executor] = []
         self.hosts: list[tuple[ComponentHost, Work]] = []
-        self.streams: dict[Executor, list[tuple[Peer, Any]]] = defaultdict(list)
+        self.streams: dict[Executor, list[tuple[HostPeer, Any]]] = defaultdict(list)
 
     @classmethod
     @asynccontextmanager
@@ -209,9 +211,9 @@ class World:
     def _connect(self, executor: Executor, host: ComponentHost) -> None:
         offered = {
             name: PluginComponents(tuple((info.component, info.path) for info in listing.components), listing.complete)
-            for name, listing in host.listings().items()
+            for name, listing in host.plugins.listings().items()
         }
-        peer = Peer(host.id, offered)
+        peer = HostPeer(host.id, offered)
         stream = host.connect(lambda frame: executor.on_frame(peer, frame))
         peer.send = stream.receive
         executor.hosts.set_peer(peer)
@@ -231,7 +233,7 @@ class World:
         self.cut(executor)
         session, executor._session = executor._session, None
         assert session is not None
-        tasks = [*executor._watchers, *executor._adopting.values(), *executor._tasks]
+        tasks = [*executor._watchers, *executor.takeover.adopting.values(), *executor.ownership.tasks]
         tasks += [task for task in (session._watcher, session._keeper._task, session.writer._task) if task is not None]
         for task in tasks:
             task.cancel()

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from component_host.backend import ComponentInfo, Health, Listing
+from component_host.backend import BackendListing, ComponentInfo, ServerHealth
 from component_host.host import ComponentHost
 from stepflow.errors import Code, Failure, StepflowError
 from stepflow.mesh.v1 import host_pb2
@@ -47,7 +47,7 @@ class Scripted:
         self.name = name
         self.executed: list[HostCall] = []
         self.cancelled: list[HostCall] = []
-        self.health = Health(lambda: None)
+        self.health = ServerHealth(lambda: None)
         self.closed = 0
         self.starts = 0
         self.may_start = asyncio.Event()
@@ -63,8 +63,8 @@ class Scripted:
         if self.start_error is not None:
             raise self.start_error
 
-    def listing(self) -> Listing:
-        return Listing((ComponentInfo(ECHO, f"/{ECHO}"),))
+    def listing(self) -> BackendListing:
+        return BackendListing((ComponentInfo(ECHO, f"/{ECHO}"),))
 
     def execute(self, call: HostCall) -> None:
         self.executed.append(call)

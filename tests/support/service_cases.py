@@ -74,7 +74,9 @@ class ServiceCases:
 
     async def _start(self, config: Path) -> None:
         from stepflow.client import Client
-        from stepflow.dev.mesh import DevMesh, DevSettings, free_port
+        from stepflow.dev.mesh import DevMesh
+        from stepflow.dev.ports import free_port
+        from stepflow.dev.services import DevSettings
 
         settings = DevSettings(folder=self._folder, config=config, port=free_port(), executors=2)
         self._dev = DevMesh(settings, self._said.append)

@@ -1,115 +1,105 @@
-"""Who may import whom (ARCHITECTURE.md), read from the source, so that an import inside a function counts as well."""
+"""Who may import whom: the contracts of `pyproject.toml` ([tool.importlinter]), checked by import-linter.
 
-import ast
-from collections.abc import Iterator
+Every import counts, also inside functions and under TYPE_CHECKING.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+LINTER = Path(sys.executable).with_name("lint-imports")
 
 SERVICES = ("control_plane", "executor", "component_host")
 
-PURE = (
-    "stepflow/flow",
-    "stepflow/run",
-    "stepflow/retry.py",
-    "stepflow/routing/table.py",
-    "stepflow/errors.py",
-    "stepflow/codec.py",
-    "stepflow/pull",
-)
-"""Files and folders; a name that does not exist is fine as long as its sibling does."""
+CONTRACTS = {
+    contract["id"]: contract["name"]
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+}
 
-IMPURE_MODULES = (
-    "asyncio", "concurrent", "grpc", "http", "httpx", "logging", "multiprocessing", "obstore", "os", "random", "select",
-    "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "stepflow.store", "stepflow.telemetry", "subprocess",
-    "tempfile", "threading", "time", "urllib", "uvloop",
-)  # fmt: skip
-"""Clocks, randomness, I/O, concurrency: a pure module gets their results as arguments."""
+CIRCLE = {
+    "circle/__init__.py": "",
+    "circle/a.py": "def first():\n    from circle.b import second\n",
+    "circle/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from circle.c import third\n",
+    "circle/c.py": "from . import a\n",
+}
+"""A circle of three kinds of import: inside a function, for types only, at load."""
 
-COMPOSITION = "stepflow/embedded/mesh.py"
-"""The one module of `stepflow/` that may know the services: it puts them into one process."""
-
-
-def sources(*folders: str) -> list[Path]:
-    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [path for path in found if not path.is_relative_to(ROOT / "stepflow/mesh")]
+CIRCLE_CONTRACT = """
+[tool.importlinter]
+root_packages = ["circle"]
+[[tool.importlinter.contracts]]
+name = "No circle"
+type = "acyclic_siblings"
+ancestors = ["circle"]
+"""
 
 
-def imports(path: Path) -> list[tuple[int, str]]:
-    return list(imports_in(path.read_text(), path.relative_to(ROOT).parts[:-1]))
+def lint(folder: Path) -> str:
+    """Run the contracts of a folder's `pyproject.toml` and return the report."""
+    command = [str(LINTER), "--no-logo", "--no-cache", "pyproject.toml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert "Contracts:" in done.stdout, done.stdout + done.stderr
+    return done.stdout
 
 
-def imports_in(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of every import, also of those for type checking only."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join((*base, node.module) if node.module else base)
-            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+@cache
+def report() -> str:
+    return lint(ROOT)
 
 
-def is_within(name: str, module: str) -> bool:
-    return name == module or name.startswith(f"{module}.")
-
-
-def offences(paths: list[Path], banned: tuple[str, ...]) -> list[str]:
-    return sorted(
-        f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for path in paths
-        for line, name in imports(path)
-        if any(is_within(name, module) for module in banned)
-    )
-
-
-def pure_sources() -> list[Path]:
-    found = sources(*(name for name in PURE if (ROOT / name).is_dir()))
-    return found + [ROOT / name for name in PURE if (ROOT / name).is_file()]
+def assert_kept(contract_id: str) -> None:
+    assert f"{CONTRACTS[contract_id]} KEPT" in report(), report()
 
 
 def test_pure_modules_import_no_clock_no_randomness_no_concurrency_and_no_io() -> None:
-    assert offences(pure_sources(), IMPURE_MODULES) == []
+    assert_kept("pure")
 
 
 def test_shared_code_imports_no_service() -> None:
-    shared = [path for path in sources("stepflow") if path != ROOT / COMPOSITION]
-    assert offences(shared, SERVICES) == []
+    assert_kept("services")
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_imports_no_other_service(service: str) -> None:
-    others = tuple(other for other in SERVICES if other != service)
-    assert offences(sources(service), (*others, "stepflow.embedded", "stepflow.cli")) == []
+    text = (ROOT / "pyproject.toml").read_text()
+    assert service in text[text.index('id = "services"') :].partition("[[")[0], "the contract names this service"
+    assert_kept("services")
 
 
 def test_nothing_imports_the_command_line() -> None:
-    others = [path for path in sources("stepflow") if not path.is_relative_to(ROOT / "stepflow/cli")]
-    assert offences(others, ("stepflow.cli",)) == []
+    assert_kept("shared")
 
 
 def test_product_code_imports_no_tests_and_no_benchmarks() -> None:
-    assert offences(sources("stepflow", *SERVICES), ("tests", "benchmarks", "pytest", "hypothesis")) == []
+    assert_kept("tests")
+
+
+def test_the_sdk_brings_nothing_of_the_engine() -> None:
+    assert_kept("sdk")
+
+
+def test_no_import_circle_of_any_kind_exists() -> None:
+    assert_kept("circles")
 
 
 def test_the_rules_see_the_code() -> None:
-    """An empty list of sources would pass every test above."""
-    assert len(pure_sources()) > 5
-    assert len(sources("stepflow")) > len(pure_sources())
+    """A linter that analysed nothing would pass every test above."""
+    files = sum(1 for top in ("stepflow", *SERVICES) for _ in (ROOT / top).rglob("*.py"))
+    analysed = int(report().partition("Analyzed ")[2].partition(" files")[0])
+    assert files > 200
+    assert analysed >= files
 
 
-def test_imports_of_every_form_are_seen() -> None:
-    source = """
-import a.b
-from c import d
-def f():
-    from e import g
-if TYPE_CHECKING:
-    import h as i
-from . import j
-from ..k import l
-"""
-    found = {name for _, name in imports_in(source, ("top", "sub"))}
-    assert found == {"a.b", "c.d", "e.g", "h", "top.sub.j", "top.k.l"}
+def test_imports_of_every_form_are_seen(tmp_path: Path) -> None:
+    for name, text in {**CIRCLE, "pyproject.toml": CIRCLE_CONTRACT}.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert "No circle BROKEN" in lint(tmp_path)

@@ -10,7 +10,7 @@ import guarantees
 import pytest
 from support import ROOT
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARKED = re.compile(r"<!-- promises -->\n(.*?)<!-- /promises -->", re.DOTALL)
 
 
@@ -40,15 +40,15 @@ def test_promises_have_ids_and_sentences_of_their_own() -> None:
 
 
 def test_the_page_of_promises_is_this_list() -> None:
-    page = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
-    assert page == guarantees.page(), "run: python tests/guarantees.py > docs/guarantees.md"
+    page = (ROOT / "docs" / "explanation" / "guarantees.md").read_text("utf-8")
+    assert page == guarantees.page(), "run: python tests/guarantees.py > docs/explanation/guarantees.md"
 
 
 def test_what_the_documents_promise_is_what_is_proved() -> None:
     sentences = {promise.sentence for promise in guarantees.PROMISES}
     promised = {path.name: promised_in(path.read_text("utf-8")) for path in DOCUMENTS}
     assert promised["README.md"], "the README makes promises"
-    assert promised["mesh.md"], "so does the page on the mesh"
+    assert promised["run-a-mesh.md"], "so does the page on the mesh"
     for name, points in promised.items():
         assert set(points) <= sentences, f"{name} promises what guarantees.py does not know"
 

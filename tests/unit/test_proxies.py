@@ -13,10 +13,11 @@ from support.builtin_host import answer, builtin, failed
 from support.environment_proxy import SECRET, environ_with, recording_proxy
 from support.mcp import context
 
-from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
-from component_host.stepflow_bridge.http_endpoint import Endpoint, LostError, NotProtocolError
+from component_host.mcp_bridge.backend import McpBackend
+from component_host.mcp_bridge.link import McpServerConfig
+from component_host.stepflow_bridge.http.endpoint import HttpEndpoint, LostError, NotProtocolError
 from stepflow.client import Client
-from stepflow.component.pull_remote import Remote, why
+from stepflow.component.pull.remote import PullRemote, explain
 from stepflow.errors import Code, Deadline, Invalid, StepflowError, Unavailable
 from stepflow.proxies import grpc_proxy_for, named_proxy, no_proxy_with_loopback, proxy_for, through
 from stepflow.pull.v1 import pull_pb2 as pb
@@ -167,7 +168,7 @@ def test_clients_are_made_only_where_the_rule_is_asked() -> None:
         r"\b(?:insecure_channel|secure_channel|from_url|urlopen|AsyncClient|AsyncHTTPTransport|ClientSession|"
         r"getproxies|proxy_bypass)\("
     )
-    direct = {"stepflow/store/etcd/lease.py", "stepflow/component/http.py"}
+    direct = {"stepflow/store/etcd/lease.py", "stepflow/component/http/host_blobs.py"}
     """By the options of `etcd_client`; by aiohttp's default, to the host that has called."""
     found = {
         str(path.relative_to(ROOT)): "stepflow.proxies" in text
@@ -212,11 +213,11 @@ def test_the_client_uses_a_proxy_to_other_machines_only_and_names_it(proxy: Reco
 
 def test_a_pull_worker_uses_a_proxy_to_other_machines_only_and_names_it(proxy: RecordingProxy) -> None:
     async def refused(address: str) -> str:
-        remote = Remote("")
+        remote = PullRemote("")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await remote.heartbeat(address, pb.TaskHeartbeatRequest())
         await remote.close()
-        return why(caught.value, address)
+        return explain(caught.value, address)
 
     async def test() -> None:
         assert "proxy" not in await refused(HERE)
@@ -260,7 +261,7 @@ def test_a_stepflow_server_is_reached_through_a_proxy_on_other_machines_only(
     proxy: RecordingProxy, scheme: str
 ) -> None:
     async def refused(url: str) -> str:
-        endpoint = Endpoint(url, environ=proxy.environ)
+        endpoint = HttpEndpoint(url, environ=proxy.environ)
         texts = []
         for call in (endpoint.tell(b"{}"), anext(endpoint.exchange(b"{}"))):
             with pytest.raises((LostError, NotProtocolError)) as caught:
@@ -281,7 +282,7 @@ def test_a_stepflow_server_is_reached_through_a_proxy_on_other_machines_only(
 
 def test_a_dead_proxy_is_named_and_nothing_was_sent() -> None:
     async def test() -> None:
-        endpoint = Endpoint(f"http://{ELSEWHERE}/", environ={"http_proxy": f"http://u:{SECRET}@{HERE}"})
+        endpoint = HttpEndpoint(f"http://{ELSEWHERE}/", environ={"http_proxy": f"http://u:{SECRET}@{HERE}"})
         with pytest.raises(LostError, match=f"through the proxy http://{HERE} that `http_proxy` names") as caught:
             await endpoint.tell(b"{}")
         await endpoint.close()

@@ -1,1 +1,1 @@
-"""TODO head of component_host/stepflow_bridge/pull."""
+"""StepFlow over gRPC pull: workers connect to an endpoint of the host and fetch their tasks."""

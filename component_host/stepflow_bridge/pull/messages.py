@@ -1,9 +1,9 @@
-"""The messages of StepFlow over gRPC pull, made from calls and read into outcomes. No I/O.
+"""The messages of StepFlow over gRPC pull: assignments from calls, outcomes from completions. No I/O.
 
-- An assignment is encoded in two parts that protobuf merges when they stand one behind the other: the input, which is
-  the same for whoever gets the call, and the rest, which names the task and its worker.
-- A completion that cannot be decoded (nested too deeply) still tells which task it ends.
-- Tracebacks go to our log and not to whoever sees the failure: they quote code and values of the component's author.
+- An assignment is encoded in two parts, which protobuf merges when concatenated: the input, equal for every worker, and
+  the rest, with the ids of the task.
+- A completion nested too deeply to decode still names its task.
+- Tracebacks go to the host's log, never into failures: tracebacks quote code and values of the component's author.
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from component_host.backend import ComponentInfo
-from component_host.stepflow_bridge.protocol import (
-    DECODE_ERRORS,
-    FAILURE_DATA_BYTES_MAX,
-    FAILURE_MESSAGE_CHARS_MAX,
-    concrete_component,
-)
+from component_host.stepflow_bridge import failures
+from component_host.stepflow_bridge.protocol import DECODE_ERRORS, concrete_component
 from stepflow import codec
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.mesh.v1 import host_pb2, journal_pb2
@@ -35,13 +31,13 @@ if TYPE_CHECKING:
 log = get_logger("component_host.pull")
 
 HEARTBEAT_S = 2
-"""How often a worker says that it still works on a task, and hears whether anybody still wants it to."""
+"""Interval of a worker's heartbeats for a task; the reply tells of an abort."""
 
 # --- assignments ---------------------------------------------------------------------------------------------------
 
 
 def encode_input(call: HostCall) -> bytes:
-    """Return the part of an assignment that carries the input. Raises: Invalid (numbers, nesting)."""
+    """Encode the input part of an assignment. Raises: Invalid (numbers, nesting)."""
     part = pb.TaskAssignment()
     fill(part.execute.input, codec.decode(call.input), f"the input of {call.request.path or call.request.component}")
     return part.SerializeToString()
@@ -50,8 +46,9 @@ def encode_input(call: HostCall) -> bytes:
 def encode_assignment(
     call: HostCall, input_part: bytes, *, task_id: str, component: str, address: str, call_token: str
 ) -> bytes:
-    """Return the whole assignment. `call_token`, a UUID, is what the component's call-backs will bring."""
+    """Encode an assignment around its input part. Call-backs of the component bring `call_token`, a UUID."""
     request = call.request
+
     assignment = pb.TaskAssignment(
         task_id=task_id,
         execute=pb.ComponentExecuteRequest(
@@ -68,6 +65,7 @@ def encode_assignment(
         context=pb.TaskContext(orchestrator_service_url=address, root_run_id=call_token),
         heartbeat_interval_secs=HEARTBEAT_S,
     )
+
     if match := _TRACEPARENT.match(request.traceparent):
         trace = assignment.execute.observability
         trace.trace_id, trace.span_id = match[1], match[2]
@@ -78,7 +76,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-
 
 
 def encode_discovery(task_id: str, address: str) -> bytes:
-    """Return the assignment that asks a worker for its components."""
+    """Encode the question for a worker's components."""
     return pb.TaskAssignment(
         task_id=task_id,
         list_components=pb.ListComponentsRequest(),
@@ -90,7 +88,7 @@ def encode_discovery(task_id: str, address: str) -> bytes:
 
 
 def read_listing(components: Iterable[pb.ComponentInfo]) -> tuple[tuple[ComponentInfo, ...], bool]:
-    """Return what a worker offers, and whether that is all: 0.12 names no paths, and leaves out patterns."""
+    """Return a worker's components, and True if the list is complete: 0.12 names no paths and leaves out patterns."""
     infos = []
     complete = True
     for listed in components:
@@ -114,13 +112,13 @@ def _schema(text: str) -> Any:
     try:
         return codec.decode(text)
     except DECODE_ERRORS:
-        return None  # a schema is a help; a component without one can be called all the same
+        return None  # a component without a schema can be called all the same
 
 
 def dispatch_keys(components: Iterable[ComponentInfo]) -> dict[str, str]:
-    """Return what a worker must be told for a component, by the component's name with and without its slash.
+    """Return the listed name of each component, by the name with and without its slash.
 
-    A worker knows its components only under the very names that it has listed, with a slash in 0.12, without in 0.13.
+    Workers accept only the names as listed: with a slash in 0.12, without in 0.13.
     """
     keys: dict[str, str] = {}
     for info in components:
@@ -130,7 +128,7 @@ def dispatch_keys(components: Iterable[ComponentInfo]) -> dict[str, str]:
 
 
 def dispatch_key(call: HostCall, keys: Mapping[str, str]) -> str:
-    """Return the component's name for the worker with these keys: a listed one, or else the path itself."""
+    """Return the component's name for the worker with `keys`: the listed name, or else the path."""
     component = call.request.component
     return keys.get(component) or concrete_component(component, dict(call.request.path_params))
 
@@ -139,7 +137,7 @@ def dispatch_key(call: HostCall, keys: Mapping[str, str]) -> str:
 
 
 def read_completion(data: bytes) -> pb.CompleteTaskRequest | pb.CompleteTaskHead:
-    """Decode a CompleteTask; of one that is nested too deeply, its head. Raises: DecodeError (it is none at all)."""
+    """Decode a CompleteTask; only the head if nested too deeply. Raises: DecodeError (another message)."""
     try:
         return pb.CompleteTaskRequest.FromString(data)
     except DecodeError:
@@ -152,22 +150,24 @@ def output_of(response: pb.ComponentExecuteResponse) -> bytes:
 
 
 def unreadable_output() -> Failure:
-    """Return the failure of a call whose output cannot be decoded."""
+    """Return the failure for an output nested too deeply."""
     return Failure(
-        Code.COMPONENT_FAILED, "its output is nested deeper than a message can be; return JSON text, or a blob"
+        Code.COMPONENT_FAILED, "the output is nested deeper than a message can be; return JSON text, or a blob"
     )
 
 
 def failure_of(error: pb.TaskError, call: HostCall) -> Failure:
-    """Return the failure that a worker reports, without the traceback, which goes to the log."""
+    """Map the error of a worker; log its traceback."""
     try:
         code = Code(error.code) or Code.WORKER_ERROR
     except ValueError:  # of a later version
         code = Code.WORKER_ERROR
+
     try:
         data = struct_tree(error.data, "the details")
     except Invalid as problem:
         data = {"reason": problem.reason}
+
     traceback = data.pop("traceback", None)
     message = error.message
     if code is Code.WORKER_ERROR and message.startswith(_TRACEBACK):
@@ -175,10 +175,11 @@ def failure_of(error: pb.TaskError, call: HostCall) -> Failure:
         message = message.strip().rpartition("\n")[2]  # the last line is the exception itself
     if traceback is not None:
         log.debug("component failed", component=call.request.component, step_id=call.request.step_id, text=traceback)
+
     if _NOT_FOUND.fullmatch(message) and not data:
-        code = Code.COMPONENT_NOT_FOUND  # workers say COMPONENT_FAILED
+        code = Code.COMPONENT_NOT_FOUND  # workers send COMPONENT_FAILED
     text = codec.encode(data) if data else b""
-    return Failure(code, message[:FAILURE_MESSAGE_CHARS_MAX], text if len(text) <= FAILURE_DATA_BYTES_MAX else b"")
+    return Failure(code, message[: failures.MESSAGE_CHARS_MAX], text if len(text) <= failures.DATA_BYTES_MAX else b"")
 
 
 _TRACEBACK = "Traceback (most recent call last)"
@@ -188,10 +189,11 @@ _NOT_FOUND = re.compile(r"Component '[^'\n]*' not found")
 
 
 def read_submission(request: pb.OrchestratorSubmitRunRequest) -> host_pb2.StartRun:
-    """Return what a component asks for. Raises: Invalid (no flow, numbers that JSON has not)."""
+    """Read the run that a component asks for. Raises: Invalid (no flow, numbers outside JSON)."""
     asked = request.run_request
     if not asked.flow_id:
         raise Invalid("FLOW_MISSING", "SubmitRun needs `run_request.flow_id`")
+
     start = host_pb2.StartRun(key=request.subflow_key, wait=asked.wait, max_concurrency=asked.max_concurrency)
     start.flow.blob = asked.flow_id
     start.inputs.json = _checked([tree_of(value, "the input") for value in asked.input], "the inputs")
@@ -208,11 +210,12 @@ def _checked(tree: Any, what: str) -> bytes:
 
 
 def run_status(report: host_pb2.RunReport, *, root_run_id: str, results: bool) -> pb.OrchestratorRunStatus:
-    """Return a report in the protocol's words. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP (of a result)."""
+    """Encode a report. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP (of a result)."""
     counts = dict.fromkeys(_COUNTED.values(), 0)
     for item in report.items:
         if (name := _COUNTED.get(item.status)) is not None:
             counts[name] += 1
+
     status = pb.OrchestratorRunStatus(
         run_id=report.run_id,
         flow_id=report.flow_id,
@@ -224,6 +227,7 @@ def run_status(report: host_pb2.RunReport, *, root_run_id: str, results: bool) -
     status.created_at.FromMilliseconds(report.created_at_ms)
     if report.completed_at_ms:
         status.completed_at.FromMilliseconds(report.completed_at_ms)
+
     if results:
         for index, item in enumerate(report.items):
             _add_result(status, index, item)
@@ -238,8 +242,9 @@ def _add_result(status: pb.OrchestratorRunStatus, index: int, item: host_pb2.Rep
     if outcome.get("outcome") == "success":
         fill(result.output, outcome.get("result"), f"result {index} of run {status.run_id}")
         return
+
     error = outcome.get("error") or {}
-    code = error.get("code")  # a name where we wrote it, else what somebody's component has declared
+    code = error.get("code")  # a name if the host wrote it, else declared by a component
     name = code if isinstance(code, str) and code in Code.__members__ else "COMPONENT_FAILED"
     message = str(error.get("message") or "")
     result.MergeFrom(pb.ItemResult(error_message=message, error_code=f"TASK_ERROR_CODE_{name}"))
@@ -270,7 +275,7 @@ def _execution_status(status: int) -> pb.ExecutionStatus:
 
 
 def blob_content(request: pb.PutBlobRequest) -> tuple[bytes, str]:
-    """Return content and type of a blob to store. Raises: Invalid."""
+    """Return content and type of a blob to be stored. Raises: Invalid."""
     kind = request.WhichOneof("content")
     if kind == "raw_data":
         return request.raw_data, request.blob_type or "binary"
@@ -280,7 +285,7 @@ def blob_content(request: pb.PutBlobRequest) -> tuple[bytes, str]:
 
 
 def blob_reply(blob_id: str, content: bytes, blob_type: str) -> pb.GetBlobResponse:
-    """Return a stored blob. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP."""
+    """Encode a stored blob. Raises: Invalid NUMBER_TOO_LARGE, VALUE_TOO_DEEP."""
     reply = pb.GetBlobResponse(blob_id=blob_id, blob_type=blob_type)
     if blob_type == "binary":
         reply.raw_data = content

@@ -1,25 +1,25 @@
-"""`stepflow cluster` and `stepflow components`: who is there in a mesh, what it offers, taking parts out of it."""
+"""`stepflow cluster` and `stepflow components`: the members of a mesh, draining them, the components of its hosts."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.remote import JsonOption, ServerOption
+from stepflow.cli.options import JsonOption, ServerOption
 
 if TYPE_CHECKING:
     from stepflow.client import Client, Cluster, Component, HostInfo, PluginInfo
 
 app = typer.Typer(
     name="cluster",
-    help="Show who is there in a mesh, and take parts out of it.",
+    help="Show the executors and hosts of a mesh, and drain them.",
     epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 components_app = typer.Typer(
     name="components",
-    help="Show what the hosts of a mesh offer.",
+    help="Show the components that the hosts of a mesh offer.",
     epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -28,9 +28,9 @@ components_app = typer.Typer(
 
 @app.command("status")
 def show_status(*, server: ServerOption = None, json: JsonOption = False) -> None:
-    """Show the executors and hosts of a mesh, and how busy they are.
+    """Show the executors and hosts of a mesh with their load.
 
-    The exit code is 1 when no run could be begun or go on: without a leader, an executor or a host.
+    The exit code is 1 when the mesh has no leader, no executor or no host.
 
     \b
     Examples:
@@ -47,27 +47,28 @@ def show_status(*, server: ServerOption = None, json: JsonOption = False) -> Non
         print_json(dataclasses.asdict(cluster))
     else:
         _print_cluster(cluster)
+
     missing = [
         name
         for name, there in (("leader", cluster.leader_id), ("executor", cluster.executors), ("host", cluster.hosts))
         if not there
     ]
     if missing:
-        console.warn(f"there is no {' and no '.join(missing)}")
+        console.warn(f"the mesh has no {' and no '.join(missing)}: runs cannot make progress")
         raise typer.Exit(console.EXIT_FAILED)
 
 
 @app.command("drain")
 def drain(
     *,
-    name: Annotated[str, typer.Argument(metavar="ID", help="An executor or a host, or how its id begins.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="An executor or a host, or a prefix of its id.")],
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Have an executor hand its runs over, or a host finish its calls; neither takes new ones then.
+    """Drain an executor (it hands over all runs) or a host (it finishes all calls); no new work is accepted.
 
-    Returns when the last run or call is gone; Ctrl-C ends the waiting, not the draining. The process stays until
-    somebody ends it.
+    Returns when the last run or call is gone; Ctrl-C stops waiting, and draining continues. The drained process keeps
+    running until it is stopped.
 
     \b
     Examples:
@@ -78,27 +79,30 @@ def drain(
     from stepflow.cli.tables import print_json
     from stepflow.errors import Deadline, Invalid, NotFound
 
-    async def work(client: "Client") -> dict[str, str]:
+    async def drain_member(client: "Client") -> dict[str, str]:
         cluster = await client.cluster()
         found = {e.executor_id: "executor_id" for e in cluster.executors if e.executor_id.startswith(name)}
         found |= {h.host_id: "host_id" for h in cluster.hosts if h.host_id.startswith(name)}
         if len(found) > 1:
-            raise Invalid("ID_AMBIGUOUS", f"several begin with {name!r}: {', '.join(found)}; give more of the id")
-        for identity, kind in found.items():
-            console.say(f"draining {identity}")
-            while True:
-                try:
-                    await client.drain(**{kind: identity})
-                except Deadline as error:
-                    console.say(f"not yet: {error.message}")
-                else:
-                    console.say(f"drained {identity}")
-                    return {kind: identity}
-        raise NotFound(
-            "DRAIN_TARGET_NOT_FOUND", f"no executor or host begins with {name[:80]!r}; see `stepflow cluster status`"
-        )
+            raise Invalid("ID_AMBIGUOUS", f"several ids begin with {name!r}: {', '.join(found)}; give a longer prefix")
+        if not found:
+            raise NotFound(
+                "DRAIN_TARGET_NOT_FOUND",
+                f"no executor or host has an id that begins with {name[:80]!r}; `stepflow cluster status` shows them",
+            )
 
-    drained = remote.ask(server, work)
+        [(identity, kind)] = found.items()
+        console.say(f"draining {identity}")
+        while True:
+            try:
+                await client.drain(**{kind: identity})
+            except Deadline as error:
+                console.say(f"still draining: {error.message}")
+            else:
+                console.say(f"drained {identity}")
+                return {kind: identity}
+
+    drained = remote.ask(server, drain_member)
     if json:
         print_json(drained)
 
@@ -106,13 +110,13 @@ def drain(
 @components_app.command("list")
 def list_components(
     *,
-    plugin: Annotated[str, typer.Option("--plugin", metavar="NAME", help="Only those of this plugin.")] = "",
+    plugin: Annotated[str, typer.Option("--plugin", metavar="NAME", help="Only components of this plugin.")] = "",
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components that the hosts of a mesh offer, and how the servers behind them do.
+    """List the components that the hosts of a mesh offer, and the state of their servers.
 
-    With --json, also their schemas.
+    With --json, schemas are included.
 
     \b
     Examples:
@@ -132,11 +136,12 @@ def list_components(
         components = [_component_tree(component) for component in found]
         print_json({"components": components, "plugins": [_plugin_tree(*pair) for pair in servers]})
         return
+
     if found:
         rows = [(c.plugin, c.path, str(len(c.host_ids)), _first_line(c.description)) for c in found]
         print_table(("PLUGIN", "PATH", "HOSTS", "DESCRIPTION"), rows)
     else:
-        console.say("no components: no host is there, or its plugins list none")
+        console.say("no components: the mesh has no host, or its plugins list none; see `stepflow cluster status`")
     if servers:
         typer.echo()
         lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]
@@ -162,9 +167,9 @@ def _print_cluster(cluster: "Cluster") -> None:
         ]
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
     for host in cluster.hosts:
-        for found in host.plugins:
-            if found.state != "ready" and found.last_error:
-                console.warn(f"{host.host_id}: plugin {found.plugin}: {found.last_error}")
+        for plugin in host.plugins:
+            if plugin.state != "ready" and plugin.last_error:
+                console.warn(f"{host.host_id}: plugin {plugin.plugin}: {plugin.last_error}")
 
 
 def _plugins(host: "HostInfo") -> str:

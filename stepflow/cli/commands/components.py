@@ -1,4 +1,4 @@
-"""`stepflow list-components`: what the configured plugins offer, and under which paths flows reach it."""
+"""`stepflow list-components`: the components of the config's plugins, and their paths in flows."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _FORMATS = ("pretty", "json", "yaml")
 
 
-class Component(Protocol):
-    """What is read of a component host's `ComponentInfo`, which this side of the code does not import."""
+class ListedComponent(Protocol):
+    """The fields of a component host's `ComponentInfo`, which `stepflow` does not import."""
 
     @property
     def component(self) -> str: ...
@@ -32,7 +32,7 @@ class Component(Protocol):
 def list_components(
     config: ConfigOption = None,
     output_format: Annotated[
-        str, typer.Option("--format", metavar="|".join(_FORMATS), help="How to print.")
+        str, typer.Option("--format", metavar="|".join(_FORMATS), help="Format of the list.")
     ] = "pretty",
     schemas: Annotated[
         str | None,
@@ -42,10 +42,10 @@ def list_components(
         str, typer.Option(metavar="true|false", help="Leave out components of plugins that no route uses.")
     ] = "true",
 ) -> None:
-    """List the components that the config's plugins offer, with the paths that reach them.
+    """List the components that the config's plugins offer, and their paths in flows.
 
-    Starts the configured component servers, asks them, and stops them. The exit code is 1 when one of them did not
-    start; the others are listed all the same.
+    Starts the configured component servers, lists their components, and stops them. The exit code is 1 when a server
+    fails to start; the components of the others are listed.
 
     \b
     Examples:
@@ -53,19 +53,20 @@ def list_components(
       stepflow list-components --config stepflow-config.yml --schemas true
       stepflow list-components --format json | jq '.components[].routes[]'
     """
-    if output_format not in _FORMATS:
-        raise console.Usage("OPTION_INVALID", f"--format is one of {', '.join(_FORMATS)}, not {output_format!r}")
+    console.check_choice("--format", output_format, _FORMATS)
     with_schemas = output_format != "pretty" if schemas is None else _flag("--schemas", schemas)
     hide = _flag("--hide-unreachable", hide_unreachable)
 
     import asyncio
 
-    from stepflow.cli.values import read_config, to_yaml
+    from stepflow.cli.input.documents import read_config
+    from stepflow.cli.output import to_yaml
     from stepflow.embedded.mesh import list_components as ask
 
     loaded = read_config(config)
     found, failures = asyncio.run(ask(loaded))
     components = describe(found, loaded, with_schemas=with_schemas, hide_unreachable=hide)
+
     if output_format == "pretty":
         console.out(_pretty(components))
     elif output_format == "yaml":
@@ -74,6 +75,7 @@ def list_components(
         import msgspec
 
         console.out(msgspec.json.format(msgspec.json.encode({"components": components}), indent=2) + b"\n")
+
     for failure in failures.values():
         console.error(failure)
     if failures:
@@ -81,22 +83,22 @@ def list_components(
 
 
 def _flag(option: str, value: str) -> bool:
-    if value not in ("true", "false"):
-        raise console.Usage("OPTION_INVALID", f"{option} is true or false, not {value!r}")
+    console.check_choice(option, value, ("true", "false"))
     return value == "true"
 
 
 def describe(
-    found: Iterable[tuple[str, Component]], config: "Config", *, with_schemas: bool, hide_unreachable: bool
+    found: Iterable[tuple[str, ListedComponent]], config: "Config", *, with_schemas: bool, hide_unreachable: bool
 ) -> list[dict[str, Any]]:
-    """Return a tree per component, sorted by component id; `routes` are the full paths that reach it.
+    """Return a tree per component, sorted by component id; `routes` are the full paths that reach the component.
 
-    Conditions and allow and deny lists are not considered: they depend on the input of the call.
+    Conditions and allow and deny lists are ignored: they depend on the input of a call.
     """
     prefixes: dict[str, list[str]] = {}
     for prefix, rules in config.routes.items():
         for plugin in dict.fromkeys(rule.plugin for rule in rules):
             prefixes.setdefault(plugin, []).append(prefix.rstrip("/"))
+
     trees = []
     for plugin, info in sorted(found, key=lambda pair: (pair[1].component, pair[0])):
         if hide_unreachable and plugin not in prefixes:
@@ -117,7 +119,7 @@ def describe(
 def _pretty(components: list[dict[str, Any]]) -> str:
     if not components:
         return "No components found\n"
-    from stepflow.cli.values import to_yaml
+    from stepflow.cli.output import to_yaml
 
     lines = []
     for tree in components:

@@ -9,7 +9,8 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption
 
 if TYPE_CHECKING:
-    from stepflow.dev.mesh import DevMesh, DevSettings
+    from stepflow.dev.mesh import DevMesh
+    from stepflow.dev.services import DevSettings
 
 DEFAULT_FOLDER = Path(".stepflow/dev")
 
@@ -19,29 +20,31 @@ def dev(
     config: ConfigOption = None,
     port: Annotated[
         int,
-        typer.Option("--port", min=1, max=65535, metavar="PORT", help="Where the control plane listens."),
+        typer.Option("--port", min=1, max=65535, metavar="PORT", help="Port of the control plane."),
     ] = 7840,
-    executors: Annotated[
-        int, typer.Option("--executors", min=1, max=32, metavar="N", help="How many executors to start.")
-    ] = 1,
+    executors: Annotated[int, typer.Option("--executors", min=1, max=32, metavar="N", help="Number of executors.")] = 1,
     hosts: Annotated[
         int,
         typer.Option(
-            "--hosts", min=1, max=32, metavar="N", help="How many component hosts, each with all the servers."
+            "--hosts", min=1, max=32, metavar="N", help="Number of component hosts, each with all component servers."
         ),
     ] = 1,
     data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="Where etcd, blobs and logs are kept.")
+        Path, typer.Option("--data", metavar="DIR", help="Folder of etcd, blobs and logs.")
     ] = DEFAULT_FOLDER,
-    reset: Annotated[bool, typer.Option("--reset", help="Throw away what an earlier mesh has left there.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="When ready, print the addresses on stdout as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what goes wrong.")] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Delete the data of an earlier mesh in the folder first.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="When ready, print addresses and process ids on stdout as JSON.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Start the whole mesh on this machine: etcd, control plane, executors, component hosts.
 
-    It runs until Ctrl-C, which ends all of it; a second one does not wait for anything. Runs that have not ended go on
-    at the next start. A service that dies is started again. Without an etcd on this machine (name one with ETCD_BIN),
-    one is fetched.
+    The mesh runs until Ctrl-C, which stops all processes in order; a second Ctrl-C kills them. Runs that have not ended
+    continue at the next start. A service that dies is restarted. etcd is the program that ETCD_BIN names, else it is
+    fetched once from Debian's archive.
 
     \b
     Examples:
@@ -51,8 +54,8 @@ def dev(
     """
     import asyncio
 
-    from stepflow.cli.values import read_config
-    from stepflow.dev.mesh import DevSettings
+    from stepflow.cli.input.documents import read_config
+    from stepflow.dev.services import DevSettings
 
     loaded = read_config(config)
     for text in loaded.warnings:
@@ -68,7 +71,7 @@ def dev(
 
 
 async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool) -> None:
-    """Run a mesh from its start to the first signal; the second one kills it."""
+    """Run a mesh from its start to the first signal; the second signal kills it."""
     import asyncio
     import os
     import signal
@@ -81,12 +84,13 @@ async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool)
     def on_signal(number: int) -> None:
         if stop.is_set():
             mesh.kill()
-            os._exit(128 + number)  # whatever is left has a guard that ends it now
+            os._exit(128 + number)  # the guard of each service ends what is left
         stop.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal, number)
+
     if not quiet:
         console.say(console.styled("starting the mesh …", "dim"))
     starting = asyncio.create_task(mesh.start(reset=reset))
@@ -95,8 +99,8 @@ async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool)
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            _tell_ready(mesh, json=json, quiet=quiet)
-            await _tell_plugins(mesh)
+            _print_ready(mesh, json=json, quiet=quiet)
+            await _warn_of_plugins(mesh)
             await stopped
         if not quiet:
             console.say(console.styled("stopping …", "dim"))
@@ -105,11 +109,12 @@ async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool)
             task.cancel()
         await asyncio.gather(starting, stopped, return_exceptions=True)
         await mesh.stop()
+
     if not quiet:
         console.say("the mesh has stopped")
 
 
-def _tell_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
+def _print_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
     import os
 
     if json:
@@ -126,24 +131,25 @@ def _tell_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
         console.out(encode(tree) + b"\n")
     if quiet:
         return
+
     parts = [f"{name} {address}" for name, address in mesh.addresses().items() if name != "control_plane"]
     console.say(f"{console.styled('the mesh is ready', 'green', 'bold')} at {mesh.server}")
     console.say(console.styled(f"  etcd {mesh.etcd_version}; {', '.join(parts)}", "dim"))
     console.say(console.styled(f"  data and logs: {mesh.settings.folder}", "dim"))
     at = "" if mesh.settings.port == 7840 else f" --server {mesh.server}"
-    console.say(f"try: stepflow submit --flow FLOW{at}   (Ctrl-C ends the mesh)")
+    console.say(f"try: stepflow submit --flow FLOW{at}   (Ctrl-C stops the mesh)")
 
 
-async def _tell_plugins(mesh: "DevMesh") -> None:
-    """Warn of plugins that did not start; their hosts run all the same, and try again."""
+async def _warn_of_plugins(mesh: "DevMesh") -> None:
+    """Warn of plugins that failed to start. Their hosts keep running and retry the start."""
     from stepflow.client import Client
     from stepflow.errors import StepflowError
 
     try:
         async with Client(mesh.server, patience_s=1.0) as client:
             hosts = (await client.cluster()).hosts
-    except StepflowError:  # somebody has killed it this moment; its keeper says so
+    except StepflowError:  # the control plane was killed just now: its restart is printed
         return
     failed = {plugin.plugin: plugin.last_error for host in hosts for plugin in host.plugins if plugin.state == "failed"}
     for name, text in failed.items():
-        console.warn(f"plugin {name} has not started: {text}")
+        console.warn(f"plugin {name} failed to start: {text}")

@@ -1,25 +1,24 @@
-"""`stepflow flows`: the flows that a mesh keeps, by name, version and label."""
+"""`stepflow flows`: the flows stored in a mesh, by name, version and label."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import FlowOption, OutputOption
-from stepflow.cli.remote import JsonOption, ServerOption
+from stepflow.cli.options import FlowOption, JsonOption, OutputOption, ServerOption
 
 if TYPE_CHECKING:
     from stepflow.client import Client, FlowInfo
 
 app = typer.Typer(
     name="flows",
-    help="Store flows in a mesh, and find them again.",
+    help="Store, list, print and delete the flows of a mesh.",
     epilog="\b\nExamples:\n  stepflow flows store --flow flow.yaml --label live\n  stepflow flows list",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME[@LABEL]", help="The flow; `get` takes an id as well.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME[@LABEL]", help="The flow; `get` also accepts an id.")]
 
 
 @app.command("store")
@@ -27,12 +26,12 @@ def store_flow(
     *,
     flow: FlowOption,
     label: Annotated[
-        str, typer.Option("--label", metavar="LABEL", help="Moves to this version of the flow's name.")
+        str, typer.Option("--label", metavar="LABEL", help="Label to move to this version of the flow.")
     ] = "",
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Store a flow. One that has a name gets the next version of it; storing the same flow again changes nothing.
+    """Store a flow. A named flow gets the next version of its name; storing the same flow again changes nothing.
 
     \b
     Examples:
@@ -41,8 +40,8 @@ def store_flow(
     """
     from stepflow.cli import remote
     from stepflow.cli.commands.submit import check_flow
+    from stepflow.cli.input.documents import read_flow
     from stepflow.cli.tables import print_json
-    from stepflow.cli.values import read_flow
     from stepflow.flow import flow_bytes
 
     parsed = read_flow(flow)
@@ -60,7 +59,7 @@ def store_flow(
 @app.command("list")
 def list_flows(
     *,
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only names that begin like this.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only names with this prefix.")] = "",
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -72,7 +71,7 @@ def list_flows(
       stepflow flows list billing/ --json | jq '.flows[].name'
     """
     from stepflow.cli import remote
-    from stepflow.cli.display.live import clock
+    from stepflow.cli.display.texts import clock
     from stepflow.cli.tables import print_json, print_table
 
     async def work(client: "Client") -> "list[FlowInfo]":
@@ -89,7 +88,11 @@ def list_flows(
         ]
         print_table(("NAME", "VERSION", "LABELS", "STORED", "FLOW_ID"), rows)
     else:
-        console.say("no flows of that kind" if prefix else "no named flows; store one with `stepflow flows store`")
+        console.say(
+            f"no flow name begins with {prefix!r}; `stepflow flows list` shows all"
+            if prefix
+            else "no named flows; store one with `stepflow flows store`"
+        )
 
 
 @app.command("get")
@@ -104,8 +107,8 @@ def get_flow(
       stepflow flows get greet@live --output flow.yaml
     """
     from stepflow.cli import remote
+    from stepflow.cli.output import check_output, to_yaml, write_results
     from stepflow.cli.tables import print_json
-    from stepflow.cli.values import check_output, to_yaml, write_results
 
     check_output(output)
     _, document = remote.ask(server, lambda client: client.get_flow(flow))
@@ -119,7 +122,7 @@ def get_flow(
 
 @app.command("delete")
 def delete_flow(*, flow: NameArgument, server: ServerOption = None, json: JsonOption = False) -> None:
-    """Forget the name of a flow with all its versions, or one label. Runs that were begun with it are not touched.
+    """Delete the name of a flow with all its versions, or one label. Runs of the flow are not affected.
 
     \b
     Examples:
@@ -132,7 +135,7 @@ def delete_flow(*, flow: NameArgument, server: ServerOption = None, json: JsonOp
     name, separator, label = flow.rpartition("@")
     name, label = (name, label) if separator else (flow, "")
     remote.ask(server, lambda client: client.delete_flow(name, label=label))
-    console.say(f"forgot {flow}")
+    console.say(f"deleted {flow}")
     if json:
         print_json({"name": name, "label": label})
 

@@ -1,6 +1,6 @@
-"""`stepflow init`: write a small flow with its config and a component, for people to change.
+"""`stepflow init`: write a small flow with its config and a component, as a starting point.
 
-The files are those in `template/`, as they are. Nothing is overwritten, and nothing written when one of them exists.
+The files are copies of `template/`. If one of them exists, nothing is written.
 """
 
 import shlex
@@ -13,8 +13,8 @@ from stepflow.cli import console
 from stepflow.errors import Exists, Refused
 
 FILES = {
-    "flow.yaml": "the flow: what is done, and its test case",
-    "stepflow-config.yml": "where components come from",
+    "flow.yaml": "the flow: its steps and a test case",
+    "stepflow-config.yml": "the config: plugins and routes",
     "components.py": "two components of your own",
 }
 _TEMPLATE = Path(__file__).parents[1] / "template"
@@ -22,10 +22,10 @@ _TEMPLATE = Path(__file__).parents[1] / "template"
 
 def init(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where to; made if needed. Default: here.")
+        Path, typer.Argument(metavar="[DIR]", help="Target folder, created if missing. Default: the working directory.")
     ] = Path(),
 ) -> None:
-    """Write a flow, a config and a component that run, as a place to start from.
+    """Write a flow, a config and a component that run, as a starting point.
 
     \b
     Examples:
@@ -36,9 +36,10 @@ def init(
     if taken:
         raise Exists(
             "FILE_EXISTS",
-            f"{' and '.join(str(directory / name) for name in taken)} exist already; name another folder: "
+            f"{' and '.join(str(directory / name) for name in taken)} already exist; name another folder: "
             "stepflow init FOLDER",
         )
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -46,13 +47,14 @@ def init(
                 file.write((_TEMPLATE / name).read_bytes())
     except OSError as error:
         raise Refused("FILE_UNWRITABLE", f"cannot write to {directory}: {error.strerror}") from None
-    _say_what_next(directory)
+
+    _print_next_steps(directory)
 
 
-def _say_what_next(directory: Path) -> None:
+def _print_next_steps(directory: Path) -> None:
     for name, purpose in FILES.items():
         console.say(f"wrote {directory / name}  ({purpose})")
     flow = shlex.quote(str(directory / "flow.yaml"))
-    console.say("\nNow run it, then test it:")
+    console.say("\nRun the flow, then test it:")
     console.say(console.styled(f'  stepflow run --flow {flow} --input-json \'{{"name": "Ada"}}\'', "bold"))
     console.say(console.styled(f"  stepflow test {flow}", "bold"))

@@ -1,38 +1,32 @@
-"""`stepflow submit`: a flow to a mesh, followed to its end unless told otherwise."""
+"""`stepflow submit`: send a flow to a mesh, and follow the run to its end unless `--no-wait` is given."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stepflow.cli import console
 from stepflow.cli.options import (
-    EnvVariablesOption,
-    InputJsonOption,
-    InputOption,
-    InputOptions,
-    InputsOption,
-    InputYamlOption,
+    JsonOption,
+    MaxConcurrencyOption,
+    NoValidateInputOption,
     OutputOption,
-    OverridesJsonOption,
-    OverridesOption,
-    OverridesYamlOption,
-    StdinFormatOption,
-    ValueOptions,
-    VariableOptions,
-    VariablesJsonOption,
-    VariablesOption,
-    VariablesYamlOption,
+    QuietOption,
+    RunOptions,
+    ServerOption,
+    with_run_options,
 )
-from stepflow.cli.remote import JsonOption, ServerOption
 
 if TYPE_CHECKING:
+    from stepflow.cli.input.given import Given
     from stepflow.client import Client
     from stepflow.flow import Flow
 
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
+@with_run_options
 def submit(
     *,
     flow: Annotated[
@@ -40,48 +34,34 @@ def submit(
         typer.Option("--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL] or id."),
     ],
     server: ServerOption = None,
-    input_file: InputOption = None,
-    input_json: InputJsonOption = None,
-    input_yaml: InputYamlOption = None,
-    inputs: InputsOption = None,
-    stdin_format: StdinFormatOption = "json",
-    variables: VariablesOption = None,
-    variables_json: VariablesJsonOption = None,
-    variables_yaml: VariablesYamlOption = None,
-    env_variables: EnvVariablesOption = False,
-    overrides: OverridesOption = None,
-    overrides_json: OverridesJsonOption = None,
-    overrides_yaml: OverridesYamlOption = None,
+    given: RunOptions,
     config: Annotated[
         Path | None,
         typer.Option(
             "--config",
             metavar="FILE",
-            help="Its `retry` goes with the run. Default: stepflow-config.yml beside the flow, or here.",
+            help="Config whose `retry` section applies to the run. "
+            "Default: stepflow-config.yml next to the flow, or in the working directory.",
         ),
     ] = None,
-    max_concurrency: Annotated[
-        int | None, typer.Option("--max-concurrency", min=1, metavar="N", help="Steps in flight at once. Default: 10.")
-    ] = None,
+    max_concurrency: MaxConcurrencyOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
     run_id: Annotated[
         str | None,
-        typer.Option("--run-id", metavar="UUID", help="The run's id; the same command again makes no second run."),
+        typer.Option("--run-id", metavar="UUID", help="Id of the run; repeating the command submits no second run."),
     ] = None,
     output: OutputOption = None,
     json: JsonOption = False,
-    no_validate_input: Annotated[
-        bool, typer.Option("--no-validate-input", help="Do not check the input against the flow's schema.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the steps.")] = False,
+    no_validate_input: NoValidateInputOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Submit a flow to a mesh and print its result as JSON, or a batch as JSONL in the order of the inputs.
 
-    Ctrl-C leaves the run to the mesh and says how to come back to it; a second one cancels it. With --no-wait, only the
-    run's id is printed. With --json, the result is an object: the run, and the results of its items. The exit code is 1
-    when the flow (or an item of a batch) failed.
+    Ctrl-C stops following and prints the command to follow again; the run continues. A second Ctrl-C cancels
+    the run. With --no-wait, only the run's id is printed. With --json, the result is an object: the run, and the
+    results of its items. The exit code is 1 when the flow (or an item of a batch) failed.
 
-    Plugins and routes are those of the mesh; of a configuration beside the flow, only the `retry` section counts.
+    Plugins and routes are those of the mesh; of a config next to the flow, only the `retry` section applies.
 
     \b
     Examples:
@@ -90,94 +70,81 @@ def submit(
       stepflow submit --flow flow.yaml --inputs items.jsonl --output results.jsonl
       stepflow submit --flow flow.yaml --input input.yaml --no-wait
     """
-    import os
-
     from stepflow.cli import remote
-    from stepflow.cli.values import check_output, read_config, read_inputs, read_overrides, read_variables
-    from stepflow.codec import Json, decode
-    from stepflow.flow import Redactor
+    from stepflow.cli.input.documents import read_config
+    from stepflow.cli.input.given import read_given
+    from stepflow.cli.output import check_output
     from stepflow.ids import new_run_id
 
     check_output(output)
-    parsed, reference = _flow(flow, server)
+    parsed, reference = _find_flow(flow, server)
     retry = read_config(config, Path(flow) if flow.endswith(FILE_SUFFIXES) else None).retry
-    given = read_inputs(InputOptions(input_file, input_json, input_yaml, inputs, stdin_format), parsed)
-    patches = read_overrides(ValueOptions(overrides, overrides_json, overrides_yaml))
-    values = VariableOptions(ValueOptions(variables, variables_json, variables_yaml), env_variables)
-    supplied = read_variables(values, parsed, os.environ)
-    chosen = run_id or new_run_id()
+    submission = _Submission(
+        flow=flow,
+        reference=reference,
+        given=read_given(given, parsed),
+        run_id=run_id or new_run_id(),
+        concurrency_max=max_concurrency,
+        check_input=not no_validate_input,
+        retry=None if retry is None else retry.to_tree(),
+    )
 
-    async def begin(client: "Client") -> str:
+    if wait:
+        _follow(submission, server, output, json=json, quiet=quiet)
+    else:
+        _print_submitted(remote.ask(server, submission.send), server, json=json, quiet=quiet)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Submission:
+    """A run to submit. `reference` is the document of a flow file, or the id of a stored flow."""
+
+    flow: str
+    reference: bytes | str
+    given: "Given"
+    run_id: str
+    concurrency_max: int | None
+    check_input: bool
+    retry: Any
+
+    async def send(self, client: "Client") -> str:
+        """Submit the run and return its id. Idempotent: the id is chosen before the first attempt."""
+        from stepflow.codec import decode
+
+        given = self.given
         return await client.submit_batch(
-            reference,
-            [decode(value) for value in given.values],
-            run_id=chosen,
-            variables=supplied,
-            overrides=patches,
-            concurrency_max=max_concurrency,
-            check_input=not no_validate_input,
-            labels={"flow": flow, "batch": given.batch},
-            retry=None if retry is None else retry.to_tree(),
+            self.reference,
+            [decode(value) for value in given.inputs.values],
+            run_id=self.run_id,
+            variables=given.variables,
+            overrides=given.overrides,
+            concurrency_max=self.concurrency_max,
+            check_input=self.check_input,
+            labels={"flow": self.flow, "batch": given.inputs.batch},
+            retry=self.retry,
         )
 
-    if not wait:
-        _tell_submitted(remote.ask(server, begin), server, json=json, quiet=quiet)
-        return
-    from stepflow.cli.display.follow import Following, follow
-    from stepflow.cli.display.live import choose_view
-    from stepflow.cli.display.outcome import finish
 
-    redactor = Redactor(parsed, map(Json, given.values), supplied)
+def _follow(submission: _Submission, server: str | None, output: Path | None, *, json: bool, quiet: bool) -> None:
+    """Submit the run, follow it, and print how it ended."""
+    from stepflow.cli.display.follow import Following, follow
+    from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.view import choose_view
+
+    inputs, redactor = submission.given.inputs, submission.given.redactor
     following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True)
 
-    async def begin_to_follow(client: "Client") -> tuple[str, int]:
-        following.run_id = chosen  # from now on the mesh may have it
-        await begin(client)
-        console.say(f"run_id: {chosen}")
-        return chosen, len(given.values)
+    async def begin(client: "Client") -> tuple[str, int]:
+        # Before the first await: after a Ctrl-C during `send` the mesh may have the run, and people need its id.
+        following.run_id = submission.run_id
+        await submission.send(client)
+        console.say(f"run_id: {submission.run_id}")
+        return submission.run_id, len(inputs.values)
 
-    finish(follow(following, begin_to_follow), redactor, output, batch=given.batch, json=json)
-
-
-def _flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
-    """Return a flow, and what the server is given for it: the document of a file, or the name of a stored one."""
-    if flow.endswith(FILE_SUFFIXES):
-        from stepflow.cli.values import read_flow
-        from stepflow.flow import flow_bytes
-
-        parsed = read_flow(Path(flow))
-        check_flow(parsed)
-        return parsed, flow_bytes(parsed)
-    from stepflow.cli import remote
-    from stepflow.errors import NotFound
-    from stepflow.flow import flow_from_tree
-
-    try:
-        flow_id, document = remote.ask(server, lambda client: client.get_flow(flow))
-    except NotFound as error:
-        raise NotFound(
-            error.reason,
-            f"{error.message}; `stepflow flows list` shows the stored ones, and a flow file ends in "
-            f"{', '.join(FILE_SUFFIXES)}",
-        ) from None
-    return flow_from_tree(document), flow_id
+    finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json)
 
 
-def check_flow(flow: "Flow") -> None:
-    """Stop when a flow cannot be right, with its diagnostics; tell of what was overlooked in its text."""
-    from stepflow.cli.commands.validate import passes, print_report
-    from stepflow.errors import Invalid
-    from stepflow.flow import Diagnostics, validate_flow
-
-    diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
-    if not passes(diagnostics):
-        print_report(diagnostics)
-        raise Invalid("FLOW_INVALID", "the flow was not sent; the diagnostics above say why")
-    for warning in flow.warnings:
-        console.warn(f"{warning.path}: {warning.formatted}")
-
-
-def _tell_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool) -> None:
+def _print_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool) -> None:
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
 
@@ -187,3 +154,48 @@ def _tell_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool)
         console.out(f"{run_id}\n")
     if not quiet:
         console.say(f"follow it with: stepflow runs watch {run_id}{remote.server_argument(server)}")
+
+
+def _find_flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
+    """Return a flow and its reference for the server: the document of a file, or the id of a stored flow.
+
+    Raises: NotFound, Usage, Invalid.
+    """
+    if flow.endswith(FILE_SUFFIXES):
+        from stepflow.cli.input.documents import read_flow
+        from stepflow.flow import flow_bytes
+
+        parsed = read_flow(Path(flow))
+        check_flow(parsed)
+        return parsed, flow_bytes(parsed)
+
+    from stepflow.cli import remote
+    from stepflow.errors import NotFound
+    from stepflow.flow import flow_from_tree
+
+    try:
+        flow_id, document = remote.ask(server, lambda client: client.get_flow(flow))
+    except NotFound as error:
+        raise NotFound(
+            error.reason,
+            f"{error.message}; `stepflow flows list` shows the stored flows, and a flow file ends in "
+            f"{', '.join(FILE_SUFFIXES)}",
+        ) from None
+    return flow_from_tree(document), flow_id
+
+
+def check_flow(flow: "Flow") -> None:
+    """Refuse a flow with errors; show the warnings of its text.
+
+    Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
+    """
+    from stepflow.cli.commands.validate import passes, print_report
+    from stepflow.errors import Invalid
+    from stepflow.flow import Diagnostics, validate_flow
+
+    diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
+    if not passes(diagnostics):
+        print_report(diagnostics)
+        raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
+    for warning in flow.warnings:
+        console.warn(f"{warning.path}: {warning.formatted}")

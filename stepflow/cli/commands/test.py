@@ -1,6 +1,6 @@
-"""`stepflow test`: run the cases that flows carry (`test.cases`) and compare the results with what they expect.
+"""`stepflow test`: run the test cases of flows and compare the results with the expected ones.
 
-What it does is in `cases`.
+The work is done in `stepflow.cli.testing`.
 """
 
 from pathlib import Path
@@ -14,21 +14,22 @@ from stepflow.cli.options import ConfigOption
 def run_tests(
     *,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Flow files, or folders to search. Default: here.")
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Flow files, or folders with them. Default: here."),
     ] = None,
     config: ConfigOption = None,
     case: Annotated[
-        list[str] | None, typer.Option("--case", metavar="NAME", help="Run only the cases of this name (repeatable).")
+        list[str] | None, typer.Option("--case", metavar="NAME", help="Run only cases with this name (repeatable).")
     ] = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Write the actual results of failing cases to the file.")
+        bool, typer.Option("--update", help="Write the actual results of failed cases into the flow files.")
     ] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Show how the results differ, line by line.")] = False,
-    max_concurrency: Annotated[int, typer.Option(min=1, help="Steps of one file in flight at once.")] = 10,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the differences of results line by line.")] = False,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="Steps of a file in flight at once.")] = 10,
 ) -> None:
     """Run the test cases of flows and compare the results.
 
-    An expected result may leave out members that do not matter. The exit code is 1 when a case failed.
+    Only the members of the expected result are compared. The exit code is 1 when a case failed.
 
     \b
     Examples:
@@ -36,6 +37,6 @@ def run_tests(
       stepflow test flow.yaml --case "two items" --diff
       stepflow test flow.yaml --update
     """
-    from stepflow.cli.testing.cases import Options, test_paths
+    from stepflow.cli.testing.cases import CaseOptions, test_paths
 
-    test_paths(paths or [Path()], Options(config, tuple(case or ()), update, diff, max_concurrency))
+    test_paths(paths or [Path()], CaseOptions(config, tuple(case or ()), update, diff, max_concurrency))

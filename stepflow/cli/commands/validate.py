@@ -1,4 +1,4 @@
-"""`stepflow validate`: check a flow, and the config that it would run with, without running it."""
+"""`stepflow validate`: check a flow and its config without running anything."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ def validate(
 ) -> None:
     """Check a flow and its config without running anything.
 
-    The exit code is 1 when there is a fatal diagnostic or an error; warnings do not count.
+    The exit code is 1 when a diagnostic is fatal or an error; warnings do not count.
 
     \b
     Examples:
@@ -29,7 +29,7 @@ def validate(
       stepflow validate --flow flow.yaml --config stepflow-config.yml
       stepflow validate --flow flow.yaml --json | jq .numWarning
     """
-    from stepflow.cli.values import read_config, read_flow
+    from stepflow.cli.input.documents import read_config, read_flow
 
     parsed, loaded = read_flow(flow), read_config(config, flow)
     diagnostics = check(parsed, loaded)
@@ -45,7 +45,7 @@ def validate(
 
 
 def check(flow: "Flow", config: "Config") -> "Diagnostics":
-    """Return what there is to say about a flow (its text, then its meaning), then about its config."""
+    """Return the diagnostics of a flow (its text, then its meaning) and of its config."""
     from stepflow.flow import Diagnostics, validate_config, validate_flow
 
     routes = {prefix: [rule.plugin for rule in rules] for prefix, rules in config.routes.items()}
@@ -53,12 +53,12 @@ def check(flow: "Flow", config: "Config") -> "Diagnostics":
 
 
 def passes(diagnostics: "Diagnostics") -> bool:
-    """Say whether a flow with these diagnostics may run."""
+    """Return True if a flow with these diagnostics may run."""
     return diagnostics.num_fatal + diagnostics.num_error == 0
 
 
 def print_report(diagnostics: "Diagnostics") -> None:
-    """Show diagnostics to people, the worst first."""
+    """Print diagnostics to stderr, the worst first."""
     found: list[dict[str, Any]] = diagnostics.to_tree()["diagnostics"]
     if not found:
         console.say(console.styled("✅ Validation passed with no errors", "green"))
@@ -66,6 +66,7 @@ def print_report(diagnostics: "Diagnostics") -> None:
     errors, warnings = diagnostics.num_error, diagnostics.num_warning
     counts = f"{diagnostics.num_fatal} fatal, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
     console.say(f"Validation {'passed' if passes(diagnostics) else 'failed'}: {counts}")
+
     for level, colour in _LEVELS:
         for diagnostic in found:
             if diagnostic["level"] == level:

@@ -1,1 +1,10 @@
-"""TODO head of stepflow/cli/display."""
+"""Showing runs: progress, outcomes, listings.
+
+- `outcome`: how a run ended, a single run or a batch, completed or failed, driven here (`run`, `resume`) or by a mesh
+  (`submit`, `runs watch`): the results on stdout, failed items among them, a summary on stderr, the exit code.
+- `view`: progress on stderr while a run goes on; `live` is the table on a terminal, `lines` the lines elsewhere.
+- `runs`: listings and details of runs and steps, for people (`stepflow runs`).
+- `trees`: runs, results, steps and events as JSON, for programs (`--json`).
+- `texts`: durations, instants, failures and texts of components, for all of these modules.
+- `follow`: following a run of a mesh to its end, including Ctrl-C.
+"""

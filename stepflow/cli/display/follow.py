@@ -1,9 +1,10 @@
-"""Following a run of a mesh to its end: its steps on stderr, its results in the end.
+"""Following a run of a mesh to the end: steps on stderr, then the results.
 
-- The first Ctrl-C lets the run go on without us and says how to come back. For whoever has submitted it, a second one
-  within `CANCEL_WINDOW_S` cancels the run; a third one waits for nothing.
-- SIGTERM lets go at once.
-- A cut connection is taken up again where it was; only after a minute without any server this gives up.
+- The first Ctrl-C stops following and prints the command to follow again; the run continues. After `submit`, a
+  second Ctrl-C within `CANCEL_WINDOW_S` cancels the run, and a third ends the process at once.
+- SIGTERM stops following at once.
+- After a lost connection the events resume where they stopped; after `FOLLOW_PATIENCE_S` without a server the command
+  fails.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console, remote
-from stepflow.cli.display.outcome import Ended, result_tree, run_tree
+from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.trees import result_tree
 from stepflow.errors import StepflowError
 from stepflow.run.views import StepEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stepflow.cli.display.live import View
+    from stepflow.cli.display.view import View
     from stepflow.client import Client, Event, Run
 
 CANCEL_WINDOW_S = 2.0
+"""Time between the first and the second Ctrl-C in which the second cancels the run."""
 
 _KINDS: dict[str, Any] = {
     "step_started": "started",
@@ -43,95 +46,102 @@ _KINDS: dict[str, Any] = {
 
 @dataclass(slots=True)
 class Following:
-    """A run that is followed. `cancels`: a second Ctrl-C cancels it; `on_event` sees every event, too."""
+    """A run that is followed. `cancels`: a second Ctrl-C cancels the run. `on_event` also gets every event."""
 
     server: str | None
     view: View
     cancels: bool = False
     on_event: Callable[[Event], None] | None = None
     run_id: str = ""
-    """Empty as long as the mesh cannot have the run."""
+    """Empty until the run may have reached the mesh."""
     begun: bool = field(default=False, init=False)
-    """The mesh has said that it has the run."""
+    """The mesh has confirmed the run."""
     items_ended: int = field(default=0, init=False)
 
 
 def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
-    """Begin (or find) a run, follow it, and return how it ended.
+    """Begin (or find) a run, follow the run to the end, and return the outcome.
 
-    `begin` returns the run's id and its number of items, and may set `following.run_id` before it is sure of it.
+    `begin` returns the run's id and the number of items. If the mesh may have the run before `begin` returns, `begin`
+    sets `following.run_id` earlier.
 
     Raises:
         StepflowError: there is no such mesh or run.
-        typer.Exit: 130 or 143; a signal has come, and people were told what that means for the run.
+        typer.Exit: 130 or 143, after a signal; the state of the run has been printed.
     """
     return asyncio.run(_Interruptible(following).run(begin))
 
 
 class _Interruptible:
-    """The work, and what signals do to it."""
+    """Follows a run until it ends or a signal arrives."""
 
     def __init__(self, following: Following) -> None:
         self._following = following
         self._signals = 0
-        self._came = asyncio.Event()
-        self._number = 0
+        self._signalled = asyncio.Event()
+        self._first_signal = 0
+        """Number of the first signal; 0 before any."""
 
     async def run(self, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+
         work = asyncio.create_task(remote.with_help(_work(self._following, begin)))
-        came = asyncio.create_task(self._came.wait())
+        signalled = asyncio.create_task(self._signalled.wait())
         try:
-            await asyncio.wait((work, came), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((work, signalled), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
         except StepflowError:
             if self._following.begun:
-                console.say(self._how_to_come_back())
+                console.say(self._resume_hint())
             raise
         finally:
             self._following.view.end()
-            for task in (work, came):
+            for task in (work, signalled):
                 task.cancel()
-            await asyncio.gather(work, came, return_exceptions=True)
-        await self._let_go()
-        raise typer.Exit(128 + self._number)
+            await asyncio.gather(work, signalled, return_exceptions=True)
+
+        await self._stop_following()
+        raise typer.Exit(128 + self._first_signal)
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1
-        self._number = self._number or number
+        self._first_signal = self._first_signal or number
         if self._signals > 2:
             self._following.view.end()
-            os._exit(128 + self._number)
-        self._came.set()
+            os._exit(128 + self._first_signal)
+        self._signalled.set()
 
-    async def _let_go(self) -> None:
-        """Tell people what becomes of the run, and cancel it if they insist."""
+    async def _stop_following(self) -> None:
+        """Print what becomes of the run; cancel the run after a second Ctrl-C."""
         following = self._following
         if not following.run_id:
             console.say("stopped before the run was submitted")
             return
-        console.say(self._how_to_come_back())
-        if not following.cancels or self._number != signal.SIGINT:
+
+        console.say(self._resume_hint())
+        if not following.cancels or self._first_signal != signal.SIGINT:
             return
-        console.say(console.styled(f"Ctrl-C again within {CANCEL_WINDOW_S:g} s cancels it", "dim"))
-        self._came.clear()
-        if self._signals < 2:
+
+        console.say(console.styled(f"Ctrl-C again within {CANCEL_WINDOW_S:g} s cancels the run", "dim"))
+        self._signalled.clear()
+        if self._signals < 2:  # else the second Ctrl-C arrived while the work was being cancelled
             try:
                 async with asyncio.timeout(CANCEL_WINDOW_S):
-                    await self._came.wait()
+                    await self._signalled.wait()
             except TimeoutError:
                 return
+
         await self._cancel()
 
-    def _how_to_come_back(self) -> str:
+    def _resume_hint(self) -> str:
         following = self._following
         again = f"stepflow runs watch {following.run_id}{remote.server_argument(following.server)}"
         if following.begun:
-            return f"the run goes on without this command; come back with: {again}"
-        return f"the mesh has not answered yet, and may have the run or not; look with: {again}"
+            return f"the run continues without this command; follow it again with: {again}"
+        return f"the mesh has not answered, so the run may or may not exist; check with: {again}"
 
     async def _cancel(self) -> None:
         following = self._following
@@ -148,10 +158,12 @@ class _Interruptible:
 
 
 async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
+    """Begin the run and follow it to the end, over two connections of different patience."""
     async with remote.connect(following.server) as client:
         following.run_id, items_total = await begin(client)
         following.begun = True
-    # With an answer in hand, patience is worth it.
+
+    # The mesh has the run: from here on, wait for a server that restarts.
     async with remote.connect(following.server, remote.FOLLOW_PATIENCE_S) as client:
         following.view.begin(items_total)
         ticker = asyncio.create_task(_tick(following))
@@ -160,11 +172,13 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
         finally:
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
+
         following.view.tick(run.items_total)
         return Ended(run, [result_tree(remote.outcome_of(item), run.status) async for item in client.items(run.run_id)])
 
 
 async def _watch(client: Client, following: Following) -> Run:
+    """Pass the events of the run on until the run has ended."""
     async with contextlib.aclosing(client.watch(following.run_id)) as events:
         async for event in events:
             if following.on_event is not None:
@@ -181,14 +195,14 @@ async def _watch(client: Client, following: Following) -> Run:
 
 
 async def _tick(following: Following) -> None:
-    """Have the view drawn anew, as often as it wants to be."""
+    """Redraw the view at `view.interval_s`."""
     while True:
         await asyncio.sleep(3600 if following.view.interval_s is None else following.view.interval_s)
         following.view.tick(following.items_ended)
 
 
 def step_event(event: Event) -> StepEvent:
-    """Return a client's event as the views take it."""
+    """Convert a client's event for the views."""
     return StepEvent(
         kind=_KINDS[event.kind],
         run_id=event.run_id,
@@ -205,21 +219,3 @@ def step_event(event: Event) -> StepEvent:
         message=event.message,
         parent=event.parent,
     )
-
-
-def event_tree(event: Event) -> dict[str, Any]:
-    """Return an event as programs get it: what is set, and no result."""
-    tree: dict[str, Any] = {"kind": event.kind, "at_ms": event.at_ms, "run_id": event.run_id}
-    if event.kind.startswith(("step_", "sub_run")):
-        tree |= {"item": event.item, "step_id": event.step_id, "component": event.component, "depth": event.depth}
-        tree |= {"attempt": event.attempt} if event.attempt else {}
-    elif event.kind.startswith("item_") or event.kind == "signalled":
-        tree["item"] = event.item
-    for name in ("duration_ms", "until_ms", "message", "sub_run_id", "executor_id"):
-        value = getattr(event, name)
-        tree |= {name: value} if value else {}
-    if event.failure is not None:
-        tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
-    if event.run is not None:
-        tree["run"] = run_tree(event.run)
-    return tree

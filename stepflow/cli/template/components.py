@@ -1,4 +1,4 @@
-"""Components for the flow beside this file. `python components.py --list` shows them."""
+"""Components for flow.yaml. `python components.py --list` lists them."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Count:
 
 @component
 def greet(name: str) -> Greeting:
-    """Greet somebody by name."""
+    """Greet a person by name."""
     return Greeting(text=f"Hello, {name}!")
 
 

@@ -1,9 +1,10 @@
 """How `stepflow test` compares an expected FlowResult with the actual one.
 
-Both sides are normalised first, since some parts differ from run to run: a text member named `run_id` becomes the zero
-UUID, and members named `backtrace` are left out. Then the comparison is *partial*: each expected member must be there
-and match, and actual members that are not expected do not count. Arrays have the same length; scalars are equal,
-numbers by value (`1` and `1.0` are one number, `true` is none).
+- Both sides are normalised first, because some parts differ between runs: text members named `run_id` become the zero
+  UUID, and members named `backtrace` are removed.
+- The comparison is *partial*: each expected member must exist and match; actual members without an expected one are
+  ignored.
+- Arrays must have the same length. Scalars must be equal, numbers by value (`1` equals `1.0`, `true` is no number).
 
 Pure: trees in, texts out.
 """
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 
 SHOWN_CHARS_MAX = 120
-"""A value in the text of a difference is cut after this; the whole is what `--diff` is for."""
+"""A longer value in a difference is cut; `--diff` shows it whole."""
 
 
 def normalise(tree: Any) -> Any:
-    """Return the tree without what differs from run to run."""
+    """Return the tree without the parts that differ between runs."""
     if isinstance(tree, dict):
         return {
             name: ZERO_UUID if name == "run_id" and isinstance(member, str) else normalise(member)
@@ -35,7 +36,7 @@ def normalise(tree: Any) -> Any:
 
 
 def sort_members(tree: Any) -> Any:
-    """Return the tree with the members of its objects sorted by name, so that two of them can be read side by side."""
+    """Return the tree with the members of its objects sorted by name, for a line-by-line comparison."""
     if isinstance(tree, dict):
         return {name: sort_members(tree[name]) for name in sorted(tree)}
     if isinstance(tree, list):
@@ -44,17 +45,14 @@ def sort_members(tree: Any) -> Any:
 
 
 def differences(expected: Any, actual: Any, path: str = "$") -> Iterator[str]:
-    """Yield a line for each place where the actual tree is not what was expected; none means that it passes.
-
-    Both trees are normalised already.
-    """
+    """Yield a line per difference between two normalised trees; no line means that the case passes."""
     if isinstance(expected, dict) and isinstance(actual, dict):
         for name, member in expected.items():
-            place = f"{path}.{name}" if name.replace("_", "").isalnum() else f"{path}[{_shown(name)}]"
+            member_path = f"{path}.{name}" if name.replace("_", "").isalnum() else f"{path}[{_shown(name)}]"
             if name in actual:
-                yield from differences(member, actual[name], place)
+                yield from differences(member, actual[name], member_path)
             else:
-                yield f"{place}: expected {_shown(member)}, but there is no such member"
+                yield f"{member_path}: expected {_shown(member)}, but there is no such member"
     elif isinstance(expected, list) and isinstance(actual, list):
         if len(expected) != len(actual):
             yield f"{path}: expected {len(expected)} elements, got {len(actual)}"

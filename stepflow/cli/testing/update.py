@@ -1,9 +1,10 @@
-"""`stepflow test --update`: write actual results into a flow file and leave everything else as it is.
+"""`stepflow test --update`: write actual results into a flow file and leave everything else unchanged.
 
-Only the text of the `output` members that change is replaced, at the places that ruamel.yaml's parser gives; the rest
-of the file keeps its bytes: comments, quotes, order, unknown members. The new text is parsed before it is written, and
-must be the same document with the new outputs; where it would not be (an alias to a replaced output, say), the file
-stays untouched. JSON has no comments to keep: it is written anew, indented.
+- Only the text of changed `output` members is replaced, at the positions that ruamel.yaml's parser reports. The rest of
+  the file keeps its bytes: comments, quotes, order, unknown members.
+- The new text is parsed before it is written, and must be the old document with the new outputs. Otherwise (an alias to
+  a replaced output, for example) the file is not changed.
+- JSON has no comments to keep: the file is written again, indented.
 """
 
 import copy
@@ -15,11 +16,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from stepflow.cli.values import read_file, value_format
+from stepflow.cli.input.files import read_file, value_format
 from stepflow.errors import Refused, StepflowError
 
 _BYTE_ORDER_MARK = "\ufeff"
-"""Not kept: no reader of UTF-8 needs it, and places in the text are counted without it."""
+"""Removed: no reader of UTF-8 needs it, and the parser's positions do not count it."""
 
 _OLD_BREAKS = frozenset("\x85\u2028\u2029")
 
@@ -28,25 +29,29 @@ def update_outputs(path: Path, outputs: Mapping[int, Any]) -> None:
     """Replace the `output` of the test cases at these indexes.
 
     Raises:
-        Refused: that cannot be done without changing more, or the file cannot be written.
+        Refused: `UPDATE_REFUSED` (other parts would change), `FILE_UNWRITABLE`.
     """
     from stepflow.flow import parse_tree
 
+    # 1. The document that the file must hold afterwards.
     text = read_file(path, what="flow").decode().removeprefix(_BYTE_ORDER_MARK)
     kind = value_format(path, what="flow")
     wanted = copy.deepcopy(parse_tree(text, source=str(path), format=kind).value)
     for index, output in outputs.items():
         wanted["test"]["cases"][index]["output"] = output
+
+    # 2. Replace the texts of the outputs, and check that they give this document.
     try:
         changed = _to_json(wanted) if kind == "json" else _splice(text, outputs)
         same = parse_tree(changed, source=str(path), format=kind).value == wanted
     except StepflowError:
         same = False
+
     if not same:
         raise Refused(
             "UPDATE_REFUSED",
-            f"{path}: the new outputs cannot be put in without changing something else (are there anchors or aliases "
-            "in an output?); edit it by hand",
+            f"{path}: the new outputs cannot be written without changing other parts of the file (are there anchors or "
+            "aliases in an output?); edit the file by hand",
         )
     _write(path, changed)
 
@@ -62,15 +67,17 @@ def _splice(text: str, outputs: Mapping[int, Any]) -> str:
 
     root = YAML(typ="safe", pure=True).compose(text)
     cases = _member(_member(root, "test"), "cases").value
-    # From the end, so that the places before stay right.
+    # From the end of the file: a replacement moves the positions behind it.
     for index in sorted(outputs, reverse=True):
         text = _replace_output(text, cases[index], outputs[index])
     return text
 
 
 def _replace_output(text: str, case: Any, output: Any) -> str:
-    """Return the text with the output of one case (a parsed node) replaced, or added behind its other members."""
+    """Return the text with the output of one case (a parsed node) replaced, or added after its other members."""
     old = _member(case, "output")
+
+    # `{name: a, output: …}`: the output as JSON on the same line.
     if case.flow_style:
         from stepflow.codec import encode
 
@@ -79,6 +86,8 @@ def _replace_output(text: str, case: Any, output: Any) -> str:
             return text[: old.start_mark.index] + inline + text[old.end_mark.index :]
         end = _content_end(case, text) - len("}")
         return f"{text[:end].rstrip()}, output: {inline}{text[end:]}"
+
+    # One member per line: the output as an indented block.
     column = case.value[0][0].start_mark.column
     newline = "\r\n" if "\r\n" in text else "\n"
     block = _block(output, column + 2).replace("\n", newline)
@@ -97,11 +106,12 @@ def _member(mapping: Any, name: str) -> Any:
 
 
 def _content_end(node: Any, text: str) -> int:
-    """Return where a node's last character is followed by something else.
+    """Return the position after the last character of a node.
 
-    A block's own end mark is no use: it stands behind the comments that follow, before the next token. So does that of
-    an empty value, which ends where its key or dash does.
+    The end mark of a block is not that position: it comes after the comments that follow, before the next token. The
+    same holds for an empty value, which ends where its key or dash ends.
     """
+    # The last scalar or inline node, and the position before it.
     last, before = node, node.start_mark.index
     while last.id != "scalar" and not last.flow_style and last.value:
         if last.id == "mapping":
@@ -110,8 +120,10 @@ def _content_end(node: Any, text: str) -> int:
         else:
             last = last.value[-1]
             before = text.rfind("-", 0, last.start_mark.index) + 1
+
     if not node.start_mark.index <= last.start_mark.index <= node.end_mark.index:
-        raise Refused("UPDATE_REFUSED", "an alias stands at the end of an output")
+        raise Refused("UPDATE_REFUSED", "an output ends with an alias")
+
     end: int = last.end_mark.index
     if last.id == "scalar" and last.start_mark.index == end:
         return int(before)
@@ -121,7 +133,7 @@ def _content_end(node: Any, text: str) -> int:
 
 
 def _block(output: Any, indent: int) -> str:
-    """Return a tree as an indented YAML block without a final line break. Texts stay on one line each."""
+    """Return a tree as an indented YAML block without a final line break. Each text stays on one line."""
     from ruamel.yaml import YAML
     from ruamel.yaml.representer import RoundTripRepresenter
 
@@ -138,7 +150,7 @@ def _block(output: Any, indent: int) -> str:
 
 
 def _with_quotes(tree: Any) -> Any:
-    """Mark the texts whose line breaks, of the kinds that YAML 1.1 knew, would be written as such in single quotes."""
+    """Mark texts with YAML 1.1 line breaks for double quotes: in single quotes the breaks would be written raw."""
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
     if isinstance(tree, dict):
@@ -151,7 +163,7 @@ def _with_quotes(tree: Any) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file in one step, so that it is never half written."""
+    """Replace the file atomically."""
     path = path.resolve()
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:

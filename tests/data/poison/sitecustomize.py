@@ -7,9 +7,9 @@ import os
 import signal
 from typing import Any
 
-from executor.drive import Drive
+from executor.drive import PartitionDriver
 
-turn = Drive.turn
+turn = PartitionDriver.turn
 
 
 def deadly(drive: Any) -> None:
@@ -18,4 +18,4 @@ def deadly(drive: Any) -> None:
     turn(drive)
 
 
-Drive.turn = deadly  # type: ignore[method-assign]  # that is what it is for
+PartitionDriver.turn = deadly  # type: ignore[method-assign]  # that is what it is for

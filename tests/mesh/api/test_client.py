@@ -1,4 +1,4 @@
-"""The client library, async and blocking, over real gRPC: what people write against it."""
+"""The client library, async and blocking, over real gRPC."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_blocking_client_does_the_same_without_a_loop(address: str) -> None:
             client.get(new_run_id())
         events = client.watch(client.submit(LONG))
         next(events)
-        events.close()  # leaving in the middle is no error
+        events.close()  # an early end is no error
         client.cancel(next(client.list_runs(statuses=["running"])).run_id)
     client.close()
 
@@ -214,7 +214,7 @@ def test_flows_are_listed_validated_and_deleted(address: str) -> None:
     assert document == {"name": "zoo/bee", "output": 1}
 
 
-# --- servers that are not there -----------------------------------------------------------------------------------
+# --- unreachable servers ------------------------------------------------------------------------------------------
 
 
 def test_nobody_there_is_told_with_the_way_out() -> None:
@@ -252,7 +252,7 @@ def test_calls_go_round_the_addresses(api: tuple[ApiMesh, Callable[..., Any]]) -
     second = run(mesh.serve())
 
     async def talk(client: Client) -> list[str]:
-        return [client._connection.endpoint().channel for _ in range(4)]  # type: ignore[misc]  # channels, by identity
+        return [client._connection.next_server().channel for _ in range(4)]  # type: ignore[misc]  # channels, by identity
 
     channels = with_client(f"{mesh.address},{second.address}", talk)
     assert channels[0] is channels[2]
@@ -271,7 +271,7 @@ def test_no_server_at_all_is_refused() -> None:
 
 
 def test_the_example_of_the_documentation_is_short_and_works(address: str) -> None:
-    text = (ROOT / "docs" / "client.md").read_text()
+    text = (ROOT / "docs" / "reference" / "python-client.md").read_text()
     code, printed = text.split("```python\n")[1].split("```")[0], text.split("```\n")[2].split("```")[0]
     assert len(code.splitlines()) <= 16
     code = code.replace("localhost:7840", address)

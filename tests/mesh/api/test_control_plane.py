@@ -156,7 +156,7 @@ def test_a_burst_of_runs_spreads_over_the_executors() -> None:
         async with World.open(executors=4) as world:
             ids = await asyncio.gather(*(world.submit(gated("a")) for _ in range(40)))
             await wait_until_async(lambda: len(world.work.in_flight) == 40, "all are called")
-            assert sorted(len(executor._drives) for executor in world.executors) == [10, 10, 10, 10]
+            assert sorted(len(executor.ownership.drivers) for executor in world.executors) == [10, 10, 10, 10]
             world.work.release_all()
             for run_id in ids:
                 await world.ended(run_id)

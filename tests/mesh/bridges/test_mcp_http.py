@@ -28,7 +28,8 @@ from support.mcp import (
 )
 
 from component_host.backends import make_backend
-from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+from component_host.mcp_bridge.backend import McpBackend
+from component_host.mcp_bridge.link import McpServerConfig
 from stepflow.config.load import config_from_tree
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
@@ -570,7 +571,7 @@ def test_a_broken_stream_is_resumed_where_the_server_can() -> None:
 
 
 def test_a_server_that_does_not_take_a_cancellation_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("component_host.mcp_bridge.http.NOTIFICATION_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("component_host.mcp_bridge.http_transport.NOTIFICATION_TIMEOUT_S", 0.2)
 
     class Deaf(Scripted):
         async def __call__(self, exchange: Exchange) -> None:

@@ -34,7 +34,8 @@ from support.mcp import (
 
 from component_host.backend import ComponentInfo
 from component_host.mcp_bridge import results as results_module
-from component_host.mcp_bridge.backend import McpBackend, McpServerConfig
+from component_host.mcp_bridge.backend import McpBackend
+from component_host.mcp_bridge.link import McpServerConfig
 from component_host.mcp_bridge.stdio import LineSplitter, bad_reply
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
@@ -395,7 +396,8 @@ def test_no_server_outlives_a_killed_host() -> None:
     host = (
         "import asyncio, os\n"
         "from component_host.backend import BackendContext\n"
-        "from component_host.mcp_bridge.backend import McpBackend, McpServerConfig\n"
+        "from component_host.mcp_bridge.backend import McpBackend\n"
+        "from component_host.mcp_bridge.link import McpServerConfig\n"
         "async def main():\n"
         f"    backend = McpBackend(BackendContext('plug', '.', os.environ), {time_server()!r})\n"
         "    await backend.start()\n"

@@ -1,4 +1,4 @@
-"""Servers of our SDK behind the stdio bridge of the component host: both ends of the protocol are the real ones."""
+"""Servers of the SDK behind the stdio bridge of the component host: both ends of the protocol are real."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uvloop
 from support import ROOT, is_alive, wait_until_async
 from support.host_side import FLOW_ID, RUN_ID, Call, MemoryBlobs, context, report
 
-from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 from stepflow.errors import Code, Failure
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A server with our SDK over HTTP: behind our host, and before hosts that have only upstream's words."""
+"""A server of the SDK over HTTP: behind this project's host, and with hosts that have upstream's methods only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.component_client import script
 from support.host_side import RUN_ID, Call, MemoryBlobs, execute, report
 from support.stepflow_servers import SCRIPTS, server
 
-from component_host.stepflow_bridge.blob_api import BlobApi
+from component_host.stepflow_bridge.http.blob_api import BlobApi
 from stepflow.errors import Code
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ ENVIRON = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
 
 
 class Client:
-    """An upstream host's side of HTTP: no progress, and no words but those of 0.9 and later."""
+    """An upstream host's side of HTTP: no progress, and only the methods of 0.9 and later."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.url = url
@@ -44,7 +44,7 @@ class Client:
             return response.status, response.content_type, await response.json()
 
     async def call(self, component: str, value: Any, answers: dict[str, Any], call_id: Any = 1) -> dict[str, Any]:
-        """Execute; answer each method with what `answers` has for it. Return the last message."""
+        """Execute; reply to each method from `answers`. Return the last message."""
         params = {"component": component, "input": value, "attempt": 1, "observability": {"run_id": RUN_ID}}
         body = json.dumps({"jsonrpc": "2.0", "id": call_id, "method": "components/execute", "params": params})
         async with self.session.post(self.url, data=body, headers=HEADERS) as response:
@@ -66,7 +66,7 @@ class Client:
 async def serving(
     file: Path = SCRIPTS / "kit_sdk.py", *args: str
 ) -> AsyncIterator[tuple[Client, asyncio.subprocess.Process]]:
-    """Start a server as a process that nobody speaks to on stdin."""
+    """Start a server as a process with an unused stdin."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(file), *(args or ("--http",)), env=ENVIRON,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -82,7 +82,7 @@ async def serving(
         await process.communicate()
 
 
-# --- behind our host -----------------------------------------------------------------------------------------------
+# --- behind the host -----------------------------------------------------------------------------------------------
 
 
 def test_progress_and_cancelling_pass_through(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_listing_of_ours_is_complete() -> None:
     uvloop.run(test())
 
 
-# --- before others ---------------------------------------------------------------------------------------------------
+# --- upstream hosts -----------------------------------------------------------------------------------------------
 
 
 def test_flows_are_run_with_the_later_words_and_keys_that_repeat() -> None:

@@ -16,14 +16,15 @@ import uvloop
 from support import ROOT, is_alive, wait_until
 from support.host_side import execute, started
 
-from component_host.supervision.process import ProcessSpec, ServerProcess, resolve_command
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.spec import ProcessSpec, resolve_command
 from stepflow.errors import Code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from component_host.stepflow_bridge.stdio_backend import StepflowStdioBackend
+    from component_host.stepflow_bridge.stdio.backend import StepflowStdioBackend
 
     Kit = Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]
     Rude = Callable[..., StepflowStdioBackend]
@@ -99,8 +100,9 @@ def test_a_server_that_ignores_sigterm_is_killed_after_the_grace(rude: Rude) -> 
 HOST = """
 import asyncio, os, sys
 from component_host.backend import BackendContext
-from component_host.supervision.process import ProcessSpec, ServerProcess, resolve_command
-from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+from component_host.supervision.process import ServerProcess
+from component_host.supervision.spec import ProcessSpec, resolve_command
+from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 
 async def main():
     config = StdioServerConfig(command="python3", args=[sys.argv[1], "deaf_to_signals"])

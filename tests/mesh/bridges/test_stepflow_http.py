@@ -20,7 +20,7 @@ from support import free_port, is_alive, run_cli, text_of, wait_until_async
 from support.host_side import FLOW_ID, Call, MemoryBlobs, context, execute, report, started
 from support.stepflow_servers import SCRIPTS, command_of, kind_called, server
 
-from component_host.stepflow_bridge.http import HttpServerConfig, StepflowHttpBackend
+from component_host.stepflow_bridge.http.backend import HttpServerConfig, StepflowHttpBackend
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def test_large_members_come_as_blobs_and_are_put_back_in_their_place() -> None:
     uvloop.run(test())
 
 
-# --- places, and cancelling ----------------------------------------------------------------------------------------
+# --- slots, and cancelling -----------------------------------------------------------------------------------------
 
 
 def test_a_component_that_waits_for_a_flow_lends_its_place(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_component_that_waits_for_a_flow_lends_its_place(tmp_path: Path) -> No
             second = Call("/wait", {"entered": str(tmp_path / "2"), "release": str(tmp_path / "go")})
             backend.execute(first)
             backend.execute(second)
-            assert second.backend_state is None, "the place is taken again"
+            assert second.backend_state is None, "the slot is taken again"
             (tmp_path / "go").touch()
             await second.outcome()
 
@@ -251,7 +251,7 @@ def test_a_cancelled_call_that_waits_for_a_flow_leaves_nothing_behind(tmp_path: 
             await wait_until_async(lambda: text_of(tmp_path / "answers"), "the component has its answer")
             (answer,) = json.loads(text_of(tmp_path / "answers"))
             assert "was cancelled" in answer["error"]["message"]
-            await wait_until_async(lambda: in_flight(backend) == 0, "its place is free")
+            await wait_until_async(lambda: in_flight(backend) == 0, "its slot is free")
 
     uvloop.run(test())
 
@@ -314,8 +314,8 @@ def test_another_port_is_tried_when_somebody_takes_the_one_that_was_chosen(tmp_p
 
 
 def test_a_port_that_is_held_for_a_server_is_given_to_nobody_else() -> None:
-    from component_host.stepflow_bridge.http_process import ListeningProcess
-    from component_host.supervision.process import ProcessSpec
+    from component_host.stepflow_bridge.http.process import ListeningProcess
+    from component_host.supervision.spec import ProcessSpec
 
     spec = ProcessSpec(
         plugin="p", command="x", args=["{port}"], env={}, inherit_env=False, working_directory="/", environ={}
@@ -333,7 +333,7 @@ def test_a_port_that_is_held_for_a_server_is_given_to_nobody_else() -> None:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         theirs.bind(("127.0.0.1", held.port))  # as the server itself will
         theirs.listen()
-    held.let_port_go()
+    held.release_port()
 
 
 @pytest.mark.parametrize(

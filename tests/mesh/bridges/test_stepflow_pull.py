@@ -1,7 +1,7 @@
 """The pull bridge against real workers: stepflow-py 0.12.0 and 0.13.0, and servers with our SDK.
 
 The host's side of a call is a double (`support.host_side`) except at the end, where a whole mesh runs a flow;
-processes, sockets and workers are real. What a queue decides is tested without any of them, in
+processes, sockets and workers are real. The decisions of a queue are tested without them, in
 `tests/unit/component_host/test_pull_queue.py`.
 """
 
@@ -22,10 +22,11 @@ import uvloop
 from support import ROOT, free_port, is_alive, server_venv, text_of, wait_until_async
 from support.host_side import FLOW_ID, Call, MemoryBlobs, context, execute, report, started
 
-from component_host.backends import Doors, make_backend, make_backends
+from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
-from component_host.stepflow_bridge.pull.endpoint import THREAD_BYTES_MIN, PullDoor
+from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
+from component_host.stepflow_bridge.pull.threads import THREAD_BYTES_MIN
 from stepflow.config.load import config_from_tree
 from stepflow.embedded.mesh import run_flow_once
 from stepflow.errors import Code, Failure, Invalid, Refused, Unavailable
@@ -304,17 +305,17 @@ def test_a_proxy_in_the_environment_is_not_on_the_way_to_us() -> None:
 
 
 @asynccontextmanager
-async def open_door(**config: Any) -> AsyncIterator[tuple[StepflowPullBackend, str]]:
+async def open_endpoint(**config: Any) -> AsyncIterator[tuple[StepflowPullBackend, str]]:
     """Give a backend for workers of the queue `kit` that connect by themselves, and the address for them."""
-    door = PullDoor("127.0.0.1:0")
-    backend = StepflowPullBackend(context(), PullConfig(queue_name="kit", **config), door)
+    endpoint = PullEndpoint("127.0.0.1:0")
+    backend = StepflowPullBackend(context(), PullConfig(queue_name="kit", **config), endpoint)
     async with started(backend):
-        yield backend, door.address
+        yield backend, endpoint.address
 
 
 @asynccontextmanager
 async def stranger(address: str, *command: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a worker that nobody's plugin has started."""
+    """Run a worker outside of all plugins."""
     names = ("STEPFLOW_TASKS_URL", "STEPFLOW_BLOB_URL")
     environ = {**os.environ, **dict.fromkeys(names, address), "STEPFLOW_QUEUE_NAME": "kit", **env}
     process = await asyncio.create_subprocess_exec(*command, env=environ)
@@ -329,7 +330,7 @@ async def stranger(address: str, *command: str, **env: str) -> AsyncIterator[asy
 def test_calls_wait_for_a_worker_that_connects_by_itself() -> None:
     async def test() -> None:
         python = server_venv(["stepflow-py==0.13.0"], "stepflow-py-0.13.0") / "python"
-        async with open_door() as (backend, address):
+        async with open_endpoint() as (backend, address):
             assert not backend.listing().complete, "until a worker has told, every path is sent to it"
             call = Call("/add", {"a": 1, "b": 2})
             backend.execute(call)
@@ -395,7 +396,7 @@ class Hand:
 
 def test_a_task_has_one_worker_and_a_late_completion_is_taken_with_thanks() -> None:
     async def test() -> None:
-        async with open_door() as (backend, address), Hand(address) as hand:
+        async with open_endpoint() as (backend, address), Hand(address) as hand:
             await hand.join()
             call = Call("add", 1)
             backend.execute(call)
@@ -413,7 +414,7 @@ def test_a_task_has_one_worker_and_a_late_completion_is_taken_with_thanks() -> N
 
 def test_an_unclaimed_task_is_sent_again_when_its_stream_breaks() -> None:
     async def test() -> None:
-        async with open_door() as (backend, address), Hand(address, "one") as one, Hand(address, "two") as two:
+        async with open_endpoint() as (backend, address), Hand(address, "one") as one, Hand(address, "two") as two:
             await one.join()
             call = Call("add", 1)
             backend.execute(call)
@@ -431,7 +432,7 @@ def test_an_unclaimed_task_is_sent_again_when_its_stream_breaks() -> None:
 
 def test_an_output_that_no_decoder_reads_fails_its_call() -> None:
     async def test() -> None:
-        async with open_door() as (backend, address), Hand(address) as hand:
+        async with open_endpoint() as (backend, address), Hand(address) as hand:
             await hand.join()
             call = Call("add", 1)
             backend.execute(call)
@@ -473,7 +474,7 @@ def test_a_large_output_reaches_its_call_when_its_request_ends_while_it_is_read(
     monkeypatch.setattr(messages, "output_of", read_when_told)
 
     async def test() -> None:
-        async with open_door() as (backend, address):
+        async with open_endpoint() as (backend, address):
             async with Hand(address) as hand:
                 await hand.join()
                 call = Call("add", 1)
@@ -497,7 +498,7 @@ def test_an_output_on_which_the_host_itself_fails_fails_its_call(monkeypatch: py
     monkeypatch.setattr(messages, "output_of", fail)
 
     async def test() -> None:
-        async with open_door() as (backend, address), Hand(address) as hand:
+        async with open_endpoint() as (backend, address), Hand(address) as hand:
             await hand.join()
             for output in (1, "x" * THREAD_BYTES_MIN):
                 call = Call("add", 1)
@@ -522,7 +523,7 @@ class Endless(Call):
 
 def test_who_waits_for_a_flow_gets_its_status_when_the_time_is_over() -> None:
     async def test() -> None:
-        async with open_door() as (backend, address), Hand(address) as hand:
+        async with open_endpoint() as (backend, address), Hand(address) as hand:
             await hand.join()
             running = report("r1", {"outcome": "success", "result": 1})
             running.status = journal_pb2.RUN_STATUS_RUNNING
@@ -548,9 +549,9 @@ def test_who_waits_for_a_flow_gets_its_status_when_the_time_is_over() -> None:
 
 def test_a_callback_without_a_token_is_refused_where_two_plugins_have_calls() -> None:
     async def test() -> None:
-        door = PullDoor("127.0.0.1:0")
-        a, b = (StepflowPullBackend(context(name), PullConfig(queue_name=name), door) for name in "ab")
-        async with started(a), started(b), Hand(door.address, "a") as first, Hand(door.address, "b") as second:
+        endpoint = PullEndpoint("127.0.0.1:0")
+        a, b = (StepflowPullBackend(context(name), PullConfig(queue_name=name), endpoint) for name in "ab")
+        async with started(a), started(b), Hand(endpoint.address, "a") as first, Hand(endpoint.address, "b") as second:
             await first.join("a")
             await second.join("b")
             calls = [Call("add", 1, runs=lambda request: report("r")) for _ in "ab"]
@@ -571,7 +572,7 @@ def test_a_callback_without_a_token_is_refused_where_two_plugins_have_calls() ->
 
 def test_a_queue_that_nobody_has_and_callbacks_of_ended_calls_are_refused() -> None:
     async def test() -> None:
-        async with open_door() as (_, address), Hand(address) as hand:
+        async with open_endpoint() as (_, address), Hand(address) as hand:
             hand.pull("other")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await hand.stream.read()
@@ -587,22 +588,24 @@ def test_a_queue_that_nobody_has_and_callbacks_of_ended_calls_are_refused() -> N
 
 def test_plugins_share_an_address_but_no_queue_and_others_are_kept_out() -> None:
     async def test() -> None:
-        door = PullDoor("127.0.0.1:0")
-        a, b, c = (StepflowPullBackend(context(name), PullConfig(queue_name=name), door) for name in ("a", "b", "a"))
+        endpoint = PullEndpoint("127.0.0.1:0")
+        a, b, c = (
+            StepflowPullBackend(context(name), PullConfig(queue_name=name), endpoint) for name in ("a", "b", "a")
+        )
         async with started(a), started(b):
             with pytest.raises(Refused) as caught:
                 await c.start()
             assert caught.value.reason == "QUEUE_TAKEN"
-            async with Hand(door.address) as hand:
+            async with Hand(endpoint.address) as hand:
                 hand.pull("a")
                 assert (await hand.take()).HasField("list_components"), "the first one's queue is still served"
         for listen, reason in (("0.0.0.0:0", "ADVERTISE_MISSING"), ("nowhere", "ADDRESS_INVALID")):
             with pytest.raises(Invalid) as refused:
-                await StepflowPullBackend(context(), PullConfig(queue_name="q"), PullDoor(listen)).start()
+                await StepflowPullBackend(context(), PullConfig(queue_name="q"), PullEndpoint(listen)).start()
             assert refused.value.reason == reason
         with pytest.raises(Invalid) as refused:
             await StepflowPullBackend(
-                context(), PullConfig(queue_name="q"), PullDoor("0.0.0.0:0", advertise="here:1")
+                context(), PullConfig(queue_name="q"), PullEndpoint("0.0.0.0:0", advertise="here:1")
             ).start()
         assert refused.value.reason == "TLS_REQUIRED"
 
@@ -665,7 +668,7 @@ def test_a_large_input_that_cannot_be_encoded_fails_its_call_and_so_does_one_whe
         raise MemoryError
 
     async def test() -> None:
-        backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), PullDoor("127.0.0.1:0"))
+        backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), PullEndpoint("127.0.0.1:0"))
         async with started(backend):
             with monkeypatch.context() as patched:
                 patched.setattr(messages, "encode_input", fail)
@@ -701,7 +704,7 @@ def test_our_own_servers_report_progress_and_stop_what_is_cancelled(tmp_path: Pa
 def test_our_own_worker_finishes_what_runs_when_it_is_told_to_stop(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
-            open_door() as (backend, address),
+            open_endpoint() as (backend, address),
             stranger(address, sys.executable, str(BEHAVIOURS), STEPFLOW_TRANSPORT="grpc", PYTHONPATH=str(ROOT)) as one,
         ):
             call, gate = Call("wait_for_gate", {"name": "g"}), Call("open_gate", {"name": "g"})
@@ -721,8 +724,8 @@ def test_our_own_worker_finishes_what_runs_when_it_is_told_to_stop(tmp_path: Pat
     uvloop.run(test())
 
 
-class SlowDoor(PullDoor):
-    """A door that takes a claim and answers it when it is told to."""
+class SlowEndpoint(PullEndpoint):
+    """An endpoint that takes a claim and answers it when it is told to."""
 
     def __init__(self, listen: str) -> None:
         super().__init__(listen)
@@ -738,21 +741,21 @@ class SlowDoor(PullDoor):
 
 def test_our_own_worker_begins_nothing_that_it_was_claiming_when_it_was_told_to_stop() -> None:
     async def test() -> None:
-        door = SlowDoor("127.0.0.1:0")
-        backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), door)
+        endpoint = SlowEndpoint("127.0.0.1:0")
+        backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), endpoint)
         command = (sys.executable, str(BEHAVIOURS))
         async with (
             started(backend),
-            stranger(door.address, *command, STEPFLOW_TRANSPORT="grpc", PYTHONPATH=str(ROOT)) as one,
+            stranger(endpoint.address, *command, STEPFLOW_TRANSPORT="grpc", PYTHONPATH=str(ROOT)) as one,
         ):
             call = Call("add", {"a": 1, "b": 1})
             backend.execute(call)
             async with asyncio.timeout(30):
-                await door.claimed.wait()
+                await endpoint.claimed.wait()
             one.send_signal(signal.SIGTERM)
-            (worker,) = backend._queue.workers.values()
+            (worker,) = backend._queue.workers
             await wait_until_async(lambda: worker.outbox is None, "the worker pulls no more")
-            door.may_answer.set()
+            endpoint.may_answer.set()
             failure = await call.outcome()
             assert failure.code is Code.UNREACHABLE
             assert "stopped" in failure.message
@@ -773,7 +776,7 @@ def test_a_worker_comes_back_to_a_host_that_was_away(version: str) -> None:
         address = f"127.0.0.1:{free_port()}"
         async with stranger(address, *command, STEPFLOW_TRANSPORT="grpc", PYTHONPATH=str(ROOT)):
             for _ in range(2):
-                backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), PullDoor(address))
+                backend = StepflowPullBackend(context(), PullConfig(queue_name="kit"), PullEndpoint(address))
                 async with started(backend):
                     assert await execute(backend, "add", {"a": 1, "b": 1}) in (2, {"sum": 2})
 
@@ -806,7 +809,7 @@ def test_a_flow_runs_with_a_sub_flow_as_a_child_of_its_own_step(version: str) ->
                     "queueName": "py",
                     "command": str(python),
                     "args": [str(SERVERS / "pull.py")],
-                    "concurrency": 1,  # the parent must lend its only place to the child
+                    "concurrency": 1,  # the parent must lend its only slot to the child
                 }
             },
             "routes": {"/py": [{"plugin": "py"}]},
@@ -827,12 +830,12 @@ def test_a_plugin_that_is_made_again_shares_the_address_of_the_others() -> None:
             "routes": {f"/{name}": [{"plugin": name}] for name in ("first", "second")},
         }
         config = config_from_tree(tree, source="test", base_dir=ROOT)
-        doors: Doors = {}
-        backends = make_backends(config, {}, doors=doors)
+        endpoints: PullEndpoints = {}
+        backends = make_backends(config, {}, endpoints=endpoints)
         await asyncio.gather(*(backend.start() for backend in backends.values()))
         try:
             await backends["second"].close()
-            again = make_backend("second", config, {}, doors=doors)
+            again = make_backend("second", config, {}, endpoints=endpoints)
             await again.start()  # the address is taken by `first`
             await again.close()
         finally:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from component_host.stepflow_bridge.stdio_backend import StepflowStdioBackend
+    from component_host.stepflow_bridge.stdio.backend import StepflowStdioBackend
 
     Kit = Callable[..., AbstractAsyncContextManager[StepflowStdioBackend]]
     Rude = Callable[..., StepflowStdioBackend]

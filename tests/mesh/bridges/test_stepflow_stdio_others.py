@@ -10,7 +10,7 @@ import uvloop
 from support import ROOT, is_alive, text_of, wait_until_async
 from support.host_side import FLOW_ID, RUN_ID, Call, context, execute, report, started
 
-from component_host.stepflow_bridge.stdio_backend import StdioServerConfig, StepflowStdioBackend
+from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -257,8 +257,8 @@ def test_a_missing_command_is_named_with_the_places_searched(command: str, tmp_p
         with pytest.raises(Invalid) as caught:
             await backend.start()
         assert caught.value.reason == "COMMAND_NOT_FOUND"
-        place = str(tmp_path) if "/" in command else os.environ["PATH"]
-        for text in ("'lost'", repr(command), place):
+        location = str(tmp_path) if "/" in command else os.environ["PATH"]
+        for text in ("'lost'", repr(command), location):
             assert text in caught.value.message
 
     uvloop.run(test())
@@ -358,7 +358,7 @@ def test_a_server_that_stops_naming_its_executes_gets_one_at_a_time(rude: Rude) 
             for call in pair:
                 backend.execute(call)
             codes = [(await call.outcome())["error"]["code"] for call in pair]
-            assert -32000 in codes  # while two were in flight, nobody could tell
+            assert -32000 in codes  # ambiguous while two were in flight
             again = [Call("/it", number) for number in range(3)]
             for call in again:
                 backend.execute(call)

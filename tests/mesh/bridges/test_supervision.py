@@ -1,4 +1,4 @@
-"""Servers that nobody looks after: limits, what the mesh tells of them, and starts that succeed later."""
+"""Supervision of servers: limits, the state shown by the mesh, and starts that succeed after retries."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_it_starts_runs_flows_and_leaves_nothing_after_ctrl_c(dev: Dev) -> None:
     assert dev.processes() == {}
     assert "the mesh has stopped" in dev.said
     assert "was killed" not in dev.said
-    assert dev.said.count("starting it again") == 0
+    assert dev.said.count("restarting it") == 0
     with socket.create_server(("127.0.0.1", dev.port)):  # the port is free again
         pass
 
@@ -148,7 +148,7 @@ def test_services_that_are_killed_come_back_and_a_second_mesh_is_refused(tmp_pat
         for name in ("executor-1", "host-1", "control_plane", "etcd"):
             killed = dev.pid_of(name)
             os.kill(killed, signal.SIGKILL)
-            dev.wait_for(f"{name} was killed by SIGKILL; starting it again")
+            dev.wait_for(f"{name} was killed by SIGKILL; restarting it")
             dev.wait_for(f"{name} is back at", 30)
             assert dev.pid_of(name) not in (0, killed)
         done = dev.cli("submit", "--flow", "flow.yaml", "--input-json", "1", "--quiet")
@@ -174,7 +174,7 @@ def test_a_plugin_that_does_not_start_is_told(tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text("raise SystemExit('no licence for cheese')\n")
     (tmp_path / "stepflow-config.yml").write_text(CONFIG % (tmp_path / "server.py"))
     with dev_mesh(tmp_path) as dev:
-        dev.wait_for("plugin own has not started")
+        dev.wait_for("plugin own failed to start")
         assert "no licence for cheese" in dev.said
         assert dev.stop(signal.SIGTERM) == 0
         assert dev.processes() == {}

@@ -152,7 +152,7 @@ def test_ctrl_c_lets_the_run_go_on_and_says_how_to_come_back(mesh: Dev) -> None:
         submit.signal(signal.SIGINT)
         assert submit.wait() == 130
     run_id = submit.said.split("run_id: ")[1].split()[0]
-    assert f"come back with: stepflow runs watch {run_id}" in submit.said
+    assert f"follow it again with: stepflow runs watch {run_id}" in submit.said
     assert "Traceback" not in submit.said
     assert status(mesh, run_id) == "running"
     with running(mesh, "runs", "watch", run_id) as watch:

@@ -322,7 +322,7 @@ def test_a_signal_stops_the_run_and_resume_goes_on(place: Place, signum: signal.
         stdout, stderr = stopped(place, process)
     [run_id] = place.run_ids()
     assert (process.returncode, stdout) == (code, "")
-    assert f"run {run_id} is not finished; go on with: stepflow resume {run_id}" in stderr
+    assert f"run {run_id} is not finished; continue it with: stepflow resume {run_id}" in stderr
     place.allow(1_000_000)
     done = place.cli("resume")
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)

@@ -10,7 +10,6 @@ import pytest
 from support import wait_until_async
 from support.parts import World, echo, gated, kinds, of, step
 
-from executor.timers import Wakes
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -126,7 +125,7 @@ def test_a_run_that_ends_of_a_refused_write_keeps_what_its_journal_had(monkeypat
 def test_parts_of_a_flush_behind_a_refused_one_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with World.open() as world:
-            monkeypatch.setattr("executor.drive.ENTRIES_BYTES_MAX", 1)  # every entry in a part of its own
+            monkeypatch.setattr("executor.outbox.ENTRIES_BYTES_MAX", 1)  # every entry in a part of its own
             monkeypatch.setattr(writer, "SUBMISSION_BYTES_MAX", 9_000)
             inputs = [1_000, 10_000, 1_000, 1_000]
             run_id = await world.submit(step("a", "/kit/big", {"$input": "$"}), inputs=inputs)
@@ -196,7 +195,7 @@ def test_a_call_waits_for_a_host_and_goes_to_the_first_that_comes() -> None:
     async def main() -> None:
         async with World.open(hosts=0, queue_timeout_s=30.0) as world:
             run_id = await world.submit(echo("a", 7))
-            await wait_until_async(lambda: world.executors[0].hosts._queued, "the call waits")
+            await wait_until_async(lambda: world.executors[0].hosts.queue.waiting, "the call waits")
             await world.add_host()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("a") == [1]
@@ -210,7 +209,7 @@ def test_a_call_that_has_waited_long_enough_for_a_host_is_unreachable() -> None:
             run_id = await world.submit(echo("a", 7), transport_retries_max=1)
             await world.ended(run_id)
             assert (await world.results(run_id))[0]["error"]["code"] == "UNREACHABLE"
-            assert world.executors[0].hosts._queued == {}
+            assert world.executors[0].hosts.queue.waiting == {}
 
     run(main())
 
@@ -238,7 +237,7 @@ def test_a_cancelled_run_waits_for_no_host() -> None:
     async def main() -> None:
         async with World.open(hosts=0, queue_timeout_s=30.0) as world:
             run_id = await world.submit(echo("a", 7))
-            await wait_until_async(lambda: world.executors[0].hosts._queued, "the call waits")
+            await wait_until_async(lambda: world.executors[0].hosts.queue.waiting, "the call waits")
             await world.control.cancel(run_id)
             assert (await world.ended(run_id)).status == "cancelled"
             assert (await world.add_host()).executed == []
@@ -298,7 +297,7 @@ def test_a_request_that_comes_while_its_run_ends_hangs_nobody() -> None:
             await world.control.cancel(run_id)
             assert (await world.ended(run_id)).status == "cancelled"
             await wait_until_async(lambda: answers, "the last request is answered")
-            assert world.executors[0]._drives == {}
+            assert world.executors[0].ownership.drivers == {}
 
     run(main())
 
@@ -338,26 +337,9 @@ def test_durable_sleeps_of_many_runs_share_one_timer_and_leave_nothing_behind() 
                 assert (await world.ended(run_id)).status == "completed"
             await world.control.cancel(never)
             await world.ended(never)
-            assert world.executors[0]._wakes.next_ms() is None
+            assert world.executors[0].ownership.timers.next_ms() is None
 
     run(main())
-
-
-def test_the_heap_of_instants_does_not_grow_with_the_changes() -> None:
-    wakes: Wakes[str] = Wakes()
-    for now in range(10_000):
-        wakes.set("sleeper", 1_000_000_000)
-        wakes.set("sleeper", now)
-        assert wakes.due(now) == ["sleeper"]
-    assert len(wakes) < 200
-    assert wakes.set("a", 5)
-    assert not wakes.set("b", 7)
-    assert wakes.set("c", 3)
-    wakes.set("a", 9)
-    wakes.drop("c")
-    assert wakes.next_ms() == 7
-    assert wakes.due(10) == ["b", "a"]
-    assert wakes.next_ms() is None
 
 
 # --- following the store, leases --------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from component_host.registration import Registration
 from component_host.service import HostService
 from executor.executor import Executor
 from executor.hosts import link
-from executor.hosts.link import Links
+from executor.hosts.link import HostLinks
 from stepflow.codec import decode, encode
 from stepflow.config.load import BuiltinPlugin, Config, MockPlugin
 from stepflow.errors import Refused
@@ -73,7 +73,7 @@ class LinkedWorld(World):
     def __init__(self, store: SqliteStore, blobs: BlobStore) -> None:
         super().__init__(store, blobs)
         self.linked: list[LinkedHost] = []
-        self.links: list[Links] = []
+        self.links: list[HostLinks] = []
 
     async def serve_host(self, *, capacity: int = 1_000, listen: str = "127.0.0.1:0") -> LinkedHost:
         work = Work()
@@ -93,7 +93,7 @@ class LinkedWorld(World):
 
     async def add_linked_executor(self) -> Executor:
         executor = Executor(self.store, self.blobs, rules={}, builtins={}, queue_timeout_s=30.0)
-        links = Links(self.store, executor)
+        links = HostLinks(self.store, executor)
         await links.start()
         await executor.start()
         links.connect()
@@ -179,7 +179,9 @@ def test_a_result_that_came_while_there_was_no_stream_is_delivered_when_it_is_ba
             run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
             await in_flight(host.work)
             host.proxy.refuse()  # it accepts and resets: somebody is there, so the calls are not given up
-            await wait_until_async(lambda: not host.host.holds and not host.service._connections, "the stream is gone")
+            await wait_until_async(
+                lambda: not host.host.held_results and not host.service._connections, "the stream is gone"
+            )
             host.work.release_all()
             assert not (await mesh.control.get_run(run_id)).terminal
             host.proxy.refuse(refusing=False)
@@ -525,9 +527,9 @@ def test_a_draining_host_does_not_wait_for_results_that_nobody_comes_for(monkeyp
             await in_flight(host.work)
             await mesh.links[0].close()
             host.work.release_all()
-            await wait_until_async(lambda: len(host.host.holds) == 1, "the result is held")
+            await wait_until_async(lambda: len(host.host.held_results) == 1, "the result is held")
             assert await host.service.drain(3_600.0)
-            assert len(host.host.holds) == 1
+            assert len(host.host.held_results) == 1
 
     run(scenario())
 
@@ -568,8 +570,8 @@ def test_rules_are_replaced_when_that_is_asked_for_and_executors_follow() -> Non
         async with world() as mesh:
             other = await registration(mesh, "other", other_rules(), replace_routes=True)
             await other.start()
-            rules = mesh.executors[0].hosts
-            await wait_until_async(lambda: rules._rules["/kit"][0].deny is not None, "the executor has the new rules")
+            rules = mesh.executors[0].hosts.routes
+            await wait_until_async(lambda: rules.rules["/kit"][0].deny is not None, "the executor has the new rules")
             run_id = await mesh.submit(echo("a", 1))
             assert (await mesh.ended(run_id)).status == "failed"
             await other.close()

@@ -24,17 +24,17 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 async def live_runs(world: World, count: int) -> list[str]:
     """Begin runs, a third of each kind, and return once all of them wait."""
-    before = len(world.work.in_flight), len(world.executors[0]._wakes)
+    before = len(world.work.in_flight), len(world.executors[0].ownership.timers)
     flows: list[list[dict[str, Any]]] = [
         [gated("a")],
         [gated("a", timeout="1h", idleTimeout="1h")],
         [step("a", "/builtin/sleep", {"duration_ms": 3_600_000})],
     ]
     run_ids = [await world.submit(*flow) for flow in flows for _ in range(count // len(flows))]
-    wakes = world.executors[0]._wakes
+    wakes = world.executors[0].ownership.timers
     await wait_until_async(lambda: len(world.work.in_flight) == before[0] + 2 * count // 3, "calls are in flight", 60)
     await wait_until_async(lambda: len(wakes) == before[1] + count // 3, "the sleepers sleep", 60)
-    await wait_until_async(lambda: not world.executors[0]._adopting, "all are adopted")
+    await wait_until_async(lambda: not world.executors[0].takeover.adopting, "all are adopted")
     return run_ids
 
 
@@ -79,7 +79,7 @@ def test_what_is_done_for_one_run_does_not_look_at_all_others() -> None:
         async with World.open() as world:
             run_ids = await live_runs(world, MANY)
             executor, cluster = world.executors[0], world.control._cluster
-            executor._drives = Counted(executor._drives)
+            executor.ownership.drivers = Counted(executor.ownership.drivers)
             executor.hosts._calls = Counted(executor.hosts._calls)
             cluster.assignments = {name: Counted(table) for name, table in cluster.assignments.items()}
             Counted.looked_at = 0
@@ -90,7 +90,7 @@ def test_what_is_done_for_one_run_does_not_look_at_all_others() -> None:
             executor.listen(one, None)
             await world.control.cancel(one)
             assert (await world.ended(one)).status == "cancelled"
-            executor.hosts.forget(executor._drives[(other, 0)])
+            executor.hosts.drop_caller(executor.ownership.drivers[(other, 0)])
             assert Counted.looked_at == 0
 
     run(scenario())

@@ -9,8 +9,8 @@ import pytest
 from support import wait_until_async
 from support.parts import World, echo, gated, kinds, of
 
-from executor import executor as executor_module
-from executor import give_back as returns_module
+from executor import give_back, takeover
+from stepflow.errors import Code, Failure, Unavailable
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.state import ADOPTIONS_IN_A_ROW_MAX, ENGINE_VERSION
@@ -19,6 +19,8 @@ from stepflow.store import Put, Txn, delete, keys, put
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from executor.executor import Executor
+
 SHORT_S = 0.6
 """A lease that runs out while a test waits."""
 
@@ -26,9 +28,9 @@ SHORT_S = 0.6
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short, so that tests need not wait."""
-    monkeypatch.setattr(returns_module, "RETURN_S_MIN", 0.01)
-    monkeypatch.setattr(returns_module, "RETURN_S_MAX", 0.05)
-    monkeypatch.setattr(executor_module, "ALONE_S", 0.1)
+    monkeypatch.setattr(give_back, "RETURN_S_MIN", 0.01)
+    monkeypatch.setattr(give_back, "RETURN_S_MAX", 0.05)
+    monkeypatch.setattr(takeover, "ISOLATION_S", 0.1)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -42,8 +44,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 CHAIN = (echo("a", {"$input": "$"}), gated("b", of("a")), echo("c", of("b")))
 
 
-async def registered_anew(executor: executor_module.Executor, before: str) -> None:
-    await wait_until_async(lambda: executor.id != before and executor._drives, "it is there again, and has its runs")
+async def registered_anew(executor: Executor, before: str) -> None:
+    await wait_until_async(
+        lambda: executor.id != before and executor.ownership.drivers, "it is there again, and has its runs"
+    )
 
 
 async def journal_grows(world: World, run_id: str, before: int) -> None:
@@ -65,7 +69,7 @@ def test_a_call_in_flight_survives_the_death_of_its_executor_and_is_not_made_aga
             await called(world, 6)
             dead = await world.kill(world.executors[0])
             await world.bury(dead)
-            await wait_until_async(lambda: len(world.executors[0]._drives) == 6, "the other one has all runs")
+            await wait_until_async(lambda: len(world.executors[0].ownership.drivers) == 6, "the other one has all runs")
             world.work.release_all()
             for n, run_id in enumerate(ids):
                 assert (await world.ended(run_id)).status == "completed"
@@ -85,7 +89,7 @@ def test_an_executor_that_stopped_without_a_word_is_noticed_by_its_lease() -> No
             await called(world)
             await world.add_executor()
             await world.kill(first)
-            await wait_until_async(lambda: world.executors[0]._drives, "its lease has run out")
+            await wait_until_async(lambda: world.executors[0].ownership.drivers, "its lease has run out")
             world.work.release_all()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1]
@@ -104,7 +108,7 @@ def test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_c
             await world.add_executor()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1]
-            await wait_until_async(lambda: world.hosts[0][0]._calls == {}, "what is journaled is held no longer")
+            await wait_until_async(lambda: world.hosts[0][0].calls_held == 0, "what is journaled is held no longer")
 
     run(main())
 
@@ -114,13 +118,13 @@ def test_a_second_attempt_in_flight_is_joined_too() -> None:
         async with World.open(executors=1) as world:
             run_id = await world.submit(gated("b", 1))
             await called(world)
-            world.work.in_flight.popitem()[1].fail(executor_module.Failure(executor_module.Code.UNREACHABLE, "lost"))
+            world.work.in_flight.popitem()[1].fail(Failure(Code.UNREACHABLE, "lost"))
             await called(world)
             assert world.work.executions("b") == [1, 2]
             dead = await world.kill(world.executors[0])
             await world.bury(dead)
             await world.add_executor()
-            await wait_until_async(lambda: world.executors[0]._drives, "adopted")
+            await wait_until_async(lambda: world.executors[0].ownership.drivers, "adopted")
             world.work.release_all()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1, 2]
@@ -138,7 +142,7 @@ def test_a_call_is_joined_at_the_host_that_holds_it() -> None:
             dead = await world.kill(world.executors[0])
             await world.bury(dead)
             await world.add_executor()
-            await wait_until_async(lambda: len(world.executors[0]._drives) == 9, "all are adopted")
+            await wait_until_async(lambda: len(world.executors[0].ownership.drivers) == 9, "all are adopted")
             for work in works:
                 work.release_all()
             for run_id in ids:
@@ -156,7 +160,7 @@ def test_the_partitions_of_a_batch_are_taken_over_together() -> None:
             await called(world, 200)
             dead = await world.kill(world.executors[0])
             await world.bury(dead)
-            await wait_until_async(lambda: len(world.executors[0]._drives) == 4, "all partitions are there")
+            await wait_until_async(lambda: len(world.executors[0].ownership.drivers) == 4, "all partitions are there")
             world.work.release_all()
             assert (await world.ended(run_id)).items_completed == 200
             assert world.work.executions("a") + world.work.executions("b") == [1] * 400
@@ -176,8 +180,8 @@ def test_a_zombie_writes_nothing_after_the_take_over() -> None:
             session._watcher.cancel()  # it does not hear of its end
             await world.add_executor()
             await world.bury(session.id)
-            await wait_until_async(lambda: world.executors[1]._drives, "the other one has the run")
-            drive = zombie._drives[(run_id, 0)]
+            await wait_until_async(lambda: world.executors[1].ownership.drivers, "the other one has the run")
+            drive = zombie.ownership.drivers[(run_id, 0)]
             drive.on_inbox("made-up", state_pb2.InboxMessage(cancel=True))
             drive.turn()
             await wait_until_async(lambda: zombie.id != session.id, "it finds out when it writes, and registers anew")
@@ -236,7 +240,7 @@ def test_a_result_that_comes_to_a_former_owner_is_left_for_the_next_one() -> Non
             executor = world.executors[0]
             run_id = await world.submit(*CHAIN)
             await called(world)
-            executor._abandon(executor._drives[(run_id, 0)], executor_module.Unavailable("TEST", "given back"))
+            executor.ownership.abandon(executor.ownership.drivers[(run_id, 0)], Unavailable("TEST", "given back"))
             world.work.release_all()  # its answer meets nobody
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1]
@@ -311,7 +315,7 @@ def test_a_leader_whose_term_was_interrupted_leads_again() -> None:
 
 
 def test_a_run_whose_owners_die_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_module, "ALONE_S", 60.0)  # however slow the machine, no owner outlives it
+    monkeypatch.setattr(takeover, "ISOLATION_S", 60.0)  # however slow the machine, no owner outlives it
 
     async def main() -> None:
         async with World.open(executors=1) as world:
@@ -386,7 +390,7 @@ def test_a_defect_while_driving_gives_the_run_back_and_in_the_end_up(monkeypatch
             run_id = await world.submit(gated("a"))
             await called(world)
             with monkeypatch.context() as patch:
-                patch.setattr("executor.drive.settle", broken)
+                patch.setattr("executor.calls.settle", broken)
                 world.work.release()
                 view = await world.ended(run_id)
             assert view.status == "recovery_failed"
@@ -401,10 +405,10 @@ def test_a_run_that_was_given_back_goes_to_another_executor() -> None:
         async with World.open(executors=2) as world:
             run_id = await world.submit(gated("a"))
             await called(world)
-            (owner,) = [executor for executor in world.executors if executor._drives]
-            owner._abandon(owner._drives[(run_id, 0)], executor_module.Unavailable("TEST", "given back"))
+            (owner,) = [executor for executor in world.executors if executor.ownership.drivers]
+            owner.ownership.abandon(owner.ownership.drivers[(run_id, 0)], Unavailable("TEST", "given back"))
             (other,) = [executor for executor in world.executors if executor is not owner]
-            await wait_until_async(lambda: other._drives, "the other one has it")
+            await wait_until_async(lambda: other.ownership.drivers, "the other one has it")
             world.work.release_all()
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("a") == [1]
@@ -420,13 +424,13 @@ def test_an_assignment_that_is_told_again_after_its_end_begins_nothing() -> None
             executor.abandoned = lambda _run_id, error: reasons.append(error.reason)
             run_id = await world.submit(gated("a"))
             await called(world)
-            assignment = executor._drives[(run_id, 0)].assignment
+            assignment = executor.ownership.drivers[(run_id, 0)].assignment
             world.work.release_all()
             await world.ended(run_id)
             journal = await world.journal(run_id)
-            executor._assigned(assignment)
-            await wait_until_async(lambda: not executor._adopting, "it has been looked at")
-            assert executor._drives == {}
+            executor.takeover.take_assignment(assignment)
+            await wait_until_async(lambda: not executor.takeover.adopting, "it has been looked at")
+            assert executor.ownership.drivers == {}
             assert reasons == []
             assert await world.journal(run_id) == journal
             assert world.work.executions("a") == [1]
@@ -440,12 +444,12 @@ def test_a_stale_assignment_cannot_be_given_back() -> None:
             run_id = await world.submit(gated("a"))
             await called(world)
             executor = world.executors[0]
-            place = (run_id, 0)
-            assignment = executor._drives[place].assignment
+            partition_id = (run_id, 0)
+            assignment = executor.ownership.drivers[partition_id].assignment
             assert executor._session is not None
             await put(world.store, keys.inbox(run_id, "other"), b"")
             await delete(world.store, assignment.key)
-            executor._returns._move_to_nobody(executor._session, place, assignment)
+            executor.ownership.give_back._move_away(executor._session, partition_id, assignment)
             await executor._session.writer.drain()
             assert await world.keys(keys.ASSIGNED) == []
 

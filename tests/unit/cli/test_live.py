@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from stepflow.cli.display.live import LineView, LiveView, QuietView, choose_view, duration, plain
+from stepflow.cli.display.lines import LineView
+from stepflow.cli.display.live import LiveView
+from stepflow.cli.display.texts import duration, plain
+from stepflow.cli.display.view import QuietView, choose_view
 from stepflow.errors import Code, Failure
 from stepflow.run.views import StepEvent
 

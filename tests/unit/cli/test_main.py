@@ -153,7 +153,7 @@ def test_a_mistake_of_ours_shows_its_type_and_place_but_not_its_text(capfd: pyte
         int("hunter2")
     assert report(caught.value) == 1
     shown = capfd.readouterr().err
-    assert "error[INTERNAL]: ValueError at test_main.py:" in shown
+    assert "error[INTERNAL]: internal error: ValueError at test_main.py:" in shown
     assert "--log-level debug" in shown
     assert "hunter2" not in shown
 

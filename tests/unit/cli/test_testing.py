@@ -9,7 +9,7 @@ import yaml
 
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
-from stepflow.cli.testing.cases import find_files
+from stepflow.cli.testing.discovery import find_files
 
 FLOW = """\
 # a flow with two cases

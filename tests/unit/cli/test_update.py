@@ -156,7 +156,7 @@ def test_updating_twice_changes_nothing_more(tmp_path: Path) -> None:
 def test_an_output_that_something_else_refers_to_is_left_alone(tmp_path: Path) -> None:
     text = "test:\n  cases:\n  - name: a\n    input: 1\n    output: &shared\n      outcome: success\nx: *shared\n"
     path = write(tmp_path, text)
-    with pytest.raises(Refused, match="edit it by hand"):
+    with pytest.raises(Refused, match="edit the file by hand"):
         update_outputs(path, {0: SUCCESS})
     assert path.read_text() == text
 

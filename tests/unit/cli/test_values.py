@@ -14,19 +14,13 @@ import pytest
 import yaml
 
 from stepflow.cli.console import Usage
+from stepflow.cli.input.documents import read_config, read_flow
+from stepflow.cli.input.files import read_file
+from stepflow.cli.input.input_help import describe_input
+from stepflow.cli.input.run_input import read_inputs
+from stepflow.cli.input.values import read_overrides, read_variables
 from stepflow.cli.options import InputOptions, ValueOptions, VariableOptions
-from stepflow.cli.values import (
-    check_output,
-    describe_input,
-    read_config,
-    read_file,
-    read_flow,
-    read_inputs,
-    read_overrides,
-    read_variables,
-    to_yaml,
-    write_results,
-)
+from stepflow.cli.output import check_output, to_yaml, write_results
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid, StepflowError
 from stepflow.flow import Flow, flow_from_tree
@@ -101,7 +95,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_stdin_format_is_a_usage_error() -> None:
-    assert "json or yaml" in refusal(Usage, InputOptions(stdin_format="toml"))
+    assert "--stdin-format is one of json, yaml, not" in refusal(Usage, InputOptions(stdin_format="toml"))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +126,7 @@ def test_a_terminal_is_not_waited_for() -> None:
     code = """
 from stepflow.cli.console import Usage
 from stepflow.cli.options import InputOptions
-from stepflow.cli.values import read_inputs
+from stepflow.cli.input.run_input import read_inputs
 from stepflow.flow import flow_from_tree
 try:
     read_inputs(InputOptions(), flow_from_tree({"output": {"$input": "$.city"}}))
@@ -148,7 +142,7 @@ except Usage as error:
         os.close(ours)
         os.close(theirs)
     assert done.stdout.startswith("INPUT_MISSING")
-    assert "it reads $.city" in done.stdout
+    assert "and reads $.city" in done.stdout
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------
@@ -244,7 +238,7 @@ def test_the_first_example_is_offered_ready_for_a_shell() -> None:
 
 @pytest.mark.parametrize(
     ("schema", "text"),
-    [({"type": "string"}, "It wants string"), ({}, "no schema"), (True, "no schema"), (None, "no schema")],
+    [({"type": "string"}, "The input: string"), ({}, "no schema"), (True, "no schema"), (None, "no schema")],
 )
 def test_other_schemas_are_described_as_well(schema: Any, text: str) -> None:
     flow = flow_from_tree({"schemas": {"properties": {"input": schema}}, "output": {"$input": "$"}})
@@ -258,7 +252,7 @@ def test_without_a_schema_the_paths_that_the_flow_reads_are_named() -> None:
             "output": {"$if": {"$input": None}, "then": {"$input": "unit.name"}},
         }
     )
-    assert "it reads $, $.city, $.unit.name." in describe_input(flow)
+    assert "and reads $, $.city, $.unit.name." in describe_input(flow)
 
 
 def test_an_example_too_long_for_a_command_line_is_left_out() -> None:

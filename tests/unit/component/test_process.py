@@ -1,4 +1,4 @@
-"""The process of a component server: its descriptors, its end, and its use by hand."""
+"""The process of a component server: descriptors, exit, and use by hand."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a pull worker of the SDK takes from its arguments and its environment, and what it makes of a run's results."""
+"""A pull worker of the SDK: options from arguments and environment, results of runs, reconnects."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from stepflow.component import pull
-from stepflow.component.pull import PATIENCE_S, PullOptions, pull_options
-from stepflow.component.pull_remote import flow_results
+from stepflow.component.pull import worker as pull_worker
+from stepflow.component.pull.messages import flow_results
+from stepflow.component.pull.options import PATIENCE_S, PullOptions, pull_options
+from stepflow.component.pull.tasks import PullTask, PullTasks
+from stepflow.component.pull.worker import PullWorker
 from stepflow.component.threads import Threads
 from stepflow.errors import Invalid
 from stepflow.pull.v1 import pull_pb2 as pb
@@ -32,7 +34,7 @@ def test_arguments_go_before_the_environment_and_that_before_the_defaults() -> N
     )
     given = pull_options(environ, pull="here:1", queue="mine", concurrency=9)
     assert (given.tasks_url, given.queue, given.concurrency) == ("here:1", "mine", 9)
-    assert given.patience_s is None, "nobody's runtime has started it: it waits for its host for ever"
+    assert given.patience_s is None, "started by hand: the worker waits for the host without limit"
     assert pull_options({}).tasks_url == "localhost:7837"
 
 
@@ -55,7 +57,7 @@ def test_a_run_without_all_results_has_one_for_each_input_all_the_same() -> None
 
 
 class Host:
-    """A host that restarts, as a worker sees it: streams that end after an hour without a task. It is the clock too."""
+    """A restarting host, from a worker's side: streams end after an hour without a task. Also the clock."""
 
     def __init__(self, restarts: int) -> None:
         self.now = 0.0
@@ -85,17 +87,29 @@ class Host:
 def test_an_idle_worker_outlives_restarts_of_its_host_and_ends_when_it_stays_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pull, "RECONNECT_S_MIN", 0.001)
+    monkeypatch.setattr(pull_worker, "RECONNECT_S_MIN", 0.001)
 
     async def test() -> None:
         host = Host(restarts=3)
         options = PullOptions(tasks_url="mesh:1", queue="q", concurrency=1, patience_s=PATIENCE_S)
-        worker = pull._Worker(options, Threads(1))
-        worker._remote = host  # type: ignore[assignment]  # a double
-        worker._loop = host  # type: ignore[assignment]  # of the loop, its clock
+        worker = PullWorker(options, Threads(1), host)  # type: ignore[arg-type]  # a double
+        worker._loop = host  # type: ignore[assignment]  # only the clock is used
         async with asyncio.timeout(10):
-            await worker._pull()
+            await worker._follow_assignments()
         assert host.connections == 4
-        assert host.now == 4 * 3_600 + 1.5 * PATIENCE_S, "it has looked for the host for its patience"
+        assert host.now == 4 * 3_600 + 1.5 * PATIENCE_S, "the worker looks for the host until the patience is over"
+
+    asyncio.run(test())
+
+
+def test_a_second_assignment_of_a_task_leaves_the_running_one_alone() -> None:
+    async def test() -> None:
+        host = Host(restarts=0)  # refuses a second claim: the double has no heartbeats
+        tasks = PullTasks("worker", host, Threads(1), asyncio.Event(), lambda work: None)  # type: ignore[arg-type]  # a double
+        running = PullTask("task", "mesh:1", "", asyncio.get_running_loop().create_future())
+        tasks._tasks[running.id] = running
+
+        await tasks.execute(pb.TaskAssignment(task_id=running.id))
+        assert tasks._tasks == {running.id: running}
 
     asyncio.run(test())

@@ -1,4 +1,4 @@
-"""What components ask of their host while they run, and progress and cancellation of their calls."""
+"""Requests of running components to their host; progress and cancellation of calls."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def server() -> Iterator[Client]:
 
 
 class Host:
-    """Answers what components ask, from memory, and remembers what was asked."""
+    """Answers the requests of components from memory, and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -144,7 +144,7 @@ def test_metadata_of_flow_and_step_is_read(server: Client) -> None:
 
 
 def test_metadata_without_a_flow_id_is_refused_in_words(server: Client) -> None:
-    assert "did not tell the flow" in server.error("/metadata", None, Host())["message"]
+    assert "sent no flow id" in server.error("/metadata", None, Host())["message"]
 
 
 # Progress and cancellation

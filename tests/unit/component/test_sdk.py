@@ -1,6 +1,6 @@
-"""A component server as its host sees it: handshake, calls, failures, bad requests.
+"""A component server from its host's side: handshake, calls, failures, bad requests.
 
-What a server must say comes from the StepFlow JSON-RPC protocol; the extensions are in `stepflow/component/wire.py`.
+The expected answers are those of the StepFlow JSON-RPC protocol; the extensions are in `stepflow/component/wire.py`.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def server() -> Iterator[Client]:
         yield client
 
 
-# What is said before any call
+# Before any call
 
 
 def test_the_handshake_tells_version_and_capabilities() -> None:
@@ -63,7 +63,7 @@ def test_the_ten_lines_of_the_module_docstring_make_a_server(tmp_path: Path) -> 
 
 
 def test_the_first_example_of_the_documentation_is_a_server_that_works(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "components.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "write-components.md").read_text()
     example = text.split("```python\n", 1)[1].split("```", 1)[0]
     assert run(script(tmp_path, example), "--call", "greet", stdin='{"name": "Ada"}').stdout == '"Hello, Ada!"\n'
 

@@ -1,4 +1,4 @@
-"""Components from type hints: schemas, conversion of inputs, paths, and the mistakes of their authors."""
+"""Components from type hints: schemas, conversion of inputs, paths, and mistakes of authors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -218,7 +218,7 @@ def test_a_literal_path_wins_over_a_pattern() -> None:
     [
         ("", ["@component"]),
         ("@component\ndef f(a: object) -> int: ...", ["server.py:2", "/f", "object"]),
-        ("@component\ndef f(a: int) -> 'object': ...", ["/f", "returns"]),
+        ("@component\ndef f(a: int) -> 'object': ...", ["/f", "return value"]),
         ("@component\ndef f(a: 'Nowhere') -> int: ...", ["/f", "Nowhere", "module level"]),
         ("@component\ndef f(*a: int) -> int: ...", ["/f", "*a"]),
         ("@component\ndef f(a: int, /) -> int: ...", ["/f", "positional-only"]),
@@ -248,7 +248,7 @@ def test_two_functions_cannot_have_one_path() -> None:
     registry.add(define(lambda: 1, name="same"))
     with pytest.raises(Invalid, match="defined already"):
         registry.add(
-            define(lambda: 2, name="same")  # on a line of its own: the place tells functions apart
+            define(lambda: 2, name="same")  # on a line of its own: the location tells functions apart
         )
 
 

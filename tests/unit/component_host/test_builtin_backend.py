@@ -219,7 +219,7 @@ def test_trouble_with_the_blob_store_fails_the_call(error: Exception, code: Code
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working directory with something to read, beside things that must not be read."""
+    """A working directory with readable files, next to files outside the permitted folders."""
     work = tmp_path / "work"
     (work / "sub").mkdir(parents=True)
     (work / "data.json").write_text('{"b": 1, "a": [1.0, null]}')

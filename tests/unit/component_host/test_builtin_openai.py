@@ -31,7 +31,7 @@ def completion(text: Any) -> dict[str, Any]:
 
 
 class Service:
-    """An OpenAI-compatible service on loopback that keeps the requests and gives one prepared answer."""
+    """An OpenAI-compatible service on loopback; records requests and gives one prepared answer."""
 
     def __init__(self, answer: bytes | None) -> None:
         self._answer = answer
@@ -79,7 +79,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def chat(
     response: bytes | None, value: dict[str, Any], environ: Mapping[str, str] | None = None, **settings: Any
 ) -> tuple[Any, Service]:
-    """The outcome of one chat with a service that gives this response, and the service."""
+    """Return the outcome of a chat with a service of this response, and the service."""
 
     async def main() -> tuple[Any, Service]:
         async with Service(response).running() as service:

@@ -1,4 +1,4 @@
-"""What components ask of the owner of their run while they execute: asked again after a join, answered once."""
+"""Call-backs from components to the owner of the run: repeated after a join, answered once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from support import wait_until_async
 from support.scripted_host import RUN, ExecutorEnd, error_from, run_async, scripted, settle_down
 
-from component_host import call as calls_module
+from component_host import results
 from stepflow.codec import INLINE_BYTES_MAX, blob_id, encode
 from stepflow.errors import Invalid, NotFound, Refused, Unavailable
 from stepflow.mesh.v1 import host_pb2
@@ -123,7 +123,7 @@ def test_a_result_that_the_blob_store_has_lost_is_an_error_of_the_request() -> N
 
 
 def test_a_report_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls_module, "REPORT_BYTES_MAX", 10)
+    monkeypatch.setattr(results, "REPORT_BYTES_MAX", 10)
 
     async def main() -> None:
         blobs = BlobStore.open("memory://")

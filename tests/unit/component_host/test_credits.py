@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from component_host.credits import Account, Credits
-from executor.hosts.peer import Peer
+from executor.hosts.peer import HostPeer
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def none() -> int:
 
 def test_a_single_stream_gets_half_of_the_capacity_ahead_and_all_of_it_under_load() -> None:
     credit = Credits(10)
-    account = credit.open(lambda: 10)
+    account = credit.open_account(lambda: 10)
     credit.share(0)
     assert account.granted == 5
     account.received = 5
@@ -35,7 +35,7 @@ def test_a_single_stream_gets_half_of_the_capacity_ahead_and_all_of_it_under_loa
 
 def test_what_ends_is_given_again() -> None:
     credit = Credits(4)
-    account = credit.open(lambda: 4)
+    account = credit.open_account(lambda: 4)
     credit.share(0)
     account.received = 2
     credit.share(2)
@@ -48,7 +48,7 @@ def test_what_ends_is_given_again() -> None:
 
 def test_an_idle_stream_has_a_credit_although_another_one_uses_all_of_the_capacity() -> None:
     credit = Credits(1)
-    busy, idle = credit.open(lambda: 1), credit.open(none)
+    busy, idle = credit.open_account(lambda: 1), credit.open_account(none)
     credit.share(0)
     busy.received = 1
     credit.share(1)
@@ -58,17 +58,17 @@ def test_an_idle_stream_has_a_credit_although_another_one_uses_all_of_the_capaci
 
 def test_credits_of_a_stream_that_closed_are_free_again() -> None:
     credit = Credits(4)
-    gone, stays = credit.open(none), credit.open(none)
+    gone, stays = credit.open_account(none), credit.open_account(none)
     credit.share(0)
     assert (gone.unused, stays.unused) == (1, 1)
-    credit.close(gone)
+    credit.close_account(gone)
     credit.share(0)
     assert stays.unused == 2
 
 
 def test_calls_that_are_joined_again_are_counted_but_take_nothing_from_what_follows() -> None:
     credit = Credits(10)
-    account = credit.open(lambda: 7)
+    account = credit.open_account(lambda: 7)
     account.received = 7  # before anything was granted: an executor came back with what it had in flight
     credit.share(7)
     assert account.granted == 10
@@ -103,17 +103,17 @@ class _Stream:
         self.running = 0
         self.on_the_way = 0
         self.told = 0
-        self.account: Account = credit.open(lambda: self.running)
-        self.peer = Peer("h", {}, metered=True)
+        self.account: Account = credit.open_account(lambda: self.running)
+        self.peer = HostPeer("h", {}, metered=True)
         self.peer.send = lambda _: None
 
 
 def _moves(stream: _Stream, waiting: dict[_Stream, int], busy: Callable[[], int]) -> list[Callable[[], None]]:
     def send() -> None:
-        if waiting[stream] and stream.peer.takes(0):
+        if waiting[stream] and stream.peer.can_take(0):
             waiting[stream] -= 1
             stream.on_the_way += 1
-            stream.peer.call(host_pb2.Call())
+            stream.peer.send_call(host_pb2.Call())
 
     def arrive() -> None:
         if stream.on_the_way:
@@ -125,12 +125,12 @@ def _moves(stream: _Stream, waiting: dict[_Stream, int], busy: Callable[[], int]
     def end() -> None:
         if stream.running:
             stream.running -= 1
-            stream.peer.ended(0)
+            stream.peer.end_call(0)
             stream.credit.share(busy())
 
     def tell() -> None:
         stream.credit.share(busy())
-        stream.peer.grant(stream.account.granted)
+        stream.peer.grant_credits(stream.account.granted)
 
     return [send, arrive, end, tell]
 
@@ -138,24 +138,24 @@ def _moves(stream: _Stream, waiting: dict[_Stream, int], busy: Callable[[], int]
 # --- the executor's side ----------------------------------------------------------------------------------------------
 
 
-def peer(granted: int) -> Peer:
-    made = Peer("h", {}, metered=True)
+def peer(granted: int) -> HostPeer:
+    made = HostPeer("h", {}, metered=True)
     made.send = lambda _: None
-    made.grant(granted)
+    made.grant_credits(granted)
     return made
 
 
 def test_a_peer_takes_as_many_calls_as_it_was_granted() -> None:
     async def scenario() -> None:
         host = peer(2)
-        host.call(host_pb2.Call())
-        assert host.takes(0)
-        host.call(host_pb2.Call())
-        assert not host.takes(0)
-        host.ended(0)
-        assert not host.takes(0)  # the host says when there is room again
-        host.grant(3)
-        assert host.takes(0)
+        host.send_call(host_pb2.Call())
+        assert host.can_take(0)
+        host.send_call(host_pb2.Call())
+        assert not host.can_take(0)
+        host.end_call(0)
+        assert not host.can_take(0)  # the host says when there is room again
+        host.grant_credits(3)
+        assert host.can_take(0)
 
     asyncio.run(scenario())
 
@@ -164,14 +164,14 @@ def test_a_full_peer_takes_one_deeper_call_for_each_call_above_it() -> None:
     async def scenario() -> None:
         host = peer(2)
         for _ in range(2):
-            host.call(host_pb2.Call())
+            host.send_call(host_pb2.Call())
         for _ in range(2):
-            assert host.takes(1)
-            host.call(host_pb2.Call(depth=1))
-        assert not host.takes(1)
-        assert host.takes(2)
-        host.ended(1)
-        assert host.takes(1)
+            assert host.can_take(1)
+            host.send_call(host_pb2.Call(depth=1))
+        assert not host.can_take(1)
+        assert host.can_take(2)
+        host.end_call(1)
+        assert host.can_take(1)
 
     asyncio.run(scenario())
 
@@ -179,9 +179,9 @@ def test_a_full_peer_takes_one_deeper_call_for_each_call_above_it() -> None:
 def test_a_full_peer_takes_one_deeper_call_also_when_its_parent_is_elsewhere() -> None:
     async def scenario() -> None:
         host = peer(0)
-        assert host.takes(3)
-        host.call(host_pb2.Call(depth=3))
-        assert not host.takes(3)
+        assert host.can_take(3)
+        host.send_call(host_pb2.Call(depth=3))
+        assert not host.can_take(3)
 
     asyncio.run(scenario())
 
@@ -189,20 +189,20 @@ def test_a_full_peer_takes_one_deeper_call_also_when_its_parent_is_elsewhere() -
 def test_a_peer_without_a_stream_or_that_drains_takes_nothing() -> None:
     host = peer(5)
     host.draining = True
-    assert not host.takes(0)
+    assert not host.can_take(0)
     host.draining = False
-    assert host.takes(0)
+    assert host.can_take(0)
     host.interrupt()
-    assert not host.takes(0)
+    assert not host.can_take(0)
 
 
 def test_acknowledgements_and_questions_wait_for_the_stream_and_calls_in_flight_are_sent_again() -> None:
     async def scenario() -> None:
-        host = Peer("h", {}, metered=True)
-        host.ack("k", 1)
-        host.attach("run", 0, 5)
+        host = HostPeer("h", {}, metered=True)
+        host.ack_result("k", 1)
+        host.ask_held("run", 0, 5)
         host.reply(host_pb2.CallbackReply(callback_id=9))
-        host.call(host_pb2.Call(call_id=3))
+        host.send_call(host_pb2.Call(call_id=3))
         frames: list[host_pb2.ExecutorFrame] = []
         host.resume(frames.append, [host_pb2.Call(call_id=3)])
         await asyncio.sleep(0)
@@ -218,7 +218,7 @@ def test_acknowledgements_and_questions_wait_for_the_stream_and_calls_in_flight_
 def test_acknowledgements_on_the_way_when_the_stream_broke_are_sent_again() -> None:
     async def scenario() -> None:
         host = peer(5)
-        host.ack("k", 2)
+        host.ack_result("k", 2)
         await asyncio.sleep(0)
         host.interrupt()
         frames: list[host_pb2.ExecutorFrame] = []

@@ -1,4 +1,4 @@
-"""The component host's promises about calls: once, joined, held, forgotten; two executors where it matters.
+"""The component host's promises about calls: executed once, joined, held, forgotten; with two executors where needed.
 
 The backend is scripted (below the seam of `component_host.backend`); blobs and frames are real.
 """
@@ -21,9 +21,10 @@ from support.scripted_host import (
     settle_down,
 )
 
-from component_host import host as host_module
-from component_host.call import LOOP_BYTES_MAX, MESSAGE_CHARS_MAX, Call
+from component_host import call_table
+from component_host.call import LOOP_BYTES_MAX, Call
 from component_host.held_results import HOLD_BYTES
+from component_host.results import MESSAGE_CHARS_MAX
 from stepflow import telemetry
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, blob_id, encode
 from stepflow.errors import Code, Failure, Unavailable
@@ -41,7 +42,7 @@ LARGE = encode("x" * INLINE_BYTES_MAX)
 
 
 class GatedBlobs(BlobStore):
-    """A real store in memory whose operations wait for the test, and fail if it says so."""
+    """A real store in memory; operations wait for `gate`, then raise `error` if set."""
 
     def __init__(self) -> None:
         super().__init__(BlobStore.open("memory://")._place)
@@ -65,19 +66,19 @@ class GatedBlobs(BlobStore):
 
 
 def calls_alive(host: ComponentHost) -> list[Call]:
-    """Return the calls of the host that anything at all keeps in memory."""
+    """Return the calls of the host that are still in memory."""
     gc.collect()
-    return [each for each in gc.get_objects() if isinstance(each, Call) and each._host is host]
+    return [each for each in gc.get_objects() if isinstance(each, Call) and each._owner is host]
 
 
 def assert_nothing_is_left(host: ComponentHost, *streams: ExecutorEnd) -> None:
     assert host.calls_held == 0
     assert host.calls_in_flight == 0
-    assert len(host.holds) == 0
-    assert host.holds.bytes == 0
+    assert len(host.held_results) == 0
+    assert host.held_results.bytes == 0
     for end in streams:
         assert end.stream.calls == {}
-    assert [run for run in host._runs.values() if run.calls] == []
+    assert [run for run in host._table._partitions.values() if run.calls] == []
 
 
 # --- once -----------------------------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ def test_a_higher_attempt_drops_the_held_result_of_the_older_one() -> None:
         async with scripted() as (host, backend, executor):
             await executor.result(executor.call(component=ECHO, json=b"1"))
             assert (await executor.result(executor.call(component=ECHO, attempt=2, json=b"2"))).result.json == b"2"
-            assert len(host.holds) == 1
+            assert len(host.held_results) == 1
             assert backend.cancelled == []
 
     run_async(main)
@@ -232,7 +233,7 @@ def test_after_a_join_the_former_owner_cannot_acknowledge_what_the_new_one_needs
             second = ExecutorEnd(host, epoch=2)
             await second.result(second.call(component=ECHO))
             first.ack()
-            assert len(host.holds) == 1
+            assert len(host.held_results) == 1
             second.ack()
             assert_nothing_is_left(host, first, second)
 
@@ -259,7 +260,7 @@ def test_a_call_joined_while_its_output_is_being_stored_is_answered_under_its_ne
                 first.call("other")  # so that the ids of the two streams differ
             first.call()
             backend.executed[1].succeed(LARGE)
-            await wait_until_async(lambda: blobs.waiting, "the output is on its way")
+            await wait_until_async(lambda: blobs.waiting, "the output is being stored")
             second = ExecutorEnd(host, epoch=2)
             joined = second.call()
             blobs.gate.set()
@@ -318,7 +319,7 @@ def test_a_run_that_the_host_does_not_know_is_answered_with_nothing_held() -> No
 
 
 def test_the_epochs_of_idle_runs_are_bounded_and_those_with_calls_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "RUNS_MAX", 10)
+    monkeypatch.setattr(call_table, "PARTITIONS_MAX", 10)
 
     async def main() -> None:
         async with scripted() as (host, _, executor):
@@ -327,7 +328,7 @@ def test_the_epochs_of_idle_runs_are_bounded_and_those_with_calls_stay(monkeypat
                 step = f"s{number}"
                 await executor.result(executor.call(step, ECHO, run=f"r{number}"))
                 executor.ack(step, run=f"r{number}")
-            assert len(host._runs) <= 10
+            assert host._table.partitions <= 10
             assert error_of(await executor.result(executor.call("late", run="busy", epoch=4))) == (
                 "UNREACHABLE",
                 "STALE_EPOCH",
@@ -337,19 +338,19 @@ def test_the_epochs_of_idle_runs_are_bounded_and_those_with_calls_stay(monkeypat
 
 
 def test_the_table_of_runs_shrinks_again_after_many_had_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "RUNS_MAX", 10)
+    monkeypatch.setattr(call_table, "PARTITIONS_MAX", 10)
 
     async def main() -> None:
         async with scripted() as (host, _, executor):
             for number in range(50):
                 executor.call(run=f"r{number}")
-            assert len(host._runs) == 50
+            assert host._table.partitions == 50
             for number in range(50):
                 executor.ack(run=f"r{number}")
             for number in range(100):
                 executor.call("x", ECHO, run=f"later{number}")
                 executor.ack("x", run=f"later{number}")
-            assert len(host._runs) == 10
+            assert host._table.partitions == 10
 
     run_async(main)
 
@@ -361,7 +362,7 @@ def test_an_acknowledged_result_is_forgotten() -> None:
     async def main() -> None:
         async with scripted() as (host, backend, executor):
             await executor.result(executor.call(component=ECHO))
-            assert (host.calls_held, host.calls_in_flight, len(host.holds)) == (1, 0, 1)
+            assert (host.calls_held, host.calls_in_flight, len(host.held_results)) == (1, 0, 1)
             executor.ack(attempt=0)
             assert host.calls_held == 1
             executor.ack()
@@ -407,7 +408,7 @@ def test_a_cancel_for_a_call_that_has_its_result_changes_nothing() -> None:
             executor.cancel(99)
             await executor.result(number)
             assert backend.cancelled == []
-            assert len(host.holds) == 1
+            assert len(host.held_results) == 1
 
     run_async(main)
 
@@ -444,7 +445,7 @@ def test_an_output_stored_after_its_call_was_superseded_is_not_taken_for_the_new
         async with scripted(blobs=blobs) as (host, backend, executor):
             executor.call()
             backend.executed[0].succeed(LARGE)
-            await wait_until_async(lambda: blobs.waiting, "the output is on its way")
+            await wait_until_async(lambda: blobs.waiting, "the output is being stored")
             second = executor.call(attempt=2)
             backend.executed[1].succeed(b'"new"')
             blobs.gate.set()
@@ -468,7 +469,7 @@ def test_above_the_bytes_that_may_be_held_the_oldest_results_go() -> None:
         async with scripted(held_bytes_max=20 * HOLD_BYTES) as (host, backend, executor):
             for number in range(30):
                 await executor.result(executor.call(f"s{number}", ECHO, json=text))
-            assert host.holds.bytes <= 20 * HOLD_BYTES
+            assert host.held_results.bytes <= 20 * HOLD_BYTES
             held = {call.key for call in (await executor.attach()).calls}
             assert f"{RUN}/0/s29" in held
             assert f"{RUN}/0/s0" not in held
@@ -486,7 +487,7 @@ def test_results_in_the_blob_store_count_as_what_the_process_keeps_for_them() ->
             executor.call(json=b"12345678")
             backend.executed[0].succeed(LARGE)
             await wait_until_async(lambda: executor.results, "the result comes")
-            assert host.holds.bytes == HOLD_BYTES + 8
+            assert host.held_results.bytes == HOLD_BYTES + 8
 
     run_async(main)
 
@@ -496,7 +497,7 @@ def test_results_that_nobody_asks_for_go_when_they_are_old() -> None:
         async with scripted(held_s_max=0.05) as (host, _, executor):
             executor.call(component=ECHO)
             executor.stream.close()
-            assert len(host.holds) == 1
+            assert len(host.held_results) == 1
             await wait_until_async(lambda: not host.calls_held, "the hold is too old")
             assert_nothing_is_left(host, executor)
 
@@ -507,8 +508,8 @@ def test_results_that_are_not_old_stay() -> None:
     async def main() -> None:
         async with scripted() as (host, _, executor):
             executor.call(component=ECHO)
-            host.holds._sweep()
-            assert len(host.holds) == 1
+            host.held_results._sweep()
+            assert len(host.held_results) == 1
 
     run_async(main)
 
@@ -610,7 +611,7 @@ def test_a_large_output_is_in_the_blob_store_before_its_id_is_told(size: int) ->
         async with scripted(blobs=blobs) as (host, backend, executor):
             number = executor.call()
             backend.executed[0].succeed(text)
-            await wait_until_async(lambda: blobs.waiting, "the output is on its way")
+            await wait_until_async(lambda: blobs.waiting, "the output is being stored")
             assert executor.results == []
             assert host.calls_in_flight == 1
             blobs.gate.set()
@@ -685,7 +686,7 @@ def test_the_first_outcome_of_a_call_counts() -> None:
             await settle_down()
             assert len(executor.results) == 1
             assert executor.progress == []
-            assert len(host.holds) == 1
+            assert len(host.held_results) == 1
 
     run_async(main)
 
@@ -716,7 +717,7 @@ def test_a_backend_that_raises_fails_that_call_and_no_other_of_the_frame(tmp_pat
     finally:
         telemetry.configure()
     text = path.read_text()
-    assert "a backend failed on a call by mistake" in text
+    assert "backend failed on a call by a defect" in text
     assert "explode" in text, "where it happened"
     assert "secret" not in text
 
@@ -764,7 +765,7 @@ def test_a_closed_stream_delivers_nothing_and_takes_nothing_in() -> None:
             await settle_down()
             assert executor.frames == []
             assert len(backend.executed) == 2
-            assert len(host.holds) == 2
+            assert len(host.held_results) == 2
 
     run_async(main)
 

@@ -1,4 +1,4 @@
-"""Large libraries are imported by one thread at a time: two that enter a library at different places may fail."""
+"""Large libraries are imported by one thread at a time: threads entering one at different modules may fail."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def test_imports_run_off_the_loop_and_pass_on_what_they_return_and_raise() -> No
 TOGETHER = """
 import asyncio, sys
 from component_host.late_imports import import_in_thread
-from component_host.mcp_bridge.backend import _import_sdk
+from component_host.mcp_bridge.supervisor import import_sdk
 from component_host.builtin.openai import _open_client
 
 async def main():
     assert not {"mcp", "mcp_types", "httpx"} & sys.modules.keys(), "imported at the start"
     await asyncio.gather(
-        import_in_thread(_import_sdk, over_http=False),
-        import_in_thread(_import_sdk, over_http=True),
+        import_in_thread(import_sdk, over_http=False),
+        import_in_thread(import_sdk, over_http=True),
         import_in_thread(_open_client, 1.0, None),
     )
 

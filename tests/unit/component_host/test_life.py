@@ -1,4 +1,4 @@
-"""How a component host starts and stops, and how it keeps the time of its calls. The backend is scripted."""
+"""Start and stop of a component host, time limits of calls, end of the session. The backend is scripted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.scripted_host import (
     settle_down,
 )
 
-from component_host import host as host_module
+from component_host import call_tasks
 from component_host.call import LOOP_BYTES_MAX
 from component_host.deadlines import ENDED_MIN
 from component_host.host import ComponentHost
@@ -37,7 +37,7 @@ LATE_MS = 3_600_000
 
 
 class SlowBlobs(BlobStore):
-    """A store whose operations do not come to an end."""
+    """A store with operations that hang."""
 
     def __init__(self) -> None:
         super().__init__(BlobStore.open("memory://")._place)
@@ -55,7 +55,7 @@ class SlowBlobs(BlobStore):
 
 
 def stopped_backend(name: str = "kit", error: BaseException | None = None) -> Scripted:
-    """A backend whose start waits for the test."""
+    """Return a backend with a start that waits for `may_start`."""
     backend = Scripted(name, error)
     backend.may_start.clear()
     return backend
@@ -69,9 +69,9 @@ def test_start_returns_when_each_backend_is_ready_or_has_failed() -> None:
         broken = Scripted("broken", Unavailable("SERVER_EXITED", "it exited"))
         async with scripted(Scripted(), broken, start=False) as (host, _, _):
             changes: list[tuple[set[str], set[str]]] = []
-            await host.start(changed=lambda: changes.append((set(host.listings()), set(host.failures))))
-            assert set(host.listings()) == {"kit"}
-            assert host.failures["broken"].reason == "SERVER_EXITED"
+            await host.start(changed=lambda: changes.append((set(host.plugins.listings()), set(host.plugins.failures))))
+            assert set(host.plugins.listings()) == {"kit"}
+            assert host.plugins.failures["broken"].reason == "SERVER_EXITED"
             assert len(changes) == 2
             assert changes[-1] == ({"kit"}, {"broken"})
 
@@ -83,7 +83,7 @@ def test_only_the_named_backends_are_started() -> None:
         other = Scripted("other")
         async with scripted(Scripted(), other, start=False) as (host, _, executor):
             await host.start(["kit"])
-            assert set(host.listings()) == {"kit"}
+            assert set(host.plugins.listings()) == {"kit"}
             assert other.starts == 0
             result = await executor.result(executor.call(plugin="other"))
             assert error_of(result) == ("UNREACHABLE", "PLUGIN_NOT_STARTED")
@@ -115,7 +115,7 @@ def test_who_stops_waiting_for_a_start_does_not_stop_it_for_the_others() -> None
             first.cancel()
             backend.may_start.set()
             await second
-            assert set(host.listings()) == {"kit"}
+            assert set(host.plugins.listings()) == {"kit"}
 
     run_async(main)
 
@@ -135,9 +135,9 @@ def test_a_backend_that_breaks_at_its_start_by_mistake_is_a_failed_plugin() -> N
     async def main() -> None:
         broken = Scripted("broken", KeyError("secret"))
         async with scripted(Scripted(), broken) as (host, _, executor):
-            assert host.failures["broken"].reason == "PLUGIN_START_FAILED"
-            assert "KeyError" in host.failures["broken"].message
-            assert "secret" not in host.failures["broken"].message
+            assert host.plugins.failures["broken"].reason == "PLUGIN_START_FAILED"
+            assert "KeyError" in host.plugins.failures["broken"].message
+            assert "secret" not in host.plugins.failures["broken"].message
             assert (await executor.result(executor.call(component=ECHO))).result.json == b"{}"
 
     run_async(main)
@@ -168,7 +168,7 @@ def test_a_call_that_waits_for_its_plugin_can_be_cancelled_and_superseded() -> N
             executor.cancel(executor.call("a"))
             executor.call("b", ECHO, attempt=1)
             second = executor.call("b", ECHO, attempt=2)
-            assert len(host._plugins["kit"].waiting) == 1, "nothing is kept of those that nobody wants"
+            assert len(host.plugins.find_plugin("kit").waiting) == 1, "cancelled and superseded calls leave the queue"
             backend.may_start.set()
             await starting
             await executor.result(second)
@@ -249,7 +249,7 @@ def test_a_call_beyond_its_time_limit_fails_with_timeout_and_is_cancelled(limits
             backend.executed[0].succeed(b"1")
             await settle_down()
             assert len(executor.results) == 1
-            assert len(host.limits) == 0
+            assert len(host.deadlines) == 0
 
     run_async(main)
 
@@ -279,11 +279,11 @@ def test_the_clock_of_a_call_starts_when_its_backend_gets_it() -> None:
             starting = asyncio.create_task(host.start())
             await settle_down()
             waiting = executor.call("waiting", timeout_ms=SOON_MS, idle_timeout_ms=SOON_MS)
-            assert len(host.limits) == 0
+            assert len(host.deadlines) == 0
             assert executor.results == []
             backend.may_start.set()
             await starting
-            assert len(host.limits) == 1
+            assert len(host.deadlines) == 1
             assert error_of(await executor.result(waiting))[0] == "TIMEOUT"
             assert len(backend.executed) == 1
 
@@ -315,7 +315,7 @@ def test_the_idle_time_begins_anew_with_the_answer_to_a_call_back() -> None:
             answered_at = time.monotonic()
             executor.answer(callback, flow_json=b"{}")
             await asking
-            assert call.limit.active_at >= answered_at
+            assert call.clock.active_at >= answered_at
 
     run_async(main)
 
@@ -337,7 +337,7 @@ def test_calls_that_have_ended_leave_the_clock_long_before_their_limit() -> None
             executor.call("stays", timeout_ms=LATE_MS)
             for number in range(10 * ENDED_MIN):
                 executor.call(f"s{number}", ECHO, timeout_ms=LATE_MS)
-            assert len(host.limits) <= 2 * ENDED_MIN
+            assert len(host.deadlines) <= 2 * ENDED_MIN
 
     run_async(main)
 
@@ -380,14 +380,14 @@ def test_close_fails_each_call_in_flight_once_whoever_has_it() -> None:
             }
             backend.executed[-2].succeed(encode("x" * INLINE_BYTES_MAX))
             backend.executed[-1].succeed(encode("x" * LOOP_BYTES_MAX))
-            await wait_until_async(lambda: blobs.asked >= 2, "blobs are on their way")
+            await wait_until_async(lambda: blobs.asked >= 2, "blobs are in transit")
             await host.close()
             await starting
             outcomes = {result.call_id: error_of(result)[0] for result in executor.results}
             assert outcomes == dict.fromkeys(numbers.values(), "UNREACHABLE")
             assert len(executor.results) == len(numbers)
             assert host.calls_in_flight == 0
-            assert host.failures["slow"].reason == "HOST_STOPPED"
+            assert host.plugins.failures["slow"].reason == "HOST_STOPPED"
 
     run_async(main)
 
@@ -432,7 +432,7 @@ def test_a_host_can_be_closed_before_it_was_started_and_in_the_moment_it_is() ->
 
 
 def test_a_backend_whose_close_fails_or_hangs_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "CLOSE_WAIT_S", 0.05)
+    monkeypatch.setattr(call_tasks, "CLOSE_WAIT_S", 0.05)
     released: list[asyncio.Event] = []
 
     class Stubborn(Scripted):
@@ -491,7 +491,7 @@ def test_nothing_is_timed_any_more_after_the_close() -> None:
 
 
 def timers() -> list[str]:
-    """Return what of the host the event loop (asyncio's own) has timers for."""
+    """Return the modules of the host with a timer in the event loop (asyncio's own)."""
     scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009  # no stub has it
     callbacks = [handle._callback for handle in scheduled if not handle.cancelled()]
     names = [type(getattr(callback, "__self__", None)).__module__ for callback in callbacks]
@@ -505,14 +505,14 @@ def test_nothing_begins_while_the_host_does_not_count_as_registered() -> None:
     async def main() -> None:
         async with scripted() as (host, backend, executor):
             begun = executor.call("begun")
-            host.may_begin = lambda: False
+            host.dispatcher.may_begin = lambda: False
             waiting = executor.call("waiting")
             executor.call("again", ECHO)
             await settle_down()
             assert backend.attempts == [("begun", 1)]
             backend.executed[0].succeed(b"1")
             assert (await executor.result(begun)).result.json == b"1"
-            host.may_begin = lambda: True
+            host.dispatcher.may_begin = lambda: True
             await wait_until_async(lambda: len(backend.executed) == 3, "they begin in their order")
             assert backend.attempts == [("begun", 1), ("waiting", 1), ("again", 1)]
             assert executor.results[-1].call_id != waiting
@@ -526,10 +526,10 @@ def test_what_had_not_begun_when_the_session_ended_never_begins() -> None:
         async with scripted() as (host, backend, executor):
             host.connect(executor.frames.append, lambda: hung_up.append(True))
             begun = executor.call("begun")
-            host.may_begin = lambda: False
+            host.dispatcher.may_begin = lambda: False
             executor.call("late")
-            host.lost()
-            host.may_begin = lambda: True
+            host.end_session()
+            host.dispatcher.may_begin = lambda: True
             again = executor.call("late", ECHO, attempt=2)
             assert (await executor.result(again)).attempt == 2
             backend.executed[0].succeed(b"1")

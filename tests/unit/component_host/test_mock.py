@@ -42,7 +42,7 @@ routes: {/mock: [{plugin: mock}]}
 
 
 class Call:
-    """One call on the host's side of the seam; keeps what the backend settles it with."""
+    """One call on the host's side of the seam; keeps the outcome."""
 
     def __init__(self, component: str, value: Any, step: str = "step1") -> None:
         self.request = host_pb2.Call(component=component, step_id=step)

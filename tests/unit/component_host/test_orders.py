@@ -47,7 +47,7 @@ class Alive:
     end: ExecutorEnd
     call_id: int
     execution: int
-    """Which of the executions it is."""
+    """Index of the execution."""
     held: bool = False
 
 
@@ -168,13 +168,13 @@ def test_whatever_the_order_each_attempt_is_executed_once_and_answered_to_whoeve
             assert dict(answers) == model.answers
 
             assert host.calls_held == len(model.alive)
-            assert len(host.holds) == sum(alive.held for alive in model.alive.values())
+            assert len(host.held_results) == sum(alive.held for alive in model.alive.values())
             assert host.calls_in_flight == sum(not alive.held for alive in model.alive.values())
             last = ExecutorEnd(host, epoch=model.epoch + 1)
             for step, alive in list(model.alive.items()):
                 last.call(step, attempt=alive.attempt)
                 last.ack(step, alive.attempt)
-            assert (host.calls_held, host.calls_in_flight, host.holds.bytes) == (0, 0, 0)
+            assert (host.calls_held, host.calls_in_flight, host.held_results.bytes) == (0, 0, 0)
             assert [end for end in (*ends, last) if end.stream.calls] == []
             assert len(backend.executed) == len(model.executions)
 

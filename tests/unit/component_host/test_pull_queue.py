@@ -10,14 +10,17 @@ import pytest
 from support.host_side import Call
 
 from component_host.backend import ComponentInfo
-from component_host.stepflow_bridge.pull import queue
+from component_host.stepflow_bridge.pull import queue, timeouts
 from component_host.stepflow_bridge.pull.messages import encode_input
-from component_host.stepflow_bridge.pull.queue import Outbox, TaskQueue, Worker
+from component_host.stepflow_bridge.pull.queue import TaskQueue
+from component_host.stepflow_bridge.pull.timeouts import QueueTimeouts
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.pull.v1 import pull_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from component_host.stepflow_bridge.pull.records import Outbox, Worker
 
 ADD = ComponentInfo("add", "/add")
 
@@ -25,29 +28,31 @@ ADD = ComponentInfo("add", "/add")
 class Kit:
     """A queue, its clock, and the workers' side of it."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, queue_timeout_s: float = 30.0, execution_timeout_s: float | None = None) -> None:
         self.now = 1_000.0
-        options = {"queue_timeout_s": 30.0, "execution_timeout_s": None, **options}
-        self.queue = TaskQueue("kit", clock=lambda: self.now, **options)
+        self.queue = TaskQueue("kit", clock=lambda: self.now)
+        self.timeouts = QueueTimeouts(
+            self.queue, queue_timeout_s=queue_timeout_s, execution_timeout_s=execution_timeout_s
+        )
 
     def connect(self, name: str = "w1", *, group: object = None, concurrency: int = 2, lends: bool = False) -> Hand:
-        worker, outbox = self.queue.connect(
+        worker, outbox = self.queue.connect_worker(
             name, group=group, address="127.0.0.1:1", concurrency=concurrency, lends=lends
         )
         hand = Hand(self, worker, outbox)
         (question,) = hand.take()
         assert question.HasField("list_components")
-        self.queue.listed(question.task_id, (ADD,), complete=True)
+        self.queue.take_listing(question.task_id, (ADD,), complete=True)
         return hand
 
     def call(self, component: str = "add") -> Call:
         call = Call(component, {"a": 1})
-        self.queue.offer(call, encode_input(call))
+        self.queue.offer_call(call, encode_input(call))
         return call
 
     def later(self, seconds: float) -> None:
         self.now += seconds
-        self.queue.tick()
+        self.timeouts.tick()
 
 
 class Hand:
@@ -65,10 +70,10 @@ class Hand:
 
     def claim(self, task: pb.TaskAssignment, name: str = "", **more: Any) -> pb.TaskHeartbeatResponse | None:
         request = pb.TaskHeartbeatRequest(task_id=task.task_id, worker_id=name or self.worker.id, **more)
-        return self.kit.queue.heartbeat(request)
+        return self.kit.queue.take_heartbeat(request)
 
     def leave(self) -> None:
-        self.kit.queue.disconnect(self.worker, self.outbox)
+        self.kit.queue.disconnect_worker(self.worker, self.outbox)
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -89,7 +94,7 @@ async def test_a_worker_gets_no_more_tasks_than_its_concurrency() -> None:
         kit.call()
     first = hand.take()
     assert len(first) == 2
-    kit.queue.completed(first[0].task_id)
+    kit.queue.complete_task(first[0].task_id)
     assert len(hand.take()) == 1
 
 
@@ -100,7 +105,7 @@ async def test_a_task_that_waits_for_a_flow_lends_its_place_where_the_worker_has
         hand = kit.connect(f"w{lends}", concurrency=1, lends=lends)
         kit.call()
         (task,) = hand.take()
-        parent = kit.queue.task_of(task.context.root_run_id)
+        parent = kit.queue.tasks.task_of_token(task.context.root_run_id)
         assert parent is not None
         parent.runs_awaited += 1
         assert hand.worker.room == room
@@ -130,8 +135,8 @@ async def test_an_unclaimed_task_goes_to_another_worker_when_the_stream_breaks()
     assert again.task_id != unclaimed.task_id
     assert first.claim(unclaimed) is None, "the old sending is void"
     assert second.claim(again) is not None
-    assert kit.queue.completed(again.task_id) is calls[1]
-    assert kit.queue.completed(claimed.task_id) is calls[0], "what was claimed may still be completed"
+    assert kit.queue.complete_task(again.task_id) is calls[1]
+    assert kit.queue.complete_task(claimed.task_id) is calls[0], "what was claimed may still be completed"
 
 
 @in_loop
@@ -147,8 +152,8 @@ async def test_a_worker_that_comes_back_in_time_keeps_what_it_has_claimed() -> N
     assert back.worker is hand.worker
     kit.later(60)
     kit.call()
-    assert back.take() == [], "its only place is taken"
-    assert kit.queue.completed(task.task_id) is call
+    assert back.take() == [], "its only slot is taken"
+    assert kit.queue.complete_task(task.task_id) is call
     assert len(back.take()) == 1
 
 
@@ -160,15 +165,15 @@ async def test_a_worker_that_stays_away_loses_what_it_has_claimed() -> None:
     (task,) = hand.take()
     hand.claim(task)
     hand.leave()
-    kit.later(queue.GONE_S - 1)
+    kit.later(timeouts.GONE_S - 1)
     assert not call.settled
     hand.claim(task)  # a heartbeat without a stream is a sign of life
-    kit.later(queue.GONE_S - 1)
+    kit.later(timeouts.GONE_S - 1)
     assert not call.settled
     kit.later(2)
     failure = await call.outcome()
     assert failure.code is Code.UNREACHABLE
-    assert kit.queue.completed(task.task_id) is None
+    assert kit.queue.complete_task(task.task_id) is None
 
 
 @in_loop
@@ -179,7 +184,7 @@ async def test_silence_alone_costs_a_connected_worker_nothing() -> None:
     (task,) = hand.take()
     hand.claim(task)
     kit.later(3_600)  # a component that blocks the worker's loop
-    assert kit.queue.completed(task.task_id) is call
+    assert kit.queue.complete_task(task.task_id) is call
 
 
 @in_loop
@@ -190,9 +195,9 @@ async def test_a_task_that_its_worker_forgot_while_it_works_on_others_fails() ->
     one, two = hand.take()
     hand.claim(one)
     hand.claim(two)
-    kit.now += queue.SILENT_S + 1
+    kit.now += timeouts.SILENT_S + 1
     hand.claim(two)
-    kit.queue.tick()
+    kit.timeouts.tick()
     assert (await forgotten.outcome()).code is Code.UNREACHABLE
     assert not other.settled
     assert hand.worker.room == 1
@@ -233,7 +238,7 @@ async def test_a_task_that_is_not_claimed_in_time_goes_to_a_worker_with_room() -
     other = kit.connect("other")
     kit.later(1)
     (task,) = other.take()
-    assert kit.queue.completed(task.task_id) is call
+    assert kit.queue.complete_task(task.task_id) is call
 
 
 @in_loop
@@ -257,13 +262,13 @@ async def test_an_aborted_task_keeps_its_place_until_it_is_completed() -> None:
     call = kit.call()
     (task,) = hand.take()
     hand.claim(task)
-    kit.queue.abort(call)
+    kit.queue.abort_call(call)
     call.fail(Failure(Code.CANCELLED, "cancelled"))
     reply = hand.claim(task)
     assert reply is not None
     assert reply.should_abort
     assert hand.worker.room == 0
-    kit.queue.completed(task.task_id)
+    kit.queue.complete_task(task.task_id)
     assert hand.worker.room == 1
 
 
@@ -273,7 +278,7 @@ async def test_a_task_cancelled_before_it_is_claimed_is_refused_and_frees_its_pl
     hand = kit.connect(concurrency=1)
     call = kit.call()
     (task,) = hand.take()
-    kit.queue.abort(call)
+    kit.queue.abort_call(call)
     call.fail(Failure(Code.CANCELLED, "cancelled"))
     reply = hand.claim(task)
     assert reply is not None
@@ -301,25 +306,25 @@ async def test_the_end_of_a_process_fails_what_it_had_claimed_and_sends_the_rest
     claimed, unclaimed = kit.call(), kit.call()
     one, _ = hand.take()
     hand.claim(one)
-    kit.queue.lose(process, Failure(Code.UNREACHABLE, "it ended"))
+    kit.queue.lose_group(process, Failure(Code.UNREACHABLE, "it ended"))
     assert (await claimed.outcome()).message == "it ended"
     (again,) = kit.connect("w2", group=other).take()
-    assert kit.queue.completed(again.task_id) is unclaimed
+    assert kit.queue.complete_task(again.task_id) is unclaimed
 
 
 @in_loop
 async def test_each_worker_is_told_the_names_that_it_has_listed() -> None:
     kit = Kit()
     for name in ("add", "/add"):
-        worker, outbox = kit.queue.connect(name, group=None, address="a:1", concurrency=1, lends=False)
+        worker, outbox = kit.queue.connect_worker(name, group=None, address="a:1", concurrency=1, lends=False)
         hand = Hand(kit, worker, outbox)
         (question,) = hand.take()
-        kit.queue.listed(question.task_id, (ComponentInfo(name, "/add"),), complete=True)
+        kit.queue.take_listing(question.task_id, (ComponentInfo(name, "/add"),), complete=True)
         for asked in ("add", "/add"):
             kit.call(asked)
             (task,) = hand.take()
             assert task.execute.component_id == name
-            kit.queue.completed(task.task_id)
+            kit.queue.complete_task(task.task_id)
         hand.leave()
 
 
@@ -329,15 +334,15 @@ async def test_calls_are_told_apart_by_what_their_callbacks_bring() -> None:
     hand = kit.connect()
     calls = [kit.call(), kit.call()]
     tokens = [task.context.root_run_id for task in hand.take()]
-    found = [kit.queue.task_of(token) for token in tokens]
+    found = [kit.queue.tasks.task_of_token(token) for token in tokens]
     assert [task.offer.call for task in found if task is not None] == calls
-    assert kit.queue.task_of("") is None, "nobody can tell which of two"
+    assert kit.queue.tasks.task_of_token("") is None, "two tasks are ambiguous"
 
 
 @in_loop
 async def test_a_worker_without_an_id_is_refused() -> None:
     with pytest.raises(Invalid):
-        Kit().queue.connect("", group=None, address="a:1", concurrency=1, lends=False)
+        Kit().queue.connect_worker("", group=None, address="a:1", concurrency=1, lends=False)
 
 
 @in_loop
@@ -345,9 +350,9 @@ async def test_only_a_worker_that_is_to_end_sees_its_stream_end_well() -> None:
     kit = Kit()
     started, stranger = kit.connect("ours", lends=True), kit.connect("theirs")
     again = kit.connect("theirs")
-    assert stranger.outbox.broken, "it has connected anew"
+    assert stranger.outbox.broken, "it has connected again"
     kit.queue.closing = True
-    kit.queue.end_streams(started.worker.group)
+    kit.queue.workers.end_streams(started.worker.group)
     assert (started.outbox.ended, started.outbox.broken) == (True, False)
     kit.queue.fail_all(Failure(Code.UNREACHABLE, "stopped"))
     assert not started.outbox.broken

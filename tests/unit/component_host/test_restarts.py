@@ -1,11 +1,11 @@
-"""Servers that are started again, whatever kept them from starting."""
+"""Restarts of servers after any kind of failed start."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from component_host.backend import Health
+from component_host.backend import ServerHealth
 from component_host.supervision import restarts
 
 if TYPE_CHECKING:
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """Ends at once; its first starts fail as told."""
+    """A server that ends at once; the first starts raise `failures`."""
 
-    end_was_wanted = False
-    how_it_ended = "ended"
+    stopping = False
+    exit_reason = "ended"
 
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
@@ -38,15 +38,15 @@ class Server:
 
 
 def test_a_server_is_started_again_although_the_system_had_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that nobody expected ended the supervisor: the server stayed away, and its calls waited for ever."""
+    """An unexpected error used to end the supervisor: the server stayed down, and its calls waited without end."""
     monkeypatch.setattr(restarts, "BACKOFF_S_MIN", 0.001)
 
     async def main() -> None:
-        health = Health(lambda: None)
+        health = ServerHealth(lambda: None)
         server = Server(OSError(24, "Too many open files"), RuntimeError("can't start new thread"))
         hopeless: list[str] = []
         keeping = asyncio.create_task(
-            restarts.keep_up(
+            restarts.supervise(
                 server,
                 health,
                 plugin="p",

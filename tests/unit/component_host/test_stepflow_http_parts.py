@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.host_side import MemoryBlobs
 
-from component_host.stepflow_bridge import http_endpoint
-from component_host.stepflow_bridge.blob_api import BlobApi
-from component_host.stepflow_bridge.blob_refs import REFERENCES_MAX, with_blobs
-from component_host.stepflow_bridge.http_endpoint import EventSplitter, TooLargeError
+from component_host.stepflow_bridge.http import endpoint
+from component_host.stepflow_bridge.http.blob_api import BlobApi
+from component_host.stepflow_bridge.http.blob_refs import REFERENCES_MAX, with_blobs
+from component_host.stepflow_bridge.http.endpoint import EventSplitter, TooLargeError
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid, NotFound
 
@@ -42,14 +42,14 @@ EVENTS = [b"one", b"two", b"three\nlines", b" two spaces"]
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_events_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
     splitter = EventSplitter()
-    places = [0, *sorted(cuts), len(STREAM)]
-    found = [event for start, end in pairwise(places) for event in splitter.feed(STREAM[start:end])]
+    offsets = [0, *sorted(cuts), len(STREAM)]
+    found = [event for start, end in pairwise(offsets) for event in splitter.feed(STREAM[start:end])]
     assert found == EVENTS
 
 
 @pytest.mark.parametrize("piece", [b"data: " + b"x" * 4_000 + b"\n", b"x" * 4_000, b"note: x\n" * 500])
 def test_an_event_without_end_is_too_large(monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
-    monkeypatch.setattr(http_endpoint, "REPLY_BYTES_MAX", 20_000)
+    monkeypatch.setattr(endpoint, "REPLY_BYTES_MAX", 20_000)
     splitter = EventSplitter()
     for _ in range(20_000 // len(piece)):
         splitter.feed(piece)
@@ -58,7 +58,7 @@ def test_an_event_without_end_is_too_large(monkeypatch: pytest.MonkeyPatch, piec
 
 
 def test_many_events_together_are_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_endpoint, "REPLY_BYTES_MAX", 20_000)
+    monkeypatch.setattr(endpoint, "REPLY_BYTES_MAX", 20_000)
     splitter = EventSplitter()
     event = b"data: " + b"x" * 9_000 + b"\n\n"
     assert sum(len(splitter.feed(event)) for _ in range(10)) == 10

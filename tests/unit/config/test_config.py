@@ -575,7 +575,7 @@ def test_the_digest_covers_mock_behaviours(tmp_path: Path) -> None:
 
 
 def documented() -> list[str]:
-    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "configuration.md").read_text()
     return re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 

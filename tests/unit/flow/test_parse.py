@@ -425,8 +425,8 @@ def test_unknown_members_are_warned_about_with_a_suggestion() -> None:
 
 def test_members_beside_a_form_are_warned_about() -> None:
     assert warnings({"output": {"$step": "a", "pth": "x", "$input": "y"}}) == [
-        (1900, "$.output.pth", "`pth` beside `$step` is not read; did you mean `path`?"),
-        (1900, "$.output.$input", "`$input` beside `$step` is not read"),
+        (1900, "$.output.pth", "`pth` next to `$step` is not read; did you mean `path`?"),
+        (1900, "$.output.$input", "`$input` next to `$step` is not read"),
     ]
 
 

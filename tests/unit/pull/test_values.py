@@ -1,4 +1,4 @@
-"""JSON in google.protobuf.Value: what comes back as it was, and what is refused."""
+"""JSON in google.protobuf.Value: round trips and refusals."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_passes_can_be_decoded_and_what_is_deeper_is_refused(container: Any
 
 
 def levels_that_pass(container: Any) -> int:
-    """Return how deep a value may be, having decoded one of each depth where it is deepest, in an assignment."""
+    """Return the greatest depth that a decoder accepts in an assignment, the deepest message around a value."""
     tree: Any = 1
     for levels in range(100):
         assignment = pb.TaskAssignment()

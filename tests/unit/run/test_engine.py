@@ -9,144 +9,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.corpus import CORPUS, EXPECTED, ref, step, world
 from support.engine import World
 
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, INNOCENT_MS
-
-
-def step(name, component, input=None, **more):
-    return {"id": name, "component": component, "input": input, **more}
-
-
-def ref(name, path=None):
-    return {"$step": name} if path is None else {"$step": name, "path": path}
-
-
-DOUBLE = {"steps": [step("d", "/c/add", {"a": {"$input": "$"}, "b": {"$input": "$"}})], "output": ref("d", "sum")}
-COUNT_DOWN = {
-    "steps": [step("n", "/c/add", {"a": {"$input": "n"}, "b": -1})],
-    "output": {
-        "$if": {"$coalesce": [{"$input": "last"}, False]},
-        "then": {"result": ref("n", "sum")},
-        "else": {"next": {"n": ref("n", "sum"), "last": True}},
-    },
-}
-MIXED = {
-    "steps": [step("q", "/c/add", {"a": {"$input": "v"}, "b": 1})],
-    "output": ref("q", "sum"),
-}
-
-CORPUS = {
-    "empty": {},
-    "chain": {
-        "steps": [
-            step("a", "/c/add", {"a": {"$input": "n"}, "b": 1}),
-            step("b", "/c/add", {"a": ref("a", "sum"), "b": 1}),
-            step("c", "/c/add", {"a": ref("b", "sum"), "b": 1}),
-        ],
-        "output": ref("c", "sum"),
-    },
-    "diamond": {
-        "steps": [
-            step("a", "/c/id", {"$input": "$"}),
-            step("b", "/c/id", [ref("a"), 1]),
-            step("c", "/c/id", [ref("a"), 2]),
-            step("d", "/c/id", [ref("b"), ref("c")]),
-        ],
-        "output": ref("d"),
-    },
-    "failure travels": {
-        "steps": [step("a", "/c/fail"), step("b", "/c/id", ref("a")), step("s", "/c/id", 1)],
-        "output": [ref("s"), ref("b")],
-    },
-    "late discovery": {
-        "steps": [step("c", "/c/id", True), step("a", "/c/id", "a"), step("b", "/c/fail")],
-        "output": {"$if": ref("c"), "then": ref("a"), "else": ref("b")},
-    },
-    "coalesce": {
-        "steps": [step("x", "/c/null"), step("y", "/c/null"), step("z", "/c/id", "z"), step("never", "/c/fail")],
-        "output": {"$coalesce": [ref("x"), ref("y"), ref("z"), ref("never")]},
-    },
-    "must execute": {
-        "steps": [step("side", "/c/fail", mustExecute=True), step("a", "/c/id", 1)],
-        "output": ref("a"),
-    },
-    "default": {
-        "steps": [step("a", "/c/fail", onError={"action": "useDefault", "defaultValue": {"$input": "x"}})],
-        "output": ref("a"),
-    },
-    "transport": {"steps": [step("a", "/c/lost", 7)], "output": ref("a")},
-    "large values": {
-        "steps": [
-            step("a", "/c/big", 1),
-            step("b", "/c/add", {"a": ref("a", "n"), "b": 1}),
-            step("w", "/c/id", ref("a")),
-        ],
-        "output": [ref("b", "sum"), ref("w", "n")],
-    },
-    "sleep": {
-        "steps": [step("z", "/builtin/sleep", {"duration_ms": 5000, "passthrough": [1]}), step("a", "/c/id", ref("z"))],
-        "output": ref("a"),
-    },
-    "signals": {
-        "steps": [
-            step("w", "/builtin/wait_for_signal", {"name": "go"}),
-            step("v", "/builtin/wait_for_signal", {"name": "go", "after": ref("w")}),
-            step("o", "/builtin/wait_for_signal", {"name": "other"}),
-            step("a", "/c/id", [ref("w", "payload"), ref("v", "payload")]),
-            step("b", "/c/id", 7),
-        ],
-        "output": [ref("a"), ref("o", "payload.n"), ref("b")],
-    },
-    "map": {
-        "steps": [
-            step("m", "/builtin/map", {"workflow": {"$literal": DOUBLE}, "items": [1, 2, 3, 4], "max_concurrency": 2})
-        ],
-        "output": ref("m"),
-    },
-    "iterate": {
-        "steps": [step("i", "/builtin/iterate", {"flow": {"$literal": COUNT_DOWN}, "initial_input": {"n": 9}})],
-        "output": ref("i"),
-    },
-    "map of failures": {
-        "steps": [step("m", "/builtin/map", {"workflow": {"$literal": MIXED}, "items": [{"v": 1}, {}, {"v": 3}]})],
-        "output": ref("m"),
-    },
-    "call-back": {
-        "steps": [
-            step("p", "/c/parent", {"flow": {"$literal": DOUBLE}, "inputs": [1, 2]}),
-            step("a", "/c/id", ref("p")),
-        ],
-        "output": ref("a"),
-    },
-}
-
-EXPECTED = {
-    "empty": [None],
-    "chain": [4],
-    "diamond": [[[{"n": 1}, 1], [{"n": 1}, 2]]],
-    "failure travels": [("COMPONENT_FAILED", "failed on null")],
-    "late discovery": ["a"],
-    "coalesce": ["z"],
-    "must execute": [1],
-    "default": [{"$input": "x"}],
-    "transport": [7],
-    "large values": [[2, 1]],
-    "sleep": [{"duration_ms": 5000, "passthrough": [1]}],
-    "signals": [[[1, [2]], 5, 7]],
-    "map": [{"results": [{"outcome": "success", "result": 2 * n} for n in (1, 2, 3, 4)], "successful": 4, "failed": 0}],
-    "iterate": [{"result": 7, "iterations": 2, "terminated": False}],
-    "call-back": [[2, 4]],
-}
-
-
-SIGNALS = {"signals": [(0, "go", 1), (0, "other", {"text": "x" * 40_000, "n": 5}), (0, "go", [2]), (0, "go", "unused")]}
-
-
-def world(name, **options):
-    return World(CORPUS[name], inputs=[{"n": 1}], signals=list(SIGNALS.get(name, ())), **options)
+from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, POISON_WINDOW_MS
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -173,7 +41,7 @@ def test_neither_order_nor_crashes_change_the_result(name, choices, window):
     completed = stormy.completed_keys()
     assert len(set(completed)) == len(completed), "a step completed twice"
     assert sorted(completed) == sorted(calm.completed_keys()), "other steps ran"
-    assert stormy.places_peak <= window
+    assert stormy.slots_peak <= window
     again = stormy.replayed()
     assert again.status == stormy.state.status
     assert [item.outcome for item in again.root.items] == [item.outcome for item in stormy.state.root.items]
@@ -217,7 +85,7 @@ def test_only_the_chosen_branch_runs():
 def test_a_parent_lends_its_place_so_a_window_of_one_suffices():
     callback = world("call-back", window=1)
     assert callback.run() == EXPECTED["call-back"]
-    assert callback.places_peak == 1
+    assert callback.slots_peak == 1
 
 
 def test_attempts_count_failures_and_adoptions():
@@ -416,7 +284,7 @@ def test_a_run_that_waits_long_is_not_given_up_because_its_owners_lost_their_ses
     )
     nap.turn()
     for _ in range(3 * ADOPTIONS_IN_A_ROW_MAX):
-        nap.now_ms += INNOCENT_MS + 1
+        nap.now_ms += POISON_WINDOW_MS + 1
         nap.crash()
     assert nap.run() == [{"duration_ms": 86_400_000}]
 
@@ -440,7 +308,7 @@ def test_hand_overs_do_not_count_against_a_run():
 def test_the_window_spans_all_items_and_sub_runs():
     batch = World(CORPUS["diamond"], inputs=[{"n": n} for n in range(10)], window=3)
     batch.run([5, 3, 1, 0, 7] * 20)
-    assert batch.places_peak == 3
+    assert batch.slots_peak == 3
 
 
 def test_ready_steps_start_in_order_of_item_and_step():

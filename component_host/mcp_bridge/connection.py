@@ -1,0 +1,219 @@
+"""One negotiated connection to an MCP server: its listing, its calls in flight, and its change notifications.
+
+- The task that opens the connection also closes it: the SDK's client hangs when another task leaves its context.
+- Both eras are spoken: the `initialize` handshake of 2024-11-05 to 2025-11-25, and the stateless protocol of
+  2026-07-28. Servers of the first era announce changes unasked, those of the second when subscribed to.
+- Results of tools are checked by the bounded validator of `results`, never by the SDK's own.
+
+Imports the SDK: import it late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import mcp
+import mcp_types
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from component_host.mcp_bridge.link import CallTrace, call_trace
+from component_host.mcp_bridge.listing import list_offers
+from component_host.mcp_bridge.results import BoundedResultCheck
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from component_host.backend import HostCall
+    from component_host.mcp_bridge.link import McpLink, McpServerConfig, OfferKind
+    from component_host.mcp_bridge.listing import Offer
+    from component_host.mcp_bridge.results import McpResult
+
+LISTEN_AGAIN_S = 1.0
+"""Pause before a lost subscription is opened again."""
+
+log = get_logger("component_host.mcp")
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of its supervisor."""
+
+    name: str
+
+    def listing_changed(self, connection: McpConnection) -> None: ...
+
+
+class McpConnection:
+    """Use `open` on an exit stack, then `attend` until the server is lost, then `drain`."""
+
+    def __init__(self, owner: ConnectionOwner, config: McpServerConfig, link: McpLink) -> None:
+        self.link = link
+        self.offers: dict[str, Offer] = {}
+        """By component id, as of the last listing."""
+        self.modern = False
+        """The server speaks the stateless protocol."""
+        self._owner = owner
+        self._config = config
+        self._calls_in_flight = 0
+        self._idle = asyncio.Event()
+        self._offers_stale = False
+        self._wake = asyncio.Event()
+        """Set when `attend` has something to do: a loss, a changed listing."""
+        self._client: mcp.Client
+
+    async def open(self, stack: contextlib.AsyncExitStack, mode: str) -> None:
+        """Enter a client on the stack and list the server's offers, within the start timeout.
+
+        Raises: TimeoutError; ValueError, the server speaks an era that the configuration excludes; any SDK error.
+        """
+        self._client = client = mcp.Client(
+            self.link,
+            # A version pinned without asking is one whose capabilities are unknown.
+            mode="legacy" if mode == "legacy" else "auto",
+            message_handler=self._on_message,
+            client_info=mcp_types.Implementation(name="stepflow-mesh", version=_version()),
+            cache=None,
+        )
+        async with asyncio.timeout(self._config.start_timeout_s):
+            await stack.enter_async_context(client)
+            BoundedResultCheck().install(client.session)  # before the listing, or the SDK compiles the schemas itself
+
+            self.modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
+            if mode == "modern" and not self.modern:
+                raise ValueError(f"it speaks {client.protocol_version}, and the configuration says `mode: modern`")
+
+            self.offers = await list_offers(client, self._config.result)
+        log.info("MCP server ready", plugin=self._owner.name, protocol=client.protocol_version, offers=len(self.offers))
+
+    async def attend(self) -> None:
+        """Refresh the listing when it changes; return when the server is lost."""
+        listener = asyncio.create_task(self._listen(), name=f"mcp {self._owner.name} changes")
+        try:
+            while not self.link.lost:
+                if self._offers_stale:
+                    self._offers_stale = False
+                    await self._refresh()
+                await self._wake.wait()
+                self._wake.clear()
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Make `attend` look at the link again."""
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Wait until no call is in flight."""
+        while self._calls_in_flight:
+            self._idle.clear()
+            await self._idle.wait()
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def count_call(self) -> Iterator[CallTrace]:
+        """Count a call as in flight and trace what the current task sends for it."""
+        trace = CallTrace()
+        call_trace.set(trace)
+        self._calls_in_flight += 1
+        try:
+            yield trace
+        finally:
+            self._calls_in_flight -= 1
+            if not self._calls_in_flight:
+                self._idle.set()
+
+    async def request(self, kind: OfferKind, call: HostCall, arguments: dict[str, Any]) -> McpResult:
+        """Send the request that a call stands for. Raises: any error of the SDK."""
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            call.progress(progress, total or 0.0, message or "")
+
+        client, component, meta = self._client, call.request.component, _call_meta(call)
+        match kind:
+            case "prompt":
+                return await client.get_prompt(component.removeprefix("prompts/"), arguments, meta=meta)
+            case "resources":
+                return await client.read_resource(arguments["uri"], meta=meta)
+            case _:
+                return await client.call_tool(component, arguments, progress_callback=report, meta=meta)
+
+    # --- changes of the listing ---------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Subscribe to changes at a server of the modern era; older ones announce them unasked."""
+        capabilities = self._client.server_capabilities
+        tools, prompts, resources = (
+            capability is not None and bool(capability.list_changed)
+            for capability in (capabilities.tools, capabilities.prompts, capabilities.resources)
+        )
+        while tools or prompts or resources:
+            trace = CallTrace()
+            call_trace.set(trace)
+            try:
+                async with self._client.listen(
+                    tools_list_changed=tools, prompts_list_changed=prompts, resources_list_changed=resources
+                ) as changes:
+                    self._mark_stale()  # changes between the listing and the subscription went unheard
+                    async for _ in changes:
+                        self._mark_stale()
+                return
+            except ListenNotSupportedError:
+                return
+            except mcp.MCPError:
+                if await self.link.loss(trace) is None:
+                    return  # the server's answer: it does not serve subscriptions
+            except SubscriptionLost:
+                pass
+            await asyncio.sleep(LISTEN_AGAIN_S)
+
+    async def _on_message(self, message: mcp_types.ServerNotification | Exception) -> None:
+        changes = (
+            mcp_types.ToolListChangedNotification,
+            mcp_types.PromptListChangedNotification,
+            mcp_types.ResourceListChangedNotification,
+        )
+        if isinstance(message, changes):
+            self._mark_stale()
+
+    def _mark_stale(self) -> None:
+        self._offers_stale = True
+        self._wake.set()
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.start_timeout_s):
+                self.offers = await list_offers(self._client, self._config.result)
+        except (mcp.MCPError, TimeoutError, ValueError) as error:  # ValueError: a listing that breaks the protocol
+            if not self.link.lost:
+                name = self._owner.name
+                log.warning("MCP server could not be listed again", plugin=name, error=type(error).__name__)
+            return
+        self._owner.listing_changed(self)
+
+
+def _call_meta(call: HostCall) -> mcp_types.RequestParamsMeta:
+    """Return the `_meta` by which a server recognises a repeated attempt of a step."""
+    meta: dict[str, Any] = {
+        "stepflow.mesh/idempotencyKey": call.request.key,
+        "stepflow.mesh/attempt": call.request.attempt,
+    }
+    if call.request.traceparent:
+        meta["traceparent"] = call.request.traceparent
+    return cast("mcp_types.RequestParamsMeta", meta)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("stepflow-mesh")
+    except PackageNotFoundError:  # run from a source tree
+        return "0"
+
+
+__all__ = ["ConnectionOwner", "McpConnection"]

@@ -1,0 +1,83 @@
+"""The content of a host's session in the store: its address, its rules, and the components of each plugin."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from stepflow.codec import encode
+from stepflow.mesh.v1 import state_pb2
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from component_host.backend import BackendListing, ComponentInfo, ServerHealth
+    from component_host.plugins import HostedPlugins
+    from stepflow.errors import StepflowError
+
+log = get_logger("component_host.registration")
+
+SESSION_BYTES_MAX = 512 * 1024
+"""Above this size the session has no schemas; executors do without them."""
+
+
+def rules_of(routes: Mapping[str, tuple[bytes, str]]) -> tuple[str, dict[str, str]]:
+    """Return the hash of all rules, and the hash of the rules of each prefix; `routes` is prefix → (rules, hash)."""
+    hashes = {prefix: digest for prefix, (_, digest) in routes.items()}
+    return hashlib.sha256("".join(hashes.values()).encode()).hexdigest(), hashes
+
+
+def add_plugins(session: state_pb2.HostSession, plugins: HostedPlugins, types: Mapping[str, str], host_id: str) -> None:
+    """Add the state of each plugin to a session; without schemas if the session would be too large."""
+    listings = plugins.listings()
+
+    for name, backend in plugins.backends.items():
+        plugin = _plugin(name, types[name], listings.get(name), plugins.failures.get(name))
+        _add_health(plugin, backend.health)
+        session.plugins.append(plugin)
+
+    if session.ByteSize() > SESSION_BYTES_MAX:
+        log.warning("listing too large, schemas are left out", host_id=host_id, size=session.ByteSize())
+        for plugin in session.plugins:
+            for component in plugin.components:
+                component.ClearField("input_schema_json")
+                component.ClearField("output_schema_json")
+
+
+def _plugin(
+    name: str, kind: str, listing: BackendListing | None, error: StepflowError | None
+) -> state_pb2.PluginListing:
+    plugin = state_pb2.PluginListing(plugin=name, type=kind, state=state_pb2.PluginListing.STATE_STARTING)
+
+    if error is not None:
+        plugin.state = state_pb2.PluginListing.STATE_FAILED
+        plugin.last_error = error.message
+    elif listing is not None:
+        plugin.state = state_pb2.PluginListing.STATE_READY
+        plugin.complete = listing.complete
+        plugin.components.extend(_component(info) for info in listing.components)
+
+    return plugin
+
+
+def _add_health(plugin: state_pb2.PluginListing, health: ServerHealth) -> None:
+    plugin.restarts = health.restarts
+
+    if plugin.state == state_pb2.PluginListing.STATE_READY:
+        plugin.last_error = health.last_error
+        if not health.serving:
+            plugin.state = state_pb2.PluginListing.STATE_RESTARTING
+
+
+def _component(info: ComponentInfo) -> state_pb2.ComponentListing:
+    return state_pb2.ComponentListing(
+        component=info.component,
+        path=info.path,
+        description=info.description or "",
+        input_schema_json=b"" if info.input_schema is None else encode(info.input_schema),
+        output_schema_json=b"" if info.output_schema is None else encode(info.output_schema),
+    )
+
+
+__all__ = ["SESSION_BYTES_MAX", "add_plugins", "rules_of"]

@@ -1,0 +1,1 @@
+"""StepFlow over HTTP: JSON-RPC by POST, call-backs as events of the answer."""

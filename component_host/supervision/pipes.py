@@ -1,0 +1,158 @@
+"""The pipes of a server process: buffered writes to stdin, the last lines of stderr.
+
+- Writing never blocks: the lines of one turn of the event loop leave in one write; the rest waits for the pipe.
+- stderr lines are kept without escape sequences, unprintable characters and secrets, and logged at debug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections import deque
+from typing import TYPE_CHECKING
+
+from component_host.supervision.spec import secrets_of
+from stepflow.telemetry import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from component_host.supervision.spec import ProcessSpec
+    from stepflow.telemetry import Logger
+
+READ_BYTES = 256 * 1024
+"""Size of one read; a pipe holds 64 KiB unless enlarged."""
+
+STDERR_LINES_MAX = 20
+STDERR_LINE_CHARS_MAX = 800
+STDERR_PARTIAL_BYTES_MAX = 64 * 1024
+"""Length above which an unfinished line of stderr is cut."""
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+
+def read_available(fd: int) -> bytes | None:
+    """Read the bytes in a pipe; None if there are none or it is closed here, empty at the end of the file."""
+    if fd < 0:
+        return None
+    try:
+        return os.read(fd, READ_BYTES)
+    except BlockingIOError:
+        return None
+
+
+class StdinWriter:
+    """Writes lines to a server's stdin. `on_broken` is called when the server has closed the other end."""
+
+    def __init__(self, fd: int, on_broken: Callable[[], None], log: Logger) -> None:
+        self.outgoing_bytes = 0
+        """Bytes written and not yet accepted by the pipe."""
+        self._fd = fd
+        self._on_broken = on_broken
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._lines: list[bytes] = []
+        self._unsent: memoryview | None = None
+        """Remainder that the pipe had no room for; written before any later line."""
+        self._flush_due = False
+
+    def write(self, line: bytes) -> None:
+        """Send one line, together with the other lines of this turn of the event loop. No-op once closed."""
+        if self._fd < 0:
+            return
+        self._lines.append(line)
+        self.outgoing_bytes += len(line)
+
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Close the pipe and drop unsent bytes. Idempotent."""
+        if self._fd >= 0:
+            self._loop.remove_writer(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            self._lines.clear()
+            self._unsent = None
+            self.outgoing_bytes = 0
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._lines and self._unsent is None:
+            data = b"".join(self._lines)
+            self._lines.clear()
+            if not self._send(memoryview(data)):
+                self._loop.add_writer(self._fd, self._send_rest)
+
+    def _send_rest(self) -> None:
+        assert self._unsent is not None
+        if self._send(self._unsent):
+            self._loop.remove_writer(self._fd)
+            self._flush()
+
+    def _send(self, data: memoryview) -> bool:
+        """Write as much as the pipe takes and keep the rest in `_unsent`; return True if there is no rest."""
+        try:
+            written = os.write(self._fd, data)
+        except BlockingIOError:
+            written = 0
+        except BrokenPipeError:
+            self._log.debug("server closed its stdin")
+            self._on_broken()
+            written = len(data)
+
+        self.outgoing_bytes -= written
+        self._unsent = data[written:] if written < len(data) else None
+        return self._unsent is None
+
+
+class StderrTail:
+    """The last lines of a server's stderr, without secrets."""
+
+    def __init__(self, spec: ProcessSpec, log: Logger) -> None:
+        self._hidden = spec.stderr_hidden
+        self._secrets = secrets_of(spec)
+        self._log = log
+        self._lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
+        self._partial = b""
+
+    def text(self) -> str:
+        return "\n".join(self._lines)
+
+    def feed(self, chunk: bytes) -> None:
+        *lines, partial = (self._partial + chunk).split(b"\n")
+        if len(partial) > STDERR_PARTIAL_BYTES_MAX:
+            lines.append(partial)
+            partial = b""
+
+        self._partial = partial
+        for line in lines:
+            self._keep(line)
+
+    def finish(self) -> None:
+        """Keep the last line although it has no line end."""
+        if self._partial:
+            self._keep(self._partial)
+
+    def clear(self) -> None:
+        self._lines.clear()
+
+    def without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[REDACTED]")
+        return text
+
+    def _keep(self, line: bytes) -> None:
+        text = line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")
+        if not text.strip() or text.startswith(self._hidden):
+            return
+
+        text = redact(self.without_secrets(_ESCAPES.sub("", text))[:STDERR_LINE_CHARS_MAX])
+        text = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+        self._lines.append(text)
+        self._log.debug("server stderr", line=text)
+
+
+__all__ = ["StderrTail", "StdinWriter", "read_available"]

@@ -1,0 +1,67 @@
+"""Texts about one server process, for failures and errors: command line, end, last lines of stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+from component_host.supervision.pipes import StderrTail
+from stepflow.codec import encode
+from stepflow.errors import Code, Failure, Unavailable
+from stepflow.telemetry import redact
+
+if TYPE_CHECKING:
+    from component_host.supervision.spec import ProcessSpec
+    from stepflow.telemetry import Logger
+
+
+class ProcessReport:
+    """Facts about a run of a server. Base class of `ServerProcess`."""
+
+    def __init__(self, spec: ProcessSpec, log: Logger) -> None:
+        self.returncode: int | None = None
+        """Exit code, or the negative number of the signal that killed the server; None while it runs."""
+        self._spec = spec
+        self._stderr_tail = StderrTail(spec, log)
+
+    def stderr_tail(self) -> str:
+        """Return the last lines of stderr, without secrets, cut to a readable size."""
+        return self._stderr_tail.text()
+
+    def command_line(self) -> str:
+        """Return the command line for an error text, with secrets redacted."""
+        line = " ".join([self._spec.command, *self._spec.args])
+        return str(redact(self._stderr_tail.without_secrets(line)))
+
+    def exit_text(self) -> str:
+        """Describe the end: `exited with code 1`, `was killed by SIGKILL`."""
+        code = self.returncode
+        if code is None:
+            return "is running"
+        if code >= 0:
+            return f"exited with code {code}"
+
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"was killed by signal {-code}"
+
+    def start_error(self, reason: str, what: str, more: str = "") -> Unavailable:
+        """Return the error of a failed start, with command line and last lines of stderr."""
+        plugin = self._spec.plugin
+        text = f"plugin {plugin!r}: the server {what}. It was started as `{self.command_line()}`{more}"
+
+        tail = self.stderr_tail()
+        text += f"; the end of its stderr:\n{tail}" if tail else "; it wrote nothing to stderr"
+        return Unavailable(reason, text, plugin=plugin)
+
+    def loss(self) -> Failure:
+        """Return the failure of a call in flight at the end of the server."""
+        return Failure(
+            Code.UNREACHABLE,
+            f"server {self._spec.plugin!r} {self.exit_text()} while the call was in flight",
+            encode({"exit_code": self.returncode, "stderr": self.stderr_tail()}),
+        )
+
+
+__all__ = ["ProcessReport"]

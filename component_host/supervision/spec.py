@@ -1,0 +1,157 @@
+"""How to start a server: its command, environment, limits and secrets.
+
+- A server gets the variables of its configuration and `PASSED_VARIABLES`, unless `inherit_env` is set.
+- Limits are set by a shell, which then becomes the server: no Python code runs between fork and exec.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stepflow.config.load import NO_LIMITS, ServerLimits
+from stepflow.errors import Invalid
+from stepflow.telemetry import is_secret_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from component_host.backend import BackendContext
+
+PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
+"""Variables of the host's environment that every server gets."""
+
+SECRET_CHARS_MIN = 8
+"""Shorter values of secret-looking variables are not redacted: they would hide ordinary words."""
+
+
+class CommandConfig(Protocol):
+    """The common part of all configurations of server commands."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def args(self) -> Sequence[str]: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    @property
+    def inherit_env(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """How to start one server process."""
+
+    plugin: str
+    command: str
+    args: Sequence[str]
+    env: Mapping[str, str]
+    """Variables from the configuration, with substitution done."""
+    inherit_env: bool
+    working_directory: str
+    environ: Mapping[str, str]
+    """The host's own environment."""
+    stderr_hidden: tuple[str, ...] = ()
+    """Prefixes of stderr lines that are neither kept nor logged: some servers echo payloads there."""
+    limits: ServerLimits = NO_LIMITS
+    secrets: tuple[str, ...] = ()
+    """Secrets to redact from stderr that are in no environment variable."""
+
+    @classmethod
+    def of(cls, context: BackendContext, config: CommandConfig, **more: Any) -> ProcessSpec:
+        """Return the spec of a plugin's configuration; `more` adds fields or overrides them."""
+        fields: dict[str, Any] = {
+            "plugin": context.name,
+            "command": config.command,
+            "args": config.args,
+            "env": config.env,
+            "inherit_env": config.inherit_env,
+            "working_directory": context.working_directory,
+            "environ": context.environ,
+            "limits": context.limits,
+        }
+        return cls(**{**fields, **more})
+
+
+def server_environment(spec: ProcessSpec) -> dict[str, str]:
+    """Return the environment of the server."""
+    environ = spec.environ
+    passed = environ if spec.inherit_env else {name: environ[name] for name in PASSED_VARIABLES if name in environ}
+    return {**passed, **spec.env}
+
+
+def secrets_of(spec: ProcessSpec) -> list[str]:
+    """Return the texts to redact: the spec's secrets and the secret-looking variables, possible parts of `args`."""
+    variables = {**spec.environ, **spec.env}
+    named = [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
+    return [*spec.secrets, *named]
+
+
+def resolve_command(spec: ProcessSpec) -> str:
+    """Return the absolute path of the command.
+
+    A bare `python` or `python3` is the host's own interpreter, so that a configuration works in any virtual
+    environment. Another bare name is searched on the server's PATH, then in the interpreter's folder. A name with a
+    slash is relative to the working directory.
+
+    Raises:
+        Invalid: COMMAND_NOT_FOUND; the message names the folders searched.
+    """
+    command = spec.command
+    own_folder = Path(sys.executable).parent
+
+    if "/" in command:
+        path = Path(spec.working_directory, command)
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path)
+        why = "is not an executable file" if path.exists() else "does not exist"
+        raise _not_found(spec, f"{path} {why}")
+
+    if command in ("python", "python3") and (own_folder / command).is_file():
+        return str(own_folder / command)
+
+    search_path = server_environment(spec).get("PATH", os.defpath)
+    found = shutil.which(command, path=search_path) or shutil.which(command, path=str(own_folder))
+    if found is None:
+        raise _not_found(spec, f"it is neither on PATH ({search_path}) nor in {own_folder}")
+    return str(Path(found).absolute())
+
+
+def limited_command(command: Sequence[str], limits: ServerLimits) -> list[str]:
+    """Return a command line to start a command under limits.
+
+    A limit above the host's own ends the server at once, with an error of the shell on stderr.
+    """
+    orders = []
+    if limits.memory_bytes is not None:
+        orders.append(f"ulimit -v {limits.memory_bytes // 1024}")
+    if limits.open_files is not None:
+        orders.append(f"ulimit -n {limits.open_files}")
+
+    if not orders:
+        return list(command)
+    return ["/bin/sh", "-c", " && ".join([*orders, 'exec "$0" "$@"']), *command]
+
+
+def _not_found(spec: ProcessSpec, searched: str) -> Invalid:
+    return Invalid(
+        "COMMAND_NOT_FOUND",
+        f"plugin {spec.plugin!r}: the command {spec.command!r} was not found: {searched}; "
+        "install it, or correct `command` in the configuration",
+        plugin=spec.plugin,
+        command=spec.command,
+    )
+
+
+__all__ = [
+    "CommandConfig",
+    "ProcessSpec",
+    "limited_command",
+    "resolve_command",
+    "secrets_of",
+    "server_environment",
+]

@@ -1,0 +1,71 @@
+"""The outcome of a partition for its final records: counts, status, and the result of every item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepflow.codec import INLINE_BYTES_MAX, encode
+from stepflow.errors import Code, Failure
+from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.mesh.v1 import state_pb2
+from stepflow.run.entries import failure_to_pb
+
+if TYPE_CHECKING:
+    from executor.blobs import RunBlobs
+    from stepflow.run import RunState
+
+RESULTS_INLINE_BYTES_MAX = 256 * 1024
+"""Results of a partition that are kept in the store itself; larger shares go to the blob store."""
+
+MESSAGE_CHARS_MAX = 1_000
+"""Length of a failure's message whose share of those bytes is too small for its details."""
+
+
+async def partition_results(state: RunState, blobs: RunBlobs) -> state_pb2.PartitionResults:
+    """Return the results of all items; each result larger than its share is moved to a blob. Raises: StepflowError."""
+    items = state.root.items
+    inline_max = min(INLINE_BYTES_MAX, RESULTS_INLINE_BYTES_MAX // max(1, len(items)))
+    results = state_pb2.PartitionResults()
+
+    for item in items:
+        result = results.items.add(item=state.root.first_item + item.index, completed_at_ms=item.completed_at_ms)
+        outcome = item.outcome
+        assert outcome is not None, "a run ended with an item that has not"
+        if isinstance(outcome, Failure):
+            result.status = pb.RUN_STATUS_CANCELLED if outcome.code is Code.CANCELLED else pb.RUN_STATUS_FAILED
+            result.failure.CopyFrom(failure_to_pb(_shortened(outcome, inline_max)))
+            continue
+
+        result.status = pb.RUN_STATUS_COMPLETED
+        if len(outcome.raw) > inline_max:
+            result.result.blob = await blobs.put_blob(state.run_id, outcome.raw)
+        else:
+            result.result.json = outcome.raw
+    return results
+
+
+def partition_status(state: RunState, record: state_pb2.RunRecord) -> state_pb2.PartitionStatus:
+    """Return status and counts of an ended partition."""
+    items = state.root.items
+    cancelled = sum(isinstance(item.outcome, Failure) and item.outcome.code is Code.CANCELLED for item in items)
+    failed = sum(isinstance(item.outcome, Failure) for item in items) - cancelled
+    return state_pb2.PartitionStatus(
+        status=state.status or pb.RUN_STATUS_UNSPECIFIED,
+        items_total=len(items),
+        items_completed=len(items) - failed - cancelled,
+        items_failed=failed,
+        items_cancelled=cancelled,
+        created_at_ms=record.created_at_ms,
+        completed_at_ms=state.last_at_ms,
+    )
+
+
+def _shortened(failure: Failure, bytes_max: int) -> Failure:
+    """Cut a failure down to its share of the partition's results; the journal keeps the whole failure."""
+    if len(failure.data) + len(failure.message) <= bytes_max:
+        return failure
+    data = encode({"reason": "DETAILS_TOO_LARGE", "bytes": len(failure.data)}) if failure.data else b""
+    return Failure(failure.code, failure.message[:MESSAGE_CHARS_MAX], data)
+
+
+__all__ = ["partition_results", "partition_status"]

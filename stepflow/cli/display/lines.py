@@ -1,0 +1,59 @@
+"""The view for logs and pipes: one line for each step that ends, is retried, sleeps or waits for a signal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepflow.cli import console
+from stepflow.cli.display.texts import clock, duration, failure_text, signal_text, step_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepflow.run.views import StepEvent
+
+LINE_ITEMS_MAX = 100
+"""A larger batch gets lines for failures and retries only."""
+
+
+class LineView:
+    """Prints a line per event. Texts of failures are redacted."""
+
+    interval_s: float | None = None
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+        self._batch = False
+        self._all_events = True
+
+    def begin(self, items_total: int) -> None:
+        self._batch = items_total > 1
+        self._all_events = items_total <= LINE_ITEMS_MAX
+
+    def on_event(self, event: StepEvent) -> None:
+        if self._all_events or event.kind in ("failed", "retrying"):
+            line = self._line(event)
+            if line is not None:
+                console.say(f"{'  ' * event.depth}{line}")
+
+    def tick(self, items_ended: int) -> None: ...
+    def end(self) -> None: ...
+
+    def _line(self, event: StepEvent) -> str | None:
+        """Return the line of an event, None for events without a line (`started`, `progress`)."""
+        label = step_label(event, batch=self._batch)
+        took = "" if event.duration_ms is None else f" in {duration(event.duration_ms)}"
+
+        match event.kind:
+            case "completed":
+                return f"done    {label}{took}"
+            case "failed":
+                return f"failed  {label}{took}: {failure_text(event, self._redact)}"
+            case "retrying":
+                wait = f"; again in {duration(max(0, (event.until_ms or event.at_ms) - event.at_ms))}"
+                return f"retry   {label} (attempt {event.attempt}): {failure_text(event, self._redact)}{wait}"
+            case "sleeping":
+                return f"sleep   {label} until {clock(event.until_ms or event.at_ms)}"
+            case "waiting":
+                return f"wait    {label} for {signal_text(event)}"
+        return None

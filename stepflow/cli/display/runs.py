@@ -1,0 +1,105 @@
+"""Runs and steps for people: the rows of listings, the details of a run, the table of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from stepflow.cli.display.texts import clock, duration, plain
+from stepflow.cli.tables import print_members, print_table
+from stepflow.errors import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepflow.cli.display.trees import AnyRun
+    from stepflow.codec import Json
+    from stepflow.flow import Redactor
+    from stepflow.run.views import StepView
+
+
+@dataclass(frozen=True, slots=True)
+class ShownItem:
+    """An item of a run. `outcome` is None until the item has ended."""
+
+    item: int
+    status: str
+    outcome: Json | Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """A run at the time of reading. `steps` is empty unless requested."""
+
+    run: AnyRun
+    status: str
+    """The run's status, or `interrupted`."""
+    items: list[ShownItem]
+    steps: list[StepView]
+    redactor: Redactor
+
+
+def run_name(run: AnyRun) -> str:
+    """Return the name of a run's flow, else the name of the file, else a prefix of the flow id."""
+    return run.flow_name or PurePath(str(run.labels.get("flow") or "")).name or run.flow_id[:12]
+
+
+def print_runs(found: Iterable[tuple[AnyRun, str]]) -> None:
+    """Print a table of runs with their statuses."""
+    rows = [
+        (run.run_id, status, run_name(run), _item_counts(run), clock(run.created_at_ms), _took(run))
+        for run, status in found
+    ]
+    print_table(("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK"), rows)
+
+
+def print_run(shown: ShownRun) -> None:
+    """Print the details of a run, and the failures of its items."""
+    run = shown.run
+    lines = [
+        ("run", run.run_id),
+        ("status", shown.status),
+        ("flow", " ".join(dict.fromkeys(filter(None, (run.flow_name, run.labels.get("flow")))))),
+    ]
+    if "config" in run.labels:  # a run of a mesh has none: the mesh has its own config
+        lines.append(("config", run.labels["config"] or "(default)"))
+
+    lines.append(("began", clock(run.created_at_ms)))
+    if run.completed_at_ms is not None:
+        lines.append(("took", _took(run)))
+
+    if run.items_total != 1:
+        counts = f"{run.items_total:,}, {run.items_completed:,} completed, {run.items_failed:,} failed"
+        lines.append(("items", counts))
+    failed = (item for item in shown.items if isinstance(item.outcome, Failure))
+    lines += [(f"item {item.item}", _failure(item.outcome, shown.redactor)) for item in failed]
+    print_members(lines)
+
+
+def print_steps(steps: Iterable[StepView], redactor: Redactor) -> None:
+    """Print a table of steps, the steps of sub-runs indented."""
+    rows = []
+    for step in steps:
+        took = ""
+        if step.started_at_ms is not None and step.completed_at_ms is not None:
+            took = duration(step.completed_at_ms - step.started_at_ms)
+        name = "  " * step.depth + step.step_id
+        attempt = str(step.attempt or "")
+        rows.append(
+            (name, str(step.item), step.component, step.status, attempt, took, _failure(step.outcome, redactor))
+        )
+    print_table(("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", ""), rows)
+
+
+def _failure(outcome: Json | Failure | None, redactor: Redactor) -> str:
+    return f"{outcome.code.name}: {plain(outcome.message, redactor.text)}" if isinstance(outcome, Failure) else ""
+
+
+def _item_counts(run: AnyRun) -> str:
+    done = run.items_completed + run.items_failed + run.items_cancelled
+    return f"{done}/{run.items_total}" + (f" ({run.items_failed} failed)" if run.items_failed else "")
+
+
+def _took(run: AnyRun) -> str:
+    return "" if run.completed_at_ms is None else duration(run.completed_at_ms - run.created_at_ms)

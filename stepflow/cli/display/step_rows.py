@@ -1,0 +1,91 @@
+"""Rows of the live table: selection, order and texts. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from stepflow.cli.display.texts import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+StepKey: TypeAlias = tuple[str, int, int]
+"""A step: run id, item, step index."""
+
+_WORDS = {
+    "completed": ("done", "green"),
+    "failed": ("failed", "red"),
+    "retrying": ("retry", "yellow"),
+    "sleeping": ("sleep", "cyan"),
+    "waiting": ("wait", "cyan"),
+}
+"""Word and style of a state; every other state is `run`."""
+
+_PRIORITY = {"running": 0, "retrying": 0, "sleeping": 0, "waiting": 0, "failed": 1, "completed": 2}
+"""Rows with a low number are shown first when there is no room for all."""
+
+
+@dataclass(slots=True)
+class StepRow:
+    """The last known state of a step. `parent` is the step that opened the sub-run."""
+
+    parent: StepKey | None
+    depth: int
+    label: str
+    state: str = "running"
+    attempt: int = 0
+    started_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    until_ms: int | None = None
+    note: str = ""
+
+
+def visible_rows(rows: Mapping[StepKey, StepRow], room: int) -> list[StepRow]:
+    """Return at most `room` rows: active steps, then failed steps, then the latest of the completed steps.
+
+    The rows keep the order of `_in_order`.
+    """
+    ordered = _in_order(rows)
+    if len(ordered) <= room:
+        return ordered
+    by_priority = sorted(range(len(ordered)), key=lambda index: (_PRIORITY[ordered[index].state], -index))
+    return [ordered[index] for index in sorted(by_priority[:room])]
+
+
+def _in_order(rows: Mapping[StepKey, StepRow]) -> list[StepRow]:
+    """Return the rows in the order of their start, sub-runs below their parent step."""
+    below: dict[StepKey | None, list[StepKey]] = {}
+    for key, row in rows.items():
+        below.setdefault(row.parent if row.parent in rows else None, []).append(key)
+
+    ordered: list[StepRow] = []
+    todo = below.get(None, [])[::-1]
+    while todo:
+        key = todo.pop()
+        ordered.append(rows[key])
+        todo += below.get(key, [])[::-1]
+    return ordered
+
+
+def indented(row: StepRow) -> str:
+    """Return the label of a row, indented by its depth."""
+    return "  " * row.depth + row.label
+
+
+def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
+    """Return the texts of a row with their styles; `width`: width of the widest label."""
+    word, style = _WORDS.get(row.state, ("run", "blue"))
+    elapsed = "" if row.started_at_ms is None else duration((row.ended_at_ms or now_ms) - row.started_at_ms)
+    attempt = f"attempt {row.attempt}" if row.attempt > 1 else ""
+
+    note = row.note
+    if row.until_ms is not None and row.ended_at_ms is None:
+        left = duration(max(0, row.until_ms - now_ms))
+        note = f"{'again in' if row.state == 'retrying' else 'for another'} {left}{'  ' if note else ''}{note}"
+
+    return [
+        (f"{word:<6}  ", style),
+        (f"{indented(row):<{width}}  {elapsed:>8}  ", ""),
+        (f"{attempt}  {note}".strip(), "dim"),
+    ]

@@ -1,0 +1,80 @@
+"""Texts for people: durations, instants, step labels, failures, texts of components.
+
+No component's input or output is shown. Texts of failures and progress come from components: `plain` redacts, cuts
+and strips control characters.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from stepflow.codec import decode
+from stepflow.errors import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stepflow.run.views import StepEvent
+
+TEXT_CHARS_MAX = 300
+"""A longer text of a component is cut."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def step_label(event: StepEvent, *, batch: bool) -> str:
+    """Return a step's id, with the item number if the step may run for several items."""
+    return f"{event.step_id}[{event.item}]" if batch or event.depth else event.step_id
+
+
+def signal_text(event: StepEvent) -> str:
+    """Return the signal and the deadline of a waiting step."""
+    until = "" if event.until_ms is None else f" until {clock(event.until_ms)}"
+    return f"the signal {plain(event.message, str)}{until}"
+
+
+def failure_text(event: StepEvent, redact: Callable[[str], str]) -> str:
+    """Return an event's failure in one line; empty without a failure."""
+    failure = event.failure
+    if failure is None:
+        return ""
+    return f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+
+
+def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -> str:
+    """Return a failure's message, followed by the reason of the engine's routing, if any.
+
+    Only routing failures of the engine carry such a reason; notes of components may quote payloads.
+    """
+    if code != Code.ORCHESTRATOR_ERROR.name or not data:
+        return message
+    facts = decode(data) if isinstance(data, bytes) else data
+    notes = facts["stack"][0]["attachments"] if "reason" in facts and facts.get("stack") else []
+    return f"{message}: {notes[0]}" if notes else message
+
+
+def plain(text: str, redact: Callable[[str], str]) -> str:
+    """Return a text of a component fit for a terminal: redacted, on one line, cut to `TEXT_CHARS_MAX`."""
+    shown = _CONTROL.sub(" ", redact(text)).strip()
+    return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
+
+
+def duration(milliseconds: int) -> str:
+    """Format a duration: `12 ms`, `1.2 s`, `3 min 2 s`, `1 h 5 min`."""
+    if milliseconds < 1_000:
+        return f"{milliseconds} ms"
+    seconds = milliseconds / 1_000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds) // 60
+    return f"{minutes} min {int(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def clock(at_ms: int) -> str:
+    """Format an instant in local time, with the date unless it is today's."""
+    at = time.localtime(at_ms / 1_000)
+    today = time.localtime()
+    same_day = at[:3] == today[:3]
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S", at)

@@ -1,0 +1,104 @@
+"""Runs, results, steps and events as trees for programs (`--json` and results)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stepflow.codec import decode
+from stepflow.errors import Code, Failure
+from stepflow.run.entries import flow_result
+
+if TYPE_CHECKING:
+    from stepflow.client import Event
+    from stepflow.codec import Json
+    from stepflow.run.views import StepView
+
+
+class AnyRun(Protocol):
+    """The common fields of a local run and a client's run."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def flow_id(self) -> str: ...
+    @property
+    def flow_name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def items_total(self) -> int: ...
+    @property
+    def items_completed(self) -> int: ...
+    @property
+    def items_failed(self) -> int: ...
+    @property
+    def items_cancelled(self) -> int: ...
+    @property
+    def created_at_ms(self) -> int: ...
+    @property
+    def completed_at_ms(self) -> int | None: ...
+    @property
+    def labels(self) -> dict[str, Any]: ...
+
+
+def result_tree(outcome: Json | Failure | None, status: str) -> dict[str, Any]:
+    """Return the FlowResult of an item. An item that never ran (None) fails with the run's status as the reason."""
+    if outcome is None:
+        code = Code.CANCELLED if status == "cancelled" else Code.ORCHESTRATOR_ERROR
+        outcome = Failure(code, f"the run ended as {status} before this item did")
+    tree: dict[str, Any] = decode(flow_result(outcome))
+    return tree
+
+
+def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
+    """Return a run as a tree. `status` replaces the run's own: a local run may be `interrupted`."""
+    return {
+        "run_id": run.run_id,
+        "status": status or run.status,
+        "flow_id": run.flow_id,
+        "flow_name": run.flow_name or None,
+        "flow": run.labels.get("flow"),
+        "config": run.labels.get("config"),
+        "items_total": run.items_total,
+        "items_completed": run.items_completed,
+        "items_failed": run.items_failed,
+        "items_cancelled": run.items_cancelled,
+        "created_at_ms": run.created_at_ms,
+        "completed_at_ms": run.completed_at_ms,
+    }
+
+
+def step_tree(step: StepView) -> dict[str, Any]:
+    """Return a step as a tree; `result` is None until the step has ended."""
+    return {
+        "run_id": step.run_id,
+        "item": step.item,
+        "step_id": step.step_id,
+        "component": step.component,
+        "depth": step.depth,
+        "status": step.status,
+        "attempt": step.attempt,
+        "retries": step.retries,
+        "started_at_ms": step.started_at_ms,
+        "completed_at_ms": step.completed_at_ms,
+        "result": None if step.outcome is None else decode(flow_result(step.outcome)),
+    }
+
+
+def event_tree(event: Event) -> dict[str, Any]:
+    """Return an event as a tree, without unset members and without results."""
+    tree: dict[str, Any] = {"kind": event.kind, "at_ms": event.at_ms, "run_id": event.run_id}
+    if event.kind.startswith(("step_", "sub_run")):
+        tree |= {"item": event.item, "step_id": event.step_id, "component": event.component, "depth": event.depth}
+        tree |= {"attempt": event.attempt} if event.attempt else {}
+    elif event.kind.startswith("item_") or event.kind == "signalled":
+        tree["item"] = event.item
+
+    for name in ("duration_ms", "until_ms", "message", "sub_run_id", "executor_id"):
+        value = getattr(event, name)
+        tree |= {name: value} if value else {}
+    if event.failure is not None:
+        tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
+    if event.run is not None:
+        tree["run"] = run_tree(event.run)
+    return tree

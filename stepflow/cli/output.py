@@ -1,0 +1,66 @@
+"""Results as files and on stdout: FlowResults as JSON or JSONL, trees as YAML."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+from stepflow.cli import console
+from stepflow.cli.console import Usage
+from stepflow.cli.input.files import value_format
+from stepflow.codec import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def check_output(output: Path | None) -> None:
+    """Check before the run that the output file is writable. Raises: Usage."""
+    if output is None:
+        return
+    _output_format(output)
+    if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}", path=str(output))
+
+
+def write_results(results: Sequence[Any], output: Path | None, *, batch: bool) -> None:
+    """Write FlowResult trees to stdout (JSON) or to a file (format by extension).
+
+    A single run is one value; a batch is JSONL or a YAML list. Raises: Usage.
+    """
+    if output is None:
+        console.out(_to_lines(results))
+        return
+
+    if _output_format(output) == "yaml":
+        content = to_yaml(list(results) if batch else results[0]).encode()
+    else:
+        content = _to_lines(results)
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}: {error.strerror}") from None
+
+
+def to_yaml(tree: Any) -> str:
+    """Return a tree as YAML for people: author order, no aliases, multi-line texts as blocks."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # a repeated subtree is data, not a reference
+            return True
+
+    def text(dumper: Dumper, value: str) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(decode(encode(tree)), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _output_format(output: Path) -> Literal["yaml", "json"]:
+    return "json" if output.suffix.lower() == ".jsonl" else value_format(output, what="output")
+
+
+def _to_lines(results: Sequence[Any]) -> bytes:
+    return b"".join(encode(result) + b"\n" for result in results)

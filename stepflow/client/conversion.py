@@ -1,0 +1,221 @@
+"""Messages of the API as the client's data (`model`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepflow.client.model import (
+    ClusterInfo,
+    Component,
+    Diagnostic,
+    Event,
+    ExecutorInfo,
+    FlowInfo,
+    FlowVersion,
+    HostInfo,
+    Item,
+    PluginInfo,
+    Run,
+    Step,
+)
+from stepflow.codec import decode
+from stepflow.errors import Code, Failure
+from stepflow.mesh.v1 import flows_pb2, journal_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf import struct_pb2
+
+    from stepflow.client.model import EventKind
+    from stepflow.mesh.v1 import cluster_pb2, components_pb2, runs_pb2
+
+
+def diagnostic_of(message: flows_pb2.FlowDiagnostic) -> Diagnostic:
+    level = flows_pb2.FlowDiagnostic.Level.Name(message.level).removeprefix("LEVEL_").lower()
+    return Diagnostic(message.code, message.kind, level, message.message, message.path)
+
+
+def flow_info_of(message: flows_pb2.NamedFlowVersions) -> FlowInfo:
+    versions = [FlowVersion(v.flow_id, v.version, list(v.labels), v.stored_at_ms) for v in message.versions]
+    return FlowInfo(message.name, versions)
+
+
+def status_of(number: journal_pb2.RunStatus) -> str:
+    return journal_pb2.RunStatus.Name(number).removeprefix("RUN_STATUS_").lower()
+
+
+def run_of(message: runs_pb2.Run) -> Run:
+    return Run(
+        run_id=message.run_id,
+        flow_id=message.flow_id,
+        flow_name=message.flow_name,
+        status=status_of(message.status),
+        items_total=message.items_total,
+        items_completed=message.items_completed,
+        items_failed=message.items_failed,
+        items_cancelled=message.items_cancelled,
+        created_at_ms=message.created_at_ms,
+        completed_at_ms=message.completed_at_ms or None,
+        labels={name: _tree(member) for name, member in message.labels.fields.items()},
+    )
+
+
+def _tree(value: struct_pb2.Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return {name: _tree(member) for name, member in value.struct_value.fields.items()}
+        case "list_value":
+            return [_tree(element) for element in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) < 2**63 else number
+        case "null_value" | None:
+            return None
+        case kind:
+            return getattr(value, kind)
+
+
+def failure_of(message: runs_pb2.FailedOutcome) -> Failure:
+    return Failure(Code(message.code), message.message, message.data.json)
+
+
+def _outcome_of(message: runs_pb2.Outcome) -> tuple[bytes, Failure | None]:
+    if message.HasField("failure"):
+        return b"", failure_of(message.failure)
+    return message.result.json, None
+
+
+def item_of(message: runs_pb2.Item) -> Item:
+    raw, failure = _outcome_of(message.outcome)
+    return Item(message.item, status_of(message.status), raw, failure, message.completed_at_ms or None)
+
+
+def step_of(message: runs_pb2.StepSummary) -> Step:
+    raw, failure = _outcome_of(message.outcome)
+    step = message.step
+
+    return Step(
+        run_id=step.run_id,
+        item=step.item,
+        step_id=step.step_id,
+        step_index=step.step_index,
+        component=step.component,
+        depth=step.depth,
+        status=status_of(message.status),
+        attempt=message.attempt,
+        retries=message.retries,
+        started_at_ms=message.started_at_ms or None,
+        completed_at_ms=message.completed_at_ms or None,
+        raw=raw,
+        failure=failure,
+    )
+
+
+def event_of(run_id: str, message: runs_pb2.RunEvent) -> Event | None:
+    """Return an event; None for kinds unknown to this version of the client."""
+    at_ms = message.at_ms
+
+    match message.WhichOneof("kind"):
+        case "run_adopted":
+            return Event("run_adopted", at_ms, run_id, executor_id=message.run_adopted.executor_id)
+
+        case "step_started":
+            return _step_event("step_started", at_ms, message.step_started)
+
+        case "step_progress":
+            return _step_event("step_progress", at_ms, message.step_progress, message=message.step_progress.message)
+
+        case "step_ended":
+            ended = message.step_ended
+            raw, failure = _outcome_of(ended.outcome)
+            kind: EventKind = "step_failed" if ended.failed else "step_completed"
+            return _step_event(kind, at_ms, ended, duration_ms=ended.duration_ms, raw=raw, failure=failure)
+
+        case "step_retrying":
+            retrying = message.step_retrying
+            failure = failure_of(retrying.failure)
+            return _step_event("step_retrying", at_ms, retrying, failure=failure, until_ms=retrying.retry_at_ms)
+
+        case "step_sleeping":
+            return _step_event("step_sleeping", at_ms, message.step_sleeping, until_ms=message.step_sleeping.until_ms)
+
+        case "step_waiting":
+            waiting = message.step_waiting
+            until_ms = waiting.until_ms or None
+            return _step_event("step_waiting", at_ms, waiting, until_ms=until_ms, message=waiting.signal)
+
+        case "sub_run_opened":
+            opened = message.sub_run_opened
+            return _step_event("sub_run_opened", at_ms, opened, sub_run_id=opened.sub_run_id)
+
+        case "item_ended":
+            item = message.item_ended
+            raw, failure = _outcome_of(item.outcome)
+            kind = "item_failed" if item.failed else "item_completed"
+            return Event(kind, at_ms, run_id, item=item.item, raw=raw, failure=failure)
+
+        case "run_cancel_requested":
+            return Event("cancel_requested", at_ms, run_id)
+
+        case "run_signalled":
+            signalled = message.run_signalled
+            return Event("signalled", at_ms, run_id, item=signalled.item, message=signalled.signal)
+
+        case "run_ended":
+            return Event("run_ended", at_ms, run_id, run=run_of(message.run_ended.run))
+
+        case _:
+            return None
+
+
+def _step_event(kind: EventKind, at_ms: int, body: Any, **members: Any) -> Event:
+    """Build the event of a step; `body` is the kind's message."""
+    step: runs_pb2.StepPlace = body.step
+    parent = step.parent
+
+    return Event(
+        kind,
+        at_ms,
+        step.run_id,
+        item=step.item,
+        step_id=step.step_id,
+        step_index=step.step_index,
+        component=step.component,
+        depth=step.depth,
+        parent=(parent.run_id, parent.item, parent.step_index) if step.HasField("parent") else None,
+        attempt=getattr(body, "attempt", 0),
+        **members,
+    )
+
+
+def component_of(message: components_pb2.Component) -> Component:
+    return Component(
+        plugin=message.plugin,
+        component=message.component,
+        path=message.path,
+        description=message.description,
+        input_schema=decode(message.input_schema.json) if message.HasField("input_schema") else None,
+        output_schema=decode(message.output_schema.json) if message.HasField("output_schema") else None,
+        host_ids=list(message.host_ids),
+    )
+
+
+def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
+    return ClusterInfo(
+        leader_id=message.leader_id,
+        control_plane_id=message.control_plane_id,
+        executors=[
+            ExecutorInfo(e.executor_id, e.address, e.runs, e.runs_max, e.engine_version, e.draining)
+            for e in message.executors
+        ],
+        hosts=[
+            HostInfo(
+                host.host_id,
+                host.address,
+                host.capacity,
+                host.draining,
+                [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
+            )
+            for host in message.hosts
+        ],
+        runs_pending=message.runs_pending,
+    )

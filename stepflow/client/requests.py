@@ -1,0 +1,129 @@
+"""Requests of the client: Python values and flow files as messages of the API."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from stepflow.errors import Invalid, NotFound
+from stepflow.ids import new_run_id
+from stepflow.mesh.v1 import flows_pb2, retry_pb2, runs_pb2, values_pb2
+from stepflow.retry import backoff_from_tree, backoff_to_proto
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FLOW_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A stored flow by name; the newest version if no label is given."""
+
+    name: str
+    label: str = ""
+
+
+Document: TypeAlias = Mapping[str, Any] | Path | bytes
+"""A flow itself: the tree, a file (YAML or JSON), or JSON text."""
+
+FlowLike: TypeAlias = Document | Named | str
+"""A flow, or a reference to a stored flow: an id, a name, or `name@label`."""
+
+
+def value_message(value: Any, name: str) -> values_pb2.Value:
+    """Encode a value. Raises: Invalid VALUE_INVALID; `name` names the value in the text."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid("VALUE_INVALID", f"{name} is not JSON: {error}") from None
+    return values_pb2.Value(json=text)
+
+
+def document_message(flow: Document) -> values_pb2.Value:
+    """Encode a flow. Raises: Invalid; NotFound (no such file)."""
+    if isinstance(flow, bytes):
+        return values_pb2.Value(json=flow)
+    if isinstance(flow, Path):
+        return _file_message(flow)
+    return value_message(flow, "the flow")
+
+
+def _file_message(path: Path) -> values_pb2.Value:
+    """Read and check a flow file, so that errors have line and column."""
+    from stepflow.flow import flow_bytes, parse_flow
+
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise NotFound("FILE_NOT_FOUND", f"cannot read {path}: {error.strerror}", path=str(path)) from None
+
+    flow = parse_flow(text, source=str(path), format="json" if path.suffix == ".json" else "yaml")
+    return values_pb2.Value(json=flow_bytes(flow))
+
+
+def flow_reference(flow: FlowLike) -> flows_pb2.FlowReference:
+    if isinstance(flow, Named):
+        return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=flow.name, label=flow.label))
+    if not isinstance(flow, str):
+        return flows_pb2.FlowReference(document=document_message(flow))
+    if _FLOW_ID.fullmatch(flow):
+        return flows_pb2.FlowReference(flow_id=flow)
+
+    name, separator, label = flow.rpartition("@")
+    named = flows_pb2.NamedFlow(name=name, label=label) if separator else flows_pb2.NamedFlow(name=flow)
+    return flows_pb2.FlowReference(named=named)
+
+
+def submission(
+    flow: FlowLike,
+    inputs: Sequence[Any],
+    run_id: str | None,
+    variables: Mapping[str, Any] | None = None,
+    overrides: Any = None,
+    concurrency_max: int | None = None,
+    *,
+    check_input: bool = True,
+    labels: Mapping[str, Any] | None = None,
+    retry: Mapping[str, Any] | None = None,
+) -> runs_pb2.SubmitRunRequest:
+    """Build the request for a run; a missing `run_id` is generated. Raises: Invalid; NotFound (no such file)."""
+    request = runs_pb2.SubmitRunRequest(
+        run_id=run_id or new_run_id(),
+        flow=flow_reference(flow),
+        inputs=[value_message(value, f"input {index}") for index, value in enumerate(inputs)],
+        concurrency_max=concurrency_max or 0,
+        input_unchecked=not check_input,
+    )
+
+    for name, value in (variables or {}).items():
+        request.variables[name].CopyFrom(value_message(value, f"variable {name}"))
+    if overrides is not None:
+        request.overrides.CopyFrom(value_message(overrides, "overrides"))
+    try:
+        request.labels.update(dict(labels or {}))
+    except ValueError as error:
+        raise Invalid("LABELS_INVALID", f"labels are not JSON: {error}") from None
+    if retry is not None:
+        request.retry.CopyFrom(_retry_policy(retry))
+
+    return request
+
+
+def _retry_policy(tree: Mapping[str, Any]) -> retry_pb2.RetryPolicy:
+    policy = retry_pb2.RetryPolicy()
+    for name, value in tree.items():
+        if name == "backoff":
+            policy.backoff.CopyFrom(backoff_to_proto(backoff_from_tree(value)))
+        elif name == "transportMaxRetries" and type(value) is int and 0 <= value < 2**32:
+            policy.transport_retries_max = value
+        else:
+            raise Invalid(
+                "RETRY_INVALID", f"retry has `transportMaxRetries`, a count, and `backoff`; not {name!r}: {value!r}"
+            )
+
+    return policy

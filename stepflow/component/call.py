@@ -1,0 +1,121 @@
+"""`ComponentCall`: one execute in flight, from its line to its answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from stepflow.component.wire import UNREADABLE, ExecuteParams, Id, TraceIds
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections import deque
+    from collections.abc import Mapping
+
+    from stepflow.component.conversations import Conversation
+    from stepflow.component.reply import HostReply
+    from stepflow.component.signature import RegisteredComponent
+
+T = TypeVar("T")
+
+LOG = logging.getLogger("stepflow.component")
+
+Progress: TypeAlias = tuple[float, float, str]
+"""Done, total, message."""
+
+
+class CallOwner(Protocol):
+    """Runs calls, and carries their requests and progress to the host. All methods may be called from any thread."""
+
+    def ask(self, call: ComponentCall, conversation: Conversation[T]) -> HostReply[T]: ...
+    def report_progress(self, call: ComponentCall, progress: Progress) -> None: ...
+    def run_in_thread(self, call: ComponentCall) -> None: ...
+
+
+class ComponentCall:
+    """One execute in flight: the data behind `Context`, and the state kept by the server's parts."""
+
+    __slots__ = (
+        "_trace",
+        "cancelled",
+        "component",
+        "ended",
+        "id",
+        "owner",
+        "params",
+        "path_params",
+        "progress",
+        "progress_noted",
+        "progress_sent_at",
+        "received_at",
+        "request_ids",
+        "task",
+    )
+
+    def __init__(
+        self,
+        owner: CallOwner,
+        call_id: Id,
+        params: ExecuteParams,
+        component: RegisteredComponent,
+        path_params: Mapping[str, str],
+    ) -> None:
+        self.owner = owner
+        self.id = call_id
+        self.params = params
+        self.component = component
+        self.path_params = path_params
+        self.cancelled = False
+        self.ended = False
+        self.received_at = time.monotonic()
+
+        self.task: asyncio.Task[None] | None = None
+        """Of an async component."""
+
+        self.request_ids: set[str] | None = None
+        """Unanswered requests to the host."""
+
+        self.progress: deque[Progress] | None = None
+        """The latest unsent report, if any; a deque because component threads append while the loop pops."""
+
+        self.progress_noted = False
+        self.progress_sent_at = 0.0
+        self._trace: TraceIds | None = None
+
+    def trace(self, name: Literal["run_id", "step_id", "flow_id"]) -> str | None:
+        """Return an id from the parameters, falling back to `observability`."""
+        value: str | None = getattr(self.params, name)
+        if value is not None:
+            return value
+
+        if self._trace is None:
+            try:
+                self._trace = msgspec.json.decode(self.params.observability, type=TraceIds)
+            except UNREADABLE:  # absent, null, or of a shape private to the host
+                self._trace = TraceIds()
+        found: str | None = getattr(self._trace, name)
+        return found
+
+    def ask(self, conversation: Conversation[T]) -> HostReply[T]:
+        return self.owner.ask(self, conversation)
+
+    def report_progress(self, done: float, total: float, message: str) -> None:
+        self.owner.report_progress(self, (done, total, message))
+
+    def run_in_thread(self) -> None:
+        self.owner.run_in_thread(self)
+
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        where = f"{self.component.path} step={self.trace('step_id')} run={self.trace('run_id')}"
+        return _CallLog(LOG, {"where": where})
+
+
+class _CallLog(logging.LoggerAdapter[logging.Logger]):
+    """Prefixes each line with the component and the step."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        where = self.extra["where"] if self.extra else ""
+        return f"[{where}] {msg}", kwargs

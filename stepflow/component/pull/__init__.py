@@ -1,0 +1,11 @@
+"""The gRPC pull transport: a worker that fetches calls from a mesh, or from upstream's orchestrator.
+
+`options` reads arguments and environment; `worker` follows the stream of assignments; `tasks` translates a task into a
+call of the component server and back; `remote` makes the RPCs; `messages` converts answers.
+"""
+
+import os
+
+# Before any submodule imports grpc, which reads both at its import.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # fork support slows every call
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the worker logs failures itself

@@ -1,0 +1,113 @@
+"""The folder of a mesh on this machine: one owner at a time, private to the user.
+
+    <folder>/etcd/        data of etcd: flows, runs, journals
+    <folder>/blobs/       payloads too large for etcd
+    <folder>/logs/        one log per service, of the last start
+    <folder>/lock         held by the owner; contains the owner's pid and the address of the mesh
+
+The lock file is never removed: after a removal, two processes could lock two files of the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from stepflow.errors import Refused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUBFOLDERS = ("etcd", "blobs", "logs")
+
+
+class DevFolder:
+    """The folder of one mesh, from `own` to `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def blobs(self) -> Path:
+        return self.path / "blobs"
+
+    def log(self, service: str) -> Path:
+        """Return the log file of a service."""
+        return self.path / "logs" / f"{service}.log"
+
+    def own(self, server: str) -> None:
+        """Take the lock, and write down that the mesh listens at `server`.
+
+        Raises: Refused `DEV_RUNNING` (another mesh uses the folder), `STORE_UNUSABLE`.
+        """
+        try:
+            make_private(self.path)
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(lock, 4096)
+            os.close(lock)
+            raise _running(self.path, owner) from None
+
+        os.ftruncate(lock, 0)
+        os.write(lock, json.dumps({"pid": os.getpid(), "server": server}).encode())
+        self._lock = lock
+
+    def release(self) -> None:
+        """Give the lock back. Idempotent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def clear(self) -> None:
+        """Delete the data of an earlier mesh. Blocks."""
+        for name in SUBFOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def make_subfolders(self) -> None:
+        """Create the missing subfolders, and delete the logs of the last start. Raises: Refused `STORE_UNUSABLE`."""
+        try:
+            for name in SUBFOLDERS:
+                (self.path / name).mkdir(mode=0o700, exist_ok=True)
+            for log in (self.path / "logs").glob("*.log"):
+                log.unlink()
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder that only its owner can enter, ignored by git. Raises: OSError."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+    if missing:
+        (missing[-1] / ".gitignore").write_text("*\n", encoding="ascii")
+
+
+def _unusable(folder: Path, error: OSError) -> Refused:
+    return Refused(
+        "STORE_UNUSABLE",
+        f"the mesh cannot use the folder {folder}: {error.strerror}; name another folder with --data",
+        path=str(folder),
+    )
+
+
+def _running(folder: Path, owner: bytes) -> Refused:
+    where = ""
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # the owner has the lock and has not written yet
+        known = json.loads(owner)
+        where = f" (process {known['pid']}, at {known['server']})"
+    return Refused(
+        "DEV_RUNNING",
+        f"a mesh is running in {folder} already{where}: use it, stop it, or start another one with --data and --port",
+        path=str(folder),
+    )

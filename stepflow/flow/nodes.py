@@ -1,0 +1,274 @@
+"""Nodes of compiled expressions: each knows the steps to complete before its evaluation, and evaluates.
+
+Evaluation composes JSON *text*: a whole result is spliced in undecoded, a path decodes its source at most once and
+encodes the selected part. Promises:
+- evaluation never raises and never changes a source; the result is compact JSON or the first `Failure` in document
+  order, the failure of a failed step unchanged;
+- `needed` is lazy: branches not taken and alternatives not reached contribute no steps;
+- when `needed` is empty, evaluation meets no incomplete step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from stepflow.codec import Json, encode
+from stepflow.errors import Code, Failure
+from stepflow.flow.paths import MISSING, Part, Path, project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NULL = b"null"
+FALSE = b"false"
+
+Outcome = bytes | Failure
+
+
+class Env:
+    """Values for expressions to read: an environment per item.
+
+    `results` has an element per step, by index, filled in by the owner: a value, a failure, or None until the step is
+    complete. `variables` are the supplied variables.
+    """
+
+    __slots__ = ("input", "results", "variables")
+
+    def __init__(self, input: Json, results: list[Json | Failure | None], variables: dict[str, Json]) -> None:
+        self.input = input
+        self.results = results
+        self.variables = variables
+
+
+class Node(Protocol):
+    """Part of a compiled expression. `refs` and `lazy` as in `Expr`."""
+
+    refs: tuple[int, ...]
+    lazy: bool
+
+    def json(self, env: Env) -> Outcome:
+        """Return the value, or the first failure."""
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        """Add the steps to complete, in document order."""
+
+
+class Constant:
+    """A constant value."""
+
+    __slots__ = ("raw",)
+
+    refs: tuple[int, ...] = ()
+    lazy = False
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def json(self, env: Env) -> Outcome:  # noqa: ARG002  # a Node
+        return self.raw
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        pass
+
+
+class Fail:
+    """An expression without a possible value."""
+
+    __slots__ = ("failure",)
+
+    refs: tuple[int, ...] = ()
+    lazy = False
+
+    def __init__(self, code: Code, message: str) -> None:
+        self.failure = Failure(code, message)
+
+    def json(self, env: Env) -> Outcome:  # noqa: ARG002  # a Node
+        return self.failure
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        pass
+
+
+class Composite:
+    """An object or array, nested levels included: constant pieces of text, and holes for values in between."""
+
+    __slots__ = ("holes", "lazy", "nodes", "pieces", "refs")
+
+    def __init__(self, pieces: list[bytes | Node]) -> None:
+        self.nodes = [piece for piece in pieces if not isinstance(piece, bytes)]
+        self.pieces = [piece if isinstance(piece, bytes) else b"" for piece in pieces]
+        self.holes = [(at, piece.json) for at, piece in enumerate(pieces) if not isinstance(piece, bytes)]
+        self.refs = _union(self.nodes)
+        self.lazy = any(node.lazy for node in self.nodes)
+
+    def json(self, env: Env) -> Outcome:
+        pieces = self.pieces.copy()
+        for at, evaluate in self.holes:
+            raw = evaluate(env)
+            if isinstance(raw, Failure):
+                return raw
+            pieces[at] = raw
+        return b"".join(pieces)
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        for node in self.nodes:
+            node.needed(env, found)
+
+
+class StepValue:
+    """The whole result of a step."""
+
+    __slots__ = ("incomplete", "index", "refs")
+
+    lazy = False
+
+    def __init__(self, index: int, step: str) -> None:
+        self.index = index
+        self.refs: tuple[int, ...] = (index,)
+        self.incomplete = Failure(Code.ORCHESTRATOR_ERROR, f"Step {step} not completed")
+
+    def json(self, env: Env) -> Outcome:
+        result = env.results[self.index]
+        if isinstance(result, Json):
+            return result.raw
+        return self.incomplete if result is None else result
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        if env.results[self.index] is None:
+            found[self.index] = None
+
+
+class StepPart(StepValue):
+    """A part of a step's result. Every path of a null result is null."""
+
+    __slots__ = ("missing", "parts")
+
+    def __init__(self, index: int, step: str, path: Path) -> None:
+        super().__init__(index, step)
+        self.parts = path.parts
+        self.missing = Failure(Code.EXPRESSION_FAILURE, f"Path {path} not found")
+
+    def json(self, env: Env) -> Outcome:
+        result = env.results[self.index]
+        if not isinstance(result, Json):
+            return self.incomplete if result is None else result
+        tree = result.tree
+        if tree is None:
+            return NULL
+
+        tree = project(tree, self.parts)
+        return self.missing if tree is MISSING else encode(tree)
+
+
+class InputValue:
+    """The item's input, whole or in part."""
+
+    __slots__ = ("missing", "parts")
+
+    refs: tuple[int, ...] = ()
+    lazy = False
+
+    def __init__(self, path: Path) -> None:
+        self.parts = path.parts
+        self.missing = Failure(Code.EXPRESSION_FAILURE, f"Input path {path} not found")
+
+    def json(self, env: Env) -> Outcome:
+        if not self.parts:
+            return env.input.raw
+        tree = project(env.input.tree, self.parts)
+        return self.missing if tree is MISSING else encode(tree)
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        pass
+
+
+class VariableValue:
+    """A variable, whole or in part: the supplied value, else the schema's default, else the reference's own default."""
+
+    __slots__ = ("default", "lazy", "name", "parts", "refs", "schema_default", "undefined")
+
+    def __init__(self, name: str, parts: tuple[Part, ...], schema_default: Json | None, default: Node | None) -> None:
+        self.name = name
+        self.parts = parts
+        self.schema_default = schema_default
+        self.default = default
+        self.refs = default.refs if default else ()
+        self.lazy = bool(self.refs)
+        self.undefined = Failure(Code.EXPRESSION_FAILURE, f"Undefined variable: {name}")
+
+    def json(self, env: Env) -> Outcome:
+        raw = self._found(env)
+        if raw is not None:
+            return raw
+        return self.default.json(env) if self.default else self.undefined
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        if self.default and self.lazy and self._found(env) is None:
+            self.default.needed(env, found)
+
+    def _found(self, env: Env) -> bytes | None:
+        value = env.variables.get(self.name, self.schema_default)
+        if value is None or not self.parts:
+            return value.raw if value else None
+        tree = project(value.tree, self.parts)
+        return None if tree is MISSING else encode(tree)
+
+
+class IfValue:
+    """A condition and two branches. A failing condition counts as false."""
+
+    __slots__ = ("condition", "lazy", "otherwise", "refs", "then")
+
+    def __init__(self, condition: Node, then: Node, otherwise: Node) -> None:
+        self.condition = condition
+        self.then = then
+        self.otherwise = otherwise
+        self.refs = _union((condition, then, otherwise))
+        self.lazy = condition.lazy or bool(then.refs or otherwise.refs)
+
+    def json(self, env: Env) -> Outcome:
+        return self._chosen(env).json(env)
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        if not _adds(self.condition, env, found):
+            self._chosen(env).needed(env, found)
+
+    def _chosen(self, env: Env) -> Node:
+        condition = self.condition.json(env)
+        falsy = isinstance(condition, Failure) or condition in (NULL, FALSE)
+        return self.otherwise if falsy else self.then
+
+
+class CoalesceValue:
+    """The first option other than null; a failing option ends the search."""
+
+    __slots__ = ("lazy", "options", "refs")
+
+    def __init__(self, options: list[Node]) -> None:
+        self.options = options
+        self.refs = _union(options)
+        self.lazy = any(node.lazy for node in options) or any(node.refs for node in options[1:])
+
+    def json(self, env: Env) -> Outcome:
+        for option in self.options:
+            value = option.json(env)
+            if value != NULL:
+                return value
+        return NULL
+
+    def needed(self, env: Env, found: dict[int, None]) -> None:
+        for option in self.options:
+            if _adds(option, env, found) or option.json(env) != NULL:
+                return
+
+
+def _adds(node: Node, env: Env, found: dict[int, None]) -> bool:
+    """Add the steps needed by `node`. Return True if there are any, even if all are in `found` already."""
+    own: dict[int, None] = {}
+    node.needed(env, own)
+    found.update(own)
+    return bool(own)
+
+
+def _union(nodes: Iterable[Node]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(index for node in nodes for index in node.refs))

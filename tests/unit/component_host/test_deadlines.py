@@ -1,0 +1,75 @@
+"""Deadlines of any items: cancels, expiry, and the size of the heap. Calls with deadlines: `test_life`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from support.scripted_host import run_async
+
+from component_host.deadlines import ENDED_MIN, Deadlines
+
+if TYPE_CHECKING:
+    from component_host.deadlines import DeadlineClock
+
+SOON_MS = 10
+LATE_MS = 3_600_000
+
+
+def never_waiting(_: str) -> bool:
+    return False
+
+
+def test_an_item_that_another_expiry_cancels_does_not_expire() -> None:
+    async def main() -> None:
+        expired: list[str] = []
+        clocks: dict[str, DeadlineClock[str]] = {}
+
+        def expire(item: str, _: str) -> None:
+            expired.append(item)
+            for clock in clocks.values():
+                deadlines.cancel(clock)
+
+        deadlines = Deadlines(expire, never_waiting)
+        clocks["a"] = deadlines.start_clock("a", SOON_MS, 0)
+        clocks["b"] = deadlines.start_clock("b", SOON_MS, 0)
+        await asyncio.sleep(10 * SOON_MS / 1000)
+        assert len(expired) == 1
+        assert len(deadlines) == 0
+
+    run_async(main)
+
+
+def test_cancels_of_expired_items_do_not_count_as_empty_entries() -> None:
+    async def main() -> None:
+        expired: list[str] = []
+        deadlines = Deadlines(lambda item, _: expired.append(item), never_waiting)
+        clocks = [deadlines.start_clock(f"soon {number}", SOON_MS, 0) for number in range(2 * ENDED_MIN)]
+        await asyncio.sleep(10 * SOON_MS / 1000)
+        assert len(expired) == 2 * ENDED_MIN
+        for clock in clocks:
+            deadlines.cancel(clock)
+
+        late = [deadlines.start_clock(f"late {number}", LATE_MS, 0) for number in range(3 * ENDED_MIN)]
+        for clock in late[: 2 * ENDED_MIN]:
+            deadlines.cancel(clock)
+        assert len(deadlines) < 3 * ENDED_MIN, "more than half are empty: the heap was cleaned"
+        assert len(deadlines) >= ENDED_MIN, "what is not cancelled stays"
+        deadlines.close()
+
+    run_async(main)
+
+
+def test_a_waiting_item_loses_no_idle_time() -> None:
+    async def main() -> None:
+        expired: list[str] = []
+        waiting = True
+        deadlines = Deadlines(lambda item, _: expired.append(item), lambda _: waiting)
+        deadlines.start_clock("asks", 0, SOON_MS)
+        await asyncio.sleep(10 * SOON_MS / 1000)
+        assert expired == []
+        waiting = False
+        await asyncio.sleep(10 * SOON_MS / 1000)
+        assert expired == ["asks"]
+
+    run_async(main)
