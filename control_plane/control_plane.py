@@ -28,18 +28,18 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from stepflow.flow import Flow
-    from stepflow.store import (
-        Compare,
-    )
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
     from control_plane.views import ItemView, RunView
+    from stepflow.flow import Flow
     from stepflow.rpc.tls import Tls
     from stepflow.run.views import StepView
-    from stepflow.store import Store
+    from stepflow.store import (
+        Compare,
+        Store,
+    )
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
