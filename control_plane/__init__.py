@@ -1,1 +1,1 @@
-"""The control plane: stores flows, admits and places runs, answers clients."""
+"""The control plane: stores flows, admits and places runs, takes over the runs of dead executors, answers clients."""

@@ -1,7 +1,7 @@
-"""Admission: a submission becomes a run record, in one transaction that also places it where an executor has room.
+"""Admission: turns a submission into a run record, in one transaction that also places the run if it can.
 
-- A run id is admitted at most once: the same request again succeeds, another request under the id is refused.
-- Placed with the admission only if no run waits and an executor has room; otherwise the run waits under `pending/`.
+- A run id is admitted at most once: a repeated request succeeds, a different request under the id is refused.
+- A run is placed with its admission only if no run waits and an executor has room; else it waits under `pending/`.
 - The request hash covers what the client asked for, before this control plane's defaults are applied, so a
   resubmission still matches after the defaults change.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from control_plane.flow_store import check_flow
-from control_plane.leader import new_status
+from control_plane.placement import new_status
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Exists, Invalid, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides
@@ -45,16 +45,16 @@ ADMISSION_TRIES_MAX = 5
 ADMISSION_RETRY_S = 0.05
 
 CHECKED_ITEMS_MAX = 100
-"""Items checked on the event loop. More of them block it for milliseconds and are checked in a thread."""
+"""Items checked on the event loop. More would block it for milliseconds: they are checked in a thread."""
 
 PENDING_RUNS_MAX = 10_000
-"""Runs that wait for an executor; further ones are refused as Overloaded."""
+"""Runs that wait for an executor; further submissions are refused as Overloaded."""
 
 RECORD_INPUTS_BYTES_MAX = 256 * 1024
-"""Inputs in the run's record itself. Larger ones go to the blob store, one blob per partition."""
+"""Inputs stored in the run record. Larger inputs go to the blob store, one blob per partition."""
 
 VARIABLES_BYTES_MAX = 256 * 1024
-"""Bound of the variables, of the overrides, and of the labels."""
+"""Bound on the variables, on the overrides, and on the labels."""
 
 assert INLINE_BYTES_MAX < RECORD_INPUTS_BYTES_MAX
 
@@ -68,7 +68,7 @@ class RunRequest:
     inputs: Sequence[bytes]
     """Compact JSON texts, one per item."""
     run_id: str | None = None
-    """None: a fresh id."""
+    """None: generate an id."""
     variables: Mapping[str, Any] = field(default_factory=dict)
     overrides: Any = None
     concurrency_max: int | None = None
@@ -92,7 +92,7 @@ class Admission:
         retry: RetryConfig,
         on_admitted: Callable[[], None],
     ) -> None:
-        """`retry`: for runs that ask for nothing else."""
+        """`retry`: default of requests without a retry policy. `on_admitted`: called after each admission."""
         self._flows = flows
         self._blobs = blobs
         self._cluster = cluster
@@ -102,7 +102,7 @@ class Admission:
 
     async def submit(self, request: RunRequest) -> str:
         """Admit a run and return its id. See `ControlPlane.submit`."""
-        # 1. Check everything that could never run.
+        # 1. Refuse a request that can never run.
         run_id = parse_run_id(request.run_id) if request.run_id else new_run_id()
         if isinstance(request.flow, Flow):
             flow, flow_id = request.flow, await self._flows.put(request.flow)
@@ -113,7 +113,7 @@ class Admission:
         else:
             check_request(flow, request)
 
-        # 2. Make the record; large inputs are durable in the blob store before it is.
+        # 2. Make the record; large inputs are durable in the blob store first.
         record = await self._record(run_id, request, flow.name or "", flow_id)
 
         # 3. Write it, with the assignment if an executor has room.
@@ -121,11 +121,15 @@ class Admission:
             if await self._admit(run_id, record):
                 self._on_admitted()
                 return run_id
-            await asyncio.sleep(ADMISSION_RETRY_S)  # the executor has just gone; the news is in flight to this replica
-        raise Overloaded("PLACEMENT_UNSTABLE", "no executor stayed long enough to take the run; try again")
+            await asyncio.sleep(ADMISSION_RETRY_S)  # The chosen executor died; wait for the watch to show it.
+        raise Overloaded(
+            "PLACEMENT_UNSTABLE",
+            f"each of {ADMISSION_TRIES_MAX} chosen executors died before it got the run; try again",
+        )
 
     async def _admit(self, run_id: str, record: state_pb2.RunRecord) -> bool:
-        """Try to admit the run. False: the chosen executor has gone. Raises: Exists, Overloaded."""
+        """Admit the run, or find it admitted; return False if the chosen executor died. Raises: Exists, Overloaded."""
+        # 1. Place the run with its record, or let it wait.
         key = keys.run(run_id)
         compares: list[Compare] = [absent(key)]
         writes: list[Op] = [Put(key, record.SerializeToString())]
@@ -137,20 +141,22 @@ class Admission:
         else:
             writes.append(Put(keys.pending(run_id), b""))
 
+        # 2. Write, unless the id is taken or the executor's session has ended.
         with self._cluster.planning(executor):
             result = await self._grouping.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
         if result.succeeded:
             return True
 
+        # 3. Find out which of the two.
         existing = result.responses[0]
         if not isinstance(existing, KeyValue):
             return False
         if state_pb2.RunRecord.FromString(existing.value).request_hash == record.request_hash:
             return True
-        raise Exists("RUN_EXISTS", f"run {run_id} exists and was asked for differently", run_id=run_id)
+        raise Exists("RUN_EXISTS", f"run {run_id} exists, with a different request", run_id=run_id)
 
     def _room_for(self, record: state_pb2.RunRecord) -> str | None:
-        """Choose the executor that gets the run at once; None while other runs wait. Raises: Overloaded."""
+        """Choose an executor for a new run; None while other runs wait. Raises: Overloaded."""
         if not self._cluster.pending:
             return self._cluster.choose({}, engine_version=record.policy.engine_version)
         if len(self._cluster.pending) >= PENDING_RUNS_MAX:
@@ -158,6 +164,7 @@ class Admission:
         return None
 
     async def _record(self, run_id: str, request: RunRequest, flow_name: str, flow_id: str) -> state_pb2.RunRecord:
+        # 1. The request.
         record = state_pb2.RunRecord(
             flow_id=flow_id,
             flow_name=flow_name,
@@ -172,18 +179,21 @@ class Admission:
             labels_json=encode(dict(request.labels)) if request.labels else b"",
         )
 
-        # Hash the request before the defaults below are applied.
+        # 2. Its hash, before the defaults below: a resubmission must match after the defaults change.
         digest = hashlib.sha256(record.SerializeToString(deterministic=True))
         digest.update(repr((request.transport_retries_max, request.backoff)).encode())
         for text in request.inputs:
             digest.update(b"%d:" % len(text) + text)
         record.request_hash = digest.hexdigest()
 
+        # 3. The defaults.
         retries_max, backoff = request.transport_retries_max, request.backoff or self._retry.backoff
         record.policy.transport_retries_max = self._retry.transport_max_retries if retries_max is None else retries_max
         record.policy.backoff.CopyFrom(backoff_to_proto(backoff))
         record.policy.engine_version = ENGINE_VERSION
         record.created_at_ms = time.time_ns() // 1_000_000
+
+        # 4. The inputs.
         await self._put_inputs(run_id, record, request.inputs)
         return record
 
@@ -201,7 +211,7 @@ class Admission:
 
 
 def check_request(flow: Flow, request: RunRequest) -> None:
-    """Refuse a request that could never run. `flow` itself has been checked. Raises: Invalid."""
+    """Refuse a request that can never run. `flow` itself is valid. Raises: Invalid."""
     if request.overrides is not None:
         check_flow(apply_overrides(flow, request.overrides))
     if request.concurrency_max is not None and request.concurrency_max < 1:

@@ -1,11 +1,12 @@
 """One replica of the control plane: admission, placement, take-over, and the answers to clients.
 
 - Stateless: every replica answers every call, and a restart loses nothing.
-- A run is admitted once and placed in the same transaction if an executor has room (`admission`).
-- An assignment moves only when its executor's session is gone, and only to an executor with a live session (`leader`).
-- After the admission of a run, the control plane writes its assignment and its inbox, and nothing else of it.
+- A run is admitted once, and placed in the same transaction if an executor has room (`admission`).
+- An assignment moves only after its executor's session has ended, and only to an executor with a live session
+  (`takeover`).
+- Of an admitted run, the control plane writes the assignments, the first statuses and the inbox; never a journal.
 
-Does not drive runs.
+Runs are driven by executors.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from control_plane.cancel import Canceller
 from control_plane.cluster import Cluster
 from control_plane.flow_store import FlowStore
 from control_plane.leader import Leader
-from control_plane.listing import PAGE_SIZE_MAX, Listing, RunFilter
+from control_plane.listing import Listing, RunFilter
 from control_plane.liveness import Liveness
+from control_plane.paging import PAGE_SIZE_MAX
 from control_plane.waits import Waits
 from stepflow.config.load import RetryConfig
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
-from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,19 +37,14 @@ if TYPE_CHECKING:
     from stepflow.flow import Flow
     from stepflow.rpc.tls import Tls
     from stepflow.run.views import StepView
-    from stepflow.store import (
-        Compare,
-        Store,
-    )
+    from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
-
-log = get_logger(__name__)
 
 _T = TypeVar("_T")
 
 
 class ControlPlane:
-    """One replica. `start` also makes it a candidate for leadership, unless told otherwise."""
+    """One replica: answers clients, and by default stands for leader."""
 
     def __init__(
         self,
@@ -59,31 +55,35 @@ class ControlPlane:
         tls: Tls | None = None,
         retry: RetryConfig | None = None,
     ) -> None:
-        """`tls`: of the connections to executors. `retry`: default of runs that bring none."""
+        """`tls`: for connections to executors. `retry`: default of runs without a retry policy."""
         self.id = f"control-plane-{uuid4().hex[:12]}"
         self.listing = Listing(store, blobs)
-        self._cluster = Cluster(store, self._cluster_changed)
+        """Pages of runs, items and steps."""
+        self.cluster = Cluster(store, lambda: self._leader.look())  # noqa: PLW0108  # the leader is made below
+        """A hint: its watches may lag behind the store."""
         liveness = Liveness(store, self.id, tls=tls)
-        self._leader = Leader(store, self._cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
+        self._leader = Leader(store, self.cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
         self._grouping = Grouping(store)
-        # A partition that ends makes room for another: the leader looks.
+        # The leader looks, too: a partition that ends makes room for another.
         self._waits = Waits(store, self._grouping, self._leader.look)
         self._flows = FlowStore(store)
         self._admission = Admission(
-            self._flows, blobs, self._cluster, self._grouping, retry or RetryConfig(), self._leader.look
+            self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
         self._canceller = Canceller(store, self._waits.view)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, *, lead: bool = True) -> None:
+        """Follow the cluster; `lead`: stand for leader."""
         self._tasks = [asyncio.create_task(self._waits.follow(), name="watch statuses")]
-        await self._cluster.start()
+        await self.cluster.start()
         if lead:
             self._leader.start()
 
     async def close(self) -> None:
+        """Resign, and stop following. The store stays open."""
         await self._leader.close()
-        await self._cluster.close()
+        await self.cluster.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -92,25 +92,6 @@ class ControlPlane:
     def leadership(self) -> Compare | None:
         """Return the compare that holds while this replica leads; None if it does not lead."""
         return self._leader.fence() if self._leader.leading else None
-
-    def owners(self, run_id: str) -> dict[str, str]:
-        """Return the known owners of a run's partitions: executor id to address. A hint: the watch may lag."""
-        cluster = self._cluster
-        return {
-            executor_id: session.address
-            for executor_id in cluster.owners.get(run_id, ())
-            if (session := cluster.sessions.get(executor_id)) is not None
-        }
-
-    def places_on(self, executor_id: str) -> bool:
-        """Return True if the executor would get new runs. A hint: the watch may lag."""
-        session = self._cluster.sessions.get(executor_id)
-        return session is not None and not session.draining
-
-    def _cluster_changed(self) -> None:
-        self._leader.look()
-
-    # --- flows and submissions ----------------------------------------------------------------------------------------
 
     async def store_flow(self, flow: Flow) -> str:
         """Store a flow and return its id. Idempotent. Raises: Invalid, fatal diagnostics."""
@@ -124,9 +105,9 @@ class ControlPlane:
         """Admit a run and return its id. Idempotent under one run id.
 
         Raises:
-            Invalid: flow, inputs, variables or overrides cannot be run as they are.
+            Invalid: flow, inputs, variables or overrides that can never run.
             Exists: RUN_EXISTS, the id belongs to another request.
-            Overloaded: the mesh changes faster than the run can be placed.
+            Overloaded: TOO_MANY_PENDING; PLACEMENT_UNSTABLE, each chosen executor died.
         """
         return await self._admission.submit(request)
 
@@ -134,14 +115,12 @@ class ControlPlane:
         """Request the run's end; an ended run stays as it is. Raises: NotFound, Conflict."""
         return await self._canceller.cancel(run_id)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
-
     async def get_run(self, run_id: str) -> RunView:
-        """Raises: NotFound."""
+        """Return the run. Raises: NotFound."""
         return await self._waits.view(run_id)
 
     async def list_runs(self) -> list[RunView]:
-        """Return all runs, the newest first."""
+        """Return all runs, newest first."""
         return await _all_pages(lambda token: self.listing.runs(RunFilter(), PAGE_SIZE_MAX, token))
 
     async def items(self, run_id: str) -> list[ItemView]:
@@ -153,7 +132,7 @@ class ControlPlane:
         return await _all_pages(lambda token: self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=False))
 
     async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
-        """Wait for the run's end or the timeout, and return its view. Raises: NotFound."""
+        """Return the run once it has ended, or after the time-out. Raises: NotFound."""
         return await self._waits.wait(run_id, timeout_s=timeout_s)
 
     def changes(self, run_id: str) -> AbstractContextManager[asyncio.Event]:

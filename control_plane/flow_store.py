@@ -1,4 +1,4 @@
-"""Flows by id: stored once, checked once, and kept parsed for the submissions that name them.
+"""Flows by id: stored once, validated once per process, and cached for submissions by id.
 
 A flow's id is the SHA-256 of its normalised document, so a stored flow never changes.
 """
@@ -26,7 +26,7 @@ class FlowStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._checked: dict[str, Flow] = {}
-        """Flows known to be valid, by id."""
+        """Valid flows by id, a FIFO cache."""
 
     async def put(self, flow: Flow) -> str:
         """Store a flow and return its id. Idempotent. Raises: Invalid, fatal diagnostics."""
@@ -35,6 +35,7 @@ class FlowStore:
         if flow_id not in self._checked:
             check_flow(flow)
             self._keep(flow_id, flow)
+
         key = keys.flow(flow_id)
         await self._store.txn(Txn((absent(key),), (Put(key, document),)))
         return flow_id

@@ -1,1 +1,1 @@
-"""TODO head of control_plane/api."""
+"""The gRPC edge of the control plane: one module per service, and the server that holds all of them."""

@@ -1,4 +1,4 @@
-"""BlobsService: shared blobs, in one message or in pieces."""
+"""BlobsService: put and get shared blobs, in one message or in chunks."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ class BlobsServicer(blobs_pb2_grpc.BlobsServiceServicer):
             blob_type = blob_type or request.blob_type
             if len(request.chunk) > CHUNK_BYTES_MAX:
                 raise Invalid(
-                    "CHUNK_TOO_LARGE", f"a piece of {len(request.chunk):,} bytes; the limit is {CHUNK_BYTES_MAX:,}"
+                    "CHUNK_TOO_LARGE", f"a chunk of {len(request.chunk):,} bytes; the limit is {CHUNK_BYTES_MAX:,}"
                 )
+
             content += request.chunk
             if len(content) > PAYLOAD_BYTES_MAX:
-                raise Invalid("PAYLOAD_TOO_LARGE", f"a blob has at most {PAYLOAD_BYTES_MAX:,} bytes")
+                raise Invalid("PAYLOAD_TOO_LARGE", f"a blob of more than {PAYLOAD_BYTES_MAX:,} bytes, the limit")
+
         identity = await self._blobs.put(bytes(content), blob_type=blob_type or DATA)
         return blobs_pb2.UploadBlobResponse(blob_id=identity)
 

@@ -1,4 +1,4 @@
-"""ClusterService: executors, hosts and the leader, read from the store; drains."""
+"""ClusterService: list executors, hosts and the leader from the store; drain executors and hosts."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         reply = cluster_pb2.GetClusterResponse(
             control_plane_id=self._id, leader_id="" if leader is None else leader.value.decode()
         )
+
         async for item in range_all(self._store, keys.EXECUTOR_SESSIONS):
             executor_id = keys.tail(keys.EXECUTOR_SESSIONS, item.key)
             executor = state_pb2.ExecutorSession.FromString(item.value)
@@ -41,9 +42,11 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 engine_version=executor.engine_version,
                 draining=executor.draining,
             )
+
         async for item in range_all(self._store, keys.HOST_SESSIONS):
             host = state_pb2.HostSession.FromString(item.value)
             reply.hosts.append(_host(keys.tail(keys.HOST_SESSIONS, item.key), host))
+
         reply.runs_pending = await self._count(keys.PENDING)
         return reply
 
@@ -53,9 +56,10 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     async def Drain(self, request: cluster_pb2.DrainRequest, _: Any) -> cluster_pb2.DrainResponse:
         target = request.WhichOneof("target")
         if target is None:
-            raise Invalid("DRAIN_TARGET_MISSING", "say what to drain: executor_id or host_id")
+            raise Invalid("DRAIN_TARGET_MISSING", "the request names nothing to drain: set executor_id or host_id")
         if self._drainer is None:
-            raise Refused("DRAIN_UNSUPPORTED", "an embedded mesh has nothing to drain")
+            raise Refused("DRAIN_UNSUPPORTED", "an embedded mesh has no executors or hosts to drain")
+
         if target == "executor_id":
             await self._drainer.drain_executor(request.executor_id)
         else:
@@ -67,6 +71,7 @@ def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
     host = cluster_pb2.HostInfo(
         host_id=host_id, address=session.address, capacity=session.capacity, draining=session.draining
     )
+
     for plugin in session.plugins:
         host.plugins.add(
             plugin=plugin.plugin,

@@ -1,4 +1,4 @@
-"""ComponentsService: what live hosts offer, read from their sessions."""
+"""ComponentsService: list the components of live hosts, read from their sessions."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class ComponentsServicer(components_pb2_grpc.ComponentsServiceServicer):
             if component == request.component:
                 message = await self._message(*found, request.value_form, with_schemas=True)
                 return components_pb2.GetComponentResponse(component=message)
+
         raise NotFound(
             "COMPONENT_NOT_FOUND", f"no live host offers a component {request.component!r} of plugin {request.plugin!r}"
         )
@@ -42,13 +43,14 @@ class ComponentsServicer(components_pb2_grpc.ComponentsServiceServicer):
     async def _components(
         self, plugin: str
     ) -> dict[tuple[str, str, str], tuple[str, state_pb2.ComponentListing, list[str]]]:
-        """Return plugin, listing and host ids of each offered component, by plugin, path and name."""
+        """Return plugin, listing and host ids of each component, by plugin, path and name."""
         found: dict[tuple[str, str, str], tuple[str, state_pb2.ComponentListing, list[str]]] = {}
         async for item in range_all(self._store, keys.HOST_SESSIONS):
             host_id = keys.tail(keys.HOST_SESSIONS, item.key)
             for listing in state_pb2.HostSession.FromString(item.value).plugins:
                 if plugin and listing.plugin != plugin:
                     continue
+
                 for component in listing.components:
                     key = (listing.plugin, component.path, component.component)
                     found.setdefault(key, (listing.plugin, component, []))[2].append(host_id)
@@ -64,6 +66,7 @@ class ComponentsServicer(components_pb2_grpc.ComponentsServiceServicer):
             description=listing.description,
             host_ids=host_ids,
         )
+
         if with_schemas and listing.input_schema_json:
             message.input_schema.CopyFrom(await self._values.write(listing.input_schema_json, form))
         if with_schemas and listing.output_schema_json:

@@ -279,8 +279,8 @@ class World:
         return [item.key async for item in range_all(self.store, prefix)]
 
 
-def _has_seen(plane: ControlPlane, executor: Executor) -> bool:
-    return executor.id in plane._cluster.sessions
+def _has_seen(control_plane: ControlPlane, executor: Executor) -> bool:
+    return executor.id in control_plane.cluster.sessions
 
 
 def step(step_id: str, component: str, value: Any = None, **members: Any) -> dict[str, Any]:
