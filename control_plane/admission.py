@@ -1,9 +1,9 @@
-"""Admission: turns a submission into a run record, in one transaction that also places the run if it can.
+"""Admission: turns a submission into a run record, and in the same transaction places the run if possible.
 
 - A run id is admitted at most once: a repeated request succeeds, a different request under the id is refused.
-- A run is placed with its admission only if no run waits and an executor has room; else it waits under `pending/`.
-- The request hash covers what the client asked for, before this control plane's defaults are applied, so a
-  resubmission still matches after the defaults change.
+- A run is placed with its admission only if no run waits and an executor has room. Otherwise the run waits under
+  `pending/`.
+- The request is hashed before defaults are applied, so a resubmission still matches after the defaults change.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ assert INLINE_BYTES_MAX < RECORD_INPUTS_BYTES_MAX
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One submission."""
+    """A submission."""
 
     flow: Flow | str
     """A flow, or the id of a stored one."""
@@ -81,7 +81,7 @@ class RunRequest:
 
 
 class Admission:
-    """Admits submissions on behalf of one control plane."""
+    """Admits the submissions of a control plane."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class Admission:
 
 
 def check_request(flow: Flow, request: RunRequest) -> None:
-    """Refuse a request that can never run. `flow` itself is valid. Raises: Invalid."""
+    """Refuse a request that can never run. `flow` is known to be valid. Raises: Invalid."""
     if request.overrides is not None:
         check_flow(apply_overrides(flow, request.overrides))
     if request.concurrency_max is not None and request.concurrency_max < 1:

@@ -1,9 +1,9 @@
-"""Cancellation: through the inbox of a placed run, through the statuses of partitions that still wait.
+"""Cancellation: through the inbox of a placed run, through the statuses of waiting partitions.
 
 - One inbox key per run: repeated requests take no room.
-- Each transaction compares the pending key, or the status of a running partition. A run that is placed or ends at the
-  same time is never cancelled on stale facts.
-- Cancelling an ended run changes nothing.
+- Each transaction compares the pending key, or the status of a running partition: a concurrent placement or end makes
+  the transaction fail, and the next try sees the change.
+- An ended run stays as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CANCEL_ID = "cancel"
 
 
 class Canceller:
-    """Cancels runs on behalf of one control plane."""
+    """Cancels the runs of a control plane."""
 
     def __init__(self, store: Store, view: Callable[[str], Awaitable[RunView]]) -> None:
         self._store = store

@@ -1,8 +1,9 @@
 """The catalog: versions and labels of flows by name.
 
-- One key per name holds all its versions. It changes only by compare-and-set, so concurrent changes lose no version.
-- A version is a flow id with a number. Storing the same flow again adds no version, and makes it the newest again.
-- A name has at most `VERSIONS_MAX` versions; beyond, the oldest one without a label goes.
+- A name is a single key with all versions, changed only by compare-and-set: concurrent changes lose no version.
+- A version is a flow id with a number. Storing the same flow again adds no version; the flow becomes the newest
+  again.
+- A name has at most `VERSIONS_MAX` versions; beyond, the oldest version without a label goes.
 
 Documents are stored under their ids, and stay when a name goes.
 """
@@ -104,7 +105,7 @@ def _unchanged(key: str, found: KeyValue | None) -> Compare:
 
 
 def _with_version(existing: state_pb2.FlowName, flow_id: str, label: str) -> state_pb2.FlowName | None:
-    """Return the name with the flow as its newest version; None if it is that already."""
+    """Return the name with the flow as newest version; None if no change is needed."""
     versions = list(existing.versions)
     if versions and versions[-1].flow_id == flow_id and (not label or label in versions[-1].labels):
         return None

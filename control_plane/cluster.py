@@ -1,7 +1,7 @@
-"""The cluster as this replica sees it: executors' sessions, their assignments, and waiting runs, followed by watches.
+"""This replica's view of the cluster: sessions and assignments of executors, and waiting runs, followed by watches.
 
-A hint, never the truth: each decision made from it is checked by the compares of the transaction that acts on it. A
-list replaces the former view in one step, so no reader sees half of it.
+A hint, never the truth: the transaction of each decision compares the facts behind the decision. A list replaces the
+former view in a single step, so no reader sees half a view.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Cluster:
 
 
 def _release(owners: dict[str, Counter[str]], executor_id: str, run_id: str) -> None:
-    """Count one partition less for an owner of a run; entries that reach zero go."""
+    """Decrement the count of partitions of a run's owner; drop zero entries."""
     of_run = owners[run_id]
     of_run[executor_id] -= 1
     if not of_run[executor_id]:

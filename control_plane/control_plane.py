@@ -1,4 +1,4 @@
-"""One replica of the control plane: admission, placement, take-over, and the answers to clients.
+"""A replica of the control plane: admission, placement, take-over, and the answers to clients.
 
 - Stateless: every replica answers every call, and a restart loses nothing.
 - A run is admitted once, and placed in the same transaction if an executor has room (`admission`).
@@ -56,13 +56,16 @@ class ControlPlane:
         retry: RetryConfig | None = None,
     ) -> None:
         """`tls`: for connections to executors. `retry`: default of runs without a retry policy."""
+        # The view of the store, and the leader's work.
         self.id = f"control-plane-{uuid4().hex[:12]}"
-        self.listing = Listing(store, blobs)
-        """Pages of runs, items and steps."""
         self.cluster = Cluster(store, lambda: self._leader.look())  # noqa: PLW0108  # the leader is made below
         """A hint: its watches may lag behind the store."""
         liveness = Liveness(store, self.id, tls=tls)
         self._leader = Leader(store, self.cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
+
+        # Clients' calls.
+        self.listing = Listing(store, blobs)
+        """Pages of runs, items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
         self._waits = Waits(store, self._grouping, self._leader.look)
@@ -71,6 +74,7 @@ class ControlPlane:
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
         self._canceller = Canceller(store, self._waits.view)
+
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, *, lead: bool = True) -> None:
@@ -90,7 +94,7 @@ class ControlPlane:
         await self._grouping.close()
 
     def leadership(self) -> Compare | None:
-        """Return the compare that holds while this replica leads; None if it does not lead."""
+        """Return the compare that holds while this replica leads; None for a replica that does not lead."""
         return self._leader.fence() if self._leader.leading else None
 
     async def store_flow(self, flow: Flow) -> str:
@@ -102,10 +106,10 @@ class ControlPlane:
         return await self._flows.document(flow_id)
 
     async def submit(self, request: RunRequest) -> str:
-        """Admit a run and return its id. Idempotent under one run id.
+        """Admit a run and return the run id. Idempotent for a given run id.
 
         Raises:
-            Invalid: flow, inputs, variables or overrides that can never run.
+            Invalid: the flow can never run with these inputs, variables or overrides.
             Exists: RUN_EXISTS, the id belongs to another request.
             Overloaded: TOO_MANY_PENDING; PLACEMENT_UNSTABLE, each chosen executor died.
         """

@@ -1,7 +1,7 @@
-"""Deletion of one ended run with its whole tree, on behalf of a client or of a retention sweep.
+"""Deletion of an ended run with all its data, for clients and for retention sweeps.
 
-Inbox and journals go first, then the blobs, then record, statuses and results in one transaction. A deletion that
-breaks off leaves the record, so the next attempt continues it.
+Inbox and journals go first, then the blobs, then record, statuses and results in a single transaction. An
+interrupted deletion leaves the record, so the next attempt continues.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def delete_run(store: Store, blobs: BlobStore, run_id: str, compares: tupl
 
 
 async def delete_journals(store: Store, run_id: str, partitions: int, compares: tuple[Compare, ...] = ()) -> None:
-    """Delete a run's inbox and its journals, one partition per transaction.
+    """Delete a run's inbox and journals, in a transaction per partition.
 
     Raises: Refused `NOT_LEADING` (`compares` do not hold).
     """
@@ -55,7 +55,7 @@ async def delete_journals(store: Store, run_id: str, partitions: int, compares: 
 
 
 def remaining_deletes(run_id: str) -> list[Op]:
-    """Return the operations that delete a run without its journals."""
+    """Return the operations that delete the rest of a run without journals."""
     prefixes = (keys.results_of_run, keys.inbox_of_run, keys.status_of_run)
     return [*(DeletePrefix(prefix(run_id)) for prefix in prefixes), Delete(keys.run(run_id))]
 

@@ -1,6 +1,6 @@
-"""Drains: asks an executor or a host to finish its work and accept no more.
+"""Drains: asks an executor or a host to finish present work and to accept no more.
 
-A drained executor has handed over all its runs; a drained host has finished all its calls.
+A drained executor has handed over all runs; a drained host has finished all calls.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Drains:
         self._tls = tls
 
     async def drain_executor(self, executor_id: str) -> None:
-        """Return once the executor has handed over all its runs and this replica gives it no more.
+        """Return once the executor has handed over all runs and this replica assigns no more.
 
         Raises: NotFound; Refused; Unavailable; Deadline.
         """

@@ -1,9 +1,9 @@
-"""Following a run: its past events, then new ones as they happen, until its end.
+"""Following a run: past events, then new events as they happen, to the end of the run.
 
 - Durable events come from the journals alone, so a follower that continues behind a position loses and repeats nothing.
-- A watch of the store only says that there is something to read: register, then read, then wait.
-- Starts and progress are never stored. They come from a `LiveSource`, between two readings, and may be lost.
-- One watch and one live source serve all followers of a run at this replica.
+- A watch of the store is only a hint to read: register, then read, then wait.
+- Starts and progress are never stored: they come from a `LiveSource`, between two readings, and may be lost.
+- A single watch and a single live source serve all followers of a run at this replica.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class LiveSource(Protocol):
     """The source of starts and progress of calls. Never raises: live events are best effort."""
 
     def follow(self, run_id: str, listener: Callable[[StepEvent], None]) -> Callable[[], None]:
-        """Call `listener` with each new event of the run's steps; return a function that ends this."""
+        """Call `listener` with each new event of the run's steps; return a function to stop."""
         ...
 
 
 @dataclass(eq=False, slots=True)
 class _Follower:
-    """One follower of a run."""
+    """A follower of a run."""
 
     wake: asyncio.Event
     dirty: set[int]
@@ -52,7 +52,7 @@ class _Follower:
 
 
 class _Feed:
-    """Distributes hints and live events of one run to its followers at this replica."""
+    """Distributes hints and live events of a run to the followers at this replica."""
 
     def __init__(self) -> None:
         self.followers: list[_Follower] = []
@@ -155,7 +155,7 @@ class Events:
         with self._control.changes(run_id) as wake:
             follower = _Follower(wake, partitions)
 
-            # The first follower of a run starts its feed.
+            # The first follower starts the feed of the run, the last one ends it.
             feed = self._feeds.get(run_id)
             if feed is None:
                 feed = self._feeds[run_id] = _Feed()
@@ -170,7 +170,7 @@ class Events:
                 yield follower
             finally:
                 feed.followers.remove(follower)
-                if not feed.followers:  # the last one ends it
+                if not feed.followers:
                     del self._feeds[run_id]
                     feed.end_live()
                     assert feed.task is not None
@@ -183,7 +183,7 @@ def _steps_ended_in(batch: EventBatch) -> set[tuple[str, int, int]]:
 
 
 def _drain_live(follower: _Follower, steps_done: set[tuple[str, int, int]]) -> list[RunEvent]:
-    """Remove and return the live events, without late ones: those of steps whose end was already shown."""
+    """Remove the live events and return them, except events of steps already shown as ended."""
     shown: list[RunEvent] = [
         event for event in follower.live if (event.run_id, event.item, event.step_index) not in steps_done
     ]

@@ -1,7 +1,7 @@
 """The history of one partition as events: its journal, replayed entry by entry, each entry read once.
 
-The events of an entry follow from the state before it. So a reader that continues behind a position replays the whole
-journal, too; the events up to the position are left out.
+The events of an entry follow from the state before the entry. So a reader that continues behind a position replays the
+whole journal, too; the events up to the position are left out.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ RunEvent: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | Cance
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """The events of one journal entry, or events that are in no journal."""
+    """The events of a journal entry, or events without an entry."""
 
     events: list[RunEvent]
     position: tuple[int, int] | None = None
@@ -117,7 +117,7 @@ class PartitionHistory:
         after: int = -1,
         with_results: bool = False,
     ) -> None:
-        """`after`: the seq behind which events begin."""
+        """`after`: seq of the last entry whose events are left out."""
         self.ended = False
         """True once the partition's last entry was read."""
         self._store = store
@@ -128,6 +128,8 @@ class PartitionHistory:
         self._plan = plan
         self._after = after
         self._with_results = with_results
+
+        # The progress of the replay.
         self._state: RunState | None = None
         self._seq = 0
         self._last_key = ""
@@ -196,7 +198,7 @@ class PartitionHistory:
         return events
 
     async def _of_step(self, event: StepEvent, entry: pb.Entry) -> RunEvent:
-        """Add to a step's event what only the replay knows: its result, or the id of its sub-run."""
+        """Complete a step's event from the replay: with the result, or with the id of the sub-run."""
         assert self._state is not None
         if event.kind == "completed":
             result = await self._json(entry.step_completed.result) if self._with_results else None

@@ -1,11 +1,11 @@
 """Leadership: one replica at a time places waiting runs and takes over the runs of dead executors.
 
-- The leader holds the key `leader` on its lease. Every transaction of its work compares that key (the fence), so a
-  former leader changes nothing.
+- The leader holds the key `leader` on its lease. Every transaction of the work below compares the key (the fence), so
+  a former leader changes nothing.
 - Work starts with a change of the cluster, and every `SCAN_INTERVAL_S` as a backstop.
 - The lease ends with the term: a `leader` key without a leader would block the election of another replica.
 
-The work itself is in `takeover`, `placement` and `liveness`.
+The work is in `takeover`, `placement` and `liveness`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ class Leader:
         self._liveness = liveness
         self._replica_id = replica_id
         self._lease_ttl_s = lease_ttl_s
+
+        # The work.
         self._take_over = OrphanTakeOver(store, cluster)
         self._placement = Placement(store, cluster)
+
+        # The term.
         self._work = asyncio.Event()
         self._lease_lost = False
         self._task: asyncio.Task[None] | None = None
@@ -59,7 +63,7 @@ class Leader:
 
     @property
     def leading(self) -> bool:
-        """True if this replica led when it last looked. A hint: only the fence decides."""
+        """True if this replica leads, as far as known. A hint: only the fence decides."""
         return bool(self._leading)
 
     def fence(self) -> Compare:
@@ -76,7 +80,7 @@ class Leader:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def look(self) -> None:
-        """Scan for work soon: something has changed."""
+        """Scan for work soon, after a change."""
         self._work.set()
 
     async def _run(self) -> None:
@@ -113,7 +117,7 @@ class Leader:
         self._work.set()
 
     async def _campaign(self, lease: int) -> None:
-        """Return once this replica leads, or has lost its lease."""
+        """Return once this replica leads or the lease is lost."""
         key = keys.leader()
         txn = Txn((absent(key),), (Put(key, self._replica_id.encode(), lease),), (Get(key),))
 

@@ -1,8 +1,8 @@
 """Listings: pages of runs, items and steps, for clients.
 
-- Runs are listed from their statuses, which are small. Records, which hold inputs, are read only for runs of the page.
+- Runs are listed from statuses, which are small. Records with their inputs are read only for runs of the page.
 - An entry that changes between two pages may be missing from both, and is never in both.
-- A page of large results ends early, so that its message stays below the size that clients receive.
+- A page of large results ends early, below the message size that clients receive.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RunFilter:
 
 @dataclass(slots=True)
 class _Found:
-    """A run, known from its statuses alone."""
+    """A run, known from statuses alone."""
 
     run_id: str
     created_at_ms: int
@@ -62,7 +62,7 @@ class _Found:
 
 
 class Listing:
-    """Reads pages for one control plane."""
+    """Reads pages of lists from the store."""
 
     def __init__(self, store: Store, blobs: BlobStore) -> None:
         self._store = store
@@ -100,7 +100,7 @@ class Listing:
         return views, ""
 
     async def _all_runs(self) -> dict[str, _Found]:
-        """Return all runs by id: those with a placed partition, and those that wait."""
+        """Return all runs by id, placed or waiting."""
         found: dict[str, _Found] = {}
         async for item in range_all(self._store, keys.STATUS):
             run_id = keys.parse_status(item.key)[0]
@@ -235,7 +235,7 @@ _RUNNING = ItemView(0, "running", None, None)
 
 
 def _possible(found: _Found) -> frozenset[str]:
-    """Return the statuses that the run may have, judged from its placed partitions; others may still wait."""
+    """Return the possible statuses of the run, judged from placed partitions; others may still wait."""
     statuses = [partition.status for partition in found.partitions]
     if not statuses or any(status not in TERMINAL for status in statuses):
         return frozenset(("running",))

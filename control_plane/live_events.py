@@ -1,7 +1,7 @@
 """Live events: starts and progress of a followed run, streamed from its owners.
 
 - Best effort: a failed stream is logged and opened again; the follower gets no error.
-- A run may have several owners, one per partition, and they change: they are looked up every `OWNERS_INTERVAL_S`.
+- A run may have an owner per partition, and owners change: a lookup every `OWNERS_INTERVAL_S` finds them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LiveEvents:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def follow(self, run_id: str, listener: Callable[[StepEvent], None]) -> Callable[[], None]:
-        """Call `listener` with the events of a run from all its owners; return a function that ends this."""
+        """Call `listener` with the events of a run from all its owners; return a function to stop."""
         task = asyncio.create_task(self._follow(run_id, listener), name=f"live events of {run_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

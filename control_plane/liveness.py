@@ -1,13 +1,14 @@
-"""Liveness: notices a dead executor within milliseconds, long before its lease expires.
+"""Liveness: notices a dead executor within milliseconds, long before the lease expires.
 
 The leader holds a stream to every executor. If the stream breaks and the executor's address refuses connections, or
-answers under another id, the process is gone: its session is deleted, and `Leader` takes its runs over at once.
+answers under another id, the process is gone: the session is deleted, and `Leader` takes the runs over at once.
 
-- Safe by the fence: an executor that is alive after all finds its session gone, and none of its writes counts.
-- The deletion compares leadership, and that the session is the one attended here.
-- No session is deleted while fewer than half of the other executors accept connections: a partition on our side is the
-  likelier cause then. The others are dialled at that moment: of streams that break together, one is noticed first.
-- Silence proves nothing: an executor that hangs, or cannot be reached, keeps its session until the lease expires.
+- Safe by the fence: an executor that is alive after all finds the session gone, and no write of the executor succeeds.
+- The deletion compares leadership and the session attended here.
+- No session is deleted while fewer than half of the other executors accept connections: a network partition on our
+  side is the likelier cause then. The others are dialled at that moment, because streams that break together are
+  noticed one after the other.
+- Silence proves nothing: an executor that hangs, or cannot be reached, keeps the session until the lease expires.
 
 Does not move runs.
 """
@@ -103,7 +104,7 @@ class Liveness:
             attendant.task.cancel()
 
     async def delete_session(self, gone: _Attendant, why: str) -> None:
-        """Delete the session of a dead executor, unless this replica may be the one that is cut off."""
+        """Delete the session of a dead executor, unless this replica may be cut off."""
         # 1. Ask the others: at least half of them must accept connections now.
         others = [attendant for attendant in self._attendants.values() if attendant is not gone]
         answering = [attendant.address for attendant in others if attendant.answers]
@@ -142,7 +143,7 @@ async def _enough_accept(addresses: list[str], wanted: int) -> bool:
 
 
 class _Attendant:
-    """The stream to one executor."""
+    """The stream to an executor."""
 
     def __init__(self, liveness: Liveness, executor_id: str, address: str, created: int) -> None:
         self.executor_id = executor_id
@@ -178,7 +179,7 @@ class _Attendant:
             await asyncio.sleep(next(pauses_s))
 
     async def _attend(self) -> str:
-        """Hold a stream until it ends; return the proof that the executor is gone, empty without one."""
+        """Hold a stream to its end; return the proof that the executor is gone, empty without proof."""
         import grpc
 
         from stepflow.rpc.channel import open_link

@@ -1,6 +1,6 @@
 """Pages of the API's lists: sizes and tokens.
 
-A page token names the position where the next page begins. The client returns it unchanged; it is checked on receipt.
+A page token names the position where the next page begins. Clients return tokens unchanged; each is checked on receipt.
 """
 
 from __future__ import annotations

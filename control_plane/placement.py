@@ -1,9 +1,9 @@
 """Placement: gives the partitions of waiting runs to executors with room. The leader's work.
 
-- A run waits under `pending/`, which holds the next partition to place; the oldest run comes first.
-- One transaction places several partitions of one run. It compares leadership, the pending key and the session of each
-  chosen executor, so a stale view of the cluster places nothing.
-- A run has at most its window of partitions in progress; the rest of a batch keeps waiting.
+- A run waits under `pending/`, with the number of the next partition to place; the oldest run comes first.
+- A transaction places several partitions of a run. Leadership, the pending key and the session of each chosen executor
+  are compared, so a stale view of the cluster places nothing.
+- The window of a run bounds the partitions in progress; the rest of a batch keeps waiting.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Placement:
                 pending = await self._store.get(item.key)
 
     async def _place_some(self, fence: Compare, pending: KeyValue, planned: Counter[str]) -> bool:
-        """Place partitions of one run in one transaction; return True if the run can take more at once."""
+        """Place partitions of a run in one transaction; return True if more can be placed at once."""
         # 1. Read the run: how many partitions wait, and how many may run at the same time.
         run_id = keys.tail(keys.PENDING, pending.key)
         record = await self._record(run_id)

@@ -1,4 +1,4 @@
-"""The quota gate: no new runs while etcd is nearly full, so that the admitted ones have room to end."""
+"""The quota gate: no new runs while etcd is nearly full, so that admitted runs have room to end."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Retention: sweeps that remove ended runs whose time is over, and the oldest ones when the store runs short of room.
+"""Retention: sweeps that remove expired runs, and the oldest ended runs when the store runs short of room.
 
-- A run goes as a whole tree, as in `deletion`.
+- A run goes with all its data, as in `deletion`.
 - Room comes before time: above `store_bytes_max` the oldest trees go early.
 - Journals and inbox, the bulk of a run, go before the rest of the run: results stay readable for longer than steps.
-- Every transaction of a sweep compares leadership, so a former leader removes nothing. A removal also compares the
-  statuses it was decided from, or reads them again. The status of an ended partition never changes.
-- Shared blobs go once they are old and unreferenced (`shared_blobs`).
+- Every transaction of a sweep compares leadership, so a former leader removes nothing. Statuses are compared with the
+  removal, or read again; the status of an ended partition never changes.
+- Old, unreferenced shared blobs go, too (`shared_blobs`).
 
-Flows are never removed: they are small, and a later run may name them.
+Flows are small and stay: a later run may name any of them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _EndedRun:
 
 @dataclass(slots=True)
 class Swept:
-    """The run ids that one sweep changed."""
+    """The run ids changed by a sweep."""
 
     removed: list[str] = field(default_factory=list)
     stripped: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Swept:
 
 
 class Retention:
-    """Sweeps while this replica leads. `leadership` returns the compare that holds while it leads, None otherwise."""
+    """Sweeps while this replica leads. `leadership` returns the fence of a leader, None otherwise."""
 
     def __init__(
         self,
@@ -96,6 +96,8 @@ class Retention:
         self._blobs = blobs
         self._policy = policy
         self._leadership = leadership
+
+        # What earlier sweeps found.
         self._bytes: dict[str, int] = {}
         """By run: the size of its tree. Cached, since only a sweep changes an ended tree."""
         self._stripped: set[str] = set()
@@ -164,7 +166,7 @@ class Retention:
         return swept
 
     async def _remove(self, runs: list[_EndedRun], fence: Compare) -> list[str]:
-        """Remove runs, small ones in batches; return the ids of those that this sweep removed."""
+        """Remove runs, in batches if small; return the ids of the removed runs."""
         small = [run for run in runs if len(run.statuses) == 1]
         removed: list[str] = []
         for start in range(0, len(small), RUNS_PER_TXN):
@@ -237,7 +239,7 @@ class Retention:
         return self._bytes[run_id]
 
     def _discard_except(self, run_ids: set[str]) -> None:
-        """Discard the notes of runs that no longer exist."""
+        """Discard the notes about deleted runs."""
         self._stripped &= run_ids
         for run_id in self._bytes.keys() - run_ids:
             del self._bytes[run_id]

@@ -1,12 +1,12 @@
-"""Removal of old shared blobs: those put by user code and by clients, which belong to no run.
+"""Removal of old shared blobs. User code and clients put shared blobs, which belong to no run.
 
 - Each put of a blob restarts its age.
-- A blob stays while its id stands in the request of a kept run (inputs, variables, overrides), in the journal, inbox
-  or blobs of a run that has not ended, in a stored flow, or in another blob that stays.
-- An id is any 64 hexadecimal digits: text that only looks like an id keeps a blob, and never loses one.
+- A blob stays while referenced: by the request of a kept run (inputs, variables, overrides), by the journal, inbox or
+  blobs of a run in progress, by a stored flow, or by another referenced blob.
+- Any 64 hexadecimal digits count as a reference: text that only looks like an id keeps a blob, and never loses a blob.
 - References are searched only if there is an old blob.
 
-A run never needs the blobs it was submitted with: admission copied their contents.
+A run never needs the shared blobs of its submission: admission copied the contents.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _IDS = re.compile(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 
 
 async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fence: Compare) -> list[str]:
-    """Remove unreferenced shared blobs that were last put before `before_s`; return their ids.
+    """Remove unreferenced shared blobs last put before `before_s`; return the removed ids.
 
     `before_s`: Unix time. `fence`: this replica leads. Raises: StepflowError.
     """

@@ -1,8 +1,8 @@
 """Signals: messages from outside that a step of a run waits for.
 
-- A signal goes into the inbox of its run and stays there as long as the run; the owner copies it into the journal.
+- A signal stays in the inbox of the run as long as the run; the owner copies it into the journal.
 - The client's signal id is its key: a repeated signal changes nothing.
-- A signal is accepted only while the partition of its item has not ended; the transaction compares that.
+- A signal is accepted only while the partition of the item has not ended, compared in the transaction.
 
 Matching signals to steps is the run engine's work.
 """

@@ -1,10 +1,10 @@
 """Take-over: moves the assignments of executors without a session to live executors. The leader's work.
 
-- An orphan is an assignment whose executor has no session. So is a run that an executor gave back or handed over: such
-  an assignment carries the id of no executor (`keys.returned_by`, `handed_over_by`).
-- Each transaction compares leadership, the absence of the old session, the presence of the new one, and the assignment
-  itself, so two leaders never move one assignment twice.
-- An orphan that no executor has room for stays in place; the next scan finds it again.
+- An orphan is an assignment to an executor without a session. A run that an executor gave back or handed over is an
+  orphan, too: the assignment carries the id of no executor (`keys.returned_by`, `handed_over_by`).
+- Each transaction compares leadership, the absence of the old session, the presence of the new session, and the
+  assignment, so no assignment moves twice.
+- Without an executor with room, an orphan stays an orphan; the next scan finds it again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Views of runs and items, for clients.
 
-The status of a run is computed from its partitions at each reading; it is stored nowhere.
+The status of a run is computed from the partitions at each reading, and stored nowhere.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class ItemView:
-    """One item. `outcome` is None while it runs."""
+    """An item. `outcome`: None while running."""
 
     item: int
     status: str
@@ -62,7 +62,7 @@ class ItemView:
 
 
 def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[state_pb2.PartitionStatus]) -> RunView:
-    """Compute a run's view from its record and the statuses of its placed partitions."""
+    """Compute a run's view from the record and the statuses of placed partitions."""
     statuses = [partition.status for partition in partitions]
     ended = len(statuses) == partition_count(record) and all(status in TERMINAL for status in statuses)
 

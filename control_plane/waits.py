@@ -1,7 +1,7 @@
-"""Waiting for runs: one watch of `status/` serves all waiters of this replica.
+"""Waiting for runs: a single watch of `status/` serves all waiters of this replica.
 
 - Register, then read, then wait: a change between the reading and the wait sets the event.
-- Record and statuses of a run are read once for all its waiters; the watch brings later changes. A stale status never
+- Record and statuses of a run are read once for all waiters; the watch brings later changes. A stale status never
   replaces a newer one.
 - After a gap in the watch, each run waited for is read again.
 """
@@ -30,7 +30,7 @@ FIRST_PARTITIONS = 16
 
 
 class _Waited:
-    """What is known of one run with waiters."""
+    """A run with waiters, as far as read."""
 
     def __init__(self) -> None:
         self.events: set[asyncio.Event] = set()
@@ -52,7 +52,7 @@ class _Waited:
             self.view = None
 
     def discard(self) -> None:
-        """Discard all that was read: it may be stale."""
+        """Discard record and statuses: a gap may have made them stale."""
         self.gaps += 1
         self.record = self.view = None
         self.statuses.clear()
@@ -128,7 +128,7 @@ class Waits:
         return waited.view
 
     async def _fill(self, run_id: str, waited: _Waited) -> None:
-        """Read the run for all its waiters."""
+        """Read the run for all waiters."""
         gaps = waited.gaps
         try:
             record, statuses = await self._read(run_id)
@@ -177,7 +177,7 @@ class Waits:
 
 
 def _retrieve_error(reading: asyncio.Task[None]) -> None:
-    """Retrieve the error of a reading whose waiters may all have left; asyncio would log it as lost."""
+    """Retrieve the error of a reading: without waiters left, asyncio would log the error as lost."""
     if not reading.cancelled():
         reading.exception()
 

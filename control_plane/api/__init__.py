@@ -1,1 +1,1 @@
-"""The gRPC edge of the control plane: one module per service, and the server that holds all of them."""
+"""The gRPC edge of the control plane: a module per service, and the server of all services."""

@@ -132,7 +132,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
                 raise Invalid("FLOW_MISSING", "the request names no flow: set flow_id, named or document")
 
     async def _admitted_flow(self, request: runs_pb2.SubmitRunRequest) -> str | None:
-        """Return the flow that an existing run was admitted with, if it is a version of the requested name."""
+        """Return the flow of an existing run, if the flow is a version of the requested name."""
         if request.flow.WhichOneof("kind") != "named":
             return None
 

@@ -1,4 +1,4 @@
-"""The public API over gRPC: all services of one control plane on one server."""
+"""The public API over gRPC: the server of a control plane, with all services."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Values at the edge of the API: from the client's form to compact JSON, and back.
 
 - Inside, every value is compact, checked JSON text (`stepflow.codec`).
-- A number of `google.protobuf.Value` is a double. Without a fraction, and within 64 bits, it is read as an integer.
-- Members of a `Struct`, which has no order, are sorted by name.
+- A number of `google.protobuf.Value` is a double. A double without a fraction, within 64 bits, is read as an integer.
+- Members of a `Struct` have no order and are sorted by name.
 - Large values are converted in a thread, off the event loop.
 """
 

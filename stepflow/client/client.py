@@ -1,7 +1,7 @@
-"""`Client`, for asyncio programs. Each method is one call of the API, or the pages of one list.
+"""`Client`, for asyncio programs. Each method is a call of the API, or the pages of a list.
 
-Requests (`requests`), results (`model`, `conversion`), events (`watch`) and connections (`connection`) live in modules
-of their own.
+Requests (`requests`), results (`model`, `conversion`), events (`watch`) and connections (`connection`) have their
+own modules.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ class Client:
         labels: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
     ) -> str:
-        """Submit a run with one item per input and return the run id.
+        """Submit a run with an item per input and return the run id.
 
-        The call is idempotent: retries of the client make one run. Pass a `run_id` (a UUID) to extend the guarantee
-        over a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
+        The call is idempotent: retries of the client make a single run. A `run_id` (a UUID) extends the guarantee over
+        a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
         mesh's values.
 
         Raises: Invalid, NotFound, Exists (`RUN_EXISTS`), Overloaded.
@@ -234,7 +234,7 @@ class Client:
     async def steps(
         self, run_id: str, *, include_results: bool = False, page_size: int = 0
     ) -> AsyncGenerator[RunStep, None]:
-        """Yield the steps that have started, including those of sub-runs. Raises: NotFound."""
+        """Yield the started steps, including steps of sub-runs. Raises: NotFound."""
         request = runs_pb2.ListStepsRequest(
             run_id=run_id, include_results=include_results, value_form=JSON, page_size=page_size
         )
@@ -294,7 +294,7 @@ class Client:
             request.page_token = reply.next_page_token
 
     async def _delete_idempotently(self, method: Callable[[Any], Any], request: Any) -> None:
-        """Delete. NotFound on a retry means that an earlier attempt succeeded and its reply was lost."""
+        """Delete. NotFound on a retry means that an earlier attempt succeeded without a reply."""
         try:
             await self._connection.call(method, request)
         except NotFound as error:

@@ -111,7 +111,7 @@ def step_of(message: runs_pb2.StepSummary) -> RunStep:
 
 
 def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
-    """Decode an event; None for a kind that this version of the client does not know."""
+    """Decode an event; None for a kind unknown to this version of the client."""
     at_ms = message.at_ms
 
     match message.WhichOneof("kind"):

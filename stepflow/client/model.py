@@ -126,7 +126,7 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class ClientEvent:
-    """One event of a run. Fields that do not apply to `kind` are empty.
+    """An event of a run. Fields that do not apply to `kind` are empty.
 
     `run_id`: for a step of a sub-run, the sub-run's id. `raw`: the result, if results were requested. `until_ms`: end
     of a sleep, or time of the next attempt. `run`: set in the last event, `run_ended`.
