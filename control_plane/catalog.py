@@ -34,7 +34,7 @@ class Catalog:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def add(self, name: str, flow_id: str, label: str = "") -> int:
+    async def add_version(self, name: str, flow_id: str, label: str = "") -> int:
         """Make a flow the newest version of a name and return its number.
 
         Raises: Invalid (FLOW_NAME_INVALID, LABEL_INVALID, TOO_MANY_LABELS), Conflict (FLOW_NAME_RACED).
@@ -66,13 +66,13 @@ class Catalog:
             raise _no_name(name)
         return state_pb2.FlowName.FromString(found.value)
 
-    async def page(self, name_prefix: str, after: str, limit: int) -> Page:
+    async def names_page(self, name_prefix: str, after: str, limit: int) -> Page:
         """Return a page of names behind the name `after`, with their versions."""
         return await self._store.range(
             keys.FLOW_NAMES + name_prefix, after=keys.flow_name(after) if after else "", limit=limit
         )
 
-    async def remove(self, name: str, label: str = "") -> None:
+    async def delete(self, name: str, label: str = "") -> None:
         """Delete a name, or one label of a name. Raises: NotFound, Conflict."""
         if label:
             await self._change(name, lambda existing: _without_label(existing, name, label))

@@ -68,7 +68,7 @@ class ItemDone:
 
 
 @dataclass(frozen=True, slots=True)
-class CancelAsked:
+class CancelRequested:
     """The owner received a request to cancel the run."""
 
     at_ms: int
@@ -90,7 +90,7 @@ class RunDone:
     run: RunView
 
 
-RunEvent: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelAsked | Signalled | RunDone
+RunEvent: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelRequested | Signalled | RunDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class PartitionHistory:
             adopted = entry.adopted
             events.append(Adopted(entry.at_ms, self._partition, adopted.executor_id, adopted.handed_over))
         elif wanted and kind == "inbox_taken" and entry.inbox_taken.cancel:
-            events.append(CancelAsked(entry.at_ms))
+            events.append(CancelRequested(entry.at_ms))
         elif wanted and kind == "inbox_taken":
             item = state.root.first_item + entry.item
             events.append(Signalled(entry.at_ms, item, entry.inbox_taken.signal.name))
@@ -247,7 +247,7 @@ class PartitionHistory:
 
 __all__ = [
     "Adopted",
-    "CancelAsked",
+    "CancelRequested",
     "EventBatch",
     "ItemDone",
     "PartitionHistory",

@@ -18,7 +18,7 @@ from control_plane.takeover import OrphanTakeOver
 from stepflow.errors import StepflowError
 from stepflow.store import Compare, Get, KeyValue, Put, Txn, absent, created_at, keys
 from stepflow.store.lease import LEASE_TTL_S, LeaseKeeper
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from control_plane.cluster import Cluster
@@ -90,7 +90,7 @@ class Leader:
             except StepflowError as error:
                 log.warning("leadership interrupted", reason=error.reason, error=error.message)
             except Exception as error:  # Logged, not raised: without this task the mesh could stay without a leader.
-                log.error("leadership failed", error=type(error).__name__, exc_info=True)
+                log_defect(log, "leadership failed by a defect", error)
             await asyncio.sleep(ELECTION_INTERVAL_S)
 
     async def _term(self) -> None:

@@ -24,7 +24,7 @@ from stepflow.retry import doubling
 from stepflow.rpc.probe import accepts, refuses
 from stepflow.store import Compare, Delete, Txn, created_at, keys
 from stepflow.store.follow import follow
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,8 +162,8 @@ class _Attendant:
             try:
                 why = await self._attend()
                 answered = self.answers
-            except Exception:  # Logged, not raised: the executor would stay unattended for the rest of the term.
-                log.exception("attendance failed by a defect", executor_id=self.executor_id)
+            except Exception as error:  # Logged, not raised: the executor would stay unattended until the next term.
+                log_defect(log, "attendance failed by a defect", error, executor_id=self.executor_id)
                 why = ""
             self.answers = False
 

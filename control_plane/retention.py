@@ -1,7 +1,7 @@
 """Retention: sweeps that remove expired runs, and the oldest ended runs when the store runs short of room.
 
 - A run goes with all its data, as in `deletion`.
-- Room comes before time: above `store_bytes_max` the oldest trees go early.
+- Room comes before time: above `store_bytes_max` the oldest runs go early.
 - Journals and inbox, the bulk of a run, go before the rest of the run: results stay readable for longer than steps.
 - Every transaction of a sweep compares leadership, so a former leader removes nothing. Statuses are compared with the
   removal, or read again; the status of an ended partition never changes.
@@ -23,7 +23,7 @@ from control_plane.views import TERMINAL
 from stepflow.errors import Invalid, NotFound, Refused, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, DeletePrefix, Txn, keys, modified_at, range_all
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ class Retention:
 
         # What earlier sweeps found.
         self._bytes: dict[str, int] = {}
-        """By run: the size of its tree. Cached, since only a sweep changes an ended tree."""
+        """By run: the size of all its data, cached, since only a sweep changes an ended run."""
         self._stripped: set[str] = set()
         """Runs whose journals are gone."""
         self._blobs_due_s = 0.0
@@ -125,8 +125,8 @@ class Retention:
                     log.info("runs removed", removed=len(swept.removed), journals=len(swept.stripped))
             except StepflowError as error:
                 log.warning("retention interrupted", reason=error.reason, error=error.message)
-            except Exception:  # Logged, not raised: without this task the store would fill up.
-                log.exception("retention failed by a defect")
+            except Exception as error:  # Logged, not raised: without this task the store would fill up.
+                log_defect(log, "retention failed by a defect", error)
 
             if len(swept.removed) < SWEEP_RUNS_MAX:
                 await asyncio.sleep(SWEEP_INTERVAL_S)
@@ -224,7 +224,7 @@ class Retention:
         return [run for run in found.values() if run.run_id not in running]
 
     async def _size(self, run_id: str) -> int:
-        """Return the bytes of a run's tree; read once, then cached."""
+        """Return the bytes of a run's data; read once, then cached."""
         if run_id not in self._bytes:
             size = 0
             record = await self._store.get(keys.run(run_id))

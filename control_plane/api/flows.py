@@ -46,7 +46,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
 
         await self._control.store_flow(flow)
         if flow.name:
-            reply.version = await self._catalog.add(flow.name, reply.flow_id, request.label)
+            reply.version = await self._catalog.add_version(flow.name, reply.flow_id, request.label)
         reply.stored = True
         return reply
 
@@ -66,7 +66,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
 
     async def ListFlows(self, request: flows_pb2.ListFlowsRequest, _: Any) -> flows_pb2.ListFlowsResponse:
         after = read_token(request.page_token, str) or ""
-        page = await self._catalog.page(request.name_prefix, after, page_size(request.page_size))
+        page = await self._catalog.names_page(request.name_prefix, after, page_size(request.page_size))
 
         reply = flows_pb2.ListFlowsResponse()
         for item in page.items:
@@ -85,7 +85,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         return reply
 
     async def DeleteFlow(self, request: flows_pb2.DeleteFlowRequest, _: Any) -> flows_pb2.DeleteFlowResponse:
-        await self._catalog.remove(request.name, request.label)
+        await self._catalog.delete(request.name, request.label)
         return flows_pb2.DeleteFlowResponse()
 
 

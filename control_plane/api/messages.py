@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from control_plane.api.values import fill_struct
-from control_plane.history import Adopted, CancelAsked, EventBatch, ItemDone, RunDone, Signalled, StepDone, SubRun
+from control_plane.history import Adopted, CancelRequested, EventBatch, ItemDone, RunDone, Signalled, StepDone, SubRun
 from stepflow.errors import Failure
 from stepflow.mesh.v1 import runs_pb2
 from stepflow.run.views import StepEvent
@@ -76,7 +76,7 @@ class MessageWriter:
             case ItemDone(at_ms, _, _):
                 return runs_pb2.RunEvent(at_ms=at_ms, item_ended=await self._item_ended(run_event))
 
-            case CancelAsked(at_ms):
+            case CancelRequested(at_ms):
                 return runs_pb2.RunEvent(at_ms=at_ms, run_cancel_requested=runs_pb2.RunCancelRequested())
 
             case Signalled(at_ms, item, name):

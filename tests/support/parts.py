@@ -158,8 +158,8 @@ class World:
             await executor.close()
         for host, _ in self.hosts:
             await host.close()
-        for plane in self.planes:
-            await plane.close()
+        for control_plane in self.planes:
+            await control_plane.close()
 
     # --- who is there -------------------------------------------------------------------------------------------------
 
@@ -172,10 +172,10 @@ class World:
         return self.hosts[0][1]
 
     async def add_plane(self, *, lease_ttl_s: float = LONG_S) -> ControlPlane:
-        plane = ControlPlane(self.store, self.blobs, lease_ttl_s=lease_ttl_s)
-        await plane.start()
-        self.planes.append(plane)
-        return plane
+        control_plane = ControlPlane(self.store, self.blobs, lease_ttl_s=lease_ttl_s)
+        await control_plane.start()
+        self.planes.append(control_plane)
+        return control_plane
 
     async def add_host(self) -> Work:
         work = Work()
@@ -205,8 +205,8 @@ class World:
 
     async def seen(self, executor: Executor) -> None:
         """Wait until every control plane knows of the executor."""
-        for plane in self.planes:
-            await wait_until_async(partial(_has_seen, plane, executor), "the executor is seen")
+        for control_plane in self.planes:
+            await wait_until_async(partial(_has_seen, control_plane, executor), "the executor is seen")
 
     def _connect(self, executor: Executor, host: ComponentHost) -> None:
         offered = {
