@@ -395,6 +395,7 @@ EXEMPT = {
         "control_plane INLINE_WORK_BYTES_MAX",
         "control_plane CHECKED_ITEMS_MAX",
         "component_host LOOP_BYTES_MAX",
+        "control_plane INLINE_SCAN_BYTES_MAX",
     ),
     "A bound of a format or a foreign system that nothing reasonable reaches": (
         "stepflow/component NUMBER_MAX",

@@ -1,9 +1,11 @@
-"""The public API over gRPC: servicers that decode a request, call the control plane, and encode the answer.
+"""The gRPC edge of the control plane: servicers that decode a request, call the control plane, and encode the answer.
 
 - `server`: the server, with all servicers over one control plane.
 - `runs`: RunsService. Pages of `ListRuns`, `ListItems` and `ListSteps` are read by `control_plane.listing`.
 - `flows`: FlowsService.
-- `cluster`: BlobsService, ComponentsService, ClusterService.
+- `components`: ComponentsService.
+- `cluster`: ClusterService.
+- `blobs`: BlobsService.
 - `messages`: runs, items, steps and events as messages.
 - `values`: JSON values in the form chosen by the client.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stepflow.cli.display.trees import AnyRun
-    from stepflow.client import Client, Step
+    from stepflow.client import Client, RunStep
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.run.views import StepView
 
@@ -212,7 +212,7 @@ class RemoteSource:
         return remote.ask(self._server, work)
 
 
-def _step_view(step: Step) -> StepView:
+def _step_view(step: RunStep) -> StepView:
     from stepflow.run.views import StepView
 
     return StepView(

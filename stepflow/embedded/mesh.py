@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.host import ComponentHost
-from control_plane.control_plane import ControlPlane, RunRequest, check_request
+from control_plane.admission import RunRequest, check_request
+from control_plane.control_plane import ControlPlane
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor

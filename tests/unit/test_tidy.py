@@ -43,10 +43,9 @@ CLASS_METHODS_MAX = 15
 CLASS_LINES_MAX = 300
 
 LARGE_CLASSES: dict[str, str] = {
-    "BlockingClient": "the public client: one method per call",
-    "Client": "the public client: one method per call",
+    "BlockingClient": "public API: the blocking twin of each method of Client",
+    "Client": "public API: one method per call of five services",
     "Context": "the public context of a component: one method per fact or request",
-    "EtcdStore": "`Store` with all its operations, over connections and watches of its own",
     "SqliteStore": "`Store` with all its operations, on both sides of a thread",
     "Engine": "the operations of a transaction, over one connection",
     "Batch": "the same, for the requests of one commit",
@@ -59,7 +58,6 @@ LARGE_CLASSES: dict[str, str] = {
     "StepflowStdioServer": "the pool's protocol (9 methods) over one process",
     "StdioExecutes": "executes by id: room, replies and call-backs must agree",
     "TaskQueue": "who has which task: one table with three keys",
-    "Leader": "one loop: placement, take-over and sweeps read one view of the cluster",
 }
 """Class → why it holds more than one idea's worth of methods or lines. The list of our debts: keep it short."""
 

@@ -116,7 +116,7 @@ def test_a_failure_is_data(address: str) -> None:
 def test_errors_are_the_families_with_their_reasons(address: str) -> None:
     async def talk(client: Client) -> None:
         run_id = await client.submit(LONG)
-        with pytest.raises(AlreadyExists, match="asked for differently") as exists:
+        with pytest.raises(AlreadyExists, match="exists, with a different request") as exists:
             await client.submit(GREET, {"name": 1}, run_id=run_id)
         assert exists.value.reason == "RUN_EXISTS"
         assert exists.value.details["run_id"] == run_id

@@ -10,8 +10,10 @@ import pytest
 from support import wait_until_async
 from support.api import api_mesh
 
-from control_plane.control_plane import RunRequest
-from control_plane.retention import QuotaGate, Retention, RetentionPolicy, delete_run
+from control_plane.admission import RunRequest
+from control_plane.deletion import delete_run
+from control_plane.quota import QuotaGate
+from control_plane.retention import Retention, RetentionPolicy
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.signals import signal
 from stepflow.codec import Json, encode

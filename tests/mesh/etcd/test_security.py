@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support import wait_until_async
 from support.etcd import FAST, EtcdServer, etcd_binary, running_etcd
 
-from control_plane.retention import QuotaGate
+from control_plane.quota import QuotaGate
 from stepflow.errors import Forbidden, Invalid, Overloaded, Unauthenticated
 from stepflow.store import Put, StoreUnavailable, Txn, present, put, range_all
 from stepflow.store.etcd.config import EtcdConfig
