@@ -3,8 +3,7 @@
 - Both run from the moment a backend gets the call. The steps before (fetching the input, starting the plugin) have
   separate limits; a slow start must not look like a timeout of the flow.
 - Progress restarts the idle timeout. While the owner reports an item as waiting for the mesh, no idle time passes.
-- One heap and one timer for all items. A cancelled clock frees the item at once; empty entries are removed once
-  half of the heap is empty.
+- One heap (`stepflow.timer_heap`) and one timer for all items. A cancelled clock frees the item at once.
 
 Generic over the item: the module knows no calls. The owner ends expired items.
 """
@@ -13,36 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from stepflow.timer_heap import TimerHeap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
-ENDED_MIN = 64
-"""Empty entries below which a clean-up does not pay."""
-
 
 class DeadlineClock(Generic[T]):
     """The timeouts of an item, in seconds of the monotonic clock; None = no such timeout."""
 
-    __slots__ = ("active_at", "at", "idle_timeout_s", "item", "queued", "started_at", "timeout_s")
+    __slots__ = ("active_at", "idle_timeout_s", "item", "started_at", "timeout_s")
 
     def __init__(self, item: T, timeout_s: float | None, idle_timeout_s: float | None) -> None:
         self.item: T | None = item
         """None once cancelled or expired."""
-        self.queued = True
-        """False once out of the heap."""
         self.timeout_s = timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.started_at = self.active_at = time.monotonic()
-        self.at = self.due_at()
-        """When the heap checks the entry next. Progress changes `due_at()` and leaves this alone."""
-
-    def __lt__(self, other: DeadlineClock[T]) -> bool:
-        return self.at < other.at
 
     def due_at(self) -> float:
         """Return when the item expires without further progress."""
@@ -68,15 +58,12 @@ class Deadlines(Generic[T]):
     def __init__(self, expire: Callable[[T, str], None], is_waiting: Callable[[T], bool]) -> None:
         self._expire = expire
         self._is_waiting = is_waiting
-        self._heap: list[DeadlineClock[T]] = []
-        self._empty = 0
-        """Cancelled entries in the heap."""
+        self._heap: TimerHeap[DeadlineClock[T]] = TimerHeap()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
         self._closed = False
 
     def __len__(self) -> int:
-        """Return the number of entries, including cancelled entries."""
+        """Return the number of heap entries, empty ones included."""
         return len(self._heap)
 
     def start_clock(self, item: T, timeout_ms: int, idle_timeout_ms: int) -> DeadlineClock[T]:
@@ -87,25 +74,14 @@ class Deadlines(Generic[T]):
             idle_timeout_ms / 1000 if idle_timeout_ms else None,
         )
 
-        heappush(self._heap, clock)
-        if clock.at < self._timer_at:
+        if self._heap.set(clock, clock.due_at()):
             self._arm()
-
         return clock
 
     def cancel(self, clock: DeadlineClock[T]) -> None:
         """Stop the clock of an item. Idempotent, also after the expiry."""
-        if clock.item is None:
-            return
         clock.item = None
-        if not clock.queued:
-            return
-
-        self._empty += 1
-        if self._empty > ENDED_MIN and self._empty * 2 > len(self._heap):
-            self._heap = [each for each in self._heap if each.item is not None]
-            heapify(self._heap)
-            self._empty = 0
+        self._heap.drop(clock)
 
     def close(self) -> None:
         """Stop all clocks; nothing expires from now on."""
@@ -115,33 +91,28 @@ class Deadlines(Generic[T]):
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer, self._timer_at = None, float("inf")
+            self._timer = None
 
-        if self._heap and not self._closed:
-            self._timer_at = self._heap[0].at
-            delay_s = max(0.0, self._timer_at - time.monotonic())
+        next_at = self._heap.next_at()
+        if next_at is not None and not self._closed:
+            delay_s = max(0.0, next_at - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._check)
 
     def _check(self) -> None:
+        self._timer = None
         now = time.monotonic()
         overdue: list[DeadlineClock[T]] = []
 
-        # 1. Take due entries out of the heap; put those back that progress has postponed.
-        while self._heap and self._heap[0].at <= now:
-            clock = heappop(self._heap)
-            if clock.item is None:
-                self._empty -= 1
-                continue
-
+        # 1. Take the due clocks; put back those that progress has postponed.
+        for clock in self._heap.pop_due(now):
+            assert clock.item is not None, "a cancelled clock is out of the heap"
             if self._is_waiting(clock.item):
                 clock.active_at = now
-            clock.at = clock.due_at()
-            if clock.at > now:
-                heappush(self._heap, clock)
+            due_at = clock.due_at()
+            if due_at > now:
+                self._heap.set(clock, due_at)
             else:
-                clock.queued = False
                 overdue.append(clock)
-
         self._arm()
 
         # 2. Expire, with the heap in order: an expiry may start and cancel other deadlines, these ones included.

@@ -80,7 +80,8 @@ class TimerHeap(Generic[K]):
         return heap[0][0] if heap else None
 
     def _shrink(self) -> None:
-        if len(self._heap) > 2 * len(self._entries) + EMPTY_MIN:
+        empty = len(self._heap) - len(self._entries)
+        if empty > EMPTY_MIN and empty > len(self._entries):
             self._heap = list(self._entries.values())
             heapify(self._heap)
 

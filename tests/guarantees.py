@@ -1,7 +1,7 @@
 """What the project promises, in the words that users read, and the tests that prove each promise.
 
-The page `docs/explanation/guarantees.md` is this script's output. Promises in
-other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
+`docs/explanation/guarantees.md` is generated: `python tests/guarantees.py > docs/explanation/guarantees.md`.
+Promises in other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
 `tests/unit/test_guarantees.py` checks all of that. A test is written as `file::test`, the file below `tests/`.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PAGE_HEAD = """# What it promises
+PAGE_HEAD = """# Guarantees
 
-Each sentence is proved by tests, which run with `make test`. Where it is about processes, they are killed,
-stopped and cut off for real, over a real etcd, and what was executed is read from a ledger that the component server
-keeps. The list, with the tests, is kept in `tests/guarantees.py`.
+Tests prove each sentence; `make test` runs them. Tests about processes kill, stop and disconnect real ones over a real
+etcd. A ledger that the component server keeps shows what was executed. `tests/guarantees.py` lists the tests of each
+sentence.
 """
 
 
@@ -76,7 +76,7 @@ RESULTS = (
     ),
     Promise(
         "lost-calls",
-        "A call that was lost is made again before a default applies.",
+        "A lost call is retried before a default applies.",
         ("unit/run/test_engine.py::test_a_lost_call_is_retried_before_a_default_applies",),
     ),
     Promise(
@@ -97,7 +97,7 @@ RESULTS = (
     ),
     Promise(
         "events",
-        "Whoever follows a run and is cut off goes on where it was: no durable event is missed or repeated.",
+        "A watcher that loses its connection continues where it was: no durable event is missed or repeated.",
         (
             "mesh/api/test_watch.py::test_a_cut_connection_loses_no_event_and_repeats_none",
             "mesh/api/test_watch.py::test_every_position_of_a_history_is_a_place_to_go_on_from",
@@ -133,7 +133,7 @@ DEATHS = (
     ),
     Promise(
         "take-over-again",
-        "Runs that move to an executor which dies, too, move on.",
+        "Runs that move to an executor which also dies move to the next one.",
         (
             "mesh/recovery/test_worst_moments.py::test_runs_that_move_to_an_executor_which_dies_before_it_takes_them_up_move_on",
             "mesh/api/test_services.py::test_runs_that_nobody_can_take_over_wait_for_the_first_executor_that_comes",
@@ -149,7 +149,7 @@ DEATHS = (
     ),
     Promise(
         "poison",
-        "A run that kills its executors as they go on with it meets five of them and no more; no other run is lost.",
+        "A run that crashes its executor is abandoned after five crashes in a row; no other run is lost.",
         (
             "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
             "mesh/recovery/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
@@ -166,7 +166,7 @@ DEATHS = (
     ),
     Promise(
         "blip",
-        "A stream that breaks costs no attempt: calls go on, and are joined when it is back.",
+        "A broken stream costs no attempt: calls continue, and are joined after the reconnect.",
         (
             "mesh/recovery/test_links.py::test_calls_go_on_when_the_stream_is_cut_and_are_joined_when_it_is_back",
             "mesh/recovery/test_links.py::test_after_a_lost_acknowledgement_the_next_attempt_is_really_executed",
@@ -174,7 +174,7 @@ DEATHS = (
     ),
     Promise(
         "server-crash",
-        "A component server that crashes fails its calls in flight and nothing else, and is started again.",
+        "A crash of a component server fails its calls in flight and nothing else; the server is restarted.",
         (
             "mesh/bridges/test_stepflow_stdio.py::test_a_crash_fails_the_call_as_unreachable_and_the_server_comes_back",
             "mesh/bridges/test_mcp_stdio.py::test_a_repeated_call_succeeds_after_the_server_crashed_once",
@@ -196,7 +196,7 @@ DEATHS = (
     ),
     Promise(
         "no-control-plane",
-        "While no control plane is there, runs go on, and no executor loses its session.",
+        "While no control plane runs, runs continue, and no executor loses its session.",
         ("chaos/test_matrix.py::test_runs_go_on_and_no_session_ends_while_all_control_planes_are_down",),
     ),
     Promise(
@@ -223,7 +223,7 @@ DEATHS = (
     ),
     Promise(
         "watches",
-        "What a watch of etcd has missed, deletions too, is made up for by a list.",
+        "Events that a watch of etcd missed, deletions included, are recovered by a list.",
         (
             "mesh/etcd/test_faults.py::test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch",
             "mesh/etcd/test_faults.py::test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once",
@@ -231,7 +231,7 @@ DEATHS = (
     ),
     Promise(
         "blobs-down",
-        "A call that needs the blob store while it is down is made again, and counts as lost, not as failed.",
+        "A call that needs the blob store while it is down counts as lost, not as failed, and is retried.",
         (
             "unit/component_host/test_host.py::test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried",
         ),
@@ -241,7 +241,7 @@ DEATHS = (
 BOUNDS = (
     Promise(
         "no-deadlock",
-        "A parent never holds the place that its child needs: components may evaluate flows that call them again.",
+        "A parent never holds the slot that its child needs: components may evaluate flows that call them again.",
         (
             "mesh/recovery/test_under_pressure.py::"
             "test_a_hundred_parents_wait_for_a_hundred_children_on_a_host_for_a_hundred_calls",
@@ -261,7 +261,7 @@ BOUNDS = (
     ),
     Promise(
         "capacity",
-        "A host gets no more calls than it takes; the others wait where they can be moved.",
+        "A host gets no more calls than its capacity; further calls wait in their executor, where they can move.",
         (
             "mesh/recovery/test_links.py::test_what_has_no_credit_waits_in_the_executor",
             "unit/component_host/test_credits.py::test_never_more_calls_than_the_capacity_are_in_flight_and_all_are_made",
@@ -269,7 +269,7 @@ BOUNDS = (
     ),
     Promise(
         "frames",
-        "However much is ready at once, it reaches its host.",
+        "Any number of calls that are ready at once reach their host.",
         (
             "mesh/recovery/test_under_pressure.py::test_five_mebibytes_of_calls_that_are_ready_at_once_all_reach_one_host",
             "unit/rpc/test_frames.py::test_a_large_frame_is_split_between_its_elements_and_nothing_is_lost",
@@ -286,7 +286,7 @@ BOUNDS = (
     ),
     Promise(
         "payloads",
-        "No value above 16 MiB passes any door.",
+        "Every API rejects payloads over 16 MiB.",
         (
             "mesh/api/test_doors.py::test_a_blob_above_the_limit_is_refused_whole_and_in_pieces",
             "mesh/bridges/test_stepflow_stdio_others.py::test_a_result_above_the_payload_limit_fails_its_call_only",
@@ -295,7 +295,7 @@ BOUNDS = (
     ),
     Promise(
         "retention",
-        "Ended runs are removed when their time is over, or earlier when they take too much room; running ones never.",
+        "Ended runs are removed after their retention, or earlier when they exceed the budget; running ones never are.",
         (
             "mesh/api/test_retention.py::test_over_the_budget_the_oldest_runs_go_first",
             "mesh/api/test_retention.py::test_runs_that_have_not_ended_stay_whatever_the_budget",
@@ -306,7 +306,7 @@ BOUNDS = (
 VALUES = (
     Promise(
         "json",
-        "JSON text keeps its big integers and the order of its members, and no newline in it can break a protocol.",
+        "JSON text keeps its big integers and the order of its members, and no newline in it breaks a protocol.",
         (
             "mesh/recovery/test_under_pressure.py::"
             "test_legal_json_with_newlines_everywhere_passes_every_door_and_reaches_components_whole",
@@ -316,7 +316,7 @@ VALUES = (
     ),
     Promise(
         "proxies",
-        "No connection between the parts of a mesh, and none to the same machine, takes a proxy of the environment.",
+        "No connection between the parts of a mesh, and none to the same machine, uses a proxy from the environment.",
         (
             "unit/test_proxies.py::test_parts_of_a_mesh_use_no_proxy_wherever_they_are",
             "unit/test_proxies.py::test_clients_are_made_only_where_the_rule_is_asked",

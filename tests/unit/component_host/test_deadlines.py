@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from support.scripted_host import run_async
 
-from component_host.deadlines import ENDED_MIN, Deadlines
+from component_host.deadlines import Deadlines
+from stepflow.timer_heap import EMPTY_MIN
 
 if TYPE_CHECKING:
     from component_host.deadlines import DeadlineClock
@@ -44,17 +45,17 @@ def test_cancels_of_expired_items_do_not_count_as_empty_entries() -> None:
     async def main() -> None:
         expired: list[str] = []
         deadlines = Deadlines(lambda item, _: expired.append(item), never_waiting)
-        clocks = [deadlines.start_clock(f"soon {number}", SOON_MS, 0) for number in range(2 * ENDED_MIN)]
+        clocks = [deadlines.start_clock(f"soon {number}", SOON_MS, 0) for number in range(2 * EMPTY_MIN)]
         await asyncio.sleep(10 * SOON_MS / 1000)
-        assert len(expired) == 2 * ENDED_MIN
+        assert len(expired) == 2 * EMPTY_MIN
         for clock in clocks:
             deadlines.cancel(clock)
 
-        late = [deadlines.start_clock(f"late {number}", LATE_MS, 0) for number in range(3 * ENDED_MIN)]
-        for clock in late[: 2 * ENDED_MIN]:
+        late = [deadlines.start_clock(f"late {number}", LATE_MS, 0) for number in range(3 * EMPTY_MIN)]
+        for clock in late[: 2 * EMPTY_MIN]:
             deadlines.cancel(clock)
-        assert len(deadlines) < 3 * ENDED_MIN, "more than half are empty: the heap was cleaned"
-        assert len(deadlines) >= ENDED_MIN, "what is not cancelled stays"
+        assert len(deadlines) < 3 * EMPTY_MIN, "more than half are empty: the heap was cleaned"
+        assert len(deadlines) >= EMPTY_MIN, "what is not cancelled stays"
         deadlines.close()
 
     run_async(main)

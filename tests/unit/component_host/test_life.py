@@ -21,11 +21,11 @@ from support.scripted_host import (
 
 from component_host import call_tasks
 from component_host.call import LOOP_BYTES_MAX
-from component_host.deadlines import ENDED_MIN
 from component_host.host import ComponentHost
 from stepflow.codec import INLINE_BYTES_MAX, blob_id, encode
 from stepflow.errors import NotFound, Refused, Unavailable
 from stepflow.store.blobs import BlobStore
+from stepflow.timer_heap import EMPTY_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,9 +335,9 @@ def test_calls_that_have_ended_leave_the_clock_long_before_their_limit() -> None
     async def main() -> None:
         async with scripted() as (host, _, executor):
             executor.call("stays", timeout_ms=LATE_MS)
-            for number in range(10 * ENDED_MIN):
+            for number in range(10 * EMPTY_MIN):
                 executor.call(f"s{number}", ECHO, timeout_ms=LATE_MS)
-            assert len(host.deadlines) <= 2 * ENDED_MIN
+            assert len(host.deadlines) <= 2 * EMPTY_MIN
 
     run_async(main)
 
