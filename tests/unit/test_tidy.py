@@ -49,6 +49,7 @@ MACHINE_WORDS = re.compile("/wor" "k/|(?<![a-z])[.]lib" "rary|/tmp/br" "ief")  #
 """Places that exist on the machine of whoever wrote a file, and nowhere else; split, so that this file passes."""
 
 IGNORE = re.compile(r"#\s*(type:\s*ignore|noqa)(?P<code>\[[^\]]+\]|:\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?(?P<rest>.*)")
+BACKTICKED_PATH = re.compile(r"`([a-z][\w./-]*)`")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 
 
@@ -224,6 +225,43 @@ def links(path: Path) -> Iterator[str]:
         link = found[1] or found[2]
         if not re.match(r"[a-z][a-z0-9+.-]*:|#", link):
             yield link
+
+
+def test_the_architecture_names_paths_that_exist() -> None:
+    missing = [
+        f"line {number}: {path}"
+        for number, line in enumerate((ROOT / "ARCHITECTURE.md").read_text("utf-8").splitlines(), start=1)
+        for path, found in paths_named(line)
+        if not found
+    ]
+    assert missing == []
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    rooms = {path.parent for path in files("__init__.py", *CODE) if not is_generated(path.parent)}
+    rooms = {room for room in rooms if len(room.relative_to(ROOT).parts) <= 2}
+    rooms -= {ROOT / "stepflow", ROOT / "stepflow" / "mesh", ROOT / "stepflow" / "etcd"}  # generated, but for the first
+    assert [name(room) for room in sorted(rooms) if f"`{name(room)}/`" not in text] == []
+
+
+def paths_named(line: str) -> Iterator[tuple[str, bool]]:
+    """Yield each path of a line in backticks, and whether it exists: from the root, or below the line's first path."""
+    named = [path for path in BACKTICKED_PATH.findall(line) if "/" in path or path.endswith(".py")]
+    for path in named:
+        yield path, (ROOT / path).exists() or (ROOT / named[0] / path).exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("`stepflow/cli/` owns `commands/` and `no_such/`", [True, True, False]),
+        ("`stepflow/no_such.py`", [False]),
+        ("`apply` and `.stepflow/`", []),
+    ],
+)
+def test_the_check_of_paths_tells_them_apart(line: str, found: list[bool]) -> None:
+    assert [each for _, each in paths_named(line)] == found
 
 
 def test_the_checks_see_the_code_and_the_documents() -> None:
