@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 PAGE_HEAD = """# Guarantees
 
-Tests prove each sentence; `make test` runs them. Tests about processes kill, stop and cut off real processes over a real
-etcd, and read the executions from a ledger that the component server keeps. `tests/guarantees.py` lists each sentence
-with its tests.
+Tests prove each sentence; `make test` runs them. Tests about processes kill, stop and cut off real processes over a
+real etcd, and read the executions from a ledger that the component server keeps. `tests/guarantees.py` lists the tests
+of each sentence.
 """
 
 
@@ -214,7 +214,7 @@ DEATHS = (
     ),
     Promise(
         "etcd-full",
-        "A nearly full etcd accepts no new runs, so that running ones can end; all continue when a full etcd has room again.",
+        "A nearly full etcd accepts no new runs, so that running ones can end; all continue when it has room again.",
         (
             "mesh/recovery/test_worst_moments.py::"
             "test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_when_there_is_room",
@@ -325,7 +325,7 @@ VALUES = (
     ),
     Promise(
         "environment",
-        "A component server gets only the environment that its configuration names; its whole process group ends with it.",
+        "A component server gets only the environment of its configuration; its whole process group ends with it.",
         (
             "mesh/bridges/test_server_process.py::test_a_server_sees_only_the_variables_meant_for_it",
             "mesh/bridges/test_server_process.py::test_closing_ends_the_whole_process_group",
