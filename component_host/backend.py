@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stepflow.config.load import NO_LIMITS, ServerLimits
+from stepflow.config import NO_LIMITS, ServerLimits
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure

@@ -94,7 +94,7 @@ class ComponentHost:
 
         Raises:
             NotFound: PLUGIN_UNKNOWN; nothing is started then.
-            Refused: HOST_STOPPED.
+            FailedPrecondition: HOST_STOPPED.
         """
         await self.plugins.start(names, changed)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from control_plane.retention import RetentionPolicy
-    from stepflow.config.load import RetryConfig
+    from stepflow.config import RetryConfig
 
 DEFAULT_PORT = 7840
 
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
     """Raises: StepflowError."""
     from control_plane.retention import RetentionPolicy
-    from stepflow.config.load import load_config
+    from stepflow.config import load_config
 
     return ControlPlaneConfig(
         common=process.read_options(options),

@@ -21,7 +21,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
 
@@ -111,7 +111,7 @@ class Cluster:
             ready.set()
             self._changed()
 
-        def changed(events: Sequence[Event]) -> None:
+        def changed(events: Sequence[StoreEvent]) -> None:
             for event in events:
                 take(event.kv.key, event.kv if event.kind == "put" else None)
             self._changed()

@@ -24,8 +24,8 @@ from control_plane.listing import PAGE_SIZE_MAX, Listing, RunFilter
 from control_plane.liveness import Liveness
 from control_plane.waits import Waits
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, blob_id, decode, encode
-from stepflow.config.load import RetryConfig
-from stepflow.errors import Conflict, Exists, Invalid, NotFound, Overloaded
+from stepflow.config import RetryConfig
+from stepflow.errors import AlreadyExists, Conflict, Invalid, NotFound, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides, flow_bytes, flow_from_tree, validate_flow
 from stepflow.ids import new_run_id, parse_run_id
 from stepflow.journal import partition_count, read_record
@@ -205,7 +205,7 @@ class ControlPlane:
 
         Raises:
             Invalid: flow, inputs, variables or overrides cannot be run as they are.
-            Exists: RUN_EXISTS, the id belongs to another request.
+            AlreadyExists: RUN_EXISTS, the id belongs to another request.
             Overloaded: the mesh changes faster than the run can be placed.
         """
         run_id = parse_run_id(request.run_id) if request.run_id else new_run_id()
@@ -239,7 +239,7 @@ class ControlPlane:
             if isinstance(standing, KeyValue):
                 if state_pb2.RunRecord.FromString(standing.value).request_hash == record.request_hash:
                     return run_id
-                raise Exists("RUN_EXISTS", f"run {run_id} exists and was asked for differently", run_id=run_id)
+                raise AlreadyExists("RUN_EXISTS", f"run {run_id} exists and was asked for differently", run_id=run_id)
             await asyncio.sleep(0.05)  # the executor has just gone; its session's end is on its way to us
         raise Overloaded("PLACEMENT_UNSTABLE", "no executor stayed long enough to take the run; try again")
 

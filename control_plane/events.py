@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from control_plane.history import Happening, Moment, PartitionHistory, RunDone, StepDone
-from stepflow.errors import NotFound, Refused, Unavailable
+from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.store import keys
 from stepflow.store.follow import follow
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from control_plane.control_plane import ControlPlane
     from control_plane.views import RunView
     from stepflow.run.views import StepEvent
-    from stepflow.store import Event, Store
+    from stepflow.store import Store, StoreEvent
     from stepflow.store.blobs import BlobStore
 
 LIVE_EVENTS_MAX = 1_000
@@ -97,7 +97,8 @@ class Events:
     ) -> AsyncGenerator[Moment, None]:
         """Yield the run's moments behind the positions (partition → seq), in order within a partition, up to its end.
 
-        Raises: NotFound; Refused `HISTORY_GONE`, the run was deleted meanwhile; DataLoss; Unavailable, after `close`.
+        Raises: NotFound; FailedPrecondition `HISTORY_GONE`, the run was deleted meanwhile; DataLoss;
+        Unavailable, after `close`.
         """
         record = await read_record(self._store, run_id)
         plan = await read_plan(self._store, record)
@@ -129,7 +130,7 @@ class Events:
                 await follower.wake.wait()
 
     async def _watch(self, run_id: str, feed: _Feed, partitions: frozenset[int]) -> None:
-        def changed(events: Sequence[Event]) -> None:
+        def changed(events: Sequence[StoreEvent]) -> None:
             feed.tell({keys.parse_journal(event.kv.key)[1] for event in events if event.kind == "put"})
 
         journals = keys.journal_of_run(run_id)
@@ -139,7 +140,7 @@ class Events:
         try:
             return await self._control.get_run(run_id)
         except NotFound:
-            raise Refused("HISTORY_GONE", f"run {run_id} was deleted meanwhile", run_id=run_id) from None
+            raise FailedPrecondition("HISTORY_GONE", f"run {run_id} was deleted meanwhile", run_id=run_id) from None
 
     @contextmanager
     def _following(self, run_id: str, partitions: set[int]) -> Iterator[_Follower]:

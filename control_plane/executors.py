@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import NotFound, Refused
+from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.mesh.v1 import executor_pb2, executor_pb2_grpc, host_pb2, host_pb2_grpc, state_pb2
 from stepflow.rpc.channel import open_channel
 from stepflow.rpc.errors import error_of
@@ -95,7 +95,7 @@ class Executors:
     async def drain_executor(self, executor_id: str) -> None:
         """Return when the executor has handed over all its runs, and we give it no more.
 
-        Raises: NotFound; Refused; Unavailable; Deadline."""
+        Raises: NotFound; FailedPrecondition; Unavailable; DeadlineExceeded."""
         found = await self._store.get(keys.session_executor(executor_id))
         if found is None:
             raise NotFound("EXECUTOR_NOT_FOUND", f"there is no executor {executor_id}", executor_id=executor_id)
@@ -106,7 +106,10 @@ class Executors:
                 await asyncio.sleep(SEEN_INTERVAL_S)
 
     async def drain_host(self, host_id: str) -> None:
-        """Return when every call of the host has ended. Raises: NotFound; Refused; Unavailable; Deadline."""
+        """Return when every call of the host has ended.
+
+        Raises: NotFound; FailedPrecondition; Unavailable; DeadlineExceeded.
+        """
         found = await self._store.get(keys.session_host(host_id))
         if found is None:
             raise NotFound("HOST_NOT_FOUND", f"there is no host {host_id}", host_id=host_id)
@@ -116,9 +119,9 @@ class Executors:
 
     @asynccontextmanager
     async def _reach(self, address: str, identity: str) -> AsyncIterator[grpc.aio.Channel]:
-        """Open a channel for one call. Raises: Refused `DRAIN_UNSUPPORTED`; what the call fails with."""
+        """Open a channel for one call. Raises: FailedPrecondition `DRAIN_UNSUPPORTED`; what the call fails with."""
         if not address:
-            raise Refused("DRAIN_UNSUPPORTED", f"{identity} cannot be reached: it has no address")
+            raise FailedPrecondition("DRAIN_UNSUPPORTED", f"{identity} cannot be reached: it has no address")
         channel = open_channel(address, self._tls)
         try:
             yield channel

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepflow.rpc.tls import Tls
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
 
@@ -84,7 +84,7 @@ class Liveness:
         for item in items:
             self._add(item)
 
-    def _changed(self, events: Sequence[Event]) -> None:
+    def _changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._add(event.kv)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.views import TERMINAL, run_view
-from stepflow.errors import Forbidden, Invalid, NotFound, Overloaded, Refused, StepflowError
+from stepflow.errors import FailedPrecondition, Forbidden, Invalid, NotFound, Overloaded, StepflowError
 from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, Delete, DeletePrefix, Txn, keys, modified_at, present, range_all
@@ -191,7 +191,7 @@ class Retention:
     async def _remove_one(self, run_id: str, fence: Compare) -> bool:
         try:
             await delete_run(self._store, self._blobs, run_id, (fence,))
-        except (NotFound, Refused) as error:  # a client was faster
+        except (NotFound, FailedPrecondition) as error:  # a client was faster
             if error.reason == "NOT_LEADING":
                 raise
             return False
@@ -236,14 +236,14 @@ class Retention:
 async def delete_run(store: Store, blobs: BlobStore, run_id: str, compares: tuple[Compare, ...] = ()) -> None:
     """Remove a run that has ended, with all that belongs to it; every transaction compares `compares`.
 
-    Raises: NotFound; Refused (`RUN_NOT_ENDED`, `NOT_LEADING`: `compares` do not hold any more).
+    Raises: NotFound; FailedPrecondition (`RUN_NOT_ENDED`, `NOT_LEADING`: `compares` do not hold any more).
     """
     record = await read_record(store, run_id)
     partitions = [
         state_pb2.PartitionStatus.FromString(item.value) async for item in range_all(store, keys.status_of_run(run_id))
     ]
     if not run_view(run_id, record, partitions).terminal:
-        raise Refused("RUN_NOT_ENDED", f"run {run_id} has not ended; cancel it first", run_id=run_id)
+        raise FailedPrecondition("RUN_NOT_ENDED", f"run {run_id} has not ended; cancel it first", run_id=run_id)
     await delete_journals(store, run_id, partition_count(record), compares)
     await blobs.delete_scope(run_id)
     writes = tuple(_removal(run_id))
@@ -260,12 +260,12 @@ def _removal(run_id: str) -> list[Op]:
 async def delete_journals(store: Store, run_id: str, partitions: int, compares: tuple[Compare, ...] = ()) -> None:
     """Remove a run's inbox and its journals, a partition at a time.
 
-    Raises: Refused `NOT_LEADING`, when the compares do not hold.
+    Raises: FailedPrecondition `NOT_LEADING`, when the compares do not hold.
     """
     for prefix in (keys.inbox_of_run(run_id), *(keys.journal_of_partition(run_id, p) for p in range(partitions))):
         txn = Txn(compares, (DeletePrefix(prefix),))
         if not (await store.txn(txn)).succeeded:
-            raise Refused("NOT_LEADING", "another control plane leads by now")
+            raise FailedPrecondition("NOT_LEADING", "another control plane leads by now")
 
 
 class QuotaGate:

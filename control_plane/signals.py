@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.views import TERMINAL
-from stepflow.errors import Conflict, Invalid, Overloaded, Refused
+from stepflow.errors import Conflict, FailedPrecondition, Invalid, Overloaded
 from stepflow.ids import parse_uuid
 from stepflow.journal import read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -42,7 +42,7 @@ async def signal(
     Raises:
         NotFound: there is no such run.
         Invalid: SIGNAL_INVALID.
-        Refused: RUN_ENDED, it is too late.
+        FailedPrecondition: RUN_ENDED, it is too late.
         Overloaded: INBOX_FULL.
         Conflict: SIGNAL_RACED.
     """
@@ -72,11 +72,13 @@ async def signal(
 
 
 async def _not_ended(store: Store, record: state_pb2.RunRecord, run_id: str, item: int) -> Compare:
-    """Return what holds as long as the item's partition has not ended. Raises: Refused `RUN_ENDED`."""
+    """Return what holds as long as the item's partition has not ended. Raises: FailedPrecondition `RUN_ENDED`."""
     key = keys.status(run_id, item // record.items_per_partition)
     standing = await store.get(key)
     if standing is None:  # not placed yet
         return absent(key)
     if state_pb2.PartitionStatus.FromString(standing.value).status in TERMINAL:
-        raise Refused("RUN_ENDED", f"run {run_id} has ended; nothing waits for the signal any more", run_id=run_id)
+        raise FailedPrecondition(
+            "RUN_ENDED", f"run {run_id} has ended; nothing waits for the signal any more", run_id=run_id
+        )
     return modified_at(key, standing.mod_revision)

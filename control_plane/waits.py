@@ -22,7 +22,7 @@ from stepflow.store.follow import follow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from stepflow.store import Event, Store
+    from stepflow.store import Store, StoreEvent
     from stepflow.store.grouping import Grouping
 
 FIRST_PARTITIONS = 16
@@ -148,7 +148,7 @@ class Waits:
         statuses = page.items if not page.more else [item async for item in range_all(self._store, status)]
         return parse_record(run_id, record.value), statuses
 
-    def _tell(self, events: Sequence[Event]) -> None:
+    def _tell(self, events: Sequence[StoreEvent]) -> None:
         self._changed()
         for event in events:
             run_id = keys.parse_status(event.kv.key)[0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepflow.mesh.v1 import state_pb2
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 
 def fresh_id(name: str) -> str:
@@ -95,7 +95,7 @@ class Session:
         if not items:
             self._lost()
 
-    def _changed(self, events: Sequence[Event]) -> None:
+    def _changed(self, events: Sequence[StoreEvent]) -> None:
         if any(event.kind == "delete" for event in events):
             self._lost()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import PAYLOAD_BYTES_MAX
-from stepflow.errors import Invalid, NotFound, Refused
+from stepflow.errors import FailedPrecondition, Invalid, NotFound
 from stepflow.mesh.v1 import (
     blobs_pb2,
     blobs_pb2_grpc,
@@ -169,7 +169,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         if target is None:
             raise Invalid("DRAIN_TARGET_MISSING", "say what to drain: executor_id or host_id")
         if self._drainer is None:
-            raise Refused("DRAIN_UNSUPPORTED", "nothing of an embedded mesh can be drained")
+            raise FailedPrecondition("DRAIN_UNSUPPORTED", "nothing of an embedded mesh can be drained")
         if target == "executor_id":
             await self._drainer.drain_executor(request.executor_id)
         else:

@@ -16,7 +16,7 @@ from control_plane.retention import delete_run
 from control_plane.signals import signal
 from control_plane.views import status_name
 from stepflow.codec import decode
-from stepflow.errors import Exists, Invalid, StepflowError
+from stepflow.errors import AlreadyExists, Invalid, StepflowError
 from stepflow.ids import parse_run_id
 from stepflow.journal import read_record
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
@@ -107,7 +107,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         )
         try:
             return await self._control.submit(run)
-        except Exists:
+        except AlreadyExists:
             former = await self._former_version(request)
             if former is None or former == flow:
                 raise

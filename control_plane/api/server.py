@@ -23,13 +23,13 @@ from stepflow.mesh.v1 import (
     runs_pb2,
     runs_pb2_grpc,
 )
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 
 if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
     from control_plane.control_plane import ControlPlane
     from control_plane.events import LiveSource
-    from stepflow.rpc.health import Health
+    from stepflow.rpc.health import ProcessHealth
     from stepflow.rpc.tls import Tls
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
@@ -49,7 +49,7 @@ class ApiServer:
         *,
         tls: Tls | None = None,
         insecure: bool = False,
-        health: Health | None = None,
+        health: ProcessHealth | None = None,
         live: LiveSource | None = None,
         drainer: Drainer | None = None,
         quota_bytes: int = QUOTA_BYTES_DEFAULT,
@@ -60,7 +60,7 @@ class ApiServer:
         values = Values(blobs)
         catalog = Catalog(store)
         self._events = Events(control, store, blobs, live)
-        self._server = Server(tls=tls, insecure=insecure, health=health)
+        self._server = RpcServer(tls=tls, insecure=insecure, health=health)
         runs = RunsServicer(
             control,
             store,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.cli import remote
 from stepflow.cli.display.runs import ShownItem, ShownRun
-from stepflow.errors import Refused
+from stepflow.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,16 @@ class Source(Protocol):
         """Return a run. Raises: NotFound, Invalid (an ambiguous prefix)."""
 
     def delete(self, text: str, *, force: bool) -> str:
-        """Delete a run that has ended and return the id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
+        """Delete a run that has ended and return the id.
+
+        Raises: FailedPrecondition `RUN_NOT_ENDED`, NotFound, Invalid.
+        """
 
     def signal(self, text: str, signal: Signal) -> tuple[str, str]:
-        """Send a run a signal; return the ids of run and signal. Raises: Refused `RUN_ENDED`, NotFound, Invalid."""
+        """Send a run a signal; return the ids of run and signal.
+
+        Raises: FailedPrecondition `RUN_ENDED`, NotFound, Invalid.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ class LocalSource:
         finally:
             await store.close()
         if not run.terminal and not force:
-            raise Refused(
+            raise FailedPrecondition(
                 "RUN_NOT_ENDED",
                 f"run {run_id} has not ended: continue it with `stepflow resume {run_id}`, or delete it with --force",
                 run_id=run_id,

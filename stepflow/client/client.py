@@ -121,7 +121,7 @@ class Client:
         over a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
         mesh's values.
 
-        Raises: Invalid, NotFound, Exists (`RUN_EXISTS`), Overloaded.
+        Raises: Invalid, NotFound, AlreadyExists (`RUN_EXISTS`), Overloaded.
         """
         request = submission(
             flow,
@@ -207,7 +207,8 @@ class Client:
         """Send a signal to an item's step of `/builtin/wait_for_signal`; return the signal id.
 
         The call is idempotent: retries of the client make one signal. Pass a `signal_id` (a UUID) to extend the
-        guarantee over a restart of the program. Raises: NotFound, Invalid, Refused (`RUN_ENDED`), Overloaded.
+        guarantee over a restart of the program. Raises: NotFound, Invalid, FailedPrecondition (`RUN_ENDED`),
+        Overloaded.
         """
         request = runs_pb2.SignalRunRequest(
             run_id=run_id,
@@ -219,7 +220,7 @@ class Client:
         return str((await self._connection.call(lambda to: to.runs.SignalRun, request)).signal_id)
 
     async def delete(self, run_id: str) -> None:
-        """Delete an ended run. Raises: NotFound, Refused (`RUN_NOT_ENDED`)."""
+        """Delete an ended run. Raises: NotFound, FailedPrecondition (`RUN_NOT_ENDED`)."""
         await self._delete_idempotently(lambda to: to.runs.DeleteRun, runs_pb2.DeleteRunRequest(run_id=run_id))
 
     async def items(self, run_id: str, *, page_size: int = 0) -> AsyncGenerator[Item, None]:
@@ -272,7 +273,7 @@ class Client:
     async def drain(self, *, executor_id: str = "", host_id: str = "") -> None:
         """Drain an executor or a host: no new work; return once the present work has finished.
 
-        Raises: NotFound, Refused, Unavailable; Deadline (the drain continues: call again).
+        Raises: NotFound, FailedPrecondition, Unavailable; DeadlineExceeded (the drain continues: call again).
         """
         request = cluster_pb2.DrainRequest()
         if executor_id:

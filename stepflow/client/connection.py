@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import Deadline, Invalid, StepflowError, Unavailable
+from stepflow.errors import DeadlineExceeded, Invalid, StepflowError, Unavailable
 from stepflow.mesh.v1 import (
     blobs_pb2_grpc,
     cluster_pb2_grpc,
@@ -139,7 +139,7 @@ class Connection:
         error = error_of(failed)
         way = self._way()
         if error.reason == "CALL_TIMEOUT" and way:
-            return Deadline(error.reason, f"{error.message}; the call goes{way}")
+            return DeadlineExceeded(error.reason, f"{error.message}; the call goes{way}")
         if error.reason != "SERVER_UNAVAILABLE":
             return error
 

@@ -37,7 +37,10 @@ class Watch:
         return self
 
     async def __anext__(self) -> Event:
-        """Return the next event. Raises: NotFound, Refused (`HISTORY_GONE`), Unavailable (patience is over)."""
+        """Return the next event.
+
+        Raises: NotFound, FailedPrecondition (`HISTORY_GONE`), Unavailable (patience is over).
+        """
         if self._iterator is None:
             self._iterator = self._events()
         return await self._iterator.__anext__()

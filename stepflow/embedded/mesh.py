@@ -21,7 +21,7 @@ from control_plane.views import ItemView, RunView
 from executor.executor import Executor
 from executor.hosts.peer import HostPeer
 from stepflow.codec import decode
-from stepflow.config.load import BuiltinPlugin, Config, RetryConfig
+from stepflow.config import BuiltinPlugin, Config, RetryConfig
 from stepflow.errors import StepflowError
 from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.entries import flow_result

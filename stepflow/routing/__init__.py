@@ -1,1 +1,1 @@
-"""TODO head of stepflow/routing."""
+"""Routes: `table` resolves component paths, `patterns` matches them, `stored` is the form in the store. Pure."""

@@ -9,6 +9,6 @@ Knows no service. Import the submodules late in code that must start fast: gRPC 
 
 import os
 
-# gRPC reads both when it is imported. Fork support costs time per call, and no process of ours forks after the import.
+# gRPC reads both when it is imported. Fork support costs time per call, and no process forks after the import.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # failures become errors; the C core's own log is for gRPC's authors

@@ -10,7 +10,7 @@ from support import wait_until_async
 from support.parts import World, echo, gated, of, step
 
 from control_plane import control_plane as plane_module
-from stepflow.errors import Exists, Invalid, NotFound, StepflowError
+from stepflow.errors import AlreadyExists, Invalid, NotFound, StepflowError
 from stepflow.ids import new_run_id
 from stepflow.store import Get, Range, StoreCompacted, keys
 
@@ -59,7 +59,7 @@ def test_another_request_under_the_same_run_id_is_refused() -> None:
         async with World.open() as world:
             run_id = await world.submit(echo("a"), inputs=[1])
             error = await refused(world.submit(echo("a"), inputs=[2], run_id=run_id))
-            assert (type(error), error.reason) == (Exists, "RUN_EXISTS")
+            assert (type(error), error.reason) == (AlreadyExists, "RUN_EXISTS")
             await world.ended(run_id)
 
     run(main())
