@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
@@ -253,6 +254,21 @@ def test_the_architecture_names_paths_that_exist() -> None:
         if not found
     ]
     assert missing == []
+
+
+def test_the_architecture_has_the_layers_of_the_import_rules() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    shared = next(contract for contract in contracts if contract["id"] == "shared")
+    declared = [set(re.findall(r"\w+", layer)) for layer in shared["layers"]]
+
+    text = (
+        (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("### Shared code")[2].partition("### The services")[0]
+    )
+    drawn: list[set[str]] = []
+    for row in re.findall(r"^\| (\d*) ?\| (.*?) \|", table, re.MULTILINE):
+        drawn += [set()] if row[0] else []
+        drawn[-1].update(re.findall(r"`stepflow/(\w+)", row[1]))
+    assert drawn[: len(declared)] == declared
 
 
 def test_the_architecture_names_every_room() -> None:
