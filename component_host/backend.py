@@ -2,7 +2,7 @@
 
 Above: streams to executors, held results, deduplication, timeouts, credits, blobs of large outputs (`host`).
 Below: one backend per configured plugin, with one protocol and a supervised server.
-The implementations: `builtin`, `mock`, `stepflow` (stdio, HTTP, gRPC pull), `mcp` (stdio, HTTP).
+The implementations: `builtin`, `mock`, `stepflow_bridge` (stdio, HTTP, gRPC pull), `mcp_bridge` (stdio, HTTP).
 
 Rules for a backend:
 - `execute` returns at once and never raises. The call is settled (`succeed` or `fail`) exactly once, now or later.

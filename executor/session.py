@@ -1,6 +1,7 @@
 """An incarnation of an executor: its id, its lease, its fenced writer.
 
 - Every incarnation has a fresh id: a former incarnation is never mistaken for the current.
+- The lease is renewed by the session's `stepflow.store.lease.LeaseKeeper`.
 - However the session ends (the lease expires, the leader deletes the key, the writer is fenced), `on_lost` is called
   once. Nothing is called after `close`.
 """

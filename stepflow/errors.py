@@ -4,7 +4,7 @@ A *failure* is an outcome of a step or an item: journaled, returned to the run's
 those of the StepFlow protocol.
 
 An *error* is an exception of the mesh. Its class is a *family*, which tells the caller how to react and fixes the gRPC
-status. Programs match on `reason`; the text is for people.
+status (the class attribute `status`). Programs match on `reason`; the text is for people.
 
     StepflowError
     ├── Invalid             fix the request

@@ -1,12 +1,12 @@
-"""Retries of failed attempts: which failures, and after what delay.
+"""Delays of retries, and the budget that pays for the retry of each failure code.
 
-Owns the back-off of `retry.backoff` in the configuration and of `onError.backoff` in a flow, and the budget that pays
-for the retry of each failure code.
+Owns the back-off of `retry.backoff` in the configuration and of `onError.backoff` in a flow: its form in documents and
+messages, and the delay of attempt k (`delay_ms`). `doubling` gives the pauses of reconnects and restarts.
 
 - The delay is a function of run, step and attempt (the jitter is a hash), so a replay agrees.
 - A delay is the back-off's, plus a share of at most `JITTER_MAX`; without jitter it fits `DELAY_MS_MAX`.
 
-Pure. Not here: counting the budgets, which follows from the journal.
+Pure. Not here: the choice to retry a step and the count of its budgets (`stepflow.run.settle`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,11 @@
-"""TODO head of control_plane/api."""
+"""The public API over gRPC: servicers that decode a request, call the control plane, and encode the answer.
+
+- `server`: the server, with all servicers over one control plane.
+- `runs`: RunsService. Pages of `ListRuns`, `ListItems` and `ListSteps` are read by `control_plane.listing`.
+- `flows`: FlowsService.
+- `cluster`: BlobsService, ComponentsService, ClusterService.
+- `messages`: runs, items, steps and events as messages.
+- `values`: JSON values in the form chosen by the client.
+
+Errors become statuses in `stepflow.rpc`.
+"""

@@ -2,6 +2,9 @@
 
 `--store` selects the local store of a folder; else `--server` or `STEPFLOW_SERVER` selects a mesh; else the default
 local store is used.
+
+A listing comes from `stored.list_runs`, one database per run, without pages; or from a mesh's `ListRuns`, whose pages
+are read by `control_plane.listing`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,15 @@
         (item,) = [item async for item in client.items(run_id)]
         print(item.result)
 
+Modules:
+- `client`: `Client`, for asyncio programs.
+- `blocking`: `BlockingClient`, for programs without an event loop.
+- `watch`: the events of a run, over reconnects.
+- `connection`: channels to the control planes, and repeated calls.
+- `requests`: Python values and flow files as messages.
+- `conversion`: messages as the client's data.
+- `model`: the client's data.
+
 Errors of the mesh are raised as the families of `stepflow.errors`, with the documented reasons of the API. A failed
 step or item is data, not an exception: see `Item.failure`.
 """

@@ -1,7 +1,12 @@
 """`stepflow-config.yml`: plugins, routes, retries. Import from here.
 
-`model` has the records, `variables` replaces `$VAR`, `load` finds and reads files
-(with `file_models`, `reader`).
+- `model`: the records of a configuration.
+- `load`: finds and loads a file.
+- `reader`: from the tree of a file to a `Config`.
+- `route_reader`: the section `routes`.
+- `file_models`: the keys of a file, as pydantic models.
+- `problems`: problems and warnings of one reading (unknown keys), with their lines.
+- `variables`: replaces `$VAR` in the texts of a plugin.
 """
 
 from stepflow.config.load import config_from_tree, default_config, discover, load_config

@@ -1,6 +1,6 @@
 """The keys of `stepflow-config.yml`: names, types and defaults, as pydantic models.
 
-Unknown keys are kept as extras, so that the reader can warn about them. Null means absent.
+Unknown keys are kept as extras; `Problems.read_model` warns about them. Null means absent.
 """
 
 from __future__ import annotations

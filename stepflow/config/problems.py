@@ -1,6 +1,8 @@
 """Problems and warnings of one reading, each with its line in the file.
 
-Reading goes on after a problem, so that one message holds all problems of a file.
+- Reading goes on after a problem, so that one message holds all problems of a file.
+- `read_model` applies a model and warns about unknown keys at any depth; `warn_unknown` does so for a plain mapping.
+- Warnings end up in `Config.warnings`; the commands print them.
 """
 
 from __future__ import annotations

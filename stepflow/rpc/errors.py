@@ -1,8 +1,10 @@
-"""Errors on the wire and back.
+"""Errors on the wire (`status_of`, in servers) and back (`error_of`, in clients).
 
 - A `StepflowError` becomes its family's status with a `google.rpc.ErrorInfo` (domain `stepflow.mesh`) that carries the
   reason and the details; the client raises the same family with the same reason. The text is never parsed.
-- Any other exception becomes INTERNAL and a log record; its text stays in the server, for it may quote a payload.
+- `error_of` gives a family to statuses without an `ErrorInfo`, for example those of gRPC itself.
+
+Not here: the status of a family (`stepflow.errors`), and INTERNAL for any other exception (`server`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""gRPC servers: TLS, health, reflection, and errors translated into statuses.
+"""gRPC servers: TLS, health, reflection, and the end of a failed call.
+
+- A `StepflowError` ends a call with its family's status, encoded by `errors`.
+- Any other exception becomes INTERNAL and a log record; its text stays in the server, for it may quote a payload.
 
 A server listens beyond loopback only with TLS or an explicit `insecure`.
 """

@@ -1,8 +1,22 @@
 """The store: all durable state of a mesh. Import its protocol from here.
 
-`protocol` defines semantics and types, `checks` the limits of requests, `keys` the meaning of keys; `etcd/` and
-`sqlite/` implement the protocol. A store carries `lease` (keep-alives), `follow` (list and watch), `writer` (the fenced
-writes of an executor) and `grouping` (independent transactions sent together). `blobs` needs no store.
+The protocol:
+- `protocol`: semantics and types.
+- `checks`: limits of requests.
+- `keys`: all keys of the mesh.
+- `etcd/`: the store of a mesh.
+- `sqlite/`: the embedded store.
+- `watch_queue`: a watch's bounded queue, the same for both.
+
+Over any store:
+- `lease`: leases and their renewal.
+- `follow`: list and watch, across failures.
+- `writer`: the fenced writes of an executor.
+- `flush`: submissions to the writer, gathered into transactions.
+- `grouping`: independent transactions sent together.
+
+Without a store:
+- `blobs/`: contents too large for the store.
 """
 
 from stepflow.store.checks import check_branch, check_key, check_range, check_txn, op_bytes, prefix_end

@@ -4,9 +4,14 @@ The lease counts as held until *send time of the last acknowledged keep-alive + 
 must not dispatch or journal, even if the store has not expired the lease. The clock is CLOCK_BOOTTIME, because a lease
 expires during the suspension of a machine, too.
 
-If the store supports it (`RenewsFromThread`), a thread renews the lease, so that a busy event loop does not lose it.
-The thread watches the loop in turn: after half a time to live without a tick it stops renewing, because a hung process
-must not own runs.
+Renewals are made by one of two loops:
+- `_RenewingThread._run`, if the store supports it (`RenewsFromThread`, as etcd does): a busy event loop does not lose
+  the lease. The thread watches the loop in turn: after half a time to live without a tick it stops renewing, because a
+  hung process must not own runs.
+- `LeaseKeeper._keep_alive`, a task of the event loop, for other stores.
+
+Holders: sessions of executors (`executor.session`), sessions of hosts (`component_host.registration`), and the leader
+(`control_plane.leader`).
 """
 
 from __future__ import annotations

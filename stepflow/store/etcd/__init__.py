@@ -1,5 +1,11 @@
-"""The store of a mesh, over etcd. `store` has `EtcdStore`, `config` how to reach an etcd.
+"""The store of a mesh, over etcd.
 
-Below them: `client` (calls, channels, errors), `messages` (translation), `members` (status and version), `metrics`,
-`watch`, and `lease` (keep-alives from a thread).
+- `store`: `EtcdStore`.
+- `config`: endpoints, TLS, login, key prefix.
+- `client`: calls, channels, errors.
+- `messages`: translation between the store's types and etcd's messages.
+- `watch`: watches that survive their connections.
+- `lease`: keep-alives from a thread.
+- `members`: status and version of members.
+- `metrics`: the metrics page of a member.
 """

@@ -1,4 +1,4 @@
-"""Keep-alives of etcd leases from a thread, independent of a busy event loop.
+"""Keep-alives of etcd leases from a thread, independent of a busy event loop. `stepflow.store.lease` has the thread.
 
 The renewer has its own connection over gRPC's blocking interface: the asyncio interface would wake this thread for
 every event of the process. Endpoints, TLS and login are the store's.
