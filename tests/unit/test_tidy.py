@@ -237,6 +237,13 @@ def test_every_link_in_the_documents_leads_to_a_file() -> None:
     assert broken == []
 
 
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
+    pages = [path for path in files("*.md", "docs") if path.parent.name != "decisions"]
+    assert [name(path) for path in pages if path not in listed | {index}] == []
+
+
 def links(path: Path) -> Iterator[str]:
     """Yield the relative links outside of code blocks; those to a place in the same file are taken for granted."""
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)

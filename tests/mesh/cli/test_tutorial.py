@@ -121,7 +121,7 @@ class Reader:
         """Run a command; raise AssertionError unless it shows what the page shows."""
         expected = normalised(command.output)
         if command.line.startswith(READS_ONLY):
-            # The run goes on in the background: look again until it has come so far.
+            # The run continues in the background: repeat until it has come this far.
             deadline = time.monotonic() + COMMAND_TIMEOUT_S
             while (shown := self._shown(command.line)) != expected and time.monotonic() < deadline:
                 continue
