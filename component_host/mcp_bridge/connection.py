@@ -216,4 +216,4 @@ def _version() -> str:
         return "0"
 
 
-__all__ = ["McpConnectionOwner", "McpConnection"]
+__all__ = ["McpConnection", "McpConnectionOwner"]

@@ -180,6 +180,23 @@ def test_every_module_says_what_it_is_for() -> None:
     assert missing == []
 
 
+def test_the_head_of_a_package_lists_its_modules() -> None:
+    """A reader finds the room of an idea from folder names and heads alone."""
+    missing = [
+        f"{name(path)} does not mention {each}"
+        for path in python_files(*CODE)
+        if path.name == "__init__.py"
+        for each in modules_beside(path)
+        if not re.search(rf"`{each}/?`|[|`]{each}/?`", ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert missing == []
+
+
+def modules_beside(head: Path) -> list[str]:
+    files = [each.stem for each in head.parent.glob("*.py") if each.stem not in ("__init__", "__main__")]
+    return sorted(files + [each.parent.name for each in head.parent.glob("*/__init__.py")])
+
+
 def test_every_ignore_has_a_code_and_a_reason() -> None:
     found = [
         f"{name(path)}:{number}: {comment}"
