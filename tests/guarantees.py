@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 PAGE_HEAD = """# Guarantees
 
-Tests prove each sentence; `make test` runs them. Tests about processes kill, stop and disconnect real ones over a real
-etcd. A ledger that the component server keeps shows what was executed. `tests/guarantees.py` lists the tests of each
-sentence.
+Tests prove each sentence; `make test` runs them. Tests about processes kill, stop and cut off real processes over a
+real etcd, and read the executions from a ledger that the component server keeps. `tests/guarantees.py` lists the tests
+of each sentence.
 """
 
 
@@ -29,7 +29,7 @@ class Promise:
 RESULTS = (
     Promise(
         "recorded-first",
-        "Every result goes into a journal before anything follows from it.",
+        "Every result is journaled before anything follows from it.",
         (
             "mesh/recovery/test_executor.py::test_nothing_is_dispatched_before_its_cause_is_durable",
             "contract/test_sqlite.py::test_after_a_sigkill_everything_confirmed_is_there_and_transactions_are_whole",
@@ -37,7 +37,7 @@ RESULTS = (
     ),
     Promise(
         "never-again",
-        "A step whose result is in the journal is never executed again.",
+        "A step with a journaled result never runs again.",
         (
             "chaos/test_matrix.py::test_200_runs_of_two_executors_end_right_when_one_is_killed",
             "mesh/recovery/test_kill_everywhere.py::test_a_run_killed_at_any_journal_position_ends_as_if_nothing_had_happened",
@@ -46,7 +46,7 @@ RESULTS = (
     ),
     Promise(
         "exactly-once",
-        "A journaled result is exactly once.",
+        "Each step has exactly one journaled result.",
         (
             "contract/test_writer.py::test_under_any_faults_each_write_happens_once_and_in_order",
             "contract/test_writer.py::test_an_undecided_transaction_is_sent_again_byte_for_byte_and_written_once",
@@ -54,7 +54,7 @@ RESULTS = (
     ),
     Promise(
         "at-least-once",
-        "To a component, delivery is at least once, and it can recognise a repeat by its idempotency key.",
+        "Delivery to a component is at least once; the idempotency key identifies a repeat.",
         (
             "mesh/api/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
             "mesh/bridges/test_sdk_behind_host.py::test_the_facts_of_a_call_reach_the_component",
@@ -63,7 +63,7 @@ RESULTS = (
     ),
     Promise(
         "replay",
-        "Wherever a run is interrupted, it ends with the result that it would have had.",
+        "An interrupted run ends with the same result as an uninterrupted one.",
         (
             "unit/run/test_engine.py::test_every_prefix_of_a_journal_leads_to_the_same_result",
             "unit/run/test_engine.py::test_neither_order_nor_crashes_change_the_result",
@@ -71,7 +71,7 @@ RESULTS = (
     ),
     Promise(
         "retries-survive",
-        "Retries are counted in the journal: no crash gives a step more of them.",
+        "Retries are counted in the journal: a crash grants no extra ones.",
         ("unit/run/test_engine.py::test_retry_budgets_survive_the_owner",),
     ),
     Promise(
@@ -81,7 +81,7 @@ RESULTS = (
     ),
     Promise(
         "one-run",
-        "The same submission under the same run id makes one run, however often it is sent.",
+        "Submissions are idempotent: the same submission under the same run id makes one run.",
         (
             "mesh/api/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
             "mesh/api/test_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
@@ -89,7 +89,7 @@ RESULTS = (
     ),
     Promise(
         "cancel-or-complete",
-        "A run that is cancelled while it ends has one outcome, and a cancel after its end changes nothing.",
+        "A run that is cancelled while it ends has one outcome; a cancel after the end changes nothing.",
         (
             "mesh/recovery/test_promises.py::test_completion_and_cancel_race_to_exactly_one_outcome",
             "mesh/recovery/test_under_pressure.py::test_a_cancel_after_the_end_creates_nothing",
@@ -108,7 +108,7 @@ RESULTS = (
 DEATHS = (
     Promise(
         "calls-outlive",
-        "A call in flight outlives the executor that made it: the next owner joins it and does not make it again.",
+        "A call in flight outlives its executor: the next owner joins it instead of repeating it.",
         (
             "mesh/api/test_services.py::test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_again",
             "mesh/recovery/test_take_over.py::test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_came",
@@ -116,7 +116,7 @@ DEATHS = (
     ),
     Promise(
         "fenced",
-        "An executor that has lost its session writes nothing more, however late its writes arrive.",
+        "An executor that has lost its session is fenced: its late writes are rejected.",
         (
             "chaos/test_matrix.py::test_an_executor_that_was_stopped_beyond_its_lease_writes_nothing_late_and_comes_back_as_another",
             "contract/test_writer.py::test_a_transaction_that_arrives_after_the_loss_changes_nothing",
@@ -125,7 +125,7 @@ DEATHS = (
     ),
     Promise(
         "fast-take-over",
-        "The death of an executor process is noticed at once, not when its lease runs out.",
+        "The death of an executor process is detected at once, before its lease expires.",
         (
             "mesh/api/test_services.py::test_the_session_of_a_killed_executor_is_gone_long_before_its_lease_runs_out",
             "mesh/recovery/test_liveness.py::test_the_session_of_an_executor_whose_address_refuses_connections_is_deleted",
@@ -141,7 +141,7 @@ DEATHS = (
     ),
     Promise(
         "handed-over",
-        "An executor that is asked to end hands its runs over, and no attempt is lost.",
+        "An executor that is asked to stop hands its runs over without losing an attempt.",
         (
             "mesh/api/test_services.py::test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_attempt",
             "chaos/test_matrix.py::test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_lease",
@@ -157,7 +157,7 @@ DEATHS = (
     ),
     Promise(
         "host-death",
-        "The calls of a host that died are made on another one, under the same key.",
+        "Calls of a dead host are retried on another host, under the same key.",
         (
             "chaos/test_matrix.py::test_the_calls_of_a_killed_host_or_component_server_are_made_again_and_no_others",
             "mesh/api/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
@@ -182,7 +182,7 @@ DEATHS = (
     ),
     Promise(
         "leader-death",
-        "Runs go on when the leading control plane dies, and clients go on at another one.",
+        "Runs continue when the leading control plane dies, and clients fail over to another one.",
         (
             "chaos/test_matrix.py::test_when_the_leading_control_plane_is_killed_runs_go_on_and_another_one_leads",
             "mesh/api/test_process.py::test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_killed",
@@ -201,12 +201,12 @@ DEATHS = (
     ),
     Promise(
         "etcd-member",
-        "A member of etcd that dies delays runs and changes nothing else.",
+        "The death of an etcd member delays runs and has no other effect.",
         ("chaos/test_matrix.py::test_a_killed_member_of_etcd_delays_runs_and_changes_nothing_else",),
     ),
     Promise(
         "etcd-down",
-        "While etcd is down nothing is lost, and nothing that was journaled is done again when it is back.",
+        "An etcd outage loses nothing, and no journaled work is repeated after it.",
         (
             "chaos/test_matrix.py::test_nothing_is_lost_or_repeated_when_etcd_was_down",
             "mesh/etcd/test_faults.py::test_a_killed_etcd_that_returns_has_lost_and_repeated_nothing",
@@ -214,7 +214,7 @@ DEATHS = (
     ),
     Promise(
         "etcd-full",
-        "A nearly full etcd takes no new runs, so that running ones can end; all go on when a full one has room again.",
+        "A nearly full etcd accepts no new runs, so that running ones can end; all continue when it has room again.",
         (
             "mesh/recovery/test_worst_moments.py::"
             "test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_when_there_is_room",
@@ -253,7 +253,7 @@ BOUNDS = (
     ),
     Promise(
         "window",
-        "A run never has more calls in flight than its window, over all items and sub-runs.",
+        "A run never has more calls in flight than its concurrency window, items and sub-runs included.",
         (
             "unit/run/test_engine.py::test_the_window_spans_all_items_and_sub_runs",
             "mesh/api/test_control_plane.py::test_a_batch_keeps_its_window_over_all_partitions",
@@ -277,7 +277,7 @@ BOUNDS = (
     ),
     Promise(
         "waiting-is-cheap",
-        "A run that waits costs memory and nothing else: no task, no timer, no watch.",
+        "A waiting run costs only memory: no task, no timer, no watch.",
         (
             "mesh/recovery/test_live_runs.py::test_a_run_that_waits_costs_no_task_no_timer_and_no_watch",
             "mesh/recovery/test_live_runs.py::test_what_is_done_for_one_run_does_not_look_at_all_others",
@@ -325,7 +325,7 @@ VALUES = (
     ),
     Promise(
         "environment",
-        "A component server gets the environment that its configuration names; its whole process group ends with it.",
+        "A component server gets only the environment of its configuration; its whole process group ends with it.",
         (
             "mesh/bridges/test_server_process.py::test_a_server_sees_only_the_variables_meant_for_it",
             "mesh/bridges/test_server_process.py::test_closing_ends_the_whole_process_group",
@@ -334,7 +334,7 @@ VALUES = (
     ),
     Promise(
         "secrets",
-        "A secret does not appear in a log or an error.",
+        "A secret never appears in a log or an error.",
         (
             "unit/test_telemetry.py::test_secrets_inside_of_fields_are_redacted",
             "mesh/bridges/test_stepflow_stdio_others.py::test_a_secret_from_the_configuration_does_not_appear_in_an_error",
@@ -343,7 +343,7 @@ VALUES = (
     ),
     Promise(
         "open-ports",
-        "No service listens beyond its machine without TLS, unless told that the network is trusted.",
+        "No service listens beyond its machine without TLS, unless `--insecure` declares the network trusted.",
         (
             "mesh/api/test_services.py::test_every_service_refuses_to_listen_beyond_this_machine_without_tls",
             "mesh/api/test_services.py::test_all_services_talk_over_tls_and_ask_each_other_for_certificates",
