@@ -13,7 +13,7 @@ from support.parts import World, echo, gated, kinds, of, step
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.store import StoreCompacted, keys, put, writer
+from stepflow.store import StoreCompacted, flush, keys, put
 from stepflow.store.follow import follow
 from stepflow.store.lease import LeaseKeeper
 from stepflow.store.sqlite.store import SqliteStore
@@ -86,7 +86,7 @@ def test_a_run_whose_write_is_refused_fails_and_the_others_go_on(
 ) -> None:
     async def main() -> None:
         async with World.open() as world:
-            monkeypatch.setattr(writer, "SUBMISSION_BYTES_MAX", submission_bytes_max)
+            monkeypatch.setattr(flush, "SUBMISSION_BYTES_MAX", submission_bytes_max)
             others = [await world.submit(gated("a")) for _ in range(5)]
             run_id = await world.submit(gated("slow"), step("a", "/kit/big", 10_000), echo("b", [of("a"), of("slow")]))
             for other in others:
@@ -110,7 +110,7 @@ def test_a_run_that_ends_of_a_refused_write_keeps_what_its_journal_had(monkeypat
 
     async def main() -> None:
         async with World.open() as world:
-            monkeypatch.setattr(writer, "SUBMISSION_BYTES_MAX", 9_000)
+            monkeypatch.setattr(flush, "SUBMISSION_BYTES_MAX", 9_000)
             run_id = await world.submit(echo("a", 10_000), step("big", "/kit/big", of("a")))
             assert (await world.ended(run_id)).status == "failed"
             entries = kinds(await world.journal(run_id))
@@ -126,7 +126,7 @@ def test_parts_of_a_flush_behind_a_refused_one_are_not_written(monkeypatch: pyte
     async def main() -> None:
         async with World.open() as world:
             monkeypatch.setattr("executor.outbox.ENTRIES_BYTES_MAX", 1)  # every entry in a part of its own
-            monkeypatch.setattr(writer, "SUBMISSION_BYTES_MAX", 9_000)
+            monkeypatch.setattr(flush, "SUBMISSION_BYTES_MAX", 9_000)
             inputs = [1_000, 10_000, 1_000, 1_000]
             run_id = await world.submit(step("a", "/kit/big", {"$input": "$"}), inputs=inputs)
             view = await world.ended(run_id)
