@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ bench: $(STAMP) ## measure steps per second, milliseconds per step, what each br
 	@$(BIN)/python -m benchmarks.bridges_mcp
 	@$(BIN)/python -m benchmarks.safety
 	@$(BIN)/python -m benchmarks.live_runs
+
+dist: ## build sdist, wheel and SBOM, and check them (TAG=v1.2.3: as that version)
+	@TAG="$(TAG)" scripts/dist.sh
 
 clean: ## remove caches and build output (not .venv, not .stepflow)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -12,7 +12,7 @@ import uvloop
 
 from stepflow.pull import ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def _measure(command: list[str], component: str, window: int, calls: int) 
 class _Host:
     def __init__(self, component: str) -> None:
         self._tasks: asyncio.Queue[bytes] = asyncio.Queue()
-        self._server = Server()
+        self._server = RpcServer()
         self._task = pb.TaskAssignment(heartbeat_interval_secs=60)
         self._task.execute.component_id = component
         self._task.execute.attempt = 1

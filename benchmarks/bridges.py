@@ -27,7 +27,7 @@ from benchmarks.bare_pull import bare_pull_calls_per_s
 from component_host.backends import make_backend
 from component_host.stepflow_bridge.http.process import ListeningProcess
 from component_host.supervision.spec import ProcessSpec
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from benchmarks.bare import bare_calls_per_s
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from stepflow.embedded.mesh import open_mesh, run_request
 from stepflow.flow import flow_from_tree
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.embedded.mesh import Mesh
     from stepflow.flow import Flow
 

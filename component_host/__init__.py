@@ -1,1 +1,31 @@
-"""The component host: bridges step calls to component servers, and supervises the servers."""
+"""The component host: bridges step calls to component servers, and supervises the servers.
+
+A call, from an executor to a backend and back:
+- `service`: gRPC streams of frames to executors.
+- `stream`: the host's end of one executor's stream.
+- `host`: admission, refusal, deduplication; acknowledged and forgotten calls.
+- `call_table`: calls by idempotency key, and the newest epoch of each partition.
+- `dispatch`: from admission to the backend: plugin ready, input fetched, host registered.
+- `call`: one attempt: its outcome and its call-backs.
+- `call_tasks`: tasks for single calls: blobs and large outputs.
+- `results`: messages for executors, built from the outcomes of calls.
+- `held_results`: completed results, held until acknowledged.
+- `deadlines`: absolute and idle timeouts.
+- `credits`: the number of calls allowed to each executor.
+
+Backends:
+- `backend`: the interface of a backend.
+- `backends`: from configured plugins to backends.
+- `plugins`: start, state and stop of each backend.
+- `builtin/`: the components that come with the mesh.
+- `mcp_bridge/`: MCP servers, over stdio and HTTP.
+- `stepflow_bridge/`: StepFlow component servers, over stdio, HTTP and gRPC pull.
+- `mock`: components that answer from a table, for tests of flows.
+- `supervision/`: server processes: start, pipes, stop, restarts.
+- `late_imports`: imports of large libraries after the start.
+
+The process and the store:
+- `__main__`: `python -m component_host`.
+- `registration`: the host's session and its routing rules.
+- `session_message`: the content of the session.
+"""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
-    from stepflow.config.load import Config
+    from stepflow.config import Config
 
 DRAIN_GRACE_S = 30.0
 """Time for calls in flight to end after SIGTERM."""
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_options(options: argparse.Namespace) -> HostConfig:
     """Raises: StepflowError."""
-    from stepflow.config.load import default_config, load_config
+    from stepflow.config import default_config, load_config
 
     if not options.host_id or "/" in options.host_id:
         raise Invalid("HOST_ID_INVALID", "--host-id must not be empty and must not contain a slash")
@@ -92,7 +92,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.registration import Registration
     from component_host.service import HostService
     from component_host.supervision.start_retries import StartRetries
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.server import RpcServer
     from stepflow.store.blobs import BlobStore
 
     config = read_options(options)
@@ -115,7 +115,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         health = await stack.enter_async_context(process.open_health(common))
         store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
-        server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
+        server = RpcServer(tls=common.tls, insecure=common.insecure, link=True, health=health)
         service = HostService(host, capacity=config.capacity)
         service.add_to(server)
         stack.push_async_callback(server.stop)

@@ -2,7 +2,7 @@
 
 Above: streams to executors, held results, deduplication, timeouts, credits, blobs of large outputs (`host`).
 Below: one backend per configured plugin, with one protocol and a supervised server.
-The implementations: `builtin`, `mock`, `stepflow` (stdio, HTTP, gRPC pull), `mcp` (stdio, HTTP).
+The implementations: `builtin`, `mock`, `stepflow_bridge` (stdio, HTTP, gRPC pull), `mcp_bridge` (stdio, HTTP).
 
 Rules for a backend:
 - `execute` returns at once and never raises. The call is settled (`succeed` or `fail`) exactly once, now or later.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stepflow.config.load import NO_LIMITS, ServerLimits
+from stepflow.config import NO_LIMITS, ServerLimits
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from component_host.backend import BackendContext
-from stepflow.config.load import NO_LIMITS, BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin, StepflowPlugin
+from stepflow.config import NO_LIMITS, BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin, StepflowPlugin, resolve_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from component_host.backend import Backend
     from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
-    from stepflow.config.load import Config
+    from stepflow.config import Config
 
 PullEndpoints: TypeAlias = "dict[tuple[str, str, bool], PullEndpoint]"
 """Endpoints of pull plugins, by listen address, advertised address, and `insecure`."""
@@ -53,7 +53,7 @@ def make_backend(
 
     Raises as `make_backends` does.
     """
-    plugin = config.plugin(name, environ)
+    plugin = resolve_plugin(config, name, environ)
     limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server have none
     context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
 

@@ -25,7 +25,7 @@ from component_host.results import (
     unusable,
 )
 from stepflow.codec import INLINE_BYTES_MAX, compact
-from stepflow.errors import Failure, Invalid, NotFound, Refused, StepflowError, Unavailable
+from stepflow.errors import FailedPrecondition, Failure, Invalid, NotFound, StepflowError, Unavailable
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Call:
         The run's owner looks for flow ids among shared blobs, which may expire before the run ends; an inline flow is
         stored with the run.
 
-        Raises: Refused CALL_ENDED; NotFound, Invalid with the reasons of the run's owner; Unavailable.
+        Raises: FailedPrecondition CALL_ENDED; NotFound, Invalid with the reasons of the run's owner; Unavailable.
         """
         if not request.key:
             request.key = f"#{self._keyless}"
@@ -300,8 +300,8 @@ def _compact(request: host_pb2.Call, output: bytes) -> bytes:
     return compact(output, what=f"the output of {request.path or request.component}")
 
 
-def _call_ended() -> Refused:
-    return Refused("CALL_ENDED", "the call that asked has ended")
+def _call_ended() -> FailedPrecondition:
+    return FailedPrecondition("CALL_ENDED", "the call that asked has ended")
 
 
 __all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback"]

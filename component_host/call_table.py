@@ -1,6 +1,6 @@
 """The calls of a host, in flight or held, by idempotency key and by partition.
 
-- Each partition has the epoch of the newest known owner: the fence against former owners.
+- Each partition has the epoch of the newest known owner. `ComponentHost.admit` compares it, to refuse former owners.
 - A partition with calls is never dropped; idle partitions are, the oldest first, beyond `PARTITIONS_MAX`.
 """
 

@@ -4,7 +4,7 @@
 - The clock of a call starts with the hand-over to the backend, not before.
 - An exception of a backend fails one call and no other call of the same frame.
 
-Not here: admission, deduplication and held results (`host`).
+Not here: admission, refusal, deduplication and held results (`host`).
 """
 
 from __future__ import annotations

@@ -7,14 +7,16 @@ Invariants:
 - Each call gets one result, even from a failing backend, unless cancelled, superseded or acknowledged.
 - A call survives the loss of the executor's stream; the result is held for the next owner of the run.
 - A call from an owner with a smaller epoch than the partition's newest is refused.
+- `admit` makes all refusals: STALE_EPOCH, STALE_ATTEMPT, and any new call once the host is closing. Later problems (a
+  plugin that is not running, an input too large) fail an admitted call: see `dispatch`.
 - No call begins while the host does not count as registered (`Dispatcher.may_begin`). At the end
   of the session all other calls are dropped (`end_session`): executors have given up on these, and other hosts may run
   the same attempts.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
-The rooms: `plugins` (life of the backends), `call_table` (calls and epochs), `dispatch` (from admission to the
+The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `dispatch` (from admission to the
 backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes `stream` and `host` twice,
-with the request and with the result, and every other room once.
+with the request and with the result, and every other module once.
 
 Does not: retry, route, or know flows. Streams are plain callables: one process and gRPC look the same from here.
 """
@@ -94,7 +96,7 @@ class ComponentHost:
 
         Raises:
             NotFound: PLUGIN_UNKNOWN; nothing is started then.
-            Refused: HOST_STOPPED.
+            FailedPrecondition: HOST_STOPPED.
         """
         await self.plugins.start(names, changed)
 

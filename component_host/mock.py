@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from component_host.backend import BackendListing, ComponentInfo, ServerHealth
 from stepflow.codec import decode, encode
-from stepflow.config.load import mock_key
+from stepflow.config import mock_key
 from stepflow.errors import Code, Failure
 
 if TYPE_CHECKING:
     from component_host.backend import BackendContext, HostCall
-    from stepflow.config.load import MockPlugin
+    from stepflow.config import MockPlugin
 
 
 class MockBackend:

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from component_host.call_tasks import wait_bounded
-from stepflow.errors import NotFound, Refused, StepflowError, Unavailable
+from stepflow.errors import FailedPrecondition, NotFound, StepflowError, Unavailable
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class HostedPlugins:
     async def retry_start(self, name: str, backend: Backend, changed: Callable[[], None] = lambda: None) -> bool:
         """Start a failed plugin with a new backend; return True if the plugin is ready. Calls wait meanwhile.
 
-        Raises: Refused HOST_STOPPED.
+        Raises: FailedPrecondition HOST_STOPPED.
         """
         plugin = self._plugins[name]
         assert plugin.state is PluginState.FAILED
@@ -172,7 +172,7 @@ class HostedPlugins:
 
     def _check_stopping(self) -> None:
         if self.stopping:
-            raise Refused("HOST_STOPPED", f"host {self._host_id} was stopped")
+            raise FailedPrecondition("HOST_STOPPED", f"host {self._host_id} was stopped")
 
 
 __all__ = ["HostedPlugin", "HostedPlugins", "PluginState"]

@@ -16,7 +16,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from component_host.session_message import add_plugins, rules_of
-from stepflow.errors import Conflict, Refused, StepflowError
+from stepflow.errors import Conflict, FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import doubling
 from stepflow.routing.stored import encode_rules
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from component_host.host import ComponentHost
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.store import KeyValue, Store
 
 log = get_logger(__name__)
@@ -77,9 +77,9 @@ class Registration:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Register. Raises: Refused ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable."""
+        """Register. Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable."""
         if len(self._routes) > PREFIXES_MAX:
-            raise Refused(
+            raise FailedPrecondition(
                 "TOO_MANY_ROUTES",
                 f"{len(self._routes)} routes in one configuration; the limit is {PREFIXES_MAX}: start two hosts",
             )
@@ -187,7 +187,7 @@ class Registration:
         self._written = session
 
     async def _claims(self) -> tuple[list[Compare], list[Op]]:
-        """Return the compares and writes that store this host's rules. Raises: Refused ROUTES_CLAIMED."""
+        """Return the compares and writes that store this host's rules. Raises: FailedPrecondition ROUTES_CLAIMED."""
         existing = {keys.tail(keys.ROUTES, item.key): item async for item in range_all(self._store, keys.ROUTES)}
         compares: list[Compare] = []
         writes: list[Op] = []
@@ -209,13 +209,13 @@ class Registration:
         return compares, writes
 
     def _check_claims(self, item: KeyValue, changes: Mapping[str, str]) -> None:
-        """Raises: Refused ROUTES_CLAIMED, another host's session has different rules for a prefix."""
+        """Raises: FailedPrecondition ROUTES_CLAIMED, another host's session has different rules for a prefix."""
         other = keys.tail(keys.HOST_SESSIONS, item.key)
         claimed = state_pb2.HostSession.FromString(item.value).route_hashes
 
         for prefix, digest in changes.items():
             if other != self._host.id and claimed.get(prefix, digest) != digest:
-                raise Refused(
+                raise FailedPrecondition(
                     "ROUTES_CLAIMED",
                     f"host {self._host.id} has other rules for `{prefix}` than host {other}, which is live; give both "
                     f"the same configuration, stop {other} first, or start this one with --replace-routes",

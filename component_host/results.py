@@ -1,9 +1,10 @@
-"""Results of calls for executors, and the blobs of large results and inputs.
+"""`CallResult` messages for executors, and the blobs of large results and inputs.
 
 - A failure's message and data are cut to sizes fit for frames and journals.
 - Texts from servers hold no lone surrogates: protobuf refuses them.
 
-Pure, except for reading blobs. Calls are unknown here: see `call`.
+Pure, except for reading blobs. Not here: the outcome of a call (`call`), and the meaning of a server's reply
+(`mcp_bridge.results`, `stepflow_bridge.failures`).
 """
 
 from __future__ import annotations

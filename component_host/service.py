@@ -14,7 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from component_host.credits import CAPACITY_DEFAULT, Account, Credits
-from stepflow.errors import Deadline, Refused
+from stepflow.errors import DeadlineExceeded, FailedPrecondition
 from stepflow.mesh.v1 import host_pb2
 from stepflow.rpc.frames import FrameQueue, pump
 from stepflow.telemetry import get_logger
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from component_host.host import ComponentHost
     from component_host.stream import HostStream
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.server import RpcServer
 
 log = get_logger(__name__)
 
@@ -52,7 +52,7 @@ class HostService:
         self._connections: dict[Account, ExecutorConnection] = {}
         self._draining = False
 
-    def add_to(self, server: Server) -> None:
+    def add_to(self, server: RpcServer) -> None:
         """Register the service with a gRPC server."""
         server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
 
@@ -85,13 +85,15 @@ class HostService:
         return self._host.calls_in_flight > 0 or self._host.held_results.newest_age_s < DRAIN_HELD_S
 
     async def drain_host(self, _request: host_pb2.DrainHostRequest, _context: Any) -> host_pb2.DrainHostResponse:
-        """Raises: Deadline DRAIN_TIMEOUT."""
+        """Raises: DeadlineExceeded DRAIN_TIMEOUT."""
         if not await self.drain(DRAIN_TIMEOUT_S):
-            raise Deadline("DRAIN_TIMEOUT", f"host {self._host.id} still has {self._host.calls_held} calls; ask again")
+            raise DeadlineExceeded(
+                "DRAIN_TIMEOUT", f"host {self._host.id} still has {self._host.calls_held} calls; ask again"
+            )
         return host_pb2.DrainHostResponse()
 
     async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
-        """Carry one executor's stream. Raises: Refused STREAM_INVALID; Overloaded STREAM_OVERRUN."""
+        """Carry one executor's stream. Raises: FailedPrecondition STREAM_INVALID; Overloaded STREAM_OVERRUN."""
         connection = await self._greet(frames)
         try:
             await connection.run(frames, context)
@@ -102,7 +104,9 @@ class HostService:
         # 1. Read the hello.
         first = await anext(aiter(frames), None)
         if first is None or not first.hello.executor_id:
-            raise Refused("STREAM_INVALID", "the first frame of a stream must be a hello that names the executor")
+            raise FailedPrecondition(
+                "STREAM_INVALID", "the first frame of a stream must be a hello that names the executor"
+            )
 
         # 2. Open stream and account; answer with the host's hello, then with credits.
         connection = ExecutorConnection(self, self._host, first.hello.executor_id)

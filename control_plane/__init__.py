@@ -1,1 +1,34 @@
-"""The control plane: stores flows, admits and places runs, answers clients."""
+"""The control plane: stores flows, admits and places runs, takes over the runs of dead executors, answers clients.
+
+- `__main__`: `python -m control_plane`.
+- `api/`: the public gRPC API over the modules below.
+- `control_plane`: a replica, made of the modules below.
+
+Requests:
+- `admission`: from a submission to a run record.
+- `cancel`: cancellation of runs.
+- `signals`: signals to runs.
+- `deletion`: deletion of an ended run.
+- `quota`: no new runs while etcd is nearly full.
+- `flow_store`: flows by id.
+- `catalog`: names, versions and labels of flows.
+- `drains`: drains of executors and hosts.
+
+Reads:
+- `listing`: pages of runs, items and steps.
+- `paging`: sizes and tokens of pages.
+- `views`: status of runs and items, computed from partitions.
+- `history`: the events of a partition, replayed from its journal.
+- `events`: the events of a run, from its history and then live.
+- `live_events`: starts and progress, streamed from the owners of a run.
+- `waits`: waiting for the end of runs.
+
+The leader:
+- `leader`: leadership, and the start of the work below.
+- `cluster`: sessions, assignments and waiting runs, followed by watches.
+- `placement`: waiting runs to executors with room.
+- `takeover`: the runs of dead executors to live ones.
+- `liveness`: detection of dead executors by their streams.
+- `retention`: removal of expired runs.
+- `shared_blobs`: removal of expired shared blobs.
+"""

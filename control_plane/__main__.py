@@ -1,4 +1,4 @@
-"""`python -m control_plane`: a control plane of the mesh, as a process."""
+"""`python -m control_plane`: one replica of the control plane, as a process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from control_plane.retention import RetentionPolicy
-    from stepflow.config.load import RetryConfig
+    from stepflow.config import RetryConfig
 
 DEFAULT_PORT = 7840
 
 
 @dataclass(frozen=True, slots=True)
 class ControlPlaneConfig:
-    """The options of a control plane. `lead`: stand for leader; one replica at least has to."""
+    """The options of a control plane."""
 
     common: process.ServiceConfig
     lead: bool
+    """Stand for leader; at least one replica of a mesh must."""
     retention: RetentionPolicy
     retry: RetryConfig | None
     etcd_quota_bytes: int
@@ -36,48 +37,63 @@ class ControlPlaneConfig:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     import argparse
 
-    made = process.parser("control_plane", DEFAULT_PORT, "Serve the API of a mesh, and lead it.")
+    made = process.parser("control_plane", DEFAULT_PORT, "Serve the API of a mesh, and lead the mesh.")
     made.add_argument(
         "--lead",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="stand for leader, who places runs and takes them over; default: yes",
+        help="stand for leader, which places runs and takes them over; default: yes",
     )
     made.add_argument(
-        "--config", metavar="FILE", help="stepflow-config.yml: its `retry` section is for runs that bring none"
+        "--config",
+        metavar="FILE",
+        help="stepflow-config.yml; its `retry` section is the default of runs without a retry policy",
     )
     made.add_argument(
-        "--store-bytes-max", type=int, default=1024**3, metavar="BYTES", help="of ended runs in etcd; default: 1 GiB"
+        "--store-bytes-max",
+        type=int,
+        default=1024**3,
+        metavar="BYTES",
+        help="bound on ended runs in etcd, the oldest go first; default: 1 GiB",
     )
     made.add_argument(
-        "--keep-journals", type=float, default=24.0, metavar="HOURS", help="after a run's end; default: %(default)s"
+        "--keep-journals",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="keep the steps of a run after its end; default: %(default)s",
     )
     made.add_argument(
-        "--keep-runs", type=float, default=7 * 24.0, metavar="HOURS", help="after their end; default: %(default)s"
+        "--keep-runs",
+        type=float,
+        default=7 * 24.0,
+        metavar="HOURS",
+        help="keep a run and its results after its end; default: %(default)s",
     )
     made.add_argument(
         "--keep-blobs",
         type=float,
         default=30 * 24.0,
         metavar="HOURS",
-        help="shared ones, after their last put, unless something refers to them; default: %(default)s",
+        help="keep a shared blob without references after its last put; default: %(default)s",
     )
     made.add_argument(
         "--etcd-quota-bytes",
         type=int,
         default=4 * 1024**3,
         metavar="BYTES",
-        help="--quota-backend-bytes of etcd; no new runs at 70 %% of it; default: 4 GiB",
+        help="--quota-backend-bytes of etcd; above 70 %% of it new runs are refused; default: 4 GiB",
     )
     return made
 
 
 def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
-    """Raises: StepflowError."""
+    """Convert the options. Raises: StepflowError."""
     from control_plane.retention import RetentionPolicy
-    from stepflow.config.load import load_config
+    from stepflow.config import load_config
 
     return ControlPlaneConfig(
         common=process.read_options(options),
@@ -95,27 +111,34 @@ def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
 
 @asynccontextmanager
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
+    """Serve until the context ends. Raises: StepflowError."""
     from control_plane.api.server import ApiServer
     from control_plane.control_plane import ControlPlane
-    from control_plane.executors import Executors
+    from control_plane.drains import Drains
+    from control_plane.live_events import LiveEvents
     from control_plane.retention import Retention
     from stepflow.store.blobs import BlobStore
 
     config = read_options(options)
     common = config.common
     async with AsyncExitStack() as stack:
+        # 1. Probes answer first; then the store and the blobs.
         health = await stack.enter_async_context(process.open_health(common))
         store = await process.open_store(common.etcd)
         stack.push_async_callback(store.close)
         blobs = BlobStore.open(common.blobs)
+
+        # 2. The control plane and its sweeps.
         control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
         retention = Retention(store, blobs, config.retention, control.leadership)
         stack.push_async_callback(retention.close)
         retention.start()
-        executors = Executors(control, store, common.tls)
-        stack.push_async_callback(executors.close)
+
+        # 3. The API.
+        live = LiveEvents(control.cluster, common.tls)
+        stack.push_async_callback(live.close)
         api = ApiServer(
             control,
             store,
@@ -123,12 +146,14 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             tls=common.tls,
             insecure=common.insecure,
             health=health,
-            live=executors,
-            drainer=executors,
+            live=live,
+            drainer=Drains(control.cluster, store, common.tls),
             quota_bytes=config.etcd_quota_bytes,
         )
         stack.push_async_callback(api.stop)
         address = await api.start(common.listen)
+
+        # 4. Ready; at the end, probes turn first, then everything closes in reverse order.
         await health.begin(store)
         process.ready("control_plane", control.id, address)
         yield

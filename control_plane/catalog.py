@@ -1,10 +1,11 @@
-"""The catalog: which versions of a flow there are under its name, and which of them carries a label.
+"""The catalog: versions and labels of flows by name.
 
-- One key per name holds all its versions; it changes only by comparing what was read, so that no version is lost.
-- A version is a flow id with a number; storing the same flow again adds nothing and makes it the newest again.
-- At most `VERSIONS_MAX` versions are kept under a name; beyond, the oldest one without a label goes.
+- A name is a single key with all versions, changed only by compare-and-set: concurrent changes lose no version.
+- A version is a flow id with a number. Storing the same flow again adds no version; the flow becomes the newest
+  again.
+- A name has at most `VERSIONS_MAX` versions; beyond, the oldest version without a label goes.
 
-Does not own documents: they stand under their ids, and stay when a name goes.
+Documents are stored under their ids, and stay when a name goes.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ TRIES_MAX = 20
 
 
 class Catalog:
-    """See the head of this module."""
+    """Reads and changes the names of flows."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def add(self, name: str, flow_id: str, label: str = "") -> int:
+    async def add_version(self, name: str, flow_id: str, label: str = "") -> int:
         """Make a flow the newest version of a name and return its number.
 
         Raises: Invalid (FLOW_NAME_INVALID, LABEL_INVALID, TOO_MANY_LABELS), Conflict (FLOW_NAME_RACED).
@@ -41,18 +42,19 @@ class Catalog:
         _check("FLOW_NAME_INVALID", "the name of a flow", name)
         if label:
             _check("LABEL_INVALID", "a label", label)
-        changed = await self._change(name, lambda standing: _with_version(standing, flow_id, label))
+
+        changed = await self._change(name, lambda existing: _with_version(existing, flow_id, label))
         return changed.versions[-1].version
 
     async def resolve(self, name: str, label: str = "") -> str:
-        """Return the id of the newest version, or of the one with the label.
+        """Return the flow id of the newest version, or of the version with the label.
 
         Raises: NotFound (FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND).
         """
-        standing = await self.versions(name)
+        existing = await self.versions(name)
         if not label:
-            return standing.versions[-1].flow_id
-        for version in standing.versions:
+            return existing.versions[-1].flow_id
+        for version in existing.versions:
             if label in version.labels:
                 return version.flow_id
         raise _no_label(name, label)
@@ -64,17 +66,18 @@ class Catalog:
             raise _no_name(name)
         return state_pb2.FlowName.FromString(found.value)
 
-    async def page(self, name_prefix: str, after: str, limit: int) -> Page:
-        """Return a page of `flow-names/`, behind the name `after`."""
+    async def names_page(self, name_prefix: str, after: str, limit: int) -> Page:
+        """Return a page of names behind the name `after`, with their versions."""
         return await self._store.range(
             keys.FLOW_NAMES + name_prefix, after=keys.flow_name(after) if after else "", limit=limit
         )
 
-    async def remove(self, name: str, label: str = "") -> None:
-        """Forget a name, or only a label of it. Raises: NotFound, Conflict."""
+    async def delete(self, name: str, label: str = "") -> None:
+        """Delete a name, or one label of a name. Raises: NotFound, Conflict."""
         if label:
-            await self._change(name, lambda standing: _without_label(standing, name, label))
+            await self._change(name, lambda existing: _without_label(existing, name, label))
             return
+
         result = await self._store.txn(Txn((), (Delete(keys.flow_name(name)),)))
         if result.responses != (1,):
             raise _no_name(name)
@@ -82,28 +85,31 @@ class Catalog:
     async def _change(
         self, name: str, change: Callable[[state_pb2.FlowName], state_pb2.FlowName | None]
     ) -> state_pb2.FlowName:
-        """Replace what stands under a name by what `change` makes of it (None: nothing to change)."""
+        """Compare-and-set the value of a name. `change` returns the new value, or None to keep the existing one."""
         key = keys.flow_name(name)
         for _ in range(TRIES_MAX):
             found = await self._store.get(key)
-            standing = state_pb2.FlowName() if found is None else state_pb2.FlowName.FromString(found.value)
-            changed = change(standing)
+            existing = state_pb2.FlowName() if found is None else state_pb2.FlowName.FromString(found.value)
+            changed = change(existing)
             if changed is None:
-                return standing
+                return existing
+
             txn = Txn((_unchanged(key, found),), (Put(key, changed.SerializeToString()),))
             if (await self._store.txn(txn)).succeeded:
                 return changed
-        raise Conflict("FLOW_NAME_RACED", f"the flow name {name!r} changes too fast just now; try again")
+        raise Conflict("FLOW_NAME_RACED", f"flow name {name!r} changed during all {TRIES_MAX} tries; try again")
 
 
 def _unchanged(key: str, found: KeyValue | None) -> Compare:
     return absent(key) if found is None else modified_at(key, found.mod_revision)
 
 
-def _with_version(standing: state_pb2.FlowName, flow_id: str, label: str) -> state_pb2.FlowName | None:
-    versions = list(standing.versions)
+def _with_version(existing: state_pb2.FlowName, flow_id: str, label: str) -> state_pb2.FlowName | None:
+    """Return the name with the flow as newest version; None if no change is needed."""
+    versions = list(existing.versions)
     if versions and versions[-1].flow_id == flow_id and (not label or label in versions[-1].labels):
         return None
+
     known = next((version for version in versions if version.flow_id == flow_id), None)
     if known is None:
         number = max((version.version for version in versions), default=0) + 1
@@ -111,6 +117,7 @@ def _with_version(standing: state_pb2.FlowName, flow_id: str, label: str) -> sta
     else:
         versions.remove(known)
     versions.append(known)
+
     if label:
         _move_label(versions, known, label)
     if len(versions) > VERSIONS_MAX:
@@ -127,26 +134,29 @@ def _move_label(versions: list[state_pb2.NamedVersion], target: state_pb2.NamedV
     target.labels.append(label)
 
 
-def _without_label(standing: state_pb2.FlowName, name: str, label: str) -> state_pb2.FlowName:
-    if not standing.versions:
+def _without_label(existing: state_pb2.FlowName, name: str, label: str) -> state_pb2.FlowName:
+    if not existing.versions:
         raise _no_name(name)
-    for version in standing.versions:
+    for version in existing.versions:
         if label in version.labels:
             version.labels.remove(label)
-            return standing
+            return existing
     raise _no_label(name, label)
 
 
 def _check(reason: str, what: str, text: str) -> None:
     if not text.strip() or len(text) > NAME_CHARS_MAX or any(ord(character) < 32 for character in text):
-        raise Invalid(reason, f"{what} has 1 to {NAME_CHARS_MAX} printable characters, unlike {text[:80]!r}")
+        raise Invalid(reason, f"{what} has 1 to {NAME_CHARS_MAX} printable characters, not {text[:80]!r}")
 
 
 def _no_name(name: str) -> NotFound:
-    return NotFound("FLOW_NAME_NOT_FOUND", f"there is no flow of the name {name[:NAME_CHARS_MAX]!r}", name=name)
+    return NotFound("FLOW_NAME_NOT_FOUND", f"there is no flow named {name[:NAME_CHARS_MAX]!r}", name=name)
 
 
 def _no_label(name: str, label: str) -> NotFound:
     return NotFound(
         "LABEL_NOT_FOUND", f"no version of the flow {name!r} has the label {label!r}", name=name, label=label
     )
+
+
+__all__ = ["Catalog"]

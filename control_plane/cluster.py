@@ -1,7 +1,7 @@
-"""Who is there and who has what: executors' sessions and assignments, and runs that wait, followed by watches.
+"""This replica's view of the cluster: sessions and assignments of executors, and waiting runs, followed by watches.
 
-A hint, never the truth: every decision made from it is checked again by the compares of the transaction that acts on
-it. What a list shows replaces what was known in one go, so nobody ever sees half a picture.
+A hint, never the truth: the transaction of each decision compares the facts behind the decision. A list replaces the
+former view in a single step, so no reader sees half a view.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -21,39 +21,49 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
 
 Assignments = dict[str, dict[tuple[str, int], int]]
+"""By executor: the create revision of each assignment, by run and partition."""
+
+
+class Orphan(NamedTuple):
+    """An assignment whose executor has no session."""
+
+    executor_id: str
+    run_id: str
+    partition: int
+    revision: int
+    """Create revision of the assignment."""
 
 
 class Cluster:
-    """Follows the store from `start` until `close`; `changed` is called after every change."""
+    """Follows the store from `start` until `close`; `on_change` is called after every change."""
 
-    def __init__(self, store: Store, changed: Callable[[], None]) -> None:
+    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
         self._store = store
-        self._changed = changed
+        self._on_change = on_change
         self.sessions: dict[str, state_pb2.ExecutorSession] = {}
         self.assignments: Assignments = {}
-        """By executor: the create revision of each assignment, by run and partition."""
         self.owners: dict[str, Counter[str]] = {}
         """By run: how many of its partitions each executor has."""
         self.pending: set[str] = set()
-        """Runs that wait, or some of whose partitions do."""
+        """Runs with partitions that wait for placement."""
         self._planned: Counter[str] = Counter()
-        """Assignments on their way into the store."""
+        """Assignments in flight to the store, by executor."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Return once everything has been listed."""
+        """Return once sessions, assignments and waiting runs have been listed."""
         ready = [asyncio.Event() for _ in range(3)]
         follows = (
             self._follow(keys.EXECUTOR_SESSIONS, self._list_sessions, self._on_session, ready[0]),
             self._follow(keys.ASSIGNED, self._list_assignments, self._on_assignment, ready[1]),
             self._follow(keys.PENDING, self._list_pending, self._on_pending, ready[2]),
         )
-        self._tasks = [asyncio.create_task(one, name="follow the cluster") for one in follows]
+        self._tasks = [asyncio.create_task(following, name="follow the cluster") for following in follows]
         await asyncio.gather(*(event.wait() for event in ready))
 
     async def close(self) -> None:
@@ -62,59 +72,75 @@ class Cluster:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def choose(self, planned: Mapping[str, int], *, engine_version: int = 0, avoid: str = "") -> str | None:
-        """Return the executor with the fewest runs that can take another one, None when there is none.
+        """Return the least loaded executor with room; None if there is none.
 
-        `planned` are assignments that somebody is about to make, by executor. `avoid` is chosen only if nobody else is.
+        `planned`: assignments that the caller is about to make, by executor. `avoid`: an executor to choose only if no
+        other has room.
         """
         best: tuple[bool, int, str] | None = None
-        for executor, session in self.sessions.items():
-            load = len(self.assignments.get(executor, ())) + planned.get(executor, 0) + self._planned[executor]
+        for executor_id, session in self.sessions.items():
+            load = len(self.assignments.get(executor_id, ())) + planned.get(executor_id, 0) + self._planned[executor_id]
             if session.draining or load >= session.runs_max or session.engine_version < engine_version:
                 continue
-            candidate = (executor == avoid, load, executor)
+
+            candidate = (executor_id == avoid, load, executor_id)
             if best is None or candidate < best:
                 best = candidate
         return None if best is None else best[2]
 
     @contextmanager
-    def planning(self, executor: str | None) -> Iterator[None]:
-        """Count an assignment as made while its transaction is on its way, so that a burst of them spreads."""
-        if executor is None:
+    def planning(self, executor_id: str | None) -> Iterator[None]:
+        """Count an assignment as made while its transaction is in flight, so that a burst of submissions spreads."""
+        if executor_id is None:
             yield
             return
-        self._planned[executor] += 1
+
+        self._planned[executor_id] += 1
         try:
             yield
         finally:
-            self._planned[executor] -= 1
-            if not self._planned[executor]:
-                del self._planned[executor]
+            self._planned[executor_id] -= 1
+            if not self._planned[executor_id]:
+                del self._planned[executor_id]
 
-    def orphans(self) -> list[tuple[str, str, int, int]]:
-        """Return the assignments of executors without a session: executor, run, partition, create revision."""
+    def orphans(self) -> list[Orphan]:
+        """Return the assignments of executors without a session."""
         return [
-            (executor, run_id, partition, revision)
-            for executor, assigned in self.assignments.items()
-            if executor not in self.sessions
+            Orphan(executor_id, run_id, partition, revision)
+            for executor_id, assigned in self.assignments.items()
+            if executor_id not in self.sessions
             for (run_id, partition), revision in assigned.items()
         ]
+
+    def owner_addresses(self, run_id: str) -> dict[str, str]:
+        """Return the known owners of a run's partitions: executor id to address."""
+        return {
+            executor_id: session.address
+            for executor_id in self.owners.get(run_id, ())
+            if (session := self.sessions.get(executor_id)) is not None
+        }
+
+    def accepts_runs(self, executor_id: str) -> bool:
+        """Return True if the executor has a session and does not drain."""
+        session = self.sessions.get(executor_id)
+        return session is not None and not session.draining
 
     def _follow(
         self,
         prefix: str,
-        take_all: Callable[[list[KeyValue]], None],
-        take: Callable[[str, KeyValue | None], None],
+        on_list: Callable[[list[KeyValue]], None],
+        on_key: Callable[[str, KeyValue | None], None],
         ready: asyncio.Event,
     ) -> Coroutine[None, None, None]:
         def listed(items: list[KeyValue]) -> None:
-            take_all(items)
+            on_list(items)
             ready.set()
-            self._changed()
+            self._on_change()
 
-        def changed(events: Sequence[Event]) -> None:
+        def changed(events: Sequence[StoreEvent]) -> None:
             for event in events:
-                take(event.kv.key, event.kv if event.kind == "put" else None)
-            self._changed()
+                on_key(event.kv.key, event.kv if event.kind == "put" else None)
+            self._on_change()
 
         return follow(self._store, prefix, listed=listed, changed=changed)
 
@@ -132,37 +158,31 @@ class Cluster:
         self.pending = {keys.tail(keys.PENDING, item.key) for item in items}
 
     def _on_session(self, key: str, item: KeyValue | None) -> None:
-        executor = keys.tail(keys.EXECUTOR_SESSIONS, key)
+        executor_id = keys.tail(keys.EXECUTOR_SESSIONS, key)
         if item is None:
-            self.sessions.pop(executor, None)
+            self.sessions.pop(executor_id, None)
             return
+
         try:
-            self.sessions[executor] = state_pb2.ExecutorSession.FromString(item.value)
-        except DecodeError:  # it lives, so its runs are its own; it gets no new ones
-            log.error("an executor's session cannot be read", executor_id=executor)
-            self.sessions[executor] = state_pb2.ExecutorSession(draining=True)
+            self.sessions[executor_id] = state_pb2.ExecutorSession.FromString(item.value)
+        except DecodeError:  # A live session of a later version, say: it keeps its runs, and gets no new ones.
+            log.error("an executor's session cannot be read", executor_id=executor_id)
+            self.sessions[executor_id] = state_pb2.ExecutorSession(draining=True)
 
     def _on_assignment(self, key: str, item: KeyValue | None) -> None:
-        executor, run_id, partition = keys.parse_assigned(key)
+        executor_id, run_id, partition = keys.parse_assigned(key)
         if item is not None:
-            assigned = self.assignments.setdefault(executor, {})
-            if (run_id, partition) not in assigned:
-                self.owners.setdefault(run_id, Counter())[executor] += 1
+            assigned = self.assignments.setdefault(executor_id, {})
+            if (run_id, partition) not in assigned:  # a repeated event must not count twice
+                self.owners.setdefault(run_id, Counter())[executor_id] += 1
             assigned[(run_id, partition)] = item.create_revision
             return
-        assigned = self.assignments.get(executor, {})
-        if assigned.pop((run_id, partition), None) is not None:
-            self._disown(executor, run_id)
-        if not assigned:
-            self.assignments.pop(executor, None)
 
-    def _disown(self, executor: str, run_id: str) -> None:
-        owners = self.owners[run_id]
-        owners[executor] -= 1
-        if not owners[executor]:
-            del owners[executor]
-        if not owners:
-            del self.owners[run_id]
+        assigned = self.assignments.get(executor_id, {})
+        if assigned.pop((run_id, partition), None) is not None:
+            _release(self.owners, executor_id, run_id)
+        if not assigned:
+            self.assignments.pop(executor_id, None)
 
     def _on_pending(self, key: str, item: KeyValue | None) -> None:
         run_id = keys.tail(keys.PENDING, key)
@@ -170,3 +190,16 @@ class Cluster:
             self.pending.discard(run_id)
         else:
             self.pending.add(run_id)
+
+
+def _release(owners: dict[str, Counter[str]], executor_id: str, run_id: str) -> None:
+    """Decrement the count of partitions of a run's owner; drop zero entries."""
+    of_run = owners[run_id]
+    of_run[executor_id] -= 1
+    if not of_run[executor_id]:
+        del of_run[executor_id]
+    if not of_run:
+        del owners[run_id]
+
+
+__all__ = ["Cluster", "Orphan"]

@@ -1,10 +1,9 @@
-"""Following a run: what has happened, then what happens, until it has ended.
+"""Following a run: past events, then new events as they happen, to the end of the run.
 
-- History comes from the journals alone, so whoever goes on behind a position misses nothing and gets nothing twice.
-- A watch only says that there is something to read: register, then read, then wait.
-- What is never stored (starts, progress) comes from a `LiveSource`, is shown between two readings, and may be lost.
-
-One watch of the store, and one live source, serve all who follow the same run here.
+- Durable events come from the journals alone, so a follower that continues behind a position loses and repeats nothing.
+- A watch of the store is only a hint to read: register, then read, then wait.
+- Starts and progress are never stored: they come from a `LiveSource`, between two readings, and may be lost.
+- A single watch and a single live source serve all followers of a run at this replica.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from control_plane.history import Happening, Moment, PartitionHistory, RunDone, StepDone
-from stepflow.errors import NotFound, Refused, Unavailable
+from control_plane.history import EventBatch, PartitionHistory, RunDone, RunEvent, StepDone
+from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.store import keys
 from stepflow.store.follow import follow
@@ -27,44 +26,45 @@ if TYPE_CHECKING:
     from control_plane.control_plane import ControlPlane
     from control_plane.views import RunView
     from stepflow.run.views import StepEvent
-    from stepflow.store import Event, Store
+    from stepflow.store import Store, StoreEvent
     from stepflow.store.blobs import BlobStore
 
 LIVE_EVENTS_MAX = 1_000
-"""Live events that wait for a slow reader; older ones are dropped."""
+"""Live events held for a slow follower; the oldest are dropped."""
 
 
 class LiveSource(Protocol):
-    """Where starts and progress of calls come from. Never raises: a run can be followed without live events."""
+    """The source of starts and progress of calls. Never raises: live events are best effort."""
 
     def follow(self, run_id: str, listener: Callable[[StepEvent], None]) -> Callable[[], None]:
-        """Have the listener called with the events of the run's steps from now on; return what ends that."""
+        """Call `listener` with each new event of the run's steps; return a function to stop."""
         ...
 
 
 @dataclass(eq=False, slots=True)
 class _Follower:
-    """One who follows a run: partitions worth a look, and live events not yet shown."""
+    """A follower of a run."""
 
     wake: asyncio.Event
     dirty: set[int]
+    """Partitions whose journals may have new entries."""
     live: deque[StepEvent] = field(default_factory=lambda: deque(maxlen=LIVE_EVENTS_MAX))
 
 
 class _Feed:
-    """Hints about one run for all who follow it here."""
+    """Distributes hints and live events of a run to the followers at this replica."""
 
     def __init__(self) -> None:
         self.followers: list[_Follower] = []
         self.task: asyncio.Task[None] | None = None
         self.end_live: Callable[[], None] = lambda: None
 
-    def tell(self, partitions: Set[int]) -> None:
+    def mark_dirty(self, partitions: Set[int]) -> None:
         for follower in self.followers:
             follower.dirty |= partitions
             follower.wake.set()
 
-    def show(self, event: StepEvent) -> None:
+    def add_live(self, event: StepEvent) -> None:
         if event.kind in ("started", "progress"):
             for follower in self.followers:
                 follower.live.append(event)
@@ -72,7 +72,7 @@ class _Feed:
 
 
 class Events:
-    """Lets clients follow runs; `close` ends the watches."""
+    """Follows runs for clients, until `close`."""
 
     def __init__(self, control: ControlPlane, store: Store, blobs: BlobStore, live: LiveSource | None = None) -> None:
         self._control = control
@@ -83,10 +83,10 @@ class Events:
         self._closed = False
 
     async def close(self) -> None:
-        """Send everybody away, with an error after which clients go on elsewhere."""
+        """End all follows with Unavailable, so that clients continue at another replica."""
         self._closed = True
         for feed in self._feeds.values():
-            feed.tell(set())
+            feed.mark_dirty(set())
         tasks = [feed.task for feed in self._feeds.values() if feed.task is not None]
         for task in tasks:
             task.cancel()
@@ -94,11 +94,13 @@ class Events:
 
     async def follow(
         self, run_id: str, after: Mapping[int, int], *, with_results: bool = False
-    ) -> AsyncGenerator[Moment, None]:
-        """Yield the run's moments behind the positions (partition → seq), in order within a partition, up to its end.
+    ) -> AsyncGenerator[EventBatch, None]:
+        """Yield the run's events behind the positions (partition → seq) to its end; ordered within a partition.
 
-        Raises: NotFound; Refused `HISTORY_GONE`, the run was deleted meanwhile; DataLoss; Unavailable, after `close`.
+        Raises: NotFound; FailedPrecondition `HISTORY_GONE` (the run was deleted); DataLoss; Unavailable (after
+        `close`).
         """
+        # 1. Open the history of each partition.
         record = await read_record(self._store, run_id)
         plan = await read_plan(self._store, record)
         histories = [
@@ -107,44 +109,54 @@ class Events:
             )
             for p in range(partition_count(record))
         ]
-        done: set[tuple[str, int, int]] = set()
+        steps_done: set[tuple[str, int, int]] = set()
+
+        # 2. Register for changes.
         with self._following(run_id, set(range(len(histories)))) as follower:
             while True:
-                follower.wake.clear()
+                follower.wake.clear()  # Before the read: a change during the read would be erased.
                 if self._closed:
-                    raise Unavailable("SERVER_ENDING", "this control plane ends; go on at another one")
-                run = await self._run(run_id)  # before the journals: what has ended now is in them to its end
+                    raise Unavailable("SERVER_ENDING", "this control plane is stopping; continue at another one")
+
+                # 3. Read the run before the journals: once the run has ended, the journals are complete.
+                run = await self._run(run_id)
                 if run.terminal:
                     follower.dirty |= {p for p, history in enumerate(histories) if not history.ended}
+
+                # 4. Read the journals that may have new entries.
                 while follower.dirty:
-                    async for moment in histories[follower.dirty.pop()].read():
-                        done |= _steps_done(moment)
-                        yield moment
-                live = _take_live(follower, done)
+                    async for batch in histories[follower.dirty.pop()].read():
+                        steps_done |= _steps_ended_in(batch)
+                        yield batch
+
+                # 5. Show live events, then wait for a change.
+                live = _drain_live(follower, steps_done)
                 if live:
-                    yield Moment(live)
+                    yield EventBatch(live)
                 if run.terminal:
-                    yield Moment([RunDone(run)])
+                    yield EventBatch([RunDone(run)])
                     return
                 await follower.wake.wait()
 
     async def _watch(self, run_id: str, feed: _Feed, partitions: frozenset[int]) -> None:
-        def changed(events: Sequence[Event]) -> None:
-            feed.tell({keys.parse_journal(event.kv.key)[1] for event in events if event.kind == "put"})
+        def changed(events: Sequence[StoreEvent]) -> None:
+            feed.mark_dirty({keys.parse_journal(event.kv.key)[1] for event in events if event.kind == "put"})
 
         journals = keys.journal_of_run(run_id)
-        await follow(self._store, journals, listed=lambda _: feed.tell(partitions), changed=changed, read=False)
+        await follow(self._store, journals, listed=lambda _: feed.mark_dirty(partitions), changed=changed, read=False)
 
     async def _run(self, run_id: str) -> RunView:
         try:
             return await self._control.get_run(run_id)
         except NotFound:
-            raise Refused("HISTORY_GONE", f"run {run_id} was deleted meanwhile", run_id=run_id) from None
+            raise FailedPrecondition("HISTORY_GONE", f"run {run_id} was deleted", run_id=run_id) from None
 
     @contextmanager
     def _following(self, run_id: str, partitions: set[int]) -> Iterator[_Follower]:
         with self._control.changes(run_id) as wake:
             follower = _Follower(wake, partitions)
+
+            # The first follower starts the feed of the run, the last one ends it.
             feed = self._feeds.get(run_id)
             if feed is None:
                 feed = self._feeds[run_id] = _Feed()
@@ -152,7 +164,8 @@ class Events:
                     self._watch(run_id, feed, frozenset(partitions)), name=f"follow {run_id}"
                 )
                 if self._live is not None:
-                    feed.end_live = self._live.follow(run_id, feed.show)
+                    feed.end_live = self._live.follow(run_id, feed.add_live)
+
             feed.followers.append(follower)
             try:
                 yield follower
@@ -165,15 +178,18 @@ class Events:
                     feed.task.cancel()
 
 
-def _steps_done(moment: Moment) -> set[tuple[str, int, int]]:
-    events = [happening.event for happening in moment.happenings if isinstance(happening, StepDone)]
-    return {(event.run_id, event.item, event.step_index) for event in events}
+def _steps_ended_in(batch: EventBatch) -> set[tuple[str, int, int]]:
+    ended = [each.event for each in batch.events if isinstance(each, StepDone)]
+    return {(event.run_id, event.item, event.step_index) for event in ended}
 
 
-def _take_live(follower: _Follower, done: set[tuple[str, int, int]]) -> list[Happening]:
-    """Take the live events; what is shown of a step after its end comes too late."""
-    taken: list[Happening] = [
-        event for event in follower.live if (event.run_id, event.item, event.step_index) not in done
+def _drain_live(follower: _Follower, steps_done: set[tuple[str, int, int]]) -> list[RunEvent]:
+    """Remove the live events and return them, except events of steps already shown as ended."""
+    shown: list[RunEvent] = [
+        event for event in follower.live if (event.run_id, event.item, event.step_index) not in steps_done
     ]
     follower.live.clear()
-    return taken
+    return shown
+
+
+__all__ = ["Events", "LiveSource"]

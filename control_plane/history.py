@@ -1,7 +1,7 @@
-"""The history of one partition as events: its journal, replayed entry by entry, each read from the store once.
+"""The history of one partition as events: its journal, replayed entry by entry, each entry read once.
 
-What an entry stands for follows from the state before it, so even whoever wants the newest events only has all entries
-replayed, and those at or before the wanted position left out.
+The events of an entry follow from the state before the entry. So a reader that continues behind a position replays the
+whole journal, too; the events up to the position are left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCHES_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """An executor has become the owner of a partition."""
+    """An executor became the owner of a partition."""
 
     at_ms: int
     partition: int
@@ -44,7 +44,7 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A step has its outcome. `result` is None where results are not wanted, and for a failure, which `event` has."""
+    """A step ended. `result`: None if results are not requested, and for a failure, which is in `event`."""
 
     event: StepEvent
     result: Json | None
@@ -52,7 +52,7 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class SubRun:
-    """A step has opened a sub-run."""
+    """A step opened a sub-run."""
 
     event: StepEvent
     sub_run_id: str
@@ -60,7 +60,7 @@ class SubRun:
 
 @dataclass(frozen=True, slots=True)
 class ItemDone:
-    """An item of the run has its outcome; None for a result where results are not wanted."""
+    """An item of the run ended. `outcome`: None for a result if results are not requested."""
 
     at_ms: int
     item: int
@@ -68,13 +68,15 @@ class ItemDone:
 
 
 @dataclass(frozen=True, slots=True)
-class CancelAsked:
+class CancelRequested:
+    """The owner received a request to cancel the run."""
+
     at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """A signal for this item has come in."""
+    """The owner received a signal for an item."""
 
     at_ms: int
     item: int
@@ -83,24 +85,25 @@ class Signalled:
 
 @dataclass(frozen=True, slots=True)
 class RunDone:
-    """Nothing follows."""
+    """The run ended. The last event."""
 
     run: RunView
 
 
-Happening: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelAsked | Signalled | RunDone
+RunEvent: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelRequested | Signalled | RunDone
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """What happened at once. `position`: partition and seq of the journal entry; None for what is not in a journal."""
+class EventBatch:
+    """The events of a journal entry, or events without an entry."""
 
-    happenings: list[Happening]
+    events: list[RunEvent]
     position: tuple[int, int] | None = None
+    """Partition and seq of the journal entry; None without one."""
 
 
 class PartitionHistory:
-    """Reads a partition's journal, further with every `read`."""
+    """Reads a partition's journal; each `read` continues behind the last one."""
 
     def __init__(
         self,
@@ -114,9 +117,9 @@ class PartitionHistory:
         after: int = -1,
         with_results: bool = False,
     ) -> None:
-        """Moments of the entries up to the seq `after` are left out."""
+        """`after`: seq of the last entry whose events are left out."""
         self.ended = False
-        """The partition's last entry was read."""
+        """True once the partition's last entry was read."""
         self._store = store
         self._get_blob = get_blob
         self._run_id = run_id
@@ -125,26 +128,30 @@ class PartitionHistory:
         self._plan = plan
         self._after = after
         self._with_results = with_results
+
+        # The progress of the replay.
         self._state: RunState | None = None
         self._seq = 0
         self._last_key = ""
         self._sub_runs = 0
-        self._items_told: set[int] = set()
+        self._items_reported: set[int] = set()
 
-    async def read(self) -> AsyncIterator[Moment]:
-        """Yield what the journal has beyond what was read. Raises: DataLoss."""
+    async def read(self) -> AsyncIterator[EventBatch]:
+        """Yield the events of the entries that are new since the last reading. Raises: DataLoss."""
         prefix = keys.journal_of_partition(self._run_id, self._partition)
         more = not self.ended
         while more:
             page = await self._store.range(prefix, after=self._last_key, limit=BATCHES_AT_ONCE)
+
             for item in page.items:
                 self._check_seq(keys.parse_journal(item.key)[2])
                 for entry in pb.EntryBatch.FromString(item.value).entries:
-                    happenings = await self._take(entry, wanted=self._seq > self._after)
-                    if happenings:
-                        yield Moment(happenings, (self._partition, self._seq))
+                    events = await self._apply_entry(entry, wanted=self._seq > self._after)
+                    if events:
+                        yield EventBatch(events, (self._partition, self._seq))
                     self._seq += 1
                 self._last_key = item.key
+
             more = page.more
 
     def _check_seq(self, first: int) -> None:
@@ -155,35 +162,43 @@ class PartitionHistory:
                 run_id=self._run_id,
             )
 
-    async def _take(self, entry: pb.Entry, *, wanted: bool) -> list[Happening]:
-        """Apply an entry and return what it stands for, nothing unless `wanted`."""
+    async def _apply_entry(self, entry: pb.Entry, *, wanted: bool) -> list[RunEvent]:
+        """Apply an entry to the state and return its events; none unless `wanted`."""
         if self._state is None:
             self._state = await open_partition(self._run_id, self._partition, self._record, self._plan, self._get_blob)
         state = self._state
+
+        # 1. Find the step's event before the entry changes the state; then replay the entry.
         event = step_event(state, entry) if wanted else None
         await replay_entry(state, entry, self._get_blob)
+
+        # 2. Note what later entries depend on.
         kind = entry.WhichOneof("kind")
         if kind == "sub_run_started":
             self._sub_runs += 1
         elif kind == "run_completed":
             self.ended = True
-        happenings: list[Happening] = []
+
+        # 3. Collect the events.
+        events: list[RunEvent] = []
         if event is not None:
-            happenings.append(await self._step_happening(event, entry))
+            events.append(await self._of_step(event, entry))
         elif wanted and kind == "adopted":
             adopted = entry.adopted
-            happenings.append(Adopted(entry.at_ms, self._partition, adopted.executor_id, adopted.handed_over))
+            events.append(Adopted(entry.at_ms, self._partition, adopted.executor_id, adopted.handed_over))
         elif wanted and kind == "inbox_taken" and entry.inbox_taken.cancel:
-            happenings.append(CancelAsked(entry.at_ms))
+            events.append(CancelRequested(entry.at_ms))
         elif wanted and kind == "inbox_taken":
             item = state.root.first_item + entry.item
-            happenings.append(Signalled(entry.at_ms, item, entry.inbox_taken.signal.name))
-        happenings += await self._items_ended(entry.at_ms, wanted=wanted)
-        if self.ended:
-            self._state = None  # a batch has many partitions, and this one says nothing more
-        return happenings
+            events.append(Signalled(entry.at_ms, item, entry.inbox_taken.signal.name))
+        events += await self._items_ended(entry.at_ms, wanted=wanted)
 
-    async def _step_happening(self, event: StepEvent, entry: pb.Entry) -> Happening:
+        if self.ended:
+            self._state = None  # a batch has many partitions; the state of an ended one is not needed
+        return events
+
+    async def _of_step(self, event: StepEvent, entry: pb.Entry) -> RunEvent:
+        """Complete a step's event from the replay: with the result, or with the id of the sub-run."""
         assert self._state is not None
         if event.kind == "completed":
             result = await self._json(entry.step_completed.result) if self._with_results else None
@@ -195,20 +210,22 @@ class PartitionHistory:
             return SubRun(event, scopes[self._sub_runs].run_id if self._sub_runs < len(scopes) else "")
         return event
 
-    async def _items_ended(self, at_ms: int, *, wanted: bool) -> list[Happening]:
-        """Find the items that have ended since the last entry."""
+    async def _items_ended(self, at_ms: int, *, wanted: bool) -> list[RunEvent]:
+        """Return an event for each item that has ended since the last entry."""
         assert self._state is not None
         root = self._state.root
-        found: list[Happening] = []
-        if root.items_done == len(self._items_told):
+        found: list[RunEvent] = []
+        if root.items_done == len(self._items_reported):
             return found
+
         for item in root.items:
             outcome = item.outcome
-            if outcome is None or item.index in self._items_told:
+            if outcome is None or item.index in self._items_reported:
                 continue
-            self._items_told.add(item.index)
+            self._items_reported.add(item.index)
             if not wanted:
                 continue
+
             if not isinstance(outcome, Failure):
                 outcome = await self._loaded(outcome) if self._with_results else None
             found.append(ItemDone(at_ms, root.first_item + item.index, outcome))
@@ -224,5 +241,19 @@ class PartitionHistory:
             return json_of(payload)
         content = await self._get_blob(self._run_id, payload.blob, shared=False)
         if content is None:
-            raise DataLoss("RESULT_MISSING", f"a result of run {self._run_id} is gone from the blob store")
+            raise DataLoss("RESULT_MISSING", f"a result of run {self._run_id} is missing from the blob store")
         return Json(content)
+
+
+__all__ = [
+    "Adopted",
+    "CancelRequested",
+    "EventBatch",
+    "ItemDone",
+    "PartitionHistory",
+    "RunDone",
+    "RunEvent",
+    "Signalled",
+    "StepDone",
+    "SubRun",
+]

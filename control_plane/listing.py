@@ -1,23 +1,19 @@
-"""Pages of runs, items and steps, for clients.
+"""Listings: pages of runs, items and steps, for clients.
 
-- Runs are listed from their statuses, which are small; records, which hold inputs, are read for the page alone.
-- A page token says where to go on and is checked, not trusted. What changes between two pages may be missed by both,
-  never shown twice.
-- Pages end early when results are large: a message must stay small enough to be received.
+- Runs are listed from statuses, which are small. Records with their inputs are read only for runs of the page.
+- An entry that changes between two pages may be missing from both, and is never in both.
+- A page of large results ends early, below the message size that clients receive.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import msgspec
-
+from control_plane.paging import PAGE_BYTES_MAX, read_token, write_token
 from control_plane.views import NEVER_STARTED, TERMINAL, ItemView, RunView, run_view, status_name
 from stepflow.codec import Json
-from stepflow.errors import DataLoss, Invalid, NotFound
+from stepflow.errors import DataLoss, NotFound
 from stepflow.journal import (
     blob_reader,
     journal_entries,
@@ -38,41 +34,13 @@ if TYPE_CHECKING:
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
-_T = TypeVar("_T")
-
-PAGE_SIZE_DEFAULT = 100
-PAGE_SIZE_MAX = 1_000
-
-PAGE_BYTES_MAX = 1024 * 1024
-"""A page ends behind the result with which it reaches this size. Most clients receive 4 MiB unless told otherwise."""
-
 RECORDS_READ_MAX = 1_000
-"""Records looked at for one page of runs, when a filter wants few of them."""
-
-
-def page_size(wanted: int) -> int:
-    """Return the size of a page that asks for `wanted` (0: says nothing)."""
-    return min(wanted, PAGE_SIZE_MAX) if wanted else PAGE_SIZE_DEFAULT
-
-
-def write_token(place: Any) -> str:
-    """Return an opaque page token for a place, which is a msgspec-encodable tuple."""
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
-
-
-def read_token(token: str, shape: type[_T]) -> _T | None:
-    """Return the place of a page token, None for the empty one. Raises: Invalid `PAGE_TOKEN_INVALID`."""
-    if not token:
-        return None
-    try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=shape)
-    except (msgspec.MsgspecError, binascii.Error, ValueError):
-        raise Invalid("PAGE_TOKEN_INVALID", "the page token is not one that this list has given") from None
+"""Records read for one page of runs, however few pass the filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; empty members let everything pass. `statuses` are names such as `failed`."""
+    """The runs to list; an empty field accepts all. `statuses` are names such as `failed`."""
 
     statuses: frozenset[str] = frozenset()
     flow_name: str = ""
@@ -81,45 +49,48 @@ class RunFilter:
 
 @dataclass(slots=True)
 class _Found:
-    """A run as its statuses show it."""
+    """A run, known from statuses alone."""
 
     run_id: str
     created_at_ms: int
     partitions: list[state_pb2.PartitionStatus] = field(default_factory=list)
 
     @property
-    def place(self) -> tuple[int, str]:
+    def position(self) -> tuple[int, str]:
+        """Position in the list of runs."""
         return self.created_at_ms, self.run_id
 
 
 class Listing:
-    """See the head of this module."""
+    """Reads pages of lists from the store."""
 
     def __init__(self, store: Store, blobs: BlobStore) -> None:
         self._store = store
         self._blobs = blobs
         self._read_blob = blob_reader(store, blobs)
 
-    # --- runs -------------------------------------------------------------------------------------------------------
-
     async def runs(self, wanted: RunFilter, size: int, token: str) -> tuple[list[RunView], str]:
-        """Return a page of runs, the newest first, and the token of the next page, empty behind the last."""
+        """Return a page of runs, newest first, and the token of the next page; empty after the last page."""
+        # 1. Sort the runs behind the token by their statuses alone.
         before = read_token(token, tuple[int, str])
         candidates = sorted(
             (
                 found
                 for found in (await self._all_runs()).values()
-                if found.created_at_ms >= wanted.created_since_ms and (before is None or found.place < before)
+                if found.created_at_ms >= wanted.created_since_ms and (before is None or found.position < before)
             ),
-            key=lambda found: found.place,
+            key=lambda found: found.position,
             reverse=True,
         )
+
+        # 2. Read records until the page is full.
         views: list[RunView] = []
         read = 0
         for found in candidates:
             if len(views) == size or read == RECORDS_READ_MAX:
                 return views, write_token(before)
-            before = found.place
+            before = found.position
+
             if wanted.statuses and not (wanted.statuses & _possible(found)):
                 continue
             read += 1
@@ -129,6 +100,7 @@ class Listing:
         return views, ""
 
     async def _all_runs(self) -> dict[str, _Found]:
+        """Return all runs by id, placed or waiting."""
         found: dict[str, _Found] = {}
         async for item in range_all(self._store, keys.STATUS):
             run_id = keys.parse_status(item.key)[0]
@@ -136,6 +108,7 @@ class Listing:
             if run_id not in found:
                 found[run_id] = _Found(run_id, status.created_at_ms)
             found[run_id].partitions.append(status)
+
         async for item in range_all(self._store, keys.PENDING):
             run_id = keys.tail(keys.PENDING, item.key)
             if run_id not in found:
@@ -146,41 +119,42 @@ class Listing:
 
     async def _view(self, found: _Found) -> RunView | None:
         record = await self._store.get(keys.run(found.run_id))
-        if record is None:  # deleted just now
+        if record is None:  # deleted since the statuses were read
             return None
         return run_view(found.run_id, state_pb2.RunRecord.FromString(record.value), found.partitions)
-
-    # --- items ------------------------------------------------------------------------------------------------------
 
     async def items(self, run_id: str, size: int, token: str) -> tuple[list[ItemView], str]:
         """Return a page of items and the token of the next one. Raises: NotFound, DataLoss."""
         record = await read_record(self._store, run_id)
         start = read_token(token, int) or 0
         end = min(record.items_total, start + size)
+
         views: list[ItemView] = []
         bytes_total = 0
-        outcomes: dict[int, state_pb2.ItemResult] = {}
-        otherwise = _RUNNING
+        results: dict[int, state_pb2.ItemResult] = {}
+        default = _RUNNING
         for index in range(start, end):
             partition, offset = divmod(index, record.items_per_partition)
             if not views or offset == 0:
-                outcomes, otherwise = await self._partition_outcomes(run_id, partition)
-            view = await self._item(run_id, index, outcomes.get(index), otherwise)
+                results, default = await self._partition_results(run_id, partition)
+
+            view = await self._item(run_id, index, results.get(index), default)
             views.append(view)
             bytes_total += len(view.outcome.raw) if isinstance(view.outcome, Json) else 0
             if bytes_total >= PAGE_BYTES_MAX:
                 break
+
         following = start + len(views)
         return views, write_token(following) if following < record.items_total else ""
 
-    async def _partition_outcomes(
-        self, run_id: str, partition: int
-    ) -> tuple[dict[int, state_pb2.ItemResult], ItemView]:
-        """Return the results of a partition by item, and what to show of an item that has none."""
-        standing = await self._store.get(keys.status(run_id, partition))  # before the results: they come with its end
+    async def _partition_results(self, run_id: str, partition: int) -> tuple[dict[int, state_pb2.ItemResult], ItemView]:
+        """Return the results of a partition by item, and the view of an item without a result."""
+        # Before the results: read after them, an end between the two reads would show items as never started.
+        existing = await self._store.get(keys.status(run_id, partition))
         status = (
-            state_pb2.PartitionStatus() if standing is None else state_pb2.PartitionStatus.FromString(standing.value)
+            state_pb2.PartitionStatus() if existing is None else state_pb2.PartitionStatus.FromString(existing.value)
         )
+
         found = await self._store.get(keys.results(run_id, partition))
         if found is not None:
             results = state_pb2.PartitionResults.FromString(found.value)
@@ -189,11 +163,10 @@ class Listing:
             return {}, ItemView(0, "cancelled", NEVER_STARTED, status.completed_at_ms)
         return {}, _RUNNING
 
-    async def _item(
-        self, run_id: str, index: int, result: state_pb2.ItemResult | None, otherwise: ItemView
-    ) -> ItemView:
+    async def _item(self, run_id: str, index: int, result: state_pb2.ItemResult | None, default: ItemView) -> ItemView:
         if result is None:
-            return replace(otherwise, item=index)
+            return replace(default, item=index)
+
         outcome: Json | Failure
         if result.HasField("failure"):
             outcome = failure_from_pb(result.failure)
@@ -202,31 +175,33 @@ class Listing:
                 outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
             except NotFound:
                 raise DataLoss(
-                    "RESULT_MISSING", f"the result of item {index} of run {run_id} is gone from the blob store"
+                    "RESULT_MISSING", f"the result of item {index} of run {run_id} is missing from the blob store"
                 ) from None
         else:
             outcome = json_of(result.result)
+
         return ItemView(index, status_name(result.status), outcome, result.completed_at_ms)
 
-    # --- steps ------------------------------------------------------------------------------------------------------
-
     async def steps(self, run_id: str, size: int, token: str, *, with_results: bool) -> tuple[list[StepView], str]:
-        """Return a page of steps by partition and place, and the token of the next one. Raises: NotFound, DataLoss.
+        """Return a page of steps, by partition, and the token of the next page. Raises: NotFound, DataLoss.
 
-        `with_results`: bring results from the blob store too, and count them towards the size of the page.
+        `with_results`: read large results from the blob store, and count all results towards the bytes of the page.
         """
         record = await read_record(self._store, run_id)
         partition, offset = read_token(token, tuple[int, int]) or (0, 0)
+
         views: list[StepView] = []
         bytes_total = 0
         while partition < partition_count(record):
             for view in (await self._partition_steps(run_id, partition, record))[offset:]:
                 if len(views) == size or bytes_total >= PAGE_BYTES_MAX:
                     return views, write_token((partition, offset))
+
                 if with_results:
                     bytes_total += await self._load(run_id, view)
                 views.append(view)
                 offset += 1
+
             partition, offset = partition + 1, 0
         return views, ""
 
@@ -242,15 +217,16 @@ class Listing:
         return [] if state is None else list_steps(state, entries)
 
     async def _load(self, run_id: str, view: StepView) -> int:
-        """Bring a result that lies in the blob store; return how large the result is."""
+        """Read a result in the blob store into the view; return the bytes of the result."""
         outcome = view.outcome
         if not isinstance(outcome, Json):
             return 0
+
         blob = getattr(outcome, "blob", "")
         if blob and not outcome.raw:
             content = await self._read_blob(run_id, blob, shared=False)
             if content is None:
-                raise DataLoss("RESULT_MISSING", f"a result of run {run_id} is gone from the blob store")
+                raise DataLoss("RESULT_MISSING", f"a result of run {run_id} is missing from the blob store")
             view.outcome = outcome = Json(content)
         return len(outcome.raw)
 
@@ -259,7 +235,7 @@ _RUNNING = ItemView(0, "running", None, None)
 
 
 def _possible(found: _Found) -> frozenset[str]:
-    """Return the statuses that the run can have, as far as its partitions tell: others of them may not be placed."""
+    """Return the possible statuses of the run, judged from placed partitions; others may still wait."""
     statuses = [partition.status for partition in found.partitions]
     if not statuses or any(status not in TERMINAL for status in statuses):
         return frozenset(("running",))
@@ -270,3 +246,6 @@ def _passes(view: RunView, wanted: RunFilter) -> bool:
     return (not wanted.statuses or view.status in wanted.statuses) and (
         not wanted.flow_name or view.flow_name == wanted.flow_name
     )
+
+
+__all__ = ["Listing", "RunFilter"]

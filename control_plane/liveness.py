@@ -1,15 +1,16 @@
-"""Noticing the death of an executor in milliseconds, instead of waiting until its lease runs out.
+"""Liveness: notices a dead executor within milliseconds, long before the lease expires.
 
-The leader holds a stream to every executor. When one breaks and the executor's address refuses connections, or is
-answered under another id, the process is gone: its session is deleted, and its runs are taken over at once.
+The leader holds a stream to every executor. If the stream breaks and the executor's address refuses connections, or
+answers under another id, the process is gone: the session is deleted, and `Leader` takes the runs over at once.
 
-- Safe by the fence: an executor that lives after all finds its session gone, and none of its writes counts.
-- The deletion compares that we lead, and that the session is the one we attended.
-- Nothing is deleted while fewer than half of the other executors answer: then it is more likely we who are cut off.
-  They are dialled for that, there and then: of streams that break together, one is noticed first.
-- Silence says nothing: an executor that hangs, or cannot be reached, keeps its session until the lease runs out.
+- Safe by the fence: an executor that is alive after all finds the session gone, and no write of the executor succeeds.
+- The deletion compares leadership and the session attended here.
+- No session is deleted while fewer than half of the other executors accept connections: a network partition on our
+  side is the likelier cause then. The others are dialled at that moment, because streams that break together are
+  noticed one after the other.
+- Silence proves nothing: an executor that hangs, or cannot be reached, keeps the session until the lease expires.
 
-Does not move runs; `Leader` does, when it sees the session gone.
+Does not move runs.
 """
 
 from __future__ import annotations
@@ -19,31 +20,32 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import executor_pb2, state_pb2
+from stepflow.retry import doubling
 from stepflow.rpc.probe import accepts, refuses
 from stepflow.store import Compare, Delete, Txn, created_at, keys
 from stepflow.store.follow import follow
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepflow.rpc.tls import Tls
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
 
 ATTEND = "/stepflow.mesh.v1.ExecutorService/Attend"
 
 ANSWER_TIMEOUT_S = 2.0
-"""From dialling to the executor's id."""
+"""From the dial to the executor's id."""
 
-RETRY_S_MIN = 0.02
-RETRY_S_MAX = 1.0
-"""Between two tries to reach an executor, doubling."""
+RETRY_MIN_S = 0.02
+RETRY_MAX_S = 1.0
+"""Pauses between two attempts to reach an executor double from the one to the other."""
 
 
 class Liveness:
-    """Attends to all executors from `start` to `close`; may be started again, in another term."""
+    """Attends to all executors from `start` to `close`. Each term of a leader is one such span."""
 
     def __init__(self, store: Store, replica_id: str, *, tls: Tls | None = None) -> None:
         self.replica_id = replica_id
@@ -54,78 +56,79 @@ class Liveness:
         self._follower: asyncio.Task[None] | None = None
 
     def start(self, fence: Compare) -> None:
-        """Begin a term; `fence` holds as long as we lead."""
+        """Begin a term. `fence`: this replica leads."""
         self._fence = fence
-        following = follow(self._store, keys.EXECUTOR_SESSIONS, listed=self._listed, changed=self._changed)
+        following = follow(self._store, keys.EXECUTOR_SESSIONS, listed=self._on_listed, changed=self._on_changed)
         self._follower = asyncio.create_task(following, name="follow executors")
 
     async def close(self) -> None:
-        """End the term. Safe to repeat."""
+        """End the term. Idempotent."""
         tasks = [attendant.task for attendant in self._attendants.values()]
         self._attendants.clear()
         if self._follower is not None:
             tasks.append(self._follower)
             self._follower = None
+
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def answering(self, executor_id: str) -> bool:
-        """Whether the executor's stream stands."""
+        """Return True if the executor's stream is established."""
         attendant = self._attendants.get(executor_id)
         return attendant is not None and attendant.answers
 
-    # --- who is there -------------------------------------------------------------------------------------------------
-
-    def _listed(self, items: list[KeyValue]) -> None:
+    def _on_listed(self, items: list[KeyValue]) -> None:
         found = {keys.tail(keys.EXECUTOR_SESSIONS, item.key) for item in items}
         for executor_id in self._attendants.keys() - found:
-            self._drop(executor_id)
+            self._drop_executor(executor_id)
         for item in items:
-            self._add(item)
+            self._attend_executor(item)
 
-    def _changed(self, events: Sequence[Event]) -> None:
+    def _on_changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
-                self._add(event.kv)
+                self._attend_executor(event.kv)
             else:
-                self._drop(keys.tail(keys.EXECUTOR_SESSIONS, event.kv.key))
+                self._drop_executor(keys.tail(keys.EXECUTOR_SESSIONS, event.kv.key))
 
-    def _add(self, item: KeyValue) -> None:
+    def _attend_executor(self, item: KeyValue) -> None:
         executor_id = keys.tail(keys.EXECUTOR_SESSIONS, item.key)
         address = state_pb2.ExecutorSession.FromString(item.value).address
-        if address and executor_id not in self._attendants:  # the ids of executors are never used again
+        if address and executor_id not in self._attendants:  # ids of executors are never reused
             self._attendants[executor_id] = _Attendant(self, executor_id, address, item.create_revision)
 
-    def _drop(self, executor_id: str) -> None:
+    def _drop_executor(self, executor_id: str) -> None:
         attendant = self._attendants.pop(executor_id, None)
         if attendant is not None:
             attendant.task.cancel()
 
-    # --- the end of one -----------------------------------------------------------------------------------------------
-
-    async def dismiss(self, gone: _Attendant, why: str) -> None:
-        """Delete the session of an executor that is gone, unless we may be the ones who are cut off."""
+    async def delete_session(self, gone: _Attendant, why: str) -> None:
+        """Delete the session of a dead executor, unless this replica may be cut off."""
+        # 1. Ask the others: at least half of them must accept connections now.
         others = [attendant for attendant in self._attendants.values() if attendant is not gone]
         answering = [attendant.address for attendant in others if attendant.answers]
         if 2 * len(answering) < len(others) or not await _enough_accept(answering, (len(others) + 1) // 2):
             log.warning("executor seems gone, but so do others", executor_id=gone.executor_id, others=len(others))
             return
+
+        # 2. Delete, fenced by leadership and by the session attended here.
         if self._fence is None:
             return
         session = keys.session_executor(gone.executor_id)
-        txn = Txn((self._fence, created_at(session, gone.created)), (Delete(session),))
         try:
-            result = await self._store.txn(txn)
+            result = await self._store.txn(Txn((self._fence, created_at(session, gone.created)), (Delete(session),)))
         except StepflowError as error:
             log.warning("session not deleted", executor_id=gone.executor_id, reason=error.reason)
             return
+
+        # 3. The leader sees the deletion in its watch, and takes the runs over.
         if result.succeeded:
             log.warning("executor is gone", executor_id=gone.executor_id, why=why)
 
 
 async def _enough_accept(addresses: list[str], wanted: int) -> bool:
-    """Dial all addresses at once, and say whether so many of them accept, as soon as that is known."""
+    """Dial all addresses at once; return True as soon as `wanted` of them accept."""
     dials = {asyncio.create_task(accepts(address), name=f"dial {address}") for address in addresses}
     accepted = 0
     try:
@@ -140,36 +143,43 @@ async def _enough_accept(addresses: list[str], wanted: int) -> bool:
 
 
 class _Attendant:
-    """The stream to one executor."""
+    """The stream to an executor."""
 
     def __init__(self, liveness: Liveness, executor_id: str, address: str, created: int) -> None:
         self.executor_id = executor_id
+        self.address = address
         self.created = created
+        """Create revision of the session."""
         self.answers = False
         self._liveness = liveness
-        self.address = address
         self.task = asyncio.create_task(self._run(), name=f"attend {executor_id}")
 
     async def _run(self) -> None:
-        pause_s = RETRY_S_MIN
+        pauses_s = doubling(RETRY_MIN_S, RETRY_MAX_S)
         while True:
+            # 1. Hold the stream until it ends.
             answered = False
             try:
                 why = await self._attend()
                 answered = self.answers
-            except Exception:  # a defect: without this nobody would look after the executor any more
-                log.exception("attendance failed by a defect", executor_id=self.executor_id)
+            except Exception as error:  # Logged, not raised: the executor would stay unattended until the next term.
+                log_defect(log, "attendance failed by a defect", error, executor_id=self.executor_id)
                 why = ""
             self.answers = False
+
+            # 2. Find out whether the process is gone.
             if not why and await refuses(self.address):
                 why = "its address refuses connections"
             if why:
-                await self._liveness.dismiss(self, why)
-            pause_s = RETRY_S_MIN if answered else min(2 * pause_s, RETRY_S_MAX)
-            await asyncio.sleep(pause_s)
+                await self._liveness.delete_session(self, why)
+
+            # 3. Reconnect; the executor may be alive, or the deletion have failed.
+            if answered:
+                pauses_s = doubling(RETRY_MIN_S, RETRY_MAX_S)
+            await asyncio.sleep(next(pauses_s))
 
     async def _attend(self) -> str:
-        """Hold a stream until it ends; return why the executor is gone, empty when that is not known."""
+        """Hold a stream to its end; return the proof that the executor is gone, empty without proof."""
         import grpc
 
         from stepflow.rpc.channel import open_link
@@ -182,6 +192,7 @@ class _Attendant:
                 response_deserializer=executor_pb2.AttendResponse.FromString,
             )
             stream = attend()
+
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await stream.write(executor_pb2.AttendRequest(replica_id=self._liveness.replica_id))
                 answer = await stream.read()
@@ -189,8 +200,9 @@ class _Attendant:
                 return ""
             if answer.executor_id != self.executor_id:
                 return f"its address is that of executor {answer.executor_id!r} now"
+
             self.answers = True
-            await stream.read()
+            await stream.read()  # returns when the stream ends
             return ""
         except (grpc.aio.AioRpcError, TimeoutError):
             return ""

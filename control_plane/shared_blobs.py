@@ -1,12 +1,12 @@
-"""Removing shared blobs whose time is over: what user code and clients have put, which belongs to no run.
+"""Removal of old shared blobs. User code and clients put shared blobs, which belong to no run.
 
-- A blob's time begins anew with every put of it.
-- None goes whose id stands in what was asked of a run that is kept (inputs, variables, overrides), in the journal, the
-  inbox or the blobs of one that has not ended, or in a stored flow; nor what such a blob names in its turn.
-- An id is 64 hexadecimal digits wherever they stand: one that only looks like an id keeps a blob, never loses one.
+- Each put of a blob restarts its age.
+- A blob stays while referenced: by the request of a kept run (inputs, variables, overrides), by the journal, inbox or
+  blobs of a run in progress, by a stored flow, or by another referenced blob.
+- Any 64 hexadecimal digits count as a reference: text that only looks like an id keeps a blob, and never loses a blob.
+- References are searched only if there is an old blob.
 
-A run does not need the blobs that it was submitted with: their contents were copied when it was admitted. What is read
-here is read only when there is something to remove.
+A run never needs the shared blobs of its submission: admission copied the contents.
 """
 
 from __future__ import annotations
@@ -30,67 +30,88 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 REMOVED_MAX = 10_000
-"""Of one sweep; the next one goes on."""
+"""Blobs removed by one sweep; the next one removes more."""
+
+FENCE_CHECK_BLOBS = 100
+"""Blobs removed between two checks of leadership: no transaction guards a blob."""
+
+INLINE_SCAN_BYTES_MAX = 64 * 1024
+"""Larger contents are searched in a thread."""
 
 _IDS = re.compile(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 
 
 async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fence: Compare) -> list[str]:
-    """Remove the shared blobs that were last put before this instant and that nothing refers to; return their ids.
+    """Remove unreferenced shared blobs last put before `before_s`; return the removed ids.
 
-    `fence`: that we lead. Raises: StepflowError.
+    `before_s`: Unix time. `fence`: this replica leads. Raises: StepflowError.
     """
+    # 1. List the old blobs.
     dates = await blobs.dates()
     old = sorted((put_at_s, identity) for identity, put_at_s in dates.items() if put_at_s < before_s)
     if not old:
         return []
-    kept = await _named(store, blobs, set(dates))
+
+    # 2. Find the referenced ones.
+    kept = await _referenced(store, blobs, set(dates))
+
+    # 3. Remove the others; a put since step 1 keeps its blob.
     removed: list[str] = []
     for _, identity in old:
         if identity in kept or len(removed) == REMOVED_MAX:
             continue
-        if not len(removed) % 100 and not (await store.txn(Txn((fence,), ()))).succeeded:
-            break  # another control plane leads by now
+        if not len(removed) % FENCE_CHECK_BLOBS and not (await store.txn(Txn((fence,), ()))).succeeded:
+            break  # another control plane leads now
         if await blobs.delete_shared(identity, before_s):
             removed.append(identity)
+
     if removed:
         log.info("shared blobs removed", count=len(removed))
     return removed
 
 
-async def _named(store: Store, blobs: BlobStore, shared: set[str]) -> set[str]:
-    """Return which of the shared blobs something refers to, by way of each other too."""
-    named: set[str] = set()
+async def _referenced(store: Store, blobs: BlobStore, shared: set[str]) -> set[str]:
+    """Return the ids of the shared blobs with a reference, direct or through other blobs."""
+    referenced: set[str] = set()
     pending: list[str] = []
 
-    async def look(content: bytes) -> None:
-        found = await asyncio.to_thread(_IDS.findall, content) if len(content) > 64 * 1024 else _IDS.findall(content)
+    async def scan(content: bytes) -> None:
+        if len(content) > INLINE_SCAN_BYTES_MAX:
+            found = await asyncio.to_thread(_IDS.findall, content)
+        else:
+            found = _IDS.findall(content)
+
         for text in found:
             identity = text.decode().lower()
-            if identity in shared and identity not in named:
-                named.add(identity)
+            if identity in shared and identity not in referenced:
+                referenced.add(identity)
                 pending.append(identity)
 
-    async for content in _what_runs_hold(store, blobs):
-        await look(content)
+    async for content in _contents_of_runs(store, blobs):
+        await scan(content)
     async for item in range_all(store, keys.FLOWS):
-        await look(item.value)
+        await scan(item.value)
+
     while pending:
         try:
-            await look((await blobs.get(pending.pop()))[0])
+            await scan((await blobs.get(pending.pop()))[0])
         except NotFound:
             continue
-    return named
+    return referenced
 
 
-async def _what_runs_hold(store: Store, blobs: BlobStore) -> AsyncIterator[bytes]:
+async def _contents_of_runs(store: Store, blobs: BlobStore) -> AsyncIterator[bytes]:
+    """Yield all contents that may refer to a shared blob on behalf of a run."""
     ended: dict[str, bool] = {}
     async for item in range_all(store, keys.STATUS):
         run_id = keys.parse_status(item.key)[0]
         terminal = state_pb2.PartitionStatus.FromString(item.value).status in TERMINAL
         ended[run_id] = ended.get(run_id, True) and terminal
+
     async for item in range_all(store, keys.RUNS):
         yield item.value
+
+        # Of an ended run only the request counts; of a live one, each of its blobs, its journal and its inbox.
         run_id = keys.tail(keys.RUNS, item.key)
         live = not ended.get(run_id, False)
         for blob in await blobs.dates(run_id) if live else _inputs(state_pb2.RunRecord.FromString(item.value)):
@@ -98,6 +119,7 @@ async def _what_runs_hold(store: Store, blobs: BlobStore) -> AsyncIterator[bytes
                 yield (await blobs.get(blob, scope=run_id))[0]
             except NotFound:  # the run is being removed
                 continue
+
         if live:
             for prefix in (keys.journal_of_run(run_id), keys.inbox_of_run(run_id)):
                 async for written in range_all(store, prefix):
@@ -105,5 +127,8 @@ async def _what_runs_hold(store: Store, blobs: BlobStore) -> AsyncIterator[bytes
 
 
 def _inputs(record: state_pb2.RunRecord) -> list[str]:
-    """Return the blobs that hold what a run was asked to work on."""
+    """Return the ids of the blobs that hold a run's inputs."""
     return [*record.partition_inputs, *(payload.blob for payload in record.inputs if payload.blob)]
+
+
+__all__ = ["sweep_shared_blobs"]

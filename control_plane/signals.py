@@ -1,10 +1,10 @@
 """Signals: messages from outside that a step of a run waits for.
 
-- A signal goes into the inbox of its run, and stays there as long as the run; the owner takes it into the journal.
-- The id that the client brings is its key: the same signal again changes nothing.
-- It is accepted only while the part of the run that it is for has not ended, which the transaction compares.
+- A signal stays in the inbox of the run as long as the run; the owner copies it into the journal.
+- The client's signal id is its key: a repeated signal changes nothing.
+- A signal is accepted only while the partition of the item has not ended, compared in the transaction.
 
-Does not know who waits for what: the run engine does.
+Matching signals to steps is the run engine's work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.views import TERMINAL
-from stepflow.errors import Conflict, Invalid, Overloaded, Refused
+from stepflow.errors import Conflict, FailedPrecondition, Invalid, Overloaded
 from stepflow.ids import parse_uuid
 from stepflow.journal import read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
 
 INBOX_MESSAGES_MAX = 1_000
-"""Of one run, those that were taken included: all of them are read by every owner."""
+"""Messages of one run, including those in the journal: each owner reads all of them."""
 
 INLINE_BYTES_MAX = 4 * 1024
-"""A larger payload goes to the blob store: executors list the whole inbox from time to time."""
+"""Larger payloads go to the blob store, because executors list the whole inbox periodically."""
 
 TRIES_MAX = 20
 
@@ -42,41 +42,54 @@ async def signal(
     Raises:
         NotFound: there is no such run.
         Invalid: SIGNAL_INVALID.
-        Refused: RUN_ENDED, it is too late.
+        FailedPrecondition: RUN_ENDED, the item's partition has ended.
         Overloaded: INBOX_FULL.
         Conflict: SIGNAL_RACED.
     """
+    # 1. Check the request.
     if not 1 <= len(name) <= SIGNAL_NAME_CHARS_MAX:
-        raise Invalid("SIGNAL_INVALID", f"the name of a signal has 1 to {SIGNAL_NAME_CHARS_MAX} characters")
+        raise Invalid("SIGNAL_INVALID", f"a signal name has 1 to {SIGNAL_NAME_CHARS_MAX} characters")
     identity = parse_uuid(signal_id, "SIGNAL_INVALID", "signal id") if signal_id else str(uuid4())
     record = await read_record(store, run_id)
     if item >= record.items_total:
         raise Invalid("SIGNAL_INVALID", f"run {run_id} has {record.items_total:,} items; there is no item {item}")
+
+    # 2. Answer a repeated signal, even if the run has ended since.
     key = keys.inbox(run_id, identity)
     if signal_id and await store.get(key) is not None:
-        return identity  # sent before, whatever has become of the run since
+        return identity
     if len([1 async for _ in range_all(store, keys.inbox_of_run(run_id))]) >= INBOX_MESSAGES_MAX:
-        raise Overloaded("INBOX_FULL", f"run {run_id} has got {INBOX_MESSAGES_MAX:,} messages, and takes no more")
+        raise Overloaded("INBOX_FULL", f"run {run_id} has received {INBOX_MESSAGES_MAX:,} messages, the limit of a run")
+
+    # 3. Make the message; a large payload is durable in the blob store first.
     message = state_pb2.InboxMessage(item=item, signal=pb.Signal(name=name))
     if len(payload) > INLINE_BYTES_MAX:
         message.signal.payload.blob = await blobs.put(payload, scope=run_id)
     else:
         message.signal.payload.json = payload
+
+    # 4. Put it, while the item's partition has not ended.
     put = Put(key, message.SerializeToString())
     for _ in range(TRIES_MAX):
         compares = (absent(key), present(keys.run(run_id)), await _not_ended(store, record, run_id, item))
         result = await store.txn(Txn(compares, (put,), (Get(key),)))
         if result.succeeded or result.responses[0] is not None:
             return identity
-    raise Conflict("SIGNAL_RACED", "the run changes too fast to be signalled just now; try again")
+    raise Conflict("SIGNAL_RACED", f"run {run_id} changed during all {TRIES_MAX} tries to signal it; try again")
 
 
 async def _not_ended(store: Store, record: state_pb2.RunRecord, run_id: str, item: int) -> Compare:
-    """Return what holds as long as the item's partition has not ended. Raises: Refused `RUN_ENDED`."""
+    """Return the compare that holds while the item's partition has not ended.
+
+    Raises: FailedPrecondition `RUN_ENDED`.
+    """
     key = keys.status(run_id, item // record.items_per_partition)
-    standing = await store.get(key)
-    if standing is None:  # not placed yet
+    existing = await store.get(key)
+    if existing is None:  # not placed yet
         return absent(key)
-    if state_pb2.PartitionStatus.FromString(standing.value).status in TERMINAL:
-        raise Refused("RUN_ENDED", f"run {run_id} has ended; nothing waits for the signal any more", run_id=run_id)
-    return modified_at(key, standing.mod_revision)
+    if state_pb2.PartitionStatus.FromString(existing.value).status in TERMINAL:
+        raise FailedPrecondition("RUN_ENDED", f"run {run_id} has ended: no step can receive the signal", run_id=run_id)
+    return modified_at(key, existing.mod_revision)
+
+
+__all__ = ["signal"]

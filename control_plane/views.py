@@ -1,4 +1,7 @@
-"""What clients see of runs: a run's status is computed from its partitions by whoever reads it; nobody closes a run."""
+"""Views of runs and items, for clients.
+
+The status of a run is computed from the partitions at each reading, and stored nowhere.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ NEVER_STARTED = Failure(Code.CANCELLED, "the run was cancelled before this item 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run. `status` is running, completed, failed, cancelled or recovery_failed; times in ms since 1970."""
+    """A run. `status`: running, completed, failed, cancelled or recovery_failed. Times in ms since 1970."""
 
     run_id: str
     flow_id: str
@@ -50,7 +53,7 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class ItemView:
-    """One item's outcome; None while it runs."""
+    """An item. `outcome`: None while running."""
 
     item: int
     status: str
@@ -59,9 +62,10 @@ class ItemView:
 
 
 def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[state_pb2.PartitionStatus]) -> RunView:
-    """Compute a run's view from its record and the status of every partition that was placed so far."""
+    """Compute a run's view from the record and the statuses of placed partitions."""
     statuses = [partition.status for partition in partitions]
     ended = len(statuses) == partition_count(record) and all(status in TERMINAL for status in statuses)
+
     return RunView(
         run_id=run_id,
         flow_id=record.flow_id,
@@ -78,6 +82,7 @@ def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[stat
 
 
 def _combined(statuses: Sequence[pb.RunStatus]) -> pb.RunStatus:
+    """Return the status of an ended run: the worst among its partitions."""
     for status in (pb.RUN_STATUS_RECOVERY_FAILED, pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_FAILED):
         if status in statuses:
             return status
@@ -85,4 +90,5 @@ def _combined(statuses: Sequence[pb.RunStatus]) -> pb.RunStatus:
 
 
 def status_name(status: pb.RunStatus) -> str:
+    """Return a status as clients read it, such as `failed`."""
     return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_").lower()

@@ -1,1 +1,29 @@
-"""The executor: drives assigned runs, journals their facts, and calls component hosts."""
+"""The executor: drives assigned runs, journals their facts, and calls component hosts.
+
+The executor as a whole:
+- `__main__`: `python -m executor`.
+- `executor`: life from registration to close; the public interface.
+- `service`: the gRPC service: attend, live events, drain.
+- `session`: one incarnation: id, lease, fenced writer.
+- `ownership`: the partitions driven here, and the guard around their work.
+- `writes`: the flush of all outboxes to the fenced writer.
+- `inbox`: cancels and signals for runs.
+- `frames`: frames from hosts, passed to the calling partitions.
+- `timers`: wake-ups of partitions.
+- `hosts/`: component hosts: streams, credits, routes, queues.
+
+One partition:
+- `drive`: facts in, decisions out; writes the end of the partition.
+- `calls`: dispatches, results and losses.
+- `callbacks`: sub-runs and reports for components with a call in flight.
+- `effects`: actions on hosts, released once their cause is journaled.
+- `outbox`: entries to be journaled, with the effects waiting for them.
+- `outcome`: the final records: status, counts, results.
+- `blobs`: blobs of runs, retried while the blob store is away.
+
+Changes of the owner:
+- `takeover`: from an assignment to a driven partition.
+- `adoption`: replay of the journal, and held calls.
+- `give_back`: undrivable partitions, moved to the leader's orphans.
+- `handover`: all partitions to other executors, for a drain.
+"""

@@ -58,7 +58,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from executor.hosts.link import HostLinks
     from executor.hosts.pool import QUEUE_TIMEOUT_S
     from executor.service import ExecutorService
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.server import RpcServer
     from stepflow.store.blobs import BlobStore
 
     config = read_options(options)
@@ -79,7 +79,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             runs_max=config.runs_max,
             queue_timeout_s=QUEUE_TIMEOUT_S,
         )
-        server = Server(tls=common.tls, insecure=common.insecure, link=True, health=health)
+        server = RpcServer(tls=common.tls, insecure=common.insecure, link=True, health=health)
         ExecutorService(executor).add_to(server)
         stack.push_async_callback(server.stop)
         address = await server.start(common.listen)

@@ -13,7 +13,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from stepflow.errors import NotFound, Refused
+from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
 from stepflow.mesh.v1 import host_pb2
 from stepflow.run import Phase, find_step
@@ -82,7 +82,7 @@ class PartitionReader:
         here meanwhile: driving the run once more would write over its journal.
 
         Raises:
-            Refused: ENGINE_VERSION_UNKNOWN, a newer executor must take the run.
+            FailedPrecondition: ENGINE_VERSION_UNKNOWN, a newer executor must take the run.
             NotFound, DataLoss: the store's data of the run is missing or unreadable.
         """
         run_id, partition = partition_id
@@ -103,7 +103,7 @@ class PartitionReader:
             raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
         record = parse_record(run_id, found.value)
         if record.policy.engine_version > ENGINE_VERSION:
-            raise Refused(
+            raise FailedPrecondition(
                 "ENGINE_VERSION_UNKNOWN",
                 f"run {run_id} needs engine version {record.policy.engine_version}; this executor has {ENGINE_VERSION}",
             )

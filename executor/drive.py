@@ -6,8 +6,8 @@ released when n is committed.
 - `feed` applies a fact and puts the entry into the outbox.
 - `turn` asks the engine for decisions, and queues entries and effects.
 - The executor's flush writes the outbox of every partition in one transaction; `committed` releases the effects.
-- The last entry is written together with status, results and the end of the assignment, or not at all: between
-  `RunCompleted` and the final records, nothing of the partition is written.
+- The last entry is written together with status, results (`outcome`) and the end of the assignment, or not at all:
+  `_close` queues these final records; between `RunCompleted` and them, nothing of the partition is written.
 - All methods run on the event loop, and none awaits between reading and changing the state. Waiting work (blobs)
   runs in a task and comes back with `feed` or `turn`.
 """

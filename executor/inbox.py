@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from executor.drive import PartitionDriver, PartitionId
     from executor.ownership import Ownership
-    from stepflow.store import Event, KeyValue
+    from stepflow.store import KeyValue, StoreEvent
 
 
 class Inbox:
@@ -30,7 +30,7 @@ class Inbox:
         for item in sorted(items, key=_arrival):
             self._deliver(item)
 
-    def changed(self, events: Sequence[Event]) -> None:
+    def changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._deliver(event.kv)

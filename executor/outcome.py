@@ -1,4 +1,10 @@
-"""The outcome of a partition for its final records: counts, status, and the result of every item."""
+"""The final records of a partition: `PartitionStatus` (status, counts) and `PartitionResults` (each item's result).
+
+A result or failure larger than its share of `RESULTS_INLINE_BYTES_MAX` becomes a blob or is cut.
+
+Not here: the write (`PartitionDriver._close`), and the status of a run, which readers compute from the statuses of its
+partitions (`control_plane.views`).
+"""
 
 from __future__ import annotations
 

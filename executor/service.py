@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from stepflow.errors import Deadline
+from stepflow.errors import DeadlineExceeded
 from stepflow.mesh.v1 import executor_pb2 as pb
 from stepflow.run.entries import failure_to_pb
 from stepflow.telemetry import get_logger
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from executor.executor import Executor
-    from stepflow.rpc.server import Server
+    from stepflow.rpc.server import RpcServer
     from stepflow.run.views import StepEvent
 
 log = get_logger(__name__)
@@ -51,7 +51,7 @@ class ExecutorService:
         self._readers: dict[str, list[_EventQueue]] = {}
         """By run. The executor has one listener for each followed run, which serves all its readers."""
 
-    def add_to(self, server: Server) -> None:
+    def add_to(self, server: RpcServer) -> None:
         """Register the service at a gRPC server."""
         server.add(pb.DESCRIPTOR.services_by_name["ExecutorService"], _register, self)
 
@@ -83,7 +83,7 @@ class ExecutorService:
             self._remove_reader(request.run_id, events)
 
     async def drain_executor(self, _request: pb.DrainExecutorRequest, _context: Any) -> pb.DrainExecutorResponse:
-        """Hand over all runs; return when none is left. Raises: Deadline DRAIN_TIMEOUT."""
+        """Hand over all runs; return when none is left. Raises: DeadlineExceeded DRAIN_TIMEOUT."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 handed_over = await self._executor.hand_over()
@@ -92,7 +92,7 @@ class ExecutorService:
                     handed_over += await self._executor.hand_over()
                 return pb.DrainExecutorResponse(handed_over=handed_over)
         except TimeoutError:
-            raise Deadline(
+            raise DeadlineExceeded(
                 "DRAIN_TIMEOUT", "some runs could not be handed over yet; drain the executor again"
             ) from None
 

@@ -1,6 +1,7 @@
 """An incarnation of an executor: its id, its lease, its fenced writer.
 
 - Every incarnation has a fresh id: a former incarnation is never mistaken for the current.
+- The lease is renewed by the session's `stepflow.store.lease.LeaseKeeper`.
 - However the session ends (the lease expires, the leader deletes the key, the writer is fenced), `on_lost` is called
   once. Nothing is called after `close`.
 """
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepflow.mesh.v1 import state_pb2
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 
 def fresh_id(name: str) -> str:
@@ -95,7 +96,7 @@ class Session:
         if not items:
             self._lost()
 
-    def _changed(self, events: Sequence[Event]) -> None:
+    def _changed(self, events: Sequence[StoreEvent]) -> None:
         if any(event.kind == "delete" for event in events):
             self._lost()
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from executor.drive import PartitionId
     from executor.ownership import Ownership
     from executor.session import CurrentSession
-    from stepflow.store import Event, KeyValue
+    from stepflow.store import KeyValue, StoreEvent
 
 log = get_logger(__name__)
 
@@ -59,7 +59,7 @@ class TakeOver:
         for item in items:
             self.take_assignment(item)
 
-    def changed(self, events: Sequence[Event]) -> None:
+    def changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self.take_assignment(event.kv)

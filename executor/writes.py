@@ -3,6 +3,8 @@
 - At most one flush is undecided at a time; meanwhile the next flush gathers.
 - A partition's write may need several parts (keys); each part requires the part before, so a journal has no gap.
 - After the end of a session, none of its commits releases an effect.
+
+Not here: what is written (`outbox`), and the final records of a partition (`PartitionDriver._close`).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def stepflow(*args: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 def time_server() -> Path:
-    """Return the MCP server of the second example, installed into a venv of its own if it is not there."""
+    """Return the MCP server of the second example; install it into a virtual environment if it is missing."""
     folder = ROOT / ".cache" / "servers" / "mcp-server-time"
     server = folder / "bin" / "mcp-server-time"
     if not server.exists():
@@ -51,7 +51,7 @@ def time_server() -> Path:
 
 
 def kill_and_resume(store: Path, ledger: Path) -> None:
-    """Start a run, kill it without warning after three executions, go on, and look at what was executed."""
+    """Start a run, kill it after three executions, resume it, and verify the executions."""
     flow = EXAMPLES / "durability" / "flow.yaml"
     env = {**os.environ, "LEDGER": str(ledger)}
     command = [str(STEPFLOW), "run", "--flow", str(flow), "--input-json", "{}", "--store", str(store)]
@@ -64,7 +64,7 @@ def kill_and_resume(store: Path, ledger: Path) -> None:
     before = executions(ledger)
     print(f"\nkill -9. Executed so far: {', '.join(before)}", flush=True)
     if len(before) != 3:
-        sys.exit("the run was over, or had not begun, when it was to be killed")
+        sys.exit("the run had ended, or had not started, before it could be killed")
     print()
     done = stepflow("resume", "--store", str(store), env={"LEDGER": str(ledger)})
     after = executions(ledger)
@@ -73,9 +73,9 @@ def kill_and_resume(store: Path, ledger: Path) -> None:
     repeated = [name for name in finished if sum(line.split()[0] == name for line in after) > 1]
     result = json.loads(done.stdout)
     if repeated or result["outcome"] != "success" or len(result["result"]) != 5:
-        sys.exit(f"executed again after the kill: {repeated}; result: {result}")
-    print(f"No finished step ran twice ({' and '.join(finished)} were finished).")
-    print(f"{before[-1].split()[0]} was cut off and ran again.")
+        sys.exit(f"repeated after the kill: {repeated}; result: {result}")
+    print(f"No completed step ran twice ({' and '.join(finished)} were completed).")
+    print(f"{before[-1].split()[0]} was in flight and ran again.")
 
 
 def executions(ledger: Path) -> list[str]:
@@ -94,9 +94,9 @@ def main() -> None:
             "run", "--flow", str(zones / "flow.yaml"), "--input", str(zones / "input.json"), "--store", str(store),
             env={"MCP_SERVER_TIME": str(time_server())},
         )  # fmt: skip
-        heading("3. A run that is killed in the middle goes on where it was (examples/durability)")
+        heading("3. A run that is killed in the middle continues where it was (examples/durability)")
         kill_and_resume(store, Path(folder) / "ledger.txt")
-    print("\nAll three did what they should.")
+    print("\nAll three examples passed.")
 
 
 if __name__ == "__main__":

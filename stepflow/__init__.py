@@ -1,4 +1,36 @@
-"""A durable AI-workflow engine: what the services and the command line share."""
+"""A durable AI-workflow engine: the engine, the command line, the client, the SDK, and code shared by the services.
+
+For users:
+- `cli/`: the `stepflow` command.
+- `client/`: the client of a mesh.
+- `component/`: the SDK for component authors.
+- `embedded/`: runs without a mesh, in one process.
+- `dev/`: a mesh of child processes, for `stepflow dev`.
+
+The engine:
+- `flow/`: the language of flows: parsing, checks, expressions.
+- `run/`: a run as a state machine.
+- `routing/`: from component paths to plugins.
+- `retry`: back-off, and the classes of failures.
+- `config/`: `stepflow-config.yml`.
+
+Storage:
+- `store/`: keys and values, leases, fenced writes, blobs; over etcd or SQLite.
+- `journal`: reads a run back from the store.
+
+Wire:
+- `rpc/`: gRPC servers and channels, errors as statuses, health, service processes.
+- `mesh/`, `etcd/`, `pull/`: messages generated from `proto/`.
+
+Tools:
+- `errors`: failures (data) and errors (exceptions), with their gRPC statuses.
+- `codec`: checked, compact JSON.
+- `ids`: ids of runs and sub-runs.
+- `telemetry`: logging.
+- `proxies`: proxies of outgoing connections.
+- `process_guard`: ends a process group with its supervisor.
+- `timer_heap`: instants by key, for many timers.
+"""
 
 from typing import TYPE_CHECKING, Any
 

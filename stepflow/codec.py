@@ -1,6 +1,6 @@
-"""JSON as it travels: compact UTF-8 text, checked once where it enters.
+"""JSON on the wire and in the journal: compact UTF-8 text, checked once on entry.
 
-Invariants of every JSON text that passed `compact`:
+Invariants of each text returned by `compact`:
 - one line, no insignificant white space (a newline spliced into a line protocol would inject a message);
 - members in the author's order, the last of equal names; integers exact at any size; doubles finite, in
   their shortest form with a fractional digit;
@@ -19,13 +19,13 @@ import msgspec
 from stepflow.errors import Invalid
 
 JSON_DEPTH_MAX = 256
-"""Nesting; far below what decoders bear, far above what people write."""
+"""Nesting; far below the limits of decoders, far above hand-written values."""
 
 INLINE_BYTES_MAX = 32 * 1024
-"""A larger value is put into the blob store and travels by its id."""
+"""Larger values are moved to the blob store and referenced by id."""
 
 PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
-"""No value above this passes any door."""
+"""Every API rejects larger payloads."""
 
 assert INLINE_BYTES_MAX * 4 < PAYLOAD_BYTES_MAX
 
@@ -33,11 +33,11 @@ encode = msgspec.json.encode
 """Encode a tree (it may hold `msgspec.Raw` leaves) as compact JSON."""
 
 decode = msgspec.json.decode
-"""Decode a JSON text that is known to be good."""
+"""Decode a JSON text that has been checked."""
 
 
 def compact(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
-    """Check a JSON text from outside and return its compact form.
+    """Check an untrusted JSON text and return its compact form.
 
     Raises:
         Invalid: not JSON, too large or too deep; `what` names it in the message.
@@ -46,7 +46,7 @@ def compact(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_
 
 
 def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BYTES_MAX) -> Any:
-    """Check a JSON text from outside and return its tree. Raises as `compact` does."""
+    """Check an untrusted JSON text and return its tree. Raises: as `compact`."""
     size = len(text)
     if size > bytes_max:
         raise Invalid(
@@ -58,6 +58,8 @@ def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BY
         raise Invalid("JSON_INVALID", f"{what} is not valid JSON: {error}") from None
     except RecursionError:
         raise _too_deep(what) from None
+
+    # Cheaper than a walk of every tree: only many brackets can nest deeply.
     opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
     if text.count(opening[0]) + text.count(opening[1]) > JSON_DEPTH_MAX:  # type: ignore[arg-type]  # bytes count bytes
         check_depth(tree, what)
@@ -65,7 +67,7 @@ def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BY
 
 
 def composed_problem(text: bytes) -> str | None:
-    """Say what is wrong with a text that was composed of good parts: together they may be too large or too deep."""
+    """Return the problem of a text composed of checked parts, too large or too deep in total; None if there is none."""
     if len(text) > PAYLOAD_BYTES_MAX:
         return f"it is {len(text):,} bytes; the limit is {PAYLOAD_BYTES_MAX:,}"
     if text.count(b"[") + text.count(b"{") > JSON_DEPTH_MAX:
@@ -97,15 +99,12 @@ def _too_deep(what: str, depth_max: int = JSON_DEPTH_MAX) -> Invalid:
 
 
 def blob_id(content: bytes) -> str:
-    """Return the id under which `content` is stored: its SHA-256, 64 lower-case hexadecimal digits."""
+    """Return the blob id of `content`: its SHA-256, 64 lower-case hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 class Json:
-    """A checked JSON text with its tree, decoded when first asked for.
-
-    The tree is shared: whoever reads it must not change it.
-    """
+    """A checked JSON text with its tree, decoded on first use. The tree is shared: do not change it."""
 
     __slots__ = ("_tree", "raw")
 

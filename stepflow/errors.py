@@ -1,25 +1,25 @@
-"""Failures (data) and errors (exceptions), the two ways in which something can go wrong.
+"""Failures (data) and errors (exceptions).
 
-A *failure* is an outcome of a step or an item: it is journaled, returned to whoever asked for the run,
-and never raised. Its codes are those of the StepFlow protocol.
+A *failure* is an outcome of a step or an item: journaled, returned to the run's caller, never raised. Its codes are
+those of the StepFlow protocol.
 
-An *error* is an exception of the mesh. Its class is a *family*, which says what the caller should do and
-fixes the gRPC status; its `reason` is for programs, its text for people. Nobody matches on text.
+An *error* is an exception of the mesh. Its class is a *family*, which tells the caller how to react and fixes the gRPC
+status (the class attribute `status`). Programs match on `reason`; the text is for people.
 
     StepflowError
-    ├── Invalid          fix the request
-    ├── NotFound         look elsewhere
-    ├── Exists           use the other one
-    ├── Refused          wait until someone changes something
-    ├── Conflict         start the larger step again (lease lost, stale placement)
-    ├── Overloaded       back off
-    ├── Unavailable      repeat the same call
-    ├── Deadline         assume neither outcome
-    ├── DataLoss         page a person
-    ├── Unauthenticated  bring a credential
-    └── Forbidden        bring another one
+    ├── Invalid             fix the request
+    ├── NotFound            look elsewhere
+    ├── AlreadyExists       use the existing object
+    ├── FailedPrecondition  change the state first
+    ├── Conflict            restart the larger operation (lease lost, stale assignment)
+    ├── Overloaded          back off
+    ├── Unavailable         repeat the same call
+    ├── DeadlineExceeded    assume neither outcome
+    ├── DataLoss            page an operator
+    ├── Unauthenticated     send a credential
+    └── Forbidden           send another credential
 
-Pure: imports nothing of ours and nothing heavy.
+Pure: imports only the standard library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import ClassVar
 
 
 class Code(IntEnum):
-    """Failure codes with their wire numbers; in JSON they appear by name."""
+    """Failure codes with their wire numbers. JSON has them by name."""
 
     UNSPECIFIED = 0
     TIMEOUT = 1
@@ -47,7 +47,7 @@ class Code(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed outcome. `data` is compact JSON text, empty when there are no details."""
+    """A failed outcome. `data` is compact JSON, empty without details."""
 
     code: Code
     message: str
@@ -55,13 +55,14 @@ class Failure:
 
 
 class StepflowError(Exception):
-    """Base of all errors of the mesh; never raised itself.
+    """Base of all errors of the mesh; only its subclasses are raised.
 
-    `reason` is an upper-case constant (`FLOW_INVALID`); `details` are the named facts behind the text
-    and never hold secrets or payloads.
+    `reason` is an upper-case constant (`FLOW_INVALID`). `details` are the named facts of the text, without secrets and
+    payloads.
     """
 
     status: ClassVar[str]
+    """Name of the gRPC status."""
 
     def __init__(self, reason: str, message: str, **details: object) -> None:
         super().__init__(message)
@@ -71,49 +72,49 @@ class StepflowError(Exception):
 
 
 class Invalid(StepflowError):
-    """The request can never succeed as it is."""
+    """The request can never succeed unchanged."""
 
     status = "INVALID_ARGUMENT"
 
 
 class NotFound(StepflowError):
-    """What was named does not exist."""
+    """The named object does not exist."""
 
     status = "NOT_FOUND"
 
 
-class Exists(StepflowError):
-    """The name is taken by something else."""
+class AlreadyExists(StepflowError):
+    """The name is taken by another object."""
 
     status = "ALREADY_EXISTS"
 
 
-class Refused(StepflowError):
-    """Not in this state; someone has to change something first."""
+class FailedPrecondition(StepflowError):
+    """Impossible in the present state, which must change first."""
 
     status = "FAILED_PRECONDITION"
 
 
 class Conflict(StepflowError):
-    """Somebody else was first: a lost lease, a stale placement."""
+    """A concurrent change was first: a lost lease, a stale assignment."""
 
     status = "ABORTED"
 
 
 class Overloaded(StepflowError):
-    """A limit is reached for now."""
+    """A limit is reached; retry later."""
 
     status = "RESOURCE_EXHAUSTED"
 
 
 class Unavailable(StepflowError):
-    """Not reachable for now; the same call may be repeated."""
+    """Temporarily unreachable; the same call may be repeated."""
 
     status = "UNAVAILABLE"
 
 
-class Deadline(StepflowError):
-    """Too late to know the outcome."""
+class DeadlineExceeded(StepflowError):
+    """The deadline passed before the outcome was known."""
 
     status = "DEADLINE_EXCEEDED"
 
@@ -131,6 +132,12 @@ class Unauthenticated(StepflowError):
 
 
 class Forbidden(StepflowError):
-    """The credential does not allow this."""
+    """The credential does not permit the request."""
 
     status = "PERMISSION_DENIED"
+
+
+Exists = AlreadyExists
+Refused = FailedPrecondition
+Deadline = DeadlineExceeded
+"""Former names, aliases of the same classes until 1.0."""

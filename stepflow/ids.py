@@ -1,4 +1,4 @@
-"""Run ids: UUIDv7, so that runs sort by their age; sub-runs have UUIDv5s derived from their place."""
+"""Run ids: UUIDv7, so that runs sort by age. Sub-runs have UUIDv5s derived from their position in the root run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from stepflow.errors import Invalid
 
 
 def new_run_id() -> str:
-    """Return a fresh UUIDv7 (RFC 9562): 48 bits of milliseconds, then version, variant and 74 random bits."""
+    """Return a new UUIDv7 (RFC 9562): 48 bits of milliseconds, then version, variant and 74 random bits."""
     millis = time.time_ns() // 1_000_000
     value = (millis & (2**48 - 1)) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
     return str(UUID(int=value))
 
 
 def parse_run_id(text: str) -> str:
-    """Return a run id in its normal spelling. Raises: Invalid."""
+    """Return a run id in canonical form. Raises: Invalid `RUN_ID_INVALID`."""
     return parse_uuid(text, "RUN_ID_INVALID", "run id")
 
 
 def parse_uuid(text: str, reason: str, what: str) -> str:
-    """Return a UUID in its normal spelling. Raises: Invalid, of that reason."""
+    """Return a UUID in canonical form. Raises: Invalid with `reason`; `what` names the id in its text."""
     try:
         return str(UUID(text))
     except ValueError:

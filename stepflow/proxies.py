@@ -1,13 +1,13 @@
-"""Which proxy an outgoing connection takes. Every client of ours asks here, so that one rule holds for all of them.
+"""The proxy of an outgoing connection: one rule for all clients.
 
-- Between the parts of a mesh (control planes, executors, hosts, etcd): none, whatever the environment says.
-- To this machine's own addresses: none.
-- To anything else: the one that the environment names, less the hosts in `no_proxy`.
+- Between the parts of a mesh (control planes, executors, hosts, etcd): none, regardless of the environment.
+- To loopback addresses: none.
+- To other addresses: the proxy named by the environment, except for the hosts in `no_proxy`.
 
 Errors name the proxy and its variable, never its user or password. gRPC clients read other variables than HTTP clients,
-so `grpc_proxy_for` stands beside `proxy_for`.
+hence `grpc_proxy_for` and `proxy_for`.
 
-Not here: SOCKS, for which the HTTP clients have no support, and settings outside of the environment.
+Not here: SOCKS, which the HTTP clients do not support, and settings outside of the environment.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LOOPBACK = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1")
-"""This machine's own addresses, as `no_proxy` has them. Not every reader knows networks."""
+"""Loopback addresses, in the syntax of `no_proxy`. Some readers do not support networks."""
 
 GATEWAY_STATUSES = frozenset({407, 502, 503, 504})
-"""HTTP statuses with which a proxy answers in the place of a server that it cannot reach."""
+"""HTTP statuses of a proxy that cannot reach the server."""
 
 DIRECT = ("grpc.enable_http_proxy", 0)
-"""The channel option for connections between parts of a mesh: gRPC reads `http_proxy` by itself otherwise."""
+"""Channel option between parts of a mesh; without it, gRPC uses `http_proxy`."""
 
 _PORTS = {"http": 80, "https": 443}
 
 _GRPC_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""What gRPC reads, in its order; it knows no upper case and no `all_proxy`."""
+"""Variables read by gRPC, in its order; it ignores upper case and `all_proxy`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that the environment names. As text it has no credentials."""
+    """A proxy named by the environment. Its text omits the credentials."""
 
     url: str = field(repr=False)
     variable: str
@@ -63,12 +63,12 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def named_proxy(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy for an `http` or `https` URL, of any kind: for clients that read the environment themselves."""
+    """Return the proxy, of any scheme, for an `http` or `https` URL, for clients that read the environment."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
     except ValueError:
-        return None  # the client will say so
+        return None  # the client reports the invalid URL
     variable = f"{parts.scheme}_proxy"
     proxy = _first((variable, variable.upper()), environ)
     if proxy is None and not any(name in environ for name in (variable, variable.upper())):
@@ -79,7 +79,7 @@ def named_proxy(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def grpc_proxy_for(target: str, environ: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy for a gRPC target of a client outside of the mesh. gRPC can use `http://` proxies only."""
+    """Return the proxy for a gRPC target outside of the mesh. gRPC supports `http://` proxies only."""
     if target.startswith(("unix:", "unix-abstract:", "vsock:")):
         return None
     host, port = _host_and_port(target)
@@ -91,12 +91,12 @@ def grpc_proxy_for(target: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def grpc_options(proxy: Proxy | None) -> Sequence[tuple[str, Any]]:
-    """Return the channel options that make gRPC use this proxy, or none."""
+    """Return the channel options that select `proxy`, or no proxy."""
     return (DIRECT,) if proxy is None else (("grpc.http_proxy", proxy.url),)
 
 
 def through(proxy: Proxy | None) -> str:
-    """Return what an error says of the way to a server; empty without a proxy."""
+    """Return the part of an error text that names the proxy; empty without a proxy."""
     if proxy is None:
         return ""
     return f" through the proxy {proxy} that `{proxy.variable}` names (`no_proxy` excepts hosts)"
@@ -112,21 +112,21 @@ def is_local(host: str) -> bool:
 
 
 def no_proxy_with_loopback(environ: Mapping[str, str]) -> str:
-    """Return a value of `no_proxy` that excepts this machine beside the hosts that the environment excepts.
+    """Return a value of `no_proxy` that adds loopback to the exceptions of the environment.
 
-    For programs and libraries that read the environment by themselves.
+    For programs and libraries that read the environment themselves.
     """
     return ",".join([*_exceptions(("no_proxy", "NO_PROXY"), environ), *LOOPBACK])
 
 
 def no_grpc_proxy_with_loopback(environ: Mapping[str, str]) -> str:
-    """Return the same as a value of `no_grpc_proxy`, in place of which gRPC reads no other variable."""
+    """Return the like value of `no_grpc_proxy`. When it is set, gRPC ignores `no_proxy`."""
     names = [environ[name] for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY") if environ.get(name)]
     return ",".join([*names, *LOOPBACK])
 
 
 def _first(variables: Sequence[str], environ: Mapping[str, str]) -> Proxy | None:
-    """Return what the first variable that is set names; set to nothing, it names none."""
+    """Return the proxy of the first variable that is set; None if that variable is empty."""
     for variable in variables:
         if variable in environ:
             url = environ[variable].strip()

@@ -1,11 +1,12 @@
-"""When a failed attempt is tried again, and after how long.
+"""Delays of retries, and the budget that pays for the retry of each failure code.
 
-Owns the back-off of `retry.backoff` in the configuration and of `onError.backoff` in a flow, and which failure
-codes are retried from which budget. Promises:
-- the same run, step and attempt always wait equally long (the jitter is a hash, not chance), so a replay agrees;
-- a delay is never below what the back-off says, at most `JITTER_MAX` above it, and fits `DELAY_MS_MAX` without jitter.
+Owns the back-off of `retry.backoff` in the configuration and of `onError.backoff` in a flow: its form in documents and
+messages, and the delay of attempt k (`delay_ms`). `doubling` gives the pauses of reconnects and restarts.
 
-Pure. The budgets are counted elsewhere, from the journal.
+- The delay is a function of run, step and attempt (the jitter is a hash), so a replay agrees.
+- A delay is the back-off's, plus a share of at most `JITTER_MAX`; without jitter it fits `DELAY_MS_MAX`.
+
+Pure. Not here: the choice to retry a step and the count of its budgets (`stepflow.run.settle`).
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 BackoffKind = Literal["constant", "exponential", "fibonacci"]
 
 JITTER_MAX = 0.2
-"""Share of the delay that is added at most: steps that failed together do not return together."""
+"""Largest share added to a delay, so that steps that failed together do not retry together."""
 
 DELAY_MS_MAX = 2**32 - 1
-"""What `retry_pb2.Backoff` can hold, 49 days."""
+"""Limit of `retry_pb2.Backoff`, 49 days."""
 
 FACTOR_MAX = 1000.0
-"""A larger factor is a typing error; every back-off reaches its maximum long before."""
+"""Larger factors are typing errors: every back-off reaches its maximum long before."""
 
 
 def doubling(first_s: float, last_s: float) -> Iterator[float]:
@@ -47,12 +48,12 @@ def doubling(first_s: float, last_s: float) -> Iterator[float]:
 
 
 class RetryClass(Enum):
-    """From which budget a failure may be retried."""
+    """The budget for the retry of a failure."""
 
     TRANSPORT = "transport"
-    """The call did not arrive or got lost: retried by itself, `retry.transportMaxRetries` times."""
+    """The call was lost: retried automatically, `retry.transportMaxRetries` times."""
     COMPONENT = "component"
-    """The component said no: retried when the step's `onError` asks for it."""
+    """The component failed: retried if the step's `onError` asks for it."""
     NEVER = "never"
 
 
@@ -65,13 +66,13 @@ _CLASSES = {
 
 
 def retry_class(code: Code) -> RetryClass:
-    """Say from which budget a failure with this code may be retried."""
+    """Return the budget for a failure with this code."""
     return _CLASSES.get(code, RetryClass.NEVER)
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Delays before retries. `constant` uses `min_delay_ms` alone, `fibonacci` has no use for `factor`."""
+    """Delays before retries. `constant` uses `min_delay_ms` alone; only `exponential` uses `factor`."""
 
     kind: BackoffKind = "fibonacci"
     min_delay_ms: int = 1_000
@@ -89,7 +90,7 @@ DEFAULT_BACKOFF = Backoff()
 
 
 def base_delay_ms(backoff: Backoff, k: int) -> int:
-    """Return the delay before retry `k` (from 1), without jitter."""
+    """Return the delay before retry `k` (1-based), without jitter."""
     assert k >= 1
     if backoff.kind == "constant":
         return backoff.min_delay_ms
@@ -99,7 +100,7 @@ def base_delay_ms(backoff: Backoff, k: int) -> int:
 
 
 def delay_ms(backoff: Backoff, k: int, seed: str) -> int:
-    """Return the delay before retry `k` (from 1) with its jitter, which follows from `seed` alone.
+    """Return the delay before retry `k` (1-based), with a jitter determined by `seed`.
 
     `seed` names the run, the step execution and the attempt.
     """
@@ -123,12 +124,10 @@ def _fibonacci(backoff: Backoff, k: int) -> int:
     current, following = 1, 1
     for _ in range(k - 1):
         if backoff.min_delay_ms * current >= backoff.max_delay_ms:
-            break  # only grows from here
+            break  # the sequence only grows
         current, following = following, current + following
     return min(backoff.min_delay_ms * current, backoff.max_delay_ms)
 
-
-# --- as written in a configuration or a flow ---------------------------------------------------------------
 
 BACKOFF_MEMBERS: Mapping[str, frozenset[str]] = {
     "constant": frozenset(("type", "delayMs")),
@@ -145,17 +144,19 @@ def backoff_from_tree(tree: Any) -> Backoff:
 
     Raises:
         Invalid: BACKOFF_INVALID; `details["field"]` is the member at fault (empty: the whole), and
-            `details["problem"]` what is wrong with it, for those who name the place themselves.
+            `details["problem"]` the problem without the location, for callers that add their own.
     """
     if not isinstance(tree, dict):
         raise _invalid("", f"must be an object with a `type`, not {_kind_of(tree)}")
     kind = tree.get("type")
     if not isinstance(kind, str) or kind not in BACKOFF_MEMBERS:
         raise _invalid("type", "must be one of `constant`, `exponential`, `fibonacci`")
+
     members = BACKOFF_MEMBERS[kind]
     for name in tree:
         if name not in members:
             raise _invalid(str(name), f"is not a member of a {kind} back-off, which has {_listing(members)}")
+
     if kind == "constant":
         delay = _delay(tree, "delayMs", 1_000)
         return Backoff("constant", delay, delay)
@@ -167,7 +168,7 @@ def backoff_from_tree(tree: Any) -> Backoff:
 
 
 def backoff_to_tree(backoff: Backoff) -> dict[str, Any]:
-    """Write a back-off as `backoff_from_tree` reads it."""
+    """Return the tree from which `backoff_from_tree` reads this back-off."""
     if backoff.kind == "constant":
         return {"type": "constant", "delayMs": backoff.min_delay_ms}
     tree: dict[str, Any] = {
@@ -213,11 +214,8 @@ def _kind_of(tree: Any) -> str:
     return {bool: "a boolean", str: "a string", list: "a list"}.get(type(tree), "a number")
 
 
-# --- as stored with a run --------------------------------------------------------------------------------
-
-
 def backoff_to_proto(backoff: Backoff) -> retry_pb2.Backoff:
-    """Return the message that a run's policy keeps."""
+    """Return the message stored in a run's policy."""
     from stepflow.mesh.v1 import retry_pb2
 
     return retry_pb2.Backoff(
@@ -232,7 +230,7 @@ def backoff_from_proto(message: retry_pb2.Backoff) -> Backoff:
     """Read a back-off of a run's policy or of a request; an unset one (kind unspecified) is the default.
 
     Raises:
-        Invalid: BACKOFF_INVALID, a kind or factor that this version does not know.
+        Invalid: BACKOFF_INVALID, a kind or factor unknown to this version.
     """
     if message.kind == message.KIND_UNSPECIFIED:
         return DEFAULT_BACKOFF
@@ -241,9 +239,11 @@ def backoff_from_proto(message: retry_pb2.Backoff) -> Backoff:
         message.KIND_EXPONENTIAL: "exponential",
         message.KIND_FIBONACCI: "fibonacci",
     }
+
     kind = kinds.get(message.kind)
     if kind is None:
         raise _invalid("kind", f"is {message.kind}, which this version does not know")
+
     factor = message.factor or DEFAULT_BACKOFF.factor
     if not math.isfinite(factor) or not 1 <= factor <= FACTOR_MAX:
         raise _invalid("factor", f"must be a number from 1 to {FACTOR_MAX:g}")

@@ -1,12 +1,12 @@
 """Logging: constant messages with named fields, for people (text) or programs (JSON).
 
-Owns the level, the destination and the format, process-wide; they are set once, at start, by `configure`.
+Owns level, destination and format, process-wide. `configure` sets them once, at start.
 
-- A logger costs one comparison where its level is off. structlog is imported when the first record is written, because
-  it takes 150 ms or more to import and most commands of the command line write none.
-- No secret leaves: fields whose names look secret, bearer tokens and passwords in URLs become `[REDACTED]`. Payloads
-  are the caller's duty (never log one); a long text is cut, so that a mistake stays small.
-- Records of libraries (stdlib `logging`) take the same way out.
+- A disabled level costs one comparison. structlog is imported with the first record: the import takes 150 ms or more,
+  and most commands log nothing.
+- Fields with secret-looking names, bearer tokens and passwords in URLs become `[REDACTED]`. Callers must not log
+  payloads; long texts are cut to limit the damage.
+- Records of libraries (stdlib `logging`) use the same output.
 - A record that cannot be written is dropped: logging never fails its caller.
 
 Not here: metrics and traces; output for people at a terminal (`stepflow.cli.console`).
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-"""Names of the levels with the numbers that stdlib `logging` gives them."""
+"""Level names with their numbers in stdlib `logging`."""
 
 FORMATS = ("text", "json")
 
 TEXT_CHARS_MAX = 2_000
-"""A longer text in a field is cut: enough for the tail of a server's stderr, too short for a payload."""
+"""Limit of a text field: enough for the tail of a server's stderr, too short for a payload."""
 
 TRACEBACK_CHARS_MAX = 20_000
-"""Tracebacks are the exception: their end says what happened."""
+"""Limit of a traceback, whose end names the error."""
 
 DEFECT_FRAMES_MAX = 4
 """Innermost frames that `log_defect` shows."""
 
 DEPTH_MAX = 8
-"""Fields are searched for secrets this deep; what lies deeper is left out whole."""
+"""Depth of the search for secrets; deeper values are omitted."""
 
 REDACTED = "[REDACTED]"
 
 
 class _Sink:
-    """Where records go. One per process; `configure` changes it in place, so that loggers made earlier follow."""
+    """The output of a process. `configure` changes it in place, so that existing loggers follow."""
 
     __slots__ = ("file", "format", "level", "opened", "writer")
 
@@ -54,9 +54,9 @@ class _Sink:
         self.level = LEVELS["warning"]
         self.format = "text"
         self.file: TextIO | None = None
-        """None is the stderr of the moment."""
+        """None: the current stderr."""
         self.opened: TextIO | None = None
-        """The file that `configure` opened itself, and closes when it is called again."""
+        """The file opened by `configure`, closed by its next call."""
         self.writer: Any = None
 
 
@@ -64,7 +64,7 @@ _sink = _Sink()
 
 
 def configure(level: str = "warning", destination: TextIO | Path | None = None, format: str = "text") -> None:
-    """Set up logging for this process; may be repeated, the last call holds.
+    """Set up logging for this process; the last call wins.
 
     `destination` is an open text stream or a file to append to; without one, records go to stderr.
 
@@ -78,9 +78,10 @@ def configure(level: str = "warning", destination: TextIO | Path | None = None, 
     opened = None if destination is None or hasattr(destination, "write") else _open(destination)
     if _sink.opened is not None:
         _sink.opened.close()
+
     _sink.level = LEVELS[level]
     _sink.format = format
-    _sink.file = opened or destination  # type: ignore[assignment]  # a path has become the opened file
+    _sink.file = opened or destination  # type: ignore[assignment]  # a path was replaced by its opened file
     _sink.opened = opened
     _sink.writer = None
     _take_over_stdlib(_sink.level)
@@ -94,12 +95,12 @@ def _open(path: Path) -> TextIO:
 
 
 def is_enabled(level: str) -> bool:
-    """Say whether records of this level are written."""
+    """Return True if records of this level are written."""
     return LEVELS[level] >= _sink.level
 
 
 class Logger:
-    """Writes records under a name. Cheap to make and to keep; fields given to `bind` go with each record."""
+    """Writes records under a name. Cheap to create and to keep. Each record has the fields given to `bind`."""
 
     __slots__ = ("_fields", "name")
 
@@ -108,7 +109,7 @@ class Logger:
         self._fields: Mapping[str, object] = fields or {}
 
     def bind(self, **fields: object) -> Logger:
-        """Return a logger that adds these fields to each record."""
+        """Return a logger that adds `fields` to each record."""
         return Logger(self.name, {**self._fields, **fields})
 
     def debug(self, message: str, **fields: object) -> None:
@@ -127,7 +128,7 @@ class Logger:
         _emit("error", self.name, message, {**self._fields, **fields})
 
     def exception(self, message: str, **fields: object) -> None:
-        """Write an error with the traceback of the exception that is being handled."""
+        """Write an error with the traceback of the current exception."""
         _emit("error", self.name, message, {**self._fields, **fields, "exc_info": True})
 
 
@@ -144,7 +145,7 @@ def log_defect(log: Logger, message: str, error: BaseException, **fields: object
 
 
 def get_logger(name: str) -> Logger:
-    """Return a logger; `name` says which part of the mesh speaks (`executor`, `backend.mcp`)."""
+    """Return a logger. `name` is the part of the mesh, such as `executor` or `backend.mcp`."""
     return Logger(name)
 
 
@@ -172,7 +173,7 @@ def _build_writer() -> Any:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,  # before the search for secrets: a traceback may quote one
+            structlog.processors.format_exc_info,  # before `redact_secrets`: a traceback may quote a secret
             redact_secrets,
             renderer,
         ],
@@ -180,8 +181,6 @@ def _build_writer() -> Any:
         cache_logger_on_first_use=True,
     )
 
-
-# --- secrets -----------------------------------------------------------------------------------------------------
 
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:passwords?|passwd|passphrase|secrets?|tokens?|api_?keys?|access_?keys?|private_?keys?|credentials?"
@@ -195,12 +194,12 @@ _SECRET_TEXT = (
 
 
 def is_secret_name(name: str) -> bool:
-    """Say whether a field of this name should not be shown (`api_key`, `accessToken`, `DB-PASSWORD`)."""
+    """Return True if a field of this name must not be shown (`api_key`, `accessToken`, `DB-PASSWORD`)."""
     return _SECRET_NAME.search(_WORD_START.sub("_", name).lower()) is not None
 
 
 def redact(value: Any, depth: int = 0) -> Any:
-    """Return a copy of a tree that is fit for a log.
+    """Return a copy of a tree without secrets, for logs.
 
     Members with secret-looking names are replaced unless they are numbers, booleans or null (a fencing token, a count
     of tokens); texts lose bearer tokens and URL passwords, and are cut.
@@ -225,7 +224,7 @@ def _redact_member(name: str, value: Any, depth: int) -> Any:
 
 
 def _redact_text(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
-    # Cut before searching, so that a payload that strayed in here costs little; generously, for a token across the cut.
+    # Cut first, so that a stray payload costs little, and at twice the limit, for a token across the final cut.
     shown = text[: chars_max * 2]
     for pattern, replacement in _SECRET_TEXT:
         shown = pattern.sub(replacement, shown)
@@ -244,11 +243,8 @@ def redact_secrets(logger: Any, method: str, record: MutableMapping[str, Any]) -
     return record
 
 
-# --- libraries ---------------------------------------------------------------------------------------------------
-
-
 class _Bridge(logging.Handler):
-    """Hands the records of libraries to our writer."""
+    """Hands the records of libraries to the writer."""
 
     def emit(self, record: logging.LogRecord) -> None:
         number = record.levelno
@@ -268,7 +264,7 @@ def _take_over_stdlib(level: int) -> None:
     root = logging.getLogger()
     if _bridge not in root.handlers:
         root.addHandler(_bridge)
-    # Libraries talk more than we do: their information is our debug.
+    # Libraries log more: their `info` counts as `debug`.
     root.setLevel(level if level <= LEVELS["debug"] else max(level, LEVELS["warning"]))
-    # Its debug records quote the headers of every response, cookies and tokens included.
+    # Debug records of httpcore quote the headers of every response, cookies and tokens included.
     logging.getLogger("httpcore").setLevel(LEVELS["info"])

@@ -1,7 +1,7 @@
 """What the project promises, in the words that users read, and the tests that prove each promise.
 
-The page `docs/explanation/guarantees.md` is this script's output. Promises in
-other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
+`docs/explanation/guarantees.md` is generated: `python tests/guarantees.py > docs/explanation/guarantees.md`.
+Promises in other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
 `tests/unit/test_guarantees.py` checks all of that. A test is written as `file::test`, the file below `tests/`.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PAGE_HEAD = """# What it promises
+PAGE_HEAD = """# Guarantees
 
-Each sentence is proved by tests, which run with `make test`. Where it is about processes, they are killed,
-stopped and cut off for real, over a real etcd, and what was executed is read from a ledger that the component server
-keeps. The list, with the tests, is kept in `tests/guarantees.py`.
+Tests prove each sentence; `make test` runs them. Tests about processes kill, stop and cut off real processes over a
+real etcd, and read the executions from a ledger that the component server keeps. `tests/guarantees.py` lists the tests
+of each sentence.
 """
 
 
@@ -29,7 +29,7 @@ class Promise:
 RESULTS = (
     Promise(
         "recorded-first",
-        "Every result goes into a journal before anything follows from it.",
+        "Every result is journaled before anything follows from it.",
         (
             "mesh/recovery/test_executor.py::test_nothing_is_dispatched_before_its_cause_is_durable",
             "contract/test_sqlite.py::test_after_a_sigkill_everything_confirmed_is_there_and_transactions_are_whole",
@@ -37,7 +37,7 @@ RESULTS = (
     ),
     Promise(
         "never-again",
-        "A step whose result is in the journal is never executed again.",
+        "A step with a journaled result never runs again.",
         (
             "chaos/test_matrix.py::test_200_runs_of_two_executors_end_right_when_one_is_killed",
             "mesh/recovery/test_kill_everywhere.py::test_a_run_killed_at_any_journal_position_ends_as_if_nothing_had_happened",
@@ -46,7 +46,7 @@ RESULTS = (
     ),
     Promise(
         "exactly-once",
-        "A journaled result is exactly once.",
+        "Each step has exactly one journaled result.",
         (
             "contract/test_writer.py::test_under_any_faults_each_write_happens_once_and_in_order",
             "contract/test_writer.py::test_an_undecided_transaction_is_sent_again_byte_for_byte_and_written_once",
@@ -54,7 +54,7 @@ RESULTS = (
     ),
     Promise(
         "at-least-once",
-        "To a component, delivery is at least once, and it can recognise a repeat by its idempotency key.",
+        "Delivery to a component is at least once; the idempotency key identifies a repeat.",
         (
             "mesh/api/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
             "mesh/bridges/test_sdk_behind_host.py::test_the_facts_of_a_call_reach_the_component",
@@ -63,7 +63,7 @@ RESULTS = (
     ),
     Promise(
         "replay",
-        "Wherever a run is interrupted, it ends with the result that it would have had.",
+        "An interrupted run ends with the same result as an uninterrupted one.",
         (
             "unit/run/test_engine.py::test_every_prefix_of_a_journal_leads_to_the_same_result",
             "unit/run/test_engine.py::test_neither_order_nor_crashes_change_the_result",
@@ -71,17 +71,17 @@ RESULTS = (
     ),
     Promise(
         "retries-survive",
-        "Retries are counted in the journal: no crash gives a step more of them.",
+        "Retries are counted in the journal: a crash grants no extra ones.",
         ("unit/run/test_engine.py::test_retry_budgets_survive_the_owner",),
     ),
     Promise(
         "lost-calls",
-        "A call that was lost is made again before a default applies.",
+        "A lost call is retried before a default applies.",
         ("unit/run/test_engine.py::test_a_lost_call_is_retried_before_a_default_applies",),
     ),
     Promise(
         "one-run",
-        "The same submission under the same run id makes one run, however often it is sent.",
+        "Submissions are idempotent: the same submission under the same run id makes one run.",
         (
             "mesh/api/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
             "mesh/api/test_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
@@ -89,7 +89,7 @@ RESULTS = (
     ),
     Promise(
         "cancel-or-complete",
-        "A run that is cancelled while it ends has one outcome, and a cancel after its end changes nothing.",
+        "A run that is cancelled while it ends has one outcome; a cancel after the end changes nothing.",
         (
             "mesh/recovery/test_promises.py::test_completion_and_cancel_race_to_exactly_one_outcome",
             "mesh/recovery/test_under_pressure.py::test_a_cancel_after_the_end_creates_nothing",
@@ -97,7 +97,7 @@ RESULTS = (
     ),
     Promise(
         "events",
-        "Whoever follows a run and is cut off goes on where it was: no durable event is missed or repeated.",
+        "A watcher that loses its connection continues where it was: no durable event is missed or repeated.",
         (
             "mesh/api/test_watch.py::test_a_cut_connection_loses_no_event_and_repeats_none",
             "mesh/api/test_watch.py::test_every_position_of_a_history_is_a_place_to_go_on_from",
@@ -108,7 +108,7 @@ RESULTS = (
 DEATHS = (
     Promise(
         "calls-outlive",
-        "A call in flight outlives the executor that made it: the next owner joins it and does not make it again.",
+        "A call in flight outlives its executor: the next owner joins it instead of repeating it.",
         (
             "mesh/api/test_services.py::test_a_call_in_flight_when_its_executor_is_killed_is_joined_and_not_made_again",
             "mesh/recovery/test_take_over.py::test_a_held_result_reaches_the_next_owner_although_nobody_listened_when_it_came",
@@ -116,7 +116,7 @@ DEATHS = (
     ),
     Promise(
         "fenced",
-        "An executor that has lost its session writes nothing more, however late its writes arrive.",
+        "An executor that has lost its session is fenced: its late writes are rejected.",
         (
             "chaos/test_matrix.py::test_an_executor_that_was_stopped_beyond_its_lease_writes_nothing_late_and_comes_back_as_another",
             "contract/test_writer.py::test_a_transaction_that_arrives_after_the_loss_changes_nothing",
@@ -125,7 +125,7 @@ DEATHS = (
     ),
     Promise(
         "fast-take-over",
-        "The death of an executor process is noticed at once, not when its lease runs out.",
+        "The death of an executor process is detected at once, before its lease expires.",
         (
             "mesh/api/test_services.py::test_the_session_of_a_killed_executor_is_gone_long_before_its_lease_runs_out",
             "mesh/recovery/test_liveness.py::test_the_session_of_an_executor_whose_address_refuses_connections_is_deleted",
@@ -133,7 +133,7 @@ DEATHS = (
     ),
     Promise(
         "take-over-again",
-        "Runs that move to an executor which dies, too, move on.",
+        "Runs that move to an executor which also dies move to the next one.",
         (
             "mesh/recovery/test_worst_moments.py::test_runs_that_move_to_an_executor_which_dies_before_it_takes_them_up_move_on",
             "mesh/api/test_services.py::test_runs_that_nobody_can_take_over_wait_for_the_first_executor_that_comes",
@@ -141,7 +141,7 @@ DEATHS = (
     ),
     Promise(
         "handed-over",
-        "An executor that is asked to end hands its runs over, and no attempt is lost.",
+        "An executor that is asked to stop hands its runs over without losing an attempt.",
         (
             "mesh/api/test_services.py::test_an_executor_that_is_asked_to_end_hands_its_runs_over_without_losing_an_attempt",
             "chaos/test_matrix.py::test_a_rolling_restart_of_three_executors_loses_no_attempt_and_waits_for_no_lease",
@@ -149,7 +149,7 @@ DEATHS = (
     ),
     Promise(
         "poison",
-        "A run that kills its executors as they go on with it meets five of them and no more; no other run is lost.",
+        "A run that crashes its executor is abandoned after five crashes in a row; no other run is lost.",
         (
             "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
             "mesh/recovery/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
@@ -157,7 +157,7 @@ DEATHS = (
     ),
     Promise(
         "host-death",
-        "The calls of a host that died are made on another one, under the same key.",
+        "Calls of a dead host are retried on another host, under the same key.",
         (
             "chaos/test_matrix.py::test_the_calls_of_a_killed_host_or_component_server_are_made_again_and_no_others",
             "mesh/api/test_services.py::test_the_calls_of_a_killed_host_are_made_again_on_another_one_with_the_next_attempt",
@@ -166,7 +166,7 @@ DEATHS = (
     ),
     Promise(
         "blip",
-        "A stream that breaks costs no attempt: calls go on, and are joined when it is back.",
+        "A broken stream costs no attempt: calls continue, and are joined after the reconnect.",
         (
             "mesh/recovery/test_links.py::test_calls_go_on_when_the_stream_is_cut_and_are_joined_when_it_is_back",
             "mesh/recovery/test_links.py::test_after_a_lost_acknowledgement_the_next_attempt_is_really_executed",
@@ -174,7 +174,7 @@ DEATHS = (
     ),
     Promise(
         "server-crash",
-        "A component server that crashes fails its calls in flight and nothing else, and is started again.",
+        "A crash of a component server fails its calls in flight and nothing else; the server is restarted.",
         (
             "mesh/bridges/test_stepflow_stdio.py::test_a_crash_fails_the_call_as_unreachable_and_the_server_comes_back",
             "mesh/bridges/test_mcp_stdio.py::test_a_repeated_call_succeeds_after_the_server_crashed_once",
@@ -182,7 +182,7 @@ DEATHS = (
     ),
     Promise(
         "leader-death",
-        "Runs go on when the leading control plane dies, and clients go on at another one.",
+        "Runs continue when the leading control plane dies, and clients fail over to another one.",
         (
             "chaos/test_matrix.py::test_when_the_leading_control_plane_is_killed_runs_go_on_and_another_one_leads",
             "mesh/api/test_process.py::test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_killed",
@@ -196,17 +196,17 @@ DEATHS = (
     ),
     Promise(
         "no-control-plane",
-        "While no control plane is there, runs go on, and no executor loses its session.",
+        "While no control plane runs, runs continue, and no executor loses its session.",
         ("chaos/test_matrix.py::test_runs_go_on_and_no_session_ends_while_all_control_planes_are_down",),
     ),
     Promise(
         "etcd-member",
-        "A member of etcd that dies delays runs and changes nothing else.",
+        "The death of an etcd member delays runs and has no other effect.",
         ("chaos/test_matrix.py::test_a_killed_member_of_etcd_delays_runs_and_changes_nothing_else",),
     ),
     Promise(
         "etcd-down",
-        "While etcd is down nothing is lost, and nothing that was journaled is done again when it is back.",
+        "An etcd outage loses nothing, and no journaled work is repeated after it.",
         (
             "chaos/test_matrix.py::test_nothing_is_lost_or_repeated_when_etcd_was_down",
             "mesh/etcd/test_faults.py::test_a_killed_etcd_that_returns_has_lost_and_repeated_nothing",
@@ -214,7 +214,7 @@ DEATHS = (
     ),
     Promise(
         "etcd-full",
-        "A nearly full etcd takes no new runs, so that running ones can end; all go on when a full one has room again.",
+        "A nearly full etcd accepts no new runs, so that running ones can end; all continue when it has room again.",
         (
             "mesh/recovery/test_worst_moments.py::"
             "test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_when_there_is_room",
@@ -223,7 +223,7 @@ DEATHS = (
     ),
     Promise(
         "watches",
-        "What a watch of etcd has missed, deletions too, is made up for by a list.",
+        "Events that a watch of etcd missed, deletions included, are recovered by a list.",
         (
             "mesh/etcd/test_faults.py::test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch",
             "mesh/etcd/test_faults.py::test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once",
@@ -231,7 +231,7 @@ DEATHS = (
     ),
     Promise(
         "blobs-down",
-        "A call that needs the blob store while it is down is made again, and counts as lost, not as failed.",
+        "A call that needs the blob store while it is down counts as lost, not as failed, and is retried.",
         (
             "unit/component_host/test_host.py::test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried",
         ),
@@ -241,7 +241,7 @@ DEATHS = (
 BOUNDS = (
     Promise(
         "no-deadlock",
-        "A parent never holds the place that its child needs: components may evaluate flows that call them again.",
+        "A parent never holds the slot that its child needs: components may evaluate flows that call them again.",
         (
             "mesh/recovery/test_under_pressure.py::"
             "test_a_hundred_parents_wait_for_a_hundred_children_on_a_host_for_a_hundred_calls",
@@ -253,7 +253,7 @@ BOUNDS = (
     ),
     Promise(
         "window",
-        "A run never has more calls in flight than its window, over all items and sub-runs.",
+        "A run never has more calls in flight than its concurrency window, items and sub-runs included.",
         (
             "unit/run/test_engine.py::test_the_window_spans_all_items_and_sub_runs",
             "mesh/api/test_control_plane.py::test_a_batch_keeps_its_window_over_all_partitions",
@@ -261,7 +261,7 @@ BOUNDS = (
     ),
     Promise(
         "capacity",
-        "A host gets no more calls than it takes; the others wait where they can be moved.",
+        "A host gets no more calls than its capacity; further calls wait in their executor, where they can move.",
         (
             "mesh/recovery/test_links.py::test_what_has_no_credit_waits_in_the_executor",
             "unit/component_host/test_credits.py::test_never_more_calls_than_the_capacity_are_in_flight_and_all_are_made",
@@ -269,7 +269,7 @@ BOUNDS = (
     ),
     Promise(
         "frames",
-        "However much is ready at once, it reaches its host.",
+        "Any number of calls that are ready at once reach their host.",
         (
             "mesh/recovery/test_under_pressure.py::test_five_mebibytes_of_calls_that_are_ready_at_once_all_reach_one_host",
             "unit/rpc/test_frames.py::test_a_large_frame_is_split_between_its_elements_and_nothing_is_lost",
@@ -277,7 +277,7 @@ BOUNDS = (
     ),
     Promise(
         "waiting-is-cheap",
-        "A run that waits costs memory and nothing else: no task, no timer, no watch.",
+        "A waiting run costs only memory: no task, no timer, no watch.",
         (
             "mesh/recovery/test_live_runs.py::test_a_run_that_waits_costs_no_task_no_timer_and_no_watch",
             "mesh/recovery/test_live_runs.py::test_what_is_done_for_one_run_does_not_look_at_all_others",
@@ -286,7 +286,7 @@ BOUNDS = (
     ),
     Promise(
         "payloads",
-        "No value above 16 MiB passes any door.",
+        "Every API rejects payloads over 16 MiB.",
         (
             "mesh/api/test_doors.py::test_a_blob_above_the_limit_is_refused_whole_and_in_pieces",
             "mesh/bridges/test_stepflow_stdio_others.py::test_a_result_above_the_payload_limit_fails_its_call_only",
@@ -295,7 +295,7 @@ BOUNDS = (
     ),
     Promise(
         "retention",
-        "Ended runs are removed when their time is over, or earlier when they take too much room; running ones never.",
+        "Ended runs are removed after their retention, or earlier when they exceed the budget; running ones never are.",
         (
             "mesh/api/test_retention.py::test_over_the_budget_the_oldest_runs_go_first",
             "mesh/api/test_retention.py::test_runs_that_have_not_ended_stay_whatever_the_budget",
@@ -306,7 +306,7 @@ BOUNDS = (
 VALUES = (
     Promise(
         "json",
-        "JSON text keeps its big integers and the order of its members, and no newline in it can break a protocol.",
+        "JSON text keeps its big integers and the order of its members, and no newline in it breaks a protocol.",
         (
             "mesh/recovery/test_under_pressure.py::"
             "test_legal_json_with_newlines_everywhere_passes_every_door_and_reaches_components_whole",
@@ -316,7 +316,7 @@ VALUES = (
     ),
     Promise(
         "proxies",
-        "No connection between the parts of a mesh, and none to the same machine, takes a proxy of the environment.",
+        "No connection between the parts of a mesh, and none to the same machine, uses a proxy from the environment.",
         (
             "unit/test_proxies.py::test_parts_of_a_mesh_use_no_proxy_wherever_they_are",
             "unit/test_proxies.py::test_clients_are_made_only_where_the_rule_is_asked",
@@ -325,7 +325,7 @@ VALUES = (
     ),
     Promise(
         "environment",
-        "A component server gets the environment that its configuration names; its whole process group ends with it.",
+        "A component server gets only the environment of its configuration; its whole process group ends with it.",
         (
             "mesh/bridges/test_server_process.py::test_a_server_sees_only_the_variables_meant_for_it",
             "mesh/bridges/test_server_process.py::test_closing_ends_the_whole_process_group",
@@ -334,7 +334,7 @@ VALUES = (
     ),
     Promise(
         "secrets",
-        "A secret does not appear in a log or an error.",
+        "A secret never appears in a log or an error.",
         (
             "unit/test_telemetry.py::test_secrets_inside_of_fields_are_redacted",
             "mesh/bridges/test_stepflow_stdio_others.py::test_a_secret_from_the_configuration_does_not_appear_in_an_error",
@@ -343,7 +343,7 @@ VALUES = (
     ),
     Promise(
         "open-ports",
-        "No service listens beyond its machine without TLS, unless told that the network is trusted.",
+        "No service listens beyond its machine without TLS, unless `--insecure` declares the network trusted.",
         (
             "mesh/api/test_services.py::test_every_service_refuses_to_listen_beyond_this_machine_without_tls",
             "mesh/api/test_services.py::test_all_services_talk_over_tls_and_ask_each_other_for_certificates",

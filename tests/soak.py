@@ -31,7 +31,7 @@ from support.stepflow_servers import KINDS, backend_of
 
 from component_host.backends import make_backend
 from stepflow import telemetry
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from stepflow.errors import Code, Failure
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from component_host.backend import BackendContext, HostCall
-    from stepflow.config.load import BuiltinPlugin
+    from stepflow.config import BuiltinPlugin
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepflow.codec import encode
 from stepflow.errors import (
     Code,
-    Deadline,
+    DeadlineExceeded,
     Failure,
     Invalid,
     NotFound,
@@ -27,7 +27,7 @@ def failure_of(error: StepflowError, component: str) -> Failure:
     """Return the failure for an error of the mesh during a call."""
     if isinstance(error, Invalid):
         code = Code.INVALID_INPUT
-    elif isinstance(error, (NotFound, Unavailable, Overloaded, Deadline)):
+    elif isinstance(error, (NotFound, Unavailable, Overloaded, DeadlineExceeded)):
         code = Code.RESOURCE_UNAVAILABLE
     else:
         code = Code.COMPONENT_FAILED

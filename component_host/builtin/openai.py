@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from stepflow.config.load import OpenAISettings
+    from stepflow.config import OpenAISettings
     from stepflow.proxies import Proxy
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"

@@ -7,7 +7,13 @@
 | `connection` | one negotiated connection: its listing, its calls in flight, its change notifications |
 | `listing` | what the server offers, as components |
 | `results` | how an MCP result or error becomes a step's output or failure |
-| `link` | the interface of the two transports: `stdio`, and `http` over `http_transport` |
+| `link` | the interface of the two transports, and the types shared by the bridge |
+| `stdio` | the stdio transport: one launch of a server's process |
+| `http` | the streamable HTTP transport: one connection |
+| `http_transport` | the HTTP transport below the SDK's client: errors as responses, traces of calls |
+
+A result: `McpBackend._call_over` calls `results.outcome`, then settles the call with `succeed` or `fail`. The executor
+journals the settled outcome as the step's (`executor.calls`, `stepflow.run.settle`).
 
 The MCP SDK takes most of a second to import. `link`, `backend` and `supervisor` do without it; the supervisor imports
 the rest in a thread when a plugin starts.

@@ -38,7 +38,7 @@ LISTEN_AGAIN_S = 1.0
 log = get_logger("component_host.mcp")
 
 
-class ConnectionOwner(Protocol):
+class McpConnectionOwner(Protocol):
     """What a connection needs of its supervisor."""
 
     name: str
@@ -49,7 +49,7 @@ class ConnectionOwner(Protocol):
 class McpConnection:
     """Use `open` on an exit stack, then `attend` until the server is lost, then `drain`."""
 
-    def __init__(self, owner: ConnectionOwner, config: McpServerConfig, link: McpLink) -> None:
+    def __init__(self, owner: McpConnectionOwner, config: McpServerConfig, link: McpLink) -> None:
         self.link = link
         self.offers: dict[str, Offer] = {}
         """By component id, as of the last listing."""
@@ -216,4 +216,4 @@ def _version() -> str:
         return "0"
 
 
-__all__ = ["ConnectionOwner", "McpConnection"]
+__all__ = ["McpConnection", "McpConnectionOwner"]

@@ -1,5 +1,17 @@
 """Bridges to StepFlow component servers: over stdio, over HTTP, and over gRPC pull.
 
-`stdio` and `http` share the pool (`pool`), the JSON-RPC messages (`protocol`) and the call-backs (`callbacks`).
-`pull` has messages of its own.
+The transports:
+- `stdio/`: JSON-RPC over the pipes of a child process.
+- `http/`: JSON-RPC over POST.
+- `pull/`: workers that fetch their tasks over gRPC.
+
+Shared by `stdio` and `http`:
+- `pool`: a pool of equal servers, and their restarts.
+- `protocol`: the JSON-RPC messages.
+- `callbacks`: answers to requests of a server while its component executes.
+- `run_requests`: sub-runs and metadata among these requests.
+- `json_values`: JSON values of call-backs.
+
+Shared by all three:
+- `failures`: from a server's reply to the outcome of a call.
 """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stepflow.config.load import NO_LIMITS, ServerLimits
+from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.errors import Invalid
 from stepflow.telemetry import is_secret_name
 

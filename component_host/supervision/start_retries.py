@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stepflow.errors import Refused, StepflowError
+from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.retry import doubling
 from stepflow.telemetry import get_logger
 
@@ -57,7 +57,7 @@ class StartRetries:
                 if await self._plugins.retry_start(name, self._make_backend(name), self._changed):
                     log.info("plugin started after retries", plugin=name)
                     return
-            except Refused:  # the host is stopping
+            except FailedPrecondition:  # the host is stopping
                 return
             except StepflowError as error:
                 log.warning("plugin cannot be configured", plugin=name, reason=error.reason)

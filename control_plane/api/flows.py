@@ -1,4 +1,4 @@
-"""FlowsService: decode, ask the control plane and the catalog, encode."""
+"""FlowsService: store, read, list and delete flows, over the control plane and the catalog."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from control_plane.api.values import INLINE_WORK_BYTES_MAX
-from control_plane.listing import page_size, read_token, write_token
+from control_plane.paging import page_size, read_token, write_token
 from stepflow.codec import decode
 from stepflow.errors import Invalid
 from stepflow.flow import Diagnostics, Flow, flow_from_tree, flow_id, validate_flow
@@ -38,11 +38,15 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         reply = flows_pb2.StoreFlowResponse(flow_id=flow_id(flow), diagnostics=_diagnostics(flow, diagnostics))
         if request.validate_only:
             return reply
+
         if request.label and not flow.name:
-            raise Invalid("LABEL_INVALID", "a label marks a version of a named flow, and this flow has no name")
+            raise Invalid(
+                "LABEL_INVALID", "a label marks a version of a named flow; give the flow a name or omit the label"
+            )
+
         await self._control.store_flow(flow)
         if flow.name:
-            reply.version = await self._catalog.add(flow.name, reply.flow_id, request.label)
+            reply.version = await self._catalog.add_version(flow.name, reply.flow_id, request.label)
         reply.stored = True
         return reply
 
@@ -53,7 +57,8 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
             case "named":
                 identity = await self._catalog.resolve(request.flow.named.name, request.flow.named.label)
             case _:
-                raise Invalid("FLOW_MISSING", "say which flow: its flow_id, or named")
+                raise Invalid("FLOW_MISSING", "the request names no flow: set flow_id or named")
+
         document = await self._control.get_flow(identity)
         return flows_pb2.GetFlowResponse(
             flow_id=identity, document=await self._values.write(document, request.value_form)
@@ -61,7 +66,8 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
 
     async def ListFlows(self, request: flows_pb2.ListFlowsRequest, _: Any) -> flows_pb2.ListFlowsResponse:
         after = read_token(request.page_token, str) or ""
-        page = await self._catalog.page(request.name_prefix, after, page_size(request.page_size))
+        page = await self._catalog.names_page(request.name_prefix, after, page_size(request.page_size))
+
         reply = flows_pb2.ListFlowsResponse()
         for item in page.items:
             after = keys.tail(keys.FLOW_NAMES, item.key)
@@ -73,17 +79,18 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
                     labels=version.labels,
                     stored_at_ms=version.stored_at_ms,
                 )
+
         if page.more:
             reply.next_page_token = write_token(after)
         return reply
 
     async def DeleteFlow(self, request: flows_pb2.DeleteFlowRequest, _: Any) -> flows_pb2.DeleteFlowResponse:
-        await self._catalog.remove(request.name, request.label)
+        await self._catalog.delete(request.name, request.label)
         return flows_pb2.DeleteFlowResponse()
 
 
 async def read_flow(values: Values, document: values_pb2.Value) -> Flow:
-    """Parse the document of a request. Raises: Invalid, NotFound."""
+    """Parse the flow of a request. Raises: Invalid, NotFound."""
     text = await values.read(document, "the flow")
     if len(text) > INLINE_WORK_BYTES_MAX:
         return await asyncio.to_thread(_parse, text)

@@ -1,24 +1,25 @@
-"""What the control plane says of runs, items, steps and events, as messages of the API."""
+"""Encoding: views and events of runs to messages of the API."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from control_plane.api.values import fill_struct
-from control_plane.history import Adopted, CancelAsked, ItemDone, Moment, RunDone, Signalled, StepDone, SubRun
+from control_plane.history import Adopted, CancelRequested, EventBatch, ItemDone, RunDone, Signalled, StepDone, SubRun
 from stepflow.errors import Failure
 from stepflow.mesh.v1 import runs_pb2
+from stepflow.run.views import StepEvent
 
 if TYPE_CHECKING:
     from control_plane.api.values import Values
-    from control_plane.history import Happening
+    from control_plane.history import RunEvent
     from control_plane.views import ItemView, RunView
     from stepflow.mesh.v1 import values_pb2
-    from stepflow.run.views import StepEvent, StepView
+    from stepflow.run.views import StepView
 
 
 class MessageWriter:
-    """Encodes what holds values, in the form that was asked for."""
+    """Encodes items, steps and events, whose values take the requested form."""
 
     def __init__(self, values: Values, form: values_pb2.ValueForm) -> None:
         self._values = values
@@ -53,65 +54,81 @@ class MessageWriter:
             outcome=outcome,
         )
 
-    async def moment(self, moment: Moment) -> runs_pb2.WatchRunResponse:
-        events = [await self._event(happening) for happening in moment.happenings]
-        reply = runs_pb2.WatchRunResponse(events=events)
-        if moment.position is not None:
-            reply.position.partition, reply.position.seq = moment.position
+    async def event_batch(self, batch: EventBatch) -> runs_pb2.WatchRunResponse:
+        reply = runs_pb2.WatchRunResponse(events=[await self._event(event) for event in batch.events])
+        if batch.position is not None:
+            reply.position.partition, reply.position.seq = batch.position
         return reply
 
-    async def _event(self, happening: Happening) -> runs_pb2.RunEvent:
-        match happening:
+    async def _event(self, run_event: RunEvent) -> runs_pb2.RunEvent:
+        match run_event:
             case Adopted(at_ms, partition, executor_id, handed_over):
                 adopted = runs_pb2.RunAdopted(partition=partition, executor_id=executor_id, handed_over=handed_over)
                 return runs_pb2.RunEvent(at_ms=at_ms, run_adopted=adopted)
+
             case StepDone(event, _):
-                return runs_pb2.RunEvent(at_ms=event.at_ms, step_ended=await self._step_ended(happening))
+                return runs_pb2.RunEvent(at_ms=event.at_ms, step_ended=await self._step_ended(run_event))
+
             case SubRun(event, sub_run_id):
-                opened = runs_pb2.SubRunOpened(step=_place(event), sub_run_id=sub_run_id)
+                opened = runs_pb2.SubRunOpened(step=_step_position(event), sub_run_id=sub_run_id)
                 return runs_pb2.RunEvent(at_ms=event.at_ms, sub_run_opened=opened)
+
             case ItemDone(at_ms, _, _):
-                return runs_pb2.RunEvent(at_ms=at_ms, item_ended=await self._item_ended(happening))
-            case CancelAsked(at_ms):
+                return runs_pb2.RunEvent(at_ms=at_ms, item_ended=await self._item_ended(run_event))
+
+            case CancelRequested(at_ms):
                 return runs_pb2.RunEvent(at_ms=at_ms, run_cancel_requested=runs_pb2.RunCancelRequested())
+
             case Signalled(at_ms, item, name):
                 signalled = runs_pb2.RunSignalled(item=item, signal=name)
                 return runs_pb2.RunEvent(at_ms=at_ms, run_signalled=signalled)
+
             case RunDone(run):
                 ended = runs_pb2.RunEnded(run=run_message(run))
                 return runs_pb2.RunEvent(at_ms=run.completed_at_ms or 0, run_ended=ended)
+
+            case StepEvent():
+                return await self._step_event(run_event)
+
             case _:
-                return await self._step_event(happening)
+                assert_never(run_event)
 
     async def _step_event(self, event: StepEvent) -> runs_pb2.RunEvent:
         reply = runs_pb2.RunEvent(at_ms=event.at_ms)
+        step = _step_position(event)
+
         match event.kind:
             case "started":
-                reply.step_started.CopyFrom(runs_pb2.StepStarted(step=_place(event), attempt=event.attempt))
+                reply.step_started.CopyFrom(runs_pb2.StepStarted(step=step, attempt=event.attempt))
+
             case "progress":
-                progress = runs_pb2.StepProgress(step=_place(event), attempt=event.attempt, message=event.message)
+                progress = runs_pb2.StepProgress(step=step, attempt=event.attempt, message=event.message)
                 reply.step_progress.CopyFrom(progress)
+
             case "retrying":
                 assert event.failure is not None
                 retrying = runs_pb2.StepRetrying(
-                    step=_place(event),
+                    step=step,
                     attempt=event.attempt,
                     failure=await self._values.failure(event.failure, self._form),
                     retry_at_ms=event.until_ms or 0,
                 )
                 reply.step_retrying.CopyFrom(retrying)
+
             case "waiting":
-                waiting = runs_pb2.StepWaiting(step=_place(event), signal=event.message, until_ms=event.until_ms or 0)
+                waiting = runs_pb2.StepWaiting(step=step, signal=event.message, until_ms=event.until_ms or 0)
                 reply.step_waiting.CopyFrom(waiting)
+
             case _:
-                reply.step_sleeping.CopyFrom(runs_pb2.StepSleeping(step=_place(event), until_ms=event.until_ms or 0))
+                reply.step_sleeping.CopyFrom(runs_pb2.StepSleeping(step=step, until_ms=event.until_ms or 0))
+
         return reply
 
     async def _step_ended(self, done: StepDone) -> runs_pb2.StepEnded:
         event = done.event
         outcome = event.failure or done.result
         return runs_pb2.StepEnded(
-            step=_place(event),
+            step=_step_position(event),
             attempt=event.attempt,
             outcome=None if outcome is None else await self._values.outcome(outcome, self._form),
             duration_ms=max(0, event.duration_ms or 0),
@@ -127,8 +144,8 @@ class MessageWriter:
         )
 
 
-def _place(event: StepEvent) -> runs_pb2.StepPlace:
-    place = runs_pb2.StepPlace(
+def _step_position(event: StepEvent) -> runs_pb2.StepPlace:
+    position = runs_pb2.StepPlace(
         run_id=event.run_id,
         item=event.item,
         step_id=event.step_id,
@@ -137,8 +154,8 @@ def _place(event: StepEvent) -> runs_pb2.StepPlace:
         depth=event.depth,
     )
     if event.parent is not None:
-        place.parent.run_id, place.parent.item, place.parent.step_index = event.parent
-    return place
+        position.parent.run_id, position.parent.item, position.parent.step_index = event.parent
+    return position
 
 
 def run_message(view: RunView) -> runs_pb2.Run:
@@ -161,5 +178,8 @@ def run_message(view: RunView) -> runs_pb2.Run:
 
 
 def status_constant(name: str) -> str:
-    """Return the name in the protocol of a status such as `failed`."""
+    """Return the protocol's constant for a status such as `failed`."""
     return f"RUN_STATUS_{name.upper()}"
+
+
+__all__ = ["MessageWriter", "run_message", "status_constant"]

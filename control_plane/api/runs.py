@@ -1,4 +1,7 @@
-"""RunsService: decode, ask the control plane, encode."""
+"""RunsService: submit, read, follow, cancel, signal, list and delete runs.
+
+Each method decodes its request, calls the control plane, and encodes the answer.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,17 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from control_plane.admission import RunRequest
 from control_plane.api.flows import read_flow
 from control_plane.api.messages import MessageWriter, run_message
 from control_plane.api.values import struct_tree
-from control_plane.control_plane import RunRequest
-from control_plane.listing import RunFilter, page_size
-from control_plane.retention import delete_run
+from control_plane.deletion import delete_run
+from control_plane.listing import RunFilter
+from control_plane.paging import page_size
 from control_plane.signals import signal
 from control_plane.views import status_name
 from stepflow.codec import decode
-from stepflow.errors import Exists, Invalid, StepflowError
+from stepflow.errors import AlreadyExists, Invalid, StepflowError
 from stepflow.ids import parse_run_id
 from stepflow.journal import read_record
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from control_plane.control_plane import ControlPlane
     from control_plane.events import Events
     from control_plane.listing import Listing
-    from control_plane.retention import QuotaGate
+    from control_plane.quota import QuotaGate
     from stepflow.flow import Flow
     from stepflow.mesh.v1 import flows_pb2
     from stepflow.store import Store
@@ -62,8 +66,6 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         self._events = events
         self._quota = quota
 
-    # --- submission -------------------------------------------------------------------------------------------------
-
     async def SubmitRun(self, request: runs_pb2.SubmitRunRequest, _: Any) -> runs_pb2.SubmitRunResponse:
         return runs_pb2.SubmitRunResponse(run_id=await self._submit(request))
 
@@ -72,10 +74,10 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             raise Invalid(
                 "TOO_MANY_RUNS", f"{len(request.runs):,} runs in one call; the limit is {RUNS_PER_CALL_MAX:,}"
             )
-        places = asyncio.Semaphore(SUBMISSIONS_AT_ONCE)
+        slots = asyncio.Semaphore(SUBMISSIONS_AT_ONCE)
 
         async def submit(run: runs_pb2.SubmitRunRequest) -> runs_pb2.SubmitOutcome:
-            async with places:
+            async with slots:
                 try:
                     return runs_pb2.SubmitOutcome(run_id=await self._submit(run))
                 except StepflowError as error:
@@ -85,7 +87,10 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         return runs_pb2.SubmitRunsResponse(outcomes=await asyncio.gather(*map(submit, request.runs)))
 
     async def _submit(self, request: runs_pb2.SubmitRunRequest) -> str:
+        # 1. Refuse while the store is nearly full.
         await self._quota.check()
+
+        # 2. Decode.
         values, retry = self._values, request.retry
         flow = await self._flow(request.flow)
         run = RunRequest(
@@ -105,13 +110,15 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             transport_retries_max=retry.transport_retries_max if retry.HasField("transport_retries_max") else None,
             backoff=backoff_from_proto(retry.backoff) if retry.HasField("backoff") else None,
         )
+
+        # 3. Submit. A retry by name may find a newer version than the one the run was admitted with.
         try:
             return await self._control.submit(run)
-        except Exists:
-            former = await self._former_version(request)
-            if former is None or former == flow:
+        except AlreadyExists:
+            admitted = await self._admitted_flow(request)
+            if admitted is None or admitted == flow:
                 raise
-            return await self._control.submit(_with_flow(run, former))
+            return await self._control.submit(replace(run, flow=admitted))
 
     async def _flow(self, reference: flows_pb2.FlowReference) -> Flow | str:
         match reference.WhichOneof("kind"):
@@ -122,17 +129,16 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             case "document":
                 return await read_flow(self._values, reference.document)
             case _:
-                raise Invalid("FLOW_MISSING", "say which flow to run: its flow_id, named, or its document")
+                raise Invalid("FLOW_MISSING", "the request names no flow: set flow_id, named or document")
 
-    async def _former_version(self, request: runs_pb2.SubmitRunRequest) -> str | None:
-        """A name may mean another version when a submission is repeated: find the one that the run was begun with."""
+    async def _admitted_flow(self, request: runs_pb2.SubmitRunRequest) -> str | None:
+        """Return the flow of an existing run, if the flow is a version of the requested name."""
         if request.flow.WhichOneof("kind") != "named":
             return None
+
         record = await read_record(self._store, parse_run_id(request.run_id))
         versions = (await self._catalog.versions(request.flow.named.name)).versions
         return record.flow_id if any(version.flow_id == record.flow_id for version in versions) else None
-
-    # --- one run ----------------------------------------------------------------------------------------------------
 
     async def GetRun(self, request: runs_pb2.GetRunRequest, _: Any) -> runs_pb2.GetRunResponse:
         return runs_pb2.GetRunResponse(run=run_message(await self._control.get_run(parse_run_id(request.run_id))))
@@ -141,6 +147,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         run_id = parse_run_id(request.run_id)
         view = await self._control.wait(run_id, timeout_s=request.timeout_ms / 1000 or None)
         reply = runs_pb2.WaitRunResponse(run=run_message(view))
+
         if request.include_items:
             items, reply.next_page_token = await self._listing.items(run_id, page_size(0), "")
             writer = MessageWriter(self._values, request.value_form)
@@ -153,9 +160,9 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         run_id = parse_run_id(request.run_id)
         after = {position.partition: position.seq for position in request.positions}
         writer = MessageWriter(self._values, request.value_form)
-        async with aclosing(self._events.follow(run_id, after, with_results=request.include_results)) as moments:
-            async for moment in moments:
-                yield await writer.moment(moment)
+        async with aclosing(self._events.follow(run_id, after, with_results=request.include_results)) as batches:
+            async for batch in batches:
+                yield await writer.event_batch(batch)
 
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, _: Any) -> runs_pb2.CancelRunResponse:
         return runs_pb2.CancelRunResponse(run=run_message(await self._control.cancel(parse_run_id(request.run_id))))
@@ -176,8 +183,6 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     async def DeleteRun(self, request: runs_pb2.DeleteRunRequest, _: Any) -> runs_pb2.DeleteRunResponse:
         await delete_run(self._store, self._blobs, parse_run_id(request.run_id))
         return runs_pb2.DeleteRunResponse()
-
-    # --- lists ------------------------------------------------------------------------------------------------------
 
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, _: Any) -> runs_pb2.ListRunsResponse:
         wanted = RunFilter(
@@ -209,5 +214,4 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         )
 
 
-def _with_flow(request: RunRequest, flow: str) -> RunRequest:
-    return replace(request, flow=flow)
+__all__ = ["RunsServicer"]

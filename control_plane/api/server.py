@@ -1,16 +1,18 @@
-"""The public API over gRPC: the servicers put together over one control plane, and the server that they live in."""
+"""The public API over gRPC: the server of a control plane, with all services."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from control_plane.api.cluster import BlobsServicer, ClusterServicer, ComponentsServicer
+from control_plane.api.blobs import BlobsServicer
+from control_plane.api.cluster import ClusterServicer
+from control_plane.api.components import ComponentsServicer
 from control_plane.api.flows import FlowsServicer
 from control_plane.api.runs import RunsServicer
 from control_plane.api.values import Values
 from control_plane.catalog import Catalog
 from control_plane.events import Events
-from control_plane.retention import QUOTA_BYTES_DEFAULT, QuotaGate
+from control_plane.quota import QUOTA_BYTES_DEFAULT, QuotaGate
 from stepflow.mesh.v1 import (
     blobs_pb2,
     blobs_pb2_grpc,
@@ -23,23 +25,23 @@ from stepflow.mesh.v1 import (
     runs_pb2,
     runs_pb2_grpc,
 )
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 
 if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
     from control_plane.control_plane import ControlPlane
     from control_plane.events import LiveSource
-    from stepflow.rpc.health import Health
+    from stepflow.rpc.health import ProcessHealth
     from stepflow.rpc.tls import Tls
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
 STOP_GRACE_S = 1.0
-"""For calls in flight. Waits do not end by themselves: they are cut, and clients go on at another replica."""
+"""Grace for calls in flight. Long waits are cut after it; their clients continue at another replica."""
 
 
 class ApiServer:
-    """Serves the API of a control plane that has been started."""
+    """Serves the API of a started control plane."""
 
     def __init__(
         self,
@@ -49,18 +51,18 @@ class ApiServer:
         *,
         tls: Tls | None = None,
         insecure: bool = False,
-        health: Health | None = None,
+        health: ProcessHealth | None = None,
         live: LiveSource | None = None,
         drainer: Drainer | None = None,
         quota_bytes: int = QUOTA_BYTES_DEFAULT,
     ) -> None:
-        """`live`: where live events come from; without it followers see the history alone. `drainer`: without it
-        nothing can be drained. `quota_bytes`: of the store, where it has one.
+        """`live`: source of live events; without it followers see durable events only. `drainer`: without it drains
+        are refused. `quota_bytes`: quota of etcd; other stores have none.
         """
         values = Values(blobs)
         catalog = Catalog(store)
         self._events = Events(control, store, blobs, live)
-        self._server = Server(tls=tls, insecure=insecure, health=health)
+        self._server = RpcServer(tls=tls, insecure=insecure, health=health)
         runs = RunsServicer(
             control,
             store,
@@ -71,6 +73,7 @@ class ApiServer:
             events=self._events,
             quota=QuotaGate(store, quota_bytes),
         )
+
         for module, grpc_module, name, servicer in (
             (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),
             (runs_pb2, runs_pb2_grpc, "RunsService", runs),
@@ -83,7 +86,7 @@ class ApiServer:
 
     @property
     def address(self) -> str:
-        """Where it listens, with the real port."""
+        """HOST:PORT with the actual port."""
         return self._server.address
 
     async def start(self, listen: str) -> str:
@@ -91,6 +94,9 @@ class ApiServer:
         return await self._server.start(listen)
 
     async def stop(self) -> None:
-        """End all calls; the control plane itself is its owner's to close."""
+        """End all calls. The control plane stays open."""
         await self._events.close()
         await self._server.stop(STOP_GRACE_S)
+
+
+__all__ = ["ApiServer"]

@@ -1,9 +1,9 @@
-"""Values at the door of the API: from the form that a client chose to compact JSON, and back.
+"""Values at the edge of the API: from the client's form to compact JSON, and back.
 
-- Whatever the form, a value inside is compact, checked JSON text (`stepflow.codec`).
-- Numbers of `google.protobuf.Value` are doubles: one without a fraction that fits 64 bits is read as an integer, and
-  members are sorted by name, because a `Struct` has no order of its own.
-- Work on large values leaves the event loop.
+- Inside, every value is compact, checked JSON text (`stepflow.codec`).
+- A number of `google.protobuf.Value` is a double. A double without a fraction, within 64 bits, is read as an integer.
+- Members of a `Struct` have no order and are sorted by name.
+- Large values are converted in a thread, off the event loop.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 INLINE_WORK_BYTES_MAX = 256 * 1024
-"""Converting this much takes a millisecond or two; more is done in a thread."""
+"""Values converted on the event loop, in a millisecond or two; larger ones go to a thread."""
 
 VALUE_DEPTH_MAX = 30
-"""Protobuf parsers stop at 100 messages within each other, and a level of a `Value` takes three."""
+"""Protobuf parsers stop at 100 nested messages, and each level of a `Value` takes three."""
 
 INTEGER_MAX = 2**63
-"""A double below is exact as a 64-bit integer, if it has no fraction."""
+"""A double without a fraction below this bound converts to a 64-bit integer."""
 
 
 class Values:
-    """Reads and writes values; blobs among them are the shared ones."""
+    """Decodes and encodes values; values given as blobs are shared blobs."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
@@ -50,27 +50,27 @@ class Values:
         kind = value.WhichOneof("kind")
         match kind:
             case "json":
-                return await _beside(len(value.json), compact, value.json, what=what)
+                return await _off_loop(len(value.json), compact, value.json, what=what)
             case "value":
-                return await _beside(value.value.ByteSize(), _compact_struct, value.value, what=what)
+                return await _off_loop(value.value.ByteSize(), _compact_struct, value.value, what=what)
             case "blob_id":
                 content = (await self._blobs.get(value.blob_id))[0]
-                return await _beside(len(content), compact, content, what=what)
+                return await _off_loop(len(content), compact, content, what=what)
             case _:
                 raise Invalid("VALUE_MISSING", f"{what} has no value: set one of value, json and blob_id")
 
     async def write(self, text: bytes, form: values_pb2.ValueForm) -> values_pb2.Value:
-        """Give a compact JSON text in a form. Raises: Invalid `VALUE_TOO_DEEP`, for that form."""
+        """Encode compact JSON in the given form. Raises: Invalid (VALUE_TOO_DEEP, NUMBER_TOO_LARGE)."""
         if form == values_pb2.VALUE_FORM_JSON:
             return values_pb2.Value(json=text)
         if form == values_pb2.VALUE_FORM_BLOB_ID:
             return values_pb2.Value(blob_id=await self._blobs.put(text))
-        return await _beside(len(text), _struct_value, text)
+        return await _off_loop(len(text), _struct_value, text)
 
     async def outcome(
         self, outcome: Json | Failure, form: values_pb2.ValueForm, *, with_result: bool = True
     ) -> runs_pb2.Outcome | None:
-        """Give the outcome of an item or a step; None for a result that is not wanted."""
+        """Encode the outcome of an item or a step; None for a result without `with_result`."""
         if isinstance(outcome, Failure):
             return runs_pb2.Outcome(failure=await self.failure(outcome, form))
         return runs_pb2.Outcome(result=await self.write(outcome.raw, form)) if with_result else None
@@ -83,8 +83,8 @@ class Values:
         )
 
 
-async def _beside(size: int, work: Callable[..., _T], *args: Any, **options: Any) -> _T:
-    """Do work on a value of `size` bytes, in a thread if it takes long."""
+async def _off_loop(size: int, work: Callable[..., _T], *args: Any, **options: Any) -> _T:
+    """Run `work` on a value of `size` bytes, in a thread if the value is large."""
     if size <= INLINE_WORK_BYTES_MAX:
         return work(*args, **options)
     return await asyncio.to_thread(work, *args, **options)
@@ -94,7 +94,7 @@ def _compact_struct(value: struct_pb2.Value, *, what: str) -> bytes:
     text = encode(_tree(value, what))
     problem = composed_problem(text)
     if problem is not None:
-        raise Invalid("PAYLOAD_TOO_LARGE", f"{what} cannot be taken: {problem}")
+        raise Invalid("PAYLOAD_TOO_LARGE", f"{what} is not accepted: {problem}")
     return text
 
 
@@ -121,12 +121,12 @@ def _number(number: float, what: str) -> int | float:
 
 
 def struct_tree(labels: struct_pb2.Struct, what: str) -> dict[str, Any]:
-    """Return the members of a `Struct` as a tree, read as values are."""
+    """Return the members of a `Struct` as a tree, decoded like values."""
     return {name: _tree(member, what) for name, member in sorted(labels.fields.items())}
 
 
 def fill_struct(labels: struct_pb2.Struct, tree: dict[str, Any]) -> None:
-    """Put the members of a tree into a `Struct`. Raises: Invalid `VALUE_TOO_DEEP`."""
+    """Write the members of a tree into a `Struct`. Raises: Invalid `VALUE_TOO_DEEP`."""
     for name, member in tree.items():
         _fill(labels.fields[name], member, 1)
 
@@ -142,6 +142,7 @@ def _fill(value: struct_pb2.Value, tree: Any, depth: int) -> None:
         raise Invalid(
             "VALUE_TOO_DEEP", f"a value is nested deeper than {VALUE_DEPTH_MAX} levels: ask for it as JSON (value_form)"
         )
+
     if tree is None:
         value.null_value = 0  # type: ignore[assignment]  # the number of the enum's only member
     elif isinstance(tree, bool):
@@ -167,3 +168,6 @@ def _double(number: float) -> float:
         raise Invalid(
             "NUMBER_TOO_LARGE", "a value has an integer that no double can hold: ask for it as JSON (value_form)"
         ) from None
+
+
+__all__ = ["INLINE_WORK_BYTES_MAX", "Values", "fill_struct", "struct_tree"]

@@ -1,4 +1,4 @@
-"""A component with a record: every execution adds a line to the file named by LEDGER."""
+"""A component that records its executions: one line each in the file named by LEDGER."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from stepflow.component import Context, component, serve
 
 @component
 def work(task: str, ctx: Context) -> str:
-    """Take half a second, and record the execution."""
+    """Record the execution, then take half a second."""
     with Path(os.environ["LEDGER"]).open("a", encoding="utf-8") as ledger:
         ledger.write(f"{task} (attempt {ctx.attempt})\n")
     time.sleep(0.5)

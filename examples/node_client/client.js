@@ -1,8 +1,8 @@
-// Submits a flow to a mesh and prints its events until it has ended: one JSON object a line.
+// Submits a flow to a mesh and prints its events until it ends, one JSON object a line.
 //
-//   node client.js flow.json '{"name": "Ada"}'        STEPFLOW_SERVER says where the mesh is, localhost:7840 by default
+//   node client.js flow.json '{"name": "Ada"}'        STEPFLOW_SERVER is the address of the mesh, by default localhost:7840
 //
-// Nothing here is generated: the messages are those of proto/, loaded when the program starts.
+// There is no generated code: the program loads proto/ when it starts.
 "use strict";
 
 const crypto = require("node:crypto");
@@ -28,14 +28,14 @@ const tree = (message) => JSON.parse(message.json);
 
 async function main([flowPath, inputText = "null"]) {
   const client = new RunsService(process.env.STEPFLOW_SERVER || "localhost:7840", grpc.credentials.createInsecure());
-  const runId = crypto.randomUUID(); // ours, so that the call can be repeated without a second run
+  const runId = crypto.randomUUID(); // chosen here, so that a repeated call makes no second run
   const request = {
     run_id: runId,
     flow: { document: value(JSON.parse(fs.readFileSync(flowPath))) },
     inputs: [value(JSON.parse(inputText))],
   };
   await patiently(() => submit(client, request));
-  const positions = new Map(); // how far each partition of the run was seen
+  const positions = new Map(); // the last event seen of each partition
   const run = await patiently(() => watch(client, runId, positions));
   client.close();
   return run.status === "RUN_STATUS_COMPLETED" ? 0 : 1;
@@ -47,7 +47,7 @@ function submit(client, request) {
   );
 }
 
-// Follow the run behind the positions, and return it when it has ended.
+// Follow the run from the positions on, and return it when it has ended.
 async function watch(client, runId, positions) {
   const stream = client.WatchRun({
     run_id: runId,
@@ -75,7 +75,7 @@ function show(event) {
   console.log(JSON.stringify(line));
 }
 
-// UNAVAILABLE means: the same call may be repeated.
+// On UNAVAILABLE, repeat the same call.
 async function patiently(call) {
   for (let tries = 1; ; tries += 1) {
     try {

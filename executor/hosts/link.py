@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from executor.hosts.peer import Send
     from stepflow.routing.table import Rule
     from stepflow.rpc.tls import Tls
-    from stepflow.store import Event, KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
 
@@ -104,7 +104,7 @@ class HostLinks:
         self,
         prefix: str,
         take_list: Callable[[list[KeyValue]], None],
-        changed: Callable[[Sequence[Event]], None],
+        changed: Callable[[Sequence[StoreEvent]], None],
     ) -> None:
         known = asyncio.Event()
 
@@ -137,7 +137,7 @@ class HostLinks:
             self._on_route(item)
         self._update_rules()
 
-    def _routes_changed(self, events: Sequence[Event]) -> None:
+    def _routes_changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._on_route(event.kv)
@@ -166,7 +166,7 @@ class HostLinks:
         for item in items:
             self._on_session(item)
 
-    def _sessions_changed(self, events: Sequence[Event]) -> None:
+    def _sessions_changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
                 self._on_session(event.kv)

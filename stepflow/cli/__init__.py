@@ -1,9 +1,17 @@
 """The command line.
 
 - `__main__`: the command, its global options, errors as messages and exit codes.
-- `commands/`: one module per command; `options`: the shared options.
-- `input/`: reading flows, configs, inputs and values; `output`: writing results.
-- `display/`: progress of a run, outcomes, listings; `console`, `tables`: printing to stdout and stderr.
-- `driving`, `stored`: runs of this machine; `remote`: runs of a mesh; `sources`: either, for `stepflow runs`.
-- `testing/`: `stepflow test`; `template/`: the files of `stepflow init`.
+- `commands/`: one module per command.
+- `options`: the shared options.
+- `input/`: reading flows, configs, inputs and values.
+- `output`: writing results, to stdout or a file.
+- `display/`: progress of a run, outcomes, listings.
+- `console`: messages on stderr, results on stdout, exit codes.
+- `tables`: listings on stdout.
+- `driving`: one run of this machine, driven to its end.
+- `stored`: runs stored on this machine.
+- `remote`: the connection to a mesh.
+- `sources`: `stepflow runs` over either: `stored` or a mesh.
+- `testing/`: `stepflow test`.
+- `template/`: the files of `stepflow init`.
 """

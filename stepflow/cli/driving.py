@@ -20,7 +20,7 @@ from stepflow.cli import console
 from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.texts import duration
 from stepflow.cli.display.trees import result_tree
-from stepflow.config.load import BuiltinPlugin, MockPlugin
+from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for
 from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from stepflow.cli.display.view import View
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.embedded.mesh import RunRequest
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow, Redactor

@@ -11,7 +11,7 @@ from stepflow.cli.options import DEFAULT_SERVER
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stepflow.client import Client, Item, Run, Step, Tls
+    from stepflow.client import Client, Run, RunItem, RunStep, Tls
     from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
@@ -121,7 +121,7 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
             return
 
 
-def outcome_of(found: Item | Step) -> Json | Failure | None:
+def outcome_of(found: RunItem | RunStep) -> Json | Failure | None:
     """Return the outcome of an item or step of a client, None before the end."""
     from stepflow.codec import Json
 

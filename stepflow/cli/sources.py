@@ -2,6 +2,9 @@
 
 `--store` selects the local store of a folder; else `--server` or `STEPFLOW_SERVER` selects a mesh; else the default
 local store is used.
+
+A listing comes from `stored.list_runs`, one database per run, without pages; or from a mesh's `ListRuns`, whose pages
+are read by `control_plane.listing`.
 """
 
 from __future__ import annotations
@@ -11,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.cli import remote
 from stepflow.cli.display.runs import ShownItem, ShownRun
-from stepflow.errors import Refused
+from stepflow.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from stepflow.cli.display.trees import AnyRun
-    from stepflow.client import Client, Step
+    from stepflow.client import Client, RunStep
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.run.views import StepView
 
@@ -36,10 +39,16 @@ class Source(Protocol):
         """Return a run. Raises: NotFound, Invalid (an ambiguous prefix)."""
 
     def delete(self, text: str, *, force: bool) -> str:
-        """Delete a run that has ended and return the id. Raises: Refused `RUN_NOT_ENDED`, NotFound, Invalid."""
+        """Delete a run that has ended and return the id.
+
+        Raises: FailedPrecondition `RUN_NOT_ENDED`, NotFound, Invalid.
+        """
 
     def signal(self, text: str, signal: Signal) -> tuple[str, str]:
-        """Send a run a signal; return the ids of run and signal. Raises: Refused `RUN_ENDED`, NotFound, Invalid."""
+        """Send a run a signal; return the ids of run and signal.
+
+        Raises: FailedPrecondition `RUN_ENDED`, NotFound, Invalid.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,7 @@ class LocalSource:
         finally:
             await store.close()
         if not run.terminal and not force:
-            raise Refused(
+            raise FailedPrecondition(
                 "RUN_NOT_ENDED",
                 f"run {run_id} has not ended: continue it with `stepflow resume {run_id}`, or delete it with --force",
                 run_id=run_id,
@@ -203,7 +212,7 @@ class RemoteSource:
         return remote.ask(self._server, work)
 
 
-def _step_view(step: Step) -> StepView:
+def _step_view(step: RunStep) -> StepView:
     from stepflow.run.views import StepView
 
     return StepView(

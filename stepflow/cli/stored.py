@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stepflow.cli.display.view import View
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.embedded.mesh import RunView
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow
@@ -44,7 +44,7 @@ def status_of(local: LocalRuns, run: RunView) -> str:
 
 
 async def list_runs(local: LocalRuns) -> AsyncIterator[tuple[RunView, str]]:
-    """Yield all runs with their status, the newest first. Raises: Refused (the folder cannot be read)."""
+    """Yield all runs with their status, the newest first. Raises: FailedPrecondition (the folder cannot be read)."""
     for run_id in local.run_ids():
         try:
             run = await _view(local, run_id)
@@ -142,7 +142,7 @@ def make_job(local: LocalRuns, run: StoredRun, config: Config | None, view: View
 
 def _config(run: StoredRun) -> Config:
     """Load the run's config again, and warn if it has changed."""
-    from stepflow.config.load import default_config, load_config
+    from stepflow.config import default_config, load_config
 
     source = run.labels.get("config")
     if source is None:

@@ -1,4 +1,4 @@
-"""A client of the mesh: stores flows, begins runs and follows them; for asyncio programs and for blocking ones.
+"""The client library of the mesh: store flows, submit runs, follow runs; for asyncio and for blocking programs.
 
     async with Client("localhost:7840") as client:
         run_id = await client.submit("greet", {"name": "Ada"})
@@ -7,47 +7,63 @@
         (item,) = [item async for item in client.items(run_id)]
         print(item.result)
 
-Errors of the mesh are raised as the families of `stepflow.errors`, with the documented reasons of the API. A failed
-step or item is data, not an exception: see `Item.failure`.
+Modules:
+- `client`: `Client`, for asyncio programs.
+- `blocking`: `BlockingClient`, for programs without an event loop.
+- `watch`: the events of a run, over reconnects.
+- `connection`: channels to the control planes, and repeated calls.
+- `requests`: Python values and flow files as messages.
+- `conversion`: messages as the client's data.
+- `model`: the client's data.
+
+Errors of the API are raised as the families of `stepflow.errors`, with the documented reasons. A failed step or item
+is data, not an exception: see `RunItem.failure`.
 """
 
 import os
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc is imported: what goes wrong becomes an error
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC reads it at import; errors are raised, not printed
 
 from stepflow.client.blocking import BlockingClient
 from stepflow.client.client import Client
 from stepflow.client.model import (
+    ClientEvent,
     ClusterInfo,
     Component,
-    Diagnostic,
-    Event,
     ExecutorInfo,
+    FlowDiagnostic,
     FlowInfo,
     FlowVersion,
     HostInfo,
-    Item,
     PluginInfo,
     Run,
-    Step,
+    RunItem,
+    RunStep,
     StoredFlow,
 )
 from stepflow.client.requests import Named
-from stepflow.client.watch import Watch
+from stepflow.client.watch import RunWatch
 from stepflow.rpc.tls import Tls
 
+# Older public names of the same classes.
 Cluster = ClusterInfo
-"""The older name of the same class."""
+Diagnostic = FlowDiagnostic
+Event = ClientEvent
+Item = RunItem
+Step = RunStep
+Watch = RunWatch
 
 __all__ = [
     "BlockingClient",
     "Client",
+    "ClientEvent",
     "Cluster",
     "ClusterInfo",
     "Component",
     "Diagnostic",
     "Event",
     "ExecutorInfo",
+    "FlowDiagnostic",
     "FlowInfo",
     "FlowVersion",
     "HostInfo",
@@ -55,6 +71,9 @@ __all__ = [
     "Named",
     "PluginInfo",
     "Run",
+    "RunItem",
+    "RunStep",
+    "RunWatch",
     "Step",
     "StoredFlow",
     "Tls",

@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from stepflow.client.model import ClusterInfo, Component, Diagnostic, Event, FlowInfo, Item, Run, Step, StoredFlow
+    from stepflow.client.model import (
+        ClientEvent,
+        ClusterInfo,
+        Component,
+        FlowDiagnostic,
+        FlowInfo,
+        Run,
+        RunItem,
+        RunStep,
+        StoredFlow,
+    )
     from stepflow.client.requests import Document, FlowLike, Named
-    from stepflow.client.watch import Watch
+    from stepflow.client.watch import RunWatch
     from stepflow.errors import StepflowError
     from stepflow.rpc.tls import Tls
 
@@ -60,7 +70,7 @@ class BlockingClient:
             future.cancel()
             raise
 
-    def _iterate(self, source: AsyncGenerator[_T, None] | Watch) -> Iterator[Any]:
+    def _iterate(self, source: AsyncGenerator[_T, None] | RunWatch) -> Iterator[Any]:
         """Yield the elements of an asynchronous source, and close the source at the end."""
         iterator: AsyncIterator[Any] = aiter(source)
 
@@ -77,7 +87,7 @@ class BlockingClient:
     def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
         return self._do(self._client.store_flow(flow, label=label))
 
-    def validate_flow(self, flow: Document) -> list[Diagnostic]:
+    def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
         return self._do(self._client.validate_flow(flow))
 
     def get_flow(self, flow: Named | str) -> tuple[str, dict[str, Any]]:
@@ -106,7 +116,7 @@ class BlockingClient:
 
     def watch(
         self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False
-    ) -> Iterator[Event]:
+    ) -> Iterator[ClientEvent]:
         return self._iterate(self._client.watch(run_id, positions=positions, include_results=include_results))
 
     def list_runs(self, **options: Any) -> Iterator[Run]:
@@ -123,10 +133,10 @@ class BlockingClient:
     def delete(self, run_id: str) -> None:
         self._do(self._client.delete(run_id))
 
-    def items(self, run_id: str, *, page_size: int = 0) -> Iterator[Item]:
+    def items(self, run_id: str, *, page_size: int = 0) -> Iterator[RunItem]:
         return self._iterate(self._client.items(run_id, page_size=page_size))
 
-    def steps(self, run_id: str, *, include_results: bool = False, page_size: int = 0) -> Iterator[Step]:
+    def steps(self, run_id: str, *, include_results: bool = False, page_size: int = 0) -> Iterator[RunStep]:
         return self._iterate(self._client.steps(run_id, include_results=include_results, page_size=page_size))
 
     def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:

@@ -1,7 +1,7 @@
-"""`Client`, for asyncio programs. Each method is one call of the API, or the pages of one list.
+"""`Client`, for asyncio programs. Each method is a call of the API, or the pages of a list.
 
-Limit: the class has one method per call of the API, so it is longer than the rest; requests, results and connections
-are in modules of their own.
+Requests (`requests`), results (`model`, `conversion`), events (`watch`) and connections (`connection`) have their
+own modules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stepflow.client.conversion import (
 )
 from stepflow.client.model import StoredFlow
 from stepflow.client.requests import document_message, flow_reference, submission, value_message
-from stepflow.client.watch import Watch
+from stepflow.client.watch import RunWatch
 from stepflow.errors import Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
-    from stepflow.client.model import ClusterInfo, Component, Diagnostic, FlowInfo, Item, Run, Step
+    from stepflow.client.model import ClusterInfo, Component, FlowDiagnostic, FlowInfo, Run, RunItem, RunStep
     from stepflow.client.requests import Document, FlowLike, Named
     from stepflow.rpc.tls import Tls
 
@@ -74,7 +74,7 @@ class Client:
         reply = await self._connection.call(lambda to: to.flows.StoreFlow, request)
         return StoredFlow(reply.flow_id, reply.version, [diagnostic_of(found) for found in reply.diagnostics])
 
-    async def validate_flow(self, flow: Document) -> list[Diagnostic]:
+    async def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
         """Return the findings of validation, fatal or not. Raises: Invalid (not readable as a flow)."""
         request = flows_pb2.StoreFlowRequest(document=document_message(flow), validate_only=True)
         reply = await self._connection.call(lambda to: to.flows.StoreFlow, request)
@@ -99,7 +99,7 @@ class Client:
         await self._delete_idempotently(lambda to: to.flows.DeleteFlow, request)
 
     async def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:
-        """Begin a run of one item and return the run id; `options` as for `submit_batch`."""
+        """Submit a run of one item and return the run id; `options` as for `submit_batch`."""
         return await self.submit_batch(flow, [input], **options)
 
     async def submit_batch(
@@ -115,13 +115,13 @@ class Client:
         labels: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
     ) -> str:
-        """Begin a run with one item per input and return the run id.
+        """Submit a run with an item per input and return the run id.
 
-        The call is idempotent: retries of the client make one run. Pass a `run_id` (a UUID) to extend the guarantee
-        over a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
+        The call is idempotent: retries of the client make a single run. A `run_id` (a UUID) extends the guarantee over
+        a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
         mesh's values.
 
-        Raises: Invalid, NotFound, Exists (`RUN_EXISTS`), Overloaded.
+        Raises: Invalid, NotFound, AlreadyExists (`RUN_EXISTS`), Overloaded.
         """
         request = submission(
             flow,
@@ -138,7 +138,7 @@ class Client:
         return str(reply.run_id)
 
     async def submit_runs(self, flow: FlowLike, inputs: Iterable[Any], **options: Any) -> list[str | StepflowError]:
-        """Begin one run per input; return the run ids in input order, with an error for each rejected run.
+        """Submit one run per input; return the run ids in input order, with an error for each rejected run.
 
         `options` as for `submit_batch`, without `run_id`.
         """
@@ -169,12 +169,14 @@ class Client:
             if run.ended or (left_s is not None and left_s <= 0):
                 return run
 
-    def watch(self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False) -> Watch:
-        """Follow a run from begin to end, over the death of servers: `async for event in client.watch(run_id)`.
+    def watch(
+        self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False
+    ) -> RunWatch:
+        """Follow a run to its end, over the death of servers: `async for event in client.watch(run_id)`.
 
-        `positions` of an earlier `Watch` continue from there.
+        Pass the `positions` of an earlier `RunWatch` to continue behind them.
         """
-        return Watch(self._connection, run_id, dict(positions or {}), include_results=include_results)
+        return RunWatch(self._connection, run_id, dict(positions or {}), include_results=include_results)
 
     async def list_runs(
         self,
@@ -190,7 +192,7 @@ class Client:
             try:
                 request.statuses.append(f"RUN_STATUS_{status.upper()}")  # type: ignore[arg-type]  # accepts names too
             except ValueError:
-                raise Invalid("STATUS_INVALID", f"{status!r} is not a status of runs") from None
+                raise Invalid("STATUS_INVALID", f"{status!r} is not a run status") from None
 
         async for reply in self._pages(lambda to: to.runs.ListRuns, request):
             for run in reply.runs:
@@ -207,7 +209,8 @@ class Client:
         """Send a signal to an item's step of `/builtin/wait_for_signal`; return the signal id.
 
         The call is idempotent: retries of the client make one signal. Pass a `signal_id` (a UUID) to extend the
-        guarantee over a restart of the program. Raises: NotFound, Invalid, Refused (`RUN_ENDED`), Overloaded.
+        guarantee over a restart of the program. Raises: NotFound, Invalid, FailedPrecondition (`RUN_ENDED`),
+        Overloaded.
         """
         request = runs_pb2.SignalRunRequest(
             run_id=run_id,
@@ -219,10 +222,10 @@ class Client:
         return str((await self._connection.call(lambda to: to.runs.SignalRun, request)).signal_id)
 
     async def delete(self, run_id: str) -> None:
-        """Delete an ended run. Raises: NotFound, Refused (`RUN_NOT_ENDED`)."""
+        """Delete an ended run. Raises: NotFound, FailedPrecondition (`RUN_NOT_ENDED`)."""
         await self._delete_idempotently(lambda to: to.runs.DeleteRun, runs_pb2.DeleteRunRequest(run_id=run_id))
 
-    async def items(self, run_id: str, *, page_size: int = 0) -> AsyncGenerator[Item, None]:
+    async def items(self, run_id: str, *, page_size: int = 0) -> AsyncGenerator[RunItem, None]:
         """Yield the items of a run in input order. Raises: NotFound."""
         request = runs_pb2.ListItemsRequest(run_id=run_id, value_form=JSON, page_size=page_size)
         async for reply in self._pages(lambda to: to.runs.ListItems, request):
@@ -231,8 +234,8 @@ class Client:
 
     async def steps(
         self, run_id: str, *, include_results: bool = False, page_size: int = 0
-    ) -> AsyncGenerator[Step, None]:
-        """Yield the begun steps, also of sub-runs. Raises: NotFound."""
+    ) -> AsyncGenerator[RunStep, None]:
+        """Yield the started steps, including steps of sub-runs. Raises: NotFound."""
         request = runs_pb2.ListStepsRequest(
             run_id=run_id, include_results=include_results, value_form=JSON, page_size=page_size
         )
@@ -272,7 +275,7 @@ class Client:
     async def drain(self, *, executor_id: str = "", host_id: str = "") -> None:
         """Drain an executor or a host: no new work; return once the present work has finished.
 
-        Raises: NotFound, Refused, Unavailable; Deadline (the drain continues: call again).
+        Raises: NotFound, FailedPrecondition, Unavailable; DeadlineExceeded (the drain continues: call again).
         """
         request = cluster_pb2.DrainRequest()
         if executor_id:
@@ -292,7 +295,7 @@ class Client:
             request.page_token = reply.next_page_token
 
     async def _delete_idempotently(self, method: Callable[[Any], Any], request: Any) -> None:
-        """Delete. NotFound at a repeated try means that an earlier try succeeded."""
+        """Delete. NotFound on a retry means that an earlier attempt succeeded without a reply."""
         try:
             await self._connection.call(method, request)
         except NotFound as error:

@@ -1,9 +1,9 @@
-"""Connections to the control planes: one channel per address, and calls that outlive the death of a server.
+"""Connections to the control planes: one channel per address, and calls that survive the death of a server.
 
-- Every call of the API is idempotent, so a call without a reachable server is repeated at the next address, with
-  back-off, until the caller's patience ends. All other errors are raised at once.
+- Every call of the API is idempotent: a call that reaches no server is retried at the next address, with back-off,
+  until the caller's patience ends. All other errors are raised at once.
 - A client stands outside the mesh: a server on another machine is reached through the environment's proxy.
-- Calls rotate over the addresses, from a random start: many clients spread over the replicas.
+- Calls rotate over the addresses, from a random start, so clients spread over the replicas.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import Deadline, Invalid, StepflowError, Unavailable
+from stepflow.errors import DeadlineExceeded, Invalid, StepflowError, Unavailable
 from stepflow.mesh.v1 import (
     blobs_pb2_grpc,
     cluster_pb2_grpc,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_SERVER = "localhost:7840"
 
 CALL_TIMEOUT_S = 30.0
-"""For calls that the server answers at once."""
+"""Time limit of a call that the server answers at once."""
 
 PAUSE_MIN_S = 0.1
 PAUSE_MAX_S = 2.0
@@ -57,7 +57,7 @@ class ServerConnection:
 
 
 class Patience:
-    """Counts the failed tries of one call, and ends them after `patience_s`."""
+    """Counts the failed attempts of one call, and ends the retries after `patience_s`."""
 
     def __init__(self, patience_s: float) -> None:
         self.tries = 0
@@ -66,14 +66,14 @@ class Patience:
         self._pauses_s = doubling(PAUSE_MIN_S, PAUSE_MAX_S)
 
     def renew(self) -> None:
-        """Restart tries, pauses and time: a server has answered."""
+        """Reset count, pauses and time: a server has answered."""
         self._begun_at = time.monotonic()
         if self.tries:
             self.tries = 0
             self._pauses_s = doubling(PAUSE_MIN_S, PAUSE_MAX_S)
 
     async def wait(self, error: Unavailable, addresses: int) -> None:
-        """Count a failed try; pause once all addresses have failed. Raises: `error` when the patience is over."""
+        """Count a failed attempt; pause once all addresses have failed. Raises: `error`, after `patience_s`."""
         self.tries += 1
         if time.monotonic() - self._begun_at >= self._patience_s:
             raise error
@@ -115,7 +115,7 @@ class Connection:
     async def call(
         self, method: Callable[[ServerConnection], Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S
     ) -> Any:
-        """Call `method`, a stub of the given server, and repeat the call while no server is reachable.
+        """Call `method`, a stub of the given server, and retry while no server is reachable.
 
         `request` may be a function that returns an iterator of messages.
 
@@ -139,7 +139,7 @@ class Connection:
         error = error_of(failed)
         way = self._way()
         if error.reason == "CALL_TIMEOUT" and way:
-            return Deadline(error.reason, f"{error.message}; the call goes{way}")
+            return DeadlineExceeded(error.reason, f"{error.message}; the call goes{way}")
         if error.reason != "SERVER_UNAVAILABLE":
             return error
 

@@ -1,22 +1,22 @@
-"""Messages of the API as the client's data (`model`)."""
+"""Decoding: messages of the API to the client's data (`model`)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from stepflow.client.model import (
+    ClientEvent,
     ClusterInfo,
     Component,
-    Diagnostic,
-    Event,
     ExecutorInfo,
+    FlowDiagnostic,
     FlowInfo,
     FlowVersion,
     HostInfo,
-    Item,
     PluginInfo,
     Run,
-    Step,
+    RunItem,
+    RunStep,
 )
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from stepflow.mesh.v1 import cluster_pb2, components_pb2, runs_pb2
 
 
-def diagnostic_of(message: flows_pb2.FlowDiagnostic) -> Diagnostic:
+def diagnostic_of(message: flows_pb2.FlowDiagnostic) -> FlowDiagnostic:
     level = flows_pb2.FlowDiagnostic.Level.Name(message.level).removeprefix("LEVEL_").lower()
-    return Diagnostic(message.code, message.kind, level, message.message, message.path)
+    return FlowDiagnostic(message.code, message.kind, level, message.message, message.path)
 
 
 def flow_info_of(message: flows_pb2.NamedFlowVersions) -> FlowInfo:
@@ -84,16 +84,16 @@ def _outcome_of(message: runs_pb2.Outcome) -> tuple[bytes, Failure | None]:
     return message.result.json, None
 
 
-def item_of(message: runs_pb2.Item) -> Item:
+def item_of(message: runs_pb2.Item) -> RunItem:
     raw, failure = _outcome_of(message.outcome)
-    return Item(message.item, status_of(message.status), raw, failure, message.completed_at_ms or None)
+    return RunItem(message.item, status_of(message.status), raw, failure, message.completed_at_ms or None)
 
 
-def step_of(message: runs_pb2.StepSummary) -> Step:
+def step_of(message: runs_pb2.StepSummary) -> RunStep:
     raw, failure = _outcome_of(message.outcome)
     step = message.step
 
-    return Step(
+    return RunStep(
         run_id=step.run_id,
         item=step.item,
         step_id=step.step_id,
@@ -110,13 +110,13 @@ def step_of(message: runs_pb2.StepSummary) -> Step:
     )
 
 
-def event_of(run_id: str, message: runs_pb2.RunEvent) -> Event | None:
-    """Return an event; None for kinds unknown to this version of the client."""
+def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
+    """Decode an event; None for a kind unknown to this version of the client."""
     at_ms = message.at_ms
 
     match message.WhichOneof("kind"):
         case "run_adopted":
-            return Event("run_adopted", at_ms, run_id, executor_id=message.run_adopted.executor_id)
+            return ClientEvent("run_adopted", at_ms, run_id, executor_id=message.run_adopted.executor_id)
 
         case "step_started":
             return _step_event("step_started", at_ms, message.step_started)
@@ -151,28 +151,28 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> Event | None:
             item = message.item_ended
             raw, failure = _outcome_of(item.outcome)
             kind = "item_failed" if item.failed else "item_completed"
-            return Event(kind, at_ms, run_id, item=item.item, raw=raw, failure=failure)
+            return ClientEvent(kind, at_ms, run_id, item=item.item, raw=raw, failure=failure)
 
         case "run_cancel_requested":
-            return Event("cancel_requested", at_ms, run_id)
+            return ClientEvent("cancel_requested", at_ms, run_id)
 
         case "run_signalled":
             signalled = message.run_signalled
-            return Event("signalled", at_ms, run_id, item=signalled.item, message=signalled.signal)
+            return ClientEvent("signalled", at_ms, run_id, item=signalled.item, message=signalled.signal)
 
         case "run_ended":
-            return Event("run_ended", at_ms, run_id, run=run_of(message.run_ended.run))
+            return ClientEvent("run_ended", at_ms, run_id, run=run_of(message.run_ended.run))
 
         case _:
             return None
 
 
-def _step_event(kind: EventKind, at_ms: int, body: Any, **members: Any) -> Event:
+def _step_event(kind: EventKind, at_ms: int, body: Any, **members: Any) -> ClientEvent:
     """Build the event of a step; `body` is the kind's message."""
     step: runs_pb2.StepPlace = body.step
     parent = step.parent
 
-    return Event(
+    return ClientEvent(
         kind,
         at_ms,
         step.run_id,

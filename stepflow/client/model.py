@@ -29,7 +29,7 @@ EventKind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnostic:
+class FlowDiagnostic:
     """A finding of flow validation. `level`: warning, error (steps will fail) or fatal (the flow cannot run)."""
 
     code: int
@@ -45,7 +45,7 @@ class StoredFlow:
 
     flow_id: str
     version: int
-    diagnostics: list[Diagnostic]
+    diagnostics: list[FlowDiagnostic]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class FlowVersion:
 
 @dataclass(frozen=True, slots=True)
 class FlowInfo:
-    """A named flow with all versions, oldest first."""
+    """A named flow with all its versions, oldest first."""
 
     name: str
     versions: list[FlowVersion]
@@ -86,7 +86,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class RunItem:
     """Outcome of one input. `raw` is the result as compact JSON, empty while running and after a failure."""
 
     item: int
@@ -102,8 +102,8 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A step that has begun. `status`: running, completed or failed. `raw`: the result, if results were requested."""
+class RunStep:
+    """A started step. `status`: running, completed or failed. `raw`: the result, if results were requested."""
 
     run_id: str
     item: int
@@ -125,11 +125,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a run. Members without meaning for the `kind` are empty.
+class ClientEvent:
+    """An event of a run. Fields that do not apply to `kind` are empty.
 
-    `run_id` is the sub-run's for steps of sub-runs. `raw` is a result, if results were requested; `until_ms` the end of
-    a sleep, or the time of the next attempt. `run` is set in the last event, `run_ended`.
+    `run_id`: for a step of a sub-run, the sub-run's id. `raw`: the result, if results were requested. `until_ms`: end
+    of a sleep, or time of the next attempt. `run`: set in the last event, `run_ended`.
     """
 
     kind: EventKind
@@ -159,7 +159,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A component offered by a live host. Schemas are trees, None if the server gives none."""
+    """A component offered by a live host. Schemas are trees; None if the component declares no schema."""
 
     plugin: str
     component: str

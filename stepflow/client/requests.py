@@ -1,4 +1,4 @@
-"""Requests of the client: Python values and flow files as messages of the API."""
+"""Encoding: Python values and flow files to messages of the API."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FlowLike: TypeAlias = Document | Named | str
 
 
 def value_message(value: Any, name: str) -> values_pb2.Value:
-    """Encode a value. Raises: Invalid VALUE_INVALID; `name` names the value in the text."""
+    """Encode a value; errors call it `name`. Raises: Invalid `VALUE_INVALID`."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -123,7 +123,7 @@ def _retry_policy(tree: Mapping[str, Any]) -> retry_pb2.RetryPolicy:
             policy.transport_retries_max = value
         else:
             raise Invalid(
-                "RETRY_INVALID", f"retry has `transportMaxRetries`, a count, and `backoff`; not {name!r}: {value!r}"
+                "RETRY_INVALID", f"retry accepts `transportMaxRetries` (a count) and `backoff`, not {name!r}: {value!r}"
             )
 
     return policy

@@ -1,4 +1,4 @@
-"""`Watch`: the events of a run, over reconnects and the death of servers."""
+"""`RunWatch`: the events of a run, over reconnects and the death of servers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from stepflow.client.connection import Connection
-    from stepflow.client.model import Event
+    from stepflow.client.model import ClientEvent
 
 
-class Watch:
-    """A run's events. `positions` is the progress so far: partition → seq, an argument for `Client.watch`.
+class RunWatch:
+    """A run's events. `positions` is the progress so far (partition → seq), to pass to `Client.watch` later.
 
     Durable events arrive exactly once, also over a broken connection; `step_started` and `step_progress` may be lost.
     A program that stops in the middle of an iteration and continues from `positions` sees the latest events again.
@@ -31,13 +31,13 @@ class Watch:
         self._connection = connection
         self._run_id = run_id
         self._include_results = include_results
-        self._iterator: AsyncGenerator[Event, None] | None = None
+        self._iterator: AsyncGenerator[ClientEvent, None] | None = None
 
-    def __aiter__(self) -> Watch:
+    def __aiter__(self) -> RunWatch:
         return self
 
-    async def __anext__(self) -> Event:
-        """Return the next event. Raises: NotFound, Refused (`HISTORY_GONE`), Unavailable (patience is over)."""
+    async def __anext__(self) -> ClientEvent:
+        """Return the next event. Raises: NotFound, FailedPrecondition (`HISTORY_GONE`), Unavailable (none answers)."""
         if self._iterator is None:
             self._iterator = self._events()
         return await self._iterator.__anext__()
@@ -47,7 +47,7 @@ class Watch:
         if self._iterator is not None:
             await self._iterator.aclose()
 
-    async def _events(self) -> AsyncGenerator[Event, None]:
+    async def _events(self) -> AsyncGenerator[ClientEvent, None]:
         patience = self._connection.patience()
         while True:
             call = self._connection.next_server().runs.WatchRun(self._request())

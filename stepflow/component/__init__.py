@@ -27,9 +27,32 @@ Promises:
 
 Limit: retries, timeouts, routes and durability belong to the engine, not to the SDK.
 
-Layers, bottom up: errors, reply, conversations and context (the author's side) · shapes, signature and registry
-(functions) · wire, call, in_flight, host_requests and server (the protocol) · process, and the transports stdio, http
-and pull · serve.
+Modules, from the bottom up. The author's side:
+- `errors`: exceptions of components and of their requests to the host.
+- `reply`: the host's reply to a request.
+- `conversations`: requests of several round trips.
+- `context`: `Context`, the facts of a call and its requests.
+
+Functions:
+- `shapes`: type hints as schemas, decoders and encoders.
+- `signature`: a function and its parameters.
+- `registry`: `@component`, and the registered functions.
+
+The protocol:
+- `wire`: messages.
+- `call`: one execute in flight.
+- `in_flight`: runs calls and answers each once.
+- `threads`, `loop_inbox`: the threads of sync components, and their way back to the event loop.
+- `failures`: the error answer of a failed call.
+- `progress`: progress reports.
+- `host_requests`: requests to the host, matched with replies.
+- `server`: `ComponentServer`, independent of the transport.
+
+The process:
+- `process`: descriptors, log, event loop, signals, exit.
+- `stdio`, `http/`, `pull/`: the transports.
+- `tryout`: `--list` and `--call`, without a host.
+- `serve`: `serve()`, which chooses a transport.
 """
 
 from __future__ import annotations

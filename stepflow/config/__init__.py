@@ -1,1 +1,53 @@
-"""TODO head of stepflow/config."""
+"""`stepflow-config.yml`: plugins, routes, retries. Import from here.
+
+- `model`: the records of a configuration.
+- `load`: finds and loads a file.
+- `reader`: from the tree of a file to a `Config`.
+- `route_reader`: the section `routes`.
+- `file_models`: the keys of a file, as pydantic models.
+- `problems`: problems and warnings of one reading (unknown keys), with their lines.
+- `variables`: replaces `$VAR` in the texts of a plugin.
+"""
+
+from stepflow.config.load import config_from_tree, default_config, discover, load_config
+from stepflow.config.model import (
+    NO_LIMITS,
+    BuiltinPlugin,
+    Config,
+    ConfigInvalid,
+    GrpcPlugin,
+    McpPlugin,
+    MockBehavior,
+    MockComponent,
+    MockPlugin,
+    OpenAISettings,
+    PluginConfig,
+    RetryConfig,
+    ServerLimits,
+    StepflowPlugin,
+    mock_key,
+)
+from stepflow.config.variables import resolve_plugin
+
+__all__ = [
+    "NO_LIMITS",
+    "BuiltinPlugin",
+    "Config",
+    "ConfigInvalid",
+    "GrpcPlugin",
+    "McpPlugin",
+    "MockBehavior",
+    "MockComponent",
+    "MockPlugin",
+    "OpenAISettings",
+    "PluginConfig",
+    "RetryConfig",
+    "ServerLimits",
+    "StepflowPlugin",
+    "config_from_tree",
+    "default_config",
+    "discover",
+    "load_config",
+    "mock_key",
+    "resolve_plugin",
+]

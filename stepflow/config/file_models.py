@@ -1,6 +1,6 @@
-"""The keys of `stepflow-config.yml`: their names, kinds and defaults, as pydantic models.
+"""The keys of `stepflow-config.yml`: names, types and defaults, as pydantic models.
 
-A key that no model knows is kept as an extra, for `config_schema` to warn of; a null is an absent key.
+Unknown keys are kept as extras; `Problems.read_model` warns about them. Null means absent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from stepflow.config.load import (
+from stepflow.config.model import (
     BuiltinPlugin,
     GrpcPlugin,
     McpPlugin,
@@ -26,14 +26,11 @@ from stepflow.errors import Invalid
 T = TypeVar("T")
 
 OPEN_FILES_MIN = 16
-"""Fewer let no interpreter start."""
-
-
-# --- kinds of values -------------------------------------------------------------------------------------
+"""With fewer, no interpreter starts."""
 
 
 def _text(value: Any) -> Any:
-    """Take what YAML reads as a whole number or boolean as the text it was; a float may have lost digits."""
+    """Turn an integer or boolean, as YAML reads them, back into text. A float is refused: digits may be lost."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -72,10 +69,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 
 
-# --- models ----------------------------------------------------------------------------------------------
-
-
 class Model(BaseModel):
+    """Base of all models: strict and immutable, with keys in camelCase."""
+
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, alias_generator=to_camel)
 
     @model_validator(mode="before")
@@ -86,49 +82,50 @@ class Model(BaseModel):
         return tree
 
     @classmethod
-    def keys(cls) -> list[str]:
-        return [info.alias or name for name, info in cls.model_fields.items()]
+    def keys(cls) -> tuple[str, ...]:
+        """Return the known keys as a file writes them."""
+        return tuple(info.alias or name for name, info in cls.model_fields.items())
 
     def fill(self, target: type[T]) -> T:
-        """Make a `target` of the fields that it shares with this model."""
+        """Build a `target` from the fields that both have."""
         names = [field.name for field in fields(target)]  # type: ignore[arg-type]  # targets are dataclasses
         return target(**{name: getattr(self, name) for name in names})
 
 
-class Plugin(Model):
+class PluginModel(Model):
     type: str
 
 
-class OpenAI(Model):
+class OpenAIModel(Model):
     base_url: str | None = None
     api_key_env: Name = "OPENAI_API_KEY"
     model: str | None = None
     timeout_ms: DurationMs = Field(default=600_000, alias="timeout")
 
 
-class Builtin(Plugin):
-    openai: OpenAI = OpenAI()
+class BuiltinModel(PluginModel):
+    openai: OpenAIModel = OpenAIModel()
 
     def plugin(self) -> PluginConfig:
         return BuiltinPlugin(openai=self.openai.fill(OpenAISettings))
 
 
-class Limits(Model):
+class LimitsModel(Model):
     memory_bytes: SizeBytes | None = Field(default=None, alias="memory")
     open_files: Annotated[int, Field(ge=OPEN_FILES_MIN)] | None = None
 
 
-class Server(Plugin):
-    """A plugin with a server that we may start."""
+class ServerModel(PluginModel):
+    """A plugin whose server a host may start."""
 
-    limits: Limits = Limits()
+    limits: LimitsModel = LimitsModel()
 
     def fill(self, target: type[T]) -> T:
         limits = self.limits.fill(ServerLimits)
         return replace(super().fill(target), limits=limits)  # type: ignore[type-var]  # targets are dataclasses
 
 
-class Mcp(Server):
+class McpModel(ServerModel):
     transport: Literal["stdio", "streamable-http"] | None = None
     command: str = ""
     args: Texts = ()
@@ -149,7 +146,7 @@ class Mcp(Server):
         return self.model_copy(update={"transport": transport}).fill(McpPlugin)
 
 
-class Stepflow(Server):
+class StepflowModel(ServerModel):
     transport: Literal["stdio", "http", "grpc"] = "stdio"
     command: str = ""
     args: Texts = ()
@@ -175,7 +172,7 @@ class Stepflow(Server):
         return self.fill(StepflowPlugin)
 
 
-class Grpc(Server):
+class GrpcModel(ServerModel):
     queue_name: Name
     command: str = ""
     args: Texts = ()
@@ -202,7 +199,7 @@ class Grpc(Server):
         return self.fill(GrpcPlugin)
 
 
-class Mock(Plugin):
+class MockModel(PluginModel):
     components: dict[str, Any]
 
 
@@ -213,27 +210,27 @@ class RuleModel(Model):
     component_deny: list[str] | None = None
 
 
-class Retry(Model):
+class RetryModel(Model):
     transport_max_retries: Annotated[int, Field(ge=0, le=2**32 - 1)] = 3
     backoff: dict[str, Any] | None = None
 
 
-class File(Model):
+class FileModel(Model):
     working_directory: str | None = None
     allowed_paths: list[str] = []
     plugins: dict[str, Any]
     routes: dict[str, Any]
-    retry: Retry = Retry()
+    retry: RetryModel = RetryModel()
     storage_config: dict[str, Any] = {}
     lease_manager: Any = None
     recovery: Any = None
     blob_api: Any = None
 
 
-PLUGIN_MODELS: dict[str, type[Builtin | Mock | Mcp | Stepflow | Grpc]] = {
-    "builtin": Builtin,
-    "mock": Mock,
-    "mcp": Mcp,
-    "stepflow": Stepflow,
-    "grpc": Grpc,
+PLUGIN_MODELS: dict[str, type[BuiltinModel | MockModel | McpModel | StepflowModel | GrpcModel]] = {
+    "builtin": BuiltinModel,
+    "mock": MockModel,
+    "mcp": McpModel,
+    "stepflow": StepflowModel,
+    "grpc": GrpcModel,
 }

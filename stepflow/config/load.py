@@ -1,37 +1,26 @@
-"""The configuration: plugins, routes, retries, and where files may be read.
+"""Find and load a configuration file.
 
-Owns finding, loading and describing `stepflow-config.yml`. Promises:
-- a `Config` is complete and consistent: every rule names a plugin, every route key is one segment, every path is
-  absolute; what could not be understood was an error, what was ignored stands in `warnings`;
-- plugins keep their texts as written: `$VAR` is replaced when a plugin is about to start (`Config.plugin`), so that
-  no secret is in a digest and a flow can be validated without the secrets of its servers;
-- nothing here imports pydantic; the models that read a file are in `config_schema.py`, loaded when there is a file.
-
-It starts nothing and opens no connection.
+Starts no process and opens no connection. The reader, and pydantic with it, is imported with the first file.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
+import contextlib
 import os
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from stepflow.codec import PAYLOAD_BYTES_MAX, encode
-from stepflow.errors import Invalid, NotFound
-from stepflow.retry import DEFAULT_BACKOFF, Backoff, backoff_to_tree
+from stepflow.codec import PAYLOAD_BYTES_MAX
+from stepflow.config.model import BuiltinPlugin, Config, ConfigInvalid, digest_of
+from stepflow.errors import NotFound
 from stepflow.routing.table import Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from stepflow.errors import Failure
+    from collections.abc import Iterator
 
 FILE_NAMES = ("stepflow-config.yml", "stepflow-config.yaml", "stepflow_config.yml", "stepflow_config.yaml")
-"""Names under which a configuration is found; two of them in one folder are ambiguous."""
+"""Recognised file names; two of them in one folder are ambiguous."""
 
 TEST_FILE_NAMES = (
     "stepflow-config.test.yml",
@@ -39,215 +28,14 @@ TEST_FILE_NAMES = (
     "stepflow_config.test.yml",
     "stepflow_config.test.yaml",
 )
-"""Names that `stepflow test` prefers, next to the flow only."""
+"""File names that `stepflow test` prefers, in the folder of the flow only."""
 
 FILE_BYTES_MAX = PAYLOAD_BYTES_MAX
-"""Mock behaviours can make a configuration large; nothing makes it larger than a payload."""
-
-
-class ConfigInvalid(Invalid):
-    """A configuration that cannot be used. `line` and `column` count from 1, None where there is no text."""
-
-    def __init__(
-        self, message: str, *, source: str, field: str = "", line: int | None = None, column: int | None = None
-    ) -> None:
-        super().__init__("CONFIG_INVALID", message, source=source, field=field, line=line, column=column)
-        self.source = source
-        self.field = field
-        self.line = line
-        self.column = column
-
-
-# --- plugins ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAISettings:
-    """Where `/builtin/openai` sends requests; None means the environment or the service's own default."""
-
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    model: str | None = None
-    timeout_ms: int = 600_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltinPlugin:
-    type: ClassVar[str] = "builtin"
-    openai: OpenAISettings = OpenAISettings()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MockBehavior:
-    """What a mock component answers: exactly one of the three.
-
-    `result` is compact JSON; `failure` is what the component declares; `error` the text of an internal error.
-    """
-
-    result: bytes | None = None
-    failure: Failure | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MockComponent:
-    """`behaviors` go by the input as compact JSON with sorted members (`mock_key`)."""
-
-    input_schema: Any
-    output_schema: Any
-    behaviors: Mapping[bytes, MockBehavior]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MockPlugin:
-    type: ClassVar[str] = "mock"
-    components: Mapping[str, MockComponent]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerLimits:
-    """What each process of a server may use, its children each as much again; None: what this process may."""
-
-    memory_bytes: int | None = None
-    """Of address space."""
-    open_files: int | None = None
-
-
-NO_LIMITS = ServerLimits()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpPlugin:
-    """An MCP server: a command over stdio, or a URL over streamable HTTP, which a command may serve."""
-
-    type: ClassVar[str] = "mcp"
-    transport: Literal["stdio", "streamable-http"] = "stdio"
-    command: str = ""
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    inherit_env: bool = False
-    url: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    result: Literal["structured", "content"] = "structured"
-    mode: Literal["auto", "legacy", "modern"] = "auto"
-    start_timeout_ms: int = 30_000
-    limits: ServerLimits = NO_LIMITS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepflowPlugin:
-    """A server of the StepFlow protocol: a command, or a URL of one that runs already (`http`)."""
-
-    type: ClassVar[str] = "stepflow"
-    transport: Literal["stdio", "http"] = "stdio"
-    command: str = ""
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    inherit_env: bool = False
-    url: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    processes: int = 1
-    concurrency: int | None = None
-    """Executes in flight per process; None: what the server's generation bears."""
-    start_timeout_ms: int = 30_000
-    request_timeout_ms: int = 30_000
-    """For requests other than executes."""
-    line_bytes_max: int | None = None
-    """Longest line the server reads; None: what its generation bears."""
-    blob_threshold: int = 0
-    """Over HTTP: members of outputs above this many bytes come as blobs; 0: never."""
-    blob_host: str = "127.0.0.1"
-    """Over HTTP: the address of this machine at which the server finds blobs."""
-    limits: ServerLimits = NO_LIMITS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrpcPlugin:
-    """Workers that pull over gRPC: a command that starts them, or an address to which others connect, or both."""
-
-    type: ClassVar[str] = "grpc"
-    queue_name: str
-    command: str = ""
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    inherit_env: bool = True
-    queue_timeout_ms: int = 30_000
-    """How long a call waits where no worker is connected, and a worker may take to claim it where another could."""
-    execution_timeout_ms: int | None = None
-    listen: str = ""
-    """HOST:PORT; empty: an own port for each process that is started, upstream's default without a command."""
-    advertise: str = ""
-    """HOST:PORT by which workers reach `listen`, where that is another one."""
-    insecure: bool = False
-    """Listen beyond this machine: the protocol has no TLS."""
-    processes: int = 1
-    concurrency: int | None = None
-    """Calls in flight per worker."""
-    start_timeout_ms: int = 30_000
-    limits: ServerLimits = NO_LIMITS
-
-
-PluginConfig = BuiltinPlugin | MockPlugin | McpPlugin | StepflowPlugin | GrpcPlugin
-
-
-# --- the whole -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RetryConfig:
-    transport_max_retries: int = 3
-    backoff: Backoff = DEFAULT_BACKOFF
-
-    def to_tree(self) -> dict[str, Any]:
-        """Return it as it is written in a configuration."""
-        return {"transportMaxRetries": self.transport_max_retries, "backoff": backoff_to_tree(self.backoff)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """A configuration, ready to use. Paths are absolute."""
-
-    working_directory: Path
-    plugins: Mapping[str, PluginConfig]
-    routes: Mapping[str, tuple[Rule, ...]]
-    retry: RetryConfig | None = None
-    """None: nothing is said about it."""
-    allowed_paths: tuple[Path, ...] = ()
-    """Files and folders that `load_file` may read besides the working directory."""
-    storage: Mapping[str, Any] = field(default_factory=dict)
-    """Upstream's `storageConfig` as written; nothing here follows it."""
-    digest: str = ""
-    """SHA-256 of what the file means: comments, order of members and layout do not count."""
-    source: Path | None = None
-    label: str = "default configuration"
-    """Names the configuration in messages."""
-    warnings: tuple[str, ...] = ()
-
-    def plugin(self, name: str, environ: Mapping[str, str]) -> PluginConfig:
-        """Return a plugin with the variables in its texts replaced, ready to start.
-
-        Raises:
-            ConfigInvalid: a variable is not set and has no default.
-        """
-        from stepflow.config.variables import UnsetVariable, map_texts, substitute
-
-        def replaced(place: tuple[str | int, ...], text: str) -> str:
-            try:
-                return substitute(text, environ)
-            except UnsetVariable as unset:
-                key = key_text(("plugins", name, *place))
-                raise ConfigInvalid(
-                    f"{self.label}: {key}: environment variable `{unset.name}` is not set; "
-                    f"set it, or write `${{{unset.name}:-default}}`",
-                    source=self.label,
-                    field=key,
-                ) from None
-
-        return map_texts(self.plugins[name], replaced)
+"""Mock behaviours hold payloads, so a configuration may be as large as one."""
 
 
 def default_config(working_directory: Path) -> Config:
-    """Return what holds without any file: the builtin components at `/builtin`."""
+    """Return the configuration used without a file: the builtin components at `/builtin`."""
     return Config(
         working_directory=working_directory.absolute(),
         plugins={"builtin": BuiltinPlugin()},
@@ -261,7 +49,7 @@ def load_config(path: Path | str) -> Config:
 
     Raises:
         NotFound: CONFIG_NOT_FOUND.
-        ConfigInvalid: with file, line and key; all problems of the file in one message.
+        ConfigInvalid: with file, line and key; one message holds all problems of the file.
     """
     from stepflow.flow.document import parse_tree
     from stepflow.flow.source import DocumentInvalid
@@ -281,32 +69,35 @@ def load_config(path: Path | str) -> Config:
 
 
 def config_from_tree(tree: Any, *, source: str, base_dir: Path) -> Config:
-    """Read a configuration from a tree, or from a `stepflow.flow.document.Tree`, which knows the lines.
+    """Read a configuration from a plain tree, or from a `stepflow.flow.document.Tree`, which has line numbers.
 
-    `source` names it in messages; relative paths start at `base_dir`. Raises: ConfigInvalid.
+    `source` names the configuration in messages; relative paths start at `base_dir`. Raises: ConfigInvalid.
     """
-    return _reader()(tree, source=source, base_dir=base_dir.absolute())
+    with _no_pydantic_plugins():
+        from stepflow.config.reader import read_config
+
+    return read_config(tree, source=source, base_dir=base_dir.absolute())
 
 
-def _reader() -> Callable[..., Config]:
-    """Import the schema, without pydantic's search for plugins in all installed packages: 40 ms of every run."""
+@contextlib.contextmanager
+def _no_pydantic_plugins() -> Iterator[None]:
+    """Skip pydantic's search for plugins in all installed packages while models are made: 40 ms of every run."""
     switch = "PYDANTIC_DISABLE_PLUGINS"
     before = os.environ.get(switch)
     os.environ[switch] = "__all__"
     try:
-        from stepflow.config.reader import read_config
+        yield
     finally:
         if before is None:
             del os.environ[switch]
         else:
             os.environ[switch] = before
-    return read_config
 
 
 def discover(flow_dir: Path, cwd: Path, *, test: bool = False) -> Path | None:
-    """Find the configuration for a flow: in its folder, then in the current one.
+    """Find the configuration for a flow: in its folder, then in the current folder.
 
-    With `test`, a test configuration next to the flow comes first.
+    With `test`, a test configuration in the folder of the flow comes first.
 
     Raises:
         ConfigInvalid: two candidates in one folder.
@@ -336,35 +127,3 @@ def _read(path: Path, label: str) -> bytes:
         raise NotFound("CONFIG_NOT_FOUND", f"configuration {label} does not exist", source=label) from None
     except OSError as error:
         raise ConfigInvalid(f"{label}: cannot be read: {error.strerror}", source=label) from None
-
-
-def digest_of(tree: Any) -> str:
-    """Return the digest of a configuration's tree."""
-    return hashlib.sha256(encode(tree, order="sorted")).hexdigest()
-
-
-def mock_key(tree: Any) -> bytes:
-    """Return the text under which a mock behaviour is found: members sorted, 1 and 1.0 apart."""
-    return encode(tree, order="sorted")
-
-
-def did_you_mean(name: str, known: Any, *, cutoff: float = 0.6) -> str:
-    """Return `; did you mean …?` for a misspelt name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean `{close[0]}`?" if close else ""
-
-
-def key_text(place: tuple[str | int, ...]) -> str:
-    """Write a place in a configuration as people do: `plugins.time.args[1]`, `routes["/a"][0]`."""
-    text = ""
-    for part in place:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif _PLAIN_KEY.fullmatch(part):
-            text += f".{part}" if text else part
-        else:
-            text += f'["{part}"]'
-    return text
-
-
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")

@@ -1,5 +1,10 @@
 """`stepflow dev`: etcd and the services as child processes on this machine.
 
-`mesh` starts, restarts and stops all processes; `services` has the command lines, `service_process` a single process,
-`folder` and `ports` the resources; `etcd_binary` finds etcd or fetches it from Debian's packages (`debian`).
+- `mesh`: starts, restarts and stops all processes.
+- `services`: command lines and readiness of the services.
+- `service_process`: a single process.
+- `folder`: the folder of a mesh, with one owner at a time.
+- `ports`: free ports on loopback.
+- `etcd_binary`: finds etcd, or fetches it.
+- `debian`: fetches programs from Debian's packages.
 """

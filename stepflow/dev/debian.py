@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stepflow.errors import NotFound, Refused, Unavailable
+from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.proxies import named_proxy, no_proxy_with_loopback, through
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def fetch(program: Program, cache: Path) -> Path:
 
     Raises (reasons begin with the program's name):
         NotFound: `…_PACKAGE_GONE`.
-        Refused: `…_NOT_FETCHABLE` (no apt, or another kind of machine), `…_CHECKSUM`.
+        FailedPrecondition: `…_NOT_FETCHABLE` (no apt, or another kind of machine), `…_CHECKSUM`.
         Unavailable: `…_FETCH_FAILED`.
     """
     folder = cache.absolute()  # apt resolves relative folders against its own
@@ -104,16 +104,16 @@ def _fetch_first(folder: Path, program: Program) -> Path:
 
 
 def _architecture(program: Program) -> str:
-    """Return Debian's name of this machine's architecture. Raises: Refused `…_NOT_FETCHABLE`."""
+    """Return Debian's name of this machine's architecture. Raises: FailedPrecondition `…_NOT_FETCHABLE`."""
     for tool in ("apt-get", "dpkg", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise Refused(
+            raise FailedPrecondition(
                 program.reason("NOT_FETCHABLE"),
                 f"{program.name} cannot be fetched: this machine has no {tool}: {program.own}",
             )
     architecture = _run(program, ["dpkg", "--print-architecture"]).strip()
     if any(architecture not in release.sha256 for release in program.releases):
-        raise Refused(
+        raise FailedPrecondition(
             program.reason("NOT_FETCHABLE"),
             f"{program.name} cannot be fetched: no package is pinned for {architecture}: {program.own}",
         )
@@ -136,7 +136,7 @@ def _fetch(folder: Path, program: Program, release: Release, architecture: str) 
             return False
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != release.sha256[architecture]:
-            raise Refused(
+            raise FailedPrecondition(
                 program.reason("CHECKSUM"),
                 f"{archive.name} from {mirror} has SHA-256 {found}, expected {release.sha256[architecture]}; "
                 f"it was not used. Fetch from another mirror, or {program.own}",

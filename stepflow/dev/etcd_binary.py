@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepflow.dev.debian import Program, Release, fetch
-from stepflow.errors import NotFound, Refused
+from stepflow.errors import FailedPrecondition, NotFound
 
 VERSION_TIMEOUT_S = 10
 
@@ -68,7 +68,8 @@ def find_etcd(cache: Path | None = None) -> EtcdBinary:
 
     Raises:
         NotFound: `ETCD_BIN_MISSING`, `ETCD_PACKAGE_GONE`.
-        Refused: `ETCD_BIN_UNUSABLE`, `ETCD_NOT_FETCHABLE` (no apt, or another kind of machine), `ETCD_CHECKSUM`.
+        FailedPrecondition: `ETCD_BIN_UNUSABLE`, `ETCD_NOT_FETCHABLE` (no apt, or another kind of machine),
+            `ETCD_CHECKSUM`.
         Unavailable: `ETCD_FETCH_FAILED`.
     """
     own = os.environ.get("ETCD_BIN")
@@ -89,8 +90,8 @@ def _version(path: Path) -> str:
             [str(path), "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refused("ETCD_BIN_UNUSABLE", f"{path} cannot be run ({error}): {OWN_ETCD}") from None
+        raise FailedPrecondition("ETCD_BIN_UNUSABLE", f"{path} cannot be run ({error}): {OWN_ETCD}") from None
     found = re.search(r"etcd Version: (\S+)", output)
     if found is None:
-        raise Refused("ETCD_BIN_UNUSABLE", f"{path} --version prints no etcd version: {OWN_ETCD}")
+        raise FailedPrecondition("ETCD_BIN_UNUSABLE", f"{path} --version prints no etcd version: {OWN_ETCD}")
     return found.group(1)

@@ -17,7 +17,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from stepflow.errors import Refused
+from stepflow.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ class DevFolder:
     def own(self, server: str) -> None:
         """Take the lock, and write down that the mesh listens at `server`.
 
-        Raises: Refused `DEV_RUNNING` (another mesh uses the folder), `STORE_UNUSABLE`.
+        Raises: FailedPrecondition `DEV_RUNNING` (another mesh uses the folder), `STORE_UNUSABLE`.
         """
         try:
             make_private(self.path)
@@ -74,7 +74,10 @@ class DevFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def make_subfolders(self) -> None:
-        """Create the missing subfolders, and delete the logs of the last start. Raises: Refused `STORE_UNUSABLE`."""
+        """Create the missing subfolders, and delete the logs of the last start.
+
+        Raises: FailedPrecondition `STORE_UNUSABLE`.
+        """
         try:
             for name in SUBFOLDERS:
                 (self.path / name).mkdir(mode=0o700, exist_ok=True)
@@ -93,20 +96,20 @@ def make_private(folder: Path) -> None:
         (missing[-1] / ".gitignore").write_text("*\n", encoding="ascii")
 
 
-def _unusable(folder: Path, error: OSError) -> Refused:
-    return Refused(
+def _unusable(folder: Path, error: OSError) -> FailedPrecondition:
+    return FailedPrecondition(
         "STORE_UNUSABLE",
         f"the mesh cannot use the folder {folder}: {error.strerror}; name another folder with --data",
         path=str(folder),
     )
 
 
-def _running(folder: Path, owner: bytes) -> Refused:
+def _running(folder: Path, owner: bytes) -> FailedPrecondition:
     where = ""
     with contextlib.suppress(ValueError, KeyError, TypeError):  # the owner has the lock and has not written yet
         known = json.loads(owner)
         where = f" (process {known['pid']}, at {known['server']})"
-    return Refused(
+    return FailedPrecondition(
         "DEV_RUNNING",
         f"a mesh is running in {folder} already{where}: use it, stop it, or start another one with --data and --port",
         path=str(folder),

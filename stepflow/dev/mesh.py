@@ -77,7 +77,7 @@ class DevMesh:
         `reset` first deletes the data of an earlier mesh in the folder.
 
         Raises:
-            Refused: `DEV_RUNNING` (another mesh uses the folder), `PORT_TAKEN`, `STORE_UNUSABLE`.
+            FailedPrecondition: `DEV_RUNNING` (another mesh uses the folder), `PORT_TAKEN`, `STORE_UNUSABLE`.
             Unavailable: `SERVICE_START_FAILED`, with the end of the service's log.
             StepflowError: no etcd (`stepflow.dev.etcd_binary`).
         """

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import socket
 
-from stepflow.errors import Refused
+from stepflow.errors import FailedPrecondition
 
 HOST = "127.0.0.1"
 
 
 def check_port(port: int) -> None:
-    """Check that a port can be listened on. Raises: Refused `PORT_TAKEN`, `PORT_FORBIDDEN`, with the next step."""
+    """Check that a port can be listened on.
+
+    Raises: FailedPrecondition `PORT_TAKEN`, `PORT_FORBIDDEN`, with the next step.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closing connection does not occupy the port
 
@@ -20,8 +23,8 @@ def check_port(port: int) -> None:
         except OSError as error:
             if error.errno == errno.EACCES:
                 text = f"port {port} is reserved for privileged users; choose a port above 1023"
-                raise Refused("PORT_FORBIDDEN", text) from None
-            raise Refused(
+                raise FailedPrecondition("PORT_FORBIDDEN", text) from None
+            raise FailedPrecondition(
                 "PORT_TAKEN",
                 f"another program listens on port {port}. If it is a mesh, use it: stepflow cluster status --server "
                 f"localhost:{port}. Else choose another port: stepflow dev --port {free_port()}",

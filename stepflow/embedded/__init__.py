@@ -1,1 +1,5 @@
-"""Runs without a mesh: all parts in one process over SQLite (`mesh`), and the folder of the runs (`runs_folder`)."""
+"""Runs without a mesh: all parts in one process over SQLite.
+
+- `mesh`: control plane, executor and host over one store.
+- `runs_folder`: the folder of the runs of this machine.
+"""

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.host import ComponentHost
-from control_plane.control_plane import ControlPlane, RunRequest, check_request
+from control_plane.admission import RunRequest, check_request
+from control_plane.control_plane import ControlPlane
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
 from executor.hosts.peer import HostPeer
 from stepflow.codec import decode
-from stepflow.config.load import BuiltinPlugin, Config, RetryConfig
+from stepflow.config import BuiltinPlugin, Config, RetryConfig
 from stepflow.errors import StepflowError
 from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.entries import flow_result

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from stepflow.errors import Invalid, NotFound, Refused, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
 
 if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
@@ -43,7 +43,7 @@ class LocalRuns:
         return self.folder / "runs" / f"{run_id}{_SUFFIX}"
 
     def blobs(self) -> BlobStore:
-        """Return the blob store of all runs. Raises: Refused (not a folder)."""
+        """Return the blob store of all runs. Raises: FailedPrecondition (not a folder)."""
         from stepflow.store.blobs import BlobStore
 
         return BlobStore.open(self.folder)
@@ -51,7 +51,7 @@ class LocalRuns:
     async def create(self, run_id: str) -> SqliteStore:
         """Create the database of a new run, and own it until it is closed.
 
-        Raises: Refused, StoreUnreadable, StoreUnavailable; the message names the file.
+        Raises: FailedPrecondition, StoreUnreadable, StoreUnavailable; the message names the file.
         """
         from stepflow.store.sqlite.store import SqliteStore
 
@@ -101,7 +101,7 @@ class LocalRuns:
         return False
 
     def run_ids(self) -> list[str]:
-        """Return the ids of all runs, the newest first. Other files are ignored. Raises: Refused."""
+        """Return the ids of all runs, the newest first. Other files are ignored. Raises: FailedPrecondition."""
         try:
             names = [path.name for path in (self.folder / "runs").iterdir()]
         except FileNotFoundError:
@@ -137,8 +137,8 @@ class LocalRuns:
         except OSError as error:
             raise self._unusable(error) from None
 
-    def _unusable(self, error: OSError) -> Refused:
-        return Refused(
+    def _unusable(self, error: OSError) -> FailedPrecondition:
+        return FailedPrecondition(
             "STORE_UNUSABLE",
             f"runs cannot be stored in {self.folder}: {error.strerror}; name another folder with --store",
             path=str(self.folder),

@@ -1,0 +1,4 @@
+"""Protobuf messages of etcd's API.
+
+- `v1/`: generated from `proto/stepflow/etcd/v1`.
+"""

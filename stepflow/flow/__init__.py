@@ -1,12 +1,35 @@
 """The language of flows: reading, checking, normalising, compiling, and evaluating expressions.
 
-From text to evaluation:
-- `document` (with `yaml_reader`): text to trees, with the location of every value;
-- `parse` (with `members`, `declarations`, `duration`; `syntax` for expressions): trees to a `Flow`;
-- `validate`, `overrides`, `canonical` (ids): checks, changes and the normalised spelling of a `Flow`;
-- `compiled`, `expr`, `nodes`: a `Flow` ready to evaluate.
-Also here: `variables`, `secrets`, `schema` (checks of inputs), `paths` (into JSON values), `source` and `diagnostics`
-(errors and findings).
+From text to trees:
+- `document`: JSON and YAML as trees, with the location of every value.
+- `yaml_reader`, `yaml_scalars`: YAML 1.2.
+
+From trees to a `Flow`:
+- `model`: `Flow`, a flow as data.
+- `parse`: fields and their types.
+- `members`: typed members of mappings, and unread members.
+- `declarations`: schemas, examples, test cases.
+- `duration`: durations such as `1.5s`.
+- `syntax`: expressions as syntax trees: `$step`, `$input`, `$variable`, `$if`, `$coalesce`, `$literal`.
+
+Checks and changes of a `Flow`:
+- `validate`: static checks.
+- `overrides`: changes for a single run.
+- `canonical`: the normalised document, and the flow id.
+
+From a `Flow` to evaluation:
+- `compiled`: a flow ready to run.
+- `expr`: compiles an expression into nodes.
+- `nodes`: evaluates the nodes, one class per kind of expression.
+
+For all of these:
+- `paths`: paths into JSON values.
+- `variables`: declared variables and defaults.
+- `secrets`: secret values, and their redaction.
+- `schema`: checks of values against schemas.
+- `schema_cost`, `schema_graph`: the maximal cost of such a check.
+- `source`: errors in documents.
+- `diagnostics`: findings about a flow.
 
 Pure: no I/O, no clock, no randomness, and no knowledge of the engine. Text libraries are imported on first use.
 """

@@ -1,9 +1,10 @@
-"""Compiled expressions: the steps to complete before an evaluation, and the evaluation.
+"""Compiled expressions: the steps to complete before an evaluation, and the entry to the evaluation.
 
-An expression is compiled once per flow into a tree of small nodes (`nodes.py`); constant parts are encoded then.
-The rules are §2 and §6 of the flow language.
+An expression is compiled once per flow into a tree of small nodes (`nodes.py`), which evaluate themselves; constant
+parts are encoded then. The rules are §2 and §6 of the flow language.
 
-Limits: no validation (`validate.py`), and no knowledge of runs.
+Limits: no validation (`validate.py`), and no knowledge of runs: `stepflow.run.values` evaluates the inputs of steps,
+`stepflow.run.advance` the outputs of flows.
 """
 
 from __future__ import annotations

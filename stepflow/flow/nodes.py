@@ -1,5 +1,11 @@
 """Nodes of compiled expressions: each knows the steps to complete before its evaluation, and evaluates.
 
+- `StepValue`, `StepPart`: `$step`, without and with a path.
+- `InputValue`, `VariableValue`: `$input`, `$variable`.
+- `IfValue`, `CoalesceValue`: `$if`, `$coalesce`.
+- `Constant`, `Composite`: constants; objects and arrays with expressions in them.
+- `Fail`: an expression without a possible value.
+
 Evaluation composes JSON *text*: a whole result is spliced in undecoded, a path decodes its source at most once and
 encodes the selected part. Promises:
 - evaluation never raises and never changes a source; the result is compact JSON or the first `Failure` in document

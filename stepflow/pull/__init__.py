@@ -1,7 +1,10 @@
 """StepFlow over gRPC pull (0.12 and later): code shared by workers and hosts.
 
-Source: the descriptors of stepflow-py 0.12.0 and 0.13.0, and the behaviour of their workers. `v1` has the messages,
-generated from `proto/`; `values` converts JSON. The constants are the service names on the wire.
+- `v1/`: the messages, generated from `proto/`.
+- `values`: JSON in `google.protobuf.Value`.
+
+Source: the descriptors of stepflow-py 0.12.0 and 0.13.0, and the behaviour of their workers. The constants are the
+service names on the wire.
 """
 
 from __future__ import annotations

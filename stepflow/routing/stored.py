@@ -1,9 +1,9 @@
-"""Rules as they stand in the store, `routes/<prefix>`: JSON that hosts write and executors read.
+"""Rules in the store, `routes/<prefix>`: JSON that hosts write and executors read.
 
-- What is read back is what was written: `decode_rules(encode_rules(rules, types)[0]) == (rules, types)`.
-- The hash is that of the rules' meaning alone, the same for every host that was given the same rules.
+- `decode_rules(encode_rules(rules, types)[0]) == (rules, types)`.
+- The hash covers the rules alone, so hosts with the same rules agree on the hash.
 
-Pure. Who may write which rules is the business of `component_host/registration.py`.
+Pure. Not here: which host may write which rules (`component_host/registration.py`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def encode_rules(rules: Sequence[Rule], types: Mapping[str, str]) -> tuple[bytes, str]:
-    """Return the text of a prefix's rules and its SHA-256. `types`: the kind of each plugin (`builtin`, `mcp`)."""
+    """Return the JSON text of a prefix's rules and its SHA-256. `types`: the type of each plugin (`builtin`, `mcp`)."""
     text = encode({"rules": [_tree(rule, types) for rule in rules]})
     return text, hashlib.sha256(text).hexdigest()
 
 
 def decode_rules(text: bytes) -> tuple[tuple[Rule, ...], dict[str, str]]:
-    """Return the rules and the types of the plugins that they name. Raises: DataLoss ROUTES_UNREADABLE."""
+    """Return the rules and the types of their plugins. Raises: DataLoss ROUTES_UNREADABLE."""
     try:
         trees = decode(text)["rules"]
         return tuple(_rule(tree) for tree in trees), {tree["plugin"]: tree["type"] for tree in trees}

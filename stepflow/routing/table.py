@@ -1,15 +1,13 @@
-"""From the path of a component to the plugin that runs it.
+"""Routes: from the path of a component to the plugin that runs it.
 
-Owns the meaning of routes: prefixes, ordered rules with conditions and allow and deny lists, and the path patterns
-of the components (`/add`, `/core/{name}`, `/core/{*rest}`). Promises:
-- the first rule whose conditions hold, whose plugin has the component and whose lists admit it, wins; rules of the
-  step's own prefix come before those of `/`;
-- literal segments beat parameters, parameters beat a wildcard, segment by segment from the left;
-- a condition on a path that the input lacks does not hold, and fails nothing;
-- the input is decoded only when a rule on the way has conditions; other results are remembered per path.
+Owns the meaning of prefixes and of ordered rules with conditions, allow lists and deny lists.
 
-Pure; a table never changes. Whether a plugin has a live host is not its business, nor is reading rules from
-a file (`config.py`).
+- The first rule wins whose conditions hold, whose plugin has the component and whose lists admit it. Rules of the
+  step's own prefix precede the rules of `/`.
+- A condition on a path missing from the input does not hold; it is no error.
+- The input is decoded only if a candidate rule has conditions. Other results are cached per path.
+
+Pure, and a table is immutable. Not here: live hosts of a plugin, and reading rules from a file (`stepflow.config`).
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ import msgspec
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure
 from stepflow.flow.paths import MISSING
+from stepflow.routing.patterns import PatternMatcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
     from stepflow.flow.paths import Path
 
 ENGINE_COMPONENTS = frozenset(("/eval", "/map", "/iterate", "/sleep", "/wait_for_signal"))
-"""Components of a plugin of type `builtin` that the run engine executes itself: no host ever sees them."""
+"""Components of a plugin of type `builtin` that the run engine executes itself, without a host."""
 
 REMEMBERED_PATHS_MAX = 4_096
-"""Paths whose resolution is kept. Flows name few; sub-flows built at run time could name any number."""
+"""Cached paths. Flows name few; sub-flows built at run time may name any number."""
 
 _ROOT = "/"
 
@@ -40,8 +39,8 @@ _ROOT = "/"
 class Rule(msgspec.Struct, frozen=True):
     """One rule of a route.
 
-    `conditions` are (path into the step's input, JSON tree) pairs that must all be equal; `allow` and `deny` hold
-    component ids (None: no such list); `params` go to the plugin with each call.
+    `conditions` are pairs of a path into the step's input and the JSON tree expected there. `allow` and `deny` hold
+    component ids (None: no list). `params` go to the plugin with each call.
     """
 
     plugin: str
@@ -65,10 +64,10 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class PluginComponents(msgspec.Struct, frozen=True):
-    """What a plugin offers: (component id, path pattern) pairs.
+    """Components of a plugin, as pairs of component id and path pattern.
 
-    `complete` is false where the server may know more than it lists; `engine` are the ids that the run engine
-    executes (`ENGINE_COMPONENTS` for a plugin of type `builtin`).
+    `complete` is false if the server may have unlisted components. `engine` holds the ids that the run engine executes
+    (`ENGINE_COMPONENTS` for a plugin of type `builtin`).
     """
 
     components: tuple[tuple[str, str], ...] = ()
@@ -77,20 +76,22 @@ class PluginComponents(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where a step goes. Shared between steps: the mappings must not be changed."""
+    """Destination of a step. Shared between steps: do not change the mappings."""
 
     plugin: str
     component: str
     engine: str | None = None
-    """`eval`, `map`, `iterate` or `sleep` when the run engine executes the step itself."""
+    """`eval`, `map`, `iterate` or `sleep` if the run engine executes the step itself."""
     path_params: Mapping[str, str] = msgspec.field(default_factory=dict)
     route_params: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class NoRoute(msgspec.Struct, frozen=True):
-    """No rule leads anywhere. `message` explains it to a person; `reason` is one of `not_a_path` (no leading slash),
-    `no_rule` (no such prefix), `not_listed` (no plugin of the rules has it), `excluded` (allow and deny lists),
-    `condition` (the input meets none of the conditions)."""
+    """A path without a target. `message` is for people.
+
+    `reason` is one of `not_a_path` (no leading slash), `no_rule` (unknown prefix), `not_listed` (no plugin of the rules
+    has the component), `excluded` (allow and deny lists), `condition` (the input meets none of the conditions).
+    """
 
     message: str
     reason: str
@@ -104,8 +105,8 @@ class NoRoute(msgspec.Struct, frozen=True):
 _ROUTING_FAILED = "error routing component"
 
 
-class _Choice(msgspec.Struct, frozen=True):
-    """The rules of a path that depend on the input, and what holds when none does."""
+class _RouteChoice(msgspec.Struct, frozen=True):
+    """Candidate rules of a path that depend on the input, and the result if none holds."""
 
     candidates: tuple[tuple[Rule, Target], ...]
     otherwise: Target | NoRoute
@@ -120,42 +121,42 @@ class _Choice(msgspec.Struct, frozen=True):
 class RouteTable:
     """Routes by prefix over the components of the plugins.
 
-    A plugin that the rules name and `plugins` lacks has not been heard of yet: its rules admit any path, and the
-    call waits for a host that runs it.
+    A plugin named by the rules but missing from `plugins` is still unknown: its rules admit any path, and calls wait
+    for a host with that plugin.
     """
 
     def __init__(self, routes: Mapping[str, Sequence[Rule]], plugins: Mapping[str, PluginComponents]) -> None:
         self._routes = {prefix: tuple(rules) for prefix, rules in routes.items()}
         self._plugins = plugins
         named = {rule.plugin for rules in self._routes.values() for rule in rules}
-        self._matchers = {name: _Matcher(plugins.get(name, _UNHEARD)) for name in named}
-        self._remembered: dict[str, Target | NoRoute | _Choice] = {}
+        self._matchers = {name: _matcher(plugins.get(name, _UNHEARD)) for name in named}
+        self._remembered: dict[str, Target | NoRoute | _RouteChoice] = {}
 
     def resolve(self, path: str, input: Json) -> Target | NoRoute:
         """Find the target of the component path `path` for a step's resolved input."""
         found = self._remembered.get(path)
         if found is None:
             found = self._remember(path)
-        if found.__class__ is _Choice:
+        if found.__class__ is _RouteChoice:
             return found.pick(input.tree)
-        return found  # type: ignore[return-value]  # not a _Choice; compared by class, twice as fast as isinstance
+        return found  # type: ignore[return-value]  # not a _RouteChoice; compared by class, twice as fast as isinstance
 
     def may_be_engine(self, path: str) -> bool:
-        """Tell whether some input can make `path` lead to a component of the engine itself."""
+        """Return True if `path` can lead to a component of the engine for some input."""
         found = self._remembered.get(path) or self._remember(path)
-        if isinstance(found, _Choice):
+        if isinstance(found, _RouteChoice):
             targets: list[Target | NoRoute] = [target for _, target in found.candidates]
             return any(_is_engine(target) for target in (*targets, found.otherwise))
         return _is_engine(found)
 
-    def _remember(self, path: str) -> Target | NoRoute | _Choice:
+    def _remember(self, path: str) -> Target | NoRoute | _RouteChoice:
         if len(self._remembered) >= REMEMBERED_PATHS_MAX:
             self._remembered.clear()
         found = self._remembered[path] = self._plan(path)
         return found
 
-    def _plan(self, path: str) -> Target | NoRoute | _Choice:
-        """Walk all rules that `path` can meet, up to the first one that needs no look at the input."""
+    def _plan(self, path: str) -> Target | NoRoute | _RouteChoice:
+        """Collect the rules for `path`, up to the first rule that does not depend on the input."""
         attempts = self._attempts(path)
         conditional: list[tuple[Rule, Target]] = []
         unlisted: list[str] = []
@@ -165,20 +166,23 @@ class RouteTable:
             if match is None:
                 unlisted.append(rule.plugin)
                 continue
+
             component, path_params = match
             if not rule.admits(component):
                 excluded.append(rule.plugin)
                 continue
+
             target = self._target(rule, component, path_params)
             if not rule.conditions:
-                return _Choice(tuple(conditional), target) if conditional else target
+                return _RouteChoice(tuple(conditional), target) if conditional else target
             conditional.append((rule, target))
+
         if conditional:
-            return _Choice(tuple(conditional), _unmet(path))
+            return _RouteChoice(tuple(conditional), _unmet(path))
         return self._nowhere(path, matched=bool(attempts), unlisted=unlisted, excluded=excluded)
 
     def _attempts(self, path: str) -> list[tuple[Rule, str]]:
-        """The rules to try, each with what is left of the path behind its prefix."""
+        """Return the candidate rules, each with the rest of the path after its prefix."""
         if not path.startswith("/"):
             return []
         segment, slash, rest = path[1:].partition("/")
@@ -208,7 +212,7 @@ class RouteTable:
 
 
 def json_equal(left: Any, right: Any) -> bool:
-    """Compare two JSON trees; numbers by value (1 equals 1.0), booleans only with booleans, members in any order."""
+    """Compare two JSON trees: numbers by value (1 equals 1.0), booleans only with booleans, members in any order."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, dict):
@@ -237,80 +241,5 @@ def _names(plugins: list[str]) -> str:
 _UNHEARD = PluginComponents(complete=False)
 
 
-class _Leaf(msgspec.Struct, frozen=True):
-    """Where a pattern ends: its component, and the names of its parameters from the left."""
-
-    component: str
-    names: tuple[str, ...]
-
-
-class _Branch(msgspec.Struct):
-    """What may follow a segment. Parameters share a branch whatever their names, or a pattern that names one
-    differently would hide a stronger one behind it."""
-
-    literals: dict[str, _Branch] = msgspec.field(default_factory=dict)
-    parameter: _Branch | None = None
-    wildcard: _Leaf | None = None
-    leaf: _Leaf | None = None
-
-
-class _Matcher:
-    """The path patterns of one plugin; of equal patterns the first counts."""
-
-    def __init__(self, offered: PluginComponents) -> None:
-        self._complete = offered.complete
-        self._exact: dict[str, str] = {}
-        self._root = _Branch()
-        self._has_patterns = False
-        for component, pattern in offered.components:
-            if "{" in pattern:
-                self._has_patterns = True
-                self._insert(component, pattern)
-            else:
-                self._exact.setdefault(pattern, component)
-
-    def match(self, remainder: str) -> tuple[str, dict[str, str]] | None:
-        """Return component id and path parameters."""
-        component = self._exact.get(remainder)
-        if component is not None:
-            return component, {}
-        if self._has_patterns:
-            match = _descend(self._root, remainder.split("/")[1:], 0)
-            if match is not None:
-                leaf, values = match
-                return leaf.component, dict(zip(leaf.names, values, strict=True))
-        if self._complete or remainder == "/":
-            return None
-        return remainder, {}
-
-    def _insert(self, component: str, pattern: str) -> None:
-        branch = self._root
-        names: list[str] = []
-        segments = pattern.split("/")[1:]
-        for index, segment in enumerate(segments):
-            if segment.startswith("{*") and segment.endswith("}") and index == len(segments) - 1:
-                branch.wildcard = branch.wildcard or _Leaf(component, (*names, segment[2:-1]))
-                return
-            if segment.startswith("{") and segment.endswith("}"):
-                names.append(segment[1:-1])
-                branch.parameter = branch = branch.parameter or _Branch()
-            else:
-                branch = branch.literals.setdefault(segment, _Branch())
-        branch.leaf = branch.leaf or _Leaf(component, tuple(names))
-
-
-def _descend(branch: _Branch, segments: list[str], index: int) -> tuple[_Leaf, tuple[str, ...]] | None:
-    """Match the segments from `index` on; a dead end falls back to the next weaker kind. Return the leaf and what its
-    parameters stand for."""
-    if index == len(segments):
-        return None if branch.leaf is None else (branch.leaf, ())
-    segment = segments[index]
-    literal = branch.literals.get(segment)
-    match = None if literal is None else _descend(literal, segments, index + 1)
-    if match is None and segment and branch.parameter is not None:
-        below = _descend(branch.parameter, segments, index + 1)
-        match = None if below is None else (below[0], (segment, *below[1]))
-    if match is None and branch.wildcard is not None:
-        rest = "/".join(segments[index:])
-        match = (branch.wildcard, (rest,)) if rest else None
-    return match
+def _matcher(offered: PluginComponents) -> PatternMatcher:
+    return PatternMatcher(offered.components, complete=offered.complete)

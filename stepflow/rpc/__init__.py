@@ -1,14 +1,20 @@
 """gRPC as the mesh uses it: servers and channels with TLS, errors on the wire and back, frames, health, processes.
 
-- A `StepflowError` crosses the wire with its family and its reason (`errors`). The text is never parsed.
-- A server listens beyond loopback only with TLS, or when it is told that insecure is meant (`server`).
-- Both ends agree on limits and keep-alives (`options`).
+- `server`: servers. Beyond loopback they listen only with TLS or an explicit `insecure`.
+- `channel`: channels to the API and between services.
+- `errors`: a `StepflowError` as a status and back, with its family and its reason. The text is never parsed.
+- `frames`: one direction of a stream of frames.
+- `health`: liveness and readiness.
+- `options`: limits and keep-alives, the same for both ends.
+- `probe`: whether an address refuses connections.
+- `process`: the process of a service: options, store, signals, the ready line.
+- `tls`: TLS files, and addresses.
 
 Knows no service. Import the submodules late in code that must start fast: gRPC takes about 0.2 s.
 """
 
 import os
 
-# gRPC reads both when it is imported. Fork support costs time per call, and no process of ours forks after the import.
+# gRPC reads both when it is imported. Fork support costs time per call, and no process forks after the import.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # failures become errors; the C core's own log is for gRPC's authors

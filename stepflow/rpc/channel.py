@@ -23,18 +23,18 @@ def open_channel(
     proxy: Proxy | None = None,
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
-    """Open a channel to HOST:PORT, or to any target that gRPC knows (`dns:///name:port` spreads over its addresses).
+    """Open a channel to HOST:PORT, or to any target that gRPC knows (`dns:///name:port` balances over its addresses).
 
-    It connects at the first call, and reconnects by itself. The environment's proxy is not used: a client outside the
-    mesh passes the one that `stepflow.proxies` names. Raises: Invalid `TLS_INVALID`.
+    The channel connects at the first call and reconnects automatically. It ignores the proxy of the environment: a
+    client outside the mesh passes the proxy named by `stepflow.proxies`. Raises: Invalid `TLS_INVALID`.
     """
     return _open(target, tls, [*CHANNEL_OPTIONS, *CLIENT_PINGS, *grpc_options(proxy), *options])
 
 
 def open_link(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
-    """Open a channel to another service whose silence must be noticed soon. Raises: Invalid `TLS_INVALID`.
+    """Open a channel to a service and detect its silence within seconds. Raises: Invalid `TLS_INVALID`.
 
-    It has a connection of its own: a shared one would make it inherit the back-off of a channel that has just failed.
+    It has its own connection; a shared one would inherit the back-off of a channel that has just failed.
     """
     return _open(target, tls, [*CHANNEL_OPTIONS, *LINK_PINGS, DIRECT, ("grpc.use_local_subchannel_pool", 1)])
 

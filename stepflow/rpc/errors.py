@@ -1,8 +1,10 @@
-"""Errors on the wire and back.
+"""Errors on the wire (`status_of`, in servers) and back (`error_of`, in clients).
 
 - A `StepflowError` becomes its family's status with a `google.rpc.ErrorInfo` (domain `stepflow.mesh`) that carries the
   reason and the details; the client raises the same family with the same reason. The text is never parsed.
-- Any other exception becomes INTERNAL and a log record; its text stays in the server, for it may quote a payload.
+- `error_of` gives a family to statuses without an `ErrorInfo`, for example those of gRPC itself.
+
+Not here: the status of a family (`stepflow.errors`), and INTERNAL for any other exception (`server`).
 """
 
 from __future__ import annotations
@@ -14,15 +16,15 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has no types
 
 from stepflow.errors import (
+    AlreadyExists,
     Conflict,
     DataLoss,
-    Deadline,
-    Exists,
+    DeadlineExceeded,
+    FailedPrecondition,
     Forbidden,
     Invalid,
     NotFound,
     Overloaded,
-    Refused,
     StepflowError,
     Unauthenticated,
     Unavailable,
@@ -33,19 +35,19 @@ DOMAIN = "stepflow.mesh"
 ERROR_TEXT_BYTES_MAX = 2_000
 ERROR_DETAIL_CHARS_MAX = 1_000
 ERROR_DETAILS_MAX = 12
-"""An error travels in the trailing metadata, of which clients take 8 KiB; base64 makes it a third larger."""
+"""Errors travel in the trailing metadata; clients accept 8 KiB of it, and base64 adds a third."""
 
 _FAMILIES: dict[str, type[StepflowError]] = {
     family.status: family
     for family in (
-        Invalid, NotFound, Exists, Refused, Conflict, Overloaded, Unavailable, Deadline, DataLoss, Unauthenticated,
-        Forbidden,
+        Invalid, NotFound, AlreadyExists, FailedPrecondition, Conflict, Overloaded, Unavailable, DeadlineExceeded,
+        DataLoss, Unauthenticated, Forbidden,
     )
 }  # fmt: skip
 
 
 def status_of(error: StepflowError) -> status_pb2.Status:
-    """Return the status that stands for an error, details included as far as they fit."""
+    """Return the gRPC status of an error, with as many details as fit."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for name, value in list(error.details.items())[:ERROR_DETAILS_MAX]:
         text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -65,8 +67,8 @@ def _cut(text: str) -> str:
 
 
 def family(status: str) -> type[StepflowError]:
-    """Return the family of a status's name; Refused for one that has none."""
-    return _FAMILIES.get(status, Refused)
+    """Return the family of a status's name; FailedPrecondition for an unknown status."""
+    return _FAMILIES.get(status, FailedPrecondition)
 
 
 def error_of(failed: grpc.aio.AioRpcError) -> StepflowError:
@@ -80,17 +82,17 @@ def error_of(failed: grpc.aio.AioRpcError) -> StepflowError:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return Unavailable("SERVER_UNAVAILABLE", f"the server cannot be reached: {text}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Deadline("CALL_TIMEOUT", "the server has not answered in time")
+            return DeadlineExceeded("CALL_TIMEOUT", "the server has not answered in time")
         case grpc.StatusCode.UNIMPLEMENTED:
-            return Refused(
+            return FailedPrecondition(
                 "CALL_UNKNOWN", "the server does not know this call: is it a stepflow server of this version?"
             )
         case grpc.StatusCode.INTERNAL | grpc.StatusCode.UNKNOWN:
-            return Refused("SERVER_DEFECT", text)
+            return FailedPrecondition("SERVER_DEFECT", text)
         case _ if code.name in _FAMILIES:
             return _FAMILIES[code.name](f"CALL_{code.name}", text)
         case _:
-            return Refused(f"CALL_{code.name}", text)
+            return FailedPrecondition(f"CALL_{code.name}", text)
 
 
 def _error_info(failed: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:

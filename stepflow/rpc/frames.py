@@ -1,13 +1,13 @@
-"""One direction of a stream of frames: what gathers while one frame is being written goes into the next.
+"""One direction of a stream of frames. Frames queued during a write are joined into the next one.
 
-- Whoever puts a frame never waits. `pump` keeps one write outstanding and takes what has gathered since.
-- A written frame has at most `FRAME_BYTES_MAX`, unless a single element is larger. A larger one is split between the
-  elements of its lists; small ones are joined: frames hold lists (and scalars that only grow), and the encoding of two
-  messages, one behind the other, is the encoding of their union.
-- Bounded: who is `QUEUE_BYTES_MAX` behind is not reading, and its stream is broken off (`Overloaded`). Nothing is lost
-  by that: what matters is sent again on the next stream.
+- `put` never waits. `pump` keeps one write outstanding, then takes the frames queued meanwhile.
+- A written frame has at most `FRAME_BYTES_MAX`, unless a single element is larger. Large frames are split between the
+  elements of their lists, small ones joined: frames hold lists (and scalars that only grow), and the concatenated
+  encodings of two messages are the encoding of their union.
+- Bounded: a reader `QUEUE_BYTES_MAX` behind has stopped reading, and its stream ends (`Overloaded`). The next stream
+  sends everything that matters again.
 
-Does not know what carries the bytes, nor what the frames mean.
+Not here: the transport, and the meaning of frames.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 FRAME_BYTES_MAX = 1024 * 1024
 
 QUEUE_BYTES_MAX = 128 * 1024 * 1024
-"""Encoded and not written: more than the results that a host holds in half of its room for them."""
+"""Encoded, unwritten bytes: more than half of the results that a host may hold."""
 
 assert FRAME_BYTES_MAX < QUEUE_BYTES_MAX
 
 
 class FrameQueue:
-    """Frames on their way out. For one event loop; `take` for one reader."""
+    """Frames to be written. For one event loop; `take_frame` for one reader."""
 
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
         self._bytes = 0
         self._arrival: asyncio.Future[None] | None = None
         self.overrun = False
-        """More was put than the other side reads; what came after that was dropped."""
+        """True once the other side has stopped reading; later frames are dropped."""
 
     def put(self, frame: Message) -> None:
-        """Queue a frame, which is encoded at once and may be changed afterwards."""
+        """Queue a frame. It is encoded at once, so the caller may change it afterwards."""
         encoded = frame.SerializeToString()
         if not encoded:
             return
@@ -55,13 +55,14 @@ class FrameQueue:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
-    async def take(self) -> bytes:
-        """Wait until something is there and return one frame's worth of it. Raises: Overloaded STREAM_OVERRUN."""
+    async def take_frame(self) -> bytes:
+        """Wait for frames and return one write of them, joined. Raises: Overloaded STREAM_OVERRUN."""
         while not self._frames and not self.overrun:
             self._arrival = asyncio.get_running_loop().create_future()
             await self._arrival
         if self.overrun:
             raise Overloaded("STREAM_OVERRUN", f"the other side is {QUEUE_BYTES_MAX:,} bytes behind")
+
         frames = self._frames
         first = frames.popleft()
         size = len(first)
@@ -76,15 +77,15 @@ class FrameQueue:
 
 
 async def pump(queue: FrameQueue, write: Callable[[bytes], Awaitable[Any]]) -> None:
-    """Write what is queued, a frame at a time, until cancelled. Raises: Overloaded, and what `write` raises."""
+    """Write queued frames, one write at a time, until cancelled. Raises: Overloaded; any error of `write`."""
     while True:
-        await write(await queue.take())
+        await write(await queue.take_frame())
 
 
 def split(frame: Message) -> list[bytes]:
     """Encode a frame as several of at most `FRAME_BYTES_MAX`, each with some elements of its lists, in order.
 
-    What is no list goes into the first one.
+    The first piece has all fields that are not lists.
     """
     pieces: list[bytes] = []
     piece = type(frame)()
@@ -96,9 +97,11 @@ def split(frame: Message) -> list[bytes]:
             else:
                 setattr(piece, field.name, value)
             room -= 64
+
     for field, value in frame.ListFields():
         if not is_list(value):
             continue
+
         for element in value:
             size = element.ByteSize() + 8  # tag and length
             if size > room and piece.ListFields():  # an oversized first element leaves no empty piece behind
@@ -111,7 +114,7 @@ def split(frame: Message) -> list[bytes]:
 
 
 def is_list(value: object) -> bool:
-    """Say whether a field's value is a list; descriptors tell it by other names in each version of protobuf."""
+    """Return True if a field's value is a list. Descriptors differ between versions of protobuf."""
     return hasattr(value, "extend")
 
 

@@ -1,13 +1,13 @@
-"""What probes are told: does this process still run (liveness), and may work come to it (readiness).
+"""Health checks: liveness (the process runs) and readiness (it accepts work).
 
-- `liveness` is SERVING as long as the event loop answers, whatever becomes of the store: a process that waits for etcd
-  is not mended by being started again.
-- `readiness`, and with it the empty name and the name of each service, is SERVING from the start's end until the drain,
-  while the store can be reached.
-- The store counts as lost after `STORE_FAILURES_MAX` checks in a row without an answer (a member that dies costs one or
-  two), and as back after `STORE_ANSWERS_MIN` in a row with one. A change is known within `STORE_LOST_S_MAX`.
+- `liveness` is SERVING as long as the event loop answers, even without the store: a restart does not help a process
+  that waits for etcd.
+- `readiness`, like the empty name and the name of each service, is SERVING from the end of the start until the drain,
+  while the store is reachable.
+- The store counts as lost after `STORE_FAILURES_MAX` failed checks in a row (the death of a member costs one or two),
+  and as back after `STORE_ANSWERS_MIN` answers in a row. A change is detected within `STORE_LOST_S_MAX`.
 
-Does not act on what it sees: leases do that.
+Reports only; leases decide what a process may do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READINESS = "readiness"
 
 STORE_CHECK_S = 1.0
 STORE_ANSWER_S = 2.0
-"""Two deadlines of the client's: the second one is for another member."""
+"""Two call deadlines of the store's client: the second try goes to another member."""
 
 STORE_FAILURES_MAX = 3
 STORE_ANSWERS_MIN = 2
@@ -42,8 +42,8 @@ STORE_LOST_S_MAX = STORE_FAILURES_MAX * (STORE_CHECK_S + STORE_ANSWER_S)
 SERVICE_NAME: str = health.SERVICE_NAME
 
 
-class Health:
-    """The health of one process, for all servers that it has. Not ready until `begin`."""
+class ProcessHealth:
+    """The health of one process, shared by all its servers. Not ready until `begin`."""
 
     def __init__(self) -> None:
         self._servicer: Any = health.aio.HealthServicer()
@@ -54,30 +54,30 @@ class Health:
         self._watching: asyncio.Task[None] | None = None
 
     def add_to(self, server: Any, names: list[str]) -> None:
-        """Answer at a gRPC server, for the services of these names too."""
+        """Serve health at a gRPC server, for the named services, too."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
         self._names += names
         self._told = None
 
     async def open(self) -> None:
-        """Answer from now on. Safe to repeat."""
+        """Start answering: alive, and ready after `begin`. Idempotent."""
         await self._servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._tell()
 
     async def begin(self, store: Store | None = None, draining: Callable[[], bool] | None = None) -> None:
-        """Be ready. With a `store`, watch whether it answers; `draining` says whether somebody has us drained."""
+        """Become ready. With a `store`, check it from now on. `draining` returns True once this process is drained."""
         self._begun = True
         await self._tell()
         if store is not None:
             self._watching = asyncio.create_task(self._watch(store, draining), name="health of the store")
 
     async def drain(self) -> None:
-        """Be ready no more, and still alive. Safe to repeat."""
+        """Become unready, but stay alive. Idempotent."""
         self._draining = True
         await self._tell()
 
     async def close(self) -> None:
-        """Watch the store no more. Safe to repeat."""
+        """Stop checking the store. Idempotent."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -92,6 +92,7 @@ class Health:
                 failures, answers = 0, answers + 1
             else:
                 failures, answers = failures + 1, 0
+
             if self._store_lost and answers >= STORE_ANSWERS_MIN:
                 self._store_lost = False
                 log.info("the store answers again")
@@ -107,12 +108,12 @@ class Health:
         self._told = ready
         answer = health_pb2.HealthCheckResponse
         for name in self._names:
-            # What was told last, not `ready`: a drain may have come while a watcher of an earlier name was being told.
+            # `self._told`, not `ready`: during an earlier `await` here a drain may have made this process unready.
             await self._servicer.set(name, answer.SERVING if self._told else answer.NOT_SERVING)
 
 
 async def _answers(store: Store) -> bool:
-    """Say whether the store can be read just now; etcd answers this read only with a majority of its members."""
+    """Return True if the store can be read, which etcd permits only with a majority of its members."""
     try:
         async with asyncio.timeout(STORE_ANSWER_S):
             await store.get(keys.LEADER)
@@ -121,4 +122,4 @@ async def _answers(store: Store) -> bool:
     return True
 
 
-__all__ = ["LIVENESS", "READINESS", "STORE_LOST_S_MAX", "Health"]
+__all__ = ["LIVENESS", "READINESS", "STORE_LOST_S_MAX", "ProcessHealth"]

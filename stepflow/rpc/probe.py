@@ -1,7 +1,7 @@
-"""Telling a process that has ended from one that cannot be reached: its address refuses, or is silent.
+"""Probe an address: has its process ended, or is it unreachable?
 
-A refused connection comes from the other machine's kernel: nobody listens there. Anything else (a time-out, no route)
-says nothing about the process.
+A refused connection comes from the kernel of the other machine: no process listens there. Any other failure (a
+time-out, no route) proves nothing about the process.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ PROBE_TIMEOUT_S = 1.0
 
 
 async def refuses(address: str) -> bool:
-    """Say whether HOST:PORT refuses connections just now."""
+    """Return True if HOST:PORT refuses connections."""
     return await _dial(address) is False
 
 
 async def accepts(address: str) -> bool:
-    """Say whether HOST:PORT accepts connections just now."""
+    """Return True if HOST:PORT accepts connections."""
     return await _dial(address) is True
 
 
 async def _dial(address: str) -> bool | None:
-    """Return whether the address accepts a connection or refuses it; None when neither can be said."""
+    """Return True if the address accepts a connection, False if it refuses; None if neither is certain."""
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):

@@ -1,10 +1,10 @@
-"""What the processes of the three services have in common: options, store, signals, the line that says "ready".
+"""The process of a service: options, store, signals, the ready line. Shared by the three services.
 
-- A first SIGTERM or SIGINT asks the service to end in good order, a second one ends the process at once.
-- Errors of the user are told in one line on stderr, with exit code 1; no traceback.
-- When the service is ready, one line of JSON is written to stdout: `{"service": …, "id": …, "address": …}`.
+- The first SIGTERM or SIGINT shuts the service down in order; the second ends the process at once.
+- User errors are one line on stderr, with exit code 1 and no traceback.
+- A ready service writes one line of JSON to stdout: `{"service": …, "id": …, "address": …}`.
 
-Secrets come by the environment (`STEPFLOW_ETCD_PASSWORD`), never by an option, which everybody on the machine can read.
+Secrets come from the environment (`STEPFLOW_ETCD_PASSWORD`): options are visible to all users of the machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stepflow.rpc.health import Health
+    from stepflow.rpc.health import ProcessHealth
     from stepflow.rpc.tls import Tls
     from stepflow.store.etcd.config import EtcdConfig
     from stepflow.store.etcd.store import EtcdStore
@@ -37,27 +37,27 @@ if TYPE_CHECKING:
 STORE_RETRY_S = 0.5
 
 GC_THRESHOLD = 50_000
-"""New objects before the collector looks at them: steps make many that live long, and cycles are rare."""
+"""Allocations between collections: steps create many long-lived objects and few cycles."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """The options that every service has."""
+    """Options common to all services."""
 
     etcd: EtcdConfig
     blobs: str
     """A directory, or the URL of a bucket (`stepflow.store.blobs`)."""
     listen: str
-    """HOST:PORT, port 0 for any that is free."""
+    """HOST:PORT; port 0: any free port."""
     advertise: str
-    """HOST:PORT at which the other services reach this one; empty: where it listens."""
+    """HOST:PORT at which other services reach this one; empty: the listening address."""
     tls: Tls | None
     insecure: bool
     health_listen: str = ""
-    """HOST:PORT of a second server that has nothing but health, never with TLS: kubelet's probes know none."""
+    """HOST:PORT of a second server with health only and without TLS, which kubelet's probes do not support."""
 
     def advertised(self, listening: str) -> str:
-        """Return the address to give to others. `listening`: the one where the server listens, with the real port."""
+        """Return the address for other services. `listening`: the server's address with its actual port."""
         if self.advertise:
             return self.advertise
         host, _, port = listening.rpartition(":")
@@ -76,6 +76,7 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
     made.add_argument("--etcd-key", metavar="FILE")
     made.add_argument("--etcd-user", default="", metavar="NAME", help="password: STEPFLOW_ETCD_PASSWORD")
     made.add_argument("--blobs", required=True, metavar="URL", help="a shared directory, or s3://, gs://, az://")
+
     made.add_argument("--tls-cert", metavar="FILE", help="certificate of this process, PEM")
     made.add_argument("--tls-key", metavar="FILE")
     made.add_argument("--tls-ca", metavar="FILE", help="authority of all services; only its clients are served")
@@ -84,6 +85,7 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
     made.add_argument(
         "--health-listen", default="", metavar="HOST:PORT", help="answer health checks here too, without TLS"
     )
+
     made.add_argument("--log-level", default="info", choices=sorted(telemetry.LEVELS))
     made.add_argument("--log-format", default="text", choices=telemetry.FORMATS)
     return made
@@ -118,13 +120,13 @@ def read_options(options: argparse.Namespace) -> ServiceConfig:
 
 
 @asynccontextmanager
-async def open_health(config: ServiceConfig) -> AsyncIterator[Health]:
-    """Answer probes until the block ends, from before the store is there: whoever waits for it is alive."""
-    from stepflow.rpc.health import Health
-    from stepflow.rpc.server import Server
+async def open_health(config: ServiceConfig) -> AsyncIterator[ProcessHealth]:
+    """Answer probes until the block ends, even before the store is open: a process waiting for its store is alive."""
+    from stepflow.rpc.health import ProcessHealth
+    from stepflow.rpc.server import RpcServer
 
-    health = Health()
-    probes = Server(insecure=True, health=health)
+    health = ProcessHealth()
+    probes = RpcServer(insecure=True, health=health)
     try:
         if config.health_listen:
             await probes.start(config.health_listen)
@@ -135,7 +137,7 @@ async def open_health(config: ServiceConfig) -> AsyncIterator[Health]:
 
 
 async def open_store(config: EtcdConfig) -> EtcdStore:
-    """Open the store, and wait for it as long as it takes. Raises: StepflowError, where waiting does not help."""
+    """Open the store, waiting until it is available. Raises: StepflowError, if waiting cannot help."""
     from stepflow.store.etcd.store import EtcdStore
 
     log = telemetry.get_logger(__name__)
@@ -148,11 +150,11 @@ async def open_store(config: EtcdConfig) -> EtcdStore:
 
 
 def ready(service: str, identity: str, address: str) -> None:
-    """Say that the service can be used, and settle down for a long life."""
+    """Write the ready line, and tune the garbage collector for a long life."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
-    print(json.dumps({"service": service, "id": identity, "address": address}), flush=True)  # for whoever started us
+    print(json.dumps({"service": service, "id": identity, "address": address}), flush=True)
 
 
 def run(
@@ -162,8 +164,8 @@ def run(
 ) -> int:
     """Parse the options and serve until a signal comes; return the exit code.
 
-    `serve` starts the service on entering, says `ready`, and ends it in good order on leaving. A signal that comes
-    before it is ready breaks the start off.
+    `serve` starts the service on entry, calls `ready`, and shuts it down in order on exit. A signal during the start
+    cancels it.
     """
     import uvloop
 
@@ -184,19 +186,21 @@ async def _serve(service: AbstractAsyncContextManager[None]) -> None:
 
     def end(number: int) -> None:
         if stop.is_set():
-            os._exit(128 + number)  # asked twice: whatever hangs must not keep us
+            os._exit(128 + number)  # second signal: a hanging shutdown must not keep the process alive
         stop.set()
         starting.cancel()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, number)
+
     try:
         await starting
     except asyncio.CancelledError:
         if stop.is_set():
             return
         raise
+
     try:
         await stop.wait()
     finally:

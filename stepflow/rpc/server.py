@@ -1,6 +1,9 @@
-"""gRPC servers: TLS, health, reflection, and exceptions turned into statuses.
+"""gRPC servers: TLS, health, reflection, and the end of a failed call.
 
-A server listens beyond loopback only with TLS, or when it is told that insecure is meant.
+- A `StepflowError` ends a call with its family's status, encoded by `errors`.
+- Any other exception becomes INTERNAL and a log record; its text stays in the server, for it may quote a payload.
+
+A server listens beyond loopback only with TLS or an explicit `insecure`.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import Invalid, Refused, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, StepflowError
 from stepflow.rpc import health
 from stepflow.rpc.errors import status_of
-from stepflow.rpc.health import Health
+from stepflow.rpc.health import ProcessHealth
 from stepflow.rpc.options import CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
 from stepflow.rpc.tls import is_loopback, parse_address
 from stepflow.telemetry import get_logger
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
-class Server:
-    """A gRPC server. `add` services, `start`, and `stop` in the end."""
+class RpcServer:
+    """A gRPC server: `add` services, `start`, finally `stop`."""
 
     def __init__(
         self,
@@ -38,22 +41,28 @@ class Server:
         insecure: bool = False,
         link: bool = False,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
-        health: Health | None = None,
+        health: ProcessHealth | None = None,
     ) -> None:
-        """`insecure`: listen anywhere although there is no TLS. `link`: it is other services that connect.
-        `message_bytes_max`: what is received at most. `health`: of the process; without it the server is ready as soon
-        as it listens.
+        """Create a server that does not listen yet.
+
+        Args:
+            insecure: listen beyond loopback without TLS.
+            link: the clients are other services, which ping often.
+            message_bytes_max: largest message received.
+            health: the health of the process; without it the server is ready as soon as it listens.
         """
         self.address = ""
-        """Where it listens, with the real port."""
+        """Listening address with the actual port; empty before `start`."""
+
         self._tls = tls
         self._insecure = insecure
         pings = LINK_PINGS if link else CLIENT_PINGS
         options = (*SERVER_OPTIONS, *pings, ("grpc.max_receive_message_length", message_bytes_max))
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
+
         self._names: list[str] = []
         self._own_health = health is None
-        self._health = health or Health()
+        self._health = health or ProcessHealth()
 
     def add(self, service: ServiceDescriptor, register: Callable[[Any, Any], None], servicer: object) -> None:
         """Serve a service; `register` is the generated `add_…Servicer_to_server`."""
@@ -61,15 +70,15 @@ class Server:
         self._names.append(service.full_name)
 
     def add_methods(self, service: str, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-        """Serve methods under the name of a service that has no description here."""
+        """Serve methods of a service without a descriptor here."""
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
 
     async def start(self, listen: str) -> str:
-        """Listen at HOST:PORT (port 0: any that is free) and return the address with its port.
+        """Listen at HOST:PORT (port 0: any free port) and return the address with its port.
 
         Raises:
             Invalid: `ADDRESS_INVALID`, `TLS_INVALID`, `TLS_REQUIRED` (not a loopback address, and no TLS).
-            Refused: `LISTEN_FAILED`, the port is taken or the address is not ours.
+            FailedPrecondition: `LISTEN_FAILED`, the port is taken, or the address belongs to another machine.
         """
         host, _ = parse_address(listen)
         if self._tls is None and not self._insecure and not is_loopback(listen):
@@ -77,6 +86,7 @@ class Server:
                 "TLS_REQUIRED",
                 f"{listen} can be reached from other machines: give --tls-cert and --tls-key, or say --insecure",
             )
+
         self._add_health_and_reflection()
         try:
             if self._tls is None:
@@ -86,7 +96,10 @@ class Server:
         except RuntimeError:
             port = 0
         if not port:
-            raise Refused("LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not ours")
+            raise FailedPrecondition(
+                "LISTEN_FAILED", f"cannot listen at {listen}: the port is taken, or the address is not this machine's"
+            )
+
         await self._server.start()
         await self._health.open()
         if self._own_health:
@@ -101,13 +114,13 @@ class Server:
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Refuse new calls, give those in flight the grace, then cut them. Safe to repeat."""
+        """Refuse new calls, let calls in flight finish for `grace_s`, then cancel them. Idempotent."""
         await self._health.drain()
         await self._server.stop(grace_s)
 
 
 class _Errors(grpc.aio.ServerInterceptor):
-    """Turns what our services raise into statuses."""
+    """Translates exceptions of the mesh's services into statuses."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
@@ -116,6 +129,7 @@ class _Errors(grpc.aio.ServerInterceptor):
         method: str = handler_call_details.method
         if handler is None or not method.startswith("/stepflow."):
             return handler
+
         kind = "_".join(
             "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
         )
@@ -140,7 +154,7 @@ def _guard_unary(method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -
 
 def _guard_stream(method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     if not inspect.isasyncgenfunction(behaviour):
-        return _guard_unary(method, behaviour)  # it writes to the context
+        return _guard_unary(method, behaviour)  # replies through the context
 
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
@@ -165,4 +179,4 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
     await context.abort(code, status.message, trailing_metadata=metadata)
 
 
-__all__ = ["Server"]
+__all__ = ["RpcServer"]

@@ -1,4 +1,4 @@
-"""TLS material, and the addresses that need it."""
+"""TLS files, and addresses."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM. A server needs `cert` and `key`; with `ca` it takes only clients with a certificate of that CA.
+    """PEM files. A server needs `cert` and `key`; with `ca` it accepts only clients with a certificate of that CA.
 
-    A client trusts `ca` (None: the system's authorities) and shows `cert` if it has one. `name`: what the certificates
-    of servers must be for, wherever they are; None: for the address that the client knows.
+    A client trusts `ca` (None: the system's authorities) and presents `cert`, if any. `name` is the name expected in
+    servers' certificates; None: the address that the client connects to.
     """
 
     cert: Path | None = None
@@ -32,7 +32,7 @@ class Tls:
             raise Invalid("TLS_INVALID", "a certificate and its key go together: give both files, or none")
 
     def for_server(self) -> grpc.ServerCredentials:
-        """Raises: Invalid `TLS_INVALID`, a file that is missing or cannot be read."""
+        """Return the credentials of a server. Raises: Invalid `TLS_INVALID`: a file is missing or unreadable."""
         if self.cert is None or self.key is None:
             raise Invalid("TLS_INVALID", "a server needs a certificate and its key")
         ca = None if self.ca is None else _read(self.ca)
@@ -41,7 +41,7 @@ class Tls:
         )
 
     def for_client(self) -> grpc.ChannelCredentials:
-        """Raises: Invalid `TLS_INVALID`, a file that is missing or cannot be read."""
+        """Return the credentials of a client. Raises: Invalid `TLS_INVALID`: a file is unreadable."""
         return grpc.ssl_channel_credentials(
             None if self.ca is None else _read(self.ca),
             None if self.key is None else _read(self.key),
@@ -60,7 +60,7 @@ def _read(path: Path) -> bytes:
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether HOST:PORT can be reached from this machine only."""
+    """Return True if HOST:PORT is reachable from this machine only."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")

@@ -23,9 +23,20 @@ holds the slot that its child needs.
 
 Limits: the package chooses no host, keeps no time, does no I/O, and knows components only by path.
 
-Modules: `phases` (transitions of a step), `state` and `scope`, `apply` (entries in), `advance` (consequences of
-entries), `decide` and `actions` (actions out), `settle` (from outcomes to entries), `subruns`, `builtins` (engine
-components), `values` (composed and stored values), `entries` (conversions), `views` (listings derived from journals).
+Modules:
+- `state`: the state of a run tree.
+- `scope`: scopes, items and steps of the tree.
+- `phases`: the transitions of a step.
+- `apply`: entries in.
+- `advance`: the consequences of entries: needed steps, outputs of items.
+- `decide`: actions out.
+- `actions`: the list of actions.
+- `settle`: from the outcome of an attempt to an entry: the step's end, or a retry.
+- `subruns`: sub-runs, and the flows behind them.
+- `builtins`: the components inside the engine.
+- `values`: inputs and results, loaded from blobs and bounded.
+- `entries`: conversions to and from the journal's protobuf.
+- `views`: listings and events derived from entries.
 """
 
 from stepflow.run.actions import Action, Append, CancelCall, Dispatch, ScopeEnded, WantBlob

@@ -1,6 +1,6 @@
 """From the outcome of an attempt to an entry: the end of the step, or a failed attempt with a retry.
 
-The only place with the rules of retries:
+The only module that decides whether to retry, and with which back-off; `stepflow.retry.delay_ms` computes the delay:
 - UNREACHABLE is retried from the transport budget regardless of `onError`: a rolling restart must not turn results
   into defaults. TIMEOUT is retried likewise, unless `onError` is `useDefault`.
 - COMPONENT_FAILED and RESOURCE_UNAVAILABLE are retried only under `onError: retry`, from the step's own budget.

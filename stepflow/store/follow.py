@@ -1,8 +1,8 @@
-"""Following the keys under a prefix for as long as somebody cares, whatever happens to watches on the way.
+"""Follow the keys under a prefix, across all failures of watches.
 
-A watch is a hint: it may be compacted, cut off, or stall without a sign. So the keys are listed when the following
-begins, again after every error, and every `RELIST_INTERVAL_S` in any case. Each watch is opened before the list is
-read, so nothing falls between the two; what falls into both is told twice, and followers must bear that.
+A watch is a hint: it may be compacted, cut off, or stall silently. So the keys are listed at the start, after every
+error, and every `RELIST_INTERVAL_S` as the backstop. Each watch is opened before the list is read: no change is missed,
+and a change in both is reported twice, which followers must tolerate.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stepflow.errors import StepflowError
-from stepflow.store import KeyValue, range_all
+from stepflow.store.protocol import KeyValue, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stepflow.store import Event, Store
+    from stepflow.store.protocol import Store, StoreEvent
 
 log = get_logger(__name__)
 
 RELIST_INTERVAL_S = 30.0
-"""How long a change that no watch has told may go unnoticed."""
+"""Longest delay of a change that the watch has missed."""
 
 RELIST_PAUSE_S = 0.5
-"""After an error, before the store is asked again."""
+"""Pause after an error."""
 
 
 async def follow(
@@ -33,15 +33,15 @@ async def follow(
     prefix: str,
     *,
     listed: Callable[[list[KeyValue]], None],
-    changed: Callable[[Sequence[Event]], None],
+    changed: Callable[[Sequence[StoreEvent]], None],
     read: bool = True,
     relist_interval_s: float = RELIST_INTERVAL_S,
 ) -> None:
-    """Until cancelled, call `listed` with all keys under the prefix, then `changed` with what each revision does.
+    """Call `listed` with all keys under the prefix, then `changed` with the events of each revision, until cancelled.
 
-    `listed` is called again whenever changes may have been missed: what it does not name is gone. With `read` false
-    nothing is listed and `listed` gets an empty list, for followers who then look at what they care about themselves.
-    An exception of a callback ends the following: it is a mistake of the follower's.
+    `listed` is called again whenever changes may have been missed: keys absent from its list are deleted. With `read`
+    false nothing is listed and `listed` gets an empty list, for followers that read the store themselves. An exception
+    of a callback is a bug of the follower and ends the call.
     """
     while True:
         watch = store.watch(prefix)
@@ -53,7 +53,7 @@ async def follow(
         except TimeoutError:
             continue
         except StepflowError as error:
-            log.info("following anew", prefix=prefix, reason=error.reason)
+            log.info("watch restarted", prefix=prefix, reason=error.reason)
             await asyncio.sleep(RELIST_PAUSE_S)
         finally:
             watch.close()

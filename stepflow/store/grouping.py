@@ -1,13 +1,12 @@
-"""Transactions of many askers sent as few: what is asked for while one is on its way goes into the next, together.
+"""Independent transactions of many callers, sent together: while one group is in flight, the next one gathers.
 
-For transactions that know nothing of each other, such as admissions of runs and reads of their records; what must be
-ordered or fenced goes through `stepflow.store.writer`.
+For transactions that are independent of each other, such as admissions of runs and reads of their records. Ordered or
+fenced writes go through `stepflow.store.writer`.
 
-- A transaction's result is what it would be alone, had they been sent one behind the other. None goes together with one
-  before it that changes what it changes or compares; when a compare of one of them does not hold, or the store refuses
-  one, each is sent alone.
-- One is on its way at a time. Nobody waits for company: what is asked for alone leaves at once.
-- `StoreUnavailable` reaches all that were sent together, and leaves each as undecided as it would be alone.
+- Each result equals that of sending the transactions one after the other. A transaction never joins an earlier one that
+  changes a key it changes or compares. If a compare fails, or the store refuses the group, each is sent alone.
+- One group is in flight at a time. No transaction is delayed to gather a group.
+- `StoreUnavailable` reaches all callers of a group and leaves each transaction as undecided as if sent alone.
 """
 
 from __future__ import annotations
@@ -18,56 +17,59 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stepflow.errors import Invalid, NotFound
-from stepflow.store import TXN_BYTES_MAX, TXN_OPS_MAX, Delete, DeletePrefix, Put, Range, Txn, TxnResult, op_bytes
+from stepflow.store.checks import op_bytes
+from stepflow.store.protocol import TXN_BYTES_MAX, TXN_OPS_MAX, Delete, DeletePrefix, Put, Range, Txn, TxnResult
 
 if TYPE_CHECKING:
-    from stepflow.store import Op, Store
+    from stepflow.store.protocol import Op, Store
 
 GROUP_OPS_MAX = 120
-"""Compares, and operations, of what is sent together."""
+"""Compares, and operations, of one group."""
 
 GROUP_BYTES_MAX = 256 * 1024
-"""Keys and values written together: etcd keeps the last 10,000 transactions in memory."""
+"""Keys and values written by one group: etcd keeps the last 10,000 transactions in memory."""
 
 GROUP_KEYS_READ_MAX = 128
-"""Keys read together, a range counting as its limit: what comes back has no other bound. A key of a journal may have
-192 KiB, so 24 MiB at the worst."""
+"""Keys read by one group, a range counting as its limit; the only bound of a reply. A key of a journal may have
+192 KiB, so the worst case is 24 MiB."""
 
 assert GROUP_OPS_MAX < TXN_OPS_MAX
 assert GROUP_BYTES_MAX < TXN_BYTES_MAX
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _GroupedTxn:
+    """A transaction with its caller and its share of a group's limits."""
+
     txn: Txn
     result: asyncio.Future[TxnResult]
     bytes: int
     keys_read: int
     changed: frozenset[str]
     meant: frozenset[str]
-    """Keys that nobody before it may change: compares see what was there before all of the group."""
+    """Keys that no earlier transaction of the group may change: compares see the state before the group."""
     groups: bool
-    """Whether it may go with others: a prefix that is deleted may hold anybody's keys."""
+    """False for a deletion of a prefix, which may hold keys of any other transaction."""
 
 
 class Grouping:
-    """Sends to one store. Bound to the event loop; ended by `close`."""
+    """Sends groups to one store until `close`. Bound to the event loop."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._queue: deque[_Asked] = deque()
+        self._queue: deque[_GroupedTxn] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     async def txn(self, txn: Txn) -> TxnResult:
-        """Run a transaction, perhaps together with others. Raises: as `Store.txn`."""
-        asked = _asked(txn)
+        """Run a transaction, possibly in a group. Raises: as `Store.txn`."""
+        asked = _grouped(txn)
         self._queue.append(asked)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all(), name="grouped transactions")
         return await asked.result
 
     async def close(self) -> None:
-        """Stop sending; whoever still waits is cancelled. Safe to repeat."""
+        """Stop sending and cancel all waiting callers. Idempotent."""
         sender = self._sender
         if sender is not None:
             sender.cancel()
@@ -85,12 +87,14 @@ class Grouping:
                         await asyncio.gather(*map(self._send_alone, group))
                 finally:
                     for asked in group:
-                        asked.result.cancel()  # without effect on those that are answered
+                        asked.result.cancel()  # no effect on answered ones
         finally:
-            self._sender = None  # at once: whoever asks next must start another one
+            self._sender = (
+                None  # without an await after the last check: a caller that found a sender would never be sent
+            )
 
-    def _gather(self) -> list[_Asked]:
-        group: list[_Asked] = []
+    def _gather(self) -> list[_GroupedTxn]:
+        group: list[_GroupedTxn] = []
         changed: set[str] = set()
         ops = size = keys_read = 0
         while self._queue and len(group) < GROUP_OPS_MAX:
@@ -106,8 +110,8 @@ class Grouping:
             changed |= asked.changed
         return group
 
-    async def _send_together(self, group: list[_Asked]) -> bool:
-        """Return whether all are answered; nothing was done if not."""
+    async def _send_together(self, group: list[_GroupedTxn]) -> bool:
+        """Send one transaction for the group. Return False if nothing was done, True if all callers are answered."""
         compares = dict.fromkeys(compare for asked in group for compare in asked.txn.compares)
         ops = [op for asked in group for op in asked.txn.then]
         try:
@@ -118,8 +122,11 @@ class Grouping:
             for asked in group:
                 _fail(asked, error)
             return True
+
         if not result.succeeded:
             return False
+
+        # Split the responses between the callers.
         first = 0
         for asked in group:
             behind = first + len(asked.txn.then)
@@ -127,17 +134,17 @@ class Grouping:
             first = behind
         return True
 
-    async def _send_alone(self, asked: _Asked) -> None:
+    async def _send_alone(self, asked: _GroupedTxn) -> None:
         try:
             _answer(asked, await self._store.txn(asked.txn))
         except Exception as error:
             _fail(asked, error)
 
 
-def _asked(txn: Txn) -> _Asked:
+def _grouped(txn: Txn) -> _GroupedTxn:
     ops: tuple[Op, ...] = txn.then
     changed = frozenset([op.key for op in ops if isinstance(op, (Put, Delete))])
-    return _Asked(
+    return _GroupedTxn(
         txn,
         asyncio.get_running_loop().create_future(),
         sum(map(op_bytes, txn.compares)) + sum(map(op_bytes, ops)),
@@ -148,12 +155,12 @@ def _asked(txn: Txn) -> _Asked:
     )
 
 
-def _answer(asked: _Asked, result: TxnResult) -> None:
-    if not asked.result.done():  # else whoever asked has gone
+def _answer(asked: _GroupedTxn, result: TxnResult) -> None:
+    if not asked.result.done():  # done: its caller was cancelled
         asked.result.set_result(result)
 
 
-def _fail(asked: _Asked, error: Exception) -> None:
+def _fail(asked: _GroupedTxn, error: Exception) -> None:
     if not asked.result.done():
         asked.result.set_exception(error)
 

@@ -1,11 +1,10 @@
-"""Every key that the mesh writes, and nothing else about it.
+"""All keys that the mesh writes: one function per key, and a parser where keys are read back.
 
-One place, so that what stands where can be read in one go; DESIGN's table of keys gives who writes what. A prefix for
-the whole mesh (several in one etcd) is put in front by the store, not here.
+The store adds the prefix of the mesh (several meshes may share an etcd).
 
-- Numbers are padded with zeros so that keys sort as numbers do; `parse_*` undo exactly what the maker did.
-- Ids that stand between two slashes must be free of slashes, or one run's prefix would cover another's keys;
-  names and paths stand last and may hold them.
+- Numbers are zero-padded, so that keys sort numerically. Each `parse_*` is the inverse of its maker.
+- Ids between two slashes must not contain a slash, or one run's prefix would cover keys of another run. Names and paths
+  come last and may contain slashes.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ ROUTES = "routes/"
 LEADER = "leader"
 
 RETURNED = "returned-by."
-"""Stands before the id of whoever gave an assignment back; no executor has an id that begins so."""
+"""Prefix of the id of an executor that gave an assignment back. No executor id begins like this."""
 
 HANDED_OVER = "handed-over-by."
-"""The same before the id of whoever ended in good order and found nobody to hand its runs over to."""
+"""Prefix of the id of an executor that drained without a successor for its runs. No executor id begins like this."""
 
 PARTITION_DIGITS = 6
 """A million partitions of 64 items."""
 
 SEQ_DIGITS = 8
-"""A partition's journal ends at 50,000 entries."""
+"""A journal holds at most 50,000 entries."""
 
 
 def flow(flow_id: str) -> str:
@@ -52,7 +51,7 @@ def flow_name(name: str) -> str:
 
 
 def run(run_id: str) -> str:
-    """What was asked."""
+    """The request of a run."""
     return RUNS + _part(run_id)
 
 
@@ -77,7 +76,7 @@ def results_of_run(run_id: str) -> str:
 
 
 def pending(run_id: str) -> str:
-    """Accepted, not placed yet."""
+    """A run that is accepted and has no executor yet."""
     return PENDING + _part(run_id)
 
 
@@ -92,12 +91,12 @@ def assigned_to(executor_id: str) -> str:
 
 
 def returned_by(executor_id: str) -> str:
-    """The id under which an executor's returned assignments stand: nobody's, so the leader sees them as orphans."""
+    """Return the id of assignments that an executor gave back: no executor has it, so the leader sees orphans."""
     return RETURNED + _part(executor_id)
 
 
 def handed_over_by(executor_id: str) -> str:
-    """The id under which stand the assignments that an executor handed over to nobody in particular."""
+    """Return the id of assignments that an executor left without a successor."""
     return HANDED_OVER + _part(executor_id)
 
 
@@ -149,12 +148,12 @@ def route(prefix: str) -> str:
 
 
 def leader() -> str:
-    """Who leads, on the leader's lease."""
+    """The leader's id, on the leader's lease."""
     return LEADER
 
 
 def tail(prefix: str, key: str) -> str:
-    """Return what follows `prefix` in `key`: the id or name under one of the prefixes above."""
+    """Return the rest of `key` after `prefix`: the id or name under one of the prefixes above."""
     assert key.startswith(prefix), (prefix, key)
     return key[len(prefix) :]
 

@@ -1,12 +1,17 @@
-"""A lease: granted once, kept alive, and judged by its holder's own clock.
+"""A lease: granted once, kept alive, and judged by the clock of its holder.
 
-The lease counts as valid until *send time of the last acknowledged keep-alive + TTL - margin*; past that the holder
-must dispatch and journal nothing, whatever the store may still say. CLOCK_BOOTTIME, because a suspended machine's
-lease runs out too.
+The lease counts as held until *send time of the last acknowledged keep-alive + TTL - margin*. After that the holder
+must not dispatch or journal, even if the store has not expired the lease. The clock is CLOCK_BOOTTIME, because a lease
+expires during the suspension of a machine, too.
 
-Where the store has a way to do so (`RenewsFromThread`), the lease is kept alive from a thread of its own, so that a
-loop that is busy for a while does not lose it. The thread watches the loop in turn: once it has not ticked for half of
-the time to live nothing is renewed, because whoever cannot act should not own anything.
+Renewals are made by one of two loops:
+- `_RenewingThread._run`, if the store supports it (`RenewsFromThread`, as etcd does): a busy event loop does not lose
+  the lease. The thread watches the loop in turn: after half a time to live without a tick it stops renewing, because a
+  hung process must not own runs.
+- `LeaseKeeper._keep_alive`, a task of the event loop, for other stores.
+
+Holders: sessions of executors (`executor.session`), sessions of hosts (`component_host.registration`), and the leader
+(`control_plane.leader`).
 """
 
 from __future__ import annotations
@@ -22,20 +27,20 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stepflow.store import Store
+    from stepflow.store.protocol import Store
 
 log = get_logger(__name__)
 
 TICKS_PER_TTL = 20
-"""How often a loop shows to its renewing thread that it lives."""
+"""Ticks by which the loop shows its renewing thread that it runs."""
 
 LEASE_TTL_S = 5.0
 KEEP_ALIVES_PER_TTL = 3
 RETRIES_PER_TTL = 25
-"""How soon a keep-alive that failed is tried again, perhaps at another member of the store."""
+"""Retry rate of a failed keep-alive, possibly at another member of the store."""
 
 LEASE_MARGIN_S = 0.5
-"""Of the default time to live; of another one as much in proportion."""
+"""Margin for the default time to live; proportional for others."""
 
 assert LEASE_TTL_S >= 2 * LEASE_TTL_S / KEEP_ALIVES_PER_TTL + LEASE_MARGIN_S  # one lost keep-alive costs nothing
 
@@ -45,10 +50,10 @@ def boot_time_s() -> float:
 
 
 class Renewer(Protocol):
-    """Renews leases from one thread. Blocking; `close` may be called from another one."""
+    """Renews leases from one thread, blocking. `close` is thread-safe."""
 
     def renew(self, lease: int) -> float:
-        """Start the time to live anew. Raises: NotFound `LEASE_GONE`; StepflowError, try again."""
+        """Restart the time to live and return it in seconds. Raises: NotFound `LEASE_GONE`; StepflowError, retry."""
         ...
 
     def close(self) -> None: ...
@@ -56,13 +61,13 @@ class Renewer(Protocol):
 
 @runtime_checkable
 class RenewsFromThread(Protocol):
-    """What a store has besides `Store` if its leases can be renewed from a thread."""
+    """A store whose leases can be renewed from a thread."""
 
     def lease_renewer(self) -> Renewer: ...
 
 
 class LeaseKeeper:
-    """Keeps one lease alive until it is lost or `stop` is called. `on_lost` is called once, when the store says so."""
+    """Keeps one lease alive until `stop`, or until the store reports it expired and `on_lost` is called, once."""
 
     def __init__(
         self,
@@ -72,7 +77,7 @@ class LeaseKeeper:
         ttl_s: float = LEASE_TTL_S,
         clock: Callable[[], float] = boot_time_s,
     ) -> None:
-        """Grant nothing yet. `clock` counts seconds, also those in which the machine sleeps."""
+        """Prepare; `start` grants the lease. `clock` counts seconds, suspension included."""
         self._store = store
         self._on_lost = on_lost
         self._ttl_s = ttl_s
@@ -80,6 +85,7 @@ class LeaseKeeper:
         self._retry_s = ttl_s / RETRIES_PER_TTL
         self._good_s = ttl_s * (1 - LEASE_MARGIN_S / LEASE_TTL_S)
         self._clock = clock
+
         self._valid_until_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._thread: _RenewingThread | None = None
@@ -101,7 +107,7 @@ class LeaseKeeper:
         return self._clock() < self._valid_until_s
 
     async def stop(self, *, revoke: bool) -> None:
-        """Let the lease run out, or end it now. Safe to repeat."""
+        """Stop renewing, and with `revoke` end the lease now. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -109,6 +115,7 @@ class LeaseKeeper:
         if self._thread is not None:
             thread, self._thread = self._thread, None
             await thread.end()
+
         self._valid_until_s = 0.0
         if revoke and self.lease:
             try:
@@ -123,8 +130,9 @@ class LeaseKeeper:
             await asyncio.sleep(self._interval_s if well else self._retry_s)
             was_well, well = well, False
             sent = self._clock()
+
             try:
-                async with asyncio.timeout(self._interval_s):  # a store that does not answer must not stop the next one
+                async with asyncio.timeout(self._interval_s):  # a silent store must not delay the next keep-alive
                     await self._store.lease_keep_alive(self.lease)
             except NotFound:
                 self._ended()
@@ -143,7 +151,7 @@ class LeaseKeeper:
 
 
 class _RenewingThread:
-    """The thread of one keeper, and the ticks of the loop that it watches."""
+    """The thread of one keeper, and the ticks of the loop under watch."""
 
     def __init__(self, keeper: LeaseKeeper, renewer: Renewer) -> None:
         self._keeper = keeper
@@ -159,7 +167,7 @@ class _RenewingThread:
         self._thread.start()
 
     async def end(self) -> None:
-        """Return when the thread has ended; what it waits for is broken off."""
+        """Interrupt the thread and wait for its end."""
         if self._tick_handle is not None:
             self._tick_handle.cancel()
         self._stopping.set()
@@ -176,10 +184,12 @@ class _RenewingThread:
         while not self._stopping.wait(keeper._interval_s if well else keeper._retry_s):
             was_well, well = well, False
             sent = keeper._clock()
+
             if sent - self._ticked_at_s > keeper._ttl_s / 2:
                 if was_well:
                     log.warning("event loop hangs, lease not renewed", lease=keeper.lease)
                 continue
+
             try:
                 self._renewer.renew(keeper.lease)
             except NotFound:

@@ -37,7 +37,7 @@ from support.mesh import ledger_of, processes
 from support.truth import Journal, faults_of, read_journal
 
 from stepflow.client import Client
-from stepflow.errors import Deadline, StepflowError, Unavailable
+from stepflow.errors import DeadlineExceeded, StepflowError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -195,7 +195,7 @@ class Campaign:
         while True:
             try:
                 return await work()
-            except (Unavailable, Deadline):
+            except (Unavailable, DeadlineExceeded):
                 await asyncio.sleep(0.2)
 
     # --- faults -------------------------------------------------------------------------------------------------------

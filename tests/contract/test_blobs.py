@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, blob_id
-from stepflow.errors import DataLoss, Invalid, NotFound, Refused, StepflowError, Unavailable
+from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError, Unavailable
 from stepflow.store.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         yield Place(BlobStore.open(root), names, lambda name, content: (root / name).write_bytes(content) and None)
     elif request.param == "memory":
         store = BlobStore.open("memory://")
-        blobs: dict[str, tuple[bytes, str]] = store._place._blobs  # type: ignore[attr-defined]  # the back door
+        blobs: dict[str, tuple[bytes, str]] = store._backend._blobs  # type: ignore[attr-defined]  # the back door
         yield Place(store, lambda: sorted(blobs), lambda name, content: blobs.update({name: (content, "data")}))
     else:
         with s3_server() as (url, bucket):
@@ -386,9 +386,9 @@ def test_a_failed_put_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refused):
+    with pytest.raises(FailedPrecondition):
         BlobStore.open(tmp_path / "file")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(FailedPrecondition) as caught:
         run(BlobStore.open(tmp_path / "file" / "below").put(b""))
     assert caught.value.reason == "BLOB_STORE_REFUSED"
 
@@ -396,7 +396,9 @@ def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
 # -- buckets ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("status", "family"), [(403, Refused), (401, Refused), (400, Unavailable), (503, Unavailable)])
+@pytest.mark.parametrize(
+    ("status", "family"), [(403, FailedPrecondition), (401, FailedPrecondition), (400, Unavailable), (503, Unavailable)]
+)
 def test_errors_of_a_bucket_are_ours_and_hold_no_secret(
     monkeypatch: pytest.MonkeyPatch, status: int, family: type[StepflowError]
 ) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stepflow.errors import DataLoss, NotFound, Refused, StepflowError
+from stepflow.errors import DataLoss, FailedPrecondition, NotFound, StepflowError
 from stepflow.store import (
     Delete,
     KeyValue,
@@ -30,8 +30,9 @@ from stepflow.store import (
     delete,
     put,
     range_all,
+    watch_queue,
 )
-from stepflow.store.sqlite import engine, store
+from stepflow.store.sqlite import engine, history
 from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -215,10 +216,10 @@ def test_a_reader_changes_nothing_and_says_so(tmp_path: Path) -> None:
             await put(store, "a", b"1", lease=lease)
             async with opened(path, read_only=True) as reader:
                 for call in (put(reader, "a", b"2"), delete(reader, "a"), reader.lease_grant(5)):
-                    with pytest.raises(Refused) as caught:
+                    with pytest.raises(FailedPrecondition) as caught:
                         await call
                     assert caught.value.reason == "STORE_READ_ONLY"
-                with pytest.raises(Refused):
+                with pytest.raises(FailedPrecondition):
                     reader.watch("a")
                 assert await reader.get("a") == KeyValue("a", b"1", 2, 2, 1, lease)
                 assert [kv.key async for kv in range_all(reader, "")] == ["a"]
@@ -373,7 +374,7 @@ def test_waiting_transactions_share_a_commit(tmp_path: Path, monkeypatch: pytest
     commits: list[int] = []
     commit = engine.Engine.commit
 
-    def counted(engine: engine.Engine) -> list[engine.Record]:
+    def counted(engine: engine.Engine) -> list[history.Record]:
         records = commit(engine)
         commits.append(len(records))
         return records
@@ -448,7 +449,7 @@ async def limit_pages(store: SqliteStore, pages: int) -> None:
 
 
 async def pragma(store: SqliteStore, text: str) -> None:
-    await store._ask(lambda engine: engine._db.execute(f"PRAGMA {text}").fetchall())
+    await store._ask(lambda engine: engine._table._db.execute(f"PRAGMA {text}").fetchall())
 
 
 def test_a_store_leaves_no_thread_behind(tmp_path: Path) -> None:
@@ -500,7 +501,7 @@ def test_a_stopped_process_finds_its_leases_alive_when_it_goes_on() -> None:
 
 
 def test_history_is_bounded_and_older_watches_and_ranges_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "HISTORY_REVISIONS_MAX", 10)
+    monkeypatch.setattr(history, "HISTORY_REVISIONS_MAX", 10)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:
@@ -517,7 +518,7 @@ def test_history_is_bounded_and_older_watches_and_ranges_are_told(monkeypatch: p
 
 
 def test_history_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "HISTORY_BYTES_MAX", 100_000)
+    monkeypatch.setattr(history, "HISTORY_BYTES_MAX", 100_000)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:
@@ -533,7 +534,7 @@ def test_history_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_watch_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WATCH_BACKLOG_MAX", 10)
+    monkeypatch.setattr(watch_queue, "WATCH_BACKLOG_MAX", 10)
 
     async def scenario() -> None:
         async with opened(":memory:") as store:

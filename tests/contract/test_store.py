@@ -16,7 +16,6 @@ from stepflow.store import (
     Compare,
     Delete,
     DeletePrefix,
-    Event,
     Get,
     KeyValue,
     Op,
@@ -24,10 +23,11 @@ from stepflow.store import (
     Put,
     Range,
     Store,
+    StoreEvent,
     StoreUnavailable,
+    StoreWatch,
     Txn,
     TxnResult,
-    Watch,
     WatchBatch,
     absent,
     created_at,
@@ -53,7 +53,7 @@ async def holds(store: Store, *compares: Compare) -> bool:
     return (await store.txn(Txn(compares, ()))).succeeded
 
 
-async def following(watch: Watch, count: int) -> list[WatchBatch]:
+async def following(watch: StoreWatch, count: int) -> list[WatchBatch]:
     return [await anext(aiter(watch)) for _ in range(count)]
 
 
@@ -501,9 +501,9 @@ def test_a_watch_yields_whole_revisions_of_its_prefix_in_order(with_store: WithS
         first, second = await following(watch, 2)
         assert first == WatchBatch(
             3,
-            (Event("put", KeyValue("w/2", b"2", 3, 3, 1)), Event("put", KeyValue("w/1", b"1", 3, 3, 1))),
+            (StoreEvent("put", KeyValue("w/2", b"2", 3, 3, 1)), StoreEvent("put", KeyValue("w/1", b"1", 3, 3, 1))),
         )
-        assert second == WatchBatch(5, (Event("delete", KeyValue("w/2", b"", 0, 5, 0)),))
+        assert second == WatchBatch(5, (StoreEvent("delete", KeyValue("w/2", b"", 0, 5, 0)),))
         watch.close()
 
     with_store(scenario)
@@ -557,7 +557,7 @@ def test_watches_lose_and_repeat_nothing_among_concurrent_writers(with_store: Wi
                 await put(store, f"w{name}", str(i).encode())
 
         writers = asyncio.gather(*(write(name) for name in range(10)))
-        middle: list[Watch] = []
+        middle: list[StoreWatch] = []
         for revision in range(2, 12):
             await store.get("x")
             middle.append(store.watch("w", from_revision=revision))

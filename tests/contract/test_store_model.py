@@ -23,7 +23,6 @@ from stepflow.store import (
     Compare,
     Delete,
     DeletePrefix,
-    Event,
     Get,
     KeyValue,
     Op,
@@ -32,9 +31,10 @@ from stepflow.store import (
     Range,
     Response,
     StoreCompacted,
+    StoreEvent,
+    StoreWatch,
     Txn,
     TxnResult,
-    Watch,
     WatchBatch,
     check_txn,
 )
@@ -76,7 +76,7 @@ class Model:
     """`states[r]` is the whole content at revision r, `changes[r]` the events that made it."""
 
     states: dict[int, dict[str, KeyValue]] = field(default_factory=lambda: {1: {}})
-    changes: dict[int, list[Event]] = field(default_factory=dict)
+    changes: dict[int, list[StoreEvent]] = field(default_factory=dict)
     oldest: int = 1
 
     @property
@@ -106,7 +106,7 @@ class Model:
             self.changes[revision] = events
         return TxnResult(succeeded, self.revision, tuple(responses))
 
-    def apply(self, op: Op, revision: int, content: dict[str, KeyValue], events: list[Event]) -> Response:
+    def apply(self, op: Op, revision: int, content: dict[str, KeyValue], events: list[StoreEvent]) -> Response:
         match op:
             case Put(key, value, lease, ignore_lease):
                 old = content.get(key)
@@ -115,7 +115,7 @@ class Model:
                 if old is not None:
                     new = replace(new, create_revision=old.create_revision, version=old.version + 1)
                 content[key] = new
-                events.append(Event("put", new))
+                events.append(StoreEvent("put", new))
                 return None
             case Delete(key):
                 return self.delete([key], revision, content, events)
@@ -126,9 +126,9 @@ class Model:
             case Range(prefix, limit, after):
                 return self.page(prefix, after, limit, revision if events else revision - 1, content)
 
-    def delete(self, names: list[str], revision: int, content: dict[str, KeyValue], events: list[Event]) -> int:
+    def delete(self, names: list[str], revision: int, content: dict[str, KeyValue], events: list[StoreEvent]) -> int:
         gone = [name for name in names if content.pop(name, None) is not None]
-        events += [Event("delete", KeyValue(name, b"", 0, revision, 0)) for name in gone]
+        events += [StoreEvent("delete", KeyValue(name, b"", 0, revision, 0)) for name in gone]
         return len(gone)
 
     def drop(self, leases: set[int]) -> None:
@@ -162,7 +162,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.model = Model()
         self.lease = 0
-        self.open_watches: list[Watch] = []
+        self.open_watches: list[StoreWatch] = []
 
     def run(self, call: Awaitable[T]) -> T:
         async def bounded() -> T:
@@ -208,14 +208,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.run(call) == self.model.page(prefix, after, limit, revision, content)
 
     @rule(target=watches, prefix=prefixes, back=st.integers(0, 5))
-    def watch(self, prefix: str, back: int) -> tuple[Watch, str, int]:
+    def watch(self, prefix: str, back: int) -> tuple[StoreWatch, str, int]:
         start = max(self.model.oldest, self.model.revision - back) + 1
         watch = self.store.watch(prefix, from_revision=start)
         self.open_watches.append(watch)
         return watch, prefix, start
 
     @rule(watched=consumes(watches))
-    def read_watch(self, watched: tuple[Watch, str, int]) -> None:
+    def read_watch(self, watched: tuple[StoreWatch, str, int]) -> None:
         watch, prefix, start = watched
         if watch not in self.open_watches:
             return

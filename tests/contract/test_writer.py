@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepflow.errors import Conflict, DataLoss, Exists, Invalid, NotFound, StepflowError
+from stepflow.errors import AlreadyExists, Conflict, DataLoss, Invalid, NotFound, StepflowError
 from stepflow.store import (
     TXN_BYTES_MAX,
     Delete,
@@ -32,8 +32,9 @@ from stepflow.store import (
     put,
     version_is,
 )
+from stepflow.store.flush import FLUSH_BYTES_MAX, FLUSH_OPS_MAX, SUBMISSION_BYTES_MAX
 from stepflow.store.sqlite.store import SqliteStore
-from stepflow.store.writer import FLUSH_BYTES_MAX, FLUSH_OPS_MAX, SUBMISSION_BYTES_MAX, FencedWriter
+from stepflow.store.writer import FencedWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -131,7 +132,7 @@ def test_registration_puts_session_and_cursor_on_the_lease_in_one_revision(with_
 def test_a_taken_executor_id_is_refused(with_store: WithStore) -> None:
     async def scenario(store: Store) -> None:
         async with registered(store):
-            with pytest.raises(Exists) as caught:
+            with pytest.raises(AlreadyExists) as caught:
                 await FencedWriter.register(store, "e1", b"session", await store.lease_grant(60))
             assert caught.value.reason == "EXECUTOR_ID_TAKEN"
 

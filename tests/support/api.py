@@ -55,7 +55,7 @@ class ApiMesh:
         return self.servers[0].address
 
     async def open(self, stack: AsyncExitStack) -> None:
-        from stepflow.config.load import load_config
+        from stepflow.config import load_config
         from stepflow.embedded.mesh import open_mesh
         from stepflow.store.blobs import BlobStore
         from stepflow.store.sqlite.store import SqliteStore

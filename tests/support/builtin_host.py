@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.backend import BackendContext
 from component_host.builtin.backend import BuiltinBackend
-from stepflow.config.load import BuiltinPlugin, OpenAISettings
+from stepflow.config import BuiltinPlugin, OpenAISettings
 from stepflow.errors import Failure
 from stepflow.store.blobs import BlobStore
 from support.host_side import Call

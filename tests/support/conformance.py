@@ -168,7 +168,7 @@ class EmbeddedCases:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(RUN_TIMEOUT_S)
 
     async def _start(self, config: Path, environ: Mapping[str, str]) -> None:
-        from stepflow.config.load import load_config
+        from stepflow.config import load_config
         from stepflow.embedded.mesh import Mesh
         from stepflow.store.blobs import BlobStore
         from stepflow.store.sqlite.store import SqliteStore

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ATTENDED_S = 4.0
 """How long a mesh must have been whole before it counts as settled. By then its leader attends to all executors, also
-to one that did not answer a moment ago (`liveness.ANSWER_TIMEOUT_S`, `RETRY_S_MAX`)."""
+to one that did not answer a moment ago (`liveness.ANSWER_TIMEOUT_S`, `RETRY_MAX_S`)."""
 
 
 @dataclass(eq=False)

@@ -144,12 +144,12 @@ class Processes:
         from control_plane.control_plane import ControlPlane
 
         async with self.store() as store:
-            plane = ControlPlane(store, self.blobs(), **options)
-            await plane.start()
+            control_plane = ControlPlane(store, self.blobs(), **options)
+            await control_plane.start()
             try:
-                yield plane
+                yield control_plane
             finally:
-                await plane.close()
+                await control_plane.close()
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[EtcdStore]:

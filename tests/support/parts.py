@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.backend import BackendListing, ComponentInfo, ServerHealth
 from component_host.host import ComponentHost
-from control_plane.control_plane import ControlPlane, RunRequest
+from control_plane.admission import RunRequest
+from control_plane.control_plane import ControlPlane
 from executor.executor import Executor
 from executor.hosts.peer import HostPeer
 from stepflow.codec import decode, encode
@@ -157,8 +158,8 @@ class World:
             await executor.close()
         for host, _ in self.hosts:
             await host.close()
-        for plane in self.planes:
-            await plane.close()
+        for control_plane in self.planes:
+            await control_plane.close()
 
     # --- who is there -------------------------------------------------------------------------------------------------
 
@@ -171,10 +172,10 @@ class World:
         return self.hosts[0][1]
 
     async def add_plane(self, *, lease_ttl_s: float = LONG_S) -> ControlPlane:
-        plane = ControlPlane(self.store, self.blobs, lease_ttl_s=lease_ttl_s)
-        await plane.start()
-        self.planes.append(plane)
-        return plane
+        control_plane = ControlPlane(self.store, self.blobs, lease_ttl_s=lease_ttl_s)
+        await control_plane.start()
+        self.planes.append(control_plane)
+        return control_plane
 
     async def add_host(self) -> Work:
         work = Work()
@@ -204,8 +205,8 @@ class World:
 
     async def seen(self, executor: Executor) -> None:
         """Wait until every control plane knows of the executor."""
-        for plane in self.planes:
-            await wait_until_async(partial(_has_seen, plane, executor), "the executor is seen")
+        for control_plane in self.planes:
+            await wait_until_async(partial(_has_seen, control_plane, executor), "the executor is seen")
 
     def _connect(self, executor: Executor, host: ComponentHost) -> None:
         offered = {
@@ -278,8 +279,8 @@ class World:
         return [item.key async for item in range_all(self.store, prefix)]
 
 
-def _has_seen(plane: ControlPlane, executor: Executor) -> bool:
-    return executor.id in plane._cluster.sessions
+def _has_seen(control_plane: ControlPlane, executor: Executor) -> bool:
+    return executor.id in control_plane.cluster.sessions
 
 
 def step(step_id: str, component: str, value: Any = None, **members: Any) -> dict[str, Any]:

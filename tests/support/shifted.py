@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from stepflow.store import PAGE_KEYS_MAX, Compare, KeyValue, Page, Response, Store, Txn, TxnResult, Watch, WatchBatch
+from stepflow.store import (
+    PAGE_KEYS_MAX,
+    Compare,
+    KeyValue,
+    Page,
+    Response,
+    Store,
+    StoreWatch,
+    Txn,
+    TxnResult,
+    WatchBatch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,7 +56,7 @@ class Shifted:
     async def lease_revoke(self, lease: int) -> None:
         await self._store.lease_revoke(lease)
 
-    def watch(self, prefix: str, *, from_revision: int = 0) -> Watch:
+    def watch(self, prefix: str, *, from_revision: int = 0) -> StoreWatch:
         return _ShiftedWatch(self, self._store.watch(prefix, from_revision=self._up(from_revision)))
 
     async def revision(self) -> int:
@@ -86,7 +97,7 @@ class Shifted:
 
 
 class _ShiftedWatch:
-    def __init__(self, store: Shifted, watch: Watch) -> None:
+    def __init__(self, store: Shifted, watch: StoreWatch) -> None:
         self._store = store
         self._watch = watch
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from component_host.backends import make_backend
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from support import ROOT, server_venv
 from support.host_side import started
 

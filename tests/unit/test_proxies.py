@@ -18,7 +18,7 @@ from component_host.mcp_bridge.link import McpServerConfig
 from component_host.stepflow_bridge.http.endpoint import HttpEndpoint, LostError, NotProtocolError
 from stepflow.client import Client
 from stepflow.component.pull.remote import PullRemote, explain
-from stepflow.errors import Code, Deadline, Invalid, StepflowError, Unavailable
+from stepflow.errors import Code, DeadlineExceeded, Invalid, StepflowError, Unavailable
 from stepflow.proxies import grpc_proxy_for, named_proxy, no_proxy_with_loopback, proxy_for, through
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.rpc.channel import open_channel, open_link
@@ -198,7 +198,7 @@ def test_parts_of_a_mesh_use_no_proxy_wherever_they_are(proxy: RecordingProxy, o
 def test_the_client_uses_a_proxy_to_other_machines_only_and_names_it(proxy: RecordingProxy) -> None:
     async def refused(server: str) -> str:
         async with Client(server, patience_s=0) as client:
-            with pytest.raises((Unavailable, Deadline)) as caught:
+            with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
                 await client.get("00000000")
         return caught.value.message
 

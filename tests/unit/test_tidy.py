@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
@@ -42,13 +43,30 @@ LONG_FILES: dict[str, str] = {}
 CLASS_METHODS_MAX = 15
 CLASS_LINES_MAX = 300
 
-LARGE_CLASSES: dict[str, str] = {}
+LARGE_CLASSES: dict[str, str] = {
+    "BlockingClient": "public API: the blocking twin of each method of Client",
+    "Client": "public API: one method per call of five services",
+    "Context": "the public context of a component: one method per fact or request",
+    "SqliteStore": "`Store` with all its operations, on both sides of a thread",
+    "Engine": "the operations of a transaction, over one connection",
+    "Batch": "the same, for the requests of one commit",
+    "FencedWriter": "one protocol: fence, cursor, order, retry",
+    "EtcdWatch": "one protocol: resume, relist, progress",
+    "PartitionDriver": "facts, decisions and output commit change one state between two awaits",
+    "HostPool": "the one face of `hosts/` to drivers, streams and routes",
+    "Ownership": "the table of partitions, and the guard around each of them",
+    "StepflowHttpServer": "the pool's protocol (9 methods) and its connection's (3)",
+    "StepflowStdioServer": "the pool's protocol (9 methods) over one process",
+    "StdioExecutes": "executes by id: room, replies and call-backs must agree",
+    "TaskQueue": "who has which task: one table with three keys",
+}
 """Class → why it holds more than one idea's worth of methods or lines. The list of our debts: keep it short."""
 
 MACHINE_WORDS = re.compile("/wor" "k/|(?<![a-z])[.]lib" "rary|/tmp/br" "ief")  # fmt: skip
 """Places that exist on the machine of whoever wrote a file, and nowhere else; split, so that this file passes."""
 
 IGNORE = re.compile(r"#\s*(type:\s*ignore|noqa)(?P<code>\[[^\]]+\]|:\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?(?P<rest>.*)")
+BACKTICKED_PATH = re.compile(r"`([a-z][\w./-]*)`")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 
 
@@ -160,6 +178,23 @@ def test_every_module_says_what_it_is_for() -> None:
     assert missing == []
 
 
+def test_the_head_of_a_package_lists_its_modules() -> None:
+    """A reader finds the room of an idea from folder names and heads alone."""
+    missing = [
+        f"{name(path)} does not mention {each}"
+        for path in python_files(*CODE)
+        if path.name == "__init__.py"
+        for each in modules_beside(path)
+        if not re.search(rf"`{each}/?`|[|`]{each}/?`", ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert missing == []
+
+
+def modules_beside(head: Path) -> list[str]:
+    files = [each.stem for each in head.parent.glob("*.py") if each.stem not in ("__init__", "__main__")]
+    return sorted(files + [each.parent.name for each in head.parent.glob("*/__init__.py")])
+
+
 def test_every_ignore_has_a_code_and_a_reason() -> None:
     found = [
         f"{name(path)}:{number}: {comment}"
@@ -217,6 +252,13 @@ def test_every_link_in_the_documents_leads_to_a_file() -> None:
     assert broken == []
 
 
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
+    pages = [path for path in files("*.md", "docs") if path.parent.name != "decisions"]
+    assert [name(path) for path in pages if path not in listed | {index}] == []
+
+
 def links(path: Path) -> Iterator[str]:
     """Yield the relative links outside of code blocks; those to a place in the same file are taken for granted."""
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -224,6 +266,58 @@ def links(path: Path) -> Iterator[str]:
         link = found[1] or found[2]
         if not re.match(r"[a-z][a-z0-9+.-]*:|#", link):
             yield link
+
+
+def test_the_architecture_names_paths_that_exist() -> None:
+    missing = [
+        f"line {number}: {path}"
+        for number, line in enumerate((ROOT / "ARCHITECTURE.md").read_text("utf-8").splitlines(), start=1)
+        for path, found in paths_named(line)
+        if not found
+    ]
+    assert missing == []
+
+
+def test_the_architecture_has_the_layers_of_the_import_rules() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    shared = next(contract for contract in contracts if contract["id"] == "shared")
+    declared = [set(re.findall(r"\w+", layer)) for layer in shared["layers"]]
+
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    table = text[text.index("### Shared code") : text.index("### The services")]
+
+    drawn: list[set[str]] = []
+    for row in re.findall(r"^\| (\d*) ?\| (.*?) \|", table, re.MULTILINE):
+        drawn += [set()] if row[0] else []
+        drawn[-1].update(re.findall(r"`stepflow/(\w+)", row[1]))
+    assert drawn[: len(declared)] == declared
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    rooms = {path.parent for path in files("__init__.py", *CODE) if not is_generated(path.parent)}
+    rooms = {room for room in rooms if len(room.relative_to(ROOT).parts) <= 2}
+    rooms -= {ROOT / "stepflow", ROOT / "stepflow" / "mesh", ROOT / "stepflow" / "etcd"}  # generated, but for the first
+    assert [name(room) for room in sorted(rooms) if f"`{name(room)}/`" not in text] == []
+
+
+def paths_named(line: str) -> Iterator[tuple[str, bool]]:
+    """Yield each path of a line in backticks, and whether it exists: from the root, or below the line's first path."""
+    named = [path for path in BACKTICKED_PATH.findall(line) if "/" in path or path.endswith(".py")]
+    for path in named:
+        yield path, (ROOT / path).exists() or (ROOT / named[0] / path).exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("`stepflow/cli/` owns `commands/` and `no_such/`", [True, True, False]),
+        ("`stepflow/no_such.py`", [False]),
+        ("`apply` and `.stepflow/`", []),
+    ],
+)
+def test_the_check_of_paths_tells_them_apart(line: str, found: list[bool]) -> None:
+    assert [each for _, each in paths_named(line)] == found
 
 
 def test_the_checks_see_the_code_and_the_documents() -> None:

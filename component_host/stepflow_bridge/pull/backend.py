@@ -72,7 +72,7 @@ class StepflowPullBackend:
     async def start(self) -> None:
         """Open the endpoints and start the processes, without waiting for remote workers.
 
-        Raises: Invalid COMMAND_NOT_FOUND, ADDRESS_INVALID, TLS_REQUIRED; Refused LISTEN_FAILED, QUEUE_TAKEN;
+        Raises: Invalid COMMAND_NOT_FOUND, ADDRESS_INVALID, TLS_REQUIRED; FailedPrecondition LISTEN_FAILED, QUEUE_TAKEN;
             Unavailable SERVER_START_FAILED, SERVER_EXITED, SERVER_NOT_RESPONDING.
         """
         # 1. Open.

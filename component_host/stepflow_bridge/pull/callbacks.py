@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.threads import in_thread
-from stepflow.errors import Overloaded, Refused
+from stepflow.errors import FailedPrecondition, Overloaded
 from stepflow.pull.v1 import pull_pb2 as pb
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PullCallbacks:
         self._blob_slots = asyncio.Semaphore(BLOBS_MAX)
 
     async def submit_run(self, request: pb.OrchestratorSubmitRunRequest) -> pb.OrchestratorRunStatus:
-        """Raises: Overloaded; Refused CALL_ENDED; errors of the run's owner."""
+        """Raises: Overloaded; FailedPrecondition CALL_ENDED; errors of the run's owner."""
         with self._counted():
             task = self._task_of(request.root_run_id)
             call, asked = task.offer.call, request.run_request
@@ -63,7 +63,7 @@ class PullCallbacks:
             return messages.run_status(report, root_run_id=request.root_run_id, results=wait)
 
     async def get_run(self, request: pb.OrchestratorGetRunRequest) -> pb.OrchestratorRunStatus:
-        """Raises: Overloaded; Refused CALL_ENDED; NotFound."""
+        """Raises: Overloaded; FailedPrecondition CALL_ENDED; NotFound."""
         with self._counted():
             task = self._task_of(request.root_run_id)
             report = await self._await_run(task, request.run_id, request.timeout_secs) if request.wait else None
@@ -85,14 +85,14 @@ class PullCallbacks:
             task.runs_awaited -= 1
 
     async def put_blob(self, request: pb.PutBlobRequest) -> pb.PutBlobResponse:
-        """Raises: Overloaded; Refused; Invalid; Unavailable."""
+        """Raises: Overloaded; FailedPrecondition; Invalid; Unavailable."""
         async with self._blob_access() as blobs:
             content, blob_type = await in_thread(request.ByteSize(), messages.blob_content, request)
             blob_id = await blobs.put(content, blob_type=blob_type)
             return pb.PutBlobResponse(blob_id=blob_id)
 
     async def get_blob(self, request: pb.GetBlobRequest) -> pb.GetBlobResponse:
-        """Raises: Overloaded; Refused; Invalid; NotFound; Unavailable."""
+        """Raises: Overloaded; FailedPrecondition; Invalid; NotFound; Unavailable."""
         async with self._blob_access() as blobs:
             content, blob_type = await blobs.get(request.blob_id)
             reply: pb.GetBlobResponse = await in_thread(
@@ -105,7 +105,7 @@ class PullCallbacks:
         found = [task for queue in queues if (task := queue.tasks.task_of_token(call_token)) is not None]
         if found and (call_token or sum(len(queue.tasks) for queue in queues) == 1):
             return found[0]
-        raise Refused("CALL_ENDED", "no call in flight has this `root_run_id`: the call that asks has ended")
+        raise FailedPrecondition("CALL_ENDED", "no call in flight has this `root_run_id`: the call that asks has ended")
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -124,5 +124,5 @@ class PullCallbacks:
                 calls = (queue.tasks.any_call() for queue in self._queues())
                 call = next((call for call in calls if call is not None), None)
                 if call is None:
-                    raise Refused("NO_CALL", "blobs are for executing components, and no call is in flight")
+                    raise FailedPrecondition("NO_CALL", "blobs are for executing components, and no call is in flight")
                 yield call.blobs

@@ -21,10 +21,10 @@ from component_host.stepflow_bridge.pull.callbacks import PullCallbacks
 from component_host.stepflow_bridge.pull.queue import ALREADY_CLAIMED, TaskQueue
 from component_host.stepflow_bridge.pull.threads import THREAD_BYTES_MIN, in_thread
 from stepflow.codec import PAYLOAD_BYTES_MAX
-from stepflow.errors import Code, Failure, Invalid, NotFound, Refused, Unavailable
+from stepflow.errors import Code, FailedPrecondition, Failure, Invalid, NotFound, Unavailable
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 from stepflow.rpc.tls import parse_address
 from stepflow.telemetry import get_logger
 
@@ -61,7 +61,7 @@ class PullEndpoint:
         self._insecure = insecure
 
         self._served: dict[str, ServedQueue] = {}
-        self._server: Server | None = None
+        self._server: RpcServer | None = None
         self._opening = asyncio.Lock()
         self._callbacks = PullCallbacks(self._queues)
         self._settling: set[asyncio.Task[None]] = set()
@@ -73,10 +73,10 @@ class PullEndpoint:
     async def open_queue(self, name: str, served: ServedQueue) -> str:
         """Serve a queue under `name`; return the address for its workers.
 
-        Raises: Invalid ADDRESS_INVALID, ADVERTISE_MISSING, TLS_REQUIRED; Refused LISTEN_FAILED, QUEUE_TAKEN.
+        Raises: Invalid ADDRESS_INVALID, ADVERTISE_MISSING, TLS_REQUIRED; FailedPrecondition LISTEN_FAILED, QUEUE_TAKEN.
         """
         if name in self._served:
-            raise Refused(
+            raise FailedPrecondition(
                 "QUEUE_TAKEN", f"two plugins have the queue {name!r} at {self._listen}; give one another `queueName`"
             )
         self._served[name] = served
@@ -98,14 +98,14 @@ class PullEndpoint:
                 "reach it",
             )
 
-        server = Server(insecure=self._insecure, message_bytes_max=RECEIVE_BYTES_MAX)
+        server = RpcServer(insecure=self._insecure, message_bytes_max=RECEIVE_BYTES_MAX)
         self._add_methods(server)
         listening = await server.start(self._listen)
         self.address = self._advertise or listening
         self._server = server
         log.debug("endpoint opened", address=listening)
 
-    def _add_methods(self, server: Server) -> None:
+    def _add_methods(self, server: RpcServer) -> None:
         import grpc  # behind stepflow.rpc, which sets it up
 
         server.add_methods(

@@ -1,6 +1,16 @@
-"""One module per command or group of commands: options, help, and the calls of the workers.
+"""One module per command or group of commands: options, help, and calls of the modules that do the work.
 
-`run` has `run` and `resume`, `components` has `list-components` (this machine), `cluster` has `cluster` and
-`components` (a mesh). The modules import typer and their options at the top and everything else inside the commands,
-which keeps the help fast.
+- `run`: `run` and `resume`.
+- `submit`: `submit`.
+- `runs`: `runs list`, `get`, `steps`, `watch`, `signal`, `cancel`, `delete`.
+- `flows`: `flows`.
+- `cluster`: `cluster` and `components` (a mesh).
+- `components`: `list-components` (this machine).
+- `validate`: `validate`.
+- `test`: `test`.
+- `init`: `init`.
+- `dev`: `dev`.
+
+The modules import typer and their options at the top and everything else inside the commands, which keeps the help
+fast.
 """

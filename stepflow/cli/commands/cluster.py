@@ -77,7 +77,7 @@ def drain(
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
-    from stepflow.errors import Deadline, Invalid, NotFound
+    from stepflow.errors import DeadlineExceeded, Invalid, NotFound
 
     async def drain_member(client: "Client") -> dict[str, str]:
         cluster = await client.cluster()
@@ -96,7 +96,7 @@ def drain(
         while True:
             try:
                 await client.drain(**{kind: identity})
-            except Deadline as error:
+            except DeadlineExceeded as error:
                 console.say(f"still draining: {error.message}")
             else:
                 console.say(f"drained {identity}")

@@ -9,7 +9,7 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption
 
 if TYPE_CHECKING:
-    from stepflow.config.load import Config
+    from stepflow.config import Config
 
 _FORMATS = ("pretty", "json", "yaml")
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from stepflow.cli import console
-from stepflow.errors import Exists, Refused
+from stepflow.errors import AlreadyExists, FailedPrecondition
 
 FILES = {
     "flow.yaml": "the flow: its steps and a test case",
@@ -34,7 +34,7 @@ def init(
     """
     taken = [name for name in FILES if (directory / name).exists()]
     if taken:
-        raise Exists(
+        raise AlreadyExists(
             "FILE_EXISTS",
             f"{' and '.join(str(directory / name) for name in taken)} already exist; name another folder: "
             "stepflow init FOLDER",
@@ -46,7 +46,7 @@ def init(
             with (directory / name).open("xb") as file:
                 file.write((_TEMPLATE / name).read_bytes())
     except OSError as error:
-        raise Refused("FILE_UNWRITABLE", f"cannot write to {directory}: {error.strerror}") from None
+        raise FailedPrecondition("FILE_UNWRITABLE", f"cannot write to {directory}: {error.strerror}") from None
 
     _print_next_steps(directory)
 

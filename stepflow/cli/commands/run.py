@@ -22,7 +22,7 @@ from stepflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow
 

@@ -23,7 +23,7 @@ from stepflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stepflow.client import Client, Event, Run
+    from stepflow.client import Client, ClientEvent, Run
     from stepflow.flow import Redactor
 
 app = typer.Typer(
@@ -184,7 +184,7 @@ def watch_run(
 
     run, redactor = remote.ask(server, find)
 
-    def print_event(event: "Event") -> None:
+    def print_event(event: "ClientEvent") -> None:
         print_json_line(event_tree(event))
 
     async def begin(client: "Client") -> tuple[str, int]:  # noqa: ARG001  # the run exists already

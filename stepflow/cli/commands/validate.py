@@ -8,7 +8,7 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption, FlowOption
 
 if TYPE_CHECKING:
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.flow import Diagnostics, Flow
 
 _LEVELS = (("fatal", "red"), ("error", "red"), ("warning", "yellow"))

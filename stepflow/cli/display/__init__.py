@@ -2,7 +2,10 @@
 
 - `outcome`: how a run ended, a single run or a batch, completed or failed, driven here (`run`, `resume`) or by a mesh
   (`submit`, `runs watch`): the results on stdout, failed items among them, a summary on stderr, the exit code.
-- `view`: progress on stderr while a run goes on; `live` is the table on a terminal, `lines` the lines elsewhere.
+- `view`: progress on stderr while a run goes on.
+- `live`: the view for a terminal, a table of steps.
+- `step_rows`: the rows of that table.
+- `lines`: the view elsewhere, one line per event.
 - `runs`: listings and details of runs and steps, for people (`stepflow runs`).
 - `trees`: runs, results, steps and events as JSON, for programs (`--json`).
 - `texts`: durations, instants, failures and texts of components, for all of these modules.

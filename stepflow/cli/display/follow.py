@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stepflow.cli.display.view import View
-    from stepflow.client import Client, Event, Run
+    from stepflow.client import Client, ClientEvent, Run
 
 CANCEL_WINDOW_S = 2.0
 """Time between the first and the second Ctrl-C in which the second cancels the run."""
@@ -51,7 +51,7 @@ class Following:
     server: str | None
     view: View
     cancels: bool = False
-    on_event: Callable[[Event], None] | None = None
+    on_event: Callable[[ClientEvent], None] | None = None
     run_id: str = ""
     """Empty until the run may have reached the mesh."""
     begun: bool = field(default=False, init=False)
@@ -201,7 +201,7 @@ async def _tick(following: Following) -> None:
         following.view.tick(following.items_ended)
 
 
-def step_event(event: Event) -> StepEvent:
+def step_event(event: ClientEvent) -> StepEvent:
     """Convert a client's event for the views."""
     return StepEvent(
         kind=_KINDS[event.kind],

@@ -5,6 +5,8 @@
 - The summary goes to stderr: status, duration, and for a batch the number of completed items. For a failed single run,
   the error follows.
 - The exit code is 1 unless the run and all its items succeeded.
+
+Not here: the format of the results (`stepflow.cli.output`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from stepflow.errors import Code, Failure
 from stepflow.run.entries import flow_result
 
 if TYPE_CHECKING:
-    from stepflow.client import Event
+    from stepflow.client import ClientEvent
     from stepflow.codec import Json
     from stepflow.run.views import StepView
 
@@ -85,7 +85,7 @@ def step_tree(step: StepView) -> dict[str, Any]:
     }
 
 
-def event_tree(event: Event) -> dict[str, Any]:
+def event_tree(event: ClientEvent) -> dict[str, Any]:
     """Return an event as a tree, without unset members and without results."""
     tree: dict[str, Any] = {"kind": event.kind, "at_ms": event.at_ms, "run_id": event.run_id}
     if event.kind.startswith(("step_", "sub_run")):

@@ -10,7 +10,7 @@ from stepflow.cli.input.files import read_file, value_format
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.flow import Flow
 
 
@@ -33,7 +33,7 @@ def read_config(config: Path | None, flow: Path | None = None, *, test: bool = F
     """
     from pathlib import Path
 
-    from stepflow.config.load import default_config, discover, load_config
+    from stepflow.config import default_config, discover, load_config
 
     if config is not None and not config.is_file():
         raise Usage("FILE_UNREADABLE", f"--config {config}: there is no such file", path=str(config))

@@ -1,5 +1,9 @@
 """`stepflow test`: the test cases of flows.
 
-`discovery` finds the files, `cases` runs their cases, `compare` compares results, `report` prints, `update` writes new
-expectations into the files, `outcomes` has the records in between.
+- `discovery`: finds the files.
+- `cases`: runs the cases of a file.
+- `compare`: compares expected and actual results.
+- `outcomes`: records of cases and files.
+- `report`: prints the outcomes.
+- `update`: writes new expectations into the files.
 """

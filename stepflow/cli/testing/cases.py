@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from stepflow.config.load import Config
+    from stepflow.config import Config
     from stepflow.flow import Flow
 
 FLOW_SCHEMA = "https://stepflow.org/schemas/v1/flow.json"
@@ -171,7 +171,7 @@ def _choose_config(flow: Flow, path: Path, given: Path | None) -> Config:
     if named is not None:
         return read_config(path.parent / named)
     if inline is not None:
-        from stepflow.config.load import config_from_tree
+        from stepflow.config import config_from_tree
 
         return config_from_tree(inline, source=f"{path}: test.config", base_dir=path.parent)
     return read_config(None, path, test=True)

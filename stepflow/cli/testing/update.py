@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stepflow.cli.input.files import read_file, value_format
-from stepflow.errors import Refused, StepflowError
+from stepflow.errors import FailedPrecondition, StepflowError
 
 _BYTE_ORDER_MARK = "\ufeff"
 """Removed: no reader of UTF-8 needs it, and the parser's positions do not count it."""
@@ -29,7 +29,7 @@ def update_outputs(path: Path, outputs: Mapping[int, Any]) -> None:
     """Replace the `output` of the test cases at these indexes.
 
     Raises:
-        Refused: `UPDATE_REFUSED` (other parts would change), `FILE_UNWRITABLE`.
+        FailedPrecondition: `UPDATE_REFUSED` (other parts would change), `FILE_UNWRITABLE`.
     """
     from stepflow.flow import parse_tree
 
@@ -48,7 +48,7 @@ def update_outputs(path: Path, outputs: Mapping[int, Any]) -> None:
         same = False
 
     if not same:
-        raise Refused(
+        raise FailedPrecondition(
             "UPDATE_REFUSED",
             f"{path}: the new outputs cannot be written without changing other parts of the file (are there anchors or "
             "aliases in an output?); edit the file by hand",
@@ -122,7 +122,7 @@ def _content_end(node: Any, text: str) -> int:
             before = text.rfind("-", 0, last.start_mark.index) + 1
 
     if not node.start_mark.index <= last.start_mark.index <= node.end_mark.index:
-        raise Refused("UPDATE_REFUSED", "an output ends with an alias")
+        raise FailedPrecondition("UPDATE_REFUSED", "an output ends with an alias")
 
     end: int = last.end_mark.index
     if last.id == "scalar" and last.start_mark.index == end:
@@ -171,4 +171,4 @@ def _write(path: Path, text: str) -> None:
         shutil.copymode(path, file.name)
         os.replace(file.name, path)  # noqa: PTH105  # both are plain paths
     except OSError as error:
-        raise Refused("FILE_UNWRITABLE", f"cannot write {path}: {error.strerror}") from None
+        raise FailedPrecondition("FILE_UNWRITABLE", f"cannot write {path}: {error.strerror}") from None

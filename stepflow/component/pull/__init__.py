@@ -1,7 +1,10 @@
 """The gRPC pull transport: a worker that fetches calls from a mesh, or from upstream's orchestrator.
 
-`options` reads arguments and environment; `worker` follows the stream of assignments; `tasks` translates a task into a
-call of the component server and back; `remote` makes the RPCs; `messages` converts answers.
+- `options`: options from arguments and environment.
+- `worker`: follows the stream of assignments.
+- `tasks`: from a task to a call of the component server, and back.
+- `remote`: the RPCs to orchestrators and the blob service.
+- `messages`: conversions between JSON and messages.
 """
 
 import os

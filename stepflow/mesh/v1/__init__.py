@@ -1,0 +1,19 @@
+"""Generated from `proto/stepflow/mesh/v1` by `make proto`. `<name>_pb2` has messages, `<name>_pb2_grpc` a service.
+
+The public API:
+- `runs`: RunsService.
+- `flows`: FlowsService.
+- `components`: ComponentsService.
+- `cluster`: ClusterService.
+- `blobs`: BlobsService.
+- `values`: JSON values of these services.
+
+Between services:
+- `executor`: ExecutorService, for the control plane.
+- `host`: ComponentHostService, for executors: frames, calls, results.
+
+In the store:
+- `journal`: the entries of a partition's journal.
+- `state`: run records, statuses, results, assignments, sessions.
+- `retry`: retry policies and back-offs.
+"""

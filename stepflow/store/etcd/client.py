@@ -1,13 +1,13 @@
-"""Calls to etcd over gRPC: which member, how long, who we are, and what an error means.
+"""Calls to etcd over gRPC: choice of the member, deadlines, login, and the meaning of errors.
 
-- Every unary call has a deadline (`EtcdConfig.call_timeout_s`). Only calls that are safe to repeat are repeated here,
-  once per endpoint; a transaction is sent once, and whoever sent it decides what then.
-- A *link* is one connection for one purpose. Transactions, leases and watches have their own, so that a large range
-  does not delay a keep-alive. A link that fails is left: its connection is given up and the next endpoint is tried.
-  So neither a back-off of gRPC nor a connection that is only half there delays the following call.
-- Members without a leader answer at once instead of waiting for one (`hasleader`), and the link moves on.
-- A token that etcd takes no more is renewed, and the call repeated: such a refusal came before anything was done.
-- The text of an etcd error is matched in one table; etcd has no machine-readable reasons.
+- Every unary call has a deadline (`EtcdConfig.call_timeout_s`). Only idempotent calls are repeated here, once per
+  endpoint. A transaction is sent once; its caller decides about resending.
+- An *etcd channel* is one connection for one purpose. Transactions, leases and watches each have one, so that a large
+  range does not delay a keep-alive. After a failure its connection is abandoned and the next endpoint is tried, so
+  neither gRPC's back-off nor a half-open connection delays the next call.
+- Members without a leader answer at once instead of waiting for one (`hasleader`), and the channel moves on.
+- A stale token is renewed and the call repeated: etcd refuses the token before it executes the call.
+- Etcd has no machine-readable reasons, so one table matches the texts of its errors.
 
 Source of the protocol and its errors: etcd v3.5, `rpc.proto` and `rpctypes`. Not here: what the calls mean
 (`stepflow.store.etcd.store`), watches (`stepflow.store.etcd.watch`).
@@ -20,25 +20,25 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-# grpc's handlers for fork() cost a thread and make a forked child hang; we start processes, we never fork.
+# grpc's handlers for fork() cost a thread and make a forked child hang; no process here forks.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as in stepflow.rpc: what goes wrong becomes an error
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as in stepflow.rpc: failures become errors
 
 import grpc
 from grpc import aio
 
 from stepflow.errors import (
     DataLoss,
+    FailedPrecondition,
     Forbidden,
     Invalid,
     NotFound,
-    Refused,
     StepflowError,
     Unauthenticated,
 )
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.proxies import DIRECT
-from stepflow.store import StoreCompacted, StoreUnavailable
+from stepflow.store.protocol import StoreCompacted, StoreUnavailable
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ log = get_logger(__name__)
 CONNECT_TIMEOUT_MS = 1_000
 
 PING_INTERVAL_MS = 5_500
-"""Of HTTP/2. etcd cuts connections that ping more often than every 5 s."""
+"""Interval of HTTP/2 pings. etcd cuts connections that ping more often than every 5 s."""
 
 PING_TIMEOUT_MS = 2_000
 
 CHANNEL_GONE = (asyncio.CancelledError, asyncio.InvalidStateError, aio.UsageError, aio.InternalError)
-"""What a call raises whose channel was closed under it; look at `is_cancelled`, too."""
+"""Exceptions of a call whose channel was closed during the call; check `is_cancelled`, too."""
 
 Request = TypeVar("Request", bound="Message")
 Response = TypeVar("Response", bound="Message")
@@ -66,7 +66,7 @@ Response = TypeVar("Response", bound="Message")
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[Request, Response]):
-    """A method of etcd's API. `repeat`: sending it twice does no harm."""
+    """A method of etcd's API. `repeat`: idempotent."""
 
     path: str
     request: type[Request]
@@ -77,7 +77,7 @@ class Method(Generic[Request, Response]):
 RANGE = Method("/etcdserverpb.KV/Range", pb.RangeRequest, pb.RangeResponse, repeat=True)
 TXN = Method("/etcdserverpb.KV/Txn", pb.TxnRequest, pb.TxnResponse)
 TXN_READING = Method("/etcdserverpb.KV/Txn", pb.TxnRequest, pb.TxnResponse, repeat=True)
-# A lease that is granted twice because a reply was lost ends by itself.
+# A second lease, granted because a reply was lost, expires by itself.
 LEASE_GRANT = Method("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest, pb.LeaseGrantResponse, repeat=True)
 LEASE_REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest, pb.LeaseRevokeResponse)
 LEASE_KEEP_ALIVE = Method(
@@ -88,8 +88,8 @@ STATUS = Method("/etcdserverpb.Maintenance/Status", pb.StatusRequest, pb.StatusR
 AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest, pb.AuthenticateResponse, repeat=True)
 
 
-class Link:
-    """One connection, to one endpoint at a time. Calls in flight on a connection that was left may still end there."""
+class EtcdChannel:
+    """One connection, to one endpoint at a time. Calls in flight may finish on an abandoned connection."""
 
     def __init__(self, config: EtcdConfig, credentials: grpc.ChannelCredentials | None) -> None:
         self._endpoints = config.endpoints
@@ -104,7 +104,7 @@ class Link:
         return self._endpoints[self._index]
 
     def prefer(self, index: int) -> None:
-        """Begin with another endpoint; for a link that was not used yet."""
+        """Start with another endpoint. Only before the first use."""
         self._index = index
 
     def channel(self) -> aio.Channel:
@@ -113,7 +113,7 @@ class Link:
         return self._channel
 
     def leave(self, channel: aio.Channel) -> None:
-        """Give up a connection that failed and go to the next endpoint; nothing happens if somebody has already."""
+        """Abandon a failed connection and move to the next endpoint. No effect if `channel` is not the current one."""
         if channel is not self._channel:
             return
         self._channel = None
@@ -138,14 +138,14 @@ class Link:
 
 
 class EtcdClient:
-    """Sends requests. `revision` is the highest that any reply has shown so far: it is committed and read by all."""
+    """Sends requests. `revision` is the highest revision of any reply so far, hence committed and visible to all."""
 
     def __init__(self, config: EtcdConfig) -> None:
         self.config = config
         credentials = credentials_of(config)
-        self.kv = Link(config, credentials)
-        self.lease = Link(config, credentials)
-        self.watch = Link(config, credentials)
+        self.kv = EtcdChannel(config, credentials)
+        self.lease = EtcdChannel(config, credentials)
+        self.watch = EtcdChannel(config, credentials)
         self.revision = 0
         self.closed = False
         self._token = ""
@@ -164,7 +164,7 @@ class EtcdClient:
         return self._token
 
     async def call(
-        self, link: Link, method: Method[Request, Response], request: Request, *, timeout_s: float | None = None
+        self, link: EtcdChannel, method: Method[Request, Response], request: Request, *, timeout_s: float | None = None
     ) -> Response:
         """Send a unary request and return its reply. Raises: StepflowError, see `explain`."""
 
@@ -174,7 +174,7 @@ class EtcdClient:
 
         return await self._send(link, method, send, timeout_s or self.config.call_timeout_s)
 
-    async def exchange(self, link: Link, method: Method[Request, Response], request: Request) -> Response:
+    async def exchange(self, link: EtcdChannel, method: Method[Request, Response], request: Request) -> Response:
         """Send one request on a stream of its own and return the first reply. Raises: as `call`."""
 
         async def send(channel: aio.Channel, timeout_s: float) -> Response:
@@ -197,7 +197,7 @@ class EtcdClient:
         return stub(timeout=timeout_s, metadata=self._metadata)
 
     async def login(self, refused_token: str) -> None:
-        """Get a token in place of one that was refused, unless somebody has done so meanwhile.
+        """Replace a refused token, unless it has been replaced already.
 
         Raises: Unauthenticated `STORE_LOGIN_REFUSED`, StoreUnavailable.
         """
@@ -209,13 +209,13 @@ class EtcdClient:
         if self._token != refused_token:
             return
         if self._login is None:
-            # One for all who wait: one after the other, they would wait for each other's time-outs.
+            # One login for all waiters: in sequence, each would wait for the time-outs of the others.
             self._login = asyncio.get_running_loop().create_task(self._authenticate(), name="etcd login")
             self._login.add_done_callback(self._logged_in)
         await asyncio.shield(self._login)
 
     async def _authenticate(self) -> None:
-        self._metadata = metadata_of("")  # a token that is refused must not be sent along
+        self._metadata = metadata_of("")  # a login must not carry the refused token
         request = pb.AuthenticateRequest(name=self.config.user, password=self.config.password)
         reply = await self.call(self.kv, AUTHENTICATE, request)
         self._token = reply.token
@@ -224,13 +224,13 @@ class EtcdClient:
     def _logged_in(self, login: asyncio.Task[None]) -> None:
         self._login = None
         if not login.cancelled():
-            login.exception()  # looked at, although nobody may wait for it any more
+            login.exception()  # mark as retrieved: all waiters may have gone
 
     def saw(self, revision: int) -> None:
         self.revision = max(self.revision, revision)
 
     async def close(self) -> None:
-        """Wait for the calls in flight, which their deadlines end, and let go of every connection."""
+        """Wait for the calls in flight, bounded by their deadlines, and close all connections."""
         self.closed = True
         await self._idle.wait()
         for link in (self.kv, self.lease, self.watch):
@@ -241,7 +241,7 @@ class EtcdClient:
 
     async def _send(
         self,
-        link: Link,
+        link: EtcdChannel,
         method: Method[Any, Response],
         send: Callable[[aio.Channel, float], Awaitable[Response]],
         timeout_s: float,
@@ -256,8 +256,8 @@ class EtcdClient:
                     raise self.gone()
                 channel, token = link.channel(), self._token
                 try:
-                    # gRPC keeps the deadline; the second one is for where it forgets (writing to a stream whose
-                    # channel was closed before it began).
+                    # gRPC keeps the deadline. The second one is a backstop: gRPC forgets it when writing to a stream
+                    # whose channel was closed before the stream began.
                     async with asyncio.timeout(2 * timeout_s):
                         return await send(channel, timeout_s)
                 except aio.AioRpcError as error:
@@ -272,6 +272,7 @@ class EtcdClient:
                     explained = StoreUnavailable("STORE_UNAVAILABLE", f"the connection to {link.endpoint} was given up")
                 if not isinstance(explained, StoreUnavailable):
                     raise explained
+
                 link.leave(channel)
                 tries -= 1
                 if tries <= 0:
@@ -282,8 +283,6 @@ class EtcdClient:
                 self._idle.set()
 
 
-# -- errors -------------------------------------------------------------------------------------------------------
-
 _INVALID = {
     "duplicate key given in txn request": "DUPLICATE_KEY",
     "too many operations in txn request": "TXN_TOO_MANY_OPS",
@@ -293,17 +292,17 @@ _INVALID = {
     "lease is provided": "LEASE_PROVIDED",
     "too large lease TTL": "LEASE_TTL_INVALID",
 }
-"""Why etcd refused a request with INVALID_ARGUMENT, by a part of its text."""
+"""Reason of an INVALID_ARGUMENT, by a part of its text."""
 
 _STALE_LOGIN = ("invalid auth token", "revision of auth store is old", "user name is empty")
-"""A login cures these."""
+"""Errors that a new login resolves."""
 
 
 def explain(error: aio.AioRpcError, endpoint: str) -> StepflowError:
-    """Return what an error of etcd means to a caller of the store.
+    """Translate an error of etcd for callers of the store.
 
-    Everything but INVALID_ARGUMENT and errors that say themselves that nothing was done is StoreUnavailable: etcd
-    may have done what was asked, or still do it.
+    Only INVALID_ARGUMENT and errors that rule out an effect are definite. All others are StoreUnavailable: etcd may
+    have executed the request, or may still execute it.
     """
     code, text = error.code(), error.details() or ""
     match code:
@@ -316,31 +315,34 @@ def explain(error: aio.AioRpcError, endpoint: str) -> StepflowError:
             return Invalid("TXN_TOO_LARGE", f"etcd refused the request: {text}; see --max-request-bytes")
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "space exceeded" in text:
             return StoreUnavailable("STORE_FULL", f"etcd at {endpoint} is full and takes no writes")
+
         case grpc.StatusCode.NOT_FOUND if "lease not found" in text:
             return NotFound("LEASE_GONE", "the lease has ended")
         case grpc.StatusCode.OUT_OF_RANGE if "compacted" in text:
             return StoreCompacted("STORE_COMPACTED", "etcd has no such old revision any more")
         case grpc.StatusCode.OUT_OF_RANGE if "future" in text:
             return Invalid("REVISION_IN_FUTURE", "etcd has no such revision yet")
+
         case grpc.StatusCode.UNAUTHENTICATED:
             return Unauthenticated("STORE_LOGIN_REFUSED", f"etcd at {endpoint} refused the login: {text}")
         case grpc.StatusCode.PERMISSION_DENIED:
-            return Forbidden("STORE_FORBIDDEN", f"etcd at {endpoint} allows this user not what was asked")
+            return Forbidden("STORE_FORBIDDEN", f"etcd at {endpoint} does not permit this user's request")
         case grpc.StatusCode.DATA_LOSS:
             return DataLoss("STORE_CORRUPT", f"etcd at {endpoint} reports damaged data: {text}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return StoreUnavailable("STORE_TIMEOUT", f"etcd at {endpoint} did not answer in time")
+
         case _:
             return StoreUnavailable("STORE_UNAVAILABLE", f"etcd at {endpoint}: {code.name}: {text}")
 
 
 def needs_login(text: str) -> bool:
-    """Say whether etcd's text means that another token would do."""
+    """Return True if etcd's text asks for another token."""
     return any(part in text for part in _STALE_LOGIN)
 
 
 def is_stale_login(error: aio.AioRpcError) -> bool:
-    """Say whether a call failed only for want of a fresh token."""
+    """Return True if a call failed only because its token is stale."""
     return error.code() in (
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -348,27 +350,24 @@ def is_stale_login(error: aio.AioRpcError) -> bool:
 
 
 def is_cancelled() -> bool:
-    """Say whether our task is being cancelled; if not, a CancelledError only means that a connection was closed."""
+    """Return True if this task is being cancelled; otherwise a CancelledError means a closed connection."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
-# -- connections --------------------------------------------------------------------------------------------------
-
-
 def channel_options() -> list[tuple[str, Any]]:
-    """Return what every connection to etcd is made with."""
+    """Return the gRPC options of every connection to etcd."""
     return [
-        ("grpc.use_local_subchannel_pool", 1),  # or links to one endpoint would share a connection
+        ("grpc.use_local_subchannel_pool", 1),  # else channels to one endpoint would share a connection
         ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
-        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # without it gRPC waits for a minute, see stepflow.rpc
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # without it gRPC waits for a minute, see stepflow.rpc.options
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
-        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # is the time-out of connecting, too
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # also the time-out of connecting
         ("grpc.max_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
-        ("grpc.enable_retries", 0),  # what is sent again is for the caller to know
+        ("grpc.enable_retries", 0),  # callers decide about resending
         DIRECT,
         ("grpc.service_config_disable_resolution", 1),
     ]
@@ -390,22 +389,22 @@ def credentials_of(config: EtcdConfig) -> grpc.ChannelCredentials | None:
 
 
 def metadata_of(token: str) -> tuple[tuple[str, str], ...]:
-    """Return what goes with every call; `token` is empty without a login."""
+    """Return the metadata of every call; `token` is empty without a login."""
     leader = ("hasleader", "true")
     return (leader, ("token", token)) if token else (leader,)
 
 
 def version_of(text: str) -> tuple[int, int, int]:
-    """Return etcd's version as numbers; what is not understood counts as 0."""
+    """Return etcd's version as numbers; unreadable parts count as 0."""
     numbers = [int(part) if part.isdigit() else 0 for part in text.partition("-")[0].split(".")]
     return tuple((*numbers, 0, 0, 0)[:3])  # type: ignore[return-value]  # three of them, as the line says
 
 
 def check_version(text: str, endpoint: str) -> None:
-    """Warn of an old etcd and refuse one that can lose data. Raises: Refused `ETCD_VERSION_REFUSED`."""
+    """Warn about an old etcd; refuse one that can lose data. Raises: FailedPrecondition `ETCD_VERSION_REFUSED`."""
     version = version_of(text)
     if (3, 5, 0) <= version <= (3, 5, 2):
-        raise Refused(
+        raise FailedPrecondition(
             "ETCD_VERSION_REFUSED",
             f"etcd at {endpoint} is {text}; 3.5.0 to 3.5.2 can lose data: update to 3.5.17 or later",
         )

@@ -1,7 +1,6 @@
-"""How an etcd is reached: endpoints, TLS, login, the prefix of our keys.
+"""The connection to an etcd: endpoints, TLS, login, and the prefix of the mesh's keys.
 
-Everything that can be wrong with what people write is found here, before a connection is tried, because gRPC only
-says that it could not connect.
+User errors are found here, before the first connection, because gRPC only reports that it cannot connect.
 """
 
 from __future__ import annotations
@@ -12,25 +11,24 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stepflow.errors import Invalid
-from stepflow.store import OP_OVERHEAD_BYTES
+from stepflow.store.protocol import OP_OVERHEAD_BYTES
 
 CALL_TIMEOUT_S = 1.0
 
 PREFIX_BYTES_MAX = 32
-"""So that a transaction that `check_txn` lets pass is never too large for etcd."""
+"""Keeps every transaction that passes `check_txn` within etcd's limit."""
 
 DEFAULT_PREFIX = "stepflow/"
 DEFAULT_PORT = 2379
 
-assert PREFIX_BYTES_MAX <= OP_OVERHEAD_BYTES - 28  # the rest is what etcd's encoding adds to key and value
+assert PREFIX_BYTES_MAX <= OP_OVERHEAD_BYTES - 28  # etcd's encoding adds the rest to key and value
 
 
 @dataclass(frozen=True, slots=True)
 class EtcdConfig:
-    """How to reach an etcd; made by `parse` from what people write.
+    """The connection to one etcd cluster; `parse` builds it from user input.
 
-    `endpoints` are `host:port`. The files are PEM; without `ca_file`, the public authorities of gRPC count. All must
-    be of one cluster.
+    `endpoints` are `host:port`. Files are PEM; without `ca_file`, gRPC's public authorities are trusted.
     """
 
     endpoints: tuple[str, ...]
@@ -64,6 +62,7 @@ class EtcdConfig:
         addresses = [_address(text, schemes) for text in endpoints.split(",") if text.strip()]
         if not addresses:
             raise _invalid(f"no etcd endpoint in {endpoints!r}; expected host:port, several separated by commas")
+
         if {"http", "https"} <= schemes:
             raise _invalid("etcd endpoints with and without TLS: all must be https:// or none")
         files = any((ca_file, cert_file, key_file))
@@ -77,6 +76,7 @@ class EtcdConfig:
             raise _invalid(f"the etcd prefix {prefix!r} is longer than {PREFIX_BYTES_MAX} bytes")
         if not call_timeout_s > 0:
             raise _invalid(f"a time-out of {call_timeout_s} s for calls to etcd; it must be above 0")
+
         return cls(
             tuple(dict.fromkeys(addresses)),
             prefix,
@@ -90,9 +90,9 @@ class EtcdConfig:
         )
 
     def read_files(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Return authority, certificate and key as they stand in the files, None for what is not configured.
+        """Return the contents of the authority, certificate and key files; None for files not configured.
 
-        Raises: Invalid `ETCD_CONFIG_INVALID`, naming the file that is at fault.
+        Raises: Invalid `ETCD_CONFIG_INVALID`, naming the faulty file.
         """
         _check_certificates(self)
         return _read(self.ca_file), _read(self.cert_file), _read(self.key_file)
@@ -100,7 +100,7 @@ class EtcdConfig:
 
 def _address(text: str, schemes: set[str]) -> str:
     text = text.strip()
-    if "@" in text:  # what stands before it may be a password, so the text is not shown
+    if "@" in text:  # do not show the text: it may hold a password
         raise _invalid("an etcd endpoint holds no user and password; they are options of their own")
     url = urlsplit(text if "://" in text else f"//{text}")
     schemes.add(url.scheme)
@@ -123,7 +123,7 @@ def _read(path: Path | None) -> bytes | None:
 
 
 def _check_certificates(config: EtcdConfig) -> None:
-    """Refuse files that are no certificates or keys: gRPC would only say that it cannot connect."""
+    """Refuse files that are not certificates or keys: gRPC would only report that it cannot connect."""
     path = config.ca_file
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

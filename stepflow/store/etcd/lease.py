@@ -1,9 +1,9 @@
-"""Keeping leases of etcd alive from a thread, whatever the event loop is busy with.
+"""Keep-alives of etcd leases from a thread, independent of a busy event loop. `stepflow.store.lease` has the thread.
 
-A connection of its own, over gRPC's blocking interface: the asyncio one would wake this thread for every event of the
-process. Endpoints, TLS and login are those of the store.
+The renewer has its own connection over gRPC's blocking interface: the asyncio interface would wake this thread for
+every event of the process. Endpoints, TLS and login are the store's.
 
-One thread may renew at a time; `close` may be called from another one, and ends what is being waited for.
+One thread at a time may renew. `close` is thread-safe and interrupts a waiting call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import grpc
 
 from stepflow.errors import NotFound
 from stepflow.etcd.v1 import etcd_pb2 as pb
-from stepflow.store import StoreUnavailable
 from stepflow.store.etcd.client import (
     AUTHENTICATE,
     LEASE_KEEP_ALIVE,
@@ -24,6 +23,7 @@ from stepflow.store.etcd.client import (
     is_stale_login,
     metadata_of,
 )
+from stepflow.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:
     from stepflow.store.etcd.config import EtcdConfig
@@ -36,13 +36,13 @@ class EtcdLeaseRenewer:
         self._config = config
         self._credentials = credentials_of(config)
         self._index = config.endpoints.index(first_endpoint)
-        # Here, not in the thread that renews: gRPC imports a part of itself with a process's first channel.
+        # Here, not in the renewing thread: gRPC imports a part of itself with the first channel of a process.
         self._channel: grpc.Channel | None = self._connect()
         self._token = ""
         self._closed = False
 
     def renew(self, lease: int) -> float:
-        """Start the lease's time to live anew and return it, in seconds. Blocks up to the time-out of a call, or two.
+        """Restart the lease's time to live and return it in seconds. Blocks for up to two call time-outs.
 
         Raises: NotFound `LEASE_GONE`; StoreUnavailable, the next call tries the next endpoint; StepflowError.
         """
@@ -61,7 +61,7 @@ class EtcdLeaseRenewer:
             raise StoreUnavailable("STORE_UNAVAILABLE", "etcd ended a keep-alive unanswered") from None
 
     def close(self) -> None:
-        """Safe to repeat."""
+        """Close the connection. Idempotent."""
         self._closed = True
         if self._channel is not None:
             self._channel.close()
@@ -76,6 +76,7 @@ class EtcdLeaseRenewer:
             )
             request = pb.AuthenticateRequest(name=self._config.user, password=self._config.password)
             self._token = authenticate(request, timeout=self._config.call_timeout_s, metadata=metadata_of("")).token
+
         keep_alive: Any = channel.stream_stream(
             LEASE_KEEP_ALIVE.path, pb.LeaseKeepAliveRequest.SerializeToString, pb.LeaseKeepAliveResponse.FromString
         )

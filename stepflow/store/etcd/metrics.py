@@ -1,6 +1,6 @@
-"""What an etcd member tells everybody about itself, where its `Status` is for root alone: its page of metrics.
+"""The metrics page of an etcd member: its status for users without the root role.
 
-Served at the client address over the same TLS, whatever logins etcd asks for.
+Served at the client address over the same TLS, without a login.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import ssl
 from typing import TYPE_CHECKING
 
-from stepflow.store import StoreUnavailable
+from stepflow.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:
     from stepflow.store.etcd.config import EtcdConfig
@@ -21,7 +21,7 @@ _LINE = re.compile(r"^(etcd_[a-z_]+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
 
 async def read_metrics(config: EtcdConfig, endpoint: str) -> dict[str, str]:
-    """Return the metrics of a member, by name: the value, and of `etcd_server_version` the version.
+    """Return the metrics of a member by name. The value of `etcd_server_version` is the version.
 
     Raises: StoreUnavailable `STORE_METRICS_UNREADABLE`.
     """
@@ -37,6 +37,7 @@ async def read_metrics(config: EtcdConfig, endpoint: str) -> dict[str, str]:
                 writer.close()
     except (OSError, TimeoutError) as error:
         raise _unreadable(endpoint, type(error).__name__) from None
+
     if b" 200 " not in head.partition(b"\r\n")[0]:
         raise _unreadable(endpoint, head.partition(b"\r\n")[0].decode("ascii", "replace")[:80] or "no answer")
     found = {name: value for name, _, value in _LINE.findall(body.decode("utf-8", "replace"))}
@@ -45,7 +46,7 @@ async def read_metrics(config: EtcdConfig, endpoint: str) -> dict[str, str]:
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    """Read to the end, as far as a page can reach."""
+    """Read to the end, at most `PAGE_BYTES_MAX`."""
     page = bytearray()
     while len(page) < PAGE_BYTES_MAX and (part := await reader.read(64 * 1024)):
         page += part

@@ -1,14 +1,14 @@
-"""Watches over etcd that outlive their connections.
+"""Watches over etcd that survive their connections.
 
-- One gRPC stream per watch, all on one connection. A watch yields whole revisions, in order, none twice, none left
-  out: it resumes behind the last revision it has got completely, at whichever member answers.
-- A stream that says nothing for `PROGRESS_S` is asked for its progress; one that is still silent at `SILENCE_S` is
-  given up, with its connection. So a connection that is only half there is noticed within seconds.
-- The answer to that question moves the point of resuming on, so that a quiet watch is not caught by a compaction.
-- A watch is read whether or not its owner keeps up. It ends with StoreCompacted when the owner is
-  `WATCH_BACKLOG_MAX` revisions behind, or when etcd has compacted what it missed: the owner lists anew.
+- One gRPC stream per watch, all on one connection. A watch yields whole revisions in order, without repeats or gaps: it
+  resumes after the last complete revision, at any member.
+- A stream silent for `PROGRESS_S` is asked for its progress; a stream silent for `SILENCE_S` is abandoned together with
+  its connection. So a half-open connection is detected within seconds.
+- Reported progress advances the resume point, so that a compaction does not catch an idle watch.
+- Streams are read even if the owner lags. A watch ends with StoreCompacted when its owner is `WATCH_BACKLOG_MAX`
+  revisions behind, or when etcd has compacted missed revisions; the owner then lists again.
 
-Not here: the list that makes up for compacted deletions; it is the owner's, who knows what he had.
+Not here: the new list after a compaction, which only the owner can compare with its state.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grpc import aio
 
 from stepflow.errors import DataLoss, Forbidden, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
-from stepflow.store import Event, KeyValue, StoreCompacted, StoreUnavailable, WatchBatch
 from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain, is_cancelled, needs_login, version_of
+from stepflow.store.protocol import KeyValue, StoreCompacted, StoreEvent, StoreUnavailable, WatchBatch
+from stepflow.store.watch_queue import WatchQueue
 from stepflow.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 log = get_logger(__name__)
 
@@ -37,80 +34,53 @@ TICK_S = 0.5
 PROGRESS_S = 2.0
 SILENCE_S = 5.0
 CREATE_S = 2.0
-"""A new stream is confirmed sooner than that, or another is tried."""
+"""Longest wait for the confirmation of a new stream; then another is tried."""
 
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
 
-WATCH_BACKLOG_MAX = 10_000
-"""Revisions that wait for a watch's owner."""
-
 PROGRESS_TOLD_RIGHT = (3, 5, 8)
-"""From this version on an answer of progress never overtakes an event (etcd issue 15220)."""
+"""Since this version, reported progress never overtakes an event (etcd issue 15220)."""
 
-assert SILENCE_S >= 2 * PROGRESS_S  # a busy server has as long again to answer
+assert SILENCE_S >= 2 * PROGRESS_S  # a busy server has PROGRESS_S to answer
 
 
 class _Broken(Exception):
-    """The stream is of no use any more; the watch is."""
+    """The stream is unusable; the watch goes on with another."""
 
 
-class EtcdWatch:
-    """See `stepflow.store.Watch`."""
+class EtcdWatch(WatchQueue):
+    """A watch that survives its streams. The owner iterates; `Watches` ticks it."""
 
     def __init__(self, watches: Watches, prefix: bytes, end: bytes, strip: int, from_revision: int) -> None:
+        super().__init__()
         self._watches = watches
         self._client = watches.client
         self._prefix, self._end, self._strip = prefix, end, strip
         self._next = from_revision
         self._fragments: list[pb.Event] = []
-        self._batches: deque[WatchBatch] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: StepflowError | None = None
-        self._closed = False
         self._stream: aio.StreamStreamCall[Any, Any] | None = None
         self._patience: asyncio.Timeout | None = None
         self._heard_s = 0.0
         self._created = False
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="etcd watch")
 
-    # -- the owner's side -----------------------------------------------------------------------------------------
-
-    def __aiter__(self) -> AsyncIterator[WatchBatch]:
-        return self
-
-    async def __anext__(self) -> WatchBatch:
-        while not self._batches:
-            if self._closed:
-                raise StopAsyncIteration
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._batches.popleft()
-
     def close(self) -> None:
-        self._closed = True
-        self._batches.clear()
+        self.close_queue()
         self.stop()
 
     @property
     def resumes_at(self) -> int:
-        """The first revision that was not told yet, as far as is known."""
+        """The first undelivered revision, as far as known."""
         return self._next
 
     @property
     def ended_early(self) -> bool:
-        """Whether an error follows behind what is left to read."""
+        """True if an error follows the remaining batches."""
         return self._error is not None
 
-    # -- the store's side -----------------------------------------------------------------------------------------
-
     def fail(self, error: StepflowError) -> None:
-        """Let the owner have what is left, then the error."""
+        """Let the owner read the remaining batches, then raise the error."""
         if self._error is None:
             self._error = error
         self.stop()
@@ -118,29 +88,29 @@ class EtcdWatch:
     def stop(self) -> None:
         self._task.cancel()
         self._watches.remove(self)
-        self._wake()
+        self.wake_owner()
 
     async def ended(self) -> None:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def tick(self, now_s: float) -> None:
-        """Ask a silent stream for its progress, and give up one that stays silent."""
+        """Ask a silent stream for its progress, or abandon it if it stays silent."""
         stream, patience = self._stream, self._patience
         if stream is None or patience is None or now_s - self._heard_s < PROGRESS_S:
             return
+
         if now_s - self._heard_s >= (SILENCE_S if self._created else CREATE_S):
             self._patience = None
             patience.reschedule(0)
             return
+
         try:
-            async with asyncio.timeout(TICK_S):  # a stream that takes not even this is cancelled by it
+            async with asyncio.timeout(TICK_S):  # the time-out cancels a stream that accepts no write
                 await stream.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
         except (Exception, asyncio.CancelledError):
             if is_cancelled():
                 raise
-            # The stream has ended, and who reads it knows why. The clock has to go on for the others.
-
-    # -- following ------------------------------------------------------------------------------------------------
+            # The stream has ended; its reader gets the reason. The clock must go on for the other watches.
 
     async def _follow(self) -> None:
         failures = 0
@@ -152,22 +122,23 @@ class EtcdWatch:
             except StepflowError as error:
                 self.fail(error)
                 return
-            except Exception as error:  # a bug; without this the owner would wait for ever
+            except Exception as error:  # a bug: without this, the owner would hang
                 asyncio.get_running_loop().call_exception_handler({"message": "a watch failed", "exception": error})
                 self.fail(StoreUnavailable("STORE_UNAVAILABLE", f"a watch failed: {error!r}"))
                 return
+
             self._client.watch.leave(channel)
             useful = self._next > resumed_at or time.monotonic() - started_s > BACKOFF_S_MAX
             failures = 1 if useful else failures + 1
             log.debug("watch interrupted", endpoint=endpoint, error=reason, failures=failures)
-            if failures > 1:  # the first time it goes on at once
+            if failures > 1:  # the first retry is immediate
                 await asyncio.sleep(_backoff_s(failures))
 
     async def _outlive(self, channel: aio.Channel, endpoint: str) -> str:
-        """Read one stream to its end and return why it ended, if another may do better. Raises: StepflowError."""
+        """Read one stream to its end; return the reason if another stream may succeed. Raises: StepflowError."""
         token = self._client.token
         try:
-            # Cancelling the stream would not do: gRPC can wait for ever for one that never began.
+            # Cancelling the stream is not enough: gRPC may hang on a stream that never began.
             async with asyncio.timeout(None) as self._patience:
                 await self._read(channel)
         except TimeoutError:
@@ -184,19 +155,21 @@ class EtcdWatch:
             if is_cancelled():
                 raise
             return "connection given up"
+
         if needs_login(text):
-            with contextlib.suppress(StoreUnavailable):  # the next stream tries again
+            with contextlib.suppress(StoreUnavailable):  # the next stream logs in
                 await self._client.login(token)
         return text
 
     async def _read(self, channel: aio.Channel) -> None:
-        """Read one stream for as long as it lasts. Raises: whatever ended it."""
+        """Read one stream to its end. Raises: the cause of the end."""
         create = pb.WatchCreateRequest(key=self._prefix, range_end=self._end, start_revision=self._next, fragment=True)
-        self._fragments.clear()  # of a revision whose rest is lost: it comes again, whole
+        self._fragments.clear()  # of an incomplete revision, which is sent again
         stream = self._client.stream(channel, WATCH)
         self._heard_s = time.monotonic()
         self._created = False
         self._stream = stream
+
         try:
             await stream.write(pb.WatchRequest(create_request=create))
             while True:
@@ -218,18 +191,18 @@ class EtcdWatch:
             self._fragments.extend(response.events)
             self._deliver(whole=not response.fragment)
         elif not response.created and not self._fragments and self._watches.progress_counts:
-            # Everything up to here has been told.
+            # All events up to this revision have been delivered.
             self._next = max(self._next, response.header.revision + 1)
 
     def _deliver(self, *, whole: bool) -> None:
-        """Hand on the revisions that are complete: all of them, or all but the last, whose rest is to come."""
+        """Deliver the complete revisions: all, or without `whole` all but the last, whose other fragments follow."""
         last = 0 if whole else self._fragments[-1].kv.mod_revision
         revision = 0
-        events: list[Event] = []
+        events: list[StoreEvent] = []
         kept: list[pb.Event] = []
         for event in self._fragments:
             changed_at = event.kv.mod_revision
-            if changed_at < self._next:
+            if changed_at < self._next:  # a repeat after resuming
                 continue
             if changed_at == last:
                 kept.append(event)
@@ -240,34 +213,25 @@ class EtcdWatch:
             events.append(self._event(event))
         self._append(revision, events)
         self._fragments = kept
-        if len(self._batches) > WATCH_BACKLOG_MAX:
-            self._batches.clear()
-            raise StoreCompacted(
-                "STORE_COMPACTED",
-                f"the watch of {self._prefix.decode()!r} fell {WATCH_BACKLOG_MAX:,} revisions behind",
-                compacted=self._next - 1,
-            )
-        if self._batches:
-            self._wake()
 
-    def _append(self, revision: int, events: list[Event]) -> None:
+        self.check_backlog(self._prefix.decode(), self._next - 1)
+        if self._batches:
+            self.wake_owner()
+
+    def _append(self, revision: int, events: list[StoreEvent]) -> None:
         if events:
             self._batches.append(WatchBatch(revision, tuple(events)))
             self._next = revision + 1
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _event(self, event: pb.Event) -> Event:
+    def _event(self, event: pb.Event) -> StoreEvent:
         kv = event.kv
         key = kv.key[self._strip :].decode()
         if event.type == pb.Event.TYPE_DELETE:
-            return Event("delete", KeyValue(key, b"", 0, kv.mod_revision, 0))
-        return Event("put", KeyValue(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
+            return StoreEvent("delete", KeyValue(key, b"", 0, kv.mod_revision, 0))
+        return StoreEvent("put", KeyValue(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
 
     def _cancelled(self, response: pb.WatchResponse) -> Exception:
-        """Return what it means that the server ended the watch."""
+        """Translate the end of a watch by the server."""
         if response.compact_revision:
             return StoreCompacted(
                 "STORE_COMPACTED",
@@ -280,7 +244,7 @@ class EtcdWatch:
 
 
 class Watches:
-    """All watches of a store, and the clock that asks the silent ones."""
+    """All watches of a store, and the clock that checks the silent ones."""
 
     def __init__(self, client: EtcdClient, version: str) -> None:
         self.client = client
@@ -289,9 +253,10 @@ class Watches:
         self._ticker: asyncio.Task[None] | None = None
 
     def open(self, prefix: bytes, end: bytes, strip: int, from_revision: int) -> EtcdWatch:
-        """Watch from `prefix` to `end`; keys lose their first `strip` bytes. 0 is behind what any reply has shown.
+        """Watch from `prefix` to `end`, removing the first `strip` bytes of keys.
 
-        That lies before all that is asked from now on, and after all that was answered.
+        With `from_revision` 0 the watch starts after the highest revision of any reply so far: after all answered
+        requests, and before all later ones.
         """
         watch = EtcdWatch(self, prefix, end, strip, from_revision or self.client.revision + 1)
         self._watches.add(watch)
@@ -320,6 +285,6 @@ class Watches:
 
 
 def _backoff_s(failures: int) -> float:
-    """Return the pause before another try, with jitter: the watches of a process must not return as one."""
+    """Return the pause before the next try, with jitter, so that the watches of a process do not reconnect together."""
     pause_s: float = min(BACKOFF_S_MIN * 2 ** min(failures, 10), BACKOFF_S_MAX)
     return pause_s * (1 - random.random() / 2)  # noqa: S311  # jitter, not a secret

@@ -1,10 +1,10 @@
-"""Opening the file of a SQLite store: folder, lock, schema, and what is said when that does not work.
+"""The file of a SQLite store: folder, lock, schema, and the errors of opening it.
 
-- One process owns a database, by an advisory lock on `<path>.lock` that the operating system drops with the process.
-  SQLite's own exclusive mode is not used because it would shut out readers (`stepflow runs list` beside a run).
-- The lock file stays behind: removing it would let two processes each lock a different file of that name.
-- A read-only handle takes no lock and stands on one snapshot from opening to closing.
-- New folders get mode 0700 and new files 0600: journals hold what users' flows handle.
+- One process owns a database, by an advisory lock on `<path>.lock` that the operating system releases with the process.
+  Not SQLite's exclusive mode, which would shut out readers (`stepflow runs list` during a run).
+- The lock file is never removed: otherwise two processes could lock different files of that name.
+- A read-only handle takes no lock and reads one snapshot until it is closed.
+- New folders get mode 0700 and new files 0600: journals hold users' data.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import sqlite3
 from pathlib import Path
 
 from stepflow.errors import DataLoss, NotFound, StepflowError
-from stepflow.store import StoreUnavailable, StoreUnreadable
-from stepflow.store.sqlite.engine import SCHEMA
+from stepflow.store.protocol import StoreUnavailable, StoreUnreadable
+from stepflow.store.sqlite.table import SCHEMA
 
 MEMORY = ":memory:"
 
 APPLICATION_ID = 0x5374_666C
-"""In the header of our files ("Stfl"), so that another program's database is not mistaken for a store."""
+"""Mark in the header of a store ("Stfl"), which tells it from other SQLite databases."""
 
 SCHEMA_VERSION = 1
 
 BUSY_TIMEOUT_S = 5.0
-"""A reader that recovers or checkpoints the log keeps us waiting for moments only."""
+"""Wait for a reader that recovers or checkpoints the log, which takes moments."""
 
 LOG_BYTES = 512 * 1024
 """What `grow_log` writes and clears again, which puts twice that into the log: some 100 commits, in 6 ms. Under load
 SQLite lets the log grow to 4 MiB."""
 
 _MAGIC = b"SQLite format 3\0"
-"""With it every database begins (SQLite's file format, 1.3.1)."""
+"""First bytes of every database (SQLite's file format, 1.3.1)."""
 
 STATEMENTS_MAX = 512
 """Prepared statements kept: one for each number of rows, of three kinds (`ROWS_MAX`)."""
@@ -62,7 +62,7 @@ def open_file(path: str, *, read_only: bool) -> tuple[sqlite3.Connection, int | 
 
 
 def grow_log(db: sqlite3.Connection) -> None:
-    """Fill the log once and start it anew: from then on commits overwrite the file.
+    """Fill and restart the log once, so that later commits overwrite the file.
 
     A commit that lengthens the file costs its inode's journal too: 0.37 ms against 0.22 ms (ext4). The value of the
     revision's row means nothing, so a crash in between leaves nothing behind.
@@ -88,7 +88,7 @@ def explain(error: Exception, path: str) -> StepflowError:
     if code == sqlite3.SQLITE_CORRUPT:
         return DataLoss(
             "STORE_CORRUPT",
-            f"{path} is damaged ({error}); keep the file, and start the run anew or restore a copy",
+            f"{path} is damaged ({error}); keep the file, and start the run again or restore a copy",
             path=path,
         )
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM):

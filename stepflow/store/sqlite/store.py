@@ -1,15 +1,14 @@
 """The embedded store: the semantics of `stepflow.store` in one SQLite file, or in memory.
 
-`SqliteStore` is the asynchronous half. A thread of its own executes requests in the order in which they were made
-(`sqlite_engine` says what they do), takes all that have gathered as one batch with one commit, and hands their
-results back to the event loop at once.
+`SqliteStore` is the asynchronous half. A thread executes requests in FIFO order (see `engine`), takes all waiting
+requests as one batch with one commit, and hands their results to the event loop together.
 
 - Results and events reach the loop after the commit, events before the results of the requests that made them.
-- A watch is opened by a request in the same queue, so what it sees begins at an exact point of that order.
-- A watch that is `WATCH_BACKLOG_MAX` revisions behind is cut off with StoreCompacted: its memory is bounded.
-- When the whole process stood still (a suspended laptop, SIGSTOP) nobody could keep a lease alive, so all start anew.
+- A watch is opened by a request in the same queue, so its first event has an exact position in that order.
+- A watch that lags by `WATCH_BACKLOG_MAX` revisions ends with StoreCompacted, which bounds its memory.
+- After a stall of the whole process (a suspended laptop, SIGSTOP) all leases are renewed: no keep-alive was possible.
 
-Not here: several processes on one file (that is what etcd is for), and any fence (`stepflow.store.writer`).
+Not here: several processes on one file (use etcd), and fencing (`stepflow.store.writer`).
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections import deque
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepflow.errors import Refused
-from stepflow.store import (
+from stepflow.errors import FailedPrecondition
+from stepflow.store.protocol import (
     PAGE_KEYS_MAX,
     KeyValue,
     Page,
@@ -37,35 +35,35 @@ from stepflow.store import (
     WatchBatch,
 )
 from stepflow.store.sqlite import file
-from stepflow.store.sqlite.engine import Engine, Record
+from stepflow.store.sqlite.engine import Engine
+from stepflow.store.watch_queue import WatchQueue
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+
+    from stepflow.store.sqlite.history import Record
 
 BATCH_REQUESTS_MAX = 256
-"""Requests of one commit: bounds how long the first of them waits for the last."""
-
-WATCH_BACKLOG_MAX = 10_000
-"""Revisions that wait for a watch's owner."""
+"""Requests of one commit; bounds the wait of the first for the last."""
 
 STALL_S = 0.1
-"""Waking up that much too late means that the process stood still."""
+"""A wake-up this late means that the process was suspended."""
 
 _T = TypeVar("_T")
 
 
 class SqliteStore:
-    """A `stepflow.store.Store`; made by `open`, ended by `close`. Its methods belong to one event loop."""
+    """A `stepflow.store.Store` from `open` to `close`. Its methods belong to one event loop."""
 
     def __init__(self, path: str, *, read_only: bool) -> None:
         self.path = path
         self.on_failure: Callable[[Exception], None] = lambda _error: None
-        """Called on the loop when a batch could not be committed (a full disk); whoever asked is told as well."""
+        """Called on the loop when a commit fails (a full disk), in addition to failing the requests of the batch."""
         self._read_only = read_only
         self._loop = asyncio.get_running_loop()
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
-        self._watches: set[_Watch] = set()
+        self._watches: set[SqliteWatch] = set()
         self._closed = False
         self._ended = self._loop.create_future()
         self._opened = self._loop.create_future()
@@ -73,9 +71,9 @@ class SqliteStore:
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> SqliteStore:
-        """Open or create the database `path`; `":memory:"` keeps everything in memory.
+        """Open or create the database `path`; `":memory:"` is a database in memory.
 
-        A read-only store shows the database as it is now, also while another process owns and changes it.
+        A read-only store is a snapshot of the database, even while another process owns and changes it.
 
         Raises:
             StoreUnreadable: `STORE_LOCKED`, `STORE_NOT_A_STORE`, `STORE_VERSION_UNKNOWN`, `STORE_UNREADABLE`.
@@ -84,6 +82,7 @@ class SqliteStore:
         """
         text = str(path)
         store = cls(text if text == file.MEMORY else str(Path(text)), read_only=read_only)
+
         store._thread.start()
         try:
             await asyncio.shield(store._opened)
@@ -113,14 +112,16 @@ class SqliteStore:
     async def revision(self) -> int:
         return await self._ask(Engine.current_revision)
 
-    def watch(self, prefix: str, *, from_revision: int = 0) -> _Watch:
+    def watch(self, prefix: str, *, from_revision: int = 0) -> SqliteWatch:
         if self._read_only:
-            raise Refused("STORE_READ_ONLY", "a database opened for reading only does not change and has no watches")
-        watch = _Watch(prefix, self._watches)
+            raise FailedPrecondition(
+                "STORE_READ_ONLY", "a database opened for reading only does not change and has no watches"
+            )
+        watch = SqliteWatch(prefix, self._watches)
         if self._closed:
             watch.fail(self._gone())
             return watch
-        request = _Request(lambda engine: (engine.revision, engine.history(prefix, from_revision)), None)
+        request = _Request(lambda engine: (engine.current_revision(), engine.history(prefix, from_revision)), None)
         request.deliver = partial(watch.begin, request, from_revision)
         self._requests.put(request)
         return watch
@@ -132,8 +133,6 @@ class SqliteStore:
         await asyncio.shield(self._ended)
         self._thread.join()
 
-    # -- the loop's side --------------------------------------------------------------------------------------
-
     def _ask(self, work: Callable[[Engine], _T]) -> asyncio.Future[_T]:
         future: asyncio.Future[_T] = self._loop.create_future()
         if self._closed:
@@ -143,15 +142,16 @@ class SqliteStore:
         return future
 
     def _deliver(self, batch: list[_Request], records: list[Record]) -> None:
-        """Hand a committed batch out: first what changed, to the watches, then the results."""
-        # A watch that this batch opens joins at its place among the requests and picks its own share of the records.
+        """Hand out a committed batch: first its records to the watches, then its results."""
+        # A watch opened by this batch joins at its own request and picks its share of the records.
         for watch in tuple(self._watches):
             watch.feed(records)
+
         for request in batch:
             if request.deliver is not None:
                 request.deliver(records)
             future = request.future
-            if future is None or future.done():  # done: whoever asked was cancelled
+            if future is None or future.done():  # done: its caller was cancelled
                 continue
             if request.error is not None:
                 future.set_exception(request.error)
@@ -159,7 +159,7 @@ class SqliteStore:
                 future.set_result(request.result)
 
     def _end(self, cause: Exception | None) -> None:
-        """The thread is gone, also when it never got as far as to open the database."""
+        """Fail all waiters once the thread has ended, even if it never opened the database."""
         self._closed = True
         for watch in tuple(self._watches):
             watch.fail(self._gone())
@@ -170,21 +170,20 @@ class SqliteStore:
     def _gone(self) -> StoreUnavailable:
         return StoreUnavailable("STORE_CLOSED", f"{self.path} was closed", path=self.path)
 
-    # -- the thread's side ------------------------------------------------------------------------------------
-
     def _serve(self) -> None:
         try:
             db, lock = file.open_file(self.path, read_only=self._read_only)
-        except Exception as error:  # whatever it is, `open` waits for it
+        except Exception as error:  # of any kind: `open` waits for it
             self._hand_over(self._end, error)
             return
+
         cause: Exception | None = None
         try:
             self._serve_open(db)
         except Exception as error:
             cause = self._explain(error)
         finally:
-            with contextlib.suppress(sqlite3.Error):  # such as a full disk: the log stays, and is read the next time
+            with contextlib.suppress(sqlite3.Error):  # a full disk: the log stays and is replayed at the next opening
                 db.close()
             file.unlock(lock)
             self._hand_over(self._end, cause)
@@ -195,9 +194,11 @@ class SqliteStore:
             engine.drop_leased_keys()
             engine.commit()
         self._hand_over(_succeed, self._opened)
+
         if not self._read_only and self.path != file.MEMORY:
-            with contextlib.suppress(sqlite3.Error):  # a full disk is told to whoever writes
+            with contextlib.suppress(sqlite3.Error):  # writers get the error of a full disk
                 file.grow_log(db)
+
         while True:
             batch, last = self._gather(engine)
             self._execute(engine, batch)
@@ -205,15 +206,17 @@ class SqliteStore:
                 return
 
     def _gather(self, engine: Engine) -> tuple[list[_Request], bool]:
-        """Wait for a request or the end of a lease; return all that wait, and whether the store is to be closed."""
-        expiry = engine.next_expiry()
+        """Wait for a request or the expiry of a lease; return the waiting requests, and True if the store closes."""
+        expiry_s = engine.next_expiry_s()
         try:
-            timeout_s = None if expiry is None else max(0.0, expiry - time.monotonic())
+            timeout_s = None if expiry_s is None else max(0.0, expiry_s - time.monotonic())
             request = self._requests.get(timeout=timeout_s)
         except Empty:
             request = _TIMED_OUT
-        if expiry is not None and time.monotonic() - expiry > STALL_S:
+
+        if expiry_s is not None and time.monotonic() - expiry_s > STALL_S:
             engine.renew_leases(time.monotonic())
+
         batch: list[_Request] = []
         while request is not None:
             if request is not _TIMED_OUT:
@@ -236,11 +239,12 @@ class SqliteStore:
             records = []
             with contextlib.suppress(sqlite3.Error):
                 engine.forget()
-            engine.renew_leases(time.monotonic())  # or one that is due would be tried again without a pause
+            engine.renew_leases(time.monotonic())  # else an expired lease would be retried in a busy loop
             explained = self._explain(error)
             for request in batch:
                 request.result, request.error = None, explained
             self._hand_over(self.on_failure, explained)
+
         if batch or records:
             self._hand_over(self._deliver, batch, records)
 
@@ -248,7 +252,7 @@ class SqliteStore:
         return file.explain(error, self.path) if isinstance(error, sqlite3.Error) else error
 
     def _hand_over(self, callback: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all waiters
             self._loop.call_soon_threadsafe(callback, *args)
 
 
@@ -258,7 +262,7 @@ def _succeed(future: asyncio.Future[None]) -> None:
 
 
 class _Request:
-    """Work for the thread, then its outcome for the loop."""
+    """Work for the thread, with its outcome for the loop."""
 
     __slots__ = ("deliver", "error", "future", "result", "work")
 
@@ -273,55 +277,35 @@ class _Request:
         try:
             self.result = self.work(engine)
         except sqlite3.Error:
-            raise  # spoils the whole batch
-        except Exception as error:  # belongs to whoever asked, not to the thread
+            raise  # fails the whole batch
+        except Exception as error:  # belongs to the caller, not to the thread
             self.error = error
 
 
 _TIMED_OUT = _Request(Engine.current_revision, None)
 
 
-class _Watch:
-    """See `stepflow.store.Watch`. Fed by the store, on the loop."""
+class SqliteWatch(WatchQueue):
+    """A watch, fed by the store on the event loop."""
 
-    def __init__(self, prefix: str, watches: set[_Watch]) -> None:
+    def __init__(self, prefix: str, watches: set[SqliteWatch]) -> None:
+        super().__init__()
         self._prefix = prefix
         self._watches = watches
-        self._batches: deque[WatchBatch] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._seen = 0  # the last revision that was looked at
-        self._closed = False
-        self._error: Exception | None = None
-
-    def __aiter__(self) -> AsyncIterator[WatchBatch]:
-        return self
-
-    async def __anext__(self) -> WatchBatch:
-        while not self._batches:
-            if self._closed:
-                raise StopAsyncIteration
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._batches.popleft()
+        self._seen = 0  # the last revision that was examined
 
     def close(self) -> None:
-        self._closed = True
-        self._batches.clear()
         self._watches.discard(self)
-        self._wake()
+        self.close_queue()
 
     def begin(self, request: _Request, from_revision: int, records: list[Record]) -> None:
-        """Join the feed: `records` are those of the batch in which the watch was opened."""
+        """Join the feed. `records` are those of the batch that opened the watch."""
         if self._closed:
             return
         if request.error is not None:
             self.fail(request.error)
             return
+
         revision, past = request.result
         self._watches.add(self)
         self._seen = from_revision - 1 if from_revision else revision
@@ -336,24 +320,16 @@ class _Watch:
             events = tuple([event for event in record.events if event.kv.key.startswith(self._prefix)])
             if events:
                 self._batches.append(WatchBatch(record.revision, events))
-        if len(self._batches) > WATCH_BACKLOG_MAX:
-            self._batches.clear()
-            self.fail(
-                StoreCompacted(
-                    "STORE_COMPACTED",
-                    f"the watch of {self._prefix!r} fell {WATCH_BACKLOG_MAX:,} revisions behind",
-                    compacted=self._seen,
-                )
-            )
-        elif self._batches:
-            self._wake()
+
+        try:
+            self.check_backlog(self._prefix, self._seen)
+        except StoreCompacted as error:
+            self.fail(error)
+        if self._batches:
+            self.wake_owner()
 
     def fail(self, error: Exception) -> None:
-        """Let the owner have what is left, then the error."""
+        """Let the owner read the remaining batches, then raise the error."""
         self._error = error
         self._watches.discard(self)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self.wake_owner()

@@ -13,7 +13,7 @@ from support import ROOT, free_port
 from support.api import api_mesh
 
 from stepflow.client import BlockingClient, Client, Named
-from stepflow.errors import Code, Exists, Invalid, NotFound, Refused, Unavailable
+from stepflow.errors import AlreadyExists, Code, FailedPrecondition, Invalid, NotFound, Unavailable
 from stepflow.ids import new_run_id
 
 if TYPE_CHECKING:
@@ -116,11 +116,11 @@ def test_a_failure_is_data(address: str) -> None:
 def test_errors_are_the_families_with_their_reasons(address: str) -> None:
     async def talk(client: Client) -> None:
         run_id = await client.submit(LONG)
-        with pytest.raises(Exists, match="asked for differently") as exists:
+        with pytest.raises(AlreadyExists, match="exists, with a different request") as exists:
             await client.submit(GREET, {"name": 1}, run_id=run_id)
         assert exists.value.reason == "RUN_EXISTS"
         assert exists.value.details["run_id"] == run_id
-        with pytest.raises(Refused) as running:
+        with pytest.raises(FailedPrecondition) as running:
             await client.delete(run_id)
         assert running.value.reason == "RUN_NOT_ENDED"
         with pytest.raises(NotFound) as nobody:

@@ -9,8 +9,8 @@ import pytest
 from support import wait_until_async
 from support.parts import World, echo, gated, of, step
 
-from control_plane import control_plane as plane_module
-from stepflow.errors import Exists, Invalid, NotFound, StepflowError
+from control_plane import admission
+from stepflow.errors import AlreadyExists, Invalid, NotFound, StepflowError
 from stepflow.ids import new_run_id
 from stepflow.store import Get, Range, StoreCompacted, keys
 
@@ -59,7 +59,7 @@ def test_another_request_under_the_same_run_id_is_refused() -> None:
         async with World.open() as world:
             run_id = await world.submit(echo("a"), inputs=[1])
             error = await refused(world.submit(echo("a"), inputs=[2], run_id=run_id))
-            assert (type(error), error.reason) == (Exists, "RUN_EXISTS")
+            assert (type(error), error.reason) == (AlreadyExists, "RUN_EXISTS")
             await world.ended(run_id)
 
     run(main())
@@ -73,7 +73,7 @@ def test_what_can_never_run_is_refused_and_leaves_nothing() -> None:
                 ("FLOW_INVALID", world.submit(echo("a", of("b")), echo("b", of("a")))),
                 ("CONCURRENCY_INVALID", world.submit(step_a, concurrency_max=0)),
                 ("RUN_ID_INVALID", world.submit(step_a, run_id="mine")),
-                ("TOO_MANY_ITEMS", world.submit(step_a, inputs=[1] * (plane_module.RUN_ITEMS_MAX + 1))),
+                ("TOO_MANY_ITEMS", world.submit(step_a, inputs=[1] * (admission.RUN_ITEMS_MAX + 1))),
                 ("VARIABLES_TOO_LARGE", world.submit(step_a, variables={"v": "x" * 300_000})),
                 ("INPUT_INVALID", world.submit(step_a, inputs=[{"n": 1}, {"n": "x"}], schemas=SCHEMA)),
             ]
@@ -102,7 +102,7 @@ def test_the_id_of_an_unknown_flow_is_not_found() -> None:
     async def main() -> None:
         async with World.open() as world:
             request = world.request(echo("a"))
-            unknown = plane_module.RunRequest(flow="ab" * 32, inputs=request.inputs)
+            unknown = admission.RunRequest(flow="ab" * 32, inputs=request.inputs)
             error = await refused(world.control.submit(unknown))
             assert (type(error), error.reason) == (NotFound, "FLOW_NOT_FOUND")
 

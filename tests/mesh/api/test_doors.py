@@ -11,7 +11,7 @@ from support.api import api_mesh
 from support.authority import Authority
 
 from stepflow.client import Client
-from stepflow.errors import Invalid, Refused, Unavailable
+from stepflow.errors import FailedPrecondition, Invalid, Unavailable
 from stepflow.mesh.v1 import (
     blobs_pb2,
     blobs_pb2_grpc,
@@ -134,7 +134,7 @@ def test_what_loopback_is(address: str, expected: bool) -> None:
 
 def test_a_port_that_is_taken_and_an_address_that_is_none_are_refused(api: Any) -> None:
     mesh, run = api
-    with pytest.raises(Refused) as taken:
+    with pytest.raises(FailedPrecondition) as taken:
         run(mesh.serve(mesh.address))
     assert taken.value.reason == "LISTEN_FAILED"
     with pytest.raises(Invalid) as nonsense:

@@ -12,7 +12,7 @@ from stepflow import errors, telemetry
 from stepflow.client import Client
 from stepflow.mesh.v1 import blobs_pb2, blobs_pb2_grpc
 from stepflow.rpc.errors import ERROR_TEXT_BYTES_MAX, family
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 
 if TYPE_CHECKING:
     from stepflow.errors import StepflowError
@@ -48,7 +48,7 @@ def thrown(error: Exception, *, patience_s: float = 0.0) -> tuple[StepflowError,
     """Return what a client gets when the server raises an error, and how often it asked."""
 
     async def talk() -> tuple[StepflowError, int]:
-        server, servicer = Server(), Failing(error)
+        server, servicer = RpcServer(), Failing(error)
         service = blobs_pb2.DESCRIPTOR.services_by_name["BlobsService"]
         server.add(service, blobs_pb2_grpc.add_BlobsServiceServicer_to_server, servicer)
         address = await server.start("127.0.0.1:0")

@@ -13,7 +13,7 @@ from support.etcd import EtcdServer, running_etcd
 from support.health import NOT_SERVING, SERVING, health_of
 from support.mesh import Gate, Processes, Service, gated_config, processes
 
-from control_plane.control_plane import RunRequest
+from control_plane.admission import RunRequest
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.flow import flow_from_tree

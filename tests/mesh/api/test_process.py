@@ -52,16 +52,16 @@ def test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_kille
 
     async def talk() -> tuple[list[str], str]:
         seen = []
-        async with Client(",".join(plane.address for plane in planes), patience_s=30) as client:
+        async with Client(",".join(control_plane.address for control_plane in planes), patience_s=30) as client:
             run_id = await client.submit(CHAIN)
             leader_id = (await client.cluster()).leader_id
             async for event in client.watch(run_id):
                 seen.append(f"{event.kind} {event.step_id}".strip())
                 if event.kind == "step_completed":
                     gate.allow(int(event.step_id[1:]) + 2)
-                    for plane in planes:
-                        if plane.id == leader_id and plane.process.poll() is None:
-                            plane.kill()
+                    for control_plane in planes:
+                        if control_plane.id == leader_id and control_plane.process.poll() is None:
+                            control_plane.kill()
             return seen, (await client.wait(run_id)).status
 
     seen, status = asyncio.run(talk())
@@ -76,16 +76,16 @@ def test_a_client_goes_on_at_another_control_plane_when_the_leading_one_is_kille
 
 
 def test_a_control_plane_ends_in_good_order_although_clients_wait(mesh: Processes, tmp_path: Path) -> None:
-    plane = mesh.start("control_plane")
+    control_plane = mesh.start("control_plane")
     mesh.executor()
     mesh.host(gated_config(tmp_path))
     gate = Gate(tmp_path)
     gate.allow(0)
-    with BlockingClient(plane.address, patience_s=0) as client:
+    with BlockingClient(control_plane.address, patience_s=0) as client:
         run_id = client.submit(CHAIN)
         watch = client.watch(run_id)
         next(watch)
-        assert plane.end() == 0
+        assert control_plane.end() == 0
         with pytest.raises(Unavailable):
             list(watch)
     again = mesh.start("control_plane")
@@ -95,7 +95,7 @@ def test_a_control_plane_ends_in_good_order_although_clients_wait(mesh: Processe
 
 
 def test_a_drained_executor_hands_its_runs_over(mesh: Processes, tmp_path: Path) -> None:
-    plane = mesh.start("control_plane")
+    control_plane = mesh.start("control_plane")
     first = mesh.executor()
     mesh.host(gated_config(tmp_path))
     gate = Gate(tmp_path)
@@ -104,7 +104,7 @@ def test_a_drained_executor_hands_its_runs_over(mesh: Processes, tmp_path: Path)
     def runs(client: BlockingClient) -> dict[str, int]:
         return {executor.executor_id: executor.runs for executor in client.cluster().executors}
 
-    with BlockingClient(plane.address) as client:
+    with BlockingClient(control_plane.address) as client:
         run_id = client.submit(CHAIN)
         wait_until(lambda: runs(client).get(first.id) == 1, "the run is placed")
         second = mesh.executor()
@@ -120,18 +120,18 @@ def test_a_drained_executor_hands_its_runs_over(mesh: Processes, tmp_path: Path)
 
 
 def test_a_drained_host_finishes_its_calls_and_the_next_ones_go_elsewhere(mesh: Processes, tmp_path: Path) -> None:
-    plane = mesh.start("control_plane")
+    control_plane = mesh.start("control_plane")
     mesh.executor()
     config = gated_config(tmp_path)
     first = mesh.host(config, "--host-id", "first")
     gate = Gate(tmp_path)
     gate.allow(0)
-    with BlockingClient(plane.address) as client:
+    with BlockingClient(control_plane.address) as client:
         run_id = client.submit(CHAIN)
         wait_until(lambda: len(gate.ledger) == 1, "the first host has a call")
         mesh.host(config, "--host-id", "second")
         with ThreadPoolExecutor(1) as pool:
-            drained = pool.submit(client_of(plane.address, lambda other: other.drain(host_id=first.id)))
+            drained = pool.submit(client_of(control_plane.address, lambda other: other.drain(host_id=first.id)))
             wait_until(lambda: {h.host_id: h.draining for h in client.cluster().hosts}[first.id], "it is shown")
             assert not drained.done(), "drained with a call in flight"
             gate.allow(10)
@@ -156,15 +156,15 @@ def client_of(server: str, work: Callable[[BlockingClient], None]) -> Callable[[
 
 
 def test_a_nearly_full_etcd_takes_no_new_runs(mesh: Processes) -> None:
-    plane = mesh.start("control_plane", "--etcd-quota-bytes", "1000")
-    with BlockingClient(plane.address) as client, pytest.raises(Overloaded) as full:
+    control_plane = mesh.start("control_plane", "--etcd-quota-bytes", "1000")
+    with BlockingClient(control_plane.address) as client, pytest.raises(Overloaded) as full:
         client.submit(CHAIN)
     assert full.value.reason == "STORE_FULL"
 
 
 def test_a_control_plane_that_must_not_lead_serves_all_the_same(mesh: Processes) -> None:
-    plane = mesh.start("control_plane", "--no-lead")
-    with BlockingClient(plane.address) as client:
+    control_plane = mesh.start("control_plane", "--no-lead")
+    with BlockingClient(control_plane.address) as client:
         run_id = client.submit(CHAIN)
         assert client.wait(run_id, timeout_s=0.1).status == "running"
         assert (client.cluster().leader_id, client.cluster().runs_pending) == ("", 1)

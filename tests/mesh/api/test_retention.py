@@ -10,12 +10,14 @@ import pytest
 from support import wait_until_async
 from support.api import api_mesh
 
-from control_plane.control_plane import RunRequest
-from control_plane.retention import QuotaGate, Retention, RetentionPolicy, delete_run
+from control_plane.admission import RunRequest
+from control_plane.deletion import delete_run
+from control_plane.quota import QuotaGate
+from control_plane.retention import Retention, RetentionPolicy
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.signals import signal
 from stepflow.codec import Json, encode
-from stepflow.errors import Invalid, Overloaded, Refused
+from stepflow.errors import FailedPrecondition, Invalid, Overloaded
 from stepflow.flow import flow_from_tree
 from stepflow.store import created_at, keys, range_all
 
@@ -203,7 +205,7 @@ def test_batches_and_the_blobs_of_runs_go_too(api: Any) -> None:
         swept_by, fence = await retention(mesh, store_bytes_max=0)
         assert set((await swept_by.sweep(fence, 2**50)).removed) == {large, batch}
         assert await keys_of(mesh, batch) == set()
-        assert not [path for path in mesh.blobs._place._blobs if large in path]
+        assert not [path for path in mesh.blobs._backend._blobs if large in path]
 
     run(work())
 
@@ -215,7 +217,7 @@ def test_a_former_leader_removes_nothing(api: Any) -> None:
         ids = [await ended(mesh), await ended(mesh, b"1", *(b"2" for _ in range(70)))]
         former = created_at(keys.leader(), 1)
         swept_by = Retention(mesh.store, mesh.blobs, RetentionPolicy(store_bytes_max=0), lambda: former)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(FailedPrecondition) as refused:
             await swept_by.sweep(former, 2**50)
         assert refused.value.reason == "NOT_LEADING"
         for run_id in ids:

@@ -12,7 +12,7 @@ from support import text_of, wait_until_async
 from support.authority import Authority
 from support.mesh import Gate, Processes, gated_config, processes
 
-from control_plane.control_plane import RunRequest
+from control_plane.admission import RunRequest
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.flow import flow_from_tree
@@ -384,13 +384,13 @@ def test_fifty_clients_at_two_control_planes_make_one_run_of_one_id(
 
 
 def test_a_cancel_ends_a_run_and_the_call_in_its_server(mesh: Processes, gate: Gate, tmp_path: Path) -> None:
-    plane = mesh.start("control_plane")
+    control_plane = mesh.start("control_plane")
     mesh.executor()
     mesh.host(gated_config(tmp_path))
     gate.allow(0)
 
     async def scenario() -> None:
-        async with Client(plane.address) as client:
+        async with Client(control_plane.address) as client:
             run_id = await client.submit(chain(2))
             await gate.wait_for(1)
             await client.cancel(run_id)

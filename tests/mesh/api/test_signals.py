@@ -13,7 +13,7 @@ from support.parts import World, of, step
 from control_plane import signals
 from control_plane.signals import signal
 from stepflow.client import Client
-from stepflow.errors import Invalid, NotFound, Overloaded, Refused, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, NotFound, Overloaded, StepflowError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -194,7 +194,7 @@ def test_a_signal_to_a_run_that_has_ended_says_so(talk: Any) -> None:
     async def work(client: Client) -> None:
         run_id = await client.submit({"output": 1})
         await client.wait(run_id, timeout_s=20)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(FailedPrecondition) as refused:
             await client.signal(run_id, "answer")
         assert refused.value.reason == "RUN_ENDED"
 

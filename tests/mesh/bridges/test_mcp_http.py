@@ -30,7 +30,7 @@ from support.mcp import (
 from component_host.backends import make_backend
 from component_host.mcp_bridge.backend import McpBackend
 from component_host.mcp_bridge.link import McpServerConfig
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
 from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
 from component_host.stepflow_bridge.pull.threads import THREAD_BYTES_MIN
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 from stepflow.embedded.mesh import run_flow_once
-from stepflow.errors import Code, Failure, Invalid, Refused, Unavailable
+from stepflow.errors import Code, FailedPrecondition, Failure, Invalid, Unavailable
 from stepflow.flow import flow_from_tree
 from stepflow.mesh.v1 import host_pb2, journal_pb2
 from stepflow.pull import ORCHESTRATOR_SERVICE, TASKS_SERVICE
@@ -593,7 +593,7 @@ def test_plugins_share_an_address_but_no_queue_and_others_are_kept_out() -> None
             StepflowPullBackend(context(name), PullConfig(queue_name=name), endpoint) for name in ("a", "b", "a")
         )
         async with started(a), started(b):
-            with pytest.raises(Refused) as caught:
+            with pytest.raises(FailedPrecondition) as caught:
                 await c.start()
             assert caught.value.reason == "QUEUE_TAKEN"
             async with Hand(endpoint.address) as hand:

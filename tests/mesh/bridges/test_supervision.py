@@ -19,7 +19,7 @@ from support.mesh import Processes, Service, children_of, processes
 
 from component_host.backends import make_backend
 from stepflow.client import Client
-from stepflow.config.load import load_config
+from stepflow.config import load_config
 from stepflow.errors import Failure, Unavailable
 
 if TYPE_CHECKING:

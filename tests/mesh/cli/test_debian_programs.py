@@ -15,7 +15,7 @@ import pytest
 from stepflow.dev import debian, etcd_binary
 from stepflow.dev.debian import Release
 from stepflow.dev.etcd_binary import ETCD, find_etcd
-from stepflow.errors import NotFound, Refused, StepflowError, Unavailable
+from stepflow.errors import FailedPrecondition, NotFound, StepflowError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +153,7 @@ def test_a_package_with_another_checksum_is_not_used(
 ) -> None:
     published = archive.publish("forky", "3.5.30-2")
     pin(Release("forky", published.version, {archive.architecture: "0" * 64}))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(FailedPrecondition) as caught:
         find_etcd(tmp_path / "cache")
     assert caught.value.reason == "ETCD_CHECKSUM"
     assert published.sha256[archive.architecture] in caught.value.message
@@ -173,7 +173,7 @@ def test_an_unknown_kind_of_machine_is_told_to_bring_its_own(
     tmp_path: Path, archive: Archive, pin: Callable[..., None]
 ) -> None:
     pin(Release("forky", "3.5.30-2", {"vax": "0" * 64}))
-    with pytest.raises(Refused, match="ETCD_BIN") as caught:
+    with pytest.raises(FailedPrecondition, match="ETCD_BIN") as caught:
         find_etcd(tmp_path / "cache")
     assert caught.value.reason == "ETCD_NOT_FETCHABLE"
 
@@ -181,7 +181,7 @@ def test_an_unknown_kind_of_machine_is_told_to_bring_its_own(
 def test_a_machine_without_apt_is_told_to_bring_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ETCD_BIN", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Refused, match="ETCD_BIN") as caught:
+    with pytest.raises(FailedPrecondition, match="ETCD_BIN") as caught:
         find_etcd(tmp_path / "cache")
     assert caught.value.reason == "ETCD_NOT_FETCHABLE"
 

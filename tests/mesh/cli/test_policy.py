@@ -100,14 +100,14 @@ def test_a_repeated_submission_is_the_same_run_whatever_the_mesh_was_told(mesh: 
     """The hash of a request is of what was asked, not of the defaults that stood in for the rest."""
     from uuid import uuid4
 
-    from stepflow.errors import Exists
+    from stepflow.errors import AlreadyExists
 
     run_id = str(uuid4())
     with BlockingClient(mesh.server) as client:
         assert client.submit(LOST, {}, run_id=run_id) == run_id
         mesh.cli("runs", "cancel", run_id)
         assert client.submit(LOST, {}, run_id=run_id) == run_id
-        with pytest.raises(Exists):
+        with pytest.raises(AlreadyExists):
             client.submit(LOST, {}, run_id=run_id, retry={"transportMaxRetries": 1})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stepflow.codec import encode
-from stepflow.config.load import load_config
+from stepflow.config import load_config
 from stepflow.errors import Invalid
 from stepflow.flow import flow_from_tree, flow_id
 

@@ -18,24 +18,24 @@ from support.etcd import FAST, EtcdServer, leader_of, running_cluster, running_e
 from support.proxy import TcpProxy
 
 from stepflow import telemetry
-from stepflow.errors import Invalid, NotFound, Refused, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
 from stepflow.store import (
-    Event,
     KeyValue,
     Put,
     Store,
     StoreCompacted,
+    StoreEvent,
     StoreUnavailable,
+    StoreWatch,
     Txn,
-    Watch,
     WatchBatch,
     absent,
     delete,
     keys,
     put,
     range_all,
+    watch_queue,
 )
-from stepflow.store.etcd import watch
 from stepflow.store.etcd.client import check_version
 from stepflow.store.etcd.config import EtcdConfig
 from stepflow.store.etcd.store import EtcdStore
@@ -104,7 +104,7 @@ async def until_it_works(call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 class Seen:
     """Everything a watch tells, from the moment it is made."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: StoreWatch) -> None:
         self.watch = watch
         self.batches: list[WatchBatch] = []
         self.error: Exception | None = None
@@ -480,7 +480,7 @@ def test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch(ser
                 known.clear()
                 known.update((item.key, item.value) for item in items)
 
-            def changed(events: Sequence[Event]) -> None:
+            def changed(events: Sequence[StoreEvent]) -> None:
                 for event in events:
                     if event.kind == "put":
                         known[event.kv.key] = event.kv.value
@@ -531,7 +531,7 @@ def test_a_quiet_watch_is_not_caught_by_a_compaction(server: EtcdServer) -> None
 
 
 def test_a_watch_whose_owner_does_not_keep_up_is_cut_off(server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "WATCH_BACKLOG_MAX", 50)  # the real one would take 10,000 writes
+    monkeypatch.setattr(watch_queue, "WATCH_BACKLOG_MAX", 50)  # the real one would take 10,000 writes
 
     async def scenario() -> None:
         async with opened(server.endpoint) as store:
@@ -640,7 +640,7 @@ def test_a_server_with_smaller_limits_refuses_for_good(tmp_path: Path, size: int
 
 @pytest.mark.parametrize("version", ["3.5.0", "3.5.1", "3.5.2", "3.5.2-rc.1"])
 def test_a_version_that_can_lose_data_is_refused(version: str) -> None:
-    with pytest.raises(Refused, match=r"3\.5\.17") as caught:
+    with pytest.raises(FailedPrecondition, match=r"3\.5\.17") as caught:
         check_version(version, "here:1")
     assert caught.value.reason == "ETCD_VERSION_REFUSED"
 

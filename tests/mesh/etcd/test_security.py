@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support import wait_until_async
 from support.etcd import FAST, EtcdServer, etcd_binary, running_etcd
 
-from control_plane.retention import QuotaGate
+from control_plane.quota import QuotaGate
 from stepflow.errors import Forbidden, Invalid, Overloaded, Unauthenticated
 from stepflow.store import Put, StoreUnavailable, Txn, present, put, range_all
 from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.members import UNKNOWN_VERSION
 from stepflow.store.etcd.metrics import read_metrics
-from stepflow.store.etcd.store import UNKNOWN_VERSION, EtcdStore
+from stepflow.store.etcd.store import EtcdStore
 from stepflow.telemetry import configure
 
 if TYPE_CHECKING:

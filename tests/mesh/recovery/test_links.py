@@ -24,15 +24,15 @@ from executor.executor import Executor
 from executor.hosts import link
 from executor.hosts.link import HostLinks
 from stepflow.codec import decode, encode
-from stepflow.config.load import BuiltinPlugin, Config, MockPlugin
-from stepflow.errors import Refused
+from stepflow.config import BuiltinPlugin, Config, MockPlugin
+from stepflow.errors import FailedPrecondition
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing.table import Rule
 from stepflow.rpc import options
 from stepflow.rpc.channel import open_channel
 from stepflow.rpc.errors import error_of
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 from stepflow.store import delete, keys
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
@@ -54,7 +54,7 @@ def config(routes: Mapping[str, Sequence[Rule]] = RULES) -> Config:
 class LinkedHost:
     host: ComponentHost
     work: Work
-    server: Server
+    server: RpcServer
     service: HostService
     registration: Registration
     proxy: TcpProxy
@@ -79,7 +79,7 @@ class LinkedWorld(World):
         work = Work()
         host = ComponentHost(f"host-{len(self.linked)}", {"work": work}, self.blobs)
         await host.start()
-        server = Server(link=True)
+        server = RpcServer(link=True)
         service = HostService(host, capacity=capacity)
         service.add_to(server)
         address = await server.start(listen)
@@ -381,7 +381,7 @@ def test_a_stream_that_does_not_begin_with_a_hello_is_refused() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stream.read()
             error = error_of(caught.value)
-            assert isinstance(error, Refused)
+            assert isinstance(error, FailedPrecondition)
             assert error.reason == "STREAM_INVALID"
             await channel.close()
 
@@ -550,7 +550,7 @@ def test_other_rules_are_refused_while_a_live_host_has_these_and_taken_when_it_i
     async def scenario() -> None:
         async with world(executors=0) as mesh:
             other = await registration(mesh, "other", other_rules())
-            with pytest.raises(Refused) as caught:
+            with pytest.raises(FailedPrecondition) as caught:
                 await other.start()
             assert caught.value.reason == "ROUTES_CLAIMED"
             assert "host-0" in caught.value.message

@@ -78,7 +78,7 @@ def test_what_is_done_for_one_run_does_not_look_at_all_others() -> None:
     async def scenario() -> None:
         async with World.open() as world:
             run_ids = await live_runs(world, MANY)
-            executor, cluster = world.executors[0], world.control._cluster
+            executor, cluster = world.executors[0], world.control.cluster
             executor.ownership.drivers = Counted(executor.ownership.drivers)
             executor.hosts._calls = Counted(executor.hosts._calls)
             cluster.assignments = {name: Counted(table) for name, table in cluster.assignments.items()}
@@ -86,7 +86,7 @@ def test_what_is_done_for_one_run_does_not_look_at_all_others() -> None:
             one, other = run_ids[0], run_ids[1]
             assert executor.drives_run(one)
             assert executor.items_ended(one) == 0
-            assert world.control.owners(one) == {executor.id: ""}
+            assert cluster.owner_addresses(one) == {executor.id: ""}
             executor.listen(one, None)
             await world.control.cancel(one)
             assert (await world.ended(one)).status == "cancelled"

@@ -18,7 +18,7 @@ from control_plane.liveness import Liveness
 from executor.executor import Executor
 from executor.service import ExecutorService
 from stepflow.mesh.v1 import state_pb2
-from stepflow.rpc.server import Server
+from stepflow.rpc.server import RpcServer
 from stepflow.store import created_at, delete, keys, put, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
@@ -40,7 +40,7 @@ class World:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.executors: list[Executor] = []
-        self.servers: list[Server] = []
+        self.servers: list[RpcServer] = []
         self.held: list[socket.socket] = []
         self.liveness = Liveness(store, "replica")
 
@@ -48,7 +48,7 @@ class World:
         """`store`: the one that it gets to see, if not the one of all."""
         store = store or self.store
         executor = Executor(store, BlobStore.open("memory://"), rules={}, builtins={}, lease_ttl_s=LONG_S)
-        server = Server()
+        server = RpcServer()
         ExecutorService(executor).add_to(server)
         executor.address = await server.start("127.0.0.1:0")
         await executor.start()

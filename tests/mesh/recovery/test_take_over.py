@@ -255,7 +255,7 @@ def test_orphans_wait_for_an_executor_that_can_take_them() -> None:
             await called(world, 60)
             dead = await world.kill(world.executors[0])
             await world.bury(dead)
-            await wait_until_async(lambda: not world.control._cluster.sessions, "nobody is there")
+            await wait_until_async(lambda: not world.control.cluster.sessions, "nobody is there")
             assert len(await world.keys(keys.assigned_to(dead))) == 60
             await world.add_executor(runs_max=50)
             await world.add_executor(runs_max=50)

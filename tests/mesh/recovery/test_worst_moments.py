@@ -18,7 +18,7 @@ from support.etcd import FAST, running_etcd
 from support.mesh import Gate, Processes, gated_config, processes
 from support.proxy import TcpProxy
 
-from control_plane.control_plane import RunRequest
+from control_plane.admission import RunRequest
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.errors import StepflowError

@@ -12,7 +12,7 @@ import yaml
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
 from stepflow.cli.commands.components import describe
-from stepflow.config.load import config_from_tree
+from stepflow.config import config_from_tree
 
 CONFIG = config_from_tree(
     {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepflow.cli.testing.update import update_outputs
-from stepflow.errors import Refused
+from stepflow.errors import FailedPrecondition
 
 SUCCESS = {"outcome": "success", "result": {"text": "line one\nline two", "when": "2026-01-01", "yes": "no", "n": 1.0}}
 
@@ -156,7 +156,7 @@ def test_updating_twice_changes_nothing_more(tmp_path: Path) -> None:
 def test_an_output_that_something_else_refers_to_is_left_alone(tmp_path: Path) -> None:
     text = "test:\n  cases:\n  - name: a\n    input: 1\n    output: &shared\n      outcome: success\nx: *shared\n"
     path = write(tmp_path, text)
-    with pytest.raises(Refused, match="edit the file by hand"):
+    with pytest.raises(FailedPrecondition, match="edit the file by hand"):
         update_outputs(path, {0: SUCCESS})
     assert path.read_text() == text
 
@@ -164,7 +164,7 @@ def test_an_output_that_something_else_refers_to_is_left_alone(tmp_path: Path) -
 def test_an_output_that_is_an_alias_is_left_alone(tmp_path: Path) -> None:
     text = "x: &shared {outcome: success}\ntest:\n  cases:\n  - name: a\n    output: *shared\n    input: 1\n"
     path = write(tmp_path, text)
-    with pytest.raises(Refused):
+    with pytest.raises(FailedPrecondition):
         update_outputs(path, {0: SUCCESS})
     assert path.read_text() == text
 

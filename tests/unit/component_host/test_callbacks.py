@@ -11,7 +11,7 @@ from support.scripted_host import RUN, ExecutorEnd, error_from, run_async, scrip
 
 from component_host import results
 from stepflow.codec import INLINE_BYTES_MAX, blob_id, encode
-from stepflow.errors import Invalid, NotFound, Refused, Unavailable
+from stepflow.errors import FailedPrecondition, Invalid, NotFound, Unavailable
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.store.blobs import BlobStore
@@ -284,7 +284,7 @@ def test_the_call_backs_of_a_call_end_with_it(end: str) -> None:
                 await host.close()
             for each in asked:
                 error = await error_from(each)
-                assert isinstance(error, Refused)
+                assert isinstance(error, FailedPrecondition)
                 assert error.reason == "CALL_ENDED"
             executor.answer(callbacks[0], flow_json=b"{}")
             assert executor.stream._callbacks == {}

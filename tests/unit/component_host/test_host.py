@@ -45,7 +45,7 @@ class GatedBlobs(BlobStore):
     """A real store in memory; operations wait for `gate`, then raise `error` if set."""
 
     def __init__(self) -> None:
-        super().__init__(BlobStore.open("memory://")._place)
+        super().__init__(BlobStore.open("memory://")._backend)
         self.gate = asyncio.Event()
         self.waiting = 0
         self.error: Exception | None = None

@@ -23,7 +23,7 @@ from component_host import call_tasks
 from component_host.call import LOOP_BYTES_MAX
 from component_host.host import ComponentHost
 from stepflow.codec import INLINE_BYTES_MAX, blob_id, encode
-from stepflow.errors import NotFound, Refused, Unavailable
+from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.store.blobs import BlobStore
 from stepflow.timer_heap import EMPTY_MIN
 
@@ -40,7 +40,7 @@ class SlowBlobs(BlobStore):
     """A store with operations that hang."""
 
     def __init__(self) -> None:
-        super().__init__(BlobStore.open("memory://")._place)
+        super().__init__(BlobStore.open("memory://")._backend)
         self.asked = 0
 
     async def put(self, content: bytes, *, scope: str = "shared", blob_type: str = "data") -> str:
@@ -469,7 +469,7 @@ def test_a_stopped_host_takes_no_calls_and_starts_nothing() -> None:
             assert again.result == held.result, "what it holds it still gives"
             assert len(backend.executed) == 1
             error = await error_from(host.start())
-            assert isinstance(error, Refused)
+            assert isinstance(error, FailedPrecondition)
             assert error.reason == "HOST_STOPPED"
 
     run_async(main)

@@ -9,7 +9,7 @@ import pytest
 from component_host.backend import BackendContext
 from component_host.mock import MockBackend
 from stepflow import codec
-from stepflow.config.load import MockPlugin, load_config
+from stepflow.config import MockPlugin, load_config
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import host_pb2
 

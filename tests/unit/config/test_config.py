@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepflow.config.load import (
-    FILE_BYTES_MAX,
-    FILE_NAMES,
-    TEST_FILE_NAMES,
+from stepflow.config import (
     BuiltinPlugin,
     Config,
     ConfigInvalid,
@@ -27,7 +24,9 @@ from stepflow.config.load import (
     default_config,
     discover,
     load_config,
+    resolve_plugin,
 )
+from stepflow.config.load import FILE_BYTES_MAX, FILE_NAMES, TEST_FILE_NAMES
 from stepflow.errors import NotFound
 from stepflow.flow import parse_path
 from stepflow.retry import Backoff
@@ -584,7 +583,7 @@ def test_every_documented_configuration_loads_without_warnings(tmp_path: Path, n
     config = load_config(written(tmp_path, documented()[number]))
     assert config.warnings == ()
     for name in config.plugins:
-        config.plugin(name, {})
+        resolve_plugin(config, name, {})
 
 
 def test_every_type_of_plugin_is_documented(tmp_path: Path) -> None:

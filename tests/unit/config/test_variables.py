@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepflow.config.load import (
+from stepflow.config import (
     BuiltinPlugin,
     Config,
     ConfigInvalid,
@@ -15,6 +15,7 @@ from stepflow.config.load import (
     MockPlugin,
     StepflowPlugin,
     config_from_tree,
+    resolve_plugin,
 )
 from stepflow.config.variables import TemplateInvalid, UnsetVariable, check_template, substitute
 
@@ -94,7 +95,7 @@ def test_variables_are_replaced_in_every_text_of_a_plugin() -> None:
             "headers": {"X": "$A"},
         }
     )
-    assert config.plugin("p", ENVIRON) == StepflowPlugin(
+    assert resolve_plugin(config, "p", ENVIRON) == StepflowPlugin(
         command="python", args=("apple", "plain"), env={"KEY": "apple"}, url="http://apple", headers={"X": "apple"}
     )
 
@@ -108,13 +109,13 @@ def test_variables_are_replaced_in_every_text_of_a_plugin() -> None:
     ],
 )
 def test_every_type_of_plugin_has_variables(plugin: Any) -> None:
-    replaced = of_plugin(plugin).plugin("p", ENVIRON)
+    replaced = resolve_plugin(of_plugin(plugin), "p", ENVIRON)
     assert not isinstance(replaced, (BuiltinPlugin, MockPlugin))
     assert replaced.args == ("apple",)
 
 
 def test_the_address_of_a_language_model_may_be_a_variable() -> None:
-    replaced = of_plugin({"type": "builtin", "openai": {"baseUrl": "http://$A"}}).plugin("p", ENVIRON)
+    replaced = resolve_plugin(of_plugin({"type": "builtin", "openai": {"baseUrl": "http://$A"}}), "p", ENVIRON)
     assert isinstance(replaced, BuiltinPlugin)
     assert replaced.openai.base_url == "http://apple"
 
@@ -122,7 +123,7 @@ def test_the_address_of_a_language_model_may_be_a_variable() -> None:
 def test_an_unset_variable_names_plugin_key_and_variable() -> None:
     config = of_plugin({"type": "mcp", "command": "x", "args": ["ok", "$TOKEN"], "env": {"B": "$TOKEN"}})
     with pytest.raises(ConfigInvalid) as caught:
-        config.plugin("p", {"A": "secret"})
+        resolve_plugin(config, "p", {"A": "secret"})
     assert caught.value.field == "plugins.p.args[1]"
     assert "`TOKEN` is not set" in caught.value.message
     assert "secret" not in caught.value.message
@@ -135,7 +136,7 @@ def test_a_configuration_loads_without_the_variables_of_its_plugins() -> None:
 
 def test_values_of_variables_do_not_show_in_a_printed_plugin() -> None:
     config = of_plugin({"type": "mcp", "command": "x", "env": {"B": "$A"}, "url": "http://u", "headers": {"X": "$A"}})
-    assert "apple" not in repr(config.plugin("p", ENVIRON))
+    assert "apple" not in repr(resolve_plugin(config, "p", ENVIRON))
 
 
 def test_wrong_values_are_not_repeated_in_errors() -> None:

@@ -21,7 +21,7 @@ from support.schemas import BOMB, branching, nested, unevaluated
 from component_host.builtin.schemas import BUILTINS
 from component_host.mcp_bridge import listing
 from component_host.mcp_bridge.results import BoundedResultCheck, breaks_schema
-from control_plane.control_plane import RunRequest, check_request
+from control_plane.admission import RunRequest, check_request
 from stepflow.codec import encode
 from stepflow.errors import Invalid
 from stepflow.flow import InputValidator, flow_from_tree

@@ -40,7 +40,7 @@ def test_frames_that_gather_go_out_as_one_in_their_order() -> None:
         queue.put(acks("a"))
         queue.put(acks("b", "c"))
         queue.put(host_pb2.ExecutorFrame(calls=[call(1, 10)]))
-        frame = read(await queue.take())
+        frame = read(await queue.take_frame())
         assert [ack.key for ack in frame.acks] == ["a", "b", "c"]
         assert [each.call_id for each in frame.calls] == [1]
 
@@ -54,7 +54,7 @@ def test_of_scalars_that_grow_the_last_one_counts_in_a_joined_frame() -> None:
         queue.put(host_pb2.HostFrame(credits=3))
         queue.put(host_pb2.HostFrame(credits=8))
         queue.put(host_pb2.HostFrame(results=[host_pb2.CallResult(call_id=1)]))
-        frame = host_pb2.HostFrame.FromString(await queue.take())
+        frame = host_pb2.HostFrame.FromString(await queue.take_frame())
         assert (frame.hello.host_id, frame.credits, len(frame.results)) == ("h", 8, 1)
 
     run(scenario())
@@ -67,7 +67,7 @@ def test_a_joined_frame_is_not_larger_than_the_limit() -> None:
             queue.put(host_pb2.ExecutorFrame(calls=[call(number, 30_000)]))
         numbers: list[int] = []
         while len(numbers) < 100:
-            encoded = await queue.take()
+            encoded = await queue.take_frame()
             assert len(encoded) <= FRAME_BYTES_MAX
             numbers += [each.call_id for each in read(encoded).calls]
         assert numbers == list(range(100))
@@ -98,7 +98,7 @@ def test_a_frame_may_be_changed_after_it_was_put() -> None:
         frame = acks("a")
         queue.put(frame)
         frame.Clear()
-        assert [ack.key for ack in read(await queue.take()).acks] == ["a"]
+        assert [ack.key for ack in read(await queue.take_frame()).acks] == ["a"]
 
     run(scenario())
 
@@ -135,7 +135,7 @@ def test_a_queue_that_nobody_reads_is_broken_off(monkeypatch: pytest.MonkeyPatch
             queue.put(host_pb2.ExecutorFrame(calls=[call(1, 100)]))
         assert queue.overrun
         with pytest.raises(Overloaded):
-            await queue.take()
+            await queue.take_frame()
 
     run(scenario())
 
@@ -147,7 +147,7 @@ def test_a_queue_that_is_read_never_overruns(monkeypatch: pytest.MonkeyPatch) ->
         queue = FrameQueue()
         for _ in range(100):
             queue.put(host_pb2.ExecutorFrame(calls=[call(1, 400)]))
-            await queue.take()
+            await queue.take_frame()
         assert not queue.overrun
 
     run(scenario())

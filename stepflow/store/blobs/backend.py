@@ -1,0 +1,32 @@
+"""The protocol of blob backends: a directory, memory, or a bucket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SHARED = "shared"
+"""Scope of blobs that belong to no run."""
+
+DATA = "data"
+"""Type of a blob without a more specific one."""
+
+
+class BlobBackend(Protocol):
+    """Keeps contents by path. Raises StepflowErrors only."""
+
+    async def write(self, path: str, content: bytes, blob_type: str) -> None: ...
+
+    async def read(self, path: str) -> tuple[bytes, str] | None: ...
+
+    async def delete_folder(self, path: str) -> None: ...
+
+    def dates(self, path: str) -> AsyncIterator[tuple[str, float]]:
+        """Yield the names in a folder with the times of their last put, in seconds since 1970."""
+        ...
+
+    async def delete_older(self, path: str, before_s: float) -> bool:
+        """Delete a content whose last put is before `before_s`; return True if this call deleted it."""
+        ...

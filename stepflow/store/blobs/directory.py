@@ -1,0 +1,151 @@
+"""Blobs in a directory, as plain files.
+
+Not `obstore`: its local store does not fsync, so that a power failure could lose a content that a journal names; it
+keeps no attributes (the type), and importing it takes 20 ms of the half second in which `stepflow run` starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+from typing import TYPE_CHECKING
+
+from stepflow.codec import PAYLOAD_BYTES_MAX
+from stepflow.errors import FailedPrecondition, StepflowError, Unavailable
+from stepflow.store.blobs.backend import DATA
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class DirectoryBackend:
+    """Plain files, one per content. A type other than `data` is in a second file, `<id>.type`."""
+
+    def __init__(self, root: Path) -> None:
+        if root.exists() and not root.is_dir():
+            raise FailedPrecondition("BLOB_STORE_REFUSED", f"{root} is not a directory")
+        self._root = root
+
+    async def write(self, path: str, content: bytes, blob_type: str) -> None:
+        await asyncio.to_thread(self._write, self._root / path, content, blob_type)
+
+    async def read(self, path: str) -> tuple[bytes, str] | None:
+        return await asyncio.to_thread(self._read, self._root / path)
+
+    async def delete_folder(self, path: str) -> None:
+        await asyncio.to_thread(self._delete, self._root / path)
+
+    async def dates(self, path: str) -> AsyncIterator[tuple[str, float]]:
+        for found in await asyncio.to_thread(self._dates, self._root / path):
+            yield found
+
+    async def delete_older(self, path: str, before_s: float) -> bool:
+        return await asyncio.to_thread(self._delete_older, self._root / path, before_s)
+
+    def _dates(self, folder: Path) -> list[tuple[str, float]]:
+        try:
+            with os.scandir(folder) as entries:
+                return [(entry.name, at_s) for entry in entries if (at_s := _date(entry)) is not None]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+
+    def _delete_older(self, path: Path, before_s: float) -> bool:
+        try:
+            if path.stat().st_mtime >= before_s:
+                return False
+            path.unlink()
+            path.with_suffix(".type").unlink(missing_ok=True)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+        return True
+
+    def _write(self, path: Path, content: bytes, blob_type: str) -> None:
+        type_path = path.with_suffix(".type")
+        try:
+            _make_folder(path.parent)
+            if blob_type != DATA:
+                _replace(type_path, blob_type.encode())  # before the content, which makes the blob visible
+            _replace(path, content)
+            if blob_type == DATA:
+                type_path.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+
+    def _read(self, path: Path) -> tuple[bytes, str] | None:
+        try:
+            with path.open("rb") as file:
+                content = file.read(PAYLOAD_BYTES_MAX + 1)  # a longer file is damaged, and fails the check of its hash
+            try:
+                blob_type = path.with_suffix(".type").read_text("ascii", "replace")
+            except FileNotFoundError:
+                blob_type = DATA
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+        return content, blob_type
+
+    def _delete(self, path: Path) -> None:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace a file durably and atomically: readers see the whole old or the whole new content."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(handle, "wb", buffering=0) as file:  # noqa: PTH123  # opens the descriptor, whose mode is set
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(handle)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _date(entry: os.DirEntry[str]) -> float | None:
+    """Return when a file was written; None if it has gone since, such as a renamed draft."""
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents durably, accessible to their owner only."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):  # created concurrently by another task
+        folder.mkdir(mode=0o700)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _explain_os(error: OSError, root: Path) -> StepflowError:
+    text = f"blobs in {root}: {error.strerror or error}"
+    if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+        return FailedPrecondition("BLOB_STORE_REFUSED", text)
+    return Unavailable("BLOB_STORE_UNAVAILABLE", text)

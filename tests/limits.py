@@ -1,0 +1,500 @@
+"""Every bound that a user can meet: what it bounds, where its number is, what happens beyond it, where it is set.
+
+`docs/reference/limits.md` is generated: `PYTHONPATH=.:tests python tests/limits.py > docs/reference/limits.md`.
+`tests/unit/test_reference.py` checks that the page is current, and that every public constant `*_MAX` has a row here or
+an exemption with a reason.
+
+A constant is written as `path NAME`. The path is a folder, or a module without its ending.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("stepflow", "control_plane", "executor", "component_host")
+GENERATED = ("stepflow/mesh/v1", "stepflow/etcd/v1", "stepflow/pull/v1")
+
+PAGE_HEAD = """# Limits
+
+Everything that comes from outside has a bound. For example, a flow whose step returns 20 MiB:
+
+```
+{"outcome": "failed", "error": {"code": "COMPONENT_FAILED", "message": "… the limit is 16,777,216"}}
+```
+
+The numbers come from the code. A limit without a "Set by" is fixed. [errors.md](errors.md) explains the reasons and
+failure codes. This page is generated from `tests/limits.py`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One row of the page. `unit` is bytes, s, ms, share, or empty for a count."""
+
+    what: str
+    constant: str
+    beyond: str
+    unit: str = ""
+    set_by: str = ""
+
+
+VALUES = (
+    Limit(
+        "One value: an input, a result, a blob, a document",
+        "stepflow/codec PAYLOAD_BYTES_MAX",
+        "`PAYLOAD_TOO_LARGE`; a larger result fails its step",
+        "bytes",
+    ),
+    Limit(
+        "A value kept inline",
+        "stepflow/codec INLINE_BYTES_MAX",
+        "Stored as a blob; nothing to do",
+        "bytes",
+    ),
+    Limit("Nesting of JSON and YAML", "stepflow/codec JSON_DEPTH_MAX", "`JSON_TOO_DEEP`"),
+    Limit(
+        "Nesting of a `google.protobuf.Value` in an API reply",
+        "control_plane VALUE_DEPTH_MAX",
+        "`VALUE_TOO_DEEP`; ask for JSON",
+        set_by="`value_form`",
+    ),
+    Limit(
+        "Integers in a `google.protobuf.Value` over gRPC pull",
+        "stepflow/pull EXACT_MAX",
+        "`NUMBER_TOO_LARGE`; pass text",
+    ),
+    Limit(
+        "Nesting over gRPC pull, in levels of messages", "stepflow/pull DEPTH_MAX", "`VALUE_TOO_DEEP`; return JSON text"
+    ),
+    Limit("Digits of an integer in YAML", "stepflow/flow INTEGER_DIGITS_MAX", "`YAML_INVALID`"),
+    Limit(
+        "What all YAML aliases of a document stand for, in characters and nodes",
+        "stepflow/flow ALIAS_SIZE_MAX",
+        "`YAML_INVALID`",
+    ),
+    Limit("A batch file (`--inputs`)", "stepflow/cli INPUTS_BYTES_MAX", "`PAYLOAD_TOO_LARGE`", "bytes"),
+    Limit("A configuration file", "stepflow/config FILE_BYTES_MAX", "`CONFIG_INVALID`", "bytes"),
+    Limit("Nested defaults in `${VAR:-default}`", "stepflow/config NESTING_MAX", "`CONFIG_INVALID`"),
+)
+
+RUNS = (
+    Limit("Items of a batch", "control_plane RUN_ITEMS_MAX", "`TOO_MANY_ITEMS`"),
+    Limit("Items of a sub-run", "stepflow/run ITEMS_MAX", "The step fails with INVALID_INPUT"),
+    Limit("Runs in one `SubmitRuns`", "control_plane RUNS_PER_CALL_MAX", "`TOO_MANY_RUNS`"),
+    Limit(
+        "Variables, overrides and labels of a run, each",
+        "control_plane VARIABLES_BYTES_MAX",
+        "`VARIABLES_TOO_LARGE`, `OVERRIDES_TOO_LARGE`, `LABELS_TOO_LARGE`",
+        "bytes",
+    ),
+    Limit(
+        "Calls in flight of a run, over all items and sub-runs",
+        "control_plane CONCURRENCY_MAX_DEFAULT",
+        "Steps wait",
+        set_by="`--max-concurrency`, `concurrency_max=`",
+    ),
+    Limit("Sub-runs within sub-runs", "stepflow/run DEPTH_MAX", "The step fails with ORCHESTRATOR_ERROR"),
+    Limit(
+        "Entries of a journal (one partition of 64 items)",
+        "stepflow/run JOURNAL_ENTRIES_MAX",
+        "The run fails with ORCHESTRATOR_ERROR; split it",
+    ),
+    Limit(
+        "Size of a journal",
+        "stepflow/run JOURNAL_BYTES_MAX",
+        "The run fails with ORCHESTRATOR_ERROR; split it",
+        "bytes",
+    ),
+    Limit("Messages to a run (cancel, signals)", "control_plane INBOX_MESSAGES_MAX", "`INBOX_FULL`"),
+    Limit("Characters of a signal's name", "stepflow/run SIGNAL_NAME_CHARS_MAX", "`SIGNAL_INVALID`"),
+    Limit(
+        "Executors in a row that die within a minute of taking a run over",
+        "stepflow/run ADOPTIONS_IN_A_ROW_MAX",
+        "The run ends as RECOVERY_FAILED",
+    ),
+    Limit(
+        "Take-overs of a run without any progress in between",
+        "stepflow/run ADOPTIONS_FRUITLESS_MAX",
+        "The run ends as RECOVERY_FAILED",
+    ),
+    Limit("All results of a sub-run for a component", "component_host REPORT_BYTES_MAX", "`REPORT_TOO_LARGE`", "bytes"),
+)
+
+RETRIES = (
+    Limit(
+        "Retries of a component under `onError: retry`",
+        "stepflow/run MAX_RETRIES_DEFAULT",
+        "The failure stands",
+        set_by="`onError.maxRetries`",
+    ),
+    Limit("Largest `maxRetries`", "stepflow/flow RETRIES_MAX", "`FLOW_INVALID`"),
+    Limit("Longest `timeout` and `idleTimeout`", "stepflow/flow DURATION_MS_MAX", "`DURATION_INVALID`", "ms"),
+    Limit("Longest back-off delay", "stepflow/retry DELAY_MS_MAX", "`BACKOFF_INVALID`", "ms"),
+    Limit("Largest back-off `factor`", "stepflow/retry FACTOR_MAX", "`BACKOFF_INVALID`"),
+    Limit("Jitter added to a back-off", "stepflow/retry JITTER_MAX", "", "share"),
+)
+
+SCHEMAS = (
+    Limit("Members and elements of a schema", "stepflow/flow SCHEMA_NODES_MAX", "`SCHEMA_TOO_LARGE`"),
+    Limit("Patterns of a schema", "stepflow/flow PATTERNS_MAX", "`SCHEMA_TOO_LARGE`"),
+    Limit("Size of a compiled pattern", "stepflow/flow PATTERN_BYTES_MAX", "`SCHEMA_TOO_LARGE`", "bytes"),
+    Limit("Patterns over 64 KiB compiled", "stepflow/flow HEAVY_PATTERNS_MAX", "`SCHEMA_TOO_LARGE`"),
+    Limit(
+        "Work to check the inputs of a submission, in steps",
+        "stepflow/flow CHECK_UNITS_MIN",
+        "`SCHEMA_TOO_LARGE`, unless 20 steps per byte of input are more",
+        set_by="`--no-validate-input`, `check_input=False`",
+    ),
+    Limit("Warnings of one flow", "stepflow/flow WARNINGS_MAX", "The rest is left out"),
+    Limit("Errors and fatal diagnostics of one flow", "stepflow/flow BLOCKING_MAX", "The rest is left out"),
+)
+
+FLOWS = (
+    Limit("Versions under one flow name", "control_plane VERSIONS_MAX", "The oldest version without a label goes"),
+    Limit("Labels of one flow name", "control_plane LABELS_MAX", "`TOO_MANY_LABELS`"),
+    Limit("Characters of a flow name or label", "control_plane NAME_CHARS_MAX", "`FLOW_NAME_INVALID`, `LABEL_INVALID`"),
+    Limit("A piece of `UploadBlob`", "control_plane CHUNK_BYTES_MAX", "`CHUNK_TOO_LARGE`", "bytes"),
+    Limit("Page size of a list", "control_plane PAGE_SIZE_MAX", "Fewer entries come", set_by="`page_size`"),
+    Limit(
+        "Results of one page",
+        "control_plane PAGE_BYTES_MAX",
+        "The page ends; follow `next_page_token`",
+        "bytes",
+    ),
+    Limit(
+        "Live events waiting for a slow watcher",
+        "control_plane LIVE_EVENTS_MAX",
+        "The oldest are dropped; durable events are not",
+    ),
+)
+
+MESH = (
+    Limit("Runs waiting for an executor", "control_plane PENDING_RUNS_MAX", "`TOO_MANY_PENDING`"),
+    Limit(
+        "Partitions of one executor",
+        "executor/executor RUNS_MAX",
+        "Further runs go to other executors, or wait",
+        set_by="`--runs-max`",
+    ),
+    Limit(
+        "Calls in flight of one host",
+        "component_host CAPACITY_DEFAULT",
+        "Further calls wait in their executors",
+        set_by="`--capacity`",
+    ),
+    Limit("Results that a host holds", "component_host HELD_BYTES_MAX", "The oldest are dropped", "bytes"),
+    Limit("Time that a host holds a result", "component_host HELD_S_MAX", "The result is dropped", "s"),
+    Limit(
+        "Filling of etcd's quota",
+        "control_plane QUOTA_SHARE_MAX",
+        "New runs get `STORE_FULL`",
+        "share",
+        "`--etcd-quota-bytes`",
+    ),
+    Limit("Route prefixes of one configuration", "component_host PREFIXES_MAX", "`TOO_MANY_ROUTES`"),
+    Limit("One gRPC message", "stepflow/rpc MESSAGE_BYTES_MAX", "The call fails", "bytes"),
+    Limit("Unsent bytes of one stream", "stepflow/rpc QUEUE_BYTES_MAX", "`STREAM_OVERRUN`; it reconnects", "bytes"),
+    Limit(
+        "A host out of reach",
+        "executor/hosts OUT_OF_REACH_S_MAX",
+        "Its calls are retried on other hosts",
+        "s",
+    ),
+    Limit("Bytes of `--etcd-prefix`", "stepflow/store/etcd PREFIX_BYTES_MAX", "`ETCD_CONFIG_INVALID`"),
+    Limit("Operations of a transaction", "stepflow/store TXN_OPS_MAX", "`TXN_TOO_MANY_OPS`"),
+    Limit("Size of a transaction", "stepflow/store TXN_BYTES_MAX", "`TXN_TOO_LARGE`", "bytes"),
+)
+
+SERVERS = (
+    Limit(
+        "Calls waiting for a server over stdio or HTTP",
+        "component_host/stepflow_bridge/pool QUEUE_MAX",
+        "RESOURCE_UNAVAILABLE",
+    ),
+    Limit("Calls waiting for a pull worker", "component_host/stepflow_bridge/pull OFFERS_MAX", "RESOURCE_UNAVAILABLE"),
+    Limit("Workers of one queue", "component_host/stepflow_bridge/pull WORKERS_MAX", "`WORKERS_FULL`"),
+    Limit(
+        "A message to a pull worker that reads gRPC's default",
+        "stepflow/pull RECEIVE_BYTES_MAX",
+        "The call fails with INVALID_INPUT",
+        "bytes",
+    ),
+    Limit(
+        "A line of a server over stdio",
+        "component_host/stepflow_bridge/stdio REPLY_BYTES_MAX",
+        "The call fails with COMPONENT_FAILED",
+        "bytes",
+    ),
+    Limit(
+        "Requests of one server over stdio at once",
+        "component_host/stepflow_bridge/stdio CALLBACKS_MAX",
+        "Further requests wait or are refused",
+    ),
+    Limit(
+        "Requests of pull workers at once",
+        "component_host/stepflow_bridge/pull CALLBACKS_MAX",
+        "`CALLBACKS_FULL`",
+    ),
+    Limit("Blob references in one input", "component_host/stepflow_bridge REFERENCES_MAX", "`TOO_MANY_BLOBS`"),
+    Limit(
+        "A component's wait for a sub-run over gRPC pull",
+        "component_host/stepflow_bridge/pull WAIT_S_MAX",
+        "Answered with the run as it is; ask again",
+        "s",
+    ),
+    Limit(
+        "Progress reports in one frame", "component_host PROGRESS_MAX", "Further reports of the same moment are dropped"
+    ),
+    Limit("Tools and resources of an MCP server", "component_host/mcp_bridge OFFERS_MAX", "The rest is left out"),
+    Limit("Pages of an MCP listing", "component_host/mcp_bridge PAGES_MAX", "The rest is left out"),
+    Limit("A message of an MCP server", "component_host/mcp_bridge MESSAGE_BYTES_MAX", "The call fails", "bytes"),
+    Limit("A file for `load_file`", "component_host/builtin FILE_BYTES_MAX", "INVALID_INPUT", "bytes"),
+    Limit("A response for `openai`", "component_host/builtin RESPONSE_BYTES_MAX", "COMPONENT_FAILED", "bytes"),
+    Limit("Open connections of `openai`", "component_host/builtin CONNECTIONS_MAX", "Further requests wait"),
+    Limit(
+        "Failed starts in a row until calls fail at once",
+        "component_host/supervision START_FAILURES_MAX",
+        "Calls fail with UNREACHABLE until a start succeeds",
+    ),
+    Limit("Pause between restarts", "component_host/supervision BACKOFF_S_MAX", "", "s"),
+    Limit("Pause between starts of a plugin that failed", "component_host/supervision DELAY_S_MAX", "", "s"),
+    Limit("A line read by our SDK", "stepflow/component LINE_BYTES_MAX", "The line is refused", "bytes"),
+    Limit(
+        "Threads of our SDK for sync components",
+        "stepflow/component THREADS_MAX",
+        "Calls wait for a thread",
+        set_by="`serve(threads=…)`",
+    ),
+    Limit("Addresses that tasks may name to a pull worker", "stepflow/component CHANNELS_MAX", "`TOO_MANY_ADDRESSES`"),
+)
+
+SECTIONS = {
+    "Values and documents": VALUES,
+    "Runs": RUNS,
+    "Retries and timeouts": RETRIES,
+    "Schemas and diagnostics": SCHEMAS,
+    "Flows, blobs and lists": FLOWS,
+    "The mesh": MESH,
+    "Component servers": SERVERS,
+}
+LIMITS = tuple(limit for limits in SECTIONS.values() for limit in limits)
+
+EXEMPT = {
+    "How much of a text people are shown; the whole is elsewhere": (
+        "stepflow/cli LINE_ITEMS_MAX",
+        "stepflow/cli ROWS_MAX",
+        "stepflow/cli ROWS_KEPT_MAX",
+        "stepflow/cli TEXT_CHARS_MAX",
+        "stepflow/cli DIFFERENCES_MAX",
+        "stepflow/cli EXAMPLE_CHARS_MAX",
+        "stepflow/cli SHOWN_CHARS_MAX",
+        "stepflow/cli ID_SEARCH_RUNS_MAX",
+        "stepflow/component MESSAGE_CHARS_MAX",
+        "stepflow/component PROBLEMS_MAX",
+        "stepflow/component LISTED_MAX",
+        "stepflow/config PROBLEMS_SHOWN_MAX",
+        "stepflow/dev TAIL_LINE_CHARS_MAX",
+        "stepflow/flow NAME_SHOWN_CHARS_MAX",
+        "stepflow/flow MESSAGE_CHARS_MAX",
+        "stepflow/flow NOTES_MAX",
+        "stepflow/flow LOOKUPS_MAX",
+        "stepflow/rpc ERROR_TEXT_BYTES_MAX",
+        "stepflow/rpc ERROR_DETAIL_CHARS_MAX",
+        "stepflow/rpc ERROR_DETAILS_MAX",
+        "stepflow/telemetry TEXT_CHARS_MAX",
+        "stepflow/telemetry TRACEBACK_CHARS_MAX",
+        "stepflow/telemetry DEFECT_FRAMES_MAX",
+        "executor MESSAGE_CHARS_MAX",
+        "component_host/builtin ERROR_TEXT_MAX",
+        "component_host MESSAGE_CHARS_MAX",
+        "component_host PROGRESS_CHARS_MAX",
+        "component_host/stepflow_bridge FAILURE_MESSAGE_CHARS_MAX",
+        "component_host/stepflow_bridge FAILURE_DATA_BYTES_MAX",
+        "component_host/stepflow_bridge DATA_BYTES_MAX",
+        "component_host/stepflow_bridge NOISE_CHARS_MAX",
+        "component_host/supervision STDERR_LINES_MAX",
+        "component_host/supervision STDERR_LINE_CHARS_MAX",
+        "component_host/supervision STDERR_PARTIAL_BYTES_MAX",
+    ),
+    "The largest pause of a back-off inside a service": (
+        "stepflow/client BACKOFF_MAX_S",
+        "stepflow/component RECONNECT_S_MAX",
+        "stepflow/dev RESTART_DELAY_MAX_S",
+        "stepflow/rpc RECONNECT_BACKOFF_MAX_MS",
+        "stepflow/store/etcd BACKOFF_S_MAX",
+        "stepflow/store/writer BACKOFF_S_MAX",
+        "control_plane RETRY_S_MAX",
+        "executor RETURN_S_MAX",
+        "executor RECONNECT_S_MAX",
+        "component_host RETRY_S_MAX",
+    ),
+    "Tries of one internal operation; the error at their end is in errors.md": (
+        "control_plane ADMISSION_TRIES_MAX",
+        "control_plane CANCEL_TRIES_MAX",
+        "control_plane TRIES_MAX",
+        "component_host TRIES_MAX",
+        "component_host LAUNCHES_FAILED_MAX",
+        "component_host CONNECTIONS_PER_CALL_MAX",
+        "component_host PORTS_TRIED_MAX",
+        "stepflow/rpc STORE_FAILURES_MAX",
+        "stepflow/rpc STORE_LOST_S_MAX",
+    ),
+    "The size of an internal cache": (
+        "stepflow/routing REMEMBERED_PATHS_MAX",
+        "control_plane FLOWS_KEPT_MAX",
+        "executor PLANS_MAX",
+        "component_host RUNS_MAX",
+        "component_host PARTITIONS_MAX",
+        "component_host INSTANCES_MAX",
+        "component_host CONNECTIONS_KEPT_MAX",
+    ),
+    "The size of an internal batch, page or buffer; more goes into the next one": (
+        "stepflow/rpc FRAME_BYTES_MAX",
+        "stepflow/rpc PENDING_CALLS_MAX",
+        "stepflow/store PAGE_KEYS_MAX",
+        "stepflow/store PAGE_BYTES_MAX",
+        "stepflow/store WATCH_BACKLOG_MAX",
+        "stepflow/store GROUP_OPS_MAX",
+        "stepflow/store GROUP_BYTES_MAX",
+        "stepflow/store GROUP_KEYS_READ_MAX",
+        "stepflow/store HISTORY_REVISIONS_MAX",
+        "stepflow/store HISTORY_BYTES_MAX",
+        "stepflow/store ROWS_MAX",
+        "stepflow/store STATEMENTS_MAX",
+        "stepflow/store BATCH_REQUESTS_MAX",
+        "stepflow/store FLUSH_OPS_MAX",
+        "stepflow/store FLUSH_BYTES_MAX",
+        "stepflow/store SUBMISSION_OPS_MAX",
+        "stepflow/store SUBMISSION_COMPARES_MAX",
+        "stepflow/store SUBMISSION_BYTES_MAX",
+        "stepflow/component RECEIVE_BYTES_MAX",
+        "stepflow/component UNSENT_BYTES_MAX",
+        "control_plane RECORDS_READ_MAX",
+        "control_plane SWEEP_RUNS_MAX",
+        "control_plane REMOVED_MAX",
+        "control_plane RECORD_INPUTS_BYTES_MAX",
+        "control_plane/signals INLINE_BYTES_MAX",
+        "executor ENTRIES_BYTES_MAX",
+        "executor RESULTS_INLINE_BYTES_MAX",
+        "executor EVENTS_MAX",
+        "component_host SESSION_BYTES_MAX",
+        "component_host REQUESTS_MAX",
+        "component_host BLOBS_MAX",
+        "component_host PIECE_BYTES_MAX",
+        "component_host OUTGOING_BYTES_MAX",
+        "component_host ANNOUNCEMENT_BYTES_MAX",
+        "component_host DRAIN_READS_MAX",
+    ),
+    "Above it work moves to a thread": (
+        "stepflow/store INLINE_HASH_BYTES_MAX",
+        "control_plane INLINE_WORK_BYTES_MAX",
+        "control_plane CHECKED_ITEMS_MAX",
+        "component_host LOOP_BYTES_MAX",
+        "control_plane INLINE_SCAN_BYTES_MAX",
+    ),
+    "A bound of a format or a foreign system that nothing reasonable reaches": (
+        "stepflow/component NUMBER_MAX",
+        "stepflow/component PORTS_MAX",
+        "stepflow/flow INDEX_DIGITS_MAX",
+        "stepflow/flow ERROR_UNITS_MAX",
+        "stepflow/run FIRE_AT_MS_MAX",
+        "stepflow/store LEASE_TTL_S_MAX",
+        "stepflow/telemetry DEPTH_MAX",
+        "control_plane INTEGER_MAX",
+        "component_host INPUT_DEPTH_MAX",
+        "component_host/stepflow_bridge/pull RECEIVE_BYTES_MAX",
+    ),
+    "The same bound as another row, for another transport": (
+        "component_host/stepflow_bridge/http CALLBACKS_MAX",
+        "component_host/stepflow_bridge REPLY_BYTES_MAX",
+    ),
+    "How long a service waits for itself": (
+        "executor HAND_OVER_S_MAX",
+        "executor WAKE_S_MAX",
+        "executor NOT_OWNED_S_MAX",
+    ),
+}
+"""Reason → the bounds that a user never sets, meets or has to know. One line covers every module below its path."""
+
+
+@cache
+def defined() -> tuple[tuple[str, str], ...]:
+    """Return (path, NAME) of every public constant at the top of a module."""
+    found = []
+    for folder in CODE:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            relative = path.relative_to(ROOT).as_posix()
+            if relative.startswith(GENERATED):
+                continue
+            for node in ast.parse(path.read_text("utf-8")).body:
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                if isinstance(node, ast.AnnAssign):
+                    targets = [node.target]
+                names = (target.id for target in targets if isinstance(target, ast.Name))
+                found += [(relative, name) for name in names if name.isupper() and not name.startswith("_")]
+    return tuple(found)
+
+
+def places_of(constant: str) -> list[str]:
+    """Return the modules at or below the path of `path NAME` that define the name."""
+    path, _, name = constant.partition(" ")
+    return [module for module, each in defined() if each == name and is_at(module, path)]
+
+
+def is_at(module: str, path: str) -> bool:
+    return module.startswith((path + ".py", path + "/"))
+
+
+def place_of(constant: str) -> str:
+    """Return the one module of a row: a module of the folder itself comes before those below it."""
+    found = places_of(constant)
+    direct = [module for module in found if module.rpartition("/")[0] == constant.partition(" ")[0]]
+    candidates = direct if len(direct) == 1 else found
+    assert len(candidates) == 1, f"{constant}: moved, renamed or ambiguous ({candidates})"
+    return candidates[0]
+
+
+def value_of(constant: str) -> float:
+    path = place_of(constant)
+    module = import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    value = getattr(module, constant.partition(" ")[2])
+    assert isinstance(value, int | float)
+    return value
+
+
+def shown(value: float, unit: str) -> str:
+    """Return a number as people read it: `16 MiB`, `1,000`, `15 min`, `70 %`."""
+    if unit == "bytes":
+        for name, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+            if value >= size:
+                return f"{value / size:g} {name}"
+        return f"{value:g} bytes"
+    if unit == "share":
+        return f"{100 * value:g} %"
+    if unit in {"s", "ms"}:
+        seconds = value / 1000 if unit == "ms" else value
+        for name, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+            if seconds >= 2 * size:
+                return f"{seconds / size:.3g} {name}"
+        return f"{seconds:g} s"
+    return f"{value:,.0f}"
+
+
+def page() -> str:
+    """Return the page for users."""
+    parts = [PAGE_HEAD]
+    for title, limits in SECTIONS.items():
+        parts.append(f"\n## {title}\n\n| what | limit | beyond it | set by |\n|---|---|---|---|\n")
+        for limit in limits:
+            number = shown(value_of(limit.constant), limit.unit)
+            parts.append(f"| {limit.what} | {number} | {limit.beyond} | {limit.set_by} |\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
