@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
 PUBLIC_MODULES = ("stepflow", "stepflow.client", "stepflow.component", "stepflow.errors")
@@ -49,8 +49,8 @@ def collect() -> dict[str, Any]:
         "services": {name: _service_options(name) for name in SERVICES},
         "configuration": _configuration(),
         "reasons": dict.fromkeys(sorted(_reasons()), True),
-        "failure_codes": {code.name: code.value for code in _first("stepflow.errors").Code},
-        "engine": {"version": _first("stepflow.run.state", "stepflow.run.model").ENGINE_VERSION},
+        "failure_codes": {code.name: code.value for code in _named(("stepflow.errors",), "Code")},
+        "engine": {"version": _named(("stepflow.run.state", "stepflow.run.model"), "ENGINE_VERSION")},
         "protos": _protos(),
         "keys": _keys(),
     }
@@ -67,15 +67,17 @@ def missing(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path} was {old!r} and is {new!r}"]
 
 
-def _first(*names: str) -> ModuleType:
-    """Return the first module that exists."""
-    for name in names:
+def _named(modules: Sequence[str], *names: str) -> Any:
+    """Return the first of these names that one of these modules has."""
+    for module in modules:
         try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if name != error.name and not name.startswith(f"{error.name}."):
-                raise
-    raise ModuleNotFoundError(f"none of {names}")
+            found = importlib.import_module(module)
+        except ModuleNotFoundError:
+            continue
+        for name in names:
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise AttributeError(f"none of {names} in {tuple(modules)}")
 
 
 # --- Python -----------------------------------------------------------------------------------------------------------
@@ -177,13 +179,15 @@ def _service_options(name: str) -> dict[str, Any]:
 
 
 def _configuration() -> dict[str, Any]:
-    models = _first("stepflow.config.file_models", "stepflow.config_models")
-    config = _first("stepflow.config.load", "stepflow.config")
+    models = ("stepflow.config.file_models", "stepflow.config_models")
+    config = ("stepflow.config.load", "stepflow.config.model", "stepflow.config")
+    plugins = _named(models, "PLUGIN_MODELS")
+    names = (*_named(config, "FILE_NAMES"), *_named(config, "TEST_FILE_NAMES"))
     return {
-        "file": _keys_of(models.File),
-        "rule": _keys_of(models.RuleModel),
-        "plugins": {name: _keys_of(model) for name, model in models.PLUGIN_MODELS.items()},
-        "file_names": dict.fromkeys([*config.FILE_NAMES, *config.TEST_FILE_NAMES], True),
+        "file": _keys_of(_named(models, "FileModel", "File")),
+        "rule": _keys_of(_named(models, "RuleModel", "RuleEntry")),
+        "plugins": {name: _keys_of(model) for name, model in plugins.items()},
+        "file_names": dict.fromkeys(names, True),
     }
 
 
@@ -282,8 +286,8 @@ def _keys() -> dict[str, Any]:
         for name, value in vars(module).items()
         if inspect.isfunction(value) and not name.startswith(("_", "parse_")) and name != "tail"
     }
-    etcd = _first("stepflow.store.etcd.config", "stepflow.store.etcd_config")
-    return {"constants": constants, "makers": makers, "default_prefix": etcd.DEFAULT_PREFIX}
+    prefix = _named(("stepflow.store.etcd.config", "stepflow.store.etcd_config"), "DEFAULT_PREFIX")
+    return {"constants": constants, "makers": makers, "default_prefix": prefix}
 
 
 if __name__ == "__main__":
