@@ -131,9 +131,14 @@ class ControlPlane:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""
         return await _all_pages(lambda token: self.listing.items(run_id, PAGE_SIZE_MAX, token))
 
-    async def steps(self, run_id: str) -> list[StepView]:
-        """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss."""
-        return await _all_pages(lambda token: self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=False))
+    async def steps(self, run_id: str, *, with_results: bool = False) -> list[StepView]:
+        """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss.
+
+        `with_results`: load results from the blob store too.
+        """
+        return await _all_pages(
+            lambda token: self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=with_results)
+        )
 
     async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
         """Return the run once it has ended, or after the time-out. Raises: NotFound."""

@@ -148,6 +148,18 @@ DEATHS = (
         ),
     ),
     Promise(
+        "update",
+        "A mesh is updated from the version before while runs go on, one process at a time; stores and journals of "
+        "that version are read.",
+        (
+            "mesh/recovery/test_rolling_update.py::test_an_update_from_the_last_version_one_process_at_a_time_loses_and_repeats_nothing",
+            "mesh/recovery/test_old_stores.py::test_the_keys_of_an_earlier_mesh_are_read_alike_and_its_live_runs_end_alike",
+            "mesh/recovery/test_old_stores.py::test_a_folder_of_an_earlier_version_is_listed_shown_and_its_interrupted_runs_end_alike",
+            "unit/run/test_recorded_journals.py::test_a_recorded_journal_is_replayed_to_the_same_state_and_continued_to_the_same_end",
+            "unit/test_public_names.py::test_every_public_name_of_a_released_tree_is_still_there",
+        ),
+    ),
+    Promise(
         "poison",
         "A run that crashes its executor is abandoned after five crashes in a row; no other run is lost.",
         (

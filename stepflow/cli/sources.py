@@ -111,7 +111,7 @@ class LocalSource:
                 run,
                 stored.status_of(self._local, run),
                 [ShownItem(item.item, item.status, item.outcome) for item in await control.items(run_id)],
-                await control.steps(run_id) if steps else [],
+                await control.steps(run_id, with_results=True) if steps else [],
                 begun.redactor,
             )
         finally:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 30.0
 LEDGER_NAME = "ledger"
+CONFIG_NAME = "stepflow-config.yml"
 
 
 @dataclass
@@ -87,17 +88,26 @@ class Processes:
     _numbers: Any = field(default_factory=count)
 
     def start(
-        self, module: str, *args: str, wait: bool = True, env: dict[str, str] | None = None, within: Sequence[str] = ()
+        self,
+        module: str,
+        *args: str,
+        wait: bool = True,
+        env: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+        tree: Path = ROOT,
     ) -> Service:
-        """Start a service; `within` is a command that becomes it, such as `ip netns exec NAME`."""
+        """Start a service.
+
+        `within` is a command that becomes it, such as `ip netns exec NAME`; `tree` the checkout with its code.
+        """
         name = f"{module}-{next(self._numbers)}"
         command = [*within, sys.executable, "-m", module, "--etcd", self.etcd.endpoint, "--etcd-prefix", self.prefix]
         command += ["--blobs", str(self.folder / "blobs"), "--listen", "127.0.0.1:0", *args]
         with (self.folder / f"{name}.out").open("wb") as out, (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+                cwd=tree,
+                env={**os.environ, "PYTHONPATH": str(tree), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
@@ -182,9 +192,12 @@ def gated_config(folder: Path) -> Path:
     return _config(folder, "gated", f'GATED_FOLDER: "{folder}"')
 
 
-def ledger_config(folder: Path) -> Path:
-    """Write a configuration whose `/ledger` is `tests/data/servers/ledger.py`; return its path. See `ledger_of`."""
-    return _config(folder, "ledger", f'LEDGER: "{folder / LEDGER_NAME}"')
+def ledger_config(folder: Path, *, tree: Path = ROOT, file_name: str = CONFIG_NAME) -> Path:
+    """Write a configuration whose `/ledger` is `tests/data/servers/ledger.py`; return its path. See `ledger_of`.
+
+    `tree`: the checkout with the server and its SDK.
+    """
+    return _config(folder, "ledger", f'LEDGER: "{folder / LEDGER_NAME}"', tree, file_name)
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -194,20 +207,20 @@ def ledger_of(folder: Path) -> Ledger:
     return Ledger(folder / LEDGER_NAME)
 
 
-def _config(folder: Path, name: str, env: str) -> Path:
+def _config(folder: Path, name: str, env: str, tree: Path = ROOT, file_name: str = CONFIG_NAME) -> Path:
     text = f"""
         plugins:
           builtin: {{type: builtin}}
           {name}:
             type: stepflow
             command: {sys.executable}
-            args: ["{ROOT / f"tests/data/servers/{name}.py"}"]
-            env: {{PYTHONPATH: "{ROOT}", {env}}}
+            args: ["{tree / f"tests/data/servers/{name}.py"}"]
+            env: {{PYTHONPATH: "{tree}", {env}}}
         routes:
           "/builtin": [{{plugin: builtin}}]
           "/{name}": [{{plugin: {name}}}]
     """
-    path = folder / "stepflow-config.yml"
+    path = folder / file_name
     path.write_text(textwrap.dedent(text), encoding="utf-8")
     return path
 

@@ -232,6 +232,17 @@ def test_a_batch_larger_than_a_partition_keeps_the_order_and_tells_of_every_item
     assert len(re.findall(r"^done    say\[\d+\]", done.stderr, re.MULTILINE)) == 90
 
 
+def test_the_steps_of_a_stored_run_are_listed_with_results_that_do_not_fit_into_the_journal(place: Place) -> None:
+    text = "x" * 40_000
+    place.write("input.json", json.dumps({"text": text}))
+    assert place.cli("run", "--flow", "echo.yaml", "--input", "input.json").returncode == 0
+    for command in (("runs", "get", place.run_ids()[0], "--steps"), ("runs", "steps", place.run_ids()[0])):
+        done = place.cli(*command, "--json")
+        assert done.returncode == 0, done.stderr
+        (step,) = json.loads(done.stdout)["steps"]
+        assert step["result"]["result"]["messages"][0]["content"] == text
+
+
 def test_the_result_goes_to_a_file_in_its_format(place: Place) -> None:
     done = place.cli("run", "--flow", "echo.yaml", "--input-json", '{"text": "t"}', "--output", "out.yaml")
     assert (done.returncode, done.stdout) == (0, "")
