@@ -1,6 +1,6 @@
-"""Measurements. `make bench` runs them and prints figures of one run side by side; ratios are what counts."""
+"""Benchmarks, run by `make bench`. Compare the ratios within one run: absolute figures depend on the machine."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `support` starts servers and etcd for both
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `support` starts servers and etcd

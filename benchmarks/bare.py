@@ -1,4 +1,4 @@
-"""The floor: a JSON-RPC loop over a server's pipes, or its port, that does nothing but keep a window of calls full."""
+"""The baseline: a bare JSON-RPC client over stdio or HTTP that keeps a fixed number of calls in flight."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bare_calls_per_s(command: list[str], *, component: str, window: int, calls: 
         _write(pipe, [_line(1, "initialize", hello)])
         lines = _Lines(read_end)
         lines.read(1)
-        # Some servers make the pipe non-blocking, and then write to it as if it were not.
+        # Some servers make the pipe non-blocking but write as if it blocked, and lose output on EAGAIN.
         fcntl.fcntl(write_end, fcntl.F_SETFL, fcntl.fcntl(write_end, fcntl.F_GETFL) & ~os.O_NONBLOCK)
         _write(pipe, [msgspec.json.encode({"jsonrpc": "2.0", "method": "initialized", "params": {}})])
         started = time.perf_counter()
@@ -46,7 +46,7 @@ def bare_calls_per_s(command: list[str], *, component: str, window: int, calls: 
 
 
 async def bare_http_calls_per_s(port: int, *, component: str, window: int, calls: int) -> float:
-    """Return the calls per second of one server that listens on loopback, with `window` connections kept alive."""
+    """Return the calls per second of one server on a loopback port, over `window` keep-alive connections."""
     numbers = count(1)
     left = calls
 
@@ -102,7 +102,7 @@ class _Lines:
         self._rest = b""
 
     def read(self, at_least: int) -> int:
-        """Wait for that many replies; return how many have come."""
+        """Wait for `at_least` replies. Return the number of replies read."""
         count = 0
         while count < at_least:
             chunk = os.read(self._pipe, 1 << 20)

@@ -1,4 +1,4 @@
-"""The floor for workers that pull: a gRPC server that does nothing but keep a window of tasks full."""
+"""The baseline of pull workers: a bare gRPC server that keeps a fixed number of tasks in flight."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _measure(command: list[str], component: str, window: int, calls: int) 
     null = subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*command, env=env, stdout=null, stderr=null)
     try:
-        await host.keep_full(window, min(200, calls))  # warms up
+        await host.keep_full(window, min(200, calls))  # warm-up
         started = time.perf_counter()
         await host.keep_full(window, calls)
         return calls / (time.perf_counter() - started)

@@ -1,10 +1,10 @@
-"""What each bridge of the component host costs per call, beside a bare client of the same server.
+"""The cost per call of each bridge of the component host, compared with a bare client of the same server.
 
     python -m benchmarks.bridges [--quick]
 
-Everything real: a server as a process, the backend that drives it, on this machine. A call is `step`, which adds one.
-*In a row* is one call after the other, *64 at once* keeps that many in flight. The host's processor time per call is
-what the bridge itself takes; the rest of a call is the server's and the system's. To add a bridge, add a `Bridge`.
+Nothing is mocked: the server is a process, and the host's backend drives it. A call is `step`, which adds one.
+*In a row* is sequential calls; *64 at once* is 64 calls in flight. The host's CPU time per call is the cost of the
+bridge itself; the rest of a call is spent in the server and the system. To add a row, add a `Bridge` to `bridges()`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Bare = Callable[[list[str], int, int], float]
 
 @dataclass(frozen=True)
 class Bridge:
-    """One row: a plugin of the configuration, and how a bare client speaks to the same server."""
+    """One row: a plugin of the configuration, and the bare client of the same server."""
 
     name: str
     plugin: dict[str, Any]
@@ -57,7 +57,7 @@ class Bridge:
 
 
 class Call:
-    """The host's side of a call, without the host. Implements `backend.HostCall` as far as a bridge needs it here."""
+    """A stand-in for the host's call. Implements the part of `backend.HostCall` that the bridges use here."""
 
     __slots__ = ("backend_state", "blobs", "ended", "input", "request", "settled")
 
@@ -85,14 +85,14 @@ class Call:
 
 
 async def keep_full(backend: Backend, component: str, window: int, calls: int) -> tuple[float, float]:
-    """Return calls per second, and this process's processor time per call in microseconds."""
+    """Return the calls per second, and the CPU time of this process per call in microseconds."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     sent = ended = 0
 
     def send() -> None:
         nonlocal sent
         sent += 1
-        backend.execute(Call(component, end))  # type: ignore[arg-type]  # a part of the protocol
+        backend.execute(Call(component, end))  # type: ignore[arg-type]  # a partial HostCall
 
     def end() -> None:
         nonlocal ended
@@ -110,7 +110,7 @@ async def keep_full(backend: Backend, component: str, window: int, calls: int) -
 
 
 async def measure(bridge: Bridge, cases: list[tuple[int, int]]) -> list[tuple[float, float]]:
-    """Return what `keep_full` does for each window and number of calls, after a round that warms up."""
+    """Return the result of `keep_full` for each case (window, calls), after a warm-up round."""
     tree = {"plugins": {"bench": bridge.plugin}, "routes": {"/bench": [{"plugin": "bench"}]}}
     backend = make_backend("bench", config_from_tree(tree, source="benchmark", base_dir=HERE), os.environ)
     await backend.start()
@@ -122,12 +122,12 @@ async def measure(bridge: Bridge, cases: list[tuple[int, int]]) -> list[tuple[fl
 
 
 def bare_stdio(command: list[str], window: int, calls: int) -> float:
-    """Speak through the pipes of a server."""
+    """Measure a server on stdio."""
     return bare_calls_per_s(command, component="/step", window=window, calls=calls)
 
 
 def bare_http(command: list[str], window: int, calls: int) -> float:
-    """Speak to the port of a server."""
+    """Measure a server over HTTP."""
 
     async def run() -> float:
         spec = ProcessSpec(
@@ -152,12 +152,12 @@ def bare_http(command: list[str], window: int, calls: int) -> float:
 
 
 def bare_pull(command: list[str], window: int, calls: int) -> float:
-    """Give tasks to a worker."""
+    """Measure a pull worker."""
     return bare_pull_calls_per_s(command, component="step", window=window, calls=calls)
 
 
 def bridges() -> list[Bridge]:
-    """Return the rows, our own servers first."""
+    """Return the rows, those of the SDK first."""
 
     def stepflow(transport: str, python: str, script: str, *args: str) -> dict[str, Any]:
         arguments = [str(HERE / script), *args]
@@ -186,7 +186,7 @@ def bridges() -> list[Bridge]:
 
 
 def main() -> None:
-    """Print what was measured, and on what."""
+    """Print the figures, and the machine they were measured on."""
     scale = 5 if "--quick" in sys.argv[1:] else 1
     os.environ.update(ENV)
     cases = [(1, CALLS_IN_A_ROW // scale), (WINDOW, CALLS_AT_ONCE // scale)]

@@ -1,10 +1,10 @@
-"""What a bridge to MCP servers costs per call: one server, called by a bare client and through its backend.
+"""The cost per call of the MCP bridge: one server, called by a bare client and through the backend.
 
     python -m benchmarks.bridges_mcp [--quick]
 
-A row is a kind of server: milliseconds of one call after the other (median; a bare call and one through the backend
-take turns, so that both see the same noise), and calls per second with 16 in flight. Both clients run in this process;
-the server's own work is in all the numbers. A kind joins by a function in `KINDS` that yields the two ways to call.
+A row is a kind of server: milliseconds per sequential call (median), and calls per second with 16 in flight. Bare calls
+and calls through the backend alternate, so both see the same noise. Both clients run in this process, and all figures
+include the server's own work. To add a row, add a function to `KINDS` that yields the two callables.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ IN_FLIGHT = 16
 ROUNDS = 5
 
 Calling = Callable[[], Awaitable[Any]]
-"""Makes one call and waits for its answer. Raises if it is not the expected one."""
+"""Makes one call and waits for its reply. Raises on an unexpected reply."""
 
 
 class HostCall:
-    """The host's side of one call, as far as a backend without call-backs needs it."""
+    """A stand-in for the host's call. Implements the part of `backend.HostCall` for backends without callbacks."""
 
     blobs: Any = None
 
@@ -60,12 +60,12 @@ class HostCall:
         self.outcome.set_exception(StepflowError(failure.code.name, failure.message))
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
-        """Nobody looks."""
+        """Discard the progress."""
 
 
 @contextlib.asynccontextmanager
 async def through(backend: Backend) -> AsyncIterator[Calling]:
-    """Give the way through a backend; its server has the component `step`."""
+    """Yield a call through a started backend whose server has the component `step`."""
     await backend.start()
     try:
 
@@ -87,7 +87,7 @@ def context() -> BackendContext:
 
 
 def mcp(*, http: bool, mode: str) -> Any:
-    """An MCP server; the bare client is the official SDK's own, over its own transport."""
+    """Return a kind: an MCP server, with the official SDK's client and transport as the bare client."""
     server = str(HERE / "mcp_echo_server.py")
 
     @contextlib.asynccontextmanager
@@ -146,7 +146,7 @@ async def _listening(port: int) -> None:
 
 
 async def _milliseconds(ways: tuple[Calling, Calling], calls: int) -> list[float]:
-    """Return the median of each way."""
+    """Return the median duration of each callable, in milliseconds."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(calls):
         for index, call in enumerate(ways):
@@ -171,7 +171,7 @@ async def measure(kind: str, *, quick: bool) -> None:
     rates: tuple[list[float], list[float]] = ([], [])
     async with KINDS[kind]() as ways:
         for call in ways:
-            await _per_second(call, 64)  # connections are made, code is warm
+            await _per_second(call, 64)  # warm-up: connections and code
         bare_ms, bridge_ms = await _milliseconds(ways, calls * rounds // 4)
         for _ in range(rounds):
             for index, call in enumerate(ways):
@@ -185,7 +185,7 @@ async def measure(kind: str, *, quick: bool) -> None:
 
 
 def main() -> None:
-    """Print a row for each kind of server."""
+    """Print one row per kind of server."""
     quick = "--quick" in sys.argv
     print(f"{'kind of server':26}{'bare':>10}{'bridge':>10}{'more':>10}{'bare':>10}{'bridge':>10}")
     for kind in KINDS:

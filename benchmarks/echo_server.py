@@ -1,6 +1,6 @@
-"""The component server of the benchmarks: `step` takes `{value}` and returns it with one added, on the event loop.
+"""The component server of the benchmarks: `step` returns `{value}` plus one, on the event loop.
 
-With `--http` over HTTP, without it on stdio.
+Serves stdio, or HTTP with `--http`.
 """
 
 import sys

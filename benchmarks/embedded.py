@@ -1,11 +1,11 @@
-"""Durable steps per second and milliseconds per sequential step of the embedded mesh, beside the bare server.
+"""Durable steps per second, and milliseconds per sequential step, of the embedded mesh, compared with a bare client.
 
     python -m benchmarks.embedded [--quick]
 
-Everything real: a SQLite file with full synchronisation, a component server as a process on stdio. A *chain* is 50
-steps one after the other, a *fan* 50 steps side by side; 1, 8 or 64 runs of it go at once. The last column is the
-share of what a bare JSON-RPC loop over the same server reaches in the same minute with a like number of calls in
-flight, on which no engine can improve.
+Nothing is mocked: a SQLite file with full synchronisation, and a component server as a process on stdio. A *chain* is
+50 sequential steps, a *fan* 50 concurrent ones; 1, 8 or 64 runs execute at once. The last column is the share of the
+upper bound: the rate of a bare JSON-RPC client of the same server, measured right afterwards with a like number of
+calls in flight.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROUNDS = 5
 
 
 def chain(steps: int) -> Flow:
-    """Steps that each need the one before."""
+    """Return a flow of steps that each depend on the previous one."""
     tree = [{"id": "s0", "component": "/bench/step", "input": {"value": {"$input": "value"}}}]
     for index in range(1, steps):
         value = {"$step": f"s{index - 1}", "path": "value"}
@@ -50,7 +50,7 @@ def chain(steps: int) -> Flow:
 
 
 def fan(steps: int) -> Flow:
-    """Steps that need only the input."""
+    """Return a flow of independent steps."""
     tree = [
         {"id": f"s{index}", "component": "/bench/step", "input": {"value": {"$input": "value"}}}
         for index in range(steps)
@@ -59,7 +59,7 @@ def fan(steps: int) -> Flow:
 
 
 def config_for(command: list[str]) -> Config:
-    """One plugin, the benchmark's server."""
+    """Return a configuration with one plugin, the benchmark's server."""
     plugin = {
         "type": "stepflow",
         "transport": "stdio",
@@ -72,7 +72,7 @@ def config_for(command: list[str]) -> Config:
 
 
 async def seconds(mesh: Mesh, config: Config, flow_id: str, runs: int) -> float:
-    """Return how long `runs` runs at once take."""
+    """Return the duration of `runs` concurrent runs, in seconds."""
 
     async def one() -> None:
         request = run_request(flow_id, [b'{"value":1}'], config=config, concurrency_max=STEPS)
@@ -86,7 +86,7 @@ async def seconds(mesh: Mesh, config: Config, flow_id: str, runs: int) -> float:
 
 
 async def measure(config: Config, flow: Flow, runs: int, rounds: int) -> float:
-    """Return the median seconds of a round, after one that warms up."""
+    """Return the median duration of a round in seconds, after a warm-up round."""
     with tempfile.TemporaryDirectory() as folder:
         store = await SqliteStore.open(f"{folder}/run.db")
         try:
@@ -101,7 +101,7 @@ async def measure(config: Config, flow: Flow, runs: int, rounds: int) -> float:
 
 
 def table(name: str, command: list[str], cases: list[tuple[str, Flow, int]], *, rounds: int, component: str) -> None:
-    """Measure one server and print its rows."""
+    """Measure one server and print one row per case."""
     config = config_for(command)
     print(f"\n{name}")
     print(f"  {'flow':8}{'runs':>6}{'steps/s':>12}{'ms/step in a row':>20}{'bare loop/s':>14}{'share':>8}")
@@ -115,7 +115,7 @@ def table(name: str, command: list[str], cases: list[tuple[str, Flow, int]], *, 
 
 
 def main() -> None:
-    """Print what was measured, and on what."""
+    """Print the figures, and the machine they were measured on."""
     quick = "--quick" in sys.argv[1:]
     rounds = 1 if quick else ROUNDS
     os.chdir(HERE)
@@ -126,7 +126,7 @@ def main() -> None:
     shapes = (("chain", chain(STEPS)), ("fan", fan(STEPS)))
     cases = [(shape, flow, runs) for shape, flow in shapes for runs in (1, 8, 64)]
     table(
-        "our SDK's server over stdio (stepflow.component)",
+        "SDK server over stdio (stepflow.component)",
         [sys.executable, str(HERE / "echo_server.py")],
         cases,
         rounds=rounds,

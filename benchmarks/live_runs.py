@@ -1,11 +1,11 @@
-"""What a live run costs that waits: in a mesh of processes with 2,500, 5,000 and 10,000 of them.
+"""The cost of a live, waiting run, in a mesh of processes with 2,500, 5,000 and 10,000 of them.
 
     python -m benchmarks.live_runs [--quick]
 
-Half of the runs wait for a slow component, half sleep. Reported for each size: memory of executor and control plane
-for a run, the processor time that both take while nothing happens, watches in etcd, and how fast runs are submitted
-and, at the end, cancelled and completed. It fails when memory or idle time for a run grow with the number of runs, or
-when runs have watches of their own; tasks and timers are counted by `tests/mesh/recovery/test_live_runs.py`.
+Half of the runs wait for a slow component, half sleep. Reported for each size: memory per run of executor and control
+plane, the idle CPU time of both, the watches in etcd, and the rate of submissions. At the end, the rates of
+cancellation and completion. Fails if memory or idle time per run grows with the number of runs, or if runs have
+separate watches. `tests/mesh/recovery/test_live_runs.py` counts tasks and timers.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ QUICK_SIZES = (250, 500, 1_000)
 IDLE_S = 5.0
 AT_ONCE = 64
 GROWTH_MAX = 1.5
-"""For one run, from the smallest size to the largest. The idle time has its noise beside it."""
+"""Bound on the growth per run from the smallest size to the largest. Idle time may exceed it by `IDLE_NOISE`."""
 
 IDLE_NOISE = 0.05
-"""Share of a processor that a service takes whatever it has to do."""
+"""Share of a CPU that a service uses independently of its load."""
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SERVICES = ("executor-1", "control_plane")
@@ -58,14 +58,14 @@ class Cost:
 
 
 def flows() -> list[Any]:
-    """A run that waits for a component, and one that sleeps."""
+    """Return two flows: one waits for a component, one sleeps."""
     waits = {"id": "a", "component": "/slow/wait", "input": {"value": {"$input": "value"}}}
     sleeps = {"id": "a", "component": "/builtin/sleep", "input": {"duration_ms": 24 * 3_600_000}}
     return [flow_from_tree({"name": step["id"], "steps": [step], "output": {"$step": "a"}}) for step in (waits, sleeps)]
 
 
 def settings_in(folder: Path) -> DevSettings:
-    """Write the configuration and return what to start."""
+    """Write the configuration and return the settings of the mesh."""
     server = {
         "type": "stepflow",
         "command": sys.executable,
@@ -80,25 +80,25 @@ def settings_in(folder: Path) -> DevSettings:
 
 
 def memory_bytes(pid: int) -> int:
-    """Return what a process holds in memory."""
+    """Return the resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def busy_s(pid: int) -> float:
-    """Return the processor time that a process has taken."""
+    """Return the CPU time of a process so far, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def watches_of(etcd: str) -> int:
-    """Return the number of watches that etcd serves."""
-    with urllib.request.urlopen(f"http://{etcd}/metrics", timeout=5) as reply:  # an etcd of ours
+    """Return the number of watches in etcd."""
+    with urllib.request.urlopen(f"http://{etcd}/metrics", timeout=5) as reply:  # the etcd of this benchmark
         lines = reply.read().decode().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("etcd_debugging_mvcc_watcher_total ")))
 
 
 async def each(work: Callable[[str], Awaitable[Any]], run_ids: list[str]) -> float:
-    """Do something with every run, some at a time; return how many a second."""
+    """Call `work` for every run, `AT_ONCE` at a time. Return the calls per second."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(run_id: str) -> None:
@@ -111,8 +111,8 @@ async def each(work: Callable[[str], Awaitable[Any]], run_ids: list[str]) -> flo
 
 
 async def measure(dev: DevMesh, runs: int) -> Cost:
-    """Measure the services while nothing happens."""
-    await asyncio.sleep(IDLE_S)  # what the last submissions have left behind
+    """Measure the idle services."""
+    await asyncio.sleep(IDLE_S)  # let the work of the last submissions finish
     pids = {service.name: service.pid for service in dev.services if service.name in SERVICES}
     before = {name: busy_s(pid) for name, pid in pids.items()}
     await asyncio.sleep(IDLE_S)
@@ -122,7 +122,7 @@ async def measure(dev: DevMesh, runs: int) -> Cost:
 
 
 async def live(sizes: tuple[int, ...], folder: Path) -> list[Cost]:
-    """Fill a mesh step by step, measure it at each size, and empty it again."""
+    """Fill a mesh, measure it at each size, and empty it again."""
     dev = DevMesh(settings_in(folder), say=lambda _: None)
     try:
         await dev.start()
@@ -158,26 +158,26 @@ def tell(empty: Cost, cost: Cost, more: str) -> None:
 
 
 def per_run(empty: Cost, cost: Cost, name: str) -> float:
-    """Return what one run adds to a service's memory."""
+    """Return the memory that one run adds to a service, in bytes."""
     return (cost.memory_bytes[name] - empty.memory_bytes[name]) / cost.runs
 
 
 def check(empty: Cost, first: Cost, last: Cost) -> list[str]:
-    """Return what grows worse than linearly."""
+    """Return a message for each cost that grows faster than linearly."""
     problems = []
     for name in SERVICES:
         if per_run(empty, last, name) > GROWTH_MAX * per_run(empty, first, name):
-            problems.append(f"{name}: memory for a run grows with their number")
+            problems.append(f"{name}: memory per run grows with the number of runs")
         growth = last.runs / first.runs
         if last.idle_share[name] > GROWTH_MAX * growth * first.idle_share[name] + IDLE_NOISE:
-            problems.append(f"{name}: idle time for a run grows with their number")
+            problems.append(f"{name}: idle time per run grows with the number of runs")
     if last.watches > first.watches:
-        problems.append("runs have watches of their own")
+        problems.append("the number of watches grows with the number of runs")
     return problems
 
 
 def main() -> None:
-    """Print what was measured, and on what."""
+    """Print the figures, and the machine they were measured on."""
     sizes = QUICK_SIZES if "--quick" in sys.argv[1:] else SIZES
     os.environ["PYTHONPATH"] = str(HERE.parent)
     binary = find_etcd(CACHE)

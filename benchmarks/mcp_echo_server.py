@@ -1,4 +1,4 @@
-"""The MCP server of the benchmarks: `step` adds one. Over stdio, or over streamable HTTP on the port that is given."""
+"""The MCP server of the benchmarks: `step` adds one. Serves stdio, or streamable HTTP on the port in argv[1]."""
 
 import sys
 

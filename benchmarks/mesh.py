@@ -1,13 +1,14 @@
-"""Durable steps per second of the whole mesh over a real etcd, and how fast the runs of a killed executor move.
+"""Durable steps per second of a mesh over a real etcd, and the take-over time of a killed executor's runs.
 
     python -m benchmarks.mesh [--quick]
 
-Everything real, on this machine: etcd, one control plane, one executor, one component host, each a process, and our
-SDK's server on stdio behind the host. A client submits over gRPC and waits. A *chain* is 50 steps one after the other;
-1, 8, 64 or 256 runs of it go at once. The processor time that each process has used for a step stands beside them: it
-says where the time goes, and is the figure to trust where other work runs on the machine. Single steps are runs of
-one step each, 256 under way. The take-over is measured with two executors, one of which is killed while runs are under
-way: from the kill to the moment at which a run has its new owner.
+Nothing is mocked: etcd, one control plane, one executor and one component host are processes on this machine, with a
+server of the SDK on stdio behind the host. A client submits over gRPC and waits.
+
+- *Chain*: 50 sequential steps; 1, 8, 64 or 256 runs execute at once. Each row includes the CPU time per step of each
+  process, the figure to trust on a machine with other load.
+- *Single steps*: runs of one step each, 256 in flight.
+- *Take-over*: one of two executors is killed with runs in flight. The time from the kill to the run's new owner.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ SINGLE_RUNS = 2_000
 SINGLE_WINDOW = 256
 KILLED_RUNS = 50
 NAP_MS = 20_000
-"""Longer than a take-over may take: the runs must not end before they move."""
+"""Outlasts the take-over, so that no run ends before it moves."""
 
 
 @asynccontextmanager
 async def mesh(executors: int) -> AsyncIterator[tuple[DevMesh, Client]]:
-    """A mesh in a folder of its own, and a client of it."""
+    """Yield a started mesh in a temporary folder, and a client of it."""
     with tempfile.TemporaryDirectory() as folder:
         dev = DevMesh(settings_in(Path(folder), executors), say=lambda _: None)
         try:
@@ -64,14 +65,14 @@ async def mesh(executors: int) -> AsyncIterator[tuple[DevMesh, Client]]:
 
 
 def settings_in(folder: Path, executors: int) -> DevSettings:
-    """Write the configuration and return what to start."""
+    """Write the configuration and return the settings of the mesh."""
     config = folder / "stepflow-config.yml"
     config.write_bytes(encode(config_tree()))
     return DevSettings(folder=folder / "mesh", config=config, port=free_port(), executors=executors)
 
 
 def config_tree() -> dict[str, Any]:
-    """One plugin, the benchmark's server, and the builtins."""
+    """Return a configuration with two plugins: the benchmark's server and the builtins."""
     server = {
         "type": "stepflow",
         "transport": "stdio",
@@ -84,7 +85,7 @@ def config_tree() -> dict[str, Any]:
 
 
 def nap() -> Flow:
-    """A step that has ended, and a timer that outlasts the take-over."""
+    """Return a flow of one short step, and one sleep that outlasts the take-over."""
     steps = [
         {"id": "done", "component": "/bench/step", "input": {"value": {"$input": "value"}}},
         {"id": "nap", "component": "/builtin/sleep", "input": {"duration_ms": NAP_MS}},
@@ -107,20 +108,20 @@ async def submit(client: Client, flow_id: str, runs: int) -> list[str]:
 
 
 async def finish(client: Client, run_ids: list[str]) -> None:
-    """Wait for all of them."""
+    """Wait until all runs have completed."""
     for run in await asyncio.gather(*map(client.wait, run_ids)):
         assert run.status == "completed", run
 
 
 async def seconds(client: Client, flow_id: str, runs: int) -> float:
-    """Return how long `runs` runs at once take, from the submission to the last result."""
+    """Return the duration of `runs` concurrent runs in seconds, from the submission to the last result."""
     started = time.perf_counter()
     await finish(client, await submit(client, flow_id, runs))
     return time.perf_counter() - started
 
 
 def cpu_us(processes: Mapping[str, int]) -> dict[str, float]:
-    """Return the processor time that each process has used so far, in microseconds."""
+    """Return the CPU time of each process so far, in microseconds."""
     used = {}
     for name, pid in processes.items():
         fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
@@ -129,14 +130,14 @@ def cpu_us(processes: Mapping[str, int]) -> dict[str, float]:
 
 
 def shares(before: Mapping[str, float], after: Mapping[str, float], steps: int) -> str:
-    """Say what each process has used for a step in between."""
+    """Return a text with the CPU time per step of each process between two samples."""
     used = {name: (after[name] - before[name]) / steps for name in before}
     each = ", ".join(f"{name} {us:.0f}" for name, us in used.items())
     return f"{sum(used.values()):.0f} us ({each})"
 
 
 def server_of(host: int) -> int:
-    """Return the component server that a host has started."""
+    """Return the process id of a host's component server."""
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
             words = (folder / "cmdline").read_text("utf-8")
@@ -147,7 +148,7 @@ def server_of(host: int) -> int:
 
 
 async def single_steps(client: Client, flow_id: str, runs: int) -> float:
-    """Return the runs per second of many short ones, `SINGLE_WINDOW` under way."""
+    """Return the runs per second of `runs` single-step runs, `SINGLE_WINDOW` in flight."""
     window = asyncio.Semaphore(SINGLE_WINDOW)
 
     async def one() -> None:
@@ -161,7 +162,7 @@ async def single_steps(client: Client, flow_id: str, runs: int) -> float:
 
 
 async def moved_after_ms(client: Client, run_id: str, old_owner: str, killed_at_ms: float) -> float:
-    """Return how long after the kill a run had another owner, by the clock of that one's journal."""
+    """Return the time from the kill to the run's new owner in milliseconds, by the new owner's journal."""
     async for event in client.watch(run_id):
         if event.kind == "run_adopted" and not event.executor_id.startswith(old_owner):
             return event.at_ms - killed_at_ms
@@ -169,7 +170,7 @@ async def moved_after_ms(client: Client, run_id: str, old_owner: str, killed_at_
 
 
 async def take_over() -> list[float]:
-    """Kill one of two executors under `KILLED_RUNS` runs; return when each of its runs moved, in ms, sorted."""
+    """Kill one of two executors under `KILLED_RUNS` runs. Return the sorted take-over times of its runs, in ms."""
     async with mesh(executors=2) as (dev, client):
         run_ids = await submit(client, await store(client, nap()), KILLED_RUNS)
         victim = next(service for service in dev.services if service.name == "executor-1")
@@ -181,7 +182,7 @@ async def take_over() -> list[float]:
 
 
 async def owner(client: Client, run_id: str) -> str:
-    """Return the name of the executor that has a run and has done its first step."""
+    """Return the name of the run's owner, after the run's first step."""
     name = ""
     async for event in client.watch(run_id):
         if event.kind == "run_adopted":
@@ -192,12 +193,12 @@ async def owner(client: Client, run_id: str) -> str:
 
 
 async def throughput(rounds: int, runs_at_once: tuple[int, ...]) -> None:
-    """Print the rows of chains and single steps."""
+    """Measure and print chains and single steps."""
     async with mesh(executors=1) as (dev, client):
         flow_id = await store(client, chain(STEPS))
         processes = {service.name: service.pid for service in dev.services} | {"client": os.getpid()}
         processes["server"] = server_of(processes["host-1"])
-        print(f"\n  {'flow':8}{'runs':>6}{'steps/s':>12}{'best':>12}{'ms/step in a row':>20}  processor time per step")
+        print(f"\n  {'flow':8}{'runs':>6}{'steps/s':>12}{'best':>12}{'ms/step in a row':>20}  CPU time per step")
         for runs in runs_at_once:
             await seconds(client, flow_id, runs)
             before = cpu_us(processes)
@@ -212,7 +213,7 @@ async def throughput(rounds: int, runs_at_once: tuple[int, ...]) -> None:
 
 
 def main() -> None:
-    """Print what was measured, and on what."""
+    """Print the figures, and the machine they were measured on."""
     quick = "--quick" in sys.argv[1:]
     os.environ["PYTHONPATH"] = str(HERE.parent)
     binary = find_etcd(CACHE)

@@ -1,8 +1,8 @@
-"""How long the command line takes to start: whole processes, from launch to exit.
+"""The start time of the command line: whole processes, from launch to exit.
 
     python -m benchmarks.startup
 
-A run of one builtin step, without and with a configuration file, may take 0.5 s; `stepflow --help` 0.25 s.
+The bounds: 0.5 s for a run of one builtin step, with or without a configuration file; 0.25 s for `stepflow --help`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPFLOW = Path(sys.executable).parent / "stepflow"
 
 
 def seconds(arguments: list[str], folder: Path) -> list[float]:
-    """Return the wall time of each round, after one that warms the file cache."""
+    """Return the wall time of each round in seconds, after a round that warms the file cache."""
     found = []
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()
@@ -31,8 +31,8 @@ def seconds(arguments: list[str], folder: Path) -> list[float]:
 
 
 def main() -> None:
-    """Print minimum and median of each command beside what it may take."""
-    print(f"{'command':32}{'min':>8}{'median':>8}{'may take':>10}")
+    """Print the minimum, the median and the bound of each command."""
+    print(f"{'command':32}{'min':>8}{'median':>8}{'bound':>10}")
     run = ["run", "--flow", "flow.yaml"]
     for name, arguments, config, bound in (
         ("stepflow --help", ["--help"], False, 0.25),

@@ -1,6 +1,6 @@
-"""The same component as `echo_server.py`, written for the stepflow-py package (run with its own interpreter).
+"""The component of `echo_server.py`, written with stepflow-py. Run it with the interpreter of a venv with stepflow-py.
 
-Up to 0.7 it speaks stdio, and HTTP with `--http PORT`; from 0.9 on HTTP.
+Up to 0.7 it serves stdio, or HTTP with `--http PORT`; from 0.9 on, HTTP only.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class StepOutput(msgspec.Struct):
 
 
 @server.component
-def step(input: StepInput) -> StepOutput:  # the package's convention
+def step(input: StepInput) -> StepOutput:  # a convention of stepflow-py
     return StepOutput(value=input.value + 1)
 
 
@@ -36,5 +36,5 @@ if __name__ == "__main__":
         asyncio.run(StepflowHttpServer(server._server, host="127.0.0.1", port=int(sys.argv[-1])).run())
     else:
         running = server.run()
-        if running is not None:  # the later one is asynchronous
+        if running is not None:  # later versions return a coroutine
             asyncio.run(running)

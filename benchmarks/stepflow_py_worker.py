@@ -1,4 +1,4 @@
-"""The server of `stepflow_py_server.py` as a worker that pulls, as stepflow-py 0.12 and 0.13 have it."""
+"""The server of `stepflow_py_server.py` as a pull worker of stepflow-py 0.12 and 0.13."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The component server of `benchmarks.live_runs`: `wait` answers when there is a file where `GO_FILE` says."""
+"""The component server of `benchmarks.live_runs`: `wait` returns when the file named by `GO_FILE` exists."""
 
 import asyncio
 import os
@@ -11,8 +11,8 @@ GO = Path(os.environ["GO_FILE"])
 
 @component
 async def wait(value: int) -> int:
-    """Look once a second: ten thousand of them must not keep the machine busy."""
-    while not GO.exists():  # noqa: ASYNC110, ASYNC240  # another process makes it; a microsecond
+    """Poll once a second, so that ten thousand calls do not load the machine."""
+    while not GO.exists():  # noqa: ASYNC110, ASYNC240  # another process creates the file; the check takes a microsecond
         await asyncio.sleep(1)
     return value
 

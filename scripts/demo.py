@@ -1,6 +1,6 @@
-"""What `make demo` shows: two examples, then a run that is killed in the middle and goes on.
+"""The demo of `make demo`: run two examples, then kill a run and resume it.
 
-Everything happens in a temporary folder; only the server of the MCP example stays in `.cache/servers`.
+All files are in a temporary folder, except the server of the MCP example in `.cache/servers`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def heading(text: str) -> None:
 
 
 def stepflow(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Show a command, run it, show its output; stop the demo when it fails."""
+    """Print a command, run it and print its output. Exit if it fails."""
     print(f"$ stepflow {' '.join(args)}", flush=True)
     done = subprocess.run(
         [STEPFLOW, *args], check=False, text=True, stdout=subprocess.PIPE, env={**os.environ, **(env or {})}
@@ -38,7 +38,7 @@ def stepflow(*args: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 def time_server() -> Path:
-    """Return the MCP server of the second example; install it into a virtual environment if it is missing."""
+    """Return the MCP server of the second example. Install it in a virtual environment if it is missing."""
     folder = ROOT / ".cache" / "servers" / "mcp-server-time"
     server = folder / "bin" / "mcp-server-time"
     if not server.exists():
@@ -64,11 +64,11 @@ def kill_and_resume(store: Path, ledger: Path) -> None:
     before = executions(ledger)
     print(f"\nkill -9. Executed so far: {', '.join(before)}", flush=True)
     if len(before) != 3:
-        sys.exit("the run had ended, or had not started, before it could be killed")
+        sys.exit("the kill came too early or too late: it must follow the third execution; run the demo again")
     print()
     done = stepflow("resume", "--store", str(store), env={"LEDGER": str(ledger)})
     after = executions(ledger)
-    print(f"\nExecuted in all: {', '.join(after)}")
+    print(f"\nExecuted in total: {', '.join(after)}")
     finished = [line.split()[0] for line in before[:-1]]
     repeated = [name for name in finished if sum(line.split()[0] == name for line in after) > 1]
     result = json.loads(done.stdout)
@@ -85,7 +85,7 @@ def executions(ledger: Path) -> list[str]:
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stepflow-demo-") as folder:
         store = Path(folder) / "store"
-        heading("1. A flow over components written with our SDK (examples/hello)")
+        heading("1. A flow over components written with the SDK (examples/hello)")
         hello = EXAMPLES / "hello"
         stepflow("run", "--flow", str(hello / "flow.yaml"), "--input", str(hello / "input.json"), "--store", str(store))
         heading("2. The tools of a real MCP server as steps (examples/mcp_time)")
@@ -94,7 +94,7 @@ def main() -> None:
             "run", "--flow", str(zones / "flow.yaml"), "--input", str(zones / "input.json"), "--store", str(store),
             env={"MCP_SERVER_TIME": str(time_server())},
         )  # fmt: skip
-        heading("3. A run that is killed in the middle continues where it was (examples/durability)")
+        heading("3. A killed run resumes without repeating completed steps (examples/durability)")
         kill_and_resume(store, Path(folder) / "ledger.txt")
     print("\nAll three examples passed.")
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Generate Python from proto/ with a pinned generator in a venv of its own (it needs an older protobuf than we run on).
-# With --check: fail when the committed code is not what the generator makes, or when buf finds fault with the protos.
+# Generate Python from proto/ with a pinned generator, in a separate venv because it requires an older protobuf.
+# With --check: fail if the committed code is stale, or if `buf lint` reports errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.cache/proto-venv
@@ -16,7 +16,7 @@ fi
 "$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" \
   proto/stepflow/mesh/v1/*.proto proto/stepflow/etcd/v1/*.proto proto/stepflow/pull/v1/*.proto
 services=$(grep -l '^service ' proto/stepflow/mesh/v1/*.proto)
-# shellcheck disable=SC2086  # names of our own files
+# shellcheck disable=SC2086  # file names without spaces
 "$venv/bin/python" -W ignore -m grpc_tools.protoc -Iproto --grpc_python_out="$out" $services
 if [ "$out" != . ]; then
   (cd "$out" && find stepflow -type f) | while read -r file; do

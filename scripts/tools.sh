@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetch a tool that is no Python package into .cache/, once, and print the path of its program: `scripts/tools.sh buf`.
-# node (with npm) comes from PyPI, buf from npm; versions are pinned here, and their registries check what they serve.
+# Install a non-Python tool into .cache/ if it is missing, and print the path of its executable: `scripts/tools.sh buf`.
+# node (with npm) comes from PyPI, buf from npm. Versions are pinned here; pip and npm verify the checksums.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 node_version=24.19.0

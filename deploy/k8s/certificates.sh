@@ -1,10 +1,11 @@
 #!/bin/sh
-# Make an authority and the certificates of a mesh, and print them as Secrets:
+# Create a certificate authority and the certificates of a mesh, and print them as Secrets:
 #
 #   deploy/k8s/certificates.sh NAMESPACE [FOLDER] | kubectl apply -f -
 #
-# FOLDER (default: stepflow-tls) keeps the authority and a certificate for clients: keep ca.key safe. Run again with the
-# same folder, it issues new certificates of the same authority. Clusters with cert-manager need none of this.
+# FOLDER (default: stepflow-tls) holds the authority and a client certificate. Keep ca.key secret. A second run with the
+# same folder issues new certificates from the same authority. DAYS sets their validity (default: 365). On a cluster
+# with cert-manager, use cert-manager instead.
 set -eu
 namespace=${1:?usage: certificates.sh NAMESPACE [FOLDER]}
 folder=${2:-stepflow-tls}

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class BlobsServiceStub(object):
-    """Keeps shared blobs. A blob has at most 16 MiB; those that nobody puts again expire.
+    """Stores shared blobs of at most 16 MiB each. A blob expires 30 days (by default) after it was last stored, unless a
+    kept run or a stored flow names it.
     """
 
     def __init__(self, channel):
@@ -58,11 +59,12 @@ class BlobsServiceStub(object):
 
 
 class BlobsServiceServicer(object):
-    """Keeps shared blobs. A blob has at most 16 MiB; those that nobody puts again expire.
+    """Stores shared blobs of at most 16 MiB each. A blob expires 30 days (by default) after it was last stored, unless a
+    kept run or a stored flow names it.
     """
 
     def PutBlob(self, request, context):
-        """Store a content; safe to repeat.
+        """Store a blob. Idempotent: the same content has the same id, and storing it again renews it.
 
         Errors: INVALID_ARGUMENT (PAYLOAD_TOO_LARGE, BLOB_TYPE_INVALID), UNAVAILABLE (BLOB_STORE_UNAVAILABLE).
         """
@@ -71,7 +73,7 @@ class BlobsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBlob(self, request, context):
-        """Read a content.
+        """Read a blob.
 
         Errors: NOT_FOUND (BLOB_NOT_FOUND), INVALID_ARGUMENT (BLOB_ID_INVALID), DATA_LOSS (BLOB_CORRUPT),
         UNAVAILABLE (BLOB_STORE_UNAVAILABLE).
@@ -81,14 +83,18 @@ class BlobsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UploadBlob(self, request_iterator, context):
-        """Store a content that comes in pieces, in order. Errors: as PutBlob.
+        """Store a blob sent in chunks, in order.
+
+        Errors: as PutBlob.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadBlob(self, request, context):
-        """Read a content in pieces of at most 1 MiB, in order. Errors: as GetBlob.
+        """Read a blob in chunks of at most 1 MiB, in order.
+
+        Errors: as GetBlob.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +132,8 @@ def add_BlobsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BlobsService(object):
-    """Keeps shared blobs. A blob has at most 16 MiB; those that nobody puts again expire.
+    """Stores shared blobs of at most 16 MiB each. A blob expires 30 days (by default) after it was last stored, unless a
+    kept run or a stored flow names it.
     """
 
     @staticmethod

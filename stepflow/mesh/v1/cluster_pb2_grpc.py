@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ClusterServiceStub(object):
-    """Shows and changes the make-up of the mesh.
+    """Lists the members of the mesh and drains them.
     """
 
     def __init__(self, channel):
@@ -48,23 +48,24 @@ class ClusterServiceStub(object):
 
 
 class ClusterServiceServicer(object):
-    """Shows and changes the make-up of the mesh.
+    """Lists the members of the mesh and drains them.
     """
 
     def GetCluster(self, request, context):
-        """Say who is there: leader, executors, hosts.
+        """List the members of the mesh: leader, executors, hosts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Have an executor hand all its runs over, or a host finish its calls, and take no new ones; answers when the last
-        one is gone. It stays drained until its process is started anew.
+        """Drain an executor or a host. A drained executor hands all its runs over and accepts no new ones; a drained host
+        finishes its calls and accepts no new ones. Returns when no run or call is left. The drain lasts until the process
+        restarts.
 
         Errors: NOT_FOUND (EXECUTOR_NOT_FOUND, HOST_NOT_FOUND), INVALID_ARGUMENT (DRAIN_TARGET_MISSING), UNAVAILABLE
-        (SERVER_UNAVAILABLE: it does not answer), DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs or calls are still there;
-        repeat the call), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: a part of an embedded mesh).
+        (SERVER_UNAVAILABLE: the target does not answer), DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs or calls remain;
+        repeat the call), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: the target is part of an embedded mesh).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,7 +93,7 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClusterService(object):
-    """Shows and changes the make-up of the mesh.
+    """Lists the members of the mesh and drains them.
     """
 
     @staticmethod

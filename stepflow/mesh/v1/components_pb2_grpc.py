@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ComponentsServiceStub(object):
-    """Shows what steps can call just now.
+    """Lists the components that steps can call at the moment.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class ComponentsServiceStub(object):
 
 
 class ComponentsServiceServicer(object):
-    """Shows what steps can call just now.
+    """Lists the components that steps can call at the moment.
     """
 
     def ListComponents(self, request, context):
-        """List components, by plugin and path.
+        """List components, ordered by plugin and path.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetComponent(self, request, context):
-        """Read one component with its schemas.
+        """Read one component, with its schemas.
 
         Errors: NOT_FOUND (COMPONENT_NOT_FOUND).
         """
@@ -89,7 +89,7 @@ def add_ComponentsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ComponentsService(object):
-    """Shows what steps can call just now.
+    """Lists the components that steps can call at the moment.
     """
 
     @staticmethod

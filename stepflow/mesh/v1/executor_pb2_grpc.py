@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ExecutorServiceStub(object):
-    """Served by executors, for the control plane only.
+    """Liveness, live events and drain of one executor. Served by executors, for the control plane only.
     """
 
     def __init__(self, channel):
@@ -53,29 +53,29 @@ class ExecutorServiceStub(object):
 
 
 class ExecutorServiceServicer(object):
-    """Served by executors, for the control plane only.
+    """Liveness, live events and drain of one executor. Served by executors, for the control plane only.
     """
 
     def Attend(self, request_iterator, context):
-        """Tells that the executor is there: every request is answered with the executor's id. The leader holds one such
-        stream to every executor and takes its end, with a refused reconnect, for the executor's end.
+        """Prove that the executor is alive: each request is answered with the executor's id. The leader holds one such stream
+        to every executor. If a stream ends and a reconnect is refused, the leader declares the executor dead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FollowRun(self, request, context):
-        """Streams the step events of a run from now on, as far as this executor drives it. Ends with the run's last
-        partition here, and when the executor does not drive the run (any more). A reader that is too slow loses events:
-        `lost` of the next one says how many.
+        """Stream the step events of a run's partitions on this executor, starting now. Ends when the executor drives no
+        partition of the run. A slow reader loses events: `lost` of the next event counts them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainExecutor(self, request, context):
-        """Takes no new runs, hands those it has to other executors and returns when the last one is gone.
-        Errors: DEADLINE_EXCEEDED, some runs are still here; the same call may be repeated.
+        """Accept no new runs and hand all runs over to other executors. Returns when no run is left.
+
+        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs remain; repeat the call).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +108,7 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExecutorService(object):
-    """Served by executors, for the control plane only.
+    """Liveness, live events and drain of one executor. Served by executors, for the control plane only.
     """
 
     @staticmethod

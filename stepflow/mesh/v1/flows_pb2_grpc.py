@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FlowsServiceStub(object):
-    """Stores flows and finds them again.
+    """Stores, reads, lists and deletes flows.
     """
 
     def __init__(self, channel):
@@ -58,15 +58,15 @@ class FlowsServiceStub(object):
 
 
 class FlowsServiceServicer(object):
-    """Stores flows and finds them again.
+    """Stores, reads, lists and deletes flows.
     """
 
     def StoreFlow(self, request, context):
-        """Store a flow; storing it again changes nothing. A flow that has a name is also added to the versions of that name.
+        """Store a flow. Idempotent. A flow with a name is also added to the versions of that name.
 
-        Errors: INVALID_ARGUMENT (FLOW_INVALID when a diagnostic is fatal, of which `validate_only` lists all; the reason of
-        the parser when the document cannot be read at all; FLOW_NAME_INVALID, LABEL_INVALID), NOT_FOUND (BLOB_NOT_FOUND),
-        ABORTED (FLOW_NAME_RACED: many store the same name at once; repeat the call).
+        Errors: INVALID_ARGUMENT (FLOW_INVALID: a diagnostic is fatal, and `validate_only` lists all of them; the parser's
+        reason: the document cannot be parsed; FLOW_NAME_INVALID, LABEL_INVALID), NOT_FOUND (BLOB_NOT_FOUND), ABORTED
+        (FLOW_NAME_RACED: concurrent writes to the same name; repeat the call).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,7 +82,7 @@ class FlowsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListFlows(self, request, context):
-        """List named flows with their versions, by name.
+        """List named flows and their versions, ordered by name.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
         """
@@ -91,7 +91,7 @@ class FlowsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteFlow(self, request, context):
-        """Forget a name, or one label of it. Documents stay for the runs that were begun with them.
+        """Delete a name, or one of its labels. Documents are kept for the runs that use them.
 
         Errors: NOT_FOUND (FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND), ABORTED (FLOW_NAME_RACED).
         """
@@ -131,7 +131,7 @@ def add_FlowsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FlowsService(object):
-    """Stores flows and finds them again.
+    """Stores, reads, lists and deletes flows.
     """
 
     @staticmethod

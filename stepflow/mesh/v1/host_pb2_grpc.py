@@ -52,17 +52,20 @@ class ComponentHostServiceServicer(object):
     """
 
     def Connect(self, request_iterator, context):
-        """One stream per executor, for as long as both live. The first frame of each side is its hello. Calls go on when the
-        stream breaks; an executor that connects again sends what it still waits for again, and joins it.
-        Errors: FAILED_PRECONDITION (STREAM_INVALID), the first frame was no hello; UNAVAILABLE, the host ends.
+        """Open the stream of an executor: one per executor, for the lifetime of both. The first frame of each side is its
+        hello. Calls continue after the stream breaks: the executor reconnects and resends its unanswered calls, and the
+        host joins them to the calls in flight.
+
+        Errors: FAILED_PRECONDITION (STREAM_INVALID: the first frame is not a hello), UNAVAILABLE (the host is stopping).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainHost(self, request, context):
-        """Takes no new calls from now on, and returns when the last one it has is acknowledged. The control plane asks this.
-        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT), some calls are still there; the same call may be repeated.
+        """Accept no new calls, and return when all calls are acknowledged. Called by the control plane.
+
+        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some calls remain; repeat the call).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

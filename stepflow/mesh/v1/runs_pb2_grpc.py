@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class RunsServiceStub(object):
-    """Begins runs, follows them, ends them.
+    """Submits, follows, signals, cancels and deletes runs.
 
-    A failed step or item is an outcome, never an error of a call. Every call that names a run answers NOT_FOUND
-    (RUN_NOT_FOUND) where there is none, and INVALID_ARGUMENT (RUN_ID_INVALID) for what is no UUID.
+    A failed step or item is an outcome, never an error of a call. Every call with a `run_id` fails with NOT_FOUND
+    (RUN_NOT_FOUND) if there is no such run, and with INVALID_ARGUMENT (RUN_ID_INVALID) if the id is not a UUID.
     """
 
     def __init__(self, channel):
@@ -96,28 +96,28 @@ class RunsServiceStub(object):
 
 
 class RunsServiceServicer(object):
-    """Begins runs, follows them, ends them.
+    """Submits, follows, signals, cancels and deletes runs.
 
-    A failed step or item is an outcome, never an error of a call. Every call that names a run answers NOT_FOUND
-    (RUN_NOT_FOUND) where there is none, and INVALID_ARGUMENT (RUN_ID_INVALID) for what is no UUID.
+    A failed step or item is an outcome, never an error of a call. Every call with a `run_id` fails with NOT_FOUND
+    (RUN_NOT_FOUND) if there is no such run, and with INVALID_ARGUMENT (RUN_ID_INVALID) if the id is not a UUID.
     """
 
     def SubmitRun(self, request, context):
-        """Admit a run. Bring a fresh UUIDv7 as `run_id` and the call can be repeated for ever: the same request under the
-        same id is admitted once.
+        """Submit a run. Idempotent with a `run_id`: send a fresh UUIDv7, and repeated calls create one run.
 
-        Errors: INVALID_ARGUMENT (FLOW_INVALID, INPUT_INVALID, CONCURRENCY_INVALID, BACKOFF_INVALID, TOO_MANY_ITEMS, VARIABLES_TOO_LARGE, …),
-        NOT_FOUND (FLOW_NOT_FOUND, FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND, BLOB_NOT_FOUND), ALREADY_EXISTS (RUN_EXISTS: the
-        id belongs to another request), RESOURCE_EXHAUSTED (PLACEMENT_UNSTABLE, STORE_FULL).
+        Errors: INVALID_ARGUMENT (FLOW_INVALID, INPUT_INVALID, CONCURRENCY_INVALID, BACKOFF_INVALID, TOO_MANY_ITEMS,
+        VARIABLES_TOO_LARGE, …), NOT_FOUND (FLOW_NOT_FOUND, FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND, BLOB_NOT_FOUND),
+        ALREADY_EXISTS (RUN_EXISTS: the id belongs to a different request), RESOURCE_EXHAUSTED (TOO_MANY_PENDING,
+        PLACEMENT_UNSTABLE, STORE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitRuns(self, request, context):
-        """Admit several runs; each by itself, in the order of the requests, at most 1,000.
+        """Submit up to 1,000 runs, in the order of the requests. Each is admitted or rejected separately.
 
-        Errors: INVALID_ARGUMENT (TOO_MANY_RUNS); those of a run stand in its outcome.
+        Errors: INVALID_ARGUMENT (TOO_MANY_RUNS). The error of a single run is in its outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,26 +131,27 @@ class RunsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WaitRun(self, request, context):
-        """Answer when the run has ended, or after the time-out with the run as it is then.
+        """Return the run when it ends, or its current state at the time-out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Follow a run: first what has happened (after `positions`), then what happens, until it has ended; the last message
-        has the event `run_ended`. After a cut, call again with the newest position of every partition that was received:
-        no durable event is missed or repeated. Starts and progress of calls are shown live only, and are never replayed.
+        """Stream the events of a run: past events (after `positions`), then live ones. The last event is `run_ended`.
 
-        Errors: FAILED_PRECONDITION (HISTORY_GONE: the run was deleted meanwhile), DATA_LOSS (JOURNAL_GAP, RESULT_MISSING),
-        UNAVAILABLE (SERVER_ENDING).
+        To resume after a lost connection, call again with the newest position received for each partition: no durable
+        event is missed or repeated. Step starts and progress are live only, and never replayed.
+
+        Errors: FAILED_PRECONDITION (HISTORY_GONE: the run was deleted during the call), DATA_LOSS (JOURNAL_GAP,
+        RESULT_MISSING), UNAVAILABLE (SERVER_ENDING: resume at another control plane).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """List runs, the newest first.
+        """List runs, newest first.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
         """
@@ -159,7 +160,7 @@ class RunsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Ask for a run's end; answers at once. Cancelling a run that has ended changes nothing.
+        """Request the cancellation of a run and return at once. Idempotent; no effect on a run that has ended.
 
         Errors: ABORTED (CANCEL_RACED: repeat the call).
         """
@@ -168,12 +169,12 @@ class RunsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SignalRun(self, request, context):
-        """Send a run a signal, for a step of `/builtin/wait_for_signal` to take. It waits in the run until such a step takes
-        it, or the item has ended; each is taken once, in the order of their coming. Bring a fresh UUID as `signal_id` and
-        the call can be repeated: the same id is taken once.
+        """Send a signal to a step of `/builtin/wait_for_signal`. The run keeps the signal until such a step consumes it or
+        the item ends. Each signal is consumed once, FIFO. Idempotent with a `signal_id`: send a fresh UUID, and repeated
+        calls send one signal.
 
         Errors: INVALID_ARGUMENT (SIGNAL_INVALID: name, id or item), NOT_FOUND (BLOB_NOT_FOUND), FAILED_PRECONDITION
-        (RUN_ENDED: the run, or the part of it with the item), RESOURCE_EXHAUSTED (INBOX_FULL), ABORTED (SIGNAL_RACED:
+        (RUN_ENDED: the run or the item's partition has ended), RESOURCE_EXHAUSTED (INBOX_FULL), ABORTED (SIGNAL_RACED:
         repeat the call).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -181,7 +182,7 @@ class RunsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteRun(self, request, context):
-        """Remove a run with everything that belongs to it: record, results, history and blobs. Deleting it again is an error.
+        """Delete an ended run: its record, results, history and blobs. Deleting it again fails with NOT_FOUND.
 
         Errors: FAILED_PRECONDITION (RUN_NOT_ENDED: cancel it first).
         """
@@ -190,7 +191,7 @@ class RunsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListItems(self, request, context):
-        """List the items of a run, in order, with the outcomes of those that have ended.
+        """List the items of a run, in order, with the outcomes of ended items.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
         """
@@ -199,7 +200,7 @@ class RunsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSteps(self, request, context):
-        """List the steps that have begun, those of sub-runs too.
+        """List the started steps of a run and its sub-runs.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
         """
@@ -274,10 +275,10 @@ def add_RunsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RunsService(object):
-    """Begins runs, follows them, ends them.
+    """Submits, follows, signals, cancels and deletes runs.
 
-    A failed step or item is an outcome, never an error of a call. Every call that names a run answers NOT_FOUND
-    (RUN_NOT_FOUND) where there is none, and INVALID_ARGUMENT (RUN_ID_INVALID) for what is no UUID.
+    A failed step or item is an outcome, never an error of a call. Every call with a `run_id` fails with NOT_FOUND
+    (RUN_NOT_FOUND) if there is no such run, and with INVALID_ARGUMENT (RUN_ID_INVALID) if the id is not a UUID.
     """
 
     @staticmethod
