@@ -1,8 +1,8 @@
-"""What the project promises, in the words that users read, and the tests that prove each promise.
+"""The project's guarantees, as users read them, with the tests that prove each one.
 
 `docs/explanation/guarantees.md` is generated: `python tests/guarantees.py > docs/explanation/guarantees.md`.
-Promises in other documents, in a list between `<!-- promises -->` and `<!-- /promises -->`, are sentences of this list.
-`tests/unit/test_guarantees.py` checks all of that. A test is written as `file::test`, the file below `tests/`.
+Other documents quote sentences of this list between `<!-- promises -->` and `<!-- /promises -->`.
+`tests/unit/test_guarantees.py` checks both. A test is written as `file::test`, relative to `tests/`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Every bound that a user can meet: what it bounds, where its number is, what happens beyond it, where it is set.
+"""Every limit that a user can hit: its subject, the constant, the effect of exceeding it, and the setting.
 
 `docs/reference/limits.md` is generated: `PYTHONPATH=.:tests python tests/limits.py > docs/reference/limits.md`.
 `tests/unit/test_reference.py` checks that the page is current, and that every public constant `*_MAX` has a row here or
 an exemption with a reason.
 
-A constant is written as `path NAME`. The path is a folder, or a module without its ending.
+A constant is written as `path NAME`. The path is a folder, or a module without `.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page on the phases of a step, drawn from the table of transitions in `stepflow/run/phases.py`.
+"""Generates the page on the phases of a step from the table of transitions in `stepflow/run/phases.py`.
 
     python tests/run_states.py > docs/explanation/run-states.md
 

@@ -1,11 +1,13 @@
-"""Mixed calls over every kind of server for minutes, while servers are killed at random: `make soak MINUTES=10 SEED=1`.
+"""Minutes of mixed calls over every kind of server, with random kills of servers: `make soak MINUTES=10 SEED=1`.
 
-Each caller makes one call after another and looks at what comes back: the right output, the failure that was asked
-for, CANCELLED for a call that it cancelled, or UNREACHABLE for one that was lost with its server.
-A call without any of these within `CALL_S_MAX` is stuck. In the end everything is closed and must be gone: processes,
-tasks, descriptors; and the memory of this process must be what it was after the first quarter.
+Each caller makes one call after another and checks its outcome: the right output, the requested failure, CANCELLED for
+a call that it cancelled, or UNREACHABLE for a call lost with its server. A call without an outcome after `CALL_S_MAX`
+is stuck.
 
-Prints one line of verdict; the exit code is 1 when something is wrong. To add a kind of server, add it to `kinds`.
+At the end everything is closed: no process, task or descriptor may remain, and the memory of this process must be what
+it was after the first quarter.
+
+Prints one line with the verdict; the exit code is 1 if a check failed. To add a kind of server, add it to `kinds`.
 """
 
 from __future__ import annotations
@@ -119,9 +121,9 @@ class Soak:
         self.faults: list[str] = []
         self.numbers = iter(range(1, 1 << 40))
         self.blobs = MemoryBlobs()
-        """One store, as in a mesh: over HTTP nobody can tell which call asks for a blob."""
+        """One store for all calls, as in a mesh: over HTTP a blob request does not name its call."""
         self.seen: set[tuple[int, str]] = set()
-        """Every process that was ever below this one, with the time of its start: numbers are given away again."""
+        """Every descendant so far, as (pid, start time): pids are reused."""
 
     async def caller(self, name: str, backend: Backend) -> None:
         dice = random.Random(f"{self.seed} {name} {next(self.numbers)}")

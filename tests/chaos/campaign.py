@@ -1,11 +1,12 @@
 """A long campaign of faults against a mesh under load: `make chaos MINUTES=10 SEED=7`.
 
-The seed decides which faults happen, to whom, in which order and for how long, and what the load is; how it all falls
-together in time is up to the machine. Meanwhile users run flows of every kind, wait for them and compare the results.
-In the end everything is healed, every run must end, every process must end when it is asked to, and the journals are
-held against what the component servers wrote down.
+The seed determines the load and the faults: their targets, order and durations; their exact timing depends on the
+machine. Concurrently, users run flows of every kind and compare the results. At the end every fault is healed, every
+run must end, every process must exit on SIGTERM, and the journals are compared with the ledger of the component
+servers.
 
-One line says what came of it. With faults found the exit code is 1, and everything is kept: logs, ledger, journals.
+Prints one line with the verdict. If a guarantee was violated, the exit code is 1 and the logs, the ledger and the
+journals are kept.
 """
 
 from __future__ import annotations

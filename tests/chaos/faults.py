@@ -1,8 +1,8 @@
-"""Everything that is done to a mesh, by name.
+"""The faults injected into a mesh, by name.
 
-A fault is a coroutine that takes hold of a part of the fleet, does its harm, and heals it before it returns: whatever
-comes after is up to the mesh. It returns False when what it wanted was not to be had just now. Chance comes from the
-dice that it is given, so that a seed decides which parts are hit, and for how long.
+A fault is a coroutine that reserves a part of the fleet, breaks it, and heals it before it returns; recovery is up to
+the mesh. It returns False if its target is not available. All random choices come from `Stage.dice`, so the seed
+determines the targets and the durations.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Stage:
 
 FAULTS: dict[str, Callable[[Stage], Awaitable[bool]]] = {}
 ALONE: set[str] = set()
-"""Those beside which nothing else may happen."""
+"""The faults that must not run concurrently with another one."""
 
 
 def fault(work: Callable[[Stage], Awaitable[bool]]) -> Callable[[Stage], Awaitable[bool]]:

@@ -1,7 +1,7 @@
-"""Processes in network namespaces of their own, whose routes are taken away: `make chaos-net`, as root on Linux.
+"""Processes in separate network namespaces, whose routes are removed: `make chaos-net`, as root on Linux.
 
-What a TCP proxy cannot do: packets vanish, also those that open or end a connection, and the kernel of either side
-goes on sending what it could not. A route of type blackhole does that without any firewall.
+Unlike a TCP proxy, this drops packets, also SYN and FIN, so the kernels on both sides retransmit. A blackhole route
+needs no firewall.
 """
 
 from __future__ import annotations

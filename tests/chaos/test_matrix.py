@@ -1,7 +1,7 @@
-"""Each row of the failure matrix with real processes: what dies, stands still or is cut off, and that no run suffers.
+"""The failure matrix with real processes, one test per row: a part is killed, paused or cut off, and no run is lost.
 
-Every test holds three things against each other: what the runs gave, their journals as they stand in etcd, and the
-ledger that the component servers wrote. Outages are longer than a lease; the campaign (`make chaos`) has the long ones.
+Every test compares the results of the runs, their journals in etcd, and the ledger of the component servers. Outages
+are longer than a lease TTL; the campaign (`make chaos`) has the long ones.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def test_runs_go_on_and_no_session_ends_while_all_control_planes_are_down(mesh: 
 
 
 async def _end_by_themselves(on: Scene) -> None:
-    """Return once nothing is assigned any more, with nobody there to ask."""
+    """Return once no run is assigned; reads the store, since there is no control plane to ask."""
     async with asyncio.timeout(WAIT_S):
         while (await on.store.range(keys.ASSIGNED)).items:  # noqa: ASYNC110  # nothing tells of it but the store
             await asyncio.sleep(0.05)

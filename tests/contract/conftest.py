@@ -1,7 +1,8 @@
-"""Every implementation of the store, for the tests that hold all of them to one contract.
+"""Every implementation of the store, for the contract tests.
 
-A new implementation joins `STORES`; no test changes. The scenarios expect an empty store at revision 1: one that
-shares a server between tests hands them a view under a prefix of its own with shifted revisions (`support.shifted`).
+Add a new implementation to `STORES`; no test changes. The scenarios expect an empty store at revision 1: an
+implementation that shares a server between tests gives each a view under its own prefix with shifted revisions
+(`support.shifted`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every blob store does: a directory, memory, and a bucket behind a small S3 server of our own."""
+"""The contract of blob stores: a directory, memory, and a bucket behind a small S3 server in this test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transactions that are sent together: what each asker gets is what it would get alone."""
+"""Grouped transactions: each caller gets the same result as without grouping."""
 
 from __future__ import annotations
 

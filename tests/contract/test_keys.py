@@ -1,4 +1,4 @@
-"""Keys sort and nest as their readers rely on."""
+"""The key layout: sort order and prefixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only the SQLite store has: a file, its lock, damage, restarts, bounded memory."""
+"""Properties of the SQLite store alone: its file and lock, corruption, restarts, bounded memory."""
 
 from __future__ import annotations
 
@@ -327,7 +327,7 @@ def test_an_impossible_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_forbidden_file_is_refused() -> None:
-    """Root may open everything, so it tries as nobody, in a folder that nobody may enter."""
+    """Root can open every file, so the test drops to the uid of `nobody` when it runs as root."""
     is_root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.db"

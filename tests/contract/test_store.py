@@ -1,4 +1,4 @@
-"""What every store does. The source of each rule is etcd's behaviour (v3.5: KV, Lease and Watch of `rpc.proto`)."""
+"""The contract of stores. The source of each rule is etcd's behaviour (v3.5: KV, Lease and Watch of `rpc.proto`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The SQLite store against a model of etcd's semantics: a dict, and a list of what it was at every revision.
+"""The SQLite store against a model of etcd's semantics: a dict and its snapshots, one per revision.
 
-Random transactions, leases, ranges at any revision, watches and reopenings; after each step the store must answer
-as the model does.
+Random transactions, leases, ranges at any revision, watches and reopenings; after each step the store must agree with
+the model.
 """
 
 from __future__ import annotations

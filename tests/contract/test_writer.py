@@ -1,7 +1,7 @@
-"""The ordered fenced writer over every store, and over a store that loses, delays and repeats.
+"""The ordered fenced writer over every store, and over a store that loses, delays and duplicates requests.
 
-`Faults` stands between writer and store and does what a network and an etcd in trouble do (DESIGN: of the transactions
-reported unavailable nearly all had committed; a transaction behind a stopped member arrived after a later one).
+`Faults` wraps the store and injects the faults of a network and of an unhealthy etcd. Both were measured: nearly all
+transactions reported unavailable had committed, and a transaction behind a stopped member arrived after a later one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The MCP project's own conformance suite against our bridge as the client.
+"""The MCP project's conformance suite against this project's bridge as the client.
 
 Out of scope, and why:
-- `auth/…`: they play OAuth, where a person or a registration is needed. A token comes from the configuration here.
-- `elicitation-…`: they need a client that answers a server's questions. A step has nobody to ask, so they are declined.
+- `auth/…`: OAuth needs a user or a registration; the bridge takes its token from the configuration.
+- `elicitation-…`: a step has no user to answer a server's questions, so the bridge declines them.
 """
 
 from __future__ import annotations

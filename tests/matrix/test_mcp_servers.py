@@ -1,6 +1,7 @@
-"""Every MCP server of the registries that this machine can run, against everything the bridge promises.
+"""The published MCP servers that run on this machine, against every guarantee of the bridge.
 
-A cell is run, or stands in `FACTS` with what the server lacks. `make matrix` runs it; a slice is in `make test`.
+A cell is either tested or listed in `FACTS` with the feature that the server lacks. `make matrix` runs all cells,
+`make test` a slice.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Server:
     big: Callable[[Place], tuple[str, Any]] | None = None
     big_chars: int = BIG
     slow: Callable[[Place], tuple[str, Any]] | None = None
-    """A call that takes for ever, or long; None: every tool ends at once."""
+    """A call that takes long or never ends; None: every tool ends at once."""
     reports_progress: bool = False
 
 
@@ -217,7 +218,7 @@ def fill(folder: Path) -> None:
 
 @contextlib.contextmanager
 def remote_server(place: Place) -> Iterator[None]:
-    """Run the server as somebody else would."""
+    """Run the server as a remote one, which the host does not start."""
     node, program = npm("server-everything")
     env = {**os.environ, "PORT": str(place.remote_port)}
     quiet = subprocess.DEVNULL

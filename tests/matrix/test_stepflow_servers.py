@@ -1,6 +1,6 @@
-"""Every StepFlow server there is × what a flow may ask of it. `make matrix` runs it.
+"""Every published kind of StepFlow server × every feature that a flow can use. `make matrix` runs it.
 
-The servers are the real packages, each in a venv of its own; the host's side of a call is `support.host_side`.
+The servers are the real packages, each in its own venv; the host's side of a call is `support.host_side`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Upstream's orchestrator gives a worker up that it has not heard of for 5 to 10 s; ours is heard of while it works."""
+"""Upstream's orchestrator drops a worker after 5 to 10 s of silence; an SDK worker sends heartbeats while it works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server with our SDK in upstream's own mesh: the orchestrators of the registry that speak HTTP to servers."""
+"""A server with this project's SDK in upstream's mesh: the published orchestrators that speak HTTP to servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of this level share: real component servers, each in a venv of its own, and etcd."""
+"""Fixtures of this level: real component servers, each in its own venv, and etcd."""
 
 from __future__ import annotations
 

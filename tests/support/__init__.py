@@ -1,6 +1,6 @@
-"""What tests of every level share: waiting for conditions, real servers in venvs, free ports, the command line.
+"""Helpers for tests of every level: waiting for conditions, real servers in venvs, free ports, the command line.
 
-Importable as `support` (pytest's `pythonpath` names the folder above). Nothing here knows a module of the product.
+Importable as `support` (pytest's `pythonpath` names the folder above). This module imports no product code.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
 
 SERVERS = ROOT / ".cache" / "servers"
-"""One venv per real server, kept between test runs."""
+"""Cache of venvs, one per real server, kept across test runs."""
 
 LISTENING_PORTS = range(10_000, 32_768)
-"""Below those that Linux gives to outgoing connections."""
+"""Below Linux's ephemeral port range."""
 
 POLL_S = 0.01
 INSTALL_TIMEOUT_S = 300
@@ -38,10 +38,10 @@ T = TypeVar("T")
 
 
 def wait_until(predicate: Callable[[], T], description: str, timeout_s: float = 10.0) -> T:
-    """Call `predicate` until it gives something true, and return that.
+    """Poll `predicate` until it returns a true value, and return that value.
 
-    Blocks the thread: inside a coroutine use `wait_until_async`. Raises: AssertionError with `description` when it
-    has not happened in time.
+    Blocks the thread: inside a coroutine use `wait_until_async`. Raises: AssertionError with `description` on
+    timeout.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -54,7 +54,7 @@ def wait_until(predicate: Callable[[], T], description: str, timeout_s: float = 
 
 
 async def wait_until_async(predicate: Callable[[], T], description: str, timeout_s: float = 10.0) -> T:
-    """Do what `wait_until` does, and let the event loop go on meanwhile."""
+    """Poll like `wait_until` without blocking the event loop."""
     import asyncio
 
     deadline = time.monotonic() + timeout_s
@@ -68,9 +68,9 @@ async def wait_until_async(predicate: Callable[[], T], description: str, timeout
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nobody listens on.
+    """Return a loopback TCP port without a listener.
 
-    It is one that the system gives to no outgoing connection, so that a server that was killed gets it again.
+    The port is outside the ephemeral range, so a killed server can bind it again.
     """
     while True:
         port = random.choice(LISTENING_PORTS)
@@ -83,7 +83,7 @@ def free_port() -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process runs; one that has ended and waits to be reaped does not."""
+    """Return True if the process runs; a zombie does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -92,15 +92,15 @@ def is_alive(pid: int) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """Return what a file holds; empty as long as there is none."""
+    """Return the file's text; empty if the file does not exist."""
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def server_venv(requirements: Sequence[str], name: str) -> Path:
-    """Return the `bin` folder of a venv that holds `requirements`, made at the first call and kept.
+    """Return the `bin` folder of a cached venv with `requirements`, built by the first call.
 
-    Safe under pytest-xdist: one process builds, the others wait. A venv left half-built, or built from other
-    requirements, is built anew.
+    Safe under pytest-xdist: one process builds, the others wait. A half-built venv, or one with other requirements,
+    is rebuilt.
     """
     SERVERS.mkdir(parents=True, exist_ok=True)
     folder = SERVERS / name
@@ -116,9 +116,9 @@ def server_venv(requirements: Sequence[str], name: str) -> Path:
 
 
 def node_packages(packages: Sequence[str], name: str) -> tuple[Path, Path]:
-    """Return the program of Node and a folder whose `node_modules` hold `packages`, installed once and kept.
+    """Return the Node binary and a folder whose `node_modules` hold `packages`, installed once and cached.
 
-    Node comes from PyPI into the cache, never from PATH. Safe under pytest-xdist, as `server_venv` is.
+    Node comes from PyPI, never from PATH. Safe under pytest-xdist, like `server_venv`.
     """
     program = Path(_checked([str(ROOT / "scripts" / "tools.sh"), "node"]).strip())
     folder = ROOT / ".cache" / "node" / name
@@ -150,10 +150,10 @@ def run_cli(
     input: str | None = None,  # subprocess.run calls it that
     timeout_s: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `stepflow ARGS` as a process of its own and return its exit code and both outputs.
+    """Run `stepflow ARGS` in its own process and return its exit code, stdout and stderr.
 
-    `env` is added to the environment of the tests. stdin is empty unless `input` is given. A command that does not
-    end in time is killed with everything it started in its group, and subprocess.TimeoutExpired is raised.
+    `env` is added to the environment of the tests. stdin is empty unless `input` is given. On timeout the command's
+    process group is killed. Raises: subprocess.TimeoutExpired.
     """
     command = [sys.executable, "-m", "stepflow.cli", *args]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
@@ -194,5 +194,5 @@ def _checked(command: Sequence[str], env: Mapping[str, str] | None = None) -> st
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system when the process ends, however it ends
+        fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel when the process ends, even by SIGKILL
         yield

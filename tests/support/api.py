@@ -1,4 +1,4 @@
-"""The public API over a mesh in this process: real gRPC on loopback, SQLite in memory, a loop in its own thread."""
+"""The public API over an in-process mesh: real gRPC on loopback, SQLite in memory, an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORK_TIMEOUT_S = 60.0
 
 
 class LiveFromExecutor:
-    """Live events of the mesh's one executor."""
+    """Live events of the mesh's single executor."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
@@ -40,7 +40,7 @@ class LiveFromExecutor:
 
 
 class ApiMesh:
-    """A mesh with its API. `address` is where it listens; `servers` may be more than one."""
+    """A mesh with one or more API servers. `address` is that of the first."""
 
     def __init__(self, config: Path = CONFIG) -> None:
         self._config = config
@@ -85,7 +85,7 @@ class ApiMesh:
 
 @contextmanager
 def api_mesh(config: Path = CONFIG) -> Iterator[tuple[ApiMesh, Callable[[Coroutine[Any, Any, T]], T]]]:
-    """Run a mesh with one server in a thread; give it, and what runs a coroutine on its loop."""
+    """Run a mesh with one API server in a thread; yield the mesh and a function that runs a coroutine on its loop."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="api mesh")
     thread.start()

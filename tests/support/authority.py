@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and certificates of it for processes on this machine."""
+"""A certificate authority for tests, which issues certificates for processes on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Authority:
-    """`ca` is the file that whoever trusts it is given."""
+    """A certificate authority; `ca` is the file with its certificate, for the peers that verify."""
 
     def __init__(self, folder: Path, *names: str) -> None:
-        """`names`: what its certificates are for; without any, for this machine."""
+        """`names`: subject alternative names of the certificates; without any, those of this machine."""
         self._names = names
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -27,7 +27,7 @@ class Authority:
         self.ca.write_bytes(_pem(self._sign("test authority", self._key.public_key(), authority=True)))
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Return certificate and key."""
+        """Return the files of a new certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         cert_path, key_path = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         cert_path.write_bytes(_pem(self._sign(name, key.public_key(), authority=False)))

@@ -1,4 +1,4 @@
-"""A builtin backend of its own for a test, and calls of it."""
+"""Builtin backends for tests, and calls to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOWHERE = Path("/nonexistent")
 
 
 class Blobs:
-    """The blobs that user code sees, in a real store in memory."""
+    """The blobs visible to user code, in a real in-memory store."""
 
     def __init__(self) -> None:
         self.store = BlobStore.open("memory://")
@@ -37,7 +37,7 @@ class Blobs:
 async def builtin(
     folder: Path = NOWHERE, *, environ: Mapping[str, str] | None = None, **settings: Any
 ) -> AsyncIterator[BuiltinBackend]:
-    """Run a backend; `settings` are those of `openai`, and `allowed_paths`."""
+    """Run a backend; `settings` are the `openai` settings and `allowed_paths`."""
     allowed = settings.pop("allowed_paths", ())
     context = BackendContext(name="builtin", working_directory=str(folder), environ=environ or {})
     backend = BuiltinBackend(context, BuiltinPlugin(openai=OpenAISettings(**settings)), allowed_paths=allowed)
@@ -49,7 +49,7 @@ async def builtin(
 
 
 def begin(backend: BuiltinBackend, component: str, value: Any, blobs: Any = None) -> Any:
-    """Start a call and return it, a `support.host_side.Call`."""
+    """Start a call and return it as a `support.host_side.Call`."""
     store: Any = Blobs() if blobs is None else blobs
     call: Any = Call(component, value, blobs=store)
     backend.execute(call)
@@ -57,12 +57,12 @@ def begin(backend: BuiltinBackend, component: str, value: Any, blobs: Any = None
 
 
 async def answer(backend: BuiltinBackend, component: str, value: Any, blobs: Any = None) -> Any:
-    """Return the outcome of one call: a tree, or the Failure."""
+    """Execute one call and return its outcome: a tree or a Failure."""
     return await begin(backend, component, value, blobs).outcome()
 
 
 def ask(component: str, value: Any, folder: Path = NOWHERE, blobs: Any = None, **options: Any) -> Any:
-    """Return the outcome of one call of a fresh backend."""
+    """Execute one call on a fresh backend and return its outcome."""
 
     async def main() -> Any:
         async with builtin(folder, **options) as backend:

@@ -1,6 +1,6 @@
-"""The host's end of the pipes of a component server that is a real process.
+"""The host's end of the pipes to a component server, which is a real process.
 
-`Client` waits for lines with a bound and never sleeps; it refuses whatever is not a protocol message.
+Every read of `Client` has a timeout; a line that is not a protocol message fails the test.
 """
 
 import json
@@ -22,7 +22,7 @@ Answer = Callable[[str, dict[str, Any]], Any]
 
 
 class Client:
-    """A host's end of the pipes of one server."""
+    """The host's end of the pipes to one server."""
 
     def __init__(self, script: Path, *arguments: str, **environ: str) -> None:
         self.process = subprocess.Popen(
@@ -59,7 +59,7 @@ class Client:
         return self.request("components/execute", component=path, input=value, attempt=1, observability={}, **params)
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message; any other line fails the test."""
+        """Return the next message; a line that is not a message fails the test."""
         deadline = time.monotonic() + WAIT_S
         while (end := self._received.find(b"\n")) < 0:
             ready, _, _ = select.select([self.stdout], [], [], max(0.0, deadline - time.monotonic()))
@@ -74,7 +74,7 @@ class Client:
         return message
 
     def reply(self, answer: Answer | None = None) -> dict[str, Any]:
-        """Return the next reply, with the server's own requests answered meanwhile."""
+        """Return the next reply, answering the server's own requests until it arrives."""
         while "method" in (message := self.receive()):
             if answer is not None and "id" in message:
                 self.send(id=message["id"], **answer(message["method"], message["params"]))
@@ -89,7 +89,7 @@ class Client:
         return reply["result"]["output"]
 
     def error(self, path: str, value: Any = None, answer: Answer | None = None, **params: Any) -> dict[str, Any]:
-        """Execute a failing component and return the error."""
+        """Execute a component that must fail and return the error."""
         request_id = self.execute(path, value, **params)
         reply = self.reply(answer)
         assert reply["id"] == request_id

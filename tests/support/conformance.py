@@ -1,7 +1,7 @@
-"""A mesh as the conformance cases see it: trees in, trees out, whatever stands behind it.
+"""The interface between the conformance cases and a mesh: trees in, trees out.
 
-The cases know `CaseMesh` and nothing else, so that they can run against every way to put the parts together. Add a way
-by writing a class with these methods and its name to `MESHES`.
+The cases use only `CaseMesh`, so they run against every deployment. To add one, write a class with these methods and
+add its name to `MESHES`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ RUN_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 
 FlowDocument = dict[str, Any] | str
-"""A tree; or the name of a file in `FLOWS`; or the id of a stored flow."""
+"""A tree, the name of a file in `FLOWS`, or the id of a stored flow."""
 
 
 @dataclass(frozen=True)
 class RanStep:
-    """A step that has started. `depth` is 0 for the run's own; `result` a FlowResult tree, None while it runs."""
+    """A started step. `depth` is 0 for steps of the run itself; `result` is a FlowResult tree, None while it runs."""
 
     id: str
     item: int
@@ -51,7 +51,7 @@ class RanStep:
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that has ended. `results` are FlowResult trees and `item_statuses` words, both by item."""
+    """A completed run. `results` are FlowResult trees and `item_statuses` are status names, both indexed by item."""
 
     run_id: str
     status: str
@@ -61,14 +61,14 @@ class Ran:
 
     @property
     def value(self) -> Any:
-        """The result of the one item, which must be a success."""
+        """The result of the only item, which must have succeeded."""
         (result,) = self.results
         assert result["outcome"] == "success", result
         return result["result"]
 
     @property
     def error(self) -> Any:
-        """The error of the one item, which must have failed."""
+        """The error of the only item, which must have failed."""
         (result,) = self.results
         assert result["outcome"] == "failed", result
         return result["error"]
@@ -78,12 +78,12 @@ class Ran:
         return found
 
     def started(self, item: int = 0) -> set[str]:
-        """The ids of the run's own steps that were ever begun for an item."""
+        """The ids of the steps of the run itself that were started for an item."""
         return {step.id for step in self.steps if (step.depth, step.item) == (0, item)}
 
 
 class CaseMesh(Protocol):
-    """What a mesh must be able to do for the cases. Every method may raise StepflowError."""
+    """The operations that the cases need. Every method may raise StepflowError."""
 
     def run(
         self,
@@ -93,24 +93,24 @@ class CaseMesh(Protocol):
         overrides: Any = None,
         window: int | None = None,
     ) -> Ran:
-        """Submit a run, one item for each of the inputs (one null if none are given), and wait for its end."""
+        """Submit a run with one item per input (one null item if there are none), and wait for its end."""
 
     def run_batch(self, flow: FlowDocument, inputs: Sequence[Any], **options: Any) -> Ran:
-        """Do what `run` does; the list may be empty."""
+        """Submit a run and wait for its end, as `run` does; the list of inputs may be empty."""
 
     def diagnose(self, flow: FlowDocument) -> list[tuple[int, str, str | None]]:
-        """Return code, level and path of everything that validation has to say."""
+        """Return code, level and path of every diagnostic."""
 
     def store(self, flow: FlowDocument) -> str:
         """Store a flow and return its id."""
 
     def stored(self, flow_id: str) -> Any:
-        """Return the document of a stored flow, None if there is none."""
+        """Return the document of a stored flow, None if it does not exist."""
 
 
 @contextmanager
 def open_case_mesh(kind: str, config: Path = CONFIG, environ: Mapping[str, str] = os.environ) -> Iterator[CaseMesh]:
-    """Run a mesh of one of the `MESHES` for the length of the block."""
+    """Run a mesh of a kind in `MESHES` until the block ends."""
     from support.service_cases import ServiceCases
 
     with _loop_in_thread() as loop:
@@ -123,7 +123,7 @@ def open_case_mesh(kind: str, config: Path = CONFIG, environ: Mapping[str, str] 
 
 
 class EmbeddedCases:
-    """The embedded mesh; it lives in a thread, so that nothing in it stands still between two cases."""
+    """The embedded mesh, in its own thread so that it keeps running between two cases."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -226,7 +226,7 @@ class EmbeddedCases:
 
 
 def read_flow(flow: FlowDocument) -> Flow:
-    """Return the flow of a document or of a file in `FLOWS`."""
+    """Parse a document or a file in `FLOWS`."""
     from stepflow.flow import flow_from_tree, parse_flow
 
     if isinstance(flow, str):
@@ -246,5 +246,7 @@ def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(STOP_TIMEOUT_S)
-        assert not thread.is_alive(), "the mesh's event loop hangs"  # as a daemon it cannot hold up the tests
+        assert not thread.is_alive(), (
+            "the mesh's event loop hangs"
+        )  # a daemon thread, so it cannot keep pytest from exiting
         loop.close()

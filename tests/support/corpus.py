@@ -1,4 +1,4 @@
-"""A corpus of small flows for the run engine, with their results."""
+"""A corpus of small flows for the run engine, with their expected results."""
 
 from __future__ import annotations
 

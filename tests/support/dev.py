@@ -1,4 +1,4 @@
-"""A real `stepflow dev` for tests: all of its processes, in a folder of the test, on a free port."""
+"""A real `stepflow dev` for tests: all of its processes, in a temporary folder, on a free port."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ STOP_TIMEOUT_S = 30.0
 
 @dataclass
 class Dev:
-    """One `stepflow dev`. `cli` runs commands beside it, in the same folder and for the same mesh."""
+    """One `stepflow dev`. `cli` runs commands in the same folder, against the same mesh."""
 
     folder: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     ready: dict[str, Any] = field(default_factory=dict)
-    """What `--json` has printed."""
+    """The document that `--json` printed."""
 
     @property
     def server(self) -> str:
@@ -39,11 +39,11 @@ class Dev:
 
     @property
     def said(self) -> str:
-        """All that it has written to stderr."""
+        """The text on its stderr so far."""
         return text_of(self.folder / "dev.err")
 
     def launch(self, *args: str) -> None:
-        """Start it and do not wait."""
+        """Start the process without waiting for readiness."""
         command = [sys.executable, "-m", "stepflow.cli", "dev", "--json", "--port", str(self.port), *args]
         with (self.folder / "dev.out").open("wb") as out, (self.folder / "dev.err").open("ab") as err:
             self.process = subprocess.Popen(
@@ -79,7 +79,7 @@ class Dev:
         return run_cli(args, cwd=self.folder, env={**self.environ(), "STEPFLOW_SERVER": self.server}, input=input)
 
     def json(self, *args: str) -> Any:
-        """Run a command with `--json` that has to succeed, and return what it prints."""
+        """Run a command with `--json`, which must succeed, and return the printed document."""
         done = self.cli(*args, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -88,7 +88,7 @@ class Dev:
         return {**os.environ, "PYTHONPATH": str(ROOT), "ETCD_BIN": str(etcd_binary().path)}
 
     def processes(self) -> dict[int, list[str]]:
-        """Return the processes that have this folder in their command lines: all services, and component servers."""
+        """Return the command lines, by pid, of all services and component servers: those that name this folder."""
         found = {}
         for entry in Path("/proc").iterdir():
             try:
@@ -100,7 +100,7 @@ class Dev:
         return found
 
     def pid_of(self, service: str) -> int:
-        """Return the process of a service just now; it changes when the service is started again. 0: none."""
+        """Return the current pid of a service, 0 if it is down; a restart changes it."""
         wanted = "--name=dev" if service == "etcd" else service
         return next((pid for pid, words in self.processes().items() if wanted in words), 0)
 
@@ -108,7 +108,7 @@ class Dev:
         wait_until(lambda: text in self.said, f"it says {text!r}", timeout_s)
 
     def end(self) -> None:
-        """Leave nothing behind, whatever the test has done."""
+        """Stop the mesh if it still runs: SIGTERM, then SIGKILL for the group."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -121,7 +121,7 @@ class Dev:
 
 @contextmanager
 def dev_mesh(folder: Path, *args: str) -> Iterator[Dev]:
-    """Give a mesh that is ready, and end it."""
+    """Run a mesh until the block ends; it is ready when the block begins."""
     dev = Dev(folder)
     try:
         dev.start(*args)
@@ -132,7 +132,7 @@ def dev_mesh(folder: Path, *args: str) -> Iterator[Dev]:
 
 @dataclass
 class Command:
-    """A command that goes on beside the test: `stepflow submit`, `runs watch`."""
+    """A command that runs concurrently with the test, such as `stepflow submit` or `runs watch`."""
 
     process: subprocess.Popen[str]
     err: Path
@@ -150,7 +150,7 @@ class Command:
 
 @contextmanager
 def running(dev: Dev, *args: str) -> Iterator[Command]:
-    """Start a command and kill it in the end, if it has not ended."""
+    """Run a command concurrently with the block; kill it at the end if it still runs."""
     err = dev.folder / f"command-{time.monotonic_ns()}.err"
     with err.open("wb") as file:
         process = subprocess.Popen(

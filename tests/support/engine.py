@@ -1,8 +1,8 @@
-"""A world without I/O around the run engine: components as functions, virtual time, crashes on demand.
+"""A simulated world around the run engine, without I/O: components as functions, virtual time, crashes on demand.
 
 `World.run(choices)` drives one partition to its end. `choices` decide which call answers next and when the owner
-crashes, so that hypothesis can search through orders and crash points, and shrink its findings. All entries pass
-through their serialised form, and a crash rebuilds the state from the entries alone.
+crashes, so that hypothesis can search orders and crash points, and shrink its findings. Every entry is serialised and
+parsed, and a crash rebuilds the state from the entries alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROUTES = RouteTable(
     {"/c": (Rule("c"),), "/builtin": (Rule("builtin"),)},
     {"builtin": PluginComponents(tuple((name, name) for name in ENGINE_COMPONENTS), True, ENGINE_COMPONENTS)},
 )
-"""`/c/…` are components of hosts; all others are engine components."""
+"""`/c/…` are components on hosts; all other paths are engine components."""
 
 
 def _flaky(value: Any, attempt: int) -> Any:
@@ -67,12 +67,12 @@ COMPONENTS: dict[str, Any] = {
     "slow": lambda value, attempt: Failure(Code.TIMEOUT, "too slow"),
     "flaky": _flaky,
 }
-"""Deterministic in input and attempt; a crash raises the attempt, as in production."""
+"""Functions of input and attempt alone; a crash increments the attempt, as in production."""
 
 
 @dataclass
 class World:
-    """One partition, its journal, and the calls in flight. `dispatched` lists (key, attempt) in order."""
+    """One partition, its journal and the calls in flight. `dispatched` lists (key, attempt) in dispatch order."""
 
     tree: dict[str, Any]
     inputs: list[Any] = field(default_factory=lambda: [{}])
@@ -99,10 +99,10 @@ class World:
         self._adopt()
 
     def run(self, choices: Iterable[int] = ()) -> list[Any]:
-        """Drive to the end and return the outcome of every item: trees, or (code, message) of failures.
+        """Drive the partition to its end and return the outcome of every item: a tree, or (code, message) of a failure.
 
-        A choice n picks the (n % calls)-th call to answer; a negative choice crashes the owner, and another takes over.
-        From `SIGNAL_FROM` on, the next signal is received first.
+        A choice n >= 0 answers the (n % calls)-th call; a negative choice crashes the owner, and another one takes
+        over. From `SIGNAL_FROM` on, the next signal is delivered first.
         """
         taken = iter(choices)
         for _ in range(20_000):
@@ -126,7 +126,7 @@ class World:
         self.turn()
 
     def crash(self, *, keep: int = 0, handed_over: bool = False) -> None:
-        """Crash the owner; the next owner has only the journal. A host still holds `keep` of the calls in flight."""
+        """Crash the owner; the next owner gets only the journal. A host still holds `keep` of the calls in flight."""
         self.crashes += 1
         held = [(call.step.key, call.attempt) for call in self.flight][:keep]
         self.flight, self.parents = [], {}
@@ -155,7 +155,7 @@ class World:
         raise AssertionError("decide never comes to rest")
 
     def answer(self, call: Dispatch) -> None:
-        """Let the component of a call answer."""
+        """Execute a call and apply its result."""
         step = call.step
         if step.item.active.get(step.index) is not step or step.phase is not Phase.IN_FLIGHT:
             return
@@ -200,7 +200,7 @@ class World:
         return (pb.Entry.FromString(raw) for raw in self.journal)
 
     def completed_keys(self) -> list[str]:
-        """Return the keys of the steps with a journaled result, in order."""
+        """Return the keys of the steps with a journaled result, in journal order."""
         found = []
         for entry in self.entries():
             if entry.WhichOneof("kind") == "step_completed":
@@ -210,7 +210,7 @@ class World:
         return found
 
     def failures(self) -> dict[str, str]:
-        """Return the code of every step of the run itself that failed, by step id (of item 0)."""
+        """Return the failure codes of the run's own steps, by step id (item 0)."""
         return {
             self.state.root.plan.steps[entry.step].id: failure_from_pb(entry.step_completed.failure).code.name
             for entry in self.entries()
@@ -279,7 +279,7 @@ class World:
         return blob_id(raw)
 
     def _start_sub_run(self, call: Dispatch) -> bool:
-        """Act as `/c/parent`, a component with a call-back: run the flow of its input on the inputs of its input."""
+        """Act as `/c/parent`, a component with a call-back: run the flow in its input on the inputs in its input."""
         value = decode(call.input)
         request = host_pb2.StartRun(
             flow=pb.Payload(json=encode(value["flow"])), inputs=pb.Payload(json=encode(value["inputs"])), key="#0"
@@ -294,7 +294,7 @@ class World:
         scopes = call.step.sub_runs or []
         if scopes and scopes[0].ended:
             return True
-        self.flight.insert(0, call)  # still waiting: answered after all other calls
+        self.flight.insert(0, call)  # still waits for its sub-run: answered after all other calls
         if len(self.flight) > 1:
             self.answer(self.flight.pop())
         return False

@@ -1,4 +1,4 @@
-"""A proxy as the environment names one: it records what it is asked for, and refuses all of it."""
+"""An HTTP proxy for the proxy variables of the environment: it records every request and refuses it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXCEPTIONS = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
 
 
 class RecordingProxy:
-    """`asked` holds the target of each request: HOST:PORT for a tunnel, a URL for plain HTTP."""
+    """A running proxy. `asked` holds the target of each request: HOST:PORT for a tunnel, a URL for plain HTTP."""
 
     def __init__(self, port: int) -> None:
         self.asked: list[str] = []
@@ -31,13 +31,13 @@ class RecordingProxy:
 
 
 def environ_with(url: str) -> dict[str, str]:
-    """Return variables of all names that lead to a proxy, and no exceptions."""
+    """Return every variable that configures a proxy, set to `url`, with no exceptions (NO_PROXY)."""
     return {**dict.fromkeys(VARIABLES, url), **dict.fromkeys(EXCEPTIONS, "")}
 
 
 @contextmanager
 def recording_proxy(status: int = 502) -> Iterator[RecordingProxy]:
-    """Run a proxy on loopback that answers each request with this status."""
+    """Run a proxy on loopback that answers every request with `status`."""
 
     class Handler(BaseHTTPRequestHandler):
         def refuse(self) -> None:

@@ -1,7 +1,7 @@
-"""Real etcd servers for tests: one, or a cluster, on free loopback ports, with data in a folder of the test.
+"""Real etcd servers for tests: one or a cluster, on free loopback ports, with data in a temporary folder.
 
-`EtcdServer` is a process that can be killed, stopped, continued and started again on its data. What the store's client
-has no call for (compaction, users) goes through etcd's JSON gateway.
+`EtcdServer` is a process that can be killed, stopped, continued and restarted on its data. Operations missing from the
+store's client (compaction, users) go through etcd's JSON gateway.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ START_TIMEOUT_S = 20.0
 GATEWAY_TIMEOUT_S = 5.0
 
 FAST = ("--heartbeat-interval=20", "--election-timeout=200")
-"""A cluster that elects a leader in a fraction of a second, and grants leases of a second."""
+"""Options for leader elections within a fraction of a second, and lease TTLs down to 1 s."""
 
 FLAGS = ("--snapshot-count=5000", "--quota-backend-bytes=4294967296", "--logger=zap", "--log-level=warn")
 
 
 @cache
 def etcd_binary() -> EtcdBinary:
-    """Return the etcd of the tests, kept in the repository's `.cache`."""
+    """Return the etcd binary for the tests, cached in the repository's `.cache`."""
     return find_etcd(ROOT / ".cache")
 
 
 @dataclass
 class EtcdServer:
-    """One member. `args` are added to its command; `tls` are the arguments of curl-like calls to its gateway."""
+    """One member. `args` are added to its command; `scheme` and `context` (TLS) are those of its JSON gateway."""
 
     folder: Path
     name: str = "etcd"
     client_port: int = field(default_factory=free_port)
     peer_port: int = field(default_factory=free_port)
     host: str = "127.0.0.1"
-    """Where it listens for clients."""
+    """Address for clients."""
     args: Sequence[str] = ()
     scheme: str = "http"
     context: ssl.SSLContext | None = None
@@ -69,7 +69,7 @@ class EtcdServer:
         return f"http://127.0.0.1:{self.peer_port}"
 
     def launch(self) -> None:
-        """Start the process, on the data that is there, and do not wait for it."""
+        """Start the process on existing data, if any, without waiting for it."""
         url = f"{self.scheme}://{self.endpoint}"
         members = self.members or (self,)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ class EtcdServer:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone. A stopped process dies of it, too."""
+        """SIGKILL the process and reap it; works on a stopped process, too."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -127,7 +127,7 @@ class EtcdServer:
         self.signal(signal.SIGCONT)
 
     def ask(self, path: str, token: str = "", **body: Any) -> dict[str, Any]:
-        """Call etcd's JSON gateway, such as `ask("kv/compaction", revision=5)`. Raises: OSError, HTTPError."""
+        """POST to etcd's JSON gateway, such as `ask("kv/compaction", revision=5)`. Raises: OSError, HTTPError."""
         request = urllib.request.Request(  # noqa: S310  # a server of the test
             f"{self.scheme}://{self.endpoint}/v3/{path}",
             json.dumps(body).encode(),
@@ -147,7 +147,7 @@ class EtcdServer:
         self.ask("kv/compaction", revision=revision, physical=True)
 
     def make_room(self) -> None:
-        """Give the room of what was compacted back, and end the alarm of a full server."""
+        """Defragment, and clear the NOSPACE alarm."""
         self.ask("maintenance/defragment")
         for alarm in self.ask("maintenance/alarm", action="GET").get("alarms", ()):
             self.ask("maintenance/alarm", **{**alarm, "action": "DEACTIVATE"})
@@ -162,7 +162,7 @@ class EtcdServer:
         for lease in self.ask("lease/leases").get("leases", ()):
             try:
                 self.ask("lease/revoke", ID=lease["ID"])
-            except urllib.error.HTTPError:  # it ended meanwhile
+            except urllib.error.HTTPError:  # expired since the listing
                 continue
 
     def is_leader(self) -> bool:
@@ -175,7 +175,7 @@ class EtcdServer:
 
 @dataclass
 class EtcdCluster:
-    """Several members as one address."""
+    """Several members behind one endpoint list."""
 
     members: Sequence[EtcdServer]
 
@@ -197,7 +197,7 @@ def running_etcd(folder: Path, *args: str, **options: Any) -> Iterator[EtcdServe
 
 @contextmanager
 def running_cluster(folder: Path, *args: str, members: int = 3) -> Iterator[list[EtcdServer]]:
-    """Run a cluster until the block ends; all members serve when it begins."""
+    """Run a cluster until the block ends; all members are healthy when it begins."""
     servers = [EtcdServer(folder / f"m{i}", name=f"m{i}", args=args) for i in range(members)]
     try:
         for server in servers:
@@ -219,7 +219,7 @@ def leader_of(servers: Sequence[EtcdServer]) -> EtcdServer:
 
 
 def _environ() -> dict[str, str]:
-    """etcd reads ETCD_* variables; those of whoever runs the tests must not count."""
+    """Return the environment without ETCD_* variables, which etcd reads as options."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
 
 
@@ -228,10 +228,10 @@ def _base64(text: str) -> str:
 
 
 def _tell() -> None:
-    """Print which etcd the tests run against: what they show holds for that one."""
+    """Print the version of etcd that the tests run against."""
     try:
         binary = etcd_binary()
-    except StepflowError as error:  # the tests that need one will fail, the others need not
+    except StepflowError as error:  # only the tests that need etcd fail
         sys.stdout.write(f"no etcd: {error.message}\n")
     else:
         sys.stdout.write(f"etcd {binary.version} ({binary.path})\n")

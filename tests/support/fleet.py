@@ -1,8 +1,9 @@
-"""A mesh of many processes that are killed, and started again in the same places.
+"""A mesh of many processes that are killed and restarted at the same addresses.
 
-A *slot* is a place for one process. Whoever is in it is reached by others at one address, a proxy in front of it, and
-reaches each member of etcd by a proxy of its own: so every connection in the mesh can be cut, delayed or silenced. The
-proxies live in the event loop of the test, which must therefore not be blocked while a fleet stands.
+A *slot* holds one process at a time, behind one stable address: a proxy in front of it. Each slot has one proxy per
+etcd member, too. So every connection in the mesh can be cut, delayed or silenced.
+
+The proxies run in the event loop of the test, which must not block while a fleet runs.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
     from .mesh import Processes, Service
 
 ATTENDED_S = 4.0
-"""How long a mesh must have been whole before it counts as settled. By then its leader attends to all executors, also
-to one that did not answer a moment ago (`liveness.ANSWER_TIMEOUT_S`, `RETRY_MAX_S`)."""
+"""Time for which a mesh must be complete before it counts as settled. It covers the leader's retries to an executor
+that has just failed to answer (`liveness.ANSWER_TIMEOUT_S`, `RETRY_MAX_S`)."""
 
 
 @dataclass(eq=False)
 class Slot:
-    """One place. `busy`: a fault is about it, so no other one may be."""
+    """One slot. `busy`: a fault is using it, so other faults leave it alone."""
 
     module: str
     number: int
@@ -60,7 +61,7 @@ class Slot:
 
 @dataclass
 class Kill:
-    """An executor that was killed while nothing else was wrong."""
+    """An executor that was killed while no other fault was active."""
 
     executor_id: str
     at_ms: int
@@ -68,7 +69,7 @@ class Kill:
 
 @dataclass
 class Fleet:
-    """Made by `fleet`."""
+    """The slots of one mesh; created by `fleet`."""
 
     mesh: Processes
     members: Sequence[EtcdServer]
@@ -76,18 +77,18 @@ class Fleet:
     busy_members: set[str] = field(default_factory=set)
     kills: list[Kill] = field(default_factory=list)
     expected: set[int] = field(default_factory=set)
-    """Processes whose end was asked for."""
+    """Pids of the processes that a test has killed or terminated."""
 
     def of(self, module: str) -> list[Slot]:
         return [slot for slot in self.slots if slot.module == module]
 
     @property
     def controls(self) -> str:
-        """The addresses for a client."""
+        """The control plane addresses for a client."""
         return ",".join(slot.front.endpoint for slot in self.of("control_plane"))
 
     async def add(self, module: str, *args: str) -> Slot:
-        """Make a slot and start its first process."""
+        """Create a slot and start its first process."""
         port = free_port()
         to_etcd = [TcpProxy(member.client_port) for member in self.members]
         for proxy in to_etcd:
@@ -98,7 +99,7 @@ class Fleet:
         return slot
 
     async def start(self, slot: Slot) -> None:
-        """Put a new process into an empty slot, and wait until it is ready."""
+        """Start a process in an empty slot, and wait until it is ready."""
         await slot.front.listen()
         slot.service = service = self.mesh.start(
             slot.module,
@@ -129,7 +130,7 @@ class Fleet:
         return code
 
     def died(self) -> list[str]:
-        """Return what has ended although nobody asked it to."""
+        """Return one message per process that ended without being killed or terminated by a test."""
         return [
             f"{service.name} ended by itself with {service.process.returncode}"
             for service in self.mesh.services
@@ -137,7 +138,7 @@ class Fleet:
         ]
 
     async def settled(self, store: Store) -> None:
-        """Return once the mesh is whole, and has been for a while."""
+        """Return once the mesh has been complete for `ATTENDED_S`."""
         since = time.monotonic()
         while time.monotonic() - since < ATTENDED_S:
             if not await self._is_whole(store):
@@ -153,7 +154,7 @@ class Fleet:
         return True
 
     async def leader(self, store: Store) -> Slot | None:
-        """Return the slot of the control plane that leads."""
+        """Return the slot of the leading control plane."""
         standing = await store.get(keys.leader())
         if standing is None:
             return None
@@ -161,7 +162,7 @@ class Fleet:
         return next((slot for slot in self.of("control_plane") if slot.service and slot.service.id == name), None)
 
     async def end_all(self) -> list[str]:
-        """End every process in good order, and return what went wrong with that."""
+        """SIGTERM every process, and return one message per exit code that is not 0."""
         codes = await asyncio.gather(*(self.end(slot) for slot in self.slots if slot.service), return_exceptions=True)
         return [f"a process ended with {code!r}" for code in codes if code != 0]
 
@@ -173,14 +174,14 @@ class Fleet:
 
 
 def kill_servers_of(service: Service) -> None:
-    """SIGKILL everything that a host has started."""
+    """SIGKILL all descendants of a host."""
     for pid in children_of(service.process.pid):
-        with suppress(ProcessLookupError):  # it ends just now
+        with suppress(ProcessLookupError):  # already gone
             os.kill(pid, signal.SIGKILL)
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Return all processes that work for a mesh in a folder: services, and the component servers of its hosts."""
+    """Return the pids of a mesh's services and component servers, found by the folder they name."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -196,7 +197,7 @@ def processes_of(folder: Path) -> list[int]:
 async def fleet(
     mesh: Processes, members: Sequence[EtcdServer], *, controls: int, executors: int, hosts: int
 ) -> AsyncIterator[Fleet]:
-    """Give a fleet whose processes are ready; they are killed with those of `mesh`."""
+    """Start a fleet; all processes are ready when the block begins. `mesh` kills them when it closes."""
     made = Fleet(mesh, members)
     config = ledger_config(mesh.folder)
     wanted = [("control_plane", ())] * controls + [("component_host", ("--config", str(config)))] * hosts

@@ -1,4 +1,4 @@
-"""Asking a service for its health, as a probe does."""
+"""Health checks of a service, as a probe does them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_SERVING = "NOT_SERVING"
 
 
 def health_of(address: str, service: str, answer_s: float = ANSWER_S) -> str:
-    """Return the status that is told for `service`, or why there is none, such as UNAVAILABLE."""
+    """Return the health status of `service`, or the status code of the failed check, such as UNAVAILABLE."""
     with grpc.insecure_channel(address) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)

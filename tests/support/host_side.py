@@ -1,4 +1,4 @@
-"""A component host's side of a call, for tests of a backend alone: it records, and answers as the test says."""
+"""The component host's side of a call, for tests of a single backend: it records requests and answers by script."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOW_ID = "ab" * 32
 
 
 class MemoryBlobs:
-    """Blobs in a dictionary."""
+    """A blob store in a dictionary."""
 
     def __init__(self) -> None:
         self.content: dict[str, tuple[bytes, str]] = {}
@@ -46,7 +46,7 @@ class MemoryBlobs:
 
 
 class Call:
-    """One call; `await call.outcome()` gives the output as a tree, or the Failure. Implements `backend.HostCall`."""
+    """One call; `await call.outcome()` returns the output tree or the Failure. Implements `backend.HostCall`."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ def report(run_id: str, *flow_results: Any) -> host_pb2.RunReport:
 
 
 def context(name: str = "kit", working_directory: str = "/", **environ: str) -> BackendContext:
-    """Build the context of a backend; `environ` is added to what the tests run with."""
+    """Build the context of a backend; `environ` is added to the environment of the tests."""
     return BackendContext(name, str(working_directory), {**os.environ, **environ})
 
 
 @asynccontextmanager
 async def started(backend: B) -> AsyncIterator[B]:
-    """Start a backend, and close it at the end."""
+    """Run a backend until the block ends."""
     await backend.start()
     try:
         yield backend
@@ -144,7 +144,7 @@ async def started(backend: B) -> AsyncIterator[B]:
 
 
 async def execute(backend: Backend, component: str, input: Any = None, **call: Any) -> Any:  # as in Call
-    """Execute a component and wait for its output (a tree) or its Failure; `call` is what `Call` takes."""
+    """Execute a component and return its output tree or its Failure; `call` are arguments of `Call`."""
     one = Call(component, input, **call)
     backend.execute(one)
     return await one.outcome()

@@ -1,4 +1,4 @@
-"""An HTTP server that does what a test says, fault by fault: the handler sees each request and writes the answer."""
+"""A scripted HTTP server for faults: the test's handler reads each request and writes the response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Exchange:
-    """One request, and the way to answer it."""
+    """One request, with methods to answer it."""
 
     method: str
     path: str
@@ -59,7 +59,7 @@ class Exchange:
 
 @contextlib.asynccontextmanager
 async def http_server(handle: Callable[[Exchange], Awaitable[None]], port: int = 0) -> AsyncIterator[int]:
-    """Serve until the context ends; give the port. A connection stays open until the handler hangs up."""
+    """Serve until the block ends; yield the port. A connection stays open until the handler hangs up."""
     connections: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,7 @@
-"""The manifests as `kubectl` renders them, checked against the schemas of Kubernetes, and as commands to start.
+"""The manifests, rendered by `kubectl`, checked against the Kubernetes schemas, and converted to commands.
 
-`KUBECTL` names the program to use; otherwise a pinned one of Debian's packages is fetched once into `.cache`. What
-happens to stand on PATH is never used: another version renders other things.
+`KUBECTL` names the program to use; without it, a pinned Debian package is fetched once into `.cache`. A kubectl on
+PATH is never used: the output depends on the version.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MANIFESTS = ROOT / "deploy" / "k8s"
 RENDER_TIMEOUT_S = 60
 
 KUBERNETES_VERSIONS = ("1.30", "1.36")
-"""The oldest that the manifests are for (`preStop.sleep`), and that of the pinned kubectl."""
+"""The oldest supported version (`preStop.sleep`), and that of the pinned kubectl."""
 
 KUBECTL = Program(
     name="kubectl",
@@ -63,7 +63,7 @@ def kubectl() -> str:
 
 @cache
 def _rendered(folder: Path) -> str:
-    # Without a cluster and without anybody's configuration of one.
+    # Without a cluster, and without the user's kubeconfig.
     done = subprocess.run(
         [kubectl(), "kustomize", str(folder)],
         env={"PATH": os.defpath, "KUBECONFIG": os.devnull},
@@ -78,12 +78,12 @@ def _rendered(folder: Path) -> str:
 
 
 def render(folder: Path) -> list[dict[str, Any]]:
-    """Return the resources that `kubectl kustomize` makes of a folder."""
+    """Return the resources that `kubectl kustomize` renders from a folder."""
     return list(yaml.safe_load_all(_rendered(folder)))
 
 
 def faults(resource: dict[str, Any], version: str) -> str:
-    """Say what is wrong with a resource by the schema of its kind, which knows all fields; empty when nothing is."""
+    """Validate a resource against the strict schema of its kind; return the errors, empty if it is valid."""
     try:
         kubernetes_validate.validate(resource, version, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -98,16 +98,16 @@ def of_kind(resources: list[dict[str, Any]], kind: str) -> dict[str, dict[str, A
 
 
 def container_of(workload: dict[str, Any]) -> dict[str, Any]:
-    """Return the one container of a Deployment or StatefulSet."""
+    """Return the only container of a Deployment or StatefulSet."""
     (container,) = workload["spec"]["template"]["spec"]["containers"]
     return dict(container)
 
 
 def command_of(container: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
-    """Return command and arguments as the kubelet starts them. `fields`: what fieldRefs have (`status.podIP`)."""
+    """Return command and arguments as the kubelet runs them. `fields`: values of fieldRefs such as `status.podIP`."""
     env: dict[str, str] = {}
     for item in container.get("env", ()):
-        if "value" in item:  # variables that are not known yet are left as they stand
+        if "value" in item:  # references to unknown variables stay unexpanded
             env[item["name"]] = _expand(item["value"], env)
         else:
             env[item["name"]] = fields[item["valueFrom"]["fieldRef"]["fieldPath"]]

@@ -1,7 +1,7 @@
-"""What a mesh is loaded with: flows of every kind, each with the result that it must give.
+"""Load for a mesh: flows of every kind, each with its expected result.
 
-All of them take `{value, ms}`: a number, and how long each call of a component takes. The components are those of
-`tests/data/servers/ledger.py`; what comes out follows from `value` alone, whatever happens on the way.
+The input of each flow is `{value, ms}`: a number, and the duration of each component call. The components are those of
+`tests/data/servers/ledger.py`; the result depends on `value` alone, so faults must not change it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MS = {"$input": "ms"}
 RETRY = {"action": "retry", "maxRetries": 9, "backoff": {"type": "constant", "delayMs": 50}}
 
 WIDE_CHARS = 40_000
-"""More than stands in the journal itself."""
+"""Above the limit for values stored inline in the journal."""
 
 NAP_MS = 700
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A flow, and what it makes of a value."""
+    """A flow, and its expected result as a function of the value."""
 
     name: str
     flow: dict[str, Any]
@@ -52,13 +52,13 @@ def _kind(name: str, expect: Callable[[int], Any], output: Any, *steps: dict[str
 
 
 def chain(length: int = 5) -> Kind:
-    """Steps one after the other."""
+    """Sequential steps."""
     steps = [_add(f"s{n}", _of(f"s{n - 1}") if n else VALUE) for n in range(length)]
     return _kind("chain", lambda value: value + length, _of(f"s{length - 1}"), *steps)
 
 
 def _fan(width: int = 6) -> Kind:
-    """Steps side by side, between one before and one after them."""
+    """Parallel steps between a first and a last one."""
     middle = [_add(f"m{n}", _of("first")) for n in range(width)]
     last = _step("last", "/ledger/add", value=_of("m0"), ms=MS, after=[_of(each["id"]) for each in middle])
     output = [*(_of(each["id"]) for each in middle), _of("last")]
@@ -81,7 +81,7 @@ def _each() -> Kind:
 
 
 def _nested() -> Kind:
-    """A map within a map."""
+    """A map inside a map."""
     inner = _step("each", "/builtin/map", workflow={"$literal": _INNER}, items=[{"value": VALUE, "ms": MS}] * 2)
     middle = {"steps": [inner], "output": _of("each", "results")}
     outer = _step("outer", "/builtin/map", workflow={"$literal": middle}, items=[{"value": VALUE, "ms": MS}] * 2)
@@ -101,20 +101,20 @@ def _sleep() -> Kind:
 
 
 def _callback() -> Kind:
-    """A component that has a flow run, and waits for it."""
+    """A component that starts a sub-run and waits for it."""
     ask = _step("ask", "/ledger/delegate", value=_of("s"), ms=MS)
     return _kind("callback", lambda value: value + 4, _of("end"), _add("s", VALUE), ask, _add("end", _of("ask")))
 
 
 def _wide() -> Kind:
-    """Results that travel as blobs."""
+    """Results large enough to be stored as blobs."""
     wide = _step("wide", "/ledger/widen", value=_of("s"), size=WIDE_CHARS)
     again = _step("again", "/ledger/widen", value=_of("wide", "value"), size=1, text=_of("wide", "text"))
     return _kind("wide", lambda value: value + 3, _of("again", "value"), _add("s", VALUE), wide, again)
 
 
 def _detour() -> Kind:
-    """A component that fails for good, and the default that takes its place."""
+    """A component that fails permanently, and a default for its result."""
     gone = {**_step("gone", "/ledger/refuse"), "onError": {"action": "useDefault", "defaultValue": 7}}
     return _kind("detour", lambda value: [value + 1, 7], [_of("s"), _of("gone")], _add("s", VALUE), gone)
 
@@ -122,12 +122,12 @@ def _detour() -> Kind:
 KINDS = (chain(), _fan(), _each(), _nested(), _retries(), _sleep(), _callback(), _wide(), _detour())
 
 BATCH = chain(2)
-"""To be run with many inputs at once."""
+"""For runs with many items."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A run that was asked for."""
+    """A requested run."""
 
     run_id: str
     kind: Kind
@@ -135,18 +135,18 @@ class Asked:
 
     @classmethod
     def new(cls, kind: Kind, *values: int) -> Asked:
-        """Ask for one item for each value."""
+        """Build a request with one item per value."""
         return cls(new_run_id(), kind, values)
 
 
 async def begin(client: Client, asked: Asked, *, ms: float) -> None:
-    """Submit a run; safe to repeat."""
+    """Submit a run; idempotent."""
     inputs = [{"value": value, "ms": ms} for value in asked.values]
     await client.submit_batch(asked.kind.flow, inputs, run_id=asked.run_id)
 
 
 async def faults_in_result(client: Client, asked: Asked, *, timeout_s: float, cancelled: bool = False) -> list[str]:
-    """Wait for the end of a run and return what is wrong with it, one sentence each. `cancelled`: it may be."""
+    """Wait for the end of a run and return its faults, one sentence each. `cancelled`: the run may be cancelled."""
     run = await client.wait(asked.run_id, timeout_s=timeout_s)
     name = f"{asked.kind.name} {asked.run_id}"
     if not run.ended:

@@ -1,4 +1,4 @@
-"""What tests of the MCP bridge share: the host's side of a call, and servers of every era."""
+"""Helpers for tests of the MCP bridge: the host's side of a call, and servers of every era."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class Call:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, and find everything tidied up after it."""
+    """Run a test's coroutine with a timeout; a task left over fails the test."""
 
     async def bounded() -> None:
         async with asyncio.timeout(BOUND_S):
             await main
-        # The loop closes generators that a library left half-read by tasks of a moment; what stays is ours.
+        # The loop closes half-read generators of libraries in short-lived tasks; a task that stays is the bridge's.
         own = asyncio.current_task()
         await wait_until_async(lambda: asyncio.all_tasks() == {own}, "no task is left")
 
@@ -103,7 +103,7 @@ async def outcome_of(backend: McpBackend, component: str, arguments: Any, **name
 
 
 def tools_server(era: str = "2026", **options: Any) -> McpServerConfig:
-    """`tests/data/mcp_servers/tools.py` in one of its eras."""
+    """Return the configuration of `tests/data/mcp_servers/tools.py` in one of its eras."""
     python = server_venv(["mcp<2"], "mcp-1") / "python" if era == "sdk1" else sys.executable
     mode: Literal["auto", "legacy"] = "legacy" if era == "2025" else "auto"
     return McpServerConfig(str(python), [str(SERVERS / "tools.py")], mode=mode, **options)
@@ -122,7 +122,7 @@ def time_server() -> McpServerConfig:
 
 
 def servers_of(host_pid: int, command: str) -> list[int]:
-    """Return the ids of the processes that `host_pid` started with `command` in their command line."""
+    """Return the pids of the children of `host_pid` with `command` in their command line."""
     found: list[int] = []
     for task in Path(f"/proc/{host_pid}/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -134,7 +134,7 @@ def servers_of(host_pid: int, command: str) -> list[int]:
 
 @contextlib.contextmanager
 def tools_over_http(port: int, era: str = "2026", *, json_answers: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `tools.py` as a server of its own on a port, as somebody else would."""
+    """Run `tools.py` on a port as a remote server, one that the host does not start."""
     command = [tools_server(era).command, str(SERVERS / "tools.py"), str(port), *(["json"] if json_answers else [])]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -145,11 +145,11 @@ def tools_over_http(port: int, era: str = "2026", *, json_answers: bool = False)
 
 
 def is_open(port: int) -> bool:
-    """Say whether somebody listens on a port of this machine."""
+    """Return True if a loopback port accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def at(port: int, era: str = "2026", **options: Any) -> McpServerConfig:
-    """Return the configuration for a server that runs already."""
+    """Return the configuration for a server that already runs."""
     return McpServerConfig(url=f"http://127.0.0.1:{port}/mcp", mode="legacy" if era == "2025" else "auto", **options)

@@ -1,6 +1,6 @@
-"""The client that the MCP conformance suite drives: our bridge, started for one URL. `python -m … URL`.
+"""The client under the MCP conformance suite: this project's bridge, started for one URL. `python -m … URL`.
 
-The suite says in the environment which scenario it plays; what a host would do there is done here.
+The suite names the scenario in the environment; this program makes the calls that a host would make in it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A mesh of real processes over a real etcd, for tests: executors and hosts that can be killed, stopped and ended.
+"""A mesh of real processes over a real etcd, for tests: executors and hosts that can be killed, paused and terminated.
 
-The control plane runs in the test's own process, over the same etcd, where the test can look into it.
+A control plane can run in the test's own process, over the same etcd, for tests that inspect its state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CONFIG_NAME = "stepflow-config.yml"
 
 @dataclass
 class Service:
-    """One process. `address` and `id` are known once it is ready."""
+    """One process. `address` and `id` are empty until it is ready."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -58,7 +58,7 @@ class Service:
         return text_of(self.folder / f"{self.name}.log")
 
     def kill(self) -> None:
-        """SIGKILL the process alone; what it has started goes on or ends as it would."""
+        """SIGKILL the process alone, not its children."""
         self.process.kill()
         self.process.wait(END_TIMEOUT_S)
 
@@ -66,7 +66,7 @@ class Service:
         self.process.send_signal(signal.SIGTERM)
 
     def end(self) -> int:
-        """SIGTERM, and wait; return the exit code."""
+        """SIGTERM the process and return its exit code."""
         self.ask_to_end()
         return self.process.wait(END_TIMEOUT_S)
 
@@ -79,7 +79,7 @@ class Service:
 
 @dataclass
 class Processes:
-    """The processes of one mesh. All of them are killed, with what they have started, when the test ends."""
+    """The processes of one mesh. `close` kills all of them and their descendants."""
 
     etcd: EtcdServer | EtcdCluster
     folder: Path
@@ -140,7 +140,7 @@ class Processes:
 
     @asynccontextmanager
     async def control(self, **options: Any) -> AsyncIterator[ControlPlane]:
-        """Run a control plane in this process, which also leads."""
+        """Run a control plane in this process; it takes part in leader election."""
         from control_plane.control_plane import ControlPlane
 
         async with self.store() as store:
@@ -170,7 +170,7 @@ class Processes:
 
 @contextmanager
 def processes(etcd: EtcdServer | EtcdCluster, folder: Path, prefix: str) -> Iterator[Processes]:
-    """Give what starts the processes of a mesh under a key prefix of its own."""
+    """Yield the `Processes` of a mesh under its own key prefix; kill them when the block ends."""
     mesh = Processes(etcd, folder, prefix)
     try:
         yield mesh
@@ -179,7 +179,7 @@ def processes(etcd: EtcdServer | EtcdCluster, folder: Path, prefix: str) -> Iter
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the ids of all processes below one, however deep."""
+    """Return the pids of all descendants of a process."""
     try:
         children = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     except OSError:
@@ -201,7 +201,7 @@ def ledger_config(folder: Path, *, tree: Path = ROOT, file_name: str = CONFIG_NA
 
 
 def ledger_of(folder: Path) -> Ledger:
-    """Return what the servers of `ledger_config` write."""
+    """Return the ledger that the servers of `ledger_config` write."""
     from .truth import Ledger
 
     return Ledger(folder / LEDGER_NAME)
@@ -226,7 +226,7 @@ def _config(folder: Path, name: str, env: str, tree: Path = ROOT, file_name: str
 
 
 class Gate:
-    """What the gated server wrote, and how far it may go."""
+    """The gated server's ledger, and the number of executions that it may end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -239,12 +239,12 @@ class Gate:
 
     @property
     def ledger(self) -> list[tuple[str, int]]:
-        """The executions that have begun, in order: key and attempt."""
+        """Key and attempt of each started execution, in start order."""
         lines = text_of(self._folder / "ledger").splitlines()
         return [(key, int(attempt)) for key, _, attempt in (line.rpartition(" ") for line in lines)]
 
     async def wait_for(self, count: int, timeout_s: float = 15.0) -> list[tuple[str, int]]:
-        """Return the ledger once that many executions have begun."""
+        """Return the ledger once `count` executions have started."""
         await wait_until_async(lambda: len(self.ledger) >= count, f"{count} executions have begun", timeout_s)
         return self.ledger
 

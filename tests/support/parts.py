@@ -1,7 +1,7 @@
-"""Several control planes, executors and hosts over one store in one process, and the ways in which they die.
+"""Several control planes, executors and hosts over one store in one process, with methods to kill them.
 
-The parts are the product's own; what stands between executor and host is a function call, as in the embedded mesh.
-`Work` is a backend below the host: it records what is executed and answers when the test says so.
+The parts are the product's own; executors call hosts by function call, as in the embedded mesh. `Work` is the backend
+of each host: it records executions and answers when the test tells it to.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ ENGINE = PluginComponents(tuple((name, name) for name in ENGINE_COMPONENTS), Tru
 RULES = {"/kit": (Rule("work"),), "/builtin": (Rule("builtin"),), "/absent": (Rule("absent"),)}
 NO_WAIT = Backoff(min_delay_ms=1, max_delay_ms=1)
 LONG_S = 60.0
-"""A lease that does not run out while a test runs."""
+"""A lease TTL longer than any test."""
 
 
 class Work:
     """Backend of the plugin `work`: `echo` answers at once, `gated` once `release` was called, `fail` fails,
-    `big` answers with as many characters as its input says, `ask` asks as `asks` says."""
+    `big` answers with as many characters as its input says, `ask` makes the call-backs of the function `asks`."""
 
     name = "work"
 
     def __init__(self) -> None:
         self.health = ServerHealth(lambda: None)
         self.executed: list[tuple[str, int]] = []
-        """Key and attempt of each execution, in order."""
+        """Key and attempt of each execution, in start order."""
         self.cancelled: list[str] = []
         self.in_flight: dict[str, HostCall] = {}
         self.in_flight_max = 0
         self.open = False
-        """Answer gated calls at once."""
+        """True: gated calls are answered at once."""
         self.asks: Callable[[HostCall], Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,18 +100,18 @@ class Work:
             call.fail(Failure(Code.UNREACHABLE, "the host was closed"))
 
     def release(self, count: int | None = None) -> None:
-        """Answer the calls that wait, the oldest first: all of them, or so many."""
+        """Answer waiting calls, FIFO: `count` of them, or all."""
         for key in list(self.in_flight)[:count]:
             call = self.in_flight.pop(key)
             call.succeed(call.input)
 
     def release_all(self) -> None:
-        """Answer what waits, and from now on at once."""
+        """Answer all waiting calls, and later ones at once."""
         self.open = True
         self.release()
 
     def executions(self, step: str) -> list[int]:
-        """Return the attempts of a step that were executed, over all items."""
+        """Return the executed attempts of a step, over all items."""
         return [attempt for key, attempt in self.executed if key.endswith(f"/{step}")]
 
     async def _ask(self, call: HostCall) -> None:
@@ -123,7 +123,7 @@ class Work:
 
 
 class World:
-    """The store, and whoever was added. All methods must be called on the loop of `open`."""
+    """The store and the parts added to it. All methods must be called on the loop of `open`."""
 
     def __init__(self, store: Store, blobs: BlobStore) -> None:
         self.store = store
@@ -138,7 +138,7 @@ class World:
     async def open(
         cls, *, store: Store | None = None, executors: int = 1, hosts: int = 1, planes: int = 1, **options: Any
     ) -> AsyncIterator[World]:
-        """Run a world over a store, by default one in memory, and close it; `options` go to each executor."""
+        """Run a world over a store (in memory by default) until the block ends; `options` go to each executor."""
         store = store or await SqliteStore.open(":memory:")
         world = cls(store, BlobStore.open("memory://"))
         try:
@@ -161,7 +161,7 @@ class World:
         for control_plane in self.planes:
             await control_plane.close()
 
-    # --- who is there -------------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------------
 
     @property
     def control(self) -> ControlPlane:
@@ -204,7 +204,7 @@ class World:
         return executor
 
     async def seen(self, executor: Executor) -> None:
-        """Wait until every control plane knows of the executor."""
+        """Wait until every control plane has the executor's session."""
         for control_plane in self.planes:
             await wait_until_async(partial(_has_seen, control_plane, executor), "the executor is seen")
 
@@ -222,13 +222,13 @@ class World:
     # --- death --------------------------------------------------------------------------------------------------------
 
     def cut(self, executor: Executor) -> None:
-        """Break the executor's streams to all hosts; frames on the way are lost."""
+        """Break the executor's streams to all hosts; frames in flight are lost."""
         for peer, stream in self.streams.pop(executor):
             stream.close()
             peer.send = lambda _: None
 
     async def kill(self, executor: Executor) -> str:
-        """Stop an executor dead: nothing of it runs any more, and nothing was cleaned up. Return its id."""
+        """Cancel all tasks of an executor without any clean-up, as SIGKILL would. Return its id."""
         self.executors.remove(executor)
         self.cut(executor)
         session, executor._session = executor._session, None
@@ -242,7 +242,7 @@ class World:
         return session.id
 
     async def bury(self, executor_id: str) -> None:
-        """Delete the session of a dead executor, as the leader does that has noticed its death."""
+        """Delete the session of a dead executor, as the leader does once it detects the death."""
         await delete(self.store, keys.session_executor(executor_id))
 
     # --- runs ---------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class World:
         return await self.control.submit(self.request(*steps, inputs=inputs, **request))
 
     def request(self, *steps: dict[str, Any], inputs: list[Any] | None = None, **request: Any) -> RunRequest:
-        """Build a request for a flow whose output is that of its last step. `schemas` go into the flow."""
+        """Build a request for a flow that returns its last step's output. `schemas` become those of the flow."""
         tree: dict[str, Any] = {"steps": list(steps), "output": {"$step": steps[-1]["id"]}}
         if "schemas" in request:
             tree["schemas"] = request.pop("schemas")
@@ -268,7 +268,7 @@ class World:
         return view
 
     async def results(self, run_id: str) -> list[Any]:
-        """Return the FlowResult trees of all items, None for those that have none."""
+        """Return the FlowResult trees of all items, None for items without a result."""
         items = await self.control.items(run_id)
         return [None if item.outcome is None else decode(flow_result(item.outcome)) for item in items]
 
@@ -300,7 +300,7 @@ def of(step_id: str) -> dict[str, Any]:
 
 
 def kinds(journal: list[pb.Entry]) -> list[str]:
-    """Return the kinds of entries."""
+    """Return the kind of each entry."""
     return [str(entry.WhichOneof("kind")) for entry in journal]
 
 

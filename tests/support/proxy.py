@@ -1,7 +1,7 @@
-"""A TCP proxy of the tests: what a network does to a connection, on command.
+"""A TCP proxy that injects network faults on command.
 
-Lives in the event loop of the test. Every fault counts from the moment of the call, for the connections there are or,
-where it says so, for those to come.
+Runs in the event loop of the test. A fault takes effect at the call and applies to open connections; where its
+docstring says so, to new ones as well.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class _Connection:
         for writer in self.writers:
             sock = writer.get_extra_info("socket")
             if sock is not None and sock.fileno() >= 0:
-                # A reset, as a killed machine's router sends; a plain close would end the stream in good order.
+                # Linger 0 sends a reset; a plain close would end the stream gracefully.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             writer.transport.abort()
 
 
 class TcpProxy:
-    """Listens on `endpoint` and hands on to a port of this machine; use as `async with`."""
+    """Listens on `endpoint` and forwards to a loopback port; an async context manager."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -58,18 +58,18 @@ class TcpProxy:
         self._delay_s = 0.0
         self._cut_after: int | None = None
         self.accepted = 0
-        """Connections so far."""
+        """Connections accepted so far."""
 
     async def __aenter__(self) -> TcpProxy:
         await self.listen()
         return self
 
     async def listen(self) -> None:
-        """Take connections; again, at the same port, after `stop_listening`."""
+        """Accept connections; after `stop_listening`, at the same port again."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
 
     def stop_listening(self) -> None:
-        """Do what the system does when the process behind dies: reset all connections, and refuse new ones."""
+        """Reset all connections and refuse new ones, as the kernel does when a server dies."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -81,7 +81,7 @@ class TcpProxy:
         await self.close()
 
     async def close(self) -> None:
-        self._refusing = True  # what is just being accepted, too
+        self._refusing = True  # also resets a connection whose accept is in progress
         self.stop_listening()
         await asyncio.sleep(0)
         for task in self._tasks:
@@ -98,16 +98,16 @@ class TcpProxy:
 
     @property
     def holds_back(self) -> bool:
-        """Whether something waits here to be carried on."""
+        """True while a fault or a delay holds back received bytes."""
         return any(flow.holds_back for each in self._connections for flow in (each.up, each.down))
 
     def cut(self) -> None:
-        """Reset all connections there are."""
+        """Reset all open connections."""
         for connection in tuple(self._connections):
             connection.cut()
 
     def cut_replies_after(self, size_bytes: int) -> None:
-        """Reset each connection, also those to come, when it has carried that much more towards the client."""
+        """Reset each connection, open or new, after `size_bytes` more towards the client."""
         self._cut_after = size_bytes
         for connection in self._connections:
             connection.down.bytes_left = size_bytes
@@ -118,42 +118,42 @@ class TcpProxy:
             connection.down.bytes_left = None
 
     def freeze(self) -> None:
-        """Let the connections there are stand open and carry nothing, in neither direction, for ever."""
+        """Keep the open connections open, but forward nothing in either direction from now on."""
         for connection in self._connections:
             connection.up.open.clear()
             connection.down.open.clear()
 
     def freeze_replies(self) -> None:
-        """Of the connections there are, carry on what the client sends and nothing back, for ever."""
+        """On the open connections, forward nothing towards the client from now on; the client's bytes still pass."""
         for connection in self._connections:
             connection.down.open.clear()
 
     def silence(self) -> None:
-        """Carry nothing any more, over connections to come either, until `speak`: the network is there no more."""
+        """Forward nothing on open and new connections until `speak`, as in a network outage."""
         self._silent = True
         self.freeze()
 
     def speak(self) -> None:
-        """Carry on, and with it what was held back."""
+        """End `silence`: forward the bytes held back, and all later ones."""
         self._silent = False
         for connection in self._connections:
             connection.up.open.set()
             connection.down.open.set()
 
     def delay(self, delay_s: float) -> None:
-        """Carry everything that much later, also over connections to come."""
+        """Delay all bytes on open and new connections by `delay_s`."""
         self._delay_s = delay_s
         for connection in self._connections:
             connection.up.delay_s = connection.down.delay_s = delay_s
 
     def refuse(self, *, refusing: bool = True) -> None:
-        """Cut what there is and reset every new connection at once, until told otherwise."""
+        """Reset all open connections and every new one, until `refuse(refusing=False)`."""
         self._refusing = refusing
         if refusing:
             self.cut()
 
     def vanish(self) -> None:
-        """Cut what there is, and refuse every new connection as an address does where nobody listens."""
+        """Reset all open connections and close the listener, so that new connections are refused."""
         assert self._server is not None
         self._server.close()
         self.cut()
@@ -181,14 +181,14 @@ class TcpProxy:
             up = asyncio.ensure_future(_carry(reader, far_writer, connection.up))
             down = asyncio.ensure_future(_carry(far_reader, writer, connection.down))
             try:
-                # The end of either is the end of both.
+                # When one direction ends, both end.
                 await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 up.cancel()
                 down.cancel()
                 await asyncio.gather(up, down, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
-            pass  # nobody listens; or the test ends, and asyncio's streams complain of tasks that were cancelled
+            pass  # no listener at the target; or the test ends, and asyncio's streams log cancelled tasks as errors
         finally:
             self._connections.discard(connection)
             connection.cut()

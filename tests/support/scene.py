@@ -1,4 +1,4 @@
-"""A mesh of real processes under load, for tests: runs are asked for, things happen, and in the end all is verified."""
+"""A mesh of real processes under load, for tests: submit runs, inject faults, verify every result and journal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WAIT_S = 60.0
 
 OUTAGE_S = LEASE_TTL_S + 1.5
-"""Every lease has run out by then."""
+"""Longer than a lease TTL: every lease has expired by then."""
 
 
 RUN_S = 110.0
@@ -38,7 +38,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 @dataclass
 class Scene:
-    """A mesh with a client, and the runs that were asked of it."""
+    """A mesh with a client, and the runs submitted to it."""
 
     mesh: Processes
     client: Client
@@ -52,12 +52,12 @@ class Scene:
         self.asked += asked
 
     async def executions(self, count: int) -> None:
-        """Return once that many executions have begun."""
+        """Return once `count` executions have started."""
         ledger = ledger_of(self.mesh.folder)
         await wait_until_async(lambda: len(ledger.begun) >= count, f"{count} executions have begun", WAIT_S)
 
     async def verify(self) -> list[Journal]:
-        """Wait for all runs, and prove that nothing was lost and nothing journaled was done again."""
+        """Wait for all runs; assert that no result is lost and that no journaled step was executed again."""
         results = [faults_in_result(self.client, asked, timeout_s=WAIT_S) for asked in self.asked]
         faults = [fault for found in await asyncio.gather(*results) for fault in found]
         journals = [await read_journal(self.store, self.mesh.blobs(), asked.run_id) for asked in self.asked]
@@ -94,7 +94,7 @@ async def scene(mesh: Processes, *controls: Service) -> AsyncIterator[Scene]:
 
 
 def adoptions_of(journal: Journal) -> list[bool]:
-    """Return, for each owner of a run, whether it was handed over to it."""
+    """Return one flag per owner of a run, in order: True if the run was handed over to it."""
     return [adoption.handed_over for adoption in journal.adoptions[0]]
 
 

@@ -1,10 +1,10 @@
-"""JSON Schemas that are small and take for ever to check without a bound."""
+"""Small JSON Schemas whose validation never ends without a bound."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# 3.8 KB; 10^14 paths lead to one keyword
+# 3.8 KB with 10^14 paths to one keyword.
 BOMB: dict[str, Any] = {
     "$ref": "#/$defs/d0",
     "$defs": {
@@ -15,7 +15,7 @@ BOMB: dict[str, Any] = {
 
 
 def branching(alternatives: str) -> dict[str, Any]:
-    """Return a recursive schema whose work doubles with each level of the value."""
+    """Return a recursive schema whose cost doubles with each level of the value."""
     again = {"properties": {"a": {"$ref": "#/$defs/n"}}}
     return {"$ref": "#/$defs/n", "$defs": {"n": {alternatives: [again, again]}}}
 

@@ -1,4 +1,4 @@
-"""A component host whose one backend does what the test says, and the executor's ends of its streams."""
+"""A component host with a scripted backend, and the executor's ends of its streams."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ T = TypeVar("T")
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 PLUGIN = "kit"
 ECHO = "echo"
-"""A component that answers at once with its input; any other waits for the test."""
+"""A component that answers at once with its input; calls to any other wait for the test."""
 
 
 def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a test's coroutine, with a bound; what its tasks fail with at the end fails the test."""
+    """Run a test's coroutine with a timeout; an unhandled error in one of its tasks fails the test."""
     problems: list[dict[str, Any]] = []
 
     async def bounded() -> T:
@@ -41,7 +41,7 @@ def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 class Scripted:
-    """A backend: it notes what it is told. Implements `backend.Backend`."""
+    """A backend that records its calls. Implements `backend.Backend`."""
 
     def __init__(self, name: str = PLUGIN, start_error: BaseException | None = None) -> None:
         self.name = name
@@ -85,12 +85,12 @@ class Scripted:
 
     @property
     def attempts(self) -> list[tuple[str, int]]:
-        """Step and attempt of everything executed."""
+        """Step and attempt of each execution, in start order."""
         return [(call.request.step_id, call.request.attempt) for call in self.executed]
 
 
 class ExecutorEnd:
-    """What an executor sends on one stream, and what it gets."""
+    """The executor's end of one stream: sends frames and records those of the host."""
 
     def __init__(self, host: ComponentHost, epoch: int = 1) -> None:
         self.epoch = epoch
@@ -99,7 +99,7 @@ class ExecutorEnd:
         self.last_call_id = 0
 
     def call(self, step: str = "s", component: str = "wait", *, run: str = RUN, **fields: Any) -> int:
-        """Send a call and return its id. `fields` are those of the message; `json` and `blob` its input."""
+        """Send a call and return its id. `fields` are those of the message; `json` or `blob` is its input."""
         request = self.request(step, component, run=run, **fields)
         self.send(calls=[request])
         return request.call_id
@@ -125,7 +125,7 @@ class ExecutorEnd:
         return request
 
     def send(self, **lists: Any) -> None:
-        """Send a frame with these lists; it goes through its bytes, as it does between processes."""
+        """Send a frame with these lists, serialised and parsed as between processes."""
         self.stream.receive(host_pb2.ExecutorFrame.FromString(host_pb2.ExecutorFrame(**lists).SerializeToString()))
 
     def cancel(self, call_id: int) -> None:
@@ -135,7 +135,7 @@ class ExecutorEnd:
         self.send(acks=[host_pb2.Ack(key=f"{run}/0/{step}", attempt=attempt)])
 
     async def attach(self, *runs: str, epoch: int | None = None, partition: int = 0) -> host_pb2.Attached:
-        """Ask what is held and return the answer."""
+        """Send an Attach for the runs and return the answer: the calls and results that the host holds."""
         count = len(self.attached)
         asked = [
             host_pb2.AttachRun(run_id=run, epoch=self.epoch if epoch is None else epoch, partition=partition)
@@ -165,14 +165,14 @@ class ExecutorEnd:
         return [attached for frame in self.frames for attached in frame.attached]
 
     async def result(self, call_id: int) -> host_pb2.CallResult:
-        """Wait for the result of a call, and return it."""
+        """Return the result of a call once it has arrived."""
         await wait_until_async(
             lambda: any(result.call_id == call_id for result in self.results), f"call {call_id} has a result"
         )
         return next(result for result in self.results if result.call_id == call_id)
 
     async def asked(self, count: int = 1) -> list[host_pb2.Callback]:
-        """Wait until this many call-backs have come, and return all."""
+        """Return all call-backs once `count` of them have arrived."""
         await wait_until_async(lambda: len(self.callbacks) >= count, f"{count} call-backs have come")
         return self.callbacks
 
@@ -181,7 +181,7 @@ class ExecutorEnd:
 async def scripted(
     *backends: Scripted, blobs: BlobStore | None = None, start: bool = True, **bounds: Any
 ) -> AsyncIterator[tuple[ComponentHost, Scripted, ExecutorEnd]]:
-    """Run a host with these backends (one by default); give the host, its first backend and a stream."""
+    """Run a host with these backends (one by default); yield the host, its first backend and a stream."""
     made = backends or (Scripted(),)
     store = BlobStore.open("memory://") if blobs is None else blobs
     host = ComponentHost("h1", {backend.name: backend for backend in made}, store, **bounds)
@@ -194,7 +194,7 @@ async def scripted(
 
 
 async def settle_down() -> None:
-    """Let everything that is due now happen: enough turns of the loop for a chain of its callbacks."""
+    """Run the callbacks that are due: enough turns of the loop for a chain of them."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -209,7 +209,7 @@ def error_of(result: host_pb2.CallResult) -> tuple[str, str]:
 
 
 async def error_from(asking: asyncio.Future[Any] | Coroutine[Any, Any, Any]) -> StepflowError:
-    """Wait for something that must fail with a StepflowError, and return that."""
+    """Await something that must fail with a StepflowError, and return the error."""
     try:
         await asking
     except StepflowError as error:

@@ -1,4 +1,4 @@
-"""The conformance cases through real services: etcd, control plane, executors and host as processes, gRPC between."""
+"""The conformance cases against real services: etcd, control plane, executors and host as processes over gRPC."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_TIMEOUT_S = 60.0
 
 
 class ServiceCases:
-    """A mesh of two executors and one host, as `stepflow dev` starts it. `loop` runs in another thread."""
+    """A mesh of two executors and one host, started as by `stepflow dev`. `loop` runs in another thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -35,7 +35,7 @@ class ServiceCases:
         self._said: list[str] = []
 
     def start(self, config: Path, environ: Mapping[str, str]) -> None:
-        with mock.patch.dict(os.environ, {**environ, "ETCD_BIN": str(etcd_binary().path)}):  # services start with ours
+        with mock.patch.dict(os.environ, {**environ, "ETCD_BIN": str(etcd_binary().path)}):  # services inherit it
             self._await(self._start(config), START_TIMEOUT_S)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A store whose revisions begin at 1, over one that others have written to."""
+"""A store whose revisions begin at 1, over a store with earlier writes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Shifted:
-    """Hand everything on to `store`, with `base` taken off every revision and put back on the way in.
+    """Delegates to `store`: subtracts `base` from every revision it returns, and adds it to those it is given.
 
-    Revision 0 means "now", "never" or "not there" and stays.
+    Revision 0 means "now", "never" or "absent" and stays 0.
     """
 
     def __init__(self, store: Store, base: int) -> None:

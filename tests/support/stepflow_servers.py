@@ -1,8 +1,8 @@
-"""The kinds of StepFlow servers that the matrix is run on; to add one, add an entry to `KINDS`.
+"""The kinds of StepFlow servers in the matrix; to add one, add an entry to `KINDS`.
 
-A kind is a plugin of `stepflow-config.yml` and the package its server needs. Its script offers the components of
-`tests/data/stepflow_servers/kit.py` under the same names. What a kind cannot do is told by a `fact` of its protocol:
-that cell then asserts what happens instead, or is no cell at all.
+A kind is a plugin of `stepflow-config.yml` and the package that its server needs. Its script offers the components of
+`tests/data/stepflow_servers/kit.py` under the same names. A `fact` gives the reason why its protocol lacks a feature:
+the feature's cell then asserts the actual behaviour, or does not exist.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class Kind:
 
     name: str
     requirement: str
-    """What pip installs into the venv of the server; empty: the server runs on our own interpreter."""
+    """The pip requirement for the server's venv; empty: the server runs on the interpreter of the tests."""
     plugin: Mapping[str, Any]
-    """As in `stepflow-config.yml`; `command` is added: the interpreter of the venv."""
+    """As in `stepflow-config.yml`, without `command`, which becomes the interpreter of the venv."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Cell → why this protocol cannot have it."""
+    """Cell → the reason why this protocol cannot support it."""
 
     def __str__(self) -> str:
         return self.name
 
 
 def over_http(version: str, script: str, *args: str) -> Kind:
-    """Return the kind of a stepflow-py over HTTP."""
+    """Build the kind of a stepflow-py version over HTTP."""
     return Kind(
         name=f"http-{version}",
         requirement=f"stepflow-py[http]=={version}",
@@ -51,7 +51,7 @@ def over_http(version: str, script: str, *args: str) -> Kind:
 
 
 def pulling(version: str) -> Kind:
-    """Return the kind of a stepflow-py whose workers pull over gRPC."""
+    """Build the kind of a stepflow-py version whose workers pull over gRPC."""
     return Kind(
         name=f"pull-{version}",
         requirement=f"stepflow-py=={version}",
@@ -60,8 +60,10 @@ def pulling(version: str) -> Kind:
 
 
 def over_stdio(version: str, **facts: str) -> Kind:
-    """Return the kind of a stepflow-py over stdio. Up to 0.6 its call-backs do not say which execute makes them: there
-    a process gets one execute at a time, which is a matter of time and not of what can be done.
+    """Build the kind of a stepflow-py version over stdio.
+
+    Up to 0.6 a call-back does not name its execute, so a process gets one execute at a time; that costs throughput
+    but no feature.
     """
     return Kind(
         name=f"stdio-{version}",
@@ -72,7 +74,7 @@ def over_stdio(version: str, **facts: str) -> Kind:
 
 
 def with_sdk(transport: str, *args: str) -> Kind:
-    """Return the kind of a server with our SDK."""
+    """Build the kind of a server with this project's SDK."""
     pulls = transport == "pull"
     return Kind(
         name=f"sdk-{transport}",
@@ -111,7 +113,7 @@ def kind_called(name: str) -> Kind:
 
 
 def command_of(kind: Kind) -> str:
-    """Return the interpreter that runs the kind's server; its venv is made at the first call."""
+    """Return the interpreter for the kind's server; the first call builds its venv."""
     if not kind.requirement:
         return "python"
     name = kind.requirement.replace("[", "-").replace("]", "").replace("==", "-")
@@ -119,7 +121,7 @@ def command_of(kind: Kind) -> str:
 
 
 def backend_of(kind: Kind, **plugin: Any) -> Backend:
-    """Return a backend for a kind, not started; `plugin` replaces keys of its configuration."""
+    """Build a backend for a kind without starting it; `plugin` overrides keys of its configuration."""
     tree = {
         "plugins": {"kit": {"command": command_of(kind), **kind.plugin, **plugin}},
         "routes": {"/kit": [{"plugin": "kit"}]},
@@ -129,7 +131,7 @@ def backend_of(kind: Kind, **plugin: Any) -> Backend:
 
 @asynccontextmanager
 async def server(kind: Kind | str, **plugin: Any) -> AsyncIterator[Backend]:
-    """Start a backend for a kind, and close it at the end."""
+    """Run a backend for a kind until the block ends."""
     made = kind_called(kind) if isinstance(kind, str) else kind
     async with started(backend_of(made, **plugin)) as backend:
         yield backend

@@ -1,8 +1,8 @@
-"""What really happened: what the journal of a run says, and what its components received.
+"""What really happened in a run: its journal, and the executions that its component servers recorded.
 
-The journal is read from the store itself, and replayed: a gap, an entry that cannot follow the ones before it, or a
-second result of one step raises DataLoss. The ledger is what the component servers write of their own accord
-(`tests/data/servers/ledger.py`); it knows nothing of the mesh. `faults_of` holds one against the other.
+The journal is read from the store and replayed: a gap, an invalid sequence of entries, or a second result of one step
+raises DataLoss. The ledger is written by the component servers (`tests/data/servers/ledger.py`), independently of the
+mesh. `faults_of` compares the two.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the journal says of one attempt."""
+    """The journaled outcome of one attempt."""
 
     key: str
     attempt: int
     at_ms: int
     host: str
-    """Empty where the engine itself did the step, or no host took the call."""
+    """Empty if the engine executed the step itself, or no host accepted the call."""
     failed: bool
 
 
@@ -54,17 +54,17 @@ class Adoption:
 
 @dataclass
 class Journal:
-    """What the journal of one run holds, all partitions together."""
+    """The contents of the journal of one run, over all partitions."""
 
     run_id: str
     boundaries: list[int] = field(default_factory=list)
-    """How many entries of partition 0 there were after each flush."""
+    """Number of entries of partition 0 after each flush."""
     completed: dict[str, Outcome] = field(default_factory=dict)
-    """By key: the steps that have ended."""
+    """Completed steps, by key."""
     failed: list[Outcome] = field(default_factory=list)
-    """Attempts that were followed by another one."""
+    """Failed attempts that were retried."""
     adoptions: dict[int, list[Adoption]] = field(default_factory=dict)
-    """By partition, in order."""
+    """By partition, in journal order."""
     ends: int = 0
 
     @property
@@ -73,12 +73,12 @@ class Journal:
 
     @property
     def attempts(self) -> set[tuple[str, int]]:
-        """Keys and attempts of the executions whose outcome is known."""
+        """Key and attempt of each execution with a journaled outcome."""
         return {(outcome.key, outcome.attempt) for outcome in (*self.completed.values(), *self.failed)}
 
 
 async def read_journal(store: Store, blobs: BlobStore, run_id: str) -> Journal:
-    """Raises: NotFound; DataLoss, for a journal that cannot be."""
+    """Read and replay the journal of a run. Raises: NotFound; DataLoss for an inconsistent journal."""
     journal = Journal(run_id)
     record = await read_record(store, run_id)
     plan = await read_plan(store, record)
@@ -110,14 +110,14 @@ def _note(journal: Journal, state: RunState, entry: pb.Entry) -> None:
 
 
 def _key(state: RunState, entry: pb.Entry) -> str:
-    """Return the idempotency key of the step that an entry is about."""
+    """Return the idempotency key of an entry's step."""
     scope = state.scopes[entry.scope]
     return f"{scope.key}/{scope.first_item + entry.item}/{scope.plan.steps[entry.step].id}"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """One line of the ledger: an attempt has begun, or has ended."""
+    """One line of the ledger: the begin or the end of an attempt."""
 
     what: str
     key: str
@@ -134,17 +134,17 @@ class Ledger:
 
     @property
     def lines(self) -> list[Execution]:
-        """Everything so far, in order. A line that is just being written does not count."""
+        """All complete lines so far, in file order; a partially written last line is skipped."""
         whole = text_of(self.path).rpartition("\n")[0].splitlines()
         return [_execution(line) for line in whole]
 
     @property
     def begun(self) -> list[tuple[str, int]]:
-        """Key and attempt of each execution, in the order in which they began."""
+        """Key and attempt of each execution, in start order."""
         return [(line.key, line.attempt) for line in self.lines if line.what == "begin"]
 
     def by_run(self) -> dict[str, list[Execution]]:
-        """Return the lines by the root run of their keys."""
+        """Return the lines, grouped by the root run in their keys."""
         found: dict[str, list[Execution]] = {}
         for line in self.lines:
             found.setdefault(line.key.partition("/")[0], []).append(line)
@@ -153,12 +153,12 @@ class Ledger:
 
 def _execution(line: str) -> Execution:
     what, _, rest = line.partition(" ")
-    key, attempt, at_ns, pid = rest.rsplit(" ", 3)  # a key may have spaces in it
+    key, attempt, at_ns, pid = rest.rsplit(" ", 3)  # a key may contain spaces
     return Execution(what, key, int(attempt), int(at_ns), int(pid))
 
 
 def faults_of(journal: Journal, executions: list[Execution]) -> list[str]:
-    """Return everything that must not be, one sentence each; `executions` are those of this run."""
+    """Return the violated guarantees, one sentence each; `executions` are those of this run."""
     faults: list[str] = []
     begun = [line for line in executions if line.what == "begin"]
     for (key, attempt), count in Counter((line.key, line.attempt) for line in begun).items():

@@ -1,4 +1,4 @@
-"""Upstream's own orchestrator, 0.13.0, for servers with our SDK: it starts them and gives them work."""
+"""Upstream's own orchestrator, 0.13.0, which starts servers with this project's SDK and dispatches to them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REQUIREMENTS = ["stepflow-py==0.13.0", "stepflow-orchestrator==0.13.0"]
 
 
 def run_upstream(servers: dict[str, Path], *runs: dict[str, Any]) -> dict[str, Any]:
-    """Run flows on an orchestrator that starts `servers`, by their routes; return what came of them.
+    """Run flows on an orchestrator that starts `servers`, given by route; return its output.
 
-    Ends only when everything that holds its outputs has ended, the servers included.
+    Returns only when every process that inherited its stdout has ended, the servers included.
     """
     workers = {
         name: {
@@ -50,7 +50,7 @@ def run_upstream(servers: dict[str, Path], *runs: dict[str, Any]) -> dict[str, A
 
 
 def flow(*steps: tuple[str, str, Any]) -> dict[str, Any]:
-    """Build a flow of independent steps that returns what each of them did."""
+    """Build a flow of independent steps that returns the result of each."""
     return {
         "schemas": {},
         "steps": [{"id": name, "component": component, "input": value} for name, component, value in steps],

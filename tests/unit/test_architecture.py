@@ -1,6 +1,6 @@
-"""Who may import whom: the contracts of `pyproject.toml` ([tool.importlinter]), checked by import-linter.
+"""Import rules between packages: the contracts of `pyproject.toml` ([tool.importlinter]), checked by import-linter.
 
-Every import counts, also inside functions and under TYPE_CHECKING.
+Every import counts, including those in functions and under TYPE_CHECKING.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The families of errors."""
+"""The error families."""
 
 from stepflow import errors
 

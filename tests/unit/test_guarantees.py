@@ -1,4 +1,4 @@
-"""Every promise has tests that exist, and what the documents promise is what is proved."""
+"""Every guarantee names existing tests, and the documents state only guarantees with a test."""
 
 from __future__ import annotations
 

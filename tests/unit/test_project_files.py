@@ -1,4 +1,4 @@
-"""Files for contributors and machines: they parse, name what exists, and hold no logic that `make` lacks."""
+"""Files for contributors and CI: they parse, name existing files, and hold no logic that `make` lacks."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Which connections take the environment's proxy, which do not, and what errors say of it."""
+"""The connections that use the environment's proxy, those that do not, and the proxy in error messages."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 ELSEWHERE = "elsewhere.invalid"
-"""Another machine, for a proxy; for our own resolver it does not exist."""
+"""A host name that only a proxy could resolve; the local resolver reports it as unknown."""
 
 HERE = "127.0.0.1:9"
-"""Nobody listens there."""
+"""An address without a listener."""
 
 
 @pytest.fixture(params=[502, 407])
@@ -61,7 +61,7 @@ def names_it(text: str, proxy: RecordingProxy) -> bool:
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "LOCALHOST.", "minio.localhost", "127.0.0.1", "127.3.2.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"],  # noqa: S104  # nobody listens
+    ["localhost", "LOCALHOST.", "minio.localhost", "127.0.0.1", "127.3.2.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"],  # noqa: S104  # no listener
 )
 def test_this_machine_is_reached_without_a_proxy(host: str) -> None:
     environ = environ_with("http://proxy:3128")

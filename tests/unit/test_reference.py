@@ -1,4 +1,4 @@
-"""The reference pages are complete: each reason, failure code and bound has an entry, and no other."""
+"""The reference pages are complete: every reason, failure code and limit has an entry, and there are no others."""
 
 import ast
 import re

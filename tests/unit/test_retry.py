@@ -1,4 +1,4 @@
-"""Back-off delays, jitter, retry classes, and both written forms of a back-off."""
+"""Back-off delays, jitter, retry classes, and both serialised forms of a back-off."""
 
 from __future__ import annotations
 

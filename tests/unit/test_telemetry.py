@@ -1,4 +1,4 @@
-"""Logging: levels, formats, and what must never be in a record."""
+"""Logging: levels, formats, and data that must never be in a record."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What no linter checks: sizes of files, words that do not belong in the product, reasons beside each ignore, links."""
+"""Rules that no linter checks: sizes of files, banned words, a reason for each ignore, links."""
 
 import ast
 import io
@@ -35,10 +35,10 @@ GENERATED = ("stepflow/mesh/v1", "stepflow/etcd/v1", "stepflow/pull/v1")
 
 LINES_MAX = 600
 TEST_LINES_MAX = 900
-"""Tests are lists: they are looked up, not read through."""
+"""Tests are looked up, not read from top to bottom."""
 
 LONG_FILES: dict[str, str] = {}
-"""Path → why this file is one idea although it is long. Keep it short: it is the list of our debts."""
+"""Path → why this long file is one idea. Keep it short: it is the list of the project's debts."""
 
 CLASS_METHODS_MAX = 15
 CLASS_LINES_MAX = 300
@@ -60,10 +60,10 @@ LARGE_CLASSES: dict[str, str] = {
     "StdioExecutes": "executes by id: room, replies and call-backs must agree",
     "TaskQueue": "who has which task: one table with three keys",
 }
-"""Class → why it holds more than one idea's worth of methods or lines. The list of our debts: keep it short."""
+"""Class → why it exceeds the limits on methods or lines. Keep it short, too."""
 
 MACHINE_WORDS = re.compile("/wor" "k/|(?<![a-z])[.]lib" "rary|/tmp/br" "ief")  # fmt: skip
-"""Places that exist on the machine of whoever wrote a file, and nowhere else; split, so that this file passes."""
+"""Paths that exist only on an author's machine; split, so that this file passes."""
 
 IGNORE = re.compile(r"#\s*(type:\s*ignore|noqa)(?P<code>\[[^\]]+\]|:\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?(?P<rest>.*)")
 BACKTICKED_PATH = re.compile(r"`([a-z][\w./-]*)`")
@@ -100,7 +100,7 @@ def name(path: Path) -> str:
 
 
 def comments(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and text of the comments of a file that has ignores in it (taking a file apart is slow)."""
+    """Yield line and text of each comment, only for files with an ignore, since tokenizing is slow."""
     text = path.read_text()
     if IGNORE.search(text):
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -179,7 +179,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_the_head_of_a_package_lists_its_modules() -> None:
-    """A reader finds the room of an idea from folder names and heads alone."""
+    """A reader finds the module of an idea from folder names and package docstrings alone."""
     missing = [
         f"{name(path)} does not mention {each}"
         for path in python_files(*CODE)
@@ -206,7 +206,7 @@ def test_every_ignore_has_a_code_and_a_reason() -> None:
 
 
 def is_explained(comment: str) -> bool:
-    """Say whether a comment with an ignore in it is `# noqa: CODE  # why` or `# type: ignore[code]  # why`."""
+    """Return True if an ignore in the comment has the form `# noqa: CODE  # why` or `# type: ignore[code]  # why`."""
     found = IGNORE.search(comment)
     if found is None:
         return True

@@ -1,4 +1,4 @@
-"""Instants by key, and the memory that they take."""
+"""The timer heap: instants by key, and its memory use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests under faults call a fault: the judge is judged."""
+"""`support.truth` itself: the violations that it must report."""
 
 from __future__ import annotations
 

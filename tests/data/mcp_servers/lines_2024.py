@@ -1,12 +1,12 @@
-"""An MCP server of 2024-11-05 without any SDK: one JSON-RPC message a line.
+"""An MCP server of protocol version 2024-11-05 without an SDK: one JSON-RPC message per line.
 
-The first argument chooses how it behaves:
+The first argument selects its behaviour:
 - `plain`: initialize, tools/list in pages of one, tools/call
-- `strict`: the same, but it exits when the first message is not `initialize`, as some SDKs do
-- `chatty`: the same as plain, but it prints a banner on its stdout first
-- `damaged`: its results are no valid JSON, or nested too deep
-- `endless`: its list of tools never ends
-- `promptless`: it has no tools at all, not even a method to list them
+- `strict`: like `plain`, but it exits when the first message is not `initialize`, as some SDKs do
+- `chatty`: like `plain`, but it first prints a banner on stdout
+- `damaged`: its results are invalid JSON, or nested too deeply
+- `endless`: the pages of its tools/list never end
+- `promptless`: it has no tools and no tools/list
 """
 
 import json

@@ -1,7 +1,7 @@
-"""An MCP server with a tool for each behaviour that the bridge must bear; runs on versions 1 and 2 of the SDK.
+"""An MCP server with a tool for each behaviour that the bridge must handle; runs on versions 1 and 2 of the SDK.
 
-Without arguments it speaks over stdio; with a port, over streamable HTTP; with `json` after it, in answers that are no
-streams.
+Without arguments it speaks stdio; with a port, streamable HTTP; with `json` after the port, it sends JSON responses
+instead of event streams.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ async def meet(folder: str, name: str, others: list[str]) -> str:
 
 @server.tool()
 async def hang(started: str, cancelled: str) -> str:
-    """Wait for ever; leave a file at the start and another one when cancelled."""
+    """Block until cancelled; create a file at the start and another one at the cancel."""
     touch(started)
     try:
         await asyncio.Event().wait()

@@ -1,6 +1,6 @@
-"""Python imports this at its start where the folder is on its path: an executor that dies of runs named `poison`.
+"""Kills an executor that drives a run named `poison`; Python imports this at start if its folder is on the path.
 
-The death is that of a run which takes its process along (out of memory, a crash in native code): no word, no clean-up.
+The process dies without a message or clean-up, as of running out of memory or a crash in native code.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A server whose components behave in every way that a host may meet."""
+"""A server with one component for each behaviour that a host must handle."""
 
 import asyncio
 import os
@@ -56,7 +56,7 @@ def wait_for_gate(name: str) -> str:
 
 @component
 async def wait_in_executor() -> None:
-    """Hold a thread of the event loop's own pool for ever."""
+    """Block a thread of the event loop's default executor until the process ends."""
     await asyncio.to_thread(threading.Event().wait)
 
 

@@ -1,6 +1,6 @@
-"""A server of our SDK whose components show what the conformance cases ask for: attempts, order and overlap.
+"""An SDK server whose components expose attempts, order and overlap to the conformance cases.
 
-What calls of one run have in common is kept by run id, so that runs of other tests do not disturb.
+State shared between the calls of a run is keyed by run id, so concurrent runs of other tests do not interfere.
 """
 
 import asyncio

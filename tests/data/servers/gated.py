@@ -1,8 +1,8 @@
-"""A server that writes every execution down and goes on only as far as it is let.
+"""A server that records every execution and ends no more executions than the test allows.
 
-In the folder that `GATED_FOLDER` names: `ledger` gets a line `key attempt` at the start of each execution; the n-th
-execution ends once the number in `allowed` is n or more (no such file: at once). `cancelled` gets the key of each that
-was cancelled before.
+Files in the folder `GATED_FOLDER`: `ledger` gets a line `key attempt` at the start of each execution; the n-th
+execution ends once the number in `allowed` is at least n (without the file: at once); `cancelled` gets the key of each
+execution that was cancelled while it waited.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""A server that takes what it is asked to take: memory, open files; and tells its limits."""
+"""A server that allocates memory and opens files on request, and reports its limits."""
 
 import os
 import resource

@@ -1,7 +1,7 @@
-"""A server that writes down what it really gets and does, so that a mesh can be held against it.
+"""A server that records its executions, as independent evidence against the journals of a mesh.
 
-The file that `LEDGER` names gets a line `begin|end key attempt nanoseconds pid` for each execution, written in one go.
-Every component gives what its input alone decides.
+The file named by `LEDGER` gets the lines `begin|end key attempt nanoseconds pid`, each in a single write. The output
+of every component depends on its input alone.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""A server whose components evaluate flows that call its components again.
+"""A server whose components evaluate flows that call components of the same server.
 
-In the folder that `NESTED_FOLDER` names, `ledger` gets a line `component key` at the start of each execution of
-`parent` and `child`, which go on only where there is a file `parent` or `child`.
+In the folder `NESTED_FOLDER`, `ledger` gets a line `component key` at the start of each execution of `parent` and
+`child`, which then wait for a file `parent` or `child`.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """A component server for the tests, written against stepflow-py; runs on every version from 0.2.1 to 0.7.0.
 
-With `--http PORT` it speaks HTTP, without it stdio.
+Speaks HTTP with `--http PORT`, otherwise stdio.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The components of `kit.py`, written against stepflow-py 0.9 to 0.11, which speak HTTP alone."""
+"""The components of `kit.py`, written against stepflow-py 0.9 to 0.11, which speak only HTTP."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The components of `kit.py`, written with our own SDK; with `--http` over HTTP, without it on stdio."""
+"""The components of `kit.py`, written with this project's SDK; over HTTP with `--http`, otherwise over stdio."""
 
 import asyncio
 import os

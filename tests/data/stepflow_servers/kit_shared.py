@@ -1,4 +1,4 @@
-"""What the kits of all generations of stepflow-py offer, in the words that none of them has changed."""
+"""The components common to the kits of all generations of stepflow-py, in the API that none of them has changed."""
 
 import asyncio
 import os

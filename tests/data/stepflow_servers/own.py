@@ -1,4 +1,4 @@
-"""A component server for the tests, written with our own SDK."""
+"""A component server for the tests, written with this project's SDK."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The components of `kit_b.py`, and some more, on stepflow-py 0.12 and 0.13, whose workers pull over gRPC."""
+"""The components of `kit_b.py` and a few more, on stepflow-py 0.12 and 0.13, whose workers pull over gRPC."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A server that behaves as its first argument says; nothing but the standard library."""
+"""A misbehaving server; the first argument selects the behaviour. Standard library only."""
 
 import json
 import os

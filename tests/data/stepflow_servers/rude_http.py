@@ -1,4 +1,4 @@
-"""An HTTP server that behaves as its first argument says; nothing but the standard library."""
+"""A misbehaving HTTP server; the first argument selects the behaviour. Standard library only."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A server with our SDK whose components take their time."""
+"""A server with slow components, written with this project's SDK."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Runs upstream's orchestrator with a configuration, flows on it, and prints what came of them.
+"""Runs upstream's orchestrator with a configuration, runs flows on it, and prints the results.
 
 Reads `{"config": …, "runs": [{"flow": …, "input": …}]}`; prints `{"components": […], "runs": [{"output", "code",
 "message"}]}`. Needs stepflow-py and stepflow-orchestrator 0.13.

@@ -1,4 +1,4 @@
-"""The control plane's promises, over one store with the real executor and host behind it."""
+"""The control plane's guarantees, over one store with a real executor and host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands at the door of the API (TLS, health, reflection, errors), and the small services behind it."""
+"""The API's entry (TLS, health, reflection, errors), and its small services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors on the wire: each family crosses as its status and comes back as itself, whatever it carries."""
+"""Errors on the wire: each family maps to its gRPC status and back to the same class, with all its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the real services tell probes while etcd stops, comes back or is not there yet, and while they drain."""
+"""Health checks of the real services while etcd is stopped, recovers or has not started, and while they drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example in Node.js, against a real server: the API can be used from any language."""
+"""The Node.js example against a real server: a client in another language."""
 
 from __future__ import annotations
 

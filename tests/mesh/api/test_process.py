@@ -1,4 +1,4 @@
-"""Control planes as processes over a real etcd: clients that outlive them, live events from an executor, draining."""
+"""Control planes as processes over a real etcd: clients fail over, live events from an executor, draining."""
 
 from __future__ import annotations
 

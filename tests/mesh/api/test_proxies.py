@@ -1,4 +1,4 @@
-"""A mesh whose processes have proxies in their environment: none of its connections may take one."""
+"""A mesh whose processes have proxy variables in their environment: none of its connections may use a proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retention over SQLite: what has ended goes by room, then by time, in transactions of the leader alone."""
+"""Retention over SQLite: ended runs go by size budget, shared blobs by age; only the leader deletes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RunsService over real gRPC: what is asked for is done once, what goes wrong has a status and a reason."""
+"""RunsService over real gRPC: requests are idempotent, errors have a status and a reason."""
 
 from __future__ import annotations
 

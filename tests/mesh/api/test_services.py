@@ -1,4 +1,4 @@
-"""The services as processes over a real etcd: one run through everything, and what happens when one of them ends."""
+"""The services as processes over a real etcd: a run from end to end, and the loss of each service."""
 
 from __future__ import annotations
 

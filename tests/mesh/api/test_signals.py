@@ -1,4 +1,4 @@
-"""Signals to runs: taken once, in their order, by whoever owns the run; over the API and in the parts of a mesh."""
+"""Signals to runs: the run's owner takes each once, in order; over the API and in the parts of a mesh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WatchRun: the history from any position, then what happens; cut connections lose and repeat nothing."""
+"""WatchRun: the history from any position, then live events; a cut connection neither loses nor repeats one."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ApiMesh, Cal
 
 @pytest.fixture
 def gate(api: tuple[ApiMesh, Callable[..., Any], Gate]) -> Iterator[Gate]:
-    """Closed; open again after the test, so that nothing waits for ever."""
+    """The gate, closed; opened after the test, so that no execution is left waiting."""
     api[2].close()
     yield api[2]
     api[2].open()

@@ -1,4 +1,4 @@
-"""A component builds a flow that needs a server which the outer flow does not name: it is started when it is wanted."""
+"""A component builds a flow that needs a server unknown to the outer flow: the server is started on demand."""
 
 from __future__ import annotations
 

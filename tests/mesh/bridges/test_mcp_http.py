@@ -1,6 +1,6 @@
 """The MCP backend over streamable HTTP: real servers of every SDK generation, and a scripted one for each fault.
 
-Eras as in `test_mcp_stdio`. Servers that the tests start themselves are remote to the backend.
+Eras as in `test_mcp_stdio`. To the backend, servers started by the tests are remote ones.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def test_progress_cancellation_and_many_calls_at_once(era: str, tmp_path: Path) 
 def test_a_new_tool_is_listed_when_the_server_tells_of_it(era: str) -> None:
     async def main(port: int) -> None:
         async with started(at(port, era)) as backend:
-            # The stream on which a server tells of it opens beside the first calls, and what came before is not resent.
+            # The notification stream opens concurrently with the first calls; earlier notifications are not resent.
             for attempt in range(100):
                 await outcome_of(backend, "learn", {"name": f"skill{attempt}"})
                 if any(each.component.startswith("skill") for each in backend.listing().components):
@@ -160,7 +160,7 @@ def test_a_restarted_server_is_used_again_without_a_failed_call(era: str) -> Non
                 server.kill()
                 server.wait()
                 between = Call("process_id", {})
-                backend.execute(between)  # nobody listens: it was not executed, and waits
+                backend.execute(between)  # no listener: the call is not executed, and waits
                 with tools_over_http(port, era):
                     second = await between.outcome
                     third = await outcome_of(backend, "process_id", {})
@@ -294,7 +294,7 @@ def test_a_crash_of_a_server_started_here_is_told_with_its_last_words_and_mended
             again = await outcome_of(backend, "add", {"a": 1, "b": 1})
             (pid,) = servers_of(os.getpid(), "tools.py")
             os.kill(pid, signal.SIGKILL)
-            # Nobody calls it: the loss is noticed all the same.
+            # The loss is detected without a call.
             await wait_until_async(lambda: servers_of(os.getpid(), "tools.py") not in ([], [pid]), "another one runs")
             idle_loss = await outcome_of(backend, "add", {"a": 1, "b": 1})
         assert crashed.code == Code.UNREACHABLE

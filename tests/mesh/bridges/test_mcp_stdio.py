@@ -1,7 +1,7 @@
-"""The MCP backend against real servers: two from PyPI, one of every SDK generation, and one without any SDK.
+"""The MCP backend against real servers: two from PyPI, one of every SDK generation, and one without an SDK.
 
 Eras: `2026` is the modern protocol (SDK 2, negotiated), `2025` the handshake spoken by the same server, `sdk1` a server
-on the last SDK of version 1, in a venv of its own.
+on the last SDK of version 1, in its own venv.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def test_the_content_form_always_gives_the_list_of_blocks() -> None:
 def test_an_input_that_is_nested_too_deeply_fails_alone(
     era: str, seen_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The SDK's encoder gives up at 255 levels; where that ended the writer, every later call waited for ever."""
+    """The SDK's encoder fails at 255 levels; when that ended the writer, every later call hung."""
     if seen_by == "the writer":
         monkeypatch.setattr(results_module, "INPUT_DEPTH_MAX", 1_000)
     deep: Any = 1

@@ -1,4 +1,4 @@
-"""A server of the SDK over HTTP: behind this project's host, and with hosts that have upstream's methods only."""
+"""A server of the SDK over HTTP: behind this project's host, and with hosts that have only upstream's methods."""
 
 from __future__ import annotations
 

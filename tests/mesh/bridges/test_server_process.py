@@ -1,4 +1,4 @@
-"""Server processes: what they see, where their command is found, and that none is left behind."""
+"""Server processes: their environment, the lookup of their command, and the clean-up of every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pull bridge against real workers: stepflow-py 0.12.0 and 0.13.0, and servers with our SDK.
+"""The pull bridge against real workers: stepflow-py 0.12.0 and 0.13.0, and servers with this project's SDK.
 
 The host's side of a call is a double (`support.host_side`) except at the end, where a whole mesh runs a flow;
 processes, sockets and workers are real. The decisions of a queue are tested without them, in

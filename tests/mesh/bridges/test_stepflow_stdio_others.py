@@ -1,4 +1,4 @@
-"""The stdio bridge against servers that announce more than stepflow-py does, and against servers that misbehave."""
+"""The stdio bridge against servers with capabilities beyond stepflow-py's, and against servers that misbehave."""
 
 from __future__ import annotations
 

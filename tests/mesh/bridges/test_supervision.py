@@ -1,4 +1,4 @@
-"""Supervision of servers: limits, the state shown by the mesh, and starts that succeed after retries."""
+"""Supervision of servers: limits, the state that the mesh shows, and starts that succeed after retries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server with our SDK in upstream's world: StepFlow's own orchestrator, 0.13.0, starts it and gives it work."""
+"""A server with this project's SDK under upstream's orchestrator, 0.13.0, which starts it and dispatches to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding and fetching programs: with the machine's real apt, from an archive that the test makes in a folder."""
+"""Finding and fetching programs: with the machine's real apt, from an archive built by the test."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     made = Archive(tmp_path / "debian")
     made.root.mkdir()
     monkeypatch.setattr(debian, "_mirror", lambda _: f"file:{made.root}")
-    monkeypatch.setattr(debian, "KEYRING", tmp_path / "no keyring")  # nobody signs for the test
+    monkeypatch.setattr(debian, "KEYRING", tmp_path / "no keyring")  # the test's archive is unsigned
     monkeypatch.delenv("ETCD_BIN", raising=False)
     return made
 

@@ -1,4 +1,4 @@
-"""`stepflow dev`: a whole mesh as processes, from its start to its end."""
+"""`stepflow dev`: a whole mesh as processes, from start to stop."""
 
 from __future__ import annotations
 

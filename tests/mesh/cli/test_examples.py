@@ -1,4 +1,4 @@
-"""The example flows give the same through a mesh as on this machine."""
+"""The example flows give the same results through a mesh as embedded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a configuration reaches the runs of a mesh, and taking parts out of it: against one real `stepflow dev`."""
+"""Policies of a configuration in the runs of a mesh, and draining of parts: against one real `stepflow dev`."""
 
 from __future__ import annotations
 

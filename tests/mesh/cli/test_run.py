@@ -1,4 +1,4 @@
-"""`stepflow run`, `resume` and `runs`, each as a process of its own, as people start them."""
+"""`stepflow run`, `resume` and `runs`, each as its own process, as users run them."""
 
 from __future__ import annotations
 

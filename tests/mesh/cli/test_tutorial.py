@@ -1,4 +1,4 @@
-"""The tutorial, from an empty folder: writes each file that the page shows, and runs each command that it shows.
+"""The tutorial, from an empty folder: write each file on the page, and run each command.
 
 One shell runs all commands, as a reader's terminal does. Ids, times and column widths are normalised.
 """

@@ -1,4 +1,4 @@
-"""Blobs, messages, and flows within flows: conformance cases of the components that come with the mesh."""
+"""Blobs, messages, and nested flows: conformance cases of the builtin components."""
 
 from __future__ import annotations
 

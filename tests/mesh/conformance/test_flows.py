@@ -1,4 +1,4 @@
-"""Which flows are refused, with which diagnostics, and what identifies a flow: conformance cases of documents."""
+"""Refused flows, their diagnostics, and flow ids: conformance cases of documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which plugin gets a step: conformance cases of routes. `near` and `far` both have `/shared`, each one more."""
+"""Choice of the plugin for a step: conformance cases of routes. `near` and `far` both have `/shared`, plus one more."""
 
 from __future__ import annotations
 

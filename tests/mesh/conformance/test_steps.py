@@ -1,4 +1,4 @@
-"""What runs, in which order, and what becomes of failures: the conformance cases about steps and items."""
+"""Selection and order of steps, and failure handling: conformance cases of steps and items."""
 
 from __future__ import annotations
 

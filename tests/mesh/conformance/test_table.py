@@ -1,7 +1,7 @@
-"""The conformance cases of the flow language, by number, and the tests that show each of them.
+"""The conformance cases of the flow language, by number, and the tests of each case.
 
-The tests are in `test_conformance_*.py` beside this file. They know a mesh only as `support.conformance.CaseMesh`,
-so that every way of putting the parts together can be held to the same cases.
+The tests are in the other modules of this folder. They use a mesh only through `support.conformance.CaseMesh`, so that
+the same cases run against every deployment.
 """
 
 from __future__ import annotations

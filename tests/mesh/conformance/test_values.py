@@ -1,4 +1,4 @@
-"""What expressions are worth, where variables come from, what overrides change: conformance cases of values."""
+"""Values of expressions, sources of variables, effects of overrides: conformance cases of values."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The etcd store when members die, stop and come back, and when the network between is bad.
+"""The etcd store when members are killed, paused and restarted, and when the network fails.
 
-Real servers, a real cluster, a real TCP proxy. What must hold: every call ends within a bound, a watch tells every
-revision once and in order or says that it cannot, and the writer knows in the end what was written, once.
+Real servers, a real cluster, a real TCP proxy. Invariants: every call ends within a bound; a watch delivers every
+revision once and in order, or reports a gap; every write is applied at most once, and the writer learns its outcome.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ def test_a_writer_whose_reply_was_lost_finds_out_that_it_had_committed(server: E
                 load.send(1)
                 while await observer.get(f"load/{count:05}") is None:  # noqa: ASYNC110  # bounded by the scenario
                     await asyncio.sleep(0.01)
-                assert len(load.told) == count  # committed, and nobody knows
+                assert len(load.told) == count  # committed, but the reply is held back
                 await load.until(count + 1)
             assert load.writer.stats.resends >= 3
             await load.check(observer)

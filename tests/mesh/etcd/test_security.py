@@ -1,4 +1,4 @@
-"""TLS, client certificates and logins, against a real etcd that asks for them."""
+"""TLS, client certificates and logins, against a real etcd that requires them."""
 
 from __future__ import annotations
 

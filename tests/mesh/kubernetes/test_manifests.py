@@ -1,4 +1,4 @@
-"""The manifests: rendered by kubectl, valid, true to what the services are, and started as processes."""
+"""The manifests: rendered by kubectl, valid, consistent with the services, and started as processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SERVICES = {
 }
 
 END_MARGIN_S = 10
-"""For what a service does beside its drain: closing streams, ending the process groups of servers."""
+"""Time for the shutdown after the drain: closing streams, ending the process groups of servers."""
 
 FIELDS = {"metadata.name": "pod-0", "metadata.namespace": "stepflow", "status.podIP": "10.0.0.7"}
 

@@ -1,4 +1,4 @@
-"""What the image is made of: the wheel, installed away from the checkout, and what the Dockerfile says."""
+"""The contents of the image: the wheel, installed outside of the checkout, and the Dockerfile."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Give a Python that has our dependencies and nothing of ours, and an environment that adds the wheel to it."""
+    """Return a Python with the project's dependencies but not the project, and an environment that adds the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bin_folder = server_venv(project["dependencies"], "stepflow-mesh-dependencies")
     site = tmp_path_factory.mktemp("site")

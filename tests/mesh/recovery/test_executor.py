@@ -1,4 +1,4 @@
-"""The executor's promises towards the store, the hosts and the runs it drives."""
+"""The executor's guarantees towards the store, the hosts and its runs."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_run_whose_write_is_refused_fails_and_the_others_go_on(
 
 
 def test_a_run_that_ends_of_a_refused_write_keeps_what_its_journal_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its owner takes it up again to end it; without a replay it began its journal anew, over the first entries."""
+    """The owner adopts the run again to end it; without a replay it overwrote the first entries of the journal."""
 
     async def main() -> None:
         async with World.open() as world:

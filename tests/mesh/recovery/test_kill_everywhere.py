@@ -1,9 +1,8 @@
-"""A run is killed at every position of its journal, resumed, and compared with one that nobody killed.
+"""A run is killed at every position of its journal, resumed, and compared with an uninterrupted run.
 
-The flow has branches, a map, a retry, a default and a timer. Its server goes on only as far as it is let, and the
-window is 1, so every flush of the journal is a position at which the run can be made to stand still: it is killed there
-with SIGKILL. Entries of one flush become durable together, so there is no position between them. What the server has
-executed stands in a ledger outside of the run.
+The flow has branches, a map, a retry, a default and a timer. Its server is gated and the window is 1, so the run can
+be halted after every flush of the journal, where it gets SIGKILL. Entries of one flush become durable together, so
+there is no position between them. The server records its executions in a ledger outside of the run.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ def without_run_id(pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The run that nobody killed."""
+    """The uninterrupted run."""
 
     result: Any
     boundaries: list[int]

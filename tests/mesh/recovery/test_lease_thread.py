@@ -1,4 +1,4 @@
-"""Leases of a real etcd kept alive from a thread: a busy event loop keeps its lease, one that hangs loses it."""
+"""Leases of a real etcd, kept alive by a thread: a busy event loop keeps its lease, a hanging one loses it."""
 
 from __future__ import annotations
 

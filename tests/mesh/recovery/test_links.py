@@ -1,6 +1,6 @@
-"""Executor and host joined by real gRPC on loopback, in one process: streams, credits, and what breaks them.
+"""Executor and host connected by real gRPC on loopback, in one process: streams, credits, and network faults.
 
-`LinkedWorld` is the world of `support.parts` with the network put in between; a `TcpProxy` plays the network.
+`LinkedWorld` is the world of `support.parts` with gRPC between the parts; a `TcpProxy` simulates the network.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def test_a_result_that_came_while_there_was_no_stream_is_delivered_when_it_is_ba
             (host,) = mesh.linked
             run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
             await in_flight(host.work)
-            host.proxy.refuse()  # it accepts and resets: somebody is there, so the calls are not given up
+            host.proxy.refuse()  # accepts and resets: the address is alive, so the calls are not given up
             await wait_until_async(
                 lambda: not host.host.held_results and not host.service._connections, "the stream is gone"
             )
@@ -250,7 +250,7 @@ def test_calls_are_given_up_when_the_host_is_out_of_reach_for_the_length_of_a_le
             await in_flight(first.work)
             second = await mesh.serve_host()
             second.work.release_all()
-            first.proxy.refuse()  # it accepts and resets: somebody is there
+            first.proxy.refuse()  # accepts and resets: the address is alive
             assert (await mesh.ended(run_id)).status == "completed"
             assert second.work.executions("a") == [2]
 

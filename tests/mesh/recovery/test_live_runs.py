@@ -1,4 +1,4 @@
-"""Many runs that wait: on calls, with and without limits, and on timers. None of them costs a task, a timer or a watch.
+"""Many waiting runs: on calls, with and without limits, and on timers. None of them costs a task, a timer or a watch.
 
 `benchmarks/live_runs.py` measures ten thousand of them in a mesh of processes.
 """

@@ -1,6 +1,6 @@
-"""The leader's look at the executors: who is gone loses its session at once, who is silent does not.
+"""The leader's liveness checks: an executor that is gone loses its session at once, a silent one keeps it.
 
-Executors' servers are real and on loopback; the sessions stand in a SQLite store, on a lease that outlives the test.
+Executors' servers are real, on loopback; the sessions are in a SQLite store, on a lease that outlives the test.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class World:
         await put(self.store, keys.session_executor(executor_id), session.SerializeToString())
 
     def refusing(self) -> str:
-        """Return an address that refuses connections, and that nobody else can take meanwhile."""
+        """Return an address that refuses connections, on a port that stays bound."""
         held = socket.socket()
         held.bind(("127.0.0.1", 0))
         self.held.append(held)
@@ -132,7 +132,7 @@ def test_an_executor_that_is_silent_keeps_its_session() -> None:
     async def scenario() -> None:
         async with world(1) as mesh:
             address = mesh.refusing()
-            mesh.held[-1].listen()  # the system takes connections, and nobody answers
+            mesh.held[-1].listen()  # the kernel accepts connections, but no server answers
             await mesh.add_session("silent", address)
             await mesh.lead()
             await mesh.attended()
@@ -180,7 +180,7 @@ def test_an_executor_that_comes_back_under_the_same_address_is_not_mistaken_for_
             former = mesh.executors[0].id
             session = await mesh.store.get(keys.session_executor(former))
             assert session is not None
-            await mesh.store.lease_revoke(session.lease)  # it registers anew
+            await mesh.store.lease_revoke(session.lease)  # it registers again
             await wait_until_async(lambda: mesh.executors[0].id != former, "it has another id")
             await mesh.wait_for(mesh.executors[0].id)
             await mesh.attended()

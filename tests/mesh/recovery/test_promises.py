@@ -1,7 +1,7 @@
-"""What nobody may ever see, on both stores: a second owner that writes, a write that lands late, two ends of one run.
+"""Safety on both stores: a second owner never writes, a late write is fenced off, a run ends once.
 
-`Cut` stands between everybody and the store: it loses the reply of a transaction that was committed, once for each, and
-keeps what it has seen, to deliver it again when all is over.
+`Cut` wraps the store: it loses the first reply of each selected transaction that commits, and records all transactions,
+to deliver them again at the end.
 """
 
 from __future__ import annotations

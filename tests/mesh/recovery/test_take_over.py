@@ -1,4 +1,4 @@
-"""What becomes of runs when those who drive them die, stand still, or cannot go on."""
+"""Runs whose executors are killed, pause, or cannot continue."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_a_result_that_comes_to_a_former_owner_is_left_for_the_next_one() -> Non
             run_id = await world.submit(*CHAIN)
             await called(world)
             executor.ownership.abandon(executor.ownership.drivers[(run_id, 0)], Unavailable("TEST", "given back"))
-            world.work.release_all()  # its answer meets nobody
+            world.work.release_all()  # the answer arrives without an owner
             assert (await world.ended(run_id)).status == "completed"
             assert world.work.executions("b") == [1]
 

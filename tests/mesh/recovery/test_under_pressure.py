@@ -1,7 +1,7 @@
-"""Where calls wait for calls and frames are full: one mesh of processes over a real etcd, driven through its API.
+"""Calls that wait for nested calls, and full frames: one mesh of processes over a real etcd, driven through its API.
 
-`/nest` and `/one` are the same server, behind a host that takes 100 calls at once and one that takes a single one;
-`/wide` is it behind a host of the usual capacity. The executor takes 100 runs.
+`/nest`, `/one` and `/wide` are the same server, behind hosts with capacities of 100 calls, one call and the default.
+The executor takes 100 runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Deaths and cuts at the moments at which they hurt most: real processes over a real etcd, one scenario a test.
+"""Kills and network cuts at the worst moments: real processes over a real etcd, one scenario per test.
 
-What was executed is read from a ledger that the component server keeps, not from the journal.
+Executions are read from the component server's ledger, not from the journal.
 """
 
 from __future__ import annotations

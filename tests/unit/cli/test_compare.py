@@ -1,4 +1,4 @@
-"""When an actual result counts as the expected one."""
+"""Comparison of actual with expected results."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`stepflow list-components`: which components are shown, how, and under which paths."""
+"""`stepflow list-components`: the listed components, their format and their paths."""
 
 import json
 from collections.abc import Iterator

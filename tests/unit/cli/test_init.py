@@ -1,4 +1,4 @@
-"""`stepflow init`: it writes a project that is sound, and overwrites nothing."""
+"""`stepflow init`: it writes a valid project and overwrites no file."""
 
 import json
 import os

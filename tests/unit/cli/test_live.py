@@ -1,4 +1,4 @@
-"""How a run is shown: the texts, and which steps a small terminal gets to see."""
+"""The live display of a run: its texts, and the steps shown on a small terminal."""
 
 from __future__ import annotations
 

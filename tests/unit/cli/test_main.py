@@ -1,4 +1,4 @@
-"""The command itself: help, global options, exit codes, and how errors reach people."""
+"""The command itself: help, global options, exit codes, and error messages."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The options that commands share."""
+"""The options common to several commands."""
 
 import inspect
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""`stepflow test`: which files it takes, how it runs them, what it reports, and what it writes."""
+"""`stepflow test`: discovery of files, execution, report, and written output."""
 
 import textwrap
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`stepflow test --update` changes the outputs it is told to, and no other byte."""
+"""`stepflow test --update` changes the selected outputs and no other byte."""
 
 import stat
 import tempfile

@@ -1,4 +1,4 @@
-"""`stepflow validate`: what it says about flows and configs, to whom, and with which exit code."""
+"""`stepflow validate`: diagnostics of flows and configs, output formats, and exit codes."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def default_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, so that no config of ours is found."""
+    """An empty current folder, so that the repository's config is not found."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Reading inputs, variables and overrides from where the options say, and writing results."""
+"""Reading inputs, variables and overrides from the sources in the options, and writing results."""
 
 import io
 import json
@@ -122,7 +122,7 @@ def test_a_flow_that_wants_no_input_takes_one_all_the_same() -> None:
 
 
 def test_a_terminal_is_not_waited_for() -> None:
-    """In a process of its own, whose stdin is a terminal on which nobody types."""
+    """In a separate process, whose stdin is a terminal without input."""
     code = """
 from stepflow.cli.console import Usage
 from stepflow.cli.options import InputOptions

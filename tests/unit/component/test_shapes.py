@@ -1,4 +1,4 @@
-"""Components from type hints: schemas, conversion of inputs, paths, and mistakes of authors."""
+"""Components from type hints: schemas, conversion of inputs, paths, and authors' errors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

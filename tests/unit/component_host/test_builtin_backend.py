@@ -1,4 +1,4 @@
-"""The builtin components, through the backend's own seam: real files, real blobs."""
+"""The builtin components, through the backend's interface: real files, real blobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Call-backs from components to the owner of the run: repeated after a join, answered once."""
+"""Call-backs from components to the owner of the run: resent after a join, answered once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credits: the host's side alone, then with executors' peers that follow its word."""
+"""Credits: the host's side alone, then with executors' peers that obey its grants."""
 
 from __future__ import annotations
 

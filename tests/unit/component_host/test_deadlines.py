@@ -1,4 +1,4 @@
-"""Deadlines of any items: cancels, expiry, and the size of the heap. Calls with deadlines: `test_life`."""
+"""`Deadlines` with arbitrary items: cancels, expiry, and the size of the heap. Calls with deadlines: `test_life`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The component host's promises about calls: executed once, joined, held, forgotten; with two executors where needed.
+"""The component host's guarantees for calls: executed once, joined, held, released; with two executors where needed.
 
-The backend is scripted (below the seam of `component_host.backend`); blobs and frames are real.
+The backend is scripted (behind the interface of `component_host.backend`); blobs and frames are real.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Large libraries are imported by one thread at a time: threads entering one at different modules may fail."""
+"""Large libraries are imported by one thread at a time: concurrent imports of different submodules may fail."""
 
 from __future__ import annotations
 

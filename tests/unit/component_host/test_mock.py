@@ -1,4 +1,4 @@
-"""Mock components, through the backend's own seam."""
+"""Mock components, through the backend's interface."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The component host against a model of its promises, over random orders of what executors and a backend do.
+"""The component host against a model of its guarantees, over random orders of actions of executors and a backend.
 
-The model is a dictionary: which attempt of each step is alive, who asked for it last, and whether its result is held.
+The model is a dictionary: by step, the live attempt, the last executor to request it, and whether its result is held.
 """
 
 from __future__ import annotations

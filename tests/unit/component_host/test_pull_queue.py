@@ -1,4 +1,4 @@
-"""The queue of a plugin whose workers pull, without sockets and with a clock of the test's own."""
+"""The queue of a plugin with pull workers, without sockets and with a simulated clock."""
 
 from __future__ import annotations
 

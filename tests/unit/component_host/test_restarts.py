@@ -1,4 +1,4 @@
-"""Restarts of servers after any kind of failed start."""
+"""Restarts of servers after every kind of failed start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environment variables in the texts of plugins."""
+"""Environment variables in the settings of plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One service process: found ready, watched, ended with all that it has started. The services are shell scripts."""
+"""One service process: readiness, supervision, and the end of its process group. The services are shell scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an executor tells a host of calls that it gives up."""
+"""Messages from an executor to a host about calls that it gives up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Caller:
 
 
 def test_a_call_that_is_cancelled_while_its_stream_is_away_is_let_go_with_the_next_one() -> None:
-    """Cancels are not sent again: the host would work on to the end, and hold a result that nobody asks for."""
+    """Cancels are not resent: the host would finish the call and hold a result without an acknowledgement."""
 
     async def main() -> None:
         hosts: HostPool[Any] = HostPool({}, {})

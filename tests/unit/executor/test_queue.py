@@ -1,4 +1,4 @@
-"""Calls that wait for a host: their order, and the end of their patience."""
+"""Calls that wait for a host: their order and their timeouts."""
 
 from __future__ import annotations
 

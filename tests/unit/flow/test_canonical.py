@@ -1,4 +1,4 @@
-"""The normalised document and the id that follows from it."""
+"""The normalised document, and the flow id computed from it."""
 
 from pathlib import Path
 from typing import Any

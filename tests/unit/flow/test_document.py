@@ -1,4 +1,4 @@
-"""Text to trees: YAML 1.2's traps, bounds, places, and errors that say where."""
+"""Parsing text to trees: YAML 1.2 pitfalls, bounds, source locations, and errors with locations."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What expressions are worth and what they wait for, by evaluating compiled flows."""
+"""Values of expressions and the steps that they need, by evaluating compiled flows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -558,7 +558,7 @@ def test_evaluation_agrees_with_the_letter_of_the_rules(
 def test_completing_what_is_needed_leads_to_the_value(
     tree: Any, done: dict[str, Any], v: Any, order: list[str]
 ) -> None:
-    """Whatever the order in which needed steps complete: the end is the same, and unneeded steps play no part."""
+    """The completion order of the needed steps does not change the value, and unneeded steps do not matter."""
     expr = compiled(tree).output
     full = env_of({}, {"v": v}, **done)
     env = env_of({}, {"v": v})

@@ -1,4 +1,4 @@
-"""Steps patched for one run."""
+"""Overrides: steps patched for a single run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Documents to flows: the shape of every field, errors with line and field, and warnings about what is not read."""
+"""Parsing documents to flows: the shape of every field, errors with line and field, warnings about ignored fields."""
 
 from typing import Any
 

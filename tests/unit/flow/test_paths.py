@@ -1,4 +1,4 @@
-"""The path grammar: what is read, how it is written back, and what it finds."""
+"""The path grammar: parsing, formatting, and lookup."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Schemas are measured before they are compiled: no small one keeps a process busy, no ordinary one is refused."""
+"""The cost check of schemas before compilation: no small schema blocks a process, no ordinary one is refused."""
 
 from __future__ import annotations
 

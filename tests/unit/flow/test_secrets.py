@@ -1,4 +1,4 @@
-"""Secret values are found by their marks and kept out of texts; schema messages never show values."""
+"""Secret values are found by their schema annotations and redacted; schema messages never show values."""
 
 from typing import Any
 

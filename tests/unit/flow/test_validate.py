@@ -1,4 +1,4 @@
-"""Every diagnostic, and what does not raise one."""
+"""Every diagnostic, and valid flows near it that raise none."""
 
 from typing import Any
 

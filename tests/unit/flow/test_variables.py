@@ -1,4 +1,4 @@
-"""Which variables a flow declares, and what the environment has to say about them."""
+"""The variables that a flow declares, and their values from the environment."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rules as JSON in the store and back."""
+"""Routing rules: round trips through their JSON form in the store."""
 
 from __future__ import annotations
 

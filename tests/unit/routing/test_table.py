@@ -1,4 +1,4 @@
-"""Which plugin and component a path leads to."""
+"""Resolution of a path to a plugin and a component."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames on their way out: joined, split, bounded."""
+"""Outgoing frames: merged, split, bounded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The engine's promises over a corpus of small flows: orders of completion and crash points are searched at random.
+"""The engine's invariants over a corpus of small flows: completion orders and crash points are searched at random.
 
-Method: `support.engine.World` runs a flow with components that are pure functions; hypothesis picks the order in which
-calls answer and where the owner dies; the invariants below must hold on every path.
+Method: `support.engine.World` runs a flow with components that are pure functions; hypothesis picks the order of
+answers and the crash points of the owner; the invariants below must hold on every path.
 """
 
 from __future__ import annotations

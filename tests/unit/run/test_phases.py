@@ -1,4 +1,4 @@
-"""The table of phase transitions: complete, enforced, exercised by the corpus, and drawn in the documents."""
+"""The table of phase transitions: complete, enforced, exercised by the corpus, and documented."""
 
 from __future__ import annotations
 

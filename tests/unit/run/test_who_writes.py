@@ -1,8 +1,7 @@
-"""Who may change the state of a run, read from the source: `stepflow/run` alone, and each part only in its module.
+"""Write access to the state of a run, checked in the source: `stepflow/run` alone, and each part only in its module.
 
-A write is an assignment to an attribute, an item of it or a part of it, a deletion, or a call of a method that changes
-a container. Slots are recognised by their names. A name that other classes use as well counts only behind a variable
-that is named like an object of the state.
+A write is an assignment to an attribute or into it, a deletion, or a call of a mutating container method. Attributes
+are slots, recognised by name. A name used by other classes, too, counts only on a variable named like a state object.
 """
 
 from __future__ import annotations
