@@ -27,6 +27,7 @@ Tools:
 - `codec`: checked, compact JSON.
 - `ids`: ids of runs and sub-runs.
 - `telemetry`: logging.
+- `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.
 - `process_guard`: ends a process group with its supervisor.
 - `timer_heap`: instants by key, for many timers.

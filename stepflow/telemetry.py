@@ -20,6 +20,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stepflow.errors import Invalid
+from stepflow.redaction import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -41,8 +42,6 @@ DEFECT_FRAMES_MAX = 4
 
 DEPTH_MAX = 8
 """Depth of the search for secrets; deeper values are omitted."""
-
-REDACTED = "[REDACTED]"
 
 
 class _Sink:

@@ -23,6 +23,7 @@ from component_host.late_imports import import_in_thread
 from stepflow.codec import PAYLOAD_BYTES_MAX, decode, encode
 from stepflow.errors import Code, Invalid
 from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
+from stepflow.redaction import redact_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import httpx
 
     from stepflow.config import OpenAISettings
-    from stepflow.proxies import Proxy
+from stepflow.proxies import Proxy
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-3.5-turbo"
@@ -205,7 +206,7 @@ def _refused(status: int, content: bytes, key: str | None, *, own_key: bool, way
 
     text = _error_text(content)
     if key:
-        text = text.replace(key, "[REDACTED]")
+        text = redact_values(text, [key])
     said = f": {text[:ERROR_TEXT_MAX]}" if text else ""
     return CallFailed(code, f"openai: the service answered with status {status}{way}{said}", status=status)
 

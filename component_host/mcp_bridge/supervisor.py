@@ -14,12 +14,12 @@ import contextlib
 import importlib
 import logging
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 from component_host.backend import with_stderr
 from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import StepflowError, Unavailable
 from stepflow.proxies import named_proxy, through
+from stepflow.redaction import url_without_credentials
 from stepflow.retry import Backoff, base_delay_ms
 from stepflow.telemetry import get_logger
 
@@ -238,7 +238,7 @@ class McpSupervisor:
             return error
 
         config = self._config
-        what = f"plugin {self.name!r}: the MCP server {config.command or _without_secrets(config.url)!r}"
+        what = f"plugin {self.name!r}: the MCP server {config.command or url_without_credentials(config.url)!r}"
         tail, stray = link.stderr_tail(), link.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
 
@@ -265,12 +265,6 @@ def import_sdk(*, over_http: bool) -> None:
     transport = "component_host.mcp_bridge.http" if over_http else "component_host.mcp_bridge.stdio"
     for name in (transport, "component_host.mcp_bridge.connection", "jsonschema.validators"):
         importlib.import_module(name)
-
-
-def _without_secrets(url: str) -> str:
-    """Return a URL fit for an error text: without password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _first_leaf(error: BaseException) -> BaseException:

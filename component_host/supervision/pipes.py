@@ -13,13 +13,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from component_host.supervision.spec import secrets_of
+from stepflow.redaction import longest_first, redact_values
 from stepflow.telemetry import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from component_host.supervision.spec import ProcessSpec
-    from stepflow.telemetry import Logger
+from stepflow.telemetry import Logger
 
 READ_BYTES = 256 * 1024
 """Size of one read; a pipe holds 64 KiB unless enlarged."""
@@ -113,7 +114,7 @@ class StderrTail:
 
     def __init__(self, spec: ProcessSpec, log: Logger) -> None:
         self._hidden = spec.stderr_hidden
-        self._secrets = secrets_of(spec)
+        self._secrets = longest_first(secrets_of(spec))
         self._log = log
         self._lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
         self._partial = b""
@@ -140,9 +141,7 @@ class StderrTail:
         self._lines.clear()
 
     def without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[REDACTED]")
-        return text
+        return redact_values(text, self._secrets)
 
     def _keep(self, line: bytes) -> None:
         text = line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")

@@ -46,11 +46,12 @@ from stepflow.flow.overrides import apply_overrides
 from stepflow.flow.parse import flow_from_tree, parse_flow
 from stepflow.flow.paths import MISSING, Path, json_path, parse_path
 from stepflow.flow.schema import InputValidator
-from stepflow.flow.secrets import REDACTED, Redactor, SecretMap
+from stepflow.flow.secrets import Redactor, SecretMap
 from stepflow.flow.source import DocumentInvalid
 from stepflow.flow.validate import validate_config, validate_flow
 from stepflow.flow.variables import VariableSpec, VariableSpecs
 from stepflow.flow.yaml_reader import ComplexKey
+from stepflow.redaction import REDACTED
 from stepflow.retry import Backoff
 
 __all__ = [

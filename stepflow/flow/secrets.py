@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow import codec
 from stepflow.codec import Json
+from stepflow.redaction import REDACTED, longest_first, redact_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from stepflow.flow.model import Flow
 
-REDACTED = "[REDACTED]"
 
 SECRET_CHARS_MIN = 4
 """Shorter texts occur by chance; replacing them would make messages unreadable and reveal the secret."""
@@ -155,17 +155,14 @@ class Redactor:
             supplied = {name: _plain(value) for name, value in (variables or {}).items()}
             _collect(variable_secrets.secret_values(_schema_defaults(flow) | supplied), found)
 
-        # Longest first: a secret may contain another.
-        self._secrets = sorted(found, key=len, reverse=True)
+        self._secrets = longest_first(found)
 
     def __bool__(self) -> bool:
         return bool(self._secrets)
 
     def text(self, text: str) -> str:
         """Return `text` with every secret replaced by `[REDACTED]`."""
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
-        return text
+        return redact_values(text, self._secrets)
 
 
 def _collect(values: Iterable[Any], found: set[str]) -> None:

@@ -22,6 +22,7 @@ from component_host.stepflow_bridge.json_values import get_json, put_json
 from component_host.stepflow_bridge.protocol import DECODE_ERRORS, ErrorIn
 from stepflow.codec import encode
 from stepflow.errors import Invalid, NotFound, StepflowError, Unavailable
+from stepflow.redaction import REDACTED, redact_values
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class BlobApi:
 
     def redact(self, error: ErrorIn) -> None:
         """Remove the token from an error before it is stored: servers quote the whole address of a missing blob."""
-        error.message = error.message.replace(self.secret, "[REDACTED]")
+        error.message = redact_values(error.message, [self.secret])
         if isinstance(error.data, msgspec.Raw) and self.secret.encode() in (data := bytes(error.data)):
-            error.data = msgspec.Raw(data.replace(self.secret.encode(), b"[REDACTED]"))
+            error.data = msgspec.Raw(data.replace(self.secret.encode(), REDACTED.encode()))
 
     async def start(self, host: str) -> None:
         """Listen on an address of this machine. Raises: Unavailable BLOB_API_FAILED."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import FailedPrecondition, Invalid, StepflowError, Unavailable
 from stepflow.proxies import named_proxy, no_proxy_with_loopback, through
+from stepflow.redaction import url_without_credentials
 from stepflow.store.blobs.backend import DATA
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class BucketBackend:
                 self._store: Any = from_url(url, retry_config={"max_retries": 3, "retry_timeout": patience})
         except (BaseError, ValueError) as error:
             raise Invalid(
-                "BLOB_STORE_INVALID", f"{_without_secrets(url)} cannot be a blob store: {_first_line(error)}"
+                "BLOB_STORE_INVALID", f"{url_without_credentials(url)} cannot be a blob store: {_first_line(error)}"
             ) from None
-        self._name = _without_secrets(url)
+        self._name = url_without_credentials(url)
 
     async def write(self, path: str, content: bytes, blob_type: str) -> None:
         try:
@@ -126,11 +127,6 @@ def _loopback_excepted() -> Iterator[None]:
             del os.environ["NO_PROXY"]
         else:
             os.environ["NO_PROXY"] = before
-
-
-def _without_secrets(url: str) -> str:
-    """Remove user, password and query from a URL: they hold keys and signatures."""
-    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
 
 
 def _first_line(error: Exception) -> str:
