@@ -3,9 +3,9 @@
     python -m benchmarks.embedded [--quick]
 
 Nothing is mocked: a SQLite file with full synchronisation, and a component server as a process on stdio. A *chain* is
-50 sequential steps, a *fan* 50 concurrent ones; 1, 8 or 64 runs execute at once. The last column is the share of the
-upper bound: the rate of a bare JSON-RPC client of the same server, measured right afterwards with a like number of
-calls in flight.
+50 sequential steps, a *fan* 50 concurrent ones; 1, 8 or 64 runs execute at once. `share` is the share of the upper
+bound: the rate of a bare JSON-RPC client of the same server, measured right afterwards with a like number of calls in
+flight. The CPU time is that of this process, start and warm-up included, without the component server.
 """
 
 from __future__ import annotations
@@ -104,14 +104,20 @@ def table(name: str, command: list[str], cases: list[tuple[str, Flow, int]], *, 
     """Measure one server and print one row per case."""
     config = config_for(command)
     print(f"\n{name}")
-    print(f"  {'flow':8}{'runs':>6}{'steps/s':>12}{'ms/step in a row':>20}{'bare loop/s':>14}{'share':>8}")
+    head = f"  {'flow':8}{'runs':>6}{'steps/s':>12}{'ms/step in a row':>20}{'bare loop/s':>14}{'share':>8}"
+    print(f"{head}{'CPU us/step':>13}")
     for shape, flow, runs in cases:
+        cpu_before_s = time.process_time()
         elapsed = uvloop.run(measure(config, flow, runs, rounds))
+        cpu_us = (time.process_time() - cpu_before_s) / (runs * STEPS * (rounds + 1)) * 1e6  # the warm-up round too
         window = runs if shape == "chain" else min(runs * STEPS, 1024)
         bare = bare_calls_per_s(command, component=component, window=window, calls=2_000 if window == 1 else 10_000)
         rate = runs * STEPS / elapsed
         in_a_row = f"{elapsed / STEPS * 1000:.2f}" if shape == "chain" else "-"
-        print(f"  {shape:8}{runs:>6}{rate:>12,.0f}{in_a_row:>20}{bare:>14,.0f}{rate / bare:>8.0%}", flush=True)
+        print(
+            f"  {shape:8}{runs:>6}{rate:>12,.0f}{in_a_row:>20}{bare:>14,.0f}{rate / bare:>8.0%}{cpu_us:>13.0f}",
+            flush=True,
+        )
 
 
 def main() -> None:
