@@ -26,6 +26,7 @@ Tools:
 - `errors`: failures (data) and errors (exceptions), with their gRPC statuses.
 - `codec`: checked, compact JSON.
 - `ids`: ids of runs and sub-runs.
+- `clock`: time that never jumps.
 - `telemetry`: logging.
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.
