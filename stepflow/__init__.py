@@ -31,6 +31,8 @@ Tools:
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.
 - `process_guard`: ends a process group with its supervisor.
+- `standard_streams`: closed or unwritable stdin, stdout and stderr.
+- `stop_signals`: requests to stop by signals.
 - `timer_heap`: instants by key, for many timers.
 """
 
