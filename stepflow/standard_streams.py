@@ -54,7 +54,7 @@ def prepare_streams() -> None:
         _replace("stderr", _over(_Stderr(2, "w", closefd=False), sys.stderr))
 
 
-def _replace(name: str, stream: io.TextIOBase) -> None:
+def _replace(name: str, stream: object) -> None:
     setattr(sys, name, stream)
     setattr(sys, f"__{name}__", stream)
 
