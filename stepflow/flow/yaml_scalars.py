@@ -62,7 +62,7 @@ def resolve(text: str, tag: str | None, *, plain: bool, quoted: bool) -> Any:
 def reads_as_text(text: str) -> bool:
     """Return True if the plain scalar `text` is read as that string."""
     try:
-        return _plain(text) == text
+        return bool(_plain(text) == text)
     except ScalarInvalid:
         return False
 
