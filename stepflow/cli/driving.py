@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,11 +18,11 @@ from stepflow.cli import console
 from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.texts import duration
 from stepflow.cli.display.trees import result_tree
+from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for
 from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
-from stepflow.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -39,14 +38,6 @@ START_NOTICE_S = 1.0
 """A start of servers that takes longer is announced."""
 
 _T = TypeVar("_T")
-
-
-class Interrupted(Exception):
-    """A signal has stopped the work."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 @dataclass(slots=True)
@@ -73,7 +64,7 @@ def drive(job: Job) -> Ended:
     """
     job.submitted = job.request is None
     try:
-        return _run_interruptibly(_drive(job), job.view)
+        return run_interruptibly(_drive(job), job.view.end)
     except Interrupted as interrupted:
         console.say(resume_hint(job.local, job.run_id) if job.submitted else "stopped before the run began")
         raise typer.Exit(128 + interrupted.signum) from None
@@ -99,34 +90,6 @@ def results_command(local: LocalRuns, run_id: str) -> str:
     """Return the command that prints the stored results of a run."""
     # With --store always: STEPFLOW_SERVER may name a mesh.
     return f"stepflow runs get {run_id} --json --store {local.folder}"
-
-
-def _run_interruptibly(work: Coroutine[Any, Any, _T], view: View) -> _T:
-    """Run a coroutine on a new event loop. The first signal cancels the coroutine, the second ends the process."""
-    import uvloop
-
-    async def main() -> _T:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(work)
-        received: list[int] = []
-
-        def stop(signum: int, request: int) -> None:
-            if request > 1:
-                view.end()
-                os._exit(128 + signum)
-            received.append(signum)
-            task.cancel()
-
-        with StopSignals(loop, stop):
-            try:
-                return await task
-            except asyncio.CancelledError:
-                if not received:
-                    raise
-                raise Interrupted(received[0]) from None
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main())
 
 
 async def _drive(job: Job) -> Ended:

@@ -350,6 +350,18 @@ def test_a_signal_seen_twice_is_one_orderly_stop(place: Place) -> None:
     assert "continue it with: stepflow resume" in stderr
 
 
+def test_a_signal_stops_the_tests_of_a_flow_and_their_servers(place: Place) -> None:
+    case = "test: {cases: [{name: held, input: {x: 1}, output: {outcome: success, result: 1}}]}\n"
+    place.write("cases.yaml", GATED_FLOW + case)
+    place.allow(0)
+    with place.started("test", "cases.yaml") as process:
+        wait_until(lambda: place.ledger() or process.poll() is not None, "the first step begins", 30)
+        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(signum)
+        stopped(place, process)
+    assert process.returncode == 129
+
+
 def test_a_second_signal_does_not_wait_for_a_stubborn_server(place: Place) -> None:
     stubborn = place.folder / "stubborn.py"
     stubborn.write_text(
