@@ -94,6 +94,7 @@ async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool)
 
 
 async def _run_until(mesh: "DevMesh", stop: "asyncio.Event", *, reset: bool, json: bool, quiet: bool) -> None:
+    """Start the mesh, wait for `stop`, and stop the mesh; the services that have started also stop after an error."""
     import asyncio
 
     if not quiet:
