@@ -44,7 +44,7 @@ class Inbox:
         """Feed a partition the messages `read` with the journal and all later messages, in order of arrival."""
         early = self._early[driver.run_id].pop(driver.partition)
         for item in sorted((*read, *early), key=_arrival):
-            driver.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
+            driver.messages.take(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
 
     def stop_keeping(self, partition_id: PartitionId) -> None:
         """Drop the messages kept for a partition. Idempotent."""
@@ -63,7 +63,7 @@ class Inbox:
 
 
 def _take_message(driver: PartitionDriver, message_id: str, value: bytes) -> None:
-    driver.on_inbox(message_id, state_pb2.InboxMessage.FromString(value))
+    driver.messages.take(message_id, state_pb2.InboxMessage.FromString(value))
     driver.turn()
 
 

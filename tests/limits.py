@@ -110,7 +110,16 @@ RUNS = (
         "The run fails with ORCHESTRATOR_ERROR; split it",
         "bytes",
     ),
-    Limit("Messages to a run (cancel, signals)", "control_plane INBOX_MESSAGES_MAX", "`INBOX_FULL`"),
+    Limit(
+        "Messages to a run (cancel, signals) that its owner has not taken yet",
+        "control_plane INBOX_MESSAGES_MAX",
+        "`INBOX_FULL`",
+    ),
+    Limit(
+        "Signals of a partition taken before a step waits for them",
+        "executor SIGNALS_UNRECEIVED_MAX",
+        "Further ones stay in the inbox until a step waits for them",
+    ),
     Limit("Characters of a signal's name", "stepflow/run SIGNAL_NAME_CHARS_MAX", "`SIGNAL_INVALID`"),
     Limit(
         "Executors in a row that die within a minute of taking a run over",
@@ -381,6 +390,7 @@ EXEMPT = {
         "control_plane RECORD_INPUTS_BYTES_MAX",
         "control_plane/signals INLINE_BYTES_MAX",
         "executor ENTRIES_BYTES_MAX",
+        "executor TAKEN_MAX",
         "executor RESULTS_INLINE_BYTES_MAX",
         "executor EVENTS_MAX",
         "component_host SESSION_BYTES_MAX",

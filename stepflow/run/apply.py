@@ -163,6 +163,7 @@ def _inbox_taken(state: RunState, entry: pb.Entry) -> None:
     if fact.HasField("signal"):
         queue_key = (entry.item, fact.signal.name)
         state.signals.setdefault(queue_key, deque()).append(json_of(fact.signal.payload))
+        state.signals_unreceived += 1
         _match_signals(state, queue_key)
 
 
@@ -213,6 +214,7 @@ def _match_signals(state: RunState, queue_key: tuple[int, str]) -> None:
         step = waits.popleft()
         if step.phase is WAITING and step.signal is None and step.item.active.get(step.index) is step:
             step.signal = signals.popleft()
+            state.signals_unreceived -= 1
             step.wake_at_ms = -1
             state.signalled.append(step)
 
