@@ -129,7 +129,10 @@ class PartitionCalls:
 
     def on_progress(self, flight: InFlight[Any], progress: host_pb2.Progress) -> None:
         if self._partition.listener is not None:
-            self._partition.tell(call_event(flight.step, "progress", self._partition.now_ms(), progress.message))
+            now_ms = self._partition.now_ms()
+            self._partition.tell(
+                call_event(flight.step, "progress", now_ms, progress.message, done=progress.done, total=progress.total)
+            )
 
     def _fail_attempt(self, step: StepRun, attempt: int, why: str, host: str) -> None:
         partition = self._partition

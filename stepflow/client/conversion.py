@@ -122,7 +122,9 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
             return _step_event("step_started", at_ms, message.step_started)
 
         case "step_progress":
-            return _step_event("step_progress", at_ms, message.step_progress, message=message.step_progress.message)
+            progress = message.step_progress
+            facts = {"message": progress.message, "done": progress.done, "total": progress.total}
+            return _step_event("step_progress", at_ms, progress, **facts)
 
         case "step_ended":
             ended = message.step_ended

@@ -129,7 +129,8 @@ class ClientEvent:
     """An event of a run. Fields that do not apply to `kind` are empty.
 
     `run_id`: for a step of a sub-run, the sub-run's id. `raw`: the result, if results were requested. `until_ms`: end
-    of a sleep, or time of the next attempt. `run`: set in the last event, `run_ended`.
+    of a sleep, or time of the next attempt. `done` and `total`: of a progress report, 0 if unknown. `run`: set in the
+    last event, `run_ended`.
     """
 
     kind: EventKind
@@ -146,6 +147,8 @@ class ClientEvent:
     duration_ms: int = 0
     until_ms: int | None = None
     message: str = ""
+    done: float = 0.0
+    total: float = 0.0
     raw: bytes = b""
     failure: Failure | None = None
     sub_run_id: str = ""

@@ -43,6 +43,10 @@ class StepEvent(msgspec.Struct, frozen=True):
     """When the next attempt, the end of a sleep or the end of a wait for a signal is due."""
     message: str = ""
     """Text of a progress report, or the name of the awaited signal."""
+    done: float = 0.0
+    """Of a progress report: the amount done so far."""
+    total: float = 0.0
+    """Of a progress report: the whole amount; 0 if unknown."""
     parent: tuple[str, int, int] | None = None
     """For a step of a sub-run: run id, item and index of the step that opened the sub-run."""
 
@@ -108,7 +112,9 @@ _KINDS: dict[str | None, EventKind] = {
 }
 
 
-def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") -> StepEvent:
+def call_event(
+    step: StepRun, kind: EventKind, at_ms: int, message: str = "", *, done: float = 0.0, total: float = 0.0
+) -> StepEvent:
     """Return the event of a dispatch or of a progress report, without an entry."""
     scope = step.item.scope
     return StepEvent(
@@ -122,6 +128,8 @@ def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") ->
         attempt=step.attempt,
         at_ms=at_ms,
         message=message,
+        done=done,
+        total=total,
         parent=_parent(scope),
     )
 

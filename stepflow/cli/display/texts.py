@@ -62,14 +62,29 @@ def plain(text: str, redact: Callable[[str], str]) -> str:
 
 
 def duration(milliseconds: int) -> str:
-    """Format a duration: `12 ms`, `1.2 s`, `3 min 2 s`, `1 h 5 min`."""
+    """Format a duration: `12 ms`, `1.2 s`, `3 min 2 s`, `1 h 5 min`, `2 d 3 h`."""
     if milliseconds < 1_000:
         return f"{milliseconds} ms"
     seconds = milliseconds / 1_000
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = int(seconds) // 60
-    return f"{minutes} min {int(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 60:
+        return f"{minutes} min {int(seconds) % 60} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def progress_text(event: StepEvent, redact: Callable[[str], str]) -> str:
+    """Return a progress report in one line: `3/10 pages`, `40% uploading`, or the message alone."""
+    done, total = event.done, event.total
+    if total == 1 and 0 <= done <= 1:
+        share = f"{done:.0%}"  # a share is all that pull workers and some MCP servers report
+    elif total > 0:
+        share = f"{done:,.15g}/{total:,.15g}"
+    else:
+        share = f"{done:,.15g}" if done else ""
+    return f"{share} {plain(event.message, redact)}".strip()
 
 
 def clock(at_ms: int) -> str:

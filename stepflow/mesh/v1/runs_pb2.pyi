@@ -270,14 +270,18 @@ class StepStarted(_message.Message):
     def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class StepProgress(_message.Message):
-    __slots__ = ("step", "attempt", "message")
+    __slots__ = ("step", "attempt", "message", "done", "total")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     attempt: int
     message: str
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    done: float
+    total: float
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., message: _Optional[str] = ..., done: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
 
 class StepEnded(_message.Message):
     __slots__ = ("step", "attempt", "outcome", "duration_ms", "failed")
