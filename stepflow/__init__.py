@@ -28,6 +28,7 @@ Tools:
 - `json_problems`: places in JSON, and values that no tree holds.
 - `ids`: ids of runs and sub-runs.
 - `telemetry`: logging.
+- `printable`: texts of others made safe for a terminal.
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.
 - `process_guard`: ends a process group with its supervisor.

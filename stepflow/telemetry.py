@@ -6,6 +6,7 @@ Owns level, destination and format, process-wide. `configure` sets them once, at
   and most commands log nothing.
 - Fields with secret-looking names, bearer tokens and passwords in URLs become `[REDACTED]`. Callers must not log
   payloads; long texts are cut to limit the damage.
+- Control characters of peers' texts are written as escapes.
 - Records of libraries (stdlib `logging`) use the same output.
 - A record that cannot be written is dropped: logging never fails its caller.
 
@@ -20,6 +21,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stepflow.errors import Invalid
+from stepflow.printable import printable
 from stepflow.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -163,6 +165,7 @@ def _build_writer() -> Any:
 
     file = _sink.file or sys.stderr
     renderer: Any
+    text_only = [] if _sink.format == "json" else [_make_printable]
     if _sink.format == "json":
         renderer = structlog.processors.JSONRenderer(default=str)
     else:
@@ -174,6 +177,7 @@ def _build_writer() -> Any:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,  # before `redact_secrets`: a traceback may quote a secret
             redact_secrets,
+            *text_only,
             renderer,
         ],
         wrapper_class=structlog.BoundLogger,
@@ -239,6 +243,14 @@ def redact_secrets(logger: Any, method: str, record: MutableMapping[str, Any]) -
             record[name] = _redact_text(value, TRACEBACK_CHARS_MAX)
         else:
             record[name] = _redact_member(name, value, 0)
+    return record
+
+
+def _make_printable(logger: Any, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001  # structlog's signature
+    """Show the control characters of peers' texts; JSON escapes them (a structlog processor)."""
+    for name, value in record.items():
+        if isinstance(value, str):
+            record[name] = printable(value, one_line=name != "exception")
     return record
 
 

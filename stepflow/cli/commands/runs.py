@@ -120,7 +120,7 @@ def get_run(
 
     print_run(shown)
     if steps:
-        typer.echo()
+        console.show()
         print_steps(shown.steps, shown.redactor)
 
 

@@ -1,7 +1,7 @@
 """Texts for people: durations, instants, step labels, failures, texts of components.
 
 No component's input or output is shown. Texts of failures and progress come from components: `plain` redacts, cuts
-and strips control characters.
+and shows control characters as escapes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import decode
 from stepflow.errors import Code
+from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TEXT_CHARS_MAX = 300
 """A longer text of a component is cut."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_SPACE = re.compile(r"\s+")
 
 
 def step_label(event: StepEvent, *, batch: bool) -> str:
@@ -57,7 +58,7 @@ def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -
 
 def plain(text: str, redact: Callable[[str], str]) -> str:
     """Return a text of a component fit for a terminal: redacted, on one line, cut to `TEXT_CHARS_MAX`."""
-    shown = _CONTROL.sub(" ", redact(text)).strip()
+    shown = printable(_SPACE.sub(" ", redact(text)).strip(), one_line=True)
     return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
 
 

@@ -717,3 +717,21 @@ def test_a_terminal_without_input_is_told_what_the_flow_wants(place: Place) -> N
     assert code == 2
     assert "text  (string, required)" in shown
     assert not place.run_ids()
+
+
+def test_texts_of_servers_cannot_control_a_terminal(place: Place) -> None:
+    server = ROOT / "tests" / "data" / "servers" / "odd_texts.py"
+    plugin = {"type": "stepflow", "transport": "stdio", "command": sys.executable, "args": [str(server)]}
+    plugin["env"] = {"PYTHONPATH": str(ROOT)}
+    config = {"plugins": {"odd": plugin}, "routes": {"/odd": [{"plugin": "odd"}]}}
+    place.write("stepflow-config.yml", json.dumps(config))
+    place.write("odd.yaml", "steps: [{id: a, component: /odd/odd, input: {text: x}}]\noutput: {$step: a}\n")
+
+    offered = place.cli("list-components", "--schemas", "false")
+    ran = place.cli("--log-level", "debug", "run", "--flow", "odd.yaml")
+    run_id = listed(place)[0]["run_id"]
+    shown = [offered.stdout, offered.stderr, ran.stderr, place.cli("runs", "get", run_id).stdout]
+    assert r"\x1b[2J" in offered.stdout
+    assert all(r"\x1b[2J" in text for text in shown if "Odd" in text or "failed" in text)
+    for text in shown:
+        assert all(character.isprintable() or character in "\n\t" for character in text), repr(text)
