@@ -500,6 +500,42 @@ async def _too_large(exchange: Exchange) -> None:
     exchange.writer.close()
 
 
+def _body(text: str, *, stream: bool = False) -> Any:
+    """Return a handler that answers with a text in which `{id}` is the id of the request."""
+
+    async def answer(exchange: Exchange) -> None:
+        body = text.replace("{id}", str(exchange.message["id"])).encode()
+        if stream:
+            await exchange.begin_stream()
+            exchange.writer.write(b"data: " + body + b"\n\n")
+            await exchange.wait_for_hang_up()
+        else:
+            await exchange.send(200, body)
+
+    return answer
+
+
+_FINE = '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [{"type": "text", "text": "fine"}]}}'
+_UNREADABLE = {
+    "neither": '{"jsonrpc": "2.0", "id": {id}}',
+    "another message": '{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}}',
+    "an error without an id": '{"jsonrpc": "2.0", "id": null, "error": {"code": -32050, "message": "no"}}',
+    "error is a text": '{"jsonrpc": "2.0", "id": {id}, "error": "oh"}',
+    "code is a text": '{"jsonrpc": "2.0", "id": {id}, "error": {"code": "-32050", "message": null}}',
+    "null": "null",
+    "an empty list": "[]",
+}
+_IN_ANOTHER_FORM = {
+    "another id": _FINE.replace("{id}", "987654"),
+    "no id": _FINE.replace('"id": {id}, ', ""),
+    "id is a text": _FINE.replace("{id}", '"{id}"'),
+    "no version": _FINE.replace('"jsonrpc": "2.0", ', ""),
+    "an empty error": _FINE[:-1] + ', "error": null}',
+    "a batch": '[{"jsonrpc": "2.0", "method": "notifications/x"}, ' + _FINE + "]",
+    "over several lines": _FINE.replace('"result": {', '"result":\n{\n'),
+}
+
+
 async def _page(exchange: Exchange) -> None:
     await exchange.send(200, b"<html>Welcome!</html>", "text/html")
 
@@ -544,6 +580,33 @@ def test_a_fault_ends_its_call_and_nothing_else(fault: Any, code: Code) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("form", _UNREADABLE)
+def test_a_body_without_a_readable_answer_fails_its_call_instead_of_hanging_it(form: str) -> None:
+    class Malformed(Scripted):
+        call = staticmethod(_body(_UNREADABLE[form]))
+
+    async def main() -> None:
+        async with http_server(Malformed()) as port, started(at(port, "2025")) as backend:
+            failure = await outcome_of(backend, "do", {})
+        assert isinstance(failure, Failure)
+        assert failure.code == Code.COMPONENT_FAILED
+
+    run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["body", "stream"])
+@pytest.mark.parametrize("form", _IN_ANOTHER_FORM)
+def test_an_answer_in_another_form_is_read_as_far_as_it_is_told(form: str, stream: bool) -> None:
+    class Malformed(Scripted):
+        call = staticmethod(_body(_IN_ANOTHER_FORM[form].replace("\n", "\ndata: " if stream else "\n"), stream=stream))
+
+    async def main() -> None:
+        async with http_server(Malformed()) as port, started(at(port, "2025")) as backend:
+            assert await outcome_of(backend, "do", {}) == "fine"
+
+    run(main())
+
+
 def test_a_broken_stream_is_resumed_where_the_server_can() -> None:
     class Resumable(Scripted):
         async def __call__(self, exchange: Exchange) -> None:
@@ -566,6 +629,41 @@ def test_a_broken_stream_is_resumed_where_the_server_can() -> None:
         async with http_server(server) as port, started(at(port, "2025")) as backend:
             assert await outcome_of(backend, "do", {}) == "resumed"
         assert len(server.executed) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["newline", "CRLF"])
+def test_a_flood_of_progress_is_thinned_before_it_is_decoded(line_end: str) -> None:
+    class Flooding(Scripted):
+        last_report_seen = asyncio.Event()
+
+        async def call(self, exchange: Exchange) -> None:
+            token = exchange.message["params"]["_meta"]["progressToken"]
+            await exchange.begin_stream()
+            for number in range(1, 10_001):
+                params = {"progressToken": token, "progress": number, "total": 10_000}
+                lines = [
+                    "event: message",
+                    f"id: {number}",
+                    "data: " + json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}),
+                ]
+                exchange.writer.write("".join(line + line_end for line in [*lines, ""]).encode())
+                await exchange.writer.drain()
+            await self.last_report_seen.wait()
+            result = {"content": [{"type": "text", "text": "done"}]}
+            await exchange.event({"jsonrpc": "2.0", "id": exchange.message["id"], "result": result})
+
+    async def main() -> None:
+        server = Flooding()
+        server.last_report_seen = asyncio.Event()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            call = Call("do", {})
+            backend.execute(call)
+            await wait_until_async(lambda: call.reports[-1:] == [(10_000.0, 10_000.0, "")], "the last report is in")
+            server.last_report_seen.set()
+            assert await call.outcome == "done"
+        assert len(call.reports) < 2_000
 
     run(main())
 
