@@ -257,9 +257,7 @@ SERVERS = (
         "component_host REPORTS_MAX",
         "Of further ones, the latest of each call passes later",
     ),
-    Limit(
-        "Calls of one server with a report that waits", "component_host WAITING_MAX", "Further reports are dropped"
-    ),
+    Limit("Calls of one server with a report that waits", "component_host WAITING_MAX", "Further reports are dropped"),
     Limit("Messages of one JSON-RPC batch", "component_host BATCH_MAX", "The rest is skipped"),
     Limit("Tools and resources of an MCP server", "component_host/mcp_bridge OFFERS_MAX", "The rest is left out"),
     Limit("Pages of an MCP listing", "component_host/mcp_bridge PAGES_MAX", "The rest is left out"),

@@ -6,6 +6,8 @@
 | `supervisor` | one connection at a time: launch, loss, back-off, the next one |
 | `connection` | one negotiated connection: its listing, its calls in flight, its change notifications |
 | `listing` | what the server offers, as components |
+| `answers` | answers, taken out of the streams before the SDK's models validate them |
+| `odd_offers` | warnings of what differs from the specification, once each |
 | `results` | how an MCP result or error becomes a step's output or failure |
 | `link` | the interface of the two transports, and the types shared by the bridge |
 | `stdio` | the stdio transport: one launch of a server's process |

@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from stepflow import codec
 
@@ -64,6 +64,8 @@ class CallTrace:
     """The server refused the call unread."""
     problem: str = ""
     """Why no answer will come; empty if one does."""
+    answer: dict[str, Any] | None = None
+    """The result, as the server sent it."""
 
     @property
     def executed(self) -> bool:
