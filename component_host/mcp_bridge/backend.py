@@ -134,7 +134,7 @@ class McpBackend:
             try:
                 answer = await connection.request(kind, call, arguments, trace)
             except Exception as error:
-                loss = await connection.link.loss(trace)
+                loss = await connection.link.loss(trace) or await connection.session_loss(error)
                 if loss is None:
                     call.fail(results.failure_of_error(error, component, info, arguments))
                     return True

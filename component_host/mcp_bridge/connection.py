@@ -20,9 +20,9 @@ from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from component_host.mcp_bridge.answers import AnswerTap
-from component_host.mcp_bridge.link import CallTrace, call_trace
+from component_host.mcp_bridge.link import CallTrace, Loss, call_trace
 from component_host.mcp_bridge.listing import list_offers
-from component_host.mcp_bridge.results import ResultChecks
+from component_host.mcp_bridge.results import ResultChecks, refuses_session, speaks_of_session
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from component_host.mcp_bridge.link import McpLink, McpServerConfig, OfferKind
     from component_host.mcp_bridge.listing import Offer
     from component_host.mcp_bridge.odd_offers import OddOffers
+
+SESSION_PROBE_S = 10.0
+"""For a server to list its tools after an error that speaks of the session."""
+
+SESSION_ERROR_CHARS = 200
 
 LISTEN_AGAIN_S = 1.0
 """Pause before a lost subscription is opened again."""
@@ -60,6 +65,7 @@ class McpConnection:
         """The server speaks the stateless protocol."""
         self._owner = owner
         self._config = config
+        self._session_gone = False
         self._calls_in_flight = 0
         self._idle = asyncio.Event()
         self._offers_stale = False
@@ -148,6 +154,37 @@ class McpConnection:
         assert trace.answer is not None, "a result without an answer"
         return trace.answer
 
+    async def session_loss(self, error: Exception) -> Loss | None:
+        """Explain a call that failed because the server has forgotten the session; None: the error is its answer.
+
+        Several servers tell it by a JSON-RPC error instead of HTTP 404, with codes of their own. An error about a session
+        may also be a tool's, so the server is asked for its tools: in a session that it knows, it answers.
+        """
+        lose = self.link.lose_session
+        if lose is None or not isinstance(error, mcp.MCPError) or not speaks_of_session(error):
+            return None
+        if not self._session_gone and not await self._session_is_unknown():
+            return None
+
+        self._session_gone = True
+        why = f"does not know the session any more ({error.message[:SESSION_ERROR_CHARS]})"
+        lose(why)
+        return Loss(why, executed=not refuses_session(error))
+
+    async def _session_is_unknown(self) -> bool:
+        trace = CallTrace()
+        before = call_trace.set(trace)
+        try:
+            async with asyncio.timeout(SESSION_PROBE_S):
+                await self._client.list_tools()
+        except mcp.MCPError as error:
+            return trace.refused or speaks_of_session(error)
+        except TimeoutError:
+            return False
+        finally:
+            call_trace.reset(before)
+        return False
+
     # --- changes of the listing ---------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
@@ -195,6 +232,7 @@ class McpConnection:
             async with asyncio.timeout(self._config.start_timeout_s):
                 self.offers = await list_offers(self._client, self._config.result, self._owner.odd_offers)
         except (mcp.MCPError, TimeoutError, ValueError) as error:  # ValueError: a listing that breaks the protocol
+            await self.session_loss(error)
             if not self.link.lost:
                 name = self._owner.name
                 log.warning("MCP server could not be listed again", plugin=name, error=type(error).__name__)

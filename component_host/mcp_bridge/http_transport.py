@@ -60,6 +60,9 @@ SESSION_HEADER = "mcp-session-id"
 
 
 class LosableConnection(Protocol):
+    in_session: bool
+    """Requests name a session."""
+
     def lose(self, how: str) -> None: ...
 
 
@@ -92,6 +95,7 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await request.aread()  # the body of a redirected request is still a stream
         exchange = HttpExchange(request, call_trace.get() or CallTrace())
+        self._connection.in_session |= exchange.session
         limit_s = exchange.time_limit_s()
         try:
             async with asyncio.timeout(limit_s):
@@ -125,8 +129,8 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
         if status in GATEWAY_STATUSES:
             reason += self._way
         answer = _error_in(body)
-        if exchange.session and status in (400, 404) and not (answer and answer.code in _ANSWERS):
-            # 404 by the specification, 400 by several servers. None dispatches a request that it answers so.
+        if exchange.session and status in (400, 404, 410) and not (answer and answer.code in _ANSWERS):
+            # 404 by the specification, the others by several servers. None dispatches a request that it answers so.
             why = f"does not know the session any more ({reason})"
             exchange.trace.fail(why, refused=True)
             if exchange.request.method == "POST":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from stepflow import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mcp.client._transport import TransportStreams
 
@@ -108,6 +108,11 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
     """The server exited by itself, is unreachable, or has forgotten the session."""
     drains: bool
     """After a loss, calls in flight may still be answered."""
+
+    @property
+    def lose_session(self) -> Callable[[str], None] | None:
+        """Declares the connection lost with its session, for a reason; None: it has no session."""
+        ...
 
     async def loss(self, trace: CallTrace) -> Loss | None:
         """Explain how a failed call was lost. None: the error is the server's answer."""

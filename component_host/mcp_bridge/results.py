@@ -42,6 +42,11 @@ _ARGUMENTS_REFUSED = re.compile(
     """,
     re.VERBOSE,
 )
+_SESSION_UNKNOWN = re.compile(
+    r"not[ _]found|unknown|invalid|no valid|no such|missing|expired|does(n't| not) exist|re-?initiali[sz]|"
+    r"not[ _](been )?(initiali[sz]ed|recogni[sz]ed)"
+)
+_SESSION_ENDED = re.compile(r"terminated|closed|ended|deleted|no longer")
 _TOOL_UNKNOWN = re.compile(r"\b(unknown tool|tool \S+ (was )?not found)\b", re.IGNORECASE)
 
 
@@ -161,6 +166,21 @@ def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None, ar
     return _failure(
         Code.WORKER_ERROR, f"the call of tool {name!r} went wrong in the MCP client: {type(error).__name__}", {}
     )
+
+
+def speaks_of_session(error: MCPError) -> bool:
+    """Return True if an error may say that the server has forgotten the session."""
+    text = _session_text(error)
+    return "session" in text and bool(_SESSION_UNKNOWN.search(text) or _SESSION_ENDED.search(text))
+
+
+def refuses_session(error: MCPError) -> bool:
+    """Return True if such an error says that the request was not looked at."""
+    return bool(_SESSION_UNKNOWN.search(_session_text(error)))
+
+
+def _session_text(error: MCPError) -> str:
+    return f"{error.message} {error.data or ''}"[:MESSAGE_CHARS_MAX].lower()
 
 
 def unreachable(message: str, stderr_tail: str) -> Failure:

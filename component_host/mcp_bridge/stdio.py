@@ -52,6 +52,7 @@ class McpStdioServer:
     """One launch of a server. See `link.McpLink`."""
 
     drains = False
+    lose_session = None
 
     def __init__(self, spec: ProcessSpec, on_loss: Callable[[], None]) -> None:
         self.lost = False

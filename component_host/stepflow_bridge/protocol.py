@@ -21,9 +21,12 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from component_host.backend import ComponentInfo
 from component_host.json_lines import BATCH_MAX, id_in
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from component_host.backend import HostCall
+
+log = get_logger("component_host.stepflow")
 
 PROTOCOL_VERSION = 1
 
@@ -253,7 +256,7 @@ decode_capabilities = msgspec.json.Decoder(Capabilities).decode
 decode_progress = msgspec.json.Decoder(ProgressParams).decode
 decode_line = msgspec.json.Decoder(Line).decode
 decode_lines = msgspec.json.Decoder(Line).decode_lines
-_decode_listing = msgspec.json.Decoder(list[_ListedComponent]).decode
+_decode_listed = msgspec.json.Decoder(_ListedComponent).decode
 
 
 class _LooseLine(Struct):
@@ -391,16 +394,39 @@ def _plain(text: Raw | UnsetType) -> Any:
         return None
 
 
-def decode_listing(components: Raw) -> list[ComponentInfo]:
-    """Decode the members of a `components/list` result. Raises any of `DECODE_ERRORS`."""
+def decode_listing(components: Raw, plugin: str) -> list[ComponentInfo]:
+    """Decode the members of a `components/list` result. Raises any of `DECODE_ERRORS`.
+
+    A component that differs from the protocol is listed as far as it can be called, else left out, with a warning.
+    """
     infos = []
-    for listed in _decode_listing(components):
-        path = listed.path or listed.component
-        path = path if path.startswith("/") else "/" + path
-        infos.append(
-            ComponentInfo(listed.component, path, listed.description, listed.input_schema, listed.output_schema)
-        )
+    for number, text in enumerate(_decode_batch(components), 1):
+        listed = _listed(text, number, plugin)
+        if listed is not None:
+            path = listed.path or listed.component
+            path = path if path.startswith("/") else "/" + path
+            infos.append(
+                ComponentInfo(listed.component, path, listed.description, listed.input_schema, listed.output_schema)
+            )
     return infos
+
+
+def _listed(text: Raw, number: int, plugin: str) -> _ListedComponent | None:
+    try:
+        return _decode_listed(text)
+    except DECODE_ERRORS as error:
+        problem = str(error)
+
+    members = _plain(text)
+    name = members.get("component") if isinstance(members, dict) else None
+    if not isinstance(name, str):
+        log.warning("component of the server left out", plugin=plugin, component=f"number {number}", problem=problem)
+        return None
+    log.warning("the server lists an odd component", plugin=plugin, component=name, problem=problem)
+    path, description = (
+        text if isinstance(text := members.get(member), str) else None for member in ("path", "description")
+    )
+    return _ListedComponent(name, path, description, members.get("input_schema"), members.get("output_schema"))
 
 
 def capabilities_of(reply: Line) -> Capabilities | None:
@@ -421,10 +447,10 @@ def check_reply(method: str, reply: Line) -> None:
         raise ServerRefusedError(f"answered `{method}` with error {reply.error.code}: {reply.error.message[:500]}")
 
 
-def components_of(reply: Line) -> list[ComponentInfo]:
+def components_of(reply: Line, plugin: str) -> list[ComponentInfo]:
     """Decode the reply to `components/list`. Raises: ServerRefusedError."""
     try:
-        return decode_listing(_member(reply, "components"))
+        return decode_listing(_member(reply, "components"), plugin)
     except DECODE_ERRORS as error:
         raise ServerRefusedError(f"sent an invalid list of components: {error}") from None
 

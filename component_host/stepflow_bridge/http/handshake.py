@@ -69,7 +69,7 @@ class HttpHandshake:
         # 2. List.
         reply = await self._ask(endpoint, "components/list", {}, instance)
         return Introduction(
-            protocol.components_of(reply),
+            protocol.components_of(reply, self._plugin),
             lists_all=capabilities is not None,
             cancels=capabilities is not None and capabilities.cancel,
         )

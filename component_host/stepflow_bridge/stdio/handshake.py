@@ -65,7 +65,7 @@ async def shake_hands(
 
     # 3. List.
     reply = await questions.ask(process, "components/list", {})
-    components = protocol.components_of(reply)
+    components = protocol.components_of(reply, plugin)
 
     # 4. Tell the traits.
     if capabilities is None:

@@ -8,6 +8,8 @@ The first argument selects its behaviour:
 - `endless`: the pages of its tools/list never end
 - `promptless`: it has no tools and no tools/list
 - `floods`: it reports progress as often as `reports` says before it answers a call, with a log message each time
+- `odd`: its tools and its handshake are those of the JSON in the second argument; it answers a call with the tool's
+  argument `answer`, or else with its name
 - `malformed`: it answers a call in the form that the argument `form` names
 """
 
@@ -71,6 +73,9 @@ def error(request: dict, code: int, message: str) -> None:
 
 
 def initialize(request: dict) -> None:
+    if MODE == "odd" and (handshake := json.loads(sys.argv[2]).get("handshake")):
+        result(request, handshake)
+        return
     result(
         request,
         {
@@ -82,6 +87,9 @@ def initialize(request: dict) -> None:
 
 
 def list_tools(request: dict) -> None:
+    if MODE == "odd":
+        result(request, {"tools": json.loads(sys.argv[2])["tools"]})
+        return
     page = int((request.get("params") or {}).get("cursor") or 0)
     if MODE == "endless":
         result(request, {"tools": [{**TOOLS[0], "name": f"tool{page}"}], "nextCursor": str(page + 1)})
@@ -94,6 +102,12 @@ def call(request: dict) -> None:
     name, arguments = request["params"]["name"], request["params"].get("arguments", {})
     if MODE == "malformed" and "form" in arguments:
         print(FORMS[arguments["form"]].replace("{id}", str(request["id"])), flush=True)
+    elif MODE == "odd":
+        told = arguments.get("answer", {"content": [{"type": "text", "text": name}]})
+        if arguments.get("crash"):
+            os._exit(3)
+        send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        result(request, told)
     elif MODE == "floods":
         progress = {"progressToken": request["params"]["_meta"]["progressToken"], "total": arguments["reports"]}
         for number in range(1, arguments["reports"] + 1):

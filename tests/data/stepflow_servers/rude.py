@@ -11,7 +11,7 @@ def reply(request, result):
     print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}), flush=True)
 
 
-def serve(execute, capabilities=None, heard=None):
+def serve(execute, capabilities=None, heard=None, components=({"component": "/it"},)):
     for text in sys.stdin:
         request = json.loads(text)
         if "method" not in request:
@@ -21,7 +21,7 @@ def serve(execute, capabilities=None, heard=None):
             case "initialize":
                 reply(request, {"server_protocol_version": 1, "capabilities": capabilities})
             case "components/list":
-                reply(request, {"components": [{"component": "/it"}]})
+                reply(request, {"components": list(components)})
             case "components/execute" if capabilities is None and request["params"]["component"] != "/it":
                 error = {"code": -32001, "message": "no such component"}
                 print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}), flush=True)
@@ -113,6 +113,17 @@ def malformed():
         "two on a line": other + good,
     }
     serve(lambda request: print(forms[request["params"]["input"]].replace("{id}", str(request["id"])), flush=True))
+
+
+def lists_oddly():
+    odd = [
+        None,
+        5,
+        {"description": "no name"},
+        {"component": "/odd", "description": 5, "path": 7},
+        {"component": "/it"},
+    ]
+    serve(trivial, components=odd)
 
 
 def breaks_off():

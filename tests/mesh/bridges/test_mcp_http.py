@@ -328,12 +328,11 @@ def test_a_server_that_never_listens_is_refused_in_time() -> None:
 class Scripted:
     """A server of the handshake era with sessions; `call` answers the calls of tools."""
 
-    def __init__(self, status_of_unknown_session: int = 404) -> None:
+    def __init__(self) -> None:
         self.sessions: set[str] = set()
         self.begun = 0
         self.executed: list[str] = []
         self.authorizations: set[str] = set()
-        self.status_of_unknown_session = status_of_unknown_session
 
     async def __call__(self, exchange: Exchange) -> None:
         self.authorizations.add(exchange.headers.get("authorization", ""))
@@ -350,7 +349,7 @@ class Scripted:
             result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
             await exchange.result(result, Mcp_Session_Id=session)
         elif exchange.headers.get("mcp-session-id") not in self.sessions:
-            await exchange.error(self.status_of_unknown_session, -32000, "Bad Request: No valid session ID provided")
+            await self.refuse(exchange)
         elif "id" not in message:
             await exchange.send(202)
         elif method == "tools/list":
@@ -359,6 +358,10 @@ class Scripted:
             self.executed.append(exchange.headers["mcp-session-id"])
             await self.call(exchange)
 
+    async def refuse(self, exchange: Exchange) -> None:
+        """Answer a request of an unknown session."""
+        await exchange.error(404, -32000, "Bad Request: No valid session ID provided")
+
     async def call(self, exchange: Exchange) -> None:
         await self.answer(exchange, "done")
 
@@ -366,15 +369,76 @@ class Scripted:
         await exchange.result({"content": [{"type": "text", "text": text}]})
 
 
-@pytest.mark.parametrize("status", [404, 400])
-def test_a_call_of_a_forgotten_session_is_made_once_in_a_new_one(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (404, -32000, "Bad Request: No valid session ID provided"),
+        (400, -32000, "Bad Request: No valid session ID provided"),
+        (410, -32000, "gone"),
+        (200, -32001, "Session not found"),
+        (200, -32600, "Unknown session id 'session-1' for 'tools/call'; client should reinitialize"),
+        (200, -32002, "session_expired"),
+        (500, -32603, "Invalid session"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["body", "stream"])
+def test_a_call_of_a_forgotten_session_is_made_once_in_a_new_one(
+    status: int, code: int, message: str, stream: bool
+) -> None:
+    class Forgetting(Scripted):
+        async def refuse(self, exchange: Exchange) -> None:
+            if stream and status == 200:
+                await exchange.begin_stream()
+                error = {"code": code, "message": message}
+                await exchange.event({"jsonrpc": "2.0", "id": exchange.message.get("id"), "error": error})
+                exchange.writer.close()
+            else:
+                await exchange.error(status, code, message)
+
     async def main() -> None:
-        server = Scripted(status)
+        server = Forgetting()
         async with http_server(server) as port, started(at(port, "2025")) as backend:
             assert await outcome_of(backend, "do", {}) == "done"
             server.sessions.clear()
             assert await asyncio.gather(*(outcome_of(backend, "do", {}) for _ in range(5))) == ["done"] * 5
         assert server.executed == ["session-1", *["session-2"] * 5]
+
+    run(main())
+
+
+def test_a_tools_own_error_about_a_session_is_its_answer() -> None:
+    class Browser(Scripted):
+        async def call(self, exchange: Exchange) -> None:
+            await exchange.error(200, -32001, "browser session not found")
+
+    async def main() -> None:
+        server = Browser()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            failure = await outcome_of(backend, "do", {})
+        assert failure.message == "browser session not found"
+        assert failure.code == Code.TIMEOUT  # -32001, as ever
+        assert (server.begun, len(server.executed)) == (1, 1)
+
+    run(main())
+
+
+def test_a_call_that_ended_with_its_session_is_left_to_the_engine() -> None:
+    class Ending(Scripted):
+        async def call(self, exchange: Exchange) -> None:
+            if exchange.message["params"]["arguments"].get("last"):
+                self.sessions.clear()
+                await exchange.error(200, -32001, "Session terminated")
+            else:
+                await super().call(exchange)
+
+    async def main() -> None:
+        server = Ending()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            failure = await outcome_of(backend, "do", {"last": True})
+            assert await outcome_of(backend, "do", {}) == "done"
+        assert failure.code == Code.UNREACHABLE
+        assert "session" in failure.message
+        assert server.executed == ["session-1", "session-2"], "it may have been executed, so it is not repeated here"
 
     run(main())
 

@@ -232,6 +232,18 @@ def test_a_reply_that_never_ends_fails_its_call(rude: Rude, monkeypatch: pytest.
     uvloop.run(test())
 
 
+def test_an_odd_component_costs_its_server_nothing_else(rude: Rude) -> None:
+    async def test() -> None:
+        async with started(rude("lists_oddly")) as backend:
+            assert [(info.component, info.path) for info in backend.listing().components] == [
+                ("/odd", "/odd"),
+                ("/it", "/it"),
+            ]
+            assert await execute(backend, "/it", 1) == 1
+
+    uvloop.run(test())
+
+
 def test_garbage_before_the_handshake_is_skipped(rude: Rude) -> None:
     async def test() -> None:
         async with started(rude("garbage_first")) as backend:
