@@ -157,8 +157,8 @@ class McpConnection:
     async def session_loss(self, error: Exception) -> Loss | None:
         """Explain a call that failed because the server has forgotten the session; None: the error is its answer.
 
-        Several servers tell it by a JSON-RPC error instead of HTTP 404, with codes of their own. An error about a session
-        may also be a tool's, so the server is asked for its tools: in a session that it knows, it answers.
+        Several servers tell it by a JSON-RPC error instead of HTTP 404, with codes of their own. An error about a
+        session may also be a tool's, so the server is asked for its tools: in a session that it knows, it answers.
         """
         lose = self.link.lose_session
         if lose is None or not isinstance(error, mcp.MCPError) or not speaks_of_session(error):
