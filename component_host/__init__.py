@@ -25,6 +25,7 @@ Backends:
 - `json_lines`: JSON messages in the lines that servers print.
 - `progress_gate`: progress reports, thinned.
 - `late_imports`: imports of large libraries after the start.
+- `retry_after`: the pause that an HTTP service asks for.
 
 The process and the store:
 - `__main__`: `python -m component_host`.
