@@ -14,17 +14,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable
+    from collections.abc import AsyncGenerator, AsyncIterator, Hashable
 
 PERIOD_S = 0.1
 
-REPORTS_MAX = 50
+REPORTS_MAX = 100
 """Reports of one server that pass in a period; of the others, the latest of each call waits for the next one."""
 
 WAITING_MAX = 1_000
 """Calls with a waiting report; reports of further ones are dropped."""
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class ProgressGate(Generic[R]):
@@ -73,10 +74,10 @@ class ProgressGate(Generic[R]):
             self._passed, self._period_ends_at = 0, now + PERIOD_S
 
 
-class Thinning(Protocol[R]):
+class Thinning(Protocol[R_co]):
     """Thins one stream of chunks. An empty result of a method is not passed on."""
 
-    def feed(self, chunk: bytes, now: float) -> R:
+    def feed(self, chunk: bytes, now: float) -> R_co:
         """Return what passes of a chunk."""
         ...
 
@@ -84,14 +85,14 @@ class Thinning(Protocol[R]):
         """Return the time until something is due; None if nothing waits."""
         ...
 
-    def take_due(self, now: float) -> R: ...
+    def take_due(self, now: float) -> R_co: ...
 
-    def finish(self) -> R:
+    def finish(self) -> R_co:
         """Return the rest at the end of the stream."""
         ...
 
 
-async def paced(chunks: AsyncIterator[bytes], thinning: Thinning[R]) -> AsyncIterator[R]:
+async def paced(chunks: AsyncIterator[bytes], thinning: Thinning[R]) -> AsyncGenerator[R, None]:
     """Yield what passes of the chunks of a stream; what waits is yielded when it is due, also without a chunk."""
     loop = asyncio.get_running_loop()
     next_chunk: asyncio.Task[bytes] | None = None

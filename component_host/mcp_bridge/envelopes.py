@@ -76,6 +76,11 @@ def mended_answer(text: bytes, request_id: int | str, *, whole: bool = False) ->
 _ANSWERS = (mcp_types.JSONRPCResponse, mcp_types.JSONRPCError)
 
 
+def answered_id(message: mcp_types.JSONRPCMessage) -> int | str | None:
+    """Return the id of the request that a message answers; None if it answers none."""
+    return message.id if isinstance(message, _ANSWERS) else None
+
+
 class _ErrorIn(msgspec.Struct):
     code: int
     message: str
@@ -162,4 +167,4 @@ def _error(request_id: int | str, code: int, message: str, data: Any = None) -> 
     return mcp_types.JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
 
 
-__all__ = ["bad_answer", "mended_answer", "read_messages"]
+__all__ = ["answered_id", "bad_answer", "mended_answer", "read_messages"]

@@ -13,10 +13,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import mcp_types
-
 from component_host.json_lines import UNFINISHED_S, LineSplitter, MessageFinder
-from component_host.mcp_bridge.envelopes import bad_answer, read_messages
+from component_host.mcp_bridge.envelopes import answered_id, bad_answer, read_messages
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX
 from component_host.mcp_bridge.notices import notice_key, progress_key
 from component_host.progress_gate import ProgressGate
@@ -24,6 +22,8 @@ from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import mcp_types
 
 log = get_logger("component_host.mcp")
 
@@ -105,8 +105,8 @@ class McpStdoutReader:
         if not messages:
             self._note_stray(text)
         for message in messages:
-            answers = isinstance(message, mcp_types.JSONRPCResponse | mcp_types.JSONRPCError)
-            if answers and message.id is not None and (last := self._progress.take(progress_key(message.id))):
+            answered = answered_id(message)
+            if answered is not None and (last := self._progress.take(progress_key(answered))):
                 self._take_text(last, _UNREADABLE, is_json=True)
             self._on_message(message)
 

@@ -174,9 +174,10 @@ class HttpEndpoint:
             else:
                 line = await asyncio.to_thread(protocol.decode_line, text)
         except protocol.DECODE_ERRORS:
-            line = _as_told(text)
-            if line is None:
+            told = _as_told(text)
+            if told is None:
                 raise self._not_protocol(status, text) from None
+            line = told
 
         if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
             raise self._not_protocol(status, text)

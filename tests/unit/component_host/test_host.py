@@ -784,7 +784,11 @@ def test_progress_reaches_the_executor_with_the_id_of_its_call() -> None:
     run_async(main)
 
 
-def test_of_a_flood_of_progress_some_reports_and_the_last_of_each_call_reach_the_executor() -> None:
+def test_of_a_flood_of_progress_some_reports_and_the_last_of_each_call_reach_the_executor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("component_host.progress_gate.PERIOD_S", 0.5)
+
     async def main() -> None:
         async with scripted() as (_, backend, executor):
             numbers = [executor.call("a"), executor.call("b")]
