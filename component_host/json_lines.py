@@ -131,7 +131,7 @@ def id_in(text: bytes) -> int | str | None:
     return int(found[1]) if found[1] else found[2].decode("utf-8", "replace")
 
 
-class _Envelope(msgspec.Struct):
+class _Members(msgspec.Struct):
     jsonrpc: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     method: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -141,7 +141,7 @@ class _Envelope(msgspec.Struct):
 
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_envelope = msgspec.json.Decoder(_Members).decode
 
 
 def _is_json(text: bytes) -> bool:

@@ -401,6 +401,8 @@ EXEMPT = {
         "component_host DRAIN_READS_MAX",
         "component_host STARTS_MAX",
         "component_host NOTICE_BYTES_MAX",
+        "component_host BRANCH_DEPTH_MAX",
+        "component_host ODD_MAX",
         "component_host PROGRESS_BYTES_MAX",
     ),
     "Above it work moves to a thread": (

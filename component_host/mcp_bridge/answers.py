@@ -72,11 +72,10 @@ class AnswerTap(AbstractAsyncContextManager["TransportStreams"]):
             return
 
         result = message.result
-        if result.get("resultType") == "input_required":
-            return  # the SDK asks back, and sends the request again
         if asked.trace is not None:
             asked.trace.answer = result
-        message.result = _STAND_INS[asked.method](result)
+        if result.get("resultType") != "input_required":  # else the SDK asks back, and sends the request again
+            message.result = _STAND_INS[asked.method](result)
 
 
 class _TappedReads:

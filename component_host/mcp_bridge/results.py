@@ -71,6 +71,10 @@ def input_problem(kind: OfferKind, input: Any) -> str:
     return ""
 
 
+class BadAnswerError(Exception):
+    """An answer is no result, or breaks the schema of the tool; the text says how."""
+
+
 def outcome(kind: OfferKind, answer: dict[str, Any], form: ResultForm, call: ToolCall) -> bytes | Failure:
     """Return an answer's output as JSON text, or its failure."""
     if kind == "tool" and answer.get("isError") in (True, "true"):
@@ -82,18 +86,16 @@ def outcome(kind: OfferKind, answer: dict[str, Any], form: ResultForm, call: Too
         text = codec.encode(tree)
         if b"null" in text:  # the encoder writes NaN and infinities, which the SDK accepts over HTTP, as null
             _check_numbers(tree)
-    except Invalid as error:
-        return _failure(Code.COMPONENT_FAILED, error.message, {})
+    except BadAnswerError as error:
+        return _failure(Code.COMPONENT_FAILED, str(error), {})
     return text
 
 
 def _check_numbers(tree: Any) -> None:
-    """Raises: Invalid, a number is infinite or NaN."""
+    """Raises: BadAnswerError, a number is infinite or NaN."""
     match tree:
         case float() if not math.isfinite(tree):
-            raise Invalid(
-                "NOT_JSON", f"the server's answer cannot be an output: it has the number {tree}, unknown to JSON"
-            )
+            raise BadAnswerError(f"the server's answer cannot be an output: it has the number {tree}, unknown to JSON")
         case dict():
             for member in tree.values():
                 _check_numbers(member)
@@ -103,7 +105,7 @@ def _check_numbers(tree: Any) -> None:
 
 
 def _output(kind: OfferKind, answer: dict[str, Any], form: ResultForm) -> Any:
-    """Raises: Invalid, the answer has no output."""
+    """Raises: BadAnswerError, the answer has no output."""
     match kind:
         case "prompt":
             return _members(answer, "messages", "description")
@@ -127,7 +129,7 @@ def _members(answer: dict[str, Any], member: str, *others: str) -> dict[str, Any
 def _objects(answer: dict[str, Any], member: str) -> list[Any]:
     objects = answer.get(member)
     if not isinstance(objects, list) or not all(isinstance(each, dict) for each in objects):
-        raise Invalid("ANSWER_INVALID", f"the server's answer breaks the protocol (`{member}` is no list of objects)")
+        raise BadAnswerError(f"the server's answer breaks the protocol (`{member}` is no list of objects)")
     return objects
 
 
@@ -224,39 +226,35 @@ class ResultChecks:
         self._validators: dict[str, tuple[Any, InputValidator]] = {}
 
     def check(self, name: str, schema: Any, value: Any) -> None:
-        """Raises: Invalid, the value breaks the schema of tool `name`, or cannot be checked."""
+        """Raises: BadAnswerError, the value breaks the schema of tool `name`, or cannot be checked."""
         known = self._validators.get(name)
         if known is None or known[0] is not schema:
             try:
                 known = self._validators[name] = (schema, InputValidator(schema, check_formats=False))
             except Invalid as error:
-                raise Invalid(
-                    "SCHEMA_UNUSABLE",
+                raise BadAnswerError(
                     f"the output schema of tool {name!r} cannot be used ({error.reason}): {error.message}",
                 ) from None
         try:
             problem = known[1].misfit(value)
         except Invalid as error:
-            raise Invalid(
-                "RESULT_UNCHECKED", f"the result of tool {name!r} cannot be checked ({error.reason}): {error.message}"
+            raise BadAnswerError(
+                f"the result of tool {name!r} cannot be checked ({error.reason}): {error.message}"
             ) from None
         if problem is not None:
             pointer, _, rule = problem  # the message quotes the value
-            raise Invalid(
-                "RESULT_INVALID",
+            raise BadAnswerError(
                 f"the result of tool {name!r} breaks the tool's output schema: {rule or 'schema'!r} does not hold at "
                 f"{pointer or 'its root'}",
             )
 
 
 def _check_structure(call: ToolCall, answer: dict[str, Any]) -> None:
-    """Raises: Invalid, the structured content breaks the tool's output schema."""
+    """Raises: BadAnswerError, the structured content breaks the tool's output schema."""
     if call.result_schema is None:
         return
     if "structuredContent" not in answer:
-        raise Invalid(
-            "RESULT_UNSTRUCTURED", f"tool {call.name!r} has an output schema, and its result no structured content"
-        )
+        raise BadAnswerError(f"tool {call.name!r} has an output schema, and its result no structured content")
     call.checks.check(call.name, call.result_schema, answer["structuredContent"])
 
 

@@ -16,7 +16,7 @@ from support.schemas import BOMB, branching, nested, unevaluated
 
 from component_host.builtin.schemas import BUILTINS
 from component_host.mcp_bridge import listing
-from component_host.mcp_bridge.results import ResultChecks, breaks_schema
+from component_host.mcp_bridge.results import BadAnswerError, ResultChecks, breaks_schema
 from control_plane.admission import RunRequest, check_request
 from stepflow.codec import encode
 from stepflow.errors import Invalid
@@ -185,7 +185,7 @@ def test_the_step_of_a_sub_flow_with_such_a_schema_fails() -> None:
     ],
 )
 def test_a_tools_result_is_not_checked_against_such_a_schema(schema: Any, value: Any) -> None:
-    with pytest.raises(Invalid, match="cannot be"):
+    with pytest.raises(BadAnswerError, match="cannot be"):
         ResultChecks().check("t", schema, value)
     assert not breaks_schema(schema, value)
 
@@ -193,7 +193,7 @@ def test_a_tools_result_is_not_checked_against_such_a_schema(schema: Any, value:
 def test_a_tools_result_is_checked_in_linear_time_and_its_misfit_has_a_place() -> None:
     schema = {"properties": {"v": {"type": "array", "items": {"pattern": "^(a+)+$"}}}}
     ResultChecks().check("t", schema, {"v": ["a" * 50]})
-    with pytest.raises(Invalid, match="'pattern' does not hold at /v/1"):
+    with pytest.raises(BadAnswerError, match="'pattern' does not hold at /v/1"):
         ResultChecks().check("t", schema, {"v": ["a", "a" * 50 + "b"]})
 
 
