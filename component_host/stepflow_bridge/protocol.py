@@ -19,14 +19,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from component_host.backend import ComponentInfo
-from component_host.json_lines import BATCH_MAX, id_in
-from stepflow.telemetry import get_logger
-
 if TYPE_CHECKING:
     from component_host.backend import HostCall
-
-log = get_logger("component_host.stepflow")
 
 PROTOCOL_VERSION = 1
 
@@ -242,49 +236,12 @@ class ProgressParams(Struct):
     message: str | None = None
 
 
-class _ListedComponent(Struct):
-    component: str
-    path: str | None = None
-    description: str | None = None
-    input_schema: Any = None
-    output_schema: Any = None
-
-
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 decode_capabilities = msgspec.json.Decoder(Capabilities).decode
 decode_progress = msgspec.json.Decoder(ProgressParams).decode
 decode_line = msgspec.json.Decoder(Line).decode
 decode_lines = msgspec.json.Decoder(Line).decode_lines
-_decode_listed = msgspec.json.Decoder(_ListedComponent).decode
-
-
-class _LooseLine(Struct):
-    jsonrpc: Raw | UnsetType = UNSET
-    id: Raw | UnsetType = UNSET
-    method: Raw | UnsetType = UNSET
-    params: Raw | UnsetType = UNSET
-    result: Raw | UnsetType = UNSET
-    error: Raw | UnsetType = UNSET
-
-
-_decode_loose = msgspec.json.Decoder(_LooseLine).decode
-_decode_batch = msgspec.json.Decoder(list[Raw]).decode
-_decode_output = msgspec.json.Decoder(Output).decode
-_decode_error = msgspec.json.Decoder(ErrorIn).decode
-
-
-def read_lines(text: bytes) -> list[Line]:
-    """Read the messages in a text as far as they are told; empty if it has none.
-
-    A reply whose outcome cannot be read becomes an error reply with its id, so that its call ends. Read are also: a
-    batch, a message without `jsonrpc` or with another version, an id of another type, an error that is no object.
-    """
-    try:
-        texts = _decode_batch(text)[:BATCH_MAX] if text.lstrip()[:1] == b"[" else [Raw(text)]
-    except DECODE_ERRORS:
-        texts = [Raw(text)]
-    return [line for each in texts if (line := _read_line(bytes(each))) is not None]
 
 
 class _Head(Struct):
@@ -310,12 +267,6 @@ def is_progress(text: bytes) -> bool:
     return head.method == PROGRESS and head.id is UNSET
 
 
-def unreadable_reply(text: bytes, problem: str) -> Line | None:
-    """Return an error reply for text that is no message; None if neither end has an id."""
-    found = id_in(text)
-    return None if found is None else Line("2.0", found, error=ErrorIn(INTERNAL, problem))
-
-
 def is_message(line: Line) -> bool:
     """Return True unless the line is JSON that the server's code has printed."""
     if line.jsonrpc:
@@ -324,115 +275,10 @@ def is_message(line: Line) -> bool:
     return replies and (line.error is not UNSET or (line.result is not UNSET and line.result.output is not UNSET))
 
 
-def _read_line(text: bytes) -> Line | None:
-    try:
-        line = decode_line(text)
-    except DECODE_ERRORS:
-        pass
-    else:
-        return line if is_message(line) else None
-
-    try:
-        loose = _decode_loose(text)
-    except DECODE_ERRORS:
-        return unreadable_reply(text, "the server's reply is not valid JSON") if text.startswith(b"{") else None
-
-    # 1. A request or notification, or JSON of the server's code.
-    request_id, method = _loose_id(loose.id), _plain(loose.method)
-    if isinstance(method, str):
-        return Line("2.0", request_id, method, loose.params)
-    if request_id is None or (loose.result is UNSET and loose.error is UNSET and loose.jsonrpc is UNSET):
-        return None
-
-    # 2. A reply: an error as far as it is told, or else the result.
-    if loose.error is not UNSET and (error := _loose_error(loose.error)) is not None:
-        return Line("2.0", request_id, error=error)
-    try:
-        result = UNSET if loose.result is UNSET else _decode_output(loose.result)
-    except DECODE_ERRORS:
-        error = ErrorIn(INTERNAL, "the server's reply does not follow the protocol: its `result` is no object")
-        return Line("2.0", request_id, error=error)
-    return Line("2.0", request_id, result=result)
-
-
-def _loose_id(text: Raw | UnsetType) -> int | str | None:
-    value = _plain(text)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
-
-
-def _loose_error(text: Raw) -> ErrorIn | None:
-    """Read an error as far as it is told; None if there is none (`null`)."""
-    try:
-        return _decode_error(text)
-    except DECODE_ERRORS:
-        pass
-    value = _plain(text)
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        return ErrorIn(INTERNAL, f"the server's reply is an error outside the protocol: {_said(value)}")
-
-    try:
-        code = int(value.get("code", INTERNAL))
-    except (TypeError, ValueError, OverflowError):
-        code = INTERNAL
-    message = value.get("message")
-    data = Raw(_encode(value["data"])) if value.get("data") is not None else UNSET
-    return ErrorIn(code, message if isinstance(message, str) else _said(value), data)
-
-
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else _encode(value).decode()
-
-
-def _plain(text: Raw | UnsetType) -> Any:
-    try:
-        return None if text is UNSET else msgspec.json.decode(text)
-    except DECODE_ERRORS:
-        return None
-
-
-def decode_listing(components: Raw, plugin: str) -> list[ComponentInfo]:
-    """Decode the members of a `components/list` result. Raises any of `DECODE_ERRORS`.
-
-    A component that differs from the protocol is listed as far as it can be called, else left out, with a warning.
-    """
-    infos = []
-    for number, text in enumerate(_decode_batch(components), 1):
-        listed = _listed(text, number, plugin)
-        if listed is not None:
-            path = listed.path or listed.component
-            path = path if path.startswith("/") else "/" + path
-            infos.append(
-                ComponentInfo(listed.component, path, listed.description, listed.input_schema, listed.output_schema)
-            )
-    return infos
-
-
-def _listed(text: Raw, number: int, plugin: str) -> _ListedComponent | None:
-    try:
-        return _decode_listed(text)
-    except DECODE_ERRORS as error:
-        problem = str(error)
-
-    members = _plain(text)
-    name = members.get("component") if isinstance(members, dict) else None
-    if not isinstance(name, str):
-        log.warning("component of the server left out", plugin=plugin, component=f"number {number}", problem=problem)
-        return None
-    log.warning("the server lists an odd component", plugin=plugin, component=name, problem=problem)
-    path, description = (
-        text if isinstance(text := members.get(member), str) else None for member in ("path", "description")
-    )
-    return _ListedComponent(name, path, description, members.get("input_schema"), members.get("output_schema"))
-
-
 def capabilities_of(reply: Line) -> Capabilities | None:
     """Return the capabilities from a reply to `initialize`; None if the server knows no capabilities."""
     try:
-        return decode_capabilities(_member(reply, "capabilities"))
+        return decode_capabilities(member_of(reply, "capabilities"))
     except DECODE_ERRORS:
         return None
 
@@ -447,14 +293,7 @@ def check_reply(method: str, reply: Line) -> None:
         raise ServerRefusedError(f"answered `{method}` with error {reply.error.code}: {reply.error.message[:500]}")
 
 
-def components_of(reply: Line, plugin: str) -> list[ComponentInfo]:
-    """Decode the reply to `components/list`. Raises: ServerRefusedError."""
-    try:
-        return decode_listing(_member(reply, "components"), plugin)
-    except DECODE_ERRORS as error:
-        raise ServerRefusedError(f"sent an invalid list of components: {error}") from None
-
-
-def _member(reply: Line, name: str) -> Raw:
+def member_of(reply: Line, name: str) -> Raw:
+    """Return a member of a result; `null` if it is absent."""
     value = UNSET if reply.result is UNSET else getattr(reply.result, name)
     return value if isinstance(value, Raw) else Raw(b"null")

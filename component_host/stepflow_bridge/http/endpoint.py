@@ -25,6 +25,7 @@ from yarl import URL
 
 from component_host.progress_gate import ProgressGate, paced
 from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.loose_lines import read_lines
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid
 from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
@@ -205,7 +206,7 @@ class HttpEndpoint:
 
 def _as_told(text: bytes) -> protocol.Line | None:
     """Return the message of a text that does not follow the protocol: of several, the reply."""
-    lines = protocol.read_lines(text)
+    lines = read_lines(text)
     return next((line for line in lines if line.method is None), lines[0] if lines else None)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from component_host.json_lines import ENDS_BYTES, UNFINISHED_S, MessageFinder, id_in
 from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.loose_lines import read_lines, unreadable_reply
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.telemetry import get_logger
 
@@ -80,7 +81,7 @@ class StdoutReader:
                 pass
             else:
                 for line in lines:
-                    if protocol.is_message(line):
+                    if line.jsonrpc or protocol.is_message(line):
                         self._on_line(line)
                 return
 
@@ -91,9 +92,9 @@ class StdoutReader:
 
     def _read(self, text: bytes, *, is_json: bool) -> None:
         if is_json:
-            lines = protocol.read_lines(text)
+            lines = read_lines(text)
         else:
-            reply = protocol.unreadable_reply(text, "the server's reply is not valid JSON")
+            reply = unreadable_reply(text, "the server's reply is not valid JSON")
             lines = [] if reply is None else [reply]
 
         for line in lines:
