@@ -22,6 +22,8 @@ Backends:
 - `stepflow_bridge/`: StepFlow component servers, over stdio, HTTP and gRPC pull.
 - `mock`: components that answer from a table, for tests of flows.
 - `supervision/`: server processes: start, pipes, stop, restarts.
+- `json_lines`: JSON messages in the lines that servers print.
+- `progress_gate`: progress reports, thinned.
 - `late_imports`: imports of large libraries after the start.
 - `retry_after`: the pause that an HTTP service asks for.
 

@@ -1,6 +1,6 @@
 """The host's end of one executor's stream.
 
-- Messages of one turn of the event loop leave as one frame.
+- Messages of one turn of the event loop leave as one frame. Progress is thinned (`progress_gate`).
 - A cancel counts only on the last stream to ask for the call; after a join elsewhere the cancel is ignored.
 - A closed stream delivers nothing, and keeps open call-backs for the next owner of the run, no longer than results
   are held.
@@ -13,18 +13,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from component_host.results import failed
+from component_host.progress_gate import ProgressGate
+from component_host.results import PROGRESS_CHARS_MAX, failed, readable
 from stepflow.errors import Unavailable
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from component_host.call import Call, OpenCallback
+    from component_host.call import Call, OpenCallback, ProgressReport
     from stepflow.errors import Failure
 
-PROGRESS_MAX = 1_000
-"""Progress reports in one frame; further ones within the same turn of the event loop are dropped."""
+PROGRESS_MAX = 200
+"""Progress reports to one executor in a period of `progress_gate`; of further ones, the latest of each call is sent in
+the next period."""
 
 
 class StreamOwner(Protocol):
@@ -57,6 +59,8 @@ class HostStream:
         self._deliver = deliver
         self._frame = host_pb2.HostFrame()
         self._flush_due = False
+        self._progress: ProgressGate[tuple[Call, ProgressReport]] = ProgressGate(PROGRESS_MAX)
+        self._progress_timer: asyncio.TimerHandle | None = None
         self._callbacks: dict[int, OpenCallback] = {}
         self._given_up = False
         """True once no executor can join the calls of this stream any more."""
@@ -94,6 +98,8 @@ class HostStream:
         self.closed = True
         self.calls.clear()
         self._frame = host_pb2.HostFrame()  # its results are held
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
 
         if not self._given_up:
             self._timer = asyncio.get_running_loop().call_later(self._owner.held_s_max, self.give_up)
@@ -119,10 +125,25 @@ class HostStream:
         """Answer a call refused by the host."""
         self.send_result(failed(request, failure, 0))
 
-    def send_progress(self, progress: host_pb2.Progress) -> None:
-        if not self.closed and len(self._frame.progress) < PROGRESS_MAX:
-            self._frame.progress.append(progress)
+    def send_progress(self, call: Call, report: ProgressReport) -> None:
+        if self.closed:
+            return
+        if self._progress.offer(call, (call, report), asyncio.get_running_loop().time()):
+            _add_progress(self._frame, call, report)
             self._schedule()
+        elif self._progress_timer is None:
+            self._release_progress()
+
+    def _release_progress(self) -> None:
+        """Send the reports that waited for this period; wait for the next one if there are more."""
+        loop = asyncio.get_running_loop()
+        for call, report in self._progress.take_due(loop.time()):
+            if not call.settled:
+                _add_progress(self._frame, call, report)
+                self._schedule()
+
+        wait_s = self._progress.wait_s(loop.time())
+        self._progress_timer = None if wait_s is None else loop.call_later(wait_s, self._release_progress)
 
     def send_callback(self, callback: OpenCallback) -> None:
         """Send a component's request to the run's owner; without an owner keep the request for the next."""
@@ -170,6 +191,12 @@ class HostStream:
         frame, self._frame = self._frame, host_pb2.HostFrame()
         if not self.closed:
             self._deliver(frame)
+
+
+def _add_progress(frame: host_pb2.HostFrame, call: Call, report: ProgressReport) -> None:
+    done, total, message = report
+    text = readable(message, PROGRESS_CHARS_MAX)
+    frame.progress.add(call_id=call.request.call_id, done=done, total=total, message=text)
 
 
 def _ownerless() -> Unavailable:

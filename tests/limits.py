@@ -258,8 +258,17 @@ SERVERS = (
         "s",
     ),
     Limit(
-        "Progress reports in one frame", "component_host PROGRESS_MAX", "Further reports of the same moment are dropped"
+        "Progress reports to one executor in 0.1 s",
+        "component_host PROGRESS_MAX",
+        "Of further ones, the latest of each call is sent later",
     ),
+    Limit(
+        "Progress reports of one server in 0.1 s",
+        "component_host REPORTS_MAX",
+        "Of further ones, the latest of each call passes later",
+    ),
+    Limit("Calls of one server with a report that waits", "component_host WAITING_MAX", "Further reports are dropped"),
+    Limit("Messages of one JSON-RPC batch", "component_host BATCH_MAX", "The rest is skipped"),
     Limit("Tools and resources of an MCP server", "component_host/mcp_bridge OFFERS_MAX", "The rest is left out"),
     Limit("Pages of an MCP listing", "component_host/mcp_bridge PAGES_MAX", "The rest is left out"),
     Limit("A message of an MCP server", "component_host/mcp_bridge MESSAGE_BYTES_MAX", "The call fails", "bytes"),
@@ -400,6 +409,11 @@ EXEMPT = {
         "component_host OUTGOING_BYTES_MAX",
         "component_host ANNOUNCEMENT_BYTES_MAX",
         "component_host DRAIN_READS_MAX",
+        "component_host STARTS_MAX",
+        "component_host NOTICE_BYTES_MAX",
+        "component_host BRANCH_DEPTH_MAX",
+        "component_host ODD_MAX",
+        "component_host PROGRESS_BYTES_MAX",
     ),
     "Above it work moves to a thread": (
         "stepflow/store INLINE_HASH_BYTES_MAX",

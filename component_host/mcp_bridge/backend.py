@@ -124,7 +124,7 @@ class McpBackend:
         # 1. Check what can be sent at all.
         component = call.request.component
         offer = connection.offers.get(component)
-        kind, info = offer or ("tool", None)  # the server may serve tools that it does not list
+        kind, info, result_schema = offer or ("tool", None, None)  # the server may serve tools that it does not list
         if problem := results.input_problem(kind, arguments):
             call.fail(Failure(Code.INVALID_INPUT, problem))
             return True
@@ -132,9 +132,9 @@ class McpBackend:
         # 2. Send the request. An error is the server's answer, or the call was lost.
         with connection.count_call() as trace:
             try:
-                result = await connection.request(kind, call, arguments)
+                answer = await connection.request(kind, call, arguments, trace)
             except Exception as error:
-                loss = await connection.link.loss(trace)
+                loss = await connection.link.loss(trace) or await connection.session_loss(error)
                 if loss is None:
                     call.fail(results.failure_of_error(error, component, info, arguments))
                     return True
@@ -144,7 +144,8 @@ class McpBackend:
                 return loss.executed
 
         # 3. Translate the result.
-        outcome = results.outcome(result, self._config.result, info, arguments)
+        tool = results.ToolCall(component, info, arguments, connection.checks, result_schema)
+        outcome = results.outcome(kind, answer, self._config.result, tool)
         if isinstance(outcome, Failure):
             call.fail(outcome)
         else:

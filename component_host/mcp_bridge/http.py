@@ -78,6 +78,7 @@ class McpHttpServer:
         _check_target(target)
         self.lost = False
         self.drains = spec is None
+        self.in_session = False
         port = str(free_port()) if spec is not None and PORT in target.url else ""
         self._url = httpx2.URL(target.url.replace(PORT, port))
         self._proxy = proxy_for(str(self._url), environ)
@@ -135,6 +136,10 @@ class McpHttpServer:
         if process is not None and self.lost:
             return Loss(f"{self.describe_end()} during the call", executed=trace.executed)
         return Loss(trace.problem, executed=trace.executed) if trace.problem else None
+
+    @property
+    def lose_session(self) -> Callable[[str], None] | None:
+        return self.lose if self.in_session else None
 
     def describe_end(self) -> str:
         if self._process is not None and self._process.returncode is not None:

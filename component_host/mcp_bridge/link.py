@@ -11,12 +11,12 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from stepflow import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mcp.client._transport import TransportStreams
 
@@ -64,6 +64,8 @@ class CallTrace:
     """The server refused the call unread."""
     problem: str = ""
     """Why no answer will come; empty if one does."""
+    answer: dict[str, Any] | None = None
+    """The result, as the server sent it."""
 
     @property
     def executed(self) -> bool:
@@ -106,6 +108,11 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
     """The server exited by itself, is unreachable, or has forgotten the session."""
     drains: bool
     """After a loss, calls in flight may still be answered."""
+
+    @property
+    def lose_session(self) -> Callable[[str], None] | None:
+        """Declares the connection lost with its session, for a reason; None: it has no session."""
+        ...
 
     async def loss(self, trace: CallTrace) -> Loss | None:
         """Explain how a failed call was lost. None: the error is the server's answer."""

@@ -16,6 +16,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from component_host.backend import with_stderr
+from component_host.mcp_bridge.odd_offers import OddOffers
 from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import StepflowError, Unavailable
 from stepflow.proxies import named_proxy, through
@@ -59,6 +60,7 @@ class McpSupervisor:
     ) -> None:
         self.name = context.name
         self.listing_changed = on_listing
+        self.odd_offers = OddOffers(context.name)
         self._context = context
         self._config = config
         self._health = health
@@ -263,7 +265,7 @@ def import_sdk(*, over_http: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # below, they write URLs and headers
 
     transport = "component_host.mcp_bridge.http" if over_http else "component_host.mcp_bridge.stdio"
-    for name in (transport, "component_host.mcp_bridge.connection", "jsonschema.validators"):
+    for name in (transport, "component_host.mcp_bridge.connection"):
         importlib.import_module(name)
 
 
