@@ -16,6 +16,7 @@ Requests:
 
 Reads:
 - `listing`: pages of runs, items and steps.
+- `run_index`: the index of runs by age, which lists read.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.
 - `history`: the events of a partition, replayed from its journal.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.flow_store import check_flow
 from control_plane.placement import new_status
+from control_plane.run_index import entry
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import AlreadyExists, Invalid, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides
@@ -135,7 +136,7 @@ class Admission:
         # 1. Place the run with its record, or let it wait.
         key = keys.run(run_id)
         compares: list[Compare] = [absent(key)]
-        writes: list[Op] = [Put(key, record.SerializeToString())]
+        writes: list[Op] = [Put(key, record.SerializeToString()), entry(run_id, record)]
         executor = self._room_for(record) if partition_count(record) == 1 else None
         if executor is not None:
             compares.append(present(keys.session_executor(executor)))

@@ -1,8 +1,7 @@
 """Listings: pages of runs, items and steps, for clients.
 
-- Runs are listed from statuses, which are small. Records with their inputs are read only for runs of the page.
-- An entry that changes between two pages may be missing from both, and is never in both.
-- A page of large results ends early, below the message size that clients receive.
+- Runs are listed from the index by age (`run_index`): a page reads one range of it and the statuses of these runs.
+- A page of runs that a filter leaves out, of large batches or of large results ends early: empty, even, with a token.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from control_plane.paging import PAGE_BYTES_MAX, read_token, write_token
-from control_plane.views import NEVER_STARTED, TERMINAL, ItemView, RunView, run_view, status_name
+from control_plane.views import NEVER_STARTED, ItemView, RunView, run_view, status_name
 from stepflow.codec import Json
 from stepflow.errors import DataLoss, NotFound
 from stepflow.journal import (
     blob_reader,
     journal_entries,
     open_partition,
+    parse_record,
     partition_count,
     read_plan,
     read_record,
@@ -27,15 +27,28 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.views import StepView, list_steps
-from stepflow.store import keys, range_all
+from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, present, range_all
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
-RECORDS_READ_MAX = 1_000
-"""Records read for one page of runs, however few pass the filter."""
+RUNS_READ_MAX = 1_000
+"""Runs read for one page, however few pass the filter."""
+
+STATUSES_READ_MAX = 2_000
+"""A page of runs ends behind the batch that makes it read so many statuses."""
+
+RANGE_RUNS = 200
+"""Runs read at once."""
+
+GETS_PER_TXN = 100
+RECORDS_PER_TXN = 8
+"""Records read at once; each may have a megabyte."""
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +62,24 @@ class RunFilter:
 
 @dataclass(slots=True)
 class _Found:
-    """A run, known from statuses alone."""
+    """A run in the order of the list, and what is read of it."""
 
     run_id: str
     created_at_ms: int
+    record: state_pb2.RunRecord | None = None
+    """At least the members that a list shows; None until read."""
     partitions: list[state_pb2.PartitionStatus] = field(default_factory=list)
+    """Statuses of the placed partitions."""
 
     @property
     def position(self) -> tuple[int, str]:
         """Position in the list of runs."""
         return self.created_at_ms, self.run_id
+
+    @property
+    def partition_count(self) -> int:
+        """Number of partitions, placed or not; 0 without a record."""
+        return 0 if self.record is None else partition_count(self.record)
 
 
 class Listing:
@@ -71,57 +92,120 @@ class Listing:
 
     async def runs(self, wanted: RunFilter, size: int, token: str) -> tuple[list[RunView], str]:
         """Return a page of runs, newest first, and the token of the next page; empty after the last page."""
-        # 1. Sort the runs behind the token by their statuses alone.
-        before = read_token(token, tuple[int, str])
-        candidates = sorted(
-            (
-                found
-                for found in (await self._all_runs()).values()
-                if found.created_at_ms >= wanted.created_since_ms and (before is None or found.position < before)
-            ),
-            key=lambda found: found.position,
-            reverse=True,
-        )
-
-        # 2. Read records until the page is full.
+        position = read_token(token, tuple[int, str])
         views: list[RunView] = []
-        read = 0
-        for found in candidates:
-            if len(views) == size or read == RECORDS_READ_MAX:
-                return views, write_token(before)
-            before = found.position
+        runs_read, statuses_left = 0, STATUSES_READ_MAX
+        filtered = bool(wanted.statuses or wanted.flow_name)
 
-            if wanted.statuses and not (wanted.statuses & _possible(found)):
-                continue
-            read += 1
-            view = await self._view(found)
-            if view is not None and _passes(view, wanted):
-                views.append(view)
-        return views, ""
+        while True:
+            # 1. Read a range of the index, and the records that it does not have.
+            limit = min(RANGE_RUNS, RUNS_READ_MAX - runs_read, RANGE_RUNS if filtered else size - len(views))
+            found, more = await self._runs_behind(position, limit)
+            runs_read += len(found)
+            recent = [each for each in found if each.created_at_ms >= wanted.created_since_ms]
+            more = more and len(recent) == len(found)
+            await self._read_records([each for each in recent if each.record is None])
 
-    async def _all_runs(self) -> dict[str, _Found]:
-        """Return all runs by id, placed or waiting."""
-        found: dict[str, _Found] = {}
+            # 2. Read the statuses, of as many runs as the page may read.
+            named = [each for each in recent if each.record and wanted.flow_name in ("", each.record.flow_name)]
+            behind: _Found | None = None
+            for index, each in enumerate(named):
+                statuses_left -= each.partition_count
+                if statuses_left < 0 and index:
+                    behind = each
+                    break
+            shown = await self._views(named if behind is None else named[: named.index(behind)])
+
+            # 3. Fill the page.
+            for each in recent:
+                if each is behind:
+                    return views, write_token(position)
+                if len(views) == size:
+                    return views, write_token(position)
+                position = each.position
+                view = shown.get(each.run_id)
+                if view is not None and (not wanted.statuses or view.status in wanted.statuses):
+                    views.append(view)
+
+            if not more:
+                return views, ""
+            if len(views) == size or runs_read >= RUNS_READ_MAX or statuses_left <= 0:
+                return views, write_token(position)
+
+    async def _runs_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
+        """Return the next runs behind a position, newest first, and True if there are more."""
+        after = "" if position is None else keys.by_age(position[1], position[0])
+        indexed = Txn((present(keys.BY_AGE_COMPLETE),), (Range(keys.BY_AGE, limit, after),))
+        result = await self._store.txn(indexed)
+        if not result.succeeded:
+            return await self._scanned_behind(after, limit)
+
+        (page,) = result.responses
+        assert isinstance(page, Page)
+        found: list[_Found] = []
+        for item in page.items:
+            created_at_ms, run_id = keys.parse_by_age(item.key)
+            record = state_pb2.RunRecord.FromString(item.value) if item.value else None
+            found.append(_Found(run_id, created_at_ms, record))
+        return found, page.more
+
+    async def _scanned_behind(self, after: str, limit: int) -> tuple[list[_Found], bool]:
+        """Do the same without the index, from the statuses of all runs."""
+        created: dict[str, int] = {}
         async for item in range_all(self._store, keys.STATUS):
-            run_id = keys.parse_status(item.key)[0]
-            status = state_pb2.PartitionStatus.FromString(item.value)
-            if run_id not in found:
-                found[run_id] = _Found(run_id, status.created_at_ms)
-            found[run_id].partitions.append(status)
+            run_id, partition = keys.parse_status(item.key)
+            if not partition:
+                created[run_id] = state_pb2.PartitionStatus.FromString(item.value).created_at_ms
 
         async for item in range_all(self._store, keys.PENDING):
             run_id = keys.tail(keys.PENDING, item.key)
-            if run_id not in found:
-                record = await self._store.get(keys.run(run_id))
-                if record is not None:
-                    found[run_id] = _Found(run_id, state_pb2.RunRecord.FromString(record.value).created_at_ms)
-        return found
+            record = None if run_id in created else await self._store.get(keys.run(run_id))
+            if record is not None:
+                created[run_id] = state_pb2.RunRecord.FromString(record.value).created_at_ms
 
-    async def _view(self, found: _Found) -> RunView | None:
-        record = await self._store.get(keys.run(found.run_id))
-        if record is None:  # deleted since the statuses were read
-            return None
-        return run_view(found.run_id, state_pb2.RunRecord.FromString(record.value), found.partitions)
+        behind = sorted(path for path in (keys.by_age(*run) for run in created.items()) if path > after)
+        found = [_Found(run_id, at_ms) for at_ms, run_id in map(keys.parse_by_age, behind[:limit])]
+        return found, len(behind) > limit
+
+    async def _views(self, found: list[_Found]) -> dict[str, RunView]:
+        """Read the statuses of runs; return the views of the runs that still exist."""
+        # 1. Statuses.
+        single = [each for each in found if each.partition_count == 1]
+        for start in range(0, len(single), GETS_PER_TXN):
+            some = single[start : start + GETS_PER_TXN]
+            reads = tuple(Get(keys.status(each.run_id, 0)) for each in some)
+            for each, item in zip(some, (await self._store.txn(Txn((), reads))).responses, strict=True):
+                if isinstance(item, KeyValue):
+                    each.partitions.append(state_pb2.PartitionStatus.FromString(item.value))
+
+        for each in found:
+            if each.partition_count > 1:
+                async for item in range_all(self._store, keys.status_of_run(each.run_id)):
+                    each.partitions.append(state_pb2.PartitionStatus.FromString(item.value))
+
+        # 2. A run without a status waits, or was deleted.
+        waiting = [each for each in found if not each.partitions]
+        for each in waiting:
+            each.record = None
+        await self._read_records(waiting)
+        return {
+            each.run_id: run_view(each.run_id, each.record, each.partitions)
+            for each in found
+            if each.record is not None
+        }
+
+    async def _read_records(self, found: list[_Found]) -> None:
+        """Read the records of runs, as far as they exist and can be read."""
+        for start in range(0, len(found), RECORDS_PER_TXN):
+            some = found[start : start + RECORDS_PER_TXN]
+            reads = tuple(Get(keys.run(each.run_id)) for each in some)
+            for each, item in zip(some, (await self._store.txn(Txn((), reads))).responses, strict=True):
+                if not isinstance(item, KeyValue):
+                    continue
+                try:
+                    each.record = parse_record(each.run_id, item.value)
+                except DataLoss as error:  # one damaged run must not hide the others
+                    log.error("a run cannot be listed", run_id=each.run_id, reason=error.reason, error=error.message)
 
     async def items(self, run_id: str, size: int, token: str) -> tuple[list[ItemView], str]:
         """Return a page of items and the token of the next one. Raises: NotFound, DataLoss."""
@@ -232,20 +316,6 @@ class Listing:
 
 
 _RUNNING = ItemView(0, "running", None, None)
-
-
-def _possible(found: _Found) -> frozenset[str]:
-    """Return the possible statuses of the run, judged from placed partitions; others may still wait."""
-    statuses = [partition.status for partition in found.partitions]
-    if not statuses or any(status not in TERMINAL for status in statuses):
-        return frozenset(("running",))
-    return frozenset(("running", *map(status_name, statuses)))
-
-
-def _passes(view: RunView, wanted: RunFilter) -> bool:
-    return (not wanted.statuses or view.status in wanted.statuses) and (
-        not wanted.flow_name or view.flow_name == wanted.flow_name
-    )
 
 
 __all__ = ["Listing", "RunFilter"]
