@@ -15,7 +15,9 @@ Requests:
 - `drains`: drains of executors and hosts.
 
 Reads:
-- `listing`: pages of runs, items and steps.
+- `run_list`: pages of runs.
+- `listing`: pages of items and steps.
+- `replays`: partitions replayed off the event loop, for these pages.
 - `run_index`: the index of runs by age, which lists read.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.

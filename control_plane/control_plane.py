@@ -20,9 +20,10 @@ from control_plane.cancel import Canceller
 from control_plane.cluster import Cluster
 from control_plane.flow_store import FlowStore
 from control_plane.leader import Leader
-from control_plane.listing import Listing, RunFilter
+from control_plane.listing import Listing
 from control_plane.liveness import Liveness
 from control_plane.paging import PAGE_SIZE_MAX
+from control_plane.run_list import RunFilter, RunList
 from control_plane.waits import Waits
 from stepflow.config import RetryConfig
 from stepflow.store.grouping import Grouping
@@ -64,8 +65,10 @@ class ControlPlane:
         self._leader = Leader(store, self.cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
 
         # Clients' calls.
+        self.run_list = RunList(store)
+        """Pages of runs."""
         self.listing = Listing(store, blobs)
-        """Pages of runs, items and steps."""
+        """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
         self._waits = Waits(store, self._grouping, self._leader.look)
@@ -125,7 +128,7 @@ class ControlPlane:
 
     async def list_runs(self) -> list[RunView]:
         """Return all runs, newest first."""
-        return await _all_pages(lambda token: self.listing.runs(RunFilter(), PAGE_SIZE_MAX, token))
+        return await _all_pages(lambda token: self.run_list.page(RunFilter(), PAGE_SIZE_MAX, token))
 
     async def items(self, run_id: str) -> list[ItemView]:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""

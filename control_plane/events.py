@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from control_plane.history import EventBatch, PartitionHistory, RunDone, RunEvent, StepDone
+from control_plane.replays import REPLAYS_AT_ONCE
 from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.store import keys
@@ -79,6 +80,7 @@ class Events:
         self._store = store
         self._get_blob = blob_reader(store, blobs)
         self._live = live
+        self._slots = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self._feeds: dict[str, _Feed] = {}
         self._closed = False
 
@@ -105,7 +107,15 @@ class Events:
         plan = await read_plan(self._store, record)
         histories = [
             PartitionHistory(
-                self._store, self._get_blob, run_id, p, record, plan, after=after.get(p, -1), with_results=with_results
+                self._store,
+                self._get_blob,
+                run_id,
+                p,
+                record,
+                plan,
+                slots=self._slots,
+                after=after.get(p, -1),
+                with_results=with_results,
             )
             for p in range(partition_count(record))
         ]

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 
 from control_plane.control_plane import ControlPlane
-from control_plane.listing import RUNS_READ_MAX, STATUSES_READ_MAX, RunFilter
 from control_plane.retention import Retention, RetentionPolicy
 from control_plane.run_index import LABELS_LISTED_BYTES_MAX, entry
+from control_plane.run_list import RUNS_READ_MAX, STATUSES_READ_MAX, RunFilter
 from stepflow.codec import encode
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -65,7 +65,7 @@ class Runs:
     def __init__(self, store: Store) -> None:
         self.store = Counted(store)
         self.control = ControlPlane(self.store, BlobStore.open("memory://"))
-        self.list = self.control.listing.runs
+        self.list = self.control.run_list.page
         self._now_ms = 1_700_000_000_000
 
     async def add(
