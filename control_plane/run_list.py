@@ -155,29 +155,52 @@ class RunList:
     async def _views(self, found: list[_Found]) -> dict[str, RunView]:
         """Read the statuses of runs; return the views of the runs that still exist."""
         # 1. Statuses.
-        single = [each for each in found if each.partition_count == 1]
-        for start in range(0, len(single), GETS_PER_TXN):
-            some = single[start : start + GETS_PER_TXN]
-            reads = tuple(Get(keys.status(each.run_id, 0)) for each in some)
-            for each, item in zip(some, (await self._store.txn(Txn((), reads))).responses, strict=True):
-                if isinstance(item, KeyValue):
-                    each.partitions.append(state_pb2.PartitionStatus.FromString(item.value))
-
+        await self._read_single([each for each in found if each.partition_count == 1])
         for each in found:
             if each.partition_count > 1:
                 async for item in range_all(self._store, keys.status_of_run(each.run_id)):
                     each.partitions.append(state_pb2.PartitionStatus.FromString(item.value))
 
-        # 2. A run without a status waits, or was deleted.
-        waiting = [each for each in found if not each.partitions]
-        for each in waiting:
+        # 2. A run without a status waits, was just placed, or was deleted.
+        unplaced = [each for each in found if not each.partitions]
+        waiting = await self._get_all([keys.pending(each.run_id) for each in unplaced])
+        doubtful = [each for each in unplaced if keys.pending(each.run_id) not in waiting]
+        for each in doubtful:
             each.record = None
-        await self._read_records(waiting)
+        await self._read_records(doubtful)
         return {
             each.run_id: run_view(each.run_id, each.record, each.partitions)
             for each in found
             if each.record is not None
         }
+
+    async def _read_single(self, found: list[_Found]) -> None:
+        """Read the statuses of runs of a single partition."""
+        if not found:
+            return
+
+        # 1. A range of statuses: run ids sort by age, unless clients make others.
+        ids = sorted(each.run_id for each in found)
+        page = await self._store.range(keys.STATUS, after=keys.STATUS + ids[0], limit=2 * len(ids))
+        statuses = {item.key: item for item in page.items}
+        last = page.items[-1].key if page.items and page.more else ""
+
+        # 2. One by one what lies behind the range.
+        wanted = {keys.status(each.run_id, 0): each for each in found}
+        statuses |= await self._get_all([key for key in wanted if last and key > last])
+        for key, each in wanted.items():
+            if key in statuses:
+                each.partitions.append(state_pb2.PartitionStatus.FromString(statuses[key].value))
+
+    async def _get_all(self, names: list[str]) -> dict[str, KeyValue]:
+        """Read those of the keys that exist."""
+        found: dict[str, KeyValue] = {}
+        for start in range(0, len(names), GETS_PER_TXN):
+            reads = tuple(map(Get, names[start : start + GETS_PER_TXN]))
+            for item in (await self._store.txn(Txn((), reads))).responses:
+                if isinstance(item, KeyValue):
+                    found[item.key] = item
+        return found
 
     async def _read_records(self, found: list[_Found]) -> None:
         """Read the records of runs, as far as they exist and can be read."""

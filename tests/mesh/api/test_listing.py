@@ -168,7 +168,7 @@ def test_a_page_reads_as_much_of_a_large_store_as_of_a_small_one(runs: Any) -> N
             assert len(views) == 50
             assert token
             costs.append(world.store.keys_read - before)
-        assert costs == [100, 100]  # an entry and a status a run
+        assert max(costs) <= 3 * 50  # an entry a run, and up to two statuses
 
     runs(scenario)
 
@@ -227,7 +227,7 @@ def test_a_filter_reads_a_bounded_number_of_runs_for_a_page(runs: Any) -> None:
         await world.add(RUNS_READ_MAX + 50)
         await world.sweep()
         by_status, by_name = RunFilter(statuses=frozenset(("failed",))), RunFilter(flow_name="rare")
-        for wanted, per_run in ((by_status, 2), (by_name, 1)):
+        for wanted, per_run in ((by_status, 3), (by_name, 1)):
             before = world.store.keys_read
             views, token = await world.list(wanted, 50, "")
             assert not views
