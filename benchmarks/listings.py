@@ -199,7 +199,7 @@ async def of_steps(store: Store, sizes: tuple[int, ...]) -> list[str]:
     for steps in sizes:
         run_id = await add_long_run(store, control, steps)
         stalls, started = Stalls(), time.perf_counter()
-        found, token = await control.listing.steps(run_id, 100, "", with_results=True)
+        found, token, _ = await control.listing.steps(run_id, 100, "", with_results=True)
         first_ms = 1000 * (time.perf_counter() - started)
         stall_ms = stalls.stop()
         assert len(found) == 100, found

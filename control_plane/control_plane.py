@@ -76,7 +76,7 @@ class ControlPlane:
         self._admission = Admission(
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
-        self._canceller = Canceller(store, self._waits.view)
+        self._canceller = Canceller(store, self._waits.view, self.cluster.unread)
 
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -134,14 +134,25 @@ class ControlPlane:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""
         return await _all_pages(lambda token: self.listing.items(run_id, PAGE_SIZE_MAX, token))
 
-    async def steps(self, run_id: str, *, with_results: bool = False) -> list[StepView]:
+    async def steps(
+        self, run_id: str, *, with_results: bool = False, on_incomplete: Callable[[str], None] | None = None
+    ) -> list[StepView]:
         """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss.
 
-        `with_results`: load results from the blob store too.
+        `with_results`: load results from the blob store too. `on_incomplete`: called with the reason if later steps are
+        missing, because a later version wrote them.
         """
-        return await _all_pages(
-            lambda token: self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=with_results)
-        )
+        views: list[StepView] = []
+        token = ""
+        while True:
+            page = await self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=with_results)
+            views += page.steps
+            token = page.token
+            if page.incomplete and on_incomplete is not None:
+                on_incomplete(page.incomplete)
+                on_incomplete = None
+            if not token:
+                return views
 
     async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
         """Return the run once it has ended, or after the time-out. Raises: NotFound."""

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from stepflow.run.views import StepView
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
+
+
+class StepPage(NamedTuple):
+    """A page of steps."""
+
+    steps: list[StepView]
+    token: str
+    """Token of the next page; empty after the last one."""
+    incomplete: str = ""
+    """Why later steps are missing: a later version wrote the next entry."""
 
 
 class Listing:
@@ -79,9 +89,10 @@ class Listing:
             results = state_pb2.PartitionResults.FromString(found.value)
             return {result.item: _item_view(result) for result in results.items}, _RUNNING
 
-        # 3. Without results: ended before it was placed, or live.
+        # 3. Without results: ended before it was placed, or while nobody could read it, or live.
         if status.status == pb.RUN_STATUS_CANCELLED:
-            return {}, ItemView(0, "cancelled", NEVER_STARTED, status.completed_at_ms)
+            why = failure_from_pb(status.failure) if status.HasField("failure") else NEVER_STARTED
+            return {}, ItemView(0, "cancelled", why, status.completed_at_ms)
         return (await self._replays.read(run_id, partition, record)).items, _RUNNING
 
     async def _loaded_item(self, run_id: str, view: ItemView) -> ItemView:
@@ -89,21 +100,23 @@ class Listing:
             return view
         return replace(view, outcome=await self._result(run_id, view.outcome, f"the result of item {view.item}"))
 
-    async def steps(self, run_id: str, size: int, token: str, *, with_results: bool) -> tuple[list[StepView], str]:
-        """Return a page of steps, by partition, and the token of the next page. Raises: NotFound, DataLoss.
+    async def steps(self, run_id: str, size: int, token: str, *, with_results: bool) -> StepPage:
+        """Return a page of steps, by partition. Raises: NotFound, DataLoss.
 
         `with_results`: read large results from the blob store, and count all results towards the bytes of the page.
         """
         record = await read_record(self._store, run_id)
         partition, offset = read_token(token, tuple[int, int]) or (0, 0)
+        incomplete = ""
 
         views: list[StepView] = []
         bytes_total = 0
         while partition < partition_count(record):
             reading = await self._replays.read(run_id, partition, record)
+            incomplete = incomplete or ("" if reading.unknown is None else reading.unknown.message)
             for view in reading.steps[offset : offset + size + 1]:
                 if len(views) == size or bytes_total >= PAGE_BYTES_MAX:
-                    return views, write_token((partition, offset))
+                    return StepPage(views, write_token((partition, offset)), incomplete)
 
                 views.append(view)
                 if with_results:
@@ -112,7 +125,7 @@ class Listing:
                 offset += 1
 
             partition, offset = partition + 1, 0
-        return views, ""
+        return StepPage(views, "", incomplete)
 
     async def _loaded(self, run_id: str, view: StepView) -> tuple[StepView, int]:
         """Return the step with its result, read from the blob store if it is there, and the bytes of the result."""
@@ -140,4 +153,4 @@ def _item_view(result: state_pb2.ItemResult) -> ItemView:
     return ItemView(result.item, status_name(result.status), outcome, result.completed_at_ms)
 
 
-__all__ = ["Listing"]
+__all__ = ["Listing", "StepPage"]

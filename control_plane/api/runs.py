@@ -201,7 +201,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         return runs_pb2.ListItemsResponse(items=[await writer.item(item) for item in items], next_page_token=token)
 
     async def ListSteps(self, request: runs_pb2.ListStepsRequest, _: Any) -> runs_pb2.ListStepsResponse:
-        steps, token = await self._listing.steps(
+        page = await self._listing.steps(
             parse_run_id(request.run_id),
             page_size(request.page_size),
             request.page_token,
@@ -209,8 +209,9 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         )
         writer = MessageWriter(self._values, request.value_form)
         return runs_pb2.ListStepsResponse(
-            steps=[await writer.step(step, with_result=request.include_results) for step in steps],
-            next_page_token=token,
+            steps=[await writer.step(step, with_result=request.include_results) for step in page.steps],
+            next_page_token=page.token,
+            incomplete=page.incomplete,
         )
 
 

@@ -70,11 +70,11 @@ def test_pages_of_steps_replay_each_entry_once_and_off_the_event_loop(monkeypatc
             monkeypatch.setattr(replays, "INLINE_BYTES", 0)
             applied = Applied(monkeypatch)
 
-            found, token = await world.control.listing.steps(run_id, 100, "", with_results=True)
+            found, token, _ = await world.control.listing.steps(run_id, 100, "", with_results=True)
             assert applied.taken() == entries
             assert threading.get_ident() not in applied.threads
             while token:
-                page, token = await world.control.listing.steps(run_id, 100, token, with_results=True)
+                page, token, _ = await world.control.listing.steps(run_id, 100, token, with_results=True)
                 found += page
             assert applied.taken() == 0
             assert [(view.item, view.step_id) for view in found] == [
