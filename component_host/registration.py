@@ -1,7 +1,7 @@
 """The host's entry in the store: its session, and the routing rules of its configuration.
 
 - The session is bound to a lease. The session lists the host's components and is rewritten after each change. After
-  the loss of the lease the host registers again under the same id, without the former calls.
+  the loss of the lease, or of the session alone, the host registers again under the same id, without the former calls.
 - `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
   then the registration is refused, naming both hosts, except with `replace_routes`.
 - The host begins no call while its lease does not count as held, and is told when its session has ended.
@@ -21,15 +21,16 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import doubling
 from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
+from stepflow.store.follow import follow
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from component_host.host import ComponentHost
     from stepflow.config import Config
-    from stepflow.store import KeyValue, Store
+    from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
 
@@ -74,7 +75,9 @@ class Registration:
         """Session as last written."""
 
         self._work = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._doubtful = False
+        """The store may no longer have the session as it was written."""
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Register. Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable."""
@@ -86,7 +89,11 @@ class Registration:
 
         await self._register()
         self._host.dispatcher.may_begin = self._valid
-        self._task = asyncio.create_task(self._keep(), name="host registration")
+        watch = follow(self._store, self._key, listed=self._on_listed, changed=self._on_changed)
+        self._tasks = [
+            asyncio.create_task(self._keep(), name="host registration"),
+            asyncio.create_task(watch, name=f"watch {self._key}"),
+        ]
 
     def changed(self) -> None:
         """Rewrite the session if the host's components have changed. Idempotent; allowed before `start`."""
@@ -99,9 +106,9 @@ class Registration:
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
         if self._keeper is not None:
             keeper, self._keeper = self._keeper, None
@@ -116,6 +123,8 @@ class Registration:
             self._work.clear()
 
             try:
+                if self._doubtful:
+                    await self._check()
                 if not self._created:
                     await self._register()
                 await self._update()
@@ -129,8 +138,31 @@ class Registration:
             await asyncio.sleep(next(pauses))
             self._work.set()
 
+    def _on_listed(self, _: list[KeyValue]) -> None:
+        """Check the session after a gap in the watch, and as often as the watch is renewed."""
+        self._doubt()
+
+    def _on_changed(self, events: Sequence[StoreEvent]) -> None:
+        if any(event.kv.key == self._key and event.kv.value != self._written for event in events):
+            self._doubt()
+
+    def _doubt(self) -> None:
+        self._doubtful = True
+        self._work.set()
+
+    async def _check(self) -> None:
+        """Find out if the store has the session as it was written. An operator or an older copy may say otherwise."""
+        self._doubtful = False
+        existing = await self._store.get(self._key)
+        if not self._created:
+            return
+        if existing is None or existing.create_revision != self._created:
+            self._lost()
+        elif existing.value != self._written:
+            self._written = b""
+
     def _lost(self) -> None:
-        log.warning("lease lost, registering again", host_id=self._host.id)
+        log.warning("session lost, registering again", host_id=self._host.id)
         self._created = 0
         self._host.end_session()
         self._work.set()
