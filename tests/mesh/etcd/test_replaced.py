@@ -10,20 +10,26 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import text_of
+from support import text_of, wait_until_async
 from support.etcd import FAST, running_etcd
 from support.mesh import Gate, gated_config, processes
 
 from stepflow.client import Client
 from stepflow.errors import NotFound, StepflowError
 from stepflow.flow import flow_bytes, flow_from_tree
+from stepflow.store import put
+from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.store import EtcdStore
+from stepflow.store.follow import follow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from support.etcd import EtcdServer
     from support.mesh import Processes
+
+    from stepflow.store import KeyValue, StoreEvent
 
 SCENARIO_TIMEOUT_S = 90.0
 
@@ -162,5 +168,58 @@ def test_an_etcd_restored_from_an_older_copy_goes_on_from_there(
             assert (await client.get(napping)).status == "running"
             for service in services.services:
                 assert "defect" not in text_of(service.folder / f"{service.name}.log")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("how", ["wiped", "restored"])
+def test_a_follower_lists_again_at_once_and_sees_later_changes(etcd: EtcdServer, tmp_path: Path, how: str) -> None:
+    async def scenario() -> None:
+        store = await EtcdStore.open(EtcdConfig.parse(etcd.endpoint))
+        copy = tmp_path / "copy.db"
+        await put(store, "k/0", b"")
+        await asyncio.to_thread(etcd.snapshot, copy)
+        for number in range(1, 50):
+            await put(store, f"k/{number}", b"")
+        seen: set[str] = set()
+
+        def listed(items: list[KeyValue]) -> None:
+            seen.clear()
+            seen.update(item.key for item in items)
+
+        def changed(events: Sequence[StoreEvent]) -> None:
+            seen.update(event.kv.key for event in events)
+
+        following = asyncio.create_task(follow(store, "k/", listed=listed, changed=changed))
+        await wait_until_async(lambda: len(seen) == 50, "all are listed")
+        if how == "wiped":
+            await asyncio.to_thread(etcd.wipe)
+        else:
+            await asyncio.to_thread(etcd.restore, copy)
+        old = set() if how == "wiped" else {"k/0"}
+        await wait_until_async(lambda: seen == old, "what is gone is gone", BACK_S)
+        await put(store, "k/new", b"")
+        await wait_until_async(lambda: seen == {*old, "k/new"}, "what is new is seen", BACK_S)
+        following.cancel()
+        await store.close()
+
+    run(scenario())
+
+
+def test_a_member_that_lags_behind_is_not_taken_for_a_restored_one(etcd: EtcdServer) -> None:
+    async def scenario() -> None:
+        store = await EtcdStore.open(EtcdConfig.parse(etcd.endpoint))
+        ended: list[int] = []
+        store._client.on_replaced = ended.append
+        await put(store, "k", b"1")
+        newest = store._client.revision
+        store._client.saw(newest - 1)  # a reply of a lagging member: not linearizable
+        assert store._client.revision == newest
+        asked_at = store._client.revision
+        await put(store, "k", b"2")
+        store._client.answered(asked_at, newest)  # a reply that was overtaken by a later one
+        assert store._client.revision > newest
+        assert not ended
+        await store.close()
 
     run(scenario())
