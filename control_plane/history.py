@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from control_plane.replays import replay_values
 from stepflow.codec import Json
-from stepflow.errors import DataLoss, Failure
+from stepflow.errors import DataLoss, FailedPrecondition, Failure
 from stepflow.journal import entries_of, open_partition
 from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
@@ -142,7 +142,8 @@ class PartitionHistory:
         self._seq = 0
         """Number of the next entry to replay."""
         self._decoded = 0
-        self._last_key = ""
+        self._newest: KeyValue | None = None
+        """The newest value of the journal that was read."""
         self._sub_runs = 0
         self._items_reported: set[int] = set()
         self._found: list[EventBatch] = []
@@ -154,7 +155,9 @@ class PartitionHistory:
         more = not self.ended
         while more:
             # 1. Replay the next values, off the event loop.
-            page = await self._store.range(prefix, after=self._last_key, limit=BATCHES_AT_ONCE)
+            page = await self._store.range(
+                prefix, after="" if self._newest is None else self._newest.key, limit=BATCHES_AT_ONCE
+            )
             if page.items and not self._is_unknown():
                 await self._replay_values(page.items)
 
@@ -167,12 +170,23 @@ class PartitionHistory:
         if self.ended:
             self._replay = None  # a batch has many partitions; the state of an ended one is not needed
 
+    async def check(self) -> None:
+        """Check that the store still has what was read. Raises: FailedPrecondition `HISTORY_GONE`."""
+        newest = self._newest
+        if newest is not None and await self._store.get(newest.key) != newest:
+            raise FailedPrecondition(
+                "HISTORY_GONE",
+                f"the journal of run {self._run_id} was deleted, or an older copy of it was restored; follow the run "
+                "again from its beginning",
+                run_id=self._run_id,
+            )
+
     async def _replay_values(self, values: list[KeyValue]) -> None:
         if self._replay is None:
             state = await open_partition(self._run_id, self._partition, self._record, self._plan, self._get_blob)
             self._replay = Replay(state, self)
         await replay_values(self._replay, self._decode, values, self._get_blob, self._slots)
-        self._last_key = values[-1].key
+        self._newest = values[-1]
 
         if self._replay.unknown is not None:
             log.warning("the events of a run end early", run_id=self._run_id, error=self._replay.unknown.message)

@@ -132,6 +132,27 @@ def test_a_journal_that_is_gone_or_replaced_is_not_shown_from_memory() -> None:
     run(main())
 
 
+def test_a_follower_of_a_journal_that_was_set_back_is_told_so() -> None:
+    async def main() -> None:
+        async with World.open() as world:
+            run_id = await world.submit(echo("a"), gated("b", of("a")))
+            events = Events(world.control, world.store, world.blobs)
+
+            async def follow() -> None:
+                async for batch in events.follow(run_id, {}):
+                    if any(isinstance(event, StepDone) for event in batch.events):
+                        await world.store.txn(Txn((), (DeletePrefix(keys.journal_of_partition(run_id, 0)),)))
+                        events._feeds[run_id].mark_doubtful({0})
+
+            with pytest.raises(StepflowError) as gone:
+                await follow()
+            assert gone.value.reason == "HISTORY_GONE"
+            await events.close()
+            world.work.release_all()
+
+    run(main())
+
+
 def test_partitions_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "KEPT_BYTES_MAX", 3 * 4 * replays.ENTRY_BYTES)
 
