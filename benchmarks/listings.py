@@ -11,6 +11,7 @@ a later page. Fails if a page takes longer than `PAGE_MS_MAX`, or grows with the
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import platform
 import statistics
@@ -35,6 +36,7 @@ from stepflow.flow import flow_from_tree
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
+from stepflow.rpc.process import GC_THRESHOLD
 from stepflow.store import Put, Txn, keys, put
 from stepflow.store.blobs import BlobStore
 from stepflow.store.etcd.config import EtcdConfig
@@ -264,6 +266,8 @@ def main() -> None:
     """Print the figures, and the machine they were measured on."""
     quick = "--quick" in sys.argv[1:]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores; pages of {PAGE} runs and 100 steps")
+    gc.freeze()  # as the services do, which pause for fewer collections then
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
     with tempfile.TemporaryDirectory() as folder:
         problems = uvloop.run(measure(QUICK_SIZES if quick else SIZES, QUICK_STEPS if quick else STEPS, Path(folder)))
     sys.exit("\n".join(problems) if problems else 0)

@@ -16,21 +16,21 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from component_host.session_message import add_plugins, rules_of
+from component_host.session_watch import SessionWatch
 from stepflow.errors import Conflict, FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import doubling
 from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
-from stepflow.store.follow import follow
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from component_host.host import ComponentHost
     from stepflow.config import Config
-    from stepflow.store import KeyValue, Store, StoreEvent
+    from stepflow.store import KeyValue, Store
 
 log = get_logger(__name__)
 
@@ -75,9 +75,8 @@ class Registration:
         """Session as last written."""
 
         self._work = asyncio.Event()
-        self._doubtful = False
-        """The store may no longer have the session as it was written."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watch = SessionWatch(store, self._key, lambda: self._written, self._work.set)
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Register. Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable."""
@@ -89,11 +88,8 @@ class Registration:
 
         await self._register()
         self._host.dispatcher.may_begin = self._valid
-        watch = follow(self._store, self._key, listed=self._on_listed, changed=self._on_changed)
-        self._tasks = [
-            asyncio.create_task(self._keep(), name="host registration"),
-            asyncio.create_task(watch, name=f"watch {self._key}"),
-        ]
+        self._task = asyncio.create_task(self._keep(), name="host registration")
+        self._watch.start()
 
     def changed(self) -> None:
         """Rewrite the session if the host's components have changed. Idempotent; allowed before `start`."""
@@ -106,9 +102,10 @@ class Registration:
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._watch.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
         if self._keeper is not None:
             keeper, self._keeper = self._keeper, None
@@ -123,7 +120,7 @@ class Registration:
             self._work.clear()
 
             try:
-                if self._doubtful:
+                if self._watch.doubtful:
                     await self._check()
                 if not self._created:
                     await self._register()
@@ -138,21 +135,9 @@ class Registration:
             await asyncio.sleep(next(pauses))
             self._work.set()
 
-    def _on_listed(self, _: list[KeyValue]) -> None:
-        """Check the session after a gap in the watch, and as often as the watch is renewed."""
-        self._doubt()
-
-    def _on_changed(self, events: Sequence[StoreEvent]) -> None:
-        if any(event.kv.key == self._key and event.kv.value != self._written for event in events):
-            self._doubt()
-
-    def _doubt(self) -> None:
-        self._doubtful = True
-        self._work.set()
-
     async def _check(self) -> None:
         """Find out if the store has the session as it was written. An operator or an older copy may say otherwise."""
-        self._doubtful = False
+        self._watch.doubtful = False
         existing = await self._store.get(self._key)
         if not self._created:
             return

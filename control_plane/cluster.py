@@ -51,7 +51,7 @@ class Cluster:
         self.assignments: Assignments = {}
         self.owners: dict[str, Counter[str]] = {}
         """By run: how many of its partitions each executor has."""
-        self._refused_by: dict[tuple[str, str, int], tuple[str, ...]] = {}
+        self.refused_by: dict[tuple[str, str, int], tuple[str, ...]] = {}
         """By returned assignment: the executors that could not read the run."""
         self.pending: set[str] = set()
         """Runs with partitions that wait for placement."""
@@ -119,18 +119,10 @@ class Cluster:
     def orphans(self) -> list[Orphan]:
         """Return the assignments of executors without a session."""
         return [
-            Orphan(executor_id, run_id, partition, revision, self._refused_by.get((executor_id, run_id, partition), ()))
+            Orphan(executor_id, run_id, partition, revision, self.refused_by.get((executor_id, run_id, partition), ()))
             for executor_id, assigned in self.assignments.items()
             if executor_id not in self.sessions
             for (run_id, partition), revision in assigned.items()
-        ]
-
-    def unread(self, run_id: str) -> list[Orphan]:
-        """Return the partitions of a run that wait for an executor that can read them."""
-        return [
-            Orphan(*partition_id, self.assignments[partition_id[0]][partition_id[1:]], refused_by)
-            for partition_id, refused_by in self._refused_by.items()
-            if partition_id[1] == run_id
         ]
 
     def owner_addresses(self, run_id: str) -> dict[str, str]:
@@ -171,7 +163,7 @@ class Cluster:
             self._on_session(item.key, item)
 
     def _list_assignments(self, items: list[KeyValue]) -> None:
-        self.assignments, self.owners, self._refused_by = {}, {}, {}
+        self.assignments, self.owners, self.refused_by = {}, {}, {}
         for item in items:
             self._on_assignment(item.key, item)
 
@@ -200,10 +192,10 @@ class Cluster:
             if item.value and executor_id.startswith(keys.RETURNED):
                 refused_by = tuple(state_pb2.Assignment.FromString(item.value).refused_by)
                 if refused_by:
-                    self._refused_by[executor_id, run_id, partition] = refused_by
+                    self.refused_by[executor_id, run_id, partition] = refused_by
             return
 
-        self._refused_by.pop((executor_id, run_id, partition), None)
+        self.refused_by.pop((executor_id, run_id, partition), None)
         assigned = self.assignments.get(executor_id, {})
         if assigned.pop((run_id, partition), None) is not None:
             _release(self.owners, executor_id, run_id)

@@ -12,6 +12,7 @@ Runs are driven by executors.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from control_plane.listing import Listing
 from control_plane.liveness import Liveness
 from control_plane.paging import PAGE_SIZE_MAX
 from control_plane.run_list import RunFilter, RunList
+from control_plane.unread import unread_partitions
 from control_plane.waits import Waits
 from stepflow.config import RetryConfig
 from stepflow.store.grouping import Grouping
@@ -76,7 +78,7 @@ class ControlPlane:
         self._admission = Admission(
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
-        self._canceller = Canceller(store, self._waits.view, self.cluster.unread)
+        self._canceller = Canceller(store, self._waits.view, partial(unread_partitions, self.cluster))
 
         self._tasks: list[asyncio.Task[None]] = []
 

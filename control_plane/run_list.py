@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,12 @@ RANGE_RUNS = 200
 GETS_PER_TXN = 100
 RECORDS_PER_TXN = 8
 """Records read at once; each may have a megabyte."""
+
+WINDOW_MS_MIN = 1_000
+WINDOW_MS_MAX = 30 * 24 * 3600 * 1000
+WINDOW_GROWTH = 16
+"""A range of the index is bounded on both sides: etcd counts all keys of a range, whatever its limit. The first window,
+and by how much windows grow until they hold a page."""
 
 log = get_logger(__name__)
 
@@ -74,6 +81,8 @@ class RunList:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._window_ms = WINDOW_MS_MIN
+        """Age of the runs that a page probably needs, from its position on."""
 
     async def page(self, wanted: RunFilter, size: int, token: str) -> tuple[list[RunView], str]:
         """Return a page of runs, newest first, and the token of the next page; empty after the last page."""
@@ -120,22 +129,39 @@ class RunList:
     async def _runs_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
         """Return the next runs behind a position, newest first, and True if there are more."""
         after = "" if position is None else keys.by_age(position[1], position[0])
-        indexed = Txn((present(keys.BY_AGE_COMPLETE),), (Range(keys.BY_AGE, limit, after),))
-        result = await self._store.txn(indexed)
-        if not result.succeeded:
-            return await self._scanned_behind(after, limit)
-
-        (page,) = result.responses
-        assert isinstance(page, Page)
+        since_ms = time.time_ns() // 1_000_000 if position is None else position[0]
         found: list[_Found] = []
-        for item in page.items:
-            created_at_ms, run_id = keys.parse_by_age(item.key)
-            record = state_pb2.RunRecord.FromString(item.value) if item.value else None
-            found.append(_Found(run_id, created_at_ms, record))
-        return found, page.more
 
-    async def _scanned_behind(self, after: str, limit: int) -> tuple[list[_Found], bool]:
+        # In windows of age that grow until they hold enough. One more run than wanted shows if there are more.
+        window_ms: int = self._window_ms
+        while len(found) <= limit:
+            oldest_ms = since_ms - window_ms
+            before = keys.by_age_bound(oldest_ms) if oldest_ms > 0 else ""
+            read = Range(keys.BY_AGE, limit + 1 - len(found), after, before)
+            result = await self._store.txn(Txn((present(keys.BY_AGE_COMPLETE),), (read,)))
+            if not result.succeeded:
+                return await self._scanned_behind(position, limit)
+
+            (page,) = result.responses
+            assert isinstance(page, Page)
+            for item in page.items:
+                created_at_ms, run_id = keys.parse_by_age(item.key)
+                record = state_pb2.RunRecord.FromString(item.value) if item.value else None
+                found.append(_Found(run_id, created_at_ms, record))
+                after = item.key
+            if not page.more and not before:
+                self._window_ms = WINDOW_MS_MAX
+                return found[:limit], len(found) > limit
+            window_ms *= WINDOW_GROWTH
+
+        # The next page begins with a window that should hold it.
+        span_ms = max(0, since_ms - found[-1].created_at_ms)
+        self._window_ms = min(max(WINDOW_MS_MIN, 2 * span_ms), WINDOW_MS_MAX)
+        return found[:limit], True
+
+    async def _scanned_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
         """Do the same without the index, from the statuses of all runs."""
+        after = "" if position is None else keys.by_age(position[1], position[0])
         created: dict[str, int] = {}
         async for item in range_all(self._store, keys.STATUS):
             run_id, partition = keys.parse_status(item.key)
@@ -155,7 +181,9 @@ class RunList:
     async def _views(self, found: list[_Found]) -> dict[str, RunView]:
         """Read the statuses of runs; return the views of the runs that still exist."""
         # 1. Statuses.
-        await self._read_single([each for each in found if each.partition_count == 1])
+        single = {keys.status(each.run_id, 0): each for each in found if each.partition_count == 1}
+        for key, item in (await self._get_all(list(single))).items():
+            single[key].partitions.append(state_pb2.PartitionStatus.FromString(item.value))
         for each in found:
             if each.partition_count > 1:
                 async for item in range_all(self._store, keys.status_of_run(each.run_id)):
@@ -174,26 +202,8 @@ class RunList:
             if each.record is not None
         }
 
-    async def _read_single(self, found: list[_Found]) -> None:
-        """Read the statuses of runs of a single partition."""
-        if not found:
-            return
-
-        # 1. A range of statuses: run ids sort by age, unless clients make others.
-        ids = sorted(each.run_id for each in found)
-        page = await self._store.range(keys.STATUS, after=keys.STATUS + ids[0], limit=2 * len(ids))
-        statuses = {item.key: item for item in page.items}
-        last = page.items[-1].key if page.items and page.more else ""
-
-        # 2. One by one what lies behind the range.
-        wanted = {keys.status(each.run_id, 0): each for each in found}
-        statuses |= await self._get_all([key for key in wanted if last and key > last])
-        for key, each in wanted.items():
-            if key in statuses:
-                each.partitions.append(state_pb2.PartitionStatus.FromString(statuses[key].value))
-
     async def _get_all(self, names: list[str]) -> dict[str, KeyValue]:
-        """Read those of the keys that exist."""
+        """Read those of the keys that exist. One by one: etcd counts all keys behind the beginning of a range."""
         found: dict[str, KeyValue] = {}
         for start in range(0, len(names), GETS_PER_TXN):
             reads = tuple(map(Get, names[start : start + GETS_PER_TXN]))

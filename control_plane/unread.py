@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from control_plane.cluster import Orphan
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
@@ -18,7 +19,7 @@ from stepflow.store import Delete, Op, Put, Txn, created_at, keys, modified_at
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from control_plane.cluster import Orphan
+    from control_plane.cluster import Cluster
     from stepflow.store import Store
 
 log = get_logger(__name__)
@@ -27,6 +28,15 @@ CANCEL_ID = "cancel"
 """Id of the message that cancels a run."""
 
 UNREAD = Failure(Code.CANCELLED, "the run was cancelled while no executor could read its journal")
+
+
+def unread_partitions(cluster: Cluster, run_id: str) -> list[Orphan]:
+    """Return the partitions of a run that wait for an executor that can read them, as far as known."""
+    return [
+        Orphan(*partition_id, cluster.assignments[partition_id[0]][partition_id[1:]], refused_by)
+        for partition_id, refused_by in cluster.refused_by.items()
+        if partition_id[1] == run_id
+    ]
 
 
 async def is_cancelled(store: Store, run_id: str) -> bool:
@@ -60,4 +70,4 @@ async def end_unread(store: Store, orphan: Orphan, *more: Op) -> bool:
     return ended
 
 
-__all__ = ["CANCEL_ID", "end_unread", "is_cancelled"]
+__all__ = ["CANCEL_ID", "end_unread", "is_cancelled", "unread_partitions"]

@@ -64,8 +64,13 @@ def run(run_id: str) -> str:
 
 def by_age(run_id: str, created_at_ms: int) -> str:
     """What a list shows of a run. The newest run sorts first."""
+    return f"{by_age_bound(created_at_ms)}{_part(run_id)}"
+
+
+def by_age_bound(created_at_ms: int) -> str:
+    """Prefix of the runs of this millisecond: behind all younger runs, before all older ones."""
     age = 10**AGE_DIGITS - min(max(1, created_at_ms), 10**AGE_DIGITS)
-    return f"{BY_AGE}{age:0{AGE_DIGITS}}/{_part(run_id)}"
+    return f"{BY_AGE}{age:0{AGE_DIGITS}}/"
 
 
 def status(run_id: str, partition: int) -> str:

@@ -12,6 +12,7 @@ from support.parts import World, echo, gated, kinds, of
 from control_plane import takeover as control_takeover
 from control_plane.events import Events
 from control_plane.history import RunDone, StepDone
+from control_plane.unread import unread_partitions
 from executor import give_back, takeover
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -350,7 +351,9 @@ def test_a_run_that_nobody_here_can_read_waits_and_harms_no_other(damage: str, m
             reasons: list[str] = []
             executor = await world.add_executor()
             executor.abandoned = lambda _run_id, error: reasons.append(error.reason)
-            await wait_until_async(lambda: world.control.cluster.unread(run_id), "it is tried, and given back")
+            await wait_until_async(
+                lambda: unread_partitions(world.control.cluster, run_id), "it is tried, and given back"
+            )
             assert reasons == [REASONS[damage]]
             other = await world.submit(echo("a"))
             assert (await world.ended(other)).status == "completed"
@@ -385,7 +388,7 @@ def test_a_run_that_nobody_can_read_can_be_cancelled(damage: str, moment: str) -
             await world.bury(dead)
             await world.add_executor()
             if moment == "while it waits":
-                await wait_until_async(lambda: world.control.cluster.unread(run_id), "it is given back")
+                await wait_until_async(lambda: unread_partitions(world.control.cluster, run_id), "it is given back")
                 assert (await world.control.cancel(run_id)).status == "cancelled"
 
             view = await world.ended(run_id)
@@ -400,7 +403,7 @@ def test_a_run_that_nobody_can_read_can_be_cancelled(damage: str, moment: str) -
 
 
 def _refusals(world: World, run_id: str) -> int:
-    return max((len(orphan.refused_by) for orphan in world.control.cluster.unread(run_id)), default=0)
+    return max((len(orphan.refused_by) for orphan in unread_partitions(world.control.cluster, run_id)), default=0)
 
 
 UNKNOWN = {
@@ -427,7 +430,7 @@ def test_what_precedes_an_entry_of_a_later_version_is_shown_and_followed_to_the_
             await put(world.store, keys.journal(run_id, 0, len(await world.journal(run_id))), entry)
             await world.bury(dead)
             await world.add_executor()
-            await wait_until_async(lambda: world.control.cluster.unread(run_id), "it is given back")
+            await wait_until_async(lambda: unread_partitions(world.control.cluster, run_id), "it is given back")
 
             reasons: list[str] = []
             for _ in range(2):
