@@ -243,7 +243,7 @@ DEATHS = (
     ),
     Promise(
         "replaced-etcd",
-        "A live mesh whose etcd was wiped, or restored from an older copy, goes on from what etcd has, without a restart.",
+        "A live mesh goes on, without a restart, after its etcd was wiped or restored from an older copy.",
         (
             "mesh/etcd/test_replaced.py::test_a_wiped_etcd_loses_its_runs_and_the_mesh_serves_new_ones",
             "mesh/etcd/test_replaced.py::test_an_etcd_restored_from_an_older_copy_goes_on_from_there",
