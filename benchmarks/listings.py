@@ -188,9 +188,9 @@ async def of_runs(store: Store, sizes: tuple[int, ...]) -> list[str]:
             flush=True,
         )
     await control.close()
-    first, last = rows[0], rows[-1]
-    slow = any(ms > PAGE_MS_MAX for ms in last[:2])
-    grows = any(late > GROWTH_MAX * early + NOISE_MS for early, late in zip(first[:2], last[:2], strict=True))
+    smallest, largest = rows[0][:2], rows[-1][:2]
+    slow = any(ms > PAGE_MS_MAX for ms in largest)
+    grows = any(late > GROWTH_MAX * early + NOISE_MS for early, late in zip(smallest, largest, strict=True))
     return ["a page of runs takes too long"] * slow + ["a page of runs grows with the store"] * grows
 
 
