@@ -3,7 +3,8 @@
 - Items of an ended partition are read from its results; those of a live one, and all steps, from the journal
   (`replays`).
 - An entry that changes between two pages may be missing from both, or be in both.
-- A page of large results ends early, below the message size that clients receive.
+- A page of large results ends early, below the message size that clients receive; a page of steps also behind many
+  partitions without any: it may be empty, with a token.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.state import Stored
 from stepflow.store import keys
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from stepflow.run.views import StepView
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
+
+log = get_logger(__name__)
+
+PARTITIONS_READ_MAX = 50
+"""Partitions read for one page of steps, however few steps they have."""
 
 
 class StepPage(NamedTuple):
@@ -93,7 +100,11 @@ class Listing:
         if status.status == pb.RUN_STATUS_CANCELLED:
             why = failure_from_pb(status.failure) if status.HasField("failure") else NEVER_STARTED
             return {}, ItemView(0, "cancelled", why, status.completed_at_ms)
-        return (await self._replays.read(run_id, partition, record)).items, _RUNNING
+        try:
+            return (await self._replays.read(run_id, partition, record)).items, _RUNNING
+        except DataLoss as error:  # the other partitions are shown all the same
+            log.error("items of a damaged journal are not known", run_id=run_id, reason=error.reason)
+            return {}, _RUNNING
 
     async def _loaded_item(self, run_id: str, view: ItemView) -> ItemView:
         if not isinstance(view.outcome, Stored):
@@ -107,6 +118,7 @@ class Listing:
         """
         record = await read_record(self._store, run_id)
         partition, offset = read_token(token, tuple[int, int]) or (0, 0)
+        behind = partition + PARTITIONS_READ_MAX
         incomplete = ""
 
         views: list[StepView] = []
@@ -125,6 +137,8 @@ class Listing:
                 offset += 1
 
             partition, offset = partition + 1, 0
+            if partition == behind and partition < partition_count(record):
+                return StepPage(views, write_token((partition, 0)), incomplete)
         return StepPage(views, "", incomplete)
 
     async def _loaded(self, run_id: str, view: StepView) -> tuple[StepView, int]:

@@ -89,6 +89,8 @@ class Replays:
                 except BaseException:
                     del self._kept[name]  # half replayed; a thread may still be at work on it
                     raise
+                if kept.newest is None:  # nothing to keep: a large batch has thousands of partitions that wait
+                    del self._kept[name]
                 self._make_room()
                 return kept.reading
 

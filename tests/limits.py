@@ -363,6 +363,7 @@ EXEMPT = {
     "The size of an internal batch, page or buffer; more goes into the next one": (
         "control_plane LABELS_LISTED_BYTES_MAX",
         "control_plane STATUSES_READ_MAX",
+        "control_plane PARTITIONS_READ_MAX",
         "control_plane WINDOW_MS_MAX",
         "executor REFUSED_BY_MAX",
         "stepflow/rpc FRAME_BYTES_MAX",

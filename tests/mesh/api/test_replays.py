@@ -13,6 +13,7 @@ from support.parts import World, echo, gated, of, step
 from control_plane import replays
 from control_plane.events import Events
 from control_plane.history import ItemDone, StepDone
+from control_plane.listing import PARTITIONS_READ_MAX
 from control_plane.replays import replay_values
 from stepflow.errors import StepflowError
 from stepflow.run import replay
@@ -128,6 +129,33 @@ def test_a_journal_that_is_gone_or_replaced_is_not_shown_from_memory() -> None:
             await world.store.txn(Txn((), moved))
             (anew,) = await world.control.steps(first, with_results=True)
             assert anew != view
+
+    run(main())
+
+
+def test_pages_of_steps_of_a_batch_that_waits_read_a_bounded_number_of_partitions() -> None:
+    async def main() -> None:
+        async with World.open(executors=0) as world:
+            run_id = await world.submit(echo("a"), inputs=[0] * (64 * (PARTITIONS_READ_MAX + 5)))
+            page = await world.control.listing.steps(run_id, 100, "", with_results=False)
+            assert (page.steps, bool(page.token)) == ([], True)
+            assert await world.control.steps(run_id) == []
+            assert not world.control.listing._replays._kept
+
+    run(main())
+
+
+def test_a_damaged_journal_leaves_the_items_of_a_live_run_in_the_list() -> None:
+    async def main() -> None:
+        async with World.open() as world:
+            run_id = await world.submit(gated("a"))
+            await wait_until_async(lambda: world.work.in_flight, "it waits")
+            await world.store.txn(Txn((), (Put(keys.journal(run_id, 0, 0), b"\xff"),)))
+            assert [item.status for item in await world.control.items(run_id)] == ["running"]
+            with pytest.raises(StepflowError) as damaged:
+                await world.control.steps(run_id)
+            assert damaged.value.reason == "JOURNAL_CORRUPT"
+            world.work.release_all()
 
     run(main())
 
