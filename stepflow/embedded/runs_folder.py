@@ -2,6 +2,7 @@
 
     <folder>/runs/<run_id>.db    one run: its request, journal and results (with `-wal`, `-shm` and `.lock`)
     <folder>/blobs/              payloads of all runs that are too large for a database
+    <folder>/ended               what lists show of ended runs (`ended_runs`)
 
 - A database is owned by one process at a time, the process that drives the run; other processes may read it meanwhile.
 - The folder has mode 0700: journals contain the data of users' flows.
