@@ -31,4 +31,5 @@ The process and the store:
 - `__main__`: `python -m component_host`.
 - `registration`: the host's session and its routing rules.
 - `session_message`: the content of the session.
+- `session_watch`: changes of the session by others.
 """

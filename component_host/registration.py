@@ -1,7 +1,7 @@
 """The host's entry in the store: its session, and the routing rules of its configuration.
 
 - The session is bound to a lease. The session lists the host's components and is rewritten after each change. After
-  the loss of the lease the host registers again under the same id, without the former calls.
+  the loss of the lease, or of the session alone, the host registers again under the same id, without the former calls.
 - `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
   then the registration is refused, naming both hosts, except with `replace_routes`.
 - The host begins no call while its lease does not count as held, and is told when its session has ended.
@@ -16,6 +16,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from component_host.session_message import add_plugins, rules_of
+from component_host.session_watch import SessionWatch
 from stepflow.errors import Conflict, FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import doubling
@@ -74,6 +75,7 @@ class Registration:
         """Session as last written."""
 
         self._work = asyncio.Event()
+        self._watch = SessionWatch(store, self._key, lambda: self._written, self._work.set)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -87,6 +89,7 @@ class Registration:
         await self._register()
         self._host.dispatcher.may_begin = self._valid
         self._task = asyncio.create_task(self._keep(), name="host registration")
+        self._watch.start()
 
     def changed(self) -> None:
         """Rewrite the session if the host's components have changed. Idempotent; allowed before `start`."""
@@ -99,6 +102,7 @@ class Registration:
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
+        await self._watch.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -116,6 +120,8 @@ class Registration:
             self._work.clear()
 
             try:
+                if self._watch.doubtful:
+                    await self._check()
                 if not self._created:
                     await self._register()
                 await self._update()
@@ -129,8 +135,19 @@ class Registration:
             await asyncio.sleep(next(pauses))
             self._work.set()
 
+    async def _check(self) -> None:
+        """Find out if the store has the session as it was written. An operator or an older copy may say otherwise."""
+        self._watch.doubtful = False
+        existing = await self._store.get(self._key)
+        if not self._created:
+            return
+        if existing is None or existing.create_revision != self._created:
+            self._lost()
+        elif existing.value != self._written:
+            self._written = b""
+
     def _lost(self) -> None:
-        log.warning("lease lost, registering again", host_id=self._host.id)
+        log.warning("session lost, registering again", host_id=self._host.id)
         self._created = 0
         self._host.end_session()
         self._work.set()

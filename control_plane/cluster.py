@@ -19,7 +19,7 @@ from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 
     from stepflow.store import KeyValue, Store, StoreEvent
 
@@ -37,6 +37,8 @@ class Orphan(NamedTuple):
     partition: int
     revision: int
     """Create revision of the assignment."""
+    refused_by: tuple[str, ...] = ()
+    """Executors that could not read the run."""
 
 
 class Cluster:
@@ -49,6 +51,8 @@ class Cluster:
         self.assignments: Assignments = {}
         self.owners: dict[str, Counter[str]] = {}
         """By run: how many of its partitions each executor has."""
+        self.refused_by: dict[tuple[str, str, int], tuple[str, ...]] = {}
+        """By returned assignment: the executors that could not read the run."""
         self.pending: set[str] = set()
         """Runs with partitions that wait for placement."""
         self._planned: Counter[str] = Counter()
@@ -71,16 +75,25 @@ class Cluster:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def choose(self, planned: Mapping[str, int], *, engine_version: int = 0, avoid: str = "") -> str | None:
+    def choose(
+        self,
+        planned: Mapping[str, int],
+        *,
+        engine_version: int = 0,
+        avoid: str = "",
+        refused_by: Collection[str] = (),
+    ) -> str | None:
         """Return the least loaded executor with room; None if there is none.
 
         `planned`: assignments that the caller is about to make, by executor. `avoid`: an executor to choose only if no
-        other has room.
+        other has room. `refused_by`: executors not to choose.
         """
         best: tuple[bool, int, str] | None = None
         for executor_id, session in self.sessions.items():
             load = len(self.assignments.get(executor_id, ())) + planned.get(executor_id, 0) + self._planned[executor_id]
             if session.draining or load >= session.runs_max or session.engine_version < engine_version:
+                continue
+            if executor_id in refused_by:
                 continue
 
             candidate = (executor_id == avoid, load, executor_id)
@@ -106,7 +119,7 @@ class Cluster:
     def orphans(self) -> list[Orphan]:
         """Return the assignments of executors without a session."""
         return [
-            Orphan(executor_id, run_id, partition, revision)
+            Orphan(executor_id, run_id, partition, revision, self.refused_by.get((executor_id, run_id, partition), ()))
             for executor_id, assigned in self.assignments.items()
             if executor_id not in self.sessions
             for (run_id, partition), revision in assigned.items()
@@ -150,7 +163,7 @@ class Cluster:
             self._on_session(item.key, item)
 
     def _list_assignments(self, items: list[KeyValue]) -> None:
-        self.assignments, self.owners = {}, {}
+        self.assignments, self.owners, self.refused_by = {}, {}, {}
         for item in items:
             self._on_assignment(item.key, item)
 
@@ -176,8 +189,13 @@ class Cluster:
             if (run_id, partition) not in assigned:  # a repeated event must not count twice
                 self.owners.setdefault(run_id, Counter())[executor_id] += 1
             assigned[(run_id, partition)] = item.create_revision
+            if item.value and executor_id.startswith(keys.RETURNED):
+                refused_by = tuple(state_pb2.Assignment.FromString(item.value).refused_by)
+                if refused_by:
+                    self.refused_by[executor_id, run_id, partition] = refused_by
             return
 
+        self.refused_by.pop((executor_id, run_id, partition), None)
         assigned = self.assignments.get(executor_id, {})
         if assigned.pop((run_id, partition), None) is not None:
             _release(self.owners, executor_id, run_id)

@@ -17,7 +17,7 @@ from executor.adoption import HeldCalls, LoadedPartition, PartitionReader, rejoi
 from executor.drive import PartitionDriver
 from executor.give_back import defect
 from executor.inbox import Inbox
-from stepflow.errors import Code, Conflict, Failure, StepflowError
+from stepflow.errors import Code, Conflict, DataLoss, FailedPrecondition, Failure, NotFound, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
@@ -108,7 +108,8 @@ class TakeOver:
             if driver is not None:
                 self._ownership.abandon(driver, known)
             else:
-                self._ownership.return_assignment(partition_id, assignment, known)
+                unread = isinstance(error, (DataLoss, FailedPrecondition, NotFound))
+                self._ownership.return_assignment(partition_id, assignment, known, unread=unread)
         finally:
             self.inbox.stop_keeping(partition_id)
 

@@ -171,6 +171,11 @@ FLOWS = (
     Limit("A piece of `UploadBlob`", "control_plane CHUNK_BYTES_MAX", "`CHUNK_TOO_LARGE`", "bytes"),
     Limit("Page size of a list", "control_plane PAGE_SIZE_MAX", "Fewer entries come", set_by="`page_size`"),
     Limit(
+        "Runs that a filter examines for one page",
+        "control_plane RUNS_READ_MAX",
+        "The page ends, empty perhaps; follow `next_page_token`",
+    ),
+    Limit(
         "Results of one page",
         "control_plane PAGE_BYTES_MAX",
         "The page ends; follow `next_page_token`",
@@ -366,6 +371,7 @@ EXEMPT = {
     "The size of an internal cache": (
         "stepflow/routing REMEMBERED_PATHS_MAX",
         "control_plane FLOWS_KEPT_MAX",
+        "control_plane KEPT_BYTES_MAX",
         "executor PLANS_MAX",
         "component_host RUNS_MAX",
         "component_host PARTITIONS_MAX",
@@ -373,6 +379,11 @@ EXEMPT = {
         "component_host CONNECTIONS_KEPT_MAX",
     ),
     "The size of an internal batch, page or buffer; more goes into the next one": (
+        "control_plane LABELS_LISTED_BYTES_MAX",
+        "control_plane STATUSES_READ_MAX",
+        "control_plane PARTITIONS_READ_MAX",
+        "control_plane WINDOW_MS_MAX",
+        "executor REFUSED_BY_MAX",
         "stepflow/rpc FRAME_BYTES_MAX",
         "stepflow/rpc PENDING_CALLS_MAX",
         "stepflow/store PAGE_KEYS_MAX",
@@ -393,7 +404,6 @@ EXEMPT = {
         "stepflow/store SUBMISSION_BYTES_MAX",
         "stepflow/component RECEIVE_BYTES_MAX",
         "stepflow/component UNSENT_BYTES_MAX",
-        "control_plane RECORDS_READ_MAX",
         "control_plane SWEEP_RUNS_MAX",
         "control_plane REMOVED_MAX",
         "control_plane RECORD_INPUTS_BYTES_MAX",

@@ -49,6 +49,9 @@ RECONNECT_S_MIN = 0.02
 RECONNECT_S_MAX = 1.0
 """Pause between two tries, doubling."""
 
+ROUTES_KEPT_S = 30.0
+"""How long rules are kept that a list of the store lacks."""
+
 OUT_OF_REACH_S_MAX = LEASE_TTL_S
 """A host out of reach for this long has lost its lease, or is cut off from this executor alone: its calls go elsewhere.
 It gave up the connection long before (`LINK_PING_MS`), and with it the calls that never arrived."""
@@ -87,6 +90,8 @@ class HostLinks:
         self._links: dict[str, _HostLink] = {}
         self._routes: dict[str, tuple[tuple[Rule, ...], dict[str, str]]] = {}
         """By prefix: the rules, and the types of the plugins that they name."""
+        self._missing_since_s: dict[str, float] = {}
+        """Since when a list of the store lacks rules that are known here, by the monotonic clock."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.registered = asyncio.Event()
         """The executor has an id: streams may be opened."""
@@ -132,7 +137,15 @@ class HostLinks:
     # --- rules --------------------------------------------------------------------------------------------------------
 
     def _routes_listed(self, items: list[KeyValue]) -> None:
-        self._routes.clear()
+        """Take a list. Rules that it lacks are kept for a while: a wiped store gets them again with its hosts."""
+        now_s = time.monotonic()
+        missing = self._routes.keys() - {keys.tail(keys.ROUTES, item.key) for item in items}
+        self._missing_since_s = {prefix: self._missing_since_s.get(prefix, now_s) for prefix in missing}
+        kept = {prefix for prefix, since_s in self._missing_since_s.items() if now_s - since_s < ROUTES_KEPT_S}
+        if kept:
+            log.warning("the store has lost routes; kept until hosts register again", prefixes=sorted(kept))
+
+        self._routes = {prefix: self._routes[prefix] for prefix in kept}
         for item in items:
             self._on_route(item)
         self._update_rules()
@@ -164,6 +177,9 @@ class HostLinks:
         for host_id in self._links.keys() - found:
             self._drop_host(host_id)
         for item in items:
+            link = self._links.get(keys.tail(keys.HOST_SESSIONS, item.key))
+            if link is not None and item.mod_revision < link.modified:
+                link.modified = 0  # an older copy of the store was restored: its revisions begin again
             self._on_session(item)
 
     def _sessions_changed(self, events: Sequence[StoreEvent]) -> None:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stepflow.client.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from types import TracebackType
 
     from stepflow.client.model import (
@@ -136,8 +145,19 @@ class BlockingClient:
     def items(self, run_id: str, *, page_size: int = 0) -> Iterator[RunItem]:
         return self._iterate(self._client.items(run_id, page_size=page_size))
 
-    def steps(self, run_id: str, *, include_results: bool = False, page_size: int = 0) -> Iterator[RunStep]:
-        return self._iterate(self._client.steps(run_id, include_results=include_results, page_size=page_size))
+    def steps(
+        self,
+        run_id: str,
+        *,
+        include_results: bool = False,
+        page_size: int = 0,
+        on_incomplete: Callable[[str], None] | None = None,
+    ) -> Iterator[RunStep]:
+        return self._iterate(
+            self._client.steps(
+                run_id, include_results=include_results, page_size=page_size, on_incomplete=on_incomplete
+            )
+        )
 
     def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
         return self._do(self._client.put_blob(content, blob_type=blob_type))

@@ -233,15 +233,26 @@ class Client:
                 yield item_of(item)
 
     async def steps(
-        self, run_id: str, *, include_results: bool = False, page_size: int = 0
+        self,
+        run_id: str,
+        *,
+        include_results: bool = False,
+        page_size: int = 0,
+        on_incomplete: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[RunStep, None]:
-        """Yield the started steps, including steps of sub-runs. Raises: NotFound."""
+        """Yield the started steps, including steps of sub-runs. Raises: NotFound.
+
+        `on_incomplete`: called with the reason if later steps are missing, because a later version wrote them.
+        """
         request = runs_pb2.ListStepsRequest(
             run_id=run_id, include_results=include_results, value_form=JSON, page_size=page_size
         )
         async for reply in self._pages(lambda to: to.runs.ListSteps, request):
             for step in reply.steps:
                 yield step_of(step)
+            if reply.incomplete and on_incomplete is not None:
+                on_incomplete(reply.incomplete)
+                on_incomplete = None
 
     async def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
         """Store at most 16 MiB and return the blob id. Raises: Invalid (`PAYLOAD_TOO_LARGE`)."""

@@ -462,12 +462,14 @@ class ListStepsRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., include_results: bool = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListStepsResponse(_message.Message):
-    __slots__ = ("steps", "next_page_token")
+    __slots__ = ("steps", "next_page_token", "incomplete")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[StepSummary]
     next_page_token: str
-    def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    incomplete: str
+    def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., incomplete: _Optional[str] = ...) -> None: ...
 
 class StepSummary(_message.Message):
     __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome")

@@ -5,6 +5,7 @@
 - A stream silent for `PROGRESS_S` is asked for its progress; a stream silent for `SILENCE_S` is abandoned together with
   its connection. So a half-open connection is detected within seconds.
 - Reported progress advances the resume point, so that a compaction does not catch an idle watch.
+- A watch that would wait for revisions which etcd has lost (it was wiped, or restored) ends with StoreCompacted, too.
 - Streams are read even if the owner lags. A watch ends with StoreCompacted when its owner is `WATCH_BACKLOG_MAX`
   revisions behind, or when etcd has compacted missed revisions; the owner then lists again.
 
@@ -17,7 +18,7 @@ import asyncio
 import contextlib
 import random
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpc import aio
 
@@ -27,6 +28,9 @@ from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain,
 from stepflow.store.protocol import KeyValue, StoreCompacted, StoreEvent, StoreUnavailable, WatchBatch
 from stepflow.store.watch_queue import WatchQueue
 from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 log = get_logger(__name__)
 
@@ -187,6 +191,8 @@ class EtcdWatch(WatchQueue):
 
     def _take(self, response: pb.WatchResponse) -> None:
         self._client.saw(response.header.revision)
+        if response.created and response.header.revision + 1 < self._next:
+            self._watches.doubt()  # this member lags, or the history that the watch follows is gone
         if response.events:
             self._fragments.extend(response.events)
             self._deliver(whole=not response.fragment)
@@ -249,8 +255,11 @@ class Watches:
     def __init__(self, client: EtcdClient, version: str) -> None:
         self.client = client
         self.progress_counts = version_of(version) >= PROGRESS_TOLD_RIGHT
+        self.ask_revision: Callable[[], Awaitable[int]] = _unknown
+        """Asks etcd for its present revision, and so recognises an etcd that was replaced."""
         self._watches: set[EtcdWatch] = set()
         self._ticker: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def open(self, prefix: bytes, end: bytes, strip: int, from_revision: int) -> EtcdWatch:
         """Watch from `prefix` to `end`, removing the first `strip` bytes of keys.
@@ -267,12 +276,32 @@ class Watches:
     def remove(self, watch: EtcdWatch) -> None:
         self._watches.discard(watch)
 
+    def doubt(self) -> None:
+        """Ask for the present revision, unless it is being asked."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), name="etcd revision")
+
+    def end_ahead(self, revision: int) -> None:
+        """End the watches that wait for revisions after the newest one. Their owners list again."""
+        for watch in tuple(self._watches):
+            if watch.resumes_at > revision + 1:
+                watch.fail(
+                    StoreCompacted("STORE_COMPACTED", "etcd was replaced by an older history", compacted=revision)
+                )
+
+    async def _ask(self) -> None:
+        with contextlib.suppress(StepflowError):  # the stream ends again, or a later request finds out
+            await self.ask_revision()
+
     async def close(self, error: StepflowError) -> None:
         watches = tuple(self._watches)
         for watch in watches:
             watch.fail(error)
         for watch in watches:
             await watch.ended()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
@@ -282,6 +311,10 @@ class Watches:
             await asyncio.sleep(TICK_S)
             for watch in tuple(self._watches):
                 await watch.tick(time.monotonic())
+
+
+async def _unknown() -> int:
+    raise StoreUnavailable("STORE_CLOSED", "there is no store to ask")
 
 
 def _backoff_s(failures: int) -> float:
