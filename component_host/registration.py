@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from component_host.disputes import owners_in
 from component_host.session_message import add_plugins, rules_of
 from stepflow.errors import Conflict, FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
@@ -86,6 +87,7 @@ class Registration:
 
         await self._register()
         self._host.dispatcher.may_begin = self._valid
+        self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
 
     def changed(self) -> None:
