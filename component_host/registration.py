@@ -24,6 +24,7 @@ from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
+from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,8 +135,12 @@ class Registration:
     def _lost(self) -> None:
         log.warning("lease lost, registering again", host_id=self._host.id)
         self._created = 0
+        self._work.set()  # first: a defect below must not keep this host out of the cluster
         self._host.end_session()
-        self._work.set()
+
+    def vitals(self) -> Vitals:
+        """Return whether this host can take calls."""
+        return Vitals("" if self._valid() else "no valid session in the store", ended(self._task))
 
     def _valid(self) -> bool:
         return bool(self._created) and self._keeper is not None and self._keeper.valid()

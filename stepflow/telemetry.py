@@ -286,11 +286,17 @@ class _Bridge(logging.Handler):
 _bridge = _Bridge()
 
 
+def _is_readable(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
 def _take_over_stdlib(level: int) -> None:
     root = logging.getLogger()
     if _bridge not in root.handlers:
         root.addHandler(_bridge)
     # Libraries log more: their `info` counts as `debug`.
     root.setLevel(level if level <= LEVELS["debug"] else max(level, LEVELS["warning"]))
+    # gRPC shows the memory behind a text that it cannot decode, for each failed connection without descriptors.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_readable)
     # Debug records of httpcore quote the headers of every response, cookies and tokens included.
     logging.getLogger("httpcore").setLevel(LEVELS["info"])

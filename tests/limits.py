@@ -333,6 +333,7 @@ EXEMPT = {
         "executor RECONNECT_S_MAX",
         "component_host RETRY_S_MAX",
         "component_host ASK_S_MAX",
+        "stepflow/vital RESTART_S_MAX",
     ),
     "Tries of one internal operation; the error at their end is in errors.md": (
         "control_plane ADMISSION_TRIES_MAX",

@@ -29,6 +29,7 @@ from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain,
 from stepflow.store.protocol import KeyValue, StoreCompacted, StoreEvent, StoreUnavailable, WatchBatch
 from stepflow.store.watch_queue import WatchQueue
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 log = get_logger(__name__)
 
@@ -275,7 +276,9 @@ class Watches:
         watch = EtcdWatch(self, prefix, end, strip, from_revision or self.client.revision + 1)
         self._watches.add(watch)
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="etcd watches")
+            self._ticker = asyncio.get_running_loop().create_task(
+                keep_running(log, "the clock of the watches", self._tick), name="etcd watches"
+            )
         return watch
 
     def remove(self, watch: EtcdWatch) -> None:

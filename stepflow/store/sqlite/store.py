@@ -163,9 +163,20 @@ class SqliteStore:
         self._closed = True
         for watch in tuple(self._watches):
             watch.fail(self._gone())
+        self._fail_requests(cause or self._gone())
         if not self._opened.done():
             self._opened.set_exception(cause or self._gone())
         self._ended.set_result(None)
+
+    def _fail_requests(self, error: Exception) -> None:
+        """Fail the requests that the thread has not taken: nothing will answer them."""
+        while True:
+            try:
+                request = self._requests.get_nowait()
+            except Empty:
+                return
+            if request is not None and request.future is not None and not request.future.done():
+                request.future.set_exception(error)
 
     def _gone(self) -> StoreUnavailable:
         return StoreUnavailable("STORE_CLOSED", f"{self.path} was closed", path=self.path)
