@@ -91,20 +91,22 @@ class ServerProcess(ProcessReport):
             raise
         self._stdout, self._stdout_kept, self._stderr = pipes.stdout, pipes.child_stdout, pipes.stderr
 
-        # 2. Guard the group, before anything that can fail.
+        # 2. Guard the group and watch for the exit, before anything that can fail.
         self.pid = process.pid
         self._group = ProcessGroup(process.pid)
+        started.put(process)
 
         # 3. Read and write without blocking.
-        for fd in (pipes.stdin, self._stdout, self._stderr):
-            os.set_blocking(fd, False)
-        # A server that reads no more is killed: its calls would otherwise wait for their timeouts.
-        self._stdin = StdinWriter(pipes.stdin, self.kill, self._log)
-        self._loop.add_reader(self._stdout, self._read_stdout)
-        self._loop.add_reader(self._stderr, self._read_stderr)
-
-        # 4. Watch for the exit.
-        started.put(process)
+        try:
+            for fd in (pipes.stdin, self._stdout, self._stderr):
+                os.set_blocking(fd, False)
+            # A server that reads no more is killed: its calls would otherwise wait for their timeouts.
+            self._stdin = StdinWriter(pipes.stdin, self.kill, self._log)
+            self._loop.add_reader(self._stdout, self._read_stdout)
+            self._loop.add_reader(self._stderr, self._read_stderr)
+        except BaseException:
+            self.kill()  # its caller takes it for not started
+            raise
         self._log.debug("server started", pid=self.pid)
 
     def make_output_blocking(self) -> None:
