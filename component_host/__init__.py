@@ -5,6 +5,7 @@ A call, from an executor to a backend and back:
 - `stream`: the host's end of one executor's stream.
 - `host`: admission, refusal, deduplication; acknowledged and forgotten calls.
 - `call_table`: calls by idempotency key, and the newest epoch of each partition.
+- `disputes`: disputes about the owner of a partition, decided by the store.
 - `dispatch`: from admission to the backend: plugin ready, input fetched, host registered.
 - `call`: one attempt: its outcome and its call-backs.
 - `call_tasks`: tasks for single calls: blobs and large outputs.

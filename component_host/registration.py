@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from component_host.disputes import owners_in
 from component_host.session_message import add_plugins, rules_of
 from component_host.session_watch import SessionWatch
 from stepflow.errors import Conflict, FailedPrecondition, StepflowError
@@ -24,6 +25,7 @@ from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
+from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +90,7 @@ class Registration:
 
         await self._register()
         self._host.dispatcher.may_begin = self._valid
+        self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
         self._watch.start()
 
@@ -149,8 +152,12 @@ class Registration:
     def _lost(self) -> None:
         log.warning("session lost, registering again", host_id=self._host.id)
         self._created = 0
+        self._work.set()  # first: a defect below must not keep this host out of the cluster
         self._host.end_session()
-        self._work.set()
+
+    def vitals(self) -> Vitals:
+        """Return whether this host can take calls."""
+        return Vitals("" if self._valid() else "no valid session in the store", ended(self._task))
 
     def _valid(self) -> bool:
         return bool(self._created) and self._keeper is not None and self._keeper.valid()

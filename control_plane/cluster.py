@@ -17,6 +17,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ class Cluster:
         """Runs with partitions that wait for placement."""
         self._planned: Counter[str] = Counter()
         """Assignments in flight to the store, by executor."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Return once sessions, assignments and waiting runs have been listed."""
@@ -67,13 +68,13 @@ class Cluster:
             self._follow(keys.ASSIGNED, self._list_assignments, self._on_assignment, ready[1]),
             self._follow(keys.PENDING, self._list_pending, self._on_pending, ready[2]),
         )
-        self._tasks = [asyncio.create_task(following, name="follow the cluster") for following in follows]
+        self.tasks = [asyncio.create_task(following, name="follow the cluster") for following in follows]
         await asyncio.gather(*(event.wait() for event in ready))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def choose(
         self,
@@ -152,7 +153,7 @@ class Cluster:
 
         def changed(events: Sequence[StoreEvent]) -> None:
             for event in events:
-                on_key(event.kv.key, event.kv if event.kind == "put" else None)
+                guarded(log, "a change", on_key, event.kv.key, event.kv if event.kind == "put" else None)
             self._on_change()
 
         return follow(self._store, prefix, listed=listed, changed=changed)
@@ -160,12 +161,12 @@ class Cluster:
     def _list_sessions(self, items: list[KeyValue]) -> None:
         self.sessions = {}
         for item in items:
-            self._on_session(item.key, item)
+            guarded(log, "a session", self._on_session, item.key, item)
 
     def _list_assignments(self, items: list[KeyValue]) -> None:
         self.assignments, self.owners, self.refused_by = {}, {}, {}
         for item in items:
-            self._on_assignment(item.key, item)
+            guarded(log, "an assignment", self._on_assignment, item.key, item)
 
     def _list_pending(self, items: list[KeyValue]) -> None:
         self.pending = {keys.tail(keys.PENDING, item.key) for item in items}

@@ -30,6 +30,7 @@ from control_plane.waits import Waits
 from stepflow.config import RetryConfig
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
+from stepflow.vital import ended
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,6 +98,10 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grouping.close()
+
+    def ended(self) -> list[str]:
+        """Return the tasks that have ended although this replica goes on."""
+        return [*ended(*self._tasks, *self.cluster.tasks), *self._leader.ended()]
 
     def leadership(self) -> Compare | None:
         """Return the compare that holds while this replica leads; None for a replica that does not lead."""

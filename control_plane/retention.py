@@ -26,6 +26,7 @@ from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, DeletePrefix, Txn, keys, modified_at, range_all
 from stepflow.telemetry import get_logger, log_defect
+from stepflow.vital import ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,10 @@ class Retention:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="retention")
+
+    def ended(self) -> list[str]:
+        """Return the tasks that have ended although the sweeps go on."""
+        return ended(self._task)
 
     async def close(self) -> None:
         if self._task is not None:

@@ -44,8 +44,8 @@ class Session:
         self._keeper = keeper
         self._on_lost: Callable[[Session], None] | None = on_lost
         self._writer: FencedWriter | None = None
-        self._watcher: asyncio.Task[None] | None = None
         self._check: asyncio.Task[None] | None = None
+        self.watcher: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -78,7 +78,7 @@ class Session:
 
         # 2. Watch the own key: the leader deletes the session of an executor that it takes for dead.
         own = keys.session_executor(executor_id)
-        session._watcher = asyncio.create_task(
+        session.watcher = asyncio.create_task(
             follow(store, own, listed=session._listed, changed=session._changed), name=f"watch {own}"
         )
         return session
@@ -91,12 +91,12 @@ class Session:
     async def close(self, *, revoke: bool) -> None:
         """End the session: with `revoke` at once, else when its lease expires."""
         self._on_lost = None
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
         if self._check is not None:
             self._check.cancel()
             await asyncio.gather(self._check, return_exceptions=True)
+        if self.watcher is not None:
+            self.watcher.cancel()
+            await asyncio.gather(self.watcher, return_exceptions=True)
         await self.writer.close()
         await self._keeper.stop(revoke=revoke)
 

@@ -21,6 +21,7 @@ from stepflow.errors import Code, Conflict, DataLoss, FailedPrecondition, Failur
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +58,12 @@ class TakeOver:
 
     def listed(self, items: list[KeyValue]) -> None:
         for item in items:
-            self.take_assignment(item)
+            guarded(log, "an assignment", self.take_assignment, item, key=item.key)
 
     def changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
-                self.take_assignment(event.kv)
+                guarded(log, "an assignment", self.take_assignment, event.kv, key=event.kv.key)
 
     def take_assignment(self, assignment: KeyValue) -> None:
         """Begin to adopt an assigned partition. Idempotent."""

@@ -33,6 +33,7 @@ Tools:
 - `proxies`: proxies of outgoing connections.
 - `process_guard`: ends a process group with its supervisor.
 - `timer_heap`: instants by key, for many timers.
+- `vital`: tasks that a service cannot work without.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stepflow.errors import Invalid
@@ -25,7 +26,7 @@ from stepflow.printable import printable
 from stepflow.redaction import REDACTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping
     from pathlib import Path
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -41,6 +42,9 @@ TRACEBACK_CHARS_MAX = 20_000
 
 DEFECT_FRAMES_MAX = 4
 """Innermost frames that `log_defect` shows."""
+
+THROTTLE_S = 60.0
+"""Interval of a throttled record."""
 
 DEPTH_MAX = 8
 """Depth of the search for secrets; deeper values are omitted."""
@@ -143,6 +147,29 @@ def log_defect(log: Logger, message: str, error: BaseException, **fields: object
     frames = traceback.extract_tb(error.__traceback__)[-DEFECT_FRAMES_MAX:]
     at = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     log.error(message, error=type(error).__name__, at=at, **fields)
+
+
+class ThrottledLog:
+    """Writes at most one warning per key and `THROTTLE_S`, for events that any client can cause at will.
+
+    A record counts those omitted since the last one as `omitted`.
+    """
+
+    def __init__(self, log: Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        self._keys: dict[str, tuple[float, int]] = {}
+        """By key: the time of the last record, and the number of those omitted since."""
+
+    def warning(self, message: str, key: str, **fields: object) -> None:
+        """Write a warning, unless one with this key was written a moment ago. Keys come from a bounded set."""
+        now_s = self._clock()
+        last_s, omitted = self._keys.get(key, (-THROTTLE_S, 0))
+        if now_s - last_s < THROTTLE_S:
+            self._keys[key] = (last_s, omitted + 1)
+            return
+        self._keys[key] = (now_s, 0)
+        self._log.warning(message, **fields, **({"omitted": omitted} if omitted else {}))
 
 
 def get_logger(name: str) -> Logger:
@@ -271,11 +298,17 @@ class _Bridge(logging.Handler):
 _bridge = _Bridge()
 
 
+def _is_readable(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
 def _take_over_stdlib(level: int) -> None:
     root = logging.getLogger()
     if _bridge not in root.handlers:
         root.addHandler(_bridge)
     # Libraries log more: their `info` counts as `debug`.
     root.setLevel(level if level <= LEVELS["debug"] else max(level, LEVELS["warning"]))
+    # gRPC shows the memory behind a text that it cannot decode, for each failed connection without descriptors.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_readable)
     # Debug records of httpcore quote the headers of every response, cookies and tokens included.
     logging.getLogger("httpcore").setLevel(LEVELS["info"])

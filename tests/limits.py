@@ -356,6 +356,8 @@ EXEMPT = {
         "executor RETURN_S_MAX",
         "executor RECONNECT_S_MAX",
         "component_host RETRY_S_MAX",
+        "component_host ASK_S_MAX",
+        "stepflow/vital RESTART_S_MAX",
     ),
     "Tries of one internal operation; the error at their end is in errors.md": (
         "control_plane ADMISSION_TRIES_MAX",
@@ -450,6 +452,7 @@ EXEMPT = {
     ),
     "How long a service waits for itself": (
         "executor HAND_OVER_S_MAX",
+        "component_host UNDECIDED_S_MAX",
         "executor WAKE_S_MAX",
         "executor NOT_OWNED_S_MAX",
     ),

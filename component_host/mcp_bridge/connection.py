@@ -24,6 +24,7 @@ from component_host.mcp_bridge.link import CallTrace, Loss, call_trace
 from component_host.mcp_bridge.listing import list_offers
 from component_host.mcp_bridge.results import ResultChecks, refuses_session, speaks_of_session
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,10 @@ class McpConnection:
 
     async def attend(self) -> None:
         """Refresh the listing when it changes; return when the server is lost."""
-        listener = asyncio.create_task(self._listen(), name=f"mcp {self._owner.name} changes")
+        listener = asyncio.create_task(
+            keep_running(log, "the subscription to changes", self._listen, plugin=self._owner.name),
+            name=f"mcp {self._owner.name} changes",
+        )
         try:
             while not self.link.lost:
                 if self._offers_stale:

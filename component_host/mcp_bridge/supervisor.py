@@ -22,7 +22,7 @@ from stepflow.errors import StepflowError, Unavailable
 from stepflow.proxies import named_proxy, through
 from stepflow.redaction import url_without_credentials
 from stepflow.retry import Backoff, base_delay_ms
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,9 @@ class McpSupervisor:
                         return
                     self._note_failed_launch(error)
                 elif error is not None:
-                    raise error
+                    if not started.done():
+                        raise error
+                    log_defect(log, "MCP connection failed by a defect", error, plugin=self.name)
 
                 # 3. Back off by the number of short lives in a row.
                 short_lives = 1 if loop.time() - connecting_at_s >= HEALTHY_S else short_lives + 1

@@ -16,6 +16,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from google.protobuf.message import DecodeError
+
 from executor.hosts.peer import HostPeer
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -28,7 +30,8 @@ from stepflow.rpc.probe import refuses
 from stepflow.store import keys
 from stepflow.store.follow import follow
 from stepflow.store.lease import LEASE_TTL_S
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
+from stepflow.vital import ended, guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +96,7 @@ class HostLinks:
         self._missing_since_s: dict[str, float] = {}
         """Since when a list of the store lacks rules that are known here, by the monotonic clock."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._followers: list[asyncio.Task[None]] = []
         self.registered = asyncio.Event()
         """The executor has an id: streams may be opened."""
 
@@ -118,7 +122,9 @@ class HostLinks:
             known.set()
 
         following = follow(self._store, prefix, listed=listed, changed=changed)
-        self._keep(asyncio.create_task(following, name=f"follow {prefix}"))
+        follower = asyncio.create_task(following, name=f"follow {prefix}")
+        self._followers.append(follower)
+        self._keep(follower)
         await known.wait()
 
     def connect(self) -> None:
@@ -129,6 +135,10 @@ class HostLinks:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def ended(self) -> list[str]:
+        """Return the tasks that have ended although the links go on."""
+        return ended(*self._followers, *(link.task for link in self._links.values()))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -191,7 +201,11 @@ class HostLinks:
 
     def _on_session(self, item: KeyValue) -> None:
         host_id = keys.tail(keys.HOST_SESSIONS, item.key)
-        session = state_pb2.HostSession.FromString(item.value)
+        try:
+            session = state_pb2.HostSession.FromString(item.value)
+        except DecodeError:  # of a later version, say: its calls go to other hosts
+            log.error("a host's session cannot be read", host_id=host_id)
+            return
         link = self._links.get(host_id)
         if link is not None and (link.address, link.created) != (session.address, item.create_revision):
             self._drop_host(host_id)
@@ -238,8 +252,8 @@ class _HostLink:
             reached_at = self._reached_at
             try:
                 reason = await self._carry_frames()
-            except Exception:  # a defect: without this the host would be lost until the executor restarts
-                log.exception("stream failed by a defect", host_id=self.peer.id)
+            except Exception as error:  # without this the host would be lost until the executor restarts
+                log_defect(log, "stream failed by a defect", error, host_id=self.peer.id)
                 reason = ""
 
             # 2. Fail the calls in flight, if they are known to be lost.
@@ -248,7 +262,7 @@ class _HostLink:
             if not reason and time.monotonic() - self._reached_at > OUT_OF_REACH_S_MAX:
                 reason = "it cannot be reached"
             if reason:
-                self._give_up_calls(reason)
+                guarded(log, "giving up calls", self._give_up_calls, reason, host_id=self.peer.id)
 
             # 3. Try again; soon, if the host was reached.
             if self._reached_at > reached_at:

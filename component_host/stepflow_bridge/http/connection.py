@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from component_host.stepflow_bridge.http.endpoint import HttpEndpoint, LostError, NotProtocolError
@@ -18,6 +19,7 @@ from component_host.stepflow_bridge.protocol import ECHOES, ServerRefusedError
 from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import Unavailable
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -196,7 +198,10 @@ class RemoteConnection:
         except (NotProtocolError, ServerRefusedError) as error:
             raise Unavailable("SERVER_REFUSED", f"{server} {error}", plugin=self._plugin) from None
 
-        self._watch = asyncio.create_task(self._watch_health(endpoint), name=f"watch {self._plugin}")
+        watch = partial(self._watch_health, endpoint)
+        self._watch = asyncio.create_task(
+            keep_running(log, "the watch of a server", watch, plugin=self._plugin), name=f"watch {self._plugin}"
+        )
         self._was_ready = True
 
     async def _watch_health(self, endpoint: HttpEndpoint) -> None:

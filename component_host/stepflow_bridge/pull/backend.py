@@ -26,6 +26,7 @@ from component_host.supervision.restarts import supervise
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
 from stepflow.telemetry import get_logger, log_defect
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
     from component_host.backend import BackendContext, BackendListing, HostCall
@@ -98,7 +99,12 @@ class StepflowPullBackend:
         self._supervisors = [
             asyncio.create_task(self._supervise(process), name=f"supervise {self.name}") for process in self._processes
         ]
-        self._supervisors.append(asyncio.create_task(self._keep_time(), name=f"time of {self.name}"))
+        self._supervisors.append(
+            asyncio.create_task(
+                keep_running(log, "the clock", self._keep_time, plugin=self.name),
+                name=f"time of {self.name}",
+            )
+        )
 
     async def _supervise(self, process: WorkerProcess) -> None:
         await supervise(

@@ -2,8 +2,10 @@
 
 - One gRPC stream per watch, all on one connection. A watch yields whole revisions in order, without repeats or gaps: it
   resumes after the last complete revision, at any member.
-- A stream silent for `PROGRESS_S` is asked for its progress; a stream silent for `SILENCE_S` is abandoned together with
-  its connection. So a half-open connection is detected within seconds.
+- A stream silent for `PROGRESS_S` is asked for its progress, and for a sign of life; a stream silent for `SILENCE_S` is
+  abandoned together with its connection. So a half-open connection is detected within seconds.
+- Progress alone is no sign of life: etcd owes no progress for a watch that starts in the future, as every watch of an
+  idle store does. A second watch under the same id is refused at any revision, and that refusal is the sign of life.
 - Reported progress advances the resume point, so that a compaction does not catch an idle watch.
 - A watch that would wait for revisions which etcd has lost (it was wiped, or restored) ends with StoreCompacted, too.
 - Streams are read even if the owner lags. A watch ends with StoreCompacted when its owner is `WATCH_BACKLOG_MAX`
@@ -28,6 +30,7 @@ from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain,
 from stepflow.store.protocol import KeyValue, StoreCompacted, StoreEvent, StoreUnavailable, WatchBatch
 from stepflow.store.watch_queue import WatchQueue
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +42,9 @@ PROGRESS_S = 2.0
 SILENCE_S = 5.0
 CREATE_S = 2.0
 """Longest wait for the confirmation of a new stream; then another is tried."""
+
+WATCH_ID = 1
+"""Id of the only watch of each stream."""
 
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
@@ -98,7 +104,7 @@ class EtcdWatch(WatchQueue):
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def tick(self, now_s: float) -> None:
-        """Ask a silent stream for its progress, or abandon it if it stays silent."""
+        """Ask a silent stream for its progress and a sign of life, or abandon it if it stays silent."""
         stream, patience = self._stream, self._patience
         if stream is None or patience is None or now_s - self._heard_s < PROGRESS_S:
             return
@@ -111,6 +117,7 @@ class EtcdWatch(WatchQueue):
         try:
             async with asyncio.timeout(TICK_S):  # the time-out cancels a stream that accepts no write
                 await stream.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+                await stream.write(self._create_request())
         except (Exception, asyncio.CancelledError):
             if is_cancelled():
                 raise
@@ -167,7 +174,6 @@ class EtcdWatch(WatchQueue):
 
     async def _read(self, channel: aio.Channel) -> None:
         """Read one stream to its end. Raises: the cause of the end."""
-        create = pb.WatchCreateRequest(key=self._prefix, range_end=self._end, start_revision=self._next, fragment=True)
         self._fragments.clear()  # of an incomplete revision, which is sent again
         stream = self._client.stream(channel, WATCH)
         self._heard_s = time.monotonic()
@@ -175,12 +181,14 @@ class EtcdWatch(WatchQueue):
         self._stream = stream
 
         try:
-            await stream.write(pb.WatchRequest(create_request=create))
+            await stream.write(self._create_request())
             while True:
                 response = await stream.read()
                 if not isinstance(response, pb.WatchResponse):  # grpc's mark of the end
                     raise _Broken("the stream ended")
                 self._heard_s = time.monotonic()
+                if self._created and response.created:
+                    continue  # the refused second watch, see `tick`
                 self._created = True
                 if response.canceled:
                     raise self._cancelled(response)
@@ -188,6 +196,13 @@ class EtcdWatch(WatchQueue):
         finally:
             self._stream = None
             stream.cancel()
+
+    def _create_request(self) -> pb.WatchRequest:
+        """Return the request that creates the watch, and is refused while the watch exists."""
+        create = pb.WatchCreateRequest(
+            key=self._prefix, range_end=self._end, start_revision=self._next, watch_id=WATCH_ID, fragment=True
+        )
+        return pb.WatchRequest(create_request=create)
 
     def _take(self, response: pb.WatchResponse) -> None:
         self._client.saw(response.header.revision)
@@ -270,7 +285,9 @@ class Watches:
         watch = EtcdWatch(self, prefix, end, strip, from_revision or self.client.revision + 1)
         self._watches.add(watch)
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="etcd watches")
+            self._ticker = asyncio.get_running_loop().create_task(
+                keep_running(log, "the clock of the watches", self._tick), name="etcd watches"
+            )
         return watch
 
     def remove(self, watch: EtcdWatch) -> None:

@@ -388,6 +388,23 @@ def test_the_cluster_shows_leader_executors_and_hosts(api: Any) -> None:
     assert components[0].input_schema == {"type": "string"}
 
 
+def test_a_state_that_only_a_later_version_knows_hides_no_host(api: Any) -> None:
+    mesh, run = api
+    session = state_pb2.HostSession(address="127.0.0.1:1")
+    session.plugins.add(plugin="text", type="stepflow", state=99)  # type: ignore[arg-type]  # the point
+    run(put(mesh.store, keys.session_host("h3"), session.SerializeToString()))
+
+    async def talk() -> Any:
+        async with Client(mesh.address) as client:
+            return await client.cluster()
+
+    try:
+        (host,) = asyncio.run(talk()).hosts
+        assert [(plugin.plugin, plugin.state) for plugin in host.plugins] == [("text", "unknown (99)")]
+    finally:
+        run(delete(mesh.store, keys.session_host("h3")))
+
+
 def test_an_embedded_mesh_cannot_be_drained(api: Any) -> None:
     async def talk(channel: grpc.aio.Channel) -> Any:
         stub: Any = cluster_pb2_grpc.ClusterServiceStub(channel)

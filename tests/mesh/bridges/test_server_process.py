@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from support.host_side import execute, started
 
 from component_host.supervision.process import ServerProcess
 from component_host.supervision.spec import ProcessSpec, resolve_command
-from stepflow.errors import Code
+from stepflow.errors import Code, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +139,40 @@ def test_the_bridge_works_on_asyncios_own_loop(kit: Kit) -> None:
             assert len((await execute(backend, "/big", {"size": 1 << 20}))["text"]) == 1 << 20
             assert (await execute(backend, "/crash", {})).code is Code.UNREACHABLE
             assert await execute(backend, "/add", {"a": 1, "b": 1}) == {"sum": 2}
+
+    asyncio.run(test())
+
+
+def test_a_server_is_not_started_if_no_thread_is_left_to_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        process = ServerProcess(_spec("python"), on_output=lambda _: None, on_exit=lambda: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(Unavailable) as caught:
+                process.start()
+        assert caught.value.reason == "SERVER_START_FAILED"
+        assert process.pid == 0
+
+    asyncio.run(test())
+
+
+def test_a_defect_in_what_reads_an_output_does_not_hide_the_end_of_the_server() -> None:
+    async def test() -> None:
+        def on_output(_chunk: bytes) -> None:
+            raise RuntimeError("a defect")
+
+        ended = asyncio.Event()
+        spec = replace(_spec("python"), args=("-c", "print('hello')"))
+        process = ServerProcess(spec, on_output=on_output, on_exit=ended.set)
+        process.start()
+        async with asyncio.timeout(10):
+            await ended.wait()
+            await process.ended()
+        assert process.returncode == 0
+        await process.stop(1)
 
     asyncio.run(test())
 

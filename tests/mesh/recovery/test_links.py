@@ -429,6 +429,32 @@ def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> No
     run(scenario())
 
 
+def test_a_stranger_that_claims_a_run_with_an_epoch_of_no_owner_does_not_fail_the_run() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
+            await in_flight(host.work)
+            async with open_channel(host.server.address) as channel:
+                connect: Any = channel.stream_stream(
+                    link.CONNECT,
+                    request_serializer=host_pb2.ExecutorFrame.SerializeToString,
+                    response_deserializer=host_pb2.HostFrame.FromString,
+                )
+                stream = connect()
+                asked = host_pb2.AttachRun(run_id=run_id, epoch=2**62)
+                await stream.write(host_pb2.ExecutorFrame(hello=host_pb2.Hello(executor_id="stranger")))
+                await stream.write(host_pb2.ExecutorFrame(attaches=[host_pb2.Attach(runs=[asked])]))
+                while not (await stream.read()).attached:
+                    pass
+                host.work.release_all()
+                assert (await mesh.ended(run_id)).status == "completed"
+                stream.cancel()
+            assert host.work.executed == [(f"{run_id}/0/a", 1), (f"{run_id}/0/b", 1)]
+
+    run(scenario())
+
+
 # --- credits ----------------------------------------------------------------------------------------------------------
 
 

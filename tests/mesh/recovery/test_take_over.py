@@ -180,8 +180,8 @@ def test_a_zombie_writes_nothing_after_the_take_over() -> None:
             zombie = world.executors[0]
             session = zombie._session
             assert session is not None
-            assert session._watcher is not None
-            session._watcher.cancel()  # it does not hear of its end
+            assert session.watcher is not None
+            session.watcher.cancel()  # it does not hear of its end
             await world.add_executor()
             await world.bury(session.id)
             await wait_until_async(lambda: world.executors[1].ownership.drivers, "the other one has the run")
