@@ -27,6 +27,7 @@ from component_host.results import (
 from stepflow.codec import INLINE_BYTES_MAX, compact
 from stepflow.errors import FailedPrecondition, Failure, Invalid, NotFound, StepflowError, Unavailable
 from stepflow.mesh.v1 import host_pb2
+from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -184,7 +185,7 @@ class Call:
         if self.clock is not None:
             self.clock.active_at = time.monotonic()
 
-        message = readable(message, PROGRESS_CHARS_MAX)
+        message = readable(without_hidden(message), PROGRESS_CHARS_MAX)
         progress = host_pb2.Progress(call_id=self.request.call_id, done=done, total=total, message=message)
         self.stream.send_progress(progress)
 

@@ -15,6 +15,7 @@ from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run import Phase, settle
 from stepflow.run.entries import failure_from_pb, json_of
+from stepflow.run.secrets import text_without_secrets
 from stepflow.run.views import call_event
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class PartitionCalls:
 
     def on_progress(self, flight: InFlight[Any], progress: host_pb2.Progress) -> None:
         if self._partition.listener is not None:
-            self._partition.tell(call_event(flight.step, "progress", self._partition.now_ms(), progress.message))
+            text = text_without_secrets(flight.step.item, progress.message)
+            self._partition.tell(call_event(flight.step, "progress", self._partition.now_ms(), text))
 
     def _fail_attempt(self, step: StepRun, attempt: int, why: str, host: str) -> None:
         partition = self._partition

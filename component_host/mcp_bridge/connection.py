@@ -112,6 +112,11 @@ class McpConnection:
             self._idle.clear()
             await self._idle.wait()
 
+    @property
+    def idle(self) -> bool:
+        """True while no call is in flight."""
+        return not self._calls_in_flight
+
     # --- calls --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -122,8 +122,14 @@ class McpStdioServer:
             return ""
         return f"{self._stray_lines} lines on its stdout were not JSON-RPC messages, the first: {self._stray_line!r}"
 
-    def stderr_tail(self) -> str:
-        return self._process.stderr_tail()
+    def stderr_of_start(self) -> str:
+        return self._process.stderr_of_start()
+
+    def stderr_of_run(self) -> str:
+        return self._process.stderr_of_run()
+
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        self._process.serve_run(run_id, idle=idle)
 
     def _take(self, chunk: bytes) -> None:
         for line, complete in self._lines.split(chunk):

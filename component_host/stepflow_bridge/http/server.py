@@ -127,9 +127,9 @@ class StepflowHttpServer:
         process = self._connection.process
         return 0 if process is None else process.pid
 
-    def stderr_tail(self) -> str:
+    def stderr_of_start(self) -> str:
         process = self._connection.process
-        return "" if process is None else process.stderr_tail()
+        return "" if process is None else process.stderr_of_start()
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -157,6 +157,9 @@ class StepflowHttpServer:
         number = self._last_number = self._last_number + 1
         body = protocol.execute_line(call, number, self._spans, self._request_id(number))
 
+        process = self._connection.process
+        if process is not None:
+            process.serve_run(call.request.root_run_id, idle=not len(self._executes))
         call.backend_state = (self, number)
         self._executes.add_call(number, call)
         self._exchanges.begin_exchange(endpoint, number, body)

@@ -133,8 +133,8 @@ class StepflowStdioServer:
     def process_id(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    def stderr_tail(self) -> str:
-        return "" if self._process is None else self._process.stderr_tail()
+    def stderr_of_start(self) -> str:
+        return "" if self._process is None else self._process.stderr_of_start()
 
     def _kill(self, process: ServerProcess) -> None:
         """Kill a process; calls wait for the next process from here on."""
@@ -194,6 +194,7 @@ class StepflowStdioServer:
             call.fail(Failure(Code.RESOURCE_UNAVAILABLE, f"server {self._plugin!r} does not read what it was sent"))
             return
 
+        process.serve_run(call.request.root_run_id, idle=not len(self._executes))
         call.backend_state = (self, request_id)
         self._executes.add_call(request_id, call)
         process.write(line)
