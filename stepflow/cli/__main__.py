@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from stepflow import __version__, telemetry
+from stepflow import __version__, process_privacy, telemetry
 from stepflow.cli import console
 from stepflow.cli.commands import cluster, components, dev, flows, init, run, runs, submit, test, validate
 from stepflow.errors import StepflowError
@@ -70,6 +70,7 @@ def _global_options(
 ) -> None:
     level = log_level.lower() if log_level else ("warning", "info", "debug")[min(verbose, 2)]
     try:
+        process_privacy.apply_switch()
         telemetry.configure(level=level, format=log_format)
     except StepflowError as error:
         raise console.Usage(error.reason, error.message) from None

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepflow import telemetry
+from stepflow import process_privacy, telemetry
 from stepflow.errors import Invalid, StepflowError, Unavailable
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def run(
     telemetry.configure(level=options.log_level, format=options.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
+            process_privacy.apply_switch()
             runner.run(_serve(serve(options)))
         except StepflowError as error:
             print(f"{arguments.prog}: {error.message} ({error.reason})", file=sys.stderr)
