@@ -17,9 +17,10 @@ import typer
 from stepflow import __version__, process_privacy, telemetry
 from stepflow.cli import console
 from stepflow.cli.commands import cluster, components, dev, flows, init, run, runs, submit, test, validate
+from stepflow.cli.strict import StrictTyper
 from stepflow.errors import StepflowError
 
-app = typer.Typer(
+app = StrictTyper(
     name="stepflow",
     help="Run AI workflows that survive crashes: flows in YAML or JSON, steps in any component server.",
     epilog="\b\nExamples:\n  stepflow init hello\n  stepflow test hello\n  stepflow COMMAND --help",

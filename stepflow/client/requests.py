@@ -22,10 +22,10 @@ _FLOW_ID = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A stored flow by name; the newest version if no label is given."""
+    """A stored flow by name, with a label or a version number; the newest version without one."""
 
     name: str
-    label: str = ""
+    label: str | None = None
 
 
 Document: TypeAlias = Mapping[str, Any] | Path | bytes
@@ -68,15 +68,28 @@ def _file_message(path: Path) -> values_pb2.Value:
 
 def flow_reference(flow: FlowLike) -> flows_pb2.FlowReference:
     if isinstance(flow, Named):
-        return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=flow.name, label=flow.label))
+        label = given(flow.label, "LABEL_INVALID", "the label")
+        return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=flow.name, label=label or ""))
     if not isinstance(flow, str):
         return flows_pb2.FlowReference(document=document_message(flow))
     if _FLOW_ID.fullmatch(flow):
         return flows_pb2.FlowReference(flow_id=flow)
 
-    name, separator, label = flow.rpartition("@")
-    named = flows_pb2.NamedFlow(name=name, label=label) if separator else flows_pb2.NamedFlow(name=flow)
-    return flows_pb2.FlowReference(named=named)
+    name, label = split_name(flow)
+    return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=name, label=label or ""))
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    """Return name and label of `name` or `name@label`. Raises: Invalid LABEL_INVALID, an empty label."""
+    name, separator, label = text.rpartition("@")
+    return (name, given(label, "LABEL_INVALID", f"the label in {text!r}")) if separator else (text, None)
+
+
+def given(text: str | None, reason: str, what: str) -> str | None:
+    """Return an optional text of a caller. Raises: Invalid with `reason`, given but empty (an unset variable)."""
+    if text is not None and not text.strip():
+        raise Invalid(reason, f"{what} is given but empty; pass a text, or None")
+    return text
 
 
 def submission(
@@ -93,7 +106,7 @@ def submission(
 ) -> runs_pb2.SubmitRunRequest:
     """Build the request for a run; a missing `run_id` is generated. Raises: Invalid; NotFound (no such file)."""
     request = runs_pb2.SubmitRunRequest(
-        run_id=run_id or new_run_id(),
+        run_id=given(run_id, "RUN_ID_INVALID", "the run id") or new_run_id(),
         flow=flow_reference(flow),
         inputs=[value_message(value, f"input {index}") for index, value in enumerate(inputs)],
         concurrency_max=concurrency_max or 0,
