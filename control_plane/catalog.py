@@ -29,7 +29,7 @@ NAME_CHARS_MAX = 256
 TRIES_MAX = 20
 
 
-SHOWN_MAX = 10
+LISTED_IN_ERRORS = 10
 """Versions and labels that an error lists."""
 
 
@@ -136,7 +136,8 @@ def read_name(stored: bytes) -> state_pb2.FlowName:
 
 def _in_order(name: state_pb2.FlowName) -> state_pb2.FlowName:
     """Sort the versions by number: earlier control planes moved a flow that was stored again to the end."""
-    return state_pb2.FlowName(versions=sorted(name.versions, key=lambda version: version.version))
+    versions: list[state_pb2.NamedVersion] = sorted(name.versions, key=lambda version: version.version)
+    return state_pb2.FlowName(versions=versions)
 
 
 def _unchanged(key: str, found: KeyValue | None) -> Compare:
@@ -204,8 +205,8 @@ def _no_label(name: str, label: str, existing: state_pb2.FlowName) -> NotFound:
 
 def _listed(texts: list[str]) -> str:
     """Name the last texts of a list."""
-    shown = ", ".join(texts[-SHOWN_MAX:]) or "none"
-    return f"…, {shown}" if len(texts) > SHOWN_MAX else shown
+    shown = ", ".join(texts[-LISTED_IN_ERRORS:]) or "none"
+    return f"…, {shown}" if len(texts) > LISTED_IN_ERRORS else shown
 
 
 __all__ = ["AddedVersion", "Catalog", "read_name"]

@@ -144,8 +144,8 @@ class McpHttpServer:
     def describe_stray_output(self) -> str:
         return ""
 
-    def stderr_of_start(self) -> str:
-        return self._process.stderr_of_start() if self._process is not None else ""
+    def stderr_tail(self) -> str:
+        return self._process.stderr_tail() if self._process is not None else ""
 
     def stderr_of_run(self) -> str:
         return self._process.stderr_of_run() if self._process is not None else ""

@@ -119,7 +119,7 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
         """Return what the server printed on stdout besides messages; empty if nothing."""
         ...
 
-    def stderr_of_start(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the last lines of stderr if no call was ever sent; see `ProcessReport`. Empty without a process."""
         ...
 

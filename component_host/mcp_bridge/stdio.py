@@ -122,8 +122,8 @@ class McpStdioServer:
             return ""
         return f"{self._stray_lines} lines on its stdout were not JSON-RPC messages, the first: {self._stray_line!r}"
 
-    def stderr_of_start(self) -> str:
-        return self._process.stderr_of_start()
+    def stderr_tail(self) -> str:
+        return self._process.stderr_tail()
 
     def stderr_of_run(self) -> str:
         return self._process.stderr_of_run()

@@ -167,7 +167,7 @@ class McpSupervisor:
 
                 how = link.describe_end()
                 log.warning("MCP server lost", plugin=self.name, how=how)
-                self._health.lost(self, with_stderr(how, link.stderr_of_start()))
+                self._health.lost(self, with_stderr(how, link.stderr_tail()))
                 if link.drains:
                     lost.set_result(None)
                     await connection.drain()
@@ -241,7 +241,7 @@ class McpSupervisor:
         shown = self._context.shown
         command, url = (config.command, config.url) if shown is None else (shown.command, shown.url)
         what = f"plugin {self.name!r}: the MCP server {command or url_without_credentials(url)!r}"
-        tail, stray = link.stderr_of_start(), link.describe_stray_output()
+        tail, stray = link.stderr_tail(), link.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
 
         if isinstance(error, TimeoutError):

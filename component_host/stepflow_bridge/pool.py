@@ -58,7 +58,7 @@ class StepflowServer(Restartable, Protocol):
         """0 for a remote server."""
         ...
 
-    def stderr_of_start(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the last lines of stderr; empty for a remote server."""
         ...
 

@@ -26,7 +26,7 @@ class ProcessReport:
         self._spec = spec
         self._stderr_tail = StderrTail(spec, log)
 
-    def stderr_of_start(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the last lines of stderr if no call was ever sent, without secrets, cut to a readable size.
 
         Later lines may hold values of a run, and these texts are shown to everybody.
@@ -77,7 +77,7 @@ class ProcessReport:
         plugin = self._spec.plugin
         text = f"plugin {plugin!r}: the server {what}. It was started as `{self.command_line()}`{more}"
 
-        tail = self.stderr_of_start()
+        tail = self.stderr_tail()
         text += f"; the end of its stderr:\n{tail}" if tail else "; it wrote nothing to stderr"
         return Unavailable(reason, text, plugin=plugin)
 

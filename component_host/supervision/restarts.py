@@ -36,7 +36,7 @@ class Restartable(Protocol):
     """True if the last end was wanted by the backend."""
     exit_reason: str
 
-    def stderr_of_start(self) -> str: ...
+    def stderr_tail(self) -> str: ...
 
     async def start(self) -> None:
         """Raises: StepflowError."""
@@ -69,7 +69,7 @@ async def supervise(
 
         # 2. Pause after an unwanted end.
         if not server.stopping:
-            health.lost(server, with_stderr(server.exit_reason, server.stderr_of_start()))
+            health.lost(server, with_stderr(server.exit_reason, server.stderr_tail()))
             log.warning("server ended; starting it again", plugin=plugin, how=server.exit_reason)
             await asyncio.sleep(next(pauses))
 

@@ -21,7 +21,7 @@ from stepflow.client.conversion import (
     step_of,
 )
 from stepflow.client.model import StoredFlow
-from stepflow.client.requests import document_message, flow_reference, given, submission, value_message
+from stepflow.client.requests import NOT_GIVEN, document_message, flow_reference, given, submission, value_message
 from stepflow.client.watch import RunWatch
 from stepflow.errors import Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
@@ -68,10 +68,10 @@ class Client:
         """Close the connections; calls in flight end with an error. Idempotent."""
         await self._connection.close()
 
-    async def store_flow(self, flow: Document, *, label: str | None = None) -> StoredFlow:
+    async def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         """Store a flow, optionally with a label. Raises: Invalid (`FLOW_INVALID`, or a reason of the parser)."""
         label = given(label, "LABEL_INVALID", "the label")
-        request = flows_pb2.StoreFlowRequest(document=document_message(flow), label=label or "")
+        request = flows_pb2.StoreFlowRequest(document=document_message(flow), label=label)
         reply = await self._connection.call(lambda to: to.flows.StoreFlow, request)
         found = [diagnostic_of(diagnostic) for diagnostic in reply.diagnostics]
         return StoredFlow(reply.flow_id, reply.version, found, reply.newest_version, reply.label_from)
@@ -95,10 +95,10 @@ class Client:
             for flow in reply.flows:
                 yield flow_info_of(flow)
 
-    async def delete_flow(self, name: str, *, label: str | None = None) -> None:
+    async def delete_flow(self, name: str, *, label: str = NOT_GIVEN) -> None:
         """Delete a name, or one label of a name. Raises: NotFound, Invalid (`LABEL_INVALID`)."""
         label = given(label, "LABEL_INVALID", "the label")
-        request = flows_pb2.DeleteFlowRequest(name=name, label=label or "")
+        request = flows_pb2.DeleteFlowRequest(name=name, label=label)
         await self._delete_idempotently(lambda to: to.flows.DeleteFlow, request)
 
     async def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:

@@ -17,6 +17,16 @@ from stepflow.retry import backoff_from_tree, backoff_to_proto
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+class _NotGiven(str):
+    """An empty text that can be told from one that a caller passes."""
+
+    __slots__ = ()
+
+
+NOT_GIVEN = _NotGiven()
+"""Default of an optional text."""
+
 _FLOW_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -25,7 +35,7 @@ class Named:
     """A stored flow by name, with a label or a version number; the newest version without one."""
 
     name: str
-    label: str | None = None
+    label: str = NOT_GIVEN
 
 
 Document: TypeAlias = Mapping[str, Any] | Path | bytes
@@ -69,26 +79,31 @@ def _file_message(path: Path) -> values_pb2.Value:
 def flow_reference(flow: FlowLike) -> flows_pb2.FlowReference:
     if isinstance(flow, Named):
         label = given(flow.label, "LABEL_INVALID", "the label")
-        return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=flow.name, label=label or ""))
+        return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=flow.name, label=label))
     if not isinstance(flow, str):
         return flows_pb2.FlowReference(document=document_message(flow))
     if _FLOW_ID.fullmatch(flow):
         return flows_pb2.FlowReference(flow_id=flow)
 
     name, label = split_name(flow)
-    return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=name, label=label or ""))
+    return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=name, label=label))
 
 
-def split_name(text: str) -> tuple[str, str | None]:
+def split_name(text: str) -> tuple[str, str]:
     """Return name and label of `name` or `name@label`. Raises: Invalid LABEL_INVALID, an empty label."""
     name, separator, label = text.rpartition("@")
-    return (name, given(label, "LABEL_INVALID", f"the label in {text!r}")) if separator else (text, None)
+    return (name, given(label, "LABEL_INVALID", f"the label in {text!r}")) if separator else (text, NOT_GIVEN)
 
 
-def given(text: str | None, reason: str, what: str) -> str | None:
-    """Return an optional text of a caller. Raises: Invalid with `reason`, given but empty (an unset variable)."""
-    if text is not None and not text.strip():
-        raise Invalid(reason, f"{what} is given but empty; pass a text, or None")
+def given(text: str | None, reason: str, what: str) -> str:
+    """Return an optional text of a caller, empty if it was not given.
+
+    Raises: Invalid with `reason`, given but empty: mostly from a variable that is not set.
+    """
+    if text is None or text is NOT_GIVEN:
+        return ""
+    if not text.strip():
+        raise Invalid(reason, f"{what} is given but empty; leave it out, or set the variable that it comes from")
     return text
 
 

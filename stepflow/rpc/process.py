@@ -186,6 +186,7 @@ def run(
 
     options = arguments.parse_args(argv)
     telemetry.configure(level=options.log_level, format=options.log_format)
+    telemetry.hide(value for name, value in os.environ.items() if telemetry.is_secret_name(name))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             process_privacy.apply_switch()

@@ -127,9 +127,9 @@ class StepflowHttpServer:
         process = self._connection.process
         return 0 if process is None else process.pid
 
-    def stderr_of_start(self) -> str:
+    def stderr_tail(self) -> str:
         process = self._connection.process
-        return "" if process is None else process.stderr_of_start()
+        return "" if process is None else process.stderr_tail()
 
     # --- calls --------------------------------------------------------------------------------------------------
 

@@ -64,8 +64,8 @@ class WorkerProcess:
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    def stderr_of_start(self) -> str:
-        return "" if self._process is None else self._process.stderr_of_start()
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.stderr_tail()
 
     def serve_run(self, run_id: str, *, idle: bool) -> None:
         """See `ServerProcess.serve_run`."""

@@ -133,8 +133,8 @@ class StepflowStdioServer:
     def process_id(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    def stderr_of_start(self) -> str:
-        return "" if self._process is None else self._process.stderr_of_start()
+    def stderr_tail(self) -> str:
+        return "" if self._process is None else self._process.stderr_tail()
 
     def _kill(self, process: ServerProcess) -> None:
         """Kill a process; calls wait for the next process from here on."""

@@ -30,8 +30,8 @@ def store_flow(
     *,
     flow: FlowOption,
     label: Annotated[
-        str | None, typer.Option("--label", metavar="LABEL", help="Label to move to this version of the flow.")
-    ] = None,
+        str, typer.Option("--label", metavar="LABEL", help="Label to move to this version of the flow.")
+    ] = "",
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,14 +48,15 @@ def store_flow(
     from stepflow.cli.commands.submit import check_flow
     from stepflow.cli.input.documents import read_flow
     from stepflow.cli.tables import print_json
+    from stepflow.client.requests import NOT_GIVEN
     from stepflow.flow import flow_bytes
 
     parsed = read_flow(flow)
     check_flow(parsed)
-    stored = remote.ask(server, lambda client: client.store_flow(flow_bytes(parsed), label=label))
+    stored = remote.ask(server, lambda client: client.store_flow(flow_bytes(parsed), label=label or NOT_GIVEN))
     if json:
         tree = {"flow_id": stored.flow_id, "name": parsed.name, "version": stored.version or None}
-        moved = {"label": label, "label_from": stored.label_from or None}
+        moved = {"label": label or None, "label_from": stored.label_from or None}
         print_json(tree | {"newest_version": stored.newest_version or None} | moved)
         return
 
@@ -152,7 +153,7 @@ def delete_flow(*, flow: NameArgument, server: ServerOption = None, json: JsonOp
     remote.ask(server, lambda client: client.delete_flow(name, label=label))
     console.say(f"deleted {flow}")
     if json:
-        print_json({"name": name, "label": label or ""})
+        print_json({"name": name, "label": label})
 
 
 def _labels(flow: "FlowInfo") -> str:

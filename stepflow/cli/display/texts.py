@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import decode
 from stepflow.errors import Code
+from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -
 
 def plain(text: str, redact: Callable[[str], str]) -> str:
     """Return a text of a component fit for a terminal: redacted, on one line, cut to `TEXT_CHARS_MAX`."""
-    shown = _CONTROL.sub(" ", redact(text)).strip()
+    shown = _CONTROL.sub(" ", redact(without_hidden(text))).strip()
     return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
 
 

@@ -35,7 +35,7 @@ def test_an_empty_text_is_refused_before_anything_is_sent(reason: str, call: Cal
 
 
 def test_a_name_has_a_label_behind_its_last_at_sign() -> None:
-    assert [split_name(text) for text in ("a", "a@b", "a@b@c")] == [("a", None), ("a", "b"), ("a@b", "c")]
+    assert [split_name(text) for text in ("a", "a@b", "a@b@c")] == [("a", ""), ("a", "b"), ("a@b", "c")]
 
 
 @pytest.mark.parametrize("text", [NIL, NIL.replace("-", ""), "", "x"])
