@@ -58,6 +58,7 @@ class McpConnection:
         self._owner = owner
         self._config = config
         self._calls_in_flight = 0
+        self._any_cancelled = False
         self._idle = asyncio.Event()
         self._offers_stale = False
         self._wake = asyncio.Event()
@@ -114,8 +115,8 @@ class McpConnection:
 
     @property
     def idle(self) -> bool:
-        """True while no call is in flight."""
-        return not self._calls_in_flight
+        """True if the server works on no call. A cancelled call may go on in the server for as long as it likes."""
+        return not (self._calls_in_flight or self._any_cancelled)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -127,6 +128,9 @@ class McpConnection:
         self._calls_in_flight += 1
         try:
             yield trace
+        except asyncio.CancelledError:
+            self._any_cancelled = True
+            raise
         finally:
             self._calls_in_flight -= 1
             if not self._calls_in_flight:
