@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from component_host.backend import BackendContext, ShownConfig
+from component_host.secret_values import secret_values
 from stepflow.config import (
     NO_LIMITS,
     BuiltinPlugin,
@@ -14,9 +14,8 @@ from stepflow.config import (
     MockPlugin,
     StepflowPlugin,
     resolve_plugin,
-    values_used,
 )
-from stepflow.telemetry import hide, is_secret_name
+from stepflow.telemetry import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -65,7 +64,7 @@ def make_backend(
     Raises as `make_backends` does.
     """
     plugin = resolve_plugin(config, name, environ)
-    hide(_secret_values(config, name, environ))
+    hide(secret_values(config, name, environ))
     limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server have none
     context = BackendContext(
         name, str(config.working_directory), environ, listing_changed, limits, _shown(config.plugins[name])
@@ -89,26 +88,6 @@ def make_backend(
 
     assert isinstance(plugin, StepflowPlugin)
     return _stepflow_backend(context, plugin)
-
-
-def _secret_values(config: Config, name: str, environ: Mapping[str, str]) -> set[str]:
-    """Return the values that a plugin gets from the environment, and those of variables with secret-looking names."""
-    plugin = config.plugins[name]
-    own = getattr(plugin, "env", {})
-    found = values_used(config, name, environ)
-    found |= {value for key, value in {**environ, **own}.items() if is_secret_name(key)}
-
-    if getattr(plugin, "inherit_env", False):
-        found |= {value for key, value in environ.items() if not _ORDINARY_NAME.match(key)}
-    if isinstance(plugin, BuiltinPlugin):
-        found.add(environ.get(plugin.openai.api_key_env, ""))
-    return found
-
-
-_ORDINARY_NAME = re.compile(
-    r"(PATH|HOME|LANG|LANGUAGE|TMPDIR|PWD|OLDPWD|SHELL|TERM|USER|LOGNAME|HOSTNAME|VIRTUAL_ENV|PYTHON\w+|LC_\w+|XDG_\w+)$"
-)
-"""Variables that no system keeps secrets in: their values, such as the home folder, stand in most messages."""
 
 
 def _shown(plugin: PluginConfig) -> ShownConfig:
