@@ -18,6 +18,7 @@ Backends:
 - `backend`: the interface of a backend.
 - `backends`: from configured plugins to backends.
 - `plugins`: start, state and stop of each backend.
+- `secret_values`: values of the environment that no text may show.
 - `builtin/`: the components that come with the mesh.
 - `mcp_bridge/`: MCP servers, over stdio and HTTP.
 - `stepflow_bridge/`: StepFlow component servers, over stdio, HTTP and gRPC pull.

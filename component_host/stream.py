@@ -19,6 +19,7 @@ from component_host.progress_gate import ProgressGate
 from component_host.results import PROGRESS_CHARS_MAX, failed, readable
 from stepflow.errors import Unavailable
 from stepflow.mesh.v1 import host_pb2
+from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,7 +224,7 @@ class HostStream:
 
 def _add_progress(frame: host_pb2.HostFrame, call: Call, report: ProgressReport) -> None:
     done, total, message = report
-    text = readable(message, PROGRESS_CHARS_MAX)
+    text = readable(without_hidden(message), PROGRESS_CHARS_MAX)
     frame.progress.add(call_id=call.request.call_id, done=done, total=total, message=text)
 
 

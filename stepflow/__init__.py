@@ -32,6 +32,7 @@ Tools:
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.
 - `process_guard`: ends a process group with its supervisor.
+- `process_privacy`: keeps a process from other processes of its user.
 - `timer_heap`: instants by key, for many timers.
 - `vital`: tasks that a service cannot work without.
 """

@@ -4,8 +4,8 @@ Owns level, destination and format, process-wide. `configure` sets them once, at
 
 - A disabled level costs one comparison. structlog is imported with the first record: the import takes 150 ms or more,
   and most commands log nothing.
-- Fields with secret-looking names, bearer tokens and passwords in URLs become `[REDACTED]`. Callers must not log
-  payloads; long texts are cut to limit the damage.
+- Fields with secret-looking names, bearer tokens, passwords in URLs, and the values given to `hide` become
+  `[REDACTED]`. Callers must not log payloads; long texts are cut to limit the damage.
 - Control characters of peers' texts are written as escapes.
 - Records of libraries (stdlib `logging`) use the same output.
 - A record that cannot be written is dropped: logging never fails its caller.
@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from stepflow.errors import Invalid
 from stepflow.printable import printable
-from stepflow.redaction import REDACTED
+from stepflow.redaction import REDACTED, KnownSecrets, is_secret_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
     from pathlib import Path
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -66,6 +66,24 @@ class _Sink:
 
 
 _sink = _Sink()
+
+_hidden = KnownSecrets()
+"""Values that this process took from its environment. One environment, hence one set for all plugins of a host."""
+
+
+def hide(values: Iterable[str]) -> None:
+    """Remove values of the environment from all logs and texts of this process; see `is_secret_value`."""
+    _hidden.add(filter(is_secret_value, values))
+
+
+def without_hidden(text: str) -> str:
+    """Return a text without the values given to `hide`."""
+    return _hidden.text(text)
+
+
+def json_without_hidden(raw: bytes) -> bytes:
+    """Return JSON text without the values given to `hide`."""
+    return _hidden.json(raw)
 
 
 def configure(level: str = "warning", destination: TextIO | Path | None = None, format: str = "text") -> None:
@@ -254,8 +272,8 @@ def _redact_member(name: str, value: Any, depth: int) -> Any:
 
 
 def _redact_text(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
-    # Cut first, so that a stray payload costs little, and at twice the limit, for a token across the final cut.
-    shown = text[: chars_max * 2]
+    # Cut first, so that a stray payload costs little, and above the limit, for a secret across the final cut.
+    shown = _hidden.text(text[: chars_max * 2 + _hidden.chars_max])
     for pattern, replacement in _SECRET_TEXT:
         shown = pattern.sub(replacement, shown)
     if len(text) <= chars_max:

@@ -372,6 +372,8 @@ VALUES = (
         "A secret never appears in a log or an error.",
         (
             "unit/test_telemetry.py::test_secrets_inside_of_fields_are_redacted",
+            "mesh/cli/test_secrets.py::test_a_failure_that_quotes_a_value_of_the_environment_is_shown_without_it",
+            "mesh/cli/test_secrets.py::test_a_failure_that_quotes_a_secret_input_is_shown_without_it_everywhere",
             "mesh/bridges/test_stepflow_stdio_others.py::test_a_secret_from_the_configuration_does_not_appear_in_an_error",
             "contract/test_blobs.py::test_errors_of_a_bucket_are_ours_and_hold_no_secret",
         ),

@@ -68,6 +68,7 @@ class McpConnection:
         self._config = config
         self._session_gone = False
         self._calls_in_flight = 0
+        self._any_cancelled = False
         self._idle = asyncio.Event()
         self._offers_stale = False
         self._wake = asyncio.Event()
@@ -124,6 +125,11 @@ class McpConnection:
             self._idle.clear()
             await self._idle.wait()
 
+    @property
+    def idle(self) -> bool:
+        """True if the server works on no call. A cancelled call may go on in the server for as long as it likes."""
+        return not (self._calls_in_flight or self._any_cancelled)
+
     # --- calls --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -134,6 +140,9 @@ class McpConnection:
         self._calls_in_flight += 1
         try:
             yield trace
+        except asyncio.CancelledError:
+            self._any_cancelled = True
+            raise
         finally:
             self._calls_in_flight -= 1
             if not self._calls_in_flight:

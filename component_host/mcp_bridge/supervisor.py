@@ -242,7 +242,9 @@ class McpSupervisor:
             return error
 
         config = self._config
-        what = f"plugin {self.name!r}: the MCP server {config.command or url_without_credentials(config.url)!r}"
+        shown = self._context.shown
+        command, url = (config.command, config.url) if shown is None else (shown.command, shown.url)
+        what = f"plugin {self.name!r}: the MCP server {command or url_without_credentials(url)!r}"
         tail, stray = link.stderr_tail(), link.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
 

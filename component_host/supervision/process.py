@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from component_host.supervision.group import ProcessGroup
 from component_host.supervision.pipes import StdinWriter, read_available
 from component_host.supervision.report import ProcessReport
-from component_host.supervision.spec import limited_command, resolve_command, server_environment
+from component_host.supervision.spec import limited_command, resolve_command, server_environment, shown_command
 from stepflow.errors import Unavailable
 from stepflow.telemetry import get_logger
 from stepflow.vital import guarded
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from component_host.supervision.spec import ProcessSpec
 
 DRAIN_READS_MAX = 64
-"""Reads of the rest of a pipe after an exit; bounded because a grandchild may continue to write."""
+"""Reads of the rest of a pipe in a row; bounded because the writer may be as fast as the reader."""
 
 GROUP_POLL_S = 0.02
 
@@ -166,9 +166,10 @@ class ServerProcess(ProcessReport):
 
     def forget_stderr(self) -> None:
         """Drop all stderr output until now, including the unread part."""
-        while self._read_stderr():
-            pass
-        self._stderr_tail.clear()
+        for _ in range(DRAIN_READS_MAX):
+            if not self._read_stderr():
+                break
+        super().forget_stderr()
 
     def _read_stdout(self) -> bool:
         chunk = read_available(self._stdout)
@@ -282,7 +283,7 @@ def _spawn(spec: ProcessSpec, command: str) -> tuple[subprocess.Popen[bytes], _P
         _close(pipes.stdin, pipes.stdout, pipes.child_stdout, pipes.stderr)
         raise Unavailable(
             "SERVER_START_FAILED",
-            f"plugin {spec.plugin!r}: cannot start {command} in {spec.working_directory}: {error.strerror}",
+            f"plugin {spec.plugin!r}: cannot start {shown_command(spec)} in {spec.working_directory}: {error.strerror}",
             plugin=spec.plugin,
         ) from None
     finally:

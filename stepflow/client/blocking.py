@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepflow.client.client import Client
+from stepflow.client.requests import NOT_GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -93,7 +94,7 @@ class BlockingClient:
             if not self._loop.is_closed():
                 self._do(source.aclose())
 
-    def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
+    def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         return self._do(self._client.store_flow(flow, label=label))
 
     def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
@@ -105,7 +106,7 @@ class BlockingClient:
     def list_flows(self, name_prefix: str = "") -> Iterator[FlowInfo]:
         return self._iterate(self._client.list_flows(name_prefix))
 
-    def delete_flow(self, name: str, *, label: str = "") -> None:
+    def delete_flow(self, name: str, *, label: str = NOT_GIVEN) -> None:
         self._do(self._client.delete_flow(name, label=label))
 
     def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:

@@ -46,6 +46,10 @@ class StoredFlow:
     flow_id: str
     version: int
     diagnostics: list[FlowDiagnostic]
+    newest_version: int = 0
+    """Number of the newest version; higher than `version` if an older flow was stored again."""
+    label_from: int = 0
+    """Number of the version that had the label before; 0 if none had it, or this version."""
 
 
 @dataclass(frozen=True, slots=True)

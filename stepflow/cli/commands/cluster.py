@@ -6,18 +6,19 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.options import JsonOption, ServerOption
+from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from stepflow.client import Client, Cluster, Component, HostInfo, PluginInfo
 
-app = typer.Typer(
+app = StrictTyper(
     name="cluster",
     help="Show the executors and hosts of a mesh, and drain them.",
     epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-components_app = typer.Typer(
+components_app = StrictTyper(
     name="components",
     help="Show the components that the hosts of a mesh offer.",
     epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.codec import decode
 from stepflow.errors import Code
 from stepflow.printable import printable
+from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -
 
 def plain(text: str, redact: Callable[[str], str]) -> str:
     """Return a text of a component fit for a terminal: redacted, on one line, cut to `TEXT_CHARS_MAX`."""
-    shown = printable(_SPACE.sub(" ", redact(text)).strip(), one_line=True)
+    shown = printable(_SPACE.sub(" ", redact(without_hidden(text))).strip(), one_line=True)
     return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
 
 

@@ -274,12 +274,17 @@ def test_overrides_change_steps_for_one_run(place: Place) -> None:
     assert json.loads(done.stdout)["result"] == "changed", done.stderr
 
 
-def test_declared_secrets_are_kept_out_of_what_people_see_and_not_out_of_the_result(place: Place) -> None:
+def test_declared_secrets_are_kept_out_of_failures_and_not_out_of_the_result(place: Place) -> None:
     place.write("secret.yaml", LEAKY_FLOW)
-    done = place.cli("run", "--flow", "secret.yaml", "--input-json", '{"token": "hunter2-is-secret"}')
+    asked = ("run", "--flow", "secret.yaml", "--input-json")
+    (place.folder / "hunter2-is-there.json").write_text('{"said": "hunter2-is-there"}')
+    done = place.cli(*asked, '{"token": "hunter2-is-there.json"}')
+    assert json.loads(done.stdout)["result"]["data"] == {"said": "hunter2-is-there"}, done.stderr
+
+    done = place.cli(*asked, '{"token": "hunter2-is-secret"}')
     assert done.returncode == 1
-    assert "hunter2-is-secret" in done.stdout
-    assert "hunter2-is-secret" not in done.stderr
+    assert "hunter2-is-secret" not in done.stdout + done.stderr
+    assert "[REDACTED]" in done.stdout
     assert "[REDACTED]" in done.stderr
     shown = place.cli("runs", "get", place.run_ids()[0], "--steps")
     assert shown.returncode == 0
