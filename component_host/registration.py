@@ -228,25 +228,9 @@ class Registration:
 
         if changes and not self._replace_routes:
             async for item in range_all(self._store, keys.HOST_SESSIONS):
-                self._check_claims(item, changes)
+                _check_claims(self._host.id, item, changes)
 
         return compares, writes
-
-    def _check_claims(self, item: KeyValue, changes: Mapping[str, str]) -> None:
-        """Raises: FailedPrecondition ROUTES_CLAIMED, another host's session has different rules for a prefix."""
-        other = keys.tail(keys.HOST_SESSIONS, item.key)
-        claimed = state_pb2.HostSession.FromString(item.value).route_hashes
-
-        for prefix, digest in changes.items():
-            if other != self._host.id and claimed.get(prefix, digest) != digest:
-                raise FailedPrecondition(
-                    "ROUTES_CLAIMED",
-                    f"host {self._host.id} has other rules for `{prefix}` than host {other}, which is live; give both "
-                    f"the same configuration, stop {other} first, or start this one with --replace-routes",
-                    prefix=prefix,
-                    host_id=self._host.id,
-                    claimed_by=other,
-                )
 
     def _session(self) -> bytes:
         """Return the session as it should be stored now."""
@@ -260,6 +244,23 @@ class Registration:
         )
         add_plugins(session, self._host.plugins, self._types, self._host.id)
         return session.SerializeToString(deterministic=True)
+
+
+def _check_claims(own_id: str, item: KeyValue, changes: Mapping[str, str]) -> None:
+    """Raises: FailedPrecondition ROUTES_CLAIMED, another host's session has different rules for a prefix."""
+    other = keys.tail(keys.HOST_SESSIONS, item.key)
+    claimed = state_pb2.HostSession.FromString(item.value).route_hashes
+
+    for prefix, digest in changes.items():
+        if other != own_id and claimed.get(prefix, digest) != digest:
+            raise FailedPrecondition(
+                "ROUTES_CLAIMED",
+                f"host {own_id} has other rules for `{prefix}` than host {other}, which is live; give both "
+                f"the same configuration, stop {other} first, or start this one with --replace-routes",
+                prefix=prefix,
+                host_id=own_id,
+                claimed_by=other,
+            )
 
 
 __all__ = ["Registration"]

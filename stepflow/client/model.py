@@ -151,13 +151,13 @@ class ClientEvent:
     duration_ms: int = 0
     until_ms: int | None = None
     message: str = ""
-    done: float = 0.0
-    total: float = 0.0
     raw: bytes = b""
     failure: Failure | None = None
     sub_run_id: str = ""
     executor_id: str = ""
     run: Run | None = None
+    done: float = 0.0
+    total: float = 0.0
 
     @property
     def result(self) -> Any:
