@@ -13,7 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from executor.give_back import GiveBack, defect
-from executor.timers import WakeTimers, now_ms
+from executor.timers import WakeTimers
 from executor.writes import JournalWrites
 from stepflow.errors import StepflowError
 
@@ -56,7 +56,6 @@ class Ownership:
         """Called when the store refuses a write of a partition that is still owned."""
 
         # Without forwarding methods in between: called for every step.
-        self.now_ms = now_ms
         self.mark_dirty = self.writes.mark_dirty
         self.wake_at = self.timers.wake_at
 

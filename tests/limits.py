@@ -439,7 +439,7 @@ EXEMPT = {
         "stepflow/component PORTS_MAX",
         "stepflow/flow INDEX_DIGITS_MAX",
         "stepflow/flow ERROR_UNITS_MAX",
-        "stepflow/run FIRE_AT_MS_MAX",
+        "stepflow/run WAIT_MS_MAX",
         "stepflow/store LEASE_TTL_S_MAX",
         "stepflow/telemetry DEPTH_MAX",
         "control_plane INTEGER_MAX",

@@ -28,7 +28,7 @@ def check_output(output: Path | None) -> None:
 def write_results(results: Sequence[Any], output: Path | None, *, batch: bool) -> None:
     """Write FlowResult trees to stdout (JSON) or to a file (format by extension).
 
-    A single run is one value; a batch is JSONL or a YAML list. Raises: Usage.
+    A single run is one value; a batch is JSONL or a YAML list. Raises: OSError.
     """
     if output is None:
         console.out(_to_lines(results))
@@ -38,10 +38,7 @@ def write_results(results: Sequence[Any], output: Path | None, *, batch: bool) -
         content = to_yaml(list(results) if batch else results[0]).encode()
     else:
         content = _to_lines(results)
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}: {error.strerror}") from None
+    output.write_bytes(content)
 
 
 def to_yaml(tree: Any) -> str:

@@ -16,7 +16,7 @@ from stepflow.cli.console import Usage
 from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.runs import run_name
 from stepflow.cli.display.trees import result_tree
-from stepflow.cli.driving import Job
+from stepflow.cli.driving import Job, results_command
 from stepflow.codec import decode
 from stepflow.embedded.ended_runs import EndedRuns
 from stepflow.embedded.mesh import RunView, reader
@@ -127,7 +127,8 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
         stored = StoredRun(run_id, flow, run.labels, await _redactor(store, blobs, run_id, record, flow))
         if run.terminal:
             items = await control.items(run_id)
-            stored.ended = Ended(run, [result_tree(item.outcome, run.status) for item in items])
+            results = [result_tree(item.outcome, run.status) for item in items]
+            stored.ended = Ended(run, results, results_command(local, run_id))
         return stored
     finally:
         await store.close()

@@ -98,7 +98,7 @@ class JournaledRun:
         self.last_at_ms = 0
         """Instant of the newest entry."""
         self.quiet_ms = 0
-        """Time between the two newest entries."""
+        """Time between the two newest entries. Negative if the clock of a new owner lags behind the journal."""
         self.epoch = 0
         self.adoptions = 0
         self.adoptions_in_a_row = 0

@@ -336,7 +336,7 @@ def test_starting_a_builtin_flow_imports_nothing_heavy(place: Place) -> None:
 # --- interruption and resumption -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_the_run_and_resume_goes_on(place: Place, signum: signal.Signals, code: int) -> None:
     with place.held_in_second_step() as process:
         process.send_signal(signum)
@@ -350,6 +350,28 @@ def test_a_signal_stops_the_run_and_resume_goes_on(place: Place, signum: signal.
     assert [line.split("/")[-1] for line in place.ledger()] == ["first 1", "second 1", "second 2"]
 
 
+def test_a_signal_seen_twice_is_one_orderly_stop(place: Place) -> None:
+    """`timeout` signals the process, and then its group. Two of one number may reach the process as one."""
+    with place.held_in_second_step() as process:
+        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(signum)
+        _, stderr = stopped(place, process)
+    assert process.returncode == 129
+    assert "continue it with: stepflow resume" in stderr
+
+
+def test_a_signal_stops_the_tests_of_a_flow_and_their_servers(place: Place) -> None:
+    case = "test: {cases: [{name: held, input: {x: 1}, output: {outcome: success, result: 1}}]}\n"
+    place.write("cases.yaml", GATED_FLOW + case)
+    place.allow(0)
+    with place.started("test", "cases.yaml") as process:
+        wait_until(lambda: place.ledger() or process.poll() is not None, "the first step begins", 30)
+        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(signum)
+        stopped(place, process)
+    assert process.returncode == 129
+
+
 def test_a_second_signal_does_not_wait_for_a_stubborn_server(place: Place) -> None:
     stubborn = place.folder / "stubborn.py"
     stubborn.write_text(
@@ -359,8 +381,7 @@ def test_a_second_signal_does_not_wait_for_a_stubborn_server(place: Place) -> No
     config = (place.folder / "stepflow-config.yml").read_text()
     place.write("stepflow-config.yml", re.sub(r"args: \[[^]]*\]", f"args: [{stubborn}]", config))
     with place.held_in_second_step() as process:
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT), "a second signal ends it")
         stopped(place, process)
     assert process.returncode in (130, -signal.SIGINT)
 
