@@ -13,7 +13,7 @@ from control_plane import takeover as control_takeover
 from control_plane.events import Events
 from control_plane.history import RunDone, StepDone
 from control_plane.unread import unread_partitions
-from executor import give_back, takeover
+from executor import give_back, inbox, takeover
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
@@ -186,7 +186,7 @@ def test_a_zombie_writes_nothing_after_the_take_over() -> None:
             await world.bury(session.id)
             await wait_until_async(lambda: world.executors[1].ownership.drivers, "the other one has the run")
             drive = zombie.ownership.drivers[(run_id, 0)]
-            drive.on_inbox("made-up", state_pb2.InboxMessage(cancel=True))
+            inbox._take_message(drive, "made-up", state_pb2.InboxMessage(cancel=True).SerializeToString())
             drive.turn()
             await wait_until_async(lambda: zombie.id != session.id, "it finds out when it writes, and registers anew")
             world.work.release_all()
