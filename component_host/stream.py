@@ -11,17 +11,21 @@ A frame passes here twice: incoming requests go to the host, results come back. 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from component_host.progress_gate import ProgressGate
 from component_host.results import PROGRESS_CHARS_MAX, failed, readable
 from stepflow.errors import Unavailable
 from stepflow.mesh.v1 import host_pb2
+from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from component_host.call import Call, OpenCallback, ProgressReport
+    from component_host.disputes import Disputes
     from stepflow.errors import Failure
 
 PROGRESS_MAX = 200
@@ -34,6 +38,7 @@ class StreamOwner(Protocol):
 
     held_s_max: float
     callback_ids: Iterator[int]
+    disputes: Disputes
 
     def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None: ...
     def admit(self, stream: HostStream, request: host_pb2.Call) -> None: ...
@@ -49,8 +54,13 @@ class HostStream:
     """
 
     def __init__(
-        self, owner: StreamOwner, deliver: Callable[[host_pb2.HostFrame], None], hang_up: Callable[[], None]
+        self,
+        owner: StreamOwner,
+        deliver: Callable[[host_pb2.HostFrame], None],
+        hang_up: Callable[[], None],
+        executor_id: str,
     ) -> None:
+        self.executor_id = executor_id
         self.calls: dict[int, Call] = {}
         """Calls without a result, by call id."""
         self.closed = False
@@ -61,6 +71,10 @@ class HostStream:
         self._flush_due = False
         self._progress: ProgressGate[tuple[Call, ProgressReport]] = ProgressGate(PROGRESS_MAX)
         self._progress_timer: asyncio.TimerHandle | None = None
+        self._attaches: deque[host_pb2.Attach] = deque()
+        """Unanswered questions for held calls."""
+        self._disputing = False
+        """The answers wait for the store."""
         self._callbacks: dict[int, OpenCallback] = {}
         self._given_up = False
         """True once no executor can join the calls of this stream any more."""
@@ -83,8 +97,10 @@ class HostStream:
             if call is not None:
                 owner.forget_call(call)
 
-        for attach in frame.attaches:
-            self._attach(attach)
+        if frame.attaches:
+            self._attaches.extend(frame.attaches)
+            if not self._disputing:
+                self._answer_attaches()
 
         for reply in frame.replies:
             callback = self._callbacks.pop(reply.callback_id, None)
@@ -174,12 +190,25 @@ class HostStream:
         """Ignore cancels of a call from now on. Idempotent."""
         self.calls.pop(call.request.call_id, None)
 
-    def _attach(self, attach: host_pb2.Attach) -> None:
-        attached = self._frame.attached.add()
-        for run in attach.runs:
-            attached.run_ids.append(run.run_id)
-            attached.calls.extend(self._owner.attach(run))
-        self._schedule()
+    def _answer_attaches(self, *, settled: bool = False) -> None:
+        """Answer the questions in order: the executor takes the first answer for that of its first question.
+
+        `settled`: after the disputes about the first one.
+        """
+        self._disputing = False
+        while self._attaches:
+            if not settled and self._owner.disputes.settle_attach(
+                self, self._attaches[0], partial(self._answer_attaches, settled=True)
+            ):
+                self._disputing = True
+                return
+            settled = False
+
+            attached = self._frame.attached.add()
+            for run in self._attaches.popleft().runs:
+                attached.run_ids.append(run.run_id)
+                attached.calls.extend(self._owner.attach(run))
+            self._schedule()
 
     def _schedule(self) -> None:
         if not self._flush_due:
@@ -195,7 +224,7 @@ class HostStream:
 
 def _add_progress(frame: host_pb2.HostFrame, call: Call, report: ProgressReport) -> None:
     done, total, message = report
-    text = readable(message, PROGRESS_CHARS_MAX)
+    text = readable(without_hidden(message), PROGRESS_CHARS_MAX)
     frame.progress.add(call_id=call.request.call_id, done=done, total=total, message=text)
 
 

@@ -110,7 +110,16 @@ RUNS = (
         "The run fails with ORCHESTRATOR_ERROR; split it",
         "bytes",
     ),
-    Limit("Messages to a run (cancel, signals)", "control_plane INBOX_MESSAGES_MAX", "`INBOX_FULL`"),
+    Limit(
+        "Messages to a run (cancel, signals) that its owner has not taken yet",
+        "control_plane INBOX_MESSAGES_MAX",
+        "`INBOX_FULL`",
+    ),
+    Limit(
+        "Signals of a partition taken before a step waits for them",
+        "executor SIGNALS_UNRECEIVED_MAX",
+        "Further ones stay in the inbox until a step waits for them",
+    ),
     Limit("Characters of a signal's name", "stepflow/run SIGNAL_NAME_CHARS_MAX", "`SIGNAL_INVALID`"),
     Limit(
         "Executors in a row that die within a minute of taking a run over",
@@ -161,6 +170,11 @@ FLOWS = (
     Limit("Characters of a flow name or label", "control_plane NAME_CHARS_MAX", "`FLOW_NAME_INVALID`, `LABEL_INVALID`"),
     Limit("A piece of `UploadBlob`", "control_plane CHUNK_BYTES_MAX", "`CHUNK_TOO_LARGE`", "bytes"),
     Limit("Page size of a list", "control_plane PAGE_SIZE_MAX", "Fewer entries come", set_by="`page_size`"),
+    Limit(
+        "Runs that a filter examines for one page",
+        "control_plane RUNS_READ_MAX",
+        "The page ends, empty perhaps; follow `next_page_token`",
+    ),
     Limit(
         "Results of one page",
         "control_plane PAGE_BYTES_MAX",
@@ -342,6 +356,8 @@ EXEMPT = {
         "executor RETURN_S_MAX",
         "executor RECONNECT_S_MAX",
         "component_host RETRY_S_MAX",
+        "component_host ASK_S_MAX",
+        "stepflow/vital RESTART_S_MAX",
     ),
     "Tries of one internal operation; the error at their end is in errors.md": (
         "control_plane ADMISSION_TRIES_MAX",
@@ -357,6 +373,7 @@ EXEMPT = {
     "The size of an internal cache": (
         "stepflow/routing REMEMBERED_PATHS_MAX",
         "control_plane FLOWS_KEPT_MAX",
+        "control_plane KEPT_BYTES_MAX",
         "executor PLANS_MAX",
         "component_host RUNS_MAX",
         "component_host PARTITIONS_MAX",
@@ -364,6 +381,11 @@ EXEMPT = {
         "component_host CONNECTIONS_KEPT_MAX",
     ),
     "The size of an internal batch, page or buffer; more goes into the next one": (
+        "control_plane LABELS_LISTED_BYTES_MAX",
+        "control_plane STATUSES_READ_MAX",
+        "control_plane PARTITIONS_READ_MAX",
+        "control_plane WINDOW_MS_MAX",
+        "executor REFUSED_BY_MAX",
         "stepflow/rpc FRAME_BYTES_MAX",
         "stepflow/rpc PENDING_CALLS_MAX",
         "stepflow/store PAGE_KEYS_MAX",
@@ -384,12 +406,12 @@ EXEMPT = {
         "stepflow/store SUBMISSION_BYTES_MAX",
         "stepflow/component RECEIVE_BYTES_MAX",
         "stepflow/component UNSENT_BYTES_MAX",
-        "control_plane RECORDS_READ_MAX",
         "control_plane SWEEP_RUNS_MAX",
         "control_plane REMOVED_MAX",
         "control_plane RECORD_INPUTS_BYTES_MAX",
         "control_plane/signals INLINE_BYTES_MAX",
         "executor ENTRIES_BYTES_MAX",
+        "executor TAKEN_MAX",
         "executor RESULTS_INLINE_BYTES_MAX",
         "executor EVENTS_MAX",
         "component_host SESSION_BYTES_MAX",
@@ -430,6 +452,7 @@ EXEMPT = {
     ),
     "How long a service waits for itself": (
         "executor HAND_OVER_S_MAX",
+        "component_host UNDECIDED_S_MAX",
         "executor WAKE_S_MAX",
         "executor NOT_OWNED_S_MAX",
     ),

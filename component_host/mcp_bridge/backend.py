@@ -130,6 +130,7 @@ class McpBackend:
             return True
 
         # 2. Send the request. An error is the server's answer, or the call was lost.
+        connection.link.serve_run(call.request.root_run_id, idle=connection.idle)
         with connection.count_call() as trace:
             try:
                 answer = await connection.request(kind, call, arguments, trace)
@@ -140,7 +141,7 @@ class McpBackend:
                     return True
                 if loss.executed:
                     message = f"the MCP server of plugin {self.name!r} {loss.message}"
-                    call.fail(results.unreachable(message, connection.link.stderr_tail()))
+                    call.fail(results.unreachable(message, connection.link.stderr_of_run()))
                 return loss.executed
 
         # 3. Translate the result.

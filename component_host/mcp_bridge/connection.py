@@ -24,6 +24,7 @@ from component_host.mcp_bridge.link import CallTrace, Loss, call_trace
 from component_host.mcp_bridge.listing import list_offers
 from component_host.mcp_bridge.results import ResultChecks, refuses_session, speaks_of_session
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,7 @@ class McpConnection:
         self._config = config
         self._session_gone = False
         self._calls_in_flight = 0
+        self._any_cancelled = False
         self._idle = asyncio.Event()
         self._offers_stale = False
         self._wake = asyncio.Event()
@@ -98,7 +100,10 @@ class McpConnection:
 
     async def attend(self) -> None:
         """Refresh the listing when it changes; return when the server is lost."""
-        listener = asyncio.create_task(self._listen(), name=f"mcp {self._owner.name} changes")
+        listener = asyncio.create_task(
+            keep_running(log, "the subscription to changes", self._listen, plugin=self._owner.name),
+            name=f"mcp {self._owner.name} changes",
+        )
         try:
             while not self.link.lost:
                 if self._offers_stale:
@@ -120,6 +125,11 @@ class McpConnection:
             self._idle.clear()
             await self._idle.wait()
 
+    @property
+    def idle(self) -> bool:
+        """True if the server works on no call. A cancelled call may go on in the server for as long as it likes."""
+        return not (self._calls_in_flight or self._any_cancelled)
+
     # --- calls --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -130,6 +140,9 @@ class McpConnection:
         self._calls_in_flight += 1
         try:
             yield trace
+        except asyncio.CancelledError:
+            self._any_cancelled = True
+            raise
         finally:
             self._calls_in_flight -= 1
             if not self._calls_in_flight:

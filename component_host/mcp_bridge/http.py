@@ -152,6 +152,13 @@ class McpHttpServer:
     def stderr_tail(self) -> str:
         return self._process.stderr_tail() if self._process is not None else ""
 
+    def stderr_of_run(self) -> str:
+        return self._process.stderr_of_run() if self._process is not None else ""
+
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        if self._process is not None:
+            self._process.serve_run(run_id, idle=idle)
+
     def lose(self, how: str) -> None:
         """Declare the connection lost. Safe to repeat."""
         if not (self.lost or self._ending):

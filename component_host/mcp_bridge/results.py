@@ -86,16 +86,17 @@ def outcome(kind: OfferKind, answer: dict[str, Any], form: ResultForm, call: Too
         text = codec.encode(tree)
         if b"null" in text:  # the encoder writes NaN and infinities, which the SDK accepts over HTTP, as null
             _check_numbers(tree)
-    except BadAnswerError as error:
+    except (BadAnswerError, Invalid) as error:
         return _failure(Code.COMPONENT_FAILED, str(error), {})
     return text
 
 
 def _check_numbers(tree: Any) -> None:
-    """Raises: BadAnswerError, a number is infinite or NaN."""
+    """Raises: Invalid NOT_JSON, a number is infinite or NaN."""
     match tree:
         case float() if not math.isfinite(tree):
-            raise BadAnswerError(f"the server's answer cannot be an output: it has the number {tree}, unknown to JSON")
+            problem = f"the server's answer cannot be an output: it has the number {tree}, unknown to JSON"
+            raise Invalid("NOT_JSON", problem)
         case dict():
             for member in tree.values():
                 _check_numbers(member)

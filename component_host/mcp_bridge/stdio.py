@@ -117,6 +117,12 @@ class McpStdioServer:
     def stderr_tail(self) -> str:
         return self._process.stderr_tail()
 
+    def stderr_of_run(self) -> str:
+        return self._process.stderr_of_run()
+
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        self._process.serve_run(run_id, idle=idle)
+
     def _send(self, message: mcp_types.JSONRPCMessage) -> None:
         with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # already closing
             self._to_session.send_nowait(SessionMessage(message))

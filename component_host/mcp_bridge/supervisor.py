@@ -22,7 +22,7 @@ from stepflow.errors import StepflowError, Unavailable
 from stepflow.proxies import named_proxy, through
 from stepflow.redaction import url_without_credentials
 from stepflow.retry import Backoff, base_delay_ms
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,9 @@ class McpSupervisor:
                         return
                     self._note_failed_launch(error)
                 elif error is not None:
-                    raise error
+                    if not started.done():
+                        raise error
+                    log_defect(log, "MCP connection failed by a defect", error, plugin=self.name)
 
                 # 3. Back off by the number of short lives in a row.
                 short_lives = 1 if loop.time() - connecting_at_s >= HEALTHY_S else short_lives + 1
@@ -240,7 +242,9 @@ class McpSupervisor:
             return error
 
         config = self._config
-        what = f"plugin {self.name!r}: the MCP server {config.command or url_without_credentials(config.url)!r}"
+        shown = self._context.shown
+        command, url = (config.command, config.url) if shown is None else (shown.command, shown.url)
+        what = f"plugin {self.name!r}: the MCP server {command or url_without_credentials(url)!r}"
         tail, stray = link.stderr_tail(), link.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
 

@@ -199,6 +199,7 @@ class StepflowStdioServer:
             call.fail(Failure(Code.RESOURCE_UNAVAILABLE, f"server {self._plugin!r} does not read what it was sent"))
             return
 
+        process.serve_run(call.request.root_run_id, idle=not len(self._executes))
         call.backend_state = (self, request_id)
         self._executes.add_call(request_id, call)
         process.write(line)

@@ -357,6 +357,32 @@ def test_a_crash_fails_the_calls_in_flight_with_the_servers_last_words(era: str,
     run(main())
 
 
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_the_last_words_of_a_server_that_works_for_two_runs_are_shown_with_neither(
+    tmp_path: Path, *, cancelled: bool
+) -> None:
+    async def main() -> None:
+        begun = tmp_path / "begun"
+        async with started(tools_server()) as backend:
+            other = Call("hang", {"started": str(begun), "cancelled": str(tmp_path / "never")})
+            other.request.root_run_id = "another run"
+            backend.execute(other)
+            await wait_until_async(begun.exists, "the other call runs")
+            if cancelled:  # it may go on in the server
+                backend.cancel(other)
+                await other.outcome
+
+            call = Call("crash", {"last_words": "so long"})
+            call.request.root_run_id = "a run"
+            backend.execute(call)
+            failure = await call.outcome
+            assert "so long" not in failure.message + failure.data.decode()
+            assert "withheld" in json.loads(failure.data)["stderr"]
+            assert "so long" not in backend.health.last_error
+
+    run(main())
+
+
 def test_a_repeated_call_succeeds_after_the_server_crashed_once(tmp_path: Path) -> None:
     async def main() -> None:
         once = {"last_words": "oops", "once": str(tmp_path / "crashed")}
