@@ -193,8 +193,10 @@ class PartitionHistory:
             events.append(Signalled(entry.at_ms, item, entry.inbox_taken.signal.name))
         events += await self._items_ended(entry.at_ms, wanted=wanted)
 
-        if self.ended:
-            self._state = None  # a batch has many partitions; the state of an ended one is not needed
+        if self.ended:  # a batch has many partitions; the state of an ended one is not needed
+            state.release()
+            self._state = None
+            self._items_reported = set()
         return events
 
     async def _of_step(self, event: StepEvent, entry: pb.Entry) -> RunEvent:
