@@ -6,6 +6,7 @@
 
 Requests:
 - `admission`: from a submission to a run record.
+- `inputs`: the inputs of a run, checked and stored.
 - `cancel`: cancellation of runs.
 - `signals`: signals to runs.
 - `deletion`: deletion of an ended run.

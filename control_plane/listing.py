@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from control_plane.paging import PAGE_BYTES_MAX, read_token, write_token
+from control_plane.paging import PAGE_BYTES_MAX, PAGE_SIZE_MAX, read_token, write_token
 from control_plane.views import NEVER_STARTED, TERMINAL, ItemView, RunView, run_view, status_name
 from stepflow.codec import Json
 from stepflow.errors import DataLoss, NotFound
@@ -30,6 +30,8 @@ from stepflow.run.views import StepView, list_steps
 from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from stepflow.errors import Failure
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
@@ -146,6 +148,16 @@ class Listing:
 
         following = start + len(views)
         return views, write_token(following) if following < record.items_total else ""
+
+    async def each_item(self, run_id: str) -> AsyncGenerator[ItemView, None]:
+        """Yield every item in index order; memory holds one page. Raises: NotFound, DataLoss."""
+        token = ""
+        while True:
+            views, token = await self.items(run_id, PAGE_SIZE_MAX, token)
+            for view in views:
+                yield view
+            if not token:
+                return
 
     async def _partition_results(self, run_id: str, partition: int) -> tuple[dict[int, state_pb2.ItemResult], ItemView]:
         """Return the results of a partition by item, and the view of an item without a result."""
