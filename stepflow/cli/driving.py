@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,19 +20,22 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.texts import duration
 from stepflow.cli.display.trees import result_tree
 from stepflow.config import BuiltinPlugin, MockPlugin
-from stepflow.embedded.mesh import Mesh, plugins_for
-from stepflow.errors import NotFound, StepflowError
+from stepflow.embedded.mesh import Mesh, plugins_for, reader
+from stepflow.errors import Failure, NotFound, StepflowError
 from stepflow.journal import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncGenerator, Coroutine, Iterable
 
+    from control_plane.control_plane import ControlPlane
     from stepflow.cli.display.view import View
+    from stepflow.codec import Json
     from stepflow.config import Config
-    from stepflow.embedded.mesh import RunRequest
+    from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow, Redactor
     from stepflow.store.sqlite.store import SqliteStore
@@ -51,7 +56,10 @@ class Interrupted(Exception):
 
 @dataclass(slots=True)
 class Job:
-    """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already."""
+    """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already.
+
+    `inputs` are those of the request.
+    """
 
     local: LocalRuns
     run_id: str
@@ -60,6 +68,7 @@ class Job:
     redactor: Redactor
     view: View
     request: RunRequest | None = None
+    inputs: Iterable[bytes] = ()
     submitted: bool = field(default=False, init=False)
 
 
@@ -184,6 +193,8 @@ async def _discard_unless_submitted(job: Job) -> None:
             await store.close()
     except NotFound:
         job.local.discard(job.run_id)
+        with contextlib.suppress(StepflowError):  # inputs that were staged; they hurt nobody
+            await job.local.blobs().delete_scope(job.run_id)
     except StepflowError:
         return  # unreadable: `stepflow runs list` reports the file
     else:
@@ -231,7 +242,7 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
     mesh.executor.listen(run_id, view.on_event)
     await mesh.start_services()
     if job.request is not None:
-        await mesh.control.submit(job.request)
+        await mesh.submit(job.request, job.inputs)
         job.submitted = True
 
     console.say(f"run_id: {run_id}")
@@ -244,8 +255,25 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
         await asyncio.gather(ticker, return_exceptions=True)
 
     view.tick(run.items_total)
-    items = await mesh.control.items(run_id)
-    return Ended(run, [result_tree(item.outcome, run.status) for item in items])
+    return await read_ended(job.local, mesh.control, run)
+
+
+async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> Ended:
+    """Return an ended run. The results of a batch are read later, from the database."""
+    if run.items_total <= 1:
+        items = await control.items(run.run_id)
+        return Ended(run, [result_tree(item.outcome, run.status) for item in items])
+
+    async def outcomes() -> AsyncGenerator[Json | Failure | None]:
+        store = await local.read(run.run_id)
+        try:
+            async with aclosing(reader(store, local.blobs()).listing.each_item(run.run_id)) as items:
+                async for item in items:
+                    yield item.outcome
+        finally:
+            await store.close()
+
+    return Ended(run, BatchResults(run.status, outcomes))
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
-from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.runs import run_name
-from stepflow.cli.display.trees import result_tree
-from stepflow.cli.driving import Job
+from stepflow.cli.driving import Job, read_ended
 from stepflow.codec import decode
 from stepflow.embedded.mesh import reader
 from stepflow.errors import NotFound, StepflowError
@@ -25,6 +23,7 @@ from stepflow.journal import blob_reader, read_record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from stepflow.cli.display.outcome import Ended
     from stepflow.cli.display.view import View
     from stepflow.config import Config
     from stepflow.embedded.mesh import RunView
@@ -105,8 +104,7 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
 
         stored = StoredRun(run_id, flow, run.labels, await _redactor(store, blobs, run_id, record, flow))
         if run.terminal:
-            items = await control.items(run_id)
-            stored.ended = Ended(run, [result_tree(item.outcome, run.status) for item in items])
+            stored.ended = await read_ended(local, control, run)
         return stored
     finally:
         await store.close()

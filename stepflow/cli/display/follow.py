@@ -20,6 +20,7 @@ import typer
 
 from stepflow.cli import console, remote
 from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.trees import result_tree
 from stepflow.errors import StepflowError
 from stepflow.run.views import StepEvent
@@ -174,7 +175,11 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             await asyncio.gather(ticker, return_exceptions=True)
 
         following.view.tick(run.items_total)
-        return Ended(run, [result_tree(remote.outcome_of(item), run.status) async for item in client.items(run.run_id)])
+        if run.items_total <= 1:
+            found = [remote.outcome_of(item) async for item in client.items(run.run_id)]
+            return Ended(run, [result_tree(outcome, run.status) for outcome in found])
+
+    return Ended(run, BatchResults(run.status, lambda: remote.outcomes(following.server, run.run_id)))
 
 
 async def _watch(client: Client, following: Following) -> Run:

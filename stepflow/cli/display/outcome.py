@@ -21,6 +21,7 @@ from stepflow.cli.display.texts import duration, explained, plain
 from stepflow.cli.display.trees import run_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from stepflow.cli.display.trees import AnyRun
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A run that has ended, with a FlowResult tree per item."""
+    """A run that has ended, with a FlowResult tree per item. Results of a batch are read while they are iterated."""
 
     run: AnyRun
-    results: list[dict[str, Any]]
+    results: Iterable[dict[str, Any]]
 
 
 def finish(
@@ -45,15 +46,15 @@ def finish(
     Raises: typer.Exit (1), the run or one of its items did not succeed.
     """
     from stepflow.cli.output import write_results
-    from stepflow.cli.tables import print_json
+    from stepflow.cli.tables import print_json_with_list
 
     print_summary(ended, redactor)
     if json:
-        print_json(run_tree(ended.run) | {"results": ended.results})
+        print_json_with_list(run_tree(ended.run), "results", ended.results)
     if output is not None or (results and not json):
         write_results(ended.results, output, batch=batch)
 
-    if any(result["outcome"] != "success" for result in ended.results) or ended.run.status != "completed":
+    if ended.run.status != "completed" or ended.run.items_completed != ended.run.items_total:
         raise typer.Exit(console.EXIT_FAILED)
 
 
@@ -62,11 +63,11 @@ def print_summary(ended: Ended, redactor: Redactor) -> None:
     run = ended.run
     took = duration((run.completed_at_ms or run.created_at_ms) - run.created_at_ms)
     style = "green" if run.status == "completed" else "red"
+    single = run.items_total == 1
     counts = f": {run.items_completed:,} of {run.items_total:,} items completed" if run.items_total > 1 else ""
     console.say(f"{console.styled(run.status, style)} after {took}{counts}")
 
-    failed = [result["error"] for result in ended.results if result["outcome"] == "failed"]
-    if failed and run.items_total == 1:
-        error = failed[0]
+    failed = [result["error"] for result in ended.results if result["outcome"] == "failed"] if single else []
+    for error in failed:
         text = explained(error["code"], error["message"], error.get("data"))
         console.say(f"{error['code']}: {plain(text, redactor.text)}")
