@@ -193,7 +193,7 @@ async def _discard_unless_submitted(job: Job) -> None:
             await store.close()
     except NotFound:
         job.local.discard(job.run_id)
-        with contextlib.suppress(StepflowError):  # inputs that were staged; they hurt nobody
+        with contextlib.suppress(StepflowError):  # inputs that stay do no harm
             await job.local.blobs().delete_scope(job.run_id)
     except StepflowError:
         return  # unreadable: `stepflow runs list` reports the file

@@ -80,7 +80,7 @@ def test_a_batch_larger_than_a_message_streams_in_and_its_results_stream_out(add
 
 @pytest.mark.parametrize("broken_at", [1, 150, 249])
 def test_a_connection_that_breaks_within_a_batch_leaves_one_whole_run(address: str, broken_at: int) -> None:
-    """Inputs of an asynchronous iterator, which nobody can ask for a second time."""
+    """The inputs come from an asynchronous iterator, which can be read once."""
 
     async def talk() -> tuple[Any, list[int], int]:
         async with TcpProxy(int(address.rpartition(":")[2])) as proxy, Client(proxy.endpoint) as client:
