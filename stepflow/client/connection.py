@@ -233,7 +233,7 @@ class _FirstStatus:
 
     def _note(self, call: Any) -> None:
         code = _at_once(call.code())
-        if code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
+        if code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL):
             metadata = _at_once(call.initial_metadata()), _at_once(call.trailing_metadata())
             self.error = grpc.aio.AioRpcError(code, *metadata, details=_at_once(call.details()))
 

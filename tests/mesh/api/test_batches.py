@@ -102,6 +102,35 @@ def test_a_connection_that_breaks_within_a_batch_leaves_one_whole_run(address: s
     assert connections == (1 if broken_at == 1 else 2)  # at 1 nothing is connected yet: the inputs may fit one message
 
 
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_control_plane_that_stops_within_a_batch_is_followed_by_the_next_one(
+    api: tuple[ApiMesh, Callable[..., Any]], pause: bool
+) -> None:
+    """With a pause the stream is idle when the server ends it; without one, messages are on the way."""
+    mesh, run = api
+    server = run(mesh.serve())
+    listen = server.address
+
+    async def restart() -> None:
+        await server.stop()
+        await mesh.serve(listen)
+
+    async def values() -> AsyncIterator[Any]:
+        for value in inputs(250, 40_000):
+            if value["number"] == 200:
+                restarting = asyncio.create_task(asyncio.to_thread(run, restart()))
+                if pause:
+                    await restarting
+            yield value
+        await restarting
+
+    async def talk(client: Client) -> Any:
+        return await client.wait(await client.submit_batch(ECHO, values()))
+
+    done = with_client(listen, talk)
+    assert (done.status, done.items_total) == ("completed", 250)
+
+
 def test_many_runs_of_large_inputs_take_as_many_calls_as_they_need(address: str) -> None:
     async def talk(client: Client) -> set[str]:
         found = await client.submit_runs(ECHO, inputs(40, 1_000_000))
