@@ -17,10 +17,11 @@ from executor.adoption import HeldCalls, LoadedPartition, PartitionReader, rejoi
 from executor.drive import PartitionDriver
 from executor.give_back import defect
 from executor.inbox import Inbox
-from stepflow.errors import Code, Conflict, Failure, StepflowError
+from stepflow.errors import Code, Conflict, DataLoss, FailedPrecondition, Failure, NotFound, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +58,12 @@ class TakeOver:
 
     def listed(self, items: list[KeyValue]) -> None:
         for item in items:
-            self.take_assignment(item)
+            guarded(log, "an assignment", self.take_assignment, item, key=item.key)
 
     def changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
-                self.take_assignment(event.kv)
+                guarded(log, "an assignment", self.take_assignment, event.kv, key=event.kv.key)
 
     def take_assignment(self, assignment: KeyValue) -> None:
         """Begin to adopt an assigned partition. Idempotent."""
@@ -108,7 +109,8 @@ class TakeOver:
             if driver is not None:
                 self._ownership.abandon(driver, known)
             else:
-                self._ownership.return_assignment(partition_id, assignment, known)
+                unread = isinstance(error, (DataLoss, FailedPrecondition, NotFound))
+                self._ownership.return_assignment(partition_id, assignment, known, unread=unread)
         finally:
             self.inbox.stop_keeping(partition_id)
 

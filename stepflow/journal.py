@@ -21,11 +21,11 @@ from stepflow.run.entries import json_of
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from stepflow.flow import CompiledFlow
     from stepflow.run import RunState
-    from stepflow.store import Store
+    from stepflow.store import KeyValue, Store
     from stepflow.store.blobs import BlobStore
     from stepflow.store.grouping import Grouping
 
@@ -147,24 +147,27 @@ async def journal_entries(
         first_page = response
 
     async for item in range_all(store, prefix, first=first_page):
-        first = keys.parse_journal(item.key)[2]
-        if first != seq:
-            raise DataLoss(
-                "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
-            )
-
-        try:
-            batch = pb.EntryBatch.FromString(item.value)
-        except DecodeError:
-            raise DataLoss(
-                "JOURNAL_CORRUPT",
-                f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
-                run_id=run_id,
-            ) from None
-
-        for entry in batch.entries:
+        entries = entries_of(run_id, partition, seq, item)
+        for entry in entries:
             yield entry
-        seq += len(batch.entries)
+        seq += len(entries)
+
+
+def entries_of(run_id: str, partition: int, seq: int, item: KeyValue) -> Sequence[pb.Entry]:
+    """Decode a value of a journal; `seq`: the number of the entry that must come first. Raises: DataLoss."""
+    if keys.parse_journal(item.key)[2] != seq:
+        raise DataLoss(
+            "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
+        )
+
+    try:
+        return pb.EntryBatch.FromString(item.value).entries
+    except DecodeError:
+        raise DataLoss(
+            "JOURNAL_CORRUPT",
+            f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
+            run_id=run_id,
+        ) from None
 
 
 async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> None:

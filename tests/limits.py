@@ -109,7 +109,16 @@ RUNS = (
         "The run fails with ORCHESTRATOR_ERROR; split it",
         "bytes",
     ),
-    Limit("Messages to a run (cancel, signals)", "control_plane INBOX_MESSAGES_MAX", "`INBOX_FULL`"),
+    Limit(
+        "Messages to a run (cancel, signals) that its owner has not taken yet",
+        "control_plane INBOX_MESSAGES_MAX",
+        "`INBOX_FULL`",
+    ),
+    Limit(
+        "Signals of a partition taken before a step waits for them",
+        "executor SIGNALS_UNRECEIVED_MAX",
+        "Further ones stay in the inbox until a step waits for them",
+    ),
     Limit("Characters of a signal's name", "stepflow/run SIGNAL_NAME_CHARS_MAX", "`SIGNAL_INVALID`"),
     Limit(
         "Executors in a row that die within a minute of taking a run over",
@@ -160,6 +169,11 @@ FLOWS = (
     Limit("Characters of a flow name or label", "control_plane NAME_CHARS_MAX", "`FLOW_NAME_INVALID`, `LABEL_INVALID`"),
     Limit("A piece of `UploadBlob`", "control_plane CHUNK_BYTES_MAX", "`CHUNK_TOO_LARGE`", "bytes"),
     Limit("Page size of a list", "control_plane PAGE_SIZE_MAX", "Fewer entries come", set_by="`page_size`"),
+    Limit(
+        "Runs that a filter examines for one page",
+        "control_plane RUNS_READ_MAX",
+        "The page ends, empty perhaps; follow `next_page_token`",
+    ),
     Limit(
         "Results of one page",
         "control_plane PAGE_BYTES_MAX",
@@ -248,8 +262,17 @@ SERVERS = (
         "s",
     ),
     Limit(
-        "Progress reports in one frame", "component_host PROGRESS_MAX", "Further reports of the same moment are dropped"
+        "Progress reports to one executor in 0.1 s",
+        "component_host PROGRESS_MAX",
+        "Of further ones, the latest of each call is sent later",
     ),
+    Limit(
+        "Progress reports of one server in 0.1 s",
+        "component_host REPORTS_MAX",
+        "Of further ones, the latest of each call passes later",
+    ),
+    Limit("Calls of one server with a report that waits", "component_host WAITING_MAX", "Further reports are dropped"),
+    Limit("Messages of one JSON-RPC batch", "component_host BATCH_MAX", "The rest is skipped"),
     Limit("Tools and resources of an MCP server", "component_host/mcp_bridge OFFERS_MAX", "The rest is left out"),
     Limit("Pages of an MCP listing", "component_host/mcp_bridge PAGES_MAX", "The rest is left out"),
     Limit("A message of an MCP server", "component_host/mcp_bridge MESSAGE_BYTES_MAX", "The call fails", "bytes"),
@@ -332,6 +355,8 @@ EXEMPT = {
         "executor RETURN_S_MAX",
         "executor RECONNECT_S_MAX",
         "component_host RETRY_S_MAX",
+        "component_host ASK_S_MAX",
+        "stepflow/vital RESTART_S_MAX",
     ),
     "Tries of one internal operation; the error at their end is in errors.md": (
         "control_plane ADMISSION_TRIES_MAX",
@@ -347,6 +372,7 @@ EXEMPT = {
     "The size of an internal cache": (
         "stepflow/routing REMEMBERED_PATHS_MAX",
         "control_plane FLOWS_KEPT_MAX",
+        "control_plane KEPT_BYTES_MAX",
         "executor PLANS_MAX",
         "component_host RUNS_MAX",
         "component_host PARTITIONS_MAX",
@@ -354,6 +380,11 @@ EXEMPT = {
         "component_host CONNECTIONS_KEPT_MAX",
     ),
     "The size of an internal batch, page or buffer; more goes into the next one": (
+        "control_plane LABELS_LISTED_BYTES_MAX",
+        "control_plane STATUSES_READ_MAX",
+        "control_plane PARTITIONS_READ_MAX",
+        "control_plane WINDOW_MS_MAX",
+        "executor REFUSED_BY_MAX",
         "stepflow/rpc FRAME_BYTES_MAX",
         "stepflow/rpc PENDING_CALLS_MAX",
         "stepflow/store PAGE_KEYS_MAX",
@@ -385,6 +416,7 @@ EXEMPT = {
         "control_plane RECORD_BLOBS_BYTES_MAX",
         "control_plane/signals INLINE_BYTES_MAX",
         "executor ENTRIES_BYTES_MAX",
+        "executor TAKEN_MAX",
         "executor RESULTS_INLINE_BYTES_MAX",
         "executor EVENTS_MAX",
         "component_host SESSION_BYTES_MAX",
@@ -394,6 +426,11 @@ EXEMPT = {
         "component_host OUTGOING_BYTES_MAX",
         "component_host ANNOUNCEMENT_BYTES_MAX",
         "component_host DRAIN_READS_MAX",
+        "component_host STARTS_MAX",
+        "component_host NOTICE_BYTES_MAX",
+        "component_host BRANCH_DEPTH_MAX",
+        "component_host ODD_MAX",
+        "component_host PROGRESS_BYTES_MAX",
     ),
     "Above it work moves to a thread": (
         "stepflow/store INLINE_HASH_BYTES_MAX",
@@ -420,6 +457,7 @@ EXEMPT = {
     ),
     "How long a service waits for itself": (
         "executor HAND_OVER_S_MAX",
+        "component_host UNDECIDED_S_MAX",
         "executor WAKE_S_MAX",
         "executor NOT_OWNED_S_MAX",
     ),

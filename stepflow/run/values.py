@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import composed_problem
 from stepflow.errors import Code, Failure
+from stepflow.run.secrets import note_marked
 from stepflow.run.state import Blobs, RunState, Stored
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def composed(value: bytes | Failure, what: str) -> bytes | Failure:
 def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
     """Load the stored values read by `expr`. Return False until all blobs are loaded."""
     env = item.env
-    ready = load_value(state, env.input, blobs) if isinstance(env.input, Stored) else True
+    ready = True
+    if isinstance(env.input, Stored) and (ready := load_value(state, env.input, blobs)):
+        note_marked(item)
     for ref in expr.touched(env):
         value = env.results[ref]
         if isinstance(value, Stored):

@@ -178,12 +178,14 @@ class ComponentListing(_message.Message):
     def __init__(self, component: _Optional[str] = ..., path: _Optional[str] = ..., description: _Optional[str] = ..., input_schema_json: _Optional[bytes] = ..., output_schema_json: _Optional[bytes] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("handed_over", "taken_from")
+    __slots__ = ("handed_over", "taken_from", "refused_by")
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FROM_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_BY_FIELD_NUMBER: _ClassVar[int]
     handed_over: bool
     taken_from: str
-    def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ...) -> None: ...
+    refused_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ..., refused_by: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class InboxMessage(_message.Message):
     __slots__ = ("cancel", "signal", "item")
