@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.errors import FailedPrecondition, NotFound
-from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
+from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry, without_inputs
 from stepflow.mesh.v1 import host_pb2
 from stepflow.run import Phase, find_step
 from stepflow.run.state import ENGINE_VERSION
@@ -38,6 +38,9 @@ ATTACH_WAIT_S = 1.0
 
 PLANS_MAX = 256
 """Compiled flows kept."""
+
+RECORD_KEPT_BYTES = 4 * 1024
+"""Records kept with their inputs: of a larger one, each partition of a batch would hold a copy."""
 
 INBOX_FIRST = 4
 """Messages read together with the run's record; few runs have any."""
@@ -110,6 +113,8 @@ class PartitionReader:
 
         # 3. Replay the journal, if there can be one.
         state = await open_partition(run_id, partition, record, await self._plan(record), self._get_blob)
+        if len(found.value) > RECORD_KEPT_BYTES:
+            record = without_inputs(record)
         fresh = found.create_revision == assignment.create_revision and not driven_before
         loaded = LoadedPartition(record, state, fresh, inbox, {})
         if not fresh:

@@ -97,6 +97,7 @@ class Ownership:
         self._remove(driver)
         self.give_back.forget_partition((driver.run_id, driver.partition))
         self.hosts.drop_caller(driver)
+        driver.state.release()
 
     def drop(self, driver: PartitionDriver, *, cancel: bool = False) -> None:
         """Stop driving a partition. Hosts keep the calls for the next owner, unless `cancel` is set."""

@@ -94,6 +94,8 @@ RESULTS = (
         "Submissions are idempotent: the same submission under the same run id makes one run.",
         (
             "mesh/api/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
+            "mesh/api/test_batches.py::test_one_request_is_one_run_whichever_call_carries_it",
+            "mesh/api/test_batches.py::test_a_connection_that_breaks_within_a_batch_leaves_one_whole_run",
             "mesh/api/test_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
         ),
     ),

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
-from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.runs import run_name
-from stepflow.cli.display.trees import result_tree
-from stepflow.cli.driving import Job, results_command
+from stepflow.cli.driving import Job, read_ended
 from stepflow.codec import decode
 from stepflow.embedded.ended_runs import EndedRuns
 from stepflow.embedded.mesh import RunView, reader
@@ -28,6 +26,7 @@ from stepflow.journal import blob_reader, read_record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from stepflow.cli.display.outcome import Ended
     from stepflow.cli.display.view import View
     from stepflow.config import Config
     from stepflow.embedded.runs_folder import LocalRuns
@@ -126,9 +125,7 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
 
         stored = StoredRun(run_id, flow, run.labels, await _redactor(store, blobs, run_id, record, flow))
         if run.terminal:
-            items = await control.items(run_id)
-            results = [result_tree(item.outcome, run.status) for item in items]
-            stored.ended = Ended(run, results, results_command(local, run_id))
+            stored.ended = await read_ended(local, control, run)
         return stored
     finally:
         await store.close()
