@@ -157,8 +157,13 @@ def _check_inputs(validator: InputValidator | None, inputs: bytes) -> None:
         raise Invalid("INPUT_INVALID", f"input {number} does not fit the flow's schema at {pointer or '/'}: {message}")
 
 
+REPORT_INLINE_BYTES_MAX = 4 * 1024 * 1024
+"""Results of one report that travel in its frame; of 100,000 small results, the rest goes to the blob store, too."""
+
+
 async def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> None:
     """Answer a call-back with the report of its sub-run. Large results go to blobs of the run `run_id`."""
+    inline_bytes = 0
     scope = answer.scope
     report = host_pb2.RunReport(
         run_id=scope.run_id,
@@ -176,10 +181,11 @@ async def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> N
 
         item.status = pb.RUN_STATUS_FAILED if isinstance(outcome, Failure) else pb.RUN_STATUS_COMPLETED
         text = flow_result(outcome)
-        if len(text) > INLINE_BYTES_MAX:
+        if len(text) > min(INLINE_BYTES_MAX, REPORT_INLINE_BYTES_MAX - inline_bytes):
             item.flow_result.blob = await blobs.put_blob(run_id, text)
         else:
             item.flow_result.json = text
+            inline_bytes += len(text)
 
     answer.peer.reply(host_pb2.CallbackReply(callback_id=answer.callback_id, report=report))
 

@@ -10,6 +10,7 @@ Evaluation composes JSON *text*: a whole result is spliced in undecoded, a path 
 encodes the selected part. Promises:
 - evaluation never raises and never changes a source; the result is compact JSON or the first `Failure` in document
   order, the failure of a failed step unchanged;
+- a composed value is measured while its parts are gathered, and never joined above `PAYLOAD_BYTES_MAX` (`TOO_LARGE`);
 - `needed` is lazy: branches not taken and alternatives not reached contribute no steps;
 - when `needed` is empty, evaluation meets no incomplete step.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from stepflow.codec import Json, encode
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow.paths import MISSING, Part, Path, project
 
@@ -29,6 +30,9 @@ NULL = b"null"
 FALSE = b"false"
 
 Outcome = bytes | Failure
+
+TOO_LARGE = Failure(Code.EXPRESSION_FAILURE, f"it is too large; the limit is {PAYLOAD_BYTES_MAX:,} bytes")
+"""The value of a `Composite` above the limit. Compare by identity."""
 
 
 class Env:
@@ -98,21 +102,29 @@ class Fail:
 class Composite:
     """An object or array, nested levels included: constant pieces of text, and holes for values in between."""
 
-    __slots__ = ("holes", "lazy", "nodes", "pieces", "refs")
+    __slots__ = ("bytes_min", "holes", "lazy", "nodes", "pieces", "refs")
 
     def __init__(self, pieces: list[bytes | Node]) -> None:
         self.nodes = [piece for piece in pieces if not isinstance(piece, bytes)]
         self.pieces = [piece if isinstance(piece, bytes) else b"" for piece in pieces]
+        self.bytes_min = sum(map(len, self.pieces))
+        """Length of the constant pieces."""
         self.holes = [(at, piece.json) for at, piece in enumerate(pieces) if not isinstance(piece, bytes)]
         self.refs = _union(self.nodes)
         self.lazy = any(node.lazy for node in self.nodes)
 
     def json(self, env: Env) -> Outcome:
         pieces = self.pieces.copy()
+        size = self.bytes_min
         for at, evaluate in self.holes:
             raw = evaluate(env)
             if isinstance(raw, Failure):
                 return raw
+
+            # Measured here, because hundreds of parts may each be a copy of the largest value.
+            size += len(raw)
+            if size > PAYLOAD_BYTES_MAX:
+                return TOO_LARGE
             pieces[at] = raw
         return b"".join(pieces)
 
@@ -221,7 +233,7 @@ class VariableValue:
 
 
 class IfValue:
-    """A condition and two branches. A failing condition counts as false."""
+    """A condition and two branches. A failing condition counts as false, one that is only too large as true."""
 
     __slots__ = ("condition", "lazy", "otherwise", "refs", "then")
 
@@ -241,8 +253,8 @@ class IfValue:
 
     def _chosen(self, env: Env) -> Node:
         condition = self.condition.json(env)
-        falsy = isinstance(condition, Failure) or condition in (NULL, FALSE)
-        return self.otherwise if falsy else self.then
+        failed = isinstance(condition, Failure) and condition is not TOO_LARGE
+        return self.otherwise if failed or condition in (NULL, FALSE) else self.then
 
 
 class CoalesceValue:

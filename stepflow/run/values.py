@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import composed_problem
 from stepflow.errors import Code, Failure
+from stepflow.flow.nodes import TOO_LARGE
 from stepflow.run.state import Blobs, RunState, Stored
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Fail
 
 def composed(value: bytes | Failure, what: str) -> bytes | Failure:
     """Return an evaluated value, or a failure if the value exceeds the limits of size or depth."""
+    if value is TOO_LARGE:
+        return Failure(TOO_LARGE.code, f"{what} cannot be used: {TOO_LARGE.message}")
     if isinstance(value, Failure):
         return value
     problem = composed_problem(value)
