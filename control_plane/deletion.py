@@ -56,7 +56,7 @@ async def delete_journals(store: Store, run_id: str, partitions: int, compares: 
 
 def remaining_deletes(run_id: str) -> list[Op]:
     """Return the operations that delete the rest of a run without journals."""
-    prefixes = (keys.results_of_run, keys.inbox_of_run, keys.status_of_run)
+    prefixes = (keys.results_of_run, keys.inbox_of_run, keys.adopting_of_run, keys.status_of_run)
     return [*(DeletePrefix(prefix(run_id)) for prefix in prefixes), Delete(keys.run(run_id))]
 
 

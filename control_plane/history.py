@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.codec import Json
 from stepflow.errors import DataLoss, Failure
-from stepflow.journal import open_partition, replay_entry
+from stepflow.journal import journal_unread, open_partition, replay_entry
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.entries import json_of
 from stepflow.run.state import Stored
@@ -139,6 +139,8 @@ class PartitionHistory:
     async def read(self) -> AsyncIterator[EventBatch]:
         """Yield the events of the entries that are new since the last reading. Raises: DataLoss."""
         prefix = keys.journal_of_partition(self._run_id, self._partition)
+        if not self._last_key and await journal_unread(self._store, self._run_id, self._partition):
+            self.ended = True
         more = not self.ended
         while more:
             page = await self._store.range(prefix, after=self._last_key, limit=BATCHES_AT_ONCE)

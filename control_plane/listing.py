@@ -17,6 +17,7 @@ from stepflow.errors import DataLoss, NotFound
 from stepflow.journal import (
     blob_reader,
     journal_entries,
+    journal_unread,
     open_partition,
     partition_count,
     read_plan,
@@ -206,6 +207,8 @@ class Listing:
         return views, ""
 
     async def _partition_steps(self, run_id: str, partition: int, record: state_pb2.RunRecord) -> list[StepView]:
+        if await journal_unread(self._store, run_id, partition):
+            return []  # read here, it might do to this process what it did to its executors
         plan = await read_plan(self._store, record)
         state = None
         entries = []

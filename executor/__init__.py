@@ -24,6 +24,8 @@ One partition:
 Changes of the owner:
 - `takeover`: from an assignment to a driven partition.
 - `adoption`: replay of the journal, and held calls.
+- `readings`: the count of owners that die while they read a journal.
+- `unread`: the end of a run whose journal must not be read again.
 - `give_back`: undrivable partitions, moved to the leader's orphans.
 - `handover`: all partitions to other executors, for a drain.
 """

@@ -1,6 +1,7 @@
 """Adopting a partition: replaying its journal, and joining the calls that hosts hold for it.
 
-- `PartitionReader` writes nothing, and refuses data of later versions.
+- `PartitionReader` writes nothing, and refuses data of later versions. It reads in two steps: `open` reads what tells
+  how the journal may be read, `load` the journal.
 - `HeldCalls` asks all hosts at once for held calls, and waits a bounded time for the answers.
 - `rejoin` lets steps join held calls, and lets hosts drop superseded results.
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
-from stepflow.mesh.v1 import host_pb2
+from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.run import Phase, find_step
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, range_all
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from executor.hosts.pool import HostPool
     from stepflow.flow import CompiledFlow
     from stepflow.journal import GetBlob
-    from stepflow.mesh.v1 import state_pb2
     from stepflow.run import RunState
     from stepflow.store import Store
     from stepflow.store.grouping import Grouping
@@ -50,15 +50,29 @@ Held: TypeAlias = tuple[str, host_pb2.HeldCall]
 
 
 @dataclass(slots=True, eq=False)
+class OpenedPartition:
+    """A partition whose journal is not read yet."""
+
+    id: PartitionId
+    record: state_pb2.RunRecord
+    fresh: bool
+    """Assigned when the run was admitted: it cannot have had an owner before."""
+    inbox: list[KeyValue]
+    """The messages found in the store."""
+    adopting: state_pb2.Adopting
+    """Owners that began to read the journal and did not get as far as `Adopted`."""
+    adopting_version: int
+    """Version of that key; 0 without one."""
+
+
+@dataclass(slots=True, eq=False)
 class LoadedPartition:
     """A partition, replayed from its journal."""
 
     record: state_pb2.RunRecord
     state: RunState
     fresh: bool
-    """Assigned when the run was admitted: it cannot have had an owner before."""
     inbox: list[KeyValue]
-    """The messages found in the store."""
     failed_attempts: dict[str, int]
     """By key: the newest attempt whose failure is journaled."""
 
@@ -73,10 +87,10 @@ class PartitionReader:
         self._plans: dict[tuple[str, bytes], CompiledFlow] = {}
         """By flow id and overrides."""
 
-    async def load(
+    async def open(
         self, partition_id: PartitionId, assignment: KeyValue, *, driven_before: bool
-    ) -> LoadedPartition | None:
-        """Read a partition back; None if the assignment is gone. `driven_before`: by this executor.
+    ) -> OpenedPartition | None:
+        """Read all but the journal; None if the assignment is gone. `driven_before`: by this executor.
 
         Lists and watches may deliver an assignment twice, and late. A stale assignment belongs to a run that has ended
         here meanwhile: driving the run once more would write over its journal.
@@ -87,14 +101,18 @@ class PartitionReader:
         """
         run_id, partition = partition_id
 
-        # 1. Read record and inbox, provided that the assignment stands.
+        # 1. Read record, inbox and the count of lost readers, provided that the assignment stands.
         stands = created_at(assignment.key, assignment.create_revision)
         inbox_prefix = keys.inbox_of_run(run_id)
-        reads = (Get(keys.run(run_id)), Range(inbox_prefix, limit=INBOX_FIRST))
+        reads = (
+            Get(keys.run(run_id)),
+            Range(inbox_prefix, limit=INBOX_FIRST),
+            Get(keys.adopting(run_id, partition)),
+        )
         result = await self._grouping.txn(Txn((stands,), reads))
         if not result.succeeded:
             return None
-        found, page = result.responses
+        found, page, adopting = result.responses
         assert isinstance(page, Page)
         inbox = page.items if not page.more else [item async for item in range_all(self._store, inbox_prefix)]
 
@@ -108,11 +126,26 @@ class PartitionReader:
                 f"run {run_id} needs engine version {record.policy.engine_version}; this executor has {ENGINE_VERSION}",
             )
 
-        # 3. Replay the journal, if there can be one.
-        state = await open_partition(run_id, partition, record, await self._plan(record), self._get_blob)
-        fresh = found.create_revision == assignment.create_revision and not driven_before
-        loaded = LoadedPartition(record, state, fresh, inbox, {})
-        if not fresh:
+        # 3. Count the readers that were lost.
+        opened = OpenedPartition(
+            id=partition_id,
+            record=record,
+            fresh=found.create_revision == assignment.create_revision and not driven_before,
+            inbox=inbox,
+            adopting=state_pb2.Adopting(),
+            adopting_version=0,
+        )
+        if isinstance(adopting, KeyValue):
+            opened.adopting = state_pb2.Adopting.FromString(adopting.value)
+            opened.adopting_version = adopting.version
+        return opened
+
+    async def load(self, opened: OpenedPartition) -> LoadedPartition:
+        """Replay the journal, if there can be one. Raises: NotFound, DataLoss."""
+        record = opened.record
+        state = await open_partition(*opened.id, record, await self._plan(record), self._get_blob)
+        loaded = LoadedPartition(record, state, opened.fresh, opened.inbox, {})
+        if not opened.fresh:
             await self._replay(loaded)
         return loaded
 
@@ -211,7 +244,7 @@ def rejoin(
     """
     state = driver.state
     for host_id, call in held:
-        if _partition_of(call.key, driver.record) != driver.partition:
+        if partition_of_key(call.key, driver.record) != driver.partition:
             continue
         step = find_step(state, call.key)
         if step is None and (state.blocked or state.unopened):
@@ -232,10 +265,10 @@ def rejoin(
             hosts.ack_result(host_id, call.key, call.attempt)  # its outcome is journaled already, or superseded
 
 
-def _partition_of(key: str, record: state_pb2.RunRecord) -> int:
+def partition_of_key(key: str, record: state_pb2.RunRecord) -> int:
     """Return the partition of an idempotency key (`run/item/…`), -1 for a key without an item."""
     item = key.split("/", 2)[1]
     return int(item) // record.items_per_partition if item.isdigit() else -1
 
 
-__all__ = ["Held", "HeldCalls", "LoadedPartition", "PartitionReader", "rejoin"]
+__all__ = ["Held", "HeldCalls", "LoadedPartition", "OpenedPartition", "PartitionReader", "partition_of_key", "rejoin"]

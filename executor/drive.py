@@ -120,10 +120,14 @@ class PartitionDriver:
         apply(self.state, entry)
         self.outbox.entries.append(entry)
 
-    def note_adopted(self, executor_id: str, *, handed_over: bool = False, unnoted_owner: str = "") -> None:
+    def note_adopted(self, executor_id: str, moved: state_pb2.Assignment) -> None:
         """Record the adoption: the first entry of an owner."""
         fact = pb.Adopted(
-            epoch=self.epoch, executor_id=executor_id, handed_over=handed_over, unnoted_owner=unnoted_owner
+            epoch=self.epoch,
+            executor_id=executor_id,
+            handed_over=moved.handed_over,
+            unnoted_owner="" if self.state.entries_journaled else moved.taken_from,
+            given_back=moved.given_back,
         )
         self.feed(pb.Entry(at_ms=self.now_ms(), adopted=fact))
 

@@ -24,6 +24,7 @@ from executor.hosts.pool import HostPool
 from executor.ownership import Ownership
 from executor.session import Session, fresh_id
 from executor.takeover import TakeOver
+from executor.unread import UnreadEnd
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.state import ENGINE_VERSION
@@ -91,7 +92,8 @@ class Executor:
         self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned)
         held_calls = HeldCalls(self.hosts)
         reader = PartitionReader(store, self._grouping, run_blobs.get_blob)
-        self.takeover = TakeOver(self.ownership, reader, held_calls, self._current_session)
+        unread_end = UnreadEnd(store, self.hosts, held_calls)
+        self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, self._current_session)
 
         frames = HostFrames(self.ownership, held_calls)
         self.on_frame = frames.on_frame
@@ -109,6 +111,7 @@ class Executor:
         self.hosts.send_while(session.valid)
 
         takeover = self.takeover
+        takeover.readings.take_all_back(session)  # broken off with a lost session, not by a death
         assigned = follow(self._store, keys.assigned_to(session.id), listed=takeover.listed, changed=takeover.changed)
         inbox = follow(self._store, keys.INBOX, listed=takeover.inbox.listed, changed=takeover.inbox.changed)
         self._watchers = [
@@ -185,8 +188,10 @@ class Executor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.takeover.adopting.clear()
+        self.takeover.clear()
         if session is not None:
+            if self._closed:
+                await self.takeover.readings.close(session)
             await session.close(revoke=True)
 
     # --- what is driven here ------------------------------------------------------------------------------------------

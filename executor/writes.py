@@ -68,26 +68,28 @@ class JournalWrites:
         if session is None or self._undecided:
             return
 
-        # 2. Take every outbox. A partition that is ending comes again with its final records.
+        # 2. Submit every outbox. A partition that is ending comes again with its final records.
         drivers, self._dirty = self._dirty, {}
         for driver in drivers:
-            if not driver.writable:
-                continue
-            writes, effects = driver.outbox.take_writes()
+            if driver.writable:
+                # Guarded: an error here must not lose the outboxes of the partitions behind this one.
+                self._owner.run_guarded(driver, self._submit, session, driver)
 
-            # 3. Submit the parts in order; the effects wait for the last one.
-            before: str | None = None
-            for ops in writes:
-                last = ops is writes[-1]
-                self._undecided += last
-                session.writer.submit(
-                    ops,
-                    # A later part without the one before it would be a gap in the journal.
-                    compares=() if before is None else (present(before),),
-                    on_commit=partial(self._committed, session, driver, effects) if last else _part_committed,
-                    on_reject=partial(self._rejected, session, driver, last),
-                )
-                before = ops[0].key
+    def _submit(self, session: Session, driver: PartitionDriver) -> None:
+        """Submit the outbox of a partition, its parts in order; the effects wait for the last one."""
+        writes, effects = driver.outbox.take_writes()
+        before: str | None = None
+        for ops in writes:
+            last = ops is writes[-1]
+            session.writer.submit(
+                ops,
+                # A later part without the one before it would be a gap in the journal.
+                compares=() if before is None else (present(before),),
+                on_commit=partial(self._committed, session, driver, effects) if last else _part_committed,
+                on_reject=partial(self._rejected, session, driver, last),
+            )
+            self._undecided += last
+            before = ops[0].key
 
     def _committed(self, session: Session, driver: PartitionDriver, effects: list[Effect]) -> None:
         """Release the effects of a partition's write: the last part is durable, and so are the parts before."""

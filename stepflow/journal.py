@@ -97,6 +97,12 @@ async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     return compile_flow(flow)
 
 
+async def journal_unread(store: Store, run_id: str, partition: int) -> bool:
+    """Return True if the partition was ended without reading its journal, which others must not read either."""
+    found = await store.get(keys.status(run_id, partition))
+    return found is not None and state_pb2.PartitionStatus.FromString(found.value).journal_unread
+
+
 async def open_partition(
     run_id: str, partition: int, record: state_pb2.RunRecord, plan: CompiledFlow, get_blob: GetBlob
 ) -> RunState:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import FailedPrecondition, Invalid, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, Overloaded, StepflowError
 from stepflow.rpc import health
 from stepflow.rpc.errors import status_of
 from stepflow.rpc.health import ProcessHealth
@@ -169,6 +169,8 @@ def _guard_stream(method: str, behaviour: Callable[[Any, Any], Any]) -> Callable
 async def _abort(method: str, context: Any, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, MemoryError):
+        error = Overloaded("OUT_OF_MEMORY", f"{method} needs more memory than this service has; ask for less at once")
     if not isinstance(error, StepflowError):
         log.exception("call failed by a defect", method=method)
         await context.abort(grpc.StatusCode.INTERNAL, f"a defect in {method}; the server's log has more")

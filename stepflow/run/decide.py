@@ -107,6 +107,12 @@ def _cause_to_end(state: RunState) -> tuple[pb.RunStatus, Failure] | None:
             f"{state.adoptions_fruitless - 1} executors in a row died with this run before it made any progress",
         )
 
+    if state.adoptions_given_back >= ADOPTIONS_IN_A_ROW_MAX:
+        return pb.RUN_STATUS_RECOVERY_FAILED, Failure(
+            Code.ORCHESTRATOR_ERROR,
+            f"{state.adoptions_given_back} executors in a row gave this run back; see their logs for the reason",
+        )
+
     if state.lost_blob:
         return pb.RUN_STATUS_FAILED, Failure(
             Code.ORCHESTRATOR_ERROR, f"a value of this run is gone from the blob store: {state.lost_blob}"

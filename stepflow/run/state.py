@@ -25,7 +25,7 @@ ENGINE_VERSION = 1
 """Raised when an older engine would misread the entries; placement compares it."""
 
 ADOPTIONS_IN_A_ROW_MAX = 5
-"""Owners that may die in a row, without one fact in between, before the run is abandoned."""
+"""Owners that may die, or give the run back, in a row, without one fact in between, before the run is abandoned."""
 
 POISON_WINDOW_MS = 60_000
 """Poison runs crash their executor at once, so an owner that lasted this long resets the count of deaths: it died, or
@@ -80,6 +80,7 @@ class JournaledRun:
     __slots__ = (
         "adoptions",
         "adoptions_fruitless",
+        "adoptions_given_back",
         "adoptions_in_a_row",
         "cancelled",
         "entries_journaled",
@@ -101,9 +102,11 @@ class JournaledRun:
         self.epoch = 0
         self.adoptions = 0
         self.adoptions_in_a_row = 0
-        """Adoptions since the newest fact or proof of survival, hand-overs excluded."""
+        """Adoptions since the newest fact or proof of survival, hand-overs and give-backs excluded."""
+        self.adoptions_given_back = 0
+        """Adoptions since the newest fact whose former owner gave the run back."""
         self.adoptions_fruitless = 0
-        """Adoptions since the newest fact, hand-overs excluded."""
+        """Adoptions since the newest fact, hand-overs and give-backs excluded."""
         self.cancelled = False
         self.inbox_taken: set[str] = set()
         """Ids of the messages that the run has taken."""
