@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import DeadlineClock, Deadlines
     from stepflow.store.blobs import BlobStore
+    from stepflow.value_budget import ValueBudget
 
 LOOP_BYTES_MAX = 256 * 1024
 """A larger output is checked in a thread: the check would block the event loop for several milliseconds."""
@@ -63,6 +64,7 @@ class HostedCallOwner(Protocol):
 
     blobs: BlobStore
     deadlines: Deadlines[Call]
+    value_budget: ValueBudget
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None: ...
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None: ...
@@ -99,6 +101,7 @@ class Call:
         "clock",
         "forgotten",
         "input",
+        "input_bytes",
         "request",
         "result",
         "settled",
@@ -112,6 +115,8 @@ class Call:
         """Stream of the last executor to ask; may be closed."""
         self.request = request
         self.input = b""
+        self.input_bytes = 0
+        """Memory taken for the input from the budget for large values."""
 
         self.backend: Backend | None = None
         """Backend that executes the call; None until dispatched."""
@@ -166,6 +171,12 @@ class Call:
         for callback in self.callbacks:
             callback.end(_call_ended())
 
+    def release_memory(self) -> None:
+        """Give back the memory taken for the input. Idempotent."""
+        if self.input_bytes:
+            self._owner.value_budget.release(self.input_bytes)
+            self.input_bytes = 0
+
     def end_with(self, failure: Failure) -> None:
         """Fail a settled call without a result."""
         result = failed(self.request, failure, self.started_at_ms)
@@ -201,7 +212,9 @@ class Call:
             self._keyless += 1
 
         if len(request.inputs.json) > INLINE_BYTES_MAX:
+            size = len(request.inputs.json)
             request.inputs.blob = await self._owner.blobs.put(request.inputs.json, scope=self.request.root_run_id)
+            request.inputs.blob_bytes = size
 
         reply = await self._ask(host_pb2.Callback(start_run=request), "report")
         return await inline_results(reply.report, self._owner.blobs, self.request.root_run_id)
@@ -251,15 +264,18 @@ class Call:
             self._succeed_inline(text)
 
     async def _succeed_with_blob(self, text: bytes) -> None:
+        self._owner.value_budget.add(len(text))
         try:
             blob = await self._owner.blobs.put(text, scope=self.request.root_run_id)
         except StepflowError as error:
             self.end_with(not_stored(error))
             return
+        finally:
+            self._owner.value_budget.release(len(text))
 
         # After the await: a join meanwhile has changed the call id.
         result = succeeded(self.request, self.started_at_ms)
-        result.result.blob = blob
+        result.result.blob, result.result.blob_bytes = blob, len(text)
         self._owner.record_result(self, result, 0)
 
     def _succeed_inline(self, text: bytes) -> None:
@@ -272,7 +288,8 @@ class Call:
         if self.settled:
             raise _call_ended()
 
-        # 1. Register and send.
+        # 1. Register and send. The calls of the sub-run may need the memory that this one holds.
+        self.release_memory()
         callback = OpenCallback(self, message)
         self.callbacks = (*self.callbacks, callback)
         self.stream.send_callback(callback)

@@ -36,6 +36,7 @@ from component_host.plugins import HostedPlugins
 from component_host.results import unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
+from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -56,15 +57,18 @@ class ComponentHost:
         *,
         held_bytes_max: int = HELD_BYTES_MAX,
         held_s_max: float = HELD_S_MAX,
+        value_bytes_max: int = 0,
     ) -> None:
+        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
         self.id = host_id
         self.blobs = blobs
         self.held_s_max = held_s_max
         self.callback_ids: Iterator[int] = count(1)
+        self.value_budget = ValueBudget(value_bytes_max)
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)
-        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks)
+        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks, self.value_budget)
         self.deadlines = self.dispatcher.deadlines
         self.plugins.resume = self.dispatcher.dispatch
 
@@ -196,6 +200,7 @@ class ComponentHost:
 
         self.held_results.hold(call, result_bytes + len(call.input))
         call.input = b""
+        call.release_memory()
 
     def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None:
         """Forget a call after the executor has journaled the result.
@@ -215,6 +220,7 @@ class ComponentHost:
         if call.forgotten:
             return
         call.forgotten = True
+        call.release_memory()
         self._table.remove_call(call)
 
         if call.result is not None:

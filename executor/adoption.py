@@ -14,6 +14,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from stepflow.codec import INLINE_BYTES_MAX
 from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -23,13 +24,15 @@ from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, ra
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from executor.blobs import RunBlobs
     from executor.drive import PartitionDriver, PartitionId
     from executor.hosts.pool import HostPool
     from stepflow.flow import CompiledFlow
-    from stepflow.journal import GetBlob
+    from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run import RunState
     from stepflow.store import Store
     from stepflow.store.grouping import Grouping
+    from stepflow.value_budget import ValueBudget
 
 log = get_logger(__name__)
 
@@ -80,10 +83,11 @@ class LoadedPartition:
 class PartitionReader:
     """Reads partitions back from the store, with a cache of compiled flows."""
 
-    def __init__(self, store: Store, grouping: Grouping, get_blob: GetBlob) -> None:
+    def __init__(self, store: Store, grouping: Grouping, blobs: RunBlobs, budget: ValueBudget) -> None:
         self._store = store
         self._grouping = grouping
-        self._get_blob = get_blob
+        self._blobs = blobs
+        self._budget = budget
         self._plans: dict[tuple[str, bytes], CompiledFlow] = {}
         """By flow id and overrides."""
 
@@ -143,7 +147,7 @@ class PartitionReader:
     async def load(self, opened: OpenedPartition) -> LoadedPartition:
         """Replay the journal, if there can be one. Raises: NotFound, DataLoss."""
         record = opened.record
-        state = await open_partition(*opened.id, record, await self._plan(record), self._get_blob)
+        state = await open_partition(*opened.id, record, await self._plan(record), self._blobs.get_blob)
         loaded = LoadedPartition(record, state, opened.fresh, opened.inbox, {})
         if not opened.fresh:
             await self._replay(loaded)
@@ -167,12 +171,35 @@ class PartitionReader:
                 step = state.scopes[entry.scope].items[entry.item].active.get(entry.step)
                 if step is not None:
                     loaded.failed_attempts[step.key] = entry.attempt_failed.attempt
-            await replay_entry(state, entry, self._get_blob)
+            await self._replay_entry(state, entry)
+            for item, outcome in state.take_large_outcomes() if state.large_outcomes else ():
+                blob = await self._blobs.put_blob(state.run_id, outcome.raw)
+                state.note_outcome_stored(item, blob, len(outcome.raw))
             state.note_journaled(entry.ByteSize())
 
             count += 1
             if count % REPLAY_ENTRIES == 0:
                 await asyncio.sleep(0)
+
+    async def _replay_entry(self, state: RunState, entry: pb.Entry) -> None:
+        """Replay an entry; memory for its blobs is held until they have served."""
+        held = 0
+
+        async def get_blob(run_id: str, blob: str, *, shared: bool) -> bytes | None:
+            nonlocal held
+            size = state.wanted_bytes.get(blob, INLINE_BYTES_MAX)
+            if held:
+                self._budget.add(size)  # a holder that waits would block those that wait for it
+            else:
+                await self._budget.take(size)
+            held += size
+            return await self._blobs.get_blob(run_id, blob, shared=shared)
+
+        try:
+            await replay_entry(state, entry, get_blob)
+        finally:
+            if held:
+                self._budget.release(held)
 
 
 @dataclass(slots=True, eq=False)

@@ -24,6 +24,7 @@ from stepflow.run.subruns import callback_plan
 if TYPE_CHECKING:
     from executor.blobs import RunBlobs
     from executor.hosts.peer import HostPeer
+    from executor.values import PartitionValues
     from stepflow.run import StepRun
 
 
@@ -33,13 +34,13 @@ class CallbackPartition(Protocol):
     run_id: str
     state: RunState
     record: state_pb2.RunRecord
+    values: PartitionValues
     gone: bool
     closing: bool
 
     def now_ms(self) -> int: ...
     def feed(self, entry: pb.Entry) -> None: ...
     def turn(self) -> None: ...
-    def keep_blobs(self, blobs: dict[str, bytes]) -> None: ...
     def queue_effect(self, effect: AnswerCallback) -> None: ...
 
 
@@ -102,6 +103,7 @@ class RunCallbacks:
         for payload, text in ((request.flow, document), (request.inputs, inputs)):
             if not payload.blob and len(text) > INLINE_BYTES_MAX:
                 payload.blob = await self._blobs.put_blob(partition.run_id, text)
+                payload.blob_bytes = len(text)
                 fetched[payload.blob] = text
 
         # 3. Open the sub-run, or find the one that an earlier attempt has opened. From here on nothing awaits.
@@ -113,7 +115,7 @@ class RunCallbacks:
             return
         number = len(partition.state.scopes) + len(partition.state.unopened)
         self._opening[number] = (peer, callback.callback_id, request.wait)
-        partition.keep_blobs(fetched)  # after the last await: any earlier turn would have dropped them
+        partition.values.keep(fetched)  # after the last await: any earlier turn would have dropped them
         partition.feed(started)
         partition.turn()
 
@@ -183,6 +185,7 @@ async def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> N
         text = flow_result(outcome)
         if len(text) > min(INLINE_BYTES_MAX, REPORT_INLINE_BYTES_MAX - inline_bytes):
             item.flow_result.blob = await blobs.put_blob(run_id, text)
+            item.flow_result.blob_bytes = len(text)
         else:
             item.flow_result.json = text
             inline_bytes += len(text)

@@ -33,6 +33,7 @@ from stepflow.store.follow import follow
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
+from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,8 +70,12 @@ class Executor:
         runs_max: int = RUNS_MAX,
         lease_ttl_s: float = LEASE_TTL_S,
         queue_timeout_s: float = 0.0,
+        value_bytes_max: int = 0,
     ) -> None:
-        """`rules`, `builtins`, `queue_timeout_s`: see `HostPool`. `runs_max` counts partitions."""
+        """`rules`, `builtins`, `queue_timeout_s`: see `HostPool`. `runs_max` counts partitions.
+
+        `value_bytes_max`: memory for large values; 0 for a share of what the process has.
+        """
         self.id = ""
         self.address = address
         """Where the control plane reaches it; read by `start`."""
@@ -87,11 +92,12 @@ class Executor:
         self._draining = False
         self._closed = False
 
+        self.values = ValueBudget(value_bytes_max)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
-        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned)
+        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned, self.values)
         held_calls = HeldCalls(self.hosts)
-        reader = PartitionReader(store, self._grouping, run_blobs.get_blob)
+        reader = PartitionReader(store, self._grouping, run_blobs, self.values)
         unread_end = UnreadEnd(store, self.hosts, held_calls)
         self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, self._current_session)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from executor.session import CurrentSession
     from stepflow.run import Dispatch
     from stepflow.store import KeyValue
+    from stepflow.value_budget import ValueBudget
 
 
 class Abandoned(Protocol):
@@ -44,9 +45,11 @@ class Ownership:
         blobs: RunBlobs,
         session: CurrentSession,
         abandoned: Abandoned,
+        value_budget: ValueBudget,
     ) -> None:
         self.hosts = hosts
         self.blobs = blobs
+        self.value_budget = value_budget
         self.drivers: dict[PartitionId, PartitionDriver] = {}
         self.give_back = GiveBack(session)
         self.writes = JournalWrites(self, session)
@@ -127,6 +130,7 @@ class Ownership:
         """Drop every partition on the spot: the session is gone."""
         for driver in self.drivers.values():
             driver.gone = True
+            driver.values.close()
         self.hosts.drop_all()
         self.drivers.clear()
         self._by_run.clear()
@@ -136,6 +140,7 @@ class Ownership:
 
     def _remove(self, driver: PartitionDriver) -> None:
         self.timers.drop_key(driver)
+        driver.values.close()
         if self.drivers.pop((driver.run_id, driver.partition), None) is not None:
             drivers = self._by_run[driver.run_id]
             drivers.remove(driver)

@@ -18,6 +18,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.run import apply, new_run
 from stepflow.run.advance import advance
 from stepflow.run.entries import json_of
+from stepflow.run.values import unload
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
     from stepflow.store.grouping import Grouping
 
+
+REPLAY_BYTES_MAX = 16 * 1024 * 1024
+"""Values kept loaded between two entries of a replay."""
 
 FIRST_KEYS = 16
 """Keys of a journal to read in a common transaction with other runs; each may have 192 KiB."""
@@ -170,3 +174,5 @@ async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> N
     while not advance(state, blobs) and state.wanted:
         for blob, shared in state.take_wanted().items():
             blobs[blob] = await get_blob(state.run_id, blob, shared=shared)
+    if sum(len(value.raw) for value in state.loaded) > REPLAY_BYTES_MAX:
+        unload(state)

@@ -114,7 +114,7 @@ def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:
     results: list[Json | Failure] = outcomes  # type: ignore[assignment]  # just asserted
 
     if scope.kind == pb.SUB_RUN_KIND_MAP:
-        return _map_output(step, results)
+        return _map_output(step, scope, results)
 
     if scope.kind == pb.SUB_RUN_KIND_EVAL:
         return Json(b'{"result":' + flow_result(results[0]) + b',"run_id":"' + scope.run_id.encode() + b'"}')
@@ -122,13 +122,13 @@ def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:
     return _next_iteration(state, step, scope, results[0], blobs)
 
 
-def _map_output(step: StepRun, results: list[Json | Failure]) -> Json | Failure:
+def _map_output(step: StepRun, scope: Scope, results: list[Json | Failure]) -> Json | Failure:
     texts: list[bytes] = []
-    size = 0
+    size = scope.outcome_bytes
     for outcome in results:
         # Measured before the texts are joined: each of 100,000 may be as large as a value may be.
         text = flow_result(outcome)
-        size += len(text)
+        size += len(text) - (len(outcome.raw) if isinstance(outcome, Json) else 0)
         if size > PAYLOAD_BYTES_MAX:
             return Failure(Code.COMPONENT_FAILED, f"the result of step {step.id!r} cannot be kept: {TOO_LARGE.message}")
         texts.append(text)

@@ -87,7 +87,8 @@ def decide(state: RunState, now_ms: int, routes: Routes, blobs: Blobs) -> list[A
     if state.scopes_ended:
         _report_ended_scopes(state, actions)
     if state.wanted:
-        actions.extend(WantBlob(blob, shared) for blob, shared in state.take_wanted().items())
+        sizes = state.wanted_bytes
+        actions.extend(WantBlob(blob, shared, sizes.get(blob, 0)) for blob, shared in state.take_wanted().items())
     if state.loaded:
         unload(state)
     if not state.scopes_live and not state.unopened:

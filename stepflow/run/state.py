@@ -50,6 +50,9 @@ OUTPUT = -1
 FINISH = -2
 """Reader number of the same expression once everything that it needs is complete and only its value is missing."""
 
+WANTED_BYTES_MAX = 64 * 1024 * 1024
+"""Blobs to load at once; the others are asked for when these have served their readers."""
+
 Blobs = Mapping[str, bytes | None]
 """Loaded blobs by id; None if the blob does not exist."""
 
@@ -57,11 +60,13 @@ Blobs = Mapping[str, bytes | None]
 class Stored(Json):
     """A JSON value in the blob store; `raw` is empty until loaded."""
 
-    __slots__ = ("blob",)
+    __slots__ = ("blob", "blob_bytes")
 
-    def __init__(self, blob: str) -> None:
+    def __init__(self, blob: str, blob_bytes: int = 0) -> None:
         super().__init__(b"")
         self.blob = blob
+        self.blob_bytes = blob_bytes
+        """Length of the blob; 0 if unknown."""
 
     @property
     def loaded(self) -> bool:
@@ -71,7 +76,7 @@ class Stored(Json):
         self.raw = raw
 
     def unload(self) -> None:
-        self.__init__(self.blob)  # type: ignore[misc]  # back to the state without bytes and without a tree
+        self.__init__(self.blob, self.blob_bytes)  # type: ignore[misc]  # back to the state without bytes and without a tree
 
 
 class JournaledRun:
@@ -129,6 +134,7 @@ class RunState(JournaledRun):
         "ending",
         "engine_ready",
         "fresh",
+        "large_outcomes",
         "loaded",
         "lost_blob",
         "opening",
@@ -145,6 +151,7 @@ class RunState(JournaledRun):
         "timers",
         "unopened",
         "wanted",
+        "wanted_bytes",
     )
 
     def __init__(self, run_id: str, partition: int, policy: state_pb2.Policy) -> None:
@@ -171,7 +178,11 @@ class RunState(JournaledRun):
         """True if some value of this run is in the blob store."""
         self.wanted: dict[str, bool] = {}
         """Blobs to load; True if a user supplied the id (`eval`)."""
+        self.wanted_bytes: dict[str, int] = {}
+        """Lengths of these blobs, or estimates; they stay until other blobs are wanted."""
         self.loaded: list[Stored] = []
+        self.large_outcomes: list[Item] = []
+        """Items of the run whose outcome is to be moved to the blob store; see `note_outcome_stored`."""
         self.lost_blob = ""
         """Id of a missing blob of the run's own: the run cannot continue."""
 
@@ -244,6 +255,15 @@ class RunState(JournaledRun):
     def note_journaled(self, size_bytes: int) -> None:
         """Count written or replayed entries toward the size limit of the journal."""
         self.bytes_journaled += size_bytes
+
+    def take_large_outcomes(self) -> list[tuple[Item, Json]]:
+        """Return the items with a large outcome in memory, each with the outcome, and clear the list."""
+        items, self.large_outcomes = self.large_outcomes, []
+        return [(item, item.outcome) for item in items if isinstance(item.outcome, Json)]
+
+    def note_outcome_stored(self, item: Item, blob: str, blob_bytes: int) -> None:
+        """Replace the outcome of an item by its blob: a run must not keep large values in memory until its end."""
+        item.outcome = Stored(blob, blob_bytes)
 
     def take_wanted(self) -> dict[str, bool]:
         """Return the blobs to load, each with True if a user supplied the id, and clear the list."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepflow.codec import composed_problem
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, composed_problem
 from stepflow.errors import Code, Failure
 from stepflow.flow.nodes import TOO_LARGE
-from stepflow.run.state import Blobs, RunState, Stored
+from stepflow.run.state import WANTED_BYTES_MAX, Blobs, RunState, Stored
 
 if TYPE_CHECKING:
     from stepflow.flow import Expr
@@ -48,7 +48,7 @@ def load_value(state: RunState, value: Stored, blobs: Blobs) -> bool:
     """Load a stored value. Return False until the blob is loaded."""
     if value.loaded:
         return True
-    content = required_blob(state, value.blob, blobs)
+    content = required_blob(state, value.blob, blobs, size=value.blob_bytes)
     if content is None:
         return False
 
@@ -57,16 +57,23 @@ def load_value(state: RunState, value: Stored, blobs: Blobs) -> bool:
     return True
 
 
-def required_blob(state: RunState, blob: str, blobs: Blobs, *, shared: bool = False) -> bytes | None:
+def required_blob(state: RunState, blob: str, blobs: Blobs, *, shared: bool = False, size: int = 0) -> bytes | None:
     """Return a blob that the run cannot continue without. If not loaded, request the blob and return None.
 
-    `shared`: a user supplied the id. If the blob does not exist, `decide` ends the run.
+    `shared`: a user supplied the id. `size`: its length, 0 if unknown. Above `WANTED_BYTES_MAX` nothing more is
+    requested: the reader stays blocked and asks again. If the blob does not exist, `decide` ends the run.
     """
     content = blobs.get(blob)
     if content is None:
         if blob in blobs:
             state.lost_blob = blob
         else:
+            size = size or (INLINE_BYTES_MAX if shared else PAYLOAD_BYTES_MAX)
+            if not state.wanted:
+                state.wanted_bytes = {}
+            elif blob not in state.wanted and sum(state.wanted_bytes.values()) + size > WANTED_BYTES_MAX:
+                return None
+            state.wanted_bytes[blob] = size
             # A search for a blob of the run's own includes the shared ones, so that it serves both requests.
             state.wanted[blob] = shared and state.wanted.get(blob, True)
     return content

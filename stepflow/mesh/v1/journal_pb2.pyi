@@ -75,12 +75,14 @@ RUN_STATUS_PAUSED: RunStatus
 RUN_STATUS_RECOVERY_FAILED: RunStatus
 
 class Payload(_message.Message):
-    __slots__ = ("json", "blob")
+    __slots__ = ("json", "blob", "blob_bytes")
     JSON_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
+    BLOB_BYTES_FIELD_NUMBER: _ClassVar[int]
     json: bytes
     blob: str
-    def __init__(self, json: _Optional[bytes] = ..., blob: _Optional[str] = ...) -> None: ...
+    blob_bytes: int
+    def __init__(self, json: _Optional[bytes] = ..., blob: _Optional[str] = ..., blob_bytes: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "data_json", "origin")
