@@ -171,12 +171,6 @@ class Call:
         for callback in self.callbacks:
             callback.end(_call_ended())
 
-    def release_memory(self) -> None:
-        """Give back the memory taken for the input. Idempotent."""
-        if self.input_bytes:
-            self._owner.value_budget.release(self.input_bytes)
-            self.input_bytes = 0
-
     def end_with(self, failure: Failure) -> None:
         """Fail a settled call without a result."""
         result = failed(self.request, failure, self.started_at_ms)
@@ -289,7 +283,7 @@ class Call:
             raise _call_ended()
 
         # 1. Register and send. The calls of the sub-run may need the memory that this one holds.
-        self.release_memory()
+        release_memory(self, self._owner.value_budget)
         callback = OpenCallback(self, message)
         self.callbacks = (*self.callbacks, callback)
         self.stream.send_callback(callback)
@@ -313,6 +307,13 @@ class Call:
         return reply
 
 
+def release_memory(call: Call, budget: ValueBudget) -> None:
+    """Give back the memory taken for the input of a call. Idempotent."""
+    if call.input_bytes:
+        budget.release(call.input_bytes)
+        call.input_bytes = 0
+
+
 def _compact(request: host_pb2.Call, output: bytes) -> bytes:
     return compact(output, what=f"the output of {request.path or request.component}")
 
@@ -321,4 +322,4 @@ def _call_ended() -> FailedPrecondition:
     return FailedPrecondition("CALL_ENDED", "the call that asked has ended")
 
 
-__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback"]
+__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback", "release_memory"]

@@ -27,7 +27,7 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from component_host.call import Call
+from component_host.call import Call, release_memory
 from component_host.call_table import CallTable
 from component_host.call_tasks import CallTasks
 from component_host.dispatch import Dispatcher
@@ -200,7 +200,7 @@ class ComponentHost:
 
         self.held_results.hold(call, result_bytes + len(call.input))
         call.input = b""
-        call.release_memory()
+        release_memory(call, self.value_budget)
 
     def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None:
         """Forget a call after the executor has journaled the result.
@@ -220,7 +220,7 @@ class ComponentHost:
         if call.forgotten:
             return
         call.forgotten = True
-        call.release_memory()
+        release_memory(call, self.value_budget)
         self._table.remove_call(call)
 
         if call.result is not None:

@@ -19,6 +19,7 @@ One partition:
 - `effects`: actions on hosts, released once their cause is journaled.
 - `outbox`: entries to be journaled, with the effects waiting for them.
 - `outcome`: the final records: status, counts, results.
+- `values`: large values in memory, counted against the budget of the executor.
 - `blobs`: blobs of runs, retried while the blob store is away.
 
 Changes of the owner:

@@ -14,7 +14,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from stepflow.codec import INLINE_BYTES_MAX
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -44,6 +44,9 @@ PLANS_MAX = 256
 
 INBOX_FIRST = 4
 """Messages read together with the run's record; few runs have any."""
+
+INPUT_BYTES_MAX = 256 * 1024
+"""Larger inputs of items are loaded when an expression reads them."""
 
 REPLAY_ENTRIES = 1_000
 """Entries replayed before the event loop serves other runs."""
@@ -146,8 +149,19 @@ class PartitionReader:
 
     async def load(self, opened: OpenedPartition) -> LoadedPartition:
         """Replay the journal, if there can be one. Raises: NotFound, DataLoss."""
+        # 1. Read the inputs. Large ones do not stay in memory for as long as the run lives.
         record = opened.record
-        state = await open_partition(*opened.id, record, await self._plan(record), self._blobs.get_blob)
+        plan = await self._plan(record)
+        size = PAYLOAD_BYTES_MAX if record.partition_inputs else 0
+        await self._budget.take(size)
+        try:
+            state = await open_partition(*opened.id, record, plan, self._blobs.get_blob)
+            for index, raw in state.large_inputs(INPUT_BYTES_MAX):
+                state.note_input_stored(index, await self._blobs.put_blob(state.run_id, raw), len(raw))
+        finally:
+            self._budget.release(size)
+
+        # 2. Replay.
         loaded = LoadedPartition(record, state, opened.fresh, opened.inbox, {})
         if not opened.fresh:
             await self._replay(loaded)

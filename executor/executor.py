@@ -33,7 +33,7 @@ from stepflow.store.follow import follow
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger
-from stepflow.value_budget import ValueBudget
+from stepflow.value_budget import Reports, ValueBudget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,7 +92,8 @@ class Executor:
         self._draining = False
         self._closed = False
 
-        self.values = ValueBudget(value_bytes_max)
+        self._reports = Reports(self._publish)
+        self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
         self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned, self.values)
@@ -129,6 +130,7 @@ class Executor:
     async def close(self) -> None:
         """Stop at once. Incomplete runs stay assigned until another executor takes over."""
         self._closed = True
+        self._reports.close()
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
@@ -144,8 +146,7 @@ class Executor:
         session = self._session
         if session is None:
             return 0
-        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
-        session.writer.submit([put], on_commit=lambda: None, on_reject=lambda _error: None)
+        self._publish()
 
         # 2. Hand over, until nothing is owned or being adopted, or the session is lost.
         def owned() -> list[PartitionDriver] | None:
@@ -158,9 +159,20 @@ class Executor:
     def _current_session(self) -> Session | None:
         return self._session
 
+    def _publish(self) -> None:
+        """Write the session's value again."""
+        session = self._session
+        if session is not None:
+            put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
+            session.writer.submit([put], on_commit=lambda: None, on_reject=lambda _error: None)
+
     def _value(self) -> state_pb2.ExecutorSession:
         return state_pb2.ExecutorSession(
-            address=self.address, runs_max=self._runs_max, engine_version=ENGINE_VERSION, draining=self._draining
+            address=self.address,
+            runs_max=self._runs_max,
+            engine_version=ENGINE_VERSION,
+            draining=self._draining,
+            value_memory=state_pb2.ValueMemory(bytes_max=self.values.bytes_max, waiting=self.values.waiting),
         )
 
     def _lost(self, session: Session) -> None:
@@ -169,7 +181,7 @@ class Executor:
             return
         log.warning("session lost, registering again", executor_id=self.id)
         self._session = None
-        self._drop_all()
+        self.ownership.drop_all()
         self._renewal = asyncio.create_task(self._register_again(session), name="register again")
 
     async def _register_again(self, former: Session) -> None:
@@ -184,12 +196,9 @@ class Executor:
                 self._renewal = None
                 return
 
-    def _drop_all(self) -> None:
-        self.ownership.drop_all()
-
     async def _end_incarnation(self, session: Session | None) -> None:
         """Stop all work of a session. Tasks first: their writes would be refused anyway."""
-        self._drop_all()
+        self.ownership.drop_all()
         tasks = [*self._watchers, *self.takeover.adopting.values(), *self.ownership.tasks]
         for task in tasks:
             task.cancel()

@@ -30,6 +30,7 @@ Tools:
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.
 - `process_guard`: ends a process group with its supervisor.
+- `value_budget`: memory for large values.
 - `timer_heap`: instants by key, for many timers.
 """
 

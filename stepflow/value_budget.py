@@ -25,6 +25,9 @@ SHARE = 4
 BYTES_MIN = 64 * 1024 * 1024
 """The smallest default."""
 
+REPORT_PAUSE_S = 1.0
+"""A wait that is shorter than this is not worth a report."""
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -45,7 +48,7 @@ class ValueBudget:
 
     async def take(self, size: int) -> None:
         """Wait until `size` bytes are free, and use them."""
-        if not self._queue and self._fits(size):
+        if not size or (not self._queue and self._fits(size)):
             self.bytes_used += size
             return
 
@@ -88,6 +91,28 @@ class ValueBudget:
         return self.bytes_used <= 0 or self.bytes_used + size <= self.bytes_max
 
 
+class Reports:
+    """Calls `report` some time after a change; changes meanwhile are reported together."""
+
+    def __init__(self, report: Callable[[], None], pause_s: float = REPORT_PAUSE_S) -> None:
+        self._report = report
+        self._pause_s = pause_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def changed(self) -> None:
+        """Report soon."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._fire)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._report()
+
+
 def default_bytes() -> int:
     """Return the default budget of a service that has the process for itself."""
     return max(BYTES_MIN, memory_bytes() // SHARE)
@@ -114,4 +139,4 @@ def _limits(cgroups: Path, own: Path) -> Iterator[int]:
             yield int(file.read_text("utf-8"))
 
 
-__all__ = ["ValueBudget", "default_bytes", "memory_bytes"]
+__all__ = ["Reports", "ValueBudget", "default_bytes", "memory_bytes"]

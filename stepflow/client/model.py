@@ -178,6 +178,10 @@ class ExecutorInfo:
     runs_max: int
     engine_version: int
     draining: bool
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Runs that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,10 @@ class HostInfo:
     capacity: int
     draining: bool
     plugins: list[PluginInfo]
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)

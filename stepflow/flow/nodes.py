@@ -51,10 +51,11 @@ class Env:
 
 
 class Node(Protocol):
-    """Part of a compiled expression. `refs` and `lazy` as in `Expr`."""
+    """Part of a compiled expression. `refs`, `lazy` and `reads_input` as in `Expr`."""
 
     refs: tuple[int, ...]
     lazy: bool
+    reads_input: bool
 
     def json(self, env: Env) -> Outcome:
         """Return the value, or the first failure."""
@@ -70,6 +71,7 @@ class Constant:
 
     refs: tuple[int, ...] = ()
     lazy = False
+    reads_input = False
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -88,6 +90,7 @@ class Fail:
 
     refs: tuple[int, ...] = ()
     lazy = False
+    reads_input = False
 
     def __init__(self, code: Code, message: str) -> None:
         self.failure = Failure(code, message)
@@ -102,7 +105,7 @@ class Fail:
 class Composite:
     """An object or array, nested levels included: constant pieces of text, and holes for values in between."""
 
-    __slots__ = ("bytes_min", "holes", "lazy", "nodes", "pieces", "refs")
+    __slots__ = ("bytes_min", "holes", "lazy", "nodes", "pieces", "reads_input", "refs")
 
     def __init__(self, pieces: list[bytes | Node]) -> None:
         self.nodes = [piece for piece in pieces if not isinstance(piece, bytes)]
@@ -112,6 +115,7 @@ class Composite:
         self.holes = [(at, piece.json) for at, piece in enumerate(pieces) if not isinstance(piece, bytes)]
         self.refs = _union(self.nodes)
         self.lazy = any(node.lazy for node in self.nodes)
+        self.reads_input = any(node.reads_input for node in self.nodes)
 
     def json(self, env: Env) -> Outcome:
         pieces = self.pieces.copy()
@@ -139,6 +143,7 @@ class StepValue:
     __slots__ = ("incomplete", "index", "refs")
 
     lazy = False
+    reads_input = False
 
     def __init__(self, index: int, step: str) -> None:
         self.index = index
@@ -185,6 +190,7 @@ class InputValue:
 
     refs: tuple[int, ...] = ()
     lazy = False
+    reads_input = True
 
     def __init__(self, path: Path) -> None:
         self.parts = path.parts
@@ -203,7 +209,7 @@ class InputValue:
 class VariableValue:
     """A variable, whole or in part: the supplied value, else the schema's default, else the reference's own default."""
 
-    __slots__ = ("default", "lazy", "name", "parts", "refs", "schema_default", "undefined")
+    __slots__ = ("default", "lazy", "name", "parts", "reads_input", "refs", "schema_default", "undefined")
 
     def __init__(self, name: str, parts: tuple[Part, ...], schema_default: Json | None, default: Node | None) -> None:
         self.name = name
@@ -212,6 +218,7 @@ class VariableValue:
         self.default = default
         self.refs = default.refs if default else ()
         self.lazy = bool(self.refs)
+        self.reads_input = default is not None and default.reads_input
         self.undefined = Failure(Code.EXPRESSION_FAILURE, f"Undefined variable: {name}")
 
     def json(self, env: Env) -> Outcome:
@@ -235,7 +242,7 @@ class VariableValue:
 class IfValue:
     """A condition and two branches. A failing condition counts as false, one that is only too large as true."""
 
-    __slots__ = ("condition", "lazy", "otherwise", "refs", "then")
+    __slots__ = ("condition", "lazy", "otherwise", "reads_input", "refs", "then")
 
     def __init__(self, condition: Node, then: Node, otherwise: Node) -> None:
         self.condition = condition
@@ -243,6 +250,7 @@ class IfValue:
         self.otherwise = otherwise
         self.refs = _union((condition, then, otherwise))
         self.lazy = condition.lazy or bool(then.refs or otherwise.refs)
+        self.reads_input = condition.reads_input or then.reads_input or otherwise.reads_input
 
     def json(self, env: Env) -> Outcome:
         return self._chosen(env).json(env)
@@ -260,12 +268,13 @@ class IfValue:
 class CoalesceValue:
     """The first option other than null; a failing option ends the search."""
 
-    __slots__ = ("lazy", "options", "refs")
+    __slots__ = ("lazy", "options", "reads_input", "refs")
 
     def __init__(self, options: list[Node]) -> None:
         self.options = options
         self.refs = _union(options)
         self.lazy = any(node.lazy for node in options) or any(node.refs for node in options[1:])
+        self.reads_input = any(node.reads_input for node in options)
 
     def json(self, env: Env) -> Outcome:
         for option in self.options:

@@ -36,7 +36,7 @@ def composed(value: bytes | Failure, what: str) -> bytes | Failure:
 def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
     """Load the stored values read by `expr`. Return False until all blobs are loaded."""
     env = item.env
-    ready = load_value(state, env.input, blobs) if isinstance(env.input, Stored) else True
+    ready = load_value(state, env.input, blobs) if expr.reads_input and isinstance(env.input, Stored) else True
     for ref in expr.touched(env):
         value = env.results[ref]
         if isinstance(value, Stored):

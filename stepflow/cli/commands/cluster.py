@@ -166,6 +166,12 @@ def _print_cluster(cluster: "Cluster") -> None:
             for host in cluster.hosts
         ]
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+    waiting = [(executor.executor_id, "run", executor) for executor in cluster.executors]
+    for name, what, member in [*waiting, *((host.host_id, "call", host) for host in cluster.hosts)]:
+        if member.value_waiting:
+            count = f"{member.value_waiting:,} {what}{'s' if member.value_waiting > 1 else ''}"
+            size = f"{member.value_bytes_max / 2**20:,.0f} MiB"
+            console.warn(f"{name}: {count} waiting for memory; large values have {size} (--value-memory)")
     for host in cluster.hosts:
         for plugin in host.plugins:
             if plugin.state != "ready" and plugin.last_error:

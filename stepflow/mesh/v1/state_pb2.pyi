@@ -101,19 +101,29 @@ class PartitionResults(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ...) -> None: ...
 
 class ExecutorSession(_message.Message):
-    __slots__ = ("address", "runs_max", "engine_version", "draining")
+    __slots__ = ("address", "runs_max", "engine_version", "draining", "value_memory")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RUNS_MAX_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    VALUE_MEMORY_FIELD_NUMBER: _ClassVar[int]
     address: str
     runs_max: int
     engine_version: int
     draining: bool
-    def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    value_memory: ValueMemory
+    def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
+
+class ValueMemory(_message.Message):
+    __slots__ = ("bytes_max", "waiting")
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    bytes_max: int
+    waiting: int
+    def __init__(self, bytes_max: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
 
 class HostSession(_message.Message):
-    __slots__ = ("address", "capacity", "draining", "rules_hash", "plugins", "route_hashes")
+    __slots__ = ("address", "capacity", "draining", "rules_hash", "plugins", "route_hashes", "value_memory")
     class RouteHashesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -127,13 +137,15 @@ class HostSession(_message.Message):
     RULES_HASH_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     ROUTE_HASHES_FIELD_NUMBER: _ClassVar[int]
+    VALUE_MEMORY_FIELD_NUMBER: _ClassVar[int]
     address: str
     capacity: int
     draining: bool
     rules_hash: str
     plugins: _containers.RepeatedCompositeFieldContainer[PluginListing]
     route_hashes: _containers.ScalarMap[str, str]
-    def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    value_memory: ValueMemory
+    def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
 
 class PluginListing(_message.Message):
     __slots__ = ("plugin", "type", "complete", "state", "last_error", "components", "restarts")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-import pytest
 from support import wait_until_async
+from support.mesh import Gate, gated_config, processes
 from support.parts import World, echo, gated, of, step
+from typer.testing import CliRunner
 
+from executor import adoption
+from stepflow.cli.__main__ import app
+from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -16,6 +21,10 @@ from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
+
+    import pytest
+    from support.etcd import EtcdServer
 
     from component_host.backend import HostCall
 
@@ -33,11 +42,12 @@ class Loads:
     """Blobs of an executor that are being loaded, measured in a blob store that is slow enough for all to overlap."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-        self.now = self.most = 0
+        self.now = self.most = self.count = 0
         get = world.blobs.get
 
         async def measured(identity: str, *, scope: str = "shared") -> tuple[bytes, str]:
             self.now += 1
+            self.count += 1
             self.most = max(self.most, self.now)
             for _ in range(50):
                 await asyncio.sleep(0)
@@ -109,6 +119,27 @@ def test_large_outcomes_of_a_batch_do_not_stay_in_memory_until_its_end() -> None
     run(main())
 
 
+def test_large_inputs_are_in_memory_only_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "INPUT_BYTES_MAX", BIG // 2)
+
+    async def main() -> None:
+        async with World.open() as world:
+            loads = Loads(monkeypatch, world)
+            steps = (gated("a", 1), echo("b", of("a")), echo("c", [of("b"), {"$input": "$"}]))
+            run_id = await world.submit(*steps, inputs=["x" * BIG, "y" * BIG])
+            await wait_until_async(lambda: len(world.work.in_flight) == 2, "both wait")
+            (executor,) = world.executors
+            (driver,) = executor.ownership.drivers.values()
+            assert all(isinstance(value, Stored) and not value.loaded for value in driver.state.root.inputs)
+            assert executor.values.bytes_used == 0
+            before = loads.count
+            world.work.release_all()
+            assert (await world.ended(run_id)).items_completed == 2
+            assert loads.count - before == 2 * 3  # the input and the output in the executor, the input in the host
+
+    run(main())
+
+
 def test_a_run_that_ends_or_moves_while_it_waits_for_memory_takes_none() -> None:
     async def main() -> None:
         async with World.open(value_bytes_max=BIG) as world:
@@ -149,3 +180,37 @@ def test_a_component_that_waits_for_a_flow_does_not_keep_the_memory_that_the_flo
             await wait_until_async(lambda: not host.value_budget.bytes_used, "all memory is given back")
 
     run(main())
+
+
+def test_a_mesh_shows_what_waits_for_memory(etcd: EtcdServer, tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    gate.allow(0)
+    work = {"id": "s0", "component": "/gated/work", "input": {"$input": "$"}}
+    flow = {"steps": [work], "output": {"$step": "s0"}}
+
+    async def main(server: str) -> None:
+        async with Client(server) as client:
+            run_ids = [await client.submit(flow, "x" * 9_000_000) for _ in range(3)]
+
+            async def waiting() -> list[int]:
+                return [host.value_waiting for host in (await client.cluster()).hosts]
+
+            async with asyncio.timeout(30):
+                while await waiting() != [1]:  # noqa: ASYNC110  # nothing tells of it but the store
+                    await asyncio.sleep(0.05)
+            (host,) = (await client.cluster()).hosts
+            assert host.value_bytes_max == 20 * 2**20
+            shown = await asyncio.to_thread(CliRunner().invoke, app, ["cluster", "status", "--server", server])
+            assert "1 call waiting for memory; large values have 20 MiB" in shown.output
+            gate.allow(99)
+            for run_id in run_ids:
+                assert (await client.wait(run_id, timeout_s=60)).status == "completed"
+            async with asyncio.timeout(30):
+                while await waiting() != [0]:  # noqa: ASYNC110  # nothing tells of it but the store
+                    await asyncio.sleep(0.05)
+
+    with processes(etcd, tmp_path, f"{uuid4().hex[:12]}/") as mesh:
+        mesh.host(gated_config(tmp_path), "--value-memory", "20")
+        mesh.executor("--value-memory", "64")
+        control = mesh.start("control_plane")
+        run(main(control.address))
