@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure
-from stepflow.flow.paths import MISSING, Part, Path, project
+from stepflow.flow.paths import MISSING, Path, project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from stepflow.json_problems import Part
 
 NULL = b"null"
 FALSE = b"false"
