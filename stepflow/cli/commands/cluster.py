@@ -148,6 +148,12 @@ def list_components(
         print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
 
 
+def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None:
+    if count:
+        waiting = f"{count:,} {what}{'s' if count > 1 else ''} waiting for memory"
+        console.warn(f"{member}: {waiting}; large values have {bytes_max / 2**20:,.0f} MiB (--value-memory)")
+
+
 def _print_cluster(cluster: "Cluster") -> None:
     from stepflow.cli.tables import print_members, print_table
 
@@ -166,12 +172,10 @@ def _print_cluster(cluster: "Cluster") -> None:
             for host in cluster.hosts
         ]
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
-    waiting = [(executor.executor_id, "run", executor) for executor in cluster.executors]
-    for name, what, member in [*waiting, *((host.host_id, "call", host) for host in cluster.hosts)]:
-        if member.value_waiting:
-            count = f"{member.value_waiting:,} {what}{'s' if member.value_waiting > 1 else ''}"
-            size = f"{member.value_bytes_max / 2**20:,.0f} MiB"
-            console.warn(f"{name}: {count} waiting for memory; large values have {size} (--value-memory)")
+    for executor in cluster.executors:
+        _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)
+    for host in cluster.hosts:
+        _warn_of_waiting(host.host_id, "call", host.value_waiting, host.value_bytes_max)
     for host in cluster.hosts:
         for plugin in host.plugins:
             if plugin.state != "ready" and plugin.last_error:
