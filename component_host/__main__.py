@@ -148,7 +148,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         retries.begin()
 
         # 4. Report ready.
-        await health.begin(store, draining=lambda: service.draining)
+        await health.begin(store, draining=lambda: service.draining, vitals=registration.vitals)
         process.ready("component_host", host.id, address)
         yield
 

@@ -16,11 +16,9 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from component_host.results import (
-    PROGRESS_CHARS_MAX,
     failed,
     inline_results,
     not_stored,
-    readable,
     succeeded,
     unusable,
 )
@@ -42,6 +40,10 @@ LOOP_BYTES_MAX = 256 * 1024
 assert LOOP_BYTES_MAX > INLINE_BYTES_MAX
 
 
+ProgressReport = tuple[float, float, str]
+"""Done, total, message."""
+
+
 class CallStream(Protocol):
     """The stream of the last executor to ask for a call, as used by the call."""
 
@@ -51,7 +53,7 @@ class CallStream(Protocol):
 
     def drop_call(self, call: Call) -> None: ...
     def send_result(self, result: host_pb2.CallResult) -> None: ...
-    def send_progress(self, progress: host_pb2.Progress) -> None: ...
+    def send_progress(self, call: Call, report: ProgressReport) -> None: ...
     def send_callback(self, callback: OpenCallback) -> None: ...
     def drop_callback(self, callback: OpenCallback) -> None: ...
 
@@ -189,9 +191,7 @@ class Call:
         if self.clock is not None:
             self.clock.active_at = time.monotonic()
 
-        message = readable(message, PROGRESS_CHARS_MAX)
-        progress = host_pb2.Progress(call_id=self.request.call_id, done=done, total=total, message=message)
-        self.stream.send_progress(progress)
+        self.stream.send_progress(self, (done, total, message))
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
         """Run a flow as a sub-run. Large inputs travel as a blob of the run, a large flow inline.
@@ -322,4 +322,4 @@ def _call_ended() -> FailedPrecondition:
     return FailedPrecondition("CALL_ENDED", "the call that asked has ended")
 
 
-__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback", "release_memory"]
+__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback", "ProgressReport", "release_memory"]

@@ -15,6 +15,7 @@ from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Code, Failure, Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.telemetry import json_without_hidden, without_hidden
 
 if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
@@ -37,7 +38,10 @@ def succeeded(request: host_pb2.Call, started_at_ms: int) -> host_pb2.CallResult
 
 
 def failed(request: host_pb2.Call, failure: Failure, started_at_ms: int) -> host_pb2.CallResult:
-    """Build the result of a failed call. `started_at_ms` is 0 if no backend received the call."""
+    """Build the result of a failed call, without values of the environment in its texts.
+
+    `started_at_ms` is 0 if no backend received the call.
+    """
     early = failure.code is Code.UNREACHABLE or not started_at_ms
 
     data = failure.data
@@ -51,8 +55,8 @@ def failed(request: host_pb2.Call, failure: Failure, started_at_ms: int) -> host
         started_at_ms=started_at_ms,
         failure=pb.Failure(
             code=f"FAILURE_CODE_{failure.code.name}",
-            message=readable(failure.message, MESSAGE_CHARS_MAX),
-            data_json=data,
+            message=readable(without_hidden(failure.message), MESSAGE_CHARS_MAX),
+            data_json=json_without_hidden(data),
             origin=pb.ORIGIN_DISPATCH if early else pb.ORIGIN_COMPONENT,
         ),
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.flow_store import check_flow
 from control_plane.placement import new_status
+from control_plane.run_index import entry
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import AlreadyExists, Invalid, Overloaded
 from stepflow.flow import Flow, InputValidator, apply_overrides
@@ -118,7 +119,7 @@ class Admission:
 
         # 3. Write it, with the assignment if an executor has room.
         for _ in range(ADMISSION_TRIES_MAX):
-            if await self._admit(run_id, record):
+            if await self._admit(run_id, record, flow):
                 self._on_admitted()
                 return run_id
             await asyncio.sleep(ADMISSION_RETRY_S)  # The chosen executor died; wait for the watch to show it.
@@ -127,15 +128,15 @@ class Admission:
             f"each of {ADMISSION_TRIES_MAX} chosen executors died before it got the run; try again",
         )
 
-    async def _admit(self, run_id: str, record: state_pb2.RunRecord) -> bool:
-        """Admit the run, or find it admitted; return False if the chosen executor died.
+    async def _admit(self, run_id: str, record: state_pb2.RunRecord, flow: Flow) -> bool:
+        """Admit the run, or find it admitted; return False if the chosen executor died, or the flow was missing.
 
         Raises: AlreadyExists, Overloaded.
         """
         # 1. Place the run with its record, or let it wait.
         key = keys.run(run_id)
-        compares: list[Compare] = [absent(key)]
-        writes: list[Op] = [Put(key, record.SerializeToString())]
+        compares: list[Compare] = [absent(key), present(keys.flow(record.flow_id))]
+        writes: list[Op] = [Put(key, record.SerializeToString()), entry(run_id, record)]
         executor = self._room_for(record) if partition_count(record) == 1 else None
         if executor is not None:
             compares.append(present(keys.session_executor(executor)))
@@ -144,15 +145,16 @@ class Admission:
         else:
             writes.append(Put(keys.pending(run_id), b""))
 
-        # 2. Write, unless the id is taken or the executor's session has ended.
+        # 2. Write, unless the id is taken, the flow is gone or the executor's session has ended.
         with self._cluster.planning(executor):
             result = await self._grouping.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
         if result.succeeded:
             return True
 
-        # 3. Find out which of the two.
+        # 3. Find out which of them. The flow is known here and may be gone from the store, if that was wiped.
         existing = result.responses[0]
         if not isinstance(existing, KeyValue):
+            await self._flows.put(flow)
             return False
         if state_pb2.RunRecord.FromString(existing.value).request_hash == record.request_hash:
             return True

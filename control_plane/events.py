@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from control_plane.history import EventBatch, PartitionHistory, RunDone, RunEvent, StepDone
+from control_plane.replays import REPLAYS_AT_ONCE
 from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.store import keys
@@ -48,6 +49,8 @@ class _Follower:
     wake: asyncio.Event
     dirty: set[int]
     """Partitions whose journals may have new entries."""
+    doubtful: bool = False
+    """The watch had a gap: what was read may be gone."""
     live: deque[StepEvent] = field(default_factory=lambda: deque(maxlen=LIVE_EVENTS_MAX))
 
 
@@ -64,6 +67,11 @@ class _Feed:
             follower.dirty |= partitions
             follower.wake.set()
 
+    def mark_doubtful(self, partitions: Set[int]) -> None:
+        for follower in self.followers:
+            follower.doubtful = True
+        self.mark_dirty(partitions)
+
     def add_live(self, event: StepEvent) -> None:
         if event.kind in ("started", "progress"):
             for follower in self.followers:
@@ -79,6 +87,7 @@ class Events:
         self._store = store
         self._get_blob = blob_reader(store, blobs)
         self._live = live
+        self._slots = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self._feeds: dict[str, _Feed] = {}
         self._closed = False
 
@@ -97,15 +106,23 @@ class Events:
     ) -> AsyncGenerator[EventBatch, None]:
         """Yield the run's events behind the positions (partition → seq) to its end; ordered within a partition.
 
-        Raises: NotFound; FailedPrecondition `HISTORY_GONE` (the run was deleted); DataLoss; Unavailable (after
-        `close`).
+        Raises: NotFound; FailedPrecondition `HISTORY_GONE` (the run was deleted, or an older copy of the store was
+        restored); DataLoss; Unavailable (after `close`).
         """
         # 1. Open the history of each partition.
         record = await read_record(self._store, run_id)
         plan = await read_plan(self._store, record)
         histories = [
             PartitionHistory(
-                self._store, self._get_blob, run_id, p, record, plan, after=after.get(p, -1), with_results=with_results
+                self._store,
+                self._get_blob,
+                run_id,
+                p,
+                record,
+                plan,
+                slots=self._slots,
+                after=after.get(p, -1),
+                with_results=with_results,
             )
             for p in range(partition_count(record))
         ]
@@ -124,6 +141,11 @@ class Events:
                     follower.dirty |= {p for p, history in enumerate(histories) if not history.ended}
 
                 # 4. Read the journals that may have new entries.
+                if follower.doubtful:
+                    follower.doubtful = False
+                    for history in histories:
+                        if not history.ended:
+                            await history.check()
                 while follower.dirty:
                     async for batch in histories[follower.dirty.pop()].read():
                         steps_done |= _steps_ended_in(batch)
@@ -143,7 +165,9 @@ class Events:
             feed.mark_dirty({keys.parse_journal(event.kv.key)[1] for event in events if event.kind == "put"})
 
         journals = keys.journal_of_run(run_id)
-        await follow(self._store, journals, listed=lambda _: feed.mark_dirty(partitions), changed=changed, read=False)
+        await follow(
+            self._store, journals, listed=lambda _: feed.mark_doubtful(partitions), changed=changed, read=False
+        )
 
     async def _run(self, run_id: str) -> RunView:
         try:

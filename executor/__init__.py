@@ -8,6 +8,7 @@ The executor as a whole:
 - `ownership`: the partitions driven here, and the guard around their work.
 - `writes`: the flush of all outboxes to the fenced writer.
 - `inbox`: cancels and signals for runs.
+- `messages`: the messages of one partition, each recorded once.
 - `frames`: frames from hosts, passed to the calling partitions.
 - `timers`: wake-ups of partitions.
 - `hosts/`: component hosts: streams, credits, routes, queues.

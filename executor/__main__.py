@@ -67,6 +67,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from executor.service import ExecutorService
     from stepflow.rpc.server import RpcServer
     from stepflow.store.blobs import BlobStore
+    from stepflow.vital import Vitals
 
     config = read_options(options)
     common = config.common
@@ -102,7 +103,11 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(executor.close)
         await executor.start()
         links.connect()
-        await health.begin(store, draining=lambda: executor.draining)
+        await health.begin(
+            store,
+            draining=lambda: executor.draining,
+            vitals=lambda: Vitals(executor.vitals().problem, [*executor.vitals().ended, *links.ended()]),
+        )
         process.ready("executor", executor.id, address)
         yield
 

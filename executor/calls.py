@@ -16,6 +16,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run import settle
 from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.phases import IN_FLIGHT
+from stepflow.run.secrets import text_without_secrets
 from stepflow.run.views import call_event
 
 if TYPE_CHECKING:
@@ -132,7 +133,11 @@ class PartitionCalls:
 
     def on_progress(self, flight: InFlight[Any], progress: host_pb2.Progress) -> None:
         if self._partition.listener is not None:
-            self._partition.tell(call_event(flight.step, "progress", self._partition.now_ms(), progress.message))
+            now_ms = self._partition.now_ms()
+            text = text_without_secrets(flight.step.item, progress.message)
+            self._partition.tell(
+                call_event(flight.step, "progress", now_ms, text, done=progress.done, total=progress.total)
+            )
 
     def _fail_attempt(self, step: StepRun, attempt: int, why: str, host: str) -> None:
         partition = self._partition

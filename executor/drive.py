@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 from executor.callbacks import RunCallbacks, send_report
 from executor.calls import PartitionCalls
 from executor.effects import Ack, AnswerCallback, Effect
+from executor.messages import PartitionMessages
 from executor.outbox import PartitionOutbox
 from executor.outcome import partition_results, partition_status
 from executor.values import PartitionValues
@@ -90,6 +91,7 @@ class PartitionDriver:
 
         self.outbox = PartitionOutbox(state)
         self.calls = PartitionCalls(self, owner.blobs)
+        self.messages = PartitionMessages(self)
         self.waits_for = self.calls.waits_for
         self.now_ms = owner.now_ms
 
@@ -145,17 +147,6 @@ class PartitionDriver:
             self.state.begin_ending()
             fact = pb.RunCompleted(status=pb.RUN_STATUS_FAILED, failure=failure_to_pb(failure))
             self.feed(pb.Entry(at_ms=self.now_ms(), run_completed=fact))
-
-    def on_inbox(self, message_id: str, message: state_pb2.InboxMessage) -> None:
-        """Record a cancel or a signal, at most once. Call `turn` afterwards."""
-        if self.state.status is None and not self.state.ending and message_id not in self.state.inbox_taken:
-            item = message.item - self.state.root.first_item
-            taken = pb.InboxTaken(id=message_id, cancel=message.cancel)
-            if message.HasField("signal"):
-                if not 0 <= item < len(self.state.root.inputs):
-                    return  # a signal to an item of another partition
-                taken.signal.CopyFrom(message.signal)
-            self.feed(pb.Entry(at_ms=self.now_ms(), item=max(item, 0), inbox_taken=taken))
 
     def on_callback(self, flight: InFlight[PartitionDriver], callback: host_pb2.Callback) -> None:
         """Serve a call-back in a new task."""
@@ -217,6 +208,8 @@ class PartitionDriver:
                 self.spawn(self._offload(entry))
                 return False
             self.feed(entry)
+            if self.messages.deferred and entry.HasField("signal_awaited"):
+                self.messages.take_deferred()
             return True
 
         if isinstance(action, WantBlob):

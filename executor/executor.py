@@ -32,8 +32,9 @@ from stepflow.store import Put, keys
 from stepflow.store.follow import follow
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 from stepflow.value_budget import Reports, ValueBudget
+from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,6 +157,14 @@ class Executor:
 
         return await hand_over(self._store, session.id, self.hosts, owned, timeout_s)
 
+    def vitals(self) -> Vitals:
+        """Return whether this executor can drive runs."""
+        session = self._session
+        if session is None:
+            return Vitals("not registered", ended(self._renewal))
+        problem = "" if session.valid() else "the lease does not count as held"
+        return Vitals(problem, ended(*self._watchers, session.watcher))
+
     def _current_session(self) -> Session | None:
         return self._session
 
@@ -181,20 +190,26 @@ class Executor:
             return
         log.warning("session lost, registering again", executor_id=self.id)
         self._session = None
-        self.ownership.drop_all()
         self._renewal = asyncio.create_task(self._register_again(session), name="register again")
+        self.ownership.drop_all()  # last: a defect in it must not keep this executor out of the cluster
 
     async def _register_again(self, former: Session) -> None:
-        await self._end_incarnation(former)
+        try:
+            await self._end_incarnation(former)
+        except Exception as error:
+            log_defect(log, "former session not ended by a defect", error, executor_id=self.id)
+
         while True:
             try:
                 await self.start()
             except StepflowError as error:
                 log.warning("not registered", reason=error.reason, error=error.message)
-                await asyncio.sleep(REGISTER_RETRY_S)
+            except Exception as error:  # no thread, no descriptor: the executor would be out of the cluster for good
+                log_defect(log, "not registered by a defect", error)
             else:
                 self._renewal = None
                 return
+            await asyncio.sleep(REGISTER_RETRY_S)
 
     async def _end_incarnation(self, session: Session | None) -> None:
         """Stop all work of a session. Tasks first: their writes would be refused anyway."""

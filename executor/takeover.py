@@ -21,11 +21,12 @@ from executor.drive import PartitionDriver
 from executor.give_back import OUT_OF_MEMORY, defect, out_of_memory
 from executor.inbox import Inbox
 from executor.readings import Readings
-from stepflow.errors import Code, Conflict, Failure, StepflowError
+from stepflow.errors import Code, Conflict, DataLoss, FailedPrecondition, Failure, NotFound, StepflowError
 from stepflow.mesh.v1 import journal_pb2, state_pb2
 from stepflow.run.state import ADOPTIONS_IN_A_ROW_MAX
 from stepflow.store import Delete, keys
 from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -74,12 +75,12 @@ class TakeOver:
 
     def listed(self, items: list[KeyValue]) -> None:
         for item in items:
-            self.take_assignment(item)
+            guarded(log, "an assignment", self.take_assignment, item, key=item.key)
 
     def changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
-                self.take_assignment(event.kv)
+                guarded(log, "an assignment", self.take_assignment, event.kv, key=event.kv.key)
 
     def take_assignment(self, assignment: KeyValue) -> None:
         """Begin to adopt an assigned partition. Idempotent."""
@@ -175,7 +176,8 @@ class TakeOver:
         if driver is not None:
             self._ownership.abandon(driver, known)
         else:
-            self._ownership.return_assignment(partition_id, assignment, known)
+            unread = isinstance(error, (DataLoss, FailedPrecondition, NotFound))
+            self._ownership.return_assignment(partition_id, assignment, known, unread=unread)
 
     async def _adopt_partition(
         self, session: Session, partition_id: PartitionId, assignment: KeyValue, refusal: StepflowError | None

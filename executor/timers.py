@@ -10,10 +10,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from stepflow.telemetry import get_logger
 from stepflow.timer_heap import TimerHeap
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = get_logger(__name__)
 
 K = TypeVar("K")
 
@@ -68,7 +72,7 @@ class WakeTimers(Generic[K]):
     def _fire(self) -> None:
         self._timer = None
         for key in self._heap.pop_due(now_ms()):
-            self._wake(key)
+            guarded(log, "a wake-up", self._wake, key)
         self._arm()
 
 

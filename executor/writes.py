@@ -71,12 +71,15 @@ class JournalWrites:
         # 2. Submit every outbox. A partition that is ending comes again with its final records.
         drivers, self._dirty = self._dirty, {}
         for driver in drivers:
-            if driver.writable:
-                # Guarded: an error here must not lose the outboxes of the partitions behind this one.
-                self._owner.run_guarded(driver, self._submit, session, driver)
+            if not driver.writable:
+                continue
+            try:
+                self._submit_writes(session, driver)
+            except Exception as error:  # else the other partitions of this flush would never be written
+                self._owner.run_guarded(driver, _raise, error)
 
-    def _submit(self, session: Session, driver: PartitionDriver) -> None:
-        """Submit the outbox of a partition, its parts in order; the effects wait for the last one."""
+    def _submit_writes(self, session: Session, driver: PartitionDriver) -> None:
+        """Submit the parts of a partition's outbox in order; the effects wait for the last one."""
         writes, effects = driver.outbox.take_writes()
         before: str | None = None
         for ops in writes:
@@ -88,7 +91,7 @@ class JournalWrites:
                 on_commit=partial(self._committed, session, driver, effects) if last else _part_committed,
                 on_reject=partial(self._rejected, session, driver, last),
             )
-            self._undecided += last
+            self._undecided += last  # only now: what was not submitted will not be decided
             before = ops[0].key
 
     def _committed(self, session: Session, driver: PartitionDriver, effects: list[Effect]) -> None:
@@ -110,6 +113,10 @@ class JournalWrites:
         self._undecided -= 1
         if not self._undecided and self._dirty and not self._scheduled:
             self._schedule()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _part_committed() -> None:

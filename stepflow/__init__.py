@@ -28,11 +28,14 @@ Tools:
 - `json_problems`: places in JSON, and values that no tree holds.
 - `ids`: ids of runs and sub-runs.
 - `telemetry`: logging.
+- `printable`: texts of others made safe for a terminal.
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.
 - `process_guard`: ends a process group with its supervisor.
 - `value_budget`: memory for large values.
+- `process_privacy`: keeps a process from other processes of its user.
 - `timer_heap`: instants by key, for many timers.
+- `vital`: tasks that a service cannot work without.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -22,8 +22,14 @@ def parse_run_id(text: str) -> str:
 
 
 def parse_uuid(text: str, reason: str, what: str) -> str:
-    """Return a UUID in canonical form. Raises: Invalid with `reason`; `what` names the id in its text."""
+    """Return a UUID in canonical form. Raises: Invalid with `reason`; `what` names the id in its text.
+
+    The nil UUID is refused: it stands for an id that was never set, and every such request would be the same one.
+    """
     try:
-        return str(UUID(text))
+        parsed = UUID(text)
     except ValueError:
         raise Invalid(reason, f"{text[:80]!r} is not a {what} (a UUID)") from None
+    if not parsed.int:
+        raise Invalid(reason, f"the nil UUID is not a {what}; give a UUID of your own, or none")
+    return str(parsed)

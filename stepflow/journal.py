@@ -18,21 +18,18 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.run import apply, new_run
 from stepflow.run.advance import advance
 from stepflow.run.entries import json_of
-from stepflow.run.values import unload
+from stepflow.run.values import unload_large
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from stepflow.flow import CompiledFlow
     from stepflow.run import RunState
-    from stepflow.store import Store
+    from stepflow.store import KeyValue, Store
     from stepflow.store.blobs import BlobStore
     from stepflow.store.grouping import Grouping
 
-
-REPLAY_BYTES_MAX = 16 * 1024 * 1024
-"""Values kept loaded between two entries of a replay."""
 
 FIRST_KEYS = 16
 """Keys of a journal to read in a common transaction with other runs; each may have 192 KiB."""
@@ -147,24 +144,27 @@ async def journal_entries(
         first_page = response
 
     async for item in range_all(store, prefix, first=first_page):
-        first = keys.parse_journal(item.key)[2]
-        if first != seq:
-            raise DataLoss(
-                "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
-            )
-
-        try:
-            batch = pb.EntryBatch.FromString(item.value)
-        except DecodeError:
-            raise DataLoss(
-                "JOURNAL_CORRUPT",
-                f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
-                run_id=run_id,
-            ) from None
-
-        for entry in batch.entries:
+        entries = entries_of(run_id, partition, seq, item)
+        for entry in entries:
             yield entry
-        seq += len(batch.entries)
+        seq += len(entries)
+
+
+def entries_of(run_id: str, partition: int, seq: int, item: KeyValue) -> Sequence[pb.Entry]:
+    """Decode a value of a journal; `seq`: the number of the entry that must come first. Raises: DataLoss."""
+    if keys.parse_journal(item.key)[2] != seq:
+        raise DataLoss(
+            "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
+        )
+
+    try:
+        return pb.EntryBatch.FromString(item.value).entries
+    except DecodeError:
+        raise DataLoss(
+            "JOURNAL_CORRUPT",
+            f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
+            run_id=run_id,
+        ) from None
 
 
 async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> None:
@@ -174,5 +174,4 @@ async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> N
     while not advance(state, blobs) and state.wanted:
         for blob, shared in state.take_wanted().items():
             blobs[blob] = await get_blob(state.run_id, blob, shared=shared)
-    if sum(len(value.raw) for value in state.loaded) > REPLAY_BYTES_MAX:
-        unload(state)
+    unload_large(state)

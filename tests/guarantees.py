@@ -244,6 +244,29 @@ DEATHS = (
         ),
     ),
     Promise(
+        "replaced-etcd",
+        "A live mesh goes on, without a restart, after its etcd was wiped or restored from an older copy.",
+        (
+            "mesh/etcd/test_replaced.py::test_a_wiped_etcd_loses_its_runs_and_the_mesh_serves_new_ones",
+            "mesh/etcd/test_replaced.py::test_an_etcd_restored_from_an_older_copy_goes_on_from_there",
+        ),
+    ),
+    Promise(
+        "unread-runs",
+        "A run that no executor can read harms no other run, is shown as far as it can be read, and can be cancelled.",
+        (
+            "mesh/recovery/test_take_over.py::test_a_run_that_nobody_here_can_read_waits_and_harms_no_other",
+            "mesh/recovery/test_take_over.py::test_a_run_that_nobody_can_read_can_be_cancelled",
+            "mesh/recovery/test_take_over.py::"
+            "test_what_precedes_an_entry_of_a_later_version_is_shown_and_followed_to_the_end",
+        ),
+    ),
+    Promise(
+        "flat-lists",
+        "A page of runs reads the same number of keys however many runs there are.",
+        ("mesh/api/test_listing.py::test_a_page_reads_as_much_of_a_large_store_as_of_a_small_one",),
+    ),
+    Promise(
         "blobs-down",
         "A call that needs the blob store while it is down counts as lost, not as failed, and is retried.",
         (
@@ -351,6 +374,8 @@ VALUES = (
         "A secret never appears in a log or an error.",
         (
             "unit/test_telemetry.py::test_secrets_inside_of_fields_are_redacted",
+            "mesh/cli/test_secrets.py::test_a_failure_that_quotes_a_value_of_the_environment_is_shown_without_it",
+            "mesh/cli/test_secrets.py::test_a_failure_that_quotes_a_secret_input_is_shown_without_it_everywhere",
             "mesh/bridges/test_stepflow_stdio_others.py::test_a_secret_from_the_configuration_does_not_appear_in_an_error",
             "contract/test_blobs.py::test_errors_of_a_bucket_are_ours_and_hold_no_secret",
         ),

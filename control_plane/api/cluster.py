@@ -83,9 +83,18 @@ def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
         host.plugins.add(
             plugin=plugin.plugin,
             type=plugin.type,
-            state=state_pb2.PluginListing.State.Name(plugin.state).removeprefix("STATE_").lower(),
+            state=_state_name(plugin.state),
             last_error=plugin.last_error,
             components=len(plugin.components),
             restarts=plugin.restarts,
         )
     return host
+
+
+def _state_name(state: int) -> str:
+    """Return the state of a plugin as clients read it; hosts of a later version may have states without a name here."""
+    try:
+        name = state_pb2.PluginListing.State.Name(state)
+    except ValueError:
+        return f"unknown ({state})"
+    return name.removeprefix("STATE_").lower()

@@ -102,7 +102,9 @@ class MessageWriter:
                 reply.step_started.CopyFrom(runs_pb2.StepStarted(step=step, attempt=event.attempt))
 
             case "progress":
-                progress = runs_pb2.StepProgress(step=step, attempt=event.attempt, message=event.message)
+                progress = runs_pb2.StepProgress(
+                    step=step, attempt=event.attempt, message=event.message, done=event.done, total=event.total
+                )
                 reply.step_progress.CopyFrom(progress)
 
             case "retrying":

@@ -15,8 +15,8 @@ from control_plane.api.flows import read_flow
 from control_plane.api.messages import MessageWriter, run_message
 from control_plane.api.values import struct_tree
 from control_plane.deletion import delete_run
-from control_plane.listing import RunFilter
 from control_plane.paging import page_size
+from control_plane.run_list import RunFilter
 from control_plane.signals import signal
 from control_plane.views import status_name
 from stepflow.codec import decode
@@ -190,7 +190,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             flow_name=request.flow_name,
             created_since_ms=request.created_since_ms,
         )
-        runs, token = await self._listing.runs(wanted, page_size(request.page_size), request.page_token)
+        runs, token = await self._control.run_list.page(wanted, page_size(request.page_size), request.page_token)
         return runs_pb2.ListRunsResponse(runs=map(run_message, runs), next_page_token=token)
 
     async def ListItems(self, request: runs_pb2.ListItemsRequest, _: Any) -> runs_pb2.ListItemsResponse:
@@ -201,7 +201,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         return runs_pb2.ListItemsResponse(items=[await writer.item(item) for item in items], next_page_token=token)
 
     async def ListSteps(self, request: runs_pb2.ListStepsRequest, _: Any) -> runs_pb2.ListStepsResponse:
-        steps, token = await self._listing.steps(
+        page = await self._listing.steps(
             parse_run_id(request.run_id),
             page_size(request.page_size),
             request.page_token,
@@ -209,8 +209,9 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         )
         writer = MessageWriter(self._values, request.value_form)
         return runs_pb2.ListStepsResponse(
-            steps=[await writer.step(step, with_result=request.include_results) for step in steps],
-            next_page_token=token,
+            steps=[await writer.step(step, with_result=request.include_results) for step in page.steps],
+            next_page_token=page.token,
+            incomplete=page.incomplete,
         )
 
 

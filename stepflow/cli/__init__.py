@@ -3,6 +3,7 @@
 - `__main__`: the command, its global options, errors as messages and exit codes.
 - `commands/`: one module per command.
 - `options`: the shared options.
+- `strict`: commands that refuse options and arguments that are given but empty.
 - `input/`: reading flows, configs, inputs and values.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.

@@ -14,12 +14,13 @@ from typing import Annotated
 
 import typer
 
-from stepflow import __version__, telemetry
+from stepflow import __version__, process_privacy, telemetry
 from stepflow.cli import console
 from stepflow.cli.commands import cluster, components, dev, flows, init, run, runs, submit, test, validate
+from stepflow.cli.strict import StrictTyper
 from stepflow.errors import StepflowError
 
-app = typer.Typer(
+app = StrictTyper(
     name="stepflow",
     help="Run AI workflows that survive crashes: flows in YAML or JSON, steps in any component server.",
     epilog="\b\nExamples:\n  stepflow init hello\n  stepflow test hello\n  stepflow COMMAND --help",
@@ -70,6 +71,7 @@ def _global_options(
 ) -> None:
     level = log_level.lower() if log_level else ("warning", "info", "debug")[min(verbose, 2)]
     try:
+        process_privacy.apply_switch()
         telemetry.configure(level=level, format=log_format)
     except StepflowError as error:
         raise console.Usage(error.reason, error.message) from None

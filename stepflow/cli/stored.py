@@ -1,7 +1,7 @@
 """Runs stored in `.stepflow/`: listing runs, and reading a run back for `resume`.
 
-Databases are opened read-only, one at a time, also while another process owns the database. An unreadable database is
-reported with its file name and skipped.
+Databases are opened read-only, one at a time, also while another process owns the database; for a list, those of ended
+runs only once (`stepflow.embedded.ended_runs`). An unreadable database is reported with its file name and skipped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stepflow.cli.display.runs import run_name
 from stepflow.cli.display.trees import result_tree
 from stepflow.cli.driving import Job
 from stepflow.codec import decode
+from stepflow.embedded.ended_runs import EndedRuns
 from stepflow.embedded.mesh import reader
 from stepflow.errors import NotFound, StepflowError
 from stepflow.flow import Redactor, SecretMap, apply_overrides, flow_from_tree
@@ -45,16 +46,31 @@ def status_of(local: LocalRuns, run: RunView) -> str:
 
 async def list_runs(local: LocalRuns) -> AsyncIterator[tuple[RunView, str]]:
     """Yield all runs with their status, the newest first. Raises: FailedPrecondition (the folder cannot be read)."""
-    for run_id in local.run_ids():
-        try:
-            run = await _view(local, run_id)
-        except NotFound:  # nothing was submitted yet, or the process was killed before the submission
-            continue
-        except StepflowError as error:
-            if not local.is_driven(run_id):  # a driven database may be in the middle of its creation
-                console.error(error)
-            continue
-        yield run, status_of(local, run)
+    run_ids = local.run_ids()
+    ended = EndedRuns(local.folder)
+    try:
+        for run_id in run_ids:
+            known = ended.find(run_id, local.database(run_id))
+            run = known or await _readable_view(local, run_id)
+            if run is None:
+                continue
+            if run.terminal and known is None:
+                ended.add(local.database(run_id), run)
+            yield run, status_of(local, run)
+    finally:
+        ended.save(run_ids)
+
+
+async def _readable_view(local: LocalRuns, run_id: str) -> RunView | None:
+    """Read a run; None if there is nothing to show. An unreadable database is reported."""
+    try:
+        return await _view(local, run_id)
+    except NotFound:  # nothing was submitted yet, or the process was killed before the submission
+        return None
+    except StepflowError as error:
+        if not local.is_driven(run_id):  # a driven database may be in the middle of its creation
+            console.error(error)
+        return None
 
 
 async def _view(local: LocalRuns, run_id: str) -> RunView:

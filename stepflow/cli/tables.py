@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from stepflow.cli import console
+from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,11 +27,11 @@ def print_json_line(tree: Any) -> None:
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows as aligned columns below the heads."""
-    table = [heads, *rows]
+    table = [heads, *([printable(cell, one_line=True) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        typer.echo("  ".join(cells).rstrip())
+        console.show("  ".join(cells).rstrip())
 
 
 def print_members(members: Iterable[tuple[str, str]]) -> None:
@@ -40,4 +39,4 @@ def print_members(members: Iterable[tuple[str, str]]) -> None:
     listed = list(members)
     width = max((len(name) for name, _ in listed), default=0) + 2
     for name, value in listed:
-        typer.echo(f"{name + ':':<{width}}{value}")
+        console.show(f"{name + ':':<{width}}{value}")

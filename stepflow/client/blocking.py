@@ -11,9 +11,19 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepflow.client.client import Client
+from stepflow.client.requests import NOT_GIVEN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from types import TracebackType
 
     from stepflow.client.model import (
@@ -84,7 +94,7 @@ class BlockingClient:
             if not self._loop.is_closed():
                 self._do(source.aclose())
 
-    def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
+    def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         return self._do(self._client.store_flow(flow, label=label))
 
     def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
@@ -96,7 +106,7 @@ class BlockingClient:
     def list_flows(self, name_prefix: str = "") -> Iterator[FlowInfo]:
         return self._iterate(self._client.list_flows(name_prefix))
 
-    def delete_flow(self, name: str, *, label: str = "") -> None:
+    def delete_flow(self, name: str, *, label: str = NOT_GIVEN) -> None:
         self._do(self._client.delete_flow(name, label=label))
 
     def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:
@@ -136,8 +146,19 @@ class BlockingClient:
     def items(self, run_id: str, *, page_size: int = 0) -> Iterator[RunItem]:
         return self._iterate(self._client.items(run_id, page_size=page_size))
 
-    def steps(self, run_id: str, *, include_results: bool = False, page_size: int = 0) -> Iterator[RunStep]:
-        return self._iterate(self._client.steps(run_id, include_results=include_results, page_size=page_size))
+    def steps(
+        self,
+        run_id: str,
+        *,
+        include_results: bool = False,
+        page_size: int = 0,
+        on_incomplete: Callable[[str], None] | None = None,
+    ) -> Iterator[RunStep]:
+        return self._iterate(
+            self._client.steps(
+                run_id, include_results=include_results, page_size=page_size, on_incomplete=on_incomplete
+            )
+        )
 
     def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
         return self._do(self._client.put_blob(content, blob_type=blob_type))

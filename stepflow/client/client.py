@@ -21,7 +21,7 @@ from stepflow.client.conversion import (
     step_of,
 )
 from stepflow.client.model import StoredFlow
-from stepflow.client.requests import document_message, flow_reference, submission, value_message
+from stepflow.client.requests import NOT_GIVEN, document_message, flow_reference, given, submission, value_message
 from stepflow.client.watch import RunWatch
 from stepflow.errors import Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
@@ -68,11 +68,13 @@ class Client:
         """Close the connections; calls in flight end with an error. Idempotent."""
         await self._connection.close()
 
-    async def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
+    async def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         """Store a flow, optionally with a label. Raises: Invalid (`FLOW_INVALID`, or a reason of the parser)."""
+        label = given(label, "LABEL_INVALID", "the label")
         request = flows_pb2.StoreFlowRequest(document=document_message(flow), label=label)
         reply = await self._connection.call(lambda to: to.flows.StoreFlow, request)
-        return StoredFlow(reply.flow_id, reply.version, [diagnostic_of(found) for found in reply.diagnostics])
+        found = [diagnostic_of(diagnostic) for diagnostic in reply.diagnostics]
+        return StoredFlow(reply.flow_id, reply.version, found, reply.newest_version, reply.label_from)
 
     async def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
         """Return the findings of validation, fatal or not. Raises: Invalid (not readable as a flow)."""
@@ -93,8 +95,9 @@ class Client:
             for flow in reply.flows:
                 yield flow_info_of(flow)
 
-    async def delete_flow(self, name: str, *, label: str = "") -> None:
-        """Delete a name, or one label of a name. Raises: NotFound."""
+    async def delete_flow(self, name: str, *, label: str = NOT_GIVEN) -> None:
+        """Delete a name, or one label of a name. Raises: NotFound, Invalid (`LABEL_INVALID`)."""
+        label = given(label, "LABEL_INVALID", "the label")
         request = flows_pb2.DeleteFlowRequest(name=name, label=label)
         await self._delete_idempotently(lambda to: to.flows.DeleteFlow, request)
 
@@ -217,7 +220,7 @@ class Client:
             name=name,
             payload=value_message(payload, "the payload"),
             item=item,
-            signal_id=signal_id or str(uuid4()),
+            signal_id=given(signal_id, "SIGNAL_INVALID", "the signal id") or str(uuid4()),
         )
         return str((await self._connection.call(lambda to: to.runs.SignalRun, request)).signal_id)
 
@@ -233,15 +236,26 @@ class Client:
                 yield item_of(item)
 
     async def steps(
-        self, run_id: str, *, include_results: bool = False, page_size: int = 0
+        self,
+        run_id: str,
+        *,
+        include_results: bool = False,
+        page_size: int = 0,
+        on_incomplete: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[RunStep, None]:
-        """Yield the started steps, including steps of sub-runs. Raises: NotFound."""
+        """Yield the started steps, including steps of sub-runs. Raises: NotFound.
+
+        `on_incomplete`: called with the reason if later steps are missing, because a later version wrote them.
+        """
         request = runs_pb2.ListStepsRequest(
             run_id=run_id, include_results=include_results, value_form=JSON, page_size=page_size
         )
         async for reply in self._pages(lambda to: to.runs.ListSteps, request):
             for step in reply.steps:
                 yield step_of(step)
+            if reply.incomplete and on_incomplete is not None:
+                on_incomplete(reply.incomplete)
+                on_incomplete = None
 
     async def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
         """Store at most 16 MiB and return the blob id. Raises: Invalid (`PAYLOAD_TOO_LARGE`)."""

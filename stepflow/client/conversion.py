@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def diagnostic_of(message: flows_pb2.FlowDiagnostic) -> FlowDiagnostic:
-    level = flows_pb2.FlowDiagnostic.Level.Name(message.level).removeprefix("LEVEL_").lower()
+    level = _enum_name(flows_pb2.FlowDiagnostic.Level, message.level, "LEVEL_")
     return FlowDiagnostic(message.code, message.kind, level, message.message, message.path)
 
 
@@ -40,7 +40,16 @@ def flow_info_of(message: flows_pb2.NamedFlowVersions) -> FlowInfo:
 
 
 def status_of(number: journal_pb2.RunStatus) -> str:
-    return journal_pb2.RunStatus.Name(number).removeprefix("RUN_STATUS_").lower()
+    return _enum_name(journal_pb2.RunStatus, number, "RUN_STATUS_")
+
+
+def _enum_name(enum: Any, number: int, prefix: str) -> str:
+    """Return the name without its prefix; a server of a later version may send numbers without a name here."""
+    try:
+        name: str = enum.Name(number)
+    except ValueError:
+        return f"unknown ({number})"
+    return name.removeprefix(prefix).lower()
 
 
 def run_of(message: runs_pb2.Run) -> Run:
@@ -122,7 +131,9 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
             return _step_event("step_started", at_ms, message.step_started)
 
         case "step_progress":
-            return _step_event("step_progress", at_ms, message.step_progress, message=message.step_progress.message)
+            progress = message.step_progress
+            facts = {"message": progress.message, "done": progress.done, "total": progress.total}
+            return _step_event("step_progress", at_ms, progress, **facts)
 
         case "step_ended":
             ended = message.step_ended

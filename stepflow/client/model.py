@@ -46,6 +46,10 @@ class StoredFlow:
     flow_id: str
     version: int
     diagnostics: list[FlowDiagnostic]
+    newest_version: int = 0
+    """Number of the newest version; higher than `version` if an older flow was stored again."""
+    label_from: int = 0
+    """Number of the version that had the label before; 0 if none had it, or this version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,8 @@ class ClientEvent:
     """An event of a run. Fields that do not apply to `kind` are empty.
 
     `run_id`: for a step of a sub-run, the sub-run's id. `raw`: the result, if results were requested. `until_ms`: end
-    of a sleep, or time of the next attempt. `run`: set in the last event, `run_ended`.
+    of a sleep, or time of the next attempt. `done` and `total`: of a progress report, 0 if unknown. `run`: set in the
+    last event, `run_ended`.
     """
 
     kind: EventKind
@@ -151,6 +156,8 @@ class ClientEvent:
     sub_run_id: str = ""
     executor_id: str = ""
     run: Run | None = None
+    done: float = 0.0
+    total: float = 0.0
 
     @property
     def result(self) -> Any:

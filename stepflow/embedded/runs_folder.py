@@ -2,6 +2,7 @@
 
     <folder>/runs/<run_id>.db    one run: its request, journal and results (with `-wal`, `-shm` and `.lock`)
     <folder>/blobs/              payloads of all runs that are too large for a database
+    <folder>/ended               what lists show of ended runs (`ended_runs`)
 
 - A database is owned by one process at a time, the process that drives the run; other processes may read it meanwhile.
 - The folder has mode 0700: journals contain the data of users' flows.
@@ -15,9 +16,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path(".stepflow")
 
 _SUFFIX = ".db"
+_RUN_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""A UUID in canonical form. A folder may hold 50,000 of them, and more other files."""
+
 _SIDE_FILES = ("-wal", "-shm", ".lock")
 """Suffixes of the files next to a database."""
 
@@ -103,13 +107,14 @@ class LocalRuns:
     def run_ids(self) -> list[str]:
         """Return the ids of all runs, the newest first. Other files are ignored. Raises: FailedPrecondition."""
         try:
-            names = [path.name for path in (self.folder / "runs").iterdir()]
+            with os.scandir(self.folder / "runs") as entries:
+                names = [entry.name for entry in entries]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise self._unusable(error) from None
-        ids = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
-        return sorted(filter(_is_run_id, ids), reverse=True)
+        ids = [name[: -len(_SUFFIX)] for name in names if name.endswith(_SUFFIX)]
+        return sorted(filter(_RUN_ID.fullmatch, ids), reverse=True)
 
     def find(self, text: str) -> str:
         """Return the run id that equals `text` or begins with it. Raises: NotFound, Invalid (an ambiguous prefix)."""
@@ -143,10 +148,3 @@ class LocalRuns:
             f"runs cannot be stored in {self.folder}: {error.strerror}; name another folder with --store",
             path=str(self.folder),
         )
-
-
-def _is_run_id(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

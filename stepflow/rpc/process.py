@@ -20,9 +20,9 @@ import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stepflow import telemetry
+from stepflow import process_privacy, telemetry
 from stepflow.errors import Invalid, StepflowError, Unavailable
 
 if TYPE_CHECKING:
@@ -64,9 +64,24 @@ class ServiceConfig:
         return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "[::]") else listening  # noqa: S104  # a comparison
 
 
+class StrictParser(argparse.ArgumentParser):
+    """Refuses an option that is given but empty: `--tls-ca ""` would lose the check of clients."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        for index, word in enumerate(words):
+            name, given, value = word.partition("=")
+            if name.startswith("--") and given and not value.strip():
+                self.error(f"{name} is given but empty; leave it out, or set the variable that it comes from")
+            if not word.strip():
+                name = words[index - 1] if index else "an argument"
+                self.error(f"{name} is given but empty; leave it out, or set the variable that it comes from")
+        return super().parse_known_args(words, namespace)
+
+
 def parser(service: str, port: int, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every service has."""
-    made = argparse.ArgumentParser(prog=f"python -m {service}", description=description, allow_abbrev=False)
+    made = StrictParser(prog=f"python -m {service}", description=description, allow_abbrev=False)
     made.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT", help="default: %(default)s")
     made.add_argument("--advertise", default="", metavar="HOST:PORT", help="where the others reach this process")
     made.add_argument("--etcd", required=True, metavar="HOST:PORT[,…]", help="endpoints of etcd, or https:// URLs")
@@ -191,8 +206,10 @@ def run(
 
     options = arguments.parse_args(argv)
     telemetry.configure(level=options.log_level, format=options.log_format)
+    telemetry.hide(value for name, value in os.environ.items() if telemetry.is_secret_name(name))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
+            process_privacy.apply_switch()
             runner.run(_serve(serve(options)))
         except StepflowError as error:
             print(f"{arguments.prog}: {error.message} ({error.reason})", file=sys.stderr)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from stepflow.errors import Code, DataLoss
+from stepflow.errors import DataLoss, FailedPrecondition
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
-from stepflow.run.entries import failure_from_pb, json_of
+from stepflow.run.entries import CodeUnknown, code_from_pb, failure_from_pb, json_of
 from stepflow.run.phases import DONE, PARENT, RETRYING, SLEEPING, WAITING, IllegalTransition
 from stepflow.run.scope import Scope, StepRun
 from stepflow.run.state import POISON_WINDOW_MS, RunState
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stepflow.codec import Json
     from stepflow.flow import CompiledFlow
     from stepflow.mesh.v1 import state_pb2
+
+UNKNOWN_ENTRY = "ENTRY_UNKNOWN"
+"""Reason of an entry that a later version wrote."""
 
 
 def new_run(
@@ -60,6 +63,7 @@ def apply(state: RunState, entry: pb.Entry) -> None:
 
     Raises:
         DataLoss: the entry cannot follow the previous entries.
+        FailedPrecondition: `ENTRY_UNKNOWN`, a later version wrote the entry.
     """
     if state.status is not None:
         raise _inconsistent(state, entry, "the run has ended before it")
@@ -71,7 +75,7 @@ def apply(state: RunState, entry: pb.Entry) -> None:
     kind = entry.WhichOneof("kind")
     record = ENTRY_KINDS.get(kind)
     if record is None:
-        raise _inconsistent(state, entry, "its kind is not known to this version")
+        raise _unknown(state, entry, "its kind")
     if kind not in _KINDS_WITHOUT_PROGRESS:
         state.adoptions_in_a_row = state.adoptions_fruitless = state.adoptions_given_back = 0
 
@@ -79,6 +83,8 @@ def apply(state: RunState, entry: pb.Entry) -> None:
         record(state, entry)
     except IllegalTransition as error:
         raise _inconsistent(state, entry, str(error)) from None
+    except CodeUnknown as error:
+        raise _unknown(state, entry, f"failure code {error.code}") from None
 
 
 # One function a kind of entry, in the order of the protobuf.
@@ -106,12 +112,13 @@ def _adopted(state: RunState, entry: pb.Entry) -> None:
 def _step_completed(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     item = step.item
+    fact = entry.step_completed
+    failure = failure_from_pb(fact.failure) if fact.HasField("failure") else None
     state.leave_flight(step, DONE)
     del item.active[step.index]
 
-    fact = entry.step_completed
-    if fact.HasField("failure"):
-        item.env.results[step.index] = failure_from_pb(fact.failure)
+    if failure is not None:
+        item.env.results[step.index] = failure
         item.step_failed = True
     else:
         value = json_of(fact.result)
@@ -128,9 +135,10 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
 def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     fact = entry.attempt_failed
+    code = code_from_pb(fact.failure)
     state.leave_flight(step, RETRYING)
 
-    if retry_class(Code(fact.failure.code)) is RetryClass.COMPONENT:
+    if retry_class(code) is RetryClass.COMPONENT:
         step.component_failed += 1
     else:
         step.transport_failed += 1
@@ -153,6 +161,8 @@ def _timer_set(state: RunState, entry: pb.Entry) -> None:
 
 def _sub_run_started(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
+    if entry.sub_run_started.kind not in pb.SubRunKind.values():
+        raise _unknown(state, entry, f"sub-run kind {entry.sub_run_started.kind}")
     if entry.sub_run_started.kind != pb.SUB_RUN_KIND_CALLBACK:
         step.enter(PARENT)
     state.unopened.append((step, entry))
@@ -165,10 +175,13 @@ def _inbox_taken(state: RunState, entry: pb.Entry) -> None:
     if fact.HasField("signal"):
         queue_key = (entry.item, fact.signal.name)
         state.signals.setdefault(queue_key, deque()).append(json_of(fact.signal.payload))
+        state.signals_unreceived += 1
         _match_signals(state, queue_key)
 
 
 def _run_completed(state: RunState, entry: pb.Entry) -> None:
+    if entry.run_completed.status not in pb.RunStatus.values():
+        raise _unknown(state, entry, f"run status {entry.run_completed.status}")
     state.status = entry.run_completed.status
     _end_items(state, entry)
 
@@ -215,6 +228,7 @@ def _match_signals(state: RunState, queue_key: tuple[int, str]) -> None:
         step = waits.popleft()
         if step.phase is WAITING and step.signal is None and step.item.active.get(step.index) is step:
             step.signal = signals.popleft()
+            state.signals_unreceived -= 1
             step.wake_at_ms = -1
             state.signalled.append(step)
 
@@ -246,6 +260,16 @@ def _end_items(state: RunState, entry: pb.Entry) -> None:
             if item.outcome is None:
                 end_item(state, item, cause)
             item.active.clear()
+
+
+def _unknown(state: RunState, entry: pb.Entry, what: str) -> FailedPrecondition:
+    kind = entry.WhichOneof("kind") or "of an unknown kind"
+    return FailedPrecondition(
+        UNKNOWN_ENTRY,
+        f"journal of run {state.run_id}, partition {state.partition}: entry {state.entries_journaled} ({kind}) is of a "
+        f"later version: {what} is not known to this version; update it",
+        run_id=state.run_id,
+    )
 
 
 def _inconsistent(state: RunState, entry: pb.Entry, why: str) -> DataLoss:

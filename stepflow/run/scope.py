@@ -108,6 +108,7 @@ class Item:
         "dirty",
         "env",
         "index",
+        "marked",
         "missing",
         "open",
         "outcome",
@@ -135,6 +136,8 @@ class Item:
         self.waiters: dict[int, list[int]] = {}
         """By step: the readers that wait for its result."""
 
+        self.marked: set[str] | None = None
+        """Marked values of an input in the blob store, kept once the input was loaded."""
         self.output_ready = False
         self.outcome: Json | Failure | None = None
         self.completed_at_ms = 0

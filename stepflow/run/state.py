@@ -95,6 +95,7 @@ class JournaledRun:
         "quiet_ms",
         "signal_waits",
         "signals",
+        "signals_unreceived",
         "status",
     )
 
@@ -117,6 +118,8 @@ class JournaledRun:
         """Ids of the messages that the run has taken."""
         self.signals: dict[tuple[int, str], deque[Json]] = {}
         """By item of the run and name: signals that no step has received yet, FIFO."""
+        self.signals_unreceived = 0
+        """Number of these signals."""
         self.signal_waits: dict[tuple[int, str], deque[StepRun]] = {}
         """By item of the run and name: waiting steps, FIFO. Steps that have ended stay until they are met."""
         self.status: journal_pb2.RunStatus | None = None

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, composed_problem
 from stepflow.errors import Code, Failure
 from stepflow.flow.nodes import TOO_LARGE
+from stepflow.run.secrets import note_marked
 from stepflow.run.state import WANTED_BYTES_MAX, Blobs, RunState, Stored
+
+REPLAY_BYTES_MAX = 16 * 1024 * 1024
+"""Values kept loaded between two entries of a replay."""
 
 if TYPE_CHECKING:
     from stepflow.flow import Expr
@@ -36,12 +40,19 @@ def composed(value: bytes | Failure, what: str) -> bytes | Failure:
 def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
     """Load the stored values read by `expr`. Return False until all blobs are loaded."""
     env = item.env
-    ready = load_value(state, env.input, blobs) if expr.reads_input and isinstance(env.input, Stored) else True
+    ready = True
+    if isinstance(env.input, Stored) and _reads_input(item, expr) and (ready := load_value(state, env.input, blobs)):
+        note_marked(item)
     for ref in expr.touched(env):
         value = env.results[ref]
         if isinstance(value, Stored):
             ready = load_value(state, value, blobs) and ready
     return ready
+
+
+def _reads_input(item: Item, expr: Expr) -> bool:
+    """Return True if the input must be loaded: for the expression, or once for its marked values."""
+    return expr.reads_input or (item.scope.plan.marks_secrets and item.marked is None)
 
 
 def load_value(state: RunState, value: Stored, blobs: Blobs) -> bool:
@@ -77,6 +88,12 @@ def required_blob(state: RunState, blob: str, blobs: Blobs, *, shared: bool = Fa
             # A search for a blob of the run's own includes the shared ones, so that it serves both requests.
             state.wanted[blob] = shared and state.wanted.get(blob, True)
     return content
+
+
+def unload_large(state: RunState) -> None:
+    """Drop the bytes of stored values between two entries of a replay, if they are many."""
+    if sum(len(value.raw) for value in state.loaded) > REPLAY_BYTES_MAX:
+        unload(state)
 
 
 def unload(state: RunState) -> None:

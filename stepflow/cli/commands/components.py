@@ -68,7 +68,7 @@ def list_components(
     components = describe(found, loaded, with_schemas=with_schemas, hide_unreachable=hide)
 
     if output_format == "pretty":
-        console.out(_pretty(components))
+        console.show(_pretty(components))
     elif output_format == "yaml":
         console.out(to_yaml({"components": components}))
     else:
@@ -118,7 +118,7 @@ def describe(
 
 def _pretty(components: list[dict[str, Any]]) -> str:
     if not components:
-        return "No components found\n"
+        return "No components found"
     from stepflow.cli.output import to_yaml
 
     lines = []
@@ -130,4 +130,4 @@ def _pretty(components: list[dict[str, Any]]) -> str:
             if name in tree:
                 lines.append(f"    {name}:")
                 lines += [f"      {line}" for line in to_yaml(tree[name]).splitlines()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

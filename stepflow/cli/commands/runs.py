@@ -21,12 +21,13 @@ from stepflow.cli.options import (
     StoreOption,
     ValueOptions,
 )
+from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from stepflow.client import Client, ClientEvent, Run
     from stepflow.flow import Redactor
 
-app = typer.Typer(
+app = StrictTyper(
     name="runs",
     help="Show, follow and end runs, of this machine or of a mesh.",
     epilog="\b\nExamples:\n  stepflow runs list --status interrupted\n  stepflow runs get 0198f3 --steps\n"
@@ -120,7 +121,7 @@ def get_run(
 
     print_run(shown)
     if steps:
-        typer.echo()
+        console.show()
         print_steps(shown.steps, shown.redactor)
 
 

@@ -31,7 +31,9 @@ def submit(
     *,
     flow: Annotated[
         str,
-        typer.Option("--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL] or id."),
+        typer.Option(
+            "--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL|@VERSION] or id."
+        ),
     ],
     server: ServerOption = None,
     given: RunOptions,

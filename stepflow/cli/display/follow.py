@@ -217,5 +217,7 @@ def step_event(event: ClientEvent) -> StepEvent:
         failure=event.failure,
         until_ms=event.until_ms,
         message=event.message,
+        done=event.done,
+        total=event.total,
         parent=event.parent,
     )

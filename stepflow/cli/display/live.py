@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli.display.step_rows import StepRow, format_row, indented, visible_rows
-from stepflow.cli.display.texts import duration, failure_text, plain, signal_text, step_label
+from stepflow.cli.display.texts import duration, failure_text, progress_text, signal_text, step_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class LiveView:
                 row.state, row.note, row.until_ms = "running", "", None
                 row.started_at_ms = row.started_at_ms or event.at_ms
             case "progress":
-                row.note = plain(event.message, self._redact)
+                row.note = progress_text(event, self._redact)
             case "waiting":
                 row.state, row.until_ms, row.note = event.kind, event.until_ms, f"for {signal_text(event)}"
             case "retrying" | "sleeping":

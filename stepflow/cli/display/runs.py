@@ -71,7 +71,8 @@ def print_run(shown: ShownRun) -> None:
 
     if run.items_total != 1:
         counts = f"{run.items_total:,}, {run.items_completed:,} completed, {run.items_failed:,} failed"
-        lines.append(("items", counts))
+        cancelled = f", {run.items_cancelled:,} cancelled" if run.items_cancelled else ""
+        lines.append(("items", counts + cancelled))
     failed = (item for item in shown.items if isinstance(item.outcome, Failure))
     lines += [(f"item {item.item}", _failure(item.outcome, shown.redactor)) for item in failed]
     print_members(lines)
@@ -98,7 +99,9 @@ def _failure(outcome: Json | Failure | None, redactor: Redactor) -> str:
 
 def _item_counts(run: AnyRun) -> str:
     done = run.items_completed + run.items_failed + run.items_cancelled
-    return f"{done}/{run.items_total}" + (f" ({run.items_failed} failed)" if run.items_failed else "")
+    apart = [f"{run.items_failed} failed"] if run.items_failed else []
+    apart += [f"{run.items_cancelled} cancelled"] if run.items_cancelled else []
+    return f"{done}/{run.items_total}" + (f" ({', '.join(apart)})" if apart else "")
 
 
 def _took(run: AnyRun) -> str:

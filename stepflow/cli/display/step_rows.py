@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.cli.display.texts import duration
+from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,7 @@ def _in_order(rows: Mapping[StepKey, StepRow]) -> list[StepRow]:
 
 def indented(row: StepRow) -> str:
     """Return the label of a row, indented by its depth."""
-    return "  " * row.depth + row.label
+    return "  " * row.depth + printable(row.label, one_line=True)
 
 
 def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:

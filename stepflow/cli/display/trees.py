@@ -94,7 +94,7 @@ def event_tree(event: ClientEvent) -> dict[str, Any]:
     elif event.kind.startswith("item_") or event.kind == "signalled":
         tree["item"] = event.item
 
-    for name in ("duration_ms", "until_ms", "message", "sub_run_id", "executor_id"):
+    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id"):
         value = getattr(event, name)
         tree |= {name: value} if value else {}
     if event.failure is not None:

@@ -270,14 +270,18 @@ class StepStarted(_message.Message):
     def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class StepProgress(_message.Message):
-    __slots__ = ("step", "attempt", "message")
+    __slots__ = ("step", "attempt", "message", "done", "total")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     attempt: int
     message: str
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    done: float
+    total: float
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., message: _Optional[str] = ..., done: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
 
 class StepEnded(_message.Message):
     __slots__ = ("step", "attempt", "outcome", "duration_ms", "failed")
@@ -458,12 +462,14 @@ class ListStepsRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., include_results: bool = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListStepsResponse(_message.Message):
-    __slots__ = ("steps", "next_page_token")
+    __slots__ = ("steps", "next_page_token", "incomplete")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[StepSummary]
     next_page_token: str
-    def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    incomplete: str
+    def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., incomplete: _Optional[str] = ...) -> None: ...
 
 class StepSummary(_message.Message):
     __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome")

@@ -192,14 +192,16 @@ class ComponentListing(_message.Message):
     def __init__(self, component: _Optional[str] = ..., path: _Optional[str] = ..., description: _Optional[str] = ..., input_schema_json: _Optional[bytes] = ..., output_schema_json: _Optional[bytes] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("handed_over", "taken_from", "given_back")
+    __slots__ = ("handed_over", "taken_from", "given_back", "refused_by")
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FROM_FIELD_NUMBER: _ClassVar[int]
     GIVEN_BACK_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_BY_FIELD_NUMBER: _ClassVar[int]
     handed_over: bool
     taken_from: str
     given_back: bool
-    def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ..., given_back: bool = ...) -> None: ...
+    refused_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ..., given_back: bool = ..., refused_by: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Adopting(_message.Message):
     __slots__ = ("count", "executor_id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +12,9 @@ from support.parts import World, echo, gated, of, step
 
 from control_plane import admission
 from stepflow.errors import AlreadyExists, Invalid, NotFound, StepflowError
+from stepflow.flow import Flow
 from stepflow.ids import new_run_id
-from stepflow.store import Get, Range, StoreCompacted, keys
+from stepflow.store import Get, Range, StoreCompacted, delete, keys
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -50,6 +52,19 @@ def test_fifty_submissions_of_one_run_id_make_one_run() -> None:
             assert world.work.executions("a") == [1]
             assert len(await world.control.list_runs()) == 1
             assert await world.control.submit(request) == request.run_id
+
+    run(main())
+
+
+def test_a_run_of_a_flow_that_a_wiped_store_has_lost_is_admitted_with_the_flow() -> None:
+    async def main() -> None:
+        async with World.open() as world:
+            request = world.request(echo("a"))
+            assert isinstance(request.flow, Flow)
+            flow_id = await world.control.store_flow(request.flow)
+            assert await delete(world.store, keys.flow(flow_id))
+            run_id = await world.control.submit(replace(request, flow=flow_id))
+            assert (await world.ended(run_id)).status == "completed"
 
     run(main())
 

@@ -272,6 +272,22 @@ def test_flows_are_stored_listed_read_run_and_forgotten(mesh: Dev) -> None:
     assert mesh.json("flows", "list", "kept") == {"flows": []}
 
 
+def test_a_version_is_named_by_its_number_and_a_moved_label_and_an_old_version_are_told(mesh: Dev) -> None:
+    for greeting in ("one", "two"):
+        (mesh.folder / f"{greeting}.yaml").write_text(f"name: numbered\noutput: {greeting}\n")
+    store = ("flows", "store", "--label", "live", "--flow")
+    assert "warning" not in mesh.cli(*store, "one.yaml").stderr
+    assert "the label live was on version 1 and is now on version 2" in mesh.cli(*store, "two.yaml").stderr
+    again = mesh.cli("flows", "store", "--flow", "one.yaml")
+    assert "version 2 remains the newest; name this one as numbered@1" in again.stderr
+    asked = ("submit", "-q", "--input-json", "{}", "--flow")
+    named = {name: json.loads(mesh.cli(*asked, name).stdout)["result"] for name in ("numbered", "numbered@1")}
+    assert named == {"numbered": "two", "numbered@1": "one"}
+    unknown = mesh.cli(*asked, "numbered@3")
+    assert "error[LABEL_NOT_FOUND]" in unknown.stderr
+    assert "its labels are live, its versions 1, 2" in unknown.stderr
+
+
 def test_a_flow_that_cannot_run_is_not_stored(mesh: Dev) -> None:
     (mesh.folder / "broken.yaml").write_text("name: broken\noutput: {$step: nowhere}\n")
     done = mesh.cli("flows", "store", "--flow", "broken.yaml")

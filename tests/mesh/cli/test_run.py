@@ -274,12 +274,17 @@ def test_overrides_change_steps_for_one_run(place: Place) -> None:
     assert json.loads(done.stdout)["result"] == "changed", done.stderr
 
 
-def test_declared_secrets_are_kept_out_of_what_people_see_and_not_out_of_the_result(place: Place) -> None:
+def test_declared_secrets_are_kept_out_of_failures_and_not_out_of_the_result(place: Place) -> None:
     place.write("secret.yaml", LEAKY_FLOW)
-    done = place.cli("run", "--flow", "secret.yaml", "--input-json", '{"token": "hunter2-is-secret"}')
+    asked = ("run", "--flow", "secret.yaml", "--input-json")
+    (place.folder / "hunter2-is-there.json").write_text('{"said": "hunter2-is-there"}')
+    done = place.cli(*asked, '{"token": "hunter2-is-there.json"}')
+    assert json.loads(done.stdout)["result"]["data"] == {"said": "hunter2-is-there"}, done.stderr
+
+    done = place.cli(*asked, '{"token": "hunter2-is-secret"}')
     assert done.returncode == 1
-    assert "hunter2-is-secret" in done.stdout
-    assert "hunter2-is-secret" not in done.stderr
+    assert "hunter2-is-secret" not in done.stdout + done.stderr
+    assert "[REDACTED]" in done.stdout
     assert "[REDACTED]" in done.stderr
     shown = place.cli("runs", "get", place.run_ids()[0], "--steps")
     assert shown.returncode == 0
@@ -717,3 +722,21 @@ def test_a_terminal_without_input_is_told_what_the_flow_wants(place: Place) -> N
     assert code == 2
     assert "text  (string, required)" in shown
     assert not place.run_ids()
+
+
+def test_texts_of_servers_cannot_control_a_terminal(place: Place) -> None:
+    server = ROOT / "tests" / "data" / "servers" / "odd_texts.py"
+    plugin = {"type": "stepflow", "transport": "stdio", "command": sys.executable, "args": [str(server)]}
+    plugin["env"] = {"PYTHONPATH": str(ROOT)}
+    config = {"plugins": {"odd": plugin}, "routes": {"/odd": [{"plugin": "odd"}]}}
+    place.write("stepflow-config.yml", json.dumps(config))
+    place.write("odd.yaml", "steps: [{id: a, component: /odd/odd, input: {text: x}}]\noutput: {$step: a}\n")
+
+    offered = place.cli("list-components", "--schemas", "false")
+    ran = place.cli("--log-level", "debug", "run", "--flow", "odd.yaml")
+    run_id = listed(place)[0]["run_id"]
+    shown = [offered.stdout, offered.stderr, ran.stderr, place.cli("runs", "get", run_id).stdout]
+    assert r"\x1b[2J" in offered.stdout
+    assert all(r"\x1b[2J" in text for text in shown if "Odd" in text or "failed" in text)
+    for text in shown:
+        assert all(character.isprintable() or character in "\n\t" for character in text), repr(text)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from stepflow.cli.console import Usage
+from stepflow.cli.display.texts import plain
 from stepflow.cli.input.documents import read_config, read_flow
 from stepflow.cli.input.files import read_file
 from stepflow.cli.input.input_help import describe_input
@@ -287,6 +288,12 @@ def test_variables_are_what_was_given_and_no_defaults() -> None:
         "extra": None,
     }
     assert read_variables(VariableOptions(), WITH_VARIABLES, {"THE_TOKEN": "x"}) == {}
+
+
+def test_a_text_that_a_variable_takes_from_the_environment_is_not_shown() -> None:
+    options = VariableOptions(ValueOptions(yaml="token: not-from-there"), from_environment=True)
+    read_variables(options, WITH_VARIABLES, {"STEPFLOW_VAR_MODE": "mode-of-nobody", "THE_TOKEN": "not-from-there"})
+    assert plain("in mode-of-nobody, not-from-there", str) == "in [REDACTED], not-from-there"
 
 
 def test_declared_variables_come_from_the_environment_when_asked_for() -> None:
