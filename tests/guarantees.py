@@ -176,7 +176,9 @@ DEATHS = (
         "A run that crashes its executor is abandoned after five crashes in a row; no other run is lost.",
         (
             "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
+            "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_the_executors_that_read_its_journal_meets_five_of_them_and_no_more",
             "mesh/recovery/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
+            "mesh/recovery/test_take_over.py::test_runs_read_together_with_one_that_kills_are_read_alone_and_go_on",
         ),
     ),
     Promise(

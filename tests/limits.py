@@ -121,7 +121,7 @@ RUNS = (
     ),
     Limit("Characters of a signal's name", "stepflow/run SIGNAL_NAME_CHARS_MAX", "`SIGNAL_INVALID`"),
     Limit(
-        "Executors in a row that die within a minute of taking a run over",
+        "Executors in a row that die within a minute of taking a run over or die reading it, or give it back",
         "stepflow/run ADOPTIONS_IN_A_ROW_MAX",
         "The run ends as RECOVERY_FAILED",
     ),
@@ -418,6 +418,10 @@ EXEMPT = {
         "executor ENTRIES_BYTES_MAX",
         "executor TAKEN_MAX",
         "executor RESULTS_INLINE_BYTES_MAX",
+        "executor REPORT_INLINE_BYTES_MAX",
+        "stepflow/run WANTED_BYTES_MAX",
+        "executor INPUT_BYTES_MAX",
+        "stepflow/run REPLAY_BYTES_MAX",
         "executor EVENTS_MAX",
         "component_host SESSION_BYTES_MAX",
         "component_host REQUESTS_MAX",
@@ -457,6 +461,7 @@ EXEMPT = {
     ),
     "How long a service waits for itself": (
         "executor HAND_OVER_S_MAX",
+        "executor FORGIVE_S_MAX",
         "component_host UNDECIDED_S_MAX",
         "executor WAKE_S_MAX",
         "executor NOT_OWNED_S_MAX",
