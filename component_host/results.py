@@ -110,8 +110,8 @@ async def inline_results(report: host_pb2.RunReport, blobs: BlobStore, run_id: s
         if item.flow_result.blob:
             content = await fetch_blob(blobs, item.flow_result.blob, run_id)
             item.flow_result.json = content
-            size += len(content)
 
+        size += len(item.flow_result.json)
         if size > REPORT_BYTES_MAX:
             raise Invalid(
                 "REPORT_TOO_LARGE",

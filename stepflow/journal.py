@@ -18,6 +18,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.run import apply, new_run
 from stepflow.run.advance import advance
 from stepflow.run.entries import json_of
+from stepflow.run.values import unload_large
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
@@ -86,6 +87,16 @@ def parse_record(run_id: str, value: bytes) -> state_pb2.RunRecord:
     return record
 
 
+def without_inputs(record: state_pb2.RunRecord) -> state_pb2.RunRecord:
+    """Return the record without the inputs, which are most of it. `record` is changed, too.
+
+    A copy, because a message keeps the memory of fields that are cleared.
+    """
+    record.ClearField("inputs")
+    record.ClearField("partition_inputs")
+    return state_pb2.RunRecord.FromString(record.SerializeToString())
+
+
 async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     """Read and compile the run's flow with the overrides. Raises: DataLoss."""
     stored = await store.get(keys.flow(record.flow_id))
@@ -95,6 +106,12 @@ async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     if record.overrides_json:
         flow = apply_overrides(flow, decode(record.overrides_json))
     return compile_flow(flow)
+
+
+async def journal_unread(store: Store, run_id: str, partition: int) -> bool:
+    """Return True if the partition was ended without reading its journal, which others must not read either."""
+    found = await store.get(keys.status(run_id, partition))
+    return found is not None and state_pb2.PartitionStatus.FromString(found.value).journal_unread
 
 
 async def open_partition(
@@ -167,3 +184,4 @@ async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> N
     while not advance(state, blobs) and state.wanted:
         for blob, shared in state.take_wanted().items():
             blobs[blob] = await get_blob(state.run_id, blob, shared=shared)
+    unload_large(state)

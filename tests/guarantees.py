@@ -94,6 +94,8 @@ RESULTS = (
         "Submissions are idempotent: the same submission under the same run id makes one run.",
         (
             "mesh/api/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
+            "mesh/api/test_batches.py::test_one_request_is_one_run_whichever_call_carries_it",
+            "mesh/api/test_batches.py::test_a_connection_that_breaks_within_a_batch_leaves_one_whole_run",
             "mesh/api/test_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
         ),
     ),
@@ -174,7 +176,9 @@ DEATHS = (
         "A run that crashes its executor is abandoned after five crashes in a row; no other run is lost.",
         (
             "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
+            "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_the_executors_that_read_its_journal_meets_five_of_them_and_no_more",
             "mesh/recovery/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
+            "mesh/recovery/test_take_over.py::test_runs_read_together_with_one_that_kills_are_read_alone_and_go_on",
         ),
     ),
     Promise(

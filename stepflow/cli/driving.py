@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,20 +18,23 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.texts import duration
 from stepflow.cli.display.trees import result_tree
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.config import BuiltinPlugin, MockPlugin
-from stepflow.embedded.mesh import Mesh, plugins_for
-from stepflow.errors import NotFound, StepflowError
+from stepflow.embedded.mesh import Mesh, plugins_for, reader
+from stepflow.errors import Failure, NotFound, StepflowError
 from stepflow.journal import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncGenerator, Coroutine, Iterable
 
+    from control_plane.control_plane import ControlPlane
     from stepflow.cli.display.view import View
+    from stepflow.codec import Json
     from stepflow.config import Config
-    from stepflow.embedded.mesh import RunRequest
+    from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow, Redactor
     from stepflow.store.sqlite.store import SqliteStore
@@ -42,7 +47,10 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class Job:
-    """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already."""
+    """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already.
+
+    `inputs` are those of the request.
+    """
 
     local: LocalRuns
     run_id: str
@@ -51,6 +59,7 @@ class Job:
     redactor: Redactor
     view: View
     request: RunRequest | None = None
+    inputs: Iterable[bytes] = ()
     submitted: bool = field(default=False, init=False)
 
 
@@ -152,6 +161,8 @@ async def _discard_unless_submitted(job: Job) -> None:
             await store.close()
     except NotFound:
         job.local.discard(job.run_id)
+        with contextlib.suppress(StepflowError):  # inputs that stay do no harm
+            await job.local.blobs().delete_scope(job.run_id)
     except StepflowError:
         return  # unreadable: `stepflow runs list` reports the file
     else:
@@ -199,7 +210,7 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
     mesh.executor.listen(run_id, view.on_event)
     await mesh.start_services()
     if job.request is not None:
-        await mesh.control.submit(job.request)
+        await mesh.submit(job.request, job.inputs)
         job.submitted = True
 
     console.say(f"run_id: {run_id}")
@@ -212,9 +223,26 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
         await asyncio.gather(ticker, return_exceptions=True)
 
     view.tick(run.items_total)
-    items = await mesh.control.items(run_id)
-    results = [result_tree(item.outcome, run.status) for item in items]
-    return Ended(run, results, results_command(job.local, run_id))
+    return await read_ended(job.local, mesh.control, run)
+
+
+async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> Ended:
+    """Return an ended run. The results of a batch are read later, from the database."""
+    command = results_command(local, run.run_id)
+    if run.items_total <= 1:
+        items = await control.items(run.run_id)
+        return Ended(run, [result_tree(item.outcome, run.status) for item in items], command)
+
+    async def outcomes() -> AsyncGenerator[Json | Failure | None]:
+        store = await local.read(run.run_id)
+        try:
+            async with aclosing(reader(store, local.blobs()).listing.each_item(run.run_id)) as items:
+                async for item in items:
+                    yield item.outcome
+        finally:
+            await store.close()
+
+    return Ended(run, BatchResults(run.status, outcomes), command)
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:

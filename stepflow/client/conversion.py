@@ -224,7 +224,16 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         leader_id=message.leader_id,
         control_plane_id=message.control_plane_id,
         executors=[
-            ExecutorInfo(e.executor_id, e.address, e.runs, e.runs_max, e.engine_version, e.draining)
+            ExecutorInfo(
+                e.executor_id,
+                e.address,
+                e.runs,
+                e.runs_max,
+                e.engine_version,
+                e.draining,
+                value_bytes_max=e.value_bytes_max,
+                value_waiting=e.value_waiting,
+            )
             for e in message.executors
         ],
         hosts=[
@@ -234,6 +243,8 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
                 host.capacity,
                 host.draining,
                 [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
+                value_bytes_max=host.value_bytes_max,
+                value_waiting=host.value_waiting,
             )
             for host in message.hosts
         ],

@@ -187,6 +187,10 @@ class ExecutorInfo:
     runs_max: int
     engine_version: int
     draining: bool
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Runs that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,10 @@ class HostInfo:
     capacity: int
     draining: bool
     plugins: list[PluginInfo]
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import typer
 
 from stepflow.cli import console, remote
 from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.trees import result_tree
 from stepflow.cli.options import DEFAULT_SERVER
 from stepflow.errors import StepflowError
@@ -177,10 +178,13 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             await asyncio.gather(ticker, return_exceptions=True)
 
         following.view.tick(run.items_total)
-        results = [result_tree(remote.outcome_of(item), run.status) async for item in client.items(run.run_id)]
         # With --server always: without it the command looks in `.stepflow/`.
-        server = f" --server {following.server or DEFAULT_SERVER}"
-        return Ended(run, results, f"stepflow runs get {run.run_id} --json{server}")
+        command = f"stepflow runs get {run.run_id} --json --server {following.server or DEFAULT_SERVER}"
+        if run.items_total <= 1:
+            found = [remote.outcome_of(item) async for item in client.items(run.run_id)]
+            return Ended(run, [result_tree(outcome, run.status) for outcome in found], command)
+
+    return Ended(run, BatchResults(run.status, lambda: remote.outcomes(following.server, run.run_id)), command)
 
 
 async def _watch(client: Client, following: Following) -> Run:

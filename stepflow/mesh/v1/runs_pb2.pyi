@@ -65,6 +65,34 @@ class SubmitOutcome(_message.Message):
     rejection: Rejection
     def __init__(self, run_id: _Optional[str] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ...) -> None: ...
 
+class SubmitBatchRequest(_message.Message):
+    __slots__ = ("run", "inputs", "end")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    run: SubmitRunRequest
+    inputs: BatchInputs
+    end: BatchEnd
+    def __init__(self, run: _Optional[_Union[SubmitRunRequest, _Mapping]] = ..., inputs: _Optional[_Union[BatchInputs, _Mapping]] = ..., end: _Optional[_Union[BatchEnd, _Mapping]] = ...) -> None: ...
+
+class BatchInputs(_message.Message):
+    __slots__ = ("inputs",)
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[_values_pb2.Value]
+    def __init__(self, inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ...) -> None: ...
+
+class BatchEnd(_message.Message):
+    __slots__ = ("items_total",)
+    ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    items_total: int
+    def __init__(self, items_total: _Optional[int] = ...) -> None: ...
+
+class SubmitBatchResponse(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
 class Rejection(_message.Message):
     __slots__ = ("status", "reason", "message")
     STATUS_FIELD_NUMBER: _ClassVar[int]
