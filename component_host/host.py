@@ -29,7 +29,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from component_host.call import Call
+from component_host.call import Call, release_memory
 from component_host.call_table import CallTable
 from component_host.call_tasks import CallTasks
 from component_host.dispatch import Dispatcher
@@ -39,6 +39,7 @@ from component_host.plugins import HostedPlugins
 from component_host.results import unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
+from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -59,15 +60,18 @@ class ComponentHost:
         *,
         held_bytes_max: int = HELD_BYTES_MAX,
         held_s_max: float = HELD_S_MAX,
+        value_bytes_max: int = 0,
     ) -> None:
+        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
         self.id = host_id
         self.blobs = blobs
         self.held_s_max = held_s_max
         self.callback_ids: Iterator[int] = count(1)
+        self.value_budget = ValueBudget(value_bytes_max)
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)
-        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks)
+        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks, self.value_budget)
         self.deadlines = self.dispatcher.deadlines
         self.plugins.resume = self.dispatcher.dispatch
 
@@ -206,6 +210,7 @@ class ComponentHost:
 
         self.held_results.hold(call, result_bytes + len(call.input))
         call.input = b""
+        release_memory(call, self.value_budget)
 
     def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None:
         """Forget a call after the executor has journaled the result.
@@ -225,6 +230,7 @@ class ComponentHost:
         if call.forgotten:
             return
         call.forgotten = True
+        release_memory(call, self.value_budget)
         self._table.remove_call(call)
 
         if call.result is not None:

@@ -25,6 +25,7 @@ from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
+from stepflow.value_budget import Reports
 from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Registration:
         self._written = b""
         """Session as last written."""
 
+        self._reports = Reports(self.changed)
         self._work = asyncio.Event()
         self._watch = SessionWatch(store, self._key, lambda: self._written, self._work.set)
         self._task: asyncio.Task[None] | None = None
@@ -90,6 +92,7 @@ class Registration:
 
         await self._register()
         self._host.dispatcher.may_begin = self._valid
+        self._host.value_budget.changed = self._reports.changed
         self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
         self._watch.start()
@@ -105,6 +108,7 @@ class Registration:
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
+        self._reports.close()
         await self._watch.close()
         if self._task is not None:
             self._task.cancel()
@@ -235,12 +239,14 @@ class Registration:
     def _session(self) -> bytes:
         """Return the session as it should be stored now."""
         rules_hash, route_hashes = rules_of(self._routes)
+        budget = self._host.value_budget
         session = state_pb2.HostSession(
             address=self._address,
             capacity=self._capacity,
             draining=self._draining,
             rules_hash=rules_hash,
             route_hashes=route_hashes,
+            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=budget.waiting),
         )
         add_plugins(session, self._host.plugins, self._types, self._host.id)
         return session.SerializeToString(deterministic=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from control_plane.replays import replay_values
 from stepflow.codec import Json
 from stepflow.errors import DataLoss, FailedPrecondition, Failure
-from stepflow.journal import entries_of, open_partition
+from stepflow.journal import entries_of, journal_unread, open_partition
 from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
 from stepflow.run.state import Stored
@@ -152,6 +152,8 @@ class PartitionHistory:
     async def read(self) -> AsyncIterator[EventBatch]:
         """Yield the events of the entries that are new since the last reading. Raises: DataLoss."""
         prefix = keys.journal_of_partition(self._run_id, self._partition)
+        if self._newest is None and await journal_unread(self._store, self._run_id, self._partition):
+            self.ended = True
         more = not self.ended
         while more:
             # 1. Replay the next values, off the event loop.

@@ -41,6 +41,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 runs_max=executor.runs_max,
                 engine_version=executor.engine_version,
                 draining=executor.draining,
+                value_bytes_max=executor.value_memory.bytes_max,
+                value_waiting=executor.value_memory.waiting,
             )
 
         async for item in range_all(self._store, keys.HOST_SESSIONS):
@@ -69,7 +71,12 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 
 def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
     host = cluster_pb2.HostInfo(
-        host_id=host_id, address=session.address, capacity=session.capacity, draining=session.draining
+        host_id=host_id,
+        address=session.address,
+        capacity=session.capacity,
+        draining=session.draining,
+        value_bytes_max=session.value_memory.bytes_max,
+        value_waiting=session.value_memory.waiting,
     )
 
     for plugin in session.plugins:

@@ -1,16 +1,14 @@
 """Driving one run on this machine to its end, in an embedded mesh over the run's database.
 
 - Component servers start first. If a server fails to start, nothing is submitted and no database is left behind.
-- SIGINT and SIGTERM stop the run at once: servers end, the journal stays, the run can be resumed. After a second signal
-  the process exits without waiting for the servers; their guards end the servers.
+- SIGINT, SIGTERM and SIGHUP stop the run at once: servers end, the journal stays, the run can be resumed. After a
+  second signal the process exits without waiting for the servers; their guards end the servers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.texts import duration
 from stepflow.cli.display.trees import result_tree
+from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.errors import Failure, NotFound, StepflowError
@@ -44,14 +43,6 @@ START_NOTICE_S = 1.0
 """A start of servers that takes longer is announced."""
 
 _T = TypeVar("_T")
-
-
-class Interrupted(Exception):
-    """A signal has stopped the work."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 @dataclass(slots=True)
@@ -77,12 +68,12 @@ def drive(job: Job) -> Ended:
 
     Raises:
         StepflowError: the run could not begin, and nothing of it is left.
-        typer.Exit: the run has begun and cannot continue (1), or a signal has stopped it (130, 143). The error and the
-            command to resume the run have been printed.
+        typer.Exit: the run has begun and cannot continue (1), or a signal has stopped it (128 + signal). The error and
+            the command to resume the run have been printed.
     """
     job.submitted = job.request is None
     try:
-        return _run_interruptibly(_drive(job), job.view)
+        return run_interruptibly(_drive(job), job.view.end)
     except Interrupted as interrupted:
         console.say(resume_hint(job.local, job.run_id) if job.submitted else "stopped before the run began")
         raise typer.Exit(128 + interrupted.signum) from None
@@ -104,33 +95,10 @@ def resume_hint(local: LocalRuns, run_id: str) -> str:
     return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{elsewhere}"
 
 
-def _run_interruptibly(work: Coroutine[Any, Any, _T], view: View) -> _T:
-    """Run a coroutine on a new event loop. The first signal cancels the coroutine, the second ends the process."""
-    import uvloop
-
-    async def main() -> _T:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(work)
-        received: list[int] = []
-
-        def on_signal(signum: int) -> None:
-            if received:
-                view.end()
-                os._exit(128 + signum)
-            received.append(signum)
-            task.cancel()
-
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, on_signal, signum)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            if not received:
-                raise
-            raise Interrupted(received[0]) from None
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main())
+def results_command(local: LocalRuns, run_id: str) -> str:
+    """Return the command that prints the stored results of a run."""
+    # With --store always: STEPFLOW_SERVER may name a mesh.
+    return f"stepflow runs get {run_id} --json --store {local.folder}"
 
 
 async def _drive(job: Job) -> Ended:
@@ -260,9 +228,10 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
 
 async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> Ended:
     """Return an ended run. The results of a batch are read later, from the database."""
+    command = results_command(local, run.run_id)
     if run.items_total <= 1:
         items = await control.items(run.run_id)
-        return Ended(run, [result_tree(item.outcome, run.status) for item in items])
+        return Ended(run, [result_tree(item.outcome, run.status) for item in items], command)
 
     async def outcomes() -> AsyncGenerator[Json | Failure | None]:
         store = await local.read(run.run_id)
@@ -273,7 +242,7 @@ async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> E
         finally:
             await store.close()
 
-    return Ended(run, BatchResults(run.status, outcomes))
+    return Ended(run, BatchResults(run.status, outcomes), command)
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:

@@ -31,19 +31,16 @@ def check_output(output: Path | None) -> None:
 def write_results(results: Iterable[Any], output: Path | None, *, batch: bool) -> None:
     """Write FlowResult trees as they come, to stdout (JSON) or to a file (format by extension).
 
-    A single run is one value; a batch is JSONL or a YAML list. Raises: Usage.
+    A single run is one value; a batch is JSONL or a YAML list. Raises: OSError.
     """
     if output is None:
         for text in _joined(_lines(results)):
             console.out(text)
         return
 
-    try:
-        with output.open("wb") as file:
-            for text in _yaml_texts(results, batch=batch) if _output_format(output) == "yaml" else _lines(results):
-                file.write(text)
-    except OSError as error:
-        raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}: {error.strerror}") from None
+    with output.open("wb") as file:
+        for text in _yaml_texts(results, batch=batch) if _output_format(output) == "yaml" else _lines(results):
+            file.write(text)
 
 
 def to_yaml(tree: Any) -> str:

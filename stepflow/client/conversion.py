@@ -116,7 +116,16 @@ def step_of(message: runs_pb2.StepSummary) -> RunStep:
         completed_at_ms=message.completed_at_ms or None,
         raw=raw,
         failure=failure,
+        duration_ms=_step_duration_ms(message),
     )
+
+
+def _step_duration_ms(step: runs_pb2.StepSummary) -> int | None:
+    if step.HasField("duration_ms"):
+        return step.duration_ms
+    # A control plane of an earlier version reports two instants only, possibly of two clocks.
+    ended = step.started_at_ms and step.completed_at_ms
+    return max(0, step.completed_at_ms - step.started_at_ms) if ended else None
 
 
 def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
@@ -215,7 +224,16 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         leader_id=message.leader_id,
         control_plane_id=message.control_plane_id,
         executors=[
-            ExecutorInfo(e.executor_id, e.address, e.runs, e.runs_max, e.engine_version, e.draining)
+            ExecutorInfo(
+                e.executor_id,
+                e.address,
+                e.runs,
+                e.runs_max,
+                e.engine_version,
+                e.draining,
+                value_bytes_max=e.value_bytes_max,
+                value_waiting=e.value_waiting,
+            )
             for e in message.executors
         ],
         hosts=[
@@ -225,6 +243,8 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
                 host.capacity,
                 host.draining,
                 [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
+                value_bytes_max=host.value_bytes_max,
+                value_waiting=host.value_waiting,
             )
             for host in message.hosts
         ],

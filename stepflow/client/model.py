@@ -122,6 +122,8 @@ class RunStep:
     completed_at_ms: int | None
     raw: bytes
     failure: Failure | None
+    duration_ms: int | None = None
+    """Duration of the last attempt, by one clock; None while running, and if the step was never dispatched."""
 
     @property
     def result(self) -> Any:
@@ -185,6 +187,10 @@ class ExecutorInfo:
     runs_max: int
     engine_version: int
     draining: bool
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Runs that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +212,10 @@ class HostInfo:
     capacity: int
     draining: bool
     plugins: list[PluginInfo]
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)

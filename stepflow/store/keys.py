@@ -21,6 +21,7 @@ PENDING = "pending/"
 ASSIGNED = "assigned/"
 INBOX = "inbox/"
 JOURNAL = "journal/"
+ADOPTING = "adopting/"
 EXECUTOR_SESSIONS = "sessions/executors/"
 HOST_SESSIONS = "sessions/hosts/"
 CURSORS = "cursors/"
@@ -143,6 +144,16 @@ def journal_of_partition(run_id: str, partition: int) -> str:
 def journal_of_run(run_id: str) -> str:
     """Prefix of the journals of all partitions of a run."""
     return f"{JOURNAL}{_part(run_id)}/"
+
+
+def adopting(run_id: str, partition: int) -> str:
+    """The owners that began to read the partition's journal since the last `Adopted` entry."""
+    return f"{adopting_of_run(run_id)}{_partition(partition)}"
+
+
+def adopting_of_run(run_id: str) -> str:
+    """Prefix of these keys of all partitions of a run."""
+    return f"{ADOPTING}{_part(run_id)}/"
 
 
 def session_executor(executor_id: str) -> str:

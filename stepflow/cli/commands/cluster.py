@@ -149,6 +149,12 @@ def list_components(
         print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
 
 
+def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None:
+    if count:
+        waiting = f"{count:,} {what}{'s' if count > 1 else ''} waiting for memory"
+        console.warn(f"{member}: {waiting}; large values have {bytes_max / 2**20:,.0f} MiB (--value-memory)")
+
+
 def _print_cluster(cluster: "Cluster") -> None:
     from stepflow.cli.tables import print_members, print_table
 
@@ -167,6 +173,10 @@ def _print_cluster(cluster: "Cluster") -> None:
             for host in cluster.hosts
         ]
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+    for executor in cluster.executors:
+        _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)
+    for host in cluster.hosts:
+        _warn_of_waiting(host.host_id, "call", host.value_waiting, host.value_bytes_max)
     for host in cluster.hosts:
         for plugin in host.plugins:
             if plugin.state != "ready" and plugin.last_error:

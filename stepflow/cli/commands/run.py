@@ -149,7 +149,11 @@ def resume(
 def _local(store: Path | None) -> "LocalRuns":
     from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
 
-    return LocalRuns(store or DEFAULT_FOLDER)
+    local = LocalRuns(store or DEFAULT_FOLDER)
+    exposure = local.exposure()
+    if exposure:
+        console.warn(exposure)
+    return local
 
 
 def _check(path: Path, flow: "Flow", config: "Config") -> None:

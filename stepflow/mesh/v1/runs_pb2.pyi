@@ -500,7 +500,7 @@ class ListStepsResponse(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., incomplete: _Optional[str] = ...) -> None: ...
 
 class StepSummary(_message.Message):
-    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome")
+    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome", "duration_ms")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -508,6 +508,7 @@ class StepSummary(_message.Message):
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     status: _journal_pb2.RunStatus
     attempt: int
@@ -515,4 +516,5 @@ class StepSummary(_message.Message):
     started_at_ms: int
     completed_at_ms: int
     outcome: Outcome
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+    duration_ms: int
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
