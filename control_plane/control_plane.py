@@ -33,7 +33,7 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.vital import ended
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
@@ -76,9 +76,10 @@ class ControlPlane:
         # The leader looks, too: a partition that ends makes room for another.
         self._waits = Waits(store, self._grouping, self._leader.look)
         self._flows = FlowStore(store)
-        self._admission = Admission(
+        self.admission = Admission(
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
+        """Submissions, and the inputs of large batches."""
         self._canceller = Canceller(store, self._waits.view, partial(unread_partitions, self.cluster))
 
         self._tasks: list[asyncio.Task[None]] = []
@@ -115,15 +116,6 @@ class ControlPlane:
         """Return the normalised document. Raises: NotFound."""
         return await self._flows.document(flow_id)
 
-    async def stage_inputs(self, request: RunRequest, parts: AsyncIterable[Sequence[bytes]]) -> RunRequest:
-        """Return the request with the inputs of a batch of any size, for `submit`. The request has none itself.
-
-        Inputs are checked and put into the blob store as they arrive; memory holds one partition. No run exists yet.
-
-        Raises: Invalid, NotFound (the flow), the errors of `parts` and of the blob store.
-        """
-        return await self._admission.stage(request, parts)
-
     async def submit(self, request: RunRequest) -> str:
         """Admit a run and return the run id. Idempotent for a given run id.
 
@@ -132,7 +124,7 @@ class ControlPlane:
             AlreadyExists: RUN_EXISTS, the id belongs to another request.
             Overloaded: TOO_MANY_PENDING; PLACEMENT_UNSTABLE, each chosen executor died.
         """
-        return await self._admission.submit(request)
+        return await self.admission.submit(request)
 
     async def cancel(self, run_id: str) -> RunView:
         """Request the run's end; an ended run stays as it is. Raises: NotFound, Conflict."""

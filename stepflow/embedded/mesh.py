@@ -107,7 +107,7 @@ class Mesh:
 
     async def submit(self, request: RunRequest, inputs: Iterable[bytes]) -> str:
         """Submit a request with inputs of any size; the request has none itself. Raises as `ControlPlane.submit`."""
-        return await self.control.submit(await self.control.stage_inputs(request, _parts(inputs)))
+        return await self.control.submit(await self.control.admission.stage(request, _parts(inputs)))
 
     async def close(self) -> None:
         """Stop all parts, component servers included. Unfinished runs can be resumed."""
