@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.admission import Admission
@@ -24,7 +24,7 @@ from control_plane.leader import Leader
 from control_plane.listing import Listing
 from control_plane.liveness import Liveness
 from control_plane.paging import PAGE_SIZE_MAX
-from control_plane.run_list import RunFilter, RunList
+from control_plane.run_list import RunList
 from control_plane.unread import unread_partitions
 from control_plane.waits import Waits
 from stepflow.config import RetryConfig
@@ -33,7 +33,7 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.vital import ended
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from stepflow.run.views import StepView
     from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
-
-_T = TypeVar("_T")
 
 
 class ControlPlane:
@@ -134,10 +132,6 @@ class ControlPlane:
         """Return the run. Raises: NotFound."""
         return await self._waits.view(run_id)
 
-    async def list_runs(self) -> list[RunView]:
-        """Return all runs, newest first."""
-        return await _all_pages(lambda token: self.run_list.page(RunFilter(), PAGE_SIZE_MAX, token))
-
     async def items(self, run_id: str) -> list[ItemView]:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""
         return [item async for item in self.listing.each_item(run_id)]
@@ -169,15 +163,6 @@ class ControlPlane:
     def changes(self, run_id: str) -> AbstractContextManager[asyncio.Event]:
         """Yield an event that is set whenever the status of a partition may have changed."""
         return self._waits.changes(run_id)
-
-
-async def _all_pages(page: Callable[[str], Awaitable[tuple[list[_T], str]]]) -> list[_T]:
-    """Concatenate the pages of a listing."""
-    views, token = await page("")
-    while token:
-        more, token = await page(token)
-        views += more
-    return views
 
 
 __all__ = ["ControlPlane"]

@@ -19,6 +19,7 @@ from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry, without_inputs
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.run import Phase, find_step
+from stepflow.run.large_values import large_inputs, note_input_stored, note_outcome_stored, take_large_outcomes
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, range_all
 from stepflow.telemetry import get_logger
@@ -159,8 +160,8 @@ class PartitionReader:
         await self._budget.take(size)
         try:
             state = await open_partition(*opened.id, record, plan, self._blobs.get_blob)
-            for index, raw in state.large_inputs(INPUT_BYTES_MAX):
-                state.note_input_stored(index, await self._blobs.put_blob(state.run_id, raw), len(raw))
+            for index, raw in large_inputs(state, INPUT_BYTES_MAX):
+                note_input_stored(state, index, await self._blobs.put_blob(state.run_id, raw), len(raw))
         finally:
             self._budget.release(size)
         if record.ByteSize() > RECORD_KEPT_BYTES:
@@ -191,9 +192,9 @@ class PartitionReader:
                 if step is not None:
                     loaded.failed_attempts[step.key] = entry.attempt_failed.attempt
             await self._replay_entry(state, entry)
-            for item, outcome in state.take_large_outcomes() if state.large_outcomes else ():
+            for item, outcome in take_large_outcomes(state) if state.large_outcomes else ():
                 blob = await self._blobs.put_blob(state.run_id, outcome.raw)
-                state.note_outcome_stored(item, blob, len(outcome.raw))
+                note_outcome_stored(item, blob, len(outcome.raw))
             state.note_journaled(entry.ByteSize())
 
             count += 1

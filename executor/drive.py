@@ -39,6 +39,7 @@ from stepflow.run import (
     decide,
 )
 from stepflow.run.entries import failure_to_pb
+from stepflow.run.large_values import note_outcome_stored, take_large_outcomes
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import Delete, Put, keys
 from stepflow.telemetry import get_logger
@@ -237,13 +238,13 @@ class PartitionDriver:
 
     def _store_outcomes(self) -> None:
         """Move large outcomes of items into the blob store. `_close` waits for none of them: it stores what is left."""
-        for item, outcome in self.state.take_large_outcomes():
+        for item, outcome in take_large_outcomes(self.state):
             self.values.hold(len(outcome.raw))
             self.spawn(self._store_outcome(item, outcome.raw))
 
     async def _store_outcome(self, item: Item, raw: bytes) -> None:
         blob = await self.owner.blobs.put_blob(self.run_id, raw)
-        self.state.note_outcome_stored(item, blob, len(raw))
+        note_outcome_stored(item, blob, len(raw))
         self.values.stored(len(raw))
 
     def tell(self, event: StepEvent) -> None:

@@ -272,23 +272,6 @@ class RunState(JournaledRun):
         """Count written or replayed entries toward the size limit of the journal."""
         self.bytes_journaled += size_bytes
 
-    def large_inputs(self, bytes_max: int) -> list[tuple[int, bytes]]:
-        """Return number and text of the inputs in memory that are larger than `bytes_max`."""
-        return [(index, value.raw) for index, value in enumerate(self.root.inputs) if len(value.raw) > bytes_max]
-
-    def note_input_stored(self, index: int, blob: str, blob_bytes: int) -> None:
-        """Replace an input by its blob. Before the first entry: items take their inputs over."""
-        self.root.inputs[index] = Stored(blob, blob_bytes)
-
-    def take_large_outcomes(self) -> list[tuple[Item, Json]]:
-        """Return the items with a large outcome in memory, each with the outcome, and clear the list."""
-        items, self.large_outcomes = self.large_outcomes, []
-        return [(item, item.outcome) for item in items if isinstance(item.outcome, Json)]
-
-    def note_outcome_stored(self, item: Item, blob: str, blob_bytes: int) -> None:
-        """Replace the outcome of an item by its blob: a run must not keep large values in memory until its end."""
-        item.outcome = Stored(blob, blob_bytes)
-
     def take_wanted(self) -> dict[str, bool]:
         """Return the blobs to load, each with True if a user supplied the id, and clear the list."""
         wanted, self.wanted = self.wanted, {}
