@@ -191,7 +191,7 @@ def _check_owner(folder: Path) -> None:
         who = f"user {found.st_uid}" if foreign else "other users"
         raise FailedPrecondition(
             "STORE_EXPOSED",
-            f"{who} can change the runs in {folder}: make it your own (chown) and private (chmod 700 {folder}), or name "
-            "another folder with --store",
+            f"{who} can change the runs in {folder}: make it your own (chown) and private (chmod 700 {folder}), or "
+            "name another folder with --store",
             path=str(folder),
         )
