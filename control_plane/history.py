@@ -15,7 +15,7 @@ from stepflow.errors import DataLoss, FailedPrecondition, Failure
 from stepflow.journal import entries_of, journal_unread, open_partition
 from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
-from stepflow.run.state import Stored
+from stepflow.run.state import Stored, release_state
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
@@ -170,7 +170,7 @@ class PartitionHistory:
             more = page.more and not self._is_unknown()
 
         if self.ended and self._replay is not None:
-            self._replay.state.release()  # a batch has many partitions; the state of an ended one is not needed
+            release_state(self._replay.state)  # a batch has many partitions; the state of an ended one is not needed
             self._replay = None
             self._items_reported = set()
 

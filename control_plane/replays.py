@@ -20,6 +20,7 @@ from control_plane.views import ItemView
 from stepflow.errors import Code, Failure
 from stepflow.journal import FIRST_KEYS, entries_of, journal_unread, open_partition, read_plan
 from stepflow.run.replay import Replay
+from stepflow.run.state import release_state
 from stepflow.run.views import StepList
 from stepflow.store import Get, KeyValue, Page, Range, Txn, keys
 from stepflow.telemetry import get_logger
@@ -188,7 +189,7 @@ class _Partition:
             log.warning("a journal ends with an entry of a later version", run_id=self.run_id, error=unknown.message)
         self.reading = Reading(self._steps.views(self.replay.state), items, unknown)
         if self.replay.state.status is not None:
-            self.replay.state.release()
+            release_state(self.replay.state)
             self.replay, self._steps = None, StepList()
 
 

@@ -17,6 +17,7 @@ from executor.give_back import GiveBack, defect, out_of_memory
 from executor.timers import WakeTimers
 from executor.writes import JournalWrites
 from stepflow.errors import StepflowError
+from stepflow.run.state import release_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -101,7 +102,7 @@ class Ownership:
         self._remove(driver)
         self.give_back.forget_partition((driver.run_id, driver.partition))
         self.hosts.drop_caller(driver)
-        driver.state.release()
+        release_state(driver.state)
 
     def drop(self, driver: PartitionDriver, *, cancel: bool = False) -> None:
         """Stop driving a partition. Hosts keep the calls for the next owner, unless `cancel` is set."""

@@ -255,19 +255,6 @@ class RunState(JournaledRun):
         """Stop making decisions: the last entry is being journaled."""
         self.ending = True
 
-    def release(self) -> None:
-        """Drop all values and break the reference cycles. The state must not be used afterwards.
-
-        Without it an ended run would stay in memory until the garbage collector meets it, which counts objects, not the
-        megabytes that they hold.
-        """
-        for scope in self.scopes:
-            for item in scope.items:
-                item.active.clear()
-            scope.items.clear()
-            scope.inputs = []
-        self.scopes = []
-
     def note_journaled(self, size_bytes: int) -> None:
         """Count written or replayed entries toward the size limit of the journal."""
         self.bytes_journaled += size_bytes
@@ -276,3 +263,17 @@ class RunState(JournaledRun):
         """Return the blobs to load, each with True if a user supplied the id, and clear the list."""
         wanted, self.wanted = self.wanted, {}
         return wanted
+
+
+def release_state(state: RunState) -> None:
+    """Drop all values and break the reference cycles. The state must not be used afterwards.
+
+    Without it an ended run would stay in memory until the garbage collector meets it, which counts objects, not the
+    megabytes that they hold.
+    """
+    for scope in state.scopes:
+        for item in scope.items:
+            item.active.clear()
+        scope.items.clear()
+        scope.inputs = []
+    state.scopes = []
