@@ -97,9 +97,11 @@ class Executor:
         self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
-        self.ownership = Ownership(
-            self.hosts, run_blobs, self._current_session, lambda *abandoned: self.abandoned(*abandoned), self.values
-        )
+
+        def abandoned(run_id: str, error: StepflowError) -> None:
+            self.abandoned(run_id, error)  # as set by then
+
+        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, abandoned, self.values)
         held_calls = HeldCalls(self.hosts)
         reader = PartitionReader(store, self._grouping, run_blobs, self.values)
         unread_end = UnreadEnd(store, self.hosts, held_calls)
