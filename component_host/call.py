@@ -101,6 +101,7 @@ class Call:
         "blobs",
         "callbacks",
         "clock",
+        "duration_ms",
         "forgotten",
         "input",
         "input_bytes",
@@ -108,6 +109,7 @@ class Call:
         "result",
         "settled",
         "started_at_ms",
+        "started_ns",
         "stream",
     )
 
@@ -129,7 +131,11 @@ class Call:
         self.result: host_pb2.CallResult | None = None
         """Set when the result is held; later than `settled` while a blob is written."""
         self.started_at_ms = 0
-        """When the backend received the call; 0 = not yet."""
+        """When the backend received the call, by the wall clock; 0 = not yet."""
+        self.started_ns = 0
+        """The same moment by the monotonic clock, from which the duration is computed."""
+        self.duration_ms = 0
+        """Duration until the outcome, rounded up; 0 = no outcome yet, or no backend received the call."""
 
         self.clock: DeadlineClock[Call] | None = None
         self.callbacks: Sequence[OpenCallback] = ()
@@ -164,8 +170,10 @@ class Call:
             self.end_with(failure)
 
     def settle(self) -> None:
-        """Stop the clock, end the open call-backs, and ignore later outcomes."""
+        """Stop the clocks, end the open call-backs, and ignore later outcomes."""
         self.settled = True
+        if self.started_ns:
+            self.duration_ms = 1 + (time.monotonic_ns() - self.started_ns) // 1_000_000
         if self.clock is not None:
             self._owner.deadlines.cancel(self.clock)
             self.clock = None
@@ -175,7 +183,7 @@ class Call:
 
     def end_with(self, failure: Failure) -> None:
         """Fail a settled call without a result."""
-        result = failed(self.request, failure, self.started_at_ms)
+        result = failed(self.request, failure, self.started_at_ms, self.duration_ms)
         self._owner.record_result(self, result, len(result.failure.data_json) + len(result.failure.message))
 
     def break_off(self, failure: Failure) -> None:
@@ -268,12 +276,12 @@ class Call:
             self._owner.value_budget.release(len(text))
 
         # After the await: a join meanwhile has changed the call id.
-        result = succeeded(self.request, self.started_at_ms)
+        result = succeeded(self.request, self.started_at_ms, self.duration_ms)
         result.result.blob, result.result.blob_bytes = blob, len(text)
         self._owner.record_result(self, result, 0)
 
     def _succeed_inline(self, text: bytes) -> None:
-        result = succeeded(self.request, self.started_at_ms)
+        result = succeeded(self.request, self.started_at_ms, self.duration_ms)
         result.result.json = text
         self._owner.record_result(self, result, len(text))
 

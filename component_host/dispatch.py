@@ -97,7 +97,7 @@ class Dispatcher:
 
         # 1. Start the clock.
         call.backend = backend
-        call.started_at_ms = time.time_ns() // 1_000_000
+        call.started_at_ms, call.started_ns = time.time_ns() // 1_000_000, time.monotonic_ns()
         request = call.request
         if request.timeout_ms or request.idle_timeout_ms:
             call.clock = self.deadlines.start_clock(call, request.timeout_ms, request.idle_timeout_ms)

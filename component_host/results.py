@@ -30,14 +30,20 @@ PROGRESS_CHARS_MAX = MESSAGE_CHARS_MAX // 16
 """Length limit of a progress message."""
 
 
-def succeeded(request: host_pb2.Call, started_at_ms: int) -> host_pb2.CallResult:
+def succeeded(request: host_pb2.Call, started_at_ms: int, duration_ms: int) -> host_pb2.CallResult:
     """Build the result of a call without its output."""
     return host_pb2.CallResult(
-        call_id=request.call_id, key=request.key, attempt=request.attempt, started_at_ms=started_at_ms
+        call_id=request.call_id,
+        key=request.key,
+        attempt=request.attempt,
+        started_at_ms=started_at_ms,
+        duration_ms=duration_ms,
     )
 
 
-def failed(request: host_pb2.Call, failure: Failure, started_at_ms: int) -> host_pb2.CallResult:
+def failed(
+    request: host_pb2.Call, failure: Failure, started_at_ms: int = 0, duration_ms: int = 0
+) -> host_pb2.CallResult:
     """Build the result of a failed call, without values of the environment in its texts.
 
     `started_at_ms` is 0 if no backend received the call.
@@ -53,6 +59,7 @@ def failed(request: host_pb2.Call, failure: Failure, started_at_ms: int) -> host
         key=request.key,
         attempt=request.attempt,
         started_at_ms=started_at_ms,
+        duration_ms=duration_ms,
         failure=pb.Failure(
             code=f"FAILURE_CODE_{failure.code.name}",
             message=readable(without_hidden(failure.message), MESSAGE_CHARS_MAX),

@@ -139,7 +139,7 @@ class HostStream:
 
     def refuse_call(self, request: host_pb2.Call, failure: Failure) -> None:
         """Answer a call refused by the host."""
-        self.send_result(failed(request, failure, 0))
+        self.send_result(failed(request, failure))
 
     def send_progress(self, call: Call, report: ProgressReport) -> None:
         if self.closed:

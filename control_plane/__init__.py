@@ -6,6 +6,7 @@
 
 Requests:
 - `admission`: from a submission to a run record.
+- `inputs`: the inputs of a run, checked and stored.
 - `cancel`: cancellation of runs.
 - `unread`: the end of a cancelled run that no executor can read.
 - `signals`: signals to runs.

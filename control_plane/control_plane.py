@@ -33,7 +33,7 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.vital import ended
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
@@ -115,6 +115,15 @@ class ControlPlane:
         """Return the normalised document. Raises: NotFound."""
         return await self._flows.document(flow_id)
 
+    async def stage_inputs(self, request: RunRequest, parts: AsyncIterable[Sequence[bytes]]) -> RunRequest:
+        """Return the request with the inputs of a batch of any size, for `submit`. The request has none itself.
+
+        Inputs are checked and put into the blob store as they arrive; memory holds one partition. No run exists yet.
+
+        Raises: Invalid, NotFound (the flow), the errors of `parts` and of the blob store.
+        """
+        return await self._admission.stage(request, parts)
+
     async def submit(self, request: RunRequest) -> str:
         """Admit a run and return the run id. Idempotent for a given run id.
 
@@ -139,7 +148,7 @@ class ControlPlane:
 
     async def items(self, run_id: str) -> list[ItemView]:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""
-        return await _all_pages(lambda token: self.listing.items(run_id, PAGE_SIZE_MAX, token))
+        return [item async for item in self.listing.each_item(run_id)]
 
     async def steps(
         self, run_id: str, *, with_results: bool = False, on_incomplete: Callable[[str], None] | None = None

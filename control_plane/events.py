@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from control_plane.history import EventBatch, PartitionHistory, RunDone, RunEvent, StepDone
 from control_plane.replays import REPLAYS_AT_ONCE
@@ -22,7 +22,7 @@ from stepflow.store import keys
 from stepflow.store.follow import follow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
+    from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping, Sequence, Set
 
     from control_plane.control_plane import ControlPlane
     from control_plane.views import RunView
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 LIVE_EVENTS_MAX = 1_000
 """Live events held for a slow follower; the oldest are dropped."""
+
+STEPS_DONE_MAX = 10_000
+"""Ended steps that a follower remembers, to drop their late live events. A batch may have millions."""
+
+_StepId: TypeAlias = tuple[str, int, int]
+"""Run, item, step."""
 
 
 class LiveSource(Protocol):
@@ -126,7 +132,7 @@ class Events:
             )
             for p in range(partition_count(record))
         ]
-        steps_done: set[tuple[str, int, int]] = set()
+        steps_done: dict[_StepId, None] = {}
 
         # 2. Register for changes.
         with self._following(run_id, set(range(len(histories)))) as follower:
@@ -148,7 +154,7 @@ class Events:
                             await history.check()
                 while follower.dirty:
                     async for batch in histories[follower.dirty.pop()].read():
-                        steps_done |= _steps_ended_in(batch)
+                        _note_ended(steps_done, batch)
                         yield batch
 
                 # 5. Show live events, then wait for a change.
@@ -202,12 +208,16 @@ class Events:
                     feed.task.cancel()
 
 
-def _steps_ended_in(batch: EventBatch) -> set[tuple[str, int, int]]:
-    ended = [each.event for each in batch.events if isinstance(each, StepDone)]
-    return {(event.run_id, event.item, event.step_index) for event in ended}
+def _note_ended(steps_done: dict[_StepId, None], batch: EventBatch) -> None:
+    """Note the steps that end in a batch of events; the oldest notes go."""
+    for each in batch.events:
+        if isinstance(each, StepDone):
+            steps_done[each.event.run_id, each.event.item, each.event.step_index] = None
+            if len(steps_done) > STEPS_DONE_MAX:
+                del steps_done[next(iter(steps_done))]
 
 
-def _drain_live(follower: _Follower, steps_done: set[tuple[str, int, int]]) -> list[RunEvent]:
+def _drain_live(follower: _Follower, steps_done: Container[_StepId]) -> list[RunEvent]:
     """Remove the live events and return them, except events of steps already shown as ended."""
     shown: list[RunEvent] = [
         event for event in follower.live if (event.run_id, event.item, event.step_index) not in steps_done

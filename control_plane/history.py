@@ -169,8 +169,10 @@ class PartitionHistory:
                 yield await self._loaded(batch) if self._with_results else batch
             more = page.more and not self._is_unknown()
 
-        if self.ended:
-            self._replay = None  # a batch has many partitions; the state of an ended one is not needed
+        if self.ended and self._replay is not None:
+            self._replay.state.release()  # a batch has many partitions; the state of an ended one is not needed
+            self._replay = None
+            self._items_reported = set()
 
     async def check(self) -> None:
         """Check that the store still has what was read. Raises: FailedPrecondition `HISTORY_GONE`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from control_plane.paging import PAGE_BYTES_MAX, read_token, write_token
+from control_plane.paging import PAGE_BYTES_MAX, PAGE_SIZE_MAX, read_token, write_token
 from control_plane.replays import Replays
 from control_plane.views import NEVER_STARTED, ItemView, status_name
 from stepflow.codec import Json
@@ -28,6 +28,8 @@ from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from stepflow.run.views import StepView
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
@@ -79,6 +81,16 @@ class Listing:
 
         following = start + len(views)
         return views, write_token(following) if following < record.items_total else ""
+
+    async def each_item(self, run_id: str) -> AsyncGenerator[ItemView, None]:
+        """Yield every item in index order; memory holds one page. Raises: NotFound, DataLoss."""
+        token = ""
+        while True:
+            views, token = await self.items(run_id, PAGE_SIZE_MAX, token)
+            for view in views:
+                yield view
+            if not token:
+                return
 
     async def _partition_items(
         self, run_id: str, partition: int, record: state_pb2.RunRecord

@@ -188,6 +188,7 @@ class _Partition:
             log.warning("a journal ends with an entry of a later version", run_id=self.run_id, error=unknown.message)
         self.reading = Reading(self._steps.views(self.replay.state), items, unknown)
         if self.replay.state.status is not None:
+            self.replay.state.release()
             self.replay, self._steps = None, StepList()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from control_plane.views import RunView, run_view
 from stepflow.errors import NotFound
-from stepflow.journal import parse_record
+from stepflow.journal import parse_record, without_inputs
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, range_all
 from stepflow.store.follow import follow
@@ -143,9 +143,9 @@ class Waits:
 
         for item in statuses:
             waited.note_status(item)
-        for large in ("inputs", "partition_inputs", "variables_json", "overrides_json"):
+        for large in ("variables_json", "overrides_json"):
             record.ClearField(large)  # thousands of runs may have waiters
-        waited.record = record
+        waited.record = without_inputs(record)
 
     async def _read(self, run_id: str) -> tuple[state_pb2.RunRecord, list[KeyValue]]:
         status = keys.status_of_run(run_id)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from stepflow.errors import FailedPrecondition, NotFound
-from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry
+from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry, without_inputs
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.run import Phase, find_step
 from stepflow.run.state import ENGINE_VERSION
@@ -41,6 +41,9 @@ ATTACH_WAIT_S = 1.0
 
 PLANS_MAX = 256
 """Compiled flows kept."""
+
+RECORD_KEPT_BYTES = 4 * 1024
+"""Records kept with their inputs: of a larger one, each partition of a batch would hold a copy."""
 
 INBOX_FIRST = 4
 """Messages read together with the run's record; few runs have any."""
@@ -160,6 +163,8 @@ class PartitionReader:
                 state.note_input_stored(index, await self._blobs.put_blob(state.run_id, raw), len(raw))
         finally:
             self._budget.release(size)
+        if record.ByteSize() > RECORD_KEPT_BYTES:
+            record = without_inputs(record)
 
         # 2. Replay.
         loaded = LoadedPartition(record, state, opened.fresh, opened.inbox, {})

@@ -22,9 +22,12 @@ from stepflow.run.entries import flow_result
 from stepflow.run.subruns import callback_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from executor.blobs import RunBlobs
     from executor.hosts.peer import HostPeer
     from executor.values import PartitionValues
+    from stepflow.codec import Json
     from stepflow.run import StepRun
 
 
@@ -163,10 +166,14 @@ REPORT_INLINE_BYTES_MAX = 4 * 1024 * 1024
 """Results of one report that travel in its frame; of 100,000 small results, the rest goes to the blob store, too."""
 
 
-async def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> None:
-    """Answer a call-back with the report of its sub-run. Large results go to blobs of the run `run_id`."""
-    inline_bytes = 0
+def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> Coroutine[object, object, None]:
+    """Return the work of answering a call-back with the report of its sub-run.
+
+    Large results go to blobs of the run `run_id`.
+    """
     scope = answer.scope
+    # Now, not in the work: the run may end, and its state go, before the work begins.
+    outcomes = [scope.items[index].outcome if index < len(scope.items) else None for index in range(len(scope.inputs))]
     report = host_pb2.RunReport(
         run_id=scope.run_id,
         flow_name=scope.plan.flow.name or "",
@@ -175,9 +182,19 @@ async def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> N
         completed_at_ms=scope.ended_at_ms,
     )
 
-    for index in range(len(scope.inputs)):
+    return _send_report(answer, report, outcomes, run_id, blobs)
+
+
+async def _send_report(
+    answer: AnswerCallback,
+    report: host_pb2.RunReport,
+    outcomes: list[Json | Failure | None],
+    run_id: str,
+    blobs: RunBlobs,
+) -> None:
+    inline_bytes = 0
+    for outcome in outcomes:
         item = report.items.add(status=pb.RUN_STATUS_RUNNING)
-        outcome = scope.items[index].outcome if index < len(scope.items) else None
         if outcome is None:
             continue
 

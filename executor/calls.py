@@ -112,6 +112,7 @@ class PartitionCalls:
             origin=result.failure.origin if failed else pb.ORIGIN_UNSPECIFIED,
             attempt=flight.attempt,
             started_at_ms=result.started_at_ms,
+            duration_ms=result.duration_ms,
             host=flight.peer.id,
             now_ms=partition.now_ms(),
         )
@@ -148,6 +149,7 @@ class PartitionCalls:
             origin=pb.ORIGIN_DISPATCH,
             attempt=attempt,
             started_at_ms=0,
+            duration_ms=0,
             host=host,
             now_ms=partition.now_ms(),
         )

@@ -23,6 +23,7 @@ from executor.messages import PartitionMessages
 from executor.outbox import PartitionOutbox
 from executor.outcome import partition_results, partition_status
 from executor.values import PartitionValues
+from stepflow.clock import SteadyClock
 from stepflow.codec import INLINE_BYTES_MAX
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -69,9 +70,8 @@ class Owner(Protocol):
     blobs: RunBlobs
     value_budget: ValueBudget
 
-    def now_ms(self) -> int: ...
     def mark_dirty(self, driver: PartitionDriver, /) -> None: ...
-    def wake_at(self, driver: PartitionDriver, at_ms: int, /) -> None: ...
+    def wake_at(self, driver: PartitionDriver, at_ns: int, /) -> None: ...
     def spawn(self, driver: PartitionDriver, work: Coroutine[object, object, None]) -> None: ...
     def end_ownership(self, driver: PartitionDriver) -> None: ...
 
@@ -93,7 +93,9 @@ class PartitionDriver:
         self.calls = PartitionCalls(self, owner.blobs)
         self.messages = PartitionMessages(self)
         self.waits_for = self.calls.waits_for
-        self.now_ms = owner.now_ms
+        # Each owner's time starts from its own wall clock and never jumps: all entries and timers use it.
+        self.clock = SteadyClock()
+        self.now_ms = self.clock.now_ms
 
         self.listener: Listener | None = None
         self.paused = True
@@ -188,7 +190,7 @@ class PartitionDriver:
             self._callbacks.answer_opened()
         wake_ms = state.next_wake_ms()
         if wake_ms is not None:
-            owner.wake_at(self, wake_ms)
+            owner.wake_at(self, self.clock.elapsed_at_ns(wake_ms))
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run work in a new task; a defect in the work gives the partition back."""

@@ -14,7 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from executor.give_back import GiveBack, defect, out_of_memory
-from executor.timers import WakeTimers, now_ms
+from executor.timers import WakeTimers
 from executor.writes import JournalWrites
 from stepflow.errors import StepflowError
 
@@ -60,7 +60,6 @@ class Ownership:
         """Called when a partition must end: the store refuses a write of it, or its memory does not suffice."""
 
         # Without forwarding methods in between: called for every step.
-        self.now_ms = now_ms
         self.mark_dirty = self.writes.mark_dirty
         self.wake_at = self.timers.wake_at
 
@@ -102,6 +101,7 @@ class Ownership:
         self._remove(driver)
         self.give_back.forget_partition((driver.run_id, driver.partition))
         self.hosts.drop_caller(driver)
+        driver.state.release()
 
     def drop(self, driver: PartitionDriver, *, cancel: bool = False) -> None:
         """Stop driving a partition. Hosts keep the calls for the next owner, unless `cancel` is set."""

@@ -21,6 +21,7 @@ from executor.drive import PartitionDriver
 from executor.give_back import OUT_OF_MEMORY, defect, out_of_memory
 from executor.inbox import Inbox
 from executor.readings import Readings
+from stepflow.clock import SteadyClock
 from stepflow.errors import Code, Conflict, DataLoss, FailedPrecondition, Failure, NotFound, StepflowError
 from stepflow.mesh.v1 import journal_pb2, state_pb2
 from stepflow.run.state import ADOPTIONS_IN_A_ROW_MAX
@@ -123,7 +124,7 @@ class TakeOver:
         assignment, error = self._unread.pop(partition_id)
         if session is not None:
             failure = Failure(Code.ORCHESTRATOR_ERROR, error.message)
-            now_ms = self._ownership.now_ms()
+            now_ms = SteadyClock().now_ms()
             end = partial(
                 self._unread_end.end, session, partition_id, assignment, journal_pb2.RUN_STATUS_FAILED, failure, now_ms
             )
@@ -192,7 +193,7 @@ class TakeOver:
                 Code.ORCHESTRATOR_ERROR, f"{lost} executors in a row died while they read the journal of this run"
             )
             status = journal_pb2.RUN_STATUS_RECOVERY_FAILED
-            now_ms = self._ownership.now_ms()
+            now_ms = SteadyClock().now_ms()
             await self._unread_end.end(session, partition_id, assignment, status, failure, now_ms)
             return
 

@@ -16,6 +16,12 @@ def new_run_id() -> str:
     return str(UUID(int=value))
 
 
+def begun_at_ms(run_id: str) -> int:
+    """Return when a run id was made, in milliseconds since 1970; 0 for another version of UUID than 7."""
+    parsed = UUID(run_id)
+    return parsed.int >> 80 if parsed.version == 7 else 0
+
+
 def parse_run_id(text: str) -> str:
     """Return a run id in canonical form. Raises: Invalid `RUN_ID_INVALID`."""
     return parse_uuid(text, "RUN_ID_INVALID", "run id")

@@ -87,6 +87,16 @@ def parse_record(run_id: str, value: bytes) -> state_pb2.RunRecord:
     return record
 
 
+def without_inputs(record: state_pb2.RunRecord) -> state_pb2.RunRecord:
+    """Return the record without the inputs, which are most of it. `record` is changed, too.
+
+    A copy, because a message keeps the memory of fields that are cleared.
+    """
+    record.ClearField("inputs")
+    record.ClearField("partition_inputs")
+    return state_pb2.RunRecord.FromString(record.SerializeToString())
+
+
 async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     """Read and compile the run's flow with the overrides. Raises: DataLoss."""
     stored = await store.get(keys.flow(record.flow_id))

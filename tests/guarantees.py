@@ -80,10 +80,22 @@ RESULTS = (
         ("unit/run/test_engine.py::test_a_lost_call_is_retried_before_a_default_applies",),
     ),
     Promise(
+        "clocks",
+        "Setting a wall clock changes no wait; after a take-over a wait lasts at most its whole duration, whatever the "
+        "clocks.",
+        (
+            "mesh/recovery/test_clocks.py::test_a_wait_ends_in_time_although_the_clock_of_its_executor_is_set_back_an_hour",
+            "mesh/recovery/test_clocks.py::test_a_wait_ends_in_time_after_a_take_over_between_owners_whose_clocks_differ",
+            "unit/run/test_clocks.py::test_a_lagging_owner_goes_on_from_the_last_entry_of_the_previous_owner",
+        ),
+    ),
+    Promise(
         "one-run",
         "Submissions are idempotent: the same submission under the same run id makes one run.",
         (
             "mesh/api/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
+            "mesh/api/test_batches.py::test_one_request_is_one_run_whichever_call_carries_it",
+            "mesh/api/test_batches.py::test_a_connection_that_breaks_within_a_batch_leaves_one_whole_run",
             "mesh/api/test_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
         ),
     ),

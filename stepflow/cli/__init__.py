@@ -10,6 +10,7 @@
 - `console`: messages on stderr, results on stdout, exit codes.
 - `tables`: listings on stdout.
 - `driving`: one run of this machine, driven to its end.
+- `interruptible`: work that signals stop in order.
 - `stored`: runs stored on this machine.
 - `remote`: the connection to a mesh.
 - `sources`: `stepflow runs` over either: `stored` or a mesh.

@@ -226,6 +226,7 @@ def _step_view(step: RunStep) -> StepView:
         attempt=step.attempt,
         started_at_ms=step.started_at_ms,
         completed_at_ms=step.completed_at_ms,
+        duration_ms=step.duration_ms,
         outcome=remote.outcome_of(step),
         retries=step.retries,
     )

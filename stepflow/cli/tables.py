@@ -18,6 +18,22 @@ def print_json(tree: Any) -> None:
     console.out(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
 
 
+def print_json_with_list(tree: dict[str, Any], name: str, elements: Iterable[Any]) -> None:
+    """Print a tree as indented JSON with a further member, a list, whose elements are printed as they come."""
+    import msgspec
+
+    def indented(value: Any, depth: int) -> bytes:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2)
+        return text.replace(b"\n", b"\n" + b"  " * depth)  # a newline in a string is escaped
+
+    console.out(indented(tree, 0).removesuffix(b"\n}") + b",\n  " + msgspec.json.encode(name) + b": [")
+    separator = b"\n    "
+    for element in elements:
+        console.out(separator + indented(element, 2))
+        separator = b",\n    "
+    console.out((b"]" if separator == b"\n    " else b"\n  ]") + b"\n}\n")
+
+
 def print_json_line(tree: Any) -> None:
     """Print a tree as a line of JSON (JSONL)."""
     import msgspec

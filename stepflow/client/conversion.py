@@ -116,7 +116,16 @@ def step_of(message: runs_pb2.StepSummary) -> RunStep:
         completed_at_ms=message.completed_at_ms or None,
         raw=raw,
         failure=failure,
+        duration_ms=_step_duration_ms(message),
     )
+
+
+def _step_duration_ms(step: runs_pb2.StepSummary) -> int | None:
+    if step.HasField("duration_ms"):
+        return step.duration_ms
+    # A control plane of an earlier version reports two instants only, possibly of two clocks.
+    ended = step.started_at_ms and step.completed_at_ms
+    return max(0, step.completed_at_ms - step.started_at_ms) if ended else None
 
 
 def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:

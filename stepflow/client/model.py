@@ -122,6 +122,8 @@ class RunStep:
     completed_at_ms: int | None
     raw: bytes
     failure: Failure | None
+    duration_ms: int | None = None
+    """Duration of the last attempt, by one clock; None while running, and if the step was never dispatched."""
 
     @property
     def result(self) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stepflow.codec import Json
 from stepflow.errors import Invalid, NotFound
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import flows_pb2, retry_pb2, runs_pb2, values_pb2
@@ -47,11 +48,17 @@ FlowLike: TypeAlias = Document | Named | str
 
 def value_message(value: Any, name: str) -> values_pb2.Value:
     """Encode a value; errors call it `name`. Raises: Invalid `VALUE_INVALID`."""
+    return values_pb2.Value(json=value_text(value, name))
+
+
+def value_text(value: Any, name: str) -> bytes:
+    """Encode a value as one line of JSON, a `Json` as it is. Raises: Invalid `VALUE_INVALID`, which names `name`."""
+    if isinstance(value, Json):
+        return value.raw
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise Invalid("VALUE_INVALID", f"{name} is not JSON: {error}") from None
-    return values_pb2.Value(json=text)
 
 
 def document_message(flow: Document) -> values_pb2.Value:

@@ -17,6 +17,7 @@ from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.host import ComponentHost
 from control_plane.admission import RunRequest, check_request
 from control_plane.control_plane import ControlPlane
+from control_plane.inputs import InputCheck, in_parts
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
@@ -104,6 +105,10 @@ class Mesh:
         await self.control.start()
         await self.executor.start()
 
+    async def submit(self, request: RunRequest, inputs: Iterable[bytes]) -> str:
+        """Submit a request with inputs of any size; the request has none itself. Raises as `ControlPlane.submit`."""
+        return await self.control.submit(await self.control.stage_inputs(request, _parts(inputs)))
+
     async def close(self) -> None:
         """Stop all parts, component servers included. Unfinished runs can be resumed."""
         await self.executor.close()
@@ -153,6 +158,18 @@ class Mesh:
 
         self._peer.plugins = plugins
         self.executor.hosts.set_peer(self._peer, starting=self.starting | self._idle)
+
+
+async def _parts(inputs: Iterable[bytes]) -> AsyncIterator[list[bytes]]:
+    for part in in_parts(inputs):
+        yield part
+
+
+def check_inputs(flow: Flow, inputs: Iterable[bytes], *, schema: bool) -> None:
+    """Refuse inputs with which the flow can never run. `schema`: check against its input schema. Raises: Invalid."""
+    check = InputCheck(flow, schema=schema)
+    for part in in_parts(inputs):
+        check.check(part)
 
 
 def _components(config: Config, name: str, listing: BackendListing) -> PluginComponents:
@@ -264,6 +281,7 @@ __all__ = [
     "Mesh",
     "RunRequest",
     "RunView",
+    "check_inputs",
     "check_request",
     "flow_result",
     "list_components",

@@ -5,14 +5,15 @@
     <folder>/ended               what lists show of ended runs (`ended_runs`)
 
 - A database is owned by one process at a time, the process that drives the run; other processes may read it meanwhile.
-- The folder has mode 0700: journals contain the data of users' flows.
-- A damaged database does not affect the others.
+- The folder has mode 0700: journals contain the data of users' flows. One that others can change is refused.
+- A damaged database does not affect the others. Damage of its log is found before SQLite would ignore it.
 
 Not here: the keys in a database (`stepflow.store.keys`), and driving runs (`stepflow.embedded.mesh`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -20,7 +21,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
+from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError
+from stepflow.store.sqlite.wal import lost_transactions
 
 if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
@@ -75,12 +77,15 @@ class LocalRuns:
 
         if not self.database(run_id).exists():
             raise self._not_found(run_id)
+        self._check_owner()
+        await self._check_log(run_id)
         return await SqliteStore.open(self.database(run_id))
 
     async def read(self, run_id: str) -> SqliteStore:
         """Open the database of a run for reading, also while another process owns it. Raises as `own`."""
         from stepflow.store.sqlite.store import SqliteStore
 
+        await self._check_log(run_id)
         return await SqliteStore.open(self.database(run_id), read_only=True)
 
     def discard(self, run_id: str) -> None:
@@ -126,6 +131,44 @@ class LocalRuns:
             raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} run ids begin with {text}: {shown}; give a longer prefix")
         return found[0]
 
+    def exposure(self) -> str:
+        """Return a warning if other users can read the folder; empty without one."""
+        try:
+            mode = self.folder.stat().st_mode & 0o777
+        except OSError:
+            return ""
+        if not mode & 0o077 or mode & 0o022:  # the latter is refused
+            return ""
+        return f"other users can read the runs in {self.folder} (mode {mode:o}): chmod 700 {self.folder}"
+
+    def _check_owner(self) -> None:
+        """Refuse a folder in which others could forge runs. Raises: FailedPrecondition `STORE_EXPOSED`."""
+        try:
+            found = self.folder.stat()
+        except OSError:
+            return
+        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022:
+            who = f"user {found.st_uid}" if found.st_uid not in (os.geteuid(), 0) else "other users"
+            raise FailedPrecondition(
+                "STORE_EXPOSED",
+                f"{who} can change the runs in {self.folder}: make it your own (chown) and private (chmod 700 "
+                f"{self.folder}), or name another folder with --store",
+                path=str(self.folder),
+            )
+
+    async def _check_log(self, run_id: str) -> None:
+        """Look for lost transactions in the log of a run that nobody drives. Raises: DataLoss `STORE_CORRUPT`."""
+        log = Path(f"{self.database(run_id)}-wal")
+        if not os.path.exists(log) or self.is_driven(run_id):  # noqa: ASYNC240, PTH110  # a stat, before each opening
+            return
+        if await asyncio.to_thread(lost_transactions, log):
+            raise DataLoss(
+                "STORE_CORRUPT",
+                f"{log} is damaged: results of steps are lost. Restore a copy, or delete the file to go on with what "
+                "is left (steps run again)",
+                path=str(log),
+            )
+
     def _not_found(self, run_id: str) -> NotFound:
         return NotFound(
             "RUN_NOT_FOUND",
@@ -135,6 +178,7 @@ class LocalRuns:
 
     def _make_folder(self) -> None:
         if self.folder.is_dir():
+            self._check_owner()
             return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

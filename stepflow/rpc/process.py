@@ -1,6 +1,7 @@
 """The process of a service: options, store, signals, the ready line. Shared by the three services.
 
-- The first SIGTERM or SIGINT shuts the service down in order; the second ends the process at once.
+- The first SIGTERM, SIGINT or SIGHUP shuts the service down in order; a second one, later than
+  `stop_signals.REPEAT_S`, ends the process at once.
 - User errors are one line on stderr, with exit code 1 and no traceback.
 - A ready service writes one line of JSON to stdout: `{"service": …, "id": …, "address": …}`.
 
@@ -14,7 +15,6 @@ import asyncio
 import gc
 import json
 import os
-import signal
 import socket
 import sys
 from contextlib import asynccontextmanager
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow import process_privacy, telemetry
 from stepflow.errors import Invalid, StepflowError, Unavailable
+from stepflow.standard_streams import StdoutUnwritable, prepare_streams
+from stepflow.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -189,7 +191,10 @@ def ready(service: str, identity: str, address: str) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
-    print(json.dumps({"service": service, "id": identity, "address": address}), flush=True)
+    try:
+        print(json.dumps({"service": service, "id": identity, "address": address}), flush=True)
+    except StdoutUnwritable as error:  # nothing else needs stdout
+        telemetry.get_logger(__name__).warning("the ready line cannot be written to stdout", error=error.strerror)
 
 
 def run(
@@ -204,6 +209,7 @@ def run(
     """
     import uvloop
 
+    prepare_streams()
     options = arguments.parse_args(argv)
     telemetry.configure(level=options.log_level, format=options.log_format)
     telemetry.hide(value for name, value in os.environ.items() if telemetry.is_secret_name(name))
@@ -221,27 +227,24 @@ async def _serve(service: AbstractAsyncContextManager[None]) -> None:
     stop = asyncio.Event()
     starting = asyncio.ensure_future(service.__aenter__())
 
-    def end(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)  # second signal: a hanging shutdown must not keep the process alive
+    def end(number: int, request: int) -> None:
+        if request > 1:
+            os._exit(128 + number)  # a hanging shutdown must not keep the process alive
         stop.set()
         starting.cancel()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number)
+    with StopSignals(asyncio.get_running_loop(), end):
+        try:
+            await starting
+        except asyncio.CancelledError:
+            if stop.is_set():
+                return
+            raise
 
-    try:
-        await starting
-    except asyncio.CancelledError:
-        if stop.is_set():
-            return
-        raise
-
-    try:
-        await stop.wait()
-    finally:
-        await service.__aexit__(None, None, None)
+        try:
+            await stop.wait()
+        finally:
+            await service.__aexit__(None, None, None)
 
 
 __all__ = ["ServiceConfig", "open_health", "open_store", "parser", "read_options", "ready", "run"]

@@ -107,6 +107,25 @@ def _adopted(state: RunState, entry: pb.Entry) -> None:
     if state.adoptions == 1:
         state.root.created_at_ms = state.last_at_ms
         state.opening.append(state.root)
+    elif state.timers:
+        _carry_waits_over(state)
+
+
+def _carry_waits_over(state: RunState) -> None:
+    """Move the pending wake-ups from the clock of the previous owner to the clock of the next.
+
+    No wait gets longer: if the next owner's clock lags behind the journal, a wait has no more left than at the previous
+    owner's last entry, and never more than its whole duration.
+    """
+    lag_ms = max(0, -state.quiet_ms)
+    timers, state.timers = state.timers, []
+    for at_ms, *_, step in timers:
+        if step.wake_at_ms != at_ms or step.item.active.get(step.index) is not step:
+            continue  # a cancelled timer
+        step.wake_at_ms = at_ms - lag_ms
+        if step.wait_ms:
+            step.wake_at_ms = min(step.wake_at_ms, state.last_at_ms + step.wait_ms)
+        state.push_timer(step)
 
 
 def _step_completed(state: RunState, entry: pb.Entry) -> None:
@@ -148,14 +167,14 @@ def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
     if step.sub_runs and step.sub_runs[0].kind != pb.SUB_RUN_KIND_CALLBACK:
         step.sub_runs = None
 
-    step.wake_at_ms = fact.retry_at_ms
+    step.wake_at_ms, step.wait_ms = fact.retry_at_ms, fact.delay_ms
     state.push_timer(step)
 
 
 def _timer_set(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     step.enter(SLEEPING)
-    step.wake_at_ms = entry.timer_set.fire_at_ms
+    step.wake_at_ms, step.wait_ms = entry.timer_set.fire_at_ms, entry.timer_set.duration_ms
     state.push_timer(step)
 
 
@@ -192,7 +211,7 @@ def _signal_awaited(state: RunState, entry: pb.Entry) -> None:
     step.enter(WAITING)
     step.signal = None
     if fact.until_ms:
-        step.wake_at_ms = fact.until_ms
+        step.wake_at_ms, step.wait_ms = fact.until_ms, fact.timeout_ms
         state.push_timer(step)
 
     queue_key = (_root_item(step), fact.name)

@@ -23,8 +23,8 @@ from stepflow.run.values import evaluate_input, required_blob
 if TYPE_CHECKING:
     from stepflow.run.scope import Scope, StepRun
 
-FIRE_AT_MS_MAX = 2**62
-"""Latest instant of a timer; later ones would not fit into an int64."""
+WAIT_MS_MAX = 2**61
+"""Longest wait; the instants of longer ones would not fit into an int64."""
 
 SIGNAL_NAME_CHARS_MAX = 128
 
@@ -65,11 +65,13 @@ def begin(state: RunState, step: StepRun, name: str, input: bytes, now_ms: int, 
         return Failure(Code.INVALID_INPUT, f"input of /{name}: {error}")
 
     if name == "sleep":
-        return pb.TimerSet(fire_at_ms=min(now_ms + step.memo.duration_ms, FIRE_AT_MS_MAX))
+        duration_ms = min(step.memo.duration_ms, WAIT_MS_MAX)
+        return pb.TimerSet(fire_at_ms=now_ms + duration_ms, duration_ms=duration_ms)
     if name == "wait_for_signal":
-        timeout_ms: int | None = step.memo.timeout_ms
-        until_ms = 0 if timeout_ms is None else min(now_ms + timeout_ms, FIRE_AT_MS_MAX)
-        return pb.SignalAwaited(name=step.memo.name, until_ms=until_ms)
+        if step.memo.timeout_ms is None:
+            return pb.SignalAwaited(name=step.memo.name)
+        timeout_ms = min(step.memo.timeout_ms, WAIT_MS_MAX)
+        return pb.SignalAwaited(name=step.memo.name, until_ms=now_ms + timeout_ms, timeout_ms=timeout_ms)
 
     if step.item.scope.depth >= DEPTH_MAX:
         return Failure(Code.ORCHESTRATOR_ERROR, f"sub-runs are nested deeper than {DEPTH_MAX} levels")

@@ -245,6 +245,7 @@ def _conclude_step(state: RunState, step: StepRun, begun: Begun | None, now_ms: 
             origin=pb.ORIGIN_COMPONENT,
             attempt=1 + step.component_failed + step.transport_failed,
             started_at_ms=step.started_at_ms or now_ms,
+            duration_ms=now_ms - step.started_at_ms if step.started_at_ms else 0,
             host="",
             now_ms=now_ms,
         )

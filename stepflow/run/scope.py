@@ -22,7 +22,7 @@ class JournaledStep:
     `StepRun` sets the initial values: a second constructor would cost every step a call.
     """
 
-    __slots__ = ("component_failed", "signal", "transport_failed", "wake_at_ms")
+    __slots__ = ("component_failed", "signal", "transport_failed", "wait_ms", "wake_at_ms")
 
     transport_failed: int
     """Failed attempts charged to the transport budget."""
@@ -30,6 +30,8 @@ class JournaledStep:
     """Failed attempts charged to the step's own budget."""
     wake_at_ms: int
     """Instant of the step's only valid timer; -1 if the timer was cancelled."""
+    wait_ms: int
+    """The same wait as a duration; 0 = unknown. Bounds the wait under a later owner."""
     signal: Json | None
     """Payload of the signal that the step received."""
 
@@ -53,7 +55,7 @@ class StepRun(JournaledStep):
 
     def __init__(self, item: Item, index: int, ready_at: int) -> None:
         self.transport_failed = self.component_failed = 0
-        self.wake_at_ms = 0
+        self.wake_at_ms = self.wait_ms = 0
         self.signal = None
 
         self.item = item

@@ -104,7 +104,7 @@ class JournaledRun:
         self.last_at_ms = 0
         """Instant of the newest entry."""
         self.quiet_ms = 0
-        """Time between the two newest entries."""
+        """Time between the two newest entries. Negative if the clock of a new owner lags behind the journal."""
         self.epoch = 0
         self.adoptions = 0
         self.adoptions_in_a_row = 0
@@ -254,6 +254,19 @@ class RunState(JournaledRun):
     def begin_ending(self) -> None:
         """Stop making decisions: the last entry is being journaled."""
         self.ending = True
+
+    def release(self) -> None:
+        """Drop all values and break the reference cycles. The state must not be used afterwards.
+
+        Without it an ended run would stay in memory until the garbage collector meets it, which counts objects, not the
+        megabytes that they hold.
+        """
+        for scope in self.scopes:
+            for item in scope.items:
+                item.active.clear()
+            scope.items.clear()
+            scope.inputs = []
+        self.scopes = []
 
     def note_journaled(self, size_bytes: int) -> None:
         """Count written or replayed entries toward the size limit of the journal."""

@@ -37,7 +37,7 @@ class StepEvent(msgspec.Struct, frozen=True):
     attempt: int
     at_ms: int
     duration_ms: int | None = None
-    """Duration of the attempt; None if the step was never dispatched."""
+    """Duration of the attempt, by one clock; None if the step was never dispatched."""
     failure: Failure | None = None
     until_ms: int | None = None
     """When the next attempt, the end of a sleep or the end of a wait for a signal is due."""
@@ -65,13 +65,13 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
     if kind == "step_completed":
         done = entry.step_completed
         attempt = done.attempt
-        duration = entry.at_ms - done.started_at_ms if done.started_at_ms else None
+        duration = _duration_ms(entry, done)
         if done.HasField("failure"):
             event_kind, failure = "failed", failure_from_pb(done.failure)
     elif kind == "attempt_failed":
         failed = entry.attempt_failed
         attempt, until, failure = failed.attempt, failed.retry_at_ms, failure_from_pb(failed.failure)
-        duration = entry.at_ms - failed.started_at_ms if failed.started_at_ms else None
+        duration = _duration_ms(entry, failed)
     elif kind == "timer_set":
         until = entry.timer_set.fire_at_ms
     elif kind == "signal_awaited":
@@ -93,6 +93,13 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         message=message,
         parent=_parent(scope),
     )
+
+
+def _duration_ms(entry: pb.Entry, ended: pb.StepCompleted | pb.AttemptFailed) -> int | None:
+    if not ended.started_at_ms:
+        return None
+    # Entries without a duration: the difference of two clocks, which may be negative.
+    return ended.duration_ms or max(0, entry.at_ms - ended.started_at_ms)
 
 
 def _parent(scope: Scope) -> tuple[str, int, int] | None:
@@ -147,6 +154,8 @@ class StepView(msgspec.Struct):
     attempt: int = 0
     started_at_ms: int | None = None
     completed_at_ms: int | None = None
+    duration_ms: int | None = None
+    """Duration of the last attempt, by one clock; None while the step runs, or if it was never dispatched."""
     outcome: Json | Failure | None = None
     retries: int = 0
 
@@ -180,6 +189,7 @@ class StepList:
             view.status = event.kind
             view.completed_at_ms = event.at_ms
             view.started_at_ms = entry.step_completed.started_at_ms or None
+            view.duration_ms = event.duration_ms
             view.outcome = event.failure or json_of(entry.step_completed.result)
         self._ended[key] = view
 

@@ -57,14 +57,13 @@ def list_components(
     with_schemas = output_format != "pretty" if schemas is None else _flag("--schemas", schemas)
     hide = _flag("--hide-unreachable", hide_unreachable)
 
-    import asyncio
-
     from stepflow.cli.input.documents import read_config
+    from stepflow.cli.interruptible import run_or_exit
     from stepflow.cli.output import to_yaml
     from stepflow.embedded.mesh import list_components as ask
 
     loaded = read_config(config)
-    found, failures = asyncio.run(ask(loaded))
+    found, failures = run_or_exit(ask(loaded))
     components = describe(found, loaded, with_schemas=with_schemas, hide_unreachable=hide)
 
     if output_format == "pretty":

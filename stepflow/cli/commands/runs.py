@@ -50,7 +50,7 @@ def list_runs(
         typer.Option(
             "--status",
             metavar="STATUS",
-            help="Only runs with this status (repeatable): running, interrupted, completed, failed, …",
+            help="Only runs with this status (repeatable): running, interrupted, completed, failed, damaged, …",
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most N runs.")] = 100,
@@ -58,7 +58,8 @@ def list_runs(
 ) -> None:
     """List runs, the newest first, including those in progress.
 
-    An interrupted run has not ended, and no process drives it: `stepflow resume` continues it.
+    An interrupted run has not ended, and no process drives it: `stepflow resume` continues it. A damaged run cannot be
+    read.
 
     \b
     Examples:
@@ -73,7 +74,7 @@ def list_runs(
     from stepflow.cli.tables import print_json
 
     source = choose(server, store)
-    known = STATUSES if isinstance(source, RemoteSource) else (*STATUSES, "interrupted")
+    known = STATUSES if isinstance(source, RemoteSource) else (*STATUSES, "interrupted", "damaged")
     for name in status or ():
         console.check_choice("--status", name, known)
 

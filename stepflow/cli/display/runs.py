@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from stepflow.cli.display.texts import clock, duration, plain
+from stepflow.cli.display.texts import clock, duration, elapsed_ms, plain
 from stepflow.cli.tables import print_members, print_table
 from stepflow.errors import Failure
 
@@ -82,9 +82,7 @@ def print_steps(steps: Iterable[StepView], redactor: Redactor) -> None:
     """Print a table of steps, the steps of sub-runs indented."""
     rows = []
     for step in steps:
-        took = ""
-        if step.started_at_ms is not None and step.completed_at_ms is not None:
-            took = duration(step.completed_at_ms - step.started_at_ms)
+        took = "" if step.duration_ms is None else duration(step.duration_ms)
         name = "  " * step.depth + step.step_id
         attempt = str(step.attempt or "")
         rows.append(
@@ -105,4 +103,4 @@ def _item_counts(run: AnyRun) -> str:
 
 
 def _took(run: AnyRun) -> str:
-    return "" if run.completed_at_ms is None else duration(run.completed_at_ms - run.created_at_ms)
+    return "" if run.completed_at_ms is None else duration(elapsed_ms(run.created_at_ms, run.completed_at_ms))

@@ -63,6 +63,11 @@ def plain(text: str, redact: Callable[[str], str]) -> str:
     return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
 
 
+def elapsed_ms(from_ms: int, to_ms: int) -> int:
+    """Return the time between two instants; 0 if clocks that differ put them in the wrong order."""
+    return max(0, to_ms - from_ms)
+
+
 def duration(milliseconds: int) -> str:
     """Format a duration: `12 ms`, `1.2 s`, `3 min 2 s`, `1 h 5 min`, `2 d 3 h`."""
     if milliseconds < 1_000:

@@ -81,6 +81,7 @@ def step_tree(step: StepView) -> dict[str, Any]:
         "retries": step.retries,
         "started_at_ms": step.started_at_ms,
         "completed_at_ms": step.completed_at_ms,
+        "duration_ms": step.duration_ms,
         "result": None if step.outcome is None else decode(flow_result(step.outcome)),
     }
 

@@ -151,40 +151,48 @@ class Survived(_message.Message):
     def __init__(self) -> None: ...
 
 class StepCompleted(_message.Message):
-    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced")
+    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced", "duration_ms")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     started_at_ms: int
     host: str
     result: Payload
     failure: Failure
     replaced: Failure
-    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    duration_ms: int
+    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
 
 class AttemptFailed(_message.Message):
-    __slots__ = ("attempt", "failure", "retry_at_ms", "started_at_ms", "host")
+    __slots__ = ("attempt", "failure", "retry_at_ms", "started_at_ms", "host", "delay_ms", "duration_ms")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AT_MS_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     failure: Failure
     retry_at_ms: int
     started_at_ms: int
     host: str
-    def __init__(self, attempt: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., retry_at_ms: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+    delay_ms: int
+    duration_ms: int
+    def __init__(self, attempt: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., retry_at_ms: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., delay_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ...) -> None: ...
 
 class TimerSet(_message.Message):
-    __slots__ = ("fire_at_ms",)
+    __slots__ = ("fire_at_ms", "duration_ms")
     FIRE_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     fire_at_ms: int
-    def __init__(self, fire_at_ms: _Optional[int] = ...) -> None: ...
+    duration_ms: int
+    def __init__(self, fire_at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ...) -> None: ...
 
 class SubRunStarted(_message.Message):
     __slots__ = ("kind", "key", "flow", "inputs", "max_concurrency", "variables_json", "overrides_json", "index")
@@ -225,12 +233,14 @@ class Signal(_message.Message):
     def __init__(self, name: _Optional[str] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
 
 class SignalAwaited(_message.Message):
-    __slots__ = ("name", "until_ms")
+    __slots__ = ("name", "until_ms", "timeout_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     until_ms: int
-    def __init__(self, name: _Optional[str] = ..., until_ms: _Optional[int] = ...) -> None: ...
+    timeout_ms: int
+    def __init__(self, name: _Optional[str] = ..., until_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class RunCompleted(_message.Message):
     __slots__ = ("status", "failure")

@@ -11,6 +11,7 @@ from support import wait_until_async
 from support.parts import World, echo, gated, of, step
 
 from control_plane import admission
+from control_plane import inputs as run_inputs
 from stepflow.errors import AlreadyExists, Invalid, NotFound, StepflowError
 from stepflow.flow import Flow
 from stepflow.ids import new_run_id
@@ -88,7 +89,7 @@ def test_what_can_never_run_is_refused_and_leaves_nothing() -> None:
                 ("FLOW_INVALID", world.submit(echo("a", of("b")), echo("b", of("a")))),
                 ("CONCURRENCY_INVALID", world.submit(step_a, concurrency_max=0)),
                 ("RUN_ID_INVALID", world.submit(step_a, run_id="mine")),
-                ("TOO_MANY_ITEMS", world.submit(step_a, inputs=[1] * (admission.RUN_ITEMS_MAX + 1))),
+                ("TOO_MANY_ITEMS", world.submit(step_a, inputs=[1] * (run_inputs.RUN_ITEMS_MAX + 1))),
                 ("VARIABLES_TOO_LARGE", world.submit(step_a, variables={"v": "x" * 300_000})),
                 ("INPUT_INVALID", world.submit(step_a, inputs=[{"n": 1}, {"n": "x"}], schemas=SCHEMA)),
             ]

@@ -178,6 +178,7 @@ def test_a_call_in_flight_is_lost_with_its_server_and_not_repeated(tmp_path: Pat
                 await wait_until_async((tmp_path / "begun").exists, "the tool runs")
                 server.kill()
                 failure = await call.outcome
+                server.wait()  # until then its port still accepts connections
                 (tmp_path / "begun").unlink()
                 with tools_over_http(port):
                     assert await outcome_of(backend, "add", {"a": 1, "b": 1}) == {"result": 2}

@@ -169,11 +169,23 @@ def test_a_second_ctrl_c_cancels_the_run(mesh: Dev) -> None:
         wait_until(lambda: "done    quick" in submit.said, "the run is under way", 20)
         submit.signal(signal.SIGINT)
         wait_until(lambda: "Ctrl-C again" in submit.said, "it says what a second one does", 20)
-        submit.signal(signal.SIGINT)
+        wait_until(lambda: submit.signal(signal.SIGINT) or "cancelling" in submit.said, "a second one is heard")
         assert submit.wait() == 130
     run_id = submit.said.split("run_id: ")[1].split()[0]
     assert f"run {run_id} has ended: cancelled" in submit.said
     assert status(mesh, run_id) == "cancelled"
+
+
+def test_one_ctrl_c_seen_twice_does_not_cancel_the_run(mesh: Dev) -> None:
+    with running(mesh, "submit", "--flow", "long.yaml", "--input-json", "1") as submit:
+        wait_until(lambda: "done    quick" in submit.said, "the run is under way", 20)
+        submit.signal(signal.SIGINT)
+        submit.signal(signal.SIGTERM)  # not another SIGINT: the two might reach the process as one
+        assert submit.wait() == 130
+    run_id = submit.said.split("run_id: ")[1].split()[0]
+    assert "cancelling" not in submit.said
+    assert status(mesh, run_id) == "running"
+    assert mesh.cli("runs", "cancel", run_id).returncode == 0
 
 
 def test_a_terminated_submit_lets_go_at_once(mesh: Dev) -> None:
@@ -202,7 +214,7 @@ def test_runs_are_listed_read_and_deleted(mesh: Dev) -> None:
     assert steps["run_id"] == run_id
     assert steps["steps"][0].keys() == {
         "run_id", "item", "step_id", "component", "depth", "status", "attempt", "retries", "started_at_ms",
-        "completed_at_ms", "result",
+        "completed_at_ms", "duration_ms", "result",
     }  # fmt: skip
     table = mesh.cli("runs", "list").stdout
     assert table.startswith("RUN_ID")

@@ -368,7 +368,7 @@ def test_durable_sleeps_of_many_runs_share_one_timer_and_leave_nothing_behind() 
                 assert (await world.ended(run_id)).status == "completed"
             await world.control.cancel(never)
             await world.ended(never)
-            assert world.executors[0].ownership.timers.next_ms() is None
+            assert world.executors[0].ownership.timers.next_ns() is None
 
     run(main())
 
