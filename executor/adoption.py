@@ -159,7 +159,8 @@ class PartitionReader:
         await self._budget.take(size)
         try:
             state = await open_partition(*opened.id, record, plan, self._blobs.get_blob)
-            for index, raw in state.large_inputs(INPUT_BYTES_MAX):
+            large = [(n, value.raw) for n, value in enumerate(state.root.inputs) if len(value.raw) > INPUT_BYTES_MAX]
+            for index, raw in large:
                 state.note_input_stored(index, await self._blobs.put_blob(state.run_id, raw), len(raw))
         finally:
             self._budget.release(size)

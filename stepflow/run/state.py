@@ -272,10 +272,6 @@ class RunState(JournaledRun):
         """Count written or replayed entries toward the size limit of the journal."""
         self.bytes_journaled += size_bytes
 
-    def large_inputs(self, bytes_max: int) -> list[tuple[int, bytes]]:
-        """Return number and text of the inputs in memory that are larger than `bytes_max`."""
-        return [(index, value.raw) for index, value in enumerate(self.root.inputs) if len(value.raw) > bytes_max]
-
     def note_input_stored(self, index: int, blob: str, blob_bytes: int) -> None:
         """Replace an input by its blob. Before the first entry: items take their inputs over."""
         self.root.inputs[index] = Stored(blob, blob_bytes)
