@@ -97,7 +97,11 @@ class Executor:
         self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
-        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned, self.values)
+
+        def abandoned(run_id: str, error: StepflowError) -> None:
+            self.abandoned(run_id, error)  # as set by then
+
+        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, abandoned, self.values)
         held_calls = HeldCalls(self.hosts)
         reader = PartitionReader(store, self._grouping, run_blobs, self.values)
         unread_end = UnreadEnd(store, self.hosts, held_calls)
@@ -243,9 +247,6 @@ class Executor:
     def items_ended(self, run_id: str) -> int:
         """Return the number of ended items in a run's partitions driven here."""
         return sum(driver.state.root.items_done for driver in self.ownership.partitions_of(run_id))
-
-    def _run_abandoned(self, run_id: str, error: StepflowError) -> None:
-        self.abandoned(run_id, error)
 
 
 __all__ = ["Executor"]

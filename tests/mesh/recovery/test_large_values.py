@@ -89,7 +89,7 @@ def test_a_batch_loads_a_bounded_part_of_its_large_values_at_once(monkeypatch: p
             await wait_until_async(lambda: len(world.work.in_flight) == 8, "all items wait for one step")
             world.work.release_all()
             assert (await world.ended(run_id)).items_completed == 8
-            assert loads.most <= 3 + 1
+            assert loads.most <= 2 * 3 + 1  # a round may begin while the last blobs of another come; 16 without a bound
 
     run(main())
 
