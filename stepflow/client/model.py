@@ -107,7 +107,10 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """A started step. `status`: running, completed or failed. `raw`: the result, if results were requested."""
+    """A started step. `status`: running, completed, failed, or cancelled (the run ended before the step did).
+
+    `raw`: the result, if results were requested.
+    """
 
     run_id: str
     item: int
@@ -123,7 +126,7 @@ class RunStep:
     raw: bytes
     failure: Failure | None
     duration_ms: int | None = None
-    """Duration of the last attempt, by one clock; None while running, and if the step was never dispatched."""
+    """Duration of the last attempt, by one clock; None while running, if cancelled, and if never dispatched."""
 
     @property
     def result(self) -> Any:
