@@ -41,6 +41,8 @@ class RunView:
     created_at_ms: int
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
+    paused_ms: int = 0
+    """How long no process drove an ended run; 0 in a mesh."""
 
     @property
     def terminal(self) -> bool:
@@ -78,6 +80,7 @@ def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[stat
         created_at_ms=record.created_at_ms,
         completed_at_ms=max((partition.completed_at_ms for partition in partitions), default=0) if ended else None,
         labels=decode(record.labels_json) if record.labels_json else {},
+        paused_ms=max((partition.paused_ms for partition in partitions), default=0) if ended else 0,
     )
 
 

@@ -65,6 +65,7 @@ def run_of(message: runs_pb2.Run) -> Run:
         created_at_ms=message.created_at_ms,
         completed_at_ms=message.completed_at_ms or None,
         labels={name: _tree(member) for name, member in message.labels.fields.items()},
+        paused_ms=message.paused_ms,
     )
 
 

@@ -83,6 +83,8 @@ class Run:
     created_at_ms: int
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
+    paused_ms: int = 0
+    """How long no process drove the run; 0 in a mesh."""
 
     @property
     def ended(self) -> bool:

@@ -37,7 +37,7 @@ class StepEvent(msgspec.Struct, frozen=True):
     attempt: int
     at_ms: int
     duration_ms: int | None = None
-    """Duration of the attempt, by one clock unless the owner of an engine component changed; None if never dispatched."""
+    """Duration of the attempt, of a call by one clock; None if the step was never dispatched."""
     failure: Failure | None = None
     until_ms: int | None = None
     """When the next attempt, the end of a sleep or the end of a wait for a signal is due."""

@@ -39,6 +39,8 @@ class AnyRun(Protocol):
     def completed_at_ms(self) -> int | None: ...
     @property
     def labels(self) -> dict[str, Any]: ...
+    @property
+    def paused_ms(self) -> int: ...
 
 
 def result_tree(outcome: Json | Failure | None, status: str) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
         "items_cancelled": run.items_cancelled,
         "created_at_ms": run.created_at_ms,
         "completed_at_ms": run.completed_at_ms,
+        "paused_ms": run.paused_ms,
     }
 
 

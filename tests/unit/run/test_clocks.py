@@ -1,4 +1,4 @@
-"""Owners with clocks that differ: no wait gets longer than it is, and no duration of a call is the difference of two clocks."""
+"""Owners with clocks that differ: no wait gets longer than it is, and no call took the difference of two clocks."""
 
 from __future__ import annotations
 
