@@ -132,7 +132,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             replace_routes=config.replace_routes,
         )
         stack.push_async_callback(registration.close)
-        service.on_drain = registration.drain
+        service.on_drain = registration.set_draining
         await registration.start()
 
         # 3. Start the plugins; retry failed starts in the background.
@@ -150,7 +150,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
 
         # 5. Drain at SIGTERM.
         await health.drain()
-        await service.drain(config.drain_grace_s)
+        await service.drain(config.drain_grace_s, stopping=True)
 
 
 if __name__ == "__main__":

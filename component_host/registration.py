@@ -92,9 +92,9 @@ class Registration:
         """Rewrite the session if the host's components have changed. Idempotent; allowed before `start`."""
         self._work.set()
 
-    def drain(self) -> None:
-        """Ask the executors for no new calls."""
-        self._draining = True
+    def set_draining(self, draining: bool) -> None:
+        """Ask the executors for no new calls, or for calls again."""
+        self._draining = draining
         self._work.set()
 
     async def close(self) -> None:

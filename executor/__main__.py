@@ -100,7 +100,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
 
         # 5. Fail the probes, then hand over.
         await health.drain()
-        await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)
+        await executor.hand_over(timeout_s=HAND_OVER_GRACE_S, stopping=True)
 
 
 if __name__ == "__main__":

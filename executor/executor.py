@@ -24,7 +24,7 @@ from executor.hosts.pool import HostPool
 from executor.ownership import Ownership
 from executor.session import Session, fresh_id
 from executor.takeover import TakeOver
-from stepflow.errors import StepflowError
+from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Put, keys
@@ -84,11 +84,14 @@ class Executor:
         self._watchers: list[asyncio.Task[None]] = []
         self._grouping = Grouping(store)
         self._draining = False
+        self._stopping = False
+        """The process ends: a drain is final."""
         self._closed = False
 
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
-        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned)
+        abandon: Abandoned = lambda run_id, error: self.abandoned(run_id, error)  # noqa: PLW0108, E731  # set later
+        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, abandon)
         held_calls = HeldCalls(self.hosts)
         reader = PartitionReader(store, self._grouping, run_blobs.get_blob)
         self.takeover = TakeOver(self.ownership, reader, held_calls, self._current_session)
@@ -128,23 +131,46 @@ class Executor:
         await self._grouping.close()
         self.hosts.close()
 
-    async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX) -> int:
-        """Take no new partitions and hand over all owned partitions (`handover`); return the number handed over."""
+    async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX, stopping: bool = False) -> int:
+        """Take no new partitions and hand over all owned partitions (`handover`); return the number handed over.
+
+        `stopping`: the process ends, and `end_drain` is refused.
+        """
         # 1. Show in the session that this executor drains: the leader assigns nothing more to it.
         self._draining = True
+        self._stopping = self._stopping or stopping
         session = self._session
         if session is None:
             return 0
-        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
-        session.writer.submit([put], on_commit=lambda: None, on_reject=lambda _error: None)
+        self._rewrite_session(session)
 
-        # 2. Hand over, until nothing is owned or being adopted, or the session is lost.
+        # 2. Hand over, until nothing is owned or being adopted, the session is lost, or the drain ends.
         def owned() -> list[PartitionDriver] | None:
             drivers = self.ownership.drivers
-            left = session is self._session and (drivers or self.takeover.adopting)
+            left = self._draining and session is self._session and (drivers or self.takeover.adopting)
             return list(drivers.values()) if left else None
 
         return await hand_over(self._store, session.id, self.hosts, owned, timeout_s)
+
+    async def end_drain(self) -> None:
+        """Take partitions again; return once the session says so. Idempotent. Raises: FailedPrecondition."""
+        if self._stopping:
+            raise FailedPrecondition("SERVICE_STOPPING", f"executor {self.id} is being stopped; its drain is final")
+        self._draining = False
+        if self._session is not None:
+            await self._rewrite_session(self._session)
+
+    def _rewrite_session(self, session: Session) -> asyncio.Future[None]:
+        """Write the session's present value; the future is done once the write is decided."""
+        decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(_error: StepflowError | None = None) -> None:
+            if not decided.done():
+                decided.set_result(None)
+
+        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
+        session.writer.submit([put], on_commit=done, on_reject=done)
+        return decided
 
     def _current_session(self) -> Session | None:
         return self._session
@@ -160,7 +186,7 @@ class Executor:
             return
         log.warning("session lost, registering again", executor_id=self.id)
         self._session = None
-        self._drop_all()
+        self.ownership.drop_all()
         self._renewal = asyncio.create_task(self._register_again(session), name="register again")
 
     async def _register_again(self, former: Session) -> None:
@@ -175,12 +201,9 @@ class Executor:
                 self._renewal = None
                 return
 
-    def _drop_all(self) -> None:
-        self.ownership.drop_all()
-
     async def _end_incarnation(self, session: Session | None) -> None:
         """Stop all work of a session. Tasks first: their writes would be refused anyway."""
-        self._drop_all()
+        self.ownership.drop_all()
         tasks = [*self._watchers, *self.takeover.adopting.values(), *self.ownership.tasks]
         for task in tasks:
             task.cancel()
@@ -208,9 +231,6 @@ class Executor:
     def items_ended(self, run_id: str) -> int:
         """Return the number of ended items in a run's partitions driven here."""
         return sum(driver.state.root.items_done for driver in self.ownership.partitions_of(run_id))
-
-    def _run_abandoned(self, run_id: str, error: StepflowError) -> None:
-        self.abandoned(run_id, error)
 
 
 __all__ = ["Executor"]

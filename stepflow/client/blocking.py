@@ -154,6 +154,9 @@ class BlockingClient:
     def drain(self, *, executor_id: str = "", host_id: str = "") -> None:
         self._do(self._client.drain(executor_id=executor_id, host_id=host_id))
 
+    def undrain(self, *, executor_id: str = "", host_id: str = "") -> None:
+        self._do(self._client.undrain(executor_id=executor_id, host_id=host_id))
+
 
 _END: Any = object()
 

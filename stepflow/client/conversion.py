@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepflow.client.model import (
+    QUEUED,
     ClientEvent,
     ClusterInfo,
     Component,
@@ -48,7 +49,7 @@ def run_of(message: runs_pb2.Run) -> Run:
         run_id=message.run_id,
         flow_id=message.flow_id,
         flow_name=message.flow_name,
-        status=status_of(message.status),
+        status=QUEUED if message.queued_reason else status_of(message.status),
         items_total=message.items_total,
         items_completed=message.items_completed,
         items_failed=message.items_failed,
@@ -56,6 +57,7 @@ def run_of(message: runs_pb2.Run) -> Run:
         created_at_ms=message.created_at_ms,
         completed_at_ms=message.completed_at_ms or None,
         labels={name: _tree(member) for name, member in message.labels.fields.items()},
+        queued_reason=message.queued_reason,
     )
 
 
@@ -218,4 +220,6 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
             for host in message.hosts
         ],
         runs_pending=message.runs_pending,
+        obstacles=list(message.obstacles),
+        warnings=list(message.warnings),
     )

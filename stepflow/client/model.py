@@ -10,6 +10,9 @@ from stepflow.codec import decode
 if TYPE_CHECKING:
     from stepflow.errors import Failure
 
+QUEUED = "queued"
+"""Status of a run that no executor drives. On the wire it is a running run with a reason."""
+
 EventKind = Literal[
     "run_adopted",
     "step_started",
@@ -66,7 +69,7 @@ class FlowInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`status`: running, completed, failed, cancelled or recovery_failed."""
+    """`status`: queued (no executor drives it), running, completed, failed, cancelled or recovery_failed."""
 
     run_id: str
     flow_id: str
@@ -79,10 +82,12 @@ class Run:
     created_at_ms: int
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
+    queued_reason: str = ""
+    """Why no executor drives the run, for display; empty unless queued."""
 
     @property
     def ended(self) -> bool:
-        return self.status != "running"
+        return self.status not in ("running", QUEUED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +208,15 @@ class HostInfo:
 
 @dataclass(frozen=True, slots=True)
 class ClusterInfo:
-    """Live executors and hosts. `leader_id` is empty while no control plane leads."""
+    """Live executors and hosts. `leader_id` is empty while no control plane leads.
+
+    `obstacles`: why no run can begin or make progress; `warnings`: what else needs an operator. Texts for people.
+    """
 
     leader_id: str
     control_plane_id: str
     executors: list[ExecutorInfo]
     hosts: list[HostInfo]
     runs_pending: int
+    obstacles: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)

@@ -238,7 +238,7 @@ class World:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        executor._drop_all()
+        executor.ownership.drop_all()
         return session.id
 
     async def bury(self, executor_id: str) -> None:
