@@ -104,11 +104,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             registration.changed()
 
     endpoints: PullEndpoints = {}
-    host = ComponentHost(
-        config.host_id,
-        make_backends(config.config, os.environ, changed, endpoints=endpoints),
-        BlobStore.open(common.blobs),
-    )
+    blobs = BlobStore.open(common.blobs)
+    blobs.on_trouble = lambda _error: changed()
+    backends = make_backends(config.config, os.environ, changed, endpoints=endpoints)
+    host = ComponentHost(config.host_id, backends, blobs)
 
     async with AsyncExitStack() as stack:
         # 1. Serve, so that the address is known. The exit order is the reverse: deregister, stop the host, the server.

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import DeadlineClock, Deadlines
-    from stepflow.store.blobs import BlobStore
+    from component_host.held_results import HeldResults
+    from stepflow.store.blobs import WaitingBlobs
 
 LOOP_BYTES_MAX = 256 * 1024
 """A larger output is checked in a thread: the check would block the event loop for several milliseconds."""
@@ -61,8 +62,9 @@ class CallStream(Protocol):
 class HostedCallOwner(Protocol):
     """The host, as used by a call."""
 
-    blobs: BlobStore
+    blobs: WaitingBlobs
     deadlines: Deadlines[Call]
+    held_results: HeldResults[Call]
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None: ...
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None: ...
@@ -251,8 +253,14 @@ class Call:
             self._succeed_inline(text)
 
     async def _succeed_with_blob(self, text: bytes) -> None:
+        # Paid for: it waits while the store is full or down, and the component is not executed again.
         try:
-            blob = await self._owner.blobs.put(text, scope=self.request.root_run_id)
+            blob = await self._owner.blobs.put(
+                text,
+                scope=self.request.root_run_id,
+                on_wait=lambda: self._owner.held_results.hold_unstored(self, len(text) + len(self.input)),
+                wanted=lambda: self.result is None and not self.forgotten,
+            )
         except StepflowError as error:
             self.end_with(not_stored(error))
             return

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from component_host.call import Call
     from component_host.call_tasks import CallTasks
     from component_host.plugins import HostedPlugin, HostedPlugins
-    from stepflow.store.blobs import BlobStore
+    from stepflow.store.blobs import WaitingBlobs
 
 log = get_logger(__name__)
 
@@ -38,7 +38,7 @@ REGISTERED_POLL_S = 0.05
 class Dispatcher:
     """Hands calls to the backends of one host; cancels and expires calls."""
 
-    def __init__(self, host_id: str, plugins: HostedPlugins, blobs: BlobStore, tasks: CallTasks) -> None:
+    def __init__(self, host_id: str, plugins: HostedPlugins, blobs: WaitingBlobs, tasks: CallTasks) -> None:
         self.deadlines: Deadlines[Call] = Deadlines(self._expire_call, is_waiting=lambda call: bool(call.callbacks))
         self.may_begin: Callable[[], bool] = lambda: True
         """Return True while executors count on this host; set by `Registration`."""

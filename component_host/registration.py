@@ -89,7 +89,7 @@ class Registration:
         self._task = asyncio.create_task(self._keep(), name="host registration")
 
     def changed(self) -> None:
-        """Rewrite the session if the host's components have changed. Idempotent; allowed before `start`."""
+        """Rewrite the session if the host's state has changed. Idempotent; allowed before `start`."""
         self._work.set()
 
     def set_draining(self, draining: bool) -> None:
@@ -227,12 +227,14 @@ class Registration:
     def _session(self) -> bytes:
         """Return the session as it should be stored now."""
         rules_hash, route_hashes = rules_of(self._routes)
+        trouble = self._host.blobs.store.trouble
         session = state_pb2.HostSession(
             address=self._address,
             capacity=self._capacity,
             draining=self._draining,
             rules_hash=rules_hash,
             route_hashes=route_hashes,
+            blob_error="" if trouble is None else trouble.message,
         )
         add_plugins(session, self._host.plugins, self._types, self._host.id)
         return session.SerializeToString(deterministic=True)

@@ -48,6 +48,15 @@ def host_obstacle(hosts: Mapping[str, state_pb2.HostSession]) -> str:
     return ""
 
 
+def blob_warnings(members: Mapping[str, state_pb2.ExecutorSession | state_pb2.HostSession]) -> list[str]:
+    """Return a text for each executor and host whose blob store refuses blobs."""
+    return [
+        f"steps that need a blob wait: {identity} cannot use the blob store: {member.blob_error}"
+        for identity, member in members.items()
+        if member.blob_error
+    ]
+
+
 def queued_reason(cluster: Cluster, run_id: str) -> str:
     """Return why no executor drives a run that has not ended; empty if one does.
 
@@ -73,4 +82,4 @@ def _ids(found: Collection[str]) -> str:
     return shown + (f" and {len(found) - IDS_SHOWN:,} more" if len(found) > IDS_SHOWN else "")
 
 
-__all__ = ["executor_obstacle", "host_obstacle", "queued_reason"]
+__all__ = ["blob_warnings", "executor_obstacle", "host_obstacle", "queued_reason"]

@@ -70,15 +70,17 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(store.close)
 
         # 2. Listen before registering: the session names the address.
+        blobs = BlobStore.open(common.blobs)
         executor = Executor(
             store,
-            BlobStore.open(common.blobs),
+            blobs,
             rules={},
             builtins={},
             name=config.name,
             runs_max=config.runs_max,
             queue_timeout_s=QUEUE_TIMEOUT_S,
         )
+        blobs.on_trouble = lambda _error: executor.rewrite_session()
         server = RpcServer(tls=common.tls, insecure=common.insecure, link=True, health=health)
         ExecutorService(executor).add_to(server)
         stack.push_async_callback(server.stop)

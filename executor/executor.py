@@ -76,6 +76,7 @@ class Executor:
         self.abandoned: Abandoned = lambda _run_id, _error: None
         """Called when a run can no longer be driven here, although it has not ended."""
         self._store = store
+        self._blobs = blobs
         self._name = name
         self._runs_max = runs_max
         self._lease_ttl_s = lease_ttl_s
@@ -142,7 +143,7 @@ class Executor:
         session = self._session
         if session is None:
             return 0
-        self._rewrite_session(session)
+        self.rewrite_session()
 
         # 2. Hand over, until nothing is owned or being adopted, the session is lost, or the drain ends.
         def owned() -> list[PartitionDriver] | None:
@@ -157,17 +158,20 @@ class Executor:
         if self._stopping:
             raise FailedPrecondition("SERVICE_STOPPING", f"executor {self.id} is being stopped; its drain is final")
         self._draining = False
-        if self._session is not None:
-            await self._rewrite_session(self._session)
+        await self.rewrite_session()
 
-    def _rewrite_session(self, session: Session) -> asyncio.Future[None]:
-        """Write the session's present value; the future is done once the write is decided."""
+    def rewrite_session(self) -> asyncio.Future[None]:
+        """Write the session's present value, if there is a session; the future is done once the write is decided."""
         decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(_error: StepflowError | None = None) -> None:
             if not decided.done():
                 decided.set_result(None)
 
+        session = self._session
+        if session is None:
+            done()
+            return decided
         put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
         session.writer.submit([put], on_commit=done, on_reject=done)
         return decided
@@ -176,8 +180,13 @@ class Executor:
         return self._session
 
     def _value(self) -> state_pb2.ExecutorSession:
+        trouble = self._blobs.trouble
         return state_pb2.ExecutorSession(
-            address=self.address, runs_max=self._runs_max, engine_version=ENGINE_VERSION, draining=self._draining
+            address=self.address,
+            runs_max=self._runs_max,
+            engine_version=ENGINE_VERSION,
+            draining=self._draining,
+            blob_error="" if trouble is None else trouble.message,
         )
 
     def _lost(self, session: Session) -> None:

@@ -327,6 +327,7 @@ EXEMPT = {
         "stepflow/dev RESTART_DELAY_MAX_S",
         "stepflow/rpc RECONNECT_BACKOFF_MAX_MS",
         "stepflow/store/etcd BACKOFF_S_MAX",
+        "stepflow/store/blobs/waiting RETRY_S_MAX",
         "stepflow/store/writer BACKOFF_S_MAX",
         "control_plane RETRY_S_MAX",
         "executor RETURN_S_MAX",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from control_plane.obstacles import executor_obstacle, host_obstacle
+from control_plane.obstacles import blob_warnings, executor_obstacle, host_obstacle
 from stepflow.errors import FailedPrecondition, Invalid, Overloaded
 from stepflow.mesh.v1 import cluster_pb2, cluster_pb2_grpc, state_pb2
 from stepflow.store import keys, range_all
@@ -48,6 +48,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 runs_max=executor.runs_max,
                 engine_version=executor.engine_version,
                 draining=executor.draining,
+                blob_error=executor.blob_error,
             )
 
         hosts: dict[str, state_pb2.HostSession] = {}
@@ -66,6 +67,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             await self._refusal(),
         ]
         reply.obstacles.extend(filter(None, obstacles))
+        reply.warnings.extend(blob_warnings({**executors, **hosts}))
         return reply
 
     async def _refusal(self) -> str:
@@ -105,7 +107,11 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 
 def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
     host = cluster_pb2.HostInfo(
-        host_id=host_id, address=session.address, capacity=session.capacity, draining=session.draining
+        host_id=host_id,
+        address=session.address,
+        capacity=session.capacity,
+        draining=session.draining,
+        blob_error=session.blob_error,
     )
 
     for plugin in session.plugins:

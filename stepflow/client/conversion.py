@@ -206,7 +206,7 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         leader_id=message.leader_id,
         control_plane_id=message.control_plane_id,
         executors=[
-            ExecutorInfo(e.executor_id, e.address, e.runs, e.runs_max, e.engine_version, e.draining)
+            ExecutorInfo(e.executor_id, e.address, e.runs, e.runs_max, e.engine_version, e.draining, e.blob_error)
             for e in message.executors
         ],
         hosts=[
@@ -216,6 +216,7 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
                 host.capacity,
                 host.draining,
                 [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
+                host.blob_error,
             )
             for host in message.hosts
         ],

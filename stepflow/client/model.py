@@ -183,6 +183,8 @@ class ExecutorInfo:
     runs_max: int
     engine_version: int
     draining: bool
+    blob_error: str = ""
+    """Why the blob store refused the last blob; empty if it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,8 @@ class HostInfo:
     capacity: int
     draining: bool
     plugins: list[PluginInfo]
+    blob_error: str = ""
+    """As in `ExecutorInfo`."""
 
 
 @dataclass(frozen=True, slots=True)
