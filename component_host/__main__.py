@@ -33,6 +33,7 @@ class HostConfig:
     host_id: str
     capacity: int
     replace_routes: bool
+    pool: str
     drain_grace_s: float
 
     def __post_init__(self) -> None:
@@ -55,7 +56,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="maximum of calls in flight; default: %(default)s",
     )
-    option("--replace-routes", action="store_true", help="override the routes of a live host")
+    option("--replace-routes", action="store_true", help="override the routes of a live host of the same pool")
+    option(
+        "--pool",
+        default="",
+        metavar="NAME",
+        help="hosts of one configuration and its updates; name it if another configuration uses the same plugin names",
+    )
     option(
         "--drain-grace",
         type=float,
@@ -81,6 +88,7 @@ def read_options(options: argparse.Namespace) -> HostConfig:
         host_id=f"{options.host_id}-{uuid4().hex[:12]}",
         capacity=options.capacity,
         replace_routes=options.replace_routes,
+        pool=options.pool,
         drain_grace_s=options.drain_grace,
     )
 
@@ -129,6 +137,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             address=common.advertised(address),
             capacity=config.capacity,
             replace_routes=config.replace_routes,
+            pool=config.pool,
         )
         stack.push_async_callback(registration.close)
         service.on_drain = registration.set_draining

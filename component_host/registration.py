@@ -3,7 +3,7 @@
 - The session is bound to a lease. The session lists the host's components and is rewritten after each change. After
   the loss of the lease the host registers again under the same id, without the former calls.
 - `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
-  then the registration is refused, naming both hosts, except with `replace_routes`.
+  then the registration is refused, naming both hosts, except with `replace_routes` within a pool.
 - The host begins no call while its lease does not count as held, and is told when its session has ended.
 - Every write compares the revisions read before, so two hosts with different rules cannot both be accepted.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from component_host.plugin_claims import PluginClaims
 from component_host.session_message import add_plugins, rules_of
 from stepflow.errors import Conflict, FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
@@ -56,12 +57,15 @@ class Registration:
         address: str,
         capacity: int,
         replace_routes: bool = False,
+        pool: str = "",
     ) -> None:
         self._store = store
         self._host = host
         self._address = address
         self._capacity = capacity
         self._replace_routes = replace_routes
+        self._pool = pool
+        self._plugin_claims = PluginClaims(store, host.id, pool, config)
         self._draining = False
 
         self._types = {name: plugin.type for name, plugin in config.plugins.items()}
@@ -85,6 +89,7 @@ class Registration:
             )
 
         await self._register()
+        await self._update()
         self._host.dispatcher.may_begin = self._valid
         self._task = asyncio.create_task(self._keep(), name="host registration")
 
@@ -156,10 +161,12 @@ class Registration:
             if result.succeeded:
                 self._created, self._written = result.revision, session
                 log.info("host registered", host_id=self._host.id, address=self._address)
+                await self._plugin_claims.settle()
                 return
 
             # 4. A retried transaction fails if its first try succeeded and only the reply was lost.
             if await self._is_registered(lease, session):
+                await self._plugin_claims.settle()
                 return
 
         raise Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
@@ -202,7 +209,7 @@ class Registration:
             if item is None or item.value != text:
                 changes[prefix] = digest
 
-        if changes and not self._replace_routes:
+        if changes:
             async for item in range_all(self._store, keys.HOST_SESSIONS):
                 self._check_claims(item, changes)
 
@@ -211,14 +218,18 @@ class Registration:
     def _check_claims(self, item: KeyValue, changes: Mapping[str, str]) -> None:
         """Raises: FailedPrecondition ROUTES_CLAIMED, another host's session has different rules for a prefix."""
         other = keys.tail(keys.HOST_SESSIONS, item.key)
-        claimed = state_pb2.HostSession.FromString(item.value).route_hashes
+        session = state_pb2.HostSession.FromString(item.value)
+        if self._replace_routes and session.pool == self._pool:
+            return
 
+        claimed = session.route_hashes
         for prefix, digest in changes.items():
             if other != self._host.id and claimed.get(prefix, digest) != digest:
                 raise FailedPrecondition(
                     "ROUTES_CLAIMED",
                     f"host {self._host.id} has other rules for `{prefix}` than host {other}, which is live; give both "
-                    f"the same configuration, stop {other} first, or start this one with --replace-routes",
+                    f"the same configuration, stop {other} first, or start this one with --replace-routes, which acts "
+                    "within a pool",
                     prefix=prefix,
                     host_id=self._host.id,
                     claimed_by=other,
@@ -232,11 +243,12 @@ class Registration:
             address=self._address,
             capacity=self._capacity,
             draining=self._draining,
+            pool=self._pool,
             rules_hash=rules_hash,
             route_hashes=route_hashes,
             blob_error="" if trouble is None else trouble.message,
         )
-        add_plugins(session, self._host.plugins, self._types, self._host.id)
+        add_plugins(session, self._host.plugins, self._types, self._plugin_claims, self._host.id)
         return session.SerializeToString(deterministic=True)
 
 

@@ -57,6 +57,22 @@ def blob_warnings(members: Mapping[str, state_pb2.ExecutorSession | state_pb2.Ho
     ]
 
 
+def plugin_warnings(hosts: Mapping[str, state_pb2.HostSession]) -> list[str]:
+    """Return a text for each plugin that is two different servers within a pool: right during an update only."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for host_id, session in hosts.items():
+        for plugin in session.plugins:
+            if plugin.digest and not plugin.conflict:
+                found.setdefault((session.pool, plugin.plugin), {}).setdefault(plugin.digest, host_id)
+
+    return [
+        f"plugin {name!r} is a different server on each of {_ids(servers.values())}, and its calls go to any of them; "
+        "unless this is an update, start hosts of different configurations with different --pool names"
+        for (_pool, name), servers in found.items()
+        if len(servers) > 1
+    ]
+
+
 def queued_reason(cluster: Cluster, run_id: str) -> str:
     """Return why no executor drives a run that has not ended; empty if one does.
 
@@ -82,4 +98,4 @@ def _ids(found: Collection[str]) -> str:
     return shown + (f" and {len(found) - IDS_SHOWN:,} more" if len(found) > IDS_SHOWN else "")
 
 
-__all__ = ["blob_warnings", "executor_obstacle", "host_obstacle", "queued_reason"]
+__all__ = ["blob_warnings", "executor_obstacle", "host_obstacle", "plugin_warnings", "queued_reason"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from control_plane.obstacles import blob_warnings, executor_obstacle, host_obstacle
+from control_plane.obstacles import blob_warnings, executor_obstacle, host_obstacle, plugin_warnings
 from stepflow.errors import FailedPrecondition, Invalid, Overloaded
 from stepflow.mesh.v1 import cluster_pb2, cluster_pb2_grpc, state_pb2
 from stepflow.store import keys, range_all
@@ -67,7 +67,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             await self._refusal(),
         ]
         reply.obstacles.extend(filter(None, obstacles))
-        reply.warnings.extend(blob_warnings({**executors, **hosts}))
+        reply.warnings.extend([*blob_warnings({**executors, **hosts}), *plugin_warnings(hosts)])
         return reply
 
     async def _refusal(self) -> str:
@@ -112,13 +112,16 @@ def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
         capacity=session.capacity,
         draining=session.draining,
         blob_error=session.blob_error,
+        pool=session.pool,
     )
 
     for plugin in session.plugins:
         host.plugins.add(
             plugin=plugin.plugin,
             type=plugin.type,
-            state=state_pb2.PluginListing.State.Name(plugin.state).removeprefix("STATE_").lower(),
+            state="conflict"
+            if plugin.conflict
+            else state_pb2.PluginListing.State.Name(plugin.state).removeprefix("STATE_").lower(),
             last_error=plugin.last_error,
             components=len(plugin.components),
             restarts=plugin.restarts,

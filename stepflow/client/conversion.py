@@ -217,6 +217,7 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
                 host.draining,
                 [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
                 host.blob_error,
+                host.pool,
             )
             for host in message.hosts
         ],

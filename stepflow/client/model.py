@@ -189,7 +189,10 @@ class ExecutorInfo:
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """`state`: starting, ready, restarting or failed. `last_error`: cause of a failed start or of the server's end."""
+    """A plugin of a host. `state`: starting, ready, restarting, failed or conflict.
+
+    `last_error`: cause of a failed start or of the server's end; what the conflict is.
+    """
 
     plugin: str
     type: str
@@ -208,6 +211,8 @@ class HostInfo:
     plugins: list[PluginInfo]
     blob_error: str = ""
     """As in `ExecutorInfo`."""
+    pool: str = ""
+    """Empty: the default pool."""
 
 
 @dataclass(frozen=True, slots=True)
