@@ -347,6 +347,7 @@ EXEMPT = {
     ),
     "The size of an internal cache": (
         "stepflow/routing REMEMBERED_PATHS_MAX",
+        "executor/hosts REMEMBERED_MAX",
         "control_plane FLOWS_KEPT_MAX",
         "executor PLANS_MAX",
         "component_host RUNS_MAX",
