@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 PYTEST_ARGS ?= -q -n auto
 
-.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench dist clean
+.PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench compare dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,12 @@ bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, ta
 	@$(BIN)/python -m benchmarks.bridges_mcp
 	@$(BIN)/python -m benchmarks.safety
 	@$(BIN)/python -m benchmarks.live_runs
+
+BASE ?= HEAD~1
+PAIRS ?= 5
+
+compare: $(STAMP) ## compare the CPU time of a step and of a start with another commit's (BASE=HEAD~1 PAIRS=5)
+	@$(BIN)/python -m benchmarks.compare $(BASE) $(PAIRS)
 
 dist: ## build and check sdist, wheel and SBOM (TAG=v1.2.3: require this version)
 	@TAG="$(TAG)" scripts/dist.sh

@@ -23,6 +23,7 @@ Backends:
 - `mock`: components that answer from a table, for tests of flows.
 - `supervision/`: server processes: start, pipes, stop, restarts.
 - `late_imports`: imports of large libraries after the start.
+- `retry_after`: the pause that an HTTP service asks for.
 
 The process and the store:
 - `__main__`: `python -m component_host`.

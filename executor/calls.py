@@ -13,8 +13,9 @@ from executor.effects import Ack
 from stepflow.codec import INLINE_BYTES_MAX, Json
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run import Phase, settle
+from stepflow.run import settle
 from stepflow.run.entries import failure_from_pb, json_of
+from stepflow.run.phases import IN_FLIGHT
 from stepflow.run.views import call_event
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class PartitionCalls:
     def waits_for(self, action: Dispatch) -> bool:
         """Return True if the step still waits for the call of this action."""
         step = action.step
-        return step.phase is Phase.IN_FLIGHT and step.attempt == action.attempt and not self._partition.closing
+        return step.phase is IN_FLIGHT and step.attempt == action.attempt and not self._partition.closing
 
     def dispatch(self, action: Dispatch) -> None:
         """Make a call, unless the step no longer waits for the call."""
@@ -94,7 +95,7 @@ class PartitionCalls:
         partition = self._partition
         step = flight.step
         ack = Ack(flight.peer.id, result.key, result.attempt)
-        if step.item.active.get(step.index) is not step or step.phase is not Phase.IN_FLIGHT:
+        if step.item.active.get(step.index) is not step or step.phase is not IN_FLIGHT:
             partition.outbox.effects.append(ack)  # superseded: the host may drop it
             return
 
@@ -116,7 +117,7 @@ class PartitionCalls:
     def on_lost(self, flight: InFlight[Any], why: str) -> None:
         """Record the loss of a call with its host."""
         step = flight.step
-        if step.item.active.get(step.index) is step and step.phase is Phase.IN_FLIGHT:
+        if step.item.active.get(step.index) is step and step.phase is IN_FLIGHT:
             self._fail_attempt(step, flight.attempt, why, flight.peer.id)
 
     def on_unreachable(self, action: Dispatch) -> None:

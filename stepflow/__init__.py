@@ -25,6 +25,7 @@ Wire:
 Tools:
 - `errors`: failures (data) and errors (exceptions), with their gRPC statuses.
 - `codec`: checked, compact JSON.
+- `json_problems`: places in JSON, and values that no tree holds.
 - `ids`: ids of runs and sub-runs.
 - `telemetry`: logging.
 - `redaction`: removal of known secrets from texts.

@@ -2,8 +2,9 @@
 
 Invariants of each text returned by `compact`:
 - one line, no insignificant white space (a newline spliced into a line protocol would inject a message);
-- members in the author's order, the last of equal names; integers exact at any size; doubles finite, in
-  their shortest form with a fractional digit;
+- members in the author's order, the last of equal names; integers exact at any size;
+- a number with a fraction or an exponent is the nearest double, in the shortest form that reads back the same (1.10 is
+  1.1, 1E2 is 100.0); one beyond the range of doubles, or so small that zero would be left of it, is refused;
 - no lone surrogates, nesting at most `JSON_DEPTH_MAX`.
 
 Pure. Content ids (`blob_id`) are the SHA-256 of such texts.
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from stepflow.errors import Invalid
+from stepflow.json_problems import first_lost, json_path, may_vanish
 
 JSON_DEPTH_MAX = 256
 """Nesting; far below the limits of decoders, far above hand-written values."""
@@ -42,11 +44,20 @@ def compact(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_
     Raises:
         Invalid: not JSON, too large or too deep; `what` names it in the message.
     """
-    return encode(parse(text, what=what, bytes_max=bytes_max))
+    checked = encode(_tree(text, what, bytes_max))
+    if b"0.0" in checked:
+        _refuse_vanished(text, what)
+    return checked
 
 
 def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BYTES_MAX) -> Any:
     """Check an untrusted JSON text and return its tree. Raises: as `compact`."""
+    tree = _tree(text, what, bytes_max)
+    _refuse_vanished(text, what)
+    return tree
+
+
+def _tree(text: bytes | str, what: str, bytes_max: int) -> Any:
     size = len(text)
     if size > bytes_max:
         raise Invalid(
@@ -55,7 +66,7 @@ def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BY
     try:
         tree = decode(text)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise Invalid("JSON_INVALID", f"{what} is not valid JSON: {error}") from None
+        raise _invalid(text, what, str(error)) from None
     except RecursionError:
         raise _too_deep(what) from None
 
@@ -64,6 +75,21 @@ def parse(text: bytes | str, *, what: str = "value", bytes_max: int = PAYLOAD_BY
     if text.count(opening[0]) + text.count(opening[1]) > JSON_DEPTH_MAX:  # type: ignore[arg-type]  # bytes count bytes
         check_depth(tree, what)
     return tree
+
+
+def _refuse_vanished(text: bytes | str, what: str) -> None:
+    """Refuse a well-formed text with a number that became zero. Raises: Invalid."""
+    if may_vanish(text) and first_lost(text) is not None:
+        raise _invalid(text, what, "")
+
+
+def _invalid(text: bytes | str, what: str, problem: str) -> Invalid:
+    """Return the error for a text: the place of a value that no tree holds, or else the decoder's `problem`."""
+    lost = first_lost(text)
+    if lost is None:
+        return Invalid("JSON_INVALID", f"{what} is not valid JSON: {problem}")
+    place = json_path(lost.path)
+    return Invalid("JSON_INVALID", f"{what} is not valid JSON: {place}: {lost.problem}", path=place)
 
 
 def composed_problem(text: bytes) -> str | None:

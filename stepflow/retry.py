@@ -32,6 +32,9 @@ JITTER_MAX = 0.2
 DELAY_MS_MAX = 2**32 - 1
 """Limit of `retry_pb2.Backoff`, 49 days."""
 
+RETRY_AFTER_MS_MAX = 3_600_000
+"""Longest pause that a service may ask for."""
+
 FACTOR_MAX = 1000.0
 """Larger factors are typing errors: every back-off reaches its maximum long before."""
 

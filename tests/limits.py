@@ -135,6 +135,7 @@ RETRIES = (
     Limit("Largest `maxRetries`", "stepflow/flow RETRIES_MAX", "`FLOW_INVALID`"),
     Limit("Longest `timeout` and `idleTimeout`", "stepflow/flow DURATION_MS_MAX", "`DURATION_INVALID`", "ms"),
     Limit("Longest back-off delay", "stepflow/retry DELAY_MS_MAX", "`BACKOFF_INVALID`", "ms"),
+    Limit("Longest pause that a service may ask for", "stepflow/retry RETRY_AFTER_MS_MAX", "A shorter pause", "ms"),
     Limit("Largest back-off `factor`", "stepflow/retry FACTOR_MAX", "`BACKOFF_INVALID`"),
     Limit("Jitter added to a back-off", "stepflow/retry JITTER_MAX", "", "share"),
 )
@@ -299,7 +300,7 @@ EXEMPT = {
         "stepflow/component LISTED_MAX",
         "stepflow/config PROBLEMS_SHOWN_MAX",
         "stepflow/dev TAIL_LINE_CHARS_MAX",
-        "stepflow/flow NAME_SHOWN_CHARS_MAX",
+        "stepflow/json_problems NAME_SHOWN_CHARS_MAX",
         "stepflow/flow MESSAGE_CHARS_MAX",
         "stepflow/flow NOTES_MAX",
         "stepflow/flow LOOKUPS_MAX",

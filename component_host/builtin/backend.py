@@ -18,7 +18,7 @@ import msgspec
 from component_host.backend import BackendListing, ServerHealth
 from component_host.builtin.failure import CallFailed, failure_of
 from component_host.builtin.files import load_file
-from component_host.builtin.openai import ChatInput, OpenAIChat
+from component_host.builtin.openai import OpenAIChat, read_input
 from component_host.builtin.schemas import BUILTINS
 from stepflow.codec import compact, encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
@@ -146,8 +146,8 @@ class BuiltinBackend:
             call.fail(_closed(self.name) if self._closed else Failure(Code.CANCELLED, "cancelled"))
 
     async def _openai(self, call: HostCall) -> bytes:
-        response = await self._chat.complete(await _off_loop(call.input, _input, _CHAT, "openai"))
-        return encode({"response": response})
+        request, members = await _off_loop(call.input, _checked, read_input, "openai")
+        return encode(await self._chat.complete(request, members))
 
     async def _put_blob(self, call: HostCall) -> bytes:
         wanted = await _off_loop(call.input, _input, _PUT_BLOB, "put_blob")
@@ -191,7 +191,6 @@ class BuiltinBackend:
 _LISTING = BackendListing(BUILTINS)
 
 _PROMPT = msgspec.json.Decoder(PromptInput)
-_CHAT = msgspec.json.Decoder(ChatInput)
 _PUT_BLOB = msgspec.json.Decoder(PutBlobInput)
 _GET_BLOB = msgspec.json.Decoder(GetBlobInput)
 _LOAD_FILE = msgspec.json.Decoder(LoadFileInput)
@@ -205,8 +204,12 @@ async def _off_loop(text: bytes, decode: Callable[..., T], *arguments: Any) -> T
 
 
 def _input(text: bytes, decoder: msgspec.json.Decoder[T], component: str) -> T:
+    return _checked(text, decoder.decode, component)
+
+
+def _checked(text: bytes, decode: Callable[[bytes], T], component: str) -> T:
     try:
-        return decoder.decode(text)
+        return decode(text)
     except msgspec.MsgspecError as error:
         raise CallFailed(Code.INVALID_INPUT, f"{component}: {error}") from None
 

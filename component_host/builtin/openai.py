@@ -1,25 +1,31 @@
 """The builtin component `/openai`: one chat completion from an OpenAI-compatible service.
 
 Promises:
+- Every member of the input reaches the service as written, except those of the connection (`api_key`, `base_url`) and
+  nulls of `model`, `temperature` and `max_tokens`. `stream` is refused.
+- The output holds what the model said: its text (`response`) and the service's own `message`, `finish_reason`,
+  `usage`, `model` and `id`. A completion that says nothing fails.
 - Requests go to the operator's service only: a flow cannot set the address, and redirects are not followed. So the
   operator's key never reaches another service.
 - The key appears in no failure, even if the service repeats the key in an error message.
 - Responses are bounded by `RESPONSE_BYTES_MAX`; the wait for the next bytes is bounded by `timeout` of the settings.
 
 Failures: INVALID_INPUT if the flow has to change, RESOURCE_UNAVAILABLE if a later try, another key or quota may help,
-COMPONENT_FAILED for an unusable response. No retries here.
+COMPONENT_FAILED for an unusable response. No retries here: the failure's data carry the pause that the service asks for
+(`retry_after_ms`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from component_host.builtin.failure import CallFailed
 from component_host.late_imports import import_in_thread
+from component_host.retry_after import retry_after_ms
 from stepflow.codec import PAYLOAD_BYTES_MAX, decode, encode
 from stepflow.errors import Code, Invalid
 from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
@@ -47,12 +53,41 @@ CONNECTIONS_MAX = 64
 
 
 class ChatInput(msgspec.Struct):
+    """The members that are checked here; the others are the service's."""
+
     messages: list[dict[str, Any]]
     model: str | None = None
     temperature: float | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    stream: bool | None = None
     api_key: str | None = None
     base_url: msgspec.Raw | None = None
+
+
+_input = msgspec.json.Decoder(ChatInput)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+_OWN = frozenset(("api_key", "base_url", "stream"))
+_OMITTED_IF_NULL = frozenset(("model", "temperature", "max_tokens"))
+
+
+def read_input(text: bytes) -> tuple[ChatInput, dict[str, Any]]:
+    """Return the checked members of an input, and the members for the service. Raises: msgspec.MsgspecError."""
+    request = _input.decode(text)
+    members = {
+        name: value
+        for name, value in _members.decode(text).items()
+        if name not in _OWN and not (name in _OMITTED_IF_NULL and bytes(value) == b"null")
+    }
+    return request, {"model": request.model, **members}
+
+
+class Answer(NamedTuple):
+    """The service's answer over HTTP; `retry_after_ms` is the pause that it asks for, in milliseconds."""
+
+    status: int
+    content: bytes
+    retry_after_ms: int | None
 
 
 class OpenAIChat:
@@ -71,8 +106,12 @@ class OpenAIChat:
         self._client: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
 
-    async def complete(self, request: ChatInput) -> str:
-        """Return the text of the first choice, empty without choices. Raises: CallFailed."""
+    async def complete(self, request: ChatInput, members: dict[str, Any]) -> dict[str, Any]:
+        """Return the output of the component. Raises: CallFailed."""
+        if request.stream:
+            raise CallFailed(
+                Code.INVALID_INPUT, "openai: `stream` is not supported, the answer is returned whole; leave it out"
+            )
         if request.base_url is not None:
             raise CallFailed(
                 Code.INVALID_INPUT, "openai: `base_url` is set in the configuration (`openai.baseUrl`), not by a flow"
@@ -85,10 +124,11 @@ class OpenAIChat:
             )
 
         key = self._key_for(request)
-        status, content = await self._post(self._body(request), key)
-        if status != 200:
-            raise _refused(status, content, key, own_key=request.api_key is not None, way=through(self._proxy))
-        return _first_choice(content)
+        members["model"] = members["model"] or self._model
+        answer = await self._post(encode(members), key)
+        if answer.status != 200:
+            raise _refused(answer, key, own_key=request.api_key is not None, way=through(self._proxy))
+        return _output(answer.content, key)
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -110,17 +150,7 @@ class OpenAIChat:
 
         return key
 
-    def _body(self, request: ChatInput) -> bytes:
-        body: dict[str, Any] = {"model": request.model or self._model, "messages": request.messages}
-
-        if request.temperature is not None:
-            body["temperature"] = request.temperature
-        if request.max_tokens is not None:
-            body["max_tokens"] = request.max_tokens
-
-        return encode(body)
-
-    async def _post(self, body: bytes, key: str | None) -> tuple[int, bytes]:
+    async def _post(self, body: bytes, key: str | None) -> Answer:
         client = await self._http()
         import httpx  # loaded by now
 
@@ -131,7 +161,7 @@ class OpenAIChat:
 
         try:
             async with client.stream("POST", self._url, content=body, headers=headers) as response:
-                return response.status_code, await _bounded(response)
+                return Answer(response.status_code, await _bounded(response), retry_after_ms(response.headers))
         except httpx.TimeoutException as error:
             raise CallFailed(Code.RESOURCE_UNAVAILABLE, f"openai: {_kind(error)}: no answer in time{way}") from None
         except httpx.DecodingError:
@@ -193,7 +223,8 @@ _INVALID_STATUSES = frozenset((400, 404, 413, 415, 422))
 _LATER_STATUSES = frozenset((408, 409, 425, 429))
 
 
-def _refused(status: int, content: bytes, key: str | None, *, own_key: bool, way: str) -> CallFailed:
+def _refused(answer: Answer, key: str | None, *, own_key: bool, way: str) -> CallFailed:
+    status = answer.status
     way = way if status in GATEWAY_STATUSES else ""
     if status in (401, 403):
         code = Code.INVALID_INPUT if own_key else Code.RESOURCE_UNAVAILABLE
@@ -204,11 +235,18 @@ def _refused(status: int, content: bytes, key: str | None, *, own_key: bool, way
     else:
         code = Code.COMPONENT_FAILED
 
-    text = _error_text(content)
+    data = {"status": status}
+    if answer.retry_after_ms is not None:
+        data["retry_after_ms"] = answer.retry_after_ms
+    said = _said(_error_text(answer.content), key)
+    return CallFailed(code, f"openai: the service answered with status {status}{way}{said}", **data)
+
+
+def _said(text: str, key: str | None) -> str:
+    """Return the end of a message with a text of the service: redacted, cut, empty without a text."""
     if key:
         text = redact_values(text, [key])
-    said = f": {text[:ERROR_TEXT_MAX]}" if text else ""
-    return CallFailed(code, f"openai: the service answered with status {status}{way}{said}", status=status)
+    return f": {text[:ERROR_TEXT_MAX]}" if text else ""
 
 
 def _error_text(content: bytes) -> str:
@@ -220,23 +258,87 @@ def _error_text(content: bytes) -> str:
 
 
 class ChatMessage(msgspec.Struct):
-    content: str | None = None
+    content: str | list[dict[str, Any]] | None = None
+    refusal: str | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
+    audio: Any = None
 
 
 class ChatChoice(msgspec.Struct):
     message: ChatMessage = msgspec.field(default_factory=ChatMessage)
+    finish_reason: str | None = None
 
 
 class ChatCompletion(msgspec.Struct):
     choices: list[ChatChoice]
 
 
+_NULL = msgspec.Raw(b"null")
+
+
+class RawChoice(msgspec.Struct):
+    message: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class RawCompletion(msgspec.Struct):
+    """The parts of a completion that are returned as the service wrote them."""
+
+    choices: list[RawChoice]
+    usage: msgspec.Raw = _NULL
+    model: msgspec.Raw = _NULL
+    id: msgspec.Raw = _NULL
+
+
 _completion = msgspec.json.Decoder(ChatCompletion)
+_raw_completion = msgspec.json.Decoder(RawCompletion)
 
 
-def _first_choice(content: bytes) -> str:
+def _output(content: bytes, key: str | None) -> dict[str, Any]:
+    """Return the output for a completion: what its first choice says. Raises: CallFailed, it says nothing."""
     try:
-        completion = _completion.decode(content)
+        completion, raw = _completion.decode(content), _raw_completion.decode(content)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise CallFailed(Code.COMPONENT_FAILED, "openai: the answer is not a chat completion") from None
-    return (completion.choices[0].message.content or "") if completion.choices else ""
+        said = _said(_error_text(content), key)
+        raise CallFailed(Code.COMPONENT_FAILED, f"openai: the answer is not a chat completion{said}") from None
+
+    if not completion.choices:
+        said = _said(_error_text(content), key)
+        raise CallFailed(Code.COMPONENT_FAILED, f"openai: the completion has no choices{said}")
+
+    choice = completion.choices[0]
+    message = choice.message
+    text = _text(message)
+    if text is None and not (message.tool_calls or message.function_call or message.audio):
+        raise _nothing_said(choice, key)
+
+    return {
+        "response": text or "",
+        "message": raw.choices[0].message,
+        "finish_reason": choice.finish_reason,
+        "usage": raw.usage,
+        "model": raw.model,
+        "id": raw.id,
+    }
+
+
+def _text(message: ChatMessage) -> str | None:
+    """Return the text of a message, that of its text parts joined; None without content."""
+    content = message.content
+    if not isinstance(content, list):
+        return content
+    parts = [part["text"] for part in content if isinstance(part.get("text"), str)]
+    return "".join(parts) if parts else None
+
+
+def _nothing_said(choice: ChatChoice, key: str | None) -> CallFailed:
+    message = choice.message
+    parts = message.content if isinstance(message.content, list) else []
+    refusals = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
+    refusal = message.refusal or "".join(refusals)
+
+    data = {} if choice.finish_reason is None else {"finish_reason": choice.finish_reason}
+    if refusal:
+        return CallFailed(Code.COMPONENT_FAILED, f"openai: the model refused{_said(refusal, key)}", **data)
+    reason = "" if choice.finish_reason is None else f" (finish_reason {choice.finish_reason[:ERROR_TEXT_MAX]})"
+    return CallFailed(Code.COMPONENT_FAILED, f"openai: the model said nothing{reason}", **data)

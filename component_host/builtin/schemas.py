@@ -75,7 +75,7 @@ BUILTINS = (
     ComponentInfo(
         "/openai",
         "/openai",
-        "Asks an OpenAI-compatible service for a chat completion.",
+        "Asks an OpenAI-compatible service for a chat completion. Other members of the input are passed on.",
         _object(
             ["messages"],
             messages={"type": "array", "items": {"type": "object"}},
@@ -84,7 +84,15 @@ BUILTINS = (
             max_tokens={"type": ["integer", "null"], "minimum": 1},
             api_key={"type": ["string", "null"], "description": "Default: the operator's key", "is_secret": True},
         ),
-        _object(["response"], response={"type": "string"}),
+        _object(
+            ["response", "message", "finish_reason", "usage", "model", "id"],
+            response={"type": "string", "description": "Text of the first choice; empty if it only calls tools"},
+            message={"type": "object", "description": "The first choice's message, with `tool_calls`"},
+            finish_reason=_one_of_type("string", "null", description="Why the model stopped"),
+            usage=_one_of_type("object", "null", description="Tokens"),
+            model=_one_of_type("string", "null", description="The model that answered"),
+            id=_one_of_type("string", "null", description="The service's id of the completion"),
+        ),
     ),
     ComponentInfo(
         "/put_blob",

@@ -1,7 +1,8 @@
 """Values at the edge of the API: from the client's form to compact JSON, and back.
 
 - Inside, every value is compact, checked JSON text (`stepflow.codec`).
-- A number of `google.protobuf.Value` is a double. A double without a fraction, within 64 bits, is read as an integer.
+- A number of `google.protobuf.Value` is a double. A double without a fraction, within 64 bits, is read as an
+  integer; -0.0 stays.
 - Members of a `Struct` have no order and are sorted by name.
 - Large values are converted in a thread, off the event loop.
 """
@@ -117,7 +118,9 @@ def _tree(value: struct_pb2.Value, what: str) -> Any:
 def _number(number: float, what: str) -> int | float:
     if not math.isfinite(number):
         raise Invalid("NUMBER_NOT_FINITE", f"{what} has a number that JSON cannot hold: {number}")
-    return int(number) if number.is_integer() and abs(number) < INTEGER_MAX else number
+    if number.is_integer() and abs(number) < INTEGER_MAX:
+        return int(number) or (0 if math.copysign(1, number) > 0 else -0.0)
+    return number
 
 
 def struct_tree(labels: struct_pb2.Struct, what: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from stepflow.cli import console
 from stepflow.cli.console import Usage
 from stepflow.cli.input.files import value_format
 from stepflow.codec import decode, encode
+from stepflow.flow.yaml_scalars import reads_as_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,9 @@ def to_yaml(tree: Any) -> str:
             return True
 
     def text(dumper: Dumper, value: str) -> Any:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+        # The dumper quotes what YAML 1.1 reads as another type; our own reader has a few more, `0o10` and `1e3`.
+        style = "|" if "\n" in value else None if reads_as_text(value) else "'"
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
     return yaml.dump(decode(encode(tree)), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -44,13 +44,14 @@ from stepflow.flow.model import Flow, FlowInvalid, OnError, Step
 from stepflow.flow.nodes import Env
 from stepflow.flow.overrides import apply_overrides
 from stepflow.flow.parse import flow_from_tree, parse_flow
-from stepflow.flow.paths import MISSING, Path, json_path, parse_path
+from stepflow.flow.paths import MISSING, Path, parse_path
 from stepflow.flow.schema import InputValidator
 from stepflow.flow.secrets import Redactor, SecretMap
 from stepflow.flow.source import DocumentInvalid
 from stepflow.flow.validate import validate_config, validate_flow
 from stepflow.flow.variables import VariableSpec, VariableSpecs
 from stepflow.flow.yaml_reader import ComplexKey
+from stepflow.json_problems import json_path
 from stepflow.redaction import REDACTED
 from stepflow.retry import Backoff
 

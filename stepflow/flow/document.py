@@ -1,7 +1,8 @@
 """Documents of users as plain JSON trees, with the location of each value for error messages.
 
-YAML is read as YAML 1.2 with the core schema, so that it maps onto JSON: `yes`, `on` and dates are strings, `010` is
-ten, `0o10` eight, there are no sexagesimal numbers. Promises about every `Tree.value`:
+YAML is read as YAML 1.2 with the core schema, so that it maps onto JSON: `yes`, `on` and dates are strings, `0o10` is
+eight, there are no sexagesimal numbers. Unlike the core schema, and like upstream, digits after a leading zero (`010`,
+a postal code) are a string. Promises about every `Tree.value`:
 - only null, booleans, integers of any size, finite floats, strings, lists and dicts with string keys;
 - nested at most `JSON_DEPTH_MAX`; aliases share a subtree, and the total size of the expansion is bounded;
 - every error is a `DocumentInvalid` with line and column, both 1-based.
@@ -24,6 +25,7 @@ from stepflow import codec
 from stepflow.errors import Invalid
 from stepflow.flow.source import DocumentInvalid, line_and_column
 from stepflow.flow.yaml_reader import YamlReader
+from stepflow.json_problems import first_lost, json_path
 
 if TYPE_CHECKING:
     from stepflow.flow.source import DocumentPath, Location
@@ -106,6 +108,12 @@ def _parse_json(text: str, source: str) -> Any:
         # `parse_tree` has checked the size; its limit may exceed that of payloads.
         return codec.parse(data, bytes_max=len(data))
     except Invalid as error:
+        if (lost := first_lost(text)) is not None:
+            line, column = Tree(None, source, text, "json").nearest(lost.path)
+            raise DocumentInvalid(
+                error.reason, lost.problem, source=source, line=line, column=column, field=json_path(lost.path)
+            ) from None
+
         message = error.message.partition(" is not valid JSON: ")[2] or error.message
         found = _BYTE.match(message)
         assert found
@@ -122,14 +130,15 @@ def _parse_json(text: str, source: str) -> Any:
         raise DocumentInvalid(error.reason, problem, source=source, line=line, column=column) from None
 
 
-_JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
+_JSON_ONLY = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)|[eE][-+]?[0-9]{3,}|[0-9]{200,}")
+"""Escapes, and parts of numbers, that the reader of YAML refuses."""
 
 
 def _find_locations(text: str, format: Format) -> dict[DocumentPath, Location]:
-    """Locate every value. Best effort for JSON: read as YAML, with escapes and tabs blanked."""
+    """Locate every value. Best effort for JSON: read as YAML, with escapes, extreme numbers and tabs blanked."""
     locations: dict[DocumentPath, Location] = {}
     if format == "json":
-        text = _JSON_ESCAPE.sub(lambda found: "x" * len(found[0]), text).replace("\t", " ")
+        text = _JSON_ONLY.sub(lambda found: "x" * len(found[0]), text).replace("\t", " ")
     with contextlib.suppress(DocumentInvalid):  # the locations found up to an error still help
         YamlReader("", complex_keys=True, locations=locations).read(text)
     return locations

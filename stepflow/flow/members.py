@@ -11,9 +11,9 @@ from stepflow.errors import Invalid
 from stepflow.flow.diagnostics import Diagnostic
 from stepflow.flow.duration import parse_duration_ms
 from stepflow.flow.model import FlowInvalid
-from stepflow.flow.paths import json_path, shown
 from stepflow.flow.source import describe
 from stepflow.flow.syntax import NOTES_MAX, Notes, suggestion
+from stepflow.json_problems import json_path, shown
 
 if TYPE_CHECKING:
     from stepflow.flow.document import Tree

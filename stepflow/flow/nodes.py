@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from stepflow.codec import Json, encode
 from stepflow.errors import Code, Failure
-from stepflow.flow.paths import MISSING, Part, Path, project
+from stepflow.flow.paths import MISSING, Path, project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from stepflow.json_problems import Part
 
 NULL = b"null"
 FALSE = b"false"

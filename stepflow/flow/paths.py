@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stepflow.errors import Invalid
-
-Part = str | int
+from stepflow.json_problems import NAME_SHOWN_CHARS_MAX, Part, shown
 
 MISSING: Final[Any] = type("Missing", (), {"__repr__": lambda _: "MISSING", "__slots__": ()})()
 """Result of a projection whose path does not exist; null is a value, not missing."""
@@ -76,20 +75,6 @@ def parse_path(text: str) -> Path:
     return Path(_parts("." + text, 0, text))
 
 
-NAME_SHOWN_CHARS_MAX = 80
-
-
-def shown(name: str) -> str:
-    """Shorten a user's name for use in a message."""
-    return name if len(name) <= NAME_SHOWN_CHARS_MAX else name[: NAME_SHOWN_CHARS_MAX - 1] + "…"
-
-
-def json_path(parts: tuple[Part, ...]) -> str:
-    """Spell a document path as diagnostics do: `$.steps[0].input["a.b"]`."""
-    spelled = (f"[{part}]" if isinstance(part, int) else _spell_key(part) for part in parts)
-    return "$" + "".join(spelled)
-
-
 _INDEX = re.compile(r"\s*([0-9]+)\s*\]")
 _QUOTED = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)")\s*\]""")
 _NAME = re.compile(r"[^.\[]*")
@@ -143,8 +128,3 @@ def _spell(part: Part) -> str:
         return "." + part
     quote = "'" if '"' in part else '"'
     return f"[{quote}{part}{quote}]"
-
-
-def _spell_key(name: str) -> str:
-    name = shown(name)
-    return f'["{name}"]' if any(mark in name for mark in ".[]") else f".{name}"

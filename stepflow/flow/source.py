@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stepflow.errors import Invalid
-from stepflow.flow.paths import Part
+from stepflow.json_problems import Part
 
 DocumentPath = tuple[Part, ...]
 """Keys and indices that lead from the root of a document to one of its values."""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, assert_never
 from msgspec import Struct
 
 from stepflow.errors import Invalid
-from stepflow.flow.paths import Path, parse_path, shown
+from stepflow.flow.paths import Path, parse_path
 from stepflow.flow.source import describe
+from stepflow.json_problems import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

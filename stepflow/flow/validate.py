@@ -15,9 +15,9 @@ from stepflow.flow import syntax
 from stepflow.flow.diagnostics import Diagnostic, Diagnostics
 from stepflow.flow.model import Flow, FlowInvalid, Step
 from stepflow.flow.parse import flow_from_tree
-from stepflow.flow.paths import json_path
 from stepflow.flow.schema import InputValidator
 from stepflow.flow.variables import VariableSpecs
+from stepflow.json_problems import json_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepflow import codec
-from stepflow.flow.paths import shown
 from stepflow.flow.source import DocumentInvalid, line_and_column
 from stepflow.flow.yaml_scalars import TAG, ScalarInvalid, resolve, unknown_tag
+from stepflow.json_problems import shown
 
 if TYPE_CHECKING:
     from yaml.events import AliasEvent, CollectionStartEvent, Event, NodeEvent, ScalarEvent

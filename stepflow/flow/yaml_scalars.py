@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from stepflow.flow.paths import shown
+from stepflow.json_problems import shown, vanishes
 
 INTEGER_DIGITS_MAX = 4_000
 """CPython refuses to convert more than 4,300 digits."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
+"""A postal code or a phone number, not a number: text, as in upstream's reader."""
+
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _WORDS: dict[str, Any] = {
@@ -56,6 +59,14 @@ def resolve(text: str, tag: str | None, *, plain: bool, quoted: bool) -> Any:
     return value
 
 
+def reads_as_text(text: str) -> bool:
+    """Return True if the plain scalar `text` is read as that string."""
+    try:
+        return bool(_plain(text) == text)
+    except ScalarInvalid:
+        return False
+
+
 def unknown_tag(tag: str | None) -> str:
     """Return the problem of a tag outside JSON's types."""
     return f"tag `{shown(str(tag).replace(TAG, '!!'))}` has no meaning in JSON"
@@ -67,6 +78,9 @@ def _plain(text: str) -> Any:
     if text[0] not in _NUMBER_STARTS:
         return text
 
+    if _LEADING_ZERO.fullmatch(text):
+        return text
+
     if _INTEGER.fullmatch(text):
         if len(text) > INTEGER_DIGITS_MAX:
             raise ScalarInvalid("the number has too many digits; quote it to use it as a string")
@@ -75,7 +89,7 @@ def _plain(text: str) -> Any:
 
     if _FLOAT.fullmatch(text):
         number = float(text)
-        if number - number == 0:  # finite
+        if number - number == 0 and not vanishes(text):  # finite
             return number
     elif not _NOT_FINITE.fullmatch(text):
         return text

@@ -2,8 +2,11 @@
 
 A Value has a single kind of number, the double. Consequences:
 - out, an integer beyond 2**53, not exact as a double, is refused rather than silently changed;
-- in, a double without a fraction becomes an integer, up to 2**53; 1.0 and 1 are indistinguishable;
+- in, a double without a fraction becomes an integer, up to 2**53; 1.0 and 1 are indistinguishable, -0.0 is kept;
 - NaN and infinities have no JSON form and are refused.
+
+Members of a Struct have no order: protobuf's maps are hashed with a seed of the process. They are sorted by name, so
+that equal values have equal texts, and equal blob ids, in every process.
 
 Nesting counts differently too: an object takes three levels of messages, an array two, and protobuf's decoders stop at
 a hundred. Values too deep for the receiver are refused before sending.
@@ -13,7 +16,7 @@ Pure, for hosts and workers alike.
 
 from __future__ import annotations
 
-from math import isfinite
+from math import copysign, isfinite
 from typing import Any
 
 from google.protobuf import struct_pb2
@@ -76,7 +79,7 @@ def tree_of(value: struct_pb2.Value, subject: str) -> Any:
     if kind == "number_value":
         number = value.number_value
         if number.is_integer() and -EXACT_MAX <= number <= EXACT_MAX:
-            return int(number)
+            return int(number) or (0 if copysign(1, number) > 0 else -0.0)
         if not isfinite(number):
             raise Invalid("NUMBER_INVALID", f"{subject} has the number {number}, which JSON cannot carry")
         return number
@@ -88,8 +91,8 @@ def tree_of(value: struct_pb2.Value, subject: str) -> Any:
 
 
 def struct_tree(struct: struct_pb2.Struct, subject: str) -> dict[str, Any]:
-    """Return a Struct as a JSON object. Raises: Invalid NUMBER_INVALID."""
-    return {name: tree_of(below, subject) for name, below in struct.fields.items()}
+    """Return a Struct as a JSON object, its members sorted by name. Raises: Invalid NUMBER_INVALID."""
+    return {name: tree_of(below, subject) for name, below in sorted(struct.fields.items())}
 
 
 def _shown(number: int) -> str:

@@ -4,6 +4,7 @@ The only module that decides whether to retry, and with which back-off; `stepflo
 - UNREACHABLE is retried from the transport budget regardless of `onError`: a rolling restart must not turn results
   into defaults. TIMEOUT is retried likewise, unless `onError` is `useDefault`.
 - COMPONENT_FAILED and RESOURCE_UNAVAILABLE are retried only under `onError: retry`, from the step's own budget.
+- The delay is at least the pause that the failure's data ask for (`retry_after_ms`), bounded by `RETRY_AFTER_MS_MAX`.
 - The failure left after the retries is replaced by the default of `onError`, if any.
 Both budgets are counted from the journal, and so survive every owner.
 """
@@ -12,10 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepflow.codec import Json, encode
+from stepflow.codec import Json, decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.retry import RetryClass, backoff_from_proto, delay_ms, retry_class
+from stepflow.retry import RETRY_AFTER_MS_MAX, RetryClass, backoff_from_proto, delay_ms, retry_class
 from stepflow.run.entries import failure_to_pb, payload_of
 
 if TYPE_CHECKING:
@@ -86,7 +87,17 @@ def _retry_delay_ms(state: RunState, step: StepRun, on_error: OnError, failure: 
     else:
         return None
 
-    return delay_ms(backoff or backoff_from_proto(policy.backoff), count, f"{state.run_id}/{step.key}/{attempt}")
+    own_ms = delay_ms(backoff or backoff_from_proto(policy.backoff), count, f"{state.run_id}/{step.key}/{attempt}")
+    return max(own_ms, _asked_ms(failure))
+
+
+def _asked_ms(failure: Failure) -> int:
+    """Return the pause that the failed service asked for, in milliseconds; 0 if none."""
+    if b'"retry_after_ms"' not in failure.data:
+        return 0
+    asked = decode(failure.data)
+    asked_ms = asked.get("retry_after_ms") if isinstance(asked, dict) else None
+    return min(max(asked_ms, 0), RETRY_AFTER_MS_MAX) if type(asked_ms) is int else 0
 
 
 def find_step(state: RunState, key: str) -> StepRun | None:

@@ -66,6 +66,7 @@ COMPONENTS: dict[str, Any] = {
     "gone": lambda value, attempt: Failure(Code.UNREACHABLE, "no server"),
     "slow": lambda value, attempt: Failure(Code.TIMEOUT, "too slow"),
     "flaky": _flaky,
+    "busy": lambda value, attempt: Failure(Code.RESOURCE_UNAVAILABLE, "busy", encode({"retry_after_ms": value})),
 }
 """Functions of input and attempt alone; a crash increments the attempt, as in production."""
 

@@ -198,7 +198,7 @@ def read_submission(request: pb.OrchestratorSubmitRunRequest) -> host_pb2.StartR
     start.flow.blob = asked.flow_id
     start.inputs.json = _checked([tree_of(value, "the input") for value in asked.input], "the inputs")
     if asked.variables:
-        variables = {name: tree_of(value, f"variable {name!r}") for name, value in asked.variables.items()}
+        variables = {name: tree_of(value, f"variable {name!r}") for name, value in sorted(asked.variables.items())}
         start.variables_json = _checked(variables, "the variables")
     if asked.HasField("overrides"):
         start.overrides_json = _checked(struct_tree(asked.overrides, "the overrides"), "the overrides")

@@ -24,6 +24,7 @@ from stepflow.cli.output import check_output, to_yaml, write_results
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid, StepflowError
 from stepflow.flow import Flow, flow_from_tree
+from stepflow.flow.document import parse_tree
 
 ANY_INPUT = flow_from_tree({"output": {"$input": "$"}})
 NO_INPUT = flow_from_tree({"output": {"$literal": {"$input": "$"}}})
@@ -352,6 +353,13 @@ def test_yaml_repeats_what_is_repeated_and_writes_long_texts_as_blocks() -> None
     text = to_yaml([shared, shared])
     assert "&" not in text
     assert text.count("|") == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["0o10", "1e3", "08012", "0x1F", "1e400", "true", "~", "", "yes", "1_000", "a: b", "-"]
+)
+def test_a_text_written_as_yaml_is_read_back_as_that_text(word: str) -> None:
+    assert parse_tree(to_yaml({"a": word}), source="it", format="yaml").value == {"a": word}
 
 
 # --- flow and config ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from support.builtin_host import answer, ask, begin, builtin, failed
 from component_host.builtin.openai import RESPONSE_BYTES_MAX
 from stepflow import codec
 from stepflow.errors import Code
+from stepflow.retry import RETRY_AFTER_MS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -94,7 +95,14 @@ def chat(
 def test_a_chat_sends_the_messages_and_returns_the_first_choice() -> None:
     messages = [{"role": "user", "content": "Hi"}]
     outcome, service = chat(http(200, completion("Hello")), {"messages": messages})
-    assert outcome == {"response": "Hello"}
+    assert outcome == {
+        "response": "Hello",
+        "message": {"role": "assistant", "content": "Hello"},
+        "finish_reason": None,
+        "usage": {},
+        "model": None,
+        "id": None,
+    }
     assert service.heads[0].startswith("POST /v1/chat/completions HTTP/1.1")
     assert f"authorization: bearer {KEY}" in service.heads[0].lower()
     assert service.bodies == [{"model": "gpt-3.5-turbo", "messages": messages}]
@@ -118,7 +126,7 @@ def test_the_address_may_come_from_the_environment() -> None:
             async with builtin(environ=environ) as backend:
                 return await answer(backend, "/openai", {"messages": []})
 
-    assert asyncio.run(main()) == {"response": "x"}
+    assert asyncio.run(main())["response"] == "x"
 
 
 def test_a_key_in_the_input_beats_the_operators() -> None:
@@ -134,7 +142,7 @@ def test_the_variable_of_the_key_can_be_chosen() -> None:
 
 def test_a_service_of_ones_own_needs_no_key() -> None:
     outcome, service = chat(http(200, completion("x")), {}, {})
-    assert outcome == {"response": "x"}
+    assert outcome["response"] == "x"
     assert "authorization" not in service.heads[0].lower()
 
 
@@ -165,9 +173,100 @@ def test_a_redirect_is_not_followed() -> None:
     assert stolen == []
 
 
-@pytest.mark.parametrize("body", [{"choices": []}, completion(None), {"choices": [{"message": {}}]}, {"choices": [{}]}])
-def test_no_text_is_an_empty_response(body: Any) -> None:
-    assert chat(http(200, body), {})[0] == {"response": ""}
+def said(message: dict[str, Any], finish_reason: str = "stop") -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": finish_reason}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"choices": []}, "the completion has no choices"),
+        ({"choices": [], "error": {"message": "no capacity"}}, "the completion has no choices: no capacity"),
+        ({"choices": [{}]}, "the model said nothing"),
+        ({"choices": [{"message": {}}]}, "the model said nothing"),
+        (completion(None), "the model said nothing"),
+        (said({"content": []}, "length"), "the model said nothing (finish_reason length)"),
+        (said({"content": None, "tool_calls": []}, "content_filter"), "(finish_reason content_filter)"),
+        (said({"content": None, "refusal": "I cannot help"}), "the model refused: I cannot help"),
+        (said({"content": [{"type": "refusal", "refusal": "Not that"}]}), "the model refused: Not that"),
+        ({"error": {"message": "upstream is down"}}, "the answer is not a chat completion: upstream is down"),
+    ],
+)
+def test_a_completion_that_says_nothing_fails_with_what_was_said(body: Any, told: str) -> None:
+    failure = failed(chat(http(200, body), {})[0])
+    assert failure.code is Code.COMPONENT_FAILED
+    assert told in failure.message
+
+
+def test_a_refusal_shows_no_key() -> None:
+    failure = failed(chat(http(200, said({"content": None, "refusal": f"your key is {KEY}"})), {})[0])
+    assert KEY not in failure.message
+
+
+def test_calls_of_tools_without_content_are_an_answer() -> None:
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "function": {"name": "f"}}]}
+    outcome, _ = chat(http(200, said(message, "tool_calls")), {})
+    assert (outcome["response"], outcome["message"], outcome["finish_reason"]) == ("", message, "tool_calls")
+
+
+def test_the_text_parts_of_a_content_are_joined() -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "image"}, {"type": "text", "text": "lo"}]
+    assert chat(http(200, said({"content": parts})), {})[0]["response"] == "Hello"
+
+
+def test_an_empty_text_is_an_answer() -> None:
+    assert chat(http(200, completion("")), {})[0]["response"] == ""
+
+
+def test_what_the_service_counts_and_names_is_returned() -> None:
+    body = {**completion("x"), "id": "chatcmpl-1", "model": "m-2026", "usage": {"total_tokens": 12, "cost": 1.5}}
+    outcome, _ = chat(http(200, body), {})
+    assert {name: outcome[name] for name in ("id", "model", "usage")} == {
+        "id": "chatcmpl-1",
+        "model": "m-2026",
+        "usage": {"total_tokens": 12, "cost": 1.5},
+    }
+
+
+def test_every_other_member_reaches_the_service() -> None:
+    value = {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        "response_format": {"type": "json_object"},
+        "seed": 12345678901234567890,
+        "top_p": 0.5,
+        "stop": None,
+        "x_of_this_service": {"a": [1]},
+    }
+    _, service = chat(http(200, completion("x")), {**value, "api_key": "sk-mine", "temperature": None})
+    assert service.bodies == [{"model": "gpt-3.5-turbo", "messages": [], **value}]
+
+
+def test_a_stream_is_refused() -> None:
+    outcome, service = chat(http(200, completion("x")), {"stream": True})
+    assert failed(outcome).code is Code.INVALID_INPUT
+    assert "`stream`" in failed(outcome).message
+    assert service.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("header", "asked_ms"),
+    [
+        ("Retry-After: 20", 20_000),
+        ("Retry-After: 1.5", 1_500),
+        ("retry-after-ms: 250\r\nRetry-After: 20", 250),
+        ("Retry-After: Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Retry-After: Wed, 21 Oct 2215 07:28:00 GMT", RETRY_AFTER_MS_MAX),
+        ("Retry-After: 1e300", RETRY_AFTER_MS_MAX),
+    ],
+)
+def test_a_failure_carries_the_pause_that_the_service_asks_for(header: str, asked_ms: int) -> None:
+    failure = failed(chat(http(429, {}, header), {})[0])
+    assert codec.decode(failure.data) == {"status": 429, "retry_after_ms": asked_ms}
+
+
+@pytest.mark.parametrize("header", ["Retry-After: soon", "Retry-After: -5", "Retry-After: nan", "Retry-After:"])
+def test_an_unreadable_pause_is_none(header: str) -> None:
+    assert codec.decode(failed(chat(http(429, {}, header), {})[0]).data) == {"status": 429}
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"choices": [{"message": {"content": 5}}]}'])
@@ -269,7 +368,7 @@ def test_many_chats_share_one_client() -> None:
         ):
             return await asyncio.gather(*(answer(backend, "/openai", {"messages": []}) for _ in range(20)))
 
-    assert asyncio.run(main()) == [{"response": "x"}] * 20
+    assert [outcome["response"] for outcome in asyncio.run(main())] == ["x"] * 20
 
 
 # --- cancel and close ---

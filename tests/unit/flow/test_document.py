@@ -36,7 +36,14 @@ def refusal(text: str | bytes, syntax: Any = "yaml", **options: Any) -> Document
         ("2026-11-23T10:00:00Z", "2026-11-23T10:00:00Z"),
         ("12:30:45", "12:30:45"),
         ("1_000", "1_000"),
-        ("010", 10),
+        ("010", "010"),
+        ("08012", "08012"),
+        ("0044123", "0044123"),
+        ("-012", "-012"),
+        ("00", "00"),
+        ("0", 0),
+        ("-0", 0),
+        ("01.5", 1.5),
         ("0o10", 8),
         ("0x1F", 31),
         ("0b11", "0b11"),
@@ -77,7 +84,7 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(written: str, value: Any) ->
     assert type(read) is type(value)
 
 
-@pytest.mark.parametrize("word", [".inf", "-.Inf", ".nan", "1e999", "9" * 5000])
+@pytest.mark.parametrize("word", [".inf", "-.Inf", ".nan", "1e999", "9" * 5000, "1e-400"])
 def test_numbers_that_json_cannot_hold_are_refused(word: str) -> None:
     error = refusal(f"a:\n  - {word}")
     assert (error.reason, error.line, error.column) == ("YAML_INVALID", 2, 5)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -89,3 +92,26 @@ def levels_that_pass(container: Any) -> int:
         assert pb.TaskAssignment.FromString(assignment.SerializeToString()) == assignment
         tree = container(tree)
     return 100
+
+
+def test_members_come_in_the_same_order_in_every_process() -> None:
+    """Protobuf seeds the hashing of its maps in each process."""
+    names = [f"member{number}" for number in range(40)]
+    script = (
+        "import json, sys\n"
+        "from google.protobuf import struct_pb2\n"
+        "from stepflow.pull.values import fill, tree_of\n"
+        "value = struct_pb2.Value()\n"
+        "fill(value, {'in': {name: 1 for name in json.loads(sys.argv[1])}}, 'it')\n"
+        "print(json.dumps(tree_of(struct_pb2.Value.FromString(value.SerializeToString()), 'it')))\n"
+    )
+    texts = {
+        subprocess.run([sys.executable, "-c", script, json.dumps(names)], capture_output=True, check=True).stdout
+        for _ in range(4)
+    }
+    assert [list(json.loads(text)["in"]) for text in texts] == [sorted(names)]
+
+
+def test_negative_zero_keeps_its_sign() -> None:
+    assert [math.copysign(1, number) for number in through([-0.0, 0.0, 0])] == [-1, 1, 1]
+    assert [type(number) for number in through([-0.0, 0.0, 0])] == [float, int, int]

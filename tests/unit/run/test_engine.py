@@ -14,6 +14,7 @@ from support.engine import World
 
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.retry import RETRY_AFTER_MS_MAX
 from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, POISON_WINDOW_MS
 
 
@@ -144,6 +145,26 @@ def test_retries_wait_for_their_back_off():
     before = lost.now_ms
     lost.run()
     assert lost.now_ms >= before + 1000
+
+
+@pytest.mark.parametrize(
+    ("asked_ms", "least_ms", "most_ms"),
+    [
+        (60_000, 60_000, 60_000),
+        (5, 1_000, 1_200),
+        (RETRY_AFTER_MS_MAX * 10, RETRY_AFTER_MS_MAX, RETRY_AFTER_MS_MAX),
+        (-60_000, 1_000, 1_200),
+        ("soon", 1_000, 1_200),
+        (1e300, 1_000, 1_200),
+        (True, 1_000, 1_200),
+    ],
+)
+def test_a_retry_waits_at_least_as_long_as_the_service_asks(asked_ms, least_ms, most_ms):
+    on_error = {"action": "retry", "maxRetries": 1}
+    busy = World({"steps": [step("f", "/c/busy", asked_ms, onError=on_error)], "output": ref("f")})
+    before = busy.now_ms
+    assert busy.run() == [("RESOURCE_UNAVAILABLE", "busy")]
+    assert least_ms <= busy.now_ms - before <= most_ms + 100
 
 
 def test_retry_budgets_survive_the_owner():
