@@ -192,7 +192,7 @@ def test_groups_that_share_a_host_are_served_in_turn() -> None:
         for component in ("a", "a", "added", "added"):
             scene.call(component)
         room = [1]
-        new.can_take = lambda _depth: len(scene.sent) < room[0]  # type: ignore[method-assign]
+        new.can_take = lambda _depth: len(scene.sent) < room[0]  # type: ignore[method-assign]  # as above
         for room[0] in (1, 2, 3, 4):
             scene.pool.queue.release()
         assert [component for _, component in scene.sent] == ["a", "added", "a", "added"]
