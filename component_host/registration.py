@@ -66,6 +66,8 @@ class Registration:
         self._replace_routes = replace_routes
         self._pool = pool
         self._plugin_claims = PluginClaims(store, host.id, pool, config)
+        self._claims_due = False
+        """The claims are not settled since the last registration."""
         self._draining = False
 
         self._types = {name: plugin.type for name, plugin in config.plugins.items()}
@@ -144,6 +146,8 @@ class Registration:
         return bool(self._created) and self._keeper is not None and self._keeper.valid()
 
     async def _register(self) -> None:
+        self._claims_due = True
+
         # 1. Get a new lease.
         if self._keeper is not None:
             await self._keeper.stop(revoke=True)
@@ -161,12 +165,10 @@ class Registration:
             if result.succeeded:
                 self._created, self._written = result.revision, session
                 log.info("host registered", host_id=self._host.id, address=self._address)
-                await self._plugin_claims.settle()
                 return
 
             # 4. A retried transaction fails if its first try succeeded and only the reply was lost.
             if await self._is_registered(lease, session):
-                await self._plugin_claims.settle()
                 return
 
         raise Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
@@ -181,7 +183,11 @@ class Registration:
         return True
 
     async def _update(self) -> None:
-        """Write the session, unless it is unchanged."""
+        """Settle the claims of a new session; write the session, unless it is unchanged."""
+        if self._claims_due:
+            await self._plugin_claims.settle()
+            self._claims_due = False
+
         session = self._session()
         if session == self._written or self._keeper is None:
             return
