@@ -35,6 +35,7 @@ class HostConfig:
     replace_routes: bool
     pool: str
     drain_grace_s: float
+    value_bytes_max: int = 0
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="time for calls in flight at SIGTERM; default: %(default)s",
     )
 
+    process.add_value_memory(made)
     return made
 
 
@@ -90,6 +92,7 @@ def read_options(options: argparse.Namespace) -> HostConfig:
         replace_routes=options.replace_routes,
         pool=options.pool,
         drain_grace_s=options.drain_grace,
+        value_bytes_max=process.value_bytes_max(options),
     )
 
 
@@ -115,7 +118,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     blobs = BlobStore.open(common.blobs)
     blobs.on_trouble = lambda _error: changed()
     backends = make_backends(config.config, os.environ, changed, endpoints=endpoints)
-    host = ComponentHost(config.host_id, backends, blobs)
+    host = ComponentHost(config.host_id, backends, blobs, value_bytes_max=config.value_bytes_max)
 
     async with AsyncExitStack() as stack:
         # 1. Serve, so that the address is known. The exit order is the reverse: deregister, stop the host, the server.
@@ -152,7 +155,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         retries.begin()
 
         # 4. Report ready.
-        await health.begin(store, draining=lambda: service.draining)
+        await health.begin(store, draining=lambda: service.draining, vitals=registration.vitals)
         process.ready("component_host", host.id, address)
         yield
 

@@ -49,6 +49,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 engine_version=executor.engine_version,
                 draining=executor.draining,
                 blob_error=executor.blob_error,
+                value_bytes_max=executor.value_memory.bytes_max,
+                value_waiting=executor.value_memory.waiting,
             )
 
         hosts: dict[str, state_pb2.HostSession] = {}
@@ -113,17 +115,26 @@ def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
         draining=session.draining,
         blob_error=session.blob_error,
         pool=session.pool,
+        value_bytes_max=session.value_memory.bytes_max,
+        value_waiting=session.value_memory.waiting,
     )
 
     for plugin in session.plugins:
         host.plugins.add(
             plugin=plugin.plugin,
             type=plugin.type,
-            state="conflict"
-            if plugin.conflict
-            else state_pb2.PluginListing.State.Name(plugin.state).removeprefix("STATE_").lower(),
+            state="conflict" if plugin.conflict else _state_name(plugin.state),
             last_error=plugin.last_error,
             components=len(plugin.components),
             restarts=plugin.restarts,
         )
     return host
+
+
+def _state_name(state: int) -> str:
+    """Return the state of a plugin as clients read it; hosts of a later version may have states without a name here."""
+    try:
+        name = state_pb2.PluginListing.State.Name(state)
+    except ValueError:
+        return f"unknown ({state})"
+    return name.removeprefix("STATE_").lower()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from support.fleet import Fleet, Kill, Slot, kill_servers_of
+from support.wall_clock import HOUR_MS
 
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys, range_all
@@ -239,6 +240,34 @@ async def all_control_planes_down(stage: Stage) -> bool:
         for slot in slots:
             slot.busy = False
     return True
+
+
+async def _clock_set(stage: Stage, module: str, *ahead_ms: int) -> bool:
+    with hold(stage, module) as slot:
+        if slot is None:
+            return False
+        slot.clock.set(stage.dice.choice(ahead_ms))
+        try:
+            await less_than_a_lease(stage)
+        finally:
+            slot.clock.set(0)
+    return True
+
+
+@fault
+async def clock_of_an_executor_set_ahead(stage: Stage) -> bool:
+    """Only ahead: the ledger would seem to repeat what a lagging executor has journaled."""
+    return await _clock_set(stage, "executor", HOUR_MS, 2_000)
+
+
+@fault
+async def clock_of_a_host_set(stage: Stage) -> bool:
+    return await _clock_set(stage, "component_host", -HOUR_MS, HOUR_MS)
+
+
+@fault
+async def clock_of_a_control_plane_set(stage: Stage) -> bool:
+    return await _clock_set(stage, "control_plane", -HOUR_MS, HOUR_MS)
 
 
 # --- etcd -----------------------------------------------------------------------------------------------------------

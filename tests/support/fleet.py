@@ -22,6 +22,7 @@ from stepflow.store import keys
 from . import free_port, is_alive
 from .mesh import END_TIMEOUT_S, READY_TIMEOUT_S, children_of, ledger_config
 from .proxy import TcpProxy
+from .wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -45,6 +46,7 @@ class Slot:
     port: int
     front: TcpProxy
     to_etcd: Sequence[TcpProxy]
+    clock: WallClock
     args: Sequence[str]
     service: Service | None = None
     busy: bool = False
@@ -93,7 +95,9 @@ class Fleet:
         to_etcd = [TcpProxy(member.client_port) for member in self.members]
         for proxy in to_etcd:
             await proxy.listen()
-        slot = Slot(module, len(self.of(module)), port, TcpProxy(port), to_etcd, args)
+        number = len(self.of(module))
+        clock = WallClock(self.mesh.folder, f"{module}-{number}-clock")
+        slot = Slot(module, number, port, TcpProxy(port), to_etcd, clock, args)
         self.slots.append(slot)
         await self.start(slot)
         return slot
@@ -107,6 +111,7 @@ class Fleet:
             *("--listen", f"127.0.0.1:{slot.port}", "--advertise", slot.front.endpoint),
             *("--etcd", ",".join(proxy.endpoint for proxy in slot.to_etcd)),
             wait=False,
+            env=slot.clock.env,
         )
         await asyncio.to_thread(service.wait_ready, 2 * READY_TIMEOUT_S)
 

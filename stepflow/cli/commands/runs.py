@@ -21,12 +21,13 @@ from stepflow.cli.options import (
     StoreOption,
     ValueOptions,
 )
+from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from stepflow.client import Client, ClientEvent, Run
     from stepflow.flow import Redactor
 
-app = typer.Typer(
+app = StrictTyper(
     name="runs",
     help="Show, follow and end runs, of this machine or of a mesh.",
     epilog="\b\nExamples:\n  stepflow runs list --status interrupted\n  stepflow runs get 0198f3 --steps\n"
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 ENDED = ("completed", "failed", "cancelled", "recovery_failed")
 MESH_STATUSES = ("queued", "running", *ENDED)
-LOCAL_STATUSES = ("running", "interrupted", *ENDED)
+LOCAL_STATUSES = ("running", "interrupted", "damaged", *ENDED)
 
 
 @app.command("list")
@@ -50,7 +51,7 @@ def list_runs(
         typer.Option(
             "--status",
             metavar="STATUS",
-            help="Only runs with this status (repeatable): queued, running, interrupted, completed, failed, …",
+            help="Only runs with this status (repeatable): queued, running, interrupted, completed, failed, damaged, …",
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most N runs.")] = 100,
@@ -59,7 +60,7 @@ def list_runs(
     """List runs, the newest first, including those in progress.
 
     An interrupted run of this machine has not ended, and no process drives it: `stepflow resume` continues it. A
-    queued run of a mesh waits for an executor: `stepflow runs get` shows why.
+    damaged run cannot be read. A queued run of a mesh waits for an executor: `stepflow runs get` shows why.
 
     \b
     Examples:
@@ -122,7 +123,7 @@ def get_run(
 
     print_run(shown)
     if steps:
-        typer.echo()
+        console.show()
         print_steps(shown.steps, shown.redactor)
 
 
