@@ -177,3 +177,21 @@ class LocalRuns:
             f"runs cannot be stored in {self.folder}: {error.strerror}; name another folder with --store",
             path=str(self.folder),
         )
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuse a folder in which others could forge runs. Raises: FailedPrecondition `STORE_EXPOSED`."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return
+
+    foreign = found.st_uid not in (os.geteuid(), 0)
+    if foreign or found.st_mode & 0o022:
+        who = f"user {found.st_uid}" if foreign else "other users"
+        raise FailedPrecondition(
+            "STORE_EXPOSED",
+            f"{who} can change the runs in {folder}: make it your own (chown) and private (chmod 700 {folder}), or "
+            "name another folder with --store",
+            path=str(folder),
+        )
