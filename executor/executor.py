@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from executor.drive import PartitionDriver
     from executor.ownership import Abandoned
+    from executor.session import CurrentSession
     from stepflow.routing.table import PluginComponents, Rule
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
@@ -100,12 +101,13 @@ class Executor:
         self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
+        current_session: CurrentSession = lambda: self._session  # noqa: E731  # it changes
         abandon: Abandoned = lambda run_id, error: self.abandoned(run_id, error)  # noqa: PLW0108, E731  # set later
-        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, abandon, self.values)
+        self.ownership = Ownership(self.hosts, run_blobs, current_session, abandon, self.values)
         held_calls = HeldCalls(self.hosts)
         reader = PartitionReader(store, self._grouping, run_blobs, self.values)
         unread_end = UnreadEnd(store, self.hosts, held_calls)
-        self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, self._current_session)
+        self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, current_session)
 
         frames = HostFrames(self.ownership, held_calls)
         self.on_frame = frames.on_frame
@@ -195,9 +197,6 @@ class Executor:
             return Vitals("not registered", ended(self._renewal))
         problem = "" if session.valid() else "the lease does not count as held"
         return Vitals(problem, ended(*self._watchers, session.watcher))
-
-    def _current_session(self) -> Session | None:
-        return self._session
 
     def _value(self) -> state_pb2.ExecutorSession:
         trouble = self._blobs.trouble
