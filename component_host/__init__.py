@@ -5,6 +5,7 @@ A call, from an executor to a backend and back:
 - `stream`: the host's end of one executor's stream.
 - `host`: admission, refusal, deduplication; acknowledged and forgotten calls.
 - `call_table`: calls by idempotency key, and the newest epoch of each partition.
+- `disputes`: disputes about the owner of a partition, decided by the store.
 - `dispatch`: from admission to the backend: plugin ready, input fetched, host registered.
 - `call`: one attempt: its outcome and its call-backs.
 - `call_tasks`: tasks for single calls: blobs and large outputs.
@@ -17,11 +18,14 @@ Backends:
 - `backend`: the interface of a backend.
 - `backends`: from configured plugins to backends.
 - `plugins`: start, state and stop of each backend.
+- `secret_values`: values of the environment that no text may show.
 - `builtin/`: the components that come with the mesh.
 - `mcp_bridge/`: MCP servers, over stdio and HTTP.
 - `stepflow_bridge/`: StepFlow component servers, over stdio, HTTP and gRPC pull.
 - `mock`: components that answer from a table, for tests of flows.
 - `supervision/`: server processes: start, pipes, stop, restarts.
+- `json_lines`: JSON messages in the lines that servers print.
+- `progress_gate`: progress reports, thinned.
 - `late_imports`: imports of large libraries after the start.
 - `retry_after`: the pause that an HTTP service asks for.
 
@@ -29,4 +33,5 @@ The process and the store:
 - `__main__`: `python -m component_host`.
 - `registration`: the host's session and its routing rules.
 - `session_message`: the content of the session.
+- `session_watch`: changes of the session by others.
 """

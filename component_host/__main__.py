@@ -34,6 +34,7 @@ class HostConfig:
     capacity: int
     replace_routes: bool
     drain_grace_s: float
+    value_bytes_max: int = 0
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         help="time for calls in flight at SIGTERM; default: %(default)s",
     )
 
+    process.add_value_memory(made)
     return made
 
 
@@ -82,6 +84,7 @@ def read_options(options: argparse.Namespace) -> HostConfig:
         capacity=options.capacity,
         replace_routes=options.replace_routes,
         drain_grace_s=options.drain_grace,
+        value_bytes_max=process.value_bytes_max(options),
     )
 
 
@@ -108,6 +111,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         config.host_id,
         make_backends(config.config, os.environ, changed, endpoints=endpoints),
         BlobStore.open(common.blobs),
+        value_bytes_max=config.value_bytes_max,
     )
 
     async with AsyncExitStack() as stack:
@@ -144,7 +148,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         retries.begin()
 
         # 4. Report ready.
-        await health.begin(store, draining=lambda: service.draining)
+        await health.begin(store, draining=lambda: service.draining, vitals=registration.vitals)
         process.ready("component_host", host.id, address)
         yield
 

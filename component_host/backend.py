@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.config import NO_LIMITS, ServerLimits
+from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
@@ -117,7 +118,7 @@ class ServerHealth:
     def lost(self, server: object, error: str) -> None:
         """Record the unwanted end or failed start of a server."""
         self._lost.add(server)
-        self.last_error = error[: self.ERROR_CHARS_MAX]
+        self.last_error = without_hidden(error)[: self.ERROR_CHARS_MAX]
         self._changed()
 
     def serves(self, server: object) -> None:
@@ -158,6 +159,18 @@ ListingChanged = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
+class ShownConfig:
+    """A plugin's configuration as written, with variables unexpanded: the form for errors, logs and listings."""
+
+    command: str
+    args: Sequence[str]
+    url: str
+
+    def command_line(self) -> str:
+        return " ".join((self.command, *self.args))
+
+
+@dataclass(frozen=True, slots=True)
 class BackendContext:
     """Constructor arguments of every backend, besides the plugin's own configuration."""
 
@@ -170,3 +183,5 @@ class BackendContext:
     """Called by the backend after each change of `listing()` or `health`."""
     limits: ServerLimits = NO_LIMITS
     """Limits for each server process."""
+    shown: ShownConfig | None = None
+    """None: the configuration holds no variables."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from component_host.backend import BackendContext
-from stepflow.config import NO_LIMITS, BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin, StepflowPlugin, resolve_plugin
+from component_host.backend import BackendContext, ShownConfig
+from component_host.secret_values import secret_values
+from stepflow.config import (
+    NO_LIMITS,
+    BuiltinPlugin,
+    GrpcPlugin,
+    McpPlugin,
+    MockPlugin,
+    StepflowPlugin,
+    resolve_plugin,
+)
+from stepflow.telemetry import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from component_host.backend import Backend
     from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
-    from stepflow.config import Config
+    from stepflow.config import Config, PluginConfig
 
 PullEndpoints: TypeAlias = "dict[tuple[str, str, bool], PullEndpoint]"
 """Endpoints of pull plugins, by listen address, advertised address, and `insecure`."""
@@ -54,8 +64,11 @@ def make_backend(
     Raises as `make_backends` does.
     """
     plugin = resolve_plugin(config, name, environ)
+    hide(secret_values(config, name, environ))
     limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server have none
-    context = BackendContext(name, str(config.working_directory), environ, listing_changed, limits)
+    context = BackendContext(
+        name, str(config.working_directory), environ, listing_changed, limits, _shown(config.plugins[name])
+    )
 
     if isinstance(plugin, BuiltinPlugin):
         from component_host.builtin.backend import BuiltinBackend
@@ -75,6 +88,10 @@ def make_backend(
 
     assert isinstance(plugin, StepflowPlugin)
     return _stepflow_backend(context, plugin)
+
+
+def _shown(plugin: PluginConfig) -> ShownConfig:
+    return ShownConfig(getattr(plugin, "command", ""), getattr(plugin, "args", ()), getattr(plugin, "url", ""))
 
 
 def _mcp_backend(context: BackendContext, plugin: McpPlugin) -> Backend:

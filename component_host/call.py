@@ -16,11 +16,9 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from component_host.results import (
-    PROGRESS_CHARS_MAX,
     failed,
     inline_results,
     not_stored,
-    readable,
     succeeded,
     unusable,
 )
@@ -34,11 +32,16 @@ if TYPE_CHECKING:
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import DeadlineClock, Deadlines
     from stepflow.store.blobs import BlobStore
+    from stepflow.value_budget import ValueBudget
 
 LOOP_BYTES_MAX = 256 * 1024
 """A larger output is checked in a thread: the check would block the event loop for several milliseconds."""
 
 assert LOOP_BYTES_MAX > INLINE_BYTES_MAX
+
+
+ProgressReport = tuple[float, float, str]
+"""Done, total, message."""
 
 
 class CallStream(Protocol):
@@ -50,7 +53,7 @@ class CallStream(Protocol):
 
     def drop_call(self, call: Call) -> None: ...
     def send_result(self, result: host_pb2.CallResult) -> None: ...
-    def send_progress(self, progress: host_pb2.Progress) -> None: ...
+    def send_progress(self, call: Call, report: ProgressReport) -> None: ...
     def send_callback(self, callback: OpenCallback) -> None: ...
     def drop_callback(self, callback: OpenCallback) -> None: ...
 
@@ -63,6 +66,7 @@ class HostedCallOwner(Protocol):
 
     blobs: BlobStore
     deadlines: Deadlines[Call]
+    value_budget: ValueBudget
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None: ...
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None: ...
@@ -97,12 +101,15 @@ class Call:
         "blobs",
         "callbacks",
         "clock",
+        "duration_ms",
         "forgotten",
         "input",
+        "input_bytes",
         "request",
         "result",
         "settled",
         "started_at_ms",
+        "started_ns",
         "stream",
     )
 
@@ -112,6 +119,8 @@ class Call:
         """Stream of the last executor to ask; may be closed."""
         self.request = request
         self.input = b""
+        self.input_bytes = 0
+        """Memory taken for the input from the budget for large values."""
 
         self.backend: Backend | None = None
         """Backend that executes the call; None until dispatched."""
@@ -122,7 +131,11 @@ class Call:
         self.result: host_pb2.CallResult | None = None
         """Set when the result is held; later than `settled` while a blob is written."""
         self.started_at_ms = 0
-        """When the backend received the call; 0 = not yet."""
+        """When the backend received the call, by the wall clock; 0 = not yet."""
+        self.started_ns = 0
+        """The same moment by the monotonic clock, from which the duration is computed."""
+        self.duration_ms = 0
+        """Duration until the outcome, rounded up; 0 = no outcome yet, or no backend received the call."""
 
         self.clock: DeadlineClock[Call] | None = None
         self.callbacks: Sequence[OpenCallback] = ()
@@ -157,8 +170,10 @@ class Call:
             self.end_with(failure)
 
     def settle(self) -> None:
-        """Stop the clock, end the open call-backs, and ignore later outcomes."""
+        """Stop the clocks, end the open call-backs, and ignore later outcomes."""
         self.settled = True
+        if self.started_ns:
+            self.duration_ms = 1 + (time.monotonic_ns() - self.started_ns) // 1_000_000
         if self.clock is not None:
             self._owner.deadlines.cancel(self.clock)
             self.clock = None
@@ -168,7 +183,7 @@ class Call:
 
     def end_with(self, failure: Failure) -> None:
         """Fail a settled call without a result."""
-        result = failed(self.request, failure, self.started_at_ms)
+        result = failed(self.request, failure, self.started_at_ms, self.duration_ms)
         self._owner.record_result(self, result, len(result.failure.data_json) + len(result.failure.message))
 
     def break_off(self, failure: Failure) -> None:
@@ -184,9 +199,7 @@ class Call:
         if self.clock is not None:
             self.clock.active_at = time.monotonic()
 
-        message = readable(message, PROGRESS_CHARS_MAX)
-        progress = host_pb2.Progress(call_id=self.request.call_id, done=done, total=total, message=message)
-        self.stream.send_progress(progress)
+        self.stream.send_progress(self, (done, total, message))
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
         """Run a flow as a sub-run. Large inputs travel as a blob of the run, a large flow inline.
@@ -201,7 +214,9 @@ class Call:
             self._keyless += 1
 
         if len(request.inputs.json) > INLINE_BYTES_MAX:
+            size = len(request.inputs.json)
             request.inputs.blob = await self._owner.blobs.put(request.inputs.json, scope=self.request.root_run_id)
+            request.inputs.blob_bytes = size
 
         reply = await self._ask(host_pb2.Callback(start_run=request), "report")
         return await inline_results(reply.report, self._owner.blobs, self.request.root_run_id)
@@ -251,19 +266,22 @@ class Call:
             self._succeed_inline(text)
 
     async def _succeed_with_blob(self, text: bytes) -> None:
+        self._owner.value_budget.add(len(text))
         try:
             blob = await self._owner.blobs.put(text, scope=self.request.root_run_id)
         except StepflowError as error:
             self.end_with(not_stored(error))
             return
+        finally:
+            self._owner.value_budget.release(len(text))
 
         # After the await: a join meanwhile has changed the call id.
-        result = succeeded(self.request, self.started_at_ms)
-        result.result.blob = blob
+        result = succeeded(self.request, self.started_at_ms, self.duration_ms)
+        result.result.blob, result.result.blob_bytes = blob, len(text)
         self._owner.record_result(self, result, 0)
 
     def _succeed_inline(self, text: bytes) -> None:
-        result = succeeded(self.request, self.started_at_ms)
+        result = succeeded(self.request, self.started_at_ms, self.duration_ms)
         result.result.json = text
         self._owner.record_result(self, result, len(text))
 
@@ -272,7 +290,8 @@ class Call:
         if self.settled:
             raise _call_ended()
 
-        # 1. Register and send.
+        # 1. Register and send. The calls of the sub-run may need the memory that this one holds.
+        release_memory(self, self._owner.value_budget)
         callback = OpenCallback(self, message)
         self.callbacks = (*self.callbacks, callback)
         self.stream.send_callback(callback)
@@ -296,6 +315,13 @@ class Call:
         return reply
 
 
+def release_memory(call: Call, budget: ValueBudget) -> None:
+    """Give back the memory taken for the input of a call. Idempotent."""
+    if call.input_bytes:
+        budget.release(call.input_bytes)
+        call.input_bytes = 0
+
+
 def _compact(request: host_pb2.Call, output: bytes) -> bytes:
     return compact(output, what=f"the output of {request.path or request.component}")
 
@@ -304,4 +330,4 @@ def _call_ended() -> FailedPrecondition:
     return FailedPrecondition("CALL_ENDED", "the call that asked has ended")
 
 
-__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback"]
+__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback", "ProgressReport", "release_memory"]

@@ -14,10 +14,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from stepflow.telemetry import get_logger
 from stepflow.timer_heap import TimerHeap
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -119,7 +123,7 @@ class Deadlines(Generic[T]):
         for clock in overdue:
             item, clock.item = clock.item, None
             if item is not None:
-                self._expire(item, clock.overrun(now))
+                guarded(log, "a deadline", self._expire, item, clock.overrun(now))
 
 
 __all__ = ["DeadlineClock", "Deadlines"]

@@ -6,7 +6,8 @@ Invariants:
   is refused.
 - Each call gets one result, even from a failing backend, unless cancelled, superseded or acknowledged.
 - A call survives the loss of the executor's stream; the result is held for the next owner of the run.
-- A call from an owner with a smaller epoch than the partition's newest is refused.
+- A call from an owner with a smaller epoch than the partition's newest is refused, unless the store says that this
+  owner is the present one (`disputes`).
 - `admit` makes all refusals: STALE_EPOCH, STALE_ATTEMPT, and any new call once the host is closing. Later problems (a
   plugin that is not running, an input too large) fail an admitted call: see `dispatch`.
 - No call begins while the host does not count as registered (`Dispatcher.may_begin`). At the end
@@ -14,9 +15,9 @@ Invariants:
   the same attempts.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
-The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `dispatch` (from admission to the
-backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes `stream` and `host` twice,
-with the request and with the result, and every other module once.
+The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `disputes` (about epochs), `dispatch`
+(from admission to the backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes
+`stream` and `host` twice, with the request and with the result, and every other module once.
 
 Does not: retry, route, or know flows. Streams are plain callables: one process and gRPC look the same from here.
 """
@@ -24,18 +25,21 @@ Does not: retry, route, or know flows. Streams are plain callables: one process 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from component_host.call import Call
+from component_host.call import Call, release_memory
 from component_host.call_table import CallTable
 from component_host.call_tasks import CallTasks
 from component_host.dispatch import Dispatcher
+from component_host.disputes import Disputes
 from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, HeldResults
 from component_host.plugins import HostedPlugins
 from component_host.results import unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
+from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -56,15 +60,18 @@ class ComponentHost:
         *,
         held_bytes_max: int = HELD_BYTES_MAX,
         held_s_max: float = HELD_S_MAX,
+        value_bytes_max: int = 0,
     ) -> None:
+        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
         self.id = host_id
         self.blobs = blobs
         self.held_s_max = held_s_max
         self.callback_ids: Iterator[int] = count(1)
+        self.value_budget = ValueBudget(value_bytes_max)
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)
-        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks)
+        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks, self.value_budget)
         self.deadlines = self.dispatcher.deadlines
         self.plugins.resume = self.dispatcher.dispatch
 
@@ -73,6 +80,7 @@ class ComponentHost:
         )
 
         self._table = CallTable()
+        self.disputes = Disputes(self._table)
         self._streams: set[HostStream] = set()
         """Open streams, and closed ones whose call-backs wait for the next owner."""
         self._closing: asyncio.Task[None] | None = None
@@ -119,6 +127,7 @@ class ComponentHost:
         # 2. Stop the backends, which fail their own calls; then the host's tasks for calls.
         await self.plugins.close()
         await self._tasks.close()
+        await self.disputes.close()
 
         # 3. Fail the calls that still have no result, and the call-backs that nothing can answer any more.
         for call in self._table.all_calls():
@@ -127,13 +136,17 @@ class ComponentHost:
             stream.give_up()
 
     def connect(
-        self, deliver: Callable[[host_pb2.HostFrame], None], hang_up: Callable[[], None] = lambda: None
+        self,
+        deliver: Callable[[host_pb2.HostFrame], None],
+        hang_up: Callable[[], None] = lambda: None,
+        *,
+        executor_id: str = "",
     ) -> HostStream:
         """Open an executor's stream. `deliver` gets the outgoing frames, on the event loop.
 
         `hang_up` is called once incoming frames in transit have become void.
         """
-        stream = HostStream(self, deliver, hang_up)
+        stream = HostStream(self, deliver, hang_up, executor_id)
         self._streams.add(stream)
         return stream
 
@@ -153,12 +166,13 @@ class ComponentHost:
         for stream in list(self._streams):
             stream.hang_up()
 
-    def admit(self, stream: HostStream, request: host_pb2.Call) -> None:
-        """Join, supersede or begin a call; or answer with a refusal."""
+    def admit(self, stream: HostStream, request: host_pb2.Call, *, settled: bool = False) -> None:
+        """Join, supersede or begin a call; or answer with a refusal. `settled`: after the dispute about its epoch."""
         # 1. Fence former owners of the partition.
         partition = self._table.partition(request.root_run_id, request.partition)
         if request.epoch < partition.epoch:
-            stream.refuse_call(request, unreachable("STALE_EPOCH", "the run has a newer owner"))
+            if settled or not self.disputes.settle_call(stream, request, partial(self.admit, settled=True)):
+                stream.refuse_call(request, unreachable("STALE_EPOCH", "the run has a newer owner"))
             return
         partition.epoch = request.epoch
 
@@ -196,6 +210,7 @@ class ComponentHost:
 
         self.held_results.hold(call, result_bytes + len(call.input))
         call.input = b""
+        release_memory(call, self.value_budget)
 
     def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None:
         """Forget a call after the executor has journaled the result.
@@ -215,6 +230,7 @@ class ComponentHost:
         if call.forgotten:
             return
         call.forgotten = True
+        release_memory(call, self.value_budget)
         self._table.remove_call(call)
 
         if call.result is not None:

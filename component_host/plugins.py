@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from component_host.call_tasks import wait_bounded
 from stepflow.errors import FailedPrecondition, NotFound, StepflowError, Unavailable
-from stepflow.telemetry import get_logger, log_defect
+from stepflow.telemetry import get_logger, log_defect, without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -145,6 +145,9 @@ class HostedPlugins:
         try:
             await plugin.backend.start()
         except StepflowError as error:
+            # The server's last words may quote its configuration.
+            error.message = without_hidden(error.message)
+            error.args = (error.message,)
             plugin.error = error
             log.info("plugin did not start", plugin=plugin.name, reason=error.reason, error=error.message)
         except asyncio.CancelledError:

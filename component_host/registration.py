@@ -1,7 +1,7 @@
 """The host's entry in the store: its session, and the routing rules of its configuration.
 
 - The session is bound to a lease. The session lists the host's components and is rewritten after each change. After
-  the loss of the lease the host registers again under the same id, without the former calls.
+  the loss of the lease, or of the session alone, the host registers again under the same id, without the former calls.
 - `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
   then the registration is refused, naming both hosts, except with `replace_routes`.
 - The host begins no call while its lease does not count as held, and is told when its session has ended.
@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from component_host.disputes import owners_in
 from component_host.session_message import add_plugins, rules_of
+from component_host.session_watch import SessionWatch
 from stepflow.errors import Conflict, FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import doubling
@@ -23,6 +25,8 @@ from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
+from stepflow.value_budget import Reports
+from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +77,9 @@ class Registration:
         self._written = b""
         """Session as last written."""
 
+        self._reports = Reports(self.changed)
         self._work = asyncio.Event()
+        self._watch = SessionWatch(store, self._key, lambda: self._written, self._work.set)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -86,7 +92,10 @@ class Registration:
 
         await self._register()
         self._host.dispatcher.may_begin = self._valid
+        self._host.value_budget.changed = self._reports.changed
+        self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
+        self._watch.start()
 
     def changed(self) -> None:
         """Rewrite the session if the host's components have changed. Idempotent; allowed before `start`."""
@@ -99,6 +108,8 @@ class Registration:
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
+        self._reports.close()
+        await self._watch.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -116,6 +127,8 @@ class Registration:
             self._work.clear()
 
             try:
+                if self._watch.doubtful:
+                    await self._check()
                 if not self._created:
                     await self._register()
                 await self._update()
@@ -129,11 +142,26 @@ class Registration:
             await asyncio.sleep(next(pauses))
             self._work.set()
 
+    async def _check(self) -> None:
+        """Find out if the store has the session as it was written. An operator or an older copy may say otherwise."""
+        self._watch.doubtful = False
+        existing = await self._store.get(self._key)
+        if not self._created:
+            return
+        if existing is None or existing.create_revision != self._created:
+            self._lost()
+        elif existing.value != self._written:
+            self._written = b""
+
     def _lost(self) -> None:
-        log.warning("lease lost, registering again", host_id=self._host.id)
+        log.warning("session lost, registering again", host_id=self._host.id)
         self._created = 0
+        self._work.set()  # first: a defect below must not keep this host out of the cluster
         self._host.end_session()
-        self._work.set()
+
+    def vitals(self) -> Vitals:
+        """Return whether this host can take calls."""
+        return Vitals("" if self._valid() else "no valid session in the store", ended(self._task))
 
     def _valid(self) -> bool:
         return bool(self._created) and self._keeper is not None and self._keeper.valid()
@@ -204,38 +232,41 @@ class Registration:
 
         if changes and not self._replace_routes:
             async for item in range_all(self._store, keys.HOST_SESSIONS):
-                self._check_claims(item, changes)
+                _check_claims(self._host.id, item, changes)
 
         return compares, writes
-
-    def _check_claims(self, item: KeyValue, changes: Mapping[str, str]) -> None:
-        """Raises: FailedPrecondition ROUTES_CLAIMED, another host's session has different rules for a prefix."""
-        other = keys.tail(keys.HOST_SESSIONS, item.key)
-        claimed = state_pb2.HostSession.FromString(item.value).route_hashes
-
-        for prefix, digest in changes.items():
-            if other != self._host.id and claimed.get(prefix, digest) != digest:
-                raise FailedPrecondition(
-                    "ROUTES_CLAIMED",
-                    f"host {self._host.id} has other rules for `{prefix}` than host {other}, which is live; give both "
-                    f"the same configuration, stop {other} first, or start this one with --replace-routes",
-                    prefix=prefix,
-                    host_id=self._host.id,
-                    claimed_by=other,
-                )
 
     def _session(self) -> bytes:
         """Return the session as it should be stored now."""
         rules_hash, route_hashes = rules_of(self._routes)
+        budget = self._host.value_budget
         session = state_pb2.HostSession(
             address=self._address,
             capacity=self._capacity,
             draining=self._draining,
             rules_hash=rules_hash,
             route_hashes=route_hashes,
+            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=budget.waiting),
         )
         add_plugins(session, self._host.plugins, self._types, self._host.id)
         return session.SerializeToString(deterministic=True)
+
+
+def _check_claims(own_id: str, item: KeyValue, changes: Mapping[str, str]) -> None:
+    """Raises: FailedPrecondition ROUTES_CLAIMED, another host's session has different rules for a prefix."""
+    other = keys.tail(keys.HOST_SESSIONS, item.key)
+    claimed = state_pb2.HostSession.FromString(item.value).route_hashes
+
+    for prefix, digest in changes.items():
+        if other != own_id and claimed.get(prefix, digest) != digest:
+            raise FailedPrecondition(
+                "ROUTES_CLAIMED",
+                f"host {own_id} has other rules for `{prefix}` than host {other}, which is live; give both "
+                f"the same configuration, stop {other} first, or start this one with --replace-routes",
+                prefix=prefix,
+                host_id=own_id,
+                claimed_by=other,
+            )
 
 
 __all__ = ["Registration"]

@@ -15,6 +15,7 @@ from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Code, Failure, Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.telemetry import json_without_hidden, without_hidden
 
 if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
@@ -29,15 +30,24 @@ PROGRESS_CHARS_MAX = MESSAGE_CHARS_MAX // 16
 """Length limit of a progress message."""
 
 
-def succeeded(request: host_pb2.Call, started_at_ms: int) -> host_pb2.CallResult:
+def succeeded(request: host_pb2.Call, started_at_ms: int, duration_ms: int) -> host_pb2.CallResult:
     """Build the result of a call without its output."""
     return host_pb2.CallResult(
-        call_id=request.call_id, key=request.key, attempt=request.attempt, started_at_ms=started_at_ms
+        call_id=request.call_id,
+        key=request.key,
+        attempt=request.attempt,
+        started_at_ms=started_at_ms,
+        duration_ms=duration_ms,
     )
 
 
-def failed(request: host_pb2.Call, failure: Failure, started_at_ms: int) -> host_pb2.CallResult:
-    """Build the result of a failed call. `started_at_ms` is 0 if no backend received the call."""
+def failed(
+    request: host_pb2.Call, failure: Failure, started_at_ms: int = 0, duration_ms: int = 0
+) -> host_pb2.CallResult:
+    """Build the result of a failed call, without values of the environment in its texts.
+
+    `started_at_ms` is 0 if no backend received the call.
+    """
     early = failure.code is Code.UNREACHABLE or not started_at_ms
 
     data = failure.data
@@ -49,10 +59,11 @@ def failed(request: host_pb2.Call, failure: Failure, started_at_ms: int) -> host
         key=request.key,
         attempt=request.attempt,
         started_at_ms=started_at_ms,
+        duration_ms=duration_ms,
         failure=pb.Failure(
             code=f"FAILURE_CODE_{failure.code.name}",
-            message=readable(failure.message, MESSAGE_CHARS_MAX),
-            data_json=data,
+            message=readable(without_hidden(failure.message), MESSAGE_CHARS_MAX),
+            data_json=json_without_hidden(data),
             origin=pb.ORIGIN_DISPATCH if early else pb.ORIGIN_COMPONENT,
         ),
     )
@@ -99,8 +110,8 @@ async def inline_results(report: host_pb2.RunReport, blobs: BlobStore, run_id: s
         if item.flow_result.blob:
             content = await fetch_blob(blobs, item.flow_result.blob, run_id)
             item.flow_result.json = content
-            size += len(content)
 
+        size += len(item.flow_result.json)
         if size > REPORT_BYTES_MAX:
             raise Invalid(
                 "REPORT_TOO_LARGE",

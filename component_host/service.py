@@ -145,7 +145,7 @@ class ExecutorConnection:
         self.queue = FrameQueue()
         self._service = service
         self._hung_up = asyncio.Event()
-        self.stream: HostStream = host.connect(self._deliver, self._hung_up.set)
+        self.stream: HostStream = host.connect(self._deliver, self._hung_up.set, executor_id=executor_id)
 
     def receive(self, frame: host_pb2.ExecutorFrame) -> None:
         self.account.received += len(frame.calls)

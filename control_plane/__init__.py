@@ -6,7 +6,9 @@
 
 Requests:
 - `admission`: from a submission to a run record.
+- `inputs`: the inputs of a run, checked and stored.
 - `cancel`: cancellation of runs.
+- `unread`: the end of a cancelled run that no executor can read.
 - `signals`: signals to runs.
 - `deletion`: deletion of an ended run.
 - `quota`: no new runs while etcd is nearly full.
@@ -15,7 +17,10 @@ Requests:
 - `drains`: drains of executors and hosts.
 
 Reads:
-- `listing`: pages of runs, items and steps.
+- `run_list`: pages of runs.
+- `listing`: pages of items and steps.
+- `replays`: partitions replayed off the event loop, for these pages.
+- `run_index`: the index of runs by age, which lists read.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.
 - `history`: the events of a partition, replayed from its journal.

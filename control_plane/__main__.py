@@ -118,6 +118,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from control_plane.live_events import LiveEvents
     from control_plane.retention import Retention
     from stepflow.store.blobs import BlobStore
+    from stepflow.vital import Vitals
 
     config = read_options(options)
     common = config.common
@@ -154,7 +155,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         address = await api.start(common.listen)
 
         # 4. Ready; at the end, probes turn first, then everything closes in reverse order.
-        await health.begin(store)
+        await health.begin(store, vitals=lambda: Vitals(ended=[*control.ended(), *retention.ended()]))
         process.ready("control_plane", control.id, address)
         yield
         await health.drain()

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from control_plane.placement import new_status
+from control_plane.unread import CANCEL_ID, end_unread
 from stepflow.errors import Conflict
 from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -19,22 +20,29 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Delete, KeyValue, Op, Put, Txn, absent, keys, modified_at, range_all
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from control_plane.cluster import Orphan
     from control_plane.views import RunView
     from stepflow.store import Store
 
 PARTITIONS_CANCELLED_PER_TXN = 100
 CANCEL_TRIES_MAX = 20
-CANCEL_ID = "cancel"
 
 
 class Canceller:
     """Cancels the runs of a control plane."""
 
-    def __init__(self, store: Store, view: Callable[[str], Awaitable[RunView]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        view: Callable[[str], Awaitable[RunView]],
+        unread: Callable[[str], Sequence[Orphan]],
+    ) -> None:
+        """`unread`: returns the partitions of a run that no executor can read, as far as known."""
         self._store = store
         self._view = view
+        self._unread = unread
 
     async def cancel(self, run_id: str) -> RunView:
         """Request the run's end; an ended run stays as it is. Raises: NotFound, Conflict."""
@@ -52,7 +60,11 @@ class Canceller:
             if view.terminal:
                 return view
 
-            # 3. A partition runs: put the message, unless that partition ends first. Its status changes only once.
+            # 3. Partitions that no executor can read: end them.
+            for orphan in self._unread(run_id):
+                await end_unread(self._store, orphan, message)
+
+            # 4. A partition runs: put the message, unless that partition ends first. Its status changes only once.
             running = await self._running_partition(run_id)
             compares = [absent(keys.pending(run_id))]
             if running is not None:

@@ -17,9 +17,10 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 
     from stepflow.store import KeyValue, Store, StoreEvent
 
@@ -37,6 +38,8 @@ class Orphan(NamedTuple):
     partition: int
     revision: int
     """Create revision of the assignment."""
+    refused_by: tuple[str, ...] = ()
+    """Executors that could not read the run."""
 
 
 class Cluster:
@@ -49,11 +52,13 @@ class Cluster:
         self.assignments: Assignments = {}
         self.owners: dict[str, Counter[str]] = {}
         """By run: how many of its partitions each executor has."""
+        self.refused_by: dict[tuple[str, str, int], tuple[str, ...]] = {}
+        """By returned assignment: the executors that could not read the run."""
         self.pending: set[str] = set()
         """Runs with partitions that wait for placement."""
         self._planned: Counter[str] = Counter()
         """Assignments in flight to the store, by executor."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Return once sessions, assignments and waiting runs have been listed."""
@@ -63,24 +68,33 @@ class Cluster:
             self._follow(keys.ASSIGNED, self._list_assignments, self._on_assignment, ready[1]),
             self._follow(keys.PENDING, self._list_pending, self._on_pending, ready[2]),
         )
-        self._tasks = [asyncio.create_task(following, name="follow the cluster") for following in follows]
+        self.tasks = [asyncio.create_task(following, name="follow the cluster") for following in follows]
         await asyncio.gather(*(event.wait() for event in ready))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    def choose(self, planned: Mapping[str, int], *, engine_version: int = 0, avoid: str = "") -> str | None:
+    def choose(
+        self,
+        planned: Mapping[str, int],
+        *,
+        engine_version: int = 0,
+        avoid: str = "",
+        refused_by: Collection[str] = (),
+    ) -> str | None:
         """Return the least loaded executor with room; None if there is none.
 
         `planned`: assignments that the caller is about to make, by executor. `avoid`: an executor to choose only if no
-        other has room.
+        other has room. `refused_by`: executors not to choose.
         """
         best: tuple[bool, int, str] | None = None
         for executor_id, session in self.sessions.items():
             load = len(self.assignments.get(executor_id, ())) + planned.get(executor_id, 0) + self._planned[executor_id]
             if session.draining or load >= session.runs_max or session.engine_version < engine_version:
+                continue
+            if executor_id in refused_by:
                 continue
 
             candidate = (executor_id == avoid, load, executor_id)
@@ -106,7 +120,7 @@ class Cluster:
     def orphans(self) -> list[Orphan]:
         """Return the assignments of executors without a session."""
         return [
-            Orphan(executor_id, run_id, partition, revision)
+            Orphan(executor_id, run_id, partition, revision, self.refused_by.get((executor_id, run_id, partition), ()))
             for executor_id, assigned in self.assignments.items()
             if executor_id not in self.sessions
             for (run_id, partition), revision in assigned.items()
@@ -139,7 +153,7 @@ class Cluster:
 
         def changed(events: Sequence[StoreEvent]) -> None:
             for event in events:
-                on_key(event.kv.key, event.kv if event.kind == "put" else None)
+                guarded(log, "a change", on_key, event.kv.key, event.kv if event.kind == "put" else None)
             self._on_change()
 
         return follow(self._store, prefix, listed=listed, changed=changed)
@@ -147,12 +161,12 @@ class Cluster:
     def _list_sessions(self, items: list[KeyValue]) -> None:
         self.sessions = {}
         for item in items:
-            self._on_session(item.key, item)
+            guarded(log, "a session", self._on_session, item.key, item)
 
     def _list_assignments(self, items: list[KeyValue]) -> None:
-        self.assignments, self.owners = {}, {}
+        self.assignments, self.owners, self.refused_by = {}, {}, {}
         for item in items:
-            self._on_assignment(item.key, item)
+            guarded(log, "an assignment", self._on_assignment, item.key, item)
 
     def _list_pending(self, items: list[KeyValue]) -> None:
         self.pending = {keys.tail(keys.PENDING, item.key) for item in items}
@@ -176,8 +190,13 @@ class Cluster:
             if (run_id, partition) not in assigned:  # a repeated event must not count twice
                 self.owners.setdefault(run_id, Counter())[executor_id] += 1
             assigned[(run_id, partition)] = item.create_revision
+            if item.value and executor_id.startswith(keys.RETURNED):
+                refused_by = tuple(state_pb2.Assignment.FromString(item.value).refused_by)
+                if refused_by:
+                    self.refused_by[executor_id, run_id, partition] = refused_by
             return
 
+        self.refused_by.pop((executor_id, run_id, partition), None)
         assigned = self.assignments.get(executor_id, {})
         if assigned.pop((run_id, partition), None) is not None:
             _release(self.owners, executor_id, run_id)

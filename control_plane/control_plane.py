@@ -12,7 +12,8 @@ Runs are driven by executors.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.admission import Admission
@@ -20,16 +21,19 @@ from control_plane.cancel import Canceller
 from control_plane.cluster import Cluster
 from control_plane.flow_store import FlowStore
 from control_plane.leader import Leader
-from control_plane.listing import Listing, RunFilter
+from control_plane.listing import Listing
 from control_plane.liveness import Liveness
 from control_plane.paging import PAGE_SIZE_MAX
+from control_plane.run_list import RunList
+from control_plane.unread import unread_partitions
 from control_plane.waits import Waits
 from stepflow.config import RetryConfig
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
+from stepflow.vital import ended
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
@@ -39,8 +43,6 @@ if TYPE_CHECKING:
     from stepflow.run.views import StepView
     from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
-
-_T = TypeVar("_T")
 
 
 class ControlPlane:
@@ -64,16 +66,19 @@ class ControlPlane:
         self._leader = Leader(store, self.cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
 
         # Clients' calls.
+        self.run_list = RunList(store)
+        """Pages of runs."""
         self.listing = Listing(store, blobs)
-        """Pages of runs, items and steps."""
+        """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
         self._waits = Waits(store, self._grouping, self._leader.look)
         self._flows = FlowStore(store)
-        self._admission = Admission(
+        self.admission = Admission(
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
-        self._canceller = Canceller(store, self._waits.view)
+        """Submissions, and the inputs of large batches."""
+        self._canceller = Canceller(store, self._waits.view, partial(unread_partitions, self.cluster))
 
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -92,6 +97,10 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grouping.close()
+
+    def ended(self) -> list[str]:
+        """Return the tasks that have ended although this replica goes on."""
+        return [*ended(*self._tasks, *self.cluster.tasks), *self._leader.ended()]
 
     def leadership(self) -> Compare | None:
         """Return the compare that holds while this replica leads; None for a replica that does not lead."""
@@ -113,7 +122,7 @@ class ControlPlane:
             AlreadyExists: RUN_EXISTS, the id belongs to another request.
             Overloaded: TOO_MANY_PENDING; PLACEMENT_UNSTABLE, each chosen executor died.
         """
-        return await self._admission.submit(request)
+        return await self.admission.submit(request)
 
     async def cancel(self, run_id: str) -> RunView:
         """Request the run's end; an ended run stays as it is. Raises: NotFound, Conflict."""
@@ -123,22 +132,29 @@ class ControlPlane:
         """Return the run. Raises: NotFound."""
         return await self._waits.view(run_id)
 
-    async def list_runs(self) -> list[RunView]:
-        """Return all runs, newest first."""
-        return await _all_pages(lambda token: self.listing.runs(RunFilter(), PAGE_SIZE_MAX, token))
-
     async def items(self, run_id: str) -> list[ItemView]:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""
-        return await _all_pages(lambda token: self.listing.items(run_id, PAGE_SIZE_MAX, token))
+        return [item async for item in self.listing.each_item(run_id)]
 
-    async def steps(self, run_id: str, *, with_results: bool = False) -> list[StepView]:
+    async def steps(
+        self, run_id: str, *, with_results: bool = False, on_incomplete: Callable[[str], None] | None = None
+    ) -> list[StepView]:
         """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss.
 
-        `with_results`: load results from the blob store too.
+        `with_results`: load results from the blob store too. `on_incomplete`: called with the reason if later steps are
+        missing, because a later version wrote them.
         """
-        return await _all_pages(
-            lambda token: self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=with_results)
-        )
+        views: list[StepView] = []
+        token = ""
+        while True:
+            page = await self.listing.steps(run_id, PAGE_SIZE_MAX, token, with_results=with_results)
+            views += page.steps
+            token = page.token
+            if page.incomplete and on_incomplete is not None:
+                on_incomplete(page.incomplete)
+                on_incomplete = None
+            if not token:
+                return views
 
     async def wait(self, run_id: str, *, timeout_s: float | None = None) -> RunView:
         """Return the run once it has ended, or after the time-out. Raises: NotFound."""
@@ -147,15 +163,6 @@ class ControlPlane:
     def changes(self, run_id: str) -> AbstractContextManager[asyncio.Event]:
         """Yield an event that is set whenever the status of a partition may have changed."""
         return self._waits.changes(run_id)
-
-
-async def _all_pages(page: Callable[[str], Awaitable[tuple[list[_T], str]]]) -> list[_T]:
-    """Concatenate the pages of a listing."""
-    views, token = await page("")
-    while token:
-        more, token = await page(token)
-        views += more
-    return views
 
 
 __all__ = ["ControlPlane"]

@@ -39,7 +39,7 @@ async def delete_run(store: Store, blobs: BlobStore, run_id: str, compares: tupl
     await blobs.delete_scope(run_id)
 
     # 4. The rest at once. The record goes last: without it a broken deletion could not be continued.
-    txn = Txn((present(keys.run(run_id)), *compares), tuple(remaining_deletes(run_id)))
+    txn = Txn((present(keys.run(run_id)), *compares), tuple(remaining_deletes(run_id, record.created_at_ms)))
     if not (await store.txn(txn)).succeeded:
         raise NotFound("RUN_NOT_FOUND", f"run {run_id} was deleted by another request", run_id=run_id)
 
@@ -54,10 +54,11 @@ async def delete_journals(store: Store, run_id: str, partitions: int, compares: 
             raise FailedPrecondition("NOT_LEADING", "another control plane leads now")
 
 
-def remaining_deletes(run_id: str) -> list[Op]:
+def remaining_deletes(run_id: str, created_at_ms: int) -> list[Op]:
     """Return the operations that delete the rest of a run without journals."""
-    prefixes = (keys.results_of_run, keys.inbox_of_run, keys.status_of_run)
-    return [*(DeletePrefix(prefix(run_id)) for prefix in prefixes), Delete(keys.run(run_id))]
+    prefixes = (keys.results_of_run, keys.inbox_of_run, keys.adopting_of_run, keys.status_of_run)
+    singles = (keys.by_age(run_id, created_at_ms), keys.run(run_id))
+    return [*(DeletePrefix(prefix(run_id)) for prefix in prefixes), *map(Delete, singles)]
 
 
 __all__ = ["delete_journals", "delete_run", "remaining_deletes"]

@@ -12,16 +12,17 @@ import asyncio
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from control_plane.history import EventBatch, PartitionHistory, RunDone, RunEvent, StepDone
+from control_plane.replays import REPLAYS_AT_ONCE
 from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.store import keys
 from stepflow.store.follow import follow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
+    from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping, Sequence, Set
 
     from control_plane.control_plane import ControlPlane
     from control_plane.views import RunView
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 LIVE_EVENTS_MAX = 1_000
 """Live events held for a slow follower; the oldest are dropped."""
+
+STEPS_DONE_MAX = 10_000
+"""Ended steps that a follower remembers, to drop their late live events. A batch may have millions."""
+
+_StepId: TypeAlias = tuple[str, int, int]
+"""Run, item, step."""
 
 
 class LiveSource(Protocol):
@@ -48,6 +55,8 @@ class _Follower:
     wake: asyncio.Event
     dirty: set[int]
     """Partitions whose journals may have new entries."""
+    doubtful: bool = False
+    """The watch had a gap: what was read may be gone."""
     live: deque[StepEvent] = field(default_factory=lambda: deque(maxlen=LIVE_EVENTS_MAX))
 
 
@@ -64,6 +73,11 @@ class _Feed:
             follower.dirty |= partitions
             follower.wake.set()
 
+    def mark_doubtful(self, partitions: Set[int]) -> None:
+        for follower in self.followers:
+            follower.doubtful = True
+        self.mark_dirty(partitions)
+
     def add_live(self, event: StepEvent) -> None:
         if event.kind in ("started", "progress"):
             for follower in self.followers:
@@ -79,6 +93,7 @@ class Events:
         self._store = store
         self._get_blob = blob_reader(store, blobs)
         self._live = live
+        self._slots = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self._feeds: dict[str, _Feed] = {}
         self._closed = False
 
@@ -97,19 +112,27 @@ class Events:
     ) -> AsyncGenerator[EventBatch, None]:
         """Yield the run's events behind the positions (partition → seq) to its end; ordered within a partition.
 
-        Raises: NotFound; FailedPrecondition `HISTORY_GONE` (the run was deleted); DataLoss; Unavailable (after
-        `close`).
+        Raises: NotFound; FailedPrecondition `HISTORY_GONE` (the run was deleted, or an older copy of the store was
+        restored); DataLoss; Unavailable (after `close`).
         """
         # 1. Open the history of each partition.
         record = await read_record(self._store, run_id)
         plan = await read_plan(self._store, record)
         histories = [
             PartitionHistory(
-                self._store, self._get_blob, run_id, p, record, plan, after=after.get(p, -1), with_results=with_results
+                self._store,
+                self._get_blob,
+                run_id,
+                p,
+                record,
+                plan,
+                slots=self._slots,
+                after=after.get(p, -1),
+                with_results=with_results,
             )
             for p in range(partition_count(record))
         ]
-        steps_done: set[tuple[str, int, int]] = set()
+        steps_done: dict[_StepId, None] = {}
 
         # 2. Register for changes.
         with self._following(run_id, set(range(len(histories)))) as follower:
@@ -124,9 +147,14 @@ class Events:
                     follower.dirty |= {p for p, history in enumerate(histories) if not history.ended}
 
                 # 4. Read the journals that may have new entries.
+                if follower.doubtful:
+                    follower.doubtful = False
+                    for history in histories:
+                        if not history.ended:
+                            await history.check()
                 while follower.dirty:
                     async for batch in histories[follower.dirty.pop()].read():
-                        steps_done |= _steps_ended_in(batch)
+                        _note_ended(steps_done, batch)
                         yield batch
 
                 # 5. Show live events, then wait for a change.
@@ -143,7 +171,9 @@ class Events:
             feed.mark_dirty({keys.parse_journal(event.kv.key)[1] for event in events if event.kind == "put"})
 
         journals = keys.journal_of_run(run_id)
-        await follow(self._store, journals, listed=lambda _: feed.mark_dirty(partitions), changed=changed, read=False)
+        await follow(
+            self._store, journals, listed=lambda _: feed.mark_doubtful(partitions), changed=changed, read=False
+        )
 
     async def _run(self, run_id: str) -> RunView:
         try:
@@ -178,12 +208,16 @@ class Events:
                     feed.task.cancel()
 
 
-def _steps_ended_in(batch: EventBatch) -> set[tuple[str, int, int]]:
-    ended = [each.event for each in batch.events if isinstance(each, StepDone)]
-    return {(event.run_id, event.item, event.step_index) for event in ended}
+def _note_ended(steps_done: dict[_StepId, None], batch: EventBatch) -> None:
+    """Note the steps that end in a batch of events; the oldest notes go."""
+    for each in batch.events:
+        if isinstance(each, StepDone):
+            steps_done[each.event.run_id, each.event.item, each.event.step_index] = None
+            if len(steps_done) > STEPS_DONE_MAX:
+                del steps_done[next(iter(steps_done))]
 
 
-def _drain_live(follower: _Follower, steps_done: set[tuple[str, int, int]]) -> list[RunEvent]:
+def _drain_live(follower: _Follower, steps_done: Container[_StepId]) -> list[RunEvent]:
     """Remove the live events and return them, except events of steps already shown as ended."""
     shown: list[RunEvent] = [
         event for event in follower.live if (event.run_id, event.item, event.step_index) not in steps_done

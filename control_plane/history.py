@@ -9,24 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from control_plane.replays import replay_values
 from stepflow.codec import Json
-from stepflow.errors import DataLoss, Failure
-from stepflow.journal import open_partition, replay_entry
-from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.errors import DataLoss, FailedPrecondition, Failure
+from stepflow.journal import entries_of, journal_unread, open_partition
 from stepflow.run.entries import json_of
-from stepflow.run.state import Stored
+from stepflow.run.replay import Replay
+from stepflow.run.state import Stored, release_state
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import keys
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import asyncio
+    from collections.abc import AsyncIterator, Sequence
 
     from control_plane.views import RunView
     from stepflow.flow import CompiledFlow
     from stepflow.journal import GetBlob
+    from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.mesh.v1 import state_pb2
     from stepflow.run import RunState
-    from stepflow.store import Store
+    from stepflow.store import KeyValue, Store
+
+log = get_logger(__name__)
 
 BATCHES_AT_ONCE = 100
 """Values of the store read with one request, of up to 256 KiB each."""
@@ -114,10 +120,11 @@ class PartitionHistory:
         record: state_pb2.RunRecord,
         plan: CompiledFlow,
         *,
+        slots: asyncio.Semaphore,
         after: int = -1,
         with_results: bool = False,
     ) -> None:
-        """`after`: seq of the last entry whose events are left out."""
+        """`slots`: bound on replays in threads. `after`: seq of the last entry whose events are left out."""
         self.ended = False
         """True once the partition's last entry was read."""
         self._store = store
@@ -130,90 +137,121 @@ class PartitionHistory:
         self._with_results = with_results
 
         # The progress of the replay.
-        self._state: RunState | None = None
+        self._replay: Replay | None = None
+        self._slots = slots
         self._seq = 0
-        self._last_key = ""
+        """Number of the next entry to replay."""
+        self._decoded = 0
+        self._newest: KeyValue | None = None
+        """The newest value of the journal that was read."""
         self._sub_runs = 0
         self._items_reported: set[int] = set()
+        self._found: list[EventBatch] = []
+        """Events of the entries replayed since they were last yielded. Results in the blob store are not loaded."""
 
     async def read(self) -> AsyncIterator[EventBatch]:
         """Yield the events of the entries that are new since the last reading. Raises: DataLoss."""
         prefix = keys.journal_of_partition(self._run_id, self._partition)
+        if self._newest is None and await journal_unread(self._store, self._run_id, self._partition):
+            self.ended = True
         more = not self.ended
         while more:
-            page = await self._store.range(prefix, after=self._last_key, limit=BATCHES_AT_ONCE)
+            # 1. Replay the next values, off the event loop.
+            page = await self._store.range(
+                prefix, after="" if self._newest is None else self._newest.key, limit=BATCHES_AT_ONCE
+            )
+            if page.items and not self._is_unknown():
+                await self._replay_values(page.items)
 
-            for item in page.items:
-                self._check_seq(keys.parse_journal(item.key)[2])
-                for entry in pb.EntryBatch.FromString(item.value).entries:
-                    events = await self._apply_entry(entry, wanted=self._seq > self._after)
-                    if events:
-                        yield EventBatch(events, (self._partition, self._seq))
-                    self._seq += 1
-                self._last_key = item.key
+            # 2. Yield their events.
+            found, self._found = self._found, []
+            for batch in found:
+                yield await self._loaded(batch) if self._with_results else batch
+            more = page.more and not self._is_unknown()
 
-            more = page.more
+        if self.ended and self._replay is not None:
+            release_state(self._replay.state)  # a batch has many partitions; the state of an ended one is not needed
+            self._replay = None
+            self._items_reported = set()
 
-    def _check_seq(self, first: int) -> None:
-        if first != self._seq:
-            raise DataLoss(
-                "JOURNAL_GAP",
-                f"journal of run {self._run_id}, partition {self._partition}: entry {self._seq} is missing",
+    async def check(self) -> None:
+        """Check that the store still has what was read. Raises: FailedPrecondition `HISTORY_GONE`."""
+        newest = self._newest
+        if newest is not None and await self._store.get(newest.key) != newest:
+            raise FailedPrecondition(
+                "HISTORY_GONE",
+                f"the journal of run {self._run_id} was deleted, or an older copy of it was restored; follow the run "
+                "again from its beginning",
                 run_id=self._run_id,
             )
 
-    async def _apply_entry(self, entry: pb.Entry, *, wanted: bool) -> list[RunEvent]:
-        """Apply an entry to the state and return its events; none unless `wanted`."""
-        if self._state is None:
-            self._state = await open_partition(self._run_id, self._partition, self._record, self._plan, self._get_blob)
-        state = self._state
+    async def _replay_values(self, values: list[KeyValue]) -> None:
+        if self._replay is None:
+            state = await open_partition(self._run_id, self._partition, self._record, self._plan, self._get_blob)
+            self._replay = Replay(state, self)
+        await replay_values(self._replay, self._decode, values, self._get_blob, self._slots)
+        self._newest = values[-1]
 
-        # 1. Find the step's event before the entry changes the state; then replay the entry.
-        event = step_event(state, entry) if wanted else None
-        await replay_entry(state, entry, self._get_blob)
+        if self._replay.unknown is not None:
+            log.warning("the events of a run end early", run_id=self._run_id, error=self._replay.unknown.message)
 
-        # 2. Note what later entries depend on.
+    def _is_unknown(self) -> bool:
+        """Return True if a later version wrote the next entry: then no further event can be told."""
+        return self._replay is not None and self._replay.unknown is not None
+
+    def _decode(self, values: Sequence[KeyValue]) -> list[pb.Entry]:
+        entries: list[pb.Entry] = []
+        for item in values:
+            entries += entries_of(self._run_id, self._partition, self._decoded + len(entries), item)
+        self._decoded += len(entries)
+        return entries
+
+    def replayed(self, state: RunState, entry: pb.Entry) -> None:
+        """Note the events of an entry. Implements `ReplayListener`."""
+        wanted = self._seq > self._after
         kind = entry.WhichOneof("kind")
+        events: list[RunEvent] = []
+
+        if wanted:
+            events += self._events_of(state, entry, kind)
         if kind == "sub_run_started":
             self._sub_runs += 1
         elif kind == "run_completed":
             self.ended = True
+        events += self._items_ended(state, entry.at_ms, wanted=wanted)
 
-        # 3. Collect the events.
-        events: list[RunEvent] = []
+        if events:
+            self._found.append(EventBatch(events, (self._partition, self._seq)))
+        self._seq += 1
+
+    def _events_of(self, state: RunState, entry: pb.Entry, kind: str | None) -> list[RunEvent]:
+        event = step_event(state, entry)
         if event is not None:
-            events.append(await self._of_step(event, entry))
-        elif wanted and kind == "adopted":
+            return [self._of_step(state, event, entry)]
+        if kind == "adopted":
             adopted = entry.adopted
-            events.append(Adopted(entry.at_ms, self._partition, adopted.executor_id, adopted.handed_over))
-        elif wanted and kind == "inbox_taken" and entry.inbox_taken.cancel:
-            events.append(CancelRequested(entry.at_ms))
-        elif wanted and kind == "inbox_taken":
-            item = state.root.first_item + entry.item
-            events.append(Signalled(entry.at_ms, item, entry.inbox_taken.signal.name))
-        events += await self._items_ended(entry.at_ms, wanted=wanted)
+            return [Adopted(entry.at_ms, self._partition, adopted.executor_id, adopted.handed_over)]
+        if kind == "inbox_taken" and entry.inbox_taken.cancel:
+            return [CancelRequested(entry.at_ms)]
+        if kind == "inbox_taken":
+            return [Signalled(entry.at_ms, state.root.first_item + entry.item, entry.inbox_taken.signal.name)]
+        return []
 
-        if self.ended:
-            self._state = None  # a batch has many partitions; the state of an ended one is not needed
-        return events
-
-    async def _of_step(self, event: StepEvent, entry: pb.Entry) -> RunEvent:
+    def _of_step(self, state: RunState, event: StepEvent, entry: pb.Entry) -> RunEvent:
         """Complete a step's event from the replay: with the result, or with the id of the sub-run."""
-        assert self._state is not None
         if event.kind == "completed":
-            result = await self._json(entry.step_completed.result) if self._with_results else None
-            return StepDone(event, result)
+            return StepDone(event, json_of(entry.step_completed.result) if self._with_results else None)
         if event.kind == "failed":
             return StepDone(event, None)
         if event.kind == "sub_run":
-            scopes = self._state.scopes
-            return SubRun(event, scopes[self._sub_runs].run_id if self._sub_runs < len(scopes) else "")
+            # Scopes are opened in the order of the entries; the root is the first.
+            opened = self._sub_runs + 1
+            return SubRun(event, state.scopes[opened].run_id if opened < len(state.scopes) else "")
         return event
 
-    async def _items_ended(self, at_ms: int, *, wanted: bool) -> list[RunEvent]:
+    def _items_ended(self, state: RunState, at_ms: int, *, wanted: bool) -> list[RunEvent]:
         """Return an event for each item that has ended since the last entry."""
-        assert self._state is not None
-        root = self._state.root
+        root = state.root
         found: list[RunEvent] = []
         if root.items_done == len(self._items_reported):
             return found
@@ -223,23 +261,26 @@ class PartitionHistory:
             if outcome is None or item.index in self._items_reported:
                 continue
             self._items_reported.add(item.index)
-            if not wanted:
-                continue
-
-            if not isinstance(outcome, Failure):
-                outcome = await self._loaded(outcome) if self._with_results else None
-            found.append(ItemDone(at_ms, root.first_item + item.index, outcome))
+            if wanted:
+                shown = outcome if isinstance(outcome, Failure) or self._with_results else None
+                found.append(ItemDone(at_ms, root.first_item + item.index, shown))
         return found
 
-    async def _loaded(self, outcome: Json) -> Json:
-        if isinstance(outcome, Stored) and not outcome.loaded:
-            return await self._json(pb.Payload(blob=outcome.blob))
-        return outcome
+    async def _loaded(self, batch: EventBatch) -> EventBatch:
+        """Return the events with the results that are in the blob store."""
+        events: list[RunEvent] = []
+        for event in batch.events:
+            match event:
+                case StepDone(step, Stored() as result):
+                    events.append(StepDone(step, await self._content(result)))
+                case ItemDone(at_ms, item, Stored() as outcome):
+                    events.append(ItemDone(at_ms, item, await self._content(outcome)))
+                case _:
+                    events.append(event)
+        return EventBatch(events, batch.position)
 
-    async def _json(self, payload: pb.Payload) -> Json:
-        if not payload.blob:
-            return json_of(payload)
-        content = await self._get_blob(self._run_id, payload.blob, shared=False)
+    async def _content(self, result: Stored) -> Json:
+        content = await self._get_blob(self._run_id, result.blob, shared=False)
         if content is None:
             raise DataLoss("RESULT_MISSING", f"a result of run {self._run_id} is missing from the blob store")
         return Json(content)

@@ -19,6 +19,7 @@ from stepflow.errors import StepflowError
 from stepflow.store import Compare, Get, KeyValue, Put, Txn, absent, created_at, keys
 from stepflow.store.lease import LEASE_TTL_S, LeaseKeeper
 from stepflow.telemetry import get_logger, log_defect
+from stepflow.vital import ended
 
 if TYPE_CHECKING:
     from control_plane.cluster import Cluster
@@ -65,6 +66,10 @@ class Leader:
     def leading(self) -> bool:
         """True if this replica leads, as far as known. A hint: only the fence decides."""
         return bool(self._leading)
+
+    def ended(self) -> list[str]:
+        """Return the tasks that have ended although the candidate goes on."""
+        return ended(self._task)
 
     def fence(self) -> Compare:
         """Return the compare that holds while this replica leads."""

@@ -1,127 +1,62 @@
-"""Listings: pages of runs, items and steps, for clients.
+"""Pages of a run's items and steps, for clients.
 
-- Runs are listed from statuses, which are small. Records with their inputs are read only for runs of the page.
-- An entry that changes between two pages may be missing from both, and is never in both.
-- A page of large results ends early, below the message size that clients receive.
+- Items of an ended partition are read from its results; those of a live one, and all steps, from the journal
+  (`replays`).
+- An entry that changes between two pages may be missing from both, or be in both.
+- A page of large results ends early, below the message size that clients receive; a page of steps also behind many
+  partitions without any: it may be empty, with a token.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from control_plane.paging import PAGE_BYTES_MAX, read_token, write_token
-from control_plane.views import NEVER_STARTED, TERMINAL, ItemView, RunView, run_view, status_name
+import msgspec
+
+from control_plane.paging import PAGE_BYTES_MAX, PAGE_SIZE_MAX, read_token, write_token
+from control_plane.replays import Replays
+from control_plane.views import NEVER_STARTED, ItemView, status_name
 from stepflow.codec import Json
-from stepflow.errors import DataLoss, NotFound
-from stepflow.journal import (
-    blob_reader,
-    journal_entries,
-    open_partition,
-    partition_count,
-    read_plan,
-    read_record,
-    replay_entry,
-)
+from stepflow.errors import DataLoss
+from stepflow.journal import blob_reader, partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.entries import failure_from_pb, json_of
-from stepflow.run.views import StepView, list_steps
-from stepflow.store import keys, range_all
+from stepflow.run.state import Stored
+from stepflow.store import keys
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from stepflow.errors import Failure
+    from collections.abc import AsyncGenerator
+
+    from stepflow.run.views import StepView
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
-RECORDS_READ_MAX = 1_000
-"""Records read for one page of runs, however few pass the filter."""
+log = get_logger(__name__)
+
+PARTITIONS_READ_MAX = 50
+"""Partitions read for one page of steps, however few steps they have."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunFilter:
-    """The runs to list; an empty field accepts all. `statuses` are names such as `failed`."""
+class StepPage(NamedTuple):
+    """A page of steps."""
 
-    statuses: frozenset[str] = frozenset()
-    flow_name: str = ""
-    created_since_ms: int = 0
-
-
-@dataclass(slots=True)
-class _Found:
-    """A run, known from statuses alone."""
-
-    run_id: str
-    created_at_ms: int
-    partitions: list[state_pb2.PartitionStatus] = field(default_factory=list)
-
-    @property
-    def position(self) -> tuple[int, str]:
-        """Position in the list of runs."""
-        return self.created_at_ms, self.run_id
+    steps: list[StepView]
+    token: str
+    """Token of the next page; empty after the last one."""
+    incomplete: str = ""
+    """Why later steps are missing: a later version wrote the next entry."""
 
 
 class Listing:
-    """Reads pages of lists from the store."""
+    """Reads pages of items and steps."""
 
     def __init__(self, store: Store, blobs: BlobStore) -> None:
         self._store = store
-        self._blobs = blobs
         self._read_blob = blob_reader(store, blobs)
-
-    async def runs(self, wanted: RunFilter, size: int, token: str) -> tuple[list[RunView], str]:
-        """Return a page of runs, newest first, and the token of the next page; empty after the last page."""
-        # 1. Sort the runs behind the token by their statuses alone.
-        before = read_token(token, tuple[int, str])
-        candidates = sorted(
-            (
-                found
-                for found in (await self._all_runs()).values()
-                if found.created_at_ms >= wanted.created_since_ms and (before is None or found.position < before)
-            ),
-            key=lambda found: found.position,
-            reverse=True,
-        )
-
-        # 2. Read records until the page is full.
-        views: list[RunView] = []
-        read = 0
-        for found in candidates:
-            if len(views) == size or read == RECORDS_READ_MAX:
-                return views, write_token(before)
-            before = found.position
-
-            if wanted.statuses and not (wanted.statuses & _possible(found)):
-                continue
-            read += 1
-            view = await self._view(found)
-            if view is not None and _passes(view, wanted):
-                views.append(view)
-        return views, ""
-
-    async def _all_runs(self) -> dict[str, _Found]:
-        """Return all runs by id, placed or waiting."""
-        found: dict[str, _Found] = {}
-        async for item in range_all(self._store, keys.STATUS):
-            run_id = keys.parse_status(item.key)[0]
-            status = state_pb2.PartitionStatus.FromString(item.value)
-            if run_id not in found:
-                found[run_id] = _Found(run_id, status.created_at_ms)
-            found[run_id].partitions.append(status)
-
-        async for item in range_all(self._store, keys.PENDING):
-            run_id = keys.tail(keys.PENDING, item.key)
-            if run_id not in found:
-                record = await self._store.get(keys.run(run_id))
-                if record is not None:
-                    found[run_id] = _Found(run_id, state_pb2.RunRecord.FromString(record.value).created_at_ms)
-        return found
-
-    async def _view(self, found: _Found) -> RunView | None:
-        record = await self._store.get(keys.run(found.run_id))
-        if record is None:  # deleted since the statuses were read
-            return None
-        return run_view(found.run_id, state_pb2.RunRecord.FromString(record.value), found.partitions)
+        self._replays = Replays(store, self._read_blob)
 
     async def items(self, run_id: str, size: int, token: str) -> tuple[list[ItemView], str]:
         """Return a page of items and the token of the next one. Raises: NotFound, DataLoss."""
@@ -131,14 +66,14 @@ class Listing:
 
         views: list[ItemView] = []
         bytes_total = 0
-        results: dict[int, state_pb2.ItemResult] = {}
+        ended: dict[int, ItemView] = {}
         default = _RUNNING
         for index in range(start, end):
             partition, offset = divmod(index, record.items_per_partition)
             if not views or offset == 0:
-                results, default = await self._partition_results(run_id, partition)
+                ended, default = await self._partition_items(run_id, partition, record)
 
-            view = await self._item(run_id, index, results.get(index), default)
+            view = await self._loaded_item(run_id, ended.get(index) or replace(default, item=index))
             views.append(view)
             bytes_total += len(view.outcome.raw) if isinstance(view.outcome, Json) else 0
             if bytes_total >= PAGE_BYTES_MAX:
@@ -147,105 +82,101 @@ class Listing:
         following = start + len(views)
         return views, write_token(following) if following < record.items_total else ""
 
-    async def _partition_results(self, run_id: str, partition: int) -> tuple[dict[int, state_pb2.ItemResult], ItemView]:
-        """Return the results of a partition by item, and the view of an item without a result."""
-        # Before the results: read after them, an end between the two reads would show items as never started.
-        existing = await self._store.get(keys.status(run_id, partition))
-        status = (
-            state_pb2.PartitionStatus() if existing is None else state_pb2.PartitionStatus.FromString(existing.value)
-        )
+    async def each_item(self, run_id: str) -> AsyncGenerator[ItemView, None]:
+        """Yield every item in index order; memory holds one page. Raises: NotFound, DataLoss."""
+        token = ""
+        while True:
+            views, token = await self.items(run_id, PAGE_SIZE_MAX, token)
+            for view in views:
+                yield view
+            if not token:
+                return
 
+    async def _partition_items(
+        self, run_id: str, partition: int, record: state_pb2.RunRecord
+    ) -> tuple[dict[int, ItemView], ItemView]:
+        """Return the ended items of a partition, and the view of the others. Results may lie in the blob store."""
+        # 1. The status, before the results: read after them, an end between the two reads would show items as running.
+        existing = await self._store.get(keys.status(run_id, partition))
+        if existing is None:
+            return {}, _RUNNING
+        status = state_pb2.PartitionStatus.FromString(existing.value)
+
+        # 2. The results of an ended partition.
         found = await self._store.get(keys.results(run_id, partition))
         if found is not None:
             results = state_pb2.PartitionResults.FromString(found.value)
-            return {result.item: result for result in results.items}, _RUNNING
+            return {result.item: _item_view(result) for result in results.items}, _RUNNING
+
+        # 3. Without results: ended before it was placed, or while nobody could read it, or live.
         if status.status == pb.RUN_STATUS_CANCELLED:
-            return {}, ItemView(0, "cancelled", NEVER_STARTED, status.completed_at_ms)
-        return {}, _RUNNING
+            why = failure_from_pb(status.failure) if status.HasField("failure") else NEVER_STARTED
+            return {}, ItemView(0, "cancelled", why, status.completed_at_ms)
+        try:
+            return (await self._replays.read(run_id, partition, record)).items, _RUNNING
+        except DataLoss as error:  # the other partitions are shown all the same
+            log.error("items of a damaged journal are not known", run_id=run_id, reason=error.reason)
+            return {}, _RUNNING
 
-    async def _item(self, run_id: str, index: int, result: state_pb2.ItemResult | None, default: ItemView) -> ItemView:
-        if result is None:
-            return replace(default, item=index)
+    async def _loaded_item(self, run_id: str, view: ItemView) -> ItemView:
+        if not isinstance(view.outcome, Stored):
+            return view
+        return replace(view, outcome=await self._result(run_id, view.outcome, f"the result of item {view.item}"))
 
-        outcome: Json | Failure
-        if result.HasField("failure"):
-            outcome = failure_from_pb(result.failure)
-        elif result.result.blob:
-            try:
-                outcome = Json((await self._blobs.get(result.result.blob, scope=run_id))[0])
-            except NotFound:
-                raise DataLoss(
-                    "RESULT_MISSING", f"the result of item {index} of run {run_id} is missing from the blob store"
-                ) from None
-        else:
-            outcome = json_of(result.result)
-
-        return ItemView(index, status_name(result.status), outcome, result.completed_at_ms)
-
-    async def steps(self, run_id: str, size: int, token: str, *, with_results: bool) -> tuple[list[StepView], str]:
-        """Return a page of steps, by partition, and the token of the next page. Raises: NotFound, DataLoss.
+    async def steps(self, run_id: str, size: int, token: str, *, with_results: bool) -> StepPage:
+        """Return a page of steps, by partition. Raises: NotFound, DataLoss.
 
         `with_results`: read large results from the blob store, and count all results towards the bytes of the page.
         """
         record = await read_record(self._store, run_id)
         partition, offset = read_token(token, tuple[int, int]) or (0, 0)
+        behind = partition + PARTITIONS_READ_MAX
+        incomplete = ""
 
         views: list[StepView] = []
         bytes_total = 0
         while partition < partition_count(record):
-            for view in (await self._partition_steps(run_id, partition, record))[offset:]:
+            reading = await self._replays.read(run_id, partition, record)
+            incomplete = incomplete or ("" if reading.unknown is None else reading.unknown.message)
+            for view in reading.steps[offset : offset + size + 1]:
                 if len(views) == size or bytes_total >= PAGE_BYTES_MAX:
-                    return views, write_token((partition, offset))
+                    return StepPage(views, write_token((partition, offset)), incomplete)
 
-                if with_results:
-                    bytes_total += await self._load(run_id, view)
                 views.append(view)
+                if with_results:
+                    views[-1], read = await self._loaded(run_id, view)
+                    bytes_total += read
                 offset += 1
 
             partition, offset = partition + 1, 0
-        return views, ""
+            if partition == behind and partition < partition_count(record):
+                return StepPage(views, write_token((partition, 0)), incomplete)
+        return StepPage(views, "", incomplete)
 
-    async def _partition_steps(self, run_id: str, partition: int, record: state_pb2.RunRecord) -> list[StepView]:
-        plan = await read_plan(self._store, record)
-        state = None
-        entries = []
-        async for entry in journal_entries(self._store, run_id, partition):
-            if state is None:
-                state = await open_partition(run_id, partition, record, plan, self._read_blob)
-            await replay_entry(state, entry, self._read_blob)
-            entries.append(entry)
-        return [] if state is None else list_steps(state, entries)
-
-    async def _load(self, run_id: str, view: StepView) -> int:
-        """Read a result in the blob store into the view; return the bytes of the result."""
+    async def _loaded(self, run_id: str, view: StepView) -> tuple[StepView, int]:
+        """Return the step with its result, read from the blob store if it is there, and the bytes of the result."""
         outcome = view.outcome
         if not isinstance(outcome, Json):
-            return 0
+            return view, 0
+        if isinstance(outcome, Stored):
+            outcome = await self._result(run_id, outcome, "a result")
+            view = msgspec.structs.replace(view, outcome=outcome)
+        return view, len(outcome.raw)
 
-        blob = getattr(outcome, "blob", "")
-        if blob and not outcome.raw:
-            content = await self._read_blob(run_id, blob, shared=False)
-            if content is None:
-                raise DataLoss("RESULT_MISSING", f"a result of run {run_id} is missing from the blob store")
-            view.outcome = outcome = Json(content)
-        return len(outcome.raw)
+    async def _result(self, run_id: str, outcome: Stored, what: str) -> Json:
+        """Read a result from the blob store. Raises: DataLoss."""
+        content = await self._read_blob(run_id, outcome.blob, shared=False)
+        if content is None:
+            raise DataLoss("RESULT_MISSING", f"{what} of run {run_id} is missing from the blob store")
+        return Json(content)
 
 
 _RUNNING = ItemView(0, "running", None, None)
 
 
-def _possible(found: _Found) -> frozenset[str]:
-    """Return the possible statuses of the run, judged from placed partitions; others may still wait."""
-    statuses = [partition.status for partition in found.partitions]
-    if not statuses or any(status not in TERMINAL for status in statuses):
-        return frozenset(("running",))
-    return frozenset(("running", *map(status_name, statuses)))
+def _item_view(result: state_pb2.ItemResult) -> ItemView:
+    outcome = failure_from_pb(result.failure) if result.HasField("failure") else json_of(result.result)
+    return ItemView(result.item, status_name(result.status), outcome, result.completed_at_ms)
 
 
-def _passes(view: RunView, wanted: RunFilter) -> bool:
-    return (not wanted.statuses or view.status in wanted.statuses) and (
-        not wanted.flow_name or view.flow_name == wanted.flow_name
-    )
-
-
-__all__ = ["Listing", "RunFilter"]
+__all__ = ["Listing", "StepPage"]

@@ -96,6 +96,8 @@ def _step_event(live: executor_pb2.LiveEvent) -> StepEvent:
         failure=failure_from_pb(live.failure) if live.HasField("failure") else None,
         until_ms=live.until_ms if live.HasField("until_ms") else None,
         message=live.message,
+        done=live.done,
+        total=live.total,
         parent=parent,
     )
 

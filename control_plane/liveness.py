@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
+
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import executor_pb2, state_pb2
 from stepflow.retry import doubling
@@ -94,7 +96,10 @@ class Liveness:
 
     def _attend_executor(self, item: KeyValue) -> None:
         executor_id = keys.tail(keys.EXECUTOR_SESSIONS, item.key)
-        address = state_pb2.ExecutorSession.FromString(item.value).address
+        try:
+            address = state_pb2.ExecutorSession.FromString(item.value).address
+        except DecodeError:  # of a later version, say: its lease alone tells of its end
+            return
         if address and executor_id not in self._attendants:  # ids of executors are never reused
             self._attendants[executor_id] = _Attendant(self, executor_id, address, item.create_revision)
 
@@ -168,10 +173,13 @@ class _Attendant:
             self.answers = False
 
             # 2. Find out whether the process is gone.
-            if not why and await refuses(self.address):
-                why = "its address refuses connections"
-            if why:
-                await self._liveness.delete_session(self, why)
+            try:
+                if not why and await refuses(self.address):
+                    why = "its address refuses connections"
+                if why:
+                    await self._liveness.delete_session(self, why)
+            except Exception as error:
+                log_defect(log, "session not deleted by a defect", error, executor_id=self.executor_id)
 
             # 3. Reconnect; the executor may be alive, or the deletion have failed.
             if answered:

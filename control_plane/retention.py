@@ -6,6 +6,7 @@
 - Every transaction of a sweep compares leadership, so a former leader removes nothing. Statuses are compared with the
   removal, or read again; the status of an ended partition never changes.
 - Old, unreferenced shared blobs go, too (`shared_blobs`).
+- A sweep reads the status of every run, and so completes the index of runs (`run_index`).
 
 Flows are small and stay: a later run may name any of them.
 """
@@ -18,12 +19,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from control_plane.deletion import delete_journals, delete_run, remaining_deletes
+from control_plane.run_index import RunIndex
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.views import TERMINAL
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, DeletePrefix, Txn, keys, modified_at, range_all
 from stepflow.telemetry import get_logger, log_defect
+from stepflow.vital import ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +45,7 @@ SWEEP_RUNS_MAX = 10_000
 RUNS_PER_TXN = 20
 """Runs of one partition each, removed in one transaction."""
 
-assert RUNS_PER_TXN * 4 <= 120  # operations: four per run
+assert RUNS_PER_TXN * 5 <= 120  # operations: five per run
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class _EndedRun:
     """A run whose placed partitions have all ended."""
 
     run_id: str
+    created_at_ms: int
     ended_at_ms: int = 0
     statuses: list[Compare] = field(default_factory=list)
     """One per partition: the status is unchanged."""
@@ -96,6 +100,7 @@ class Retention:
         self._blobs = blobs
         self._policy = policy
         self._leadership = leadership
+        self._index = RunIndex(store)
 
         # What earlier sweeps found.
         self._bytes: dict[str, int] = {}
@@ -107,6 +112,10 @@ class Retention:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="retention")
+
+    def ended(self) -> list[str]:
+        """Return the tasks that have ended although the sweeps go on."""
+        return ended(self._task)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -140,7 +149,7 @@ class Retention:
     async def sweep(self, fence: Compare, now_ms: int) -> Swept:
         """Remove runs and journals that are due, oldest first, up to `SWEEP_RUNS_MAX` each. Raises: StepflowError."""
         # 1. List the ended runs, and measure them.
-        ended = sorted(await self._ended(), key=lambda run: run.ended_at_ms)
+        ended = sorted(await self._ended(fence), key=lambda run: run.ended_at_ms)
         self._discard_except({run.run_id for run in ended})
         total = 0
         for run in ended:
@@ -193,7 +202,7 @@ class Retention:
         await asyncio.gather(*(self._blobs.delete_scope(run.run_id) for run in batch))
 
         # 3. The rest.
-        rest = tuple(op for run in batch for op in remaining_deletes(run.run_id))
+        rest = tuple(op for run in batch for op in remaining_deletes(run.run_id, run.created_at_ms))
         return (await self._store.txn(Txn(compares, rest))).succeeded
 
     async def _remove_one(self, run_id: str, fence: Compare) -> bool:
@@ -205,22 +214,28 @@ class Retention:
             return False
         return True
 
-    async def _ended(self) -> list[_EndedRun]:
-        """Return the runs that have ended."""
+    async def _ended(self, fence: Compare) -> list[_EndedRun]:
+        """Return the runs that have ended, and complete the index with all runs."""
         found: dict[str, _EndedRun] = {}
         running: set[str] = set()
+        created: dict[str, tuple[int, int]] = {}
         async for item in range_all(self._store, keys.STATUS):
             run_id = keys.parse_status(item.key)[0]
             status = state_pb2.PartitionStatus.FromString(item.value)
             if status.status not in TERMINAL:
                 running.add(run_id)
-            run = found.setdefault(run_id, _EndedRun(run_id))
+            run = found.setdefault(run_id, _EndedRun(run_id, status.created_at_ms))
+            created.setdefault(run_id, (status.created_at_ms, item.create_revision))
             run.statuses.append(modified_at(item.key, item.mod_revision))
             run.ended_at_ms = max(run.ended_at_ms, status.completed_at_ms)
 
         # A run with partitions that wait has not ended, even if all placed ones have.
         async for item in range_all(self._store, keys.PENDING):
-            running.add(keys.tail(keys.PENDING, item.key))
+            run_id = keys.tail(keys.PENDING, item.key)
+            running.add(run_id)
+            created.setdefault(run_id, (0, item.create_revision))
+
+        await self._index.complete(fence, created)
         return [run for run in found.values() if run.run_id not in running]
 
     async def _size(self, run_id: str) -> int:

@@ -1,7 +1,8 @@
 """Signals: messages from outside that a step of a run waits for.
 
-- A signal stays in the inbox of the run as long as the run; the owner copies it into the journal.
-- The client's signal id is its key: a repeated signal changes nothing.
+- A signal stays in the inbox of the run until the owner has copied it into the journal, or as long as the run.
+- The client's signal id is its key: a repeated signal changes nothing. The owner drops one that it has taken already;
+  after the end of the run, the journal tells.
 - A signal is accepted only while the partition of the item has not ended, compared in the transaction.
 
 Matching signals to steps is the run engine's work.
@@ -15,7 +16,7 @@ from uuid import uuid4
 from control_plane.views import TERMINAL
 from stepflow.errors import Conflict, FailedPrecondition, Invalid, Overloaded
 from stepflow.ids import parse_uuid
-from stepflow.journal import read_record
+from stepflow.journal import journal_entries, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.builtins import SIGNAL_NAME_CHARS_MAX
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
 
 INBOX_MESSAGES_MAX = 1_000
-"""Messages of one run, including those in the journal: each owner reads all of them."""
+"""Messages of one run that its owner has not taken yet: each owner reads all of them."""
 
 INLINE_BYTES_MAX = 4 * 1024
 """Larger payloads go to the blob store, because executors list the whole inbox periodically."""
@@ -59,19 +60,31 @@ async def signal(
     if signal_id and await store.get(key) is not None:
         return identity
     if len([1 async for _ in range_all(store, keys.inbox_of_run(run_id))]) >= INBOX_MESSAGES_MAX:
-        raise Overloaded("INBOX_FULL", f"run {run_id} has received {INBOX_MESSAGES_MAX:,} messages, the limit of a run")
+        raise Overloaded(
+            "INBOX_FULL",
+            f"{INBOX_MESSAGES_MAX:,} messages wait for the owner of run {run_id}, the limit; try again when its steps "
+            "have received some",
+        )
 
     # 3. Make the message; a large payload is durable in the blob store first.
     message = state_pb2.InboxMessage(item=item, signal=pb.Signal(name=name))
     if len(payload) > INLINE_BYTES_MAX:
         message.signal.payload.blob = await blobs.put(payload, scope=run_id)
+        message.signal.payload.blob_bytes = len(payload)
     else:
         message.signal.payload.json = payload
 
     # 4. Put it, while the item's partition has not ended.
     put = Put(key, message.SerializeToString())
     for _ in range(TRIES_MAX):
-        compares = (absent(key), present(keys.run(run_id)), await _not_ended(store, record, run_id, item))
+        try:
+            not_ended = await _not_ended(store, record, run_id, item)
+        except FailedPrecondition:
+            if signal_id and await _was_taken(store, record, run_id, item, identity):
+                return identity
+            raise
+
+        compares = (absent(key), present(keys.run(run_id)), not_ended)
         result = await store.txn(Txn(compares, (put,), (Get(key),)))
         if result.succeeded or result.responses[0] is not None:
             return identity
@@ -90,6 +103,14 @@ async def _not_ended(store: Store, record: state_pb2.RunRecord, run_id: str, ite
     if state_pb2.PartitionStatus.FromString(existing.value).status in TERMINAL:
         raise FailedPrecondition("RUN_ENDED", f"run {run_id} has ended: no step can receive the signal", run_id=run_id)
     return modified_at(key, existing.mod_revision)
+
+
+async def _was_taken(store: Store, record: state_pb2.RunRecord, run_id: str, item: int, identity: str) -> bool:
+    """Return True if the journal of the item's partition has the signal."""
+    async for entry in journal_entries(store, run_id, item // record.items_per_partition):
+        if entry.inbox_taken.id == identity:
+            return True
+    return False
 
 
 __all__ = ["signal"]

@@ -5,13 +5,17 @@
 - Each transaction compares leadership, the absence of the old session, the presence of the new session, and the
   assignment, so no assignment moves twice.
 - Without an executor with room, an orphan stays an orphan; the next scan finds it again.
+- A run that an executor could not read goes to the others. After all have refused it, it waits, and all are asked once
+  more after `REFUSED_RETRY_S`: an operator may have restored what was missing. A cancelled one ends meanwhile.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from control_plane.unread import end_unread, is_cancelled
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, Delete, Op, Put, Txn, absent, created_at, keys, present
 from stepflow.telemetry import get_logger
@@ -24,6 +28,9 @@ log = get_logger(__name__)
 
 TAKE_OVERS_PER_TXN = 40
 
+REFUSED_RETRY_S = 60.0
+"""Pause after which a run that no executor could read is offered to all of them again."""
+
 assert TAKE_OVERS_PER_TXN * 3 + 1 <= 128  # a take-over: at most three compares, and two writes
 
 
@@ -33,23 +40,48 @@ class OrphanTakeOver:
     def __init__(self, store: Store, cluster: Cluster) -> None:
         self._store = store
         self._cluster = cluster
+        self._unread_since_s: dict[Orphan, tuple[float, bool]] = {}
+        """Since when an unread run waits, by the monotonic clock, and if its inbox was read."""
 
     async def take_over_orphans(self, fence: Compare) -> None:
         """Move orphans while an executor has room. `fence`: this replica leads."""
-        orphans = self._cluster.orphans()
         planned: Counter[str] = Counter()
+        orphans = self._cluster.orphans()
+        unread = [orphan for orphan in orphans if orphan.refused_by]
+        await self._take_over_all(fence, [orphan for orphan in orphans if not orphan.refused_by], planned)
+        await self._take_over_all(fence, await self._readable(unread), planned)
+
+    async def _take_over_all(self, fence: Compare, orphans: list[Orphan], planned: Counter[str]) -> None:
         for start in range(0, len(orphans), TAKE_OVERS_PER_TXN):
             if not await self._take_over(fence, orphans[start : start + TAKE_OVERS_PER_TXN], planned):
                 return
+
+    async def _readable(self, unread: list[Orphan]) -> list[Orphan]:
+        """Return those of the unread orphans that an executor may be able to read; end cancelled ones."""
+        now_s = time.monotonic()
+        self._unread_since_s = {orphan: self._unread_since_s.get(orphan, (now_s, False)) for orphan in unread}
+        found: list[Orphan] = []
+        for orphan, (since_s, seen) in list(self._unread_since_s.items()):
+            if not seen:
+                self._unread_since_s[orphan] = (since_s, True)
+                if await is_cancelled(self._store, orphan.run_id) and await end_unread(self._store, orphan):
+                    continue
+            if self._cluster.choose({}, refused_by=orphan.refused_by) is not None:
+                found.append(orphan)
+            elif now_s - since_s >= REFUSED_RETRY_S:
+                found.append(orphan._replace(refused_by=()))
+        return found
 
     async def _take_over(self, fence: Compare, orphans: list[Orphan], planned: Counter[str]) -> bool:
         """Move some orphans in one transaction; return True if there may be room for more."""
         compares: list[Compare] = [fence]
         writes: list[Op] = []
-        for old, run_id, partition, revision in orphans:
+        for old, run_id, partition, revision, refused_by in orphans:
             # 1. Choose the new owner; the executor that gave the run back only if no other has room.
             returned_by = old.removeprefix(keys.RETURNED) if old.startswith(keys.RETURNED) else ""
-            executor = self._cluster.choose(planned, avoid=returned_by)
+            executor = self._cluster.choose(planned, avoid=returned_by, refused_by=refused_by)
+            if executor is None and refused_by:
+                continue
             if executor is None:
                 break
             planned[executor] += 1
@@ -60,7 +92,9 @@ class OrphanTakeOver:
             compares.append(present(keys.session_executor(executor)))
 
             # 3. Move. `taken_from` is set for a dead owner only: the new one counts such losses.
-            moved = state_pb2.Assignment(handed_over=old.startswith(keys.HANDED_OVER))
+            moved = state_pb2.Assignment(
+                handed_over=old.startswith(keys.HANDED_OVER), given_back=bool(returned_by), refused_by=refused_by
+            )
             if not moved.handed_over and not returned_by:
                 moved.taken_from = old
             writes += [Delete(key), Put(keys.assigned(executor, run_id, partition), moved.SerializeToString())]

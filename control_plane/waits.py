@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING
 
 from control_plane.views import RunView, run_view
 from stepflow.errors import NotFound
-from stepflow.journal import parse_record
+from stepflow.journal import parse_record, without_inputs
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, range_all
 from stepflow.store.follow import follow
+from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from stepflow.store import Store, StoreEvent
     from stepflow.store.grouping import Grouping
+
+log = get_logger(__name__)
 
 FIRST_PARTITIONS = 16
 """Statuses read in one transaction with the record; a larger batch takes further reads."""
@@ -139,9 +143,9 @@ class Waits:
 
         for item in statuses:
             waited.note_status(item)
-        for large in ("inputs", "partition_inputs", "variables_json", "overrides_json"):
+        for large in ("variables_json", "overrides_json"):
             record.ClearField(large)  # thousands of runs may have waiters
-        waited.record = record
+        waited.record = without_inputs(record)
 
     async def _read(self, run_id: str) -> tuple[state_pb2.RunRecord, list[KeyValue]]:
         status = keys.status_of_run(run_id)
@@ -157,16 +161,19 @@ class Waits:
     def _on_changed(self, events: Sequence[StoreEvent]) -> None:
         self._on_change()
         for event in events:
-            run_id = keys.parse_status(event.kv.key)[0]
-            waited = self._waited.get(run_id)
-            if waited is None:
-                continue
+            guarded(log, "a status", self._on_event, event)
 
-            if event.kind == "put":
-                waited.note_status(event.kv)
-            else:  # the run was deleted: the next reading raises NotFound
-                waited.discard()
-            waited.wake()
+    def _on_event(self, event: StoreEvent) -> None:
+        run_id = keys.parse_status(event.kv.key)[0]
+        waited = self._waited.get(run_id)
+        if waited is None:
+            return
+
+        if event.kind == "put":
+            waited.note_status(event.kv)
+        else:  # the run was deleted: the next reading raises NotFound
+            waited.discard()
+        waited.wake()
 
     def _on_gap(self) -> None:
         """Wake all waiters: the watch may have missed changes."""

@@ -8,6 +8,7 @@ The executor as a whole:
 - `ownership`: the partitions driven here, and the guard around their work.
 - `writes`: the flush of all outboxes to the fenced writer.
 - `inbox`: cancels and signals for runs.
+- `messages`: the messages of one partition, each recorded once.
 - `frames`: frames from hosts, passed to the calling partitions.
 - `timers`: wake-ups of partitions.
 - `hosts/`: component hosts: streams, credits, routes, queues.
@@ -19,11 +20,14 @@ One partition:
 - `effects`: actions on hosts, released once their cause is journaled.
 - `outbox`: entries to be journaled, with the effects waiting for them.
 - `outcome`: the final records: status, counts, results.
+- `values`: large values in memory, counted against the budget of the executor.
 - `blobs`: blobs of runs, retried while the blob store is away.
 
 Changes of the owner:
 - `takeover`: from an assignment to a driven partition.
 - `adoption`: replay of the journal, and held calls.
+- `readings`: the count of owners that die while they read a journal.
+- `unread`: the end of a run whose journal must not be read again.
 - `give_back`: undrivable partitions, moved to the leader's orphans.
 - `handover`: all partitions to other executors, for a drain.
 """

@@ -27,6 +27,7 @@ class ExecutorConfig:
     common: process.ServiceConfig
     name: str
     runs_max: int
+    value_bytes_max: int = 0
 
     def __post_init__(self) -> None:
         if self.runs_max < 1:
@@ -43,12 +44,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--runs-max", type=int, default=RUNS_MAX_DEFAULT, metavar="N", help="runs driven at once; default: %(default)s"
     )
+    process.add_value_memory(made)
     return made
 
 
 def read_options(options: argparse.Namespace) -> ExecutorConfig:
     """Read the command line. Raises: Invalid."""
-    return ExecutorConfig(common=process.read_options(options), name=options.name, runs_max=options.runs_max)
+    return ExecutorConfig(
+        common=process.read_options(options),
+        name=options.name,
+        runs_max=options.runs_max,
+        value_bytes_max=process.value_bytes_max(options),
+    )
 
 
 @asynccontextmanager
@@ -60,6 +67,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from executor.service import ExecutorService
     from stepflow.rpc.server import RpcServer
     from stepflow.store.blobs import BlobStore
+    from stepflow.vital import Vitals
 
     config = read_options(options)
     common = config.common
@@ -78,6 +86,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             name=config.name,
             runs_max=config.runs_max,
             queue_timeout_s=QUEUE_TIMEOUT_S,
+            value_bytes_max=config.value_bytes_max,
         )
         server = RpcServer(tls=common.tls, insecure=common.insecure, link=True, health=health)
         ExecutorService(executor).add_to(server)
@@ -94,7 +103,11 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(executor.close)
         await executor.start()
         links.connect()
-        await health.begin(store, draining=lambda: executor.draining)
+        await health.begin(
+            store,
+            draining=lambda: executor.draining,
+            vitals=lambda: Vitals(executor.vitals().problem, [*executor.vitals().ended, *links.ended()]),
+        )
         process.ready("executor", executor.id, address)
         yield
 

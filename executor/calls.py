@@ -16,6 +16,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run import settle
 from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.phases import IN_FLIGHT
+from stepflow.run.secrets import text_without_secrets
 from stepflow.run.views import call_event
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from executor.blobs import RunBlobs
     from executor.hosts.caller import InFlight
     from executor.outbox import PartitionOutbox
+    from executor.values import PartitionValues
     from stepflow.mesh.v1 import host_pb2
     from stepflow.run import Dispatch, RunState, StepRun
     from stepflow.run.views import StepEvent
@@ -35,6 +37,7 @@ class CallingPartition(Protocol):
     run_id: str
     state: RunState
     outbox: PartitionOutbox
+    values: PartitionValues
     gone: bool
     closing: bool
     listener: Callable[[StepEvent], None] | None
@@ -67,17 +70,18 @@ class PartitionCalls:
 
     def dispatch(self, action: Dispatch) -> None:
         """Make a call, unless the step no longer waits for the call."""
-        if not self.waits_for(action):
-            return
         if len(action.input) > INLINE_BYTES_MAX:
             self._partition.spawn(self._dispatch_large(action))
-        else:
+        elif self.waits_for(action):
             self._send(action, pb.Payload(json=action.input))
 
     async def _dispatch_large(self, action: Dispatch) -> None:
-        blob = await self._blobs.put_blob(self._partition.run_id, action.input)
-        if not self._partition.gone and self.waits_for(action):
-            self._send(action, pb.Payload(blob=blob))
+        """Move the input to the blob store, then make the call. The partition holds memory for it since `decide`."""
+        partition, size = self._partition, len(action.input)
+        blob = await self._blobs.put_blob(partition.run_id, action.input) if self.waits_for(action) else ""
+        partition.values.stored(size)
+        if not partition.gone and self.waits_for(action):
+            self._send(action, pb.Payload(blob=blob, blob_bytes=size))
 
     def _send(self, action: Dispatch, payload: pb.Payload) -> None:
         partition = self._partition
@@ -108,6 +112,7 @@ class PartitionCalls:
             origin=result.failure.origin if failed else pb.ORIGIN_UNSPECIFIED,
             attempt=flight.attempt,
             started_at_ms=result.started_at_ms,
+            duration_ms=result.duration_ms,
             host=flight.peer.id,
             now_ms=partition.now_ms(),
         )
@@ -129,7 +134,11 @@ class PartitionCalls:
 
     def on_progress(self, flight: InFlight[Any], progress: host_pb2.Progress) -> None:
         if self._partition.listener is not None:
-            self._partition.tell(call_event(flight.step, "progress", self._partition.now_ms(), progress.message))
+            now_ms = self._partition.now_ms()
+            text = text_without_secrets(flight.step.item, progress.message)
+            self._partition.tell(
+                call_event(flight.step, "progress", now_ms, text, done=progress.done, total=progress.total)
+            )
 
     def _fail_attempt(self, step: StepRun, attempt: int, why: str, host: str) -> None:
         partition = self._partition
@@ -140,6 +149,7 @@ class PartitionCalls:
             origin=pb.ORIGIN_DISPATCH,
             attempt=attempt,
             started_at_ms=0,
+            duration_ms=0,
             host=host,
             now_ms=partition.now_ms(),
         )

@@ -24,6 +24,7 @@ from executor.hosts.pool import HostPool
 from executor.ownership import Ownership
 from executor.session import Session, fresh_id
 from executor.takeover import TakeOver
+from executor.unread import UnreadEnd
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.state import ENGINE_VERSION
@@ -31,7 +32,9 @@ from stepflow.store import Put, keys
 from stepflow.store.follow import follow
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
+from stepflow.value_budget import Reports, ValueBudget
+from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,8 +71,12 @@ class Executor:
         runs_max: int = RUNS_MAX,
         lease_ttl_s: float = LEASE_TTL_S,
         queue_timeout_s: float = 0.0,
+        value_bytes_max: int = 0,
     ) -> None:
-        """`rules`, `builtins`, `queue_timeout_s`: see `HostPool`. `runs_max` counts partitions."""
+        """`rules`, `builtins`, `queue_timeout_s`: see `HostPool`. `runs_max` counts partitions.
+
+        `value_bytes_max`: memory for large values; 0 for a share of what the process has.
+        """
         self.id = ""
         self.address = address
         """Where the control plane reaches it; read by `start`."""
@@ -86,12 +93,19 @@ class Executor:
         self._draining = False
         self._closed = False
 
+        self._reports = Reports(self._publish)
+        self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
-        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned)
+
+        def abandoned(run_id: str, error: StepflowError) -> None:
+            self.abandoned(run_id, error)  # as set by then
+
+        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, abandoned, self.values)
         held_calls = HeldCalls(self.hosts)
-        reader = PartitionReader(store, self._grouping, run_blobs.get_blob)
-        self.takeover = TakeOver(self.ownership, reader, held_calls, self._current_session)
+        reader = PartitionReader(store, self._grouping, run_blobs, self.values)
+        unread_end = UnreadEnd(store, self.hosts, held_calls)
+        self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, self._current_session)
 
         frames = HostFrames(self.ownership, held_calls)
         self.on_frame = frames.on_frame
@@ -109,6 +123,7 @@ class Executor:
         self.hosts.send_while(session.valid)
 
         takeover = self.takeover
+        takeover.readings.take_all_back(session)  # broken off with a lost session, not by a death
         assigned = follow(self._store, keys.assigned_to(session.id), listed=takeover.listed, changed=takeover.changed)
         inbox = follow(self._store, keys.INBOX, listed=takeover.inbox.listed, changed=takeover.inbox.changed)
         self._watchers = [
@@ -120,6 +135,7 @@ class Executor:
     async def close(self) -> None:
         """Stop at once. Incomplete runs stay assigned until another executor takes over."""
         self._closed = True
+        self._reports.close()
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
@@ -135,8 +151,7 @@ class Executor:
         session = self._session
         if session is None:
             return 0
-        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
-        session.writer.submit([put], on_commit=lambda: None, on_reject=lambda _error: None)
+        self._publish()
 
         # 2. Hand over, until nothing is owned or being adopted, or the session is lost.
         def owned() -> list[PartitionDriver] | None:
@@ -146,12 +161,31 @@ class Executor:
 
         return await hand_over(self._store, session.id, self.hosts, owned, timeout_s)
 
+    def vitals(self) -> Vitals:
+        """Return whether this executor can drive runs."""
+        session = self._session
+        if session is None:
+            return Vitals("not registered", ended(self._renewal))
+        problem = "" if session.valid() else "the lease does not count as held"
+        return Vitals(problem, ended(*self._watchers, session.watcher))
+
     def _current_session(self) -> Session | None:
         return self._session
 
+    def _publish(self) -> None:
+        """Write the session's value again."""
+        session = self._session
+        if session is not None:
+            put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
+            session.writer.submit([put], on_commit=lambda: None, on_reject=lambda _error: None)
+
     def _value(self) -> state_pb2.ExecutorSession:
         return state_pb2.ExecutorSession(
-            address=self.address, runs_max=self._runs_max, engine_version=ENGINE_VERSION, draining=self._draining
+            address=self.address,
+            runs_max=self._runs_max,
+            engine_version=ENGINE_VERSION,
+            draining=self._draining,
+            value_memory=state_pb2.ValueMemory(bytes_max=self.values.bytes_max, waiting=self.values.waiting),
         )
 
     def _lost(self, session: Session) -> None:
@@ -160,33 +194,38 @@ class Executor:
             return
         log.warning("session lost, registering again", executor_id=self.id)
         self._session = None
-        self._drop_all()
         self._renewal = asyncio.create_task(self._register_again(session), name="register again")
+        self.ownership.drop_all()  # last: a defect in it must not keep this executor out of the cluster
 
     async def _register_again(self, former: Session) -> None:
-        await self._end_incarnation(former)
+        try:
+            await self._end_incarnation(former)
+        except Exception as error:
+            log_defect(log, "former session not ended by a defect", error, executor_id=self.id)
+
         while True:
             try:
                 await self.start()
             except StepflowError as error:
                 log.warning("not registered", reason=error.reason, error=error.message)
-                await asyncio.sleep(REGISTER_RETRY_S)
+            except Exception as error:  # no thread, no descriptor: the executor would be out of the cluster for good
+                log_defect(log, "not registered by a defect", error)
             else:
                 self._renewal = None
                 return
-
-    def _drop_all(self) -> None:
-        self.ownership.drop_all()
+            await asyncio.sleep(REGISTER_RETRY_S)
 
     async def _end_incarnation(self, session: Session | None) -> None:
         """Stop all work of a session. Tasks first: their writes would be refused anyway."""
-        self._drop_all()
+        self.ownership.drop_all()
         tasks = [*self._watchers, *self.takeover.adopting.values(), *self.ownership.tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.takeover.adopting.clear()
+        self.takeover.clear()
         if session is not None:
+            if self._closed:
+                await self.takeover.readings.close(session)
             await session.close(revoke=True)
 
     # --- what is driven here ------------------------------------------------------------------------------------------
@@ -208,9 +247,6 @@ class Executor:
     def items_ended(self, run_id: str) -> int:
         """Return the number of ended items in a run's partitions driven here."""
         return sum(driver.state.root.items_done for driver in self.ownership.partitions_of(run_id))
-
-    def _run_abandoned(self, run_id: str, error: StepflowError) -> None:
-        self.abandoned(run_id, error)
 
 
 __all__ = ["Executor"]

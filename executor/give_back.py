@@ -1,7 +1,8 @@
 """Giving back undrivable partitions: after a pause, the assignment is moved to the leader's orphans.
 
 The pause doubles each time a partition comes back, up to a minute, and starts over once the partition has ended here
-or has stayed away for `FORGET_S`.
+or has stayed away for `FORGET_S`. A partition that this executor cannot read is moved at once, with a note: the leader
+offers it to others.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stepflow.errors import StepflowError, Unavailable
+from stepflow.errors import Overloaded, StepflowError, Unavailable
+from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Delete, Put, created_at, keys
 from stepflow.telemetry import get_logger, log_defect
 
@@ -20,9 +22,14 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
+
 RETURN_S_MIN = 1.0
 RETURN_S_MAX = 60.0
 """Pause before a partition is given back, doubling each time."""
+
+REFUSED_BY_MAX = 100
+"""Executors named in an assignment that none of them could read."""
 
 FORGET_S = 10 * RETURN_S_MAX
 """A partition that did not come back within this time has found another executor."""
@@ -44,8 +51,13 @@ class GiveBack:
     def __len__(self) -> int:
         return len(self._timers)
 
-    def give_back(self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError) -> bool:
-        """Give a partition back after its pause; return False if one is scheduled already, or without a session."""
+    def give_back(
+        self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError, *, unread: bool = False
+    ) -> bool:
+        """Give a partition back after its pause; return False if one is scheduled already, or without a session.
+
+        `unread`: this executor cannot read the run.
+        """
         session = self._session()
         if session is None or partition_id in self._timers:
             return False
@@ -55,7 +67,7 @@ class GiveBack:
         count = self._counts.get(partition_id, (0, 0.0))[0]
         self._counts[partition_id] = (count + 1, loop.time())
 
-        pause_s = min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
+        pause_s = 0.0 if unread else min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
         log.error(
             "run cannot be driven here",
             run_id=partition_id[0],
@@ -63,7 +75,13 @@ class GiveBack:
             error=error.message,
             back_in_s=pause_s,
         )
-        self._timers[partition_id] = loop.call_later(pause_s, self._move_away, session, partition_id, assignment)
+        returned = state_pb2.Assignment()
+        if unread:
+            before = state_pb2.Assignment.FromString(assignment.value).refused_by
+            returned.refused_by.extend([*before, session.id][-REFUSED_BY_MAX:])
+        self._timers[partition_id] = loop.call_later(
+            pause_s, self._move_away, session, partition_id, assignment, returned.SerializeToString()
+        )
         return True
 
     def forget_partition(self, partition_id: PartitionId) -> None:
@@ -76,7 +94,7 @@ class GiveBack:
             timer.cancel()
         self._timers.clear()
 
-    def _move_away(self, session: Session, partition_id: PartitionId, assignment: KeyValue) -> None:
+    def _move_away(self, session: Session, partition_id: PartitionId, assignment: KeyValue, value: bytes = b"") -> None:
         """Move an assignment to this executor's key for returned runs, unless the leader was faster."""
         if session is not self._session():
             return
@@ -85,11 +103,17 @@ class GiveBack:
             self._timers.pop(partition_id, None)
 
         session.writer.submit(
-            [Delete(assignment.key), Put(keys.assigned(keys.returned_by(session.id), *partition_id), b"")],
+            [Delete(assignment.key), Put(keys.assigned(keys.returned_by(session.id), *partition_id), value)],
             compares=(created_at(assignment.key, assignment.create_revision),),
             on_commit=done,
             on_reject=done,
         )
+
+
+def out_of_memory(run_id: str) -> StepflowError:
+    """Return the error of a run that took all memory; log it."""
+    log.error("run out of memory", run_id=run_id)
+    return Overloaded(OUT_OF_MEMORY, f"run {run_id} needs more memory than its executor has")
 
 
 def defect(run_id: str, error: Exception) -> StepflowError:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
+from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from executor.drive import PartitionDriver, PartitionId
     from executor.ownership import Ownership
     from stepflow.store import KeyValue, StoreEvent
+
+log = get_logger(__name__)
 
 
 class Inbox:
@@ -28,12 +32,12 @@ class Inbox:
 
     def listed(self, items: list[KeyValue]) -> None:
         for item in sorted(items, key=_arrival):
-            self._deliver(item)
+            guarded(log, "a message", self._deliver, item, key=item.key)
 
     def changed(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
             if event.kind == "put":
-                self._deliver(event.kv)
+                guarded(log, "a message", self._deliver, event.kv, key=event.kv.key)
 
     def keep_for(self, partition_id: PartitionId) -> None:
         """Keep messages for a partition being read, from now until `feed_to` or `stop_keeping`."""
@@ -44,7 +48,7 @@ class Inbox:
         """Feed a partition the messages `read` with the journal and all later messages, in order of arrival."""
         early = self._early[driver.run_id].pop(driver.partition)
         for item in sorted((*read, *early), key=_arrival):
-            driver.on_inbox(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
+            driver.messages.take(keys.parse_inbox(item.key)[1], state_pb2.InboxMessage.FromString(item.value))
 
     def stop_keeping(self, partition_id: PartitionId) -> None:
         """Drop the messages kept for a partition. Idempotent."""
@@ -63,7 +67,7 @@ class Inbox:
 
 
 def _take_message(driver: PartitionDriver, message_id: str, value: bytes) -> None:
-    driver.on_inbox(message_id, state_pb2.InboxMessage.FromString(value))
+    driver.messages.take(message_id, state_pb2.InboxMessage.FromString(value))
     driver.turn()
 
 

@@ -171,6 +171,8 @@ def live_event(event: StepEvent) -> pb.LiveEvent:
         failure=None if event.failure is None else failure_to_pb(event.failure),
         until_ms=event.until_ms,
         message=event.message,
+        done=event.done,
+        total=event.total,
         parent=None
         if event.parent is None
         else pb.LiveParent(run_id=event.parent[0], item=event.parent[1], step_index=event.parent[2]),

@@ -1,33 +1,33 @@
-"""Wake-ups of partitions at wall-clock instants: one heap and one timer for all partitions.
+"""Wake-ups of partitions: one heap and one timer for all partitions.
 
-A partition has at most one instant, from its earliest durable timer. A wake-up is never early; a jump of the wall clock
-is noticed within `WAKE_S_MAX`.
+A partition has at most one wake-up, from its earliest durable timer. A wake-up is never early. Instants are readings of
+`stepflow.clock.elapsed_ns`: setting the wall clock moves no wake-up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from stepflow.clock import elapsed_ns
+from stepflow.telemetry import get_logger
 from stepflow.timer_heap import TimerHeap
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = get_logger(__name__)
+
 K = TypeVar("K")
 
 WAKE_S_MAX = 10.0
-"""The longest sleep towards an instant: the delay with which a jump of the wall clock is noticed."""
-
-
-def now_ms() -> int:
-    """Return the wall clock in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+"""The longest sleep of the timer. The clock of the event loop stands still while the machine is suspended, so this is
+also the delay of a wake-up that came due meanwhile."""
 
 
 class WakeTimers(Generic[K]):
-    """Instants by key, in milliseconds since 1970. `wake` is called with each due key."""
+    """Instants by key, in nanoseconds of `elapsed_ns`. `wake` is called with each due key."""
 
     def __init__(self, wake: Callable[[K], None]) -> None:
         self._wake = wake
@@ -38,12 +38,12 @@ class WakeTimers(Generic[K]):
         """Return the number of heap entries, empty ones included."""
         return len(self._heap)
 
-    def wake_at(self, key: K, at_ms: int) -> None:
+    def wake_at(self, key: K, at_ns: int) -> None:
         """Set or replace the instant of a key."""
-        if self._heap.set(key, at_ms):
+        if self._heap.set(key, at_ns):
             self._arm()
 
-    def next_ms(self) -> float | None:
+    def next_ns(self) -> float | None:
         return self._heap.next_at()
 
     def drop_key(self, key: K) -> None:
@@ -60,16 +60,16 @@ class WakeTimers(Generic[K]):
             self._timer.cancel()
             self._timer = None
 
-        next_ms = self._heap.next_at()
-        if next_ms is not None:
-            delay_s = min(max(0.0, (next_ms - now_ms()) / 1000), WAKE_S_MAX)
+        next_ns = self._heap.next_at()
+        if next_ns is not None:
+            delay_s = min(max(0.0, (next_ns - elapsed_ns()) / 1e9), WAKE_S_MAX)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        for key in self._heap.pop_due(now_ms()):
-            self._wake(key)
+        for key in self._heap.pop_due(elapsed_ns()):
+            guarded(log, "a wake-up", self._wake, key)
         self._arm()
 
 
-__all__ = ["WakeTimers", "now_ms"]
+__all__ = ["WakeTimers"]

@@ -68,26 +68,31 @@ class JournalWrites:
         if session is None or self._undecided:
             return
 
-        # 2. Take every outbox. A partition that is ending comes again with its final records.
+        # 2. Submit every outbox. A partition that is ending comes again with its final records.
         drivers, self._dirty = self._dirty, {}
         for driver in drivers:
             if not driver.writable:
                 continue
-            writes, effects = driver.outbox.take_writes()
+            try:
+                self._submit_writes(session, driver)
+            except Exception as error:  # else the other partitions of this flush would never be written
+                self._owner.run_guarded(driver, _raise, error)
 
-            # 3. Submit the parts in order; the effects wait for the last one.
-            before: str | None = None
-            for ops in writes:
-                last = ops is writes[-1]
-                self._undecided += last
-                session.writer.submit(
-                    ops,
-                    # A later part without the one before it would be a gap in the journal.
-                    compares=() if before is None else (present(before),),
-                    on_commit=partial(self._committed, session, driver, effects) if last else _part_committed,
-                    on_reject=partial(self._rejected, session, driver, last),
-                )
-                before = ops[0].key
+    def _submit_writes(self, session: Session, driver: PartitionDriver) -> None:
+        """Submit the parts of a partition's outbox in order; the effects wait for the last one."""
+        writes, effects = driver.outbox.take_writes()
+        before: str | None = None
+        for ops in writes:
+            last = ops is writes[-1]
+            session.writer.submit(
+                ops,
+                # A later part without the one before it would be a gap in the journal.
+                compares=() if before is None else (present(before),),
+                on_commit=partial(self._committed, session, driver, effects) if last else _part_committed,
+                on_reject=partial(self._rejected, session, driver, last),
+            )
+            self._undecided += last  # only now: what was not submitted will not be decided
+            before = ops[0].key
 
     def _committed(self, session: Session, driver: PartitionDriver, effects: list[Effect]) -> None:
         """Release the effects of a partition's write: the last part is durable, and so are the parts before."""
@@ -108,6 +113,10 @@ class JournalWrites:
         self._undecided -= 1
         if not self._undecided and self._dirty and not self._scheduled:
             self._schedule()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _part_committed() -> None:

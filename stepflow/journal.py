@@ -18,14 +18,15 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.run import apply, new_run
 from stepflow.run.advance import advance
 from stepflow.run.entries import json_of
+from stepflow.run.values import unload_large
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from stepflow.flow import CompiledFlow
     from stepflow.run import RunState
-    from stepflow.store import Store
+    from stepflow.store import KeyValue, Store
     from stepflow.store.blobs import BlobStore
     from stepflow.store.grouping import Grouping
 
@@ -86,6 +87,16 @@ def parse_record(run_id: str, value: bytes) -> state_pb2.RunRecord:
     return record
 
 
+def without_inputs(record: state_pb2.RunRecord) -> state_pb2.RunRecord:
+    """Return the record without the inputs, which are most of it. `record` is changed, too.
+
+    A copy, because a message keeps the memory of fields that are cleared.
+    """
+    record.ClearField("inputs")
+    record.ClearField("partition_inputs")
+    return state_pb2.RunRecord.FromString(record.SerializeToString())
+
+
 async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     """Read and compile the run's flow with the overrides. Raises: DataLoss."""
     stored = await store.get(keys.flow(record.flow_id))
@@ -95,6 +106,12 @@ async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     if record.overrides_json:
         flow = apply_overrides(flow, decode(record.overrides_json))
     return compile_flow(flow)
+
+
+async def journal_unread(store: Store, run_id: str, partition: int) -> bool:
+    """Return True if the partition was ended without reading its journal, which others must not read either."""
+    found = await store.get(keys.status(run_id, partition))
+    return found is not None and state_pb2.PartitionStatus.FromString(found.value).journal_unread
 
 
 async def open_partition(
@@ -137,24 +154,27 @@ async def journal_entries(
         first_page = response
 
     async for item in range_all(store, prefix, first=first_page):
-        first = keys.parse_journal(item.key)[2]
-        if first != seq:
-            raise DataLoss(
-                "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
-            )
-
-        try:
-            batch = pb.EntryBatch.FromString(item.value)
-        except DecodeError:
-            raise DataLoss(
-                "JOURNAL_CORRUPT",
-                f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
-                run_id=run_id,
-            ) from None
-
-        for entry in batch.entries:
+        entries = entries_of(run_id, partition, seq, item)
+        for entry in entries:
             yield entry
-        seq += len(batch.entries)
+        seq += len(entries)
+
+
+def entries_of(run_id: str, partition: int, seq: int, item: KeyValue) -> Sequence[pb.Entry]:
+    """Decode a value of a journal; `seq`: the number of the entry that must come first. Raises: DataLoss."""
+    if keys.parse_journal(item.key)[2] != seq:
+        raise DataLoss(
+            "JOURNAL_GAP", f"journal of run {run_id}, partition {partition}: entry {seq} is missing", run_id=run_id
+        )
+
+    try:
+        return pb.EntryBatch.FromString(item.value).entries
+    except DecodeError:
+        raise DataLoss(
+            "JOURNAL_CORRUPT",
+            f"journal of run {run_id}, partition {partition}: entries from {seq} on cannot be read",
+            run_id=run_id,
+        ) from None
 
 
 async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> None:
@@ -164,3 +184,4 @@ async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> N
     while not advance(state, blobs) and state.wanted:
         for blob, shared in state.take_wanted().items():
             blobs[blob] = await get_blob(state.run_id, blob, shared=shared)
+    unload_large(state)

@@ -4,8 +4,9 @@ Owns level, destination and format, process-wide. `configure` sets them once, at
 
 - A disabled level costs one comparison. structlog is imported with the first record: the import takes 150 ms or more,
   and most commands log nothing.
-- Fields with secret-looking names, bearer tokens and passwords in URLs become `[REDACTED]`. Callers must not log
-  payloads; long texts are cut to limit the damage.
+- Fields with secret-looking names, bearer tokens, passwords in URLs, and the values given to `hide` become
+  `[REDACTED]`. Callers must not log payloads; long texts are cut to limit the damage.
+- Control characters of peers' texts are written as escapes.
 - Records of libraries (stdlib `logging`) use the same output.
 - A record that cannot be written is dropped: logging never fails its caller.
 
@@ -17,13 +18,15 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stepflow.errors import Invalid
-from stepflow.redaction import REDACTED
+from stepflow.printable import printable
+from stepflow.redaction import REDACTED, KnownSecrets, is_secret_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
     from pathlib import Path
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -39,6 +42,9 @@ TRACEBACK_CHARS_MAX = 20_000
 
 DEFECT_FRAMES_MAX = 4
 """Innermost frames that `log_defect` shows."""
+
+THROTTLE_S = 60.0
+"""Interval of a throttled record."""
 
 DEPTH_MAX = 8
 """Depth of the search for secrets; deeper values are omitted."""
@@ -60,6 +66,24 @@ class _Sink:
 
 
 _sink = _Sink()
+
+_hidden = KnownSecrets()
+"""Values that this process took from its environment. One environment, hence one set for all plugins of a host."""
+
+
+def hide(values: Iterable[str]) -> None:
+    """Remove values of the environment from all logs and texts of this process; see `is_secret_value`."""
+    _hidden.add(filter(is_secret_value, values))
+
+
+def without_hidden(text: str) -> str:
+    """Return a text without the values given to `hide`."""
+    return _hidden.text(text)
+
+
+def json_without_hidden(raw: bytes) -> bytes:
+    """Return JSON text without the values given to `hide`."""
+    return _hidden.json(raw)
 
 
 def configure(level: str = "warning", destination: TextIO | Path | None = None, format: str = "text") -> None:
@@ -143,6 +167,29 @@ def log_defect(log: Logger, message: str, error: BaseException, **fields: object
     log.error(message, error=type(error).__name__, at=at, **fields)
 
 
+class ThrottledLog:
+    """Writes at most one warning per key and `THROTTLE_S`, for events that any client can cause at will.
+
+    A record counts those omitted since the last one as `omitted`.
+    """
+
+    def __init__(self, log: Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        self._keys: dict[str, tuple[float, int]] = {}
+        """By key: the time of the last record, and the number of those omitted since."""
+
+    def warning(self, message: str, key: str, **fields: object) -> None:
+        """Write a warning, unless one with this key was written a moment ago. Keys come from a bounded set."""
+        now_s = self._clock()
+        last_s, omitted = self._keys.get(key, (-THROTTLE_S, 0))
+        if now_s - last_s < THROTTLE_S:
+            self._keys[key] = (last_s, omitted + 1)
+            return
+        self._keys[key] = (now_s, 0)
+        self._log.warning(message, **fields, **({"omitted": omitted} if omitted else {}))
+
+
 def get_logger(name: str) -> Logger:
     """Return a logger. `name` is the part of the mesh, such as `executor` or `backend.mcp`."""
     return Logger(name)
@@ -163,6 +210,7 @@ def _build_writer() -> Any:
 
     file = _sink.file or sys.stderr
     renderer: Any
+    text_only = [] if _sink.format == "json" else [_make_printable]
     if _sink.format == "json":
         renderer = structlog.processors.JSONRenderer(default=str)
     else:
@@ -174,6 +222,7 @@ def _build_writer() -> Any:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,  # before `redact_secrets`: a traceback may quote a secret
             redact_secrets,
+            *text_only,
             renderer,
         ],
         wrapper_class=structlog.BoundLogger,
@@ -223,8 +272,8 @@ def _redact_member(name: str, value: Any, depth: int) -> Any:
 
 
 def _redact_text(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
-    # Cut first, so that a stray payload costs little, and at twice the limit, for a token across the final cut.
-    shown = text[: chars_max * 2]
+    # Cut first, so that a stray payload costs little, and above the limit, for a secret across the final cut.
+    shown = _hidden.text(text[: chars_max * 2 + _hidden.chars_max])
     for pattern, replacement in _SECRET_TEXT:
         shown = pattern.sub(replacement, shown)
     if len(text) <= chars_max:
@@ -239,6 +288,14 @@ def redact_secrets(logger: Any, method: str, record: MutableMapping[str, Any]) -
             record[name] = _redact_text(value, TRACEBACK_CHARS_MAX)
         else:
             record[name] = _redact_member(name, value, 0)
+    return record
+
+
+def _make_printable(logger: Any, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001  # structlog's signature
+    """Show the control characters of peers' texts; JSON escapes them (a structlog processor)."""
+    for name, value in record.items():
+        if isinstance(value, str):
+            record[name] = printable(value, one_line=name != "exception")
     return record
 
 
@@ -259,11 +316,17 @@ class _Bridge(logging.Handler):
 _bridge = _Bridge()
 
 
+def _is_readable(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
 def _take_over_stdlib(level: int) -> None:
     root = logging.getLogger()
     if _bridge not in root.handlers:
         root.addHandler(_bridge)
     # Libraries log more: their `info` counts as `debug`.
     root.setLevel(level if level <= LEVELS["debug"] else max(level, LEVELS["warning"]))
+    # gRPC shows the memory behind a text that it cannot decode, for each failed connection without descriptors.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_readable)
     # Debug records of httpcore quote the headers of every response, cookies and tokens included.
     logging.getLogger("httpcore").setLevel(LEVELS["info"])

@@ -80,10 +80,22 @@ RESULTS = (
         ("unit/run/test_engine.py::test_a_lost_call_is_retried_before_a_default_applies",),
     ),
     Promise(
+        "clocks",
+        "Setting a wall clock changes no wait; after a take-over a wait lasts at most its whole duration, whatever the "
+        "clocks.",
+        (
+            "mesh/recovery/test_clocks.py::test_a_wait_ends_in_time_although_the_clock_of_its_executor_is_set_back_an_hour",
+            "mesh/recovery/test_clocks.py::test_a_wait_ends_in_time_after_a_take_over_between_owners_whose_clocks_differ",
+            "unit/run/test_clocks.py::test_a_lagging_owner_goes_on_from_the_last_entry_of_the_previous_owner",
+        ),
+    ),
+    Promise(
         "one-run",
         "Submissions are idempotent: the same submission under the same run id makes one run.",
         (
             "mesh/api/test_control_plane.py::test_fifty_submissions_of_one_run_id_make_one_run",
+            "mesh/api/test_batches.py::test_one_request_is_one_run_whichever_call_carries_it",
+            "mesh/api/test_batches.py::test_a_connection_that_breaks_within_a_batch_leaves_one_whole_run",
             "mesh/api/test_runs.py::test_fifty_clients_with_one_run_id_make_one_run",
         ),
     ),
@@ -164,7 +176,9 @@ DEATHS = (
         "A run that crashes its executor is abandoned after five crashes in a row; no other run is lost.",
         (
             "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
+            "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_the_executors_that_read_its_journal_meets_five_of_them_and_no_more",
             "mesh/recovery/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
+            "mesh/recovery/test_take_over.py::test_runs_read_together_with_one_that_kills_are_read_alone_and_go_on",
         ),
     ),
     Promise(
@@ -240,6 +254,29 @@ DEATHS = (
             "mesh/etcd/test_faults.py::test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch",
             "mesh/etcd/test_faults.py::test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once",
         ),
+    ),
+    Promise(
+        "replaced-etcd",
+        "A live mesh goes on, without a restart, after its etcd was wiped or restored from an older copy.",
+        (
+            "mesh/etcd/test_replaced.py::test_a_wiped_etcd_loses_its_runs_and_the_mesh_serves_new_ones",
+            "mesh/etcd/test_replaced.py::test_an_etcd_restored_from_an_older_copy_goes_on_from_there",
+        ),
+    ),
+    Promise(
+        "unread-runs",
+        "A run that no executor can read harms no other run, is shown as far as it can be read, and can be cancelled.",
+        (
+            "mesh/recovery/test_take_over.py::test_a_run_that_nobody_here_can_read_waits_and_harms_no_other",
+            "mesh/recovery/test_take_over.py::test_a_run_that_nobody_can_read_can_be_cancelled",
+            "mesh/recovery/test_take_over.py::"
+            "test_what_precedes_an_entry_of_a_later_version_is_shown_and_followed_to_the_end",
+        ),
+    ),
+    Promise(
+        "flat-lists",
+        "A page of runs reads the same number of keys however many runs there are.",
+        ("mesh/api/test_listing.py::test_a_page_reads_as_much_of_a_large_store_as_of_a_small_one",),
     ),
     Promise(
         "blobs-down",
@@ -349,6 +386,8 @@ VALUES = (
         "A secret never appears in a log or an error.",
         (
             "unit/test_telemetry.py::test_secrets_inside_of_fields_are_redacted",
+            "mesh/cli/test_secrets.py::test_a_failure_that_quotes_a_value_of_the_environment_is_shown_without_it",
+            "mesh/cli/test_secrets.py::test_a_failure_that_quotes_a_secret_input_is_shown_without_it_everywhere",
             "mesh/bridges/test_stepflow_stdio_others.py::test_a_secret_from_the_configuration_does_not_appear_in_an_error",
             "contract/test_blobs.py::test_errors_of_a_bucket_are_ours_and_hold_no_secret",
         ),

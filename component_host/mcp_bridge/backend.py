@@ -124,27 +124,29 @@ class McpBackend:
         # 1. Check what can be sent at all.
         component = call.request.component
         offer = connection.offers.get(component)
-        kind, info = offer or ("tool", None)  # the server may serve tools that it does not list
+        kind, info, result_schema = offer or ("tool", None, None)  # the server may serve tools that it does not list
         if problem := results.input_problem(kind, arguments):
             call.fail(Failure(Code.INVALID_INPUT, problem))
             return True
 
         # 2. Send the request. An error is the server's answer, or the call was lost.
+        connection.link.serve_run(call.request.root_run_id, idle=connection.idle)
         with connection.count_call() as trace:
             try:
-                result = await connection.request(kind, call, arguments)
+                answer = await connection.request(kind, call, arguments, trace)
             except Exception as error:
-                loss = await connection.link.loss(trace)
+                loss = await connection.link.loss(trace) or await connection.session_loss(error)
                 if loss is None:
                     call.fail(results.failure_of_error(error, component, info, arguments))
                     return True
                 if loss.executed:
                     message = f"the MCP server of plugin {self.name!r} {loss.message}"
-                    call.fail(results.unreachable(message, connection.link.stderr_tail()))
+                    call.fail(results.unreachable(message, connection.link.stderr_of_run()))
                 return loss.executed
 
         # 3. Translate the result.
-        outcome = results.outcome(result, self._config.result, info, arguments)
+        tool = results.ToolCall(component, info, arguments, connection.checks, result_schema)
+        outcome = results.outcome(kind, answer, self._config.result, tool)
         if isinstance(outcome, Failure):
             call.fail(outcome)
         else:

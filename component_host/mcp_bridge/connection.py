@@ -3,7 +3,7 @@
 - The task that opens the connection also closes it: the SDK's client hangs when another task leaves its context.
 - Both eras are spoken: the `initialize` handshake of 2024-11-05 to 2025-11-25, and the stateless protocol of
   2026-07-28. Servers of the first era announce changes unasked, those of the second when subscribed to.
-- Results of tools are checked by the bounded validator of `results`, never by the SDK's own.
+- What the server offers and answers is read as it was sent (`answers`). The SDK validates none of it.
 
 Imports the SDK: import it late.
 """
@@ -19,10 +19,12 @@ import mcp_types
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from component_host.mcp_bridge.link import CallTrace, call_trace
+from component_host.mcp_bridge.answers import AnswerTap
+from component_host.mcp_bridge.link import CallTrace, Loss, call_trace
 from component_host.mcp_bridge.listing import list_offers
-from component_host.mcp_bridge.results import BoundedResultCheck
+from component_host.mcp_bridge.results import ResultChecks, refuses_session, speaks_of_session
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
     from component_host.backend import HostCall
     from component_host.mcp_bridge.link import McpLink, McpServerConfig, OfferKind
     from component_host.mcp_bridge.listing import Offer
-    from component_host.mcp_bridge.results import McpResult
+    from component_host.mcp_bridge.odd_offers import OddOffers
+
+SESSION_PROBE_S = 10.0
+"""For a server to list its tools after an error that speaks of the session."""
+
+SESSION_ERROR_CHARS = 200
 
 LISTEN_AGAIN_S = 1.0
 """Pause before a lost subscription is opened again."""
@@ -42,6 +49,7 @@ class McpConnectionOwner(Protocol):
     """What a connection needs of its supervisor."""
 
     name: str
+    odd_offers: OddOffers
 
     def listing_changed(self, connection: McpConnection) -> None: ...
 
@@ -53,11 +61,14 @@ class McpConnection:
         self.link = link
         self.offers: dict[str, Offer] = {}
         """By component id, as of the last listing."""
+        self.checks = ResultChecks()
         self.modern = False
         """The server speaks the stateless protocol."""
         self._owner = owner
         self._config = config
+        self._session_gone = False
         self._calls_in_flight = 0
+        self._any_cancelled = False
         self._idle = asyncio.Event()
         self._offers_stale = False
         self._wake = asyncio.Event()
@@ -70,7 +81,7 @@ class McpConnection:
         Raises: TimeoutError; ValueError, the server speaks an era that the configuration excludes; any SDK error.
         """
         self._client = client = mcp.Client(
-            self.link,
+            AnswerTap(self.link),
             # A version pinned without asking is one whose capabilities are unknown.
             mode="legacy" if mode == "legacy" else "auto",
             message_handler=self._on_message,
@@ -79,18 +90,20 @@ class McpConnection:
         )
         async with asyncio.timeout(self._config.start_timeout_s):
             await stack.enter_async_context(client)
-            BoundedResultCheck().install(client.session)  # before the listing, or the SDK compiles the schemas itself
 
             self.modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
             if mode == "modern" and not self.modern:
                 raise ValueError(f"it speaks {client.protocol_version}, and the configuration says `mode: modern`")
 
-            self.offers = await list_offers(client, self._config.result)
+            self.offers = await list_offers(client, self._config.result, self._owner.odd_offers)
         log.info("MCP server ready", plugin=self._owner.name, protocol=client.protocol_version, offers=len(self.offers))
 
     async def attend(self) -> None:
         """Refresh the listing when it changes; return when the server is lost."""
-        listener = asyncio.create_task(self._listen(), name=f"mcp {self._owner.name} changes")
+        listener = asyncio.create_task(
+            keep_running(log, "the subscription to changes", self._listen, plugin=self._owner.name),
+            name=f"mcp {self._owner.name} changes",
+        )
         try:
             while not self.link.lost:
                 if self._offers_stale:
@@ -112,6 +125,11 @@ class McpConnection:
             self._idle.clear()
             await self._idle.wait()
 
+    @property
+    def idle(self) -> bool:
+        """True if the server works on no call. A cancelled call may go on in the server for as long as it likes."""
+        return not (self._calls_in_flight or self._any_cancelled)
+
     # --- calls --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -122,13 +140,18 @@ class McpConnection:
         self._calls_in_flight += 1
         try:
             yield trace
+        except asyncio.CancelledError:
+            self._any_cancelled = True
+            raise
         finally:
             self._calls_in_flight -= 1
             if not self._calls_in_flight:
                 self._idle.set()
 
-    async def request(self, kind: OfferKind, call: HostCall, arguments: dict[str, Any]) -> McpResult:
-        """Send the request that a call stands for. Raises: any error of the SDK."""
+    async def request(
+        self, kind: OfferKind, call: HostCall, arguments: dict[str, Any], trace: CallTrace
+    ) -> dict[str, Any]:
+        """Send the request that a call stands for; return the answer. Raises: any error of the SDK."""
 
         async def report(progress: float, total: float | None, message: str | None) -> None:
             call.progress(progress, total or 0.0, message or "")
@@ -136,11 +159,44 @@ class McpConnection:
         client, component, meta = self._client, call.request.component, _call_meta(call)
         match kind:
             case "prompt":
-                return await client.get_prompt(component.removeprefix("prompts/"), arguments, meta=meta)
+                await client.get_prompt(component.removeprefix("prompts/"), arguments, meta=meta)
             case "resources":
-                return await client.read_resource(arguments["uri"], meta=meta)
+                await client.read_resource(arguments["uri"], meta=meta)
             case _:
-                return await client.call_tool(component, arguments, progress_callback=report, meta=meta)
+                await client.call_tool(component, arguments, progress_callback=report, meta=meta)
+        assert trace.answer is not None, "a result without an answer"
+        return trace.answer
+
+    async def session_loss(self, error: Exception) -> Loss | None:
+        """Explain a call that failed because the server has forgotten the session; None: the error is its answer.
+
+        Several servers tell it by a JSON-RPC error instead of HTTP 404, with codes of their own. An error about a
+        session may also be a tool's, so the server is asked for its tools: in a session that it knows, it answers.
+        """
+        lose = self.link.lose_session
+        if lose is None or not isinstance(error, mcp.MCPError) or not speaks_of_session(error):
+            return None
+        if not self._session_gone and not await self._session_is_unknown():
+            return None
+
+        self._session_gone = True
+        why = f"does not know the session any more ({error.message[:SESSION_ERROR_CHARS]})"
+        lose(why)
+        return Loss(why, executed=not refuses_session(error))
+
+    async def _session_is_unknown(self) -> bool:
+        trace = CallTrace()
+        before = call_trace.set(trace)
+        try:
+            async with asyncio.timeout(SESSION_PROBE_S):
+                await self._client.list_tools()
+        except mcp.MCPError as error:
+            return trace.refused or speaks_of_session(error)
+        except TimeoutError:
+            return False
+        finally:
+            call_trace.reset(before)
+        return False
 
     # --- changes of the listing ---------------------------------------------------------------------------------------
 
@@ -187,8 +243,9 @@ class McpConnection:
     async def _refresh(self) -> None:
         try:
             async with asyncio.timeout(self._config.start_timeout_s):
-                self.offers = await list_offers(self._client, self._config.result)
+                self.offers = await list_offers(self._client, self._config.result, self._owner.odd_offers)
         except (mcp.MCPError, TimeoutError, ValueError) as error:  # ValueError: a listing that breaks the protocol
+            await self.session_loss(error)
             if not self.link.lost:
                 name = self._owner.name
                 log.warning("MCP server could not be listed again", plugin=name, error=type(error).__name__)

@@ -78,6 +78,7 @@ class McpHttpServer:
         _check_target(target)
         self.lost = False
         self.drains = spec is None
+        self.in_session = False
         port = str(free_port()) if spec is not None and PORT in target.url else ""
         self._url = httpx2.URL(target.url.replace(PORT, port))
         self._proxy = proxy_for(str(self._url), environ)
@@ -136,6 +137,10 @@ class McpHttpServer:
             return Loss(f"{self.describe_end()} during the call", executed=trace.executed)
         return Loss(trace.problem, executed=trace.executed) if trace.problem else None
 
+    @property
+    def lose_session(self) -> Callable[[str], None] | None:
+        return self.lose if self.in_session else None
+
     def describe_end(self) -> str:
         if self._process is not None and self._process.returncode is not None:
             return self._process.exit_text()
@@ -146,6 +151,13 @@ class McpHttpServer:
 
     def stderr_tail(self) -> str:
         return self._process.stderr_tail() if self._process is not None else ""
+
+    def stderr_of_run(self) -> str:
+        return self._process.stderr_of_run() if self._process is not None else ""
+
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        if self._process is not None:
+            self._process.serve_run(run_id, idle=idle)
 
     def lose(self, how: str) -> None:
         """Declare the connection lost. Safe to repeat."""

@@ -5,6 +5,8 @@ The SDK ends a whole connection when one request cannot be sent, hence:
 - Every failure below HTTP becomes an error response, so that it ends one request only.
 - A call's `CallTrace` records what is known. A request that was never sent, or that a server refused because it lost
   the session, was not executed and may be repeated. An answer that broke off leaves it open.
+- The body of a response always has the answer to its request: one that cannot be read becomes an error (`envelopes`).
+  Event streams are thinned (`events`).
 - Answers are bounded by `MESSAGE_BYTES_MAX`. Notifications and goodbyes have timeouts; calls have none here.
 
 Imports the SDK: import it late.
@@ -22,7 +24,10 @@ import httpx2
 import mcp_types
 import msgspec
 
+from component_host.mcp_bridge.envelopes import mended_answer
+from component_host.mcp_bridge.events import EventFilter
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, CallTrace, call_trace
+from component_host.progress_gate import paced
 from stepflow.proxies import GATEWAY_STATUSES, through
 
 if TYPE_CHECKING:
@@ -55,6 +60,9 @@ SESSION_HEADER = "mcp-session-id"
 
 
 class LosableConnection(Protocol):
+    in_session: bool
+    """Requests name a session."""
+
     def lose(self, how: str) -> None: ...
 
 
@@ -87,13 +95,14 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await request.aread()  # the body of a redirected request is still a stream
         exchange = HttpExchange(request, call_trace.get() or CallTrace())
+        self._connection.in_session |= exchange.session
         limit_s = exchange.time_limit_s()
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._inner.handle_async_request(request)
                 if exchange.is_stream(response):
                     self._changes_heard |= request.method == "GET"
-                    return _with_stream(response, exchange.trace)
+                    return _with_stream(response, exchange)
                 body = await _read(response)
         except _NOT_CONNECTED as error:
             why = f"cannot be reached{self._way}: {_words(error)}"
@@ -111,7 +120,7 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
         if response.is_redirect:  # the SDK decides whether to follow, with a new request
             exchange.trace.redirect()
         if response.status_code < 400:
-            return _with_body(response, body)
+            return _with_body(response, exchange.mended(response, body))
         return self._refused(exchange, response, body)
 
     def _refused(self, exchange: HttpExchange, response: httpx2.Response, body: bytes) -> httpx2.Response:
@@ -120,8 +129,8 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
         if status in GATEWAY_STATUSES:
             reason += self._way
         answer = _error_in(body)
-        if exchange.session and status in (400, 404) and not (answer and answer.code in _ANSWERS):
-            # 404 by the specification, 400 by several servers. None dispatches a request that it answers so.
+        if exchange.session and status in (400, 404, 410) and not (answer and answer.code in _ANSWERS):
+            # 404 by the specification, the others by several servers. None dispatches a request that it answers so.
             why = f"does not know the session any more ({reason})"
             exchange.trace.fail(why, refused=True)
             if exchange.request.method == "POST":
@@ -150,10 +159,11 @@ class HttpExchange:
         trace.begin_request()
         request.extensions["trace"] = self._note
         self.session = SESSION_HEADER in request.headers
-        self._id: int | str | None = None
+        self.id: int | str | None = None
+        """Of the message sent; None: it is no request."""
         if request.method == "POST":
             with contextlib.suppress(msgspec.DecodeError):
-                self._id = msgspec.json.decode(request.content, type=_Envelope).id
+                self.id = msgspec.json.decode(request.content, type=_Envelope).id
 
     async def _note(self, event: str, _info: Any) -> None:
         """Handle a progress event of the HTTP library."""
@@ -163,41 +173,48 @@ class HttpExchange:
     def time_limit_s(self) -> float | None:
         match self.request.method:
             case "POST":
-                return None if self._id is not None else NOTIFICATION_TIMEOUT_S
+                return None if self.id is not None else NOTIFICATION_TIMEOUT_S
             case "DELETE":
                 return GOODBYE_TIMEOUT_S
             case _:
                 return None
 
     def is_stream(self, response: httpx2.Response) -> bool:
-        content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return response.status_code < 300 and content_type == "text/event-stream"
+        return response.status_code < 300 and _content_type(response) == "text/event-stream"
+
+    def mended(self, response: httpx2.Response, body: bytes) -> bytes:
+        """Return the body with an answer to the request: the SDK waits for one without end."""
+        if self.id is None or response.status_code != 200 or _content_type(response) != "application/json":
+            return body  # no answer is due, or the SDK refuses the response
+        return mended_answer(body, self.id, whole=True) or body
 
     def error_response(self, status: int, message: str) -> httpx2.Response:
         """Answer in the server's place: the SDK takes the JSON-RPC error as the request's outcome."""
         code = mcp_types.METHOD_NOT_FOUND if status == 404 else mcp_types.INTERNAL_ERROR
-        error = {"jsonrpc": "2.0", "id": self._id, "error": {"code": code, "message": message}}
+        error = {"jsonrpc": "2.0", "id": self.id, "error": {"code": code, "message": message}}
         return httpx2.Response(status, json=error, request=self.request)
 
 
 class _WatchedStream(httpx2.AsyncByteStream):
-    """An event stream that records its end. A consumer that has its answer stops before."""
+    """An event stream, thinned and mended, that records its end. A consumer that has its answer stops before."""
 
-    def __init__(self, inner: httpx2.AsyncByteStream, trace: CallTrace) -> None:
-        self._inner = inner
-        self._trace = trace
+    def __init__(self, response: httpx2.Response, exchange: HttpExchange) -> None:
+        self._response = response
+        self._request_id = exchange.id
+        self._trace = exchange.trace
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._inner:
-                yield chunk
+            async with contextlib.aclosing(paced(self._response.aiter_bytes(), EventFilter(self._request_id))) as texts:
+                async for text in texts:
+                    yield text
         except (httpx2.HTTPError, OSError) as error:
             self._trace.fail(f"broke off its answer ({type(error).__name__})")
             raise
         self._trace.fail("ended its answer before the result")
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        await self._response.aclose()
 
 
 class _TooLarge(Exception):  # a signal within this module
@@ -223,16 +240,22 @@ async def _read(response: httpx2.Response) -> bytes:
 
 
 def _with_body(response: httpx2.Response, body: bytes) -> httpx2.Response:
+    return httpx2.Response(response.status_code, headers=_headers_of_decoded(response), content=body)
+
+
+def _with_stream(response: httpx2.Response, exchange: HttpExchange) -> httpx2.Response:
+    stream = _WatchedStream(response, exchange)
+    return httpx2.Response(response.status_code, headers=_headers_of_decoded(response), stream=stream)
+
+
+def _headers_of_decoded(response: httpx2.Response) -> list[tuple[str, str]]:
     encoded = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in encoded]
-    return httpx2.Response(response.status_code, headers=headers, content=body)
+    return [(name, value) for name, value in response.headers.multi_items() if name.lower() not in encoded]
 
 
-def _with_stream(response: httpx2.Response, trace: CallTrace) -> httpx2.Response:
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    return httpx2.Response(
-        response.status_code, headers=response.headers.raw, stream=_WatchedStream(response.stream, trace)
-    )
+def _content_type(response: httpx2.Response) -> str:
+    text: str = response.headers.get("content-type", "")
+    return text.partition(";")[0].strip().lower()
 
 
 def _error_in(body: bytes) -> mcp_types.ErrorData | None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from stepflow import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mcp.client._transport import TransportStreams
 
@@ -64,6 +64,8 @@ class CallTrace:
     """The server refused the call unread."""
     problem: str = ""
     """Why no answer will come; empty if one does."""
+    answer: dict[str, Any] | None = None
+    """The result, as the server sent it."""
 
     @property
     def executed(self) -> bool:
@@ -107,6 +109,11 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
     drains: bool
     """After a loss, calls in flight may still be answered."""
 
+    @property
+    def lose_session(self) -> Callable[[str], None] | None:
+        """Declares the connection lost with its session, for a reason; None: it has no session."""
+        ...
+
     async def loss(self, trace: CallTrace) -> Loss | None:
         """Explain how a failed call was lost. None: the error is the server's answer."""
         ...
@@ -119,4 +126,14 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
         """Return what the server printed on stdout besides messages; empty if nothing."""
         ...
 
-    def stderr_tail(self) -> str: ...
+    def stderr_tail(self) -> str:
+        """Return the last lines of stderr if no call was ever sent; see `ProcessReport`. Empty without a process."""
+        ...
+
+    def stderr_of_run(self) -> str:
+        """Return the last lines of stderr for the failures of calls in flight. Empty without a process."""
+        ...
+
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        """See `ServerProcess.serve_run`."""
+        ...

@@ -5,6 +5,7 @@ The mapping, in full in `docs/how-to/use-mcp-servers.md`:
 - The output is a result's `structuredContent`. Without it, a single text block yields its text, anything else the list
   of content blocks. With `result: content`, the list of content blocks is always the output.
 - Prompts and resources yield their results unchanged.
+- Answers are read as they were sent (`answers`); the SDK's models do not decide what is a result.
 - `isError` is a failure with the joined text: INVALID_INPUT if the arguments break the tool's input schema or an SDK
   reports that it refused them, COMPONENT_NOT_FOUND for an unlisted tool, else COMPONENT_FAILED.
 - JSON-RPC errors map by their code. A lost connection is the caller's to detect, not read from a code.
@@ -16,10 +17,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mcp_types
-from jsonschema.exceptions import ValidationError as SchemaError  # type: ignore[import-untyped]  # has no stubs
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
@@ -28,11 +28,6 @@ from stepflow.errors import Code, Failure, Invalid
 from stepflow.flow.schema import InputValidator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import mcp
-    from pydantic import BaseModel
-
     from component_host.backend import ComponentInfo
     from component_host.mcp_bridge.link import OfferKind, ResultForm
 
@@ -47,10 +42,12 @@ _ARGUMENTS_REFUSED = re.compile(
     """,
     re.VERBOSE,
 )
+_SESSION_UNKNOWN = re.compile(
+    r"not[ _]found|unknown|invalid|no valid|no such|missing|expired|does(n't| not) exist|re-?initiali[sz]|"
+    r"not[ _](been )?(initiali[sz]ed|recogni[sz]ed)"
+)
+_SESSION_ENDED = re.compile(r"terminated|closed|ended|deleted|no longer")
 _TOOL_UNKNOWN = re.compile(r"\b(unknown tool|tool \S+ (was )?not found)\b", re.IGNORECASE)
-
-
-McpResult = mcp_types.CallToolResult | mcp_types.GetPromptResult | mcp_types.ReadResourceResult
 
 
 INPUT_DEPTH_MAX = 200
@@ -74,25 +71,32 @@ def input_problem(kind: OfferKind, input: Any) -> str:
     return ""
 
 
-def outcome(result: McpResult, form: ResultForm, info: ComponentInfo | None, arguments: Any) -> bytes | Failure:
-    """Return a result's output as JSON text, or its failure. `info` is None for an unlisted component."""
-    if isinstance(result, mcp_types.CallToolResult) and result.is_error:
-        return failure_of_result(result, info, arguments)
-    tree = _output(result, form)
+class BadAnswerError(Exception):
+    """An answer is no result, or breaks the schema of the tool; the text says how."""
+
+
+def outcome(kind: OfferKind, answer: dict[str, Any], form: ResultForm, call: ToolCall) -> bytes | Failure:
+    """Return an answer's output as JSON text, or its failure."""
+    if kind == "tool" and answer.get("isError") in (True, "true"):
+        return failure_of_result(answer, call.tool, call.arguments)
     try:
+        tree = _output(kind, answer, form)
+        if kind == "tool":
+            _check_structure(call, answer)
         text = codec.encode(tree)
         if b"null" in text:  # the encoder writes NaN and infinities, which the SDK accepts over HTTP, as null
             _check_numbers(tree)
-    except Invalid as error:
-        return _failure(Code.COMPONENT_FAILED, f"the server's answer cannot be an output: {error.message}", {})
+    except (BadAnswerError, Invalid) as error:
+        return _failure(Code.COMPONENT_FAILED, str(error), {})
     return text
 
 
 def _check_numbers(tree: Any) -> None:
-    """Raises: Invalid, a number is infinite or NaN."""
+    """Raises: Invalid NOT_JSON, a number is infinite or NaN."""
     match tree:
         case float() if not math.isfinite(tree):
-            raise Invalid("NOT_JSON", f"it has the number {tree}, which JSON cannot represent")
+            problem = f"the server's answer cannot be an output: it has the number {tree}, unknown to JSON"
+            raise Invalid("NOT_JSON", problem)
         case dict():
             for member in tree.values():
                 _check_numbers(member)
@@ -101,33 +105,53 @@ def _check_numbers(tree: Any) -> None:
                 _check_numbers(member)
 
 
-def _output(result: McpResult, form: ResultForm) -> Any:
-    if isinstance(result, mcp_types.GetPromptResult):
-        return _tree(result, "description", "messages")
-    if isinstance(result, mcp_types.ReadResourceResult):
-        return _tree(result, "contents")
-    if form == "structured":
-        if result.structured_content is not None:
-            return result.structured_content
-        if len(result.content) == 1 and isinstance(block := result.content[0], mcp_types.TextContent):
-            return block.text
-    return _blocks(result)
+def _output(kind: OfferKind, answer: dict[str, Any], form: ResultForm) -> Any:
+    """Raises: BadAnswerError, the answer has no output."""
+    match kind:
+        case "prompt":
+            return _members(answer, "messages", "description")
+        case "resources":
+            return _members(answer, "contents")
+        case _:
+            structured = answer.get("structuredContent")
+            if form == "structured" and structured is not None:
+                return structured
+            blocks = _objects(answer, "content")
+            if form == "structured" and len(blocks) == 1 and (text := _text_of(blocks[0])) is not None:
+                return text
+            return blocks
 
 
-def _tree(result: BaseModel, *members: str) -> dict[str, Any]:
-    tree = result.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return {name: tree[name] for name in members if tree.get(name) is not None}
+def _members(answer: dict[str, Any], member: str, *others: str) -> dict[str, Any]:
+    found = {name: answer[name] for name in others if answer.get(name) is not None}
+    return {**found, member: _objects(answer, member)}
 
 
-def failure_of_result(result: mcp_types.CallToolResult, tool: ComponentInfo | None, arguments: Any) -> Failure:
+def _objects(answer: dict[str, Any], member: str) -> list[Any]:
+    objects = answer.get(member)
+    if not isinstance(objects, list) or not all(isinstance(each, dict) for each in objects):
+        raise BadAnswerError(f"the server's answer breaks the protocol (`{member}` is no list of objects)")
+    return objects
+
+
+def _text_of(block: Any) -> str | None:
+    if not isinstance(block, dict) or block.get("type") != "text":
+        return None
+    text = block.get("text")
+    return text if isinstance(text, str) else None
+
+
+def failure_of_result(answer: dict[str, Any], tool: ComponentInfo | None, arguments: Any) -> Failure:
     """Return the failure of an `isError` result. `tool` is None if the server does not list it."""
-    texts = [block.text for block in result.content if isinstance(block, mcp_types.TextContent)]
+    content = answer.get("content")
+    blocks = content if isinstance(content, list) else []
+    texts = [text for block in blocks if (text := _text_of(block)) is not None]
     message = "\n".join(texts) or "the tool failed without saying why"
     details: dict[str, Any] = {}
-    if len(texts) < len(result.content):
-        details["content"] = _blocks(result)
-    if result.structured_content is not None:
-        details["structuredContent"] = result.structured_content
+    if len(texts) < len(blocks):
+        details["content"] = blocks
+    if answer.get("structuredContent") is not None:
+        details["structuredContent"] = answer["structuredContent"]
     return _failure(_code_of_error_text(message, tool, arguments), message, details)
 
 
@@ -141,10 +165,25 @@ def failure_of_error(error: Exception, name: str, tool: ComponentInfo | None, ar
     if isinstance(error, ValidationError):
         return _failure(Code.COMPONENT_FAILED, describe_bad_answer(error), {})
     if isinstance(error, RuntimeError):
-        return _failure(Code.COMPONENT_FAILED, _schema_problem(error, name), {})
+        return _failure(Code.COMPONENT_FAILED, str(error), {})
     return _failure(
         Code.WORKER_ERROR, f"the call of tool {name!r} went wrong in the MCP client: {type(error).__name__}", {}
     )
+
+
+def speaks_of_session(error: MCPError) -> bool:
+    """Return True if an error may say that the server has forgotten the session."""
+    text = _session_text(error)
+    return "session" in text and bool(_SESSION_UNKNOWN.search(text) or _SESSION_ENDED.search(text))
+
+
+def refuses_session(error: MCPError) -> bool:
+    """Return True if such an error says that the request was not looked at."""
+    return bool(_SESSION_UNKNOWN.search(_session_text(error)))
+
+
+def _session_text(error: MCPError) -> str:
+    return f"{error.message} {error.data or ''}"[:MESSAGE_CHARS_MAX].lower()
 
 
 def unreachable(message: str, stderr_tail: str) -> Failure:
@@ -166,56 +205,58 @@ def breaks_schema(schema: Any, arguments: Any) -> bool:
         return False
 
 
-class BoundedResultCheck:
-    """Makes an SDK session check tool results with our validator, whose work is bounded.
+class ToolCall(NamedTuple):
+    """What a result is read by."""
 
-    The SDK's own validator runs on the event loop in pure Python: one schema can keep it busy for hours.
+    name: str
+    tool: ComponentInfo | None
+    """None: the server does not list it."""
+    arguments: Any
+    checks: ResultChecks
+    result_schema: Any = None
+
+
+class ResultChecks:
+    """Checks structured content against output schemas, which are compiled once.
+
+    By our validator, whose work is bounded. The SDK's own runs on the event loop in pure Python: one schema can keep it
+    busy for hours.
     """
 
     def __init__(self) -> None:
         self._validators: dict[str, tuple[Any, InputValidator]] = {}
 
-    def install(self, session: mcp.ClientSession) -> None:
-        """Replace the part of `session` that compiles output schemas."""
-        assert callable(session._output_schema_validator)
-        session._output_schema_validator = self._validator  # type: ignore[method-assign,assignment]  # duck-typed: it calls iter_errors only
-
-    def _validator(self, name: str, schema: Any) -> _ResultValidator:
-        """Raises: RuntimeError for an unusable schema, as the SDK's own does."""
+    def check(self, name: str, schema: Any, value: Any) -> None:
+        """Raises: BadAnswerError, the value breaks the schema of tool `name`, or cannot be checked."""
         known = self._validators.get(name)
         if known is None or known[0] is not schema:
             try:
                 known = self._validators[name] = (schema, InputValidator(schema, check_formats=False))
             except Invalid as error:
-                raise RuntimeError(
-                    f"the output schema of tool {name!r} cannot be used ({error.reason}): {error.message}"
+                raise BadAnswerError(
+                    f"the output schema of tool {name!r} cannot be used ({error.reason}): {error.message}",
                 ) from None
-        return _ResultValidator(name, known[1])
-
-
-class _ResultValidator:
-    """The part of a jsonschema validator that the SDK calls."""
-
-    def __init__(self, name: str, validator: InputValidator) -> None:
-        self._name = name
-        self._validator = validator
-
-    def iter_errors(self, tree: Any) -> Iterator[SchemaError]:
-        """Yield at most one error. Raises: RuntimeError, the result is too large to check."""
         try:
-            problem = self._validator.misfit(tree)
+            problem = known[1].misfit(value)
         except Invalid as error:
-            raise RuntimeError(
-                f"the result of tool {self._name!r} cannot be checked ({error.reason}): {error.message}"
+            raise BadAnswerError(
+                f"the result of tool {name!r} cannot be checked ({error.reason}): {error.message}"
             ) from None
         if problem is not None:
-            pointer, message, rule = problem
-            yield SchemaError(message, validator=rule or "schema", path=_parts(pointer))
+            pointer, _, rule = problem  # the message quotes the value
+            raise BadAnswerError(
+                f"the result of tool {name!r} breaks the tool's output schema: {rule or 'schema'!r} does not hold at "
+                f"{pointer or 'its root'}",
+            )
 
 
-def _parts(pointer: str) -> list[str | int]:
-    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-    return [int(part) if part.isdecimal() else part for part in parts]
+def _check_structure(call: ToolCall, answer: dict[str, Any]) -> None:
+    """Raises: BadAnswerError, the structured content breaks the tool's output schema."""
+    if call.result_schema is None:
+        return
+    if "structuredContent" not in answer:
+        raise BadAnswerError(f"tool {call.name!r} has an output schema, and its result no structured content")
+    call.checks.check(call.name, call.result_schema, answer["structuredContent"])
 
 
 def _code_of_error_text(message: str, tool: ComponentInfo | None, arguments: Any) -> Code:
@@ -240,19 +281,6 @@ def _code_of_rpc_error(error: MCPError, tool: ComponentInfo | None, arguments: A
         case _:
             refused = tool is not None and breaks_schema(tool.input_schema, arguments)
             return Code.INVALID_INPUT if refused else Code.COMPONENT_FAILED
-
-
-def _schema_problem(error: RuntimeError, name: str) -> str:
-    """Describe the SDK's refusal of a result without the payload that its own text repeats."""
-    cause = error.__cause__
-    rule, path = getattr(cause, "validator", None), getattr(cause, "json_path", None)
-    if rule is not None and path is not None:
-        return f"the result of tool {name!r} breaks the tool's output schema: {rule!r} does not hold at {path}"
-    return str(error)
-
-
-def _blocks(result: mcp_types.CallToolResult) -> list[Any]:
-    return [block.model_dump(mode="json", by_alias=True, exclude_unset=True) for block in result.content]
 
 
 def _failure(code: Code, message: str, details: dict[str, Any]) -> Failure:

@@ -1,17 +1,14 @@
 """The stdio transport: one launch of a server's process, as a transport of the `mcp` SDK.
 
-Owns the framing (one JSON-RPC message per line) between a `ServerProcess` and the SDK's streams. The SDK's own stdio
-transport extends the environment, hides the exit status, leaks the server's children, and lets a call hang on a reply
-that it cannot read.
+Connects a `ServerProcess` with the SDK's streams: one JSON-RPC message per line. The SDK's own stdio transport extends
+the environment, hides the exit status, leaks the server's children, and lets a call hang on an unreadable reply.
 
 - `lost` is set before the session sees the closed connection, so a failed call can tell a dead server from an error
   reply. The exit status and the tail of stderr are known by then.
-- Every reply ends its request: one that is not JSON, too deep or too large becomes an error with the request's id.
-- Lines on stdout that are not JSON-RPC messages are skipped; the first one is kept for the error text.
 - Leaving the context ends the server as MCP prescribes: close stdin, wait, SIGTERM, wait, SIGKILL.
 
-Not here: the process (`supervision.process`), restarts (`supervisor`), results (`results`). Imports the SDK: import it
-late.
+Not here: what the server prints (`stdout`), the process (`supervision.process`), restarts (`supervisor`), results
+(`results`). Imports the SDK: import it late.
 """
 
 from __future__ import annotations
@@ -19,22 +16,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import re
 from typing import TYPE_CHECKING
 
 import anyio
 import mcp_types
 from mcp.shared.message import SessionMessage
-from pydantic import ValidationError
 
-from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, SIGTERM_GRACE_S, Loss
+from component_host.mcp_bridge.link import SIGTERM_GRACE_S, Loss
+from component_host.mcp_bridge.stdout import McpStdoutReader
 from component_host.supervision.process import ServerProcess
 from stepflow import codec
-from stepflow.errors import Invalid
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -57,16 +52,15 @@ class McpStdioServer:
     """One launch of a server. See `link.McpLink`."""
 
     drains = False
+    lose_session = None
 
     def __init__(self, spec: ProcessSpec, on_loss: Callable[[], None]) -> None:
         self.lost = False
         """The server exited by itself."""
         self._plugin = spec.plugin
-        self._process = ServerProcess(spec, on_output=self._take, on_exit=self._handle_exit)
+        self._reader = McpStdoutReader(spec.plugin, self._send)
+        self._process = ServerProcess(spec, on_output=self._reader.feed, on_exit=self._handle_exit)
         self._on_loss = on_loss
-        self._lines = LineSplitter()
-        self._stray_lines = 0
-        self._stray_line = ""
         self._ending = False
 
     async def __aenter__(
@@ -118,35 +112,27 @@ class McpStdioServer:
         return self._process.exit_text()
 
     def describe_stray_output(self) -> str:
-        if not self._stray_lines:
-            return ""
-        return f"{self._stray_lines} lines on its stdout were not JSON-RPC messages, the first: {self._stray_line!r}"
+        return self._reader.describe_stray_output()
 
     def stderr_tail(self) -> str:
         return self._process.stderr_tail()
 
-    def _take(self, chunk: bytes) -> None:
-        for line, complete in self._lines.split(chunk):
-            message = _parse(line) if complete else bad_reply(line, _TOO_LARGE)
-            if message is None:
-                self._note_stray(line)
-            else:
-                with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # already closing
-                    self._to_session.send_nowait(SessionMessage(message))
+    def stderr_of_run(self) -> str:
+        return self._process.stderr_of_run()
+
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        self._process.serve_run(run_id, idle=idle)
+
+    def _send(self, message: mcp_types.JSONRPCMessage) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # already closing
+            self._to_session.send_nowait(SessionMessage(message))
 
     def _handle_exit(self) -> None:
+        self._reader.close()
         if not self._ending:
             self.lost = True
             self._to_session.close()
             self._on_loss()
-
-    def _note_stray(self, line: bytes) -> None:
-        if not line.strip():
-            return
-        if not self._stray_lines:
-            self._stray_line = line[:100].decode(errors="replace")
-            log.warning("the MCP server prints on stdout, which is reserved for messages", plugin=self._plugin)
-        self._stray_lines += 1
 
     async def _write(self) -> None:
         async for item in self._from_session:
@@ -164,56 +150,4 @@ class McpStdioServer:
         if isinstance(message, mcp_types.JSONRPCRequest):
             error = mcp_types.ErrorData(code=mcp_types.INVALID_PARAMS, message=f"the request cannot be sent: {problem}")
             reply = mcp_types.JSONRPCError(jsonrpc="2.0", id=message.id, error=error)
-            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # already closing
-                self._to_session.send_nowait(SessionMessage(reply))
-
-
-class LineSplitter:
-    """Splits chunks into lines. Of a line above the limit only both ends are kept."""
-
-    def __init__(self, bytes_max: int = MESSAGE_BYTES_MAX) -> None:
-        self._bytes_max = bytes_max
-        self._pending = bytearray()
-        self._head = b""
-
-    def split(self, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Yield (line without newline, complete) for each line that ends in `chunk`."""
-        first, *others = chunk.split(b"\n")
-        self._pending += first
-        for other in others:
-            yield self._head + bytes(self._pending), not self._head
-            self._head = b""
-            self._pending = bytearray(other)
-        if len(self._pending) > self._bytes_max:
-            self._head = self._head or bytes(self._pending[:_ENDS_BYTES])
-            del self._pending[:-_ENDS_BYTES]
-
-
-def _parse(line: bytes) -> mcp_types.JSONRPCMessage | None:
-    """Parse one line; None if it is not a message."""
-    try:
-        tree = codec.parse(line, what="the server's reply", bytes_max=MESSAGE_BYTES_MAX)
-    except Invalid as error:
-        return bad_reply(line, error.message)
-    try:
-        return mcp_types.jsonrpc_message_adapter.validate_python(tree, by_name=False)
-    except ValidationError:
-        return None
-
-
-_TOO_LARGE = f"the server's reply is larger than {MESSAGE_BYTES_MAX:,} bytes"
-_ENDS_BYTES = 64
-_ID_FIRST = re.compile(rb'\A\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(\d{1,15})\s*,')
-_ID_LAST = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*\}\s*\Z')
-
-
-def bad_reply(line: bytes, problem: str) -> mcp_types.JSONRPCError | None:
-    """Turn an unreadable reply into an error; None if neither end of the line has an id.
-
-    Without it the call would hang. SDKs write the id first (Python) or last (TypeScript).
-    """
-    found = _ID_FIRST.search(line[:_ENDS_BYTES]) or _ID_LAST.search(line[-_ENDS_BYTES:])
-    if found is None:
-        return None
-    error = mcp_types.ErrorData(code=mcp_types.INTERNAL_ERROR, message=problem)
-    return mcp_types.JSONRPCError(jsonrpc="2.0", id=int(found[1]), error=error)
+            self._send(reply)

@@ -16,12 +16,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from component_host.backend import with_stderr
+from component_host.mcp_bridge.odd_offers import OddOffers
 from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import StepflowError, Unavailable
 from stepflow.proxies import named_proxy, through
 from stepflow.redaction import url_without_credentials
 from stepflow.retry import Backoff, base_delay_ms
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,7 @@ class McpSupervisor:
     ) -> None:
         self.name = context.name
         self.listing_changed = on_listing
+        self.odd_offers = OddOffers(context.name)
         self._context = context
         self._config = config
         self._health = health
@@ -130,7 +132,9 @@ class McpSupervisor:
                         return
                     self._note_failed_launch(error)
                 elif error is not None:
-                    raise error
+                    if not started.done():
+                        raise error
+                    log_defect(log, "MCP connection failed by a defect", error, plugin=self.name)
 
                 # 3. Back off by the number of short lives in a row.
                 short_lives = 1 if loop.time() - connecting_at_s >= HEALTHY_S else short_lives + 1
@@ -238,7 +242,9 @@ class McpSupervisor:
             return error
 
         config = self._config
-        what = f"plugin {self.name!r}: the MCP server {config.command or url_without_credentials(config.url)!r}"
+        shown = self._context.shown
+        command, url = (config.command, config.url) if shown is None else (shown.command, shown.url)
+        what = f"plugin {self.name!r}: the MCP server {command or url_without_credentials(url)!r}"
         tail, stray = link.stderr_tail(), link.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
 
@@ -263,7 +269,7 @@ def import_sdk(*, over_http: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # below, they write URLs and headers
 
     transport = "component_host.mcp_bridge.http" if over_http else "component_host.mcp_bridge.stdio"
-    for name in (transport, "component_host.mcp_bridge.connection", "jsonschema.validators"):
+    for name in (transport, "component_host.mcp_bridge.connection"):
         importlib.import_module(name)
 
 

@@ -8,6 +8,8 @@ The transports:
 Shared by `stdio` and `http`:
 - `pool`: a pool of equal servers, and their restarts.
 - `protocol`: the JSON-RPC messages.
+- `loose_lines`: messages that differ from the protocol.
+- `listing`: the components in a server's list.
 - `callbacks`: answers to requests of a server while its component executes.
 - `run_requests`: sub-runs and metadata among these requests.
 - `json_values`: JSON values of call-backs.

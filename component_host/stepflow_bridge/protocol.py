@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from component_host.backend import ComponentInfo
-
 if TYPE_CHECKING:
     from component_host.backend import HostCall
 
@@ -238,39 +236,49 @@ class ProgressParams(Struct):
     message: str | None = None
 
 
-class _ListedComponent(Struct):
-    component: str
-    path: str | None = None
-    description: str | None = None
-    input_schema: Any = None
-    output_schema: Any = None
-
-
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 decode_capabilities = msgspec.json.Decoder(Capabilities).decode
 decode_progress = msgspec.json.Decoder(ProgressParams).decode
 decode_line = msgspec.json.Decoder(Line).decode
 decode_lines = msgspec.json.Decoder(Line).decode_lines
-_decode_listing = msgspec.json.Decoder(list[_ListedComponent]).decode
 
 
-def decode_listing(components: Raw) -> list[ComponentInfo]:
-    """Decode the members of a `components/list` result. Raises any of `DECODE_ERRORS`."""
-    infos = []
-    for listed in _decode_listing(components):
-        path = listed.path or listed.component
-        path = path if path.startswith("/") else "/" + path
-        infos.append(
-            ComponentInfo(listed.component, path, listed.description, listed.input_schema, listed.output_schema)
-        )
-    return infos
+class _Head(Struct):
+    method: str = ""
+    id: Raw | UnsetType = UNSET
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+PROGRESS = "components/progress"
+PROGRESS_BYTES_MAX = 64 * 1024
+"""A longer message is decoded whatever it is."""
+
+
+def is_progress(text: bytes) -> bool:
+    """Return True for a progress report, without decoding it."""
+    if len(text) > PROGRESS_BYTES_MAX or b'"components/progress"' not in text:
+        return False
+    try:
+        head = _decode_head(text)
+    except DECODE_ERRORS:
+        return False
+    return head.method == PROGRESS and head.id is UNSET
+
+
+def is_message(line: Line) -> bool:
+    """Return True unless the line is JSON that the server's code has printed."""
+    if line.jsonrpc:
+        return True
+    replies = line.method is None and line.id is not None
+    return replies and (line.error is not UNSET or (line.result is not UNSET and line.result.output is not UNSET))
 
 
 def capabilities_of(reply: Line) -> Capabilities | None:
     """Return the capabilities from a reply to `initialize`; None if the server knows no capabilities."""
     try:
-        return decode_capabilities(_member(reply, "capabilities"))
+        return decode_capabilities(member_of(reply, "capabilities"))
     except DECODE_ERRORS:
         return None
 
@@ -285,14 +293,7 @@ def check_reply(method: str, reply: Line) -> None:
         raise ServerRefusedError(f"answered `{method}` with error {reply.error.code}: {reply.error.message[:500]}")
 
 
-def components_of(reply: Line) -> list[ComponentInfo]:
-    """Decode the reply to `components/list`. Raises: ServerRefusedError."""
-    try:
-        return decode_listing(_member(reply, "components"))
-    except DECODE_ERRORS as error:
-        raise ServerRefusedError(f"sent an invalid list of components: {error}") from None
-
-
-def _member(reply: Line, name: str) -> Raw:
+def member_of(reply: Line, name: str) -> Raw:
+    """Return a member of a result; `null` if it is absent."""
     value = UNSET if reply.result is UNSET else getattr(reply.result, name)
     return value if isinstance(value, Raw) else Raw(b"null")

@@ -2,6 +2,7 @@
 
 - Writing never blocks: the lines of one turn of the event loop leave in one write; the rest waits for the pipe.
 - stderr lines are kept without escape sequences, unprintable characters and secrets, and logged at debug.
+- stderr lines belong to the run whose calls the server was executing: no other run is shown them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from component_host.supervision.spec import secrets_of
-from stepflow.redaction import longest_first, redact_values
-from stepflow.telemetry import redact
+from stepflow.redaction import KnownSecrets
+from stepflow.telemetry import redact, without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,17 +110,38 @@ class StdinWriter:
         return self._unsent is None
 
 
+NO_RUN = ""
+"""No call has been sent: the lines are about the start of the server."""
+
+SEVERAL_RUNS = "*"
+"""Calls of several runs were in flight at once: the lines could belong to any of them."""
+
+WITHHELD = "(withheld: the server was executing calls of several runs; the host logs it at debug level)"
+
+
 class StderrTail:
-    """The last lines of a server's stderr, without secrets."""
+    """The last lines of a server's stderr, without secrets, and the run that they belong to."""
 
     def __init__(self, spec: ProcessSpec, log: Logger) -> None:
         self._hidden = spec.stderr_hidden
-        self._secrets = longest_first(secrets_of(spec))
+        self._secrets = KnownSecrets(secrets_of(spec))
         self._log = log
         self._lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
         self._partial = b""
+        self.run = NO_RUN
+        """The run that the lines belong to, or `NO_RUN`, or `SEVERAL_RUNS`."""
 
-    def text(self) -> str:
+    def text_of_start(self) -> str:
+        """Return the lines if no run's call was ever sent, for texts that everybody may read."""
+        return self._text() if self.run == NO_RUN else ""
+
+    def text_of_run(self) -> str:
+        """Return the lines for the run whose calls are in flight."""
+        if self.run == SEVERAL_RUNS:
+            return WITHHELD if self._lines else ""
+        return self._text()
+
+    def _text(self) -> str:
         return "\n".join(self._lines)
 
     def feed(self, chunk: bytes) -> None:
@@ -139,16 +161,19 @@ class StderrTail:
 
     def clear(self) -> None:
         self._lines.clear()
+        self._partial = b""
 
     def without_secrets(self, text: str) -> str:
-        return redact_values(text, self._secrets)
+        return self._secrets.text(text)
 
     def _keep(self, line: bytes) -> None:
-        text = line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")
+        text = line.decode("utf-8", "replace")
         if not text.strip() or text.startswith(self._hidden):
             return
 
-        text = redact(self.without_secrets(_ESCAPES.sub("", text))[:STDERR_LINE_CHARS_MAX])
+        # Before the cut, which could leave the beginning of a secret.
+        text = without_hidden(self.without_secrets(_ESCAPES.sub("", text)))
+        text = redact(text[:STDERR_LINE_CHARS_MAX])
         text = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
         self._lines.append(text)
         self._log.debug("server stderr", line=text)

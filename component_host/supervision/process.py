@@ -21,14 +21,16 @@ import os
 import signal
 import subprocess
 import threading
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias
 
 from component_host.supervision.group import ProcessGroup
 from component_host.supervision.pipes import StdinWriter, read_available
 from component_host.supervision.report import ProcessReport
-from component_host.supervision.spec import limited_command, resolve_command, server_environment
+from component_host.supervision.spec import limited_command, resolve_command, server_environment, shown_command
 from stepflow.errors import Unavailable
 from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from component_host.supervision.spec import ProcessSpec
 
 DRAIN_READS_MAX = 64
-"""Reads of the rest of a pipe after an exit; bounded because a grandchild may continue to write."""
+"""Reads of the rest of a pipe in a row; bounded because the writer may be as fast as the reader."""
 
 GROUP_POLL_S = 0.02
 
@@ -81,23 +83,30 @@ class ServerProcess(ProcessReport):
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
         self._reaped = asyncio.Event()
-        process, pipes = _spawn(self._spec, command)
+        started = _start_waiter(self._spec, self._wait)
+        try:
+            process, pipes = _spawn(self._spec, command)
+        except BaseException:
+            started.put(None)
+            raise
         self._stdout, self._stdout_kept, self._stderr = pipes.stdout, pipes.child_stdout, pipes.stderr
 
-        # 2. Guard the group, before anything that can fail.
+        # 2. Guard the group and watch for the exit, before anything that can fail.
         self.pid = process.pid
         self._group = ProcessGroup(process.pid)
+        started.put(process)
 
         # 3. Read and write without blocking.
-        for fd in (pipes.stdin, self._stdout, self._stderr):
-            os.set_blocking(fd, False)
-        # A server that reads no more is killed: its calls would otherwise wait for their timeouts.
-        self._stdin = StdinWriter(pipes.stdin, self.kill, self._log)
-        self._loop.add_reader(self._stdout, self._read_stdout)
-        self._loop.add_reader(self._stderr, self._read_stderr)
-
-        # 4. Watch for the exit.
-        threading.Thread(target=self._wait, args=(process,), name=f"wait-{process.pid}", daemon=True).start()
+        try:
+            for fd in (pipes.stdin, self._stdout, self._stderr):
+                os.set_blocking(fd, False)
+            # A server that reads no more is killed: its calls would otherwise wait for their timeouts.
+            self._stdin = StdinWriter(pipes.stdin, self.kill, self._log)
+            self._loop.add_reader(self._stdout, self._read_stdout)
+            self._loop.add_reader(self._stderr, self._read_stderr)
+        except BaseException:
+            self.kill()  # its caller takes it for not started
+            raise
         self._log.debug("server started", pid=self.pid)
 
     def make_output_blocking(self) -> None:
@@ -157,14 +166,15 @@ class ServerProcess(ProcessReport):
 
     def forget_stderr(self) -> None:
         """Drop all stderr output until now, including the unread part."""
-        while self._read_stderr():
-            pass
-        self._stderr_tail.clear()
+        for _ in range(DRAIN_READS_MAX):
+            if not self._read_stderr():
+                break
+        super().forget_stderr()
 
     def _read_stdout(self) -> bool:
         chunk = read_available(self._stdout)
         if chunk:
-            self._on_output(chunk)
+            guarded(self._log, "output of a server", self._on_output, chunk)
         return bool(chunk)
 
     def _read_stderr(self) -> bool:
@@ -177,8 +187,11 @@ class ServerProcess(ProcessReport):
         self._stderr_tail.feed(chunk)
         return True
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait(self, started: Started) -> None:
         """Reap the server, then the guard. Runs in a thread: works on every POSIX system and event loop."""
+        process = started.get()
+        if process is None:
+            return
         assert self._group is not None
 
         returncode = process.wait()
@@ -201,10 +214,7 @@ class ServerProcess(ProcessReport):
         self._stderr_tail.finish()
 
         # 2. Close the pipes.
-        self.end_input()
-        self._loop.remove_reader(self._stdout)
-        self._loop.remove_reader(self._stderr)
-        self._close_outputs()
+        self._close_pipes()
 
         # 3. After a crash, kill the rest of the group; `stop` does so itself, after the grace.
         if not self._stopping:
@@ -216,9 +226,29 @@ class ServerProcess(ProcessReport):
         self._exited.set()
         self._on_exit()
 
-    def _close_outputs(self) -> None:
+    def _close_pipes(self) -> None:
+        self.end_input()
+        self._loop.remove_reader(self._stdout)
+        self._loop.remove_reader(self._stderr)
         _close(self._stdout, self._stdout_kept, self._stderr)
         self._stdout = self._stdout_kept = self._stderr = -1
+
+
+Started: TypeAlias = "SimpleQueue[subprocess.Popen[bytes] | None]"
+"""Gets the process once it runs, or None if it could not be started."""
+
+
+def _start_waiter(spec: ProcessSpec, wait: Callable[[Started], None]) -> Started:
+    """Start the thread that waits for a process, before the process: without it, the exit would be missed.
+
+    Raises: Unavailable SERVER_START_FAILED, no thread is left.
+    """
+    started: Started = SimpleQueue()
+    try:
+        threading.Thread(target=wait, args=(started,), name=f"wait for {spec.plugin}", daemon=True).start()
+    except RuntimeError as error:
+        raise Unavailable("SERVER_START_FAILED", f"plugin {spec.plugin!r}: {error}", plugin=spec.plugin) from None
+    return started
 
 
 class _Pipes:
@@ -253,7 +283,7 @@ def _spawn(spec: ProcessSpec, command: str) -> tuple[subprocess.Popen[bytes], _P
         _close(pipes.stdin, pipes.stdout, pipes.child_stdout, pipes.stderr)
         raise Unavailable(
             "SERVER_START_FAILED",
-            f"plugin {spec.plugin!r}: cannot start {command} in {spec.working_directory}: {error.strerror}",
+            f"plugin {spec.plugin!r}: cannot start {shown_command(spec)} in {spec.working_directory}: {error.strerror}",
             plugin=spec.plugin,
         ) from None
     finally:

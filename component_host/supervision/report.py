@@ -6,7 +6,8 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING
 
-from component_host.supervision.pipes import StderrTail
+from component_host.supervision.pipes import NO_RUN, SEVERAL_RUNS, StderrTail
+from component_host.supervision.spec import shown_command_line
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import redact
@@ -26,13 +27,38 @@ class ProcessReport:
         self._stderr_tail = StderrTail(spec, log)
 
     def stderr_tail(self) -> str:
-        """Return the last lines of stderr, without secrets, cut to a readable size."""
-        return self._stderr_tail.text()
+        """Return the last lines of stderr if no call was ever sent, without secrets, cut to a readable size.
+
+        Later lines may hold values of a run, and these texts are shown to everybody.
+        """
+        return self._stderr_tail.text_of_start()
+
+    def stderr_of_run(self) -> str:
+        """Return the last lines of stderr for the failures of calls in flight; nothing of other runs."""
+        return self._stderr_tail.text_of_run()
+
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        """Note that a call of a run is about to be sent; `idle` if no other call is in flight.
+
+        What the server wrote for another run is dropped: the text of a failure belongs to one run.
+        """
+        tail = self._stderr_tail
+        if tail.run == run_id:
+            return
+        if not idle:
+            tail.run = SEVERAL_RUNS
+            return
+        if tail.run != NO_RUN:
+            self.forget_stderr()
+        tail.run = run_id
+
+    def forget_stderr(self) -> None:
+        """Drop all stderr output until now."""
+        self._stderr_tail.clear()
 
     def command_line(self) -> str:
-        """Return the command line for an error text, with secrets redacted."""
-        line = " ".join([self._spec.command, *self._spec.args])
-        return str(redact(self._stderr_tail.without_secrets(line)))
+        """Return the command line for an error text: as configured, with secrets redacted."""
+        return str(redact(self._stderr_tail.without_secrets(shown_command_line(self._spec))))
 
     def exit_text(self) -> str:
         """Describe the end: `exited with code 1`, `was killed by SIGKILL`."""
@@ -60,7 +86,7 @@ class ProcessReport:
         return Failure(
             Code.UNREACHABLE,
             f"server {self._spec.plugin!r} {self.exit_text()} while the call was in flight",
-            encode({"exit_code": self.returncode, "stderr": self.stderr_tail()}),
+            encode({"exit_code": self.returncode, "stderr": self.stderr_of_run()}),
         )
 
 

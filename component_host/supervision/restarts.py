@@ -6,12 +6,14 @@ The pause starts at 0.1 s, doubles up to 30 s, and starts over after an uptime o
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from component_host.backend import with_stderr
 from stepflow.errors import StepflowError, Unavailable
 from stepflow.retry import doubling
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +57,20 @@ async def supervise(
 ) -> None:
     """Restart a running server after each end, without limit, and record each end and start in `health`.
 
-    `on_up` is called after each restart, `on_hopeless` after each failed start from the third in a row on.
+    `on_up` is called after each restart, `on_hopeless` after each failed start from the third in a row on. A defect in
+    any of these calls ends no supervision.
     """
+    work = partial(_supervise, server, health, plugin, on_up, on_hopeless)
+    await keep_running(log, "supervision of a server", work, plugin=plugin)
+
+
+async def _supervise(
+    server: Restartable,
+    health: ServerHealth,
+    plugin: str,
+    on_up: Callable[[], None],
+    on_hopeless: Callable[[StepflowError], None],
+) -> None:
     loop = asyncio.get_running_loop()
     pauses = doubling(BACKOFF_S_MIN, BACKOFF_S_MAX)
 

@@ -20,7 +20,7 @@ from stepflow.telemetry import is_secret_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from component_host.backend import BackendContext
+    from component_host.backend import BackendContext, ShownConfig
 
 PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
 """Variables of the host's environment that every server gets."""
@@ -58,6 +58,8 @@ class ProcessSpec:
     stderr_hidden: tuple[str, ...] = ()
     """Prefixes of stderr lines that are neither kept nor logged: some servers echo payloads there."""
     limits: ServerLimits = NO_LIMITS
+    shown: ShownConfig | None = None
+    """The configuration as written; None: as it stands here."""
     secrets: tuple[str, ...] = ()
     """Secrets to redact from stderr that are in no environment variable."""
 
@@ -73,6 +75,7 @@ class ProcessSpec:
             "working_directory": context.working_directory,
             "environ": context.environ,
             "limits": context.limits,
+            "shown": context.shown,
         }
         return cls(**{**fields, **more})
 
@@ -109,7 +112,7 @@ def resolve_command(spec: ProcessSpec) -> str:
         if path.is_file() and os.access(path, os.X_OK):
             return str(path)
         why = "is not an executable file" if path.exists() else "does not exist"
-        raise _not_found(spec, f"{path} {why}")
+        raise _not_found(spec, f"{Path(spec.working_directory, shown_command(spec))} {why}")
 
     if command in ("python", "python3") and (own_folder / command).is_file():
         return str(own_folder / command)
@@ -119,6 +122,16 @@ def resolve_command(spec: ProcessSpec) -> str:
     if found is None:
         raise _not_found(spec, f"it is neither on PATH ({search_path}) nor in {own_folder}")
     return str(Path(found).absolute())
+
+
+def shown_command(spec: ProcessSpec) -> str:
+    """Return the command as the configuration has it, with variables unexpanded."""
+    return spec.command if spec.shown is None else spec.shown.command
+
+
+def shown_command_line(spec: ProcessSpec) -> str:
+    """Return the command line as the configuration has it."""
+    return " ".join((spec.command, *spec.args)) if spec.shown is None else spec.shown.command_line()
 
 
 def limited_command(command: Sequence[str], limits: ServerLimits) -> list[str]:
@@ -140,10 +153,10 @@ def limited_command(command: Sequence[str], limits: ServerLimits) -> list[str]:
 def _not_found(spec: ProcessSpec, searched: str) -> Invalid:
     return Invalid(
         "COMMAND_NOT_FOUND",
-        f"plugin {spec.plugin!r}: the command {spec.command!r} was not found: {searched}; "
+        f"plugin {spec.plugin!r}: the command {shown_command(spec)!r} was not found: {searched}; "
         "install it, or correct `command` in the configuration",
         plugin=spec.plugin,
-        command=spec.command,
+        command=shown_command(spec),
     )
 
 
@@ -154,4 +167,6 @@ __all__ = [
     "resolve_command",
     "secrets_of",
     "server_environment",
+    "shown_command",
+    "shown_command_line",
 ]

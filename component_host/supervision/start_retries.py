@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.retry import doubling
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,8 @@ class StartRetries:
                 return
             except StepflowError as error:
                 log.warning("plugin cannot be configured", plugin=name, reason=error.reason)
+            except Exception as error:  # logged, not raised: the plugin would never be tried again
+                log_defect(log, "plugin not started by a defect", error, plugin=name)
 
 
 __all__ = ["StartRetries"]

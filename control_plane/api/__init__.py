@@ -2,6 +2,8 @@
 
 - `server`: the server, with all servicers over one control plane.
 - `runs`: RunsService. Pages of `ListRuns`, `ListItems` and `ListSteps` are read by `control_plane.listing`.
+- `submissions`: the decoding of submissions, and their admission.
+- `batches`: the messages of a `SubmitBatch`.
 - `flows`: FlowsService.
 - `components`: ComponentsService.
 - `cluster`: ClusterService.

@@ -41,6 +41,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 runs_max=executor.runs_max,
                 engine_version=executor.engine_version,
                 draining=executor.draining,
+                value_bytes_max=executor.value_memory.bytes_max,
+                value_waiting=executor.value_memory.waiting,
             )
 
         async for item in range_all(self._store, keys.HOST_SESSIONS):
@@ -69,16 +71,30 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 
 def _host(host_id: str, session: state_pb2.HostSession) -> cluster_pb2.HostInfo:
     host = cluster_pb2.HostInfo(
-        host_id=host_id, address=session.address, capacity=session.capacity, draining=session.draining
+        host_id=host_id,
+        address=session.address,
+        capacity=session.capacity,
+        draining=session.draining,
+        value_bytes_max=session.value_memory.bytes_max,
+        value_waiting=session.value_memory.waiting,
     )
 
     for plugin in session.plugins:
         host.plugins.add(
             plugin=plugin.plugin,
             type=plugin.type,
-            state=state_pb2.PluginListing.State.Name(plugin.state).removeprefix("STATE_").lower(),
+            state=_state_name(plugin.state),
             last_error=plugin.last_error,
             components=len(plugin.components),
             restarts=plugin.restarts,
         )
     return host
+
+
+def _state_name(state: int) -> str:
+    """Return the state of a plugin as clients read it; hosts of a later version may have states without a name here."""
+    try:
+        name = state_pb2.PluginListing.State.Name(state)
+    except ValueError:
+        return f"unknown ({state})"
+    return name.removeprefix("STATE_").lower()

@@ -6,11 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from control_plane.api.values import INLINE_WORK_BYTES_MAX
+from control_plane.catalog import read_name
 from control_plane.paging import page_size, read_token, write_token
 from stepflow.codec import decode
 from stepflow.errors import Invalid
 from stepflow.flow import Diagnostics, Flow, flow_from_tree, flow_id, validate_flow
-from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc, state_pb2
+from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc
 from stepflow.store import keys
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
 
         await self._control.store_flow(flow)
         if flow.name:
-            reply.version = await self._catalog.add_version(flow.name, reply.flow_id, request.label)
+            added = await self._catalog.add_version(flow.name, reply.flow_id, request.label)
+            reply.version, reply.newest_version, reply.label_from = added.version, added.newest, added.label_from
         reply.stored = True
         return reply
 
@@ -72,7 +74,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         for item in page.items:
             after = keys.tail(keys.FLOW_NAMES, item.key)
             listed = reply.flows.add(name=after)
-            for version in state_pb2.FlowName.FromString(item.value).versions:
+            for version in read_name(item.value).versions:
                 listed.versions.add(
                     flow_id=version.flow_id,
                     version=version.version,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from stepflow.mesh.v1 import values_pb2
     from stepflow.run.views import StepView
 
+LONGEST_MS = 2**32 - 1
+"""Longest duration that an event can carry, 49 days; a longer one is reported as this."""
+
 
 class MessageWriter:
     """Encodes items, steps and events, whose values take the requested form."""
@@ -51,6 +54,7 @@ class MessageWriter:
             retries=view.retries,
             started_at_ms=view.started_at_ms or 0,
             completed_at_ms=view.completed_at_ms or 0,
+            duration_ms=view.duration_ms,
             outcome=outcome,
         )
 
@@ -102,7 +106,9 @@ class MessageWriter:
                 reply.step_started.CopyFrom(runs_pb2.StepStarted(step=step, attempt=event.attempt))
 
             case "progress":
-                progress = runs_pb2.StepProgress(step=step, attempt=event.attempt, message=event.message)
+                progress = runs_pb2.StepProgress(
+                    step=step, attempt=event.attempt, message=event.message, done=event.done, total=event.total
+                )
                 reply.step_progress.CopyFrom(progress)
 
             case "retrying":
@@ -131,7 +137,7 @@ class MessageWriter:
             step=_step_position(event),
             attempt=event.attempt,
             outcome=None if outcome is None else await self._values.outcome(outcome, self._form),
-            duration_ms=max(0, event.duration_ms or 0),
+            duration_ms=min(event.duration_ms or 0, LONGEST_MS),
             failed=event.failure is not None,
         )
 

@@ -9,6 +9,7 @@ from control_plane.api.cluster import ClusterServicer
 from control_plane.api.components import ComponentsServicer
 from control_plane.api.flows import FlowsServicer
 from control_plane.api.runs import RunsServicer
+from control_plane.api.submissions import Submissions
 from control_plane.api.values import Values
 from control_plane.catalog import Catalog
 from control_plane.events import Events
@@ -67,11 +68,12 @@ class ApiServer:
             control,
             store,
             blobs,
-            catalog=catalog,
+            submissions=Submissions(
+                control, store, catalog=catalog, values=values, quota=QuotaGate(store, quota_bytes)
+            ),
             values=values,
             listing=control.listing,
             events=self._events,
-            quota=QuotaGate(store, quota_bytes),
         )
 
         for module, grpc_module, name, servicer in (

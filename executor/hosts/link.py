@@ -16,6 +16,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from google.protobuf.message import DecodeError
+
 from executor.hosts.peer import HostPeer
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -28,7 +30,8 @@ from stepflow.rpc.probe import refuses
 from stepflow.store import keys
 from stepflow.store.follow import follow
 from stepflow.store.lease import LEASE_TTL_S
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
+from stepflow.vital import ended, guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +51,9 @@ GREETING_TIMEOUT_S = 2.0
 RECONNECT_S_MIN = 0.02
 RECONNECT_S_MAX = 1.0
 """Pause between two tries, doubling."""
+
+ROUTES_KEPT_S = 30.0
+"""How long rules are kept that a list of the store lacks."""
 
 OUT_OF_REACH_S_MAX = LEASE_TTL_S
 """A host out of reach for this long has lost its lease, or is cut off from this executor alone: its calls go elsewhere.
@@ -87,7 +93,10 @@ class HostLinks:
         self._links: dict[str, _HostLink] = {}
         self._routes: dict[str, tuple[tuple[Rule, ...], dict[str, str]]] = {}
         """By prefix: the rules, and the types of the plugins that they name."""
+        self._missing_since_s: dict[str, float] = {}
+        """Since when a list of the store lacks rules that are known here, by the monotonic clock."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._followers: list[asyncio.Task[None]] = []
         self.registered = asyncio.Event()
         """The executor has an id: streams may be opened."""
 
@@ -113,7 +122,9 @@ class HostLinks:
             known.set()
 
         following = follow(self._store, prefix, listed=listed, changed=changed)
-        self._keep(asyncio.create_task(following, name=f"follow {prefix}"))
+        follower = asyncio.create_task(following, name=f"follow {prefix}")
+        self._followers.append(follower)
+        self._keep(follower)
         await known.wait()
 
     def connect(self) -> None:
@@ -125,6 +136,10 @@ class HostLinks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def ended(self) -> list[str]:
+        """Return the tasks that have ended although the links go on."""
+        return ended(*self._followers, *(link.task for link in self._links.values()))
+
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -132,7 +147,15 @@ class HostLinks:
     # --- rules --------------------------------------------------------------------------------------------------------
 
     def _routes_listed(self, items: list[KeyValue]) -> None:
-        self._routes.clear()
+        """Take a list. Rules that it lacks are kept for a while: a wiped store gets them again with its hosts."""
+        now_s = time.monotonic()
+        missing = self._routes.keys() - {keys.tail(keys.ROUTES, item.key) for item in items}
+        self._missing_since_s = {prefix: self._missing_since_s.get(prefix, now_s) for prefix in missing}
+        kept = {prefix for prefix, since_s in self._missing_since_s.items() if now_s - since_s < ROUTES_KEPT_S}
+        if kept:
+            log.warning("the store has lost routes; kept until hosts register again", prefixes=sorted(kept))
+
+        self._routes = {prefix: self._routes[prefix] for prefix in kept}
         for item in items:
             self._on_route(item)
         self._update_rules()
@@ -164,6 +187,9 @@ class HostLinks:
         for host_id in self._links.keys() - found:
             self._drop_host(host_id)
         for item in items:
+            link = self._links.get(keys.tail(keys.HOST_SESSIONS, item.key))
+            if link is not None and item.mod_revision < link.modified:
+                link.modified = 0  # an older copy of the store was restored: its revisions begin again
             self._on_session(item)
 
     def _sessions_changed(self, events: Sequence[StoreEvent]) -> None:
@@ -175,7 +201,11 @@ class HostLinks:
 
     def _on_session(self, item: KeyValue) -> None:
         host_id = keys.tail(keys.HOST_SESSIONS, item.key)
-        session = state_pb2.HostSession.FromString(item.value)
+        try:
+            session = state_pb2.HostSession.FromString(item.value)
+        except DecodeError:  # of a later version, say: its calls go to other hosts
+            log.error("a host's session cannot be read", host_id=host_id)
+            return
         link = self._links.get(host_id)
         if link is not None and (link.address, link.created) != (session.address, item.create_revision):
             self._drop_host(host_id)
@@ -222,8 +252,8 @@ class _HostLink:
             reached_at = self._reached_at
             try:
                 reason = await self._carry_frames()
-            except Exception:  # a defect: without this the host would be lost until the executor restarts
-                log.exception("stream failed by a defect", host_id=self.peer.id)
+            except Exception as error:  # without this the host would be lost until the executor restarts
+                log_defect(log, "stream failed by a defect", error, host_id=self.peer.id)
                 reason = ""
 
             # 2. Fail the calls in flight, if they are known to be lost.
@@ -232,7 +262,7 @@ class _HostLink:
             if not reason and time.monotonic() - self._reached_at > OUT_OF_REACH_S_MAX:
                 reason = "it cannot be reached"
             if reason:
-                self._give_up_calls(reason)
+                guarded(log, "giving up calls", self._give_up_calls, reason, host_id=self.peer.id)
 
             # 3. Try again; soon, if the host was reached.
             if self._reached_at > reached_at:

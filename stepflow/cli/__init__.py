@@ -3,12 +3,14 @@
 - `__main__`: the command, its global options, errors as messages and exit codes.
 - `commands/`: one module per command.
 - `options`: the shared options.
+- `strict`: commands that refuse options and arguments that are given but empty.
 - `input/`: reading flows, configs, inputs and values.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.
 - `console`: messages on stderr, results on stdout, exit codes.
 - `tables`: listings on stdout.
 - `driving`: one run of this machine, driven to its end.
+- `interruptible`: work that signals stop in order.
 - `stored`: runs stored on this machine.
 - `remote`: the connection to a mesh.
 - `sources`: `stepflow runs` over either: `stored` or a mesh.

@@ -14,12 +14,14 @@ from typing import Annotated
 
 import typer
 
-from stepflow import __version__, telemetry
+from stepflow import __version__, process_privacy, telemetry
 from stepflow.cli import console
 from stepflow.cli.commands import cluster, components, dev, flows, init, run, runs, submit, test, validate
-from stepflow.errors import StepflowError
+from stepflow.cli.strict import StrictTyper
+from stepflow.errors import FailedPrecondition, StepflowError
+from stepflow.standard_streams import StdoutUnwritable, prepare_streams
 
-app = typer.Typer(
+app = StrictTyper(
     name="stepflow",
     help="Run AI workflows that survive crashes: flows in YAML or JSON, steps in any component server.",
     epilog="\b\nExamples:\n  stepflow init hello\n  stepflow test hello\n  stepflow COMMAND --help",
@@ -70,6 +72,7 @@ def _global_options(
 ) -> None:
     level = log_level.lower() if log_level else ("warning", "info", "debug")[min(verbose, 2)]
     try:
+        process_privacy.apply_switch()
         telemetry.configure(level=level, format=log_format)
     except StepflowError as error:
         raise console.Usage(error.reason, error.message) from None
@@ -77,16 +80,16 @@ def _global_options(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line (default: the arguments of this process) and return the exit code."""
+    prepare_streams()
     try:
         app(args=args, prog_name="stepflow")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else console.EXIT_OK if end.code is None else console.EXIT_FAILED
     except KeyboardInterrupt:
         return console.EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has exited (`stepflow … | head`): stdout must not be flushed again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return console.EXIT_FAILED
+    except StdoutUnwritable as error:
+        # Not after `stepflow … | head`, which typer turns into an exit with code 1: the reader has what it wanted.
+        return report(FailedPrecondition("STDOUT_UNWRITABLE", f"cannot write to stdout: {error.strerror}"))
     except Exception as error:  # the last boundary: every error becomes a message
         return report(error)
     return console.EXIT_OK

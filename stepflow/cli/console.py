@@ -2,16 +2,19 @@
 
 - stdout carries machine output only (results, JSON, YAML); stderr carries all messages for people.
 - Colour is used only on a terminal, and not if NO_COLOR is set.
+- Texts for people may quote peers: `say` shows their control characters instead of writing them.
 - `Usage` ends the process with exit code 2; every other `StepflowError` ends it with 1.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
 from stepflow.errors import Invalid
+from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +28,7 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, the convention of shells."""
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_STYLED = re.compile(r"(\x1b\[(?:0|(?:1|2|31|32|33|36)(?:;(?:1|2|31|32|33|36))*)m)")
 
 
 class Usage(Invalid):
@@ -39,8 +43,15 @@ def out(text: str | bytes) -> None:
 
 
 def say(text: str = "") -> None:
-    """Write a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Write a line to stderr, its control characters as escapes; the styles of `styled` stay."""
+    parts = _STYLED.split(text) if colours_on() else [text]
+    shown = "".join(part if index % 2 else printable(part) for index, part in enumerate(parts))
+    print(shown, file=sys.stderr, flush=True)
+
+
+def show(text: str = "") -> None:
+    """Write a line for people to stdout, its control characters as escapes."""
+    out(printable(text).encode(errors="replace") + b"\n")
 
 
 def warn(text: str) -> None:

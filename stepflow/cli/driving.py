@@ -1,16 +1,16 @@
 """Driving one run on this machine to its end, in an embedded mesh over the run's database.
 
 - Component servers start first. If a server fails to start, nothing is submitted and no database is left behind.
-- SIGINT and SIGTERM stop the run at once: servers end, the journal stays, the run can be resumed. After a second signal
-  the process exits without waiting for the servers; their guards end the servers.
+- SIGINT, SIGTERM and SIGHUP stop the run at once: servers end, the journal stays, the run can be resumed. After a
+  second signal the process exits without waiting for the servers; their guards end the servers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
+import contextlib
 import time
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,19 +18,23 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.texts import duration
 from stepflow.cli.display.trees import result_tree
+from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.config import BuiltinPlugin, MockPlugin
-from stepflow.embedded.mesh import Mesh, plugins_for
-from stepflow.errors import NotFound, StepflowError
+from stepflow.embedded.mesh import Mesh, plugins_for, reader
+from stepflow.errors import Failure, NotFound, StepflowError
 from stepflow.journal import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncGenerator, Coroutine, Iterable
 
+    from control_plane.control_plane import ControlPlane
     from stepflow.cli.display.view import View
+    from stepflow.codec import Json
     from stepflow.config import Config
-    from stepflow.embedded.mesh import RunRequest
+    from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow, Redactor
     from stepflow.store.sqlite.store import SqliteStore
@@ -41,17 +45,12 @@ START_NOTICE_S = 1.0
 _T = TypeVar("_T")
 
 
-class Interrupted(Exception):
-    """A signal has stopped the work."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
-
-
 @dataclass(slots=True)
 class Job:
-    """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already."""
+    """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already.
+
+    `inputs` are those of the request.
+    """
 
     local: LocalRuns
     run_id: str
@@ -60,6 +59,7 @@ class Job:
     redactor: Redactor
     view: View
     request: RunRequest | None = None
+    inputs: Iterable[bytes] = ()
     submitted: bool = field(default=False, init=False)
 
 
@@ -68,12 +68,12 @@ def drive(job: Job) -> Ended:
 
     Raises:
         StepflowError: the run could not begin, and nothing of it is left.
-        typer.Exit: the run has begun and cannot continue (1), or a signal has stopped it (130, 143). The error and the
-            command to resume the run have been printed.
+        typer.Exit: the run has begun and cannot continue (1), or a signal has stopped it (128 + signal). The error and
+            the command to resume the run have been printed.
     """
     job.submitted = job.request is None
     try:
-        return _run_interruptibly(_drive(job), job.view)
+        return run_interruptibly(_drive(job), job.view.end)
     except Interrupted as interrupted:
         console.say(resume_hint(job.local, job.run_id) if job.submitted else "stopped before the run began")
         raise typer.Exit(128 + interrupted.signum) from None
@@ -95,33 +95,10 @@ def resume_hint(local: LocalRuns, run_id: str) -> str:
     return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{elsewhere}"
 
 
-def _run_interruptibly(work: Coroutine[Any, Any, _T], view: View) -> _T:
-    """Run a coroutine on a new event loop. The first signal cancels the coroutine, the second ends the process."""
-    import uvloop
-
-    async def main() -> _T:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(work)
-        received: list[int] = []
-
-        def on_signal(signum: int) -> None:
-            if received:
-                view.end()
-                os._exit(128 + signum)
-            received.append(signum)
-            task.cancel()
-
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, on_signal, signum)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            if not received:
-                raise
-            raise Interrupted(received[0]) from None
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main())
+def results_command(local: LocalRuns, run_id: str) -> str:
+    """Return the command that prints the stored results of a run."""
+    # With --store always: STEPFLOW_SERVER may name a mesh.
+    return f"stepflow runs get {run_id} --json --store {local.folder}"
 
 
 async def _drive(job: Job) -> Ended:
@@ -184,6 +161,8 @@ async def _discard_unless_submitted(job: Job) -> None:
             await store.close()
     except NotFound:
         job.local.discard(job.run_id)
+        with contextlib.suppress(StepflowError):  # inputs that stay do no harm
+            await job.local.blobs().delete_scope(job.run_id)
     except StepflowError:
         return  # unreadable: `stepflow runs list` reports the file
     else:
@@ -231,7 +210,7 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
     mesh.executor.listen(run_id, view.on_event)
     await mesh.start_services()
     if job.request is not None:
-        await mesh.control.submit(job.request)
+        await mesh.submit(job.request, job.inputs)
         job.submitted = True
 
     console.say(f"run_id: {run_id}")
@@ -244,8 +223,26 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
         await asyncio.gather(ticker, return_exceptions=True)
 
     view.tick(run.items_total)
-    items = await mesh.control.items(run_id)
-    return Ended(run, [result_tree(item.outcome, run.status) for item in items])
+    return await read_ended(job.local, mesh.control, run)
+
+
+async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> Ended:
+    """Return an ended run. The results of a batch are read later, from the database."""
+    command = results_command(local, run.run_id)
+    if run.items_total <= 1:
+        items = await control.items(run.run_id)
+        return Ended(run, [result_tree(item.outcome, run.status) for item in items], command)
+
+    async def outcomes() -> AsyncGenerator[Json | Failure | None]:
+        store = await local.read(run.run_id)
+        try:
+            async with aclosing(reader(store, local.blobs()).listing.each_item(run.run_id)) as items:
+                async for item in items:
+                    yield item.outcome
+        finally:
+            await store.close()
+
+    return Ended(run, BatchResults(run.status, outcomes), command)
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:

@@ -12,8 +12,11 @@ from stepflow.codec import decode, encode
 from stepflow.flow.yaml_scalars import reads_as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+
+WRITE_BYTES = 64 * 1024
 
 
 def check_output(output: Path | None) -> None:
@@ -25,23 +28,19 @@ def check_output(output: Path | None) -> None:
         raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}", path=str(output))
 
 
-def write_results(results: Sequence[Any], output: Path | None, *, batch: bool) -> None:
-    """Write FlowResult trees to stdout (JSON) or to a file (format by extension).
+def write_results(results: Iterable[Any], output: Path | None, *, batch: bool) -> None:
+    """Write FlowResult trees as they come, to stdout (JSON) or to a file (format by extension).
 
-    A single run is one value; a batch is JSONL or a YAML list. Raises: Usage.
+    A single run is one value; a batch is JSONL or a YAML list. Raises: OSError.
     """
     if output is None:
-        console.out(_to_lines(results))
+        for text in _joined(_lines(results)):
+            console.out(text)
         return
 
-    if _output_format(output) == "yaml":
-        content = to_yaml(list(results) if batch else results[0]).encode()
-    else:
-        content = _to_lines(results)
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}: {error.strerror}") from None
+    with output.open("wb") as file:
+        for text in _yaml_texts(results, batch=batch) if _output_format(output) == "yaml" else _lines(results):
+            file.write(text)
 
 
 def to_yaml(tree: Any) -> str:
@@ -65,5 +64,31 @@ def _output_format(output: Path) -> Literal["yaml", "json"]:
     return "json" if output.suffix.lower() == ".jsonl" else value_format(output, what="output")
 
 
-def _to_lines(results: Sequence[Any]) -> bytes:
-    return b"".join(encode(result) + b"\n" for result in results)
+def _lines(results: Iterable[Any]) -> Iterator[bytes]:
+    for result in results:
+        yield encode(result) + b"\n"
+
+
+def _joined(texts: Iterable[bytes]) -> Iterator[bytes]:
+    """Join texts to parts of `WRITE_BYTES`: each write to stdout is flushed."""
+    part = bytearray()
+    for text in texts:
+        part += text
+        if len(part) >= WRITE_BYTES:
+            yield bytes(part)
+            part.clear()
+    yield bytes(part)
+
+
+def _yaml_texts(results: Iterable[Any], *, batch: bool) -> Iterator[bytes]:
+    """Yield the parts of a YAML document: a list for a batch."""
+    if not batch:
+        yield to_yaml(next(iter(results))).encode()
+        return
+
+    empty = True
+    for result in results:
+        yield to_yaml([result]).encode()
+        empty = False
+    if empty:
+        yield b"[]\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stepflow.cli.options import DEFAULT_SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from stepflow.client import Client, Run, RunItem, RunStep, Tls
     from stepflow.codec import Json
@@ -24,6 +24,9 @@ FOLLOW_PATIENCE_S = 60.0
 
 ID_SEARCH_RUNS_MAX = 1_000
 """A prefix of an id is searched among this many of the newest runs."""
+
+ITEMS_PER_PAGE = 1_000
+"""Items of a batch read with one call, if small; the server ends a page of large results earlier."""
 
 UUID_CHARS = 36
 
@@ -119,6 +122,13 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
         number -= 1
         if number == 0:
             return
+
+
+async def outcomes(server: str | None, run_id: str) -> AsyncGenerator[Json | Failure | None]:
+    """Yield the outcomes of the items of an ended run, over a connection of its own."""
+    async with connect(server, FOLLOW_PATIENCE_S) as client:
+        async for item in client.items(run_id, page_size=ITEMS_PER_PAGE):
+            yield outcome_of(item)
 
 
 def outcome_of(found: RunItem | RunStep) -> Json | Failure | None:

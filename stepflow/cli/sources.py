@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stepflow.cli import remote
+from stepflow.cli import console, remote
 from stepflow.cli.display.runs import ShownItem, ShownRun
 from stepflow.errors import FailedPrecondition
 
@@ -111,7 +111,7 @@ class LocalSource:
                 run,
                 stored.status_of(self._local, run),
                 [ShownItem(item.item, item.status, item.outcome) for item in await control.items(run_id)],
-                await control.steps(run_id, with_results=True) if steps else [],
+                await control.steps(run_id, with_results=True, on_incomplete=console.warn) if steps else [],
                 begun.redactor,
             )
         finally:
@@ -186,7 +186,7 @@ class RemoteSource:
     async def _read(self, client: Client, text: str, *, steps: bool) -> ShownRun:
         run = await client.get(await remote.find_run(client, text))
         items = [ShownItem(item.item, item.status, remote.outcome_of(item)) async for item in client.items(run.run_id)]
-        found = client.steps(run.run_id, include_results=True)
+        found = client.steps(run.run_id, include_results=True, on_incomplete=console.warn)
         shown = [_step_view(step) async for step in found] if steps else []
         return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
 
@@ -226,6 +226,7 @@ def _step_view(step: RunStep) -> StepView:
         attempt=step.attempt,
         started_at_ms=step.started_at_ms,
         completed_at_ms=step.completed_at_ms,
+        duration_ms=step.duration_ms,
         outcome=remote.outcome_of(step),
         retries=step.retries,
     )

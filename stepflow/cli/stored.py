@@ -1,7 +1,8 @@
 """Runs stored in `.stepflow/`: listing runs, and reading a run back for `resume`.
 
-Databases are opened read-only, one at a time, also while another process owns the database. An unreadable database is
-reported with its file name and skipped.
+Databases are opened read-only, one at a time, also while another process owns the database; for a list, those of ended
+runs only once (`stepflow.embedded.ended_runs`). An unreadable database is reported with its file name, and its run
+is listed as `damaged`.
 """
 
 from __future__ import annotations
@@ -12,27 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
-from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.runs import run_name
-from stepflow.cli.display.trees import result_tree
-from stepflow.cli.driving import Job
+from stepflow.cli.driving import Job, read_ended
 from stepflow.codec import decode
-from stepflow.embedded.mesh import reader
+from stepflow.embedded.ended_runs import EndedRuns
+from stepflow.embedded.mesh import RunView, reader
 from stepflow.errors import NotFound, StepflowError
 from stepflow.flow import Redactor, SecretMap, apply_overrides, flow_from_tree
+from stepflow.ids import begun_at_ms
 from stepflow.journal import blob_reader, read_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from stepflow.cli.display.outcome import Ended
     from stepflow.cli.display.view import View
     from stepflow.config import Config
-    from stepflow.embedded.mesh import RunView
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow
     from stepflow.mesh.v1 import state_pb2
     from stepflow.store.blobs import BlobStore
     from stepflow.store.sqlite.store import SqliteStore
+
+DAMAGED = "damaged"
+"""Status of a run that cannot be read."""
 
 INTERRUPTED = "interrupted"
 """Status of a run that has not ended and that no process drives."""
@@ -45,16 +49,32 @@ def status_of(local: LocalRuns, run: RunView) -> str:
 
 async def list_runs(local: LocalRuns) -> AsyncIterator[tuple[RunView, str]]:
     """Yield all runs with their status, the newest first. Raises: FailedPrecondition (the folder cannot be read)."""
-    for run_id in local.run_ids():
-        try:
-            run = await _view(local, run_id)
-        except NotFound:  # nothing was submitted yet, or the process was killed before the submission
-            continue
-        except StepflowError as error:
-            if not local.is_driven(run_id):  # a driven database may be in the middle of its creation
-                console.error(error)
-            continue
-        yield run, status_of(local, run)
+    run_ids = local.run_ids()
+    ended = EndedRuns(local.folder)
+    try:
+        for run_id in run_ids:
+            known = ended.find(run_id, local.database(run_id))
+            run = known or await _readable_view(local, run_id)
+            if run is None:
+                continue
+            if run.terminal and known is None and run.status != DAMAGED:
+                ended.add(local.database(run_id), run)
+            yield run, status_of(local, run)
+    finally:
+        ended.save(run_ids)
+
+
+async def _readable_view(local: LocalRuns, run_id: str) -> RunView | None:
+    """Read a run; None if there is nothing to show. An unreadable database is reported, and the run is `DAMAGED`."""
+    try:
+        return await _view(local, run_id)
+    except NotFound:  # nothing was submitted yet, or the process was killed before the submission
+        return None
+    except StepflowError as error:
+        if local.is_driven(run_id):  # the database may be in the middle of its creation
+            return None
+        console.error(error)
+        return RunView(run_id, "", "", DAMAGED, 0, 0, 0, 0, created_at_ms=begun_at_ms(run_id), completed_at_ms=None)
 
 
 async def _view(local: LocalRuns, run_id: str) -> RunView:
@@ -105,8 +125,7 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
 
         stored = StoredRun(run_id, flow, run.labels, await _redactor(store, blobs, run_id, record, flow))
         if run.terminal:
-            items = await control.items(run_id)
-            stored.ended = Ended(run, [result_tree(item.outcome, run.status) for item in items])
+            stored.ended = await read_ended(local, control, run)
         return stored
     finally:
         await store.close()

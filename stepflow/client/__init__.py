@@ -12,6 +12,7 @@ Modules:
 - `blocking`: `BlockingClient`, for programs without an event loop.
 - `watch`: the events of a run, over reconnects.
 - `connection`: channels to the control planes, and repeated calls.
+- `batch`: the inputs of a batch, in messages.
 - `requests`: Python values and flow files as messages.
 - `conversion`: messages as the client's data.
 - `model`: the client's data.

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import islice
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepflow.client.client import Client
+from stepflow.client.requests import NOT_GIVEN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+        Mapping,
+    )
     from types import TracebackType
 
     from stepflow.client.model import (
@@ -33,6 +44,9 @@ if TYPE_CHECKING:
     from stepflow.rpc.tls import Tls
 
 _T = TypeVar("_T")
+
+PULLED_TOGETHER = 16
+"""Values of an iterator that are taken with one change of threads."""
 
 
 class BlockingClient:
@@ -84,7 +98,7 @@ class BlockingClient:
             if not self._loop.is_closed():
                 self._do(source.aclose())
 
-    def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
+    def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         return self._do(self._client.store_flow(flow, label=label))
 
     def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
@@ -96,14 +110,28 @@ class BlockingClient:
     def list_flows(self, name_prefix: str = "") -> Iterator[FlowInfo]:
         return self._iterate(self._client.list_flows(name_prefix))
 
-    def delete_flow(self, name: str, *, label: str = "") -> None:
+    def delete_flow(self, name: str, *, label: str = NOT_GIVEN) -> None:
         self._do(self._client.delete_flow(name, label=label))
 
     def submit(self, flow: FlowLike, input: Any = None, **options: Any) -> str:
         return self._do(self._client.submit(flow, input, **options))
 
-    def submit_batch(self, flow: FlowLike, inputs: Sequence[Any], **options: Any) -> str:
-        return self._do(self._client.submit_batch(flow, inputs, **options))
+    def submit_batch(self, flow: FlowLike, inputs: Iterable[Any], **options: Any) -> str:
+        if iter(inputs) is not inputs:
+            return self._do(self._client.submit_batch(flow, inputs, **options))
+
+        # An iterator belongs to the thread of the caller: a cursor of a database refuses any other.
+        pulled = _Pulled(iter(inputs), self._loop)
+        future = asyncio.run_coroutine_threadsafe(
+            self._client.submit_batch(flow, pulled.values(), **options), self._loop
+        )
+        future.add_done_callback(lambda _: pulled.asked.put(None))
+        try:
+            pulled.serve()
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     def submit_runs(self, flow: FlowLike, inputs: Iterable[Any], **options: Any) -> list[str | StepflowError]:
         return self._do(self._client.submit_runs(flow, inputs, **options))
@@ -136,8 +164,19 @@ class BlockingClient:
     def items(self, run_id: str, *, page_size: int = 0) -> Iterator[RunItem]:
         return self._iterate(self._client.items(run_id, page_size=page_size))
 
-    def steps(self, run_id: str, *, include_results: bool = False, page_size: int = 0) -> Iterator[RunStep]:
-        return self._iterate(self._client.steps(run_id, include_results=include_results, page_size=page_size))
+    def steps(
+        self,
+        run_id: str,
+        *,
+        include_results: bool = False,
+        page_size: int = 0,
+        on_incomplete: Callable[[str], None] | None = None,
+    ) -> Iterator[RunStep]:
+        return self._iterate(
+            self._client.steps(
+                run_id, include_results=include_results, page_size=page_size, on_incomplete=on_incomplete
+            )
+        )
 
     def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
         return self._do(self._client.put_blob(content, blob_type=blob_type))
@@ -153,6 +192,45 @@ class BlockingClient:
 
     def drain(self, *, executor_id: str = "", host_id: str = "") -> None:
         self._do(self._client.drain(executor_id=executor_id, host_id=host_id))
+
+
+class _Pulled:
+    """An iterator of this thread, read by the thread of an event loop: `serve` here, `values` there."""
+
+    def __init__(self, source: Iterator[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.asked: SimpleQueue[asyncio.Future[list[Any]] | None] = SimpleQueue()
+        """Futures that wait for the next values; None: no more are wanted."""
+        self._source = source
+        self._loop = loop
+
+    def serve(self) -> None:
+        """Answer until no more values are wanted."""
+        while (answer := self.asked.get()) is not None:
+            found: list[Any] | Exception
+            try:
+                found = list(islice(self._source, PULLED_TOGETHER))
+            except Exception as error:
+                found = error
+            self._loop.call_soon_threadsafe(_answer, answer, found)
+
+    async def values(self) -> AsyncGenerator[Any, None]:
+        while True:
+            answer: asyncio.Future[list[Any]] = self._loop.create_future()
+            self.asked.put(answer)
+            found = await answer
+            for value in found:
+                yield value
+            if len(found) < PULLED_TOGETHER:
+                return
+
+
+def _answer(answer: asyncio.Future[list[Any]], found: list[Any] | Exception) -> None:
+    if answer.done():  # the call was cancelled
+        return
+    if isinstance(found, Exception):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)
 
 
 _END: Any = object()

@@ -6,10 +6,12 @@ own modules.
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from stepflow import codec
+from stepflow.client.batch import BatchInputs
 from stepflow.client.connection import CALL_TIMEOUT_S, Connection
 from stepflow.client.conversion import (
     cluster_of,
@@ -21,13 +23,13 @@ from stepflow.client.conversion import (
     step_of,
 )
 from stepflow.client.model import StoredFlow
-from stepflow.client.requests import document_message, flow_reference, submission, value_message
+from stepflow.client.requests import NOT_GIVEN, document_message, flow_reference, given, submission, value_message
 from stepflow.client.watch import RunWatch
-from stepflow.errors import Invalid, NotFound, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
 from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from stepflow.client.model import ClusterInfo, Component, FlowDiagnostic, FlowInfo, Run, RunItem, RunStep
@@ -41,6 +43,13 @@ DRAIN_TIMEOUT_S = 75.0
 """Longer than the server's own time limit, so that the server's error arrives."""
 
 RUNS_PER_CALL = 200
+
+UNARY_INPUTS_BYTES = 4 * 1024 * 1024
+"""Inputs submitted in one message; larger batches are streamed."""
+
+OLD_BATCH_BYTES_MAX = 30 * 1024 * 1024
+"""Inputs of one message to a server without `SubmitBatch`, below the limit of a message."""
+
 CHUNK_BYTES = 1024 * 1024
 JSON = values_pb2.VALUE_FORM_JSON
 
@@ -68,11 +77,13 @@ class Client:
         """Close the connections; calls in flight end with an error. Idempotent."""
         await self._connection.close()
 
-    async def store_flow(self, flow: Document, *, label: str = "") -> StoredFlow:
+    async def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         """Store a flow, optionally with a label. Raises: Invalid (`FLOW_INVALID`, or a reason of the parser)."""
+        label = given(label, "LABEL_INVALID", "the label")
         request = flows_pb2.StoreFlowRequest(document=document_message(flow), label=label)
         reply = await self._connection.call(lambda to: to.flows.StoreFlow, request)
-        return StoredFlow(reply.flow_id, reply.version, [diagnostic_of(found) for found in reply.diagnostics])
+        found = [diagnostic_of(diagnostic) for diagnostic in reply.diagnostics]
+        return StoredFlow(reply.flow_id, reply.version, found, reply.newest_version, reply.label_from)
 
     async def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
         """Return the findings of validation, fatal or not. Raises: Invalid (not readable as a flow)."""
@@ -93,8 +104,9 @@ class Client:
             for flow in reply.flows:
                 yield flow_info_of(flow)
 
-    async def delete_flow(self, name: str, *, label: str = "") -> None:
-        """Delete a name, or one label of a name. Raises: NotFound."""
+    async def delete_flow(self, name: str, *, label: str = NOT_GIVEN) -> None:
+        """Delete a name, or one label of a name. Raises: NotFound, Invalid (`LABEL_INVALID`)."""
+        label = given(label, "LABEL_INVALID", "the label")
         request = flows_pb2.DeleteFlowRequest(name=name, label=label)
         await self._delete_idempotently(lambda to: to.flows.DeleteFlow, request)
 
@@ -105,7 +117,7 @@ class Client:
     async def submit_batch(
         self,
         flow: FlowLike,
-        inputs: Sequence[Any],
+        inputs: Iterable[Any] | AsyncIterable[Any],
         *,
         run_id: str | None = None,
         variables: Mapping[str, Any] | None = None,
@@ -117,6 +129,9 @@ class Client:
     ) -> str:
         """Submit a run with an item per input and return the run id.
 
+        `inputs` may be of any size: they are read and sent in parts. They are read again after a lost connection; those
+        of an iterator are kept in a temporary file for that. An input has at most 16 MiB, a batch 100,000 inputs.
+
         The call is idempotent: retries of the client make a single run. A `run_id` (a UUID) extends the guarantee over
         a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
         mesh's values.
@@ -125,7 +140,7 @@ class Client:
         """
         request = submission(
             flow,
-            inputs,
+            (),
             run_id,
             variables,
             overrides,
@@ -134,6 +149,18 @@ class Client:
             labels=labels,
             retry=retry,
         )
+        with closing(BatchInputs(inputs)) as batch:
+            texts = await batch.up_to(UNARY_INPUTS_BYTES)
+            if texts is None:
+                try:
+                    reply = await self._connection.send(lambda to: to.runs.SubmitBatch, lambda: batch.messages(request))
+                    return str(reply.run_id)
+                except FailedPrecondition as error:
+                    if error.reason != "CALL_UNKNOWN":
+                        raise
+                    texts = await _for_old_server(batch)
+
+        request.inputs.extend(values_pb2.Value(json=text) for text in texts)
         reply = await self._connection.call(lambda to: to.runs.SubmitRun, request)
         return str(reply.run_id)
 
@@ -142,11 +169,8 @@ class Client:
 
         `options` as for `submit_batch`, without `run_id`.
         """
-        requests = [submission(flow, [value], None, **options) for value in inputs]
         outcomes: list[str | StepflowError] = []
-
-        for start in range(0, len(requests), RUNS_PER_CALL):
-            request = runs_pb2.SubmitRunsRequest(runs=requests[start : start + RUNS_PER_CALL])
+        for request in _submissions(submission(flow, [value], None, **options) for value in inputs):
             reply = await self._connection.call(lambda to: to.runs.SubmitRuns, request)
             outcomes += [_submitted(outcome) for outcome in reply.outcomes]
         return outcomes
@@ -217,7 +241,7 @@ class Client:
             name=name,
             payload=value_message(payload, "the payload"),
             item=item,
-            signal_id=signal_id or str(uuid4()),
+            signal_id=given(signal_id, "SIGNAL_INVALID", "the signal id") or str(uuid4()),
         )
         return str((await self._connection.call(lambda to: to.runs.SignalRun, request)).signal_id)
 
@@ -233,15 +257,26 @@ class Client:
                 yield item_of(item)
 
     async def steps(
-        self, run_id: str, *, include_results: bool = False, page_size: int = 0
+        self,
+        run_id: str,
+        *,
+        include_results: bool = False,
+        page_size: int = 0,
+        on_incomplete: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[RunStep, None]:
-        """Yield the started steps, including steps of sub-runs. Raises: NotFound."""
+        """Yield the started steps, including steps of sub-runs. Raises: NotFound.
+
+        `on_incomplete`: called with the reason if later steps are missing, because a later version wrote them.
+        """
         request = runs_pb2.ListStepsRequest(
             run_id=run_id, include_results=include_results, value_form=JSON, page_size=page_size
         )
         async for reply in self._pages(lambda to: to.runs.ListSteps, request):
             for step in reply.steps:
                 yield step_of(step)
+            if reply.incomplete and on_incomplete is not None:
+                on_incomplete(reply.incomplete)
+                on_incomplete = None
 
     async def put_blob(self, content: bytes, *, blob_type: str = "data") -> str:
         """Store at most 16 MiB and return the blob id. Raises: Invalid (`PAYLOAD_TOO_LARGE`)."""
@@ -301,6 +336,31 @@ class Client:
         except NotFound as error:
             if error.details.get("tries") == 1:
                 raise
+
+
+def _submissions(runs: Iterable[runs_pb2.SubmitRunRequest]) -> Iterator[runs_pb2.SubmitRunsRequest]:
+    """Divide submissions into calls, by number and by size."""
+    request, size = runs_pb2.SubmitRunsRequest(), 0
+    for run in runs:
+        request.runs.append(run)
+        size += run.ByteSize()
+        if len(request.runs) == RUNS_PER_CALL or size >= UNARY_INPUTS_BYTES:
+            yield request
+            request, size = runs_pb2.SubmitRunsRequest(), 0
+    if request.runs:
+        yield request
+
+
+async def _for_old_server(batch: BatchInputs) -> list[bytes]:
+    """Return the inputs for a server that receives batches in one message only. Raises: FailedPrecondition."""
+    texts = await batch.up_to(OLD_BATCH_BYTES_MAX)
+    if texts is None:
+        raise FailedPrecondition(
+            "CALL_UNKNOWN",
+            f"the server is of an earlier version, which receives batches of up to {OLD_BATCH_BYTES_MAX:,} bytes; "
+            "update the control planes of the mesh, or submit several batches",
+        )
+    return texts
 
 
 def _submitted(outcome: runs_pb2.SubmitOutcome) -> str | StepflowError:

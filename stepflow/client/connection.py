@@ -12,7 +12,9 @@ import asyncio
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -30,14 +32,25 @@ from stepflow.rpc.channel import open_channel
 from stepflow.rpc.errors import error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
     from stepflow.rpc.tls import Tls
+
+_T = TypeVar("_T")
 
 DEFAULT_SERVER = "localhost:7840"
 
 CALL_TIMEOUT_S = 30.0
 """Time limit of a call that the server answers at once."""
+
+STREAM_WAIT_S = 300.0
+"""Time limit of one message of a streamed request, and of the answer after the last one."""
+
+BROKEN_PATIENCE_S = 30.0
+"""Patience after a streamed request has broken: a server was there, so another one or its successor comes."""
+
+BREAKS_MAX = 20
+"""How often a streamed request is begun again after it got further than before."""
 
 PAUSE_MIN_S = 0.1
 PAUSE_MAX_S = 2.0
@@ -65,9 +78,10 @@ class Patience:
         self._begun_at = time.monotonic()
         self._pauses_s = doubling(PAUSE_MIN_S, PAUSE_MAX_S)
 
-    def renew(self) -> None:
-        """Reset count, pauses and time: a server has answered."""
+    def renew(self, patience_s: float = 0.0) -> None:
+        """Reset count, pauses and time: a server has answered. `patience_s`: extend the patience to this time."""
         self._begun_at = time.monotonic()
+        self._patience_s = max(self._patience_s, patience_s)
         if self.tries:
             self.tries = 0
             self._pauses_s = doubling(PAUSE_MIN_S, PAUSE_MAX_S)
@@ -134,6 +148,27 @@ class Connection:
                     raise error from None
                 await patience.wait(error, len(self.targets))
 
+    async def send(self, method: Callable[[ServerConnection], Any], messages: Callable[[], AsyncGenerator[Any]]) -> Any:
+        """Call `method`, which receives a stream, with `messages()`; begin again after each break of the connection.
+
+        Raises: StepflowError; the errors of `messages`.
+        """
+        patience = self.patience()
+        furthest = breaks = 0
+        while True:
+            sent = _Sent()
+            try:
+                return await _send(method(self.next_server())(), messages(), sent)
+            except grpc.aio.AioRpcError as failed:
+                error = self.explain(failed)
+                if not isinstance(error, Unavailable):
+                    raise error from None
+
+                if sent.messages > furthest and breaks < BREAKS_MAX:
+                    furthest, breaks = sent.messages, breaks + 1
+                    patience.renew(BROKEN_PATIENCE_S)
+                await patience.wait(error, len(self.targets))
+
     def explain(self, failed: grpc.aio.AioRpcError) -> StepflowError:
         """Convert a failed call into an error; an unreachable server gets the next step for the user."""
         error = error_of(failed)
@@ -160,3 +195,62 @@ class Connection:
         servers, self._servers = self._servers, []
         for server in servers:
             await server.channel.close()
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Counts the messages that one call has sent."""
+
+    messages: int = 0
+
+
+async def _send(call: Any, messages: AsyncGenerator[Any], sent: _Sent) -> Any:
+    """Write all messages to a call and return its answer. Raises: AioRpcError, StepflowError, those of `messages`."""
+    first = _FirstStatus(call)
+    try:
+        async with aclosing(messages):
+            async for message in messages:
+                try:
+                    await _in_time(call.write(message))
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    break  # the call has ended; its status says why
+                sent.messages += 1
+            else:
+                await call.done_writing()
+        return await _in_time(call)
+    except grpc.aio.AioRpcError as failed:
+        raise first.error or failed from None
+    finally:
+        call.cancel()  # no effect on a call that has ended
+
+
+class _FirstStatus:
+    """Keeps the status with which a server ends a call: gRPC replaces it by INTERNAL if a write fails after it."""
+
+    def __init__(self, call: Any) -> None:
+        self.error: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._note)
+
+    def _note(self, call: Any) -> None:
+        code = _at_once(call.code())
+        if code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL):
+            metadata = _at_once(call.initial_metadata()), _at_once(call.trailing_metadata())
+            self.error = grpc.aio.AioRpcError(code, *metadata, details=_at_once(call.details()))
+
+
+def _at_once(work: Coroutine[Any, Any, _T]) -> _T:
+    """Return the result of a coroutine that has nothing to wait for: the call has ended."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("a call that has ended waits")
+
+
+async def _in_time(work: Awaitable[_T]) -> _T:
+    try:
+        async with asyncio.timeout(STREAM_WAIT_S):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded("CALL_TIMEOUT", "the server has not answered in time") from None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def diagnostic_of(message: flows_pb2.FlowDiagnostic) -> FlowDiagnostic:
-    level = flows_pb2.FlowDiagnostic.Level.Name(message.level).removeprefix("LEVEL_").lower()
+    level = _enum_name(flows_pb2.FlowDiagnostic.Level, message.level, "LEVEL_")
     return FlowDiagnostic(message.code, message.kind, level, message.message, message.path)
 
 
@@ -40,7 +40,16 @@ def flow_info_of(message: flows_pb2.NamedFlowVersions) -> FlowInfo:
 
 
 def status_of(number: journal_pb2.RunStatus) -> str:
-    return journal_pb2.RunStatus.Name(number).removeprefix("RUN_STATUS_").lower()
+    return _enum_name(journal_pb2.RunStatus, number, "RUN_STATUS_")
+
+
+def _enum_name(enum: Any, number: int, prefix: str) -> str:
+    """Return the name without its prefix; a server of a later version may send numbers without a name here."""
+    try:
+        name: str = enum.Name(number)
+    except ValueError:
+        return f"unknown ({number})"
+    return name.removeprefix(prefix).lower()
 
 
 def run_of(message: runs_pb2.Run) -> Run:
@@ -107,7 +116,16 @@ def step_of(message: runs_pb2.StepSummary) -> RunStep:
         completed_at_ms=message.completed_at_ms or None,
         raw=raw,
         failure=failure,
+        duration_ms=_step_duration_ms(message),
     )
+
+
+def _step_duration_ms(step: runs_pb2.StepSummary) -> int | None:
+    if step.HasField("duration_ms"):
+        return step.duration_ms
+    # A control plane of an earlier version reports two instants only, possibly of two clocks.
+    ended = step.started_at_ms and step.completed_at_ms
+    return max(0, step.completed_at_ms - step.started_at_ms) if ended else None
 
 
 def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
@@ -122,7 +140,9 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
             return _step_event("step_started", at_ms, message.step_started)
 
         case "step_progress":
-            return _step_event("step_progress", at_ms, message.step_progress, message=message.step_progress.message)
+            progress = message.step_progress
+            facts = {"message": progress.message, "done": progress.done, "total": progress.total}
+            return _step_event("step_progress", at_ms, progress, **facts)
 
         case "step_ended":
             ended = message.step_ended
@@ -204,7 +224,16 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         leader_id=message.leader_id,
         control_plane_id=message.control_plane_id,
         executors=[
-            ExecutorInfo(e.executor_id, e.address, e.runs, e.runs_max, e.engine_version, e.draining)
+            ExecutorInfo(
+                e.executor_id,
+                e.address,
+                e.runs,
+                e.runs_max,
+                e.engine_version,
+                e.draining,
+                value_bytes_max=e.value_bytes_max,
+                value_waiting=e.value_waiting,
+            )
             for e in message.executors
         ],
         hosts=[
@@ -214,6 +243,8 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
                 host.capacity,
                 host.draining,
                 [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
+                value_bytes_max=host.value_bytes_max,
+                value_waiting=host.value_waiting,
             )
             for host in message.hosts
         ],

@@ -46,6 +46,10 @@ class StoredFlow:
     flow_id: str
     version: int
     diagnostics: list[FlowDiagnostic]
+    newest_version: int = 0
+    """Number of the newest version; higher than `version` if an older flow was stored again."""
+    label_from: int = 0
+    """Number of the version that had the label before; 0 if none had it, or this version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,8 @@ class RunStep:
     completed_at_ms: int | None
     raw: bytes
     failure: Failure | None
+    duration_ms: int | None = None
+    """Duration of the last attempt, by one clock; None while running, and if the step was never dispatched."""
 
     @property
     def result(self) -> Any:
@@ -129,7 +135,8 @@ class ClientEvent:
     """An event of a run. Fields that do not apply to `kind` are empty.
 
     `run_id`: for a step of a sub-run, the sub-run's id. `raw`: the result, if results were requested. `until_ms`: end
-    of a sleep, or time of the next attempt. `run`: set in the last event, `run_ended`.
+    of a sleep, or time of the next attempt. `done` and `total`: of a progress report, 0 if unknown. `run`: set in the
+    last event, `run_ended`.
     """
 
     kind: EventKind
@@ -151,6 +158,8 @@ class ClientEvent:
     sub_run_id: str = ""
     executor_id: str = ""
     run: Run | None = None
+    done: float = 0.0
+    total: float = 0.0
 
     @property
     def result(self) -> Any:
@@ -178,6 +187,10 @@ class ExecutorInfo:
     runs_max: int
     engine_version: int
     draining: bool
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Runs that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +212,10 @@ class HostInfo:
     capacity: int
     draining: bool
     plugins: list[PluginInfo]
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stepflow.codec import Json
 from stepflow.errors import Invalid, NotFound
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import flows_pb2, retry_pb2, runs_pb2, values_pb2
@@ -17,15 +18,25 @@ from stepflow.retry import backoff_from_tree, backoff_to_proto
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+class _NotGiven(str):
+    """An empty text that can be told from one that a caller passes."""
+
+    __slots__ = ()
+
+
+NOT_GIVEN = _NotGiven()
+"""Default of an optional text."""
+
 _FLOW_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A stored flow by name; the newest version if no label is given."""
+    """A stored flow by name, with a label or a version number; the newest version without one."""
 
     name: str
-    label: str = ""
+    label: str = NOT_GIVEN
 
 
 Document: TypeAlias = Mapping[str, Any] | Path | bytes
@@ -37,11 +48,17 @@ FlowLike: TypeAlias = Document | Named | str
 
 def value_message(value: Any, name: str) -> values_pb2.Value:
     """Encode a value; errors call it `name`. Raises: Invalid `VALUE_INVALID`."""
+    return values_pb2.Value(json=value_text(value, name))
+
+
+def value_text(value: Any, name: str) -> bytes:
+    """Encode a value as one line of JSON, a `Json` as it is. Raises: Invalid `VALUE_INVALID`, which names `name`."""
+    if isinstance(value, Json):
+        return value.raw
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise Invalid("VALUE_INVALID", f"{name} is not JSON: {error}") from None
-    return values_pb2.Value(json=text)
 
 
 def document_message(flow: Document) -> values_pb2.Value:
@@ -68,15 +85,33 @@ def _file_message(path: Path) -> values_pb2.Value:
 
 def flow_reference(flow: FlowLike) -> flows_pb2.FlowReference:
     if isinstance(flow, Named):
-        return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=flow.name, label=flow.label))
+        label = given(flow.label, "LABEL_INVALID", "the label")
+        return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=flow.name, label=label))
     if not isinstance(flow, str):
         return flows_pb2.FlowReference(document=document_message(flow))
     if _FLOW_ID.fullmatch(flow):
         return flows_pb2.FlowReference(flow_id=flow)
 
-    name, separator, label = flow.rpartition("@")
-    named = flows_pb2.NamedFlow(name=name, label=label) if separator else flows_pb2.NamedFlow(name=flow)
-    return flows_pb2.FlowReference(named=named)
+    name, label = split_name(flow)
+    return flows_pb2.FlowReference(named=flows_pb2.NamedFlow(name=name, label=label))
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """Return name and label of `name` or `name@label`. Raises: Invalid LABEL_INVALID, an empty label."""
+    name, separator, label = text.rpartition("@")
+    return (name, given(label, "LABEL_INVALID", f"the label in {text!r}")) if separator else (text, NOT_GIVEN)
+
+
+def given(text: str | None, reason: str, what: str) -> str:
+    """Return an optional text of a caller, empty if it was not given.
+
+    Raises: Invalid with `reason`, given but empty: mostly from a variable that is not set.
+    """
+    if text is None or text is NOT_GIVEN:
+        return ""
+    if not text.strip():
+        raise Invalid(reason, f"{what} is given but empty; leave it out, or set the variable that it comes from")
+    return text
 
 
 def submission(
@@ -93,7 +128,7 @@ def submission(
 ) -> runs_pb2.SubmitRunRequest:
     """Build the request for a run; a missing `run_id` is generated. Raises: Invalid; NotFound (no such file)."""
     request = runs_pb2.SubmitRunRequest(
-        run_id=run_id or new_run_id(),
+        run_id=given(run_id, "RUN_ID_INVALID", "the run id") or new_run_id(),
         flow=flow_reference(flow),
         inputs=[value_message(value, f"input {index}") for index, value in enumerate(inputs)],
         concurrency_max=concurrency_max or 0,

@@ -7,15 +7,17 @@ clean-up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from stepflow.stop_signals import StopSignals
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from stepflow.component.threads import Threads
 
@@ -67,13 +69,13 @@ def take_descriptors() -> tuple[int, int]:
     return fd_in, fd_out
 
 
-def exit_code_on_signal() -> asyncio.Future[int]:
-    """Return a future of the running loop that SIGTERM or SIGINT settles with 128 + signal."""
+@contextlib.contextmanager
+def exit_code_on_signal() -> Iterator[asyncio.Future[int]]:
+    """Give a future of the running loop that SIGTERM, SIGINT or SIGHUP settles with 128 + signal."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, set_exit_code, ended, 128 + number)
-    return ended
+    with StopSignals(loop, lambda number, _request: set_exit_code(ended, 128 + number)):
+        yield ended
 
 
 def set_exit_code(ended: asyncio.Future[int], code: int) -> None:

@@ -9,6 +9,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from stepflow.standard_streams import open_closed_streams
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,6 +47,7 @@ def serve(
     from stepflow.component.registry import REGISTRY
     from stepflow.errors import Invalid
 
+    open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     # 1. Check components and options.

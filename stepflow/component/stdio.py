@@ -58,23 +58,23 @@ def run_stdio(threads: int | None) -> None:
 async def _serve(fd_in: int, fd_out: int, threads: int | None) -> tuple[int, bool]:
     """Return the exit code, and True if threads are stuck in components."""
     loop = asyncio.get_running_loop()
-    ended = exit_code_on_signal()
+    with exit_code_on_signal() as ended:
 
-    def end() -> None:
-        set_exit_code(ended, 0)
+        def end() -> None:
+            set_exit_code(ended, 0)
 
-    writer = StdoutWriter(loop, fd_out, end)
-    pool = Threads(threads)
-    server = ComponentServer(REGISTRY, writer.send, threads=pool, show_tracebacks=debugging())
-    reader = StdinReader(loop, fd_in, server, end)
-    writer.on_full = reader.pause
-    writer.on_drained = reader.resume
+        writer = StdoutWriter(loop, fd_out, end)
+        pool = Threads(threads)
+        server = ComponentServer(REGISTRY, writer.send, threads=pool, show_tracebacks=debugging())
+        reader = StdinReader(loop, fd_in, server, end)
+        writer.on_full = reader.pause
+        writer.on_drained = reader.resume
 
-    reader.resume()
-    code = await ended
-    reader.pause()
-    writer.flush()
-    return code, await cancel_calls(server.tasks(), pool)
+        reader.resume()
+        code = await ended
+        reader.pause()
+        writer.flush()
+        return code, await cancel_calls(server.tasks(), pool)
 
 
 class StdinReader:
@@ -91,12 +91,14 @@ class StdinReader:
         """Chunks of an unfinished line."""
         self._size = 0
         self._active = False
-        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        mode = os.fstat(fd).st_mode
+        self._is_file = stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not os.isatty(fd))
+        """A regular file or the null device: never blocks, and no loop can watch it."""
 
     def resume(self) -> None:
         if not self._active:
             self._active = True
-            if self._is_file:  # never blocks, and no loop can watch a regular file
+            if self._is_file:
                 self._loop.call_soon(self._read_file)
             else:
                 self._loop.add_reader(self._fd, self._readable)

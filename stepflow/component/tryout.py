@@ -29,14 +29,21 @@ def list_components(registry: Registry) -> int:
 
 
 def _print(text: str) -> int:
-    """Write to stdout; return the exit code: 1 if the reader has gone (`--list | head`)."""
+    """Write to stdout; return the exit code: 1 if that failed."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # The rest of the buffer must not be written again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _unwritable(error)
     return 0
+
+
+def _unwritable(error: OSError) -> int:
+    """Report a failed write to stdout; return the exit code."""
+    if not isinstance(error, BrokenPipeError):  # the reader has what it wanted (`--list | head`)
+        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def call_component(registry: Registry, arguments: Sequence[str]) -> int:
@@ -97,12 +104,16 @@ def _call(registry: Registry, path: str, text: bytes) -> int:
         sys.stdout.flush()
         loop.close()
 
-    error = reply.get("error")
-    if error is None:
-        with os.fdopen(fd_out, "wb") as stdout:
-            stdout.write(msgspec.json.format(msgspec.json.encode(reply["result"]["output"]), indent=2) + b"\n")
+    if "error" not in reply:
+        output = msgspec.json.format(msgspec.json.encode(reply["result"]["output"]), indent=2) + b"\n"
+        try:
+            with os.fdopen(fd_out, "wb") as stdout:
+                stdout.write(output)
+        except OSError as failed:
+            return _unwritable(failed)
         return 0
 
+    error = reply["error"]
     print(f"{error['data'].get('error_code', 'ERROR')}: {error['message']}", file=sys.stderr)
     for detail in ("details", "traceback"):
         if detail in error["data"]:

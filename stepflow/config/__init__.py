@@ -27,7 +27,7 @@ from stepflow.config.model import (
     StepflowPlugin,
     mock_key,
 )
-from stepflow.config.variables import resolve_plugin
+from stepflow.config.variables import resolve_plugin, values_used
 
 __all__ = [
     "NO_LIMITS",
@@ -50,4 +50,5 @@ __all__ = [
     "load_config",
     "mock_key",
     "resolve_plugin",
+    "values_used",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stepflow.config.model import BuiltinPlugin, ConfigInvalid, GrpcPlugin, McpPlugin, MockPlugin, key_text
 
@@ -58,6 +58,26 @@ def resolve_plugin(config: Config, name: str, environ: Mapping[str, str]) -> Plu
             ) from None
 
     return map_texts(config.plugins[name], resolved)
+
+
+def values_used(config: Config, name: str, environ: Mapping[str, str]) -> set[str]:
+    """Return the values of variables that `resolve_plugin` inserts into the texts of a plugin."""
+    noting = _Noting(environ)
+    map_texts(config.plugins[name], lambda _path, text: substitute(text, noting))
+    return noting.used
+
+
+class _Noting(dict[str, str]):
+    """An environment that notes the values read from it."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(environ)
+        self.used: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name in self:
+            self.used.add(self[name])
+        return super().get(name, default)
 
 
 def substitute(text: str, environ: Mapping[str, str]) -> str:

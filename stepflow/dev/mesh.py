@@ -153,8 +153,8 @@ class DevMesh:
                 try:
                     service.start()
                     await service.ready(ready_timeout_s(service))
-                except StepflowError as error:
-                    self._say(error.message)
+                except (StepflowError, OSError) as error:  # OSError: no descriptor, a full disk
+                    self._say(error.message if isinstance(error, StepflowError) else f"{service.name}: {error}")
                     await service.stop(SERVICE_GRACE_S)
                 else:
                     self._say(f"{service.name} is back at {service.address}")

@@ -2,4 +2,5 @@
 
 - `mesh`: control plane, executor and host over one store.
 - `runs_folder`: the folder of the runs of this machine.
+- `ended_runs`: what lists show of ended runs, kept in that folder.
 """

@@ -17,6 +17,7 @@ from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.host import ComponentHost
 from control_plane.admission import RunRequest, check_request
 from control_plane.control_plane import ControlPlane
+from control_plane.inputs import InputCheck, in_parts
 from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
@@ -28,6 +29,7 @@ from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.entries import flow_result
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
+from stepflow.value_budget import default_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -65,14 +67,17 @@ class Mesh:
         self._endpoints: PullEndpoints = {}
 
         backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints)
-        self.host = ComponentHost(HOST_ID, backends, blobs)
+        value_bytes_max = default_bytes() // 2  # executor and host share the process
+        self.host = ComponentHost(HOST_ID, backends, blobs, value_bytes_max=value_bytes_max)
 
         engine = {
             name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
             for name, plugin in config.plugins.items()
             if isinstance(plugin, BuiltinPlugin)
         }
-        self.executor = Executor(store, blobs, rules=config.routes, builtins=engine, name="local")
+        self.executor = Executor(
+            store, blobs, rules=config.routes, builtins=engine, name="local", value_bytes_max=value_bytes_max
+        )
         self.executor.hosts.routes.on_wanted = self._start_late
 
         routed = {rule.plugin for rules in config.routes.values() for rule in rules}
@@ -99,6 +104,10 @@ class Mesh:
         """Start control plane and executor. Unfinished runs in the store continue at once."""
         await self.control.start()
         await self.executor.start()
+
+    async def submit(self, request: RunRequest, inputs: Iterable[bytes]) -> str:
+        """Submit a request with inputs of any size; the request has none itself. Raises as `ControlPlane.submit`."""
+        return await self.control.submit(await self.control.admission.stage(request, _parts(inputs)))
 
     async def close(self) -> None:
         """Stop all parts, component servers included. Unfinished runs can be resumed."""
@@ -149,6 +158,18 @@ class Mesh:
 
         self._peer.plugins = plugins
         self.executor.hosts.set_peer(self._peer, starting=self.starting | self._idle)
+
+
+async def _parts(inputs: Iterable[bytes]) -> AsyncIterator[list[bytes]]:
+    for part in in_parts(inputs):
+        yield part
+
+
+def check_inputs(flow: Flow, inputs: Iterable[bytes], *, schema: bool) -> None:
+    """Refuse inputs with which the flow can never run. `schema`: check against its input schema. Raises: Invalid."""
+    check = InputCheck(flow, schema=schema)
+    for part in in_parts(inputs):
+        check.check(part)
 
 
 def _components(config: Config, name: str, listing: BackendListing) -> PluginComponents:
@@ -260,6 +281,7 @@ __all__ = [
     "Mesh",
     "RunRequest",
     "RunView",
+    "check_inputs",
     "check_request",
     "flow_result",
     "list_components",

@@ -2,24 +2,27 @@
 
     <folder>/runs/<run_id>.db    one run: its request, journal and results (with `-wal`, `-shm` and `.lock`)
     <folder>/blobs/              payloads of all runs that are too large for a database
+    <folder>/ended               what lists show of ended runs (`ended_runs`)
 
 - A database is owned by one process at a time, the process that drives the run; other processes may read it meanwhile.
-- The folder has mode 0700: journals contain the data of users' flows.
-- A damaged database does not affect the others.
+- The folder has mode 0700: journals contain the data of users' flows. One that others can change is refused.
+- A damaged database does not affect the others. Damage of its log is found before SQLite would ignore it.
 
 Not here: the keys in a database (`stepflow.store.keys`), and driving runs (`stepflow.embedded.mesh`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import UUID
 
-from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
+from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError
+from stepflow.store.sqlite.wal import lost_transactions
 
 if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path(".stepflow")
 
 _SUFFIX = ".db"
+_RUN_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""A UUID in canonical form. A folder may hold 50,000 of them, and more other files."""
+
 _SIDE_FILES = ("-wal", "-shm", ".lock")
 """Suffixes of the files next to a database."""
 
@@ -71,12 +77,15 @@ class LocalRuns:
 
         if not self.database(run_id).exists():
             raise self._not_found(run_id)
+        _check_owner(self.folder)
+        await self._check_log(run_id)
         return await SqliteStore.open(self.database(run_id))
 
     async def read(self, run_id: str) -> SqliteStore:
         """Open the database of a run for reading, also while another process owns it. Raises as `own`."""
         from stepflow.store.sqlite.store import SqliteStore
 
+        await self._check_log(run_id)
         return await SqliteStore.open(self.database(run_id), read_only=True)
 
     def discard(self, run_id: str) -> None:
@@ -103,13 +112,14 @@ class LocalRuns:
     def run_ids(self) -> list[str]:
         """Return the ids of all runs, the newest first. Other files are ignored. Raises: FailedPrecondition."""
         try:
-            names = [path.name for path in (self.folder / "runs").iterdir()]
+            with os.scandir(self.folder / "runs") as entries:
+                names = [entry.name for entry in entries]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise self._unusable(error) from None
-        ids = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
-        return sorted(filter(_is_run_id, ids), reverse=True)
+        ids = [name[: -len(_SUFFIX)] for name in names if name.endswith(_SUFFIX)]
+        return sorted(filter(_RUN_ID.fullmatch, ids), reverse=True)
 
     def find(self, text: str) -> str:
         """Return the run id that equals `text` or begins with it. Raises: NotFound, Invalid (an ambiguous prefix)."""
@@ -121,6 +131,29 @@ class LocalRuns:
             raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} run ids begin with {text}: {shown}; give a longer prefix")
         return found[0]
 
+    def exposure(self) -> str:
+        """Return a warning if other users can read the folder; empty without one."""
+        try:
+            mode = self.folder.stat().st_mode & 0o777
+        except OSError:
+            return ""
+        if not mode & 0o077 or mode & 0o022:  # the latter is refused
+            return ""
+        return f"other users can read the runs in {self.folder} (mode {mode:o}): chmod 700 {self.folder}"
+
+    async def _check_log(self, run_id: str) -> None:
+        """Look for lost transactions in the log of a run that nobody drives. Raises: DataLoss `STORE_CORRUPT`."""
+        log = Path(f"{self.database(run_id)}-wal")
+        if not os.path.exists(log) or self.is_driven(run_id):  # noqa: ASYNC240, PTH110  # a stat, before each opening
+            return
+        if await asyncio.to_thread(lost_transactions, log):
+            raise DataLoss(
+                "STORE_CORRUPT",
+                f"{log} is damaged: results of steps are lost. Restore a copy, or delete the file to go on with what "
+                "is left (steps run again)",
+                path=str(log),
+            )
+
     def _not_found(self, run_id: str) -> NotFound:
         return NotFound(
             "RUN_NOT_FOUND",
@@ -130,6 +163,7 @@ class LocalRuns:
 
     def _make_folder(self) -> None:
         if self.folder.is_dir():
+            _check_owner(self.folder)
             return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,8 +179,19 @@ class LocalRuns:
         )
 
 
-def _is_run_id(text: str) -> bool:
+def _check_owner(folder: Path) -> None:
+    """Refuse a folder in which others could forge runs. Raises: FailedPrecondition `STORE_EXPOSED`."""
     try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False
+        found = folder.stat()
+    except OSError:
+        return
+
+    foreign = found.st_uid not in (os.geteuid(), 0)
+    if foreign or found.st_mode & 0o022:
+        who = f"user {found.st_uid}" if foreign else "other users"
+        raise FailedPrecondition(
+            "STORE_EXPOSED",
+            f"{who} can change the runs in {folder}: make it your own (chown) and private (chmod 700 {folder}), or "
+            "name another folder with --store",
+            path=str(folder),
+        )

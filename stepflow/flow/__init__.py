@@ -45,7 +45,7 @@ from stepflow.flow.nodes import Env
 from stepflow.flow.overrides import apply_overrides
 from stepflow.flow.parse import flow_from_tree, parse_flow
 from stepflow.flow.paths import MISSING, Path, parse_path
-from stepflow.flow.schema import InputValidator
+from stepflow.flow.schema import CheckBudget, InputValidator
 from stepflow.flow.secrets import Redactor, SecretMap
 from stepflow.flow.source import DocumentInvalid
 from stepflow.flow.validate import validate_config, validate_flow
@@ -59,6 +59,7 @@ __all__ = [
     "MISSING",
     "REDACTED",
     "Backoff",
+    "CheckBudget",
     "CompiledFlow",
     "CompiledStep",
     "ComplexKey",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stepflow.flow.expr import Expr, compile_expression
+from stepflow.flow.secrets import marks_secrets
 from stepflow.flow.variables import VariableSpecs
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ class CompiledStep(msgspec.Struct, frozen=True):
 
 
 class CompiledFlow(msgspec.Struct, frozen=True):
-    """`must_execute` has the indices of the steps that run even without a reference."""
+    """`must_execute` has the indices of the steps that run even without a reference.
+
+    `marks_secrets`: the flow marks a part of its input or a variable with `is_secret`.
+    """
 
     flow: Flow
     steps: tuple[CompiledStep, ...]
@@ -39,6 +43,7 @@ class CompiledFlow(msgspec.Struct, frozen=True):
     index_of: dict[str, int]
     variables: VariableSpecs
     must_execute: tuple[int, ...]
+    marks_secrets: bool
 
 
 def compile_flow(flow: Flow) -> CompiledFlow:
@@ -67,4 +72,5 @@ def compile_flow(flow: Flow) -> CompiledFlow:
         index_of=index_of,
         variables=variables,
         must_execute=tuple(step.index for step in steps if step.must_execute and index_of[step.id] == step.index),
+        marks_secrets=marks_secrets(flow),
     )

@@ -1,4 +1,4 @@
-"""Durations in the notation of users: `500ms`, `1.5s`, `2m`, `1h`."""
+"""Durations in the notation of users: `500ms`, `1.5s`, `2m`, `1h`, `1d`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from stepflow.flow.source import describe
 DURATION_MS_MAX = 2**32 - 1
 """49 days, the same bound as for back-offs."""
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(ms|s|m|h)", re.ASCII)
-_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(ms|s|m|h|d)", re.ASCII)
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def parse_duration_ms(text: object) -> int:
-    """Return a duration such as `500ms`, `1.5s`, `2m` or `1h` in milliseconds, at least 1.
+    """Return a duration such as `500ms`, `1.5s`, `2m`, `1h` or `1d` in milliseconds, at least 1.
 
     Raises:
         Invalid: DURATION_INVALID.
@@ -29,5 +29,5 @@ def parse_duration_ms(text: object) -> int:
     shown = f"`{text[:40]}`" if isinstance(text, str) else describe(text)
     raise Invalid(
         "DURATION_INVALID",
-        f"a duration is a positive number with a unit (`500ms`, `30s`, `5m`, `1h`; at most 49 days), not {shown}",
+        f"a duration is a positive number with a unit (`500ms`, `30s`, `5m`, `1h`, `1d`; at most 49 days), not {shown}",
     )

@@ -115,23 +115,25 @@ class InputValidator:
                 raise _too_long(units, allowed)
         return self._misfit(tree)
 
-    def first_misfit(self, texts: Iterable[bytes]) -> tuple[int, str, str] | None:
+    def first_misfit(self, texts: Iterable[bytes], budget: CheckBudget | None = None) -> tuple[int, str, str] | None:
         """Check JSON texts under a common limit. Return index, pointer and description of the first violation, or None.
+
+        `budget`: shared with other calls, for texts that arrive in parts.
 
         Raises:
             Invalid: SCHEMA_TOO_LARGE, the checks would take too long.
         """
-        allowed, spent = CHECK_UNITS_MIN, 0
+        budget = budget or CheckBudget()
         for index, text in enumerate(texts):
             tree = codec.decode(text)
             if not self._is_cheap:
-                allowed += CHECK_UNITS_PER_BYTE * len(text)
+                budget.allowed += CHECK_UNITS_PER_BYTE * len(text)
                 units = self._cost.units(size_of_text(len(text)), backtracks=self._backtracks)
-                if spent + units > allowed:
+                if budget.spent + units > budget.allowed:
                     units = self._cost.units(measure_value(tree), backtracks=self._backtracks)
-                spent += units
-                if spent > allowed:
-                    raise _too_long(spent, allowed)
+                budget.spent += units
+                if budget.spent > budget.allowed:
+                    raise _too_long(budget.spent, budget.allowed)
 
             problem = self._misfit(tree)
             if problem is not None:
@@ -158,6 +160,15 @@ class InputValidator:
         overlap = self._cost.overlaps.at(size.depth)
         errors = overlap * size.nodes if self._cost.has_alternatives_with_children else overlap
         return errors <= ERROR_UNITS_MAX
+
+
+class CheckBudget:
+    """The work allowed and spent for values that are checked together."""
+
+    __slots__ = ("allowed", "spent")
+
+    def __init__(self) -> None:
+        self.allowed, self.spent = CHECK_UNITS_MIN, 0
 
 
 class _Patterns:

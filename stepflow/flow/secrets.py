@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow import codec
 from stepflow.codec import Json
-from stepflow.redaction import REDACTED, longest_first, redact_values
+from stepflow.redaction import REDACTED, KnownSecrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from stepflow.flow.model import Flow
-
-
-SECRET_CHARS_MIN = 4
-"""Shorter texts occur by chance; replacing them would make messages unreadable and reveal the secret."""
 
 
 class SecretMap:
@@ -135,38 +131,41 @@ def _has_mark(trees: list[Any]) -> bool:
     return False
 
 
-class Redactor:
-    """Replaces the secret values of a run in texts.
+class Redactor(KnownSecrets):
+    """The secret values of a run, and their removal from texts.
 
-    `inputs` are the items' input trees, `variables` the supplied variables (trees or `Json`). Declared secrets of at
-    least `SECRET_CHARS_MIN` characters are replaced, also where they are escaped inside JSON text.
+    `inputs` are the items' input trees, `variables` the supplied variables (trees or `Json`).
     """
 
+    __slots__ = ()
+
     def __init__(self, flow: Flow, inputs: Iterable[Any] = (), variables: Mapping[str, Any] | None = None) -> None:
-        definitions = flow.schema_definitions
-        input_secrets = SecretMap.from_schema(flow.schema("input"), definitions)
-        variable_secrets = SecretMap.from_schema(flow.schema("variables"), definitions)
-        found: set[str] = set()
+        super().__init__(marked_values(flow, inputs, variables))
 
-        if input_secrets:
-            for tree in inputs:
-                _collect(input_secrets.secret_values(_plain(tree)), found)
-        if variable_secrets:
-            supplied = {name: _plain(value) for name, value in (variables or {}).items()}
-            _collect(variable_secrets.secret_values(_schema_defaults(flow) | supplied), found)
 
-        self._secrets = longest_first(found)
+def marks_secrets(flow: Flow) -> bool:
+    """Return True if the flow marks any part of its input or a variable."""
+    parts = (flow.schema("input"), flow.schema("variables"))
+    return any(map(bool, (SecretMap.from_schema(part, flow.schema_definitions) for part in parts)))
 
-    def __bool__(self) -> bool:
-        return bool(self._secrets)
 
-    def text(self, text: str) -> str:
-        """Return `text` with every secret replaced by `[REDACTED]`."""
-        return redact_values(text, self._secrets)
+def marked_values(flow: Flow, inputs: Iterable[Any] = (), variables: Mapping[str, Any] | None = None) -> set[str]:
+    """Return the texts within marked values of inputs and variables (trees or `Json`), and the numbers in JSON form."""
+    definitions = flow.schema_definitions
+    input_secrets = SecretMap.from_schema(flow.schema("input"), definitions)
+    variable_secrets = SecretMap.from_schema(flow.schema("variables"), definitions)
+    found: set[str] = set()
+
+    if input_secrets:
+        for tree in inputs:
+            _collect(input_secrets.secret_values(_plain(tree)), found)
+    if variable_secrets:
+        supplied = {name: _plain(value) for name, value in (variables or {}).items()}
+        _collect(variable_secrets.secret_values(_schema_defaults(flow) | supplied), found)
+    return found
 
 
 def _collect(values: Iterable[Any], found: set[str]) -> None:
-    """Add every text within the secret values, and every number in its JSON form."""
     todo = list(values)
     while todo:
         value = todo.pop()
@@ -175,9 +174,7 @@ def _collect(values: Iterable[Any], found: set[str]) -> None:
         elif isinstance(value, list):
             todo.extend(value)
         elif value is not None and not isinstance(value, bool):
-            text = value if isinstance(value, str) else codec.encode(value).decode()
-            if len(text) >= SECRET_CHARS_MIN:
-                found.update((text, codec.encode(text).decode()[1:-1]))
+            found.add(value if isinstance(value, str) else codec.encode(value).decode())
 
 
 def _schema_defaults(flow: Flow) -> dict[str, Any]:

@@ -153,8 +153,9 @@ class _Checker:
         path = json_path(doc_path)
         match ref:
             case syntax.StepRef(target):
-                yield from self.step_reference(target, path, step, earlier)
-                if ref.path.parts:
+                problems = list(self.step_reference(target, path, step, earlier))
+                yield from problems
+                if ref.path.parts and not problems:
                     yield _unvalidated(path, f"path {ref.path} of step '{target}'", step_id=target, path=ref.path.text)
             case syntax.InputRef(where):
                 if where.parts and self.flow.schema("input") is None:
@@ -210,6 +211,7 @@ class _Checker:
                 yield Diagnostic(2004, f"Variable '{name}' is not declared; its default is used{hint}", path, data)
             else:
                 yield Diagnostic(2005, f"Variable '{name}' is not declared and has no default{hint}", path, data)
+            return
 
         if len(ref.path.parts) > 1:
             yield _unvalidated(path, f"path {ref.path} of variable '{name}'", variable=name, path=ref.path.text)

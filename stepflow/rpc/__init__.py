@@ -8,6 +8,7 @@
 - `options`: limits and keep-alives, the same for both ends.
 - `probe`: whether an address refuses connections.
 - `process`: the process of a service: options, store, signals, the ready line.
+- `requests`: requests decoded, or refused as malformed.
 - `tls`: TLS files, and addresses.
 
 Knows no service. Import the submodules late in code that must start fast: gRPC takes about 0.2 s.

@@ -1,6 +1,7 @@
 """The process of a service: options, store, signals, the ready line. Shared by the three services.
 
-- The first SIGTERM or SIGINT shuts the service down in order; the second ends the process at once.
+- The first SIGTERM, SIGINT or SIGHUP shuts the service down in order; a second one, later than
+  `stop_signals.REPEAT_S`, ends the process at once.
 - User errors are one line on stderr, with exit code 1 and no traceback.
 - A ready service writes one line of JSON to stdout: `{"service": …, "id": …, "address": …}`.
 
@@ -14,16 +15,17 @@ import asyncio
 import gc
 import json
 import os
-import signal
 import socket
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stepflow import telemetry
+from stepflow import process_privacy, telemetry
 from stepflow.errors import Invalid, StepflowError, Unavailable
+from stepflow.standard_streams import StdoutUnwritable, prepare_streams
+from stepflow.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -64,9 +66,24 @@ class ServiceConfig:
         return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "[::]") else listening  # noqa: S104  # a comparison
 
 
+class StrictParser(argparse.ArgumentParser):
+    """Refuses an option that is given but empty: `--tls-ca ""` would lose the check of clients."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        for index, word in enumerate(words):
+            name, given, value = word.partition("=")
+            if name.startswith("--") and given and not value.strip():
+                self.error(f"{name} is given but empty; leave it out, or set the variable that it comes from")
+            if not word.strip():
+                name = words[index - 1] if index else "an argument"
+                self.error(f"{name} is given but empty; leave it out, or set the variable that it comes from")
+        return super().parse_known_args(words, namespace)
+
+
 def parser(service: str, port: int, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every service has."""
-    made = argparse.ArgumentParser(prog=f"python -m {service}", description=description, allow_abbrev=False)
+    made = StrictParser(prog=f"python -m {service}", description=description, allow_abbrev=False)
     made.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT", help="default: %(default)s")
     made.add_argument("--advertise", default="", metavar="HOST:PORT", help="where the others reach this process")
     made.add_argument("--etcd", required=True, metavar="HOST:PORT[,…]", help="endpoints of etcd, or https:// URLs")
@@ -89,6 +106,26 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
     made.add_argument("--log-level", default="info", choices=sorted(telemetry.LEVELS))
     made.add_argument("--log-format", default="text", choices=telemetry.FORMATS)
     return made
+
+
+def add_value_memory(parser: argparse.ArgumentParser) -> None:
+    """Add the option for services that hold values."""
+    parser.add_argument(
+        "--value-memory",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="memory for large values; runs and calls wait for it in order; "
+        "default: a quarter of the memory limit of the cgroup or the machine",
+    )
+
+
+def value_bytes_max(options: argparse.Namespace) -> int:
+    """Return the memory for large values in bytes, 0 for the default. Raises: Invalid."""
+    if options.value_memory < 0:
+        raise Invalid("VALUE_MEMORY_INVALID", "--value-memory must be at least 1, or 0 for the default")
+    size: int = options.value_memory * 2**20
+    return size
 
 
 def read_options(options: argparse.Namespace) -> ServiceConfig:
@@ -154,7 +191,10 @@ def ready(service: str, identity: str, address: str) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
-    print(json.dumps({"service": service, "id": identity, "address": address}), flush=True)
+    try:
+        print(json.dumps({"service": service, "id": identity, "address": address}), flush=True)
+    except StdoutUnwritable as error:  # nothing else needs stdout
+        telemetry.get_logger(__name__).warning("the ready line cannot be written to stdout", error=error.strerror)
 
 
 def run(
@@ -169,10 +209,13 @@ def run(
     """
     import uvloop
 
+    prepare_streams()
     options = arguments.parse_args(argv)
     telemetry.configure(level=options.log_level, format=options.log_format)
+    telemetry.hide(value for name, value in os.environ.items() if telemetry.is_secret_name(name))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
+            process_privacy.apply_switch()
             runner.run(_serve(serve(options)))
         except StepflowError as error:
             print(f"{arguments.prog}: {error.message} ({error.reason})", file=sys.stderr)
@@ -184,27 +227,24 @@ async def _serve(service: AbstractAsyncContextManager[None]) -> None:
     stop = asyncio.Event()
     starting = asyncio.ensure_future(service.__aenter__())
 
-    def end(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)  # second signal: a hanging shutdown must not keep the process alive
+    def end(number: int, request: int) -> None:
+        if request > 1:
+            os._exit(128 + number)  # a hanging shutdown must not keep the process alive
         stop.set()
         starting.cancel()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number)
+    with StopSignals(asyncio.get_running_loop(), end):
+        try:
+            await starting
+        except asyncio.CancelledError:
+            if stop.is_set():
+                return
+            raise
 
-    try:
-        await starting
-    except asyncio.CancelledError:
-        if stop.is_set():
-            return
-        raise
-
-    try:
-        await stop.wait()
-    finally:
-        await service.__aexit__(None, None, None)
+        try:
+            await stop.wait()
+        finally:
+            await service.__aexit__(None, None, None)
 
 
 __all__ = ["ServiceConfig", "open_health", "open_store", "parser", "read_options", "ready", "run"]

@@ -1,6 +1,7 @@
 """gRPC servers: TLS, health, reflection, and the end of a failed call.
 
 - A `StepflowError` ends a call with its family's status, encoded by `errors`.
+- A request that is no message of its type ends its call with INVALID_ARGUMENT, see `requests`.
 - Any other exception becomes INTERNAL and a log record; its text stays in the server, for it may quote a payload.
 
 A server listens beyond loopback only with TLS or an explicit `insecure`.
@@ -9,17 +10,19 @@ A server listens beyond loopback only with TLS or an explicit `insecure`.
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import FailedPrecondition, Invalid, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, Overloaded, StepflowError
 from stepflow.rpc import health
 from stepflow.rpc.errors import status_of
 from stepflow.rpc.health import ProcessHealth
 from stepflow.rpc.options import CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
+from stepflow.rpc.requests import MalformedRequest, decode_request
 from stepflow.rpc.tls import is_loopback, parse_address
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import ThrottledLog, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from stepflow.rpc.tls import Tls
 
 log = get_logger(__name__)
+_throttled = ThrottledLog(log)
+"""For what any client can cause at will."""
 
 
 class RpcServer:
@@ -120,45 +125,51 @@ class RpcServer:
 
 
 class _Errors(grpc.aio.ServerInterceptor):
-    """Translates exceptions of the mesh's services into statuses."""
+    """Refuses malformed requests, and translates exceptions of all services into statuses."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         handler = await continuation(handler_call_details)
-        method: str = handler_call_details.method
-        if handler is None or not method.startswith("/stepflow."):
+        if handler is None:
             return handler
 
         kind = "_".join(
             "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
         )
+        method: str = handler_call_details.method
+        decode = partial(decode_request, method, handler.request_deserializer)
         guard = _guard_stream if handler.response_streaming else _guard_unary
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(
-            guard(method, getattr(handler, kind)),
-            request_deserializer=handler.request_deserializer,
+            # gRPC decodes a single request before the behaviour runs, and what fails there is no status but a defect.
+            guard(method, getattr(handler, kind), None if handler.request_streaming else decode),
+            request_deserializer=decode if handler.request_streaming else None,
             response_serializer=handler.response_serializer,
         )
 
 
-def _guard_unary(method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+def _guard_unary(
+    method: str, behaviour: Callable[[Any, Any], Awaitable[Any]], decode: Callable[[bytes], Any] | None
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def guarded(request: Any, context: Any) -> Any:
         try:
-            return await behaviour(request, context)
+            return await behaviour(decode(request) if decode else request, context)
         except Exception as error:
             await _abort(method, context, error)
 
     return guarded
 
 
-def _guard_stream(method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _guard_stream(
+    method: str, behaviour: Callable[[Any, Any], Any], decode: Callable[[bytes], Any] | None
+) -> Callable[[Any, Any], Any]:
     if not inspect.isasyncgenfunction(behaviour):
-        return _guard_unary(method, behaviour)  # replies through the context
+        return _guard_unary(method, behaviour, decode)  # replies through the context
 
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for reply in behaviour(request, context):
+            async for reply in behaviour(decode(request) if decode else request, context):
                 yield reply
         except Exception as error:
             await _abort(method, context, error)
@@ -169,10 +180,18 @@ def _guard_stream(method: str, behaviour: Callable[[Any, Any], Any]) -> Callable
 async def _abort(method: str, context: Any, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, MemoryError):
+        error = Overloaded("OUT_OF_MEMORY", f"{method} needs more memory than this service has; ask for less at once")
+    if isinstance(error, NotImplementedError):  # a method of a generated base class
+        _throttled.warning("call of a method that is not served", method, method=method, peer=context.peer())
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here")
     if not isinstance(error, StepflowError):
         log.exception("call failed by a defect", method=method)
         await context.abort(grpc.StatusCode.INTERNAL, f"a defect in {method}; the server's log has more")
     assert isinstance(error, StepflowError)
+
+    if isinstance(error, MalformedRequest):
+        _throttled.warning("malformed request refused", method, method=method, peer=context.peer(), error=error.message)
     status = status_of(error)
     code = grpc.StatusCode[error.status]
     metadata = (("grpc-status-details-bin", status.SerializeToString()),)

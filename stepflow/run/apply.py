@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from stepflow.errors import Code, DataLoss
+from stepflow.errors import DataLoss, FailedPrecondition
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
-from stepflow.run.entries import failure_from_pb, json_of
+from stepflow.run.entries import CodeUnknown, code_from_pb, failure_from_pb, json_of
 from stepflow.run.phases import DONE, PARENT, RETRYING, SLEEPING, WAITING, IllegalTransition
 from stepflow.run.scope import Scope, StepRun
 from stepflow.run.state import POISON_WINDOW_MS, RunState
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stepflow.codec import Json
     from stepflow.flow import CompiledFlow
     from stepflow.mesh.v1 import state_pb2
+
+UNKNOWN_ENTRY = "ENTRY_UNKNOWN"
+"""Reason of an entry that a later version wrote."""
 
 
 def new_run(
@@ -60,6 +63,7 @@ def apply(state: RunState, entry: pb.Entry) -> None:
 
     Raises:
         DataLoss: the entry cannot follow the previous entries.
+        FailedPrecondition: `ENTRY_UNKNOWN`, a later version wrote the entry.
     """
     if state.status is not None:
         raise _inconsistent(state, entry, "the run has ended before it")
@@ -71,14 +75,16 @@ def apply(state: RunState, entry: pb.Entry) -> None:
     kind = entry.WhichOneof("kind")
     record = ENTRY_KINDS.get(kind)
     if record is None:
-        raise _inconsistent(state, entry, "its kind is not known to this version")
+        raise _unknown(state, entry, "its kind")
     if kind not in _KINDS_WITHOUT_PROGRESS:
-        state.adoptions_in_a_row = state.adoptions_fruitless = 0
+        state.adoptions_in_a_row = state.adoptions_fruitless = state.adoptions_given_back = 0
 
     try:
         record(state, entry)
     except IllegalTransition as error:
         raise _inconsistent(state, entry, str(error)) from None
+    except CodeUnknown as error:
+        raise _unknown(state, entry, f"failure code {error.code}") from None
 
 
 # One function a kind of entry, in the order of the protobuf.
@@ -90,7 +96,9 @@ def _adopted(state: RunState, entry: pb.Entry) -> None:
         state.adoptions_in_a_row = state.adoptions_fruitless = 0
 
     state.adoptions += 1
-    if not fact.handed_over:
+    if fact.given_back:
+        state.adoptions_given_back += 1
+    elif not fact.handed_over:
         owners = 2 if fact.unnoted_owner else 1
         state.adoptions_in_a_row += owners
         state.adoptions_fruitless += owners
@@ -99,17 +107,37 @@ def _adopted(state: RunState, entry: pb.Entry) -> None:
     if state.adoptions == 1:
         state.root.created_at_ms = state.last_at_ms
         state.opening.append(state.root)
+    elif state.timers:
+        _carry_waits_over(state)
+
+
+def _carry_waits_over(state: RunState) -> None:
+    """Move the pending wake-ups from the clock of the previous owner to the clock of the next.
+
+    No wait gets longer: if the next owner's clock lags behind the journal, a wait has no more left than at the previous
+    owner's last entry, and never more than its whole duration.
+    """
+    lag_ms = max(0, -state.quiet_ms)
+    timers, state.timers = state.timers, []
+    for at_ms, *_, step in timers:
+        if step.wake_at_ms != at_ms or step.item.active.get(step.index) is not step:
+            continue  # a cancelled timer
+        step.wake_at_ms = at_ms - lag_ms
+        if step.wait_ms:
+            step.wake_at_ms = min(step.wake_at_ms, state.last_at_ms + step.wait_ms)
+        state.push_timer(step)
 
 
 def _step_completed(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     item = step.item
+    fact = entry.step_completed
+    failure = failure_from_pb(fact.failure) if fact.HasField("failure") else None
     state.leave_flight(step, DONE)
     del item.active[step.index]
 
-    fact = entry.step_completed
-    if fact.HasField("failure"):
-        item.env.results[step.index] = failure_from_pb(fact.failure)
+    if failure is not None:
+        item.env.results[step.index] = failure
         item.step_failed = True
     else:
         value = json_of(fact.result)
@@ -126,9 +154,10 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
 def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     fact = entry.attempt_failed
+    code = code_from_pb(fact.failure)
     state.leave_flight(step, RETRYING)
 
-    if retry_class(Code(fact.failure.code)) is RetryClass.COMPONENT:
+    if retry_class(code) is RetryClass.COMPONENT:
         step.component_failed += 1
     else:
         step.transport_failed += 1
@@ -138,19 +167,21 @@ def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
     if step.sub_runs and step.sub_runs[0].kind != pb.SUB_RUN_KIND_CALLBACK:
         step.sub_runs = None
 
-    step.wake_at_ms = fact.retry_at_ms
+    step.wake_at_ms, step.wait_ms = fact.retry_at_ms, fact.delay_ms
     state.push_timer(step)
 
 
 def _timer_set(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     step.enter(SLEEPING)
-    step.wake_at_ms = entry.timer_set.fire_at_ms
+    step.wake_at_ms, step.wait_ms = entry.timer_set.fire_at_ms, entry.timer_set.duration_ms
     state.push_timer(step)
 
 
 def _sub_run_started(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
+    if entry.sub_run_started.kind not in pb.SubRunKind.values():
+        raise _unknown(state, entry, f"sub-run kind {entry.sub_run_started.kind}")
     if entry.sub_run_started.kind != pb.SUB_RUN_KIND_CALLBACK:
         step.enter(PARENT)
     state.unopened.append((step, entry))
@@ -163,10 +194,13 @@ def _inbox_taken(state: RunState, entry: pb.Entry) -> None:
     if fact.HasField("signal"):
         queue_key = (entry.item, fact.signal.name)
         state.signals.setdefault(queue_key, deque()).append(json_of(fact.signal.payload))
+        state.signals_unreceived += 1
         _match_signals(state, queue_key)
 
 
 def _run_completed(state: RunState, entry: pb.Entry) -> None:
+    if entry.run_completed.status not in pb.RunStatus.values():
+        raise _unknown(state, entry, f"run status {entry.run_completed.status}")
     state.status = entry.run_completed.status
     _end_items(state, entry)
 
@@ -177,7 +211,7 @@ def _signal_awaited(state: RunState, entry: pb.Entry) -> None:
     step.enter(WAITING)
     step.signal = None
     if fact.until_ms:
-        step.wake_at_ms = fact.until_ms
+        step.wake_at_ms, step.wait_ms = fact.until_ms, fact.timeout_ms
         state.push_timer(step)
 
     queue_key = (_root_item(step), fact.name)
@@ -213,6 +247,7 @@ def _match_signals(state: RunState, queue_key: tuple[int, str]) -> None:
         step = waits.popleft()
         if step.phase is WAITING and step.signal is None and step.item.active.get(step.index) is step:
             step.signal = signals.popleft()
+            state.signals_unreceived -= 1
             step.wake_at_ms = -1
             state.signalled.append(step)
 
@@ -244,6 +279,16 @@ def _end_items(state: RunState, entry: pb.Entry) -> None:
             if item.outcome is None:
                 end_item(state, item, cause)
             item.active.clear()
+
+
+def _unknown(state: RunState, entry: pb.Entry, what: str) -> FailedPrecondition:
+    kind = entry.WhichOneof("kind") or "of an unknown kind"
+    return FailedPrecondition(
+        UNKNOWN_ENTRY,
+        f"journal of run {state.run_id}, partition {state.partition}: entry {state.entries_journaled} ({kind}) is of a "
+        f"later version: {what} is not known to this version; update it",
+        run_id=state.run_id,
+    )
 
 
 def _inconsistent(state: RunState, entry: pb.Entry, why: str) -> DataLoss:

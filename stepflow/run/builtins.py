@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from stepflow.codec import Json, encode
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure
+from stepflow.flow.nodes import TOO_LARGE
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.entries import flow_result
 from stepflow.run.state import DEPTH_MAX, Blobs, RunState, Stored
@@ -22,8 +23,8 @@ from stepflow.run.values import evaluate_input, required_blob
 if TYPE_CHECKING:
     from stepflow.run.scope import Scope, StepRun
 
-FIRE_AT_MS_MAX = 2**62
-"""Latest instant of a timer; later ones would not fit into an int64."""
+WAIT_MS_MAX = 2**61
+"""Longest wait; the instants of longer ones would not fit into an int64."""
 
 SIGNAL_NAME_CHARS_MAX = 128
 
@@ -64,11 +65,13 @@ def begin(state: RunState, step: StepRun, name: str, input: bytes, now_ms: int, 
         return Failure(Code.INVALID_INPUT, f"input of /{name}: {error}")
 
     if name == "sleep":
-        return pb.TimerSet(fire_at_ms=min(now_ms + step.memo.duration_ms, FIRE_AT_MS_MAX))
+        duration_ms = min(step.memo.duration_ms, WAIT_MS_MAX)
+        return pb.TimerSet(fire_at_ms=now_ms + duration_ms, duration_ms=duration_ms)
     if name == "wait_for_signal":
-        timeout_ms: int | None = step.memo.timeout_ms
-        until_ms = 0 if timeout_ms is None else min(now_ms + timeout_ms, FIRE_AT_MS_MAX)
-        return pb.SignalAwaited(name=step.memo.name, until_ms=until_ms)
+        if step.memo.timeout_ms is None:
+            return pb.SignalAwaited(name=step.memo.name)
+        timeout_ms = min(step.memo.timeout_ms, WAIT_MS_MAX)
+        return pb.SignalAwaited(name=step.memo.name, until_ms=now_ms + timeout_ms, timeout_ms=timeout_ms)
 
     if step.item.scope.depth >= DEPTH_MAX:
         return Failure(Code.ORCHESTRATOR_ERROR, f"sub-runs are nested deeper than {DEPTH_MAX} levels")
@@ -113,15 +116,28 @@ def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:
     results: list[Json | Failure] = outcomes  # type: ignore[assignment]  # just asserted
 
     if scope.kind == pb.SUB_RUN_KIND_MAP:
-        failed = sum(isinstance(outcome, Failure) for outcome in results)
-        texts = b",".join(flow_result(outcome) for outcome in results)
-        counts = b'],"successful":%d,"failed":%d}' % (len(results) - failed, failed)
-        return Json(b'{"results":[' + texts + counts)
+        return _map_output(step, scope, results)
 
     if scope.kind == pb.SUB_RUN_KIND_EVAL:
         return Json(b'{"result":' + flow_result(results[0]) + b',"run_id":"' + scope.run_id.encode() + b'"}')
 
     return _next_iteration(state, step, scope, results[0], blobs)
+
+
+def _map_output(step: StepRun, scope: Scope, results: list[Json | Failure]) -> Json | Failure:
+    texts: list[bytes] = []
+    size = scope.outcome_bytes
+    for outcome in results:
+        # Measured before the texts are joined: each of 100,000 may be as large as a value may be.
+        text = flow_result(outcome)
+        size += len(text) - (len(outcome.raw) if isinstance(outcome, Json) else 0)
+        if size > PAYLOAD_BYTES_MAX:
+            return Failure(Code.COMPONENT_FAILED, f"the result of step {step.id!r} cannot be kept: {TOO_LARGE.message}")
+        texts.append(text)
+
+    failed = sum(isinstance(outcome, Failure) for outcome in results)
+    counts = b'],"successful":%d,"failed":%d}' % (len(results) - failed, failed)
+    return Json(b'{"results":[' + b",".join(texts) + counts)
 
 
 def _next_iteration(

@@ -14,19 +14,36 @@ def failure_to_pb(failure: Failure, origin: pb.Origin = pb.ORIGIN_UNSPECIFIED) -
     )
 
 
+class CodeUnknown(ValueError):
+    """A failure has a code of a later version."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"failure code {code}")
+        self.code = code
+
+
+def code_from_pb(failure: pb.Failure) -> Code:
+    """Return the code of a failure. Raises: CodeUnknown."""
+    try:
+        return Code(failure.code)
+    except ValueError:
+        raise CodeUnknown(failure.code) from None
+
+
 def failure_from_pb(failure: pb.Failure) -> Failure:
-    return Failure(Code(failure.code), failure.message, failure.data_json)
+    """Raises: CodeUnknown."""
+    return Failure(code_from_pb(failure), failure.message, failure.data_json)
 
 
 def payload_of(value: Json) -> pb.Payload:
     if isinstance(value, Stored):
-        return pb.Payload(blob=value.blob)
+        return pb.Payload(blob=value.blob, blob_bytes=value.blob_bytes)
     return pb.Payload(json=value.raw)
 
 
 def json_of(payload: pb.Payload) -> Json:
     blob = payload.blob
-    return Stored(blob) if blob else Json(payload.json)
+    return Stored(blob, payload.blob_bytes) if blob else Json(payload.json)
 
 
 def flow_result(outcome: Json | Failure) -> bytes:

@@ -22,7 +22,7 @@ class JournaledStep:
     `StepRun` sets the initial values: a second constructor would cost every step a call.
     """
 
-    __slots__ = ("component_failed", "signal", "transport_failed", "wake_at_ms")
+    __slots__ = ("component_failed", "signal", "transport_failed", "wait_ms", "wake_at_ms")
 
     transport_failed: int
     """Failed attempts charged to the transport budget."""
@@ -30,6 +30,8 @@ class JournaledStep:
     """Failed attempts charged to the step's own budget."""
     wake_at_ms: int
     """Instant of the step's only valid timer; -1 if the timer was cancelled."""
+    wait_ms: int
+    """The same wait as a duration; 0 = unknown. Bounds the wait under a later owner."""
     signal: Json | None
     """Payload of the signal that the step received."""
 
@@ -53,7 +55,7 @@ class StepRun(JournaledStep):
 
     def __init__(self, item: Item, index: int, ready_at: int) -> None:
         self.transport_failed = self.component_failed = 0
-        self.wake_at_ms = 0
+        self.wake_at_ms = self.wait_ms = 0
         self.signal = None
 
         self.item = item
@@ -108,6 +110,7 @@ class Item:
         "dirty",
         "env",
         "index",
+        "marked",
         "missing",
         "open",
         "outcome",
@@ -135,6 +138,8 @@ class Item:
         self.waiters: dict[int, list[int]] = {}
         """By step: the readers that wait for its result."""
 
+        self.marked: set[str] | None = None
+        """Marked values of an input in the blob store, kept once the input was loaded."""
         self.output_ready = False
         self.outcome: Json | Failure | None = None
         self.completed_at_ms = 0
@@ -157,6 +162,7 @@ class Scope:
         "key",
         "kind",
         "number",
+        "outcome_bytes",
         "parent",
         "plan",
         "run_id",
@@ -200,6 +206,8 @@ class Scope:
         self.items: list[Item] = []
         """Items opened so far, in order."""
         self.items_done = 0
+        self.outcome_bytes = 0
+        """Bytes of the items' results, of a `map`."""
 
     @property
     def ended(self) -> bool:

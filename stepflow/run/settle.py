@@ -18,6 +18,7 @@ from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RETRY_AFTER_MS_MAX, RetryClass, backoff_from_proto, delay_ms, retry_class
 from stepflow.run.entries import failure_to_pb, payload_of
+from stepflow.run.secrets import failure_without_secrets
 
 if TYPE_CHECKING:
     from stepflow.flow import OnError
@@ -36,24 +37,31 @@ def settle(
     origin: pb.Origin,
     attempt: int,
     started_at_ms: int,
+    duration_ms: int,
     host: str,
     now_ms: int,
 ) -> pb.Entry:
-    """Return the entry for the outcome of an attempt. The step must be active."""
+    """Return the entry for the outcome of an attempt, a failure without marked values. The step must be active.
+
+    `duration_ms` comes from one clock; 0 = unknown.
+    """
     entry = pb.Entry(scope=step.item.scope.number, item=step.item.index, step=step.index, at_ms=now_ms)
     if not isinstance(outcome, Failure):
         done = entry.step_completed
         done.result.CopyFrom(payload_of(outcome))
         done.attempt, done.started_at_ms, done.host = attempt, started_at_ms, host
+        done.duration_ms = duration_ms
         return entry
 
+    outcome = failure_without_secrets(step.item, outcome)
     on_error = step.item.scope.plan.steps[step.index].on_error
     delay = _retry_delay_ms(state, step, on_error, outcome, attempt)
     if delay is not None:
         failed = entry.attempt_failed
         failed.failure.CopyFrom(failure_to_pb(outcome, origin))
-        failed.retry_at_ms = now_ms + delay
+        failed.retry_at_ms, failed.delay_ms = now_ms + delay, delay
         failed.attempt, failed.started_at_ms, failed.host = attempt, started_at_ms, host
+        failed.duration_ms = duration_ms
         return entry
 
     done = entry.step_completed
@@ -63,6 +71,7 @@ def settle(
     else:
         done.failure.CopyFrom(failure_to_pb(outcome, origin))
     done.attempt, done.started_at_ms, done.host = attempt, started_at_ms, host
+    done.duration_ms = duration_ms
     return entry
 
 

@@ -1,6 +1,6 @@
 """Listings and events of a run, derived from entries for clients and the command line.
 
-Never stored. `step_event` turns an entry into an event; `list_steps` folds a whole journal.
+Never stored. `step_event` turns an entry into an event; `StepList` folds a journal.
 """
 
 from __future__ import annotations
@@ -37,12 +37,16 @@ class StepEvent(msgspec.Struct, frozen=True):
     attempt: int
     at_ms: int
     duration_ms: int | None = None
-    """Duration of the attempt; None if the step was never dispatched."""
+    """Duration of the attempt, by one clock; None if the step was never dispatched."""
     failure: Failure | None = None
     until_ms: int | None = None
     """When the next attempt, the end of a sleep or the end of a wait for a signal is due."""
     message: str = ""
     """Text of a progress report, or the name of the awaited signal."""
+    done: float = 0.0
+    """Of a progress report: the amount done so far."""
+    total: float = 0.0
+    """Of a progress report: the whole amount; 0 if unknown."""
     parent: tuple[str, int, int] | None = None
     """For a step of a sub-run: run id, item and index of the step that opened the sub-run."""
 
@@ -61,13 +65,13 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
     if kind == "step_completed":
         done = entry.step_completed
         attempt = done.attempt
-        duration = entry.at_ms - done.started_at_ms if done.started_at_ms else None
+        duration = _duration_ms(entry, done)
         if done.HasField("failure"):
             event_kind, failure = "failed", failure_from_pb(done.failure)
     elif kind == "attempt_failed":
         failed = entry.attempt_failed
         attempt, until, failure = failed.attempt, failed.retry_at_ms, failure_from_pb(failed.failure)
-        duration = entry.at_ms - failed.started_at_ms if failed.started_at_ms else None
+        duration = _duration_ms(entry, failed)
     elif kind == "timer_set":
         until = entry.timer_set.fire_at_ms
     elif kind == "signal_awaited":
@@ -91,6 +95,13 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
     )
 
 
+def _duration_ms(entry: pb.Entry, ended: pb.StepCompleted | pb.AttemptFailed) -> int | None:
+    if not ended.started_at_ms:
+        return None
+    # Entries without a duration: the difference of two clocks, which may be negative.
+    return ended.duration_ms or max(0, entry.at_ms - ended.started_at_ms)
+
+
 def _parent(scope: Scope) -> tuple[str, int, int] | None:
     opener = scope.parent
     if opener is None:
@@ -108,7 +119,9 @@ _KINDS: dict[str | None, EventKind] = {
 }
 
 
-def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") -> StepEvent:
+def call_event(
+    step: StepRun, kind: EventKind, at_ms: int, message: str = "", *, done: float = 0.0, total: float = 0.0
+) -> StepEvent:
     """Return the event of a dispatch or of a progress report, without an entry."""
     scope = step.item.scope
     return StepEvent(
@@ -122,6 +135,8 @@ def call_event(step: StepRun, kind: EventKind, at_ms: int, message: str = "") ->
         attempt=step.attempt,
         at_ms=at_ms,
         message=message,
+        done=done,
+        total=total,
         parent=_parent(scope),
     )
 
@@ -139,48 +154,63 @@ class StepView(msgspec.Struct):
     attempt: int = 0
     started_at_ms: int | None = None
     completed_at_ms: int | None = None
+    duration_ms: int | None = None
+    """Duration of the last attempt, by one clock; None while the step runs, or if it was never dispatched."""
     outcome: Json | Failure | None = None
     retries: int = 0
 
 
-def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:
-    """List the started steps of a replayed state, given the replayed entries.
+class StepList:
+    """The started steps of a partition, kept current entry by entry."""
 
-    Sorted by scope in the order of opening, then item, then step.
-    """
-    views: dict[tuple[int, int, int], StepView] = {}
+    def __init__(self) -> None:
+        self._ended: dict[tuple[int, int, int], StepView] = {}
+        """Steps with entries, by scope, item and step. A view is replaced and never changed."""
 
-    # 1. Steps with entries.
-    for entry in entries:
+    def add(self, state: RunState, entry: pb.Entry) -> None:
+        """Add an entry that `state` has recorded."""
         event = step_event(state, entry)
         if event is None:
-            continue
+            return
 
         key = (entry.scope, entry.item, entry.step)
-        view = views.get(key)
-        if view is None:
-            view = views[key] = StepView(
-                event.run_id, event.item, event.step_id, event.step_index, event.component, event.depth
-            )
-
-        view.attempt = max(view.attempt, event.attempt)
-        if event.kind == "retrying":
-            view.retries += 1
+        known = self._ended.get(key)
+        view = StepView(
+            event.run_id,
+            event.item,
+            event.step_id,
+            event.step_index,
+            event.component,
+            event.depth,
+            attempt=max(known.attempt if known else 0, event.attempt),
+            retries=(known.retries if known else 0) + (event.kind == "retrying"),
+        )
         if event.kind in ("completed", "failed"):
             view.status = event.kind
             view.completed_at_ms = event.at_ms
             view.started_at_ms = entry.step_completed.started_at_ms or None
+            view.duration_ms = event.duration_ms
             view.outcome = event.failure or json_of(entry.step_completed.result)
+        self._ended[key] = view
 
-    # 2. Active steps without entries.
-    for scope in state.scopes:
-        for item in scope.items:
-            for index in item.active:
-                key = (scope.number, item.index, index)
-                if key not in views:
-                    step = scope.plan.steps[index]
-                    views[key] = StepView(
-                        scope.run_id, scope.first_item + item.index, step.id, index, step.component, scope.depth
-                    )
+    def views(self, state: RunState) -> list[StepView]:
+        """Return all steps, sorted by scope in the order of opening, then item, then step."""
+        views = dict(self._ended)
+        for scope in state.scopes:
+            for item in scope.items:
+                for index in item.active:
+                    key = (scope.number, item.index, index)
+                    if key not in views:
+                        step = scope.plan.steps[index]
+                        views[key] = StepView(
+                            scope.run_id, scope.first_item + item.index, step.id, index, step.component, scope.depth
+                        )
+        return [views[key] for key in sorted(views)]
 
-    return [views[key] for key in sorted(views)]
+
+def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:
+    """List the started steps of a replayed state, given the replayed entries."""
+    steps = StepList()
+    for entry in entries:
+        steps.add(state, entry)
+    return steps.views(state)

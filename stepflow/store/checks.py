@@ -92,8 +92,9 @@ def check_branch(ops: tuple[Op, ...]) -> None:
                 put_keys.add(key)
             case DeletePrefix(prefix):
                 check_key(prefix)
-            case Range(prefix, limit, after):
+            case Range(prefix, limit, after, before):
                 check_range(prefix, after, limit)
+                _check_text(before)
             case _:
                 check_key(op.key)
 

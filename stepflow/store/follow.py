@@ -1,8 +1,8 @@
 """Follow the keys under a prefix, across all failures of watches.
 
 A watch is a hint: it may be compacted, cut off, or stall silently. So the keys are listed at the start, after every
-error, and every `RELIST_INTERVAL_S` as the backstop. Each watch is opened before the list is read: no change is missed,
-and a change in both is reported twice, which followers must tolerate.
+error of any kind, and every `RELIST_INTERVAL_S` as the backstop. Each watch is opened before the list is read: no
+change is missed, and a change in both is reported twice, which followers must tolerate.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stepflow.errors import StepflowError
+from stepflow.retry import doubling
 from stepflow.store.protocol import KeyValue, range_all
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ RELIST_INTERVAL_S = 30.0
 """Longest delay of a change that the watch has missed."""
 
 RELIST_PAUSE_S = 0.5
-"""Pause after an error."""
+"""Pause after an error; after a defect of the follower it doubles up to the interval."""
 
 
 async def follow(
@@ -41,8 +42,9 @@ async def follow(
 
     `listed` is called again whenever changes may have been missed: keys absent from its list are deleted. With `read`
     false nothing is listed and `listed` gets an empty list, for followers that read the store themselves. An exception
-    of a callback is a bug of the follower and ends the call.
+    of a callback is a bug of the follower: it is logged, and after a pause everything is listed again.
     """
+    pauses_s = doubling(RELIST_PAUSE_S, RELIST_INTERVAL_S)
     while True:
         watch = store.watch(prefix)
         try:
@@ -51,9 +53,12 @@ async def follow(
                 async for batch in watch:
                     changed(batch.events)
         except TimeoutError:
-            continue
+            pauses_s = doubling(RELIST_PAUSE_S, RELIST_INTERVAL_S)
         except StepflowError as error:
             log.info("watch restarted", prefix=prefix, reason=error.reason)
             await asyncio.sleep(RELIST_PAUSE_S)
+        except Exception as error:  # Logged, not raised: the follower would see no change from now on.
+            log_defect(log, "follower failed by a defect, listing again", error, prefix=prefix)
+            await asyncio.sleep(next(pauses_s))
         finally:
             watch.close()

@@ -85,6 +85,9 @@ class Grouping:
                 try:
                     if len(group) == 1 or not await self._send_together(group):
                         await asyncio.gather(*map(self._send_alone, group))
+                except Exception as error:  # a defect: the callers get it, and the queue goes on
+                    for asked in group:
+                        _fail(asked, error)
                 finally:
                     for asked in group:
                         asked.result.cancel()  # no effect on answered ones

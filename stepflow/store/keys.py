@@ -14,18 +14,23 @@ from stepflow.errors import Invalid
 FLOWS = "flows/"
 FLOW_NAMES = "flow-names/"
 RUNS = "runs/"
+BY_AGE = "by-age/"
 STATUS = "status/"
 RESULTS = "results/"
 PENDING = "pending/"
 ASSIGNED = "assigned/"
 INBOX = "inbox/"
 JOURNAL = "journal/"
+ADOPTING = "adopting/"
 EXECUTOR_SESSIONS = "sessions/executors/"
 HOST_SESSIONS = "sessions/hosts/"
 CURSORS = "cursors/"
 ROUTES = "routes/"
 
 LEADER = "leader"
+
+BY_AGE_COMPLETE = "by-age-complete"
+"""Present once every run of the store has an entry under `by-age/`."""
 
 RETURNED = "returned-by."
 """Prefix of the id of an executor that gave an assignment back. No executor id begins like this."""
@@ -38,6 +43,9 @@ PARTITION_DIGITS = 6
 
 SEQ_DIGITS = 8
 """A journal holds at most 50,000 entries."""
+
+AGE_DIGITS = 13
+"""Milliseconds since 1970, until the year 2286."""
 
 
 def flow(flow_id: str) -> str:
@@ -53,6 +61,17 @@ def flow_name(name: str) -> str:
 def run(run_id: str) -> str:
     """The request of a run."""
     return RUNS + _part(run_id)
+
+
+def by_age(run_id: str, created_at_ms: int) -> str:
+    """What a list shows of a run. The newest run sorts first."""
+    return f"{by_age_bound(created_at_ms)}{_part(run_id)}"
+
+
+def by_age_bound(created_at_ms: int) -> str:
+    """Prefix of the runs of this millisecond: behind all younger runs, before all older ones."""
+    age = 10**AGE_DIGITS - min(max(1, created_at_ms), 10**AGE_DIGITS)
+    return f"{BY_AGE}{age:0{AGE_DIGITS}}/"
 
 
 def status(run_id: str, partition: int) -> str:
@@ -127,6 +146,16 @@ def journal_of_run(run_id: str) -> str:
     return f"{JOURNAL}{_part(run_id)}/"
 
 
+def adopting(run_id: str, partition: int) -> str:
+    """The owners that began to read the partition's journal since the last `Adopted` entry."""
+    return f"{adopting_of_run(run_id)}{_partition(partition)}"
+
+
+def adopting_of_run(run_id: str) -> str:
+    """Prefix of these keys of all partitions of a run."""
+    return f"{ADOPTING}{_part(run_id)}/"
+
+
 def session_executor(executor_id: str) -> str:
     """An executor's session, on its lease."""
     return EXECUTOR_SESSIONS + _part(executor_id)
@@ -162,6 +191,12 @@ def parse_assigned(key: str) -> tuple[str, str, int]:
     """Return executor id, run id and partition."""
     executor_id, run_id, partition = tail(ASSIGNED, key).split("/")
     return executor_id, run_id, int(partition)
+
+
+def parse_by_age(key: str) -> tuple[int, str]:
+    """Return creation time and run id."""
+    age, run_id = tail(BY_AGE, key).split("/")
+    return 10**AGE_DIGITS - int(age), run_id
 
 
 def parse_status(key: str) -> tuple[str, int]:

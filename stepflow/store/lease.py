@@ -10,6 +10,9 @@ Renewals are made by one of two loops:
   hung process must not own runs.
 - `LeaseKeeper._keep_alive`, a task of the event loop, for other stores.
 
+Neither dies of an exception: an unforeseen one is logged, and the lease renewed again. A loop that ends all the same
+counts as the loss of the lease, so that the holder takes another one.
+
 Holders: sessions of executors (`executor.session`), sessions of hosts (`component_host.registration`), and the leader
 (`control_plane.leader`).
 """
@@ -22,7 +25,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stepflow.errors import NotFound, StepflowError
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +128,14 @@ class LeaseKeeper:
             self.lease = 0
 
     async def _keep_alive(self) -> None:
+        try:
+            await self._renew_until_gone()
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                self._ended()
+            raise
+
+    async def _renew_until_gone(self) -> None:
         well = True
         while True:
             await asyncio.sleep(self._interval_s if well else self._retry_s)
@@ -140,6 +151,9 @@ class LeaseKeeper:
             except (TimeoutError, StepflowError) as error:
                 if was_well:
                     log.warning("keep-alive failed", reason=getattr(error, "reason", "not answered in time"))
+            except Exception as error:
+                if was_well:
+                    log_defect(log, "keep-alive failed by a defect", error)
             else:
                 self._valid_until_s = sent + self._good_s
                 well = True
@@ -160,25 +174,45 @@ class _RenewingThread:
         self._ticked_at_s = keeper._clock()
         self._tick_handle: asyncio.TimerHandle | None = None
         self._stopping = threading.Event()
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="lease keep-alive", daemon=True)
 
     def begin(self) -> None:
-        self._tick()
+        """Start the thread. Raises: RuntimeError, the system has no thread left."""
         self._thread.start()
+        self._tick()
 
     async def end(self) -> None:
-        """Interrupt the thread and wait for its end."""
+        """Interrupt the thread and wait for its end. Needs no other thread: there may be none left."""
         if self._tick_handle is not None:
             self._tick_handle.cancel()
         self._stopping.set()
         self._renewer.close()
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.ident is not None:
+            await self._ended.wait()
+            self._thread.join()
 
     def _tick(self) -> None:
         self._ticked_at_s = self._keeper._clock()
         self._tick_handle = self._loop.call_later(self._keeper._ttl_s / TICKS_PER_TTL, self._tick)
 
     def _run(self) -> None:
+        try:
+            self._renew_until_gone()
+        except BaseException as error:  # also those that end a thread silently, such as SystemExit
+            log_defect(log, "lease keep-alive ended by a defect", error)
+        finally:
+            try:
+                self._loop.call_soon_threadsafe(self._handle_end)
+            except RuntimeError:  # the loop was closed without `stop`
+                return
+
+    def _handle_end(self) -> None:
+        self._ended.set()
+        if not self._stopping.is_set():
+            self._keeper._ended()
+
+    def _renew_until_gone(self) -> None:
         keeper = self._keeper
         well = True
         while not self._stopping.wait(keeper._interval_s if well else keeper._retry_s):
@@ -193,21 +227,16 @@ class _RenewingThread:
             try:
                 self._renewer.renew(keeper.lease)
             except NotFound:
-                self._tell_ended()
                 return
             except StepflowError as error:
                 if was_well and not self._stopping.is_set():
                     log.warning("keep-alive failed", reason=error.reason)
+            except Exception as error:  # no descriptor, no memory, a failed import: it may work again in a moment
+                if was_well and not self._stopping.is_set():
+                    log_defect(log, "keep-alive failed by a defect", error)
             else:
                 keeper._valid_until_s = sent + keeper._good_s
                 well = True
-
-    def _tell_ended(self) -> None:
-        if not self._stopping.is_set():
-            try:
-                self._loop.call_soon_threadsafe(self._keeper._ended)
-            except RuntimeError:  # the loop was closed without `stop`
-                return
 
 
 __all__ = ["LEASE_TTL_S", "LeaseKeeper", "Renewer", "RenewsFromThread", "boot_time_s"]

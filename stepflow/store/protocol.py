@@ -145,11 +145,15 @@ class Get(msgspec.Struct, frozen=True):
 
 
 class Range(msgspec.Struct, frozen=True):
-    """Read the first keys under `prefix`, after the key `after` (exclusive). Response: a `Page`."""
+    """Read the first keys under `prefix`, between `after` and `before`, both exclusive. Response: a `Page`.
+
+    `before` is empty for no bound. Bound what is large: etcd counts all keys of a range, whatever the limit.
+    """
 
     prefix: str
     limit: int = PAGE_KEYS_MAX
     after: str = ""
+    before: str = ""
 
 
 Op: TypeAlias = Put | Delete | DeletePrefix | Get | Range

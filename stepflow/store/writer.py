@@ -181,6 +181,19 @@ class FencedWriter:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    async def check(self) -> None:
+        """End this writer if the store has forgotten its session or writes: an older copy of it was restored.
+
+        Raises: StepflowError, not known now.
+        """
+        version = self._cursor_version
+        result = await self._store.txn(Txn((), (Get(self._session), Get(self._cursor))))
+        session, cursor = result.responses
+        known = isinstance(session, KeyValue) and session.create_revision == self.token
+        if self._gone is None and not (known and isinstance(cursor, KeyValue) and cursor.version >= version):
+            self._task.cancel()
+            self._lose(self._fenced())
+
     async def drain(self) -> None:
         """Wait until all submissions, those of callbacks included, are decided. Raises: Conflict, see `submit`."""
         await self._idle.wait()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from support.fleet import Fleet, Kill, Slot, kill_servers_of
+from support.wall_clock import HOUR_MS
 
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys, range_all
@@ -23,7 +24,6 @@ from stepflow.store.lease import LEASE_TTL_S
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
 
     from support.etcd import EtcdServer
 
@@ -250,6 +250,34 @@ async def all_control_planes_down(stage: Stage) -> bool:
     return True
 
 
+async def _clock_set(stage: Stage, module: str, *ahead_ms: int) -> bool:
+    with hold(stage, module) as slot:
+        if slot is None:
+            return False
+        slot.clock.set(stage.dice.choice(ahead_ms))
+        try:
+            await less_than_a_lease(stage)
+        finally:
+            slot.clock.set(0)
+    return True
+
+
+@fault
+async def clock_of_an_executor_set_ahead(stage: Stage) -> bool:
+    """Only ahead: the ledger would seem to repeat what a lagging executor has journaled."""
+    return await _clock_set(stage, "executor", HOUR_MS, 2_000)
+
+
+@fault
+async def clock_of_a_host_set(stage: Stage) -> bool:
+    return await _clock_set(stage, "component_host", -HOUR_MS, HOUR_MS)
+
+
+@fault
+async def clock_of_a_control_plane_set(stage: Stage) -> bool:
+    return await _clock_set(stage, "control_plane", -HOUR_MS, HOUR_MS)
+
+
 # --- etcd -----------------------------------------------------------------------------------------------------------
 
 
@@ -419,25 +447,6 @@ def limited(slot: Slot, kind: int, soft: int) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):  # killed by `judge` after an interrupted campaign
             resource.prlimit(pid, kind, (former, hard))
-
-
-@fault
-async def wall_clock_stepped(stage: Stage) -> bool:
-    """Set the wall clock of one process ahead or back, by up to two hours, and right again."""
-    with hold(stage, stage.dice.choice(("executor", "executor", "component_host", "control_plane"))) as slot:
-        if slot is None:
-            return False
-        seconds = stage.dice.choice((-7_200, -3_600, -60, 60, 3_600))
-        step_clock(stage.fleet.clocks, slot.running.process.pid, seconds)
-        await beyond_a_lease(stage)
-        step_clock(stage.fleet.clocks, slot.running.process.pid, 0)
-    return True
-
-
-def step_clock(clocks: Path, pid: int, seconds: int) -> None:
-    """Set the offset of a process's wall clock (`tests/data/clock`)."""
-    with (clocks / str(pid)).open("r+b") as file:
-        file.write((seconds * 1_000_000_000).to_bytes(8, "little", signed=True))
 
 
 @fault

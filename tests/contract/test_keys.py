@@ -18,6 +18,7 @@ RUN = "0192f0c1-2b6e-7cc0-8000-000000000001"
 def test_what_is_parsed_is_what_was_made() -> None:
     assert keys.parse_assigned(keys.assigned("exec-1-ab12", RUN, 17)) == ("exec-1-ab12", RUN, 17)
     assert keys.parse_status(keys.status(RUN, 0)) == (RUN, 0)
+    assert keys.parse_by_age(keys.by_age(RUN, 1_700_000_000_000)) == (1_700_000_000_000, RUN)
     assert keys.parse_results(keys.results(RUN, 999_999)) == (RUN, 999_999)
     assert keys.parse_inbox(keys.inbox(RUN, "m-1")) == (RUN, "m-1")
     assert keys.parse_journal(keys.journal(RUN, 3, 49_999)) == (RUN, 3, 49_999)
@@ -63,3 +64,12 @@ def test_an_id_that_would_break_the_nesting_is_refused(make: Callable[[], str]) 
     with pytest.raises(Invalid) as caught:
         make()
     assert caught.value.reason == "KEY_PART_INVALID"
+
+
+def test_younger_runs_sort_first_and_a_bound_lies_between_the_milliseconds() -> None:
+    times = (-5, 0, 1, 999, 1_700_000_000_000, 1_700_000_000_001, 10**13, 10**14)
+    paths = [keys.by_age(RUN, at_ms) for at_ms in times]
+    assert sorted(paths, reverse=True) == paths
+    assert len({len(path) for path in paths}) == 1
+    for at_ms in (2, 1_700_000_000_000):
+        assert keys.by_age(RUN, at_ms + 1) < keys.by_age_bound(at_ms) < keys.by_age(RUN, at_ms)

@@ -464,6 +464,30 @@ def test_a_store_leaves_no_thread_behind(tmp_path: Path) -> None:
     assert [thread.name for thread in set(threading.enumerate()) - before if thread.name == "stepflow-sqlite"] == []
 
 
+@pytest.mark.parametrize("method", ["_gather", "_execute"])
+def test_a_thread_that_ends_by_a_defect_leaves_nobody_waiting(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with opened(":memory:") as store:
+            watch = store.watch("a")
+            await store.get("a")
+            monkeypatch.setattr(SqliteStore, method, raise_defect)
+            # The thread waits in the original method at first, which may answer some.
+            await asyncio.gather(*(store.get("a") for _ in range(20)), return_exceptions=True)
+            with pytest.raises((StoreUnavailable, RuntimeError)):
+                await store.get("a")
+            await asyncio.shield(store._ended)
+            with pytest.raises(StoreUnavailable):
+                await store.get("a")
+            with pytest.raises(StoreUnavailable):
+                await anext(aiter(watch))
+
+    run(scenario())
+
+
+def raise_defect(*_: object) -> None:
+    raise RuntimeError("a defect")
+
+
 KEEPER = """
 import asyncio
 from stepflow.errors import NotFound

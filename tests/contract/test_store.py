@@ -641,3 +641,33 @@ def test_a_cancelled_caller_disturbs_nobody(with_store: WithStore) -> None:
 )
 def test_the_end_of_a_prefix_is_the_next_text_above_it(prefix: str, end: str | None) -> None:
     assert prefix_end(prefix) == end
+
+
+def test_a_range_in_a_transaction_is_bounded_on_both_sides(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        for name in ("j", "k1", "k2", "k3", "k4", "l"):
+            await put(store, name, b"")
+        ranges = (
+            Range("k", after="k1", before="k4"),
+            Range("k", before="k3"),
+            Range("k", 1, before="k3"),
+            Range("", after="j", before="k2"),
+            Range("k", before="z"),
+            Range("k", after="k3", before="k2"),
+            Range("k", before="a"),
+        )
+        result = await store.txn(Txn((), (*ranges, Put("k25", b""), Range("k", after="k2", before="k3"))))
+        pages = [part for part in result.responses if isinstance(part, Page)]
+        assert [[item.key for item in page.items] for page in pages] == [
+            ["k2", "k3"],
+            ["k1", "k2"],
+            ["k1"],
+            ["k1"],
+            ["k1", "k2", "k3", "k4"],
+            [],
+            [],
+            ["k25"],
+        ]
+        assert [page.more for page in pages] == [False, False, True, False, False, False, False, False]
+
+    with_store(scenario)

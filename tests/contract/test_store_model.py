@@ -123,8 +123,9 @@ class Model:
                 return self.delete(sorted(k for k in content if k.startswith(prefix)), revision, content, events)
             case Get(key):
                 return content.get(key)
-            case Range(prefix, limit, after):
-                return self.page(prefix, after, limit, revision if events else revision - 1, content)
+            case Range(prefix, limit, after, before):
+                below = {key: kv for key, kv in content.items() if not before or key < before}
+                return self.page(prefix, after, limit, revision if events else revision - 1, below)
 
     def delete(self, names: list[str], revision: int, content: dict[str, KeyValue], events: list[StoreEvent]) -> int:
         gone = [name for name in names if content.pop(name, None) is not None]

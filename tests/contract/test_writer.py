@@ -679,3 +679,39 @@ def test_draining_an_idle_writer_returns_at_once(with_store: WithStore) -> None:
             assert writer.stats.flushes == 0
 
     with_store(scenario)
+
+
+def test_a_writer_ends_when_the_store_has_forgotten_its_writes(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        lost: list[str] = []
+        async with registered(store, on_lost=lambda: lost.append("lost")) as writer:
+            for value in (b"1", b"2"):
+                writer.submit([Put("k", value)], on_commit=lambda: None)
+                await writer.drain()
+            await writer.check()
+            assert not writer.lost.is_set()
+
+            # As in an older copy: the session stands, and the cursor counts fewer writes.
+            cursor = await store.get(keys.cursor("e1"))
+            assert cursor is not None
+            await delete(store, keys.cursor("e1"))
+            await put(store, keys.cursor("e1"), cursor.value, lease=cursor.lease)
+            await writer.check()
+            assert lost == ["lost"]
+            with pytest.raises(Conflict) as ended:
+                await writer.drain()
+            assert ended.value.reason == "LEASE_LOST"
+
+    with_store(scenario)
+
+
+def test_a_check_beside_writes_in_flight_ends_nothing(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        async with registered(store) as writer:
+            for number in range(50):
+                writer.submit([Put(f"k{number}", b"")], on_commit=lambda: None)
+                await writer.check()
+            await writer.drain()
+            assert not writer.lost.is_set()
+
+    with_store(scenario)

@@ -174,6 +174,7 @@ class World:
             origin=pb.ORIGIN_COMPONENT,
             attempt=call.attempt,
             started_at_ms=self.now_ms,
+            duration_ms=1,
             host="h",
             now_ms=self.now_ms,
         )

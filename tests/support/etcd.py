@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,40 @@ class EtcdServer:
 
     def compact(self, revision: int) -> None:
         self.ask("kv/compaction", revision=revision, physical=True)
+
+    def snapshot(self, copy: Path) -> None:
+        """Save a snapshot of the running server."""
+        request = urllib.request.Request(  # noqa: S310  # a server of the test
+            f"{self.scheme}://{self.endpoint}/v3/maintenance/snapshot", b"{}", {"Content-Type": "application/json"}
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=GATEWAY_TIMEOUT_S) as reply, copy.open("wb") as file:
+            for line in reply:
+                file.write(base64.b64decode(json.loads(line)["result"].get("blob", "")))
+
+    def wipe(self) -> None:
+        """SIGKILL the server and start it without its data."""
+        self.kill()
+        shutil.rmtree(self.folder / "data")
+        self.start()
+
+    def restore(self, copy: Path, *args: str) -> None:
+        """SIGKILL the server and start it on a snapshot, restored as the documentation of etcd says."""
+        self.kill()
+        shutil.rmtree(self.folder / "data")
+        command = [
+            str(etcd_binary().path.with_name("etcdutl")),
+            "snapshot",
+            "restore",
+            str(copy),
+            f"--name={self.name}",
+            f"--data-dir={self.folder / 'data'}",
+            f"--initial-cluster={self.name}={self.peer_url}",
+            f"--initial-advertise-peer-urls={self.peer_url}",
+            *args,
+        ]
+        subprocess.run(command, check=True, capture_output=True, env=_environ())
+        self.start()
 
     def make_room(self) -> None:
         """Defragment, and clear the NOSPACE alarm."""

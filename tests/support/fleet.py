@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from stepflow.store import keys
 
-from . import ROOT, free_port, is_alive
+from . import free_port, is_alive
 from .mesh import END_TIMEOUT_S, READY_TIMEOUT_S, children_of, ledger_config
 from .proxy import TcpProxy
+from .wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -45,6 +46,7 @@ class Slot:
     port: int
     front: TcpProxy
     to_etcd: Sequence[TcpProxy]
+    clock: WallClock
     args: Sequence[str]
     service: Service | None = None
     busy: bool = False
@@ -91,11 +93,6 @@ class Fleet:
         """The control plane addresses for a client."""
         return ",".join(slot.front.endpoint for slot in self.of("control_plane"))
 
-    @property
-    def clocks(self) -> Path:
-        """The folder of `tests/data/clock`."""
-        return self.mesh.folder / "clocks"
-
     def warnings(self) -> list[str]:
         """Return the warnings and errors that the running processes have logged so far."""
         lines = [
@@ -112,7 +109,9 @@ class Fleet:
         to_etcd = [TcpProxy(member.client_port) for member in self.members]
         for proxy in to_etcd:
             await proxy.listen()
-        slot = Slot(module, len(self.of(module)), port, TcpProxy(port), to_etcd, args)
+        number = len(self.of(module))
+        clock = WallClock(self.mesh.folder, f"{module}-{number}-clock")
+        slot = Slot(module, number, port, TcpProxy(port), to_etcd, clock, args)
         self.slots.append(slot)
         await self.start(slot)
         return slot
@@ -126,7 +125,7 @@ class Fleet:
             *("--listen", f"127.0.0.1:{slot.port}", "--advertise", slot.front.endpoint),
             *("--etcd", ",".join(proxy.endpoint for proxy in slot.to_etcd)),
             wait=False,
-            env=self.environment,
+            env={**self.environment, **slot.clock.env},
         )
         await asyncio.to_thread(service.wait_ready, 2 * READY_TIMEOUT_S)
 
@@ -229,9 +228,6 @@ async def fleet(
     `newer_hosts`: further hosts whose server offers one more component, as during a rolling update.
     """
     made = Fleet(mesh, members, environment=environment or {})
-    made.clocks.mkdir()
-    made.environment["TEST_CLOCKS"] = str(made.clocks)
-    made.environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests/data/clock'}"
     config = ledger_config(mesh.folder)
     newer = ledger_config(mesh.folder, file_name="newer-config.yml", newer=True)
     wanted = [("control_plane", ())] * controls + [("component_host", ("--config", str(config)))] * hosts

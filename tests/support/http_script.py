@@ -37,7 +37,8 @@ class Exchange:
 
     async def error(self, status: int, code: int, message: str) -> None:
         error = {"code": code, "message": message}
-        await self.send(status, json.dumps({"jsonrpc": "2.0", "id": self.message["id"], "error": error}).encode())
+        body = {"jsonrpc": "2.0", "id": self.message.get("id"), "error": error}
+        await self.send(status, json.dumps(body).encode())
 
     async def begin_stream(self) -> None:
         self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")

@@ -234,11 +234,11 @@ class World:
         session, executor._session = executor._session, None
         assert session is not None
         tasks = [*executor._watchers, *executor.takeover.adopting.values(), *executor.ownership.tasks]
-        tasks += [task for task in (session._watcher, session._keeper._task, session.writer._task) if task is not None]
+        tasks += [task for task in (session.watcher, session._keeper._task, session.writer._task) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        executor._drop_all()
+        executor.ownership.drop_all()
         return session.id
 
     async def bury(self, executor_id: str) -> None:

@@ -36,6 +36,7 @@ SAMPLE_ARGUMENTS = {
     "prefix": "/python",
     "partition": 7,
     "first_seq": 42,
+    "created_at_ms": 1_700_000_000_000,
     "key": None,
 }
 """Arguments of the functions in `stepflow.store.keys`, by parameter; any other parameter gets its own name."""

@@ -92,10 +92,10 @@ class Scripted:
 class ExecutorEnd:
     """The executor's end of one stream: sends frames and records those of the host."""
 
-    def __init__(self, host: ComponentHost, epoch: int = 1) -> None:
+    def __init__(self, host: ComponentHost, epoch: int = 1, *, executor_id: str = "") -> None:
         self.epoch = epoch
         self.frames: list[host_pb2.HostFrame] = []
-        self.stream = host.connect(self.frames.append)
+        self.stream = host.connect(self.frames.append, executor_id=executor_id)
         self.last_call_id = 0
 
     def call(self, step: str = "s", component: str = "wait", *, run: str = RUN, **fields: Any) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from stepflow.redaction import longest_first, redact_values, url_without_credentials
+from stepflow.redaction import KnownSecrets, is_secret_value, longest_first, redact_values, url_without_credentials
 
 
 def test_a_secret_that_contains_another_is_replaced_as_a_whole() -> None:
@@ -23,3 +25,42 @@ def test_a_secret_that_contains_another_is_replaced_as_a_whole() -> None:
 )
 def test_a_url_is_shown_without_its_credentials(url: str, shown: str) -> None:
     assert url_without_credentials(url).rstrip("/") == shown.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("value", "secret"),
+    [
+        ("hunter2-", True),
+        ("hunter2", False),
+        ("12345678", False),
+        ("-1.25e+10", False),
+        ("   true   ", False),
+        ("False", False),
+        ("1234567x", True),
+    ],
+)
+def test_a_value_of_the_environment_is_secret_unless_it_is_short_a_number_or_a_boolean(
+    value: str, secret: bool
+) -> None:
+    assert is_secret_value(value) is secret
+
+
+@pytest.mark.parametrize("spell", [str, lambda text: json.dumps(text)[1:-1], lambda _: "p%40ss%22word%2F%C3%A9"])
+def test_a_secret_is_found_as_it_is_written_in_json_and_in_a_url(spell: object) -> None:
+    secrets = KnownSecrets(['p@ss"word/é'])
+    value = 'p@ss"word/é'
+    assert callable(spell)
+    assert secrets.text(f"with {spell(value)}!") == "with [REDACTED]!"
+
+
+def test_each_line_of_a_key_of_several_lines_is_a_secret() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQ\n-----END KEY-----\n"
+    assert KnownSecrets([key]).text("line 2 is MIIEvQIBADANBgkq") == "line 2 is [REDACTED]"
+
+
+def test_a_secret_inside_json_is_replaced_and_the_rest_keeps_every_digit() -> None:
+    secrets = KnownSecrets(["hunter2-is-it", "123456"])
+    raw = b'{"a":"say \\u0068unter2-is-it","hunter2-is-it":[1.10,123456,0.1234567890123456789],"n":null}'
+    shown = secrets.json(raw)
+    assert shown == b'{"a":"say [REDACTED]","[REDACTED]":[1.10,"[REDACTED]",0.1234567890123456789],"n":null}'
+    assert json.loads(shown)

@@ -212,3 +212,22 @@ def test_a_defect_is_logged_with_its_frames_and_without_its_text() -> None:
     assert (record["error"], record["run_id"]) == ("KeyError", "r1")
     assert "test_a_defect_is_logged" in str(record["at"])
     assert "sk-a-payload" not in stream.getvalue()
+
+
+def test_a_throttled_warning_is_written_once_a_minute_per_key_with_the_number_of_those_omitted() -> None:
+    log, now_s = io.StringIO(), [0.0]
+    telemetry.configure("warning", log)
+    try:
+        throttled = telemetry.ThrottledLog(telemetry.get_logger("edge"), clock=lambda: now_s[0])
+        for now_s[0] in (0.0, 1.0, 59.9):
+            throttled.warning("garbage", "a", peer="x")
+        throttled.warning("garbage", "b")
+        now_s[0] = 60.0
+        throttled.warning("garbage", "a", peer="y")
+    finally:
+        telemetry.configure()
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "omitted" not in lines[0] + lines[1]
+    assert "peer=y" in lines[2]
+    assert "omitted=2" in lines[2]

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from component_host.stepflow_bridge.http.endpoint import HttpEndpoint, LostError, NotProtocolError
@@ -17,11 +18,11 @@ from component_host.stepflow_bridge.http.process import PORTS_TRIED_MAX, EndedEr
 from component_host.stepflow_bridge.protocol import ECHOES, ServerRefusedError
 from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import Unavailable
+from stepflow.redaction import url_without_credentials
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from component_host.backend import BackendContext
     from component_host.stepflow_bridge.http.config import HttpServerConfig
     from component_host.supervision.process import ServerProcess
@@ -155,15 +156,14 @@ class ProcessConnection:
 class RemoteConnection:
     """A server elsewhere; `open` reaches the server, then a task polls its health."""
 
-    def __init__(
-        self, plugin: str, config: HttpServerConfig, environ: Mapping[str, str], owner: ConnectionOwner
-    ) -> None:
+    def __init__(self, context: BackendContext, config: HttpServerConfig, owner: ConnectionOwner) -> None:
         self.endpoint: HttpEndpoint | None = None
         self.gone = asyncio.Event()
         self.process: ServerProcess | None = None
-        self._plugin = plugin
+        self._plugin = context.name
         self._config = config
-        self._environ = environ
+        self._environ = context.environ
+        self._shown_url = config.url if context.shown is None else context.shown.url
         self._owner = owner
         self._was_ready = False
         self._watch: asyncio.Task[None] | None = None
@@ -174,7 +174,7 @@ class RemoteConnection:
         self.gone.clear()
         config = self._config
         self.endpoint = endpoint = self.endpoint or HttpEndpoint(config.url, config.headers, environ=self._environ)
-        server = f"plugin {self._plugin!r}: the server at {endpoint.shown}"
+        server = f"plugin {self._plugin!r}: the server at {url_without_credentials(self._shown_url)}"
         patience_s = config.start_timeout_s
         if self._was_ready:
             patience_s = min(patience_s, RETURN_WAIT_S)
@@ -196,7 +196,10 @@ class RemoteConnection:
         except (NotProtocolError, ServerRefusedError) as error:
             raise Unavailable("SERVER_REFUSED", f"{server} {error}", plugin=self._plugin) from None
 
-        self._watch = asyncio.create_task(self._watch_health(endpoint), name=f"watch {self._plugin}")
+        watch = partial(self._watch_health, endpoint)
+        self._watch = asyncio.create_task(
+            keep_running(log, "the watch of a server", watch, plugin=self._plugin), name=f"watch {self._plugin}"
+        )
         self._was_ready = True
 
     async def _watch_health(self, endpoint: HttpEndpoint) -> None:
@@ -241,6 +244,6 @@ def make_connection(
 ) -> HttpConnection:
     """Build the connection for a configuration; `blob_secret` is removed from the stderr of processes."""
     if not config.command:
-        return RemoteConnection(context.name, config, context.environ, owner)
+        return RemoteConnection(context, config, owner)
     spec = ProcessSpec.of(context, config, stderr_hidden=ECHOES, secrets=(blob_secret,))
     return ProcessConnection(spec, config, owner)

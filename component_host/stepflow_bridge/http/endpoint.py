@@ -4,6 +4,7 @@
 - There is no read timeout: a component that computes sends nothing, and the host enforces the timeouts of calls. TCP
   keep-alive finds a dead peer within about a minute.
 - Memory for an answer is limited to `REPLY_BYTES_MAX`.
+- Progress is thinned before it is decoded.
 - Redirects are not followed and cookies not kept: messages go to the configured address only.
 
 Not here: the meaning of messages. The client is aiohttp: 0.1 ms of a call to a stepflow-py server, httpx 0.8 ms.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import aclosing
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,9 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from component_host.progress_gate import ProgressGate, paced
 from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.loose_lines import read_lines
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid
 from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
@@ -146,10 +150,11 @@ class HttpEndpoint:
             async with self._post(body, instance) as response:
                 instance = response.headers.get(INSTANCE_HEADER, "")
                 if response.content_type == "text/event-stream":
-                    splitter = EventSplitter()
-                    async for chunk in response.content.iter_any():
-                        for event in splitter.feed(chunk):
-                            yield await self._decode(event, response.status), instance
+                    chunks = response.content.iter_any().__aiter__()
+                    async with aclosing(paced(chunks, ThinnedEvents())) as batches:
+                        async for events in batches:
+                            for event in events:
+                                yield await self._decode(event, response.status), instance
                 else:
                     text = await _read_body(response)
                     yield await self._decode(text, response.status), instance
@@ -170,7 +175,10 @@ class HttpEndpoint:
             else:
                 line = await asyncio.to_thread(protocol.decode_line, text)
         except protocol.DECODE_ERRORS:
-            raise self._not_protocol(status, text) from None
+            told = _as_told(text)
+            if told is None:
+                raise self._not_protocol(status, text) from None
+            line = told
 
         if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
             raise self._not_protocol(status, text)
@@ -194,6 +202,12 @@ class HttpEndpoint:
     def _check_open(self) -> None:
         if self._session.closed:
             raise LostError("it was closed")
+
+
+def _as_told(text: bytes) -> protocol.Line | None:
+    """Return the message of a text that does not follow the protocol: of several, the reply."""
+    lines = read_lines(text)
+    return next((line for line in lines if line.method is None), lines[0] if lines else None)
 
 
 class EventSplitter:
@@ -232,6 +246,35 @@ class EventSplitter:
         if self._size > REPLY_BYTES_MAX:
             raise TooLargeError
         return events
+
+
+class ThinnedEvents:
+    """The events of one answer, with progress thinned before it is decoded. See `progress_gate.Thinning`."""
+
+    def __init__(self) -> None:
+        self._splitter = EventSplitter()
+        self._gate: ProgressGate[bytes] = ProgressGate()
+
+    def feed(self, chunk: bytes, now: float) -> list[bytes]:
+        passed: list[bytes] = []
+        for event in self._splitter.feed(chunk):
+            if not protocol.is_progress(event):
+                passed += [*self._gate.take_all(), event]
+            elif self._gate.offer(_OWN_CALL, event, now):
+                passed.append(event)
+        return passed + self._gate.take_due(now)
+
+    def wait_s(self, now: float) -> float | None:
+        return self._gate.wait_s(now)
+
+    def take_due(self, now: float) -> list[bytes]:
+        return self._gate.take_due(now)
+
+    def finish(self) -> list[bytes]:
+        return self._gate.take_all()
+
+
+_OWN_CALL = "the call that is answered"
 
 
 class _ServerHealth(msgspec.Struct, rename="camel"):

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.http.endpoint import LostError, NotProtocolError
+from component_host.stepflow_bridge.listing import components_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,7 +70,7 @@ class HttpHandshake:
         # 2. List.
         reply = await self._ask(endpoint, "components/list", {}, instance)
         return Introduction(
-            protocol.components_of(reply),
+            components_of(reply, self._plugin),
             lists_all=capabilities is not None,
             cancels=capabilities is not None and capabilities.cancel,
         )

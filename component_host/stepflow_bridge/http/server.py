@@ -157,6 +157,9 @@ class StepflowHttpServer:
         number = self._last_number = self._last_number + 1
         body = protocol.execute_line(call, number, self._spans, self._request_id(number))
 
+        process = self._connection.process
+        if process is not None:
+            process.serve_run(call.request.root_run_id, idle=not len(self._executes))
         call.backend_state = (self, number)
         self._executes.add_call(number, call)
         self._exchanges.begin_exchange(endpoint, number, body)

@@ -26,8 +26,11 @@ from component_host.supervision.restarts import supervise
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
 from stepflow.telemetry import get_logger, log_defect
+from stepflow.vital import keep_running
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from component_host.backend import BackendContext, BackendListing, HostCall
 
 __all__ = ["PullConfig", "StepflowPullBackend"]
@@ -50,7 +53,11 @@ class StepflowPullBackend:
         self._config = config
         self._published: BackendListing | None = None
 
-        self._queue = TaskQueue(context.name, on_listing=self._handle_listing)
+        self._queue = TaskQueue(
+            context.name,
+            on_listing=self._handle_listing,
+            on_send=lambda group, call: _note_run(self._processes, self._queue, group, call),
+        )
         self._timeouts = QueueTimeouts(
             self._queue,
             queue_timeout_s=config.queue_timeout_s,
@@ -98,7 +105,12 @@ class StepflowPullBackend:
         self._supervisors = [
             asyncio.create_task(self._supervise(process), name=f"supervise {self.name}") for process in self._processes
         ]
-        self._supervisors.append(asyncio.create_task(self._keep_time(), name=f"time of {self.name}"))
+        self._supervisors.append(
+            asyncio.create_task(
+                keep_running(log, "the clock", self._keep_time, plugin=self.name),
+                name=f"time of {self.name}",
+            )
+        )
 
     async def _supervise(self, process: WorkerProcess) -> None:
         await supervise(
@@ -209,3 +221,10 @@ class StepflowPullBackend:
 
 def _invalid_input(error: Invalid) -> Failure:
     return Failure(Code.INVALID_INPUT, error.message, encode({"reason": error.reason}))
+
+
+def _note_run(processes: Sequence[WorkerProcess], queue: TaskQueue, group: object, call: HostCall) -> None:
+    """Tell the process that gets a call; at a shared endpoint, each process that may be behind the worker."""
+    idle = not len(queue.tasks)
+    for process in [group] if isinstance(group, WorkerProcess) else processes:
+        process.serve_run(call.request.root_run_id, idle=idle)

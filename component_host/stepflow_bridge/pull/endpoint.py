@@ -201,9 +201,8 @@ class PullEndpoint:
             components, complete = messages.read_listing(request.list_components.components)
             for queue in queues:
                 queue.take_listing(request.task_id, components, complete=complete)
-            return pb.CompleteTaskResponse()
 
-        # 2. The outcome of a call.
+        # 2. The outcome of a call, also where it is none.
         call = next((call for queue in queues if (call := queue.complete_task(request.task_id)) is not None), None)
         if call is None:
             log.debug("late completion", task_id=request.task_id)
@@ -225,6 +224,8 @@ async def _settle_call(call: HostCall, request: pb.CompleteTaskRequest | pb.Comp
             call.fail(messages.unreadable_output())
         elif request.HasField("error"):
             call.fail(messages.failure_of(request.error, call))
+        elif not request.HasField("response"):
+            call.fail(messages.no_outcome(request))
         else:
             call.succeed(await in_thread(request.ByteSize(), messages.output_of, request.response))
     except Invalid as error:

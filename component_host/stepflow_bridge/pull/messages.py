@@ -137,11 +137,16 @@ def dispatch_key(call: HostCall, keys: Mapping[str, str]) -> str:
 
 
 def read_completion(data: bytes) -> pb.CompleteTaskRequest | pb.CompleteTaskHead:
-    """Decode a CompleteTask; only the head if nested too deeply. Raises: DecodeError (another message)."""
+    """Decode a CompleteTask; only the head if the rest cannot be read. Raises: DecodeError (another message)."""
     try:
         return pb.CompleteTaskRequest.FromString(data)
     except DecodeError:
+        pass
+    try:
         return pb.CompleteTaskHead.FromString(data)
+    except DecodeError:
+        # The rest is broken as well. Workers write the id first: one tag, one byte of length, the text.
+        return pb.CompleteTaskHead.FromString(data[: 2 + data[1]] if data[1:] else data)
 
 
 def output_of(response: pb.ComponentExecuteResponse) -> bytes:
@@ -150,10 +155,18 @@ def output_of(response: pb.ComponentExecuteResponse) -> bytes:
 
 
 def unreadable_output() -> Failure:
-    """Return the failure for an output nested too deeply."""
+    """Return the failure for a completion of which only the head can be read."""
     return Failure(
-        Code.COMPONENT_FAILED, "the output is nested deeper than a message can be; return JSON text, or a blob"
+        Code.COMPONENT_FAILED,
+        "the worker's answer cannot be read: it is broken, or its output is nested deeper than a message can be "
+        "(return JSON text, or a blob)",
     )
+
+
+def no_outcome(request: pb.CompleteTaskRequest) -> Failure:
+    """Return the failure for a completion without a result or an error."""
+    has = "a list of components" if request.HasField("list_components") else "nothing"
+    return Failure(Code.WORKER_ERROR, f"the worker completed the call with {has} instead of a result or an error")
 
 
 def failure_of(error: pb.TaskError, call: HostCall) -> Failure:

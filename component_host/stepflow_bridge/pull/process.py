@@ -67,6 +67,11 @@ class WorkerProcess:
     def stderr_tail(self) -> str:
         return "" if self._process is None else self._process.stderr_tail()
 
+    def serve_run(self, run_id: str, *, idle: bool) -> None:
+        """See `ServerProcess.serve_run`."""
+        if self._process is not None:
+            self._process.serve_run(run_id, idle=idle)
+
     # --- start --------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -186,7 +191,7 @@ class WorkerProcess:
         process = self._process
         assert process is not None
         self.exit_reason = process.exit_text()
-        details = encode({"exit_code": process.returncode, "stderr": process.stderr_tail()})
+        details = encode({"exit_code": process.returncode, "stderr": process.stderr_of_run()})
         text = f"the worker of plugin {self._context.name!r} {self.exit_reason} while the call was in flight"
         self._queue.lose_group(self, Failure(Code.UNREACHABLE, text, details))
 

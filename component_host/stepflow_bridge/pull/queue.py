@@ -39,18 +39,22 @@ OFFERS_MAX = 10_000
 ALREADY_CLAIMED = pb.TaskHeartbeatResponse(should_abort=True, status=pb.TASK_STATUS_ALREADY_CLAIMED)
 
 
-def _do_nothing() -> None:
+def _do_nothing(*_: object) -> None:
     pass
 
 
 class TaskQueue:
-    """Offers, tasks and workers of one plugin. `on_listing` is called after each list of components."""
+    """Offers, tasks and workers of one plugin.
+
+    `on_listing` is called after each list of components, `on_send` with the group of a worker before each call for it.
+    """
 
     def __init__(
         self,
         plugin: str,
         *,
         on_listing: Callable[[], None] = _do_nothing,
+        on_send: Callable[[object, HostCall], None] = _do_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plugin = plugin
@@ -68,6 +72,7 @@ class TaskQueue:
         self.no_worker_since = clock()
 
         self._on_listing = on_listing
+        self._on_send = on_send
         self._id_prefix = secrets.token_hex(6)
         self._id_base = secrets.randbits(96) << 32
         self._last_id = 0
@@ -124,6 +129,7 @@ class TaskQueue:
             return
 
         assert worker.outbox is not None
+        self._on_send(worker.group, offer.call)
         self.tasks.add_task(Task(task_id, token, worker, offer, now, now))
         worker.outbox.put(message)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.listing import components_of
 from stepflow.codec import PAYLOAD_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ async def shake_hands(
 
     # 3. List.
     reply = await questions.ask(process, "components/list", {})
-    components = protocol.components_of(reply)
+    components = components_of(reply, plugin)
 
     # 4. Tell the traits.
     if capabilities is None:

@@ -1,21 +1,23 @@
 """Lines from a server's stdout: chunks in, decoded messages out, with a bound on the length of a line.
 
-Limits: a line over `REPLY_BYTES_MAX` is dropped except for its head, from which the request id is read.
+- The usual chunk, of one message on each line, is decoded at once. In others the messages are searched (`json_lines`).
+- A reply that cannot be read becomes an error reply with its id, so that its call does not wait in vain.
+- Of a line over `REPLY_BYTES_MAX` both ends are kept, from which the request id is read.
 """
 
 from __future__ import annotations
 
-import re
+import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from component_host.json_lines import ENDS_BYTES, UNFINISHED_S, MessageFinder, id_in
 from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.loose_lines import read_lines, unreadable_reply
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 REPLY_BYTES_MAX = PAYLOAD_BYTES_MAX + 1024 * 1024
 """Longest line kept: any payload and its envelope. The call behind a longer reply fails."""
@@ -41,6 +43,9 @@ class StdoutReader:
         self._on_oversized = on_oversized
         self._partial: list[bytes] = []
         self._partial_bytes = 0
+        self._finder = MessageFinder(REPLY_BYTES_MAX)
+        self._timer: asyncio.TimerHandle | None = None
+        """For the rest of a message over several lines."""
 
     def feed(self, chunk: bytes) -> None:
         """Decode the lines completed by a chunk; keep the rest."""
@@ -59,82 +64,72 @@ class StdoutReader:
             self._partial_bytes = 0
         if end + 1 < len(chunk):
             self._keep_partial(chunk[end + 1 :])
+        self._decode(text)
 
-        lines, noise = _decode(text)
+    def close(self) -> None:
+        """Stop waiting for the rest of a message. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _decode(self, text: bytes) -> None:
+        """Decode whole lines."""
+        if not self._finder.unfinished:
+            try:
+                lines = protocol.decode_lines(text)
+            except protocol.DECODE_ERRORS:
+                pass
+            else:
+                for line in lines:
+                    if line.jsonrpc or protocol.is_message(line):
+                        self._on_line(line)
+                return
+
+        for piece in text.split(b"\n"):
+            for found, is_json in self._finder.feed(piece):
+                self._read(found, is_json=is_json)
+        self._await_rest()
+
+    def _read(self, text: bytes, *, is_json: bool) -> None:
+        if is_json:
+            lines = read_lines(text)
+        else:
+            reply = unreadable_reply(text, "the server's reply is not valid JSON")
+            lines = [] if reply is None else [reply]
+
         for line in lines:
-            if line.jsonrpc == "2.0":
-                self._on_line(line)
-        if noise:
-            self._note_noise(noise)
+            self._on_line(line)
+        if not lines:
+            self._note_noise(text)
+
+    def _await_rest(self) -> None:
+        """Give the rest of a message over several lines some time."""
+        if not self._finder.unfinished:
+            self.close()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(UNFINISHED_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        for text, is_json in self._finder.give_up():
+            self._read(text, is_json=is_json)
 
     def _keep_partial(self, chunk: bytes) -> None:
         self._partial_bytes += len(chunk)
-        if self._partial_bytes <= REPLY_BYTES_MAX:
-            self._partial.append(chunk)
-        elif len(self._partial) > 1:
-            del self._partial[1:]  # the head has the request id
+        self._partial.append(chunk)
+        if self._partial_bytes > REPLY_BYTES_MAX:
+            whole = b"".join(self._partial)
+            self._partial = [whole[:ENDS_BYTES], whole[-ENDS_BYTES:]]
 
     def _skip_oversized(self, text: bytes) -> bytes:
         """Report an oversized reply; return the whole lines after it."""
-        request_id = _id_in_head(text[:256])
-        if request_id is not None:
+        line, _, rest = text.partition(b"\n")
+        request_id = id_in(line)
+        if isinstance(request_id, int):
             self._on_oversized(request_id)
-        return text.partition(b"\n")[2]
+        return rest
 
-    def _note_noise(self, noise: Sequence[bytes]) -> None:
+    def _note_noise(self, text: bytes) -> None:
         if not self.first_noise:
-            self.first_noise = noise[0][:NOISE_CHARS_MAX].decode("utf-8", "replace")
-        log.debug("stdout has lines outside the protocol", plugin=self._plugin, lines=len(noise))
-
-
-def _decode(text: bytes) -> tuple[list[protocol.Line], list[bytes]]:
-    """Decode whole lines into messages and noise (output of user code).
-
-    A message after printed text without a newline is found. A malformed reply becomes an error reply, so its caller
-    does not wait in vain.
-    """
-    try:
-        return protocol.decode_lines(text), []
-    except protocol.DECODE_ERRORS:
-        pass
-
-    lines: list[protocol.Line] = []
-    noise: list[bytes] = []
-    for piece in text.split(b"\n"):
-        line = _salvage(piece)
-        if line is not None:
-            lines.append(line)
-        elif piece.strip():
-            noise.append(piece)
-    return lines, noise
-
-
-def _salvage(piece: bytes) -> protocol.Line | None:
-    for start in (0, piece.find(b'{"jsonrpc"', 1), piece.find(b'{"id"', 1)):
-        if start < 0:
-            continue
-        try:
-            return protocol.decode_line(piece[start:])
-        except protocol.DECODE_ERRORS:
-            pass
-
-        # JSON of another form: a reply or request that at least names its id is answered or failed.
-        try:
-            tree = msgspec.json.decode(piece[start:])
-        except protocol.DECODE_ERRORS:
-            continue
-        if isinstance(tree, dict) and tree.get("jsonrpc") == "2.0" and isinstance(tree.get("id"), (int, str)):
-            if isinstance(tree.get("method"), str):
-                return protocol.Line("2.0", tree["id"], tree["method"])
-            error = protocol.ErrorIn(protocol.INTERNAL, "the server's reply does not follow the protocol")
-            return protocol.Line("2.0", tree["id"], error=error)
-    return None
-
-
-_HEAD_ID = re.compile(rb'"id"\s*:\s*(\d{1,18})\b')
-
-
-def _id_in_head(head: bytes) -> int | None:
-    """Find the request id in the head of an oversized reply."""
-    match = _HEAD_ID.search(head)
-    return int(match[1]) if match else None
+            self.first_noise = text[:NOISE_CHARS_MAX].decode("utf-8", "replace")
+        log.debug("stdout has text outside the protocol", plugin=self._plugin)

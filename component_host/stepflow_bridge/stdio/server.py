@@ -74,7 +74,8 @@ class StepflowStdioServer:
         """Start a process and shake hands. Raises as `StepflowPool.start`; then no process is left."""
         self.stopping = False
         reader = StdoutReader(self._plugin, self._handle_line, self._executes.fail_oversized)
-        self._process = process = ServerProcess(self._spec, on_output=reader.feed, on_exit=self._handle_exit)
+        on_exit = partial(self._handle_exit, reader)
+        self._process = process = ServerProcess(self._spec, on_output=reader.feed, on_exit=on_exit)
         process.start()
 
         try:
@@ -142,9 +143,10 @@ class StepflowStdioServer:
             self._executes.close_slots()
         process.kill()
 
-    def _handle_exit(self) -> None:
+    def _handle_exit(self, reader: StdoutReader) -> None:
         process = self._process
         assert process is not None
+        reader.close()
         self._executes.close_slots()
         self.exit_reason = process.exit_text()
         self._questions.fail_questions()
@@ -163,7 +165,10 @@ class StepflowStdioServer:
         elif type(request_id) is int:
             self._executes.settle_call(request_id, line)
         elif isinstance(request_id, str):
-            self._questions.take_reply(request_id, line)
+            if request_id.isdecimal() and len(request_id) < 19:  # some servers send ids back as text
+                self._executes.settle_call(int(request_id), line)
+            else:
+                self._questions.take_reply(request_id, line)
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -194,6 +199,7 @@ class StepflowStdioServer:
             call.fail(Failure(Code.RESOURCE_UNAVAILABLE, f"server {self._plugin!r} does not read what it was sent"))
             return
 
+        process.serve_run(call.request.root_run_id, idle=not len(self._executes))
         call.backend_state = (self, request_id)
         self._executes.add_call(request_id, call)
         process.write(line)

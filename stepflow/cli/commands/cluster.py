@@ -6,18 +6,19 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.options import JsonOption, ServerOption
+from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from stepflow.client import Client, Cluster, Component, HostInfo, PluginInfo
 
-app = typer.Typer(
+app = StrictTyper(
     name="cluster",
     help="Show the executors and hosts of a mesh, and drain them.",
     epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-components_app = typer.Typer(
+components_app = StrictTyper(
     name="components",
     help="Show the components that the hosts of a mesh offer.",
     epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
@@ -143,9 +144,15 @@ def list_components(
     else:
         console.say("no components: the mesh has no host, or its plugins list none; see `stepflow cluster status`")
     if servers:
-        typer.echo()
+        console.show()
         lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]
         print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
+
+
+def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None:
+    if count:
+        waiting = f"{count:,} {what}{'s' if count > 1 else ''} waiting for memory"
+        console.warn(f"{member}: {waiting}; large values have {bytes_max / 2**20:,.0f} MiB (--value-memory)")
 
 
 def _print_cluster(cluster: "Cluster") -> None:
@@ -153,19 +160,23 @@ def _print_cluster(cluster: "Cluster") -> None:
 
     print_members((("leader", cluster.leader_id or "(none)"), ("pending runs", f"{cluster.runs_pending:,}")))
     if cluster.executors:
-        typer.echo()
+        console.show()
         executors = [
             (e.executor_id, e.address, f"{e.runs:,}/{e.runs_max:,}", "draining" if e.draining else "ready")
             for e in cluster.executors
         ]
         print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors)
     if cluster.hosts:
-        typer.echo()
+        console.show()
         hosts = [
             (host.host_id, host.address, f"{host.capacity:,}", "draining" if host.draining else "ready", _plugins(host))
             for host in cluster.hosts
         ]
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+    for executor in cluster.executors:
+        _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)
+    for host in cluster.hosts:
+        _warn_of_waiting(host.host_id, "call", host.value_waiting, host.value_bytes_max)
     for host in cluster.hosts:
         for plugin in host.plugins:
             if plugin.state != "ready" and plugin.last_error:

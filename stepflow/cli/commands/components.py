@@ -57,18 +57,17 @@ def list_components(
     with_schemas = output_format != "pretty" if schemas is None else _flag("--schemas", schemas)
     hide = _flag("--hide-unreachable", hide_unreachable)
 
-    import asyncio
-
     from stepflow.cli.input.documents import read_config
+    from stepflow.cli.interruptible import run_or_exit
     from stepflow.cli.output import to_yaml
     from stepflow.embedded.mesh import list_components as ask
 
     loaded = read_config(config)
-    found, failures = asyncio.run(ask(loaded))
+    found, failures = run_or_exit(ask(loaded))
     components = describe(found, loaded, with_schemas=with_schemas, hide_unreachable=hide)
 
     if output_format == "pretty":
-        console.out(_pretty(components))
+        console.show(_pretty(components))
     elif output_format == "yaml":
         console.out(to_yaml({"components": components}))
     else:
@@ -118,7 +117,7 @@ def describe(
 
 def _pretty(components: list[dict[str, Any]]) -> str:
     if not components:
-        return "No components found\n"
+        return "No components found"
     from stepflow.cli.output import to_yaml
 
     lines = []
@@ -130,4 +129,4 @@ def _pretty(components: list[dict[str, Any]]) -> str:
             if name in tree:
                 lines.append(f"    {name}:")
                 lines += [f"      {line}" for line in to_yaml(tree[name]).splitlines()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

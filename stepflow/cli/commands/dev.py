@@ -9,6 +9,8 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption
 
 if TYPE_CHECKING:
+    import asyncio
+
     from stepflow.dev.mesh import DevMesh
     from stepflow.dev.services import DevSettings
 
@@ -71,25 +73,29 @@ def dev(
 
 
 async def _run(settings: "DevSettings", *, reset: bool, json: bool, quiet: bool) -> None:
-    """Run a mesh from its start to the first signal; the second signal kills it."""
+    """Run a mesh from its start to the first signal; a second one kills it."""
     import asyncio
     import os
-    import signal
 
     from stepflow.dev.mesh import DevMesh
+    from stepflow.stop_signals import StopSignals
 
     mesh = DevMesh(settings, console.say)
     stop = asyncio.Event()
 
-    def on_signal(number: int) -> None:
-        if stop.is_set():
+    def end(number: int, request: int) -> None:
+        if request > 1:
             mesh.kill()
             os._exit(128 + number)  # the guard of each service ends what is left
         stop.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal, number)
+    with StopSignals(asyncio.get_running_loop(), end):
+        await _run_until(mesh, stop, reset=reset, json=json, quiet=quiet)
+
+
+async def _run_until(mesh: "DevMesh", stop: "asyncio.Event", *, reset: bool, json: bool, quiet: bool) -> None:
+    """Start the mesh, wait for `stop`, and stop the mesh; the services that have started also stop after an error."""
+    import asyncio
 
     if not quiet:
         console.say(console.styled("starting the mesh …", "dim"))

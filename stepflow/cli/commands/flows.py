@@ -6,11 +6,12 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.options import FlowOption, JsonOption, OutputOption, ServerOption
+from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from stepflow.client import Client, FlowInfo
 
-app = typer.Typer(
+app = StrictTyper(
     name="flows",
     help="Store, list, print and delete the flows of a mesh.",
     epilog="\b\nExamples:\n  stepflow flows store --flow flow.yaml --label live\n  stepflow flows list",
@@ -18,7 +19,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME[@LABEL]", help="The flow; `get` also accepts an id.")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME[@LABEL]", help="The flow; `get` also accepts an id, or a version number as label."),
+]
 
 
 @app.command("store")
@@ -31,7 +35,9 @@ def store_flow(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Store a flow. A named flow gets the next version of its name; storing the same flow again changes nothing.
+    """Store a flow. A named flow gets the next version of its name; storing the same flow again adds no version.
+
+    A label belongs to one version of a name: --label moves it, with a warning that names the former version.
 
     \b
     Examples:
@@ -42,18 +48,28 @@ def store_flow(
     from stepflow.cli.commands.submit import check_flow
     from stepflow.cli.input.documents import read_flow
     from stepflow.cli.tables import print_json
+    from stepflow.client.requests import NOT_GIVEN
     from stepflow.flow import flow_bytes
 
     parsed = read_flow(flow)
     check_flow(parsed)
-    stored = remote.ask(server, lambda client: client.store_flow(flow_bytes(parsed), label=label))
+    stored = remote.ask(server, lambda client: client.store_flow(flow_bytes(parsed), label=label or NOT_GIVEN))
     if json:
         tree = {"flow_id": stored.flow_id, "name": parsed.name, "version": stored.version or None}
-        print_json(tree | {"label": label or None})
+        moved = {"label": label or None, "label_from": stored.label_from or None}
+        print_json(tree | {"newest_version": stored.newest_version or None} | moved)
         return
+
     console.out(f"{stored.flow_id}\n")
     if stored.version:
         console.say(f"{parsed.name}, version {stored.version}" + (f", {label}" if label else ""))
+    if stored.label_from:
+        console.warn(f"the label {label} was on version {stored.label_from} and is now on version {stored.version}")
+    if stored.newest_version > stored.version:
+        console.warn(
+            f"this flow was stored before: version {stored.newest_version} remains the newest; "
+            f"name this one as {parsed.name}@{stored.version}"
+        )
 
 
 @app.command("list")
@@ -131,9 +147,9 @@ def delete_flow(*, flow: NameArgument, server: ServerOption = None, json: JsonOp
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.client.requests import split_name
 
-    name, separator, label = flow.rpartition("@")
-    name, label = (name, label) if separator else (flow, "")
+    name, label = split_name(flow)
     remote.ask(server, lambda client: client.delete_flow(name, label=label))
     console.say(f"deleted {flow}")
     if json:

@@ -57,7 +57,7 @@ def run(
     from stepflow.cli.input.documents import read_config, read_flow
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
-    from stepflow.embedded.mesh import check_request, run_request
+    from stepflow.embedded.mesh import check_inputs, check_request, run_request
     from stepflow.flow import apply_overrides
     from stepflow.ids import new_run_id
 
@@ -70,7 +70,7 @@ def run(
     run_id = new_run_id()
     request = run_request(
         parsed,
-        values.inputs.values,
+        (),
         config=loaded,
         run_id=run_id,
         variables=values.variables,
@@ -80,6 +80,7 @@ def run(
         labels=_labels(flow, loaded, batch=values.inputs.batch),
     )
     check_request(parsed, request)
+    check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
     job = Job(
@@ -90,6 +91,7 @@ def run(
         redactor=values.redactor,
         view=choose_view(values.redactor.text, quiet=quiet),
         request=request,
+        inputs=values.inputs.values,
     )
     ended = drive(job)
 
@@ -147,7 +149,11 @@ def resume(
 def _local(store: Path | None) -> "LocalRuns":
     from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
 
-    return LocalRuns(store or DEFAULT_FOLDER)
+    local = LocalRuns(store or DEFAULT_FOLDER)
+    exposure = local.exposure()
+    if exposure:
+        console.warn(exposure)
+    return local
 
 
 def _check(path: Path, flow: "Flow", config: "Config") -> None:

@@ -21,12 +21,13 @@ from stepflow.cli.options import (
     StoreOption,
     ValueOptions,
 )
+from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from stepflow.client import Client, ClientEvent, Run
     from stepflow.flow import Redactor
 
-app = typer.Typer(
+app = StrictTyper(
     name="runs",
     help="Show, follow and end runs, of this machine or of a mesh.",
     epilog="\b\nExamples:\n  stepflow runs list --status interrupted\n  stepflow runs get 0198f3 --steps\n"
@@ -49,7 +50,7 @@ def list_runs(
         typer.Option(
             "--status",
             metavar="STATUS",
-            help="Only runs with this status (repeatable): running, interrupted, completed, failed, …",
+            help="Only runs with this status (repeatable): running, interrupted, completed, failed, damaged, …",
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most N runs.")] = 100,
@@ -57,7 +58,8 @@ def list_runs(
 ) -> None:
     """List runs, the newest first, including those in progress.
 
-    An interrupted run has not ended, and no process drives it: `stepflow resume` continues it.
+    An interrupted run has not ended, and no process drives it: `stepflow resume` continues it. A damaged run cannot be
+    read.
 
     \b
     Examples:
@@ -72,7 +74,7 @@ def list_runs(
     from stepflow.cli.tables import print_json
 
     source = choose(server, store)
-    known = STATUSES if isinstance(source, RemoteSource) else (*STATUSES, "interrupted")
+    known = STATUSES if isinstance(source, RemoteSource) else (*STATUSES, "interrupted", "damaged")
     for name in status or ():
         console.check_choice("--status", name, known)
 
@@ -120,7 +122,7 @@ def get_run(
 
     print_run(shown)
     if steps:
-        typer.echo()
+        console.show()
         print_steps(shown.steps, shown.redactor)
 
 

@@ -31,7 +31,9 @@ def submit(
     *,
     flow: Annotated[
         str,
-        typer.Option("--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL] or id."),
+        typer.Option(
+            "--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL|@VERSION] or id."
+        ),
     ],
     server: ServerOption = None,
     given: RunOptions,
@@ -109,12 +111,10 @@ class _Submission:
 
     async def send(self, client: "Client") -> str:
         """Submit the run and return its id. Idempotent: the id is chosen before the first attempt."""
-        from stepflow.codec import decode
-
         given = self.given
         return await client.submit_batch(
             self.reference,
-            [decode(value) for value in given.inputs.values],
+            given.inputs,
             run_id=self.run_id,
             variables=given.variables,
             overrides=given.overrides,
@@ -139,7 +139,7 @@ def _follow(submission: _Submission, server: str | None, output: Path | None, *,
         following.run_id = submission.run_id
         await submission.send(client)
         console.say(f"run_id: {submission.run_id}")
-        return submission.run_id, len(inputs.values)
+        return submission.run_id, (await client.get(submission.run_id)).items_total if inputs.batch else 1
 
     finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json)
 

@@ -2,7 +2,8 @@
 
 - The first Ctrl-C stops following and prints the command to follow again; the run continues. After `submit`, a
   second Ctrl-C within `CANCEL_WINDOW_S` cancels the run, and a third ends the process at once.
-- SIGTERM stops following at once.
+- SIGTERM and SIGHUP stop following at once.
+- A signal repeated within `stop_signals.REPEAT_S` is one Ctrl-C: it must not cancel the run.
 - After a lost connection the events resume where they stopped; after `FOLLOW_PATIENCE_S` without a server the command
   fails.
 """
@@ -20,9 +21,12 @@ import typer
 
 from stepflow.cli import console, remote
 from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.trees import result_tree
+from stepflow.cli.options import DEFAULT_SERVER
 from stepflow.errors import StepflowError
 from stepflow.run.views import StepEvent
+from stepflow.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -67,7 +71,7 @@ def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, 
 
     Raises:
         StepflowError: there is no such mesh or run.
-        typer.Exit: 130 or 143, after a signal; the state of the run has been printed.
+        typer.Exit: 128 + signal, after a signal; the state of the run has been printed.
     """
     return asyncio.run(_Interruptible(following).run(begin))
 
@@ -83,10 +87,10 @@ class _Interruptible:
         """Number of the first signal; 0 before any."""
 
     async def run(self, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal, number)
+        with StopSignals(asyncio.get_running_loop(), self._on_signal):
+            return await self._run(begin)
 
+    async def _run(self, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
         work = asyncio.create_task(remote.with_help(_work(self._following, begin)))
         signalled = asyncio.create_task(self._signalled.wait())
         try:
@@ -106,8 +110,8 @@ class _Interruptible:
         await self._stop_following()
         raise typer.Exit(128 + self._first_signal)
 
-    def _on_signal(self, number: int) -> None:
-        self._signals += 1
+    def _on_signal(self, number: int, request: int) -> None:
+        self._signals = request
         self._first_signal = self._first_signal or number
         if self._signals > 2:
             self._following.view.end()
@@ -174,7 +178,13 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             await asyncio.gather(ticker, return_exceptions=True)
 
         following.view.tick(run.items_total)
-        return Ended(run, [result_tree(remote.outcome_of(item), run.status) async for item in client.items(run.run_id)])
+        # With --server always: without it the command looks in `.stepflow/`.
+        command = f"stepflow runs get {run.run_id} --json --server {following.server or DEFAULT_SERVER}"
+        if run.items_total <= 1:
+            found = [remote.outcome_of(item) async for item in client.items(run.run_id)]
+            return Ended(run, [result_tree(outcome, run.status) for outcome in found], command)
+
+    return Ended(run, BatchResults(run.status, lambda: remote.outcomes(following.server, run.run_id)), command)
 
 
 async def _watch(client: Client, following: Following) -> Run:
@@ -217,5 +227,7 @@ def step_event(event: ClientEvent) -> StepEvent:
         failure=event.failure,
         until_ms=event.until_ms,
         message=event.message,
+        done=event.done,
+        total=event.total,
         parent=event.parent,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepflow.cli import console
-from stepflow.cli.display.texts import clock, duration, failure_text, signal_text, step_label
+from stepflow.cli.display.texts import clock, duration, elapsed_ms, failure_text, signal_text, step_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ class LineView:
             case "failed":
                 return f"failed  {label}{took}: {failure_text(event, self._redact)}"
             case "retrying":
-                wait = f"; again in {duration(max(0, (event.until_ms or event.at_ms) - event.at_ms))}"
+                wait = f"; again in {duration(elapsed_ms(event.at_ms, event.until_ms or event.at_ms))}"
                 return f"retry   {label} (attempt {event.attempt}): {failure_text(event, self._redact)}{wait}"
             case "sleeping":
                 return f"sleep   {label} until {clock(event.until_ms or event.at_ms)}"

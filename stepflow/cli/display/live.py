@@ -7,12 +7,12 @@ imported when the view begins.
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli.display.step_rows import StepRow, format_row, indented, visible_rows
-from stepflow.cli.display.texts import duration, failure_text, plain, signal_text, step_label
+from stepflow.cli.display.texts import duration, failure_text, progress_text, signal_text, step_label
+from stepflow.clock import SteadyClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,8 @@ class LiveView:
         self._counts: Counter[str] = Counter()
         self._items_total = 1
         self._items_ended = 0
-        self._begun_at = time.monotonic()
+        self._clock = SteadyClock()
+        self._begun_at_ms = self._clock.now_ms()
         self._live: Any = None
 
     def begin(self, items_total: int) -> None:
@@ -64,7 +65,7 @@ class LiveView:
                 row.state, row.note, row.until_ms = "running", "", None
                 row.started_at_ms = row.started_at_ms or event.at_ms
             case "progress":
-                row.note = plain(event.message, self._redact)
+                row.note = progress_text(event, self._redact)
             case "waiting":
                 row.state, row.until_ms, row.note = event.kind, event.until_ms, f"for {signal_text(event)}"
             case "retrying" | "sleeping":
@@ -110,7 +111,7 @@ class LiveView:
 
         rows = visible_rows(self._rows, max(3, min(ROWS_MAX, height - 4)))
         width = max((len(indented(row)) for row in rows), default=0)
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._clock.now_ms()
 
         lines = [Text(no_wrap=True, overflow="ellipsis").append_tokens(format_row(row, width, now_ms)) for row in rows]
         if self._items_total > 1:
@@ -129,7 +130,7 @@ class LiveView:
         parts += [f"{active:,} under way"] if active else []
         parts += [f"{failed:,} failed"] if failed else []
         parts += [f"{hidden:,} not shown"] if hidden > 0 else []
-        parts.append(duration(int((time.monotonic() - self._begun_at) * 1000)))
+        parts.append(duration(self._clock.now_ms() - self._begun_at_ms))
         return " · ".join(parts)
 
 

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.display.texts import duration, explained, plain
+from stepflow.cli.display.texts import duration, elapsed_ms, explained, plain
 from stepflow.cli.display.trees import run_tree
+from stepflow.errors import FailedPrecondition
+from stepflow.standard_streams import StdoutUnwritable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from stepflow.cli.display.trees import AnyRun
@@ -29,10 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A run that has ended, with a FlowResult tree per item."""
+    """A run that has ended, with a FlowResult tree per item. Results of a batch are read while they are iterated."""
 
     run: AnyRun
-    results: list[dict[str, Any]]
+    results: Iterable[dict[str, Any]]
+    results_command: str
+    """The command that prints the results from the store."""
 
 
 def finish(
@@ -42,31 +47,44 @@ def finish(
 
     Without `results`, stdout stays empty.
 
-    Raises: typer.Exit (1), the run or one of its items did not succeed.
+    Raises:
+        typer.Exit: the run or one of its items did not succeed (1).
+        FailedPrecondition: STDOUT_UNWRITABLE, FILE_UNWRITABLE; the text has the command that prints the results again.
     """
     from stepflow.cli.output import write_results
-    from stepflow.cli.tables import print_json
+    from stepflow.cli.tables import print_json_with_list
 
     print_summary(ended, redactor)
-    if json:
-        print_json(run_tree(ended.run) | {"results": ended.results})
-    if output is not None or (results and not json):
-        write_results(ended.results, output, batch=batch)
+    try:
+        if json:
+            print_json_with_list(run_tree(ended.run), "results", ended.results)
+        if output is not None or (results and not json):
+            write_results(ended.results, output, batch=batch)
+    except StdoutUnwritable as error:
+        text = _unwritable("stdout", error, ended.results_command)
+        raise FailedPrecondition("STDOUT_UNWRITABLE", text) from None
+    except OSError as error:
+        text = _unwritable(str(output), error, ended.results_command)
+        raise FailedPrecondition("FILE_UNWRITABLE", text) from None
 
-    if any(result["outcome"] != "success" for result in ended.results) or ended.run.status != "completed":
+    if ended.run.status != "completed" or ended.run.items_completed != ended.run.items_total:
         raise typer.Exit(console.EXIT_FAILED)
+
+
+def _unwritable(where: str, error: OSError, command: str) -> str:
+    return f"cannot write the results to {where}: {error.strerror}; they are stored, and this prints them: {command}"
 
 
 def print_summary(ended: Ended, redactor: Redactor) -> None:
     """Print status, duration and item counts; for a failed single run, also the error."""
     run = ended.run
-    took = duration((run.completed_at_ms or run.created_at_ms) - run.created_at_ms)
+    took = duration(elapsed_ms(run.created_at_ms, run.completed_at_ms or run.created_at_ms))
     style = "green" if run.status == "completed" else "red"
+    single = run.items_total == 1
     counts = f": {run.items_completed:,} of {run.items_total:,} items completed" if run.items_total > 1 else ""
     console.say(f"{console.styled(run.status, style)} after {took}{counts}")
 
-    failed = [result["error"] for result in ended.results if result["outcome"] == "failed"]
-    if failed and run.items_total == 1:
-        error = failed[0]
+    failed = [result["error"] for result in ended.results if result["outcome"] == "failed"] if single else []
+    for error in failed:
         text = explained(error["code"], error["message"], error.get("data"))
         console.say(f"{error['code']}: {plain(text, redactor.text)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from stepflow.cli.display.texts import clock, duration, plain
+from stepflow.cli.display.texts import clock, duration, elapsed_ms, plain
 from stepflow.cli.tables import print_members, print_table
 from stepflow.errors import Failure
 
@@ -71,7 +71,8 @@ def print_run(shown: ShownRun) -> None:
 
     if run.items_total != 1:
         counts = f"{run.items_total:,}, {run.items_completed:,} completed, {run.items_failed:,} failed"
-        lines.append(("items", counts))
+        cancelled = f", {run.items_cancelled:,} cancelled" if run.items_cancelled else ""
+        lines.append(("items", counts + cancelled))
     failed = (item for item in shown.items if isinstance(item.outcome, Failure))
     lines += [(f"item {item.item}", _failure(item.outcome, shown.redactor)) for item in failed]
     print_members(lines)
@@ -81,9 +82,7 @@ def print_steps(steps: Iterable[StepView], redactor: Redactor) -> None:
     """Print a table of steps, the steps of sub-runs indented."""
     rows = []
     for step in steps:
-        took = ""
-        if step.started_at_ms is not None and step.completed_at_ms is not None:
-            took = duration(step.completed_at_ms - step.started_at_ms)
+        took = "" if step.duration_ms is None else duration(step.duration_ms)
         name = "  " * step.depth + step.step_id
         attempt = str(step.attempt or "")
         rows.append(
@@ -98,8 +97,10 @@ def _failure(outcome: Json | Failure | None, redactor: Redactor) -> str:
 
 def _item_counts(run: AnyRun) -> str:
     done = run.items_completed + run.items_failed + run.items_cancelled
-    return f"{done}/{run.items_total}" + (f" ({run.items_failed} failed)" if run.items_failed else "")
+    apart = [f"{run.items_failed} failed"] if run.items_failed else []
+    apart += [f"{run.items_cancelled} cancelled"] if run.items_cancelled else []
+    return f"{done}/{run.items_total}" + (f" ({', '.join(apart)})" if apart else "")
 
 
 def _took(run: AnyRun) -> str:
-    return "" if run.completed_at_ms is None else duration(run.completed_at_ms - run.created_at_ms)
+    return "" if run.completed_at_ms is None else duration(elapsed_ms(run.created_at_ms, run.completed_at_ms))

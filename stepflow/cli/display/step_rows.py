@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from stepflow.cli.display.texts import duration
+from stepflow.cli.display.texts import duration, elapsed_ms
+from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,18 +71,18 @@ def _in_order(rows: Mapping[StepKey, StepRow]) -> list[StepRow]:
 
 def indented(row: StepRow) -> str:
     """Return the label of a row, indented by its depth."""
-    return "  " * row.depth + row.label
+    return "  " * row.depth + printable(row.label, one_line=True)
 
 
 def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
     """Return the texts of a row with their styles; `width`: width of the widest label."""
     word, style = _WORDS.get(row.state, ("run", "blue"))
-    elapsed = "" if row.started_at_ms is None else duration((row.ended_at_ms or now_ms) - row.started_at_ms)
+    elapsed = "" if row.started_at_ms is None else duration(elapsed_ms(row.started_at_ms, row.ended_at_ms or now_ms))
     attempt = f"attempt {row.attempt}" if row.attempt > 1 else ""
 
     note = row.note
     if row.until_ms is not None and row.ended_at_ms is None:
-        left = duration(max(0, row.until_ms - now_ms))
+        left = duration(elapsed_ms(now_ms, row.until_ms))
         note = f"{'again in' if row.state == 'retrying' else 'for another'} {left}{'  ' if note else ''}{note}"
 
     return [

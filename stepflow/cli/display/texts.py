@@ -1,7 +1,7 @@
 """Texts for people: durations, instants, step labels, failures, texts of components.
 
 No component's input or output is shown. Texts of failures and progress come from components: `plain` redacts, cuts
-and strips control characters.
+and shows control characters as escapes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import decode
 from stepflow.errors import Code
+from stepflow.printable import printable
+from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 TEXT_CHARS_MAX = 300
 """A longer text of a component is cut."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_SPACE = re.compile(r"\s+")
 
 
 def step_label(event: StepEvent, *, batch: bool) -> str:
@@ -57,19 +59,39 @@ def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -
 
 def plain(text: str, redact: Callable[[str], str]) -> str:
     """Return a text of a component fit for a terminal: redacted, on one line, cut to `TEXT_CHARS_MAX`."""
-    shown = _CONTROL.sub(" ", redact(text)).strip()
+    shown = printable(_SPACE.sub(" ", redact(without_hidden(text))).strip(), one_line=True)
     return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
 
 
+def elapsed_ms(from_ms: int, to_ms: int) -> int:
+    """Return the time between two instants; 0 if clocks that differ put them in the wrong order."""
+    return max(0, to_ms - from_ms)
+
+
 def duration(milliseconds: int) -> str:
-    """Format a duration: `12 ms`, `1.2 s`, `3 min 2 s`, `1 h 5 min`."""
+    """Format a duration: `12 ms`, `1.2 s`, `3 min 2 s`, `1 h 5 min`, `2 d 3 h`."""
     if milliseconds < 1_000:
         return f"{milliseconds} ms"
     seconds = milliseconds / 1_000
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = int(seconds) // 60
-    return f"{minutes} min {int(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 60:
+        return f"{minutes} min {int(seconds) % 60} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def progress_text(event: StepEvent, redact: Callable[[str], str]) -> str:
+    """Return a progress report in one line: `3/10 pages`, `40% uploading`, or the message alone."""
+    done, total = event.done, event.total
+    if total == 1 and 0 <= done <= 1:
+        share = f"{done:.0%}"  # a share is all that pull workers and some MCP servers report
+    elif total > 0:
+        share = f"{done:,.15g}/{total:,.15g}"
+    else:
+        share = f"{done:,.15g}" if done else ""
+    return f"{share} {plain(event.message, redact)}".strip()
 
 
 def clock(at_ms: int) -> str:

@@ -81,6 +81,7 @@ def step_tree(step: StepView) -> dict[str, Any]:
         "retries": step.retries,
         "started_at_ms": step.started_at_ms,
         "completed_at_ms": step.completed_at_ms,
+        "duration_ms": step.duration_ms,
         "result": None if step.outcome is None else decode(flow_result(step.outcome)),
     }
 
@@ -94,7 +95,7 @@ def event_tree(event: ClientEvent) -> dict[str, Any]:
     elif event.kind.startswith("item_") or event.kind == "signalled":
         tree["item"] = event.item
 
-    for name in ("duration_ms", "until_ms", "message", "sub_run_id", "executor_id"):
+    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id"):
         value = getattr(event, name)
         tree |= {name: value} if value else {}
     if event.failure is not None:

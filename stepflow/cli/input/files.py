@@ -39,7 +39,7 @@ def read_file(path: Path, *, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> b
         return read_bounded(file, f"{what} {path}", bytes_max)
 
 
-def open_file(path: Path, what: str, bytes_max: int) -> BinaryIO:
+def open_file(path: Path, what: str, bytes_max: int | None = None) -> BinaryIO:
     """Open a file for reading. Raises: Usage (no such file), Invalid (larger than `bytes_max`)."""
     try:
         file = path.open("rb")
@@ -47,7 +47,7 @@ def open_file(path: Path, what: str, bytes_max: int) -> BinaryIO:
         raise Usage("FILE_UNREADABLE", f"cannot read the {what} {path}: {error.strerror}", path=str(path)) from None
 
     size = os.fstat(file.fileno()).st_size
-    if size > bytes_max:
+    if bytes_max is not None and size > bytes_max:
         file.close()
         raise too_large(f"{what} {path}", bytes_max, size)
     return file

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli.input.run_input import Inputs, read_inputs
 from stepflow.cli.input.values import read_overrides, read_variables
-from stepflow.codec import Json
 from stepflow.flow import Redactor
 
 if TYPE_CHECKING:
@@ -31,4 +30,4 @@ def read_given(options: RunOptions, flow: Flow) -> Given:
     inputs = read_inputs(options.inputs, flow)
     overrides = read_overrides(options.overrides)
     variables = read_variables(options.variables, flow, os.environ)
-    return Given(inputs, overrides, variables, Redactor(flow, map(Json, inputs.values), variables))
+    return Given(inputs, overrides, variables, Redactor(flow, inputs, variables))

@@ -5,36 +5,93 @@ No command waits for a person to type: without an input on a terminal, the error
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
+import tempfile
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from stepflow.cli.console import Usage, check_choice
-from stepflow.cli.input.files import compact_tree, open_file, parse_text, read_bounded, too_large
+from stepflow.cli.input.files import compact_tree, open_file, parse_text, read_bounded
 from stepflow.cli.input.input_help import describe_input, wants_input
 from stepflow.cli.input.values import ABSENT, at_most_one, read_value
 from stepflow.cli.options import ValueOptions
-from stepflow.codec import PAYLOAD_BYTES_MAX, compact
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json, compact
 from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from stepflow.cli.options import InputOptions
     from stepflow.flow import Flow
 
-INPUTS_BYTES_MAX = 256 * 1024 * 1024
-"""Limit of a whole JSONL file; each line has the limit of a single value."""
-
-assert INPUTS_BYTES_MAX > PAYLOAD_BYTES_MAX
+LINE_BYTES_MAX = PAYLOAD_BYTES_MAX + 2
+"""A line with its end. A longer line arrives in parts, and the first part is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """Compact JSON texts, one per item. A batch with a single item is still a batch: the output is JSONL."""
 
-    values: list[bytes]
+    values: Iterable[bytes]
     batch: bool
+
+    def __iter__(self) -> Iterator[Json]:
+        return map(Json, self.values)
+
+
+class InputLines:
+    """The inputs in a JSONL file, read and checked line by line whenever iterated; one iteration at a time.
+
+    A pipe, which can be read once, is first copied to a temporary file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises: Usage (no such file), Invalid (a pipe with more lines than a batch has items)."""
+        self._path = path
+        self._copy: BinaryIO | None = None
+        with open_file(path, "inputs") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                self._copy = tempfile.TemporaryFile()  # noqa: SIM115  # closed with this object
+                weakref.finalize(self, self._copy.close)
+                _copy_lines(file, self._copy, path)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield compact JSON texts. Raises: Invalid with the line number."""
+        if self._copy is None:
+            with open_file(self._path, "inputs") as file:
+                yield from self._texts(file)
+        else:
+            self._copy.seek(0)
+            yield from self._texts(self._copy)
+
+    def _texts(self, file: BinaryIO) -> Iterator[bytes]:
+        number = 0
+        while line := file.readline(LINE_BYTES_MAX):
+            number += 1
+            location = f"{self._path} line {number}"
+            text = line.strip()
+            if not text:
+                raise Invalid("INPUT_INVALID", f"{location} is empty; each line is the JSON input of one item")
+            yield compact(text, what=location)
+
+
+def _copy_lines(pipe: BinaryIO, copy: BinaryIO, path: Path) -> None:
+    """Copy a pipe, which may never end. Raises: Invalid `TOO_MANY_ITEMS`, Usage (a full disk)."""
+    from control_plane.inputs import RUN_ITEMS_MAX
+
+    lines = 0
+    try:
+        while part := pipe.readline(LINE_BYTES_MAX):
+            copy.write(part)
+            lines += part.endswith(b"\n")
+            if lines > RUN_ITEMS_MAX:
+                raise Invalid("TOO_MANY_ITEMS", f"inputs {path}: more than {RUN_ITEMS_MAX:,} lines, the limit of a run")
+    except OSError as error:
+        raise Usage("FILE_UNREADABLE", f"cannot keep a copy of the inputs {path}: {error.strerror}") from None
 
 
 def read_inputs(options: InputOptions, flow: Flow, stdin: BinaryIO | None = None) -> Inputs:
@@ -50,7 +107,7 @@ def read_inputs(options: InputOptions, flow: Flow, stdin: BinaryIO | None = None
         {"--input": options.file, "--input-json": options.json, "--input-yaml": options.yaml, "--inputs": options.lines}
     )
     if options.lines is not None:
-        return Inputs(_read_lines(options.lines), batch=True)
+        return Inputs(InputLines(options.lines), batch=True)
 
     value = read_value(ValueOptions(options.file, options.json, options.yaml), "input")
     if value is not ABSENT:
@@ -71,23 +128,3 @@ def _read_stdin(stdin_format: str, flow: Flow, stdin: BinaryIO | None) -> bytes:
 
 def _is_piped() -> bool:
     return not sys.stdin.closed and not sys.stdin.isatty()
-
-
-def _read_lines(path: Path) -> list[bytes]:
-    """Read the inputs of a JSONL file. Raises: Usage, Invalid with the line number."""
-    values: list[bytes] = []
-    size = 0
-
-    with open_file(path, "inputs", INPUTS_BYTES_MAX) as file:
-        # A line over the limit arrives in parts, and the first part is refused.
-        while line := file.readline(PAYLOAD_BYTES_MAX + 2):
-            size += len(line)
-            if size > INPUTS_BYTES_MAX:  # the file has grown since its size was checked, or is a pipe
-                raise too_large(f"inputs {path}", INPUTS_BYTES_MAX)
-
-            location = f"{path} line {len(values) + 1}"
-            if not line.strip():
-                raise Invalid("INPUT_INVALID", f"{location} is empty; each line is the JSON input of one item")
-            values.append(compact(line.strip(), what=location))
-
-    return values

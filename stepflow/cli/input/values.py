@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.cli.console import Usage
 from stepflow.cli.input.files import parse_text, read_file, value_format
 from stepflow.errors import Invalid
+from stepflow.telemetry import hide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,8 @@ ABSENT: Any = object()
 def read_variables(options: VariableOptions, flow: Flow, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the given values of variables, as trees, without the flow's own defaults.
 
+    Texts from the environment are hidden in the logs and texts of this process from here on.
+
     Raises:
         Usage: exclusive options, a missing file.
         Invalid: not JSON or YAML, too large, not an object.
@@ -36,7 +39,8 @@ def read_variables(options: VariableOptions, flow: Flow, environ: Mapping[str, s
     if options.from_environment:
         from stepflow.flow import VariableSpecs
 
-        values = VariableSpecs.from_schema(flow.schema("variables")).from_environment(environ, values)
+        supplied, values = values, VariableSpecs.from_schema(flow.schema("variables")).from_environment(environ, values)
+        hide(text for name, text in values.items() if name not in supplied and isinstance(text, str))
     return values
 
 

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.input.documents import read_config, read_flow
 from stepflow.cli.input.files import read_file, value_format
+from stepflow.cli.interruptible import run_or_exit
 from stepflow.cli.testing.compare import differences, normalise
 from stepflow.cli.testing.discovery import find_files
 from stepflow.cli.testing.outcomes import CaseOutcome, FileOutcome
@@ -135,7 +135,7 @@ def _run(flow: Flow, cases: list[dict[str, Any]], path: Path, options: CaseOptio
     inputs = [encode(case["input"]) for case in cases]
     # Inputs are not checked: one invalid input would refuse the whole batch, and with it the valid cases.
     run = run_flow_once(flow, inputs, config=config, max_concurrency=options.max_concurrency, check_input=False)
-    return asyncio.run(run)
+    return run_or_exit(run)
 
 
 def _warn_of_invalid_inputs(flow: Flow, cases: list[dict[str, Any]]) -> None:

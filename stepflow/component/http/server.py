@@ -5,7 +5,8 @@
 - The host replies with a POST of its own. Ids of requests to the host are unique in the process.
 - A client that disconnects before the answer cancels the call.
 - Hosts with an HTTP blob API, announced at `initialize`, get blob requests there (`host_blobs`).
-- The listening port is announced on stdout: `{"port": N}`. SIGTERM or SIGINT ends the server (128 + signal).
+- The listening port is announced on stdout: `{"port": N}`. SIGTERM, SIGINT or SIGHUP ends the server
+  (128 + signal).
 
 Limit: the protocol has no authentication. Pages in a browser cannot call, as JSON may not be sent across origins.
 """
@@ -59,18 +60,20 @@ def run_http(host: str, port: int, threads: int | None) -> None:
 
 async def _serve(host: str, port: int, fd_out: int, threads: int | None) -> tuple[int, bool]:
     """Return the exit code, and True if threads are stuck in components."""
-    ended = exit_code_on_signal()
+    with exit_code_on_signal() as ended:
+        server = ComponentHttpServer(threads)
+        try:
+            await server.start(host, port)
+        except OSError as error:
+            LOG.error("cannot listen on %s:%d: %s", host, port, error.strerror)
+            return 1, False
 
-    server = ComponentHttpServer(threads)
-    try:
-        await server.start(host, port)
-    except OSError as error:
-        LOG.error("cannot listen on %s:%d: %s", host, port, error.strerror)
-        return 1, False
-
-    os.write(fd_out, b'{"port": %d}\n' % server.port)
-    code = await ended
-    return code, await server.stop()
+        try:
+            os.write(fd_out, b'{"port": %d}\n' % server.port)
+        except OSError as error:
+            LOG.warning("cannot write the port to stdout: %s; listening on port %d", error.strerror, server.port)
+        code = await ended
+        return code, await server.stop()
 
 
 class ComponentHttpServer:

@@ -3,14 +3,13 @@
 - A broken stream is reopened under the same worker id; claimed tasks continue meanwhile.
 - At most `concurrency` tasks run at a time; the stream is not read further while all slots are taken.
 - After SIGTERM or SIGINT no task begins. Running tasks may end within the grace; the rest is reported as UNREACHABLE.
-  A second signal ends the grace. The exit code is 0.
+  A second signal, later than `stop_signals.REPEAT_S`, ends the grace. The exit code is 0.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,6 +21,7 @@ from stepflow.component.pull.remote import PullRemote, explain
 from stepflow.component.pull.tasks import PullTasks
 from stepflow.component.threads import Threads
 from stepflow.pull.v1 import pull_pb2 as pb
+from stepflow.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -70,9 +70,10 @@ class PullWorker:
 
     async def run(self) -> int:
         """Work until a signal or the end of the patience; return the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_signal)
+        with StopSignals(self._loop, self._on_signal):
+            return await self._run()
 
+    async def _run(self) -> int:
         # 1. Follow the stream until a signal.
         following = asyncio.create_task(self._follow_assignments(), name="pull")
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
@@ -91,8 +92,8 @@ class PullWorker:
         await self._remote.close()
         return 1 if failed else 0
 
-    def _on_signal(self) -> None:
-        if self._stopping.is_set():
+    def _on_signal(self, _number: int, request: int) -> None:
+        if request > 1:
             self._grace_over.set()
         self._stopping.set()
 

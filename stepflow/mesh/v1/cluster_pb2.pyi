@@ -24,34 +24,42 @@ class GetClusterResponse(_message.Message):
     def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ...) -> None: ...
 
 class ExecutorInfo(_message.Message):
-    __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining")
+    __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining", "value_bytes_max", "value_waiting")
     EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     RUNS_MAX_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VALUE_WAITING_FIELD_NUMBER: _ClassVar[int]
     executor_id: str
     address: str
     runs: int
     runs_max: int
     engine_version: int
     draining: bool
-    def __init__(self, executor_id: _Optional[str] = ..., address: _Optional[str] = ..., runs: _Optional[int] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    value_bytes_max: int
+    value_waiting: int
+    def __init__(self, executor_id: _Optional[str] = ..., address: _Optional[str] = ..., runs: _Optional[int] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ...) -> None: ...
 
 class HostInfo(_message.Message):
-    __slots__ = ("host_id", "address", "capacity", "draining", "plugins")
+    __slots__ = ("host_id", "address", "capacity", "draining", "plugins", "value_bytes_max", "value_waiting")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VALUE_WAITING_FIELD_NUMBER: _ClassVar[int]
     host_id: str
     address: str
     capacity: int
     draining: bool
     plugins: _containers.RepeatedCompositeFieldContainer[PluginInfo]
-    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., plugins: _Optional[_Iterable[_Union[PluginInfo, _Mapping]]] = ...) -> None: ...
+    value_bytes_max: int
+    value_waiting: int
+    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., plugins: _Optional[_Iterable[_Union[PluginInfo, _Mapping]]] = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ...) -> None: ...
 
 class PluginInfo(_message.Message):
     __slots__ = ("plugin", "type", "state", "last_error", "components", "restarts")

@@ -32,7 +32,7 @@ class FollowRunResponse(_message.Message):
     def __init__(self, event: _Optional[_Union[LiveEvent, _Mapping]] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class LiveEvent(_message.Message):
-    __slots__ = ("kind", "run_id", "depth", "item", "step_id", "step_index", "component", "attempt", "at_ms", "duration_ms", "failure", "until_ms", "message", "parent")
+    __slots__ = ("kind", "run_id", "depth", "item", "step_id", "step_index", "component", "attempt", "at_ms", "duration_ms", "failure", "until_ms", "message", "parent", "done", "total")
     KIND_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,8 @@ class LiveEvent(_message.Message):
     UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
     kind: str
     run_id: str
     depth: int
@@ -61,7 +63,9 @@ class LiveEvent(_message.Message):
     until_ms: int
     message: str
     parent: LiveParent
-    def __init__(self, kind: _Optional[str] = ..., run_id: _Optional[str] = ..., depth: _Optional[int] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., attempt: _Optional[int] = ..., at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., until_ms: _Optional[int] = ..., message: _Optional[str] = ..., parent: _Optional[_Union[LiveParent, _Mapping]] = ...) -> None: ...
+    done: float
+    total: float
+    def __init__(self, kind: _Optional[str] = ..., run_id: _Optional[str] = ..., depth: _Optional[int] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., attempt: _Optional[int] = ..., at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., until_ms: _Optional[int] = ..., message: _Optional[str] = ..., parent: _Optional[_Union[LiveParent, _Mapping]] = ..., done: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
 
 class LiveParent(_message.Message):
     __slots__ = ("run_id", "item", "step_index")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stepflow.mesh.v1 import values_pb2 as stepflow_dot_mesh_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/flows.proto\x12\x10stepflow.mesh.v1\x1a\x1dstepflow/mesh/v1/values.proto\"\x85\x01\n\rFlowReference\x12\x11\n\x07\x66low_id\x18\x01 \x01(\tH\x00\x12,\n\x05named\x18\x02 \x01(\x0b\x32\x1b.stepflow.mesh.v1.NamedFlowH\x00\x12+\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x17.stepflow.mesh.v1.ValueH\x00\x42\x06\n\x04kind\"(\n\tNamedFlow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"c\n\x10StoreFlowRequest\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\r\n\x05label\x18\x03 \x01(\t\"|\n\x11StoreFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x35\n\x0b\x64iagnostics\x18\x03 \x03(\x0b\x32 .stepflow.mesh.v1.FlowDiagnostic\x12\x0e\n\x06stored\x18\x04 \x01(\x08\"\xed\x01\n\x0e\x46lowDiagnostic\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x35\n\x05level\x18\x03 \x01(\x0e\x32&.stepflow.mesh.v1.FlowDiagnostic.Level\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x14\n\x0c\x65xperimental\x18\x06 \x01(\x08\"S\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x11\n\rLEVEL_WARNING\x10\x01\x12\x0f\n\x0bLEVEL_ERROR\x10\x02\x12\x0f\n\x0bLEVEL_FATAL\x10\x03\"p\n\x0eGetFlowRequest\x12-\n\x04\x66low\x18\x01 \x01(\x0b\x32\x1f.stepflow.mesh.v1.FlowReference\x12/\n\nvalue_form\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"M\n\x0fGetFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\"N\n\x10ListFlowsRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x11ListFlowsResponse\x12\x32\n\x05\x66lows\x18\x01 \x03(\x0b\x32#.stepflow.mesh.v1.NamedFlowVersions\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x11NamedFlowVersions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x08versions\x18\x02 \x03(\x0b\x32\x1d.stepflow.mesh.v1.FlowVersion\"U\n\x0b\x46lowVersion\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x14\n\x0cstored_at_ms\x18\x04 \x01(\x03\"0\n\x11\x44\x65leteFlowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\x14\n\x12\x44\x65leteFlowResponse2\xe3\x02\n\x0c\x46lowsService\x12T\n\tStoreFlow\x12\".stepflow.mesh.v1.StoreFlowRequest\x1a#.stepflow.mesh.v1.StoreFlowResponse\x12N\n\x07GetFlow\x12 .stepflow.mesh.v1.GetFlowRequest\x1a!.stepflow.mesh.v1.GetFlowResponse\x12T\n\tListFlows\x12\".stepflow.mesh.v1.ListFlowsRequest\x1a#.stepflow.mesh.v1.ListFlowsResponse\x12W\n\nDeleteFlow\x12#.stepflow.mesh.v1.DeleteFlowRequest\x1a$.stepflow.mesh.v1.DeleteFlowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/flows.proto\x12\x10stepflow.mesh.v1\x1a\x1dstepflow/mesh/v1/values.proto\"\x85\x01\n\rFlowReference\x12\x11\n\x07\x66low_id\x18\x01 \x01(\tH\x00\x12,\n\x05named\x18\x02 \x01(\x0b\x32\x1b.stepflow.mesh.v1.NamedFlowH\x00\x12+\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x17.stepflow.mesh.v1.ValueH\x00\x42\x06\n\x04kind\"(\n\tNamedFlow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"c\n\x10StoreFlowRequest\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\r\n\x05label\x18\x03 \x01(\t\"\xa8\x01\n\x11StoreFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x35\n\x0b\x64iagnostics\x18\x03 \x03(\x0b\x32 .stepflow.mesh.v1.FlowDiagnostic\x12\x0e\n\x06stored\x18\x04 \x01(\x08\x12\x16\n\x0enewest_version\x18\x05 \x01(\r\x12\x12\n\nlabel_from\x18\x06 \x01(\r\"\xed\x01\n\x0e\x46lowDiagnostic\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x35\n\x05level\x18\x03 \x01(\x0e\x32&.stepflow.mesh.v1.FlowDiagnostic.Level\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x14\n\x0c\x65xperimental\x18\x06 \x01(\x08\"S\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x11\n\rLEVEL_WARNING\x10\x01\x12\x0f\n\x0bLEVEL_ERROR\x10\x02\x12\x0f\n\x0bLEVEL_FATAL\x10\x03\"p\n\x0eGetFlowRequest\x12-\n\x04\x66low\x18\x01 \x01(\x0b\x32\x1f.stepflow.mesh.v1.FlowReference\x12/\n\nvalue_form\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"M\n\x0fGetFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\"N\n\x10ListFlowsRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x11ListFlowsResponse\x12\x32\n\x05\x66lows\x18\x01 \x03(\x0b\x32#.stepflow.mesh.v1.NamedFlowVersions\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x11NamedFlowVersions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x08versions\x18\x02 \x03(\x0b\x32\x1d.stepflow.mesh.v1.FlowVersion\"U\n\x0b\x46lowVersion\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x14\n\x0cstored_at_ms\x18\x04 \x01(\x03\"0\n\x11\x44\x65leteFlowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\x14\n\x12\x44\x65leteFlowResponse2\xe3\x02\n\x0c\x46lowsService\x12T\n\tStoreFlow\x12\".stepflow.mesh.v1.StoreFlowRequest\x1a#.stepflow.mesh.v1.StoreFlowResponse\x12N\n\x07GetFlow\x12 .stepflow.mesh.v1.GetFlowRequest\x1a!.stepflow.mesh.v1.GetFlowResponse\x12T\n\tListFlows\x12\".stepflow.mesh.v1.ListFlowsRequest\x1a#.stepflow.mesh.v1.ListFlowsResponse\x12W\n\nDeleteFlow\x12#.stepflow.mesh.v1.DeleteFlowRequest\x1a$.stepflow.mesh.v1.DeleteFlowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,28 +38,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMEDFLOW']._serialized_end=257
   _globals['_STOREFLOWREQUEST']._serialized_start=259
   _globals['_STOREFLOWREQUEST']._serialized_end=358
-  _globals['_STOREFLOWRESPONSE']._serialized_start=360
-  _globals['_STOREFLOWRESPONSE']._serialized_end=484
-  _globals['_FLOWDIAGNOSTIC']._serialized_start=487
-  _globals['_FLOWDIAGNOSTIC']._serialized_end=724
-  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_start=641
-  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_end=724
-  _globals['_GETFLOWREQUEST']._serialized_start=726
-  _globals['_GETFLOWREQUEST']._serialized_end=838
-  _globals['_GETFLOWRESPONSE']._serialized_start=840
-  _globals['_GETFLOWRESPONSE']._serialized_end=917
-  _globals['_LISTFLOWSREQUEST']._serialized_start=919
-  _globals['_LISTFLOWSREQUEST']._serialized_end=997
-  _globals['_LISTFLOWSRESPONSE']._serialized_start=999
-  _globals['_LISTFLOWSRESPONSE']._serialized_end=1095
-  _globals['_NAMEDFLOWVERSIONS']._serialized_start=1097
-  _globals['_NAMEDFLOWVERSIONS']._serialized_end=1179
-  _globals['_FLOWVERSION']._serialized_start=1181
-  _globals['_FLOWVERSION']._serialized_end=1266
-  _globals['_DELETEFLOWREQUEST']._serialized_start=1268
-  _globals['_DELETEFLOWREQUEST']._serialized_end=1316
-  _globals['_DELETEFLOWRESPONSE']._serialized_start=1318
-  _globals['_DELETEFLOWRESPONSE']._serialized_end=1338
-  _globals['_FLOWSSERVICE']._serialized_start=1341
-  _globals['_FLOWSSERVICE']._serialized_end=1696
+  _globals['_STOREFLOWRESPONSE']._serialized_start=361
+  _globals['_STOREFLOWRESPONSE']._serialized_end=529
+  _globals['_FLOWDIAGNOSTIC']._serialized_start=532
+  _globals['_FLOWDIAGNOSTIC']._serialized_end=769
+  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_start=686
+  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_end=769
+  _globals['_GETFLOWREQUEST']._serialized_start=771
+  _globals['_GETFLOWREQUEST']._serialized_end=883
+  _globals['_GETFLOWRESPONSE']._serialized_start=885
+  _globals['_GETFLOWRESPONSE']._serialized_end=962
+  _globals['_LISTFLOWSREQUEST']._serialized_start=964
+  _globals['_LISTFLOWSREQUEST']._serialized_end=1042
+  _globals['_LISTFLOWSRESPONSE']._serialized_start=1044
+  _globals['_LISTFLOWSRESPONSE']._serialized_end=1140
+  _globals['_NAMEDFLOWVERSIONS']._serialized_start=1142
+  _globals['_NAMEDFLOWVERSIONS']._serialized_end=1224
+  _globals['_FLOWVERSION']._serialized_start=1226
+  _globals['_FLOWVERSION']._serialized_end=1311
+  _globals['_DELETEFLOWREQUEST']._serialized_start=1313
+  _globals['_DELETEFLOWREQUEST']._serialized_end=1361
+  _globals['_DELETEFLOWRESPONSE']._serialized_start=1363
+  _globals['_DELETEFLOWRESPONSE']._serialized_end=1383
+  _globals['_FLOWSSERVICE']._serialized_start=1386
+  _globals['_FLOWSSERVICE']._serialized_end=1741
 # @@protoc_insertion_point(module_scope)

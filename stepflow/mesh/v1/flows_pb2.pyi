@@ -36,16 +36,20 @@ class StoreFlowRequest(_message.Message):
     def __init__(self, document: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., validate_only: bool = ..., label: _Optional[str] = ...) -> None: ...
 
 class StoreFlowResponse(_message.Message):
-    __slots__ = ("flow_id", "version", "diagnostics", "stored")
+    __slots__ = ("flow_id", "version", "diagnostics", "stored", "newest_version", "label_from")
     FLOW_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIAGNOSTICS_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FROM_FIELD_NUMBER: _ClassVar[int]
     flow_id: str
     version: int
     diagnostics: _containers.RepeatedCompositeFieldContainer[FlowDiagnostic]
     stored: bool
-    def __init__(self, flow_id: _Optional[str] = ..., version: _Optional[int] = ..., diagnostics: _Optional[_Iterable[_Union[FlowDiagnostic, _Mapping]]] = ..., stored: bool = ...) -> None: ...
+    newest_version: int
+    label_from: int
+    def __init__(self, flow_id: _Optional[str] = ..., version: _Optional[int] = ..., diagnostics: _Optional[_Iterable[_Union[FlowDiagnostic, _Mapping]]] = ..., stored: bool = ..., newest_version: _Optional[int] = ..., label_from: _Optional[int] = ...) -> None: ...
 
 class FlowDiagnostic(_message.Message):
     __slots__ = ("code", "kind", "level", "message", "path", "experimental")

@@ -142,20 +142,22 @@ class HostHello(_message.Message):
     def __init__(self, host_id: _Optional[str] = ...) -> None: ...
 
 class CallResult(_message.Message):
-    __slots__ = ("call_id", "key", "attempt", "started_at_ms", "result", "failure")
+    __slots__ = ("call_id", "key", "attempt", "started_at_ms", "result", "failure", "duration_ms")
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     key: str
     attempt: int
     started_at_ms: int
     result: _journal_pb2.Payload
     failure: _journal_pb2.Failure
-    def __init__(self, call_id: _Optional[int] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ...) -> None: ...
+    duration_ms: int
+    def __init__(self, call_id: _Optional[int] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("call_id", "done", "total", "message")

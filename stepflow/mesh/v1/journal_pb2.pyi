@@ -75,12 +75,14 @@ RUN_STATUS_PAUSED: RunStatus
 RUN_STATUS_RECOVERY_FAILED: RunStatus
 
 class Payload(_message.Message):
-    __slots__ = ("json", "blob")
+    __slots__ = ("json", "blob", "blob_bytes")
     JSON_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
+    BLOB_BYTES_FIELD_NUMBER: _ClassVar[int]
     json: bytes
     blob: str
-    def __init__(self, json: _Optional[bytes] = ..., blob: _Optional[str] = ...) -> None: ...
+    blob_bytes: int
+    def __init__(self, json: _Optional[bytes] = ..., blob: _Optional[str] = ..., blob_bytes: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "data_json", "origin")
@@ -131,56 +133,66 @@ class Entry(_message.Message):
     def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., signal_awaited: _Optional[_Union[SignalAwaited, _Mapping]] = ..., survived: _Optional[_Union[Survived, _Mapping]] = ...) -> None: ...
 
 class Adopted(_message.Message):
-    __slots__ = ("epoch", "executor_id", "handed_over", "unnoted_owner")
+    __slots__ = ("epoch", "executor_id", "handed_over", "unnoted_owner", "given_back")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     UNNOTED_OWNER_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_BACK_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     executor_id: str
     handed_over: bool
     unnoted_owner: str
-    def __init__(self, epoch: _Optional[int] = ..., executor_id: _Optional[str] = ..., handed_over: bool = ..., unnoted_owner: _Optional[str] = ...) -> None: ...
+    given_back: bool
+    def __init__(self, epoch: _Optional[int] = ..., executor_id: _Optional[str] = ..., handed_over: bool = ..., unnoted_owner: _Optional[str] = ..., given_back: bool = ...) -> None: ...
 
 class Survived(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StepCompleted(_message.Message):
-    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced")
+    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced", "duration_ms")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     started_at_ms: int
     host: str
     result: Payload
     failure: Failure
     replaced: Failure
-    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    duration_ms: int
+    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
 
 class AttemptFailed(_message.Message):
-    __slots__ = ("attempt", "failure", "retry_at_ms", "started_at_ms", "host")
+    __slots__ = ("attempt", "failure", "retry_at_ms", "started_at_ms", "host", "delay_ms", "duration_ms")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AT_MS_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     failure: Failure
     retry_at_ms: int
     started_at_ms: int
     host: str
-    def __init__(self, attempt: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., retry_at_ms: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+    delay_ms: int
+    duration_ms: int
+    def __init__(self, attempt: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., retry_at_ms: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., delay_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ...) -> None: ...
 
 class TimerSet(_message.Message):
-    __slots__ = ("fire_at_ms",)
+    __slots__ = ("fire_at_ms", "duration_ms")
     FIRE_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     fire_at_ms: int
-    def __init__(self, fire_at_ms: _Optional[int] = ...) -> None: ...
+    duration_ms: int
+    def __init__(self, fire_at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ...) -> None: ...
 
 class SubRunStarted(_message.Message):
     __slots__ = ("kind", "key", "flow", "inputs", "max_concurrency", "variables_json", "overrides_json", "index")
@@ -221,12 +233,14 @@ class Signal(_message.Message):
     def __init__(self, name: _Optional[str] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
 
 class SignalAwaited(_message.Message):
-    __slots__ = ("name", "until_ms")
+    __slots__ = ("name", "until_ms", "timeout_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     until_ms: int
-    def __init__(self, name: _Optional[str] = ..., until_ms: _Optional[int] = ...) -> None: ...
+    timeout_ms: int
+    def __init__(self, name: _Optional[str] = ..., until_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class RunCompleted(_message.Message):
     __slots__ = ("status", "failure")

@@ -65,6 +65,34 @@ class SubmitOutcome(_message.Message):
     rejection: Rejection
     def __init__(self, run_id: _Optional[str] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ...) -> None: ...
 
+class SubmitBatchRequest(_message.Message):
+    __slots__ = ("run", "inputs", "end")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    run: SubmitRunRequest
+    inputs: BatchInputs
+    end: BatchEnd
+    def __init__(self, run: _Optional[_Union[SubmitRunRequest, _Mapping]] = ..., inputs: _Optional[_Union[BatchInputs, _Mapping]] = ..., end: _Optional[_Union[BatchEnd, _Mapping]] = ...) -> None: ...
+
+class BatchInputs(_message.Message):
+    __slots__ = ("inputs",)
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[_values_pb2.Value]
+    def __init__(self, inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ...) -> None: ...
+
+class BatchEnd(_message.Message):
+    __slots__ = ("items_total",)
+    ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    items_total: int
+    def __init__(self, items_total: _Optional[int] = ...) -> None: ...
+
+class SubmitBatchResponse(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
 class Rejection(_message.Message):
     __slots__ = ("status", "reason", "message")
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -270,14 +298,18 @@ class StepStarted(_message.Message):
     def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class StepProgress(_message.Message):
-    __slots__ = ("step", "attempt", "message")
+    __slots__ = ("step", "attempt", "message", "done", "total")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     attempt: int
     message: str
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    done: float
+    total: float
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., message: _Optional[str] = ..., done: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
 
 class StepEnded(_message.Message):
     __slots__ = ("step", "attempt", "outcome", "duration_ms", "failed")
@@ -458,15 +490,17 @@ class ListStepsRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., include_results: bool = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListStepsResponse(_message.Message):
-    __slots__ = ("steps", "next_page_token")
+    __slots__ = ("steps", "next_page_token", "incomplete")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[StepSummary]
     next_page_token: str
-    def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    incomplete: str
+    def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., incomplete: _Optional[str] = ...) -> None: ...
 
 class StepSummary(_message.Message):
-    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome")
+    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome", "duration_ms")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -474,6 +508,7 @@ class StepSummary(_message.Message):
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     status: _journal_pb2.RunStatus
     attempt: int
@@ -481,4 +516,5 @@ class StepSummary(_message.Message):
     started_at_ms: int
     completed_at_ms: int
     outcome: Outcome
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+    duration_ms: int
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...

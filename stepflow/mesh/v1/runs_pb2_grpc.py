@@ -48,6 +48,11 @@ class RunsServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitRunsRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitRunsResponse.FromString,
                 _registered_method=True)
+        self.SubmitBatch = channel.stream_unary(
+                '/stepflow.mesh.v1.RunsService/SubmitBatch',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitBatchRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitBatchResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/stepflow.mesh.v1.RunsService/GetRun',
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.GetRunRequest.SerializeToString,
@@ -118,6 +123,18 @@ class RunsServiceServicer(object):
         """Submit up to 1,000 runs, in the order of the requests. Each is admitted or rejected separately.
 
         Errors: INVALID_ARGUMENT (TOO_MANY_RUNS). The error of a single run is in its outcome.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitBatch(self, request_iterator, context):
+        """Submit a run whose inputs exceed one message. Send `run`, then the inputs in order in as many `inputs` as needed,
+        then `end`. The run is admitted after `end`, so a broken stream leaves no run. Idempotent as SubmitRun, and with
+        it: the same request under the same `run_id` is one run, whichever of the two calls carries it.
+
+        Errors: as SubmitRun, and INVALID_ARGUMENT (STREAM_INVALID: messages out of order, no `end`, or `end` counts other
+        inputs than arrived), DEADLINE_EXCEEDED (INPUTS_STALLED: no message for five minutes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,6 +237,11 @@ def add_RunsServiceServicer_to_server(servicer, server):
                     servicer.SubmitRuns,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitRunsRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitRunsResponse.SerializeToString,
+            ),
+            'SubmitBatch': grpc.stream_unary_rpc_method_handler(
+                    servicer.SubmitBatch,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitBatchRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitBatchResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -325,6 +347,33 @@ class RunsService(object):
             '/stepflow.mesh.v1.RunsService/SubmitRuns',
             stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitRunsRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitBatch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/stepflow.mesh.v1.RunsService/SubmitBatch',
+            stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitBatchRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_runs__pb2.SubmitBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -147,6 +147,8 @@ class EtcdClient:
         self.lease = EtcdChannel(config, credentials)
         self.watch = EtcdChannel(config, credentials)
         self.revision = 0
+        self.on_replaced: Callable[[int], None] = lambda _revision: None
+        """Called with the present revision of an etcd that was wiped, or restored from an older copy."""
         self.closed = False
         self._token = ""
         self._metadata = metadata_of("")
@@ -228,6 +230,19 @@ class EtcdClient:
 
     def saw(self, revision: int) -> None:
         self.revision = max(self.revision, revision)
+
+    def answered(self, asked_at: int, revision: int) -> None:
+        """Note the revision of a linearizable reply; `asked_at`: `self.revision` when the request was sent.
+
+        No history has the revisions seen before if this one is lower: etcd was wiped, or restored from an older copy.
+        Replies that are not linearizable prove nothing, because a member may lag behind.
+        """
+        if revision >= asked_at:
+            self.saw(revision)
+        elif revision < self.revision:
+            log.warning("etcd has forgotten its newest revisions: wiped, or restored", seen=self.revision, now=revision)
+            self.revision = revision
+            self.on_replaced(revision)
 
     async def close(self) -> None:
         """Wait for the calls in flight, bounded by their deadlines, and close all connections."""

@@ -32,13 +32,15 @@ class EtcdMessages:
     def key(self, key: str) -> bytes:
         return self._prefix + key.encode()
 
-    def bounds(self, prefix: str, after: str) -> tuple[bytes, bytes]:
-        """Return the first key and the exclusive end of the keys under `prefix` that follow `after`."""
+    def bounds(self, prefix: str, after: str, before: str = "") -> tuple[bytes, bytes]:
+        """Return the first key and the exclusive end of the keys under `prefix` between `after` and `before`."""
         whole = self.key(prefix)
         # UTF-8 has no byte 0xff, so the last byte can be incremented. A zero byte as the end means no end.
         end = whole[:-1] + bytes((whole[-1] + 1,)) if whole else b"\0"
         start = max(whole, self.key(after) + b"\0") if after else whole or b"\0"
-        return start, end
+        if before:
+            end = self.key(before) if end == b"\0" else min(end, self.key(before))
+        return start, max(start, end) if before else end
 
     def fill(self, items: list[KeyValue], size: int, reply: pb.RangeResponse) -> tuple[int, bool]:
         """Add keys up to the size of a page. Return its size in bytes, and True if keys were left out."""
@@ -92,7 +94,7 @@ class EtcdMessages:
 
             case Range():
                 ranged = into.request_range
-                ranged.key, ranged.range_end = self.bounds(op.prefix, op.after)
+                ranged.key, ranged.range_end = self.bounds(op.prefix, op.after, op.before)
                 ranged.limit = min(op.limit, PAGE_KEYS_MAX)
 
     def response(self, op: Op, part: pb.ResponseOp) -> Response:

@@ -5,6 +5,8 @@
   StoreUnavailable. A caller that must know the outcome resends the transaction (`stepflow.store.writer`).
 - Reads are linearizable and retried at another member; so are leases.
 - Etcd has no page limit in bytes, so a page is assembled from smaller ranges of one revision.
+- An etcd that was wiped, or restored from an older copy, is recognised by its lower revision: watches end with
+  StoreCompacted, so that their owners list again.
 - Times to live are whole seconds, rounded up, with a minimum set by etcd (2 s by default).
 
 Not here: connections and errors (`client`), messages (`messages`), watches (`watch`).
@@ -54,6 +56,8 @@ class EtcdStore:
         self.version = version
         self._client = client
         self._watches = watches
+        client.on_replaced = watches.end_ahead
+        watches.ask_revision = self.revision
         self._messages = EtcdMessages(client.config.prefix)
 
     @classmethod
@@ -109,8 +113,9 @@ class EtcdStore:
             self._messages.add_op(request.failure.add(), op)
 
         reads = not any(isinstance(op, (Put, Delete, DeletePrefix)) for op in (*txn.then, *txn.orelse))
+        asked_at = self._client.revision
         reply = await self._client.call(self._client.kv, TXN_READING if reads else TXN, request)
-        self._client.saw(reply.header.revision)
+        self._client.answered(asked_at, reply.header.revision)
 
         ops = txn.then if reply.succeeded else txn.orelse
         responses = tuple([self._messages.response(op, part) for op, part in zip(ops, reply.responses, strict=True)])
@@ -164,10 +169,11 @@ class EtcdStore:
         await self._client.close()
 
     async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        asked_at = self._client.revision
         try:
             reply = await self._client.call(self._client.kv, RANGE, request)
         except StoreCompacted as error:
             # etcd does not report the compacted revision; at least this one was compacted.
             raise StoreCompacted(error.reason, error.message, compacted=request.revision) from None
-        self._client.saw(reply.header.revision)
+        self._client.answered(asked_at, reply.header.revision)
         return reply

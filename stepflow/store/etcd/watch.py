@@ -2,9 +2,12 @@
 
 - One gRPC stream per watch, all on one connection. A watch yields whole revisions in order, without repeats or gaps: it
   resumes after the last complete revision, at any member.
-- A stream silent for `PROGRESS_S` is asked for its progress; a stream silent for `SILENCE_S` is abandoned together with
-  its connection. So a half-open connection is detected within seconds.
+- A stream silent for `PROGRESS_S` is asked for its progress, and for a sign of life; a stream silent for `SILENCE_S` is
+  abandoned together with its connection. So a half-open connection is detected within seconds.
+- Progress alone is no sign of life: etcd owes no progress for a watch that starts in the future, as every watch of an
+  idle store does. A second watch under the same id is refused at any revision, and that refusal is the sign of life.
 - Reported progress advances the resume point, so that a compaction does not catch an idle watch.
+- A watch that would wait for revisions which etcd has lost (it was wiped, or restored) ends with StoreCompacted, too.
 - Streams are read even if the owner lags. A watch ends with StoreCompacted when its owner is `WATCH_BACKLOG_MAX`
   revisions behind, or when etcd has compacted missed revisions; the owner then lists again.
 
@@ -17,7 +20,7 @@ import asyncio
 import contextlib
 import random
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpc import aio
 
@@ -27,6 +30,10 @@ from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain,
 from stepflow.store.protocol import KeyValue, StoreCompacted, StoreEvent, StoreUnavailable, WatchBatch
 from stepflow.store.watch_queue import WatchQueue
 from stepflow.telemetry import get_logger
+from stepflow.vital import keep_running
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 log = get_logger(__name__)
 
@@ -35,6 +42,9 @@ PROGRESS_S = 2.0
 SILENCE_S = 5.0
 CREATE_S = 2.0
 """Longest wait for the confirmation of a new stream; then another is tried."""
+
+WATCH_ID = 1
+"""Id of the only watch of each stream."""
 
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
@@ -94,7 +104,7 @@ class EtcdWatch(WatchQueue):
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def tick(self, now_s: float) -> None:
-        """Ask a silent stream for its progress, or abandon it if it stays silent."""
+        """Ask a silent stream for its progress and a sign of life, or abandon it if it stays silent."""
         stream, patience = self._stream, self._patience
         if stream is None or patience is None or now_s - self._heard_s < PROGRESS_S:
             return
@@ -107,6 +117,7 @@ class EtcdWatch(WatchQueue):
         try:
             async with asyncio.timeout(TICK_S):  # the time-out cancels a stream that accepts no write
                 await stream.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+                await stream.write(self._create_request())
         except (Exception, asyncio.CancelledError):
             if is_cancelled():
                 raise
@@ -163,7 +174,6 @@ class EtcdWatch(WatchQueue):
 
     async def _read(self, channel: aio.Channel) -> None:
         """Read one stream to its end. Raises: the cause of the end."""
-        create = pb.WatchCreateRequest(key=self._prefix, range_end=self._end, start_revision=self._next, fragment=True)
         self._fragments.clear()  # of an incomplete revision, which is sent again
         stream = self._client.stream(channel, WATCH)
         self._heard_s = time.monotonic()
@@ -171,12 +181,14 @@ class EtcdWatch(WatchQueue):
         self._stream = stream
 
         try:
-            await stream.write(pb.WatchRequest(create_request=create))
+            await stream.write(self._create_request())
             while True:
                 response = await stream.read()
                 if not isinstance(response, pb.WatchResponse):  # grpc's mark of the end
                     raise _Broken("the stream ended")
                 self._heard_s = time.monotonic()
+                if self._created and response.created:
+                    continue  # the refused second watch, see `tick`
                 self._created = True
                 if response.canceled:
                     raise self._cancelled(response)
@@ -185,8 +197,17 @@ class EtcdWatch(WatchQueue):
             self._stream = None
             stream.cancel()
 
+    def _create_request(self) -> pb.WatchRequest:
+        """Return the request that creates the watch, and is refused while the watch exists."""
+        create = pb.WatchCreateRequest(
+            key=self._prefix, range_end=self._end, start_revision=self._next, watch_id=WATCH_ID, fragment=True
+        )
+        return pb.WatchRequest(create_request=create)
+
     def _take(self, response: pb.WatchResponse) -> None:
         self._client.saw(response.header.revision)
+        if response.created and response.header.revision + 1 < self._next:
+            self._watches.doubt()  # this member lags, or the history that the watch follows is gone
         if response.events:
             self._fragments.extend(response.events)
             self._deliver(whole=not response.fragment)
@@ -249,8 +270,11 @@ class Watches:
     def __init__(self, client: EtcdClient, version: str) -> None:
         self.client = client
         self.progress_counts = version_of(version) >= PROGRESS_TOLD_RIGHT
+        self.ask_revision: Callable[[], Awaitable[int]] = _unknown
+        """Asks etcd for its present revision, and so recognises an etcd that was replaced."""
         self._watches: set[EtcdWatch] = set()
         self._ticker: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def open(self, prefix: bytes, end: bytes, strip: int, from_revision: int) -> EtcdWatch:
         """Watch from `prefix` to `end`, removing the first `strip` bytes of keys.
@@ -261,11 +285,30 @@ class Watches:
         watch = EtcdWatch(self, prefix, end, strip, from_revision or self.client.revision + 1)
         self._watches.add(watch)
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="etcd watches")
+            self._ticker = asyncio.get_running_loop().create_task(
+                keep_running(log, "the clock of the watches", self._tick), name="etcd watches"
+            )
         return watch
 
     def remove(self, watch: EtcdWatch) -> None:
         self._watches.discard(watch)
+
+    def doubt(self) -> None:
+        """Ask for the present revision, unless it is being asked."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), name="etcd revision")
+
+    def end_ahead(self, revision: int) -> None:
+        """End the watches that wait for revisions after the newest one. Their owners list again."""
+        for watch in tuple(self._watches):
+            if watch.resumes_at > revision + 1:
+                watch.fail(
+                    StoreCompacted("STORE_COMPACTED", "etcd was replaced by an older history", compacted=revision)
+                )
+
+    async def _ask(self) -> None:
+        with contextlib.suppress(StepflowError):  # the stream ends again, or a later request finds out
+            await self.ask_revision()
 
     async def close(self, error: StepflowError) -> None:
         watches = tuple(self._watches)
@@ -273,6 +316,9 @@ class Watches:
             watch.fail(error)
         for watch in watches:
             await watch.ended()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
@@ -282,6 +328,10 @@ class Watches:
             await asyncio.sleep(TICK_S)
             for watch in tuple(self._watches):
                 await watch.tick(time.monotonic())
+
+
+async def _unknown() -> int:
+    raise StoreUnavailable("STORE_CLOSED", "there is no store to ask")
 
 
 def _backoff_s(failures: int) -> float:

@@ -14,6 +14,7 @@ from stepflow.store.sqlite.history import Change, History, Record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from stepflow.store.protocol import Range
     from stepflow.store.sqlite.table import Table
 
 
@@ -79,10 +80,10 @@ class Batch:
             overlay = self._overlay_at(revision)
         return self._page(prefix, after, limit, revision, overlay)
 
-    def page_within(self, change: Change, prefix: str, after: str, limit: int) -> Page:
+    def page_within(self, change: Change, op: Range) -> Page:
         """Read a page inside a transaction; it has the revision of the transaction once that has changed a key."""
         revision = change.revision if change.events else self.revision
-        return self._page(prefix, after, limit, revision, self._written)
+        return self._page(op.prefix, op.after, op.limit, revision, self._written, op.before)
 
     def put(self, change: Change, key: str, value: bytes, lease: int) -> None:
         before = self.get(key)
@@ -132,11 +133,21 @@ class Batch:
                 overlay[event.kv.key] = before
         return overlay
 
-    def _page(self, prefix: str, after: str, limit: int, revision: int, overlay: Mapping[str, KeyValue | None]) -> Page:
+    def _page(
+        self,
+        prefix: str,
+        after: str,
+        limit: int,
+        revision: int,
+        overlay: Mapping[str, KeyValue | None],
+        before: str = "",
+    ) -> Page:
         items: list[KeyValue] = []
         size = 0
         limit = min(limit, PAGE_KEYS_MAX)
         for kv in self._scan(prefix, after, overlay):
+            if before and kv.key >= before:
+                break
             if len(items) == limit or size >= PAGE_BYTES_MAX:
                 return Page(items, True, revision)
             items.append(kv)

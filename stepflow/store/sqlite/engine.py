@@ -141,8 +141,8 @@ class Engine:
                 return sum([batch.delete(change, key) for key in batch.keys_under(prefix)])
             case Get(key):
                 return batch.get(key)
-            case Range(prefix, limit, after):
-                return batch.page_within(change, prefix, after, limit)
+            case Range():
+                return batch.page_within(change, op)
 
     def _put(self, put: Put, change: Change) -> None:
         lease = put.lease

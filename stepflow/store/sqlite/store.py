@@ -163,9 +163,20 @@ class SqliteStore:
         self._closed = True
         for watch in tuple(self._watches):
             watch.fail(self._gone())
+        self._fail_requests(cause or self._gone())
         if not self._opened.done():
             self._opened.set_exception(cause or self._gone())
         self._ended.set_result(None)
+
+    def _fail_requests(self, error: Exception) -> None:
+        """Fail the requests that the thread has not taken: nothing will answer them."""
+        while True:
+            try:
+                request = self._requests.get_nowait()
+            except Empty:
+                return
+            if request is not None:
+                _fail_batch([request], error)
 
     def _gone(self) -> StoreUnavailable:
         return StoreUnavailable("STORE_CLOSED", f"{self.path} was closed", path=self.path)
@@ -201,7 +212,11 @@ class SqliteStore:
 
         while True:
             batch, last = self._gather(engine)
-            self._execute(engine, batch)
+            try:
+                self._execute(engine, batch)
+            except Exception as error:  # a defect, which ends this thread
+                self._hand_over(_fail_batch, batch, error)
+                raise
             if last:
                 return
 
@@ -254,6 +269,12 @@ class SqliteStore:
     def _hand_over(self, callback: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all waiters
             self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _fail_batch(batch: list[_Request], error: Exception) -> None:
+    for request in batch:
+        if request.future is not None and not request.future.done():
+            request.future.set_exception(error)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -7,6 +7,10 @@ The first argument selects its behaviour:
 - `damaged`: its results are invalid JSON, or nested too deeply
 - `endless`: the pages of its tools/list never end
 - `promptless`: it has no tools and no tools/list
+- `floods`: it reports progress as often as `reports` says before it answers a call, with a log message each time
+- `odd`: its tools and its handshake are those of the JSON in the second argument; it answers a call with the tool's
+  argument `answer`, or else with its name
+- `malformed`: it answers a call in the form that the argument `form` names
 """
 
 import json
@@ -27,6 +31,35 @@ TOOLS = [
 ]
 
 
+GOOD = '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [{"type": "text", "text": "fine"}]}}'
+OTHER = GOOD.replace("{id}", "987654")
+FORMS = {
+    # no outcome can be read
+    "neither": '{"jsonrpc": "2.0", "id": {id}}',
+    "result is a list": '{"jsonrpc": "2.0", "id": {id}, "result": []}',
+    "error is a text": '{"jsonrpc": "2.0", "id": {id}, "error": "oh"}',
+    "code is a text": '{"jsonrpc": "2.0", "id": {id}, "error": {"code": "-32050", "message": null}}',
+    "not a number": '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [], "n": NaN}}',
+    "too deep, id last": '{"result": {"content": [], "n": ' + DEEP + '}, "jsonrpc": "2.0", "id": {id}}',
+    "cut off in a text": '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [{"type": "te',
+    "cut off after a bracket": '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [\n' + OTHER,
+    # the outcome is told, in another form
+    "no version": GOOD.replace('"jsonrpc": "2.0", ', ""),
+    "another version": GOOD.replace('"2.0"', "1"),
+    "id is a text": GOOD.replace("{id}", '"{id}"'),
+    "id is a double": GOOD.replace("{id}", "{id}.0"),
+    "an empty error": GOOD[:-1] + ', "error": null}',
+    "a batch": '[{"jsonrpc": "2.0", "method": "notifications/x"}, ' + GOOD + "]",
+    "over several lines": GOOD.replace("[", "\n[\n")
+    .replace("{", "{\n")
+    .replace("{\nid}", "{id}")
+    .replace("}}", "}\n}"),
+    "after a text": "Computing ... " + GOOD,
+    "before a text": GOOD + "done",
+    "two on a line": OTHER + GOOD,
+}
+
+
 def send(message: dict) -> None:
     print(json.dumps(message), flush=True)
 
@@ -40,6 +73,9 @@ def error(request: dict, code: int, message: str) -> None:
 
 
 def initialize(request: dict) -> None:
+    if MODE == "odd" and (handshake := json.loads(sys.argv[2]).get("handshake")):
+        result(request, handshake)
+        return
     result(
         request,
         {
@@ -51,6 +87,9 @@ def initialize(request: dict) -> None:
 
 
 def list_tools(request: dict) -> None:
+    if MODE == "odd":
+        result(request, {"tools": json.loads(sys.argv[2])["tools"]})
+        return
     page = int((request.get("params") or {}).get("cursor") or 0)
     if MODE == "endless":
         result(request, {"tools": [{**TOOLS[0], "name": f"tool{page}"}], "nextCursor": str(page + 1)})
@@ -61,7 +100,29 @@ def list_tools(request: dict) -> None:
 
 def call(request: dict) -> None:
     name, arguments = request["params"]["name"], request["params"].get("arguments", {})
-    if name == "add":
+    if MODE == "malformed" and "form" in arguments:
+        print(FORMS[arguments["form"]].replace("{id}", str(request["id"])), flush=True)
+    elif MODE == "odd":
+        told = arguments.get("answer", {"content": [{"type": "text", "text": name}]})
+        if arguments.get("crash"):
+            os._exit(3)
+        send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        result(request, told)
+    elif MODE == "floods":
+        progress = {"progressToken": request["params"]["_meta"]["progressToken"], "total": arguments["reports"]}
+        for number in range(1, arguments["reports"] + 1):
+            params = {**progress, "progress": number, "message": f"at {number}"}
+            log = {"level": "info", "data": number}
+            lines = [
+                {"jsonrpc": "2.0", "method": "notifications/progress", "params": params},
+                {"jsonrpc": "2.0", "method": "notifications/message", "params": log},
+            ]
+            sys.stdout.write("".join(json.dumps(line) + "\n" for line in lines))
+        if arguments.get("then") == "silence":
+            sys.stdout.flush()
+            sys.stdin.readline()
+        result(request, {"content": [{"type": "text", "text": "done"}]})
+    elif name == "add":
         if not {"a", "b"} <= arguments.keys():
             error(request, -32602, "a and b are wanted")
             return

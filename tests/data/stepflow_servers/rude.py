@@ -11,7 +11,7 @@ def reply(request, result):
     print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}), flush=True)
 
 
-def serve(execute, capabilities=None, heard=None):
+def serve(execute, capabilities=None, heard=None, components=({"component": "/it"},)):
     for text in sys.stdin:
         request = json.loads(text)
         if "method" not in request:
@@ -21,7 +21,7 @@ def serve(execute, capabilities=None, heard=None):
             case "initialize":
                 reply(request, {"server_protocol_version": 1, "capabilities": capabilities})
             case "components/list":
-                reply(request, {"components": [{"component": "/it"}]})
+                reply(request, {"components": list(components)})
             case "components/execute" if capabilities is None and request["params"]["component"] != "/it":
                 error = {"code": -32001, "message": "no such component"}
                 print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}), flush=True)
@@ -83,17 +83,52 @@ def crashes_on_second_start():
 
 
 def malformed():
-    replies = {
-        "no output": {"result": {}},
-        "neither": {},
-        "result is a number": {"result": 5},
-        "error is a text": {"error": "oh"},
+    """Answers in the form that the input names; `{id}` is the id of the request."""
+    deep = "[" * 2_000 + "]" * 2_000
+    good = '{"jsonrpc": "2.0", "id": {id}, "result": {"output": "fine"}}'
+    other = good.replace("{id}", "0")
+    forms = {
+        # no outcome can be read
+        "no output": '{"jsonrpc": "2.0", "id": {id}, "result": {}}',
+        "neither": '{"jsonrpc": "2.0", "id": {id}}',
+        "result is a number": '{"jsonrpc": "2.0", "id": {id}, "result": 5}',
+        "error is a text": '{"jsonrpc": "2.0", "id": {id}, "error": "oh"}',
+        "code is a text": '{"jsonrpc": "2.0", "id": {id}, "error": {"code": "-32003", "message": null}}',
+        "not a number": '{"jsonrpc": "2.0", "id": {id}, "result": {"output": NaN}}',
+        "too deep, id last": '{"result": {"output": ' + deep + '}, "jsonrpc": "2.0", "id": {id}}',
+        "cut off in a text": '{"jsonrpc": "2.0", "id": {id}, "result": {"output": "fi',
+        "cut off after a bracket": '{"jsonrpc": "2.0", "id": {id}, "result": {"output": [\n'
+        + good.replace("{id}", "0"),
+        "too large, id last": '{"result": {"output": "' + "x" * 18_000_000 + '"}, "id": {id}, "jsonrpc": "2.0"}',
+        # the outcome is told, in another form
+        "no version": '{"id": {id}, "result": {"output": "fine"}}',
+        "another version": good.replace('"2.0"', "1"),
+        "id is a text": good.replace("{id}", '"{id}"'),
+        "id is a double": good.replace("{id}", "{id}.0"),
+        "an empty error": '{"jsonrpc": "2.0", "id": {id}, "result": {"output": "fine"}, "error": null}',
+        "a batch": '[{"jsonrpc": "2.0", "method": "x"}, ' + good + "]",
+        "over several lines": good.replace("{", "{\n  ").replace("\n  id}", "id}").replace("}}", "\n}\n}"),
+        "after a text": "Computing ... " + good,
+        "before a text": good + "done",
+        "two on a line": other + good,
     }
-    serve(
-        lambda request: print(
-            json.dumps({"jsonrpc": "2.0", "id": request["id"], **replies[request["params"]["input"]]}), flush=True
-        )
-    )
+    serve(lambda request: print(forms[request["params"]["input"]].replace("{id}", str(request["id"])), flush=True))
+
+
+def lists_oddly():
+    odd = [
+        None,
+        5,
+        {"description": "no name"},
+        {"component": "/odd", "description": 5, "path": 7},
+        {"component": "/it"},
+    ]
+    serve(trivial, components=odd)
+
+
+def breaks_off():
+    """Prints the first line of a reply, and never the rest."""
+    serve(lambda request: print('{"jsonrpc": "2.0", "id": ' + f"{request['id']},", flush=True))
 
 
 def declares():

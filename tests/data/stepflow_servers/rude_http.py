@@ -103,6 +103,16 @@ def large(self, value):
     self.answer(200, self.message(result={"output": "x" * value}))
 
 
+def floods(self, value):
+    """Report progress as often as the input says."""
+    self.begin_stream()
+    for number in range(1, value + 1):
+        params = {"id": self.request_id, "done": number, "total": value}
+        report = {"jsonrpc": "2.0", "method": "components/progress", "params": params}
+        self.event(b"data: " + json.dumps(report).encode() + b"\n\n")
+    self.event(b"data: " + self.message(result={"output": "done"}) + b"\n\n")
+
+
 def asks(self, value):
     """Send the requests that it is given, and return the replies with the instance that they were for."""
     self.begin_stream()

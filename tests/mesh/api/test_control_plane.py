@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,12 @@ from support import wait_until_async
 from support.parts import World, echo, gated, of, step
 
 from control_plane import admission
+from control_plane import inputs as run_inputs
+from control_plane.run_list import RunFilter
 from stepflow.errors import AlreadyExists, Invalid, NotFound, StepflowError
+from stepflow.flow import Flow
 from stepflow.ids import new_run_id
-from stepflow.store import Get, Range, StoreCompacted, keys
+from stepflow.store import Get, Range, StoreCompacted, delete, keys
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -48,8 +52,21 @@ def test_fifty_submissions_of_one_run_id_make_one_run() -> None:
             assert set(ids) == {request.run_id}
             await world.ended(ids[0])
             assert world.work.executions("a") == [1]
-            assert len(await world.control.list_runs()) == 1
+            assert len((await world.control.run_list.page(RunFilter(), 100, ""))[0]) == 1
             assert await world.control.submit(request) == request.run_id
+
+    run(main())
+
+
+def test_a_run_of_a_flow_that_a_wiped_store_has_lost_is_admitted_with_the_flow() -> None:
+    async def main() -> None:
+        async with World.open() as world:
+            request = world.request(echo("a"))
+            assert isinstance(request.flow, Flow)
+            flow_id = await world.control.store_flow(request.flow)
+            assert await delete(world.store, keys.flow(flow_id))
+            run_id = await world.control.submit(replace(request, flow=flow_id))
+            assert (await world.ended(run_id)).status == "completed"
 
     run(main())
 
@@ -73,7 +90,7 @@ def test_what_can_never_run_is_refused_and_leaves_nothing() -> None:
                 ("FLOW_INVALID", world.submit(echo("a", of("b")), echo("b", of("a")))),
                 ("CONCURRENCY_INVALID", world.submit(step_a, concurrency_max=0)),
                 ("RUN_ID_INVALID", world.submit(step_a, run_id="mine")),
-                ("TOO_MANY_ITEMS", world.submit(step_a, inputs=[1] * (admission.RUN_ITEMS_MAX + 1))),
+                ("TOO_MANY_ITEMS", world.submit(step_a, inputs=[1] * (run_inputs.RUN_ITEMS_MAX + 1))),
                 ("VARIABLES_TOO_LARGE", world.submit(step_a, variables={"v": "x" * 300_000})),
                 ("INPUT_INVALID", world.submit(step_a, inputs=[{"n": 1}, {"n": "x"}], schemas=SCHEMA)),
             ]

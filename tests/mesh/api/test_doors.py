@@ -200,6 +200,23 @@ def test_a_defect_is_internal_and_says_nothing_of_its_cause(api: Any, monkeypatc
     assert "NoneType" not in failed.details()
 
 
+def test_a_request_without_memory_for_its_answer_is_told_to_ask_for_less(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def greedy(*_: object) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(api[0].store, "get", greedy)
+
+    async def talk(channel: grpc.aio.Channel) -> Any:
+        stub: Any = cluster_pb2_grpc.ClusterServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.GetCluster(cluster_pb2.GetClusterRequest())
+        return error_of(failed.value)
+
+    assert converse(api[0].address, talk).reason == "OUT_OF_MEMORY"
+
+
 # --- flows --------------------------------------------------------------------------------------------------------
 
 
@@ -223,9 +240,13 @@ def test_versions_of_a_flow_gather_under_its_name_and_labels_move(api: Any) -> N
 
         versions = [(await store(1, "live")).version, (await store(2)).version, (await store(2)).version]
         before = await get("live"), await get()
-        await store(2, "live")
+        moved = await store(2, "live")
+        assert (moved.version, moved.newest_version, moved.label_from) == (2, 2, 1)
         after = await get("live")
-        await store(1)  # an old version, stored again, is the newest
+        again = await store(1)  # an old version, stored again, hides no newer one
+        assert (again.version, again.newest_version, again.label_from) == (1, 2, 0)
+        assert (await get("1"), await get("2")) == before
+        assert await refused(store(1, "7")) == ("INVALID_ARGUMENT", "LABEL_INVALID")
         listed = await stub.ListFlows(flows_pb2.ListFlowsRequest(name_prefix="versions/"))
         await stub.DeleteFlow(flows_pb2.DeleteFlowRequest(name="versions/a b", label="live"))
         no_label = await refused(get("live"))
@@ -238,9 +259,9 @@ def test_versions_of_a_flow_gather_under_its_name_and_labels_move(api: Any) -> N
     assert versions == [1, 2, 2]
     assert before == (one, two)
     assert after == two
-    assert [(v.version, list(v.labels)) for v in listed.flows[0].versions] == [(2, ["live"]), (1, [])]
+    assert [(v.version, list(v.labels)) for v in listed.flows[0].versions] == [(1, []), (2, ["live"])]
     assert no_label == ("NOT_FOUND", "LABEL_NOT_FOUND")
-    assert newest == one
+    assert newest == two
     assert gone == ("NOT_FOUND", "FLOW_NAME_NOT_FOUND")
 
 
@@ -386,6 +407,23 @@ def test_the_cluster_shows_leader_executors_and_hosts(api: Any) -> None:
         ("broken", "failed", "no such command"),
     ]
     assert components[0].input_schema == {"type": "string"}
+
+
+def test_a_state_that_only_a_later_version_knows_hides_no_host(api: Any) -> None:
+    mesh, run = api
+    session = state_pb2.HostSession(address="127.0.0.1:1")
+    session.plugins.add(plugin="text", type="stepflow", state=99)  # type: ignore[arg-type]  # the point
+    run(put(mesh.store, keys.session_host("h3"), session.SerializeToString()))
+
+    async def talk() -> Any:
+        async with Client(mesh.address) as client:
+            return await client.cluster()
+
+    try:
+        (host,) = asyncio.run(talk()).hosts
+        assert [(plugin.plugin, plugin.state) for plugin in host.plugins] == [("text", "unknown (99)")]
+    finally:
+        run(delete(mesh.store, keys.session_host("h3")))
 
 
 def test_an_embedded_mesh_cannot_be_drained(api: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -92,6 +93,15 @@ def test_a_control_plane_ends_in_good_order_although_clients_wait(mesh: Processe
     gate.allow(10)
     with BlockingClient(again.address) as client:
         assert client.wait(run_id, timeout_s=30).status == "completed"
+
+
+def test_a_signal_seen_twice_stops_a_service_in_good_order(mesh: Processes, tmp_path: Path) -> None:
+    """`timeout` signals the process, and then its group. Two of one number may reach the process as one."""
+    services = [mesh.executor(), mesh.host(gated_config(tmp_path)), mesh.control_plane()]
+    for service in services:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            service.process.send_signal(number)
+    assert [service.process.wait(30) for service in services] == [0, 0, 0]
 
 
 def test_a_drained_executor_hands_its_runs_over(mesh: Processes, tmp_path: Path) -> None:

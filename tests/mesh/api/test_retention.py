@@ -170,7 +170,7 @@ def test_journals_go_before_the_rest_of_a_run_does(api: Any) -> None:
         swept_by, fence = await retention(mesh)
         assert not (await swept_by.sweep(fence, at_ms + 23 * HOUR_MS)).stripped
         assert (await swept_by.sweep(fence, at_ms + 25 * HOUR_MS)).stripped == [run_id]
-        assert await keys_of(mesh, run_id) == {"runs", "status", "results"}
+        assert await keys_of(mesh, run_id) == {"runs", "by-age", "status", "results"}
         assert (await mesh.mesh.control.items(run_id))[0].status == "completed"
         assert (await swept_by.sweep(fence, at_ms + 169 * HOUR_MS)).removed == [run_id]
         assert await keys_of(mesh, run_id) == set()
@@ -221,7 +221,7 @@ def test_a_former_leader_removes_nothing(api: Any) -> None:
             await swept_by.sweep(former, 2**50)
         assert refused.value.reason == "NOT_LEADING"
         for run_id in ids:
-            assert await keys_of(mesh, run_id) == {"runs", "status", "results", "journal"}
+            assert await keys_of(mesh, run_id) == {"runs", "by-age", "status", "results", "journal"}
 
     run(work())
 

@@ -12,8 +12,10 @@ from support.parts import World, of, step
 
 from control_plane import signals
 from control_plane.signals import signal
+from executor import messages
 from stepflow.client import Client
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, Overloaded, StepflowError
+from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -57,6 +59,14 @@ async def in_journal(world: World, run_id: str, kind: str, partition: int = 0, c
             return
         await asyncio.sleep(0.005)
     raise AssertionError(f"no {count} entries {kind}")
+
+
+async def emptied(world: World, run_id: str) -> None:
+    for _ in range(2_000):
+        if not (await world.store.range(keys.inbox_of_run(run_id))).items:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("the inbox is not emptied")
 
 
 def test_what_a_dead_owner_had_taken_and_what_came_meanwhile_reach_the_next_one_once() -> None:
@@ -109,18 +119,74 @@ def test_a_run_that_waits_for_an_executor_keeps_the_signals_for_it() -> None:
     run(main())
 
 
+def test_the_bound_of_an_inbox_counts_only_messages_that_are_not_taken_yet() -> None:
+    """Each item waits for its approval: more approvals in all than an inbox may hold."""
+    items = 2 * signals.INBOX_MESSAGES_MAX
+
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(waiting("a"), inputs=list(range(items)), concurrency_max=items)
+            for item in range(items):
+                await signal(world.store, world.blobs, run_id, "go", b"1", item=item)
+                if item % 500 == 0:
+                    await emptied(world, run_id)
+            assert (await world.ended(run_id)).status == "completed"
+            assert [key async for key in range_all(world.store, keys.inbox_of_run(run_id))] == []
+
+    run(main())
+
+
 def test_an_inbox_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "INBOX_MESSAGES_MAX", 3)
+    monkeypatch.setattr(messages, "SIGNALS_UNRECEIVED_MAX", 2)
 
     async def main() -> None:
         async with World.open() as world:
-            run_id = await world.submit(waiting("a", name="never"))
+            run_id = await world.submit(waiting("a"))
+            for number in range(2):  # taken, though no step waits for them
+                await signal(world.store, world.blobs, run_id, "other", str(number).encode())
+            await in_journal(world, run_id, "inbox_taken", count=2)
             for _ in range(3):
                 await signal(world.store, world.blobs, run_id, "other", b"null")
             with pytest.raises(Overloaded):
                 await signal(world.store, world.blobs, run_id, "other", b"null")
             await world.control.cancel(run_id)
             assert (await world.ended(run_id)).status == "cancelled", "a full inbox takes a cancel all the same"
+
+    run(main())
+
+
+def test_a_signal_left_in_the_inbox_reaches_the_step_that_comes_to_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "SIGNALS_UNRECEIVED_MAX", 1)
+
+    async def main() -> None:
+        async with World.open() as world:
+            steps = [waiting("a"), waiting("b", name="later", after=of("a")), waiting("c", name="later", after=of("b"))]
+            run_id = await world.submit(*steps)
+            await in_journal(world, run_id, "signal_awaited")
+            for name, payload in (("other", b"0"), ("later", b"1"), ("later", b"2"), ("go", b"3")):
+                await signal(world.store, world.blobs, run_id, name, payload)
+            assert (await world.ended(run_id)).status == "completed"
+            assert (await world.results(run_id))[0]["result"]["payload"] == 2
+
+    run(main())
+
+
+def test_a_repeated_signal_changes_nothing_after_it_was_taken_and_after_the_run_has_ended() -> None:
+    async def main() -> None:
+        async with World.open() as world:
+            run_id = await world.submit(waiting("a"), waiting("b", after=of("a")))
+            await in_journal(world, run_id, "signal_awaited")
+            first = str(uuid4())
+            await signal(world.store, world.blobs, run_id, "go", b"1", signal_id=first)
+            await in_journal(world, run_id, "signal_awaited", count=2)
+            assert await signal(world.store, world.blobs, run_id, "go", b"1", signal_id=first) == first
+            await signal(world.store, world.blobs, run_id, "go", b"2")
+            assert (await world.ended(run_id)).status == "completed"
+            assert (await world.results(run_id))[0]["result"]["payload"] == 2
+            assert await signal(world.store, world.blobs, run_id, "go", b"1", signal_id=first) == first
+            with pytest.raises(FailedPrecondition):
+                await signal(world.store, world.blobs, run_id, "go", b"1", signal_id=str(uuid4()))
 
     run(main())
 

@@ -31,8 +31,15 @@ plugins:
     command: python
     args: [%(root)s/tests/data/servers/gated.py]
     env: {PYTHONPATH: %(root)s, GATED_FOLDER: %(folder)s}
+  behaviours:
+    type: stepflow
+    transport: stdio
+    command: python
+    args: [%(root)s/tests/data/servers/behaviours.py]
+    env: {PYTHONPATH: %(root)s}
 routes:
   /builtin: [{plugin: builtin}]
+  /behaviours: [{plugin: behaviours}]
   /gated: [{plugin: gated}]
 """
 
@@ -275,3 +282,26 @@ def test_a_hundred_followers_of_one_run_get_the_same_events(api: Any, gate: Gate
     found = asyncio.run(talk())
     assert all(each == found[0] for each in found)
     assert len(found[0]) == 9
+
+
+def test_a_progress_report_reaches_its_followers_with_its_numbers(api: Any, gate: Gate) -> None:
+    flow = {
+        "steps": [
+            {"id": "first", "component": "/gated/work", "input": {"n": 0}},
+            {"id": "slow", "component": "/behaviours/slow_progress", "input": {"after": {"$step": "first"}}},
+        ],
+        "output": {"$step": "slow"},
+    }
+
+    async def talk() -> list[tuple[str, float, float]]:
+        async with asyncio.timeout(60), Client(api[0].address) as client:
+            run_id = await client.submit(flow)
+            reports = []
+            async for event in client.watch(run_id):
+                if event.kind == "run_adopted":  # the watch is open, so no report of the second step is missed
+                    gate.allow(1)
+                if event.kind == "step_progress":
+                    reports.append((event.message, event.done, event.total))
+            return reports
+
+    assert ("half", 1, 2) in asyncio.run(talk())

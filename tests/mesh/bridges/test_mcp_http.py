@@ -178,6 +178,7 @@ def test_a_call_in_flight_is_lost_with_its_server_and_not_repeated(tmp_path: Pat
                 await wait_until_async((tmp_path / "begun").exists, "the tool runs")
                 server.kill()
                 failure = await call.outcome
+                server.wait()  # until then its port still accepts connections
                 (tmp_path / "begun").unlink()
                 with tools_over_http(port):
                     assert await outcome_of(backend, "add", {"a": 1, "b": 1}) == {"result": 2}
@@ -328,12 +329,11 @@ def test_a_server_that_never_listens_is_refused_in_time() -> None:
 class Scripted:
     """A server of the handshake era with sessions; `call` answers the calls of tools."""
 
-    def __init__(self, status_of_unknown_session: int = 404) -> None:
+    def __init__(self) -> None:
         self.sessions: set[str] = set()
         self.begun = 0
         self.executed: list[str] = []
         self.authorizations: set[str] = set()
-        self.status_of_unknown_session = status_of_unknown_session
 
     async def __call__(self, exchange: Exchange) -> None:
         self.authorizations.add(exchange.headers.get("authorization", ""))
@@ -350,7 +350,7 @@ class Scripted:
             result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
             await exchange.result(result, Mcp_Session_Id=session)
         elif exchange.headers.get("mcp-session-id") not in self.sessions:
-            await exchange.error(self.status_of_unknown_session, -32000, "Bad Request: No valid session ID provided")
+            await self.refuse(exchange)
         elif "id" not in message:
             await exchange.send(202)
         elif method == "tools/list":
@@ -359,6 +359,10 @@ class Scripted:
             self.executed.append(exchange.headers["mcp-session-id"])
             await self.call(exchange)
 
+    async def refuse(self, exchange: Exchange) -> None:
+        """Answer a request of an unknown session."""
+        await exchange.error(404, -32000, "Bad Request: No valid session ID provided")
+
     async def call(self, exchange: Exchange) -> None:
         await self.answer(exchange, "done")
 
@@ -366,15 +370,76 @@ class Scripted:
         await exchange.result({"content": [{"type": "text", "text": text}]})
 
 
-@pytest.mark.parametrize("status", [404, 400])
-def test_a_call_of_a_forgotten_session_is_made_once_in_a_new_one(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (404, -32000, "Bad Request: No valid session ID provided"),
+        (400, -32000, "Bad Request: No valid session ID provided"),
+        (410, -32000, "gone"),
+        (200, -32001, "Session not found"),
+        (200, -32600, "Unknown session id 'session-1' for 'tools/call'; client should reinitialize"),
+        (200, -32002, "session_expired"),
+        (500, -32603, "Invalid session"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["body", "stream"])
+def test_a_call_of_a_forgotten_session_is_made_once_in_a_new_one(
+    status: int, code: int, message: str, stream: bool
+) -> None:
+    class Forgetting(Scripted):
+        async def refuse(self, exchange: Exchange) -> None:
+            if stream and status == 200:
+                await exchange.begin_stream()
+                error = {"code": code, "message": message}
+                await exchange.event({"jsonrpc": "2.0", "id": exchange.message.get("id"), "error": error})
+                exchange.writer.close()
+            else:
+                await exchange.error(status, code, message)
+
     async def main() -> None:
-        server = Scripted(status)
+        server = Forgetting()
         async with http_server(server) as port, started(at(port, "2025")) as backend:
             assert await outcome_of(backend, "do", {}) == "done"
             server.sessions.clear()
             assert await asyncio.gather(*(outcome_of(backend, "do", {}) for _ in range(5))) == ["done"] * 5
         assert server.executed == ["session-1", *["session-2"] * 5]
+
+    run(main())
+
+
+def test_a_tools_own_error_about_a_session_is_its_answer() -> None:
+    class Browser(Scripted):
+        async def call(self, exchange: Exchange) -> None:
+            await exchange.error(200, -32001, "browser session not found")
+
+    async def main() -> None:
+        server = Browser()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            failure = await outcome_of(backend, "do", {})
+        assert failure.message == "browser session not found"
+        assert failure.code == Code.TIMEOUT  # -32001, as ever
+        assert (server.begun, len(server.executed)) == (1, 1)
+
+    run(main())
+
+
+def test_a_call_that_ended_with_its_session_is_left_to_the_engine() -> None:
+    class Ending(Scripted):
+        async def call(self, exchange: Exchange) -> None:
+            if exchange.message["params"]["arguments"].get("last"):
+                self.sessions.clear()
+                await exchange.error(200, -32001, "Session terminated")
+            else:
+                await super().call(exchange)
+
+    async def main() -> None:
+        server = Ending()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            failure = await outcome_of(backend, "do", {"last": True})
+            assert await outcome_of(backend, "do", {}) == "done"
+        assert failure.code == Code.UNREACHABLE
+        assert "session" in failure.message
+        assert server.executed == ["session-1", "session-2"], "it may have been executed, so it is not repeated here"
 
     run(main())
 
@@ -500,6 +565,42 @@ async def _too_large(exchange: Exchange) -> None:
     exchange.writer.close()
 
 
+def _body(text: str, *, stream: bool = False) -> Any:
+    """Return a handler that answers with a text in which `{id}` is the id of the request."""
+
+    async def answer(exchange: Exchange) -> None:
+        body = text.replace("{id}", str(exchange.message["id"])).encode()
+        if stream:
+            await exchange.begin_stream()
+            exchange.writer.write(b"data: " + body + b"\n\n")
+            await exchange.wait_for_hang_up()
+        else:
+            await exchange.send(200, body)
+
+    return answer
+
+
+_FINE = '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [{"type": "text", "text": "fine"}]}}'
+_UNREADABLE = {
+    "neither": '{"jsonrpc": "2.0", "id": {id}}',
+    "another message": '{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}}',
+    "an error without an id": '{"jsonrpc": "2.0", "id": null, "error": {"code": -32050, "message": "no"}}',
+    "error is a text": '{"jsonrpc": "2.0", "id": {id}, "error": "oh"}',
+    "code is a text": '{"jsonrpc": "2.0", "id": {id}, "error": {"code": "-32050", "message": null}}',
+    "null": "null",
+    "an empty list": "[]",
+}
+_IN_ANOTHER_FORM = {
+    "another id": _FINE.replace("{id}", "987654"),
+    "no id": _FINE.replace('"id": {id}, ', ""),
+    "id is a text": _FINE.replace("{id}", '"{id}"'),
+    "no version": _FINE.replace('"jsonrpc": "2.0", ', ""),
+    "an empty error": _FINE[:-1] + ', "error": null}',
+    "a batch": '[{"jsonrpc": "2.0", "method": "notifications/x"}, ' + _FINE + "]",
+    "over several lines": _FINE.replace('"result": {', '"result":\n{\n'),
+}
+
+
 async def _page(exchange: Exchange) -> None:
     await exchange.send(200, b"<html>Welcome!</html>", "text/html")
 
@@ -544,6 +645,33 @@ def test_a_fault_ends_its_call_and_nothing_else(fault: Any, code: Code) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("form", _UNREADABLE)
+def test_a_body_without_a_readable_answer_fails_its_call_instead_of_hanging_it(form: str) -> None:
+    class Malformed(Scripted):
+        call = staticmethod(_body(_UNREADABLE[form]))
+
+    async def main() -> None:
+        async with http_server(Malformed()) as port, started(at(port, "2025")) as backend:
+            failure = await outcome_of(backend, "do", {})
+        assert isinstance(failure, Failure)
+        assert failure.code == Code.COMPONENT_FAILED
+
+    run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["body", "stream"])
+@pytest.mark.parametrize("form", _IN_ANOTHER_FORM)
+def test_an_answer_in_another_form_is_read_as_far_as_it_is_told(form: str, stream: bool) -> None:
+    class Malformed(Scripted):
+        call = staticmethod(_body(_IN_ANOTHER_FORM[form].replace("\n", "\ndata: " if stream else "\n"), stream=stream))
+
+    async def main() -> None:
+        async with http_server(Malformed()) as port, started(at(port, "2025")) as backend:
+            assert await outcome_of(backend, "do", {}) == "fine"
+
+    run(main())
+
+
 def test_a_broken_stream_is_resumed_where_the_server_can() -> None:
     class Resumable(Scripted):
         async def __call__(self, exchange: Exchange) -> None:
@@ -566,6 +694,43 @@ def test_a_broken_stream_is_resumed_where_the_server_can() -> None:
         async with http_server(server) as port, started(at(port, "2025")) as backend:
             assert await outcome_of(backend, "do", {}) == "resumed"
         assert len(server.executed) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["newline", "CRLF"])
+def test_a_flood_of_progress_is_thinned_before_it_is_decoded(line_end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("component_host.progress_gate.PERIOD_S", 1.0)
+
+    class Flooding(Scripted):
+        last_report_seen = asyncio.Event()
+
+        async def call(self, exchange: Exchange) -> None:
+            token = exchange.message["params"]["_meta"]["progressToken"]
+            await exchange.begin_stream()
+            for number in range(1, 10_001):
+                params = {"progressToken": token, "progress": number, "total": 10_000}
+                lines = [
+                    "event: message",
+                    f"id: {number}",
+                    "data: " + json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}),
+                ]
+                exchange.writer.write("".join(line + line_end for line in [*lines, ""]).encode())
+                await exchange.writer.drain()
+            await self.last_report_seen.wait()
+            result = {"content": [{"type": "text", "text": "done"}]}
+            await exchange.event({"jsonrpc": "2.0", "id": exchange.message["id"], "result": result})
+
+    async def main() -> None:
+        server = Flooding()
+        server.last_report_seen = asyncio.Event()
+        async with http_server(server) as port, started(at(port, "2025")) as backend:
+            call = Call("do", {})
+            backend.execute(call)
+            await wait_until_async(lambda: call.reports[-1:] == [(10_000.0, 10_000.0, "")], "the last report is in")
+            server.last_report_seen.set()
+            assert await call.outcome == "done"
+        assert len(call.reports) < 5_000
 
     run(main())
 

@@ -33,10 +33,12 @@ from support.mcp import (
 )
 
 from component_host.backend import ComponentInfo
+from component_host.json_lines import LineSplitter
 from component_host.mcp_bridge import results as results_module
+from component_host.mcp_bridge import stdout as stdout_module
 from component_host.mcp_bridge.backend import McpBackend
+from component_host.mcp_bridge.envelopes import bad_answer
 from component_host.mcp_bridge.link import McpServerConfig
-from component_host.mcp_bridge.stdio import LineSplitter, bad_reply
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -274,6 +276,35 @@ def test_a_result_of_several_megabytes_arrives_whole() -> None:
     run(main())
 
 
+def test_a_flood_of_progress_is_thinned_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    read = stdout_module.read_messages
+    monkeypatch.setattr("component_host.progress_gate.PERIOD_S", 60.0)
+    monkeypatch.setattr(stdout_module, "read_messages", lambda text: decoded.append(text) or read(text))
+
+    async def main() -> None:
+        async with started(lines_server("floods", mode="legacy")) as backend:
+            call = Call("add", {"reports": 20_000})
+            backend.execute(call)
+            assert await call.outcome == "done"
+            assert call.reports[-1] == (20_000.0, 20_000.0, "at 20000"), "the last report precedes the answer"
+        assert len(decoded) < 200
+
+    run(main())
+
+
+def test_the_last_report_of_a_flood_arrives_although_the_server_falls_silent() -> None:
+    async def main() -> None:
+        async with started(lines_server("floods", mode="legacy")) as backend:
+            call = Call("add", {"reports": 500, "then": "silence"})
+            backend.execute(call)
+            await wait_until_async(lambda: (500.0, 500.0, "at 500") in call.reports, "the last report is in")
+            assert not call.settled
+            backend.cancel(call)
+
+    run(main())
+
+
 # Cancellation, crashes, the end
 
 
@@ -322,6 +353,32 @@ def test_a_crash_fails_the_calls_in_flight_with_the_servers_last_words(era: str,
             assert "exited with code 7" in failure.message
             assert "so long" in json.loads(failure.data)["stderr"]
         assert again == {"result": 2}
+
+    run(main())
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_the_last_words_of_a_server_that_works_for_two_runs_are_shown_with_neither(
+    tmp_path: Path, *, cancelled: bool
+) -> None:
+    async def main() -> None:
+        begun = tmp_path / "begun"
+        async with started(tools_server()) as backend:
+            other = Call("hang", {"started": str(begun), "cancelled": str(tmp_path / "never")})
+            other.request.root_run_id = "another run"
+            backend.execute(other)
+            await wait_until_async(begun.exists, "the other call runs")
+            if cancelled:  # it may go on in the server
+                backend.cancel(other)
+                await other.outcome
+
+            call = Call("crash", {"last_words": "so long"})
+            call.request.root_run_id = "a run"
+            backend.execute(call)
+            failure = await call.outcome
+            assert "so long" not in failure.message + failure.data.decode()
+            assert "withheld" in json.loads(failure.data)["stderr"]
+            assert "so long" not in backend.health.last_error
 
     run(main())
 
@@ -470,6 +527,53 @@ def test_a_bad_answer_is_a_failure_and_the_server_stays(component: str, argument
     run(main())
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "neither",
+        "result is a list",
+        "error is a text",
+        "code is a text",
+        "not a number",
+        "too deep, id last",
+        "cut off in a text",
+        "cut off after a bracket",
+    ],
+)
+def test_a_malformed_answer_fails_its_call_instead_of_hanging_it(form: str) -> None:
+    async def main() -> None:
+        async with started(lines_server("malformed", mode="legacy")) as backend:
+            failure = await outcome_of(backend, "picture", {"form": form})
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == "5"
+        assert failure.code == Code.COMPONENT_FAILED
+        assert failure.message
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "no version",
+        "another version",
+        "id is a text",
+        "id is a double",
+        "an empty error",
+        "a batch",
+        "over several lines",
+        "after a text",
+        "before a text",
+        "two on a line",
+    ],
+)
+def test_an_answer_in_another_form_is_read_as_far_as_it_is_told(form: str) -> None:
+    async def main() -> None:
+        async with started(lines_server("malformed", mode="legacy")) as backend:
+            assert await outcome_of(backend, "picture", {"form": form}) == "fine"
+
+    run(main())
+
+
 def test_a_result_that_breaks_its_schema_is_reported_without_the_payload() -> None:
     async def main() -> None:
         async with started(lines_server("plain", mode="legacy")) as backend:
@@ -606,7 +710,7 @@ def test_a_cancelled_start_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_lines_are_found_wherever_the_chunks_are_cut() -> None:
     text = b'{"a": 1}\n\n{"b": 2}\n{"c": 3}'
     for size in range(1, len(text) + 1):
-        splitter = LineSplitter()
+        splitter = LineSplitter(1_000)
         chunks = [text[at : at + size] for at in range(0, len(text), size)]
         lines = [line for chunk in chunks for line in splitter.split(chunk)]
         assert lines == [(b'{"a": 1}', True), (b"", True), (b'{"b": 2}', True)]
@@ -628,7 +732,7 @@ def test_a_reply_above_the_limit_ends_its_request_and_nothing_else(line: bytes) 
     ]
     assert not complete
     assert len(cut) < 1_500
-    reply = bad_reply(cut, "too large")
+    reply = bad_answer(cut, "too large")
     assert reply is not None
     assert (reply.id, reply.error.message) == (17, "too large")
     assert (following, whole) == (b'{"next": 1}', True)

@@ -212,7 +212,7 @@ def test_who_goes_away_has_cancelled_the_call(tmp_path: Path) -> None:
     uvloop.run(test())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_also_with_calls_in_flight(tmp_path: Path, number: signal.Signals) -> None:
     async def test() -> None:
         async with serving() as (client, process):

@@ -7,18 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
-from support import ROOT, is_alive, wait_until
+from support import ROOT, is_alive, wait_until, wait_until_async
 from support.host_side import execute, started
 
 from component_host.supervision.process import ServerProcess
 from component_host.supervision.spec import ProcessSpec, resolve_command
-from stepflow.errors import Code
+from stepflow.errors import Code, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +143,40 @@ def test_the_bridge_works_on_asyncios_own_loop(kit: Kit) -> None:
     asyncio.run(test())
 
 
+def test_a_server_is_not_started_if_no_thread_is_left_to_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        process = ServerProcess(_spec("python"), on_output=lambda _: None, on_exit=lambda: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(Unavailable) as caught:
+                process.start()
+        assert caught.value.reason == "SERVER_START_FAILED"
+        assert process.pid == 0
+
+    asyncio.run(test())
+
+
+def test_a_defect_in_what_reads_an_output_does_not_hide_the_end_of_the_server() -> None:
+    async def test() -> None:
+        def on_output(_chunk: bytes) -> None:
+            raise RuntimeError("a defect")
+
+        ended = asyncio.Event()
+        spec = replace(_spec("python"), args=("-c", "print('hello')"))
+        process = ServerProcess(spec, on_output=on_output, on_exit=ended.set)
+        process.start()
+        async with asyncio.timeout(10):
+            await ended.wait()
+            await process.ended()
+        assert process.returncode == 0
+        await process.stop(1)
+
+    asyncio.run(test())
+
+
 def test_a_password_in_a_url_of_the_command_stands_in_no_error() -> None:
     spec = replace(_spec("server"), args=("--database", "postgres://me:hunter2@host/db"))
 
@@ -149,6 +184,52 @@ def test_a_password_in_a_url_of_the_command_stands_in_no_error() -> None:
         said = ServerProcess(spec, on_output=lambda _: None, on_exit=lambda: None).command_line()
         assert "hunter2" not in said
         assert said.startswith("server --database postgres://")
+
+    asyncio.run(test())
+
+
+ECHO = """
+import sys
+for line in sys.stdin:
+    print(line, end="", file=sys.stderr, flush=True)
+    print(line, end="", flush=True)
+"""
+
+
+def test_lines_of_stderr_are_shown_with_the_run_that_was_served_and_with_no_other() -> None:
+    async def test() -> None:
+        replies: asyncio.Queue[bytes] = asyncio.Queue()
+        spec = replace(_spec("python3"), args=("-c", ECHO))
+        process = ServerProcess(spec, on_output=replies.put_nowait, on_exit=lambda: None)
+        process.start()
+
+        async def say(text: str) -> None:
+            process.write(f"{text}\n".encode())
+            await replies.get()
+
+        await say("start")
+        await wait_until_async(lambda: process.stderr_tail() == "start", "stderr is read")
+
+        process.serve_run("a", idle=True)
+        await say("word of a")
+        await wait_until_async(lambda: process.stderr_of_run() == "start\nword of a", "stderr is read")
+        assert process.stderr_tail() == "", "everybody sees the words of a run"
+
+        process.write(b"last of a\n")
+        await replies.get()
+        process.serve_run("b", idle=True)  # the line is in the pipe, unread
+        assert process.stderr_of_run() == ""
+
+        await say("word of b")
+        process.serve_run("c", idle=False)
+        await wait_until_async(lambda: "withheld" in process.stderr_of_run(), "stderr is read")
+        assert "word" not in process.stderr_of_run()
+
+        process.serve_run("b", idle=True)
+        await say("alone again")
+        await wait_until_async(lambda: process.stderr_of_run() == "alone again", "stderr is read")
+        assert process.stderr_tail() == ""
+        await process.stop(0.0)
 
     asyncio.run(test())
 

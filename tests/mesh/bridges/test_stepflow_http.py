@@ -387,6 +387,13 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
         ({"status": 406, "body": '{"error":"no"}'}, "WORKER_ERROR", "status 406"),
         ({"status": 307, "body": ""}, "WORKER_ERROR", "status 307"),
         ({"status": 502, "body": "<html>bad gateway"}, "UNREACHABLE", "bad gateway"),
+        ({"status": 200, "body": '{"jsonrpc":"2.0","id":"x","error":"out of paint"}'}, "WORKER_ERROR", "out of paint"),
+        (
+            {"status": 200, "body": '[{"jsonrpc":"2.0","id":1,"error":{"code":"-32003","message":["no"]}}]'},
+            "COMPONENT_FAILED",
+            "no",
+        ),
+        ({"status": 200, "body": '{"jsonrpc":"2.0","id":1,"result":{"output":NaN}}'}, "WORKER_ERROR", "not valid JSON"),
     ],
 )
 def test_an_answer_that_is_no_result_fails_the_call(answer: dict[str, Any], code: str, text: str) -> None:
@@ -413,6 +420,20 @@ def test_events_in_pieces_are_put_together() -> None:
     async def test() -> None:
         async with started(rude("chopped")) as backend:
             assert await execute(backend, "/it", {"a": ["é", 1]}) == {"a": ["é", 1]}
+
+    uvloop.run(test())
+
+
+def test_a_flood_of_progress_is_thinned_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("component_host.progress_gate.PERIOD_S", 60.0)
+
+    async def test() -> None:
+        async with started(rude("floods")) as backend:
+            call = Call("/it", 10_000)
+            backend.execute(call)
+            assert await call.outcome() == "done"
+            assert call.progressed[-1] == (10_000.0, 10_000.0, "")
+            assert len(call.progressed) < 200
 
     uvloop.run(test())
 

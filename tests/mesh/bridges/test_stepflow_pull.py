@@ -460,6 +460,33 @@ def test_an_output_that_no_decoder_reads_fails_its_call() -> None:
     uvloop.run(test())
 
 
+@pytest.mark.parametrize(
+    ("rest", "code"),
+    [
+        (b"", Code.WORKER_ERROR),
+        (pb.CompleteTaskRequest(list_components=pb.ListComponentsResult()).SerializeToString(), Code.WORKER_ERROR),
+        (b"\x1a\x04\x12\x02\xff\xfe", Code.COMPONENT_FAILED),
+        (b"\x12\x7f\x0a", Code.COMPONENT_FAILED),
+    ],
+    ids=["nothing", "a list of components", "an error that is no UTF-8", "half a message"],
+)
+def test_a_completion_without_a_readable_outcome_ends_its_call(rest: bytes, code: Code) -> None:
+    async def test() -> None:
+        async with open_endpoint() as (backend, address), Hand(address) as hand:
+            await hand.join()
+            call = Call("add", 1)
+            backend.execute(call)
+            task = await hand.take()
+            await hand.claim(task)
+            send = hand.channel.unary_unary(f"/{ORCHESTRATOR_SERVICE}/CompleteTask")
+            await send(pb.CompleteTaskHead(task_id=task.task_id).SerializeToString() + rest, timeout=10)
+            failure = await call.outcome()
+            assert failure.code is code
+            assert backend.listing().components, "the list of components stays"
+
+    uvloop.run(test())
+
+
 def test_a_large_output_reaches_its_call_when_its_request_ends_while_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -172,12 +172,74 @@ def test_declared_errors_become_failures(rude: Rude, error: Any, expected: Failu
     uvloop.run(test())
 
 
-@pytest.mark.parametrize("kind", ["no output", "neither", "result is a number", "error is a text"])
-def test_a_malformed_reply_fails_the_call_instead_of_hanging_it(rude: Rude, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("no output", Code.WORKER_ERROR),
+        ("neither", Code.WORKER_ERROR),
+        ("result is a number", Code.WORKER_ERROR),
+        ("error is a text", Code.WORKER_ERROR),
+        ("code is a text", Code.COMPONENT_FAILED),
+        ("not a number", Code.WORKER_ERROR),
+        ("too deep, id last", Code.WORKER_ERROR),
+        ("cut off in a text", Code.WORKER_ERROR),
+        ("cut off after a bracket", Code.WORKER_ERROR),
+        ("too large, id last", Code.COMPONENT_FAILED),
+    ],
+)
+def test_a_malformed_reply_fails_the_call_instead_of_hanging_it(rude: Rude, kind: str, code: Code) -> None:
     async def test() -> None:
         async with started(rude("malformed")) as backend:
             failure = await execute(backend, "/it", kind)
+            assert failure.code is code
+            assert await execute(backend, "/it", "after a text") == "fine"
+
+    uvloop.run(test())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "no version",
+        "another version",
+        "id is a text",
+        "id is a double",
+        "an empty error",
+        "a batch",
+        "over several lines",
+        "after a text",
+        "before a text",
+        "two on a line",
+    ],
+)
+def test_a_reply_in_another_form_is_read_as_far_as_it_is_told(rude: Rude, kind: str) -> None:
+    async def test() -> None:
+        async with started(rude("malformed")) as backend:
+            assert await execute(backend, "/it", kind) == "fine"
+
+    uvloop.run(test())
+
+
+def test_a_reply_that_never_ends_fails_its_call(rude: Rude, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("component_host.stepflow_bridge.stdio.reader.UNFINISHED_S", 0.2)
+
+    async def test() -> None:
+        async with started(rude("breaks_off")) as backend:
+            failure = await execute(backend, "/it", 1)
             assert failure.code is Code.WORKER_ERROR
+            assert "not valid JSON" in failure.message
+
+    uvloop.run(test())
+
+
+def test_an_odd_component_costs_its_server_nothing_else(rude: Rude) -> None:
+    async def test() -> None:
+        async with started(rude("lists_oddly")) as backend:
+            assert [(info.component, info.path) for info in backend.listing().components] == [
+                ("/odd", "/odd"),
+                ("/it", "/it"),
+            ]
+            assert await execute(backend, "/it", 1) == 1
 
     uvloop.run(test())
 

@@ -84,7 +84,9 @@ def test_a_run_goes_on_at_the_next_start_and_reset_forgets_it(dev: Dev) -> None:
     (dev.folder / "flow.yaml").write_text(SLEEPS)
     dev.start()
     run_id = dev.cli("submit", "--flow", "flow.yaml", "--input-json", "1", "--no-wait").stdout.strip()
-    assert dev.stop() == 0
+    assert dev.process is not None
+    dev.process.send_signal(signal.SIGHUP)
+    assert dev.stop(signal.SIGTERM) == 0, "one request seen twice is one orderly stop"
     dev.start()
     done = dev.cli("runs", "watch", run_id)
     assert (done.returncode, done.stdout) == (0, '{"outcome":"success","result":{"duration_ms":3000}}\n')

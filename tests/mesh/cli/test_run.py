@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
@@ -17,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import ROOT, is_alive, run_cli, wait_until
 from support.schemas import BOMB
+
+from stepflow.cli.stored import list_runs
+from stepflow.embedded.runs_folder import LocalRuns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -274,12 +279,17 @@ def test_overrides_change_steps_for_one_run(place: Place) -> None:
     assert json.loads(done.stdout)["result"] == "changed", done.stderr
 
 
-def test_declared_secrets_are_kept_out_of_what_people_see_and_not_out_of_the_result(place: Place) -> None:
+def test_declared_secrets_are_kept_out_of_failures_and_not_out_of_the_result(place: Place) -> None:
     place.write("secret.yaml", LEAKY_FLOW)
-    done = place.cli("run", "--flow", "secret.yaml", "--input-json", '{"token": "hunter2-is-secret"}')
+    asked = ("run", "--flow", "secret.yaml", "--input-json")
+    (place.folder / "hunter2-is-there.json").write_text('{"said": "hunter2-is-there"}')
+    done = place.cli(*asked, '{"token": "hunter2-is-there.json"}')
+    assert json.loads(done.stdout)["result"]["data"] == {"said": "hunter2-is-there"}, done.stderr
+
+    done = place.cli(*asked, '{"token": "hunter2-is-secret"}')
     assert done.returncode == 1
-    assert "hunter2-is-secret" in done.stdout
-    assert "hunter2-is-secret" not in done.stderr
+    assert "hunter2-is-secret" not in done.stdout + done.stderr
+    assert "[REDACTED]" in done.stdout
     assert "[REDACTED]" in done.stderr
     shown = place.cli("runs", "get", place.run_ids()[0], "--steps")
     assert shown.returncode == 0
@@ -326,7 +336,7 @@ def test_starting_a_builtin_flow_imports_nothing_heavy(place: Place) -> None:
 # --- interruption and resumption -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_the_run_and_resume_goes_on(place: Place, signum: signal.Signals, code: int) -> None:
     with place.held_in_second_step() as process:
         process.send_signal(signum)
@@ -340,6 +350,28 @@ def test_a_signal_stops_the_run_and_resume_goes_on(place: Place, signum: signal.
     assert [line.split("/")[-1] for line in place.ledger()] == ["first 1", "second 1", "second 2"]
 
 
+def test_a_signal_seen_twice_is_one_orderly_stop(place: Place) -> None:
+    """`timeout` signals the process, and then its group. Two of one number may reach the process as one."""
+    with place.held_in_second_step() as process:
+        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(signum)
+        _, stderr = stopped(place, process)
+    assert process.returncode == 129
+    assert "continue it with: stepflow resume" in stderr
+
+
+def test_a_signal_stops_the_tests_of_a_flow_and_their_servers(place: Place) -> None:
+    case = "test: {cases: [{name: held, input: {x: 1}, output: {outcome: success, result: 1}}]}\n"
+    place.write("cases.yaml", GATED_FLOW + case)
+    place.allow(0)
+    with place.started("test", "cases.yaml") as process:
+        wait_until(lambda: place.ledger() or process.poll() is not None, "the first step begins", 30)
+        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(signum)
+        stopped(place, process)
+    assert process.returncode == 129
+
+
 def test_a_second_signal_does_not_wait_for_a_stubborn_server(place: Place) -> None:
     stubborn = place.folder / "stubborn.py"
     stubborn.write_text(
@@ -349,8 +381,7 @@ def test_a_second_signal_does_not_wait_for_a_stubborn_server(place: Place) -> No
     config = (place.folder / "stepflow-config.yml").read_text()
     place.write("stepflow-config.yml", re.sub(r"args: \[[^]]*\]", f"args: [{stubborn}]", config))
     with place.held_in_second_step() as process:
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT), "a second signal ends it")
         stopped(place, process)
     assert process.returncode in (130, -signal.SIGINT)
 
@@ -485,13 +516,55 @@ def test_a_damaged_database_is_named_and_the_others_are_still_listed(place: Plac
     (runs / f"{text}.db").write_text("this is no database at all, whatever its name says")
     (runs / f"{folder}.db").mkdir()
     done = place.cli("runs", "list", "--json")
-    assert [run["run_id"] for run in json.loads(done.stdout)["runs"]] == [run_id]
+    found = {run["run_id"]: run["status"] for run in json.loads(done.stdout)["runs"]}
+    assert found == {run_id: "completed", text: "damaged", folder: "damaged"}
     for name in (text, folder):
         assert str(runs / f"{name}.db") in done.stderr
         done_one = place.cli("resume", name)
         assert done_one.returncode == 1
         assert f"{name}.db" in done_one.stderr
         assert "Traceback" not in done_one.stderr
+
+
+def test_no_damage_of_a_log_makes_a_run_vanish(place: Place) -> None:
+    run_id = place.interrupted()
+    local = LocalRuns(place.folder / ".stepflow")
+    log = Path(f"{local.database(run_id)}-wal")
+    whole = log.read_bytes()
+    dice = random.Random(17)
+
+    async def status() -> list[tuple[str, str]]:
+        return [(run.run_id, status) async for run, status in list_runs(local)]
+
+    assert asyncio.run(status()) == [(run_id, "interrupted")]
+    used = whole.rstrip(b"\0")
+    for at in [0, 5, 17, 25, 33, 60, 4_000, *(dice.randrange(len(used)) for _ in range(40))]:
+        log.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        ((found, shown),) = asyncio.run(status())
+        assert found == run_id
+        assert shown in ("damaged", "interrupted"), at
+    log.write_bytes(b"\0" * 32 + whole[32:])
+    assert asyncio.run(status()) == [(run_id, "damaged")]
+    resumed = place.cli("resume", run_id)
+    assert (resumed.returncode, resumed.stdout) == (1, "")
+    assert "STORE_CORRUPT" in resumed.stderr
+    log.write_bytes(whole)
+    assert asyncio.run(status()) == [(run_id, "interrupted")]
+
+
+def test_a_store_that_others_can_change_is_refused_and_one_that_they_can_read_is_told(place: Place) -> None:
+    place.echo()
+    store = place.folder / ".stepflow"
+    store.chmod(0o755)
+    told = place.echo()
+    assert told.returncode == 0
+    assert f"chmod 700 {store}" in told.stderr
+    store.chmod(0o770)
+    exposed = place.echo()
+    assert (exposed.returncode, exposed.stdout) == (1, "")
+    assert "STORE_EXPOSED" in exposed.stderr
+    store.chmod(0o700)
+    assert "chmod" not in place.echo().stderr
 
 
 def test_the_store_is_for_its_owner_only(place: Place) -> None:
@@ -717,3 +790,21 @@ def test_a_terminal_without_input_is_told_what_the_flow_wants(place: Place) -> N
     assert code == 2
     assert "text  (string, required)" in shown
     assert not place.run_ids()
+
+
+def test_texts_of_servers_cannot_control_a_terminal(place: Place) -> None:
+    server = ROOT / "tests" / "data" / "servers" / "odd_texts.py"
+    plugin = {"type": "stepflow", "transport": "stdio", "command": sys.executable, "args": [str(server)]}
+    plugin["env"] = {"PYTHONPATH": str(ROOT)}
+    config = {"plugins": {"odd": plugin}, "routes": {"/odd": [{"plugin": "odd"}]}}
+    place.write("stepflow-config.yml", json.dumps(config))
+    place.write("odd.yaml", "steps: [{id: a, component: /odd/odd, input: {text: x}}]\noutput: {$step: a}\n")
+
+    offered = place.cli("list-components", "--schemas", "false")
+    ran = place.cli("--log-level", "debug", "run", "--flow", "odd.yaml")
+    run_id = listed(place)[0]["run_id"]
+    shown = [offered.stdout, offered.stderr, ran.stderr, place.cli("runs", "get", run_id).stdout]
+    assert r"\x1b[2J" in offered.stdout
+    assert all(r"\x1b[2J" in text for text in shown if "Odd" in text or "failed" in text)
+    for text in shown:
+        assert all(character.isprintable() or character in "\n\t" for character in text), repr(text)

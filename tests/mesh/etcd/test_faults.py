@@ -36,6 +36,7 @@ from stepflow.store import (
     range_all,
     watch_queue,
 )
+from stepflow.store.etcd import watch as etcd_watch
 from stepflow.store.etcd.client import check_version
 from stepflow.store.etcd.config import EtcdConfig
 from stepflow.store.etcd.store import EtcdStore
@@ -376,6 +377,51 @@ def test_a_watch_whose_connection_is_only_half_there_goes_on_over_another(server
             await seen.close()
 
     run(scenario())
+
+
+def test_watches_of_an_idle_store_keep_their_connection_and_are_still_found_when_they_fall_silent(
+    server: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_watch, "PROGRESS_S", 0.2)  # as in production, ten times as fast
+    monkeypatch.setattr(etcd_watch, "SILENCE_S", 0.6)
+    monkeypatch.setattr(etcd_watch, "TICK_S", 0.05)
+    log = io.StringIO()
+    telemetry.configure("warning", log)
+
+    async def scenario() -> None:
+        async with proxied(server) as (proxy, writer, store):
+            await put(writer, "w/before", b"")
+            await store.get("w/before")  # from here on, watches start in the future
+            seen = [Seen(store.watch("w/")) for _ in range(3)]
+
+            async def is_idle() -> None:
+                accepted, until_s = proxy.accepted, asyncio.get_running_loop().time() + 3
+                await wait_until_async(
+                    lambda: proxy.accepted > accepted or asyncio.get_running_loop().time() > until_s, "time passes"
+                )
+                assert (proxy.accepted, log.getvalue()) == (accepted, "")
+
+            # 1. Idle, at first and after a cut: one connection stays, and there is nothing to warn of.
+            accepted = proxy.accepted
+            await wait_until_async(lambda: proxy.accepted > accepted, "the watches are connected")
+            await is_idle()
+            accepted = proxy.accepted
+            proxy.cut()
+            await wait_until_async(lambda: proxy.accepted > accepted, "the watches are connected again")
+            await is_idle()
+
+            # 2. Silent: found.
+            proxy.freeze()
+            await wait_until_async(lambda: "silent watch given up" in log.getvalue(), "the silence is noticed", 5)
+            await put(writer, "w/after", b"")
+            for each in seen:
+                await each.until(1)
+                await each.close()
+
+    try:
+        run(scenario())
+    finally:
+        telemetry.configure()
 
 
 def test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once(server: EtcdServer) -> None:

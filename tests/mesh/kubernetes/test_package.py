@@ -17,6 +17,7 @@ from support import ROOT, free_port, server_venv, text_of, wait_until
 from support.etcd import running_etcd
 from support.health import SERVING, health_of
 
+from stepflow.process_privacy import SWITCH
 from stepflow.rpc.health import READINESS
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     assert set(copied()) == allowed
     assert [source for source in copied() if not (ROOT / source).exists()] == []
+
+
+def test_the_image_keeps_the_environment_of_a_host_from_its_component_servers() -> None:
+    environment = " ".join(arguments for name, arguments in instructions() if name == "ENV").split()
+    assert f"{SWITCH}=1" in environment
 
 
 def test_the_last_stages_are_small_and_nobodys_root() -> None:

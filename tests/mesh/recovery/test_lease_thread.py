@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import threading
 import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -109,28 +111,40 @@ def test_stopping_does_not_wait_for_an_etcd_that_does_not_answer(etcd: EtcdServe
 
 
 class FailingAtFirst:
-    """A renewer that does not reach the store three times, and then does."""
+    """A renewer that fails three times, and then does not."""
 
-    def __init__(self, renewer: Renewer) -> None:
+    def __init__(self, renewer: Renewer, error: BaseException) -> None:
         self._renewer = renewer
+        self._error = error
         self.tries = 0
 
     def renew(self, lease: int) -> float:
         self.tries += 1
         if self.tries <= 3:
-            raise Unavailable("STORE_UNAVAILABLE", "nobody answers")
+            raise self._error
         return self._renewer.renew(lease)
 
     def close(self) -> None:
         self._renewer.close()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("STORE_UNAVAILABLE", "nobody answers"),
+        OSError(errno.EMFILE, "Too many open files"),
+        ImportError("cannot open a module"),
+        RuntimeError("can't start new thread"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_keep_alive_that_failed_is_tried_again_long_before_the_next_one_is_due(
-    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     async def scenario() -> None:
         store, lost = await open_store(etcd), asyncio.Event()
-        renewer = FailingAtFirst(store.lease_renewer())
+        renewer = FailingAtFirst(store.lease_renewer(), error)
         monkeypatch.setattr(store, "lease_renewer", lambda: renewer)
         keeper = await keeper_of(store, lost)
         granted_until_s = keeper._valid_until_s
@@ -138,6 +152,42 @@ def test_a_keep_alive_that_failed_is_tried_again_long_before_the_next_one_is_due
         assert keeper._valid_until_s > granted_until_s
         assert not lost.is_set()
         await keeper.stop(revoke=True)
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_holder_is_told_if_the_renewing_thread_ends(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        store, lost = await open_store(etcd), asyncio.Event()
+        renewer = FailingAtFirst(store.lease_renewer(), SystemExit())
+        monkeypatch.setattr(store, "lease_renewer", lambda: renewer)
+        keeper = await keeper_of(store, lost)
+        async with asyncio.timeout(10):
+            await lost.wait()
+        assert not keeper.valid()
+        await keeper.stop(revoke=True)
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_whose_thread_cannot_start_is_given_back(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> None:
+        store, lost = await open_store(etcd), asyncio.Event()
+        keeper = LeaseKeeper(store, lost.set, ttl_s=TTL_S)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError):
+                await keeper.start()
+        lease = keeper.lease
+        async with asyncio.timeout(5):
+            await keeper.stop(revoke=True)
+        with pytest.raises(NotFound):
+            await store.lease_keep_alive(lease)
         await store.close()
 
     asyncio.run(scenario())

@@ -33,7 +33,7 @@ from stepflow.rpc import options
 from stepflow.rpc.channel import open_channel
 from stepflow.rpc.errors import error_of
 from stepflow.rpc.server import RpcServer
-from stepflow.store import delete, keys
+from stepflow.store import delete, keys, put, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
 
@@ -429,6 +429,32 @@ def test_a_call_on_its_way_when_the_host_lost_its_session_is_never_begun() -> No
     run(scenario())
 
 
+def test_a_stranger_that_claims_a_run_with_an_epoch_of_no_owner_does_not_fail_the_run() -> None:
+    async def scenario() -> None:
+        async with world() as mesh:
+            (host,) = mesh.linked
+            run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
+            await in_flight(host.work)
+            async with open_channel(host.server.address) as channel:
+                connect: Any = channel.stream_stream(
+                    link.CONNECT,
+                    request_serializer=host_pb2.ExecutorFrame.SerializeToString,
+                    response_deserializer=host_pb2.HostFrame.FromString,
+                )
+                stream = connect()
+                asked = host_pb2.AttachRun(run_id=run_id, epoch=2**62)
+                await stream.write(host_pb2.ExecutorFrame(hello=host_pb2.Hello(executor_id="stranger")))
+                await stream.write(host_pb2.ExecutorFrame(attaches=[host_pb2.Attach(runs=[asked])]))
+                while not (await stream.read()).attached:
+                    pass
+                host.work.release_all()
+                assert (await mesh.ended(run_id)).status == "completed"
+                stream.cancel()
+            assert host.work.executed == [(f"{run_id}/0/a", 1), (f"{run_id}/0/b", 1)]
+
+    run(scenario())
+
+
 # --- credits ----------------------------------------------------------------------------------------------------------
 
 
@@ -639,3 +665,62 @@ def test_the_failure_of_a_lost_call_names_the_host() -> None:
             assert host.host.id in failed.failure.message
 
     run(scenario())
+
+
+def test_a_host_whose_session_was_deleted_or_set_back_writes_it_again() -> None:
+    async def main() -> None:
+        async with world() as made:
+            (host,) = made.linked
+            key = keys.session_host(host.host.id)
+            written = await made.store.get(key)
+            assert written is not None
+
+            await put(made.store, key, b"", lease=written.lease)
+            await value_becomes(made, key, written.value)
+            await delete(made.store, key)
+            await value_becomes(made, key, written.value)
+            run_id = await made.submit(echo("a"))
+            assert (await made.ended(run_id)).status == "completed"
+
+    run(main())
+
+
+async def value_becomes(made: LinkedWorld, key: str, value: bytes) -> None:
+    watch = made.store.watch(key)
+    async with asyncio.timeout(10):
+        while True:
+            found = await made.store.get(key)
+            if found is not None and found.value == value:
+                break
+            await anext(watch)
+    watch.close()
+
+
+def test_rules_that_a_wiped_store_lacks_are_kept_until_hosts_register_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with world() as made:
+            (links,) = made.links
+            links._routes_listed([])
+            run_id = await made.submit(echo("a"))
+            assert (await made.ended(run_id)).status == "completed"
+
+            monkeypatch.setattr(link, "ROUTES_KEPT_S", 0.0)
+            links._routes_listed([])
+            run_id = await made.submit(echo("a"))
+            assert (await made.ended(run_id)).status == "failed"
+
+    run(main())
+
+
+def test_changes_of_a_host_are_followed_in_a_restored_store_with_lower_revisions() -> None:
+    async def main() -> None:
+        async with world() as made:
+            (host,) = made.linked
+            (links,) = made.links
+            (host_link,) = links._links.values()
+            host_link.modified = 10_000
+            links._sessions_listed([item async for item in range_all(made.store, keys.HOST_SESSIONS)])
+            host.registration.drain()
+            await wait_until_async(lambda: host_link.peer.draining, "it is seen to drain")
+
+    run(main())

@@ -41,6 +41,15 @@ def shown(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
     return json.loads(captured.out)
 
 
+def as_known_then(found: Any, expected: Any) -> Any:
+    """Leave out the members that a later version has added to its answers."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return {name: as_known_then(found[name], expected[name]) for name in expected if name in found}
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        return [as_known_then(*pair) for pair in zip(found, expected, strict=True)]
+    return found
+
+
 async def journals_in(store: Store, blobs: BlobStore, place: Place) -> dict[str, Journal]:
     return {run_id: await read_journal(store, blobs, run_id) for run_id in place.titles().values()}
 
@@ -82,7 +91,7 @@ def test_a_folder_of_an_earlier_version_is_listed_shown_and_its_interrupted_runs
     for run_id, expected in place.golden["runs"].items():
         found = shown(capsys, "runs", "get", run_id, "--steps")
         assert found["steps"]
-        assert {name: found[name] for name in expected} == expected
+        assert as_known_then(found, expected) == expected
 
     before = journals_of(place)
     ends = place.golden["ends"]
@@ -118,7 +127,7 @@ def test_the_keys_of_an_earlier_mesh_are_read_alike_and_its_live_runs_end_alike(
         assert shown(capsys, "runs", "list") == golden["list"]
         assert shown(capsys, "flows", "list") == golden["flows"]
         for run_id, expected in golden["runs"].items():
-            assert shown(capsys, "runs", "get", run_id, "--steps") == expected
+            assert as_known_then(shown(capsys, "runs", "get", run_id, "--steps"), expected) == expected
         for run_id, expected in golden["events"].items():
             main(["runs", "watch", run_id, "--json"])
             assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected

@@ -10,7 +10,7 @@ import pytest
 
 from stepflow.cli.display.lines import LineView
 from stepflow.cli.display.live import LiveView
-from stepflow.cli.display.texts import duration, plain
+from stepflow.cli.display.texts import duration, plain, progress_text
 from stepflow.cli.display.view import QuietView, choose_view
 from stepflow.errors import Code, Failure
 from stepflow.run.views import StepEvent
@@ -34,6 +34,8 @@ def as_is(text: str) -> str:
         (61_000, "1 min 1 s"),
         (3_600_000, "1 h 0 min"),
         (7_500_000, "2 h 5 min"),
+        (86_400_000, "1 d 0 h"),
+        (2_000_000_000, "23 d 3 h"),
     ],
 )
 def test_durations_are_short(milliseconds: int, text: str) -> None:
@@ -42,7 +44,7 @@ def test_durations_are_short(milliseconds: int, text: str) -> None:
 
 def test_texts_of_components_are_redacted_in_one_line_and_cut() -> None:
     shown = plain("a\n\x1b[31msecret\x07 " + "x" * 1_000, lambda text: text.replace("secret", "[REDACTED]"))
-    assert shown.startswith("a [31m[REDACTED]")
+    assert shown.startswith(r"a \x1b[31m[REDACTED]")
     assert len(shown) < 400
     assert "\x1b" not in shown
 
@@ -65,6 +67,25 @@ def test_a_large_batch_tells_of_failures_and_retries_only(capfd: pytest.CaptureF
 def test_what_is_not_a_terminal_gets_lines_and_whoever_wants_quiet_gets_nothing() -> None:
     assert isinstance(choose_view(as_is, quiet=False), LineView)
     assert isinstance(choose_view(as_is, quiet=True), QuietView)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "message", "text"),
+    [
+        (3, 10, "pages", "3/10 pages"),
+        (1_234_567, 2e6, "", "1,234,567/2,000,000"),
+        (0.4, 1, "uploading", "40% uploading"),
+        (7, 0, "", "7"),
+        (0, 0, "warming up", "warming up"),
+        (0, 10, "", "0/10"),
+    ],
+)
+def test_a_progress_report_is_shown_with_its_numbers(done: float, total: float, message: str, text: str) -> None:
+    report = event("progress", "s", 0, message=message, done=done, total=total)
+    assert progress_text(report, as_is) == text
+    view = LiveView(as_is)
+    view.on_event(report)
+    assert text in frame(view, 10)
 
 
 def frame(view: LiveView, height: int) -> str:

@@ -7,6 +7,9 @@ import pty
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import yaml
 
 from stepflow.cli.console import Usage
+from stepflow.cli.display.texts import plain
 from stepflow.cli.input.documents import read_config, read_flow
 from stepflow.cli.input.files import read_file
 from stepflow.cli.input.input_help import describe_input
@@ -21,6 +25,7 @@ from stepflow.cli.input.run_input import read_inputs
 from stepflow.cli.input.values import read_overrides, read_variables
 from stepflow.cli.options import InputOptions, ValueOptions, VariableOptions
 from stepflow.cli.output import check_output, to_yaml, write_results
+from stepflow.cli.tables import print_json, print_json_with_list
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid, StepflowError
 from stepflow.flow import Flow, flow_from_tree
@@ -38,7 +43,7 @@ def file(tmp_path: Path, name: str, text: str | bytes) -> Path:
 
 def refusal(error: type[StepflowError], options: InputOptions, flow: Flow = ANY_INPUT, stdin: bytes = b"") -> str:
     with pytest.raises(error) as caught:
-        read_inputs(options, flow, io.BytesIO(stdin))
+        list(read_inputs(options, flow, io.BytesIO(stdin)))
     return caught.value.message
 
 
@@ -62,13 +67,49 @@ def test_input_texts_are_read() -> None:
 
 def test_a_batch_has_a_value_per_line(tmp_path: Path) -> None:
     inputs = read_inputs(InputOptions(lines=file(tmp_path, "a.jsonl", '{"a": 1}\nnull\n "x" ')), ANY_INPUT)
-    assert inputs.values == [b'{"a":1}', b"null", b'"x"']
+    assert list(inputs.values) == [b'{"a":1}', b"null", b'"x"']
+    assert list(inputs.values) == [b'{"a":1}', b"null", b'"x"'], "the second reading is the first one"
     assert inputs.batch
+
+
+def test_a_batch_file_is_read_line_by_line(tmp_path: Path) -> None:
+    """A file of 50 GB: what it holds up to the first line that is too long is read, and no memory holds the rest."""
+    path = file(tmp_path, "a.jsonl", "1\n2\n")
+    os.truncate(path, 50_000_000_000)
+    values = iter(read_inputs(InputOptions(lines=path), ANY_INPUT).values)
+    assert (next(values), next(values)) == (b"1", b"2")
+    with pytest.raises(Invalid, match="line 3 is 16,777,218 bytes; the limit is 16,777,216"):
+        next(values)
+
+
+def test_a_batch_from_a_pipe_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.jsonl"
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(path.write_text, "".join(f"{number}\n" for number in range(1_000)))
+        inputs = read_inputs(InputOptions(lines=path), ANY_INPUT)
+        written.result(timeout=30)
+    assert list(inputs.values) == list(inputs.values) == [b"%d" % number for number in range(1_000)]
+
+
+def test_a_pipe_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.jsonl"
+    os.mkfifo(path)
+
+    def write_without_end() -> None:
+        with suppress(BrokenPipeError), path.open("wb") as pipe:
+            while True:
+                pipe.write(b"1\n" * 10_000)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_without_end)
+        assert "more than 100,000 lines" in refusal(Invalid, InputOptions(lines=path))
+        writing.result(timeout=30)
 
 
 def test_an_empty_batch_is_a_batch(tmp_path: Path) -> None:
     inputs = read_inputs(InputOptions(lines=file(tmp_path, "a.jsonl", "")), ANY_INPUT)
-    assert (inputs.values, inputs.batch) == ([], True)
+    assert (list(inputs.values), inputs.batch) == ([], True)
 
 
 @pytest.mark.parametrize(("text", "line"), [("1\n\n2\n", 2), ("1\n2\n{", 3)])
@@ -155,7 +196,7 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         sparse.truncate(50_000_000_000)  # no memory holds this
     message = refusal(Invalid, InputOptions(file=path))
     assert "50,000,000,000 bytes; the limit is 16,777,216" in message
-    assert "50,000,000,000 bytes" in refusal(Invalid, InputOptions(lines=path))
+    assert "line 1 is 16,777,218 bytes; the limit is 16,777,216" in refusal(Invalid, InputOptions(lines=path))
 
 
 def test_no_more_than_the_limit_is_read_from_a_pipe(tmp_path: Path) -> None:
@@ -289,6 +330,12 @@ def test_variables_are_what_was_given_and_no_defaults() -> None:
     assert read_variables(VariableOptions(), WITH_VARIABLES, {"THE_TOKEN": "x"}) == {}
 
 
+def test_a_text_that_a_variable_takes_from_the_environment_is_not_shown() -> None:
+    options = VariableOptions(ValueOptions(yaml="token: not-from-there"), from_environment=True)
+    read_variables(options, WITH_VARIABLES, {"STEPFLOW_VAR_MODE": "mode-of-nobody", "THE_TOKEN": "not-from-there"})
+    assert plain("in mode-of-nobody, not-from-there", str) == "in [REDACTED], not-from-there"
+
+
 def test_declared_variables_come_from_the_environment_when_asked_for() -> None:
     environ = {"THE_TOKEN": "t0ken", "STEPFLOW_VAR_LIMIT": "7", "STEPFLOW_VAR_OTHER": "1", "STEPFLOW_VAR_MODE": "slow"}
     options = VariableOptions(ValueOptions(yaml="mode: careful"), from_environment=True)
@@ -396,3 +443,37 @@ def test_a_config_for_tests_is_preferred_when_testing(tmp_path: Path) -> None:
 def test_a_missing_config_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(Usage, match="no such file"):
         read_config(tmp_path / "missing.yml")
+
+
+def test_results_are_written_as_they_come(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A batch is larger than memory: nothing is read ahead."""
+    path = tmp_path / "out.jsonl"
+    sizes = []
+
+    def results() -> Iterator[Any]:
+        for _ in range(100):
+            yield {"outcome": "success", "result": "x" * 10_000}
+            sizes.append(path.stat().st_size if path.exists() else 0)
+
+    write_results(results(), path, batch=True)
+    assert sizes[50] > 400_000
+
+    write_results(({"outcome": "success", "result": number} for number in range(20_000)), None, batch=True)
+    lines = capfdbinary.readouterr().out.splitlines()
+    assert [json.loads(line)["result"] for line in lines] == list(range(20_000))
+
+
+def test_an_empty_batch_is_an_empty_list_of_yaml(tmp_path: Path) -> None:
+    write_results([], tmp_path / "out.yaml", batch=True)
+    assert yaml.safe_load((tmp_path / "out.yaml").read_text()) == []
+
+
+@pytest.mark.parametrize("elements", [[], [1], [{"a": [1, {"b": "x\ny"}], "c": {}}, [], "z"]])
+def test_a_tree_with_a_list_of_parts_is_printed_as_a_whole_one(
+    elements: list[Any], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    tree = {"run_id": "r", "labels": {"a": 1}, "n": None}
+    print_json(tree | {"results": elements})
+    whole = capfdbinary.readouterr().out
+    print_json_with_list(tree, "results", iter(elements))
+    assert capfdbinary.readouterr().out == whole

@@ -84,7 +84,7 @@ def test_closing_stdin_ends_a_server_whose_executor_is_stuck(server: Client) -> 
     assert server.end() == (0, "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_server_without_a_traceback(server: Client, number: signal.Signals) -> None:
     server.execute("/wait_for_gate", {"name": "never opened"})
     assert server.call("/add_async", {"a": 1, "b": 1}) == 2

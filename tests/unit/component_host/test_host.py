@@ -784,6 +784,28 @@ def test_progress_reaches_the_executor_with_the_id_of_its_call() -> None:
     run_async(main)
 
 
+def test_of_a_flood_of_progress_some_reports_and_the_last_of_each_call_reach_the_executor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("component_host.progress_gate.PERIOD_S", 0.5)
+
+    async def main() -> None:
+        async with scripted() as (_, backend, executor):
+            numbers = [executor.call("a"), executor.call("b")]
+            for done in range(1, 5_001):
+                for call in backend.executed:
+                    call.progress(done, 5_000)
+                if not done % 100:
+                    await asyncio.sleep(0)
+            last = {(number, 5_000.0) for number in numbers}
+            await wait_until_async(
+                lambda: last <= {(report.call_id, report.done) for report in executor.progress}, "the last are in"
+            )
+            assert len(executor.progress) < 2_500
+
+    run_async(main)
+
+
 def test_what_is_in_flight_and_what_is_held_is_counted_whatever_the_depth() -> None:
     async def main() -> None:
         async with scripted() as (host, _, executor):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from component_host.backend import ServerHealth
 from component_host.supervision import restarts
+from stepflow import vital
 
 if TYPE_CHECKING:
     import pytest
@@ -59,5 +60,31 @@ def test_a_server_is_started_again_although_the_system_had_no_room_for_it(monkey
         keeping.cancel()
         assert health.last_error == "the server could not be started: RuntimeError"
         assert hopeless == []
+
+    asyncio.run(main())
+
+
+def test_a_defect_in_what_is_told_of_a_restart_does_not_end_the_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "BACKOFF_S_MIN", 0.001)
+    monkeypatch.setattr(vital, "RESTART_S_MIN", 0.001)
+
+    async def main() -> None:
+        server, told = Server(), asyncio.Event()
+        server.ends = 2
+
+        def on_up() -> None:
+            if not server.ends:
+                told.set()
+            raise RuntimeError("a defect")
+
+        keeping = asyncio.create_task(
+            restarts.supervise(
+                server, ServerHealth(lambda: None), plugin="p", on_up=on_up, on_hopeless=lambda _error: None
+            )
+        )
+        async with asyncio.timeout(10):
+            await told.wait()
+        assert not keeping.done()
+        keeping.cancel()
 
     asyncio.run(main())

@@ -481,6 +481,8 @@ def test_warnings_do_not_make_flows_different() -> None:
         (".5m", 30_000),
         ("1h", 3_600_000),
         (" 2 s ", 2_000),
+        ("1d", 86_400_000),
+        ("1.5d", 129_600_000),
     ],
 )
 def test_durations_have_a_unit(text: str, ms: int) -> None:
@@ -488,7 +490,8 @@ def test_durations_have_a_unit(text: str, ms: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "0s", "-1s", "0.1ms", "1d", "1e3s", "1 s s", "inf s", "٣s", "9" * 400 + "s", "50000000h", 5, None]
+    "text",
+    ["", "5", "0s", "-1s", "0.1ms", "50d", "1e3s", "inf s", "٣s", "9" * 400 + "s", "50000000h", 5, None],
 )
 def test_what_is_no_duration_is_refused(text: Any) -> None:
     with pytest.raises(Invalid) as caught:

@@ -160,6 +160,11 @@ def test_a_path_into_a_variable_is_not_checked_before_the_run() -> None:
     assert found(check(output={"$variable": "known"}, schemas=VARIABLES)) == []
 
 
+def test_a_path_into_what_does_not_exist_is_one_finding() -> None:
+    assert [code for code, _ in found(check(output=ref("nowhere", "x")))] == [3003]
+    assert [code for code, _ in found(check(output={"$variable": "unknown.x"}, schemas=VARIABLES))] == [2005]
+
+
 # --- variables ---------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from support.corpus import CORPUS, step, world
 from support.engine import World
 
 from stepflow.codec import JSON_DEPTH_MAX, decode
-from stepflow.errors import DataLoss
+from stepflow.errors import DataLoss, FailedPrecondition
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run import Phase, StepRun, apply
 from stepflow.run.apply import ENTRY_KINDS
@@ -25,8 +25,9 @@ def test_every_kind_of_entry_has_a_function_that_records_it() -> None:
 
 
 def test_an_entry_without_a_known_kind_is_refused() -> None:
-    with pytest.raises(DataLoss, match="not known to this version"):
+    with pytest.raises(FailedPrecondition, match="not known to this version") as refused:
         apply(world("chain").state, pb.Entry(at_ms=1))
+    assert refused.value.reason == "ENTRY_UNKNOWN"
 
 
 def test_the_table_names_each_transition_once() -> None:

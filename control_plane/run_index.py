@@ -1,0 +1,115 @@
+"""The index of runs by age, under `by-age/`: a list of runs reads one range of it, however many runs there are.
+
+- An entry is written with the admission of its run, and deleted with the run.
+- Its value is the run's record without the members that no list shows. It is empty if the labels are large: lists then
+  read the record.
+- Replicas of an earlier version neither write nor delete entries. So the leader adds what is missing, for all runs once
+  and then for new ones; `BY_AGE_COMPLETE` marks the first completion. Lists scan all statuses until then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from stepflow.errors import FailedPrecondition
+from stepflow.mesh.v1 import state_pb2
+from stepflow.store import Compare, Delete, Put, Txn, absent, keys, present, range_all
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stepflow.store import Store
+
+log = get_logger(__name__)
+
+LABELS_LISTED_BYTES_MAX = 1024
+"""Labels kept in an entry. Larger labels are read from the record."""
+
+ENTRIES_PER_TXN = 100
+
+
+def entry(run_id: str, record: state_pb2.RunRecord) -> Put:
+    """Return the write of a run's entry."""
+    key = keys.by_age(run_id, record.created_at_ms)
+    if len(record.labels_json) > LABELS_LISTED_BYTES_MAX:
+        return Put(key, b"")
+    shown = state_pb2.RunRecord(
+        flow_id=record.flow_id,
+        flow_name=record.flow_name,
+        labels_json=record.labels_json,
+        items_total=record.items_total,
+        items_per_partition=record.items_per_partition,
+        created_at_ms=record.created_at_ms,
+    )
+    return Put(key, shown.SerializeToString())
+
+
+def _entry_of(run_id: str, value: bytes, created_at_ms: int) -> Put:
+    """Return the entry of a stored record, an unreadable one included: lists tell of it."""
+    try:
+        return entry(run_id, state_pb2.RunRecord.FromString(value))
+    except DecodeError:
+        return Put(keys.by_age(run_id, created_at_ms), b"")
+
+
+class RunIndex:
+    """Completes the index on behalf of a leader, from the runs that a sweep of the store has found."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._checked = 0
+        """The newest create revision of a status whose run is known to have an entry; 0 before the first completion."""
+
+    async def complete(self, fence: Compare, created: Mapping[str, tuple[int, int]]) -> None:
+        """Add the missing entries of all runs in the store.
+
+        `created`: by run, its creation time (0: unknown) and the create revision of a key. `fence`: this replica leads.
+
+        Raises: FailedPrecondition `NOT_LEADING`; StepflowError.
+        """
+        # 1. Everything is checked at the first completion of this process, and of a store that was replaced.
+        if await self._store.get(keys.BY_AGE_COMPLETE) is None:
+            self._checked = 0
+
+        # 2. Add the entries of runs that are new since the last completion.
+        unchecked = [(run_id, at_ms) for run_id, (at_ms, revision) in created.items() if revision > self._checked]
+        for start in range(0, len(unchecked), ENTRIES_PER_TXN):
+            await self._add(fence, unchecked[start : start + ENTRIES_PER_TXN])
+
+        # 3. Tell the lists; and remove entries without a run, which an earlier version has deleted.
+        if not self._checked:
+            if not (await self._store.txn(Txn((fence,), (Put(keys.BY_AGE_COMPLETE, b""),)))).succeeded:
+                raise FailedPrecondition("NOT_LEADING", "another control plane leads now")
+            await self._prune(created)
+        self._checked = max(self._checked, *(revision for _, revision in created.values()), 1)
+
+    async def _add(self, fence: Compare, runs: Sequence[tuple[str, int]]) -> None:
+        """Add those of the entries that are missing."""
+        paths = [keys.by_age(run_id, at_ms) for run_id, at_ms in runs]
+        if (await self._store.txn(Txn(tuple(map(present, paths)), ()))).succeeded:
+            return
+
+        for (run_id, at_ms), path in zip(runs, paths, strict=True):
+            if at_ms and await self._store.get(path) is not None:
+                continue
+            found = await self._store.get(keys.run(run_id))
+            if found is None:  # deleted since the sweep
+                continue
+            added = _entry_of(run_id, found.value, at_ms)
+            await self._store.txn(Txn((fence, absent(added.key), present(keys.run(run_id))), (added,)))
+
+    async def _prune(self, created: Mapping[str, tuple[int, int]]) -> None:
+        count = 0
+        async for item in range_all(self._store, keys.BY_AGE):
+            run_id = keys.parse_by_age(item.key)[1]
+            if run_id not in created:  # admitted since the sweep, or deleted
+                result = await self._store.txn(Txn((absent(keys.run(run_id)),), (Delete(item.key),)))
+                count += result.succeeded
+        if count:
+            log.info("entries of deleted runs removed", count=count)
+
+
+__all__ = ["RunIndex", "entry"]

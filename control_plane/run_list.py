@@ -1,0 +1,229 @@
+"""Pages of runs, for clients, newest first.
+
+- A page reads one range of the index by age (`run_index`) and the statuses of these runs, however many runs there are.
+- An entry that changes between two pages may be missing from both, and is never in both.
+- A page of runs that a filter leaves out, or of large batches, ends early: it may be empty, with a token.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from control_plane.paging import read_token, write_token
+from control_plane.views import run_view
+from stepflow.errors import DataLoss
+from stepflow.journal import parse_record, partition_count
+from stepflow.mesh.v1 import state_pb2
+from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, present, range_all
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from control_plane.views import RunView
+    from stepflow.store import Store
+
+RUNS_READ_MAX = 1_000
+"""Runs read for one page, however few pass the filter."""
+
+STATUSES_READ_MAX = 2_000
+"""A page of runs ends behind the batch that makes it read so many statuses."""
+
+RANGE_RUNS = 200
+"""Runs read at once."""
+
+GETS_PER_TXN = 100
+RECORDS_PER_TXN = 8
+"""Records read at once; each may have a megabyte."""
+
+WINDOW_MS_MIN = 1_000
+WINDOW_MS_MAX = 30 * 24 * 3600 * 1000
+WINDOW_GROWTH = 16
+"""A range of the index is bounded on both sides: etcd counts all keys of a range, whatever its limit. The first window,
+and by how much windows grow until they hold a page."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """The runs to list; an empty field accepts all. `statuses` are names such as `failed`."""
+
+    statuses: frozenset[str] = frozenset()
+    flow_name: str = ""
+    created_since_ms: int = 0
+
+
+@dataclass(slots=True)
+class _Found:
+    """A run in the order of the list, and what is read of it."""
+
+    run_id: str
+    created_at_ms: int
+    record: state_pb2.RunRecord | None = None
+    """At least the members that a list shows; None until read."""
+    partitions: list[state_pb2.PartitionStatus] = field(default_factory=list)
+    """Statuses of the placed partitions."""
+
+    @property
+    def position(self) -> tuple[int, str]:
+        """Position in the list of runs."""
+        return self.created_at_ms, self.run_id
+
+    @property
+    def partition_count(self) -> int:
+        """Number of partitions, placed or not; 0 without a record."""
+        return 0 if self.record is None else partition_count(self.record)
+
+
+class RunList:
+    """Reads pages of runs from the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._window_ms = WINDOW_MS_MIN
+        """Age of the runs that a page probably needs, from its position on."""
+
+    async def page(self, wanted: RunFilter, size: int, token: str) -> tuple[list[RunView], str]:
+        """Return a page of runs, newest first, and the token of the next page; empty after the last page."""
+        position = read_token(token, tuple[int, str])
+        views: list[RunView] = []
+        runs_read, statuses_left = 0, STATUSES_READ_MAX
+        filtered = bool(wanted.statuses or wanted.flow_name)
+
+        while True:
+            # 1. Read a range of the index, and the records that it does not have.
+            limit = min(RANGE_RUNS, RUNS_READ_MAX - runs_read, RANGE_RUNS if filtered else size - len(views))
+            found, more = await self._runs_behind(position, limit)
+            runs_read += len(found)
+            recent = [each for each in found if each.created_at_ms >= wanted.created_since_ms]
+            more = more and len(recent) == len(found)
+            await self._read_records([each for each in recent if each.record is None])
+
+            # 2. Read the statuses, of as many runs as the page may read.
+            named = [each for each in recent if each.record and wanted.flow_name in ("", each.record.flow_name)]
+            behind: _Found | None = None
+            for index, each in enumerate(named):
+                statuses_left -= each.partition_count
+                if statuses_left < 0 and index:
+                    behind = each
+                    break
+            shown = await self._views(named if behind is None else named[: named.index(behind)])
+
+            # 3. Fill the page.
+            for each in recent:
+                if each is behind:
+                    return views, write_token(position)
+                if len(views) == size:
+                    return views, write_token(position)
+                position = each.position
+                view = shown.get(each.run_id)
+                if view is not None and (not wanted.statuses or view.status in wanted.statuses):
+                    views.append(view)
+
+            if not more:
+                return views, ""
+            if len(views) == size or runs_read >= RUNS_READ_MAX or statuses_left <= 0:
+                return views, write_token(position)
+
+    async def _runs_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
+        """Return the next runs behind a position, newest first, and True if there are more."""
+        after = "" if position is None else keys.by_age(position[1], position[0])
+        since_ms = time.time_ns() // 1_000_000 if position is None else position[0]
+        found: list[_Found] = []
+
+        # In windows of age that grow until they hold enough. One more run than wanted shows if there are more.
+        window_ms: int = self._window_ms
+        while len(found) <= limit:
+            oldest_ms = since_ms - window_ms
+            before = keys.by_age_bound(oldest_ms) if oldest_ms > 0 else ""
+            read = Range(keys.BY_AGE, limit + 1 - len(found), after, before)
+            result = await self._store.txn(Txn((present(keys.BY_AGE_COMPLETE),), (read,)))
+            if not result.succeeded:
+                return await self._scanned_behind(position, limit)
+
+            (page,) = result.responses
+            assert isinstance(page, Page)
+            for item in page.items:
+                created_at_ms, run_id = keys.parse_by_age(item.key)
+                record = state_pb2.RunRecord.FromString(item.value) if item.value else None
+                found.append(_Found(run_id, created_at_ms, record))
+                after = item.key
+            if not page.more and not before:
+                self._window_ms = WINDOW_MS_MAX
+                return found[:limit], len(found) > limit
+            window_ms *= WINDOW_GROWTH
+
+        # The next page begins with a window that should hold it.
+        span_ms = max(0, since_ms - found[-1].created_at_ms)
+        self._window_ms = min(max(WINDOW_MS_MIN, 2 * span_ms), WINDOW_MS_MAX)
+        return found[:limit], True
+
+    async def _scanned_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
+        """Do the same without the index, from the statuses of all runs."""
+        after = "" if position is None else keys.by_age(position[1], position[0])
+        created: dict[str, int] = {}
+        async for item in range_all(self._store, keys.STATUS):
+            run_id, partition = keys.parse_status(item.key)
+            if not partition:
+                created[run_id] = state_pb2.PartitionStatus.FromString(item.value).created_at_ms
+
+        async for item in range_all(self._store, keys.PENDING):
+            run_id = keys.tail(keys.PENDING, item.key)
+            record = None if run_id in created else await self._store.get(keys.run(run_id))
+            if record is not None:
+                created[run_id] = state_pb2.RunRecord.FromString(record.value).created_at_ms
+
+        behind = sorted(path for path in (keys.by_age(*run) for run in created.items()) if path > after)
+        found = [_Found(run_id, at_ms) for at_ms, run_id in map(keys.parse_by_age, behind[:limit])]
+        return found, len(behind) > limit
+
+    async def _views(self, found: list[_Found]) -> dict[str, RunView]:
+        """Read the statuses of runs; return the views of the runs that still exist."""
+        # 1. Statuses.
+        single = {keys.status(each.run_id, 0): each for each in found if each.partition_count == 1}
+        for key, item in (await self._get_all(list(single))).items():
+            single[key].partitions.append(state_pb2.PartitionStatus.FromString(item.value))
+        for each in found:
+            if each.partition_count > 1:
+                async for item in range_all(self._store, keys.status_of_run(each.run_id)):
+                    each.partitions.append(state_pb2.PartitionStatus.FromString(item.value))
+
+        # 2. A run without a status waits, was just placed, or was deleted.
+        unplaced = [each for each in found if not each.partitions]
+        waiting = await self._get_all([keys.pending(each.run_id) for each in unplaced])
+        doubtful = [each for each in unplaced if keys.pending(each.run_id) not in waiting]
+        for each in doubtful:
+            each.record = None
+        await self._read_records(doubtful)
+        return {
+            each.run_id: run_view(each.run_id, each.record, each.partitions)
+            for each in found
+            if each.record is not None
+        }
+
+    async def _get_all(self, names: list[str]) -> dict[str, KeyValue]:
+        """Read those of the keys that exist. One by one: etcd counts all keys behind the beginning of a range."""
+        found: dict[str, KeyValue] = {}
+        for start in range(0, len(names), GETS_PER_TXN):
+            reads = tuple(map(Get, names[start : start + GETS_PER_TXN]))
+            for item in (await self._store.txn(Txn((), reads))).responses:
+                if isinstance(item, KeyValue):
+                    found[item.key] = item
+        return found
+
+    async def _read_records(self, found: list[_Found]) -> None:
+        """Read the records of runs, as far as they exist and can be read."""
+        for start in range(0, len(found), RECORDS_PER_TXN):
+            some = found[start : start + RECORDS_PER_TXN]
+            reads = tuple(Get(keys.run(each.run_id)) for each in some)
+            for each, item in zip(some, (await self._store.txn(Txn((), reads))).responses, strict=True):
+                if not isinstance(item, KeyValue):
+                    continue
+                try:
+                    each.record = parse_record(each.run_id, item.value)
+                except DataLoss as error:  # one damaged run must not hide the others
+                    log.error("a run cannot be listed", run_id=each.run_id, reason=error.reason, error=error.message)
+
+
+__all__ = ["RunFilter", "RunList"]

@@ -1,0 +1,57 @@
+"""Commands that refuse an option or an argument that is given but empty.
+
+`--run-id "$ID"` with an unset variable would lose idempotency, and an empty path is the working directory. No option
+has a use for an empty text.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from stepflow.cli.console import Usage
+
+
+class StrictCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+class StrictGroup(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+class StrictTyper(typer.Typer):
+    """A `Typer` whose commands and groups are strict."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=StrictGroup, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        return super().command(name, cls=StrictCommand, **options)
+
+
+def refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:
+    """Raises: Usage OPTION_EMPTY; a usage error of the parser."""
+    if not any(not word.strip() or word.endswith("=") for word in args):
+        return
+    given, _, order = command.make_parser(ctx).parse_args(list(args))
+    for parameter in order:
+        values = given.get(parameter.name)
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            if isinstance(value, str) and not value.strip():
+                hint = "leave it out, or set the shell variable that it comes from"
+                raise Usage("OPTION_EMPTY", f"{_shown(parameter)} is given but empty; {hint}")
+
+
+def _shown(parameter: Any) -> str:
+    if parameter.param_type_name == "option":
+        return str(parameter.opts[0])
+    return str(parameter.human_readable_name).strip("[].")
+
+
+__all__ = ["StrictTyper"]

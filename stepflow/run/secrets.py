@@ -1,0 +1,71 @@
+"""The marked (`is_secret`) values of a run, removed from its failures and progress texts.
+
+The owner removes them before a failure is journaled, so no reader of a run needs its inputs for that: listings, watches
+and results of a mesh and of embedded runs are alike. Results stay as they are: they are data.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepflow.errors import Failure
+from stepflow.flow.secrets import marked_values
+from stepflow.redaction import REDACTED, KnownSecrets
+from stepflow.run.state import Stored
+
+if TYPE_CHECKING:
+    from stepflow.run.scope import Item
+
+UNKNOWN = f"{REDACTED} (the text may quote a secret input that is not loaded)"
+
+
+def failure_without_secrets(item: Item, failure: Failure) -> Failure:
+    """Return a failure of a step of this item without the run's marked values."""
+    if not _is_marked(item):
+        return failure
+    secrets = _secrets(item)
+    if secrets is None:
+        return Failure(failure.code, UNKNOWN)
+    return Failure(failure.code, secrets.text(failure.message), secrets.json(failure.data))
+
+
+def text_without_secrets(item: Item, text: str) -> str:
+    """Return a text about this item without the run's marked values."""
+    if not _is_marked(item):
+        return text
+    secrets = _secrets(item)
+    return UNKNOWN if secrets is None else secrets.text(text)
+
+
+def note_marked(item: Item) -> None:
+    """Keep the marked values of an input in the blob store, while its bytes are loaded."""
+    if item.scope.plan.marks_secrets and item.marked is None:
+        item.marked = marked_values(item.scope.plan.flow, [item.env.input])
+
+
+def _is_marked(item: Item) -> bool:
+    """Return True if the flow of this item, or one that it is a sub-run of, marks values."""
+    while not item.scope.plan.marks_secrets:
+        if item.scope.parent is None:
+            return False
+        item = item.scope.parent.item
+    return True
+
+
+def _secrets(item: Item) -> KnownSecrets | None:
+    """Return the marked values of this item and of the items above it; None if an input was never loaded."""
+    found: set[str] = set()
+    while True:
+        scope = item.scope
+        if scope.plan.marks_secrets:
+            stored = isinstance(item.env.input, Stored)
+            if stored and item.marked is None:
+                return None
+            found |= item.marked or set()
+            found |= marked_values(scope.plan.flow, () if stored else (item.env.input,), scope.variables)
+        if scope.parent is None:
+            return KnownSecrets(found)
+        item = scope.parent.item
+
+
+__all__ = ["failure_without_secrets", "note_marked", "text_without_secrets"]
