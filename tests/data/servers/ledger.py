@@ -72,7 +72,7 @@ async def delegate(ctx: Context, value: int, ms: float = 0) -> int:
 
 
 if os.environ.get("LEDGER_NEWER"):
-    component(add, name="add_newer")  # type: ignore[call-overload]
+    component("add_newer")(add)
 
 
 if __name__ == "__main__":
