@@ -40,6 +40,8 @@ class AnyRun(Protocol):
     @property
     def labels(self) -> dict[str, Any]: ...
     @property
+    def queued_reason(self) -> str: ...
+    @property
     def paused_ms(self) -> int: ...
 
 
@@ -68,7 +70,7 @@ def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
         "created_at_ms": run.created_at_ms,
         "completed_at_ms": run.completed_at_ms,
         "paused_ms": run.paused_ms,
-    }
+    } | ({"queued_reason": run.queued_reason} if run.queued_reason else {})
 
 
 def step_tree(step: StepView) -> dict[str, Any]:
