@@ -23,6 +23,7 @@ from support.wall_clock import HOUR_MS, WallClock
 
 from stepflow.cli.stored import list_runs
 from stepflow.embedded.runs_folder import LocalRuns
+from stepflow.journal import journal_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -412,16 +413,26 @@ def test_a_run_that_is_resumed_an_hour_later_took_no_hour(place: Place) -> None:
     assert re.search(r"^paused: +1 h 0 min$", shown, re.MULTILINE)
 
 
+async def journaled(place: Place, run_id: str) -> set[str | None]:
+    """Return the kinds of entries in the journal of a run."""
+    store = await LocalRuns(place.folder / ".stepflow").read(run_id)
+    try:
+        return {entry.WhichOneof("kind") async for entry in journal_entries(store, run_id, 0)}
+    finally:
+        await store.close()
+
+
 def test_a_sleep_that_a_resumption_ends_took_the_whole_time(place: Place) -> None:
     nap = "{id: nap, component: /builtin/sleep, input: {duration_ms: 3600000}}"
     place.write("nap.yaml", f"name: nap\nsteps: [{nap}]\noutput: {{$step: nap}}\n")
     with place.started("run", "--flow", "nap.yaml", "--input-json", "{}") as process:
         assert process.stderr is not None
         assert any("nap until" in line for line in process.stderr), "it does not sleep"
+        [run_id] = place.run_ids()
+        wait_until(lambda: "timer_set" in asyncio.run(journaled(place, run_id)), "the sleep is in the journal")
         process.kill()
     done = place.cli("resume", env=WallClock(place.folder, ahead_ms=HOUR_MS).env)
     assert json.loads(done.stdout) == {"outcome": "success", "result": {"duration_ms": HOUR_MS}}, done.stderr
-    [run_id] = place.run_ids()
     [step] = json.loads(place.cli("runs", "get", run_id, "--steps", "--json").stdout)["steps"]
     assert HOUR_MS <= step["duration_ms"] < HOUR_MS + 60_000
 
