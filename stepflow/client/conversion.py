@@ -249,4 +249,6 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
             for host in message.hosts
         ],
         runs_pending=message.runs_pending,
+        value_bytes_max=message.value_bytes_max,
+        value_waiting=message.value_waiting,
     )

@@ -227,3 +227,7 @@ class ClusterInfo:
     executors: list[ExecutorInfo]
     hosts: list[HostInfo]
     runs_pending: int
+    value_bytes_max: int = 0
+    """Memory for large values of the control plane that answered; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls of clients that wait for that memory."""

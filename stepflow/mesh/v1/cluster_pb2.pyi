@@ -10,18 +10,22 @@ class GetClusterRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterResponse(_message.Message):
-    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending")
+    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending", "value_bytes_max", "value_waiting")
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
     CONTROL_PLANE_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTORS_FIELD_NUMBER: _ClassVar[int]
     HOSTS_FIELD_NUMBER: _ClassVar[int]
     RUNS_PENDING_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VALUE_WAITING_FIELD_NUMBER: _ClassVar[int]
     leader_id: str
     control_plane_id: str
     executors: _containers.RepeatedCompositeFieldContainer[ExecutorInfo]
     hosts: _containers.RepeatedCompositeFieldContainer[HostInfo]
     runs_pending: int
-    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ...) -> None: ...
+    value_bytes_max: int
+    value_waiting: int
+    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ...) -> None: ...
 
 class ExecutorInfo(_message.Message):
     __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining", "value_bytes_max", "value_waiting")
