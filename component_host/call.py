@@ -67,6 +67,8 @@ class HostedCallOwner(Protocol):
     blobs: BlobStore
     deadlines: Deadlines[Call]
     value_budget: ValueBudget
+    output_turns: ValueBudget
+    """Large outputs that are checked and stored at a time."""
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None: ...
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None: ...
@@ -254,6 +256,25 @@ class Call:
             stream.send_callback(callback)
 
     async def _succeed_large(self, output: bytes) -> None:
+        # 1. Count the output in place of the input: further inputs wait until it is stored.
+        owner, size = self._owner, len(output)
+        owner.value_budget.add(size)
+        self.input = b""
+        release_memory(self, owner.value_budget)
+
+        # 2. Check and store it in its turn. The turn waits for no memory: holders of turns always go on.
+        try:
+            await owner.output_turns.take(size)
+            try:
+                await self._succeed_in_turn(output)
+            finally:
+                owner.output_turns.release(size)
+        finally:
+            owner.value_budget.release(size)
+
+    async def _succeed_in_turn(self, output: bytes) -> None:
+        if self.forgotten:
+            return
         try:
             text = await asyncio.to_thread(_compact, self.request, output)
         except Invalid as error:

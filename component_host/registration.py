@@ -92,7 +92,7 @@ class Registration:
 
         await self._register()
         self._host.dispatcher.may_begin = self._valid
-        self._host.value_budget.changed = self._reports.changed
+        self._host.value_budget.changed = self._host.output_turns.changed = self._reports.changed
         self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
         self._watch.start()
@@ -240,13 +240,14 @@ class Registration:
         """Return the session as it should be stored now."""
         rules_hash, route_hashes = rules_of(self._routes)
         budget = self._host.value_budget
+        waiting = budget.waiting + self._host.output_turns.waiting
         session = state_pb2.HostSession(
             address=self._address,
             capacity=self._capacity,
             draining=self._draining,
             rules_hash=rules_hash,
             route_hashes=route_hashes,
-            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=budget.waiting),
+            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=waiting),
         )
         add_plugins(session, self._host.plugins, self._types, self._host.id)
         return session.SerializeToString(deterministic=True)

@@ -72,16 +72,14 @@ class StdinWriter:
         self._unsent: memoryview | None = None
         """Remainder that the pipe had no room for; written before any later line."""
         self._flush_due = False
+        self.full = False
+        """True while more than `OUTGOING_BYTES_MAX` wait for the server, and once it reads no more."""
+        self._broken = False
         self._room = asyncio.Event()
         self._room.set()
         self._read_at_s = 0.0
         """When the server read something last, while the pipe is full."""
         self._unread_timer: asyncio.TimerHandle | None = None
-
-    @property
-    def full(self) -> bool:
-        """True while more than `OUTGOING_BYTES_MAX` wait for the server."""
-        return self.outgoing_bytes > OUTGOING_BYTES_MAX
 
     async def wait_for_room(self) -> None:
         """Return when the pipe is not full, or closed."""
@@ -94,7 +92,7 @@ class StdinWriter:
             return
         self._lines.append(line)
         self.outgoing_bytes += len(line)
-        if self.outgoing_bytes > OUTGOING_BYTES_MAX and self._unread_timer is None:
+        if self.outgoing_bytes > OUTGOING_BYTES_MAX and not self.full:
             self._become_full()
 
         if not self._flush_due:
@@ -109,6 +107,7 @@ class StdinWriter:
             self._fd = -1
             self._lines.clear()
             self._unsent = None
+            self._broken = False
             self._accept(self.outgoing_bytes)
 
     def _flush(self) -> None:
@@ -133,14 +132,21 @@ class StdinWriter:
             written = 0
         except BrokenPipeError:
             self._log.debug("server closed its stdin")
-            self._on_broken()
+            self._break()
             written = len(data)
 
         self._unsent = data[written:] if written < len(data) else None
         self._accept(written)
         return self._unsent is None
 
+    def _break(self) -> None:
+        """Stay full until the pipe is closed: calls sent now would be lost."""
+        self._broken = self.full = True
+        self._room.clear()
+        self._on_broken()
+
     def _become_full(self) -> None:
+        self.full = True
         self._room.clear()
         self._read_at_s = self._loop.time()
         self._unread_timer = self._loop.call_later(UNREAD_S_MAX, self._check_read)
@@ -148,13 +154,14 @@ class StdinWriter:
     def _accept(self, written: int) -> None:
         """Note that the pipe has taken some bytes."""
         self.outgoing_bytes -= written
-        if self._unread_timer is None:
+        if not self.full:
             return
         if written:
             self._read_at_s = self._loop.time()
-        if not self.full:
-            self._unread_timer.cancel()
-            self._unread_timer = None
+        if self.outgoing_bytes <= OUTGOING_BYTES_MAX and not self._broken:
+            if self._unread_timer is not None:
+                self._unread_timer.cancel()
+            self.full = False
             self._room.set()
             self._loop.call_soon(self._on_room)  # behind those that wait for room already
 
@@ -164,7 +171,7 @@ class StdinWriter:
             self._unread_timer = self._loop.call_later(left_s, self._check_read)
             return
         self._log.warning("server does not read what it was sent; ending it", unread_bytes=self.outgoing_bytes)
-        self._on_broken()
+        self._break()
 
 
 NO_RUN = ""

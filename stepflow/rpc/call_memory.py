@@ -19,8 +19,8 @@ from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 if TYPE_CHECKING:
     from stepflow.value_budget import ValueBudget
 
-COPIES = 2
-"""A value, and the message with it."""
+COPIES = 3
+"""A value, the message with it, and the message as bytes."""
 
 HELD_S_MAX = 60.0
 """Longest time from the last large value of a call until its memory is lent to others."""

@@ -19,7 +19,7 @@ from stepflow.errors import FailedPrecondition, Invalid, Overloaded, StepflowErr
 from stepflow.rpc import call_memory, health
 from stepflow.rpc.errors import status_of
 from stepflow.rpc.health import ProcessHealth
-from stepflow.rpc.options import CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
+from stepflow.rpc.options import BUDGETED_SERVER_OPTIONS, CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
 from stepflow.rpc.requests import MalformedRequest, decode_request
 from stepflow.rpc.tls import is_loopback, parse_address
 from stepflow.telemetry import ThrottledLog, get_logger
@@ -65,7 +65,8 @@ class RpcServer:
         self._tls = tls
         self._insecure = insecure
         pings = LINK_PINGS if link else CLIENT_PINGS
-        options = (*SERVER_OPTIONS, *pings, ("grpc.max_receive_message_length", message_bytes_max))
+        ahead = () if value_budget is None else BUDGETED_SERVER_OPTIONS
+        options = (*SERVER_OPTIONS, *ahead, *pings, ("grpc.max_receive_message_length", message_bytes_max))
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(value_budget),), options=options)
 
         self._names: list[str] = []
