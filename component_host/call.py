@@ -266,25 +266,19 @@ class Call:
         try:
             await owner.output_turns.take(size)
             try:
-                await self._succeed_in_turn(output)
+                if self.forgotten:
+                    return
+                text = await asyncio.to_thread(_compact, self.request, output)
+                if len(text) > INLINE_BYTES_MAX:
+                    await self._succeed_with_blob(text)
+                else:
+                    self._succeed_inline(text)
+            except Invalid as error:
+                self.end_with(unusable(error))
             finally:
                 owner.output_turns.release(size)
         finally:
             owner.value_budget.release(size)
-
-    async def _succeed_in_turn(self, output: bytes) -> None:
-        if self.forgotten:
-            return
-        try:
-            text = await asyncio.to_thread(_compact, self.request, output)
-        except Invalid as error:
-            self.end_with(unusable(error))
-            return
-
-        if len(text) > INLINE_BYTES_MAX:
-            await self._succeed_with_blob(text)
-        else:
-            self._succeed_inline(text)
 
     async def _succeed_with_blob(self, text: bytes) -> None:
         self._owner.value_budget.add(len(text))

@@ -130,7 +130,7 @@ class McpStdioServer:
 
     async def _write(self) -> None:
         async for item in self._from_session:
-            await self._process.wait_for_room()  # further calls wait in their tasks
+            await self._process.stdin.wait_for_room()  # further calls wait in their tasks
             try:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
             except ValueError as error:  # uncaught, it would end this task and hang every later call

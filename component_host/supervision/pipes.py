@@ -54,8 +54,8 @@ def read_available(fd: int) -> bytes | None:
 class StdinWriter:
     """Writes lines to a server's stdin.
 
-    `on_broken` is called when the server has closed the other end, or reads nothing for too long; `on_room` when the pipe
-    was full and is so no more.
+    `on_broken` is called when the server has closed the other end, or reads nothing for too long; `on_room` when the
+    pipe was full and is so no more.
     """
 
     def __init__(

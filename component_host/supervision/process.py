@@ -52,7 +52,7 @@ class ServerProcess(ProcessReport):
     """One run of a server, from `start` to `ended`. Bound to the event loop of `start`; not reusable.
 
     `on_output` gets chunks of stdout on arrival. `on_exit` is called once, after the last chunk. `on_room` is called
-    when `stdin_full` ends.
+    when stdin was full and is so no more.
     """
 
     def __init__(
@@ -76,19 +76,10 @@ class ServerProcess(ProcessReport):
         self._stopping = False
 
     @property
-    def outgoing_bytes(self) -> int:
-        """Bytes written and not yet accepted by the pipe."""
-        return 0 if self._stdin is None else self._stdin.outgoing_bytes
-
-    @property
-    def stdin_full(self) -> bool:
-        """True while so much waits for the server to read it that large lines should wait."""
-        return self._stdin is not None and self._stdin.full
-
-    async def wait_for_room(self) -> None:
-        """Return when stdin is not full, or closed."""
-        if self._stdin is not None:
-            await self._stdin.wait_for_room()
+    def stdin(self) -> StdinWriter:
+        """The pipe to the server, after the start: callers wait with large lines while it is full."""
+        assert self._stdin is not None
+        return self._stdin
 
     def start(self) -> None:
         """Start the process and begin to read the outputs.
@@ -134,7 +125,7 @@ class ServerProcess(ProcessReport):
             os.set_blocking(self._stdout_kept, True)
 
     def write(self, line: bytes) -> None:
-        """Send one line (with newline). No-op after the exit. Callers wait with large lines while `stdin_full`."""
+        """Send one line (with newline). No-op after the exit. Callers ask `stdin` for room."""
         if self._stdin is not None:
             self._stdin.write(line)
 

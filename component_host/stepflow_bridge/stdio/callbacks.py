@@ -46,7 +46,7 @@ class StdioCallbacks:
         return self._tasks.values()
 
     def serve_callback(self, process: ServerProcess, request_id: int | str, method: str, line: protocol.Line) -> None:
-        if process.outgoing_bytes > FLOOD_BYTES_MAX:
+        if process.stdin.outgoing_bytes > FLOOD_BYTES_MAX:
             self._kill(process)  # floods us with requests and never reads a reply
 
         owner = self._executes.owner_of(line)
@@ -75,7 +75,7 @@ class StdioCallbacks:
     ) -> None:
         try:
             reply = await answer(call, request_id, method, line.params, self.line_bytes_max)
-            await process.wait_for_room()
+            await process.stdin.wait_for_room()
         except asyncio.CancelledError:
             reply = _cancelled(request_id)
         process.write(reply)

@@ -178,7 +178,10 @@ class StepflowStdioServer:
     def room(self) -> float:
         """Number of further executes the server may get now."""
         room = self._executes.room
-        return min(room, 0.0) if self._process is not None and self._process.stdin_full else room
+        if room > 0:
+            assert self._process is not None
+            return 0.0 if self._process.stdin.full else room
+        return room
 
     @property
     def in_flight(self) -> int:
@@ -186,9 +189,10 @@ class StepflowStdioServer:
         return len(self._executes)
 
     def takes_call(self, call: HostCall) -> bool:
-        if self._process is None or self._process.stdin_full:
+        if not self._executes.takes_call(call, self._callbacks.asking):
             return False
-        return self._executes.takes_call(call, self._callbacks.asking)
+        assert self._process is not None
+        return not self._process.stdin.full
 
     def send_execute(self, call: HostCall) -> None:
         """Send an execute. Only a call that `takes_call` accepts."""

@@ -1,4 +1,4 @@
-"""The budget of a control plane for large values: order, bounds, and what a client that is slow or gone leaves behind."""
+"""The budget of a control plane for large values: order, bounds, and clients that are slow or gone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def with_client(api: ApiMesh, talk: Callable[[Client], Coroutine[Any, Any, Any]]
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, about: str | None = None) -> list[int]:
-    """Slow down a method until its calls overlap; return a list with the most at once, with the first argument `about`."""
+    """Slow down a method until its calls overlap; return a list with the most at once, all or those for `about`."""
     work = getattr(owner, name)
     now, most = 0, [0]
 
