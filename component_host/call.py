@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import DeadlineClock, Deadlines
-    from stepflow.store.blobs import BlobStore
+    from component_host.held_results import HeldResults
+    from stepflow.store.blobs import WaitingBlobs
     from stepflow.value_budget import ValueBudget
 
 LOOP_BYTES_MAX = 256 * 1024
@@ -64,8 +65,9 @@ class CallStream(Protocol):
 class HostedCallOwner(Protocol):
     """The host, as used by a call."""
 
-    blobs: BlobStore
+    blobs: WaitingBlobs
     deadlines: Deadlines[Call]
+    held_results: HeldResults[Call]
     value_budget: ValueBudget
     output_turns: ValueBudget
     """Large outputs that are checked and stored at a time."""
@@ -282,8 +284,14 @@ class Call:
 
     async def _succeed_with_blob(self, text: bytes) -> None:
         self._owner.value_budget.add(len(text))
+        # Paid for: it waits while the store is full or down, and the component is not executed again.
         try:
-            blob = await self._owner.blobs.put(text, scope=self.request.root_run_id)
+            blob = await self._owner.blobs.put(
+                text,
+                scope=self.request.root_run_id,
+                on_wait=lambda: self._owner.held_results.hold_unstored(self, len(text) + len(self.input)),
+                wanted=lambda: self.result is None and not self.forgotten,
+            )
         except StepflowError as error:
             self.end_with(not_stored(error))
             return

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from component_host.call import Call
     from component_host.call_tasks import CallTasks
     from component_host.plugins import HostedPlugin, HostedPlugins
-    from stepflow.store.blobs import BlobStore
+    from stepflow.store.blobs import WaitingBlobs
     from stepflow.value_budget import ValueBudget
 
 log = get_logger(__name__)
@@ -40,7 +40,7 @@ class Dispatcher:
     """Hands calls to the backends of one host; cancels and expires calls."""
 
     def __init__(
-        self, host_id: str, plugins: HostedPlugins, blobs: BlobStore, tasks: CallTasks, value_budget: ValueBudget
+        self, host_id: str, plugins: HostedPlugins, blobs: WaitingBlobs, tasks: CallTasks, value_budget: ValueBudget
     ) -> None:
         self.deadlines: Deadlines[Call] = Deadlines(self._expire_call, is_waiting=lambda call: bool(call.callbacks))
         self.may_begin: Callable[[], bool] = lambda: True

@@ -13,6 +13,8 @@ Invariants:
 - No call begins while the host does not count as registered (`Dispatcher.may_begin`). At the end
   of the session all other calls are dropped (`end_session`): executors have given up on these, and other hosts may run
   the same attempts.
+- A result that the blob store refuses waits for the store, counted among the held results; nothing is executed again.
+  The oldest such result ends as UNREACHABLE when the held results exceed their bound.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
 The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `disputes` (about epochs), `dispatch`
@@ -36,9 +38,10 @@ from component_host.dispatch import Dispatcher
 from component_host.disputes import Disputes
 from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, HeldResults
 from component_host.plugins import HostedPlugins
-from component_host.results import unreachable
+from component_host.results import not_kept, unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
+from stepflow.store.blobs import WaitingBlobs
 from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ class ComponentHost:
     ) -> None:
         """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
         self.id = host_id
-        self.blobs = blobs
+        self.blobs = WaitingBlobs(blobs)
         self.held_s_max = held_s_max
         self.callback_ids: Iterator[int] = count(1)
         self.value_budget = ValueBudget(value_bytes_max)
@@ -75,12 +78,12 @@ class ComponentHost:
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)
-        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks, self.value_budget)
+        self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget)
         self.deadlines = self.dispatcher.deadlines
         self.plugins.resume = self.dispatcher.dispatch
 
         self.held_results: HeldResults[Call] = HeldResults(
-            self.forget_call, bytes_max=held_bytes_max, age_s_max=held_s_max
+            partial(_drop_result, self), bytes_max=held_bytes_max, age_s_max=held_s_max
         )
 
         self._table = CallTable()
@@ -203,8 +206,8 @@ class ComponentHost:
         self.dispatcher.dispatch(call)
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None:
-        """Send and hold the result of a call. Ignored for a forgotten call."""
-        if call.forgotten:
+        """Send and hold the result of a call. Ignored for a forgotten call, and for a second result."""
+        if call.forgotten or call.result is not None:
             return
         call.result = result
 
@@ -237,8 +240,8 @@ class ComponentHost:
         release_memory(call, self.value_budget)
         self._table.remove_call(call)
 
+        self.held_results.release(call)
         if call.result is not None:
-            self.held_results.release(call)
             return
 
         call.stream.drop_call(call)
@@ -265,6 +268,14 @@ class ComponentHost:
             host_pb2.HeldCall(run_id=asked.run_id, key=key, attempt=call.request.attempt)
             for key, call in partition.calls.items()
         ]
+
+
+def _drop_result(host: ComponentHost, call: Call) -> None:
+    """Drop a held result, or end a call whose result waits for the blob store."""
+    if call.result is None:
+        call.end_with(not_kept(host.blobs.store.trouble))
+    else:
+        host.forget_call(call)
 
 
 def _stopped(host_id: str) -> Failure:

@@ -78,9 +78,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(store.close)
 
         # 2. Listen before registering: the session names the address.
+        blobs = BlobStore.open(common.blobs)
         executor = Executor(
             store,
-            BlobStore.open(common.blobs),
+            blobs,
             rules={},
             builtins={},
             name=config.name,
@@ -88,6 +89,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             queue_timeout_s=QUEUE_TIMEOUT_S,
             value_bytes_max=config.value_bytes_max,
         )
+        blobs.on_trouble = lambda _error: executor.rewrite_session()
         server = RpcServer(tls=common.tls, insecure=common.insecure, link=True, health=health)
         ExecutorService(executor).add_to(server)
         stack.push_async_callback(server.stop)
@@ -113,7 +115,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
 
         # 5. Fail the probes, then hand over.
         await health.drain()
-        await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)
+        await executor.hand_over(timeout_s=HAND_OVER_GRACE_S, stopping=True)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ class PartitionCalls:
         """Record a call without a host as a failed attempt, and let the partition go on."""
         if self._partition.gone or not self.waits_for(action):
             return
-        self._fail_attempt(action.step, action.attempt, f"no live host runs plugin {action.target.plugin!r}", "")
+        why = f"no live host offers `{action.target.component}` of plugin {action.target.plugin!r}"
+        self._fail_attempt(action.step, action.attempt, why, "")
         self._partition.turn()
 
     def on_progress(self, flight: InFlight[Any], progress: host_pb2.Progress) -> None:

@@ -25,7 +25,7 @@ from executor.ownership import Ownership
 from executor.session import Session, fresh_id
 from executor.takeover import TakeOver
 from executor.unread import UnreadEnd
-from stepflow.errors import StepflowError
+from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Put, keys
@@ -83,6 +83,7 @@ class Executor:
         self.abandoned: Abandoned = lambda _run_id, _error: None
         """Called when a run can no longer be driven here, although it has not ended."""
         self._store = store
+        self._blobs = blobs
         self._name = name
         self._runs_max = runs_max
         self._lease_ttl_s = lease_ttl_s
@@ -91,9 +92,11 @@ class Executor:
         self._watchers: list[asyncio.Task[None]] = []
         self._grouping = Grouping(store)
         self._draining = False
+        self._stopping = False
+        """The process ends: a drain is final."""
         self._closed = False
 
-        self._reports = Reports(self._publish)
+        self._reports = Reports(self.rewrite_session)
         self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
@@ -101,11 +104,14 @@ class Executor:
         def abandoned(run_id: str, error: StepflowError) -> None:
             self.abandoned(run_id, error)  # as set by then
 
-        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, abandoned, self.values)
+        def current_session() -> Session | None:
+            return self._session
+
+        self.ownership = Ownership(self.hosts, run_blobs, current_session, abandoned, self.values)
         held_calls = HeldCalls(self.hosts)
         reader = PartitionReader(store, self._grouping, run_blobs, self.values)
         unread_end = UnreadEnd(store, self.hosts, held_calls)
-        self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, self._current_session)
+        self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, current_session)
 
         frames = HostFrames(self.ownership, held_calls)
         self.on_frame = frames.on_frame
@@ -144,22 +150,49 @@ class Executor:
         await self._grouping.close()
         self.hosts.close()
 
-    async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX) -> int:
-        """Take no new partitions and hand over all owned partitions (`handover`); return the number handed over."""
+    async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX, stopping: bool = False) -> int:
+        """Take no new partitions and hand over all owned partitions (`handover`); return the number handed over.
+
+        `stopping`: the process ends, and `end_drain` is refused.
+        """
         # 1. Show in the session that this executor drains: the leader assigns nothing more to it.
         self._draining = True
+        self._stopping = self._stopping or stopping
         session = self._session
         if session is None:
             return 0
-        self._publish()
+        self.rewrite_session()
 
-        # 2. Hand over, until nothing is owned or being adopted, or the session is lost.
+        # 2. Hand over, until nothing is owned or being adopted, the session is lost, or the drain ends.
         def owned() -> list[PartitionDriver] | None:
             drivers = self.ownership.drivers
-            left = session is self._session and (drivers or self.takeover.adopting)
+            left = self._draining and session is self._session and (drivers or self.takeover.adopting)
             return list(drivers.values()) if left else None
 
         return await hand_over(self._store, session.id, self.hosts, owned, timeout_s)
+
+    async def end_drain(self) -> None:
+        """Take partitions again; return once the session says so. Idempotent. Raises: FailedPrecondition."""
+        if self._stopping:
+            raise FailedPrecondition("SERVICE_STOPPING", f"executor {self.id} is being stopped; its drain is final")
+        self._draining = False
+        await self.rewrite_session()
+
+    def rewrite_session(self) -> asyncio.Future[None]:
+        """Write the session's present value, if there is a session; the future is done once the write is decided."""
+        decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(_error: StepflowError | None = None) -> None:
+            if not decided.done():
+                decided.set_result(None)
+
+        session = self._session
+        if session is None:
+            done()
+            return decided
+        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
+        session.writer.submit([put], on_commit=done, on_reject=done)
+        return decided
 
     def vitals(self) -> Vitals:
         """Return whether this executor can drive runs."""
@@ -169,22 +202,14 @@ class Executor:
         problem = "" if session.valid() else "the lease does not count as held"
         return Vitals(problem, ended(*self._watchers, session.watcher))
 
-    def _current_session(self) -> Session | None:
-        return self._session
-
-    def _publish(self) -> None:
-        """Write the session's value again."""
-        session = self._session
-        if session is not None:
-            put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
-            session.writer.submit([put], on_commit=lambda: None, on_reject=lambda _error: None)
-
     def _value(self) -> state_pb2.ExecutorSession:
+        trouble = self._blobs.trouble
         return state_pb2.ExecutorSession(
             address=self.address,
             runs_max=self._runs_max,
             engine_version=ENGINE_VERSION,
             draining=self._draining,
+            blob_error="" if trouble is None else trouble.message,
             value_memory=state_pb2.ValueMemory(bytes_max=self.values.bytes_max, waiting=self.values.waiting),
         )
 

@@ -94,7 +94,7 @@ class ValueBudget:
 class Reports:
     """Calls `report` some time after a change; changes meanwhile are reported together."""
 
-    def __init__(self, report: Callable[[], None], pause_s: float = REPORT_PAUSE_S) -> None:
+    def __init__(self, report: Callable[[], object], pause_s: float = REPORT_PAUSE_S) -> None:
         self._report = report
         self._pause_s = pause_s
         self._timer: asyncio.TimerHandle | None = None

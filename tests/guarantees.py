@@ -280,9 +280,10 @@ DEATHS = (
     ),
     Promise(
         "blobs-down",
-        "A call that needs the blob store while it is down counts as lost, not as failed, and is retried.",
+        "A step that needs the blob store while it is full or down waits; a component is not executed again for it.",
         (
-            "unit/component_host/test_host.py::test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried",
+            "unit/component_host/test_host.py::test_a_call_waits_for_a_blob_store_that_is_away_and_is_executed_once",
+            "mesh/recovery/test_blob_store_away.py::test_a_step_waits_for_a_full_blob_store_and_is_executed_once",
         ),
     ),
 )

@@ -374,6 +374,7 @@ EXEMPT = {
         "stepflow/dev RESTART_DELAY_MAX_S",
         "stepflow/rpc RECONNECT_BACKOFF_MAX_MS",
         "stepflow/store/etcd BACKOFF_S_MAX",
+        "stepflow/store/blobs/waiting RETRY_S_MAX",
         "stepflow/store/writer BACKOFF_S_MAX",
         "control_plane RETRY_S_MAX",
         "executor RETURN_S_MAX",
@@ -395,6 +396,7 @@ EXEMPT = {
     ),
     "The size of an internal cache": (
         "stepflow/routing REMEMBERED_PATHS_MAX",
+        "executor/hosts REMEMBERED_MAX",
         "control_plane FLOWS_KEPT_MAX",
         "control_plane KEPT_BYTES_MAX",
         "executor PLANS_MAX",

@@ -68,19 +68,18 @@ class ApiServer:
         self._events = Events(control, store, blobs, live)
         self.value_budget = ValueBudget(value_bytes_max)
         self._server = RpcServer(tls=tls, insecure=insecure, health=health, value_budget=self.value_budget)
+        quota = QuotaGate(store, quota_bytes)
         runs = RunsServicer(
             control,
             store,
             blobs,
-            submissions=Submissions(
-                control, store, catalog=catalog, values=values, quota=QuotaGate(store, quota_bytes)
-            ),
+            submissions=Submissions(control, store, catalog=catalog, values=values, quota=quota),
             values=values,
             listing=control.listing,
             events=self._events,
         )
 
-        cluster = ClusterServicer(store, control.id, drainer, self.value_budget)
+        cluster = ClusterServicer(store, control.id, drainer, quota, self.value_budget)
 
         for module, grpc_module, name, servicer in (
             (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),

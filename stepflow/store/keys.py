@@ -26,6 +26,7 @@ EXECUTOR_SESSIONS = "sessions/executors/"
 HOST_SESSIONS = "sessions/hosts/"
 CURSORS = "cursors/"
 ROUTES = "routes/"
+PLUGINS = "plugins/"
 
 LEADER = "leader"
 
@@ -92,6 +93,11 @@ def results(run_id: str, partition: int) -> str:
 def results_of_run(run_id: str) -> str:
     """Prefix of the results of all partitions of a run."""
     return f"{RESULTS}{_part(run_id)}/"
+
+
+def plugin(name: str) -> str:
+    """The pool of hosts that owns the name of a plugin."""
+    return PLUGINS + name
 
 
 def pending(run_id: str) -> str:

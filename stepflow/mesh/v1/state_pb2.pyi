@@ -101,18 +101,20 @@ class PartitionResults(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ...) -> None: ...
 
 class ExecutorSession(_message.Message):
-    __slots__ = ("address", "runs_max", "engine_version", "draining", "value_memory")
+    __slots__ = ("address", "runs_max", "engine_version", "draining", "blob_error", "value_memory")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RUNS_MAX_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    BLOB_ERROR_FIELD_NUMBER: _ClassVar[int]
     VALUE_MEMORY_FIELD_NUMBER: _ClassVar[int]
     address: str
     runs_max: int
     engine_version: int
     draining: bool
+    blob_error: str
     value_memory: ValueMemory
-    def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
+    def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ..., blob_error: _Optional[str] = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
 
 class ValueMemory(_message.Message):
     __slots__ = ("bytes_max", "waiting")
@@ -123,7 +125,7 @@ class ValueMemory(_message.Message):
     def __init__(self, bytes_max: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
 
 class HostSession(_message.Message):
-    __slots__ = ("address", "capacity", "draining", "rules_hash", "plugins", "route_hashes", "value_memory")
+    __slots__ = ("address", "capacity", "draining", "rules_hash", "plugins", "route_hashes", "pool", "blob_error", "value_memory")
     class RouteHashesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +139,8 @@ class HostSession(_message.Message):
     RULES_HASH_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     ROUTE_HASHES_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    BLOB_ERROR_FIELD_NUMBER: _ClassVar[int]
     VALUE_MEMORY_FIELD_NUMBER: _ClassVar[int]
     address: str
     capacity: int
@@ -144,11 +148,13 @@ class HostSession(_message.Message):
     rules_hash: str
     plugins: _containers.RepeatedCompositeFieldContainer[PluginListing]
     route_hashes: _containers.ScalarMap[str, str]
+    pool: str
+    blob_error: str
     value_memory: ValueMemory
-    def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
+    def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ..., pool: _Optional[str] = ..., blob_error: _Optional[str] = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
 
 class PluginListing(_message.Message):
-    __slots__ = ("plugin", "type", "complete", "state", "last_error", "components", "restarts")
+    __slots__ = ("plugin", "type", "complete", "state", "last_error", "components", "restarts", "digest", "conflict")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[PluginListing.State]
@@ -168,6 +174,8 @@ class PluginListing(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_FIELD_NUMBER: _ClassVar[int]
     plugin: str
     type: str
     complete: bool
@@ -175,7 +183,9 @@ class PluginListing(_message.Message):
     last_error: str
     components: _containers.RepeatedCompositeFieldContainer[ComponentListing]
     restarts: int
-    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., complete: bool = ..., state: _Optional[_Union[PluginListing.State, str]] = ..., last_error: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ComponentListing, _Mapping]]] = ..., restarts: _Optional[int] = ...) -> None: ...
+    digest: str
+    conflict: bool
+    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., complete: bool = ..., state: _Optional[_Union[PluginListing.State, str]] = ..., last_error: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ComponentListing, _Mapping]]] = ..., restarts: _Optional[int] = ..., digest: _Optional[str] = ..., conflict: bool = ...) -> None: ...
 
 class ComponentListing(_message.Message):
     __slots__ = ("component", "path", "description", "input_schema_json", "output_schema_json")
@@ -238,3 +248,11 @@ class NamedVersion(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[str]
     stored_at_ms: int
     def __init__(self, flow_id: _Optional[str] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., stored_at_ms: _Optional[int] = ...) -> None: ...
+
+class PluginOwner(_message.Message):
+    __slots__ = ("pool", "digest")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    digest: str
+    def __init__(self, pool: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
