@@ -257,4 +257,6 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         runs_pending=message.runs_pending,
         obstacles=list(message.obstacles),
         warnings=list(message.warnings),
+        value_bytes_max=message.value_bytes_max,
+        value_waiting=message.value_waiting,
     )

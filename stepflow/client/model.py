@@ -251,3 +251,7 @@ class ClusterInfo:
     runs_pending: int
     obstacles: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    value_bytes_max: int = 0
+    """Memory for large values of the control plane that answered; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls of clients that wait for that memory."""
