@@ -5,6 +5,7 @@
 - SIGTERM and the end of the stream stop a process: idle workers of 0.12 and 0.13 wait for the latter. Calls in flight
   may complete within the grace.
 - A process is killed if its worker stops answering after a cancel: code that blocks the event loop blocks all calls.
+- A process that keeps running aborted tasks is retired (see `stepflow_bridge.retirement`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge.pull.config import CONCURRENCY_OTHERS, CONCURRENCY_STARTED
 from component_host.stepflow_bridge.pull.endpoint import PullEndpoint, ServedQueue
+from component_host.stepflow_bridge.retirement import ABANDONED_S, LIVE_S, abandoned_max
 from component_host.supervision.process import ServerProcess
 from component_host.supervision.spec import ProcessSpec
 from stepflow.codec import encode
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from component_host.backend import BackendContext
     from component_host.stepflow_bridge.pull.config import PullConfig
     from component_host.stepflow_bridge.pull.queue import TaskQueue
-    from component_host.stepflow_bridge.pull.records import Task
+    from component_host.stepflow_bridge.pull.records import Task, Worker
     from stepflow.errors import Unavailable
 
 LOOPBACK = "127.0.0.1:0"
@@ -59,6 +61,7 @@ class WorkerProcess:
         self._address = ""
         self._process: ServerProcess | None = None
         self._ready: asyncio.Event = asyncio.Event()
+        self._retired_at = 0.0
 
     @property
     def pid(self) -> int:
@@ -163,6 +166,23 @@ class WorkerProcess:
             if worker.group is self and overdue and any(task.aborted for task in worker.tasks.values()):
                 log.warning("worker does not answer; ending it", plugin=self._context.name)
                 self._kill()
+            elif worker.group is self:
+                self._retire_if_stuck(worker, now)
+
+    def _retire_if_stuck(self, worker: Worker, now: float) -> None:
+        """Give a worker full of aborted tasks no more, and end its process once its live tasks have ended."""
+        if not worker.retired:
+            stuck = worker.aborted_before(now - ABANDONED_S)
+            if not stuck or len(stuck) < abandoned_max(worker.concurrency):
+                return
+            log.warning(
+                "worker is busy with aborted calls; starting it again", plugin=self._context.name, aborted=len(stuck)
+            )
+            worker.retired = True
+            self._retired_at = now
+
+        if now - self._retired_at >= LIVE_S or all(task.aborted for task in worker.tasks.values()):
+            self._kill()
 
     def _kill(self) -> None:
         if self._process is not None:
