@@ -357,3 +357,42 @@ async def test_only_a_worker_that_is_to_end_sees_its_stream_end_well() -> None:
     kit.queue.fail_all(Failure(Code.UNREACHABLE, "stopped"))
     assert not started.outbox.broken
     assert again.outbox.ended
+
+
+@in_loop
+async def test_the_time_of_a_call_begins_when_it_is_sent_and_again_when_it_is_claimed() -> None:
+    kit = Kit()
+    call = kit.call()
+    assert call.queued
+    hand = kit.connect()
+    assert not call.queued
+    hand.claim(hand.take()[0])
+    assert call.queue_notes == [True, False, True, False]
+
+
+@in_loop
+async def test_a_worker_elsewhere_that_never_completes_aborted_tasks_gets_calls_again() -> None:
+    kit = Kit()
+    hand = kit.connect(concurrency=2)
+    calls = [kit.call(), kit.call()]
+    for task in hand.take():
+        hand.claim(task)
+    waiting = kit.call()
+    for call in calls:
+        kit.queue.abort_call(call)
+        call.fail(Failure(Code.CANCELLED, "cancelled"))
+    kit.later(9)
+    assert hand.take() == []
+    kit.later(2)
+    (task,) = hand.take()
+    assert hand.claim(task) is not None
+    assert not waiting.queued
+
+
+@in_loop
+async def test_a_retired_worker_gets_no_more_tasks() -> None:
+    kit = Kit()
+    hand = kit.connect()
+    hand.worker.retired = True
+    kit.call()
+    assert hand.take() == []
