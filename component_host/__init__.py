@@ -32,6 +32,7 @@ Backends:
 
 The process and the store:
 - `__main__`: `python -m component_host`.
+- `plugin_claims`: the pool that owns the name of a plugin.
 - `registration`: the host's session and its routing rules.
 - `session_message`: the content of the session.
 - `session_watch`: changes of the session by others.

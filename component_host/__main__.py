@@ -33,7 +33,9 @@ class HostConfig:
     host_id: str
     capacity: int
     replace_routes: bool
+    pool: str
     drain_grace_s: float
+    value_bytes_max: int = 0
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
@@ -55,7 +57,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="maximum of calls in flight; default: %(default)s",
     )
-    option("--replace-routes", action="store_true", help="override the routes of a live host")
+    option("--replace-routes", action="store_true", help="override the routes of a live host of the same pool")
+    option(
+        "--pool",
+        default="",
+        metavar="NAME",
+        help="hosts of one configuration and its updates; name it if another configuration uses the same plugin names",
+    )
     option(
         "--drain-grace",
         type=float,
@@ -64,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="time for calls in flight at SIGTERM; default: %(default)s",
     )
 
+    process.add_value_memory(made)
     return made
 
 
@@ -81,7 +90,9 @@ def read_options(options: argparse.Namespace) -> HostConfig:
         host_id=f"{options.host_id}-{uuid4().hex[:12]}",
         capacity=options.capacity,
         replace_routes=options.replace_routes,
+        pool=options.pool,
         drain_grace_s=options.drain_grace,
+        value_bytes_max=process.value_bytes_max(options),
     )
 
 
@@ -104,11 +115,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             registration.changed()
 
     endpoints: PullEndpoints = {}
-    host = ComponentHost(
-        config.host_id,
-        make_backends(config.config, os.environ, changed, endpoints=endpoints),
-        BlobStore.open(common.blobs),
-    )
+    blobs = BlobStore.open(common.blobs)
+    blobs.on_trouble = lambda _error: changed()
+    backends = make_backends(config.config, os.environ, changed, endpoints=endpoints)
+    host = ComponentHost(config.host_id, backends, blobs, value_bytes_max=config.value_bytes_max)
 
     async with AsyncExitStack() as stack:
         # 1. Serve, so that the address is known. The exit order is the reverse: deregister, stop the host, the server.
@@ -130,9 +140,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             address=common.advertised(address),
             capacity=config.capacity,
             replace_routes=config.replace_routes,
+            pool=config.pool,
         )
         stack.push_async_callback(registration.close)
-        service.on_drain = registration.drain
+        service.on_drain = registration.set_draining
         await registration.start()
 
         # 3. Start the plugins; retry failed starts in the background.
@@ -150,7 +161,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
 
         # 5. Drain at SIGTERM.
         await health.drain()
-        await service.drain(config.drain_grace_s)
+        await service.drain(config.drain_grace_s, stopping=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import Deadlines
-    from stepflow.store.blobs import BlobStore
+    from component_host.held_results import HeldResults
+    from stepflow.store.blobs import WaitingBlobs
+    from stepflow.value_budget import ValueBudget
 
 LOOP_BYTES_MAX = 256 * 1024
 """A larger output is checked in a thread: the check would block the event loop for several milliseconds."""
@@ -63,8 +65,10 @@ class CallStream(Protocol):
 class HostedCallOwner(Protocol):
     """The host, as used by a call."""
 
-    blobs: BlobStore
+    blobs: WaitingBlobs
     deadlines: Deadlines[Call]
+    held_results: HeldResults[Call]
+    value_budget: ValueBudget
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None: ...
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None: ...
@@ -100,6 +104,7 @@ class Call(TimedCall):
         "callbacks",
         "forgotten",
         "input",
+        "input_bytes",
         "result",
         "stream",
     )
@@ -110,6 +115,8 @@ class Call(TimedCall):
         self.stream = stream
         """Stream of the last executor to ask; may be closed."""
         self.input = b""
+        self.input_bytes = 0
+        """Memory taken for the input from the budget for large values."""
 
         self.backend: Backend | None = None
         """Backend that executes the call; None until dispatched."""
@@ -188,7 +195,9 @@ class Call(TimedCall):
             self._keyless += 1
 
         if len(request.inputs.json) > INLINE_BYTES_MAX:
+            size = len(request.inputs.json)
             request.inputs.blob = await self._owner.blobs.put(request.inputs.json, scope=self.request.root_run_id)
+            request.inputs.blob_bytes = size
 
         reply = await self._ask(host_pb2.Callback(start_run=request), "report")
         return await inline_results(reply.report, self._owner.blobs, self.request.root_run_id)
@@ -238,15 +247,24 @@ class Call(TimedCall):
             self._succeed_inline(text)
 
     async def _succeed_with_blob(self, text: bytes) -> None:
+        self._owner.value_budget.add(len(text))
+        # Paid for: it waits while the store is full or down, and the component is not executed again.
         try:
-            blob = await self._owner.blobs.put(text, scope=self.request.root_run_id)
+            blob = await self._owner.blobs.put(
+                text,
+                scope=self.request.root_run_id,
+                on_wait=lambda: self._owner.held_results.hold_unstored(self, len(text) + len(self.input)),
+                wanted=lambda: self.result is None and not self.forgotten,
+            )
         except StepflowError as error:
             self.end_with(not_stored(error))
             return
+        finally:
+            self._owner.value_budget.release(len(text))
 
         # After the await: a join meanwhile has changed the call id.
         result = succeeded(self.request, self.started_at_ms, self.duration_ms)
-        result.result.blob = blob
+        result.result.blob, result.result.blob_bytes = blob, len(text)
         self._owner.record_result(self, result, 0)
 
     def _succeed_inline(self, text: bytes) -> None:
@@ -259,7 +277,8 @@ class Call(TimedCall):
         if self.settled:
             raise _call_ended()
 
-        # 1. Register and send.
+        # 1. Register and send. The calls of the sub-run may need the memory that this one holds.
+        release_memory(self, self._owner.value_budget)
         callback = OpenCallback(self, message)
         self.callbacks = (*self.callbacks, callback)
         self.stream.send_callback(callback)
@@ -282,6 +301,13 @@ class Call(TimedCall):
         return reply
 
 
+def release_memory(call: Call, budget: ValueBudget) -> None:
+    """Give back the memory taken for the input of a call. Idempotent."""
+    if call.input_bytes:
+        budget.release(call.input_bytes)
+        call.input_bytes = 0
+
+
 def _compact(request: host_pb2.Call, output: bytes) -> bytes:
     return compact(output, what=f"the output of {request.path or request.component}")
 
@@ -290,4 +316,4 @@ def _call_ended() -> FailedPrecondition:
     return FailedPrecondition("CALL_ENDED", "the call that asked has ended")
 
 
-__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback", "ProgressReport"]
+__all__ = ["Call", "CallStream", "HostedCallOwner", "OpenCallback", "ProgressReport", "release_memory"]

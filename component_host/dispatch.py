@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from component_host.deadlines import Deadlines
 from component_host.plugins import PluginState
 from component_host.results import fetch_blob, unreachable
-from stepflow.codec import INLINE_BYTES_MAX, encode
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Code, DataLoss, Failure, Invalid, NotFound, StepflowError
 from stepflow.telemetry import get_logger, log_defect
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from component_host.call import Call
     from component_host.call_tasks import CallTasks
     from component_host.plugins import HostedPlugin, HostedPlugins
-    from stepflow.store.blobs import BlobStore
+    from stepflow.store.blobs import WaitingBlobs
+    from stepflow.value_budget import ValueBudget
 
 log = get_logger(__name__)
 
@@ -38,10 +39,13 @@ REGISTERED_POLL_S = 0.05
 class Dispatcher:
     """Hands calls to the backends of one host; cancels and expires calls."""
 
-    def __init__(self, host_id: str, plugins: HostedPlugins, blobs: BlobStore, tasks: CallTasks) -> None:
+    def __init__(
+        self, host_id: str, plugins: HostedPlugins, blobs: WaitingBlobs, tasks: CallTasks, value_budget: ValueBudget
+    ) -> None:
         self.deadlines: Deadlines[Call] = Deadlines(self._expire_call, is_waiting=lambda call: bool(call.callbacks))
         self.may_begin: Callable[[], bool] = lambda: True
         """Return True while executors count on this host; set by `Registration`."""
+        self.value_budget = value_budget
         self._host_id = host_id
         self._plugins = plugins
         self._blobs = blobs
@@ -115,6 +119,15 @@ class Dispatcher:
                 self._execute(call, self._plugins.find_plugin(call.request.plugin))
 
     async def _fetch_input(self, call: Call, plugin: HostedPlugin) -> None:
+        # 1. Wait for memory, in order. The call keeps the memory until its result is there.
+        size = call.request.input.blob_bytes or PAYLOAD_BYTES_MAX
+        await self.value_budget.take(size)
+        if call.settled or call.forgotten:
+            self.value_budget.release(size)
+            return
+        call.input_bytes = size
+
+        # 2. Fetch the input.
         try:
             call.input = await fetch_blob(self._blobs, call.request.input.blob, call.request.root_run_id)
         except StepflowError as error:

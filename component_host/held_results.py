@@ -1,5 +1,6 @@
 """Completed results, held until the executor acknowledges them.
 
+- Results that wait for the blob store count as well, without a limit of age. Beyond the bound of bytes they go first.
 - Bounded by bytes and by age. Beyond the bounds the oldest results are dropped; a request for a dropped
   result executes the component again, with the same idempotency key.
 - The size of an item covers result, input (part of the request's message) and overhead. Results in the blob store
@@ -39,7 +40,8 @@ assert HOLD_BYTES * 1000 < HELD_BYTES_MAX
 
 
 class HeldResults(Generic[T]):
-    """Items with a held result. `drop` receives each item beyond the bounds and must call `release`."""
+    """Items with a held result. `drop` receives each item beyond the bounds and must call `release`, or for an item
+    whose result waits for the blob store `hold` with a small result."""
 
     def __init__(self, drop: Callable[[T], None], *, bytes_max: int, age_s_max: float) -> None:
         self.bytes = 0
@@ -48,6 +50,8 @@ class HeldResults(Generic[T]):
         self._age_s_max = age_s_max
         self._items: OrderedDict[T, tuple[int, float]] = OrderedDict()
         """Item → size in bytes and start on the monotonic clock; oldest first."""
+        self._unstored: OrderedDict[T, int] = OrderedDict()
+        """Items whose result waits for the blob store → size in bytes; oldest first."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -64,6 +68,8 @@ class HeldResults(Generic[T]):
     def hold(self, item: T, texts_bytes: int) -> None:
         """Hold an item. `texts_bytes` is the size of result and input."""
         size = HOLD_BYTES + texts_bytes
+        if self._unstored:
+            self.bytes -= self._unstored.pop(item, 0)
         self._items[item] = (size, time.monotonic())
 
         self.bytes += size
@@ -73,9 +79,17 @@ class HeldResults(Generic[T]):
         if self._timer is None:
             self._arm()
 
+    def hold_unstored(self, item: T, texts_bytes: int) -> None:
+        """Count an item whose result waits for the blob store, until `hold` or `release`."""
+        self._unstored[item] = HOLD_BYTES + texts_bytes
+        self.bytes += self._unstored[item]
+        if self.bytes > self._bytes_max:
+            self._trim()
+
     def release(self, item: T) -> None:
-        """Remove a held item. Raises: KeyError, the item is not held."""
-        self.bytes -= self._items.pop(item)[0]
+        """Remove an item. Idempotent."""
+        held = self._items.pop(item, None)
+        self.bytes -= held[0] if held is not None else self._unstored.pop(item, 0)
 
     def close(self) -> None:
         """Stop the sweeps."""
@@ -84,13 +98,13 @@ class HeldResults(Generic[T]):
             self._timer.cancel()
 
     def _trim(self) -> None:
-        count = len(self._items)
-
         # An eighth below the bound, so that the next results do not trim again.
+        count = 0
         while self.bytes > self._bytes_max - self._bytes_max // 8:
-            self._drop(next(iter(self._items)))
+            self._drop(next(iter(self._unstored or self._items)))
+            count += 1
 
-        log.warning("unacknowledged results dropped: too many bytes held", results=count - len(self._items))
+        log.warning("results dropped: too many bytes held", results=count)
 
     def _arm(self) -> None:
         if not self._closed:

@@ -13,6 +13,8 @@ Invariants:
 - No call begins while the host does not count as registered (`Dispatcher.may_begin`). At the end
   of the session all other calls are dropped (`end_session`): executors have given up on these, and other hosts may run
   the same attempts.
+- A result that the blob store refuses waits for the store, counted among the held results; nothing is executed again.
+  The oldest such result ends as UNREACHABLE when the held results exceed their bound.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
 The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `disputes` (about epochs), `dispatch`
@@ -29,16 +31,18 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from component_host.call import Call
+from component_host.call import Call, release_memory
 from component_host.call_table import CallTable
 from component_host.call_tasks import CallTasks
 from component_host.dispatch import Dispatcher
 from component_host.disputes import Disputes
 from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, HeldResults
 from component_host.plugins import HostedPlugins
-from component_host.results import unreachable
+from component_host.results import not_kept, unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
+from stepflow.store.blobs import WaitingBlobs
+from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -59,20 +63,23 @@ class ComponentHost:
         *,
         held_bytes_max: int = HELD_BYTES_MAX,
         held_s_max: float = HELD_S_MAX,
+        value_bytes_max: int = 0,
     ) -> None:
+        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
         self.id = host_id
-        self.blobs = blobs
+        self.blobs = WaitingBlobs(blobs)
         self.held_s_max = held_s_max
         self.callback_ids: Iterator[int] = count(1)
+        self.value_budget = ValueBudget(value_bytes_max)
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)
-        self.dispatcher = Dispatcher(host_id, self.plugins, blobs, self._tasks)
+        self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget)
         self.deadlines = self.dispatcher.deadlines
         self.plugins.resume = self.dispatcher.dispatch
 
         self.held_results: HeldResults[Call] = HeldResults(
-            self.forget_call, bytes_max=held_bytes_max, age_s_max=held_s_max
+            partial(_drop_result, self), bytes_max=held_bytes_max, age_s_max=held_s_max
         )
 
         self._table = CallTable()
@@ -195,8 +202,8 @@ class ComponentHost:
         self.dispatcher.dispatch(call)
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None:
-        """Send and hold the result of a call. Ignored for a forgotten call."""
-        if call.forgotten:
+        """Send and hold the result of a call. Ignored for a forgotten call, and for a second result."""
+        if call.forgotten or call.result is not None:
             return
         call.result = result
 
@@ -206,6 +213,7 @@ class ComponentHost:
 
         self.held_results.hold(call, result_bytes + len(call.input))
         call.input = b""
+        release_memory(call, self.value_budget)
 
     def acknowledge(self, stream: HostStream, ack: host_pb2.Ack) -> None:
         """Forget a call after the executor has journaled the result.
@@ -225,10 +233,11 @@ class ComponentHost:
         if call.forgotten:
             return
         call.forgotten = True
+        release_memory(call, self.value_budget)
         self._table.remove_call(call)
 
+        self.held_results.release(call)
         if call.result is not None:
-            self.held_results.release(call)
             return
 
         call.stream.drop_call(call)
@@ -255,6 +264,14 @@ class ComponentHost:
             host_pb2.HeldCall(run_id=asked.run_id, key=key, attempt=call.request.attempt)
             for key, call in partition.calls.items()
         ]
+
+
+def _drop_result(host: ComponentHost, call: Call) -> None:
+    """Drop a held result, or end a call whose result waits for the blob store."""
+    if call.result is None:
+        call.end_with(not_kept(host.blobs.store.trouble))
+    else:
+        host.forget_call(call)
 
 
 def _stopped(host_id: str) -> Failure:

@@ -3,7 +3,7 @@
 - The session is bound to a lease. The session lists the host's components and is rewritten after each change. After
   the loss of the lease, or of the session alone, the host registers again under the same id, without the former calls.
 - `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
-  then the registration is refused, naming both hosts, except with `replace_routes`.
+  then the registration is refused, naming both hosts, except with `replace_routes` within a pool.
 - The host begins no call while its lease does not count as held, and is told when its session has ended.
 - Every write compares the revisions read before, so two hosts with different rules cannot both be accepted.
 
@@ -16,6 +16,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from component_host.disputes import owners_in
+from component_host.plugin_claims import PluginClaims
 from component_host.session_message import add_plugins, rules_of
 from component_host.session_watch import SessionWatch
 from stepflow.errors import Conflict, FailedPrecondition, StepflowError
@@ -25,6 +26,7 @@ from stepflow.routing.stored import encode_rules
 from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
+from stepflow.value_budget import Reports
 from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
@@ -59,12 +61,17 @@ class Registration:
         address: str,
         capacity: int,
         replace_routes: bool = False,
+        pool: str = "",
     ) -> None:
         self._store = store
         self._host = host
         self._address = address
         self._capacity = capacity
         self._replace_routes = replace_routes
+        self._pool = pool
+        self._plugin_claims = PluginClaims(store, host.id, pool, config)
+        self._claims_due = False
+        """The claims are not settled since the last registration."""
         self._draining = False
 
         self._types = {name: plugin.type for name, plugin in config.plugins.items()}
@@ -76,6 +83,7 @@ class Registration:
         self._written = b""
         """Session as last written."""
 
+        self._reports = Reports(self.changed)
         self._work = asyncio.Event()
         self._watch = SessionWatch(store, self._key, lambda: self._written, self._work.set)
         self._task: asyncio.Task[None] | None = None
@@ -89,22 +97,25 @@ class Registration:
             )
 
         await self._register()
+        await self._update()
         self._host.dispatcher.may_begin = self._valid
+        self._host.value_budget.changed = self._reports.changed
         self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
         self._watch.start()
 
     def changed(self) -> None:
-        """Rewrite the session if the host's components have changed. Idempotent; allowed before `start`."""
+        """Rewrite the session if the host's state has changed. Idempotent; allowed before `start`."""
         self._work.set()
 
-    def drain(self) -> None:
-        """Ask the executors for no new calls."""
-        self._draining = True
+    def set_draining(self, draining: bool) -> None:
+        """Ask the executors for no new calls, or for calls again."""
+        self._draining = draining
         self._work.set()
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
+        self._reports.close()
         await self._watch.close()
         if self._task is not None:
             self._task.cancel()
@@ -163,6 +174,8 @@ class Registration:
         return bool(self._created) and self._keeper is not None and self._keeper.valid()
 
     async def _register(self) -> None:
+        self._claims_due = True
+
         # 1. Get a new lease.
         if self._keeper is not None:
             await self._keeper.stop(revoke=True)
@@ -198,7 +211,11 @@ class Registration:
         return True
 
     async def _update(self) -> None:
-        """Write the session, unless it is unchanged."""
+        """Settle the claims of a new session; write the session, unless it is unchanged."""
+        if self._claims_due:
+            await self._plugin_claims.settle()
+            self._claims_due = False
+
         session = self._session()
         if session == self._written or self._keeper is None:
             return
@@ -226,37 +243,46 @@ class Registration:
             if item is None or item.value != text:
                 changes[prefix] = digest
 
-        if changes and not self._replace_routes:
+        if changes:
             async for item in range_all(self._store, keys.HOST_SESSIONS):
-                _check_claims(self._host.id, item, changes)
+                _check_claims(self._host.id, item, changes, exempt_pool=self._pool if self._replace_routes else None)
 
         return compares, writes
 
     def _session(self) -> bytes:
         """Return the session as it should be stored now."""
         rules_hash, route_hashes = rules_of(self._routes)
+        budget = self._host.value_budget
+        trouble = self._host.blobs.store.trouble
         session = state_pb2.HostSession(
             address=self._address,
             capacity=self._capacity,
             draining=self._draining,
+            pool=self._pool,
             rules_hash=rules_hash,
             route_hashes=route_hashes,
+            blob_error="" if trouble is None else trouble.message,
+            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=budget.waiting),
         )
-        add_plugins(session, self._host.plugins, self._types, self._host.id)
+        add_plugins(session, self._host.plugins, self._types, self._plugin_claims, self._host.id)
         return session.SerializeToString(deterministic=True)
 
 
-def _check_claims(own_id: str, item: KeyValue, changes: Mapping[str, str]) -> None:
-    """Raises: FailedPrecondition ROUTES_CLAIMED, another host's session has different rules for a prefix."""
+def _check_claims(own_id: str, item: KeyValue, changes: Mapping[str, str], *, exempt_pool: str | None) -> None:
+    """Raises: FailedPrecondition ROUTES_CLAIMED, a host of no exempt pool has different rules for a prefix."""
     other = keys.tail(keys.HOST_SESSIONS, item.key)
-    claimed = state_pb2.HostSession.FromString(item.value).route_hashes
+    session = state_pb2.HostSession.FromString(item.value)
+    if session.pool == exempt_pool:
+        return
+    claimed = session.route_hashes
 
     for prefix, digest in changes.items():
         if other != own_id and claimed.get(prefix, digest) != digest:
             raise FailedPrecondition(
                 "ROUTES_CLAIMED",
                 f"host {own_id} has other rules for `{prefix}` than host {other}, which is live; give both "
-                f"the same configuration, stop {other} first, or start this one with --replace-routes",
+                f"the same configuration, stop {other} first, or start this one with --replace-routes, which acts "
+                "within a pool",
                 prefix=prefix,
                 host_id=own_id,
                 claimed_by=other,

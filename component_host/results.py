@@ -18,7 +18,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.telemetry import json_without_hidden, without_hidden
 
 if TYPE_CHECKING:
-    from stepflow.store.blobs import BlobStore
+    from stepflow.store.blobs import WaitingBlobs
 
 REPORT_BYTES_MAX = 4 * PAYLOAD_BYTES_MAX
 """Sum of the results in one run report to a component."""
@@ -84,6 +84,12 @@ def not_stored(error: StepflowError) -> Failure:
     return unreachable(error.reason, f"the step's output could not be stored: {error.message}")
 
 
+def not_kept(trouble: StepflowError | None) -> Failure:
+    """Return the failure of a call whose output waited for the blob store until the host held too many results."""
+    reason, why = ("BLOB_STORE_UNAVAILABLE", "") if trouble is None else (trouble.reason, f": {trouble.message}")
+    return unreachable(reason, f"the step's output could not be stored, and the host holds too many such outputs{why}")
+
+
 def readable(text: str, chars_max: int) -> str:
     """Cut a foreign text to `chars_max` and replace lone surrogates."""
     if len(text) > chars_max:
@@ -91,7 +97,7 @@ def readable(text: str, chars_max: int) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-async def fetch_blob(blobs: BlobStore, blob: str, run_id: str) -> bytes:
+async def fetch_blob(blobs: WaitingBlobs, blob: str, run_id: str) -> bytes:
     """Read a blob of a run, or the shared blob of the same id. Raises: StepflowError."""
     try:
         return (await blobs.get(blob, scope=run_id))[0]
@@ -99,7 +105,7 @@ async def fetch_blob(blobs: BlobStore, blob: str, run_id: str) -> bytes:
         return (await blobs.get(blob))[0]
 
 
-async def inline_results(report: host_pb2.RunReport, blobs: BlobStore, run_id: str) -> host_pb2.RunReport:
+async def inline_results(report: host_pb2.RunReport, blobs: WaitingBlobs, run_id: str) -> host_pb2.RunReport:
     """Replace blob ids in a report by the results: components cannot read blobs of a run.
 
     Raises: Invalid REPORT_TOO_LARGE; StepflowError of the blob store.
@@ -110,8 +116,8 @@ async def inline_results(report: host_pb2.RunReport, blobs: BlobStore, run_id: s
         if item.flow_result.blob:
             content = await fetch_blob(blobs, item.flow_result.blob, run_id)
             item.flow_result.json = content
-            size += len(content)
 
+        size += len(item.flow_result.json)
         if size > REPORT_BYTES_MAX:
             raise Invalid(
                 "REPORT_TOO_LARGE",
@@ -129,6 +135,7 @@ __all__ = [
     "failed",
     "fetch_blob",
     "inline_results",
+    "not_kept",
     "not_stored",
     "readable",
     "succeeded",

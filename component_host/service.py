@@ -3,7 +3,7 @@
 - A stream is only a carrier. After a break the calls continue, for the next owner of each run to join.
 - The reader never waits for the writer; messages gathered during a write leave in the next frame.
 - Credits are separate frames; the queue joins frames due together.
-- Draining is final: the session is marked, no more credits are granted, and the last acknowledgement ends the drain.
+- A drain marks the session and grants no more credits, until the last acknowledgement. It lasts until an undrain.
 
 Does not look into calls and results: see `host`.
 """
@@ -45,12 +45,14 @@ class HostService:
     """Serves one `ComponentHost`."""
 
     def __init__(self, host: ComponentHost, *, capacity: int = CAPACITY_DEFAULT) -> None:
-        self.on_drain: Callable[[], None] = lambda: None
-        """Called at each begin of a drain, to tell the executors."""
+        self.on_drain: Callable[[bool], None] = lambda _draining: None
+        """Called with True at each begin of a drain and with False at its end, to tell the executors."""
         self._host = host
         self._credits = Credits(capacity)
         self._connections: dict[Account, ExecutorConnection] = {}
         self._draining = False
+        self._stopping = False
+        """The process ends: a drain is final."""
 
     def add_to(self, server: RpcServer) -> None:
         """Register the service with a gRPC server."""
@@ -58,21 +60,25 @@ class HostService:
 
     @property
     def draining(self) -> bool:
-        """True once a drain has begun; final."""
+        """True while the host takes no calls."""
         return self._draining
 
-    async def drain(self, grace_s: float) -> bool:
-        """Take no more calls; return True once no call is in flight and no result is wanted, False after the grace."""
+    async def drain(self, grace_s: float, *, stopping: bool = False) -> bool:
+        """Take no more calls; return True once no call is in flight and no result is wanted, False after the grace.
+
+        `stopping`: the process ends, and `end_drain` is refused. Else the drain may end meanwhile: see `draining`.
+        """
         # 1. Tell the executors, and grant no more credits.
         self._draining = True
-        self.on_drain()
+        self._stopping = self._stopping or stopping
+        self.on_drain(True)
         log.info("draining", host_id=self._host.id, calls=self._host.calls_held)
 
         # 2. Wait until the host stays idle for a while, or is idle without any stream.
         loop = asyncio.get_running_loop()
         until_s = loop.time() + grace_s
         quiet_until_s = loop.time() + DRAIN_QUIET_S
-        while loop.time() < until_s:
+        while loop.time() < until_s and self._draining:
             if self._is_wanted():
                 quiet_until_s = loop.time() + DRAIN_QUIET_S
             elif not self._connections or loop.time() >= quiet_until_s:
@@ -85,12 +91,29 @@ class HostService:
         return self._host.calls_in_flight > 0 or self._host.held_results.newest_age_s < DRAIN_HELD_S
 
     async def drain_host(self, _request: host_pb2.DrainHostRequest, _context: Any) -> host_pb2.DrainHostResponse:
-        """Raises: DeadlineExceeded DRAIN_TIMEOUT."""
-        if not await self.drain(DRAIN_TIMEOUT_S):
+        """Raises: DeadlineExceeded DRAIN_TIMEOUT; FailedPrecondition DRAIN_ENDED."""
+        idle = await self.drain(DRAIN_TIMEOUT_S)
+        if not self._draining:
+            raise FailedPrecondition("DRAIN_ENDED", f"the drain of host {self._host.id} was ended by an undrain")
+        if not idle:
             raise DeadlineExceeded(
                 "DRAIN_TIMEOUT", f"host {self._host.id} still has {self._host.calls_held} calls; ask again"
             )
         return host_pb2.DrainHostResponse()
+
+    def end_drain(self) -> None:
+        """Take calls again. Idempotent. Raises: FailedPrecondition SERVICE_STOPPING."""
+        if self._stopping:
+            raise FailedPrecondition("SERVICE_STOPPING", f"host {self._host.id} is being stopped; its drain is final")
+        if self._draining:
+            self._draining = False
+            self.on_drain(False)
+            self.share_credits()
+            log.info("drain ended", host_id=self._host.id)
+
+    async def undrain_host(self, _request: host_pb2.UndrainHostRequest, _context: Any) -> host_pb2.UndrainHostResponse:
+        self.end_drain()
+        return host_pb2.UndrainHostResponse()
 
     async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
         """Carry one executor's stream. Raises: FailedPrecondition STREAM_INVALID; Overloaded STREAM_OVERRUN."""
@@ -191,8 +214,11 @@ def _register(service: HostService, server: Any) -> None:
     drain: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
         service.drain_host, host_pb2.DrainHostRequest.FromString, host_pb2.DrainHostResponse.SerializeToString
     )
+    undrain: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        service.undrain_host, host_pb2.UndrainHostRequest.FromString, host_pb2.UndrainHostResponse.SerializeToString
+    )
     name = "stepflow.mesh.v1.ComponentHostService"
-    handlers = {"Connect": connect, "DrainHost": drain}
+    handlers = {"Connect": connect, "DrainHost": drain, "UndrainHost": undrain}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 

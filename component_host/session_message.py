@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from component_host.backend import BackendListing, ComponentInfo, ServerHealth
+    from component_host.plugin_claims import PluginClaims
     from component_host.plugins import HostedPlugins
     from stepflow.errors import StepflowError
 
@@ -28,13 +29,20 @@ def rules_of(routes: Mapping[str, tuple[bytes, str]]) -> tuple[str, dict[str, st
     return hashlib.sha256("".join(hashes.values()).encode()).hexdigest(), hashes
 
 
-def add_plugins(session: state_pb2.HostSession, plugins: HostedPlugins, types: Mapping[str, str], host_id: str) -> None:
+def add_plugins(
+    session: state_pb2.HostSession, plugins: HostedPlugins, types: Mapping[str, str], claims: PluginClaims, host_id: str
+) -> None:
     """Add the state of each plugin to a session; without schemas if the session would be too large."""
     listings = plugins.listings()
 
     for name, backend in plugins.backends.items():
         plugin = _plugin(name, types[name], listings.get(name), plugins.failures.get(name))
         _add_health(plugin, backend.health)
+        plugin.digest = claims.digests.get(name, "")
+        if name in claims.conflicts:  # as failed, for executors that do not know conflicts
+            plugin.conflict, plugin.state = True, state_pb2.PluginListing.STATE_FAILED
+            plugin.last_error = claims.conflicts[name]
+            plugin.ClearField("components")
         session.plugins.append(plugin)
 
     if session.ByteSize() > SESSION_BYTES_MAX:

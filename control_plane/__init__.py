@@ -14,7 +14,8 @@ Requests:
 - `quota`: no new runs while etcd is nearly full.
 - `flow_store`: flows by id.
 - `catalog`: names, versions and labels of flows.
-- `drains`: drains of executors and hosts.
+- `drains`: drains of executors and hosts, and their end.
+- `obstacles`: why no run can begin.
 
 Reads:
 - `run_list`: pages of runs.

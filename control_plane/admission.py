@@ -122,7 +122,12 @@ class Admission:
         )
 
     async def stage(self, request: RunRequest, parts: AsyncIterable[Sequence[bytes]]) -> RunRequest:
-        """Return the request with the given inputs, checked and staged. See `ControlPlane.stage_inputs`."""
+        """Return the request with the inputs of a batch of any size, for `submit`. The request has none itself.
+
+        Inputs are checked and put into the blob store as they arrive; memory holds one partition. No run exists yet.
+
+        Raises: Invalid, NotFound (the flow), the errors of `parts` and of the blob store.
+        """
         # 1. Refuse a request that can never run, before its inputs arrive.
         run_id = parse_run_id(request.run_id) if request.run_id else new_run_id()
         flow = request.flow if isinstance(request.flow, Flow) else await self._flows.get(request.flow)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.admission import Admission
@@ -24,7 +24,7 @@ from control_plane.leader import Leader
 from control_plane.listing import Listing
 from control_plane.liveness import Liveness
 from control_plane.paging import PAGE_SIZE_MAX
-from control_plane.run_list import RunFilter, RunList
+from control_plane.run_list import RunList
 from control_plane.unread import unread_partitions
 from control_plane.waits import Waits
 from stepflow.config import RetryConfig
@@ -33,7 +33,7 @@ from stepflow.store.lease import LEASE_TTL_S
 from stepflow.vital import ended
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from stepflow.run.views import StepView
     from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
-
-_T = TypeVar("_T")
 
 
 class ControlPlane:
@@ -76,9 +74,10 @@ class ControlPlane:
         # The leader looks, too: a partition that ends makes room for another.
         self._waits = Waits(store, self._grouping, self._leader.look)
         self._flows = FlowStore(store)
-        self._admission = Admission(
+        self.admission = Admission(
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
+        """Submissions, and the inputs of large batches."""
         self._canceller = Canceller(store, self._waits.view, partial(unread_partitions, self.cluster))
 
         self._tasks: list[asyncio.Task[None]] = []
@@ -115,15 +114,6 @@ class ControlPlane:
         """Return the normalised document. Raises: NotFound."""
         return await self._flows.document(flow_id)
 
-    async def stage_inputs(self, request: RunRequest, parts: AsyncIterable[Sequence[bytes]]) -> RunRequest:
-        """Return the request with the inputs of a batch of any size, for `submit`. The request has none itself.
-
-        Inputs are checked and put into the blob store as they arrive; memory holds one partition. No run exists yet.
-
-        Raises: Invalid, NotFound (the flow), the errors of `parts` and of the blob store.
-        """
-        return await self._admission.stage(request, parts)
-
     async def submit(self, request: RunRequest) -> str:
         """Admit a run and return the run id. Idempotent for a given run id.
 
@@ -132,7 +122,7 @@ class ControlPlane:
             AlreadyExists: RUN_EXISTS, the id belongs to another request.
             Overloaded: TOO_MANY_PENDING; PLACEMENT_UNSTABLE, each chosen executor died.
         """
-        return await self._admission.submit(request)
+        return await self.admission.submit(request)
 
     async def cancel(self, run_id: str) -> RunView:
         """Request the run's end; an ended run stays as it is. Raises: NotFound, Conflict."""
@@ -141,10 +131,6 @@ class ControlPlane:
     async def get_run(self, run_id: str) -> RunView:
         """Return the run. Raises: NotFound."""
         return await self._waits.view(run_id)
-
-    async def list_runs(self) -> list[RunView]:
-        """Return all runs, newest first."""
-        return await _all_pages(lambda token: self.run_list.page(RunFilter(), PAGE_SIZE_MAX, token))
 
     async def items(self, run_id: str) -> list[ItemView]:
         """Return every item in index order; large results are read from the blob store. Raises: NotFound, DataLoss."""
@@ -177,15 +163,6 @@ class ControlPlane:
     def changes(self, run_id: str) -> AbstractContextManager[asyncio.Event]:
         """Yield an event that is set whenever the status of a partition may have changed."""
         return self._waits.changes(run_id)
-
-
-async def _all_pages(page: Callable[[str], Awaitable[tuple[list[_T], str]]]) -> list[_T]:
-    """Concatenate the pages of a listing."""
-    views, token = await page("")
-    while token:
-        more, token = await page(token)
-        views += more
-    return views
 
 
 __all__ = ["ControlPlane"]

@@ -56,7 +56,7 @@ async def delete_journals(store: Store, run_id: str, partitions: int, compares: 
 
 def remaining_deletes(run_id: str, created_at_ms: int) -> list[Op]:
     """Return the operations that delete the rest of a run without journals."""
-    prefixes = (keys.results_of_run, keys.inbox_of_run, keys.status_of_run)
+    prefixes = (keys.results_of_run, keys.inbox_of_run, keys.adopting_of_run, keys.status_of_run)
     singles = (keys.by_age(run_id, created_at_ms), keys.run(run_id))
     return [*(DeletePrefix(prefix(run_id)) for prefix in prefixes), *map(Delete, singles)]
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from control_plane.replays import replay_values
 from stepflow.codec import Json
 from stepflow.errors import DataLoss, FailedPrecondition, Failure
-from stepflow.journal import entries_of, open_partition
+from stepflow.journal import entries_of, journal_unread, open_partition
 from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
-from stepflow.run.state import Stored
+from stepflow.run.state import Stored, release_state
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
@@ -152,6 +152,8 @@ class PartitionHistory:
     async def read(self) -> AsyncIterator[EventBatch]:
         """Yield the events of the entries that are new since the last reading. Raises: DataLoss."""
         prefix = keys.journal_of_partition(self._run_id, self._partition)
+        if self._newest is None and await journal_unread(self._store, self._run_id, self._partition):
+            self.ended = True
         more = not self.ended
         while more:
             # 1. Replay the next values, off the event loop.
@@ -168,7 +170,7 @@ class PartitionHistory:
             more = page.more and not self._is_unknown()
 
         if self.ended and self._replay is not None:
-            self._replay.state.release()  # a batch has many partitions; the state of an ended one is not needed
+            release_state(self._replay.state)  # a batch has many partitions; the state of an ended one is not needed
             self._replay = None
             self._items_reported = set()
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from control_plane.views import ItemView
 from stepflow.errors import Code, Failure
-from stepflow.journal import FIRST_KEYS, entries_of, open_partition, read_plan
+from stepflow.journal import FIRST_KEYS, entries_of, journal_unread, open_partition, read_plan
 from stepflow.run.replay import Replay
+from stepflow.run.state import release_state
 from stepflow.run.views import StepList
 from stepflow.store import Get, KeyValue, Page, Range, Txn, keys
 from stepflow.telemetry import get_logger
@@ -97,6 +98,8 @@ class Replays:
     async def _refresh(self, kept: _Partition, record: state_pb2.RunRecord) -> bool:
         """Replay what is new; return False if the journal is no longer the one that was replayed."""
         prefix = keys.journal_of_partition(kept.run_id, kept.partition)
+        if kept.newest is None and await journal_unread(self._store, kept.run_id, kept.partition):
+            return True  # read here, it might do to this process what it did to its executors
         page = await self._next_page(kept, prefix)
         if page is None:
             return False
@@ -186,7 +189,7 @@ class _Partition:
             log.warning("a journal ends with an entry of a later version", run_id=self.run_id, error=unknown.message)
         self.reading = Reading(self._steps.views(self.replay.state), items, unknown)
         if self.replay.state.status is not None:
-            self.replay.state.release()
+            release_state(self.replay.state)
             self.replay, self._steps = None, StepList()
 
 

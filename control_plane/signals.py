@@ -70,6 +70,7 @@ async def signal(
     message = state_pb2.InboxMessage(item=item, signal=pb.Signal(name=name))
     if len(payload) > INLINE_BYTES_MAX:
         message.signal.payload.blob = await blobs.put(payload, scope=run_id)
+        message.signal.payload.blob_bytes = len(payload)
     else:
         message.signal.payload.json = payload
 

@@ -92,7 +92,9 @@ class OrphanTakeOver:
             compares.append(present(keys.session_executor(executor)))
 
             # 3. Move. `taken_from` is set for a dead owner only: the new one counts such losses.
-            moved = state_pb2.Assignment(handed_over=old.startswith(keys.HANDED_OVER), refused_by=refused_by)
+            moved = state_pb2.Assignment(
+                handed_over=old.startswith(keys.HANDED_OVER), given_back=bool(returned_by), refused_by=refused_by
+            )
             if not moved.handed_over and not returned_by:
                 moved.taken_from = old
             writes += [Delete(key), Put(keys.assigned(executor, run_id, partition), moved.SerializeToString())]

@@ -41,6 +41,8 @@ class RunView:
     created_at_ms: int
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
+    queued_reason: str = ""
+    """Why no executor drives the run; known to the API only."""
 
     @property
     def terminal(self) -> bool:

@@ -20,11 +20,14 @@ One partition:
 - `effects`: actions on hosts, released once their cause is journaled.
 - `outbox`: entries to be journaled, with the effects waiting for them.
 - `outcome`: the final records: status, counts, results.
+- `values`: large values in memory, counted against the budget of the executor.
 - `blobs`: blobs of runs, retried while the blob store is away.
 
 Changes of the owner:
 - `takeover`: from an assignment to a driven partition.
 - `adoption`: replay of the journal, and held calls.
+- `readings`: the count of owners that die while they read a journal.
+- `unread`: the end of a run whose journal must not be read again.
 - `give_back`: undrivable partitions, moved to the leader's orphans.
 - `handover`: all partitions to other executors, for a drain.
 """

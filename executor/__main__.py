@@ -27,6 +27,7 @@ class ExecutorConfig:
     common: process.ServiceConfig
     name: str
     runs_max: int
+    value_bytes_max: int = 0
 
     def __post_init__(self) -> None:
         if self.runs_max < 1:
@@ -43,12 +44,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--runs-max", type=int, default=RUNS_MAX_DEFAULT, metavar="N", help="runs driven at once; default: %(default)s"
     )
+    process.add_value_memory(made)
     return made
 
 
 def read_options(options: argparse.Namespace) -> ExecutorConfig:
     """Read the command line. Raises: Invalid."""
-    return ExecutorConfig(common=process.read_options(options), name=options.name, runs_max=options.runs_max)
+    return ExecutorConfig(
+        common=process.read_options(options),
+        name=options.name,
+        runs_max=options.runs_max,
+        value_bytes_max=process.value_bytes_max(options),
+    )
 
 
 @asynccontextmanager
@@ -71,15 +78,18 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(store.close)
 
         # 2. Listen before registering: the session names the address.
+        blobs = BlobStore.open(common.blobs)
         executor = Executor(
             store,
-            BlobStore.open(common.blobs),
+            blobs,
             rules={},
             builtins={},
             name=config.name,
             runs_max=config.runs_max,
             queue_timeout_s=QUEUE_TIMEOUT_S,
+            value_bytes_max=config.value_bytes_max,
         )
+        blobs.on_trouble = lambda _error: executor.rewrite_session()
         server = RpcServer(tls=common.tls, insecure=common.insecure, link=True, health=health)
         ExecutorService(executor).add_to(server)
         stack.push_async_callback(server.stop)
@@ -105,7 +115,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
 
         # 5. Fail the probes, then hand over.
         await health.drain()
-        await executor.hand_over(timeout_s=HAND_OVER_GRACE_S)
+        await executor.hand_over(timeout_s=HAND_OVER_GRACE_S, stopping=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Adopting a partition: replaying its journal, and joining the calls that hosts hold for it.
 
-- `PartitionReader` writes nothing, and refuses data of later versions.
+- `PartitionReader` writes nothing, and refuses data of later versions. It reads in two steps: `open` reads what tells
+  how the journal may be read, `load` the journal.
 - `HeldCalls` asks all hosts at once for held calls, and waits a bounded time for the answers.
 - `rejoin` lets steps join held calls, and lets hosts drop superseded results.
 
@@ -13,23 +14,26 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry, without_inputs
-from stepflow.mesh.v1 import host_pb2
+from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.run import Phase, find_step
+from stepflow.run.large_values import large_inputs, note_input_stored, note_outcome_stored, take_large_outcomes
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from executor.blobs import RunBlobs
     from executor.drive import PartitionDriver, PartitionId
     from executor.hosts.pool import HostPool
     from stepflow.flow import CompiledFlow
-    from stepflow.journal import GetBlob
-    from stepflow.mesh.v1 import state_pb2
+    from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run import RunState
     from stepflow.store import Store
     from stepflow.store.grouping import Grouping
+    from stepflow.value_budget import ValueBudget
 
 log = get_logger(__name__)
 
@@ -45,11 +49,30 @@ RECORD_KEPT_BYTES = 4 * 1024
 INBOX_FIRST = 4
 """Messages read together with the run's record; few runs have any."""
 
+INPUT_BYTES_MAX = 256 * 1024
+"""Larger inputs of items are loaded when an expression reads them."""
+
 REPLAY_ENTRIES = 1_000
 """Entries replayed before the event loop serves other runs."""
 
 Held: TypeAlias = tuple[str, host_pb2.HeldCall]
 """The id of a host, and a call that it holds."""
+
+
+@dataclass(slots=True, eq=False)
+class OpenedPartition:
+    """A partition whose journal is not read yet."""
+
+    id: PartitionId
+    record: state_pb2.RunRecord
+    fresh: bool
+    """Assigned when the run was admitted: it cannot have had an owner before."""
+    inbox: list[KeyValue]
+    """The messages found in the store."""
+    adopting: state_pb2.Adopting
+    """Owners that began to read the journal and did not get as far as `Adopted`."""
+    adopting_version: int
+    """Version of that key; 0 without one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,9 +82,7 @@ class LoadedPartition:
     record: state_pb2.RunRecord
     state: RunState
     fresh: bool
-    """Assigned when the run was admitted: it cannot have had an owner before."""
     inbox: list[KeyValue]
-    """The messages found in the store."""
     failed_attempts: dict[str, int]
     """By key: the newest attempt whose failure is journaled."""
 
@@ -69,17 +90,18 @@ class LoadedPartition:
 class PartitionReader:
     """Reads partitions back from the store, with a cache of compiled flows."""
 
-    def __init__(self, store: Store, grouping: Grouping, get_blob: GetBlob) -> None:
+    def __init__(self, store: Store, grouping: Grouping, blobs: RunBlobs, budget: ValueBudget) -> None:
         self._store = store
         self._grouping = grouping
-        self._get_blob = get_blob
+        self._blobs = blobs
+        self._budget = budget
         self._plans: dict[tuple[str, bytes], CompiledFlow] = {}
         """By flow id and overrides."""
 
-    async def load(
+    async def open(
         self, partition_id: PartitionId, assignment: KeyValue, *, driven_before: bool
-    ) -> LoadedPartition | None:
-        """Read a partition back; None if the assignment is gone. `driven_before`: by this executor.
+    ) -> OpenedPartition | None:
+        """Read all but the journal; None if the assignment is gone. `driven_before`: by this executor.
 
         Lists and watches may deliver an assignment twice, and late. A stale assignment belongs to a run that has ended
         here meanwhile: driving the run once more would write over its journal.
@@ -90,14 +112,18 @@ class PartitionReader:
         """
         run_id, partition = partition_id
 
-        # 1. Read record and inbox, provided that the assignment stands.
+        # 1. Read record, inbox and the count of lost readers, provided that the assignment stands.
         stands = created_at(assignment.key, assignment.create_revision)
         inbox_prefix = keys.inbox_of_run(run_id)
-        reads = (Get(keys.run(run_id)), Range(inbox_prefix, limit=INBOX_FIRST))
+        reads = (
+            Get(keys.run(run_id)),
+            Range(inbox_prefix, limit=INBOX_FIRST),
+            Get(keys.adopting(run_id, partition)),
+        )
         result = await self._grouping.txn(Txn((stands,), reads))
         if not result.succeeded:
             return None
-        found, page = result.responses
+        found, page, adopting = result.responses
         assert isinstance(page, Page)
         inbox = page.items if not page.more else [item async for item in range_all(self._store, inbox_prefix)]
 
@@ -111,13 +137,39 @@ class PartitionReader:
                 f"run {run_id} needs engine version {record.policy.engine_version}; this executor has {ENGINE_VERSION}",
             )
 
-        # 3. Replay the journal, if there can be one.
-        state = await open_partition(run_id, partition, record, await self._plan(record), self._get_blob)
-        if len(found.value) > RECORD_KEPT_BYTES:
+        # 3. Count the readers that were lost.
+        opened = OpenedPartition(
+            id=partition_id,
+            record=record,
+            fresh=found.create_revision == assignment.create_revision and not driven_before,
+            inbox=inbox,
+            adopting=state_pb2.Adopting(),
+            adopting_version=0,
+        )
+        if isinstance(adopting, KeyValue):
+            opened.adopting = state_pb2.Adopting.FromString(adopting.value)
+            opened.adopting_version = adopting.version
+        return opened
+
+    async def load(self, opened: OpenedPartition) -> LoadedPartition:
+        """Replay the journal, if there can be one. Raises: NotFound, DataLoss."""
+        # 1. Read the inputs. Large ones do not stay in memory for as long as the run lives.
+        record = opened.record
+        plan = await self._plan(record)
+        size = PAYLOAD_BYTES_MAX if record.partition_inputs else 0
+        await self._budget.take(size)
+        try:
+            state = await open_partition(*opened.id, record, plan, self._blobs.get_blob)
+            for index, raw in large_inputs(state, INPUT_BYTES_MAX):
+                note_input_stored(state, index, await self._blobs.put_blob(state.run_id, raw), len(raw))
+        finally:
+            self._budget.release(size)
+        if record.ByteSize() > RECORD_KEPT_BYTES:
             record = without_inputs(record)
-        fresh = found.create_revision == assignment.create_revision and not driven_before
-        loaded = LoadedPartition(record, state, fresh, inbox, {})
-        if not fresh:
+
+        # 2. Replay.
+        loaded = LoadedPartition(record, state, opened.fresh, opened.inbox, {})
+        if not opened.fresh:
             await self._replay(loaded)
         return loaded
 
@@ -139,12 +191,35 @@ class PartitionReader:
                 step = state.scopes[entry.scope].items[entry.item].active.get(entry.step)
                 if step is not None:
                     loaded.failed_attempts[step.key] = entry.attempt_failed.attempt
-            await replay_entry(state, entry, self._get_blob)
+            await self._replay_entry(state, entry)
+            for item, outcome in take_large_outcomes(state) if state.large_outcomes else ():
+                blob = await self._blobs.put_blob(state.run_id, outcome.raw)
+                note_outcome_stored(item, blob, len(outcome.raw))
             state.note_journaled(entry.ByteSize())
 
             count += 1
             if count % REPLAY_ENTRIES == 0:
                 await asyncio.sleep(0)
+
+    async def _replay_entry(self, state: RunState, entry: pb.Entry) -> None:
+        """Replay an entry; memory for its blobs is held until they have served."""
+        held = 0
+
+        async def get_blob(run_id: str, blob: str, *, shared: bool) -> bytes | None:
+            nonlocal held
+            size = state.wanted_bytes.get(blob, INLINE_BYTES_MAX)
+            if held:
+                self._budget.add(size)  # a holder that waits would block those that wait for it
+            else:
+                await self._budget.take(size)
+            held += size
+            return await self._blobs.get_blob(run_id, blob, shared=shared)
+
+        try:
+            await replay_entry(state, entry, get_blob)
+        finally:
+            if held:
+                self._budget.release(held)
 
 
 @dataclass(slots=True, eq=False)
@@ -216,7 +291,7 @@ def rejoin(
     """
     state = driver.state
     for host_id, call in held:
-        if _partition_of(call.key, driver.record) != driver.partition:
+        if partition_of_key(call.key, driver.record) != driver.partition:
             continue
         step = find_step(state, call.key)
         if step is None and (state.blocked or state.unopened):
@@ -237,10 +312,10 @@ def rejoin(
             hosts.ack_result(host_id, call.key, call.attempt)  # its outcome is journaled already, or superseded
 
 
-def _partition_of(key: str, record: state_pb2.RunRecord) -> int:
+def partition_of_key(key: str, record: state_pb2.RunRecord) -> int:
     """Return the partition of an idempotency key (`run/item/…`), -1 for a key without an item."""
     item = key.split("/", 2)[1]
     return int(item) // record.items_per_partition if item.isdigit() else -1
 
 
-__all__ = ["Held", "HeldCalls", "LoadedPartition", "PartitionReader", "rejoin"]
+__all__ = ["Held", "HeldCalls", "LoadedPartition", "OpenedPartition", "PartitionReader", "partition_of_key", "rejoin"]

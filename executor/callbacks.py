@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from executor.blobs import RunBlobs
     from executor.hosts.peer import HostPeer
+    from executor.values import PartitionValues
     from stepflow.codec import Json
     from stepflow.run import StepRun
 
@@ -36,13 +37,13 @@ class CallbackPartition(Protocol):
     run_id: str
     state: RunState
     record: state_pb2.RunRecord
+    values: PartitionValues
     gone: bool
     closing: bool
 
     def now_ms(self) -> int: ...
     def feed(self, entry: pb.Entry) -> None: ...
     def turn(self) -> None: ...
-    def keep_blobs(self, blobs: dict[str, bytes]) -> None: ...
     def queue_effect(self, effect: AnswerCallback) -> None: ...
 
 
@@ -105,6 +106,7 @@ class RunCallbacks:
         for payload, text in ((request.flow, document), (request.inputs, inputs)):
             if not payload.blob and len(text) > INLINE_BYTES_MAX:
                 payload.blob = await self._blobs.put_blob(partition.run_id, text)
+                payload.blob_bytes = len(text)
                 fetched[payload.blob] = text
 
         # 3. Open the sub-run, or find the one that an earlier attempt has opened. From here on nothing awaits.
@@ -116,7 +118,7 @@ class RunCallbacks:
             return
         number = len(partition.state.scopes) + len(partition.state.unopened)
         self._opening[number] = (peer, callback.callback_id, request.wait)
-        partition.keep_blobs(fetched)  # after the last await: any earlier turn would have dropped them
+        partition.values.keep(fetched)  # after the last await: any earlier turn would have dropped them
         partition.feed(started)
         partition.turn()
 
@@ -160,6 +162,10 @@ def _check_inputs(validator: InputValidator | None, inputs: bytes) -> None:
         raise Invalid("INPUT_INVALID", f"input {number} does not fit the flow's schema at {pointer or '/'}: {message}")
 
 
+REPORT_INLINE_BYTES_MAX = 4 * 1024 * 1024
+"""Results of one report that travel in its frame; of 100,000 small results, the rest goes to the blob store, too."""
+
+
 def send_report(answer: AnswerCallback, run_id: str, blobs: RunBlobs) -> Coroutine[object, object, None]:
     """Return the work of answering a call-back with the report of its sub-run.
 
@@ -186,6 +192,7 @@ async def _send_report(
     run_id: str,
     blobs: RunBlobs,
 ) -> None:
+    inline_bytes = 0
     for outcome in outcomes:
         item = report.items.add(status=pb.RUN_STATUS_RUNNING)
         if outcome is None:
@@ -193,10 +200,12 @@ async def _send_report(
 
         item.status = pb.RUN_STATUS_FAILED if isinstance(outcome, Failure) else pb.RUN_STATUS_COMPLETED
         text = flow_result(outcome)
-        if len(text) > INLINE_BYTES_MAX:
+        if len(text) > min(INLINE_BYTES_MAX, REPORT_INLINE_BYTES_MAX - inline_bytes):
             item.flow_result.blob = await blobs.put_blob(run_id, text)
+            item.flow_result.blob_bytes = len(text)
         else:
             item.flow_result.json = text
+            inline_bytes += len(text)
 
     answer.peer.reply(host_pb2.CallbackReply(callback_id=answer.callback_id, report=report))
 

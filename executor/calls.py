@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from executor.blobs import RunBlobs
     from executor.hosts.caller import InFlight
     from executor.outbox import PartitionOutbox
+    from executor.values import PartitionValues
     from stepflow.mesh.v1 import host_pb2
     from stepflow.run import Dispatch, RunState, StepRun
     from stepflow.run.views import StepEvent
@@ -36,6 +37,7 @@ class CallingPartition(Protocol):
     run_id: str
     state: RunState
     outbox: PartitionOutbox
+    values: PartitionValues
     gone: bool
     closing: bool
     listener: Callable[[StepEvent], None] | None
@@ -68,17 +70,18 @@ class PartitionCalls:
 
     def dispatch(self, action: Dispatch) -> None:
         """Make a call, unless the step no longer waits for the call."""
-        if not self.waits_for(action):
-            return
         if len(action.input) > INLINE_BYTES_MAX:
             self._partition.spawn(self._dispatch_large(action))
-        else:
+        elif self.waits_for(action):
             self._send(action, pb.Payload(json=action.input))
 
     async def _dispatch_large(self, action: Dispatch) -> None:
-        blob = await self._blobs.put_blob(self._partition.run_id, action.input)
-        if not self._partition.gone and self.waits_for(action):
-            self._send(action, pb.Payload(blob=blob))
+        """Move the input to the blob store, then make the call. The partition holds memory for it since `decide`."""
+        partition, size = self._partition, len(action.input)
+        blob = await self._blobs.put_blob(partition.run_id, action.input) if self.waits_for(action) else ""
+        partition.values.stored(size)
+        if not partition.gone and self.waits_for(action):
+            self._send(action, pb.Payload(blob=blob, blob_bytes=size))
 
     def _send(self, action: Dispatch, payload: pb.Payload) -> None:
         partition = self._partition
@@ -126,7 +129,8 @@ class PartitionCalls:
         """Record a call without a host as a failed attempt, and let the partition go on."""
         if self._partition.gone or not self.waits_for(action):
             return
-        self._fail_attempt(action.step, action.attempt, f"no live host runs plugin {action.target.plugin!r}", "")
+        why = f"no live host offers `{action.target.component}` of plugin {action.target.plugin!r}"
+        self._fail_attempt(action.step, action.attempt, why, "")
         self._partition.turn()
 
     def on_progress(self, flight: InFlight[Any], progress: host_pb2.Progress) -> None:

@@ -22,6 +22,7 @@ from executor.effects import Ack, AnswerCallback, Effect
 from executor.messages import PartitionMessages
 from executor.outbox import PartitionOutbox
 from executor.outcome import partition_results, partition_status
+from executor.values import PartitionValues
 from stepflow.clock import SteadyClock
 from stepflow.codec import INLINE_BYTES_MAX
 from stepflow.mesh.v1 import host_pb2, state_pb2
@@ -38,6 +39,7 @@ from stepflow.run import (
     decide,
 )
 from stepflow.run.entries import failure_to_pb
+from stepflow.run.large_values import note_outcome_stored, take_large_outcomes
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import Delete, Put, keys
 from stepflow.telemetry import get_logger
@@ -50,7 +52,9 @@ if TYPE_CHECKING:
     from executor.hosts.caller import InFlight
     from executor.hosts.pool import HostPool
     from stepflow.errors import Failure, StepflowError
+    from stepflow.run.scope import Item
     from stepflow.store import KeyValue
+    from stepflow.value_budget import ValueBudget
 
 log = get_logger(__name__)
 
@@ -65,6 +69,7 @@ class Owner(Protocol):
 
     hosts: HostPool[PartitionDriver]
     blobs: RunBlobs
+    value_budget: ValueBudget
 
     def mark_dirty(self, driver: PartitionDriver, /) -> None: ...
     def wake_at(self, driver: PartitionDriver, at_ns: int, /) -> None: ...
@@ -107,9 +112,7 @@ class PartitionDriver:
 
         self.written: asyncio.Event | None = None
         """Set whenever a write is decided; None while nothing waits for it."""
-        self._blobs: dict[str, bytes | None] = {}
-        """Blobs fetched for expressions, kept while an expression waits for one."""
-        self._fetching: set[str] = set()
+        self.values = PartitionValues(self, owner.blobs, owner.value_budget)
         self._callbacks: RunCallbacks | None = None
         """Made for the first call-back: most partitions have none."""
 
@@ -124,10 +127,14 @@ class PartitionDriver:
         apply(self.state, entry)
         self.outbox.entries.append(entry)
 
-    def note_adopted(self, executor_id: str, *, handed_over: bool = False, unnoted_owner: str = "") -> None:
+    def note_adopted(self, executor_id: str, moved: state_pb2.Assignment) -> None:
         """Record the adoption: the first entry of an owner."""
         fact = pb.Adopted(
-            epoch=self.epoch, executor_id=executor_id, handed_over=handed_over, unnoted_owner=unnoted_owner
+            epoch=self.epoch,
+            executor_id=executor_id,
+            handed_over=moved.handed_over,
+            unnoted_owner="" if self.state.entries_journaled else moved.taken_from,
+            given_back=moved.given_back,
         )
         self.feed(pb.Entry(at_ms=self.now_ms(), adopted=fact))
 
@@ -163,10 +170,12 @@ class PartitionDriver:
         again = True
         while again:
             again = False
-            for action in decide(state, now_ms, owner.hosts.routes, self._blobs):
+            for action in decide(state, now_ms, owner.hosts.routes, self.values.blobs):
                 again = self._queue_action(action) or again
-        if self._blobs and not (state.blocked or state.blocked_steps or state.unopened):
-            self._blobs.clear()
+        if state.large_outcomes:
+            self._store_outcomes()
+        if self.values.active:
+            self.values.after_turn()
 
         # 2. Write what there is; effects without new entries need not wait.
         if state.status is not None:
@@ -188,10 +197,6 @@ class PartitionDriver:
         """Run work in a new task; a defect in the work gives the partition back."""
         self.owner.spawn(self, work)
 
-    def keep_blobs(self, blobs: dict[str, bytes]) -> None:
-        """Keep fetched blobs for the next turn, which needs them."""
-        self._blobs.update(blobs)
-
     def queue_effect(self, effect: Effect) -> None:
         """Release an effect once all entries fed so far are durable."""
         self.outbox.effects.append(effect)
@@ -211,27 +216,36 @@ class PartitionDriver:
             return True
 
         if isinstance(action, WantBlob):
-            if action.blob not in self._fetching:
-                self._fetching.add(action.blob)
-                self.spawn(self._fetch_blob(action))
+            self.values.want(action)
             return False
 
+        if isinstance(action, Dispatch) and len(action.input) > INLINE_BYTES_MAX:
+            self.values.hold(len(action.input))
         self.outbox.effects.append(action)
         return False
 
     async def _offload(self, entry: pb.Entry) -> None:
         """Move a large result of an engine component into the blob store, then journal the blob's id."""
         payload = entry.step_completed.result
+        size = len(payload.json)
+        self.values.hold(size)
         payload.blob = await self.owner.blobs.put_blob(self.run_id, payload.json)
+        payload.blob_bytes = size
+        self.values.stored(size)
         if not self.gone and self.state.status is None:
             self.feed(entry)
             self.turn()
 
-    async def _fetch_blob(self, want: WantBlob) -> None:
-        content = await self.owner.blobs.get_blob(self.run_id, want.blob, shared=want.shared)
-        self._fetching.discard(want.blob)
-        self._blobs[want.blob] = content
-        self.turn()
+    def _store_outcomes(self) -> None:
+        """Move large outcomes of items into the blob store. `_close` waits for none of them: it stores what is left."""
+        for item, outcome in take_large_outcomes(self.state):
+            self.values.hold(len(outcome.raw))
+            self.spawn(self._store_outcome(item, outcome.raw))
+
+    async def _store_outcome(self, item: Item, raw: bytes) -> None:
+        blob = await self.owner.blobs.put_blob(self.run_id, raw)
+        note_outcome_stored(item, blob, len(raw))
+        self.values.stored(len(raw))
 
     def tell(self, event: StepEvent) -> None:
         """Pass an event to the listener; a raising listener is removed and never harms the run."""

@@ -24,7 +24,8 @@ from executor.hosts.pool import HostPool
 from executor.ownership import Ownership
 from executor.session import Session, fresh_id
 from executor.takeover import TakeOver
-from stepflow.errors import StepflowError
+from executor.unread import UnreadEnd
+from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Put, keys
@@ -32,6 +33,7 @@ from stepflow.store.follow import follow
 from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger, log_defect
+from stepflow.value_budget import Reports, ValueBudget
 from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
@@ -69,14 +71,19 @@ class Executor:
         runs_max: int = RUNS_MAX,
         lease_ttl_s: float = LEASE_TTL_S,
         queue_timeout_s: float = 0.0,
+        value_bytes_max: int = 0,
     ) -> None:
-        """`rules`, `builtins`, `queue_timeout_s`: see `HostPool`. `runs_max` counts partitions."""
+        """`rules`, `builtins`, `queue_timeout_s`: see `HostPool`. `runs_max` counts partitions.
+
+        `value_bytes_max`: memory for large values; 0 for a share of what the process has.
+        """
         self.id = ""
         self.address = address
         """Where the control plane reaches it; read by `start`."""
         self.abandoned: Abandoned = lambda _run_id, _error: None
         """Called when a run can no longer be driven here, although it has not ended."""
         self._store = store
+        self._blobs = blobs
         self._name = name
         self._runs_max = runs_max
         self._lease_ttl_s = lease_ttl_s
@@ -85,14 +92,26 @@ class Executor:
         self._watchers: list[asyncio.Task[None]] = []
         self._grouping = Grouping(store)
         self._draining = False
+        self._stopping = False
+        """The process ends: a drain is final."""
         self._closed = False
 
+        self._reports = Reports(self.rewrite_session)
+        self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
         run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
-        self.ownership = Ownership(self.hosts, run_blobs, self._current_session, self._run_abandoned)
+
+        def abandoned(run_id: str, error: StepflowError) -> None:
+            self.abandoned(run_id, error)  # as set by then
+
+        def current_session() -> Session | None:
+            return self._session
+
+        self.ownership = Ownership(self.hosts, run_blobs, current_session, abandoned, self.values)
         held_calls = HeldCalls(self.hosts)
-        reader = PartitionReader(store, self._grouping, run_blobs.get_blob)
-        self.takeover = TakeOver(self.ownership, reader, held_calls, self._current_session)
+        reader = PartitionReader(store, self._grouping, run_blobs, self.values)
+        unread_end = UnreadEnd(store, self.hosts, held_calls)
+        self.takeover = TakeOver(self.ownership, reader, held_calls, unread_end, current_session)
 
         frames = HostFrames(self.ownership, held_calls)
         self.on_frame = frames.on_frame
@@ -110,6 +129,7 @@ class Executor:
         self.hosts.send_while(session.valid)
 
         takeover = self.takeover
+        takeover.readings.take_all_back(session)  # broken off with a lost session, not by a death
         assigned = follow(self._store, keys.assigned_to(session.id), listed=takeover.listed, changed=takeover.changed)
         inbox = follow(self._store, keys.INBOX, listed=takeover.inbox.listed, changed=takeover.inbox.changed)
         self._watchers = [
@@ -121,6 +141,7 @@ class Executor:
     async def close(self) -> None:
         """Stop at once. Incomplete runs stay assigned until another executor takes over."""
         self._closed = True
+        self._reports.close()
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
@@ -129,23 +150,49 @@ class Executor:
         await self._grouping.close()
         self.hosts.close()
 
-    async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX) -> int:
-        """Take no new partitions and hand over all owned partitions (`handover`); return the number handed over."""
+    async def hand_over(self, *, timeout_s: float = HAND_OVER_S_MAX, stopping: bool = False) -> int:
+        """Take no new partitions and hand over all owned partitions (`handover`); return the number handed over.
+
+        `stopping`: the process ends, and `end_drain` is refused.
+        """
         # 1. Show in the session that this executor drains: the leader assigns nothing more to it.
         self._draining = True
+        self._stopping = self._stopping or stopping
         session = self._session
         if session is None:
             return 0
-        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
-        session.writer.submit([put], on_commit=lambda: None, on_reject=lambda _error: None)
+        self.rewrite_session()
 
-        # 2. Hand over, until nothing is owned or being adopted, or the session is lost.
+        # 2. Hand over, until nothing is owned or being adopted, the session is lost, or the drain ends.
         def owned() -> list[PartitionDriver] | None:
             drivers = self.ownership.drivers
-            left = session is self._session and (drivers or self.takeover.adopting)
+            left = self._draining and session is self._session and (drivers or self.takeover.adopting)
             return list(drivers.values()) if left else None
 
         return await hand_over(self._store, session.id, self.hosts, owned, timeout_s)
+
+    async def end_drain(self) -> None:
+        """Take partitions again; return once the session says so. Idempotent. Raises: FailedPrecondition."""
+        if self._stopping:
+            raise FailedPrecondition("SERVICE_STOPPING", f"executor {self.id} is being stopped; its drain is final")
+        self._draining = False
+        await self.rewrite_session()
+
+    def rewrite_session(self) -> asyncio.Future[None]:
+        """Write the session's present value, if there is a session; the future is done once the write is decided."""
+        decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(_error: StepflowError | None = None) -> None:
+            if not decided.done():
+                decided.set_result(None)
+
+        session = self._session
+        if session is None:
+            done()
+            return decided
+        put = Put(keys.session_executor(session.id), self._value().SerializeToString(), ignore_lease=True)
+        session.writer.submit([put], on_commit=done, on_reject=done)
+        return decided
 
     def vitals(self) -> Vitals:
         """Return whether this executor can drive runs."""
@@ -155,12 +202,15 @@ class Executor:
         problem = "" if session.valid() else "the lease does not count as held"
         return Vitals(problem, ended(*self._watchers, session.watcher))
 
-    def _current_session(self) -> Session | None:
-        return self._session
-
     def _value(self) -> state_pb2.ExecutorSession:
+        trouble = self._blobs.trouble
         return state_pb2.ExecutorSession(
-            address=self.address, runs_max=self._runs_max, engine_version=ENGINE_VERSION, draining=self._draining
+            address=self.address,
+            runs_max=self._runs_max,
+            engine_version=ENGINE_VERSION,
+            draining=self._draining,
+            blob_error="" if trouble is None else trouble.message,
+            value_memory=state_pb2.ValueMemory(bytes_max=self.values.bytes_max, waiting=self.values.waiting),
         )
 
     def _lost(self, session: Session) -> None:
@@ -197,8 +247,10 @@ class Executor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.takeover.adopting.clear()
+        self.takeover.clear()
         if session is not None:
+            if self._closed:
+                await self.takeover.readings.close(session)
             await session.close(revoke=True)
 
     # --- what is driven here ------------------------------------------------------------------------------------------
@@ -220,9 +272,6 @@ class Executor:
     def items_ended(self, run_id: str) -> int:
         """Return the number of ended items in a run's partitions driven here."""
         return sum(driver.state.root.items_done for driver in self.ownership.partitions_of(run_id))
-
-    def _run_abandoned(self, run_id: str, error: StepflowError) -> None:
-        self.abandoned(run_id, error)
 
 
 __all__ = ["Executor"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stepflow.errors import StepflowError, Unavailable
+from stepflow.errors import Overloaded, StepflowError, Unavailable
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Delete, Put, created_at, keys
 from stepflow.telemetry import get_logger, log_defect
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from stepflow.store import KeyValue
 
 log = get_logger(__name__)
+
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
 RETURN_S_MIN = 1.0
 RETURN_S_MAX = 60.0
@@ -106,6 +108,12 @@ class GiveBack:
             on_commit=done,
             on_reject=done,
         )
+
+
+def out_of_memory(run_id: str) -> StepflowError:
+    """Return the error of a run that took all memory; log it."""
+    log.error("run out of memory", run_id=run_id)
+    return Overloaded(OUT_OF_MEMORY, f"run {run_id} needs more memory than its executor has")
 
 
 def defect(run_id: str, error: Exception) -> StepflowError:

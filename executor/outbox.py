@@ -27,7 +27,18 @@ ENTRIES_BYTES_MAX = 192 * 1024
 class PartitionOutbox:
     """Entries and effects of a partition, and the count of its undecided writes."""
 
-    __slots__ = ("_dropped", "_seq", "_taken", "effects", "entries", "final", "final_taken", "state", "undecided")
+    __slots__ = (
+        "_dropped",
+        "_seq",
+        "_taken",
+        "effects",
+        "entries",
+        "final",
+        "final_taken",
+        "riders",
+        "state",
+        "undecided",
+    )
 
     def __init__(self, state: RunState) -> None:
         self.state = state
@@ -36,6 +47,8 @@ class PartitionOutbox:
         self.effects: list[Effect] = []
         self.undecided = 0
         """Writes that are submitted and not committed."""
+        self.riders: list[Put | Delete] = []
+        """Operations for the transaction of the next entry."""
         self.final: list[Put | Delete] = []
         """Records that end this ownership, written in the transaction of the last entries."""
         self.final_taken = False
@@ -55,6 +68,9 @@ class PartitionOutbox:
         effects, self.effects = self.effects, []
         self.undecided += 1
         writes = self._journal_writes()
+        if self.riders and writes:
+            writes[0] += self.riders
+            self.riders = []
         if self.final:
             writes.append([*(writes.pop() if writes else []), *self.final])
             self.final = []

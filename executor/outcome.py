@@ -14,7 +14,8 @@ from stepflow.codec import INLINE_BYTES_MAX, encode
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
-from stepflow.run.entries import failure_to_pb
+from stepflow.run.entries import failure_to_pb, payload_of
+from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
     from executor.blobs import RunBlobs
@@ -43,8 +44,11 @@ async def partition_results(state: RunState, blobs: RunBlobs) -> state_pb2.Parti
             continue
 
         result.status = pb.RUN_STATUS_COMPLETED
-        if len(outcome.raw) > inline_max:
+        if isinstance(outcome, Stored):
+            result.result.CopyFrom(payload_of(outcome))
+        elif len(outcome.raw) > inline_max:
             result.result.blob = await blobs.put_blob(state.run_id, outcome.raw)
+            result.result.blob_bytes = len(outcome.raw)
         else:
             result.result.json = outcome.raw
     return results

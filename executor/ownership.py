@@ -1,6 +1,7 @@
 """The partitions driven by an executor, by run, and the guard around all work for them.
 
-- A defect or error in the work for a partition gives the partition back, and never harms another.
+- A defect or error in the work for a partition gives the partition back, and never harms another. A partition that
+  needs more memory than there is ends: the next executor would have no more.
 - A partition leaves the table when it has ended, when it is dropped, or with all others when the session is lost.
 - A dropped partition leaves a complete journal to the next owner.
 
@@ -12,10 +13,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from executor.give_back import GiveBack, defect
+from executor.give_back import GiveBack, defect, out_of_memory
 from executor.timers import WakeTimers
 from executor.writes import JournalWrites
 from stepflow.errors import StepflowError
+from stepflow.run.state import release_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from executor.session import CurrentSession
     from stepflow.run import Dispatch
     from stepflow.store import KeyValue
+    from stepflow.value_budget import ValueBudget
 
 
 class Abandoned(Protocol):
@@ -43,9 +46,11 @@ class Ownership:
         blobs: RunBlobs,
         session: CurrentSession,
         abandoned: Abandoned,
+        value_budget: ValueBudget,
     ) -> None:
         self.hosts = hosts
         self.blobs = blobs
+        self.value_budget = value_budget
         self.drivers: dict[PartitionId, PartitionDriver] = {}
         self.give_back = GiveBack(session)
         self.writes = JournalWrites(self, session)
@@ -53,7 +58,7 @@ class Ownership:
         self.tasks: set[asyncio.Task[None]] = set()
 
         self.on_refused: Callable[[PartitionDriver, StepflowError], None] = self.abandon
-        """Called when the store refuses a write of a partition that is still owned."""
+        """Called when a partition must end: the store refuses a write of it, or its memory does not suffice."""
 
         # Without forwarding methods in between: called for every step.
         self.mark_dirty = self.writes.mark_dirty
@@ -97,7 +102,7 @@ class Ownership:
         self._remove(driver)
         self.give_back.forget_partition((driver.run_id, driver.partition))
         self.hosts.drop_caller(driver)
-        driver.state.release()
+        release_state(driver.state)
 
     def drop(self, driver: PartitionDriver, *, cancel: bool = False) -> None:
         """Stop driving a partition. Hosts keep the calls for the next owner, unless `cancel` is set."""
@@ -128,6 +133,7 @@ class Ownership:
         """Drop every partition on the spot: the session is gone."""
         for driver in self.drivers.values():
             driver.gone = True
+            driver.values.close()
         self.hosts.drop_all()
         self.drivers.clear()
         self._by_run.clear()
@@ -137,6 +143,7 @@ class Ownership:
 
     def _remove(self, driver: PartitionDriver) -> None:
         self.timers.drop_key(driver)
+        driver.values.close()
         if self.drivers.pop((driver.run_id, driver.partition), None) is not None:
             drivers = self._by_run[driver.run_id]
             drivers.remove(driver)
@@ -149,10 +156,8 @@ class Ownership:
         """Do work for a partition; a defect or error in the work gives the partition back."""
         try:
             work(*arguments)
-        except StepflowError as error:
-            self.abandon(driver, error)
         except Exception as error:
-            self.abandon(driver, defect(driver.run_id, error))
+            self._work_failed(driver, error)
 
     def spawn(self, driver: PartitionDriver, work: Coroutine[object, object, None]) -> None:
         """Do work for a partition in a new task, under the same guard."""
@@ -163,10 +168,16 @@ class Ownership:
     async def _guard(self, driver: PartitionDriver, work: Coroutine[object, object, None]) -> None:
         try:
             await work
-        except StepflowError as error:
-            self.abandon(driver, error)
         except Exception as error:
+            self._work_failed(driver, error)
+
+    def _work_failed(self, driver: PartitionDriver, error: Exception) -> None:
+        if isinstance(error, StepflowError):
+            self.abandon(driver, error)
+        elif not isinstance(error, MemoryError):
             self.abandon(driver, defect(driver.run_id, error))
+        elif not driver.gone:
+            self.on_refused(driver, out_of_memory(driver.run_id))
 
     def _wake(self, driver: PartitionDriver) -> None:
         self.run_guarded(driver, driver.turn)

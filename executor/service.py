@@ -3,7 +3,7 @@
 - `Attend` proves that the executor is alive, for as long as its stream stands.
 - `FollowRun` streams the step events of a run. Many readers may follow a run; a slow reader loses events and never
   slows the run.
-- `DrainExecutor` hands all runs over.
+- `DrainExecutor` hands all runs over; `UndrainExecutor` ends the drain.
 
 Decides nothing: every request ends in `Executor`.
 """
@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from stepflow.errors import DeadlineExceeded
+from stepflow.errors import DeadlineExceeded, FailedPrecondition
 from stepflow.mesh.v1 import executor_pb2 as pb
 from stepflow.run.entries import failure_to_pb
 from stepflow.telemetry import get_logger
@@ -83,18 +83,31 @@ class ExecutorService:
             self._remove_reader(request.run_id, events)
 
     async def drain_executor(self, _request: pb.DrainExecutorRequest, _context: Any) -> pb.DrainExecutorResponse:
-        """Hand over all runs; return when none is left. Raises: DeadlineExceeded DRAIN_TIMEOUT."""
+        """Hand over all runs; return when none is left.
+
+        Raises: DeadlineExceeded DRAIN_TIMEOUT; FailedPrecondition DRAIN_ENDED.
+        """
+        executor = self._executor
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                handed_over = await self._executor.hand_over()
-                while self._executor.runs_left:
+                handed_over = await executor.hand_over()
+                while executor.runs_left and executor.draining:
                     await asyncio.sleep(DRAIN_POLL_S)
-                    handed_over += await self._executor.hand_over()
-                return pb.DrainExecutorResponse(handed_over=handed_over)
+                    if executor.draining:  # else this would begin the drain that was ended meanwhile
+                        handed_over += await executor.hand_over()
         except TimeoutError:
             raise DeadlineExceeded(
                 "DRAIN_TIMEOUT", "some runs could not be handed over yet; drain the executor again"
             ) from None
+
+        if not executor.draining:
+            raise FailedPrecondition("DRAIN_ENDED", f"the drain of executor {executor.id} was ended by an undrain")
+        return pb.DrainExecutorResponse(handed_over=handed_over)
+
+    async def undrain_executor(self, _request: pb.UndrainExecutorRequest, _context: Any) -> pb.UndrainExecutorResponse:
+        """Take runs again. Raises: FailedPrecondition SERVICE_STOPPING."""
+        await self._executor.end_drain()
+        return pb.UndrainExecutorResponse()
 
     # --- readers ------------------------------------------------------------------------------------------------------
 
@@ -191,6 +204,9 @@ def _register(service: ExecutorService, server: Any) -> None:
         ),
         "DrainExecutor": grpc.unary_unary_rpc_method_handler(
             service.drain_executor, pb.DrainExecutorRequest.FromString, pb.DrainExecutorResponse.SerializeToString
+        ),
+        "UndrainExecutor": grpc.unary_unary_rpc_method_handler(
+            service.undrain_executor, pb.UndrainExecutorRequest.FromString, pb.UndrainExecutorResponse.SerializeToString
         ),
     }
     server.add_generic_rpc_handlers(

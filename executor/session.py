@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepflow.mesh.v1 import state_pb2
-    from stepflow.store import KeyValue, Store, StoreEvent
+    from stepflow.store import Compare, Delete, KeyValue, Put, Store, StoreEvent
 
 log = get_logger(__name__)
 
@@ -87,6 +87,24 @@ class Session:
     def writer(self) -> FencedWriter:
         assert self._writer is not None
         return self._writer
+
+    async def write(self, ops: Sequence[Put | Delete], compares: tuple[Compare, ...] = ()) -> None:
+        """Write operations with the next flush, and return once they are durable.
+
+        Raises: StepflowError, see `FencedWriter.submit`.
+        """
+        decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def committed() -> None:
+            if not decided.done():
+                decided.set_result(None)
+
+        def rejected(error: StepflowError) -> None:
+            if not decided.done():
+                decided.set_exception(error)
+
+        self.writer.submit(tuple(ops), compares=compares, on_commit=committed, on_reject=rejected)
+        await decided
 
     async def close(self, *, revoke: bool) -> None:
         """End the session: with `revoke` at once, else when its lease expires."""

@@ -68,7 +68,7 @@ class JournalWrites:
         if session is None or self._undecided:
             return
 
-        # 2. Take every outbox. A partition that is ending comes again with its final records.
+        # 2. Submit every outbox. A partition that is ending comes again with its final records.
         drivers, self._dirty = self._dirty, {}
         for driver in drivers:
             if not driver.writable:

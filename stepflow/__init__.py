@@ -35,6 +35,7 @@ Tools:
 - `process_guard`: ends a process group with its supervisor.
 - `standard_streams`: closed or unwritable stdin, stdout and stderr.
 - `stop_signals`: requests to stop by signals.
+- `value_budget`: memory for large values.
 - `process_privacy`: keeps a process from other processes of its user.
 - `timer_heap`: instants by key, for many timers.
 - `vital`: tasks that a service cannot work without.

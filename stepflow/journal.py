@@ -18,6 +18,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.run import apply, new_run
 from stepflow.run.advance import advance
 from stepflow.run.entries import json_of
+from stepflow.run.values import unload_large
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     return compile_flow(flow)
 
 
+async def journal_unread(store: Store, run_id: str, partition: int) -> bool:
+    """Return True if the partition was ended without reading its journal, which others must not read either."""
+    found = await store.get(keys.status(run_id, partition))
+    return found is not None and state_pb2.PartitionStatus.FromString(found.value).journal_unread
+
+
 async def open_partition(
     run_id: str, partition: int, record: state_pb2.RunRecord, plan: CompiledFlow, get_blob: GetBlob
 ) -> RunState:
@@ -177,3 +184,4 @@ async def replay_entry(state: RunState, entry: pb.Entry, get_blob: GetBlob) -> N
     while not advance(state, blobs) and state.wanted:
         for blob, shared in state.take_wanted().items():
             blobs[blob] = await get_blob(state.run_id, blob, shared=shared)
+    unload_large(state)

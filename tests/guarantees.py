@@ -176,7 +176,9 @@ DEATHS = (
         "A run that crashes its executor is abandoned after five crashes in a row; no other run is lost.",
         (
             "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more",
+            "mesh/recovery/test_worst_moments.py::test_a_run_that_kills_the_executors_that_read_its_journal_meets_five_of_them_and_no_more",
             "mesh/recovery/test_take_over.py::test_a_run_whose_owners_die_again_and_again_is_given_up",
+            "mesh/recovery/test_take_over.py::test_runs_read_together_with_one_that_kills_are_read_alone_and_go_on",
         ),
     ),
     Promise(
@@ -278,9 +280,10 @@ DEATHS = (
     ),
     Promise(
         "blobs-down",
-        "A call that needs the blob store while it is down counts as lost, not as failed, and is retried.",
+        "A step that needs the blob store while it is full or down waits; a component is not executed again for it.",
         (
-            "unit/component_host/test_host.py::test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried",
+            "unit/component_host/test_host.py::test_a_call_waits_for_a_blob_store_that_is_away_and_is_executed_once",
+            "mesh/recovery/test_blob_store_away.py::test_a_step_waits_for_a_full_blob_store_and_is_executed_once",
         ),
     ),
 )

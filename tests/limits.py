@@ -121,7 +121,7 @@ RUNS = (
     ),
     Limit("Characters of a signal's name", "stepflow/run SIGNAL_NAME_CHARS_MAX", "`SIGNAL_INVALID`"),
     Limit(
-        "Executors in a row that die within a minute of taking a run over",
+        "Executors in a row that die within a minute of taking a run over or die reading it, or give it back",
         "stepflow/run ADOPTIONS_IN_A_ROW_MAX",
         "The run ends as RECOVERY_FAILED",
     ),
@@ -350,6 +350,7 @@ EXEMPT = {
         "stepflow/dev RESTART_DELAY_MAX_S",
         "stepflow/rpc RECONNECT_BACKOFF_MAX_MS",
         "stepflow/store/etcd BACKOFF_S_MAX",
+        "stepflow/store/blobs/waiting RETRY_S_MAX",
         "stepflow/store/writer BACKOFF_S_MAX",
         "control_plane RETRY_S_MAX",
         "executor RETURN_S_MAX",
@@ -371,6 +372,7 @@ EXEMPT = {
     ),
     "The size of an internal cache": (
         "stepflow/routing REMEMBERED_PATHS_MAX",
+        "executor/hosts REMEMBERED_MAX",
         "control_plane FLOWS_KEPT_MAX",
         "control_plane KEPT_BYTES_MAX",
         "executor PLANS_MAX",
@@ -418,6 +420,10 @@ EXEMPT = {
         "executor ENTRIES_BYTES_MAX",
         "executor TAKEN_MAX",
         "executor RESULTS_INLINE_BYTES_MAX",
+        "executor REPORT_INLINE_BYTES_MAX",
+        "stepflow/run WANTED_BYTES_MAX",
+        "executor INPUT_BYTES_MAX",
+        "stepflow/run REPLAY_BYTES_MAX",
         "executor EVENTS_MAX",
         "component_host SESSION_BYTES_MAX",
         "component_host REQUESTS_MAX",
@@ -457,6 +463,7 @@ EXEMPT = {
     ),
     "How long a service waits for itself": (
         "executor HAND_OVER_S_MAX",
+        "executor FORGIVE_S_MAX",
         "component_host UNDECIDED_S_MAX",
         "executor WAKE_S_MAX",
         "executor NOT_OWNED_S_MAX",

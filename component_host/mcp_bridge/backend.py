@@ -137,11 +137,13 @@ class McpBackend:
             except Exception as error:
                 loss = await connection.link.loss(trace) or await connection.session_loss(error)
                 if loss is None:
-                    call.fail(results.failure_of_error(error, component, info, arguments))
+                    failure = results.failure_of_error(error, component, info, arguments)
+                    call.fail(results.with_pause(failure, trace.retry_after_ms))
                     return True
                 if loss.executed:
                     message = f"the MCP server of plugin {self.name!r} {loss.message}"
-                    call.fail(results.unreachable(message, connection.link.stderr_of_run()))
+                    failure = results.unreachable(message, connection.link.stderr_of_run())
+                    call.fail(results.with_pause(failure, trace.retry_after_ms))
                 return loss.executed
 
         # 3. Translate the result.

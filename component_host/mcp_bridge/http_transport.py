@@ -28,6 +28,7 @@ from component_host.mcp_bridge.envelopes import mended_answer
 from component_host.mcp_bridge.events import EventFilter
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, CallTrace, call_trace
 from component_host.progress_gate import paced
+from component_host.retry_after import retry_after_ms
 from stepflow.proxies import GATEWAY_STATUSES, through
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
                 self._connection.lose(why)
         elif status in UNREACHABLE_STATUSES:
             exchange.trace.fail(f"answered {reason}")
+        exchange.trace.retry_after_ms = retry_after_ms(response.headers)
         if exchange.request.method == "GET":
             self._note_lost_stream(f"does not continue the stream of its messages ({reason})")
         if answer is not None:

@@ -64,6 +64,8 @@ class CallTrace:
     """The server refused the call unread."""
     problem: str = ""
     """Why no answer will come; empty if one does."""
+    retry_after_ms: int | None = None
+    """The pause that the server asked for with a refusal."""
     answer: dict[str, Any] | None = None
     """The result, as the server sent it."""
 

@@ -190,6 +190,14 @@ def unreachable(message: str, stderr_tail: str) -> Failure:
     return _failure(Code.UNREACHABLE, message, {"stderr": stderr_tail} if stderr_tail else {})
 
 
+def with_pause(failure: Failure, retry_after_ms: int | None) -> Failure:
+    """Return the failure with the pause before the next attempt in its data, if the server asked for one."""
+    if retry_after_ms is None:
+        return failure
+    details = codec.decode(failure.data) if failure.data else {}
+    return _failure(failure.code, failure.message, {**details, "retry_after_ms": retry_after_ms})
+
+
 def describe_bad_answer(error: ValidationError) -> str:
     """Describe where an answer breaks the protocol. (Pydantic's own text would quote the answer.)"""
     problems = error.errors(include_url=False, include_context=False, include_input=False)

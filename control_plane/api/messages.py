@@ -177,6 +177,7 @@ def run_message(view: RunView) -> runs_pb2.Run:
         items_cancelled=view.items_cancelled,
         created_at_ms=view.created_at_ms,
         completed_at_ms=view.completed_at_ms or 0,
+        queued_reason=view.queued_reason,
     )
     if view.labels:
         fill_struct(run.labels, view.labels)

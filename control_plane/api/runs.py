@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from control_plane.api.messages import MessageWriter, run_message
 from control_plane.deletion import delete_run
+from control_plane.obstacles import queued_reason
 from control_plane.paging import page_size
 from control_plane.run_list import RunFilter
 from control_plane.signals import signal
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from control_plane.control_plane import ControlPlane
     from control_plane.events import Events
     from control_plane.listing import Listing
+    from control_plane.views import RunView
     from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
@@ -80,12 +83,14 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         return runs_pb2.SubmitBatchResponse(run_id=await self._submissions.submit_batch(requests))
 
     async def GetRun(self, request: runs_pb2.GetRunRequest, _: Any) -> runs_pb2.GetRunResponse:
-        return runs_pb2.GetRunResponse(run=run_message(await self._control.get_run(parse_run_id(request.run_id))))
+        return runs_pb2.GetRunResponse(
+            run=_message(self._control, await self._control.get_run(parse_run_id(request.run_id)))
+        )
 
     async def WaitRun(self, request: runs_pb2.WaitRunRequest, _: Any) -> runs_pb2.WaitRunResponse:
         run_id = parse_run_id(request.run_id)
         view = await self._control.wait(run_id, timeout_s=request.timeout_ms / 1000 or None)
-        reply = runs_pb2.WaitRunResponse(run=run_message(view))
+        reply = runs_pb2.WaitRunResponse(run=_message(self._control, view))
 
         if request.include_items:
             items, reply.next_page_token = await self._listing.items(run_id, page_size(0), "")
@@ -104,7 +109,9 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
                 yield await writer.event_batch(batch)
 
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, _: Any) -> runs_pb2.CancelRunResponse:
-        return runs_pb2.CancelRunResponse(run=run_message(await self._control.cancel(parse_run_id(request.run_id))))
+        return runs_pb2.CancelRunResponse(
+            run=_message(self._control, await self._control.cancel(parse_run_id(request.run_id)))
+        )
 
     async def SignalRun(self, request: runs_pb2.SignalRunRequest, _: Any) -> runs_pb2.SignalRunResponse:
         payload = await self._values.read(request.payload, "payload") if request.HasField("payload") else b"null"
@@ -130,7 +137,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             created_since_ms=request.created_since_ms,
         )
         runs, token = await self._control.run_list.page(wanted, page_size(request.page_size), request.page_token)
-        return runs_pb2.ListRunsResponse(runs=map(run_message, runs), next_page_token=token)
+        return runs_pb2.ListRunsResponse(runs=(_message(self._control, run) for run in runs), next_page_token=token)
 
     async def ListItems(self, request: runs_pb2.ListItemsRequest, _: Any) -> runs_pb2.ListItemsResponse:
         items, token = await self._listing.items(
@@ -152,6 +159,13 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             next_page_token=page.token,
             incomplete=page.incomplete,
         )
+
+
+def _message(control: ControlPlane, view: RunView) -> runs_pb2.Run:
+    """Encode a run, with the reason if no executor drives it."""
+    if not view.terminal:
+        view = replace(view, queued_reason=queued_reason(control.cluster, view.run_id))
+    return run_message(view)
 
 
 __all__ = ["RunsServicer"]

@@ -64,13 +64,12 @@ class ApiServer:
         catalog = Catalog(store)
         self._events = Events(control, store, blobs, live)
         self._server = RpcServer(tls=tls, insecure=insecure, health=health)
+        quota = QuotaGate(store, quota_bytes)
         runs = RunsServicer(
             control,
             store,
             blobs,
-            submissions=Submissions(
-                control, store, catalog=catalog, values=values, quota=QuotaGate(store, quota_bytes)
-            ),
+            submissions=Submissions(control, store, catalog=catalog, values=values, quota=quota),
             values=values,
             listing=control.listing,
             events=self._events,
@@ -81,7 +80,7 @@ class ApiServer:
             (runs_pb2, runs_pb2_grpc, "RunsService", runs),
             (blobs_pb2, blobs_pb2_grpc, "BlobsService", BlobsServicer(blobs)),
             (components_pb2, components_pb2_grpc, "ComponentsService", ComponentsServicer(store, values)),
-            (cluster_pb2, cluster_pb2_grpc, "ClusterService", ClusterServicer(store, control.id, drainer)),
+            (cluster_pb2, cluster_pb2_grpc, "ClusterService", ClusterServicer(store, control.id, drainer, quota)),
         ):
             register = getattr(grpc_module, f"add_{name}Servicer_to_server")
             self._server.add(module.DESCRIPTOR.services_by_name[name], register, servicer)

@@ -52,7 +52,7 @@ class Submissions:
             await self._quota.check()
             reader = BatchReader(messages, self._values)
             request = await reader.run()
-            run = await self._control.stage_inputs(await self._decoded(request), reader.parts())
+            run = await self._control.admission.stage(await self._decoded(request), reader.parts())
             return await self._admit(request, run)
 
     async def _decoded(self, request: runs_pb2.SubmitRunRequest) -> RunRequest:

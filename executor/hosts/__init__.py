@@ -5,5 +5,6 @@
 - `peer`: a single host: stream, offer, credits.
 - `queue`: calls waiting for a host.
 - `routes`: the mesh's rules with the components offered by hosts.
+- `offers`: the components of a plugin over all its hosts.
 - `caller`: a call at a host, and the `Caller` protocol, the only view of partitions here.
 """

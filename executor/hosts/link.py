@@ -356,9 +356,13 @@ def update_peer(peer: HostPeer, session: state_pb2.HostSession) -> None:
     listing = state_pb2.PluginListing
     peer.draining = session.draining
     peer.plugins = {
-        plugin.plugin: _components(plugin) for plugin in session.plugins if plugin.state != listing.STATE_STARTING
+        plugin.plugin: _components(plugin)
+        for plugin in session.plugins
+        if plugin.state != listing.STATE_STARTING and not plugin.conflict
     }
-    peer.failed = frozenset(plugin.plugin for plugin in session.plugins if plugin.state == listing.STATE_FAILED)
+    peer.failed = frozenset(peer.plugins) & {
+        plugin.plugin for plugin in session.plugins if plugin.state == listing.STATE_FAILED
+    }
     peer.starting = frozenset(plugin.plugin for plugin in session.plugins if plugin.state == listing.STATE_STARTING)
 
 

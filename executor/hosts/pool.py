@@ -4,7 +4,7 @@ Owns the call ids and the calls in flight, indexed by id and by caller. A result
 here.
 
 - A call goes to the host that holds the call already, else to the host with the most credit.
-- A call without a free host waits (`queue`); a plugin without any host is waited for up to `queue_timeout_s`.
+- A call without a free host waits (`queue`); a component without any host is waited for up to `queue_timeout_s`.
 - Nothing is sent while the executor's lease does not count as held: frames wait, and a lost lease drops them.
 
 Decides nothing about a run. Knows its callers by the `Caller` protocol only.
@@ -107,7 +107,8 @@ class HostPool(Generic[C]):
         self.routes.close()
 
     def _rebuild(self) -> None:
-        self.routes.rebuild(self._peers.values())
+        if self.routes.rebuild(self._peers.values()):
+            self.queue.regroup()
         self.queue.release()
         self.on_routes_changed()
 
@@ -116,13 +117,13 @@ class HostPool(Generic[C]):
     def dispatch(self, caller: C, action: Dispatch, payload: pb.Payload, *, holder: str = "") -> bool:
         """Send a call to the host holding the call (`holder`), else to the host with the most room, or queue the call.
 
-        Return False when no host runs the plugin and none is waited for.
+        Return False when no host offers the component and none is waited for.
         """
-        plugin = action.target.plugin
-        if plugin not in self.routes.by_plugin and not self._queue_timeout_s:
+        group = self.routes.group_of(action.target)
+        if group not in self.routes.by_group and not self._queue_timeout_s:
             return False
 
-        key = (plugin, action.step.item.scope.depth)
+        key = (group, action.step.item.scope.depth)
         peer = self._peers.get(holder) if holder else None
         if peer is None and key not in self.queue.waiting:  # else it would overtake the calls that wait
             peer = self.routes.find_room(*key)

@@ -1,7 +1,7 @@
-"""Calls waiting for a host, by plugin and depth.
+"""Calls waiting for a host, by group of hosts (`HostRoutes.group_of`) and depth.
 
-- Deepest first, FIFO within a plugin and depth: a parent must never hold up its children.
-- While a live host runs the plugin, a call waits for as long as the host lives; otherwise for `timeout_s`.
+- Deepest first, FIFO within a group and depth, groups in turn: a parent must never hold up its children.
+- While the group has a live host, a call waits for as long as the host lives; otherwise for `timeout_s`.
 - A superseded call is dropped when its turn comes.
 
 Does not choose hosts.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 QueueKey: TypeAlias = tuple[str, int]
-"""Plugin and depth. A plain tuple: one is built for every call."""
+"""Group and depth. A plain tuple: one is built for every call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +37,7 @@ class WaitingCall(Generic[C]):
     action: Dispatch
     payload: pb.Payload
     until_s: float
-    """Of the loop's clock; extended while a live host runs the plugin."""
+    """Of the loop's clock; extended while the group has a live host."""
 
     @property
     def wanted(self) -> bool:
@@ -56,12 +56,12 @@ class CallQueue(Generic[C]):
     ) -> None:
         """`timeout_s` 0: no call ever expires."""
         self.on_unreachable: Callable[[C, Dispatch], None] = lambda _caller, _action: None
-        """Called with a call whose plugin has had no host for `timeout_s`."""
+        """Called with a call whose group has had no host for `timeout_s`."""
         self._routes = routes
         self._send_call = send_call
         self._timeout_s = timeout_s
         self.waiting: dict[QueueKey, deque[WaitingCall[C]]] = {}
-        """By plugin and depth, in order of arrival, which is also the order of `until_s`. Never an empty queue."""
+        """By group and depth, in order of arrival, which is also the order of `until_s`. Never an empty queue."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add_call(self, key: QueueKey, caller: C, action: Dispatch, payload: pb.Payload) -> None:
@@ -74,6 +74,7 @@ class CallQueue(Generic[C]):
         """Send every call that fits now."""
         for key in sorted(self.waiting, key=_depth, reverse=True):
             queue = self.waiting[key]
+            count = len(queue)
             while queue:
                 peer = self._routes.find_room(*key)
                 if queue[0].wanted and peer is None:
@@ -82,8 +83,20 @@ class CallQueue(Generic[C]):
                 if call.wanted and peer is not None:
                     self._send_call(peer, call.caller, call.action, call.payload)
 
-            if not queue:
+            if len(queue) < count:
                 del self.waiting[key]
+                if queue:
+                    self.waiting[key] = queue  # behind the other groups: hosts may be in several
+
+    def regroup(self) -> None:
+        """Move the calls to their present groups: hosts of a plugin have begun or ceased to differ."""
+        calls = [(key[1], call) for key, queue in self.waiting.items() for call in queue]
+        calls.sort(key=lambda waiting: waiting[1].until_s)  # stable: FIFO is kept
+
+        self.waiting.clear()
+        for depth, call in calls:
+            group = self._routes.group_of(call.action.target)
+            self.waiting.setdefault((group, depth), deque()).append(call)
 
     def clear(self) -> None:
         """Drop all waiting calls."""
@@ -96,13 +109,13 @@ class CallQueue(Generic[C]):
             self._timer = None
 
     def _expire(self) -> None:
-        """Give up the calls whose plugin has had no host for `timeout_s`."""
+        """Give up the calls whose group has had no host for `timeout_s`."""
         self._timer = None
         now_s = asyncio.get_running_loop().time()
         late: list[WaitingCall[C]] = []
 
         for key, queue in list(self.waiting.items()):
-            hosted = key[0] in self._routes.by_plugin
+            hosted = key[0] in self._routes.by_group
             rest: deque[WaitingCall[C]] = deque()
             for call in queue:
                 if hosted:

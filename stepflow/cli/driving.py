@@ -37,10 +37,14 @@ if TYPE_CHECKING:
     from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Flow, Redactor
+    from stepflow.store.blobs import BlobStore
     from stepflow.store.sqlite.store import SqliteStore
 
 START_NOTICE_S = 1.0
 """A start of servers that takes longer is announced."""
+
+BLOBS_AWAY_S = 5.0
+"""How long a run waits for blobs that cannot be written or read for another reason than a full disk."""
 
 _T = TypeVar("_T")
 
@@ -106,10 +110,11 @@ async def _drive(job: Job) -> Ended:
     local = job.local
     store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
     try:
-        mesh = Mesh(store, local.blobs(), job.config, plugins=_plugins(job))
+        blobs = local.blobs()
+        mesh = Mesh(store, blobs, job.config, plugins=_plugins(job))
         try:
             await _start_plugins(mesh)
-            return await _unless_stuck(_run(mesh, job), mesh, store, job.run_id)
+            return await _unless_stuck(_run(mesh, job), mesh, store, blobs, job.run_id)
         finally:
             job.view.end()
             await mesh.close()
@@ -118,12 +123,16 @@ async def _drive(job: Job) -> Ended:
         await _discard_unless_submitted(job)
 
 
-async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: SqliteStore, run_id: str) -> _T:
+async def _unless_stuck(
+    work: Coroutine[Any, Any, _T], mesh: Mesh, store: SqliteStore, blobs: BlobStore, run_id: str
+) -> _T:
     """Await the work, unless the run can make no progress: the disk refuses writes, or the executor abandoned the run.
 
-    Raises: the error of the store or the executor; the errors of `work`.
+    Raises: the error of the store, of the blobs or of the executor; the errors of `work`.
     """
-    stuck: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    stuck: asyncio.Future[_T] = loop.create_future()
+    patience: list[asyncio.TimerHandle] = []
 
     def give_up(error: Exception) -> None:
         if not stuck.done():
@@ -133,7 +142,15 @@ async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: Sqlite
         if abandoned_id == run_id:
             give_up(error)
 
+    def blobs_refused(error: StepflowError | None) -> None:
+        while patience:
+            patience.pop().cancel()
+        if error is not None:  # a full disk is not waited for: nobody makes room while the command runs
+            pause_s = 0.0 if error.reason in ("BLOB_STORE_FULL", "BLOB_STORE_REFUSED") else BLOBS_AWAY_S
+            patience.append(loop.call_later(pause_s, give_up, error))
+
     store.on_failure = give_up
+    blobs.on_trouble = blobs_refused
     mesh.executor.abandoned = abandoned
 
     task = asyncio.create_task(work)
@@ -145,6 +162,7 @@ async def _unless_stuck(work: Coroutine[Any, Any, _T], mesh: Mesh, store: Sqlite
             stuck.exception()  # retrieved even if the work failed first: asyncio would log it as lost
         stuck.cancel()
         task.cancel()
+        blobs_refused(None)
         await asyncio.gather(task, return_exceptions=True)
 
 

@@ -193,6 +193,9 @@ class BlockingClient:
     def drain(self, *, executor_id: str = "", host_id: str = "") -> None:
         self._do(self._client.drain(executor_id=executor_id, host_id=host_id))
 
+    def undrain(self, *, executor_id: str = "", host_id: str = "") -> None:
+        self._do(self._client.undrain(executor_id=executor_id, host_id=host_id))
+
 
 class _Pulled:
     """An iterator of this thread, read by the thread of an event loop: `serve` here, `values` there."""

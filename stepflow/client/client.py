@@ -22,7 +22,7 @@ from stepflow.client.conversion import (
     run_of,
     step_of,
 )
-from stepflow.client.model import StoredFlow
+from stepflow.client.model import QUEUED, StoredFlow
 from stepflow.client.requests import NOT_GIVEN, document_message, flow_reference, given, submission, value_message
 from stepflow.client.watch import RunWatch
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
@@ -211,16 +211,18 @@ class Client:
         page_size: int = 0,
     ) -> AsyncGenerator[Run, None]:
         """Yield runs, newest first; `statuses` are names such as `failed`. Raises: Invalid (`STATUS_INVALID`)."""
+        wanted = frozenset(statuses)
         request = runs_pb2.ListRunsRequest(flow_name=flow_name, created_since_ms=created_since_ms, page_size=page_size)
-        for status in statuses:
+        for status in sorted({"running" if status == QUEUED else status for status in wanted}):
             try:
                 request.statuses.append(f"RUN_STATUS_{status.upper()}")  # type: ignore[arg-type]  # accepts names too
             except ValueError:
                 raise Invalid("STATUS_INVALID", f"{status!r} is not a run status") from None
 
         async for reply in self._pages(lambda to: to.runs.ListRuns, request):
-            for run in reply.runs:
-                yield run_of(run)
+            for run in map(run_of, reply.runs):
+                if not wanted or run.status in wanted:
+                    yield run
 
     async def cancel(self, run_id: str) -> Run:
         """Request the cancellation of a run; return the run in its current state. Raises: NotFound."""
@@ -312,13 +314,16 @@ class Client:
 
         Raises: NotFound, FailedPrecondition, Unavailable; DeadlineExceeded (the drain continues: call again).
         """
-        request = cluster_pb2.DrainRequest()
-        if executor_id:
-            request.executor_id = executor_id
-        elif host_id:
-            request.host_id = host_id
-
+        request = cluster_pb2.DrainRequest(**_target(executor_id, host_id))
         await self._connection.call(lambda to: to.cluster.Drain, request, timeout_s=DRAIN_TIMEOUT_S)
+
+    async def undrain(self, *, executor_id: str = "", host_id: str = "") -> None:
+        """End the drain of an executor or a host: it accepts new work again. Idempotent.
+
+        Raises: NotFound, FailedPrecondition (`SERVICE_STOPPING`: the process ends), Unavailable.
+        """
+        request = cluster_pb2.UndrainRequest(**_target(executor_id, host_id))
+        await self._connection.call(lambda to: to.cluster.Undrain, request)
 
     async def _pages(self, method: Callable[[Any], Any], request: Any) -> AsyncGenerator[Any, None]:
         """Yield the pages of a list; `request` is changed."""
@@ -336,6 +341,13 @@ class Client:
         except NotFound as error:
             if error.details.get("tries") == 1:
                 raise
+
+
+def _target(executor_id: str, host_id: str) -> dict[str, str]:
+    """Return the target of a drain, as members of its request."""
+    if executor_id:
+        return {"executor_id": executor_id}
+    return {"host_id": host_id} if host_id else {}
 
 
 def _submissions(runs: Iterable[runs_pb2.SubmitRunRequest]) -> Iterator[runs_pb2.SubmitRunsRequest]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepflow.client.model import (
+    QUEUED,
     ClientEvent,
     ClusterInfo,
     Component,
@@ -57,7 +58,7 @@ def run_of(message: runs_pb2.Run) -> Run:
         run_id=message.run_id,
         flow_id=message.flow_id,
         flow_name=message.flow_name,
-        status=status_of(message.status),
+        status=QUEUED if message.queued_reason else status_of(message.status),
         items_total=message.items_total,
         items_completed=message.items_completed,
         items_failed=message.items_failed,
@@ -65,6 +66,7 @@ def run_of(message: runs_pb2.Run) -> Run:
         created_at_ms=message.created_at_ms,
         completed_at_ms=message.completed_at_ms or None,
         labels={name: _tree(member) for name, member in message.labels.fields.items()},
+        queued_reason=message.queued_reason,
     )
 
 
@@ -224,7 +226,17 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         leader_id=message.leader_id,
         control_plane_id=message.control_plane_id,
         executors=[
-            ExecutorInfo(e.executor_id, e.address, e.runs, e.runs_max, e.engine_version, e.draining)
+            ExecutorInfo(
+                e.executor_id,
+                e.address,
+                e.runs,
+                e.runs_max,
+                e.engine_version,
+                e.draining,
+                e.blob_error,
+                value_bytes_max=e.value_bytes_max,
+                value_waiting=e.value_waiting,
+            )
             for e in message.executors
         ],
         hosts=[
@@ -234,8 +246,14 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
                 host.capacity,
                 host.draining,
                 [PluginInfo(p.plugin, p.type, p.state, p.last_error, p.components, p.restarts) for p in host.plugins],
+                host.blob_error,
+                host.pool,
+                value_bytes_max=host.value_bytes_max,
+                value_waiting=host.value_waiting,
             )
             for host in message.hosts
         ],
         runs_pending=message.runs_pending,
+        obstacles=list(message.obstacles),
+        warnings=list(message.warnings),
     )

@@ -10,6 +10,9 @@ from stepflow.codec import decode
 if TYPE_CHECKING:
     from stepflow.errors import Failure
 
+QUEUED = "queued"
+"""Status of a run that no executor drives. On the wire it is a running run with a reason."""
+
 EventKind = Literal[
     "run_adopted",
     "step_started",
@@ -70,7 +73,7 @@ class FlowInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`status`: running, completed, failed, cancelled or recovery_failed."""
+    """`status`: queued (no executor drives it), running, completed, failed, cancelled or recovery_failed."""
 
     run_id: str
     flow_id: str
@@ -83,10 +86,12 @@ class Run:
     created_at_ms: int
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
+    queued_reason: str = ""
+    """Why no executor drives the run, for display; empty unless queued."""
 
     @property
     def ended(self) -> bool:
-        return self.status != "running"
+        return self.status not in ("running", QUEUED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +192,20 @@ class ExecutorInfo:
     runs_max: int
     engine_version: int
     draining: bool
+    blob_error: str = ""
+    """Why the blob store refused the last blob; empty if it did not."""
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Runs that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """`state`: starting, ready, restarting or failed. `last_error`: cause of a failed start or of the server's end."""
+    """A plugin of a host. `state`: starting, ready, restarting, failed or conflict.
+
+    `last_error`: cause of a failed start or of the server's end; what the conflict is.
+    """
 
     plugin: str
     type: str
@@ -208,14 +222,27 @@ class HostInfo:
     capacity: int
     draining: bool
     plugins: list[PluginInfo]
+    blob_error: str = ""
+    """As in `ExecutorInfo`."""
+    pool: str = ""
+    """Empty: the default pool."""
+    value_bytes_max: int = 0
+    """Memory for large values; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls that wait for that memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterInfo:
-    """Live executors and hosts. `leader_id` is empty while no control plane leads."""
+    """Live executors and hosts. `leader_id` is empty while no control plane leads.
+
+    `obstacles`: why no run can begin or make progress; `warnings`: what else needs an operator. Texts for people.
+    """
 
     leader_id: str
     control_plane_id: str
     executors: list[ExecutorInfo]
     hosts: list[HostInfo]
     runs_pending: int
+    obstacles: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)

@@ -29,6 +29,7 @@ from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.entries import flow_result
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
+from stepflow.value_budget import default_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -66,14 +67,17 @@ class Mesh:
         self._endpoints: PullEndpoints = {}
 
         backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints)
-        self.host = ComponentHost(HOST_ID, backends, blobs)
+        value_bytes_max = default_bytes() // 2  # executor and host share the process
+        self.host = ComponentHost(HOST_ID, backends, blobs, value_bytes_max=value_bytes_max)
 
         engine = {
             name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
             for name, plugin in config.plugins.items()
             if isinstance(plugin, BuiltinPlugin)
         }
-        self.executor = Executor(store, blobs, rules=config.routes, builtins=engine, name="local")
+        self.executor = Executor(
+            store, blobs, rules=config.routes, builtins=engine, name="local", value_bytes_max=value_bytes_max
+        )
         self.executor.hosts.routes.on_wanted = self._start_late
 
         routed = {rule.plugin for rules in config.routes.values() for rule in rules}
@@ -103,7 +107,7 @@ class Mesh:
 
     async def submit(self, request: RunRequest, inputs: Iterable[bytes]) -> str:
         """Submit a request with inputs of any size; the request has none itself. Raises as `ControlPlane.submit`."""
-        return await self.control.submit(await self.control.stage_inputs(request, _parts(inputs)))
+        return await self.control.submit(await self.control.admission.stage(request, _parts(inputs)))
 
     async def close(self) -> None:
         """Stop all parts, component servers included. Unfinished runs can be resumed."""

@@ -77,7 +77,7 @@ class LocalRuns:
 
         if not self.database(run_id).exists():
             raise self._not_found(run_id)
-        self._check_owner()
+        _check_owner(self.folder)
         await self._check_log(run_id)
         return await SqliteStore.open(self.database(run_id))
 
@@ -141,21 +141,6 @@ class LocalRuns:
             return ""
         return f"other users can read the runs in {self.folder} (mode {mode:o}): chmod 700 {self.folder}"
 
-    def _check_owner(self) -> None:
-        """Refuse a folder in which others could forge runs. Raises: FailedPrecondition `STORE_EXPOSED`."""
-        try:
-            found = self.folder.stat()
-        except OSError:
-            return
-        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022:
-            who = f"user {found.st_uid}" if found.st_uid not in (os.geteuid(), 0) else "other users"
-            raise FailedPrecondition(
-                "STORE_EXPOSED",
-                f"{who} can change the runs in {self.folder}: make it your own (chown) and private (chmod 700 "
-                f"{self.folder}), or name another folder with --store",
-                path=str(self.folder),
-            )
-
     async def _check_log(self, run_id: str) -> None:
         """Look for lost transactions in the log of a run that nobody drives. Raises: DataLoss `STORE_CORRUPT`."""
         log = Path(f"{self.database(run_id)}-wal")
@@ -178,7 +163,7 @@ class LocalRuns:
 
     def _make_folder(self) -> None:
         if self.folder.is_dir():
-            self._check_owner()
+            _check_owner(self.folder)
             return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -191,4 +176,22 @@ class LocalRuns:
             "STORE_UNUSABLE",
             f"runs cannot be stored in {self.folder}: {error.strerror}; name another folder with --store",
             path=str(self.folder),
+        )
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuse a folder in which others could forge runs. Raises: FailedPrecondition `STORE_EXPOSED`."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return
+
+    foreign = found.st_uid not in (os.geteuid(), 0)
+    if foreign or found.st_mode & 0o022:
+        who = f"user {found.st_uid}" if foreign else "other users"
+        raise FailedPrecondition(
+            "STORE_EXPOSED",
+            f"{who} can change the runs in {folder}: make it your own (chown) and private (chmod 700 {folder}), or "
+            "name another folder with --store",
+            path=str(folder),
         )

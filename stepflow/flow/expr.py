@@ -38,14 +38,16 @@ class Expr:
     """A compiled expression.
 
     `refs`: every step that some evaluation may read, once each. `lazy`: values decide how many an evaluation reads.
+    `reads_input`: some evaluation may read the input.
     """
 
-    __slots__ = ("_node", "lazy", "refs", "to_json")
+    __slots__ = ("_node", "lazy", "reads_input", "refs", "to_json")
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self.refs: tuple[int, ...] = node.refs
         self.lazy: bool = node.lazy
+        self.reads_input: bool = node.reads_input
         self.to_json: Callable[[Env], Outcome] = node.json
         """Evaluates to compact JSON or a failure. Bound to the outermost node, which saves a call on the hot path."""
 

@@ -10,6 +10,7 @@ Evaluation composes JSON *text*: a whole result is spliced in undecoded, a path 
 encodes the selected part. Promises:
 - evaluation never raises and never changes a source; the result is compact JSON or the first `Failure` in document
   order, the failure of a failed step unchanged;
+- a composed value is measured while its parts are gathered, and never joined above `PAYLOAD_BYTES_MAX` (`TOO_LARGE`);
 - `needed` is lazy: branches not taken and alternatives not reached contribute no steps;
 - when `needed` is empty, evaluation meets no incomplete step.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from stepflow.codec import Json, encode
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow.paths import MISSING, Path, project
 
@@ -31,6 +32,9 @@ NULL = b"null"
 FALSE = b"false"
 
 Outcome = bytes | Failure
+
+TOO_LARGE = Failure(Code.EXPRESSION_FAILURE, f"it is too large; the limit is {PAYLOAD_BYTES_MAX:,} bytes")
+"""The value of a `Composite` above the limit. Compare by identity."""
 
 
 class Env:
@@ -49,10 +53,11 @@ class Env:
 
 
 class Node(Protocol):
-    """Part of a compiled expression. `refs` and `lazy` as in `Expr`."""
+    """Part of a compiled expression. `refs`, `lazy` and `reads_input` as in `Expr`."""
 
     refs: tuple[int, ...]
     lazy: bool
+    reads_input: bool
 
     def json(self, env: Env) -> Outcome:
         """Return the value, or the first failure."""
@@ -68,6 +73,7 @@ class Constant:
 
     refs: tuple[int, ...] = ()
     lazy = False
+    reads_input = False
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -86,6 +92,7 @@ class Fail:
 
     refs: tuple[int, ...] = ()
     lazy = False
+    reads_input = False
 
     def __init__(self, code: Code, message: str) -> None:
         self.failure = Failure(code, message)
@@ -100,21 +107,30 @@ class Fail:
 class Composite:
     """An object or array, nested levels included: constant pieces of text, and holes for values in between."""
 
-    __slots__ = ("holes", "lazy", "nodes", "pieces", "refs")
+    __slots__ = ("bytes_min", "holes", "lazy", "nodes", "pieces", "reads_input", "refs")
 
     def __init__(self, pieces: list[bytes | Node]) -> None:
         self.nodes = [piece for piece in pieces if not isinstance(piece, bytes)]
         self.pieces = [piece if isinstance(piece, bytes) else b"" for piece in pieces]
+        self.bytes_min = sum(map(len, self.pieces))
+        """Length of the constant pieces."""
         self.holes = [(at, piece.json) for at, piece in enumerate(pieces) if not isinstance(piece, bytes)]
         self.refs = _union(self.nodes)
         self.lazy = any(node.lazy for node in self.nodes)
+        self.reads_input = any(node.reads_input for node in self.nodes)
 
     def json(self, env: Env) -> Outcome:
         pieces = self.pieces.copy()
+        size = self.bytes_min
         for at, evaluate in self.holes:
             raw = evaluate(env)
             if isinstance(raw, Failure):
                 return raw
+
+            # Measured here, because hundreds of parts may each be a copy of the largest value.
+            size += len(raw)
+            if size > PAYLOAD_BYTES_MAX:
+                return TOO_LARGE
             pieces[at] = raw
         return b"".join(pieces)
 
@@ -129,6 +145,7 @@ class StepValue:
     __slots__ = ("incomplete", "index", "refs")
 
     lazy = False
+    reads_input = False
 
     def __init__(self, index: int, step: str) -> None:
         self.index = index
@@ -175,6 +192,7 @@ class InputValue:
 
     refs: tuple[int, ...] = ()
     lazy = False
+    reads_input = True
 
     def __init__(self, path: Path) -> None:
         self.parts = path.parts
@@ -193,7 +211,7 @@ class InputValue:
 class VariableValue:
     """A variable, whole or in part: the supplied value, else the schema's default, else the reference's own default."""
 
-    __slots__ = ("default", "lazy", "name", "parts", "refs", "schema_default", "undefined")
+    __slots__ = ("default", "lazy", "name", "parts", "reads_input", "refs", "schema_default", "undefined")
 
     def __init__(self, name: str, parts: tuple[Part, ...], schema_default: Json | None, default: Node | None) -> None:
         self.name = name
@@ -202,6 +220,7 @@ class VariableValue:
         self.default = default
         self.refs = default.refs if default else ()
         self.lazy = bool(self.refs)
+        self.reads_input = default is not None and default.reads_input
         self.undefined = Failure(Code.EXPRESSION_FAILURE, f"Undefined variable: {name}")
 
     def json(self, env: Env) -> Outcome:
@@ -223,9 +242,9 @@ class VariableValue:
 
 
 class IfValue:
-    """A condition and two branches. A failing condition counts as false."""
+    """A condition and two branches. A failing condition counts as false, one that is only too large as true."""
 
-    __slots__ = ("condition", "lazy", "otherwise", "refs", "then")
+    __slots__ = ("condition", "lazy", "otherwise", "reads_input", "refs", "then")
 
     def __init__(self, condition: Node, then: Node, otherwise: Node) -> None:
         self.condition = condition
@@ -233,6 +252,7 @@ class IfValue:
         self.otherwise = otherwise
         self.refs = _union((condition, then, otherwise))
         self.lazy = condition.lazy or bool(then.refs or otherwise.refs)
+        self.reads_input = condition.reads_input or then.reads_input or otherwise.reads_input
 
     def json(self, env: Env) -> Outcome:
         return self._chosen(env).json(env)
@@ -243,19 +263,20 @@ class IfValue:
 
     def _chosen(self, env: Env) -> Node:
         condition = self.condition.json(env)
-        falsy = isinstance(condition, Failure) or condition in (NULL, FALSE)
-        return self.otherwise if falsy else self.then
+        failed = isinstance(condition, Failure) and condition is not TOO_LARGE
+        return self.otherwise if failed or condition in (NULL, FALSE) else self.then
 
 
 class CoalesceValue:
     """The first option other than null; a failing option ends the search."""
 
-    __slots__ = ("lazy", "options", "refs")
+    __slots__ = ("lazy", "options", "reads_input", "refs")
 
     def __init__(self, options: list[Node]) -> None:
         self.options = options
         self.refs = _union(options)
         self.lazy = any(node.lazy for node in options) or any(node.refs for node in options[1:])
+        self.reads_input = any(node.reads_input for node in options)
 
     def json(self, env: Env) -> Outcome:
         for option in self.options:

@@ -108,6 +108,26 @@ def parser(service: str, port: int, description: str) -> argparse.ArgumentParser
     return made
 
 
+def add_value_memory(parser: argparse.ArgumentParser) -> None:
+    """Add the option for services that hold values."""
+    parser.add_argument(
+        "--value-memory",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="memory for large values; runs and calls wait for it in order; "
+        "default: a quarter of the memory limit of the cgroup or the machine",
+    )
+
+
+def value_bytes_max(options: argparse.Namespace) -> int:
+    """Return the memory for large values in bytes, 0 for the default. Raises: Invalid."""
+    if options.value_memory < 0:
+        raise Invalid("VALUE_MEMORY_INVALID", "--value-memory must be at least 1, or 0 for the default")
+    size: int = options.value_memory * 2**20
+    return size
+
+
 def read_options(options: argparse.Namespace) -> ServiceConfig:
     """Check the common options. Raises: Invalid."""
     from stepflow.rpc.tls import Tls

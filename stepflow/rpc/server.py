@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stepflow.errors import FailedPrecondition, Invalid, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, Overloaded, StepflowError
 from stepflow.rpc import health
 from stepflow.rpc.errors import status_of
 from stepflow.rpc.health import ProcessHealth
@@ -180,6 +180,8 @@ def _guard_stream(
 async def _abort(method: str, context: Any, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, MemoryError):
+        error = Overloaded("OUT_OF_MEMORY", f"{method} needs more memory than this service has; ask for less at once")
     if isinstance(error, NotImplementedError):  # a method of a generated base class
         _throttled.warning("call of a method that is not served", method, method=method, peer=context.peer())
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here")

@@ -33,6 +33,7 @@ Modules:
 - `actions`: the list of actions.
 - `replay`: the replay of a journal in pieces.
 - `secrets`: marked values, removed from failures and progress texts.
+- `large_values`: large values moved to the blob store.
 - `settle`: from the outcome of an attempt to an entry: the step's end, or a retry.
 - `subruns`: sub-runs, and the flows behind them.
 - `builtins`: the components inside the engine.

@@ -45,6 +45,8 @@ class WantBlob(msgspec.Struct, frozen=True):
 
     blob: str
     shared: bool = False
+    bytes: int = 0
+    """Length of the blob; 0 if unknown."""
 
 
 Action = Append | Dispatch | CancelCall | ScopeEnded | WantBlob

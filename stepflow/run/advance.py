@@ -11,7 +11,7 @@ requested (`wanted`), and all other work continues.
 
 from __future__ import annotations
 
-from stepflow.codec import Json
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json
 from stepflow.errors import Code, Failure
 from stepflow.flow import Env
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -154,7 +154,7 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
             state.blocked.append((item, FINISH))
             return
         value = composed(output.to_json(item.env), "the output")
-        end_item(state, item, value if isinstance(value, Failure) else Json(value))
+        end_item(state, item, value if isinstance(value, Failure) else _outcome(state, item, value))
 
     elif not item.active and not item.dirty and not any(blocked is item for blocked, _ in state.blocked):
         steps = item.scope.plan.steps
@@ -167,6 +167,18 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
                 "the flow cannot go on: nothing is running, and these steps wait for each other: " + ", ".join(waiting),
             ),
         )
+
+
+def _outcome(state: RunState, item: Item, value: bytes) -> Json:
+    """Return the value of an item as its outcome; note the ones that must not stay in memory."""
+    scope = item.scope
+    if len(value) > INLINE_BYTES_MAX and scope.parent is None:
+        state.large_outcomes.append(item)
+    elif scope.kind == pb.SUB_RUN_KIND_MAP:
+        scope.outcome_bytes += len(value)
+        if scope.outcome_bytes > PAYLOAD_BYTES_MAX:
+            return Json(b"null")  # nobody will see it: the map fails for the size of its results
+    return Json(value)
 
 
 def end_item(state: RunState, item: Item, outcome: Json | Failure) -> None:

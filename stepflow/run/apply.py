@@ -77,7 +77,7 @@ def apply(state: RunState, entry: pb.Entry) -> None:
     if record is None:
         raise _unknown(state, entry, "its kind")
     if kind not in _KINDS_WITHOUT_PROGRESS:
-        state.adoptions_in_a_row = state.adoptions_fruitless = 0
+        state.adoptions_in_a_row = state.adoptions_fruitless = state.adoptions_given_back = 0
 
     try:
         record(state, entry)
@@ -96,7 +96,9 @@ def _adopted(state: RunState, entry: pb.Entry) -> None:
         state.adoptions_in_a_row = state.adoptions_fruitless = 0
 
     state.adoptions += 1
-    if not fact.handed_over:
+    if fact.given_back:
+        state.adoptions_given_back += 1
+    elif not fact.handed_over:
         owners = 2 if fact.unnoted_owner else 1
         state.adoptions_in_a_row += owners
         state.adoptions_fruitless += owners

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from stepflow.codec import Json, encode
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure
+from stepflow.flow.nodes import TOO_LARGE
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.entries import flow_result
 from stepflow.run.state import DEPTH_MAX, Blobs, RunState, Stored
@@ -115,15 +116,28 @@ def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:
     results: list[Json | Failure] = outcomes  # type: ignore[assignment]  # just asserted
 
     if scope.kind == pb.SUB_RUN_KIND_MAP:
-        failed = sum(isinstance(outcome, Failure) for outcome in results)
-        texts = b",".join(flow_result(outcome) for outcome in results)
-        counts = b'],"successful":%d,"failed":%d}' % (len(results) - failed, failed)
-        return Json(b'{"results":[' + texts + counts)
+        return _map_output(step, scope, results)
 
     if scope.kind == pb.SUB_RUN_KIND_EVAL:
         return Json(b'{"result":' + flow_result(results[0]) + b',"run_id":"' + scope.run_id.encode() + b'"}')
 
     return _next_iteration(state, step, scope, results[0], blobs)
+
+
+def _map_output(step: StepRun, scope: Scope, results: list[Json | Failure]) -> Json | Failure:
+    texts: list[bytes] = []
+    size = scope.outcome_bytes
+    for outcome in results:
+        # Measured before the texts are joined: each of 100,000 may be as large as a value may be.
+        text = flow_result(outcome)
+        size += len(text) - (len(outcome.raw) if isinstance(outcome, Json) else 0)
+        if size > PAYLOAD_BYTES_MAX:
+            return Failure(Code.COMPONENT_FAILED, f"the result of step {step.id!r} cannot be kept: {TOO_LARGE.message}")
+        texts.append(text)
+
+    failed = sum(isinstance(outcome, Failure) for outcome in results)
+    counts = b'],"successful":%d,"failed":%d}' % (len(results) - failed, failed)
+    return Json(b'{"results":[' + b",".join(texts) + counts)
 
 
 def _next_iteration(

@@ -87,7 +87,8 @@ def decide(state: RunState, now_ms: int, routes: Routes, blobs: Blobs) -> list[A
     if state.scopes_ended:
         _report_ended_scopes(state, actions)
     if state.wanted:
-        actions.extend(WantBlob(blob, shared) for blob, shared in state.take_wanted().items())
+        sizes = state.wanted_bytes
+        actions.extend(WantBlob(blob, shared, sizes.get(blob, 0)) for blob, shared in state.take_wanted().items())
     if state.loaded:
         unload(state)
     if not state.scopes_live and not state.unopened:
@@ -105,6 +106,12 @@ def _cause_to_end(state: RunState) -> tuple[pb.RunStatus, Failure] | None:
         return pb.RUN_STATUS_RECOVERY_FAILED, Failure(
             Code.ORCHESTRATOR_ERROR,
             f"{state.adoptions_fruitless - 1} executors in a row died with this run before it made any progress",
+        )
+
+    if state.adoptions_given_back >= ADOPTIONS_IN_A_ROW_MAX:
+        return pb.RUN_STATUS_RECOVERY_FAILED, Failure(
+            Code.ORCHESTRATOR_ERROR,
+            f"{state.adoptions_given_back} executors in a row gave this run back; see their logs for the reason",
         )
 
     if state.lost_blob:

@@ -37,13 +37,13 @@ def failure_from_pb(failure: pb.Failure) -> Failure:
 
 def payload_of(value: Json) -> pb.Payload:
     if isinstance(value, Stored):
-        return pb.Payload(blob=value.blob)
+        return pb.Payload(blob=value.blob, blob_bytes=value.blob_bytes)
     return pb.Payload(json=value.raw)
 
 
 def json_of(payload: pb.Payload) -> Json:
     blob = payload.blob
-    return Stored(blob) if blob else Json(payload.json)
+    return Stored(blob, payload.blob_bytes) if blob else Json(payload.json)
 
 
 def flow_result(outcome: Json | Failure) -> bytes:

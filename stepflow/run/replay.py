@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from stepflow.errors import FailedPrecondition
 from stepflow.run.advance import advance
 from stepflow.run.apply import UNKNOWN_ENTRY, apply
+from stepflow.run.values import unload_large
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,6 +66,7 @@ class Replay:
             entries.popleft()
             self._applied = False
             self._blobs.clear()
+            unload_large(state)
         entries.clear()
         return {}
 

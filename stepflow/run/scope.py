@@ -162,6 +162,7 @@ class Scope:
         "key",
         "kind",
         "number",
+        "outcome_bytes",
         "parent",
         "plan",
         "run_id",
@@ -205,6 +206,8 @@ class Scope:
         self.items: list[Item] = []
         """Items opened so far, in order."""
         self.items_done = 0
+        self.outcome_bytes = 0
+        """Bytes of the items' results, of a `map`."""
 
     @property
     def ended(self) -> bool:

@@ -25,7 +25,7 @@ ENGINE_VERSION = 1
 """Raised when an older engine would misread the entries; placement compares it."""
 
 ADOPTIONS_IN_A_ROW_MAX = 5
-"""Owners that may die in a row, without one fact in between, before the run is abandoned."""
+"""Owners that may die, or give the run back, in a row, without one fact in between, before the run is abandoned."""
 
 POISON_WINDOW_MS = 60_000
 """Poison runs crash their executor at once, so an owner that lasted this long resets the count of deaths: it died, or
@@ -50,6 +50,9 @@ OUTPUT = -1
 FINISH = -2
 """Reader number of the same expression once everything that it needs is complete and only its value is missing."""
 
+WANTED_BYTES_MAX = 64 * 1024 * 1024
+"""Blobs to load at once; the others are asked for when these have served their readers."""
+
 Blobs = Mapping[str, bytes | None]
 """Loaded blobs by id; None if the blob does not exist."""
 
@@ -57,11 +60,13 @@ Blobs = Mapping[str, bytes | None]
 class Stored(Json):
     """A JSON value in the blob store; `raw` is empty until loaded."""
 
-    __slots__ = ("blob",)
+    __slots__ = ("blob", "blob_bytes")
 
-    def __init__(self, blob: str) -> None:
+    def __init__(self, blob: str, blob_bytes: int = 0) -> None:
         super().__init__(b"")
         self.blob = blob
+        self.blob_bytes = blob_bytes
+        """Length of the blob; 0 if unknown."""
 
     @property
     def loaded(self) -> bool:
@@ -71,7 +76,7 @@ class Stored(Json):
         self.raw = raw
 
     def unload(self) -> None:
-        self.__init__(self.blob)  # type: ignore[misc]  # back to the state without bytes and without a tree
+        self.__init__(self.blob, self.blob_bytes)  # type: ignore[misc]  # back to the state without bytes and without a tree
 
 
 class JournaledRun:
@@ -80,6 +85,7 @@ class JournaledRun:
     __slots__ = (
         "adoptions",
         "adoptions_fruitless",
+        "adoptions_given_back",
         "adoptions_in_a_row",
         "cancelled",
         "entries_journaled",
@@ -102,9 +108,11 @@ class JournaledRun:
         self.epoch = 0
         self.adoptions = 0
         self.adoptions_in_a_row = 0
-        """Adoptions since the newest fact or proof of survival, hand-overs excluded."""
+        """Adoptions since the newest fact or proof of survival, hand-overs and give-backs excluded."""
+        self.adoptions_given_back = 0
+        """Adoptions since the newest fact whose former owner gave the run back."""
         self.adoptions_fruitless = 0
-        """Adoptions since the newest fact, hand-overs excluded."""
+        """Adoptions since the newest fact, hand-overs and give-backs excluded."""
         self.cancelled = False
         self.inbox_taken: set[str] = set()
         """Ids of the messages that the run has taken."""
@@ -129,6 +137,7 @@ class RunState(JournaledRun):
         "ending",
         "engine_ready",
         "fresh",
+        "large_outcomes",
         "loaded",
         "lost_blob",
         "opening",
@@ -145,6 +154,7 @@ class RunState(JournaledRun):
         "timers",
         "unopened",
         "wanted",
+        "wanted_bytes",
     )
 
     def __init__(self, run_id: str, partition: int, policy: state_pb2.Policy) -> None:
@@ -171,7 +181,11 @@ class RunState(JournaledRun):
         """True if some value of this run is in the blob store."""
         self.wanted: dict[str, bool] = {}
         """Blobs to load; True if a user supplied the id (`eval`)."""
+        self.wanted_bytes: dict[str, int] = {}
+        """Lengths of these blobs, or estimates; they stay until other blobs are wanted."""
         self.loaded: list[Stored] = []
+        self.large_outcomes: list[Item] = []
+        """Items of the run whose outcome is to be moved to the blob store; see `note_outcome_stored`."""
         self.lost_blob = ""
         """Id of a missing blob of the run's own: the run cannot continue."""
 
@@ -241,19 +255,6 @@ class RunState(JournaledRun):
         """Stop making decisions: the last entry is being journaled."""
         self.ending = True
 
-    def release(self) -> None:
-        """Drop all values and break the reference cycles. The state must not be used afterwards.
-
-        Without it an ended run would stay in memory until the garbage collector meets it, which counts objects, not the
-        megabytes that they hold.
-        """
-        for scope in self.scopes:
-            for item in scope.items:
-                item.active.clear()
-            scope.items.clear()
-            scope.inputs = []
-        self.scopes = []
-
     def note_journaled(self, size_bytes: int) -> None:
         """Count written or replayed entries toward the size limit of the journal."""
         self.bytes_journaled += size_bytes
@@ -262,3 +263,17 @@ class RunState(JournaledRun):
         """Return the blobs to load, each with True if a user supplied the id, and clear the list."""
         wanted, self.wanted = self.wanted, {}
         return wanted
+
+
+def release_state(state: RunState) -> None:
+    """Drop all values and break the reference cycles. The state must not be used afterwards.
+
+    Without it an ended run would stay in memory until the garbage collector meets it, which counts objects, not the
+    megabytes that they hold.
+    """
+    for scope in state.scopes:
+        for item in scope.items:
+            item.active.clear()
+        scope.items.clear()
+        scope.inputs = []
+    state.scopes = []

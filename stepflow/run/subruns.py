@@ -262,7 +262,7 @@ def start_callback(state: RunState, step: StepRun, request: host_pb2.StartRun, n
 
     key = request.key
     if key.startswith("#"):
-        content = request.flow.SerializeToString() + request.inputs.SerializeToString()
+        content = _identity(request.flow) + _identity(request.inputs)
         key += "-" + blob_id(content)[:16]
     for scope in step.sub_runs or ():
         if scope.sub_key == key:
@@ -285,6 +285,11 @@ def start_callback(state: RunState, step: StepRun, request: host_pb2.StartRun, n
             overrides_json=request.overrides_json,
         ),
     )
+
+
+def _identity(payload: pb.Payload) -> bytes:
+    """Return bytes that are the same for every sender of the payload: some do not know the length of a blob."""
+    return (pb.Payload(blob=payload.blob) if payload.blob else payload).SerializeToString()
 
 
 def callback_plan(document: bytes, overrides_json: bytes) -> CompiledFlow:

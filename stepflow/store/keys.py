@@ -21,10 +21,12 @@ PENDING = "pending/"
 ASSIGNED = "assigned/"
 INBOX = "inbox/"
 JOURNAL = "journal/"
+ADOPTING = "adopting/"
 EXECUTOR_SESSIONS = "sessions/executors/"
 HOST_SESSIONS = "sessions/hosts/"
 CURSORS = "cursors/"
 ROUTES = "routes/"
+PLUGINS = "plugins/"
 
 LEADER = "leader"
 
@@ -93,6 +95,11 @@ def results_of_run(run_id: str) -> str:
     return f"{RESULTS}{_part(run_id)}/"
 
 
+def plugin(name: str) -> str:
+    """The pool of hosts that owns the name of a plugin."""
+    return PLUGINS + name
+
+
 def pending(run_id: str) -> str:
     """A run that is accepted and has no executor yet."""
     return PENDING + _part(run_id)
@@ -143,6 +150,16 @@ def journal_of_partition(run_id: str, partition: int) -> str:
 def journal_of_run(run_id: str) -> str:
     """Prefix of the journals of all partitions of a run."""
     return f"{JOURNAL}{_part(run_id)}/"
+
+
+def adopting(run_id: str, partition: int) -> str:
+    """The owners that began to read the partition's journal since the last `Adopted` entry."""
+    return f"{adopting_of_run(run_id)}{_partition(partition)}"
+
+
+def adopting_of_run(run_id: str) -> str:
+    """Prefix of these keys of all partitions of a run."""
+    return f"{ADOPTING}{_part(run_id)}/"
 
 
 def session_executor(executor_id: str) -> str:

@@ -33,7 +33,7 @@ from chaos.faults import ALONE, FAULTS, Stage
 from support import wait_until_async
 from support.etcd import EtcdCluster, running_cluster
 from support.fleet import Fleet, fleet, processes_of
-from support.load import BATCH, KINDS, Asked, begin, faults_in_result
+from support.load import BATCH, KINDS, Asked, begin, faults_in_result, newer
 from support.mesh import ledger_of, processes
 from support.truth import Journal, faults_of, read_journal
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from stepflow.store import Store
 
 USERS = 24
-CONTROLS, EXECUTORS, HOSTS, MEMBERS = 2, 3, 2, 3
+CONTROLS, EXECUTORS, HOSTS, NEWER_HOSTS, MEMBERS = 2, 3, 2, 1, 3
 LATE_S = 15.0
 """After that long, each run that is left is named."""
 
@@ -70,6 +70,10 @@ FAULTS_SHOWN = 20
 CALLS_MS = (0, 0, 20, 100, 400, 1_500)
 BATCH_ITEMS = (3, 70, 130)
 """One partition, two, three."""
+
+NEWER = newer()
+PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"), "http://127.0.0.1:9")
+"""In the environment of all processes and of the users: nothing listens there, and no part of a mesh may care."""
 
 CANCEL_SHARE = 0.05
 BATCH_SHARE = 0.03
@@ -161,8 +165,11 @@ class Campaign:
     async def _user(self, number: int) -> None:
         dice = random.Random(f"{self._seed} user {number}")
         while not self._over:
+            if self._fleet.users_away.is_set():
+                await asyncio.sleep(0.1)
+                continue
             value, ms = dice.randrange(1_000_000), dice.choice(CALLS_MS)
-            kind, values, cancel_s = dice.choice(KINDS), [value], None
+            kind, values, cancel_s = dice.choice((*KINDS, NEWER)), [value], None
             if dice.random() < BATCH_SHARE:
                 kind, values = BATCH, list(range(value, value + dice.choice(BATCH_ITEMS)))
             elif dice.random() < CANCEL_SHARE:
@@ -269,7 +276,10 @@ async def campaign(folder: Path, minutes: float, seed: int, say: Callable[[str],
         running_cluster(folder / "etcd", members=MEMBERS) as members,
         processes(EtcdCluster(members), folder, "chaos/") as mesh,
     ):
-        async with fleet(mesh, members, controls=CONTROLS, executors=EXECUTORS, hosts=HOSTS) as there:
+        os.environ |= PROXIES
+        async with fleet(
+            mesh, members, controls=CONTROLS, executors=EXECUTORS, hosts=HOSTS, newer_hosts=NEWER_HOSTS
+        ) as there:
             async with Client(there.controls, patience_s=PATIENCE_S) as client, mesh.store() as store:
                 say(f"{len(there.slots)} processes and {MEMBERS} members of etcd are there; {USERS} users begin")
                 work = Campaign(there, client, store, seed, say)

@@ -8,8 +8,9 @@ determines the targets and the durations.
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,13 @@ LONG_S = 20.0
 
 TAKE_OVER_S = 2.0
 """How long nothing else happens after an executor was killed to see how fast its runs move."""
+
+
+HEALING_S = 8.0
+"""After a fault: connections are found broken and opened again."""
+
+IDLE_S = 15.0
+"""Three times the interval of a watch's sign of life."""
 
 
 @dataclass
@@ -422,6 +430,64 @@ async def etcd_slow(stage: Stage) -> bool:
     await less_than_a_lease(stage)
     for proxy in proxies:
         proxy.delay(0)
+    return True
+
+
+# --- the world around a process -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def limited(slot: Slot, kind: int, soft: int) -> Iterator[None]:
+    """Lower a resource limit of a running process, and restore it."""
+    pid = slot.running.process.pid
+    former, hard = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (soft, hard))
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # killed by `judge` after an interrupted campaign
+            resource.prlimit(pid, kind, (former, hard))
+
+
+@fault
+async def disk_of_the_blobs_full(stage: Stage) -> bool:
+    """Let no executor and no host write more than a few bytes into a file, as on a full disk."""
+    with ExitStack() as limits:
+        slots = [slot for slot in stage.fleet.slots if slot.service is not None and not slot.busy]
+        slots = [slot for slot in slots if slot.module != "control_plane"]
+        for slot in slots:
+            slot.busy = True
+            limits.callback(setattr, slot, "busy", False)
+            limits.enter_context(limited(slot, resource.RLIMIT_FSIZE, 16))
+        await less_than_a_lease(stage)
+    return bool(slots)
+
+
+@fault
+async def descriptors_short(stage: Stage) -> bool:
+    """Leave a process no new file descriptor for a while."""
+    with hold(stage, stage.dice.choice(("executor", "component_host", "control_plane"))) as slot:
+        if slot is None:
+            return False
+        with limited(slot, resource.RLIMIT_NOFILE, 8):
+            await less_than_a_lease(stage)
+    return True
+
+
+@alone
+@fault
+async def users_away(stage: Stage) -> bool:
+    """Let a mesh that is whole idle: nobody may be warned of anything."""
+    await stage.fleet.settled(stage.store)
+    stage.fleet.users_away.set()
+    try:
+        await asyncio.sleep(HEALING_S)  # runs that began before come to their ends
+        before = stage.fleet.warnings()
+        await asyncio.sleep(IDLE_S)
+        new = stage.fleet.warnings()[len(before) :]
+    finally:
+        stage.fleet.users_away.clear()
+    assert not new, f"{len(new)} warnings of an idle mesh, the first: {new[0]}"
     return True
 
 

@@ -77,7 +77,11 @@ class Fleet:
     members: Sequence[EtcdServer]
     slots: list[Slot] = field(default_factory=list)
     busy_members: set[str] = field(default_factory=set)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Added to the environment of every process."""
     kills: list[Kill] = field(default_factory=list)
+    users_away: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while a test wants no load."""
     expected: set[int] = field(default_factory=set)
     """Pids of the processes that a test has killed or terminated."""
 
@@ -88,6 +92,16 @@ class Fleet:
     def controls(self) -> str:
         """The control plane addresses for a client."""
         return ",".join(slot.front.endpoint for slot in self.of("control_plane"))
+
+    def warnings(self) -> list[str]:
+        """Return the warnings and errors that the running processes have logged so far."""
+        lines = [
+            f"{slot.name}: {line}"
+            for slot in self.slots
+            if slot.service is not None
+            for line in slot.service.log.splitlines()
+        ]
+        return [line for line in lines if "[warning" in line or "[error" in line]
 
     async def add(self, module: str, *args: str) -> Slot:
         """Create a slot and start its first process."""
@@ -111,7 +125,7 @@ class Fleet:
             *("--listen", f"127.0.0.1:{slot.port}", "--advertise", slot.front.endpoint),
             *("--etcd", ",".join(proxy.endpoint for proxy in slot.to_etcd)),
             wait=False,
-            env=slot.clock.env,
+            env={**self.environment, **slot.clock.env},
         )
         await asyncio.to_thread(service.wait_ready, 2 * READY_TIMEOUT_S)
 
@@ -200,12 +214,24 @@ def processes_of(folder: Path) -> list[int]:
 
 @asynccontextmanager
 async def fleet(
-    mesh: Processes, members: Sequence[EtcdServer], *, controls: int, executors: int, hosts: int
+    mesh: Processes,
+    members: Sequence[EtcdServer],
+    *,
+    controls: int,
+    executors: int,
+    hosts: int,
+    newer_hosts: int = 0,
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Start a fleet; all processes are ready when the block begins. `mesh` kills them when it closes."""
-    made = Fleet(mesh, members)
+    """Start a fleet; all processes are ready when the block begins. `mesh` kills them when it closes.
+
+    `newer_hosts`: further hosts whose server offers one more component, as during a rolling update.
+    """
+    made = Fleet(mesh, members, environment=environment or {})
     config = ledger_config(mesh.folder)
+    newer = ledger_config(mesh.folder, file_name="newer-config.yml", newer=True)
     wanted = [("control_plane", ())] * controls + [("component_host", ("--config", str(config)))] * hosts
+    wanted += [("component_host", ("--config", str(newer)))] * newer_hosts
     wanted += [("executor", ())] * executors
     try:
         for module, args in wanted:

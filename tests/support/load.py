@@ -119,6 +119,12 @@ def _detour() -> Kind:
     return _kind("detour", lambda value: [value + 1, 7], [_of("s"), _of("gone")], _add("s", VALUE), gone)
 
 
+def newer() -> Kind:
+    """A component that only the hosts of a newer version offer, between two that all hosts offer."""
+    middle = _step("newer", "/ledger/add_newer", value=_of("s"), ms=MS)
+    return _kind("newer", lambda value: value + 3, _of("end"), _add("s", VALUE), middle, _add("end", _of("newer")))
+
+
 KINDS = (chain(), _fan(), _each(), _nested(), _retries(), _sleep(), _callback(), _wide(), _detour())
 
 BATCH = chain(2)
@@ -163,4 +169,4 @@ async def faults_in_result(client: Client, asked: Asked, *, timeout_s: float, ca
     return faults
 
 
-__all__ = ["BATCH", "KINDS", "Asked", "Kind", "begin", "chain", "faults_in_result"]
+__all__ = ["BATCH", "KINDS", "Asked", "Kind", "begin", "chain", "faults_in_result", "newer"]

@@ -192,12 +192,13 @@ def gated_config(folder: Path) -> Path:
     return _config(folder, "gated", f'GATED_FOLDER: "{folder}"')
 
 
-def ledger_config(folder: Path, *, tree: Path = ROOT, file_name: str = CONFIG_NAME) -> Path:
+def ledger_config(folder: Path, *, tree: Path = ROOT, file_name: str = CONFIG_NAME, newer: bool = False) -> Path:
     """Write a configuration whose `/ledger` is `tests/data/servers/ledger.py`; return its path. See `ledger_of`.
 
-    `tree`: the checkout with the server and its SDK.
+    `tree`: the checkout with the server and its SDK. `newer`: the server offers one more component, `/add_newer`.
     """
-    return _config(folder, "ledger", f'LEDGER: "{folder / LEDGER_NAME}"', tree, file_name)
+    env = f'LEDGER: "{folder / LEDGER_NAME}"' + (", LEDGER_NEWER: yes" if newer else "")
+    return _config(folder, "ledger", env, tree, file_name)
 
 
 def ledger_of(folder: Path) -> Ledger:

@@ -27,3 +27,16 @@ def test_an_instant_is_due_when_its_elapsed_time_has_come() -> None:
     while elapsed_ns() < clock.elapsed_at_ns(at_ms):
         assert clock.now_ms() < at_ms or elapsed_ns() >= clock.elapsed_at_ns(at_ms)
     assert clock.now_ms() >= at_ms
+
+
+def test_a_process_stopped_while_it_reads_the_clocks_has_the_right_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, readings = time.time_ns, iter([0.05, 0.05])
+
+    def slow() -> int:
+        at = real()
+        time.sleep(next(readings, 0))
+        return at
+
+    monkeypatch.setattr(time, "time_ns", slow)
+    clock = SteadyClock()
+    assert abs(clock.now_ms() - real() // 1_000_000) < 20

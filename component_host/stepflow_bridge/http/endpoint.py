@@ -24,6 +24,7 @@ import msgspec
 from yarl import URL
 
 from component_host.progress_gate import ProgressGate, paced
+from component_host.retry_after import retry_after_ms
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.loose_lines import read_lines
 from stepflow.codec import PAYLOAD_BYTES_MAX
@@ -73,9 +74,11 @@ class LostError(Exception):
 class NotProtocolError(Exception):
     """The answer is not in the StepFlow protocol."""
 
-    def __init__(self, reason: str, status: int) -> None:
+    def __init__(self, reason: str, status: int, retry_after_ms: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.retry_after_ms = retry_after_ms
+        """The pause that the server, or a proxy before it, asked for."""
 
 
 class TooLargeError(NotProtocolError):
@@ -157,7 +160,12 @@ class HttpEndpoint:
                                 yield await self._decode(event, response.status), instance
                 else:
                     text = await _read_body(response)
-                    yield await self._decode(text, response.status), instance
+                    try:
+                        line = await self._decode(text, response.status)
+                    except NotProtocolError as error:
+                        error.retry_after_ms = retry_after_ms(response.headers)
+                        raise
+                    yield line, instance
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._lost(error) from None
 

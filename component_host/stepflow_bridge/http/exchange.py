@@ -16,7 +16,7 @@ from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.failures import settle_call
 from component_host.stepflow_bridge.http.blob_refs import with_blobs
 from component_host.stepflow_bridge.http.endpoint import LostError, NotProtocolError, TooLargeError
-from stepflow.codec import PAYLOAD_BYTES_MAX
+from stepflow.codec import PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Code, Failure, StepflowError
 from stepflow.telemetry import get_logger, log_defect
 
@@ -100,7 +100,9 @@ class HttpExchanges:
             self._finish(number, Failure(Code.COMPONENT_FAILED, message))
         except NotProtocolError as error:
             code = Code.UNREACHABLE if error.status in _PROXY_STATUSES else Code.WORKER_ERROR
-            self._finish(number, Failure(code, f"server {self._plugin!r} {error}"))
+            pause_ms = error.retry_after_ms
+            data = b"" if pause_ms is None else encode({"retry_after_ms": pause_ms})
+            self._finish(number, Failure(code, f"server {self._plugin!r} {error}", data))
         except Exception as error:  # a defect must not leave the call open
             log_defect(log, "an exchange failed", error, plugin=self._plugin)
             text = (

@@ -1,4 +1,4 @@
-"""`stepflow cluster` and `stepflow components`: the members of a mesh, draining them, the components of its hosts."""
+"""`stepflow cluster` and `stepflow components`: the members of a mesh, drains, the components of its hosts."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 app = StrictTyper(
     name="cluster",
-    help="Show the executors and hosts of a mesh, and drain them.",
-    epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1",
+    help="Show the executors and hosts of a mesh, drain them, and end drains.",
+    epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1\n"
+    "  stepflow cluster undrain executor-1",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -27,11 +28,17 @@ components_app = StrictTyper(
 )
 
 
+MemberArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="An executor or a host, or a prefix of its id.", show_default=False)
+]
+
+
 @app.command("status")
 def show_status(*, server: ServerOption = None, json: JsonOption = False) -> None:
     """Show the executors and hosts of a mesh with their load.
 
-    The exit code is 1 when the mesh has no leader, no executor or no host.
+    The exit code is 1 when no run can begin or make progress: without a leader, without an executor or host that
+    accepts work, or while the store is too full for new runs.
 
     \b
     Examples:
@@ -49,27 +56,25 @@ def show_status(*, server: ServerOption = None, json: JsonOption = False) -> Non
     else:
         _print_cluster(cluster)
 
-    missing = [
-        name
-        for name, there in (("leader", cluster.leader_id), ("executor", cluster.executors), ("host", cluster.hosts))
-        if not there
-    ]
-    if missing:
-        console.warn(f"the mesh has no {' and no '.join(missing)}: runs cannot make progress")
+    for text in cluster.warnings:
+        console.warn(text)
+    for text in cluster.obstacles:
+        console.warn(f"runs cannot make progress: {text}")
+    if cluster.obstacles:
         raise typer.Exit(console.EXIT_FAILED)
 
 
 @app.command("drain")
 def drain(
     *,
-    name: Annotated[str, typer.Argument(metavar="ID", help="An executor or a host, or a prefix of its id.")],
+    name: MemberArgument,
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
     """Drain an executor (it hands over all runs) or a host (it finishes all calls); no new work is accepted.
 
     Returns when the last run or call is gone; Ctrl-C stops waiting, and draining continues. The drained process keeps
-    running until it is stopped.
+    running until it is stopped; `stepflow cluster undrain` lets it accept work again.
 
     \b
     Examples:
@@ -78,21 +83,10 @@ def drain(
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
-    from stepflow.errors import DeadlineExceeded, Invalid, NotFound
+    from stepflow.errors import DeadlineExceeded
 
     async def drain_member(client: "Client") -> dict[str, str]:
-        cluster = await client.cluster()
-        found = {e.executor_id: "executor_id" for e in cluster.executors if e.executor_id.startswith(name)}
-        found |= {h.host_id: "host_id" for h in cluster.hosts if h.host_id.startswith(name)}
-        if len(found) > 1:
-            raise Invalid("ID_AMBIGUOUS", f"several ids begin with {name!r}: {', '.join(found)}; give a longer prefix")
-        if not found:
-            raise NotFound(
-                "DRAIN_TARGET_NOT_FOUND",
-                f"no executor or host has an id that begins with {name[:80]!r}; `stepflow cluster status` shows them",
-            )
-
-        [(identity, kind)] = found.items()
+        kind, identity = await _find_member(client, name)
         console.say(f"draining {identity}")
         while True:
             try:
@@ -106,6 +100,50 @@ def drain(
     drained = remote.ask(server, drain_member)
     if json:
         print_json(drained)
+
+
+@app.command("undrain")
+def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """End the drain of an executor or a host: it accepts new work again. Runs that wait for an executor go on.
+
+    \b
+    Examples:
+      stepflow cluster undrain executor-1
+      stepflow cluster undrain host-2 --server mesh:7840
+    """
+    from stepflow.cli import remote
+    from stepflow.cli.tables import print_json
+
+    async def undrain_member(client: "Client") -> dict[str, str]:
+        kind, identity = await _find_member(client, name)
+        await client.undrain(**{kind: identity})
+        console.say(f"{identity} accepts work")
+        return {kind: identity}
+
+    undrained = remote.ask(server, undrain_member)
+    if json:
+        print_json(undrained)
+
+
+async def _find_member(client: "Client", text: str) -> tuple[str, str]:
+    """Return the kind (`executor_id` or `host_id`) and the id of the member whose id begins with the text.
+
+    Raises: Invalid `ID_AMBIGUOUS`, NotFound `DRAIN_TARGET_NOT_FOUND`.
+    """
+    from stepflow.errors import Invalid, NotFound
+
+    cluster = await client.cluster()
+    found = {e.executor_id: "executor_id" for e in cluster.executors if text and e.executor_id.startswith(text)}
+    found |= {h.host_id: "host_id" for h in cluster.hosts if text and h.host_id.startswith(text)}
+    if len(found) > 1:
+        raise Invalid("ID_AMBIGUOUS", f"several ids begin with {text!r}: {', '.join(found)}; give a longer prefix")
+    if not found:
+        raise NotFound(
+            "DRAIN_TARGET_NOT_FOUND",
+            f"no executor or host has an id that begins with {text[:80]!r}; `stepflow cluster status` shows them",
+        )
+    [(identity, kind)] = found.items()
+    return kind, identity
 
 
 @components_app.command("list")
@@ -149,6 +187,12 @@ def list_components(
         print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
 
 
+def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None:
+    if count:
+        waiting = f"{count:,} {what}{'s' if count > 1 else ''} waiting for memory"
+        console.warn(f"{member}: {waiting}; large values have {bytes_max / 2**20:,.0f} MiB (--value-memory)")
+
+
 def _print_cluster(cluster: "Cluster") -> None:
     from stepflow.cli.tables import print_members, print_table
 
@@ -167,6 +211,10 @@ def _print_cluster(cluster: "Cluster") -> None:
             for host in cluster.hosts
         ]
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+    for executor in cluster.executors:
+        _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)
+    for host in cluster.hosts:
+        _warn_of_waiting(host.host_id, "call", host.value_waiting, host.value_bytes_max)
     for host in cluster.hosts:
         for plugin in host.plugins:
             if plugin.state != "ready" and plugin.last_error:

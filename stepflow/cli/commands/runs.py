@@ -36,8 +36,9 @@ app = StrictTyper(
     rich_markup_mode=None,
 )
 
-STATUSES = ("running", "completed", "failed", "cancelled", "recovery_failed")
-"""Statuses in a mesh; on this machine a run can also be `interrupted`."""
+ENDED = ("completed", "failed", "cancelled", "recovery_failed")
+MESH_STATUSES = ("queued", "running", *ENDED)
+LOCAL_STATUSES = ("running", "interrupted", "damaged", *ENDED)
 
 
 @app.command("list")
@@ -50,7 +51,7 @@ def list_runs(
         typer.Option(
             "--status",
             metavar="STATUS",
-            help="Only runs with this status (repeatable): running, interrupted, completed, failed, damaged, …",
+            help="Only runs with this status (repeatable): queued, running, interrupted, completed, failed, damaged, …",
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most N runs.")] = 100,
@@ -58,8 +59,8 @@ def list_runs(
 ) -> None:
     """List runs, the newest first, including those in progress.
 
-    An interrupted run has not ended, and no process drives it: `stepflow resume` continues it. A damaged run cannot be
-    read.
+    An interrupted run of this machine has not ended, and no process drives it: `stepflow resume` continues it. A
+    damaged run cannot be read. A queued run of a mesh waits for an executor: `stepflow runs get` shows why.
 
     \b
     Examples:
@@ -74,7 +75,7 @@ def list_runs(
     from stepflow.cli.tables import print_json
 
     source = choose(server, store)
-    known = STATUSES if isinstance(source, RemoteSource) else (*STATUSES, "interrupted", "damaged")
+    known = MESH_STATUSES if isinstance(source, RemoteSource) else LOCAL_STATUSES
     for name in status or ():
         console.check_choice("--status", name, known)
 

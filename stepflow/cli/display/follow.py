@@ -4,6 +4,7 @@
   second Ctrl-C within `CANCEL_WINDOW_S` cancels the run, and a third ends the process at once.
 - SIGTERM and SIGHUP stop following at once.
 - A signal repeated within `stop_signals.REPEAT_S` is one Ctrl-C: it must not cancel the run.
+- While no executor drives the run, the reason is printed, once for each.
 - After a lost connection the events resume where they stopped; after `FOLLOW_PATIENCE_S` without a server the command
   fails.
 """
@@ -25,6 +26,7 @@ from stepflow.cli.display.results import BatchResults
 from stepflow.cli.display.trees import result_tree
 from stepflow.cli.options import DEFAULT_SERVER
 from stepflow.errors import StepflowError
+from stepflow.retry import doubling
 from stepflow.run.views import StepEvent
 from stepflow.stop_signals import StopSignals
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 CANCEL_WINDOW_S = 2.0
 """Time between the first and the second Ctrl-C in which the second cancels the run."""
+
+QUEUE_LOOK_S = (1.0, 5.0)
+"""First and longest pause between two looks at what keeps the run queued, doubling."""
 
 _KINDS: dict[str, Any] = {
     "step_started": "started",
@@ -170,12 +175,13 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
     # The mesh has the run: from here on, wait for a server that restarts.
     async with remote.connect(following.server, remote.FOLLOW_PATIENCE_S) as client:
         following.view.begin(items_total)
-        ticker = asyncio.create_task(_tick(following))
+        helpers = [asyncio.create_task(_tick(following)), asyncio.create_task(_tell_queued(client, following.run_id))]
         try:
             run = await _watch(client, following)
         finally:
-            ticker.cancel()
-            await asyncio.gather(ticker, return_exceptions=True)
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
 
         following.view.tick(run.items_total)
         # With --server always: without it the command looks in `.stepflow/`.
@@ -202,6 +208,20 @@ async def _watch(client: Client, following: Following) -> Run:
                 case kind if kind in _KINDS:
                     following.view.on_event(step_event(event))
     return await client.wait(following.run_id)
+
+
+async def _tell_queued(client: Client, run_id: str) -> None:
+    """Print what keeps the run queued, whenever it changes."""
+    told = ""
+    for pause_s in doubling(*QUEUE_LOOK_S):
+        await asyncio.sleep(pause_s)
+        try:
+            reason = (await client.get(run_id)).queued_reason
+        except StepflowError:  # `_watch` reports it, if it lasts
+            continue
+        if reason != told:
+            console.say(f"the run is queued: {reason}" if reason else "the run is driven again")
+            told = reason
 
 
 async def _tick(following: Following) -> None:

@@ -59,7 +59,7 @@ def print_run(shown: ShownRun) -> None:
     run = shown.run
     lines = [
         ("run", run.run_id),
-        ("status", shown.status),
+        ("status", f"{shown.status}: {run.queued_reason}" if run.queued_reason else shown.status),
         ("flow", " ".join(dict.fromkeys(filter(None, (run.flow_name, run.labels.get("flow")))))),
     ]
     if "config" in run.labels:  # a run of a mesh has none: the mesh has its own config

@@ -39,6 +39,8 @@ class AnyRun(Protocol):
     def completed_at_ms(self) -> int | None: ...
     @property
     def labels(self) -> dict[str, Any]: ...
+    @property
+    def queued_reason(self) -> str: ...
 
 
 def result_tree(outcome: Json | Failure | None, status: str) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
         "items_cancelled": run.items_cancelled,
         "created_at_ms": run.created_at_ms,
         "completed_at_ms": run.completed_at_ms,
-    }
+    } | ({"queued_reason": run.queued_reason} if run.queued_reason else {})
 
 
 def step_tree(step: StepView) -> dict[str, Any]:

@@ -10,48 +10,66 @@ class GetClusterRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterResponse(_message.Message):
-    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending")
+    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending", "obstacles", "warnings")
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
     CONTROL_PLANE_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTORS_FIELD_NUMBER: _ClassVar[int]
     HOSTS_FIELD_NUMBER: _ClassVar[int]
     RUNS_PENDING_FIELD_NUMBER: _ClassVar[int]
+    OBSTACLES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     leader_id: str
     control_plane_id: str
     executors: _containers.RepeatedCompositeFieldContainer[ExecutorInfo]
     hosts: _containers.RepeatedCompositeFieldContainer[HostInfo]
     runs_pending: int
-    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ...) -> None: ...
+    obstacles: _containers.RepeatedScalarFieldContainer[str]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ..., obstacles: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ExecutorInfo(_message.Message):
-    __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining")
+    __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining", "blob_error", "value_bytes_max", "value_waiting")
     EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     RUNS_MAX_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    BLOB_ERROR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VALUE_WAITING_FIELD_NUMBER: _ClassVar[int]
     executor_id: str
     address: str
     runs: int
     runs_max: int
     engine_version: int
     draining: bool
-    def __init__(self, executor_id: _Optional[str] = ..., address: _Optional[str] = ..., runs: _Optional[int] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    blob_error: str
+    value_bytes_max: int
+    value_waiting: int
+    def __init__(self, executor_id: _Optional[str] = ..., address: _Optional[str] = ..., runs: _Optional[int] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ..., blob_error: _Optional[str] = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ...) -> None: ...
 
 class HostInfo(_message.Message):
-    __slots__ = ("host_id", "address", "capacity", "draining", "plugins")
+    __slots__ = ("host_id", "address", "capacity", "draining", "plugins", "pool", "blob_error", "value_bytes_max", "value_waiting")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    BLOB_ERROR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VALUE_WAITING_FIELD_NUMBER: _ClassVar[int]
     host_id: str
     address: str
     capacity: int
     draining: bool
     plugins: _containers.RepeatedCompositeFieldContainer[PluginInfo]
-    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., plugins: _Optional[_Iterable[_Union[PluginInfo, _Mapping]]] = ...) -> None: ...
+    pool: str
+    blob_error: str
+    value_bytes_max: int
+    value_waiting: int
+    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., plugins: _Optional[_Iterable[_Union[PluginInfo, _Mapping]]] = ..., pool: _Optional[str] = ..., blob_error: _Optional[str] = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ...) -> None: ...
 
 class PluginInfo(_message.Message):
     __slots__ = ("plugin", "type", "state", "last_error", "components", "restarts")
@@ -78,5 +96,17 @@ class DrainRequest(_message.Message):
     def __init__(self, executor_id: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
 
 class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainRequest(_message.Message):
+    __slots__ = ("executor_id", "host_id")
+    EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    executor_id: str
+    host_id: str
+    def __init__(self, executor_id: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
+
+class UndrainResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

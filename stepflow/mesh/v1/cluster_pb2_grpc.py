@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ClusterServiceStub(object):
-    """Lists the members of the mesh and drains them.
+    """Lists the members of the mesh, drains them, and ends drains.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class ClusterServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.DrainRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Undrain = channel.unary_unary(
+                '/stepflow.mesh.v1.ClusterService/Undrain',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.UndrainRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.UndrainResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
-    """Lists the members of the mesh and drains them.
+    """Lists the members of the mesh, drains them, and ends drains.
     """
 
     def GetCluster(self, request, context):
@@ -60,12 +65,25 @@ class ClusterServiceServicer(object):
 
     def Drain(self, request, context):
         """Drain an executor or a host. A drained executor hands all its runs over and accepts no new ones; a drained host
-        finishes its calls and accepts no new ones. Returns when no run or call is left. The drain lasts until the process
-        restarts.
+        finishes its calls and accepts no new ones. Returns when no run or call is left. The drain lasts until `Undrain` or
+        a restart of the process.
 
         Errors: NOT_FOUND (EXECUTOR_NOT_FOUND, HOST_NOT_FOUND), INVALID_ARGUMENT (DRAIN_TARGET_MISSING), UNAVAILABLE
         (SERVER_UNAVAILABLE: the target does not answer), DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs or calls remain;
-        repeat the call), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: the target is part of an embedded mesh).
+        repeat the call), FAILED_PRECONDITION (DRAIN_UNSUPPORTED: the target is part of an embedded mesh;
+        DRAIN_ENDED: `Undrain` was called meanwhile).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undrain(self, request, context):
+        """End the drain of an executor or a host: it accepts new work again. Idempotent; no effect on a target that does not
+        drain.
+
+        Errors: NOT_FOUND (EXECUTOR_NOT_FOUND, HOST_NOT_FOUND), INVALID_ARGUMENT (DRAIN_TARGET_MISSING), UNAVAILABLE
+        (SERVER_UNAVAILABLE: the target does not answer), FAILED_PRECONDITION (DRAIN_UNSUPPORTED, as for Drain;
+        SERVICE_STOPPING: the target's process ends).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +102,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.DrainRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.DrainResponse.SerializeToString,
             ),
+            'Undrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undrain,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.UndrainRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_cluster__pb2.UndrainResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stepflow.mesh.v1.ClusterService', rpc_method_handlers)
@@ -93,7 +116,7 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClusterService(object):
-    """Lists the members of the mesh and drains them.
+    """Lists the members of the mesh, drains them, and ends drains.
     """
 
     @staticmethod
@@ -140,6 +163,33 @@ class ClusterService(object):
             '/stepflow.mesh.v1.ClusterService/Drain',
             stepflow_dot_mesh_dot_v1_dot_cluster__pb2.DrainRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_cluster__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.ClusterService/Undrain',
+            stepflow_dot_mesh_dot_v1_dot_cluster__pb2.UndrainRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_cluster__pb2.UndrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

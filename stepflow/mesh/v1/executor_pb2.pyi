@@ -86,3 +86,11 @@ class DrainExecutorResponse(_message.Message):
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     handed_over: int
     def __init__(self, handed_over: _Optional[int] = ...) -> None: ...
+
+class UndrainExecutorRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainExecutorResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ExecutorServiceStub(object):
-    """Liveness, live events and drain of one executor. Served by executors, for the control plane only.
+    """Liveness, live events and drains of one executor. Served by executors, for the control plane only.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,15 @@ class ExecutorServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.DrainExecutorRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.DrainExecutorResponse.FromString,
                 _registered_method=True)
+        self.UndrainExecutor = channel.unary_unary(
+                '/stepflow.mesh.v1.ExecutorService/UndrainExecutor',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.UndrainExecutorRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.UndrainExecutorResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutorServiceServicer(object):
-    """Liveness, live events and drain of one executor. Served by executors, for the control plane only.
+    """Liveness, live events and drains of one executor. Served by executors, for the control plane only.
     """
 
     def Attend(self, request_iterator, context):
@@ -75,7 +80,17 @@ class ExecutorServiceServicer(object):
     def DrainExecutor(self, request, context):
         """Accept no new runs and hand all runs over to other executors. Returns when no run is left.
 
-        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs remain; repeat the call).
+        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some runs remain; repeat the call), FAILED_PRECONDITION (DRAIN_ENDED:
+        UndrainExecutor was called meanwhile).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainExecutor(self, request, context):
+        """Accept runs again. Returns when the executor's session says so. Idempotent.
+
+        Errors: FAILED_PRECONDITION (SERVICE_STOPPING: the process ends).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +114,11 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.DrainExecutorRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.DrainExecutorResponse.SerializeToString,
             ),
+            'UndrainExecutor': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainExecutor,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.UndrainExecutorRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_executor__pb2.UndrainExecutorResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stepflow.mesh.v1.ExecutorService', rpc_method_handlers)
@@ -108,7 +128,7 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExecutorService(object):
-    """Liveness, live events and drain of one executor. Served by executors, for the control plane only.
+    """Liveness, live events and drains of one executor. Served by executors, for the control plane only.
     """
 
     @staticmethod
@@ -182,6 +202,33 @@ class ExecutorService(object):
             '/stepflow.mesh.v1.ExecutorService/DrainExecutor',
             stepflow_dot_mesh_dot_v1_dot_executor__pb2.DrainExecutorRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_executor__pb2.DrainExecutorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainExecutor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.ExecutorService/UndrainExecutor',
+            stepflow_dot_mesh_dot_v1_dot_executor__pb2.UndrainExecutorRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_executor__pb2.UndrainExecutorResponse.FromString,
             options,
             channel_credentials,
             insecure,

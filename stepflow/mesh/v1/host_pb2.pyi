@@ -14,6 +14,14 @@ class DrainHostResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class UndrainHostRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainHostResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ExecutorFrame(_message.Message):
     __slots__ = ("hello", "calls", "cancels", "acks", "attaches", "replies")
     HELLO_FIELD_NUMBER: _ClassVar[int]

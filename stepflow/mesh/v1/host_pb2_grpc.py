@@ -45,6 +45,11 @@ class ComponentHostServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostResponse.FromString,
                 _registered_method=True)
+        self.UndrainHost = channel.unary_unary(
+                '/stepflow.mesh.v1.ComponentHostService/UndrainHost',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
+                _registered_method=True)
 
 
 class ComponentHostServiceServicer(object):
@@ -65,7 +70,17 @@ class ComponentHostServiceServicer(object):
     def DrainHost(self, request, context):
         """Accept no new calls, and return when all calls are acknowledged. Called by the control plane.
 
-        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some calls remain; repeat the call).
+        Errors: DEADLINE_EXCEEDED (DRAIN_TIMEOUT: some calls remain; repeat the call), FAILED_PRECONDITION (DRAIN_ENDED:
+        UndrainHost was called meanwhile).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainHost(self, request, context):
+        """Accept calls again. Returns at once; the session says so soon after. Idempotent.
+
+        Errors: FAILED_PRECONDITION (SERVICE_STOPPING: the process ends).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,6 +98,11 @@ def add_ComponentHostServiceServicer_to_server(servicer, server):
                     servicer.DrainHost,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostResponse.SerializeToString,
+            ),
+            'UndrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainHost,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -140,6 +160,33 @@ class ComponentHostService(object):
             '/stepflow.mesh.v1.ComponentHostService/DrainHost',
             stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_host__pb2.DrainHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.ComponentHostService/UndrainHost',
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,12 +75,14 @@ RUN_STATUS_PAUSED: RunStatus
 RUN_STATUS_RECOVERY_FAILED: RunStatus
 
 class Payload(_message.Message):
-    __slots__ = ("json", "blob")
+    __slots__ = ("json", "blob", "blob_bytes")
     JSON_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
+    BLOB_BYTES_FIELD_NUMBER: _ClassVar[int]
     json: bytes
     blob: str
-    def __init__(self, json: _Optional[bytes] = ..., blob: _Optional[str] = ...) -> None: ...
+    blob_bytes: int
+    def __init__(self, json: _Optional[bytes] = ..., blob: _Optional[str] = ..., blob_bytes: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "data_json", "origin")
@@ -131,16 +133,18 @@ class Entry(_message.Message):
     def __init__(self, scope: _Optional[int] = ..., item: _Optional[int] = ..., step: _Optional[int] = ..., at_ms: _Optional[int] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., attempt_failed: _Optional[_Union[AttemptFailed, _Mapping]] = ..., timer_set: _Optional[_Union[TimerSet, _Mapping]] = ..., sub_run_started: _Optional[_Union[SubRunStarted, _Mapping]] = ..., inbox_taken: _Optional[_Union[InboxTaken, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., signal_awaited: _Optional[_Union[SignalAwaited, _Mapping]] = ..., survived: _Optional[_Union[Survived, _Mapping]] = ...) -> None: ...
 
 class Adopted(_message.Message):
-    __slots__ = ("epoch", "executor_id", "handed_over", "unnoted_owner")
+    __slots__ = ("epoch", "executor_id", "handed_over", "unnoted_owner", "given_back")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     UNNOTED_OWNER_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_BACK_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     executor_id: str
     handed_over: bool
     unnoted_owner: str
-    def __init__(self, epoch: _Optional[int] = ..., executor_id: _Optional[str] = ..., handed_over: bool = ..., unnoted_owner: _Optional[str] = ...) -> None: ...
+    given_back: bool
+    def __init__(self, epoch: _Optional[int] = ..., executor_id: _Optional[str] = ..., handed_over: bool = ..., unnoted_owner: _Optional[str] = ..., given_back: bool = ...) -> None: ...
 
 class Survived(_message.Message):
     __slots__ = ()

@@ -59,7 +59,7 @@ class PendingRun(_message.Message):
     def __init__(self, next_partition: _Optional[int] = ...) -> None: ...
 
 class PartitionStatus(_message.Message):
-    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure")
+    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure", "journal_unread")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ITEMS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class PartitionStatus(_message.Message):
     CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_UNREAD_FIELD_NUMBER: _ClassVar[int]
     status: _journal_pb2.RunStatus
     items_total: int
     items_completed: int
@@ -76,7 +77,8 @@ class PartitionStatus(_message.Message):
     created_at_ms: int
     completed_at_ms: int
     failure: _journal_pb2.Failure
-    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ...) -> None: ...
+    journal_unread: bool
+    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., journal_unread: bool = ...) -> None: ...
 
 class ItemResult(_message.Message):
     __slots__ = ("item", "status", "result", "failure", "completed_at_ms")
@@ -99,19 +101,31 @@ class PartitionResults(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ...) -> None: ...
 
 class ExecutorSession(_message.Message):
-    __slots__ = ("address", "runs_max", "engine_version", "draining")
+    __slots__ = ("address", "runs_max", "engine_version", "draining", "blob_error", "value_memory")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RUNS_MAX_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    BLOB_ERROR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_MEMORY_FIELD_NUMBER: _ClassVar[int]
     address: str
     runs_max: int
     engine_version: int
     draining: bool
-    def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    blob_error: str
+    value_memory: ValueMemory
+    def __init__(self, address: _Optional[str] = ..., runs_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., draining: bool = ..., blob_error: _Optional[str] = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
+
+class ValueMemory(_message.Message):
+    __slots__ = ("bytes_max", "waiting")
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    bytes_max: int
+    waiting: int
+    def __init__(self, bytes_max: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
 
 class HostSession(_message.Message):
-    __slots__ = ("address", "capacity", "draining", "rules_hash", "plugins", "route_hashes")
+    __slots__ = ("address", "capacity", "draining", "rules_hash", "plugins", "route_hashes", "pool", "blob_error", "value_memory")
     class RouteHashesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -125,16 +139,22 @@ class HostSession(_message.Message):
     RULES_HASH_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     ROUTE_HASHES_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    BLOB_ERROR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_MEMORY_FIELD_NUMBER: _ClassVar[int]
     address: str
     capacity: int
     draining: bool
     rules_hash: str
     plugins: _containers.RepeatedCompositeFieldContainer[PluginListing]
     route_hashes: _containers.ScalarMap[str, str]
-    def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    pool: str
+    blob_error: str
+    value_memory: ValueMemory
+    def __init__(self, address: _Optional[str] = ..., capacity: _Optional[int] = ..., draining: bool = ..., rules_hash: _Optional[str] = ..., plugins: _Optional[_Iterable[_Union[PluginListing, _Mapping]]] = ..., route_hashes: _Optional[_Mapping[str, str]] = ..., pool: _Optional[str] = ..., blob_error: _Optional[str] = ..., value_memory: _Optional[_Union[ValueMemory, _Mapping]] = ...) -> None: ...
 
 class PluginListing(_message.Message):
-    __slots__ = ("plugin", "type", "complete", "state", "last_error", "components", "restarts")
+    __slots__ = ("plugin", "type", "complete", "state", "last_error", "components", "restarts", "digest", "conflict")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[PluginListing.State]
@@ -154,6 +174,8 @@ class PluginListing(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_FIELD_NUMBER: _ClassVar[int]
     plugin: str
     type: str
     complete: bool
@@ -161,7 +183,9 @@ class PluginListing(_message.Message):
     last_error: str
     components: _containers.RepeatedCompositeFieldContainer[ComponentListing]
     restarts: int
-    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., complete: bool = ..., state: _Optional[_Union[PluginListing.State, str]] = ..., last_error: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ComponentListing, _Mapping]]] = ..., restarts: _Optional[int] = ...) -> None: ...
+    digest: str
+    conflict: bool
+    def __init__(self, plugin: _Optional[str] = ..., type: _Optional[str] = ..., complete: bool = ..., state: _Optional[_Union[PluginListing.State, str]] = ..., last_error: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ComponentListing, _Mapping]]] = ..., restarts: _Optional[int] = ..., digest: _Optional[str] = ..., conflict: bool = ...) -> None: ...
 
 class ComponentListing(_message.Message):
     __slots__ = ("component", "path", "description", "input_schema_json", "output_schema_json")
@@ -178,14 +202,24 @@ class ComponentListing(_message.Message):
     def __init__(self, component: _Optional[str] = ..., path: _Optional[str] = ..., description: _Optional[str] = ..., input_schema_json: _Optional[bytes] = ..., output_schema_json: _Optional[bytes] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("handed_over", "taken_from", "refused_by")
+    __slots__ = ("handed_over", "taken_from", "given_back", "refused_by")
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FROM_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_BACK_FIELD_NUMBER: _ClassVar[int]
     REFUSED_BY_FIELD_NUMBER: _ClassVar[int]
     handed_over: bool
     taken_from: str
+    given_back: bool
     refused_by: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ..., refused_by: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, handed_over: bool = ..., taken_from: _Optional[str] = ..., given_back: bool = ..., refused_by: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Adopting(_message.Message):
+    __slots__ = ("count", "executor_id")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    executor_id: str
+    def __init__(self, count: _Optional[int] = ..., executor_id: _Optional[str] = ...) -> None: ...
 
 class InboxMessage(_message.Message):
     __slots__ = ("cancel", "signal", "item")
@@ -214,3 +248,11 @@ class NamedVersion(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[str]
     stored_at_ms: int
     def __init__(self, flow_id: _Optional[str] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., stored_at_ms: _Optional[int] = ...) -> None: ...
+
+class PluginOwner(_message.Message):
+    __slots__ = ("pool", "digest")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    digest: str
+    def __init__(self, pool: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...

@@ -5,9 +5,11 @@
 - `directory`: blobs as plain files.
 - `memory`: blobs in memory.
 - `bucket`: blobs in S3, GCS or Azure.
+- `waiting`: calls that wait while the store is full or down.
 """
 
 from stepflow.store.blobs.backend import DATA, SHARED
 from stepflow.store.blobs.store import BlobStore
+from stepflow.store.blobs.waiting import WaitingBlobs
 
-__all__ = ["DATA", "SHARED", "BlobStore"]
+__all__ = ["DATA", "SHARED", "BlobStore", "WaitingBlobs"]

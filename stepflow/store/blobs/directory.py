@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -144,8 +145,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
 def _explain_os(error: OSError, root: Path) -> StepflowError:
     text = f"blobs in {root}: {error.strerror or error}"
+    if error.errno in _FULL:
+        return Unavailable("BLOB_STORE_FULL", f"{text} ({errno.errorcode[error.errno]}); free some space there")
     if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
         return FailedPrecondition("BLOB_STORE_REFUSED", text)
     return Unavailable("BLOB_STORE_UNAVAILABLE", text)

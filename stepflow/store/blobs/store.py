@@ -15,13 +15,22 @@ import asyncio
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, blob_id
-from stepflow.errors import DataLoss, Invalid, NotFound
+from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError, Unavailable
 from stepflow.store.blobs.backend import DATA, SHARED, BlobBackend
 from stepflow.store.blobs.bucket import BucketBackend
 from stepflow.store.blobs.directory import DirectoryBackend
 from stepflow.store.blobs.memory import MemoryBackend
+from stepflow.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = get_logger(__name__)
+
+_T = TypeVar("_T")
 
 INLINE_HASH_BYTES_MAX = 256 * 1024
 """Larger contents are hashed in a thread; this size takes about 0.2 ms."""
@@ -35,7 +44,16 @@ class BlobStore:
     """Checks requests and hashes contents; a backend keeps them. Safe for concurrent tasks."""
 
     def __init__(self, backend: BlobBackend) -> None:
+        self.on_trouble: Callable[[StepflowError | None], object] = lambda _error: None
+        """Called on the loop with the new `trouble`, whenever it changes."""
         self._backend = backend
+        self._troubles: dict[str, StepflowError] = {}
+        """By `put` and `get`: the error of the last one."""
+
+    @property
+    def trouble(self) -> StepflowError | None:
+        """Why the store refused the last put, or the last get; None if it refused neither."""
+        return self._troubles.get("put") or self._troubles.get("get")
 
     @classmethod
     def open(cls, location: str | os.PathLike[str]) -> BlobStore:
@@ -66,6 +84,7 @@ class BlobStore:
         Raises:
             Invalid: `PAYLOAD_TOO_LARGE`, `BLOB_SCOPE_INVALID`, `BLOB_TYPE_INVALID`.
             Unavailable, FailedPrecondition: `BLOB_STORE_UNAVAILABLE`, `BLOB_STORE_REFUSED`; it may have been stored.
+            Unavailable: `BLOB_STORE_FULL`, no space is left.
         """
         if len(content) > PAYLOAD_BYTES_MAX:
             raise Invalid(
@@ -79,7 +98,7 @@ class BlobStore:
 
         folder = _folder(scope)
         identity = await _hash(content)
-        await self._backend.write(f"{folder}/{identity}", content, blob_type)
+        await self._watched("put", self._backend.write(f"{folder}/{identity}", content, blob_type))
         return identity
 
     async def get(self, identity: str, *, scope: str = SHARED) -> tuple[bytes, str]:
@@ -95,12 +114,28 @@ class BlobStore:
             raise Invalid("BLOB_ID_INVALID", f"{identity[:80]!r} is not a blob id: 64 hexadecimal digits")
 
         identity = identity.lower()
-        found = await self._backend.read(f"{_folder(scope)}/{identity}")
+        found = await self._watched("get", self._backend.read(f"{_folder(scope)}/{identity}"))
         if found is None:
             raise NotFound("BLOB_NOT_FOUND", f"there is no blob {identity} ({scope})", blob_id=identity, scope=scope)
         if await _hash(found[0]) != identity:
             raise DataLoss("BLOB_CORRUPT", f"the content of blob {identity} ({scope}) is damaged", blob_id=identity)
         return found
+
+    async def _watched(self, kind: str, work: Awaitable[_T]) -> _T:
+        """Do work of the backend, and note whether the store refuses it."""
+        try:
+            result = await work
+        except (Unavailable, FailedPrecondition) as error:
+            before, self._troubles[kind] = self._troubles.get(kind), error
+            if before is None or before.message != error.message:
+                log.warning(f"the blob store refuses a {kind}", reason=error.reason, error=error.message)
+                self.on_trouble(self.trouble)
+            raise
+
+        if self._troubles and self._troubles.pop(kind, None) is not None:
+            log.info(f"the blob store takes a {kind} again")
+            self.on_trouble(self.trouble)
+        return result
 
     async def delete_scope(self, scope: str) -> None:
         """Delete all blobs of a root run. Idempotent. Raises: Invalid, also for the shared scope."""

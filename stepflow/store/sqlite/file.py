@@ -91,7 +91,10 @@ def explain(error: Exception, path: str) -> StepflowError:
             f"{path} is damaged ({error}); keep the file, and start the run again or restore a copy",
             path=path,
         )
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM):
+    if code == sqlite3.SQLITE_FULL:
+        text = f"{path}: no space left on the device (ENOSPC); free some space there"
+        return StoreUnavailable("STORE_IO_ERROR", text, path=path)
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM):
         return StoreUnavailable("STORE_IO_ERROR", f"{path}: {error}", path=path)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return StoreUnreadable("STORE_UNREADABLE", f"{path} cannot be opened as a database: {text}", path=path)

@@ -71,5 +71,9 @@ async def delegate(ctx: Context, value: int, ms: float = 0) -> int:
     return int(result)
 
 
+if os.environ.get("LEDGER_NEWER"):
+    component("add_newer")(add)
+
+
 if __name__ == "__main__":
     serve()

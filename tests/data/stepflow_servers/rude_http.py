@@ -74,7 +74,8 @@ def plain(self, value):
 
 def statuses(self, value):
     """Answer with the status, type and body that the input names."""
-    self.answer(value["status"], value["body"].encode(), value.get("type", "application/json"), Location="/elsewhere")
+    headers = {"Location": "/elsewhere", **value.get("headers", {})}
+    self.answer(value["status"], value["body"].encode(), value.get("type", "application/json"), **headers)
 
 
 def cut_off(self, value):

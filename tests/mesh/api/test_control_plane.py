@@ -12,6 +12,7 @@ from support.parts import World, echo, gated, of, step
 
 from control_plane import admission
 from control_plane import inputs as run_inputs
+from control_plane.run_list import RunFilter
 from stepflow.errors import AlreadyExists, Invalid, NotFound, StepflowError
 from stepflow.flow import Flow
 from stepflow.ids import new_run_id
@@ -51,7 +52,7 @@ def test_fifty_submissions_of_one_run_id_make_one_run() -> None:
             assert set(ids) == {request.run_id}
             await world.ended(ids[0])
             assert world.work.executions("a") == [1]
-            assert len(await world.control.list_runs()) == 1
+            assert len((await world.control.run_list.page(RunFilter(), 100, ""))[0]) == 1
             assert await world.control.submit(request) == request.run_id
 
     run(main())

@@ -200,6 +200,23 @@ def test_a_defect_is_internal_and_says_nothing_of_its_cause(api: Any, monkeypatc
     assert "NoneType" not in failed.details()
 
 
+def test_a_request_without_memory_for_its_answer_is_told_to_ask_for_less(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def greedy(*_: object) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(api[0].store, "get", greedy)
+
+    async def talk(channel: grpc.aio.Channel) -> Any:
+        stub: Any = cluster_pb2_grpc.ClusterServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.GetCluster(cluster_pb2.GetClusterRequest())
+        return error_of(failed.value)
+
+    assert converse(api[0].address, talk).reason == "OUT_OF_MEMORY"
+
+
 # --- flows --------------------------------------------------------------------------------------------------------
 
 

@@ -645,6 +645,21 @@ def test_a_fault_ends_its_call_and_nothing_else(fault: Any, code: Code) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_the_pause_that_a_server_asks_for_reaches_the_retry(status: int) -> None:
+    class Busy(Scripted):
+        async def call(self, exchange: Exchange) -> None:
+            await exchange.send(status, b"busy", "text/plain", Retry_After="7")
+
+    async def main() -> None:
+        async with http_server(Busy()) as port, started(at(port, "2025")) as backend:
+            failure = await outcome_of(backend, "do", {})
+        assert isinstance(failure, Failure)
+        assert json.loads(failure.data)["retry_after_ms"] == 7_000
+
+    run(main())
+
+
 @pytest.mark.parametrize("form", _UNREADABLE)
 def test_a_body_without_a_readable_answer_fails_its_call_instead_of_hanging_it(form: str) -> None:
     class Malformed(Scripted):

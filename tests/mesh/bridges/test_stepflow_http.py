@@ -21,6 +21,7 @@ from support.host_side import FLOW_ID, Call, MemoryBlobs, context, execute, repo
 from support.stepflow_servers import SCRIPTS, command_of, kind_called, server
 
 from component_host.stepflow_bridge.http.backend import HttpServerConfig, StepflowHttpBackend
+from stepflow.codec import decode
 from stepflow.errors import Code, Failure, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -402,6 +403,16 @@ def test_an_answer_that_is_no_result_fails_the_call(answer: dict[str, Any], code
             failure = await execute(backend, "/it", answer)
             assert failure.code is Code[code]
             assert text in failure.message
+
+    uvloop.run(test())
+
+
+def test_the_pause_that_a_server_asks_for_reaches_the_retry() -> None:
+    async def test() -> None:
+        async with started(rude("statuses")) as backend:
+            busy = {"status": 503, "body": "busy", "headers": {"Retry-After": "7"}}
+            failure = await execute(backend, "/it", busy)
+            assert decode(failure.data)["retry_after_ms"] == 7_000
 
     uvloop.run(test())
 

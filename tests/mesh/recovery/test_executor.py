@@ -10,6 +10,8 @@ import pytest
 from support import wait_until_async
 from support.parts import World, echo, gated, kinds, of, step
 
+from executor import callbacks
+from executor.hosts.peer import HostPeer
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -271,6 +273,35 @@ def test_a_component_gets_the_result_of_a_flow_with_large_parts() -> None:
             assert await world.results(run_id) == [{"outcome": "success", "result": [pb.RUN_STATUS_COMPLETED] * 2}]
             for other in noise:
                 assert (await world.ended(other)).status == "completed"
+
+    run(main())
+
+
+def test_the_frame_of_a_report_is_bounded_however_many_small_results_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with World.open() as world:
+            frame_bytes: list[int] = []
+            reply = HostPeer.reply
+
+            def measured(peer: HostPeer, message: host_pb2.CallbackReply) -> None:
+                frame_bytes.append(message.ByteSize())
+                reply(peer, message)
+
+            monkeypatch.setattr(HostPeer, "reply", measured)
+            monkeypatch.setattr(callbacks, "REPORT_INLINE_BYTES_MAX", 50_000)
+
+            async def ask(call: HostCall) -> Any:
+                inputs = pb.Payload(json=encode(["x" * 2_000] * 100))
+                request = host_pb2.StartRun(flow=pb.Payload(json=encode(SUB_FLOW)), inputs=inputs, wait=True)
+                report = await call.start_run(request)
+                return sum(len(item.flow_result.json) for item in report.items) // 100
+
+            world.work.asks = ask
+            run_id = await world.submit(step("a", "/kit/ask"))
+            await world.ended(run_id)
+            (result,) = await world.results(run_id)
+            assert result["result"] > 2_000
+            assert max(frame_bytes) < 50_000 + 100 * 100
 
     run(main())
 

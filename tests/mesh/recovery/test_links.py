@@ -529,7 +529,7 @@ def test_a_draining_host_gets_no_new_calls_and_is_drained_when_the_last_result_i
             run_id = await mesh.submit(gated("a", 1), echo("b", of("a")))
             await in_flight(first.work)
             second = await mesh.serve_host()
-            first.registration.drain()
+            first.registration.set_draining(True)
             drained = asyncio.create_task(first.service.drain(20.0))
             peers = mesh.executors[0].hosts._peers
             await wait_until_async(lambda: peers[first.host.id].draining, "the executor knows")

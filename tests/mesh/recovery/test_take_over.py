@@ -13,7 +13,8 @@ from control_plane import takeover as control_takeover
 from control_plane.events import Events
 from control_plane.history import RunDone, StepDone
 from control_plane.unread import unread_partitions
-from executor import give_back, inbox, takeover
+from executor import calls, give_back, takeover
+from executor.adoption import PartitionReader
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
@@ -186,7 +187,7 @@ def test_a_zombie_writes_nothing_after_the_take_over() -> None:
             await world.bury(session.id)
             await wait_until_async(lambda: world.executors[1].ownership.drivers, "the other one has the run")
             drive = zombie.ownership.drivers[(run_id, 0)]
-            inbox._take_message(drive, "made-up", state_pb2.InboxMessage(cancel=True).SerializeToString())
+            drive.messages.take("made-up", state_pb2.InboxMessage(cancel=True))
             drive.turn()
             await wait_until_async(lambda: zombie.id != session.id, "it finds out when it writes, and registers anew")
             world.work.release_all()
@@ -335,6 +336,159 @@ def test_a_run_whose_owners_die_again_and_again_is_given_up(monkeypatch: pytest.
             assert (view.status, view.items_failed) == ("recovery_failed", 1)
             assert world.work.executions("b") == [1]
             assert kinds(await world.journal(run_id)) == ["adopted"] * (ADOPTIONS_IN_A_ROW_MAX + 1) + ["run_completed"]
+
+    run(main())
+
+
+class Reading:
+    """Reads of journals that do not end until `go_on`, so that their executors can be killed in the middle."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+        self.begun: list[str] = []
+        self.going_on = asyncio.Event()
+        self._world = world
+        replay = PartitionReader._replay
+
+        async def slow(reader: PartitionReader, loaded: Any) -> None:
+            self.begun.append(loaded.state.run_id)
+            await self.going_on.wait()
+            await replay(reader, loaded)
+
+        monkeypatch.setattr(PartitionReader, "_replay", slow)
+
+    async def kill_reader(self) -> None:
+        """Let the next executor begin to read all runs that may be read, and kill it."""
+        self.begun.clear()
+        (executor,) = self._world.executors
+        await self._world.add_executor()
+        await self._world.bury(await self._world.kill(executor))
+
+    async def has_begun(self, *run_ids: str) -> None:
+        await wait_until_async(lambda: set(run_ids) <= set(self.begun), "the journals are being read")
+
+
+def test_a_run_that_kills_every_executor_that_reads_it_is_given_up_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            reading = Reading(monkeypatch, world)
+            run_id = await world.submit(gated("a"), inputs=[1, 2])
+            await called(world, 2)
+            journal = await world.journal(run_id)
+            for _ in range(ADOPTIONS_IN_A_ROW_MAX):
+                await reading.kill_reader()
+                await reading.has_begun(run_id)
+            await reading.kill_reader()
+            view = await world.ended(run_id)
+            assert (view.status, view.items_failed) == ("recovery_failed", 2)
+            assert "5 executors in a row died while they read" in (await world.results(run_id))[1]["error"]["message"]
+            assert reading.begun == []
+            assert await world.journal(run_id) == journal
+            assert await world.keys(keys.ADOPTING) == await world.keys(keys.ASSIGNED) == []
+            assert await world.control.steps(run_id) == []
+            await wait_until_async(lambda: not world.hosts[0][0].calls_held, "the host has let its calls go")
+
+    run(main())
+
+
+def test_runs_read_together_with_one_that_kills_are_read_alone_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            reading = Reading(monkeypatch, world)
+            run_ids = [await world.submit(gated("a", n)) for n in range(4)]
+            await called(world, 4)
+            for _ in range(takeover.ISOLATION_THRESHOLD):
+                await reading.kill_reader()
+                await reading.has_begun(*run_ids)
+            for _ in range(2):  # each time, the one that reads alone dies
+                await reading.kill_reader()
+                await wait_until_async(lambda: reading.begun, "one is being read")
+                assert len(reading.begun) == 1
+            reading.going_on.set()
+            await wait_until_async(lambda: len(world.executors[0].ownership.drivers) == 4, "all are driven")
+            world.work.release_all()
+            for run_id in run_ids:
+                assert (await world.ended(run_id)).status == "completed"
+            assert await world.keys(keys.ADOPTING) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("ending", ["closed", "session lost", "unreadable"])
+def test_a_reading_that_breaks_off_without_a_death_is_not_counted(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            reading = Reading(monkeypatch, world)
+            run_id = await world.submit(gated("a"))
+            await called(world)
+            await reading.kill_reader()
+            await reading.has_begun(run_id)
+            assert await world.keys(keys.ADOPTING) == [keys.adopting(run_id, 0)]
+            (executor,) = world.executors
+            if ending == "closed":
+                world.executors.remove(executor)
+                await executor.close()
+            elif ending == "session lost":
+                before = executor.id
+                monkeypatch.setattr(world.control.cluster, "choose", lambda *_, **__: None)  # nobody takes it
+                await world.bury(before)
+                await wait_until_async(lambda: executor.id != before, "it is registered again")
+            else:
+                await break_run(world, run_id, "garbage")
+                reading.going_on.set()
+            async with asyncio.timeout(10):
+                while await world.keys(keys.ADOPTING):  # noqa: ASYNC110  # nothing tells of it but the store
+                    await asyncio.sleep(0.005)
+
+    run(main())
+
+
+def test_a_run_that_takes_all_memory_fails_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with World.open(executors=2) as world:
+            other = await world.submit(gated("a"))
+            run_id = await world.submit(echo("a"), gated("b", of("a")))
+            await called(world, 2)
+            settle = calls.settle
+
+            def greedy(state: Any, *arguments: Any, **named: Any) -> Any:
+                if state.run_id == run_id:
+                    raise MemoryError
+                return settle(state, *arguments, **named)
+
+            monkeypatch.setattr(calls, "settle", greedy)
+            world.work.release_all()
+            assert (await world.ended(run_id)).status == "failed"
+            (result,) = await world.results(run_id)
+            assert (result["error"]["code"], "more memory" in result["error"]["message"]) == (
+                "ORCHESTRATOR_ERROR",
+                True,
+            )
+            journal = kinds(await world.journal(run_id))
+            assert (journal.count("adopted"), journal[-1]) == (2, "run_completed")
+            assert (await world.ended(other)).status == "completed"
+
+    run(main())
+
+
+def test_a_run_that_takes_all_memory_when_it_is_read_fails_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with World.open(executors=1) as world:
+            run_id = await world.submit(gated("a"))
+            await called(world)
+
+            def greedy(*_: object) -> Any:
+                raise MemoryError
+
+            with monkeypatch.context() as patch:
+                patch.setattr(PartitionReader, "_replay", greedy)
+                (executor,) = world.executors
+                await world.add_executor()
+                await world.bury(await world.kill(executor))
+                view = await world.ended(run_id)
+            assert (view.status, view.items_failed) == ("failed", 1)
+            assert kinds(await world.journal(run_id)) == ["adopted"]
+            assert await world.keys(keys.ADOPTING) == await world.keys(keys.ASSIGNED) == []
+            assert (await world.ended(await world.submit(echo("a")))).status == "completed"
 
     run(main())
 
@@ -490,6 +644,8 @@ def test_a_defect_while_driving_gives_the_run_back_and_in_the_end_up(monkeypatch
                 world.work.release()
                 view = await world.ended(run_id)
             assert view.status == "recovery_failed"
+            (result,) = await world.results(run_id)
+            assert "5 executors in a row gave this run back" in result["error"]["message"]
             other = await world.submit(echo("a"))
             assert (await world.ended(other)).status == "completed"
 

@@ -180,6 +180,38 @@ def test_a_run_that_kills_its_executors_meets_five_of_them_and_no_more(
     run(scenario())
 
 
+def test_a_run_that_kills_the_executors_that_read_its_journal_meets_five_of_them_and_no_more(
+    mesh: Processes, gate: Gate, tmp_path: Path
+) -> None:
+    poison = {"PYTHONPATH": f"{ROOT / 'tests/data/poison'}:{ROOT}"}
+    mesh.host(gated_config(tmp_path))
+    control = mesh.start("control_plane")
+    executors = [mesh.executor(env=poison)]
+
+    async def scenario() -> None:
+        async with Client(control.address) as client, mesh.store() as store:
+            innocent = await client.submit_runs(chain(2), range(RUNS))
+            bad = await client.submit(chain(1, "unreadable"), 1)
+            await gate.wait_for(RUNS + 1)
+            executors[0].kill()  # the first owner had nothing to read
+            executors.append(await asyncio.to_thread(mesh.executor, env=poison))
+            died = 0
+            while not (await client.wait(bad, timeout_s=0.05)).ended:
+                if executors[-1].process.poll() is not None:
+                    died += 1
+                    assert died <= ADOPTIONS_IN_A_ROW_MAX, "the fleet dies of one run"
+                    executors.append(await asyncio.to_thread(mesh.executor, env=poison))
+            assert died == ADOPTIONS_IN_A_ROW_MAX
+            assert (await client.get(bad)).status == "recovery_failed"
+            gate.allow(99)
+            for run_id in innocent:
+                await completed(client, str(run_id))
+            assert {attempt for _, attempt in gate.ledger} == {1}
+            assert [item.key async for item in range_all(store, keys.ADOPTING)] == []
+
+    run(scenario())
+
+
 QUOTA_BYTES = 32 * 1024 * 1024
 FILLER_BYTES = 300_000
 

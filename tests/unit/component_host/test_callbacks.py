@@ -80,7 +80,7 @@ def test_large_inputs_of_a_sub_run_travel_as_a_blob_of_the_run() -> None:
             request = host_pb2.StartRun(flow=pb.Payload(json=b"{}"), inputs=pb.Payload(json=LARGE))
             asked = task(backend.executed[0].start_run(request))
             callback = (await executor.asked())[0]
-            assert callback.start_run.inputs == pb.Payload(blob=blob_id(LARGE))
+            assert callback.start_run.inputs == pb.Payload(blob=blob_id(LARGE), blob_bytes=len(LARGE))
             assert callback.start_run.flow.json == b"{}"
             assert (await blobs.get(blob_id(LARGE), scope=RUN))[0] == LARGE
             executor.answer(callback, report=report())

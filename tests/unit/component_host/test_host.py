@@ -27,7 +27,7 @@ from component_host.held_results import HOLD_BYTES
 from component_host.results import MESSAGE_CHARS_MAX
 from stepflow import telemetry
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, blob_id, encode
-from stepflow.errors import Code, Failure, Unavailable
+from stepflow.errors import Code, FailedPrecondition, Failure, Unavailable
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.store.blobs import BlobStore
@@ -541,17 +541,66 @@ def test_an_input_that_does_not_exist_fails_the_call_for_good() -> None:
     run_async(main)
 
 
-@pytest.mark.parametrize("attempt", ["input", "output"])
-def test_a_blob_store_that_is_down_makes_the_call_unreachable_so_that_it_is_retried(attempt: str) -> None:
+@pytest.mark.parametrize("reason", ["BLOB_STORE_UNAVAILABLE", "BLOB_STORE_FULL", "BLOB_STORE_REFUSED"])
+def test_a_call_waits_for_a_blob_store_that_is_away_and_is_executed_once(reason: str) -> None:
     async def main() -> None:
         blobs = GatedBlobs()
         blobs.gate.set()
-        blobs.error = Unavailable("BLOB_STORE_UNAVAILABLE", "down")
-        async with scripted(blobs=blobs) as (_, backend, executor):
-            number = executor.call(blob=blob_id(LARGE)) if attempt == "input" else executor.call()
-            if attempt == "output":
-                backend.executed[0].succeed(LARGE)
-            assert error_of(await executor.result(number)) == ("UNREACHABLE", "BLOB_STORE_UNAVAILABLE")
+        await blobs.put(LARGE, scope=RUN)
+        family = FailedPrecondition if reason == "BLOB_STORE_REFUSED" else Unavailable
+        blobs.error = family(reason, "away")
+        async with scripted(blobs=blobs) as (host, backend, executor):
+            read = executor.call("a", ECHO, blob=blob_id(LARGE))
+            written = executor.call("b")
+            backend.executed[0].succeed(LARGE)
+            await wait_until_async(lambda: host.held_results.bytes > len(LARGE), "the output counts as held")
+            assert executor.results == []
+            assert host.calls_in_flight == 2
+
+            blobs.error = None
+            for number in (read, written):
+                assert (await executor.result(number)).result.blob == blob_id(LARGE)
+            assert len(backend.executed) == 2
+            executor.ack("a")
+            executor.ack("b")
+            assert_nothing_is_left(host, executor)
+
+    run_async(main)
+
+
+def test_a_cancelled_call_does_not_keep_the_output_that_waits_for_the_blob_store() -> None:
+    async def main() -> None:
+        blobs = GatedBlobs()
+        blobs.gate.set()
+        blobs.error = Unavailable("BLOB_STORE_FULL", "away")
+        async with scripted(blobs=blobs) as (host, backend, executor):
+            number = executor.call()
+            backend.executed[0].succeed(LARGE)
+            await wait_until_async(lambda: host.held_results.bytes, "the output waits")
+            executor.cancel(number)
+            assert_nothing_is_left(host, executor)
+            await wait_until_async(lambda: not host._tasks._tasks, "nothing keeps the output")
+
+    run_async(main)
+
+
+def test_the_oldest_output_that_waits_for_the_blob_store_is_given_up_when_the_host_holds_too_many() -> None:
+    async def main() -> None:
+        blobs = GatedBlobs()
+        blobs.gate.set()
+        blobs.error = Unavailable("BLOB_STORE_FULL", "no space left")
+        async with scripted(blobs=blobs, held_bytes_max=3 * len(LARGE)) as (_, backend, executor):
+            numbers = [executor.call(step) for step in "abc"]
+            for call in backend.executed:
+                call.succeed(LARGE)
+            await wait_until_async(lambda: executor.results, "one result is given up")
+            assert error_of(await executor.result(numbers[0]))[0] == "UNREACHABLE"
+            assert len(executor.results) == 1
+
+            blobs.error = None
+            for number in numbers[1:]:
+                assert (await executor.result(number)).result.blob == blob_id(LARGE)
+            assert len(backend.executed) == 3
 
     run_async(main)
 

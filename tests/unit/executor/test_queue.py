@@ -15,10 +15,10 @@ class _Routes:
     """Hosts with so much room, by plugin."""
 
     def __init__(self, **room: int) -> None:
-        self.by_plugin = room
+        self.by_group = room
 
     def find_room(self, plugin: str, _depth: int) -> Any:
-        return plugin if self.by_plugin.get(plugin) else None
+        return plugin if self.by_group.get(plugin) else None
 
 
 class _Caller:
@@ -33,7 +33,7 @@ def queue_of(routes: Any, timeout_s: float) -> tuple[CallQueue[Any], list[Any]]:
     sent: list[Any] = []
 
     def send(plugin: Any, _caller: Any, action: Any, _payload: pb.Payload) -> None:
-        routes.by_plugin[plugin] -= 1
+        routes.by_group[plugin] -= 1
         sent.append(action)
 
     return CallQueue(routes, send, timeout_s=timeout_s), sent
@@ -51,11 +51,11 @@ def test_the_deepest_calls_go_first_and_equally_deep_ones_in_their_order() -> No
             add(queue, "p", depth, action)
         queue.release()
         assert sent == []
-        routes.by_plugin["p"] = 4
+        routes.by_group["p"] = 4
         queue.release()
         assert sent == ["b", "d", "e", "a"]
         assert list(queue.waiting) == [("p", 0)]
-        routes.by_plugin["p"] = 1
+        routes.by_group["p"] = 1
         queue.release()
         assert sent[-1] == "c"
         assert not queue.waiting
@@ -71,7 +71,7 @@ def test_a_call_that_its_caller_no_longer_wants_leaves_the_queue_unsent() -> Non
         add(queue, "p", 0, "unwanted", caller)
         add(queue, "p", 0, "wanted")
         caller.wanted = False
-        routes.by_plugin["p"] = 1
+        routes.by_group["p"] = 1
         queue.release()
         assert sent == ["wanted"]
 
@@ -90,7 +90,7 @@ def test_a_call_expires_only_while_no_host_runs_its_plugin() -> None:
         await asyncio.sleep(0.05)
         assert late == ["late"]
         assert ("busy", 0) in queue.waiting
-        del routes.by_plugin["busy"]
+        del routes.by_group["busy"]
         await wait_until_async(lambda: len(late) == 2, "its host is gone: it expires as well")
         assert not queue.waiting
         assert queue._timer is None

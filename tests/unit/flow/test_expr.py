@@ -1,5 +1,6 @@
 """Values of expressions and the steps that they need, by evaluating compiled flows."""
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,26 @@ def test_the_first_failure_in_document_order_is_the_result() -> None:
     env = env_of({}, a=BROKEN, b=Failure(Code.TIMEOUT, "late"))
     assert value_of([1, {"x": {"$input": "nope"}}, {"$step": "a"}], env) == missing("Input path $.nope not found")
     assert value_of({"p": {"$step": "b"}, "q": {"$step": "a"}}, env) == Failure(Code.TIMEOUT, "late")
+
+
+@pytest.mark.parametrize("part", [{"$step": "a"}, {"$step": "a", "path": "text"}])
+def test_a_composed_value_is_measured_before_it_is_joined(part: Any) -> None:
+    part_bytes = 6_000_000
+    env = env_of(a={"text": "x" * part_bytes})
+    expr = compiled({"x": [part] * 40}).output
+    expr.to_json(env)  # decodes the result, which stays
+    tracemalloc.start()
+    value = expr.to_json(env)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(value, Failure)
+    assert (value.code, "the limit is 16,777,216" in value.message) == (Code.EXPRESSION_FAILURE, True)
+    assert peak_bytes < 8 * part_bytes
+
+
+def test_a_condition_that_is_only_too_large_is_true() -> None:
+    env = env_of(a="x" * 6_000_000)
+    assert value_of({"$if": {"x": [{"$step": "a"}] * 3}, "then": 1, "else": 2}, env) == 1
 
 
 def test_numbers_pass_exactly() -> None:

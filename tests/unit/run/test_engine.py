@@ -6,6 +6,8 @@ answers and the crash points of the owner; the invariants below must hold on eve
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -435,6 +437,18 @@ def test_a_value_that_grows_deeper_every_round_is_stopped_and_not_a_crash():
     ((code, message),) = World({"steps": [step("i", "/builtin/iterate", input)], "output": ref("i")}).run()
     assert code == "EXPRESSION_FAILURE"
     assert "deeper" in message
+
+
+def test_the_results_of_a_map_are_measured_before_they_are_joined():
+    item_bytes = 6_000_000
+    flow = {"$literal": {"output": "x" * item_bytes}}
+    steps = [step("m", "/builtin/map", {"workflow": flow, "items": [0] * 60})]
+    tracemalloc.start()
+    ((code, message),) = World({"steps": steps, "output": ref("m")}).run()
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (code, "the limit is 16,777,216" in message) == ("COMPONENT_FAILED", True)
+    assert peak_bytes < 30 * item_bytes
 
 
 def test_a_composed_input_above_the_payload_limit_fails_its_step():
