@@ -61,7 +61,6 @@ class WorkerProcess:
         self._address = ""
         self._process: ServerProcess | None = None
         self._ready: asyncio.Event = asyncio.Event()
-        self._retired_at = 0.0
 
     @property
     def pid(self) -> int:
@@ -166,23 +165,8 @@ class WorkerProcess:
             if worker.group is self and overdue and any(task.aborted for task in worker.tasks.values()):
                 log.warning("worker does not answer; ending it", plugin=self._context.name)
                 self._kill()
-            elif worker.group is self:
-                self._retire_if_stuck(worker, now)
-
-    def _retire_if_stuck(self, worker: Worker, now: float) -> None:
-        """Give a worker full of aborted tasks no more, and end its process once its live tasks have ended."""
-        if not worker.retired:
-            stuck = worker.aborted_before(now - ABANDONED_S)
-            if not stuck or len(stuck) < abandoned_max(worker.concurrency):
-                return
-            log.warning(
-                "worker is busy with aborted calls; starting it again", plugin=self._context.name, aborted=len(stuck)
-            )
-            worker.retired = True
-            self._retired_at = now
-
-        if now - self._retired_at >= LIVE_S or all(task.aborted for task in worker.tasks.values()):
-            self._kill()
+            elif worker.group is self and must_end(worker, now, self._context.name):
+                self._kill()
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -214,6 +198,18 @@ class WorkerProcess:
         details = encode({"exit_code": process.returncode, "stderr": process.stderr_of_run()})
         text = f"the worker of plugin {self._context.name!r} {self.exit_reason} while the call was in flight"
         self._queue.lose_group(self, Failure(Code.UNREACHABLE, text, details))
+
+
+def must_end(worker: Worker, now: float, plugin: str) -> bool:
+    """Retire a worker full of aborted tasks; return True once its live tasks have ended, or have no more time."""
+    if worker.retired_at is None:
+        stuck = worker.aborted_before(now - ABANDONED_S)
+        if not stuck or len(stuck) < abandoned_max(worker.concurrency):
+            return False
+        log.warning("worker is busy with aborted calls; starting it again", plugin=plugin, aborted=len(stuck))
+        worker.retired_at = now
+
+    return now - worker.retired_at >= LIVE_S or all(task.aborted for task in worker.tasks.values())
 
 
 def _ignore_output(chunk: bytes) -> None:

@@ -91,8 +91,8 @@ class Worker:
     """Id of the open question for components; empty after the answer."""
     asked_at: float = 0.0
     heard_at: float = 0.0
-    retired: bool = False
-    """The worker gets no more tasks: its process will be ended."""
+    retired_at: float | None = None
+    """Since when the worker gets no more tasks: its process will be ended."""
 
     def aborted_before(self, instant: float) -> list[Task]:
         """Return the tasks aborted before an instant that the worker has not completed."""
@@ -101,7 +101,7 @@ class Worker:
     @property
     def room(self) -> int:
         """Number of further tasks the worker may get now."""
-        if self.outbox is None or not self.listed or self.retired:
+        if self.outbox is None or not self.listed or self.retired_at is not None:
             return 0
         lent = sum(1 for task in self.tasks.values() if task.runs_awaited) if self.lends else 0
         return self.concurrency - len(self.tasks) + lent

@@ -207,7 +207,7 @@ class StepflowStdioServer:
         self.stopping = True
         self._kill(self._process)
 
-    def drop_executes(self, request_ids: Sequence[int]) -> None:  # noqa: ARG002
+    def drop_executes(self, request_ids: Sequence[int]) -> None:  # noqa: ARG002  # it has none
         raise AssertionError("a stdio server is never remote")
 
     def takes_call(self, call: HostCall) -> bool:

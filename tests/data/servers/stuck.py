@@ -1,6 +1,6 @@
 """A server whose sync components do not return, or return late, whatever the host says.
 
-Started with `--old` it announces to know no notices of a queue, as SDKs before them.
+Started with `--old` it sends no notices of its queue, as earlier SDKs.
 """
 
 import os
@@ -39,5 +39,5 @@ if __name__ == "__main__":
         from stepflow.component import queue_notices
 
         sys.argv.remove("--old")
-        queue_notices.QueueNotices.note_queued = lambda self, call: None  # type: ignore[method-assign]
+        queue_notices.QueueNotices.note_queued = lambda self, call: None  # type: ignore[method-assign]  # as before
     serve(http=True if "--http" in sys.argv else None)

@@ -186,7 +186,7 @@ def test_the_slots_of_a_remote_server_come_back_although_its_components_never_re
         there = over_http()
         await there.start()
         try:
-            url = str(there._http_servers[0]._connection.endpoint._url)  # type: ignore[union-attr]
+            url = str(there._http_servers[0]._connection.endpoint._url)  # type: ignore[union-attr]  # it has started
             remote = StepflowHttpBackend(context(), HttpServerConfig(url=url, concurrency=2))
             async with hosting(remote) as executor:
                 steps = Steps(executor)
