@@ -69,6 +69,8 @@ class HostedCallOwner(Protocol):
     deadlines: Deadlines[Call]
     held_results: HeldResults[Call]
     value_budget: ValueBudget
+    output_turns: ValueBudget
+    """Large outputs that are checked and stored at a time."""
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None: ...
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None: ...
@@ -235,16 +237,29 @@ class Call(TimedCall):
             stream.send_callback(callback)
 
     async def _succeed_large(self, output: bytes) -> None:
-        try:
-            text = await asyncio.to_thread(_compact, self.request, output)
-        except Invalid as error:
-            self.end_with(unusable(error))
-            return
+        # 1. Count the output in place of the input: further inputs wait until it is stored.
+        owner, size = self._owner, len(output)
+        owner.value_budget.add(size)
+        self.input = b""
+        release_memory(self, owner.value_budget)
 
-        if len(text) > INLINE_BYTES_MAX:
-            await self._succeed_with_blob(text)
-        else:
-            self._succeed_inline(text)
+        # 2. Check and store it in its turn. The turn waits for no memory: holders of turns always go on.
+        try:
+            await owner.output_turns.take(size)
+            try:
+                if self.forgotten:
+                    return
+                text = await asyncio.to_thread(_compact, self.request, output)
+                if len(text) > INLINE_BYTES_MAX:
+                    await self._succeed_with_blob(text)
+                else:
+                    self._succeed_inline(text)
+            except Invalid as error:
+                self.end_with(unusable(error))
+            finally:
+                owner.output_turns.release(size)
+        finally:
+            owner.value_budget.release(size)
 
     async def _succeed_with_blob(self, text: bytes) -> None:
         self._owner.value_budget.add(len(text))

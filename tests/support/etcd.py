@@ -164,8 +164,14 @@ class EtcdServer:
         self.start()
 
     def restore(self, copy: Path, *args: str) -> None:
-        """SIGKILL the server and start it on a snapshot, restored as the documentation of etcd says."""
+        """SIGKILL the server and start it on a snapshot."""
+        self.restore_data(copy, *args)
+        self.start()
+
+    def restore_data(self, copy: Path, *args: str) -> None:
+        """SIGKILL the server and replace its data by a snapshot's, as the documentation of etcd says."""
         self.kill()
+        members = self.members or (self,)
         shutil.rmtree(self.folder / "data")
         command = [
             str(etcd_binary().path.with_name("etcdutl")),
@@ -174,12 +180,11 @@ class EtcdServer:
             str(copy),
             f"--name={self.name}",
             f"--data-dir={self.folder / 'data'}",
-            f"--initial-cluster={self.name}={self.peer_url}",
+            f"--initial-cluster={','.join(f'{member.name}={member.peer_url}' for member in members)}",
             f"--initial-advertise-peer-urls={self.peer_url}",
             *args,
         ]
         subprocess.run(command, check=True, capture_output=True, env=_environ())
-        self.start()
 
     def make_room(self) -> None:
         """Defragment, and clear the NOSPACE alarm."""

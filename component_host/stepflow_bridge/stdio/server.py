@@ -3,6 +3,7 @@
 Promises:
 - A line is never longer than the server can read (a longer line crashes it): such a call fails with INVALID_INPUT,
   unsent.
+- While the server does not read what it was sent, further calls wait in the pool. It is ended after `UNREAD_S_MAX`.
 - At the end of the process, its calls in flight fail with UNREACHABLE.
 
 The parts: the handshake (`handshake`), the bytes (`reader`), requests about the server (`questions`), executes in
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from component_host.stepflow_bridge import protocol
-from component_host.stepflow_bridge.stdio.callbacks import OUTGOING_BYTES_MAX, StdioCallbacks
+from component_host.stepflow_bridge.stdio.callbacks import FLOOD_BYTES_MAX, StdioCallbacks
 from component_host.stepflow_bridge.stdio.executes import StdioExecutes
 from component_host.stepflow_bridge.stdio.handshake import LINE_BYTES_OWN, ServerTraits, shake_hands
 from component_host.stepflow_bridge.stdio.questions import Questions, ServerEndedError
 from component_host.stepflow_bridge.stdio.reader import StdoutReader
+from component_host.supervision.pipes import OUTGOING_BYTES_MAX
 from component_host.supervision.process import ServerProcess
 from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import Code, Failure, Unavailable
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 log = get_logger("component_host.stepflow")
 
-assert OUTGOING_BYTES_MAX > LINE_BYTES_OWN
+assert FLOOD_BYTES_MAX > OUTGOING_BYTES_MAX + LINE_BYTES_OWN
 
 
 class StepflowStdioServer:
@@ -64,7 +66,7 @@ class StepflowStdioServer:
         self._process: ServerProcess | None = None
 
         self._questions = Questions()
-        fill = partial(on_room, self)
+        self._fill = fill = partial(on_room, self)
         self._executes = StdioExecutes(self._plugin, self._spans, config.concurrency, fill)
         self._callbacks = StdioCallbacks(self._executes, fill, self._kill)
         self._check: asyncio.Task[None] | None = None
@@ -76,7 +78,7 @@ class StepflowStdioServer:
         self.stopping = False
         reader = StdoutReader(self._plugin, self._handle_line, self._executes.fail_oversized)
         on_exit = partial(self._handle_exit, reader)
-        self._process = process = ServerProcess(self._spec, on_output=reader.feed, on_exit=on_exit)
+        self._process = process = ServerProcess(self._spec, on_output=reader.feed, on_exit=on_exit, on_room=self._fill)
         process.start()
 
         try:
@@ -180,7 +182,11 @@ class StepflowStdioServer:
     @property
     def room(self) -> float:
         """Number of further executes the server may get now."""
-        return self._executes.room
+        room = self._executes.room
+        if room > 0:
+            assert self._process is not None
+            return 0.0 if self._process.stdin.full else room
+        return room
 
     @property
     def in_flight(self) -> int:
@@ -211,7 +217,10 @@ class StepflowStdioServer:
         raise AssertionError("a stdio server is never remote")
 
     def takes_call(self, call: HostCall) -> bool:
-        return self._executes.takes_call(call, self._callbacks.asking)
+        if not self._executes.takes_call(call, self._callbacks.asking):
+            return False
+        assert self._process is not None
+        return not self._process.stdin.full
 
     def send_execute(self, call: HostCall) -> None:
         """Send an execute. Only a call that `takes_call` accepts."""
@@ -222,9 +231,6 @@ class StepflowStdioServer:
 
         if len(line) - 1 > self._callbacks.line_bytes_max:
             call.fail(self._too_long(len(line) - 1))
-            return
-        if process.outgoing_bytes + len(line) > OUTGOING_BYTES_MAX:
-            call.fail(Failure(Code.RESOURCE_UNAVAILABLE, f"server {self._plugin!r} does not read what it was sent"))
             return
 
         process.serve_run(call.request.root_run_id, idle=not len(self._executes))

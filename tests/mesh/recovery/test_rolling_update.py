@@ -88,8 +88,10 @@ def mesh(etcd: EtcdServer, tmp_path: Path) -> Iterator[Processes]:
 async def steady_load(on: Scene) -> AsyncIterator[None]:
     """Submit one run after the other until the block ends."""
 
+    over = asyncio.Event()
+
     async def submit() -> None:
-        while True:
+        while not over.is_set():
             await on.load(1, ms=CALL_MS)
             await asyncio.sleep(PAUSE_S)
 
@@ -97,9 +99,8 @@ async def steady_load(on: Scene) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        failed = task.done()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=not failed)
+        over.set()  # a cancelled submission might begin a run that nobody knows of
+        await task
 
 
 async def ready(*waiting: Service) -> None:

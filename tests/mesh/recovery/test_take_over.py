@@ -520,7 +520,8 @@ def test_a_run_that_nobody_here_can_read_waits_and_harms_no_other(damage: str, m
             assert reasons == [REASONS[damage]]
 
             # So may the first, once an operator has mended the run.
-            assert world.control._leader._take_over._unread_since_s
+            take_over = world.control._leader._take_over
+            await wait_until_async(lambda: take_over._unread_since_s, "the leader has seen it")
             monkeypatch.setattr(control_takeover, "REFUSED_RETRY_S", 0.0)
             world.control._leader.look()
             await wait_until_async(lambda: len(reasons) >= 2, "it is tried again")
