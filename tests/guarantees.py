@@ -319,7 +319,7 @@ BOUNDS = (
     ),
     Promise(
         "stuck",
-        "A timeout counts from the beginning of the execution, and a server full of calls that never return is started again.",
+        "A timeout counts from the beginning of the execution; a server full of calls that never return is replaced.",
         (
             "mesh/bridges/test_capacity.py::test_a_quick_call_behind_sixty_that_hang_succeeds_at_its_first_attempt",
             "mesh/bridges/test_capacity.py::"
