@@ -317,6 +317,16 @@ SERVERS = (
         "Calls wait for a thread",
         set_by="`serve(threads=…)`",
     ),
+    Limit(
+        "Threads of our SDK that are replaced while they run abandoned calls",
+        "stepflow/component REPLACED_MAX",
+        "Calls wait for a thread",
+    ),
+    Limit(
+        "Abandoned executes that a server keeps running for 10 s (at most half of its `concurrency`)",
+        "component_host ABANDONED_MAX",
+        "The server is started again",
+    ),
     Limit("Addresses that tasks may name to a pull worker", "stepflow/component CHANNELS_MAX", "`TOO_MANY_ADDRESSES`"),
 )
 

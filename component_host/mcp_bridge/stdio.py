@@ -54,6 +54,7 @@ class McpStdioServer:
         self._plugin = spec.plugin
         self._reader = McpStdoutReader(spec.plugin, self._send)
         self._process = ServerProcess(spec, on_output=self._reader.feed, on_exit=self._handle_exit)
+        self.kill = self._process.kill
         self._on_loss = on_loss
         self._ending = False
 

@@ -32,9 +32,10 @@ from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from component_host.backend import BackendContext, ComponentInfo, HostCall
+    from component_host.stepflow_bridge.retirement import AbandonedExecutes
     from component_host.stepflow_bridge.stdio.config import StdioServerConfig
 
 log = get_logger("component_host.stepflow")
@@ -162,8 +163,12 @@ class StepflowStdioServer:
         if line.method is not None:
             if request_id is not None:
                 self._callbacks.serve_callback(process, request_id, line.method, line)
-            elif line.method == "components/progress" and line.params is not UNSET:
+            elif line.params is UNSET:
+                return
+            elif line.method == protocol.PROGRESS:
                 self._executes.report_progress(line.params)
+            elif line.method in (protocol.QUEUED, protocol.BEGUN):
+                self._executes.note_queue(line.params, begun=line.method == protocol.BEGUN)
         elif type(request_id) is int:
             self._executes.settle_call(request_id, line)
         elif isinstance(request_id, str):
@@ -187,6 +192,29 @@ class StepflowStdioServer:
     def in_flight(self) -> int:
         """Number of executes, abandoned ones included."""
         return len(self._executes)
+
+    @property
+    def concurrency(self) -> float:
+        return self._executes.concurrency
+
+    @property
+    def abandoned(self) -> AbandonedExecutes:
+        return self._executes.abandoned
+
+    @property
+    def executing(self) -> bool:
+        return self._executes.executing
+
+    def retire(self) -> None:
+        self._executes.close_slots()
+
+    def end_process(self) -> None:
+        assert self._process is not None
+        self.stopping = True
+        self._kill(self._process)
+
+    def drop_executes(self, request_ids: Sequence[int]) -> None:  # noqa: ARG002  # it has none
+        raise AssertionError("a stdio server is never remote")
 
     def takes_call(self, call: HostCall) -> bool:
         if not self._executes.takes_call(call, self._callbacks.asking):
@@ -223,9 +251,9 @@ class StepflowStdioServer:
             process.write(protocol.line_of(protocol.Notification("components/cancel", {"id": request_id})))
         elif self._executes.stuck:
             # Abandoned work fills the server and the protocol cannot stop it: only a new process has room.
-            self.stopping = True
-            self._kill(process)
-        elif self._check is None or self._check.done():
+            self.end_process()
+            return
+        if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(process), name=f"check {self._plugin}")
 
     async def _check_alive(self, process: ServerProcess) -> None:
