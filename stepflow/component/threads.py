@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
@@ -43,10 +42,10 @@ class Threads:
 
     def __init__(self, threads_max: int | None = None) -> None:
         self._threads_max = threads_max or min(32, (os.cpu_count() or 1) + 4)
-        self._queued: OrderedDict[ThreadCall, None] = OrderedDict()
-        """Calls that no thread has taken yet, FIFO. The removal of a call, by a thread or by `withdraw`, is atomic."""
-        self._tickets: SimpleQueue[bool] = SimpleQueue()
-        """True: look for a queued call; it may have been withdrawn. False ends the receiving thread."""
+        self._queue: SimpleQueue[ThreadCall | None] = SimpleQueue()
+        """Calls, withdrawn ones included. None ends the receiving thread."""
+        self._queued: dict[ThreadCall, ThreadCall] = {}
+        """Calls that no thread has taken yet. The removal of a call, by a thread or by `withdraw`, is atomic."""
 
         self._started = 0
         self._waiting = 0
@@ -64,8 +63,8 @@ class Threads:
         """
         self._calls += 1
         self._start_thread_if_needed()
-        self._queued[call] = None
-        self._tickets.put(True)
+        self._queued[call] = call
+        self._queue.put(call)
         return self._calls <= self._started
 
     def is_queued(self, call: ThreadCall) -> bool:
@@ -73,7 +72,7 @@ class Threads:
 
     def withdraw(self, call: ThreadCall) -> bool:
         """Remove a queued call, which then never runs; return False if a thread has taken the call."""
-        if self._queued.pop(call, call) is call:
+        if self._queued.pop(call, None) is None:
             return False
         self._calls -= 1
         return True
@@ -90,7 +89,7 @@ class Threads:
             self._abandoned -= 1
         if self._working > self._threads_max and self._calls < self._started:
             self._started -= 1
-            self._tickets.put(False)
+            self._queue.put(None)
 
     def busy(self) -> bool:
         return self._calls > 0
@@ -127,9 +126,6 @@ class Threads:
 
     def _work(self) -> None:
         self._local.in_pool = True
-        while self._tickets.get():
-            try:
-                call, _ = self._queued.popitem(last=False)
-            except KeyError:  # withdrawn
-                continue
-            call.run_in_thread()
+        while (call := self._queue.get()) is not None:
+            if self._queued.pop(call, None) is not None:  # else withdrawn
+                call.run_in_thread()
