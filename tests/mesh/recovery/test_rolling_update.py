@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from support.mesh import Service
     from support.scene import Scene
 
-OLD_COMMIT = "7bf1d51"
+OLD_COMMIT = "f999dc7"
 """The last landed version before this one. Raise it with each landing, so that every update is tried from its
 predecessor."""
 
