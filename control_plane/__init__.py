@@ -8,7 +8,7 @@ Requests:
 - `admission`: from a submission to a run record.
 - `inputs`: the inputs of a run, checked and stored.
 - `cancel`: cancellation of runs.
-- `unread`: the end of a cancelled run that no executor can read.
+- `unreadable`: the end of a cancelled run that no executor can read.
 - `signals`: signals to runs.
 - `deletion`: deletion of an ended run.
 - `quota`: no new runs while etcd is nearly full.

@@ -177,8 +177,8 @@ class TakeOver:
         if driver is not None:
             self._ownership.abandon(driver, known)
         else:
-            unread = isinstance(error, (DataLoss, FailedPrecondition, NotFound))
-            self._ownership.return_assignment(partition_id, assignment, known, unread=unread)
+            unreadable = isinstance(error, (DataLoss, FailedPrecondition, NotFound))
+            self._ownership.return_assignment(partition_id, assignment, known, unreadable=unreadable)
 
     async def _adopt_partition(
         self, session: Session, partition_id: PartitionId, assignment: KeyValue, refusal: StepflowError | None
