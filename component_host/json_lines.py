@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -131,6 +131,13 @@ def id_in(text: bytes) -> int | str | None:
     return int(found[1]) if found[1] else found[2].decode("utf-8", "replace")
 
 
+def as_id(value: Any) -> int | str | None:
+    """Return a decoded value as the id of a request, a double without a fraction as its integer; None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
 class _Members(msgspec.Struct):
     jsonrpc: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -207,4 +214,4 @@ def _depth(line: bytes) -> int | None:
     return rest.count(b"{") + rest.count(b"[") - rest.count(b"}") - rest.count(b"]")
 
 
-__all__ = ["BATCH_MAX", "ENDS_BYTES", "UNFINISHED_S", "LineSplitter", "MessageFinder", "id_in"]
+__all__ = ["BATCH_MAX", "ENDS_BYTES", "UNFINISHED_S", "LineSplitter", "MessageFinder", "as_id", "id_in"]

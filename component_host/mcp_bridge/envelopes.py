@@ -23,7 +23,7 @@ import mcp_types
 import msgspec
 from pydantic import ValidationError
 
-from component_host.json_lines import BATCH_MAX, id_in
+from component_host.json_lines import BATCH_MAX, as_id, id_in
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX
 from stepflow import codec
 from stepflow.errors import Invalid
@@ -124,7 +124,7 @@ def _mend(tree: dict[str, Any], default_id: int | str | None) -> mcp_types.JSONR
             return None
 
     # 2. An answer: its id, then its outcome.
-    request_id = _id(tree.get("id"))
+    request_id = as_id(tree.get("id"))
     if request_id is None:
         request_id = default_id
     if request_id is None:
@@ -136,12 +136,6 @@ def _mend(tree: dict[str, Any], default_id: int | str | None) -> mcp_types.JSONR
         return mcp_types.JSONRPCResponse(jsonrpc="2.0", id=request_id, result=result)
     problem = "whose `result` is no object" if "result" in tree else "without a result or an error"
     return _error(request_id, mcp_types.INTERNAL_ERROR, f"the server sent an answer {problem}")
-
-
-def _id(value: Any) -> int | str | None:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _told_error(request_id: int | str, error: Any) -> mcp_types.JSONRPCError:

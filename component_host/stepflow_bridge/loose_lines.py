@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from component_host.json_lines import BATCH_MAX, id_in
+from component_host.json_lines import BATCH_MAX, as_id, id_in
 from component_host.stepflow_bridge.protocol import (
     DECODE_ERRORS,
     INTERNAL,
@@ -69,7 +69,7 @@ def _read_line(text: bytes) -> Line | None:
         return unreadable_reply(text, "the server's reply is not valid JSON") if text[:1] in (b"{", b"[") else None
 
     # 1. A request or notification, or JSON of the server's code.
-    request_id, method = _loose_id(loose.id), plain(loose.method)
+    request_id, method = as_id(plain(loose.id)), plain(loose.method)
     if isinstance(method, str):
         return Line("2.0", request_id, method, loose.params)
     if request_id is None or (loose.result is UNSET and loose.error is UNSET and loose.jsonrpc is UNSET):
@@ -84,13 +84,6 @@ def _read_line(text: bytes) -> Line | None:
         error = ErrorIn(INTERNAL, "the server's reply does not follow the protocol: its `result` is no object")
         return Line("2.0", request_id, error=error)
     return Line("2.0", request_id, result=result)
-
-
-def _loose_id(text: Raw | UnsetType) -> int | str | None:
-    value = plain(text)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _loose_error(text: Raw) -> ErrorIn | None:
