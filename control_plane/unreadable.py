@@ -60,7 +60,7 @@ async def end_unreadable(store: Store, orphan: Orphan, *more: Op) -> bool:
     status.completed_at_ms = max(time.time_ns() // 1_000_000, status.created_at_ms)
     status.failure.CopyFrom(failure_to_pb(UNREAD))
 
-    # 3. Write, unless somebody owns it meanwhile.
+    # 3. Write, unless it has got an owner meanwhile.
     assignment = keys.assigned(orphan.executor_id, orphan.run_id, orphan.partition)
     compares = (created_at(assignment, orphan.revision), modified_at(existing.key, existing.mod_revision))
     writes = (Delete(assignment), Put(existing.key, status.SerializeToString()), *more)

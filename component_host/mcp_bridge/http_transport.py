@@ -24,7 +24,7 @@ import httpx2
 import mcp_types
 import msgspec
 
-from component_host.mcp_bridge.envelopes import mended_answer
+from component_host.mcp_bridge.envelopes import repaired_answer
 from component_host.mcp_bridge.events import EventFilter
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, CallTrace, call_trace
 from component_host.progress_gate import paced
@@ -121,7 +121,7 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
         if response.is_redirect:  # the SDK decides whether to follow, with a new request
             exchange.trace.redirect()
         if response.status_code < 400:
-            return _with_body(response, exchange.mended(response, body))
+            return _with_body(response, exchange.repaired(response, body))
         return self._refused(exchange, response, body)
 
     def _refused(self, exchange: HttpExchange, response: httpx2.Response, body: bytes) -> httpx2.Response:
@@ -162,7 +162,7 @@ class HttpExchange:
         request.extensions["trace"] = self._note
         self.session = SESSION_HEADER in request.headers
         self.id: int | str | None = None
-        """Of the message sent; None: it is no request."""
+        """Id of the request sent; None: the message is not a request."""
         if request.method == "POST":
             with contextlib.suppress(msgspec.DecodeError):
                 self.id = msgspec.json.decode(request.content, type=_Envelope).id
@@ -184,11 +184,11 @@ class HttpExchange:
     def is_stream(self, response: httpx2.Response) -> bool:
         return response.status_code < 300 and _content_type(response) == "text/event-stream"
 
-    def mended(self, response: httpx2.Response, body: bytes) -> bytes:
+    def repaired(self, response: httpx2.Response, body: bytes) -> bytes:
         """Return the body with an answer to the request: the SDK waits for one without end."""
         if self.id is None or response.status_code != 200 or _content_type(response) != "application/json":
             return body  # no answer is due, or the SDK refuses the response
-        return mended_answer(body, self.id, whole=True) or body
+        return repaired_answer(body, self.id, whole=True) or body
 
     def error_response(self, status: int, message: str) -> httpx2.Response:
         """Answer in the server's place: the SDK takes the JSON-RPC error as the request's outcome."""
@@ -198,7 +198,7 @@ class HttpExchange:
 
 
 class _WatchedStream(httpx2.AsyncByteStream):
-    """An event stream, thinned and mended, that records its end. A consumer that has its answer stops before."""
+    """An event stream, thinned and repaired, that records its end. A consumer that has its answer stops before."""
 
     def __init__(self, response: httpx2.Response, exchange: HttpExchange) -> None:
         self._response = response

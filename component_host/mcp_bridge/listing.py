@@ -185,7 +185,9 @@ def _accepts_object(schema: Any, depth: int = 0) -> bool:
 
 
 _OTHER_TYPES = frozenset({"string", "number", "integer", "boolean", "array", "null"})
+
 BRANCH_DEPTH_MAX = 3
+"""Nested `anyOf` and `oneOf` that are searched; deeper ones count as accepting an object."""
 
 
 def _of_prompt(prompt: dict[str, Any]) -> ComponentInfo:
