@@ -66,11 +66,12 @@ class TakeOver:
         self._reader = reader
         self._held_calls = held_calls
         self._unread_end = unread_end
+        self._session = session
+
         self._unread: dict[PartitionId, tuple[KeyValue, StepflowError]] = {}
         """Partitions to end unread once their adoption in progress has broken off, and why."""
         self._ending_unread: set[PartitionId] = set()
         """Partitions being ended unread: without memory for that either, they are given back."""
-        self._session = session
         self._isolation = asyncio.Lock()
         ownership.on_refused = self._must_end
 

@@ -97,9 +97,10 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
         await request.aread()  # the body of a redirected request is still a stream
         exchange = HttpExchange(request, call_trace.get() or CallTrace())
         self._connection.in_session |= exchange.session
-        limit_s = exchange.time_limit_s()
+
+        # 1. Send. A stream is handed on at its beginning, another answer is read whole.
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(exchange.time_limit_s()):
                 response = await self._inner.handle_async_request(request)
                 if exchange.is_stream(response):
                     self._changes_heard |= request.method == "GET"
@@ -118,6 +119,8 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
             return exchange.error_response(503, f"the server {why}")
         except _TooLarge:
             return exchange.error_response(500, f"the server's answer is larger than {MESSAGE_BYTES_MAX:,} bytes")
+
+        # 2. Judge the status.
         if response.is_redirect:  # the SDK decides whether to follow, with a new request
             exchange.trace.redirect()
         if response.status_code < 400:
