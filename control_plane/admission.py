@@ -4,6 +4,7 @@
 - A run is placed with its admission only if no run waits and an executor has room. Otherwise the run waits under
   `pending/`.
 - The request is hashed before defaults are applied, so a resubmission still matches after the defaults change.
+- A batch of any size is staged in parts, then admitted like any other run. The inputs themselves: see `inputs`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 - One inbox key per run: repeated requests take no room.
 - Each transaction compares the pending key, or the status of a running partition: a concurrent placement or end makes
   the transaction fail, and the next try sees the change.
+- Partitions that no executor can read are ended here (`unreadable`).
 - An ended run stays as it is.
 """
 
