@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
+    from component_host.host import ComponentHost
+    from component_host.registration import Registration
     from stepflow.config import Config
+    from stepflow.store import Store
 
 DRAIN_GRACE_S = 30.0
 """Time for calls in flight to end after SIGTERM."""
@@ -100,7 +103,6 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.backends import PullEndpoints, make_backend, make_backends
     from component_host.host import ComponentHost
-    from component_host.registration import Registration
     from component_host.service import HostService
     from component_host.supervision.start_retries import StartRetries
     from stepflow.rpc.server import RpcServer
@@ -133,15 +135,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         address = await server.start(common.listen)
 
         # 2. Register. Plugins are listed as starting until they are ready.
-        registration = Registration(
-            store,
-            host,
-            config.config,
-            address=common.advertised(address),
-            capacity=config.capacity,
-            replace_routes=config.replace_routes,
-            pool=config.pool,
-        )
+        registration = _registration(config, store, host, common.advertised(address))
         stack.push_async_callback(registration.close)
         service.on_drain = registration.set_draining
         await registration.start()
@@ -162,6 +156,20 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         # 5. Drain at SIGTERM.
         await health.drain()
         await service.drain(config.drain_grace_s, stopping=True)
+
+
+def _registration(config: HostConfig, store: Store, host: ComponentHost, address: str) -> Registration:
+    from component_host.registration import Registration
+
+    return Registration(
+        store,
+        host,
+        config.config,
+        address=address,
+        capacity=config.capacity,
+        replace_routes=config.replace_routes,
+        pool=config.pool,
+    )
 
 
 if __name__ == "__main__":

@@ -176,6 +176,11 @@ class ShownConfig:
     args: Sequence[str]
     url: str
 
+    @classmethod
+    def of(cls, config: object) -> ShownConfig:
+        """Return the parts that a configuration has; others are empty."""
+        return cls(getattr(config, "command", ""), getattr(config, "args", ()), getattr(config, "url", ""))
+
     def command_line(self) -> str:
         return " ".join((self.command, *self.args))
 
@@ -195,3 +200,7 @@ class BackendContext:
     """Limits for each server process."""
     shown: ShownConfig | None = None
     """None: the configuration holds no variables."""
+
+    def shown_config(self, config: object) -> ShownConfig:
+        """Return the form for texts of the plugin's configuration, of which `config` is the resolved one."""
+        return self.shown or ShownConfig.of(config)

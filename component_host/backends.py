@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from component_host.backend import Backend
     from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
-    from stepflow.config import Config, PluginConfig
+    from stepflow.config import Config
 
 PullEndpoints: TypeAlias = "dict[tuple[str, str, bool], PullEndpoint]"
 """Endpoints of pull plugins, by listen address, advertised address, and `insecure`."""
@@ -67,7 +67,7 @@ def make_backend(
     hide(secret_values(config, name, environ))
     limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server have none
     context = BackendContext(
-        name, str(config.working_directory), environ, listing_changed, limits, _shown(config.plugins[name])
+        name, str(config.working_directory), environ, listing_changed, limits, ShownConfig.of(config.plugins[name])
     )
 
     if isinstance(plugin, BuiltinPlugin):
@@ -88,10 +88,6 @@ def make_backend(
 
     assert isinstance(plugin, StepflowPlugin)
     return _stepflow_backend(context, plugin)
-
-
-def _shown(plugin: PluginConfig) -> ShownConfig:
-    return ShownConfig(getattr(plugin, "command", ""), getattr(plugin, "args", ()), getattr(plugin, "url", ""))
 
 
 def _mcp_backend(context: BackendContext, plugin: McpPlugin) -> Backend:

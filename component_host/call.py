@@ -1,7 +1,8 @@
 """One attempt of a step inside the host, from admission to acknowledgement.
 
 - The outcome is decided once: the first `succeed` or `fail` counts, and none after the host has forgotten the call.
-- An output is checked and compacted here, once. A large output is in the blob store before the executor sees the id.
+- An output is checked and compacted here, once. A large output is in the blob store before the executor sees the id;
+  it waits while the store is full or down.
 - Each call-back is answered once. A stream joining the call receives the open call-backs again; the end of the
   call ends all of them.
 

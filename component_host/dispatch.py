@@ -1,6 +1,7 @@
 """The way of an admitted call to its backend: plugin ready, input fetched, host registered, clock started.
 
 - Calls wait, in FIFO order, during the start of the plugin and while `may_begin` is False.
+- A call with a large input also waits for memory (`value_budget`), before the input is fetched.
 - The clock of a call starts with the hand-over to the backend, not before. It stands while the call waits there for a
   server or a thread (`Call.note_queued`).
 - An exception of a backend fails one call and no other call of the same frame.

@@ -1,10 +1,9 @@
 """Disputes about the owner of a partition, decided by the store.
 
-The host believes the highest epoch that an executor names: of two owners the later one has it. So a claim with a lower
-epoch comes from a former owner, or a peer has named an epoch that no owner has. The epoch of an owner is the create
-revision of its assignment: the store knows.
-
-Only such claims cost a look at the store; no call of an undisputed partition waits.
+- The host believes the highest epoch that an executor names: of two owners the later one has it. A claim with a lower
+  epoch therefore comes from a former owner, or a peer has named an epoch that no owner has.
+- The epoch of an owner is the create revision of its assignment, so the store can tell the two cases apart.
+- Only a disputed claim costs a request to the store; calls of other partitions do not wait.
 """
 
 from __future__ import annotations

@@ -40,8 +40,11 @@ assert HOLD_BYTES * 1000 < HELD_BYTES_MAX
 
 
 class HeldResults(Generic[T]):
-    """Items with a held result. `drop` receives each item beyond the bounds and must call `release`, or for an item
-    whose result waits for the blob store `hold` with a small result."""
+    """Items with a held result.
+
+    `drop` receives each item beyond the bounds. It must call `release`; or `hold` with a small result, if the item's
+    result waits for the blob store.
+    """
 
     def __init__(self, drop: Callable[[T], None], *, bytes_max: int, age_s_max: float) -> None:
         self.bytes = 0

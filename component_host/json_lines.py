@@ -1,8 +1,8 @@
 """JSON messages in the lines that a server prints, also where the lines are not one message each.
 
-Found are: a message on a line, over several lines (pretty-printed), after printed text, and several on one line. A
-server with threads, or whose code prints, writes all of these. Text in which no message is found may still begin or end
-with the id of a reply: `id_in` reads it, so that its call can end.
+A message is found on a line of its own, over several lines (pretty-printed), after printed text, and next to others on
+one line: servers with threads, or with code that prints, write all of these. Text without a message may still begin or
+end with the id of a reply: `id_in` reads it, so that its call can end.
 
 Pure. Not here: the meaning of the messages.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ENDS_BYTES = 256
-"""Kept of each end of a line above the limit, and searched for an id."""
+"""Bytes kept of each end of a line above the limit, and searched for an id."""
 
 BATCH_MAX = 1_000
 """Messages of one batch; further ones are skipped."""
@@ -28,7 +28,7 @@ STARTS_MAX = 16
 """Places on one line where a message may begin; bounds the search of a hostile line."""
 
 UNFINISHED_S = 5.0
-"""For the rest of a message over several lines: printers write it at once. A half message ends its call then."""
+"""Longest wait for the rest of a message over several lines, which printers write at once. Then its call ends."""
 
 _START = re.compile(rb'(?:\[\s*)?\{\s*"(?:jsonrpc|id|method|result|error|params)"\s*:')
 _BEGIN = re.compile(rb'\{\s*(?:"|\Z)|\[\s*(?:\{|\Z)')
@@ -68,7 +68,7 @@ class MessageFinder:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._lines: list[bytes] = []
-        """Of a text over several lines that has begun."""
+        """Lines of a text over several lines that has begun."""
         self._bytes = 0
         self._depth = 0
 
@@ -129,6 +129,13 @@ def id_in(text: bytes) -> int | str | None:
     if found is None:
         return None
     return int(found[1]) if found[1] else found[2].decode("utf-8", "replace")
+
+
+def as_id(value: Any) -> int | str | None:
+    """Return a decoded value as the id of a request, a double without a fraction as its integer; None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 class _Members(msgspec.Struct):
@@ -207,4 +214,4 @@ def _depth(line: bytes) -> int | None:
     return rest.count(b"{") + rest.count(b"[") - rest.count(b"}") - rest.count(b"]")
 
 
-__all__ = ["BATCH_MAX", "ENDS_BYTES", "UNFINISHED_S", "LineSplitter", "MessageFinder", "id_in"]
+__all__ = ["BATCH_MAX", "ENDS_BYTES", "UNFINISHED_S", "LineSplitter", "MessageFinder", "as_id", "id_in"]

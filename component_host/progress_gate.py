@@ -98,6 +98,7 @@ async def paced(chunks: AsyncIterator[bytes], thinning: Thinning[R]) -> AsyncGen
     next_chunk: asyncio.Task[bytes] | None = None
     try:
         while True:
+            # 1. Wait for the next chunk, or until something is due.
             wait_s = thinning.wait_s(loop.time())
             if wait_s is None and next_chunk is None:
                 chunk = await anext(chunks)  # the usual case costs no task
@@ -110,6 +111,8 @@ async def paced(chunks: AsyncIterator[bytes], thinning: Thinning[R]) -> AsyncGen
                     continue
                 ended, next_chunk = next_chunk, None
                 chunk = ended.result()
+
+            # 2. Pass on what passes.
             if passed := thinning.feed(chunk, loop.time()):
                 yield passed
     except (StopAsyncIteration, _Ended):

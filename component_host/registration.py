@@ -4,7 +4,8 @@
   the loss of the lease, or of the session alone, the host registers again under the same id, without the former calls.
 - `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
   then the registration is refused, naming both hosts, except with `replace_routes` within a pool.
-- The host begins no call while its lease does not count as held, and is told when its session has ended.
+- Plugins whose name another pool owns for another server are listed as conflicts (`plugin_claims`).
+- The host begins no call while its lease does not count as held, and drops its calls when its session has ended.
 - Every write compares the revisions read before, so two hosts with different rules cannot both be accepted.
 
 Calls are unknown here.

@@ -1,7 +1,7 @@
 """`CallResult` messages for executors, and the blobs of large results and inputs.
 
 - A failure's message and data are cut to sizes fit for frames and journals.
-- Texts from servers hold no lone surrogates: protobuf refuses them.
+- Texts from servers hold no lone surrogates (protobuf refuses them), and no secret values of the environment.
 
 Pure, except for reading blobs. Not here: the outcome of a call (`call`), and the meaning of a server's reply
 (`mcp_bridge.results`, `stepflow_bridge.failures`).

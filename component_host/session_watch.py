@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class SessionWatch:
-    """Notes in `doubtful` that the session may differ from the one written, and then calls `on_doubt`.
+    """Sets `doubtful` and calls `on_doubt` when the session may differ from the one written.
 
-    That is also so after each gap in the watch, and as often as the watch is renewed.
+    It may after a change, after a gap in the watch, and whenever the watch is renewed.
     """
 
     def __init__(self, store: Store, key: str, written: Callable[[], bytes], on_doubt: Callable[[], None]) -> None:
-        """`written`: returns the session as last written."""
+        """`written` returns the session as last written."""
         self.doubtful = False
         self._store = store
         self._key = key

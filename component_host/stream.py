@@ -67,10 +67,14 @@ class HostStream:
         self.hang_up = hang_up
         self._owner = owner
         self._deliver = deliver
+
+        # Messages to send.
         self._frame = host_pb2.HostFrame()
         self._flush_due = False
         self._progress: ProgressGate[tuple[Call, ProgressReport]] = ProgressGate(PROGRESS_MAX)
         self._progress_timer: asyncio.TimerHandle | None = None
+
+        # Questions for held calls, and call-backs.
         self._attaches: deque[host_pb2.Attach] = deque()
         """Unanswered questions for held calls."""
         self._disputing = False

@@ -8,7 +8,7 @@ Requests:
 - `admission`: from a submission to a run record.
 - `inputs`: the inputs of a run, checked and stored.
 - `cancel`: cancellation of runs.
-- `unread`: the end of a cancelled run that no executor can read.
+- `unreadable`: the end of a cancelled run that no executor can read.
 - `signals`: signals to runs.
 - `deletion`: deletion of an ended run.
 - `quota`: no new runs while etcd is nearly full.
@@ -22,6 +22,7 @@ Reads:
 - `listing`: pages of items and steps.
 - `replays`: partitions replayed off the event loop, for these pages.
 - `run_index`: the index of runs by age, which lists read.
+- `threads`: work on large values, off the event loop.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.
 - `history`: the events of a partition, replayed from its journal.

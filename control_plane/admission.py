@@ -4,6 +4,7 @@
 - A run is placed with its admission only if no run waits and an executor has room. Otherwise the run waits under
   `pending/`.
 - The request is hashed before defaults are applied, so a resubmission still matches after the defaults change.
+- A batch of any size is staged in parts, then admitted like any other run. The inputs themselves: see `inputs`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from control_plane.flow_store import check_flow
-from control_plane.inputs import GivenInputs, InputCheck, StagedInputs, hash_inputs, off_loop, partition_size
+from control_plane.inputs import GivenInputs, InputCheck, StagedInputs, hash_inputs, partition_size
 from control_plane.placement import new_status
 from control_plane.run_index import entry
+from control_plane.threads import off_loop
 from stepflow.codec import encode
 from stepflow.errors import AlreadyExists, Invalid, Overloaded
 from stepflow.flow import Flow, apply_overrides
@@ -105,7 +107,7 @@ class Admission:
             check_request(flow, request)
         else:
             inputs = GivenInputs(self._blobs, run_id, request.inputs)
-            await off_loop(request.inputs, check_request, flow, request)
+            await off_loop(sum(inputs.lengths), check_request, flow, request, items=len(inputs.lengths))
 
         # 2. Make the record; large inputs are durable in the blob store first.
         record = await self._record(request, inputs, flow.name or "", flow_id)
@@ -139,7 +141,7 @@ class Admission:
         check = InputCheck(flow, schema=request.check_input)
         staged = StagedInputs(self._blobs, run_id)
         async for texts in parts:
-            await off_loop(texts, check.check, texts)
+            await off_loop(sum(map(len, texts)), check.check, texts, items=len(texts))
             await staged.add(texts)
         await staged.finish()
         return replace(request, run_id=run_id, inputs=staged)

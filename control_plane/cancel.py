@@ -3,6 +3,7 @@
 - One inbox key per run: repeated requests take no room.
 - Each transaction compares the pending key, or the status of a running partition: a concurrent placement or end makes
   the transaction fail, and the next try sees the change.
+- Partitions that no executor can read are ended here (`unreadable`).
 - An ended run stays as it is.
 """
 
@@ -12,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from control_plane.placement import new_status
-from control_plane.unread import CANCEL_ID, end_unread
+from control_plane.unreadable import CANCEL_ID, end_unreadable
 from stepflow.errors import Conflict
 from stepflow.journal import partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -37,12 +38,12 @@ class Canceller:
         self,
         store: Store,
         view: Callable[[str], Awaitable[RunView]],
-        unread: Callable[[str], Sequence[Orphan]],
+        unreadable: Callable[[str], Sequence[Orphan]],
     ) -> None:
-        """`unread`: returns the partitions of a run that no executor can read, as far as known."""
+        """`unreadable`: returns the partitions of a run that no executor can read, as far as known."""
         self._store = store
         self._view = view
-        self._unread = unread
+        self._unreadable = unreadable
 
     async def cancel(self, run_id: str) -> RunView:
         """Request the run's end; an ended run stays as it is. Raises: NotFound, Conflict."""
@@ -61,8 +62,8 @@ class Canceller:
                 return view
 
             # 3. Partitions that no executor can read: end them.
-            for orphan in self._unread(run_id):
-                await end_unread(self._store, orphan, message)
+            for orphan in self._unreadable(run_id):
+                await end_unreadable(self._store, orphan, message)
 
             # 4. A partition runs: put the message, unless that partition ends first. Its status changes only once.
             running = await self._running_partition(run_id)

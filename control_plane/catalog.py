@@ -28,7 +28,6 @@ LABELS_MAX = 100
 NAME_CHARS_MAX = 256
 TRIES_MAX = 20
 
-
 LISTED_IN_ERRORS = 10
 """Versions and labels that an error lists."""
 

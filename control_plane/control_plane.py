@@ -25,7 +25,7 @@ from control_plane.listing import Listing
 from control_plane.liveness import Liveness
 from control_plane.paging import PAGE_SIZE_MAX
 from control_plane.run_list import RunList
-from control_plane.unread import unread_partitions
+from control_plane.unreadable import unreadable_partitions
 from control_plane.waits import Waits
 from stepflow.config import RetryConfig
 from stepflow.store.grouping import Grouping
@@ -78,7 +78,7 @@ class ControlPlane:
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
         """Submissions, and the inputs of large batches."""
-        self._canceller = Canceller(store, self._waits.view, partial(unread_partitions, self.cluster))
+        self._canceller = Canceller(store, self._waits.view, partial(unreadable_partitions, self.cluster))
 
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -1,19 +1,19 @@
 """The inputs of a run: checked, hashed, and moved into the record or the blob store.
 
 - Small inputs go into the run's record, larger ones into blobs of one partition each.
-- `GivenInputs` are in memory. `StagedInputs` arrive in any number of parts and are put into the blob store on the way:
-  memory holds one partition, however large the batch is.
+- `GivenInputs` are in memory. `StagedInputs` arrive in any number of parts and are put into the blob store as they
+  arrive: memory holds one partition, however large the batch is.
 - Both give the same record and the same hash for the same inputs.
 """
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from control_plane.threads import off_loop
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid
 from stepflow.flow import CheckBudget, InputValidator
@@ -22,7 +22,7 @@ from stepflow.store import TXN_BYTES_MAX
 
 if TYPE_CHECKING:
     import hashlib
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from stepflow.flow import Flow
     from stepflow.mesh.v1 import state_pb2
@@ -36,12 +36,6 @@ RECORD_INPUTS_BYTES_MAX = 256 * 1024
 
 RECORD_BLOBS_BYTES_MAX = TXN_BYTES_MAX // 2
 """Blob ids of inputs stored in the run record, which is written in one transaction."""
-
-INLINE_WORK_BYTES_MAX = 256 * 1024
-"""Inputs checked and hashed on the event loop, in a millisecond or two; more go to a thread."""
-
-INLINE_WORK_ITEMS_MAX = 100
-"""The same for many small inputs."""
 
 PART_BYTES = 512 * 1024
 PART_ITEMS = 1_000
@@ -204,15 +198,7 @@ RunInputs: TypeAlias = GivenInputs | StagedInputs
 async def hash_inputs(digest: hashlib._Hash, inputs: RunInputs) -> None:
     """Add the inputs to the hash of a request. Their division into parts leaves no trace."""
     async for texts in inputs.parts():
-        await off_loop(texts, _update, digest, texts)
-
-
-async def off_loop(texts: Sequence[bytes], work: Callable[..., None], *arguments: object) -> None:
-    """Do some work on inputs, in a thread if they are large or many."""
-    if len(texts) <= INLINE_WORK_ITEMS_MAX and sum(map(len, texts)) <= INLINE_WORK_BYTES_MAX:
-        work(*arguments)
-    else:
-        await asyncio.to_thread(work, *arguments)
+        await off_loop(sum(map(len, texts)), _update, digest, texts, items=len(texts))
 
 
 def partition_size(lengths: Sequence[int]) -> int:
@@ -278,6 +264,5 @@ __all__ = [
     "StagedInputs",
     "hash_inputs",
     "in_parts",
-    "off_loop",
     "partition_size",
 ]

@@ -109,7 +109,7 @@ class Listing:
             results = state_pb2.PartitionResults.FromString(found.value)
             return {result.item: _item_view(result) for result in results.items}, _RUNNING
 
-        # 3. Without results: ended before it was placed, or while nobody could read it, or live.
+        # 3. Without results: ended before it was placed, ended as unreadable, or live.
         if status.status == pb.RUN_STATUS_CANCELLED:
             why = failure_from_pb(status.failure) if status.HasField("failure") else NEVER_STARTED
             return {}, ItemView(0, "cancelled", why, status.completed_at_ms)

@@ -4,7 +4,7 @@
 - Replays run in threads, `REPLAYS_AT_ONCE` at a time. What a thread has made is replaced by the next reading and never
   changed, so it is read without a lock.
 - The newest value of the journal is read again each time: a journal that was deleted, or that another store has in its
-  place, is replayed anew.
+  place, is replayed from its beginning.
 - Kept partitions are bounded by `KEPT_BYTES_MAX`; the one read longest ago goes first.
 """
 

@@ -27,7 +27,7 @@ RUNS_READ_MAX = 1_000
 """Runs read for one page, however few pass the filter."""
 
 STATUSES_READ_MAX = 2_000
-"""A page of runs ends behind the batch that makes it read so many statuses."""
+"""Statuses read for one page; the batch that exceeds them ends the page."""
 
 RANGE_RUNS = 200
 """Runs read at once."""
@@ -102,19 +102,18 @@ class RunList:
 
             # 2. Read the statuses, of as many runs as the page may read.
             named = [each for each in recent if each.record and wanted.flow_name in ("", each.record.flow_name)]
-            behind: _Found | None = None
+            count = len(named)
             for index, each in enumerate(named):
                 statuses_left -= each.partition_count
                 if statuses_left < 0 and index:
-                    behind = each
+                    count = index
                     break
-            shown = await self._views(named if behind is None else named[: named.index(behind)])
+            behind = named[count] if count < len(named) else None
+            shown = await self._views(named[:count])
 
             # 3. Fill the page.
             for each in recent:
-                if each is behind:
-                    return views, write_token(position)
-                if len(views) == size:
+                if each is behind or len(views) == size:
                     return views, write_token(position)
                 position = each.position
                 view = shown.get(each.run_id)
@@ -160,7 +159,7 @@ class RunList:
         return found[:limit], True
 
     async def _scanned_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
-        """Do the same without the index, from the statuses of all runs."""
+        """Return the same from the statuses of all runs, while the index is incomplete."""
         after = "" if position is None else keys.by_age(position[1], position[0])
         created: dict[str, int] = {}
         async for item in range_all(self._store, keys.STATUS):

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from control_plane.unread import end_unread, is_cancelled
+from control_plane.unreadable import end_unreadable, is_cancel_requested
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import Compare, Delete, Op, Put, Txn, absent, created_at, keys, present
 from stepflow.telemetry import get_logger
@@ -40,31 +40,33 @@ class OrphanTakeOver:
     def __init__(self, store: Store, cluster: Cluster) -> None:
         self._store = store
         self._cluster = cluster
-        self._unread_since_s: dict[Orphan, tuple[float, bool]] = {}
-        """Since when an unread run waits, by the monotonic clock, and if its inbox was read."""
+        self._unreadable_since_s: dict[Orphan, tuple[float, bool]] = {}
+        """Since when an unreadable run waits, by the monotonic clock, and if its inbox was read."""
 
     async def take_over_orphans(self, fence: Compare) -> None:
         """Move orphans while an executor has room. `fence`: this replica leads."""
         planned: Counter[str] = Counter()
         orphans = self._cluster.orphans()
-        unread = [orphan for orphan in orphans if orphan.refused_by]
+        unreadable = [orphan for orphan in orphans if orphan.refused_by]
         await self._take_over_all(fence, [orphan for orphan in orphans if not orphan.refused_by], planned)
-        await self._take_over_all(fence, await self._readable(unread), planned)
+        await self._take_over_all(fence, await self._readable(unreadable), planned)
 
     async def _take_over_all(self, fence: Compare, orphans: list[Orphan], planned: Counter[str]) -> None:
         for start in range(0, len(orphans), TAKE_OVERS_PER_TXN):
             if not await self._take_over(fence, orphans[start : start + TAKE_OVERS_PER_TXN], planned):
                 return
 
-    async def _readable(self, unread: list[Orphan]) -> list[Orphan]:
-        """Return those of the unread orphans that an executor may be able to read; end cancelled ones."""
+    async def _readable(self, unreadable: list[Orphan]) -> list[Orphan]:
+        """Return those of the unreadable orphans that an executor may be able to read; end cancelled ones."""
         now_s = time.monotonic()
-        self._unread_since_s = {orphan: self._unread_since_s.get(orphan, (now_s, False)) for orphan in unread}
+        self._unreadable_since_s = {
+            orphan: self._unreadable_since_s.get(orphan, (now_s, False)) for orphan in unreadable
+        }
         found: list[Orphan] = []
-        for orphan, (since_s, seen) in list(self._unread_since_s.items()):
+        for orphan, (since_s, seen) in list(self._unreadable_since_s.items()):
             if not seen:
-                self._unread_since_s[orphan] = (since_s, True)
-                if await is_cancelled(self._store, orphan.run_id) and await end_unread(self._store, orphan):
+                self._unreadable_since_s[orphan] = (since_s, True)
+                if await is_cancel_requested(self._store, orphan.run_id) and await end_unreadable(self._store, orphan):
                     continue
             if self._cluster.choose({}, refused_by=orphan.refused_by) is not None:
                 found.append(orphan)

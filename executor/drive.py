@@ -10,6 +10,8 @@ released when n is committed.
   `_close` queues these final records; between `RunCompleted` and them, nothing of the partition is written.
 - All methods run on the event loop, and none awaits between reading and changing the state. Waiting work (blobs)
   runs in a task and comes back with `feed` or `turn`.
+
+The parts: calls (`calls`), call-backs (`callbacks`), cancels and signals (`messages`), large values (`values`).
 """
 
 from __future__ import annotations

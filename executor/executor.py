@@ -4,9 +4,10 @@
 - When the session is lost, all partitions are dropped on the spot and the executor registers under another id.
 - Only the owner that has journaled a result acknowledges the result; results for other runs are left alone.
 - A run that cannot be driven here (a defect, unreadable data, a later engine version) is given back (`give_back`):
-  dropped at once, and after a pause moved to the leader's orphans. The leader prefers another executor. A defect that
-  strikes again and again before the run makes progress ends the run as RECOVERY_FAILED.
-- A run whose write the store refuses ends with ORCHESTRATOR_ERROR.
+  dropped at once, and moved to the leader's orphans, after a pause unless this executor cannot read the run. The leader
+  prefers another executor. A defect that strikes again and again before the run makes progress ends the run as
+  RECOVERY_FAILED.
+- A run whose write the store refuses, or that needs more memory than there is, ends with ORCHESTRATOR_ERROR.
 
 Does not choose its runs, nor interpret flows.
 """

@@ -52,11 +52,11 @@ class GiveBack:
         return len(self._timers)
 
     def give_back(
-        self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError, *, unread: bool = False
+        self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError, *, unreadable: bool = False
     ) -> bool:
         """Give a partition back after its pause; return False if one is scheduled already, or without a session.
 
-        `unread`: this executor cannot read the run.
+        `unreadable`: this executor cannot read the run.
         """
         session = self._session()
         if session is None or partition_id in self._timers:
@@ -67,7 +67,7 @@ class GiveBack:
         count = self._counts.get(partition_id, (0, 0.0))[0]
         self._counts[partition_id] = (count + 1, loop.time())
 
-        pause_s = 0.0 if unread else min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
+        pause_s = 0.0 if unreadable else min(RETURN_S_MIN * 2 ** min(count, 10), RETURN_S_MAX)
         log.error(
             "run cannot be driven here",
             run_id=partition_id[0],
@@ -76,7 +76,7 @@ class GiveBack:
             back_in_s=pause_s,
         )
         returned = state_pb2.Assignment()
-        if unread:
+        if unreadable:
             before = state_pb2.Assignment.FromString(assignment.value).refused_by
             returned.refused_by.extend([*before, session.id][-REFUSED_BY_MAX:])
         self._timers[partition_id] = loop.call_later(

@@ -33,7 +33,7 @@ class MessagedPartition(Protocol):
 
 
 class PartitionMessages:
-    """See the head of this module. After `take` and `take_deferred` the partition needs a `turn`."""
+    """Records the messages of one partition. After `take` and `take_deferred` the partition needs a `turn`."""
 
     __slots__ = ("_partition", "deferred")
 

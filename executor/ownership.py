@@ -122,10 +122,10 @@ class Ownership:
             self.return_assignment((driver.run_id, driver.partition), driver.assignment, error)
 
     def return_assignment(
-        self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError, *, unread: bool = False
+        self, partition_id: PartitionId, assignment: KeyValue, error: StepflowError, *, unreadable: bool = False
     ) -> None:
-        """Give back a partition that is not (or no longer) driven; `unread`: this executor cannot read it."""
-        if self.give_back.give_back(partition_id, assignment, error, unread=unread):
+        """Give back a partition that is not (or no longer) driven; `unreadable`: this executor cannot read it."""
+        if self.give_back.give_back(partition_id, assignment, error, unreadable=unreadable):
             self._abandoned(partition_id[0], error)
 
     def write_refused(self, driver: PartitionDriver, error: StepflowError) -> None:

@@ -67,7 +67,7 @@ class Readings:
             async with asyncio.timeout(FORGIVE_S_MAX):
                 await session.writer.drain()
         except (StepflowError, TimeoutError):
-            return  # a death is counted that was none
+            return  # the key stays, and counts as a death
 
     def _delete(self, session: Session, partition_id: PartitionId) -> None:
         key = keys.adopting(*partition_id)

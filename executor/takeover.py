@@ -66,11 +66,12 @@ class TakeOver:
         self._reader = reader
         self._held_calls = held_calls
         self._unread_end = unread_end
+        self._session = session
+
         self._unread: dict[PartitionId, tuple[KeyValue, StepflowError]] = {}
         """Partitions to end unread once their adoption in progress has broken off, and why."""
         self._ending_unread: set[PartitionId] = set()
         """Partitions being ended unread: without memory for that either, they are given back."""
-        self._session = session
         self._isolation = asyncio.Lock()
         ownership.on_refused = self._must_end
 
@@ -177,8 +178,8 @@ class TakeOver:
         if driver is not None:
             self._ownership.abandon(driver, known)
         else:
-            unread = isinstance(error, (DataLoss, FailedPrecondition, NotFound))
-            self._ownership.return_assignment(partition_id, assignment, known, unread=unread)
+            unreadable = isinstance(error, (DataLoss, FailedPrecondition, NotFound))
+            self._ownership.return_assignment(partition_id, assignment, known, unreadable=unreadable)
 
     async def _adopt_partition(
         self, session: Session, partition_id: PartitionId, assignment: KeyValue, refusal: StepflowError | None

@@ -1,7 +1,7 @@
-"""The end of a partition without a replay: its journal, or the memory that it takes, is what executors fail of.
+"""The end of a partition without a replay, because reading its journal crashes executors or exhausts their memory.
 
-Status and results are written alone, and the journal stays as it is. Readers believe the status, which says that the
-journal was not read (`PartitionStatus.journal_unread`), and do not read it either.
+Only status and results are written; the journal stays as it is. The status says that the journal was not read
+(`PartitionStatus.journal_unread`), so that no reader reads it either.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from stepflow.value_budget import ValueBudget
 
 COMPOSED = 2
-"""A blob, and what is composed of it."""
+"""Factor on the size of a blob: the blob, and the value composed of it."""
 
 
 class LookedAt(dict[str, bytes | None]):
-    """Fetched blobs, with the ids of those that were looked at."""
+    """Fetched blobs by id; `ids` has those looked at since it was cleared."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class ValuePartition(Protocol):
 
 
 class PartitionValues:
-    """See the head of this module. `active` is False while there is nothing to count."""
+    """The large values of one partition. `active` is False while there is nothing to count."""
 
     __slots__ = ("_budget", "_closed", "_fetching", "_held", "_partition", "_round", "_run_blobs", "_storing", "blobs")
 
@@ -65,7 +65,7 @@ class PartitionValues:
         self._fetching: dict[str, int] = {}
         """Bytes of the blobs being fetched, and of those in `_round`."""
         self._storing = 0
-        """Bytes of composed values on their way to the blob store."""
+        """Bytes of composed values that are not in the blob store yet."""
         self._held = 0
         """Bytes taken from the budget."""
         self._closed = False

@@ -1,6 +1,6 @@
 """Time that never jumps: the wall clock read once, plus the time elapsed since then.
 
-- Setting the wall clock changes no `SteadyClock`. A new one reads the wall clock anew.
+- Setting the wall clock changes no `SteadyClock`. A new one reads the wall clock again.
 - Elapsed time includes the suspension of the machine.
 """
 

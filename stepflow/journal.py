@@ -1,6 +1,7 @@
 """Reads a run from the store: record, flow, and the journal of each partition.
 
-Executors replay a partition before continuing, listings replay for display. This module never writes.
+Executors replay a partition entry by entry before continuing. Readers replay in pieces, in threads
+(`stepflow.run.replay`), with the parts of this module. It never writes.
 """
 
 from __future__ import annotations

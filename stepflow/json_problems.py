@@ -95,3 +95,6 @@ def json_path(parts: tuple[Part, ...]) -> str:
 def _spell_key(name: str) -> str:
     name = shown(name)
     return f'["{name}"]' if any(mark in name for mark in ".[]") else f".{name}"
+
+
+__all__ = ["NAME_SHOWN_CHARS_MAX", "Lost", "Part", "first_lost", "json_path", "may_vanish", "shown", "vanishes"]

@@ -124,4 +124,12 @@ def url_without_credentials(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0], count=1)
 
 
-__all__ = ["REDACTED", "KnownSecrets", "is_secret_value", "longest_first", "redact_values", "url_without_credentials"]
+__all__ = [
+    "ENVIRONMENT_CHARS_MIN",
+    "REDACTED",
+    "KnownSecrets",
+    "is_secret_value",
+    "longest_first",
+    "redact_values",
+    "url_without_credentials",
+]

@@ -46,7 +46,7 @@ def open_closed_streams() -> None:
 
 
 def prepare_streams() -> None:
-    """Do all of the above. Streams that were replaced before, as by a test, stay as they are."""
+    """Make all three streams safe. Streams that were replaced before, as by a test, stay as they are."""
     open_closed_streams()
     if sys.stdout is sys.__stdout__:
         _replace("stdout", _over(_Stdout(1, "w", closefd=False), sys.stdout))

@@ -3,7 +3,7 @@
 - Requests are numbered from 1. The owner stops in order at the first, and decides what later ones mean.
 - Signals within `REPEAT_S` of a request are the same request: `timeout(1)` signals the process and then its group, and
   a closing terminal signals both the shell and its jobs.
-- After a request the handlers stay until the process has ended: a repeated signal must not kill it on the last metres.
+- After a request the handlers stay until the process has ended: a repeated signal must not kill it just before its end.
 - An ignored SIGHUP stays ignored (`nohup`).
 
 No event loop is imported. Not here: what stopping means.

@@ -180,7 +180,7 @@ class ThrottledLog:
         """By key: the time of the last record, and the number of those omitted since."""
 
     def warning(self, message: str, key: str, **fields: object) -> None:
-        """Write a warning, unless one with this key was written a moment ago. Keys come from a bounded set."""
+        """Write a warning, unless one with this key was written within `THROTTLE_S`. Keys come from a bounded set."""
         now_s = self._clock()
         last_s, omitted = self._keys.get(key, (-THROTTLE_S, 0))
         if now_s - last_s < THROTTLE_S:

@@ -68,7 +68,7 @@ class ValueBudget:
             raise
 
     def add(self, size: int) -> None:
-        """Use more bytes at once, whether they are free or not."""
+        """Use more bytes without waiting, even if they are not free."""
         self.bytes_used += size
 
     def release(self, size: int) -> None:
@@ -121,7 +121,7 @@ def default_bytes() -> int:
 def memory_bytes(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
     """Return the memory that this process may use: the lowest limit of its cgroups, at most that of the machine."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(physical, *_limits(cgroups, own), physical)
+    return min([physical, *_limits(cgroups, own)])
 
 
 def _limits(cgroups: Path, own: Path) -> Iterator[int]:

@@ -1,10 +1,10 @@
-"""Work without which a service cannot work: started again after a failure of any kind.
+"""Tasks that a service cannot work without: started again after a failure of any kind.
 
 A task that dies of an unforeseen exception dies unnoticed: nothing awaits it before the shutdown. So each long-lived
 task of a service either handles every exception itself, or runs under `keep_running`; and the health checks ask for
 tasks that have `ended` all the same.
 
-Not here: what the work has lost by its failure; it begins afresh.
+Not here: the state that a task loses by its failure; the task begins without it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESTART_S_MAX = 30.0
 """Pauses before the work starts again, doubling."""
 
 HEALTHY_S = 60.0
-"""Work that lasted so long starts its pauses afresh when it fails."""
+"""Work that lasted this long before a failure begins again with the shortest pause."""
 
 
 async def keep_running(log: Logger, what: str, work: Callable[[], Awaitable[None]], **fields: object) -> None:

@@ -207,7 +207,12 @@ MESH = (
         "Further calls wait in their executors",
         set_by="`--capacity`",
     ),
-    Limit("Results that a host holds", "component_host HELD_BYTES_MAX", "The oldest are dropped", "bytes"),
+    Limit(
+        "Results that a host holds",
+        "component_host HELD_BYTES_MAX",
+        "The oldest are dropped, first those that wait for the blob store",
+        "bytes",
+    ),
     Limit("Time that a host holds a result", "component_host HELD_S_MAX", "The result is dropped", "s"),
     Limit(
         "Filling of etcd's quota",

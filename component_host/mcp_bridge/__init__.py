@@ -8,7 +8,7 @@
 | `sign_of_life` | the end of a server that answers nothing after a cancelled call |
 | `listing` | what the server offers, as components |
 | `answers` | answers, taken out of the streams before the SDK's models validate them |
-| `odd_offers` | warnings of what differs from the specification, once each |
+| `odd_offers` | warnings about offers that differ from the specification, once each |
 | `results` | how an MCP result or error becomes a step's output or failure |
 | `link` | the interface of the two transports, and the types shared by the bridge |
 | `stdio` | the stdio transport: one launch of a server's process |
@@ -16,7 +16,7 @@
 | `stdout` | what a server prints: messages, progress, other text |
 | `envelopes` | JSON-RPC envelopes as servers write them, and as the SDK accepts them |
 | `notices` | notifications, recognised before they are decoded |
-| `events` | a stream of server-sent events, thinned and mended on its way to the SDK |
+| `events` | server-sent events, thinned and repaired for the SDK |
 | `http_transport` | the HTTP transport below the SDK's client: errors as responses, traces of calls |
 
 A result: `McpBackend._call_over` calls `results.outcome`, then settles the call with `succeed` or `fail`. The executor

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from component_host.mcp_bridge.odd_offers import OddOffers
 
 SESSION_PROBE_S = 10.0
-"""For a server to list its tools after an error that speaks of the session."""
+"""Time limit for a server to list its tools after an error that mentions the session."""
 
 SESSION_ERROR_CHARS = 200
+"""Longer errors about a session are cut in the reason of the loss."""
 
 LISTEN_AGAIN_S = 1.0
 """Pause before a lost subscription is opened again."""
@@ -132,7 +133,7 @@ class McpConnection:
 
     @property
     def idle(self) -> bool:
-        """True if the server works on no call. A cancelled call may go on in the server for as long as it likes."""
+        """True if the server works on no call. A cancelled call may continue in the server without end."""
         return not (self._in_flight or self._any_cancelled)
 
     # --- calls --------------------------------------------------------------------------------------------------------

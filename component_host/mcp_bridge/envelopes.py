@@ -7,8 +7,8 @@ message that can be understood becomes a sound one, and an answer that cannot be
 |---|---|
 | no `jsonrpc`, or another version | the same message |
 | `id` as text or as a double | the id |
-| `error` that is no object; `code` that is no integer; `message` that is no text | the error, as far as it is told |
-| `error: null` beside a result | the result |
+| `error` that is no object; `code` that is no integer; `message` that is no text | the error, as far as readable |
+| `error: null` next to a result | the result |
 | a `result` that is no object; neither result nor error | an error of the answer |
 | a batch | its messages |
 
@@ -23,7 +23,7 @@ import mcp_types
 import msgspec
 from pydantic import ValidationError
 
-from component_host.json_lines import BATCH_MAX, id_in
+from component_host.json_lines import BATCH_MAX, as_id, id_in
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX
 from stepflow import codec
 from stepflow.errors import Invalid
@@ -45,7 +45,7 @@ def read_messages(text: bytes, default_id: int | str | None = None) -> list[mcp_
     try:
         return [_validate(tree, by_name=False)]
     except ValidationError:
-        return _mended(tree, default_id)
+        return _repaired(tree, default_id)
 
 
 def bad_answer(text: bytes, problem: str) -> mcp_types.JSONRPCError | None:
@@ -54,7 +54,7 @@ def bad_answer(text: bytes, problem: str) -> mcp_types.JSONRPCError | None:
     return None if found is None else _error(found, mcp_types.INTERNAL_ERROR, problem)
 
 
-def mended_answer(text: bytes, request_id: int | str, *, whole: bool = False) -> bytes | None:
+def repaired_answer(text: bytes, request_id: int | str, *, whole: bool = False) -> bytes | None:
     """Return the answer to `request_id` in a message of its own response; None if the message is as it should be.
 
     `whole`: the response has nothing else, so that without an answer in it the request is answered with an error.
@@ -105,14 +105,14 @@ def _is_sound(text: bytes, request_id: int | str) -> bool:
     return answer.jsonrpc == "2.0" and answer.id == request_id and has_outcome
 
 
-def _mended(tree: Any, default_id: int | str | None) -> list[mcp_types.JSONRPCMessage]:
-    """Read a tree that is no sound message."""
+def _repaired(tree: Any, default_id: int | str | None) -> list[mcp_types.JSONRPCMessage]:
+    """Read the messages of a tree that is not a sound message: one, or a batch."""
     batch = tree[:BATCH_MAX] if isinstance(tree, list) else [tree]
-    return [message for each in batch if isinstance(each, dict) and (message := _mend(each, default_id)) is not None]
+    return [message for each in batch if isinstance(each, dict) and (message := _repair(each, default_id)) is not None]
 
 
-def _mend(tree: dict[str, Any], default_id: int | str | None) -> mcp_types.JSONRPCMessage | None:
-    """Read one message as far as it is told; None if it is none."""
+def _repair(tree: dict[str, Any], default_id: int | str | None) -> mcp_types.JSONRPCMessage | None:
+    """Read one message as far as it can be read; None if it is no message."""
     if "jsonrpc" not in tree and not _MEMBERS.issuperset(tree):
         return None  # JSON of the server's code
 
@@ -124,27 +124,21 @@ def _mend(tree: dict[str, Any], default_id: int | str | None) -> mcp_types.JSONR
             return None
 
     # 2. An answer: its id, then its outcome.
-    request_id = _id(tree.get("id"))
+    request_id = as_id(tree.get("id"))
     if request_id is None:
         request_id = default_id
     if request_id is None:
         return None
     error, result = tree.get("error"), tree.get("result")
     if error is not None:
-        return _told_error(request_id, error)
+        return _read_error(request_id, error)
     if isinstance(result, dict):
         return mcp_types.JSONRPCResponse(jsonrpc="2.0", id=request_id, result=result)
     problem = "whose `result` is no object" if "result" in tree else "without a result or an error"
     return _error(request_id, mcp_types.INTERNAL_ERROR, f"the server sent an answer {problem}")
 
 
-def _id(value: Any) -> int | str | None:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
-
-
-def _told_error(request_id: int | str, error: Any) -> mcp_types.JSONRPCError:
+def _read_error(request_id: int | str, error: Any) -> mcp_types.JSONRPCError:
     members = error if isinstance(error, dict) else {"message": error}
 
     code = members.get("code")
@@ -167,4 +161,4 @@ def _error(request_id: int | str, code: int, message: str, data: Any = None) -> 
     return mcp_types.JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
 
 
-__all__ = ["answered_id", "bad_answer", "mended_answer", "read_messages"]
+__all__ = ["answered_id", "bad_answer", "read_messages", "repaired_answer"]

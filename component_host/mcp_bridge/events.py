@@ -1,7 +1,7 @@
-"""A stream of server-sent events, on its way from a server to the SDK.
+"""Server-sent events of a server, filtered for the SDK.
 
 - Progress is thinned and unused notifications are skipped, before the SDK decodes them.
-- Answers that differ in their envelope are mended (`envelopes`).
+- Answers that differ in their envelope are repaired (`envelopes`).
 - The id of a skipped event is kept, without its data: a broken stream is resumed from there.
 
 Imports the SDK: import it late.
@@ -9,7 +9,7 @@ Imports the SDK: import it late.
 
 from __future__ import annotations
 
-from component_host.mcp_bridge.envelopes import mended_answer
+from component_host.mcp_bridge.envelopes import repaired_answer
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX
 from component_host.mcp_bridge.notices import notice_key
 from component_host.progress_gate import ProgressGate
@@ -25,7 +25,7 @@ class EventFilter:
         self._request_id = request_id
         self._gate: ProgressGate[bytes] = ProgressGate()
         self._parts: list[bytes] = []
-        """Of an event that has begun."""
+        """Parts of an event that has begun."""
         self._size = 0
         self._after_cr = False
         self._skipped = b""
@@ -93,14 +93,14 @@ class EventFilter:
         return b"".join(parts)
 
     def _decide(self, event: bytes, now: float) -> list[bytes]:
-        """Return the event, mended or not, with the reports that wait for it; or nothing."""
+        """Return the event, repaired if needed, with the reports that wait for it; or nothing."""
         data = _data_of(event)
         if not data:
             return [event]
 
         key = notice_key(data)
         if key is None:
-            if self._request_id is not None and (answer := mended_answer(data, self._request_id)) is not None:
+            if self._request_id is not None and (answer := repaired_answer(data, self._request_id)) is not None:
                 event = b"\n".join([*_other_lines(event), b"data: " + answer])
             return [*self._gate.take_all(), event]
         if key is not False and self._gate.offer(key, event, now):

@@ -24,7 +24,7 @@ import httpx2
 import mcp_types
 import msgspec
 
-from component_host.mcp_bridge.envelopes import mended_answer
+from component_host.mcp_bridge.envelopes import repaired_answer
 from component_host.mcp_bridge.events import EventFilter
 from component_host.mcp_bridge.link import MESSAGE_BYTES_MAX, CallTrace, call_trace
 from component_host.progress_gate import paced
@@ -97,9 +97,10 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
         await request.aread()  # the body of a redirected request is still a stream
         exchange = HttpExchange(request, call_trace.get() or CallTrace())
         self._connection.in_session |= exchange.session
-        limit_s = exchange.time_limit_s()
+
+        # 1. Send. A stream is handed on at its beginning, another answer is read whole.
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(exchange.time_limit_s()):
                 response = await self._inner.handle_async_request(request)
                 if exchange.is_stream(response):
                     self._changes_heard |= request.method == "GET"
@@ -118,10 +119,12 @@ class McpHttpTransport(httpx2.AsyncBaseTransport):
             return exchange.error_response(503, f"the server {why}")
         except _TooLarge:
             return exchange.error_response(500, f"the server's answer is larger than {MESSAGE_BYTES_MAX:,} bytes")
+
+        # 2. Judge the status.
         if response.is_redirect:  # the SDK decides whether to follow, with a new request
             exchange.trace.redirect()
         if response.status_code < 400:
-            return _with_body(response, exchange.mended(response, body))
+            return _with_body(response, exchange.repaired(response, body))
         return self._refused(exchange, response, body)
 
     def _refused(self, exchange: HttpExchange, response: httpx2.Response, body: bytes) -> httpx2.Response:
@@ -162,7 +165,7 @@ class HttpExchange:
         request.extensions["trace"] = self._note
         self.session = SESSION_HEADER in request.headers
         self.id: int | str | None = None
-        """Of the message sent; None: it is no request."""
+        """Id of the request sent; None: the message is not a request."""
         if request.method == "POST":
             with contextlib.suppress(msgspec.DecodeError):
                 self.id = msgspec.json.decode(request.content, type=_Envelope).id
@@ -184,11 +187,11 @@ class HttpExchange:
     def is_stream(self, response: httpx2.Response) -> bool:
         return response.status_code < 300 and _content_type(response) == "text/event-stream"
 
-    def mended(self, response: httpx2.Response, body: bytes) -> bytes:
+    def repaired(self, response: httpx2.Response, body: bytes) -> bytes:
         """Return the body with an answer to the request: the SDK waits for one without end."""
         if self.id is None or response.status_code != 200 or _content_type(response) != "application/json":
             return body  # no answer is due, or the SDK refuses the response
-        return mended_answer(body, self.id, whole=True) or body
+        return repaired_answer(body, self.id, whole=True) or body
 
     def error_response(self, status: int, message: str) -> httpx2.Response:
         """Answer in the server's place: the SDK takes the JSON-RPC error as the request's outcome."""
@@ -198,7 +201,7 @@ class HttpExchange:
 
 
 class _WatchedStream(httpx2.AsyncByteStream):
-    """An event stream, thinned and mended, that records its end. A consumer that has its answer stops before."""
+    """An event stream, thinned and repaired, that records its end. A consumer that has its answer stops before."""
 
     def __init__(self, response: httpx2.Response, exchange: HttpExchange) -> None:
         self._response = response

@@ -145,10 +145,9 @@ def _of_tool(tool: dict[str, Any], form: ResultForm, odd: OddOffers, *, modern: 
     texts = [tool.get("description"), tool.get("title")]
     if any(text is not None and not isinstance(text, str) for text in texts):
         odd.warn(name, "its description is no text and is ignored", offered=True)
-    description = next((text for text in texts if isinstance(text, str) and text), None)
 
     shown = CONTENT_SCHEMA if form == "content" else output_schema
-    return Offer("tool", ComponentInfo(name, f"/{name}", description, schema, shown), result_schema)
+    return Offer("tool", ComponentInfo(name, f"/{name}", _first_text(*texts), schema, shown), result_schema)
 
 
 ANY_ARGUMENTS = {"type": "object"}
@@ -185,12 +184,15 @@ def _accepts_object(schema: Any, depth: int = 0) -> bool:
 
 
 _OTHER_TYPES = frozenset({"string", "number", "integer", "boolean", "array", "null"})
+
 BRANCH_DEPTH_MAX = 3
+"""Nested `anyOf` and `oneOf` that are searched; deeper ones count as accepting an object."""
 
 
 def _of_prompt(prompt: dict[str, Any]) -> ComponentInfo:
     arguments = prompt.get("arguments")
     listed = [each for each in arguments if isinstance(each, dict)] if isinstance(arguments, list) else []
+
     properties: dict[str, Any] = {}
     required: list[str] = []
     for argument in listed:
@@ -201,15 +203,20 @@ def _of_prompt(prompt: dict[str, Any]) -> ComponentInfo:
             properties[name]["description"] = text
         if argument.get("required") is True:
             required.append(name)
+
     schema = {"type": "object", "properties": properties}
-    texts = (prompt.get("description"), prompt.get("title"))
     return ComponentInfo(
         component=PROMPTS + prompt["name"],
         path=f"/{PROMPTS}{prompt['name']}",
-        description=next((text for text in texts if isinstance(text, str) and text), None),
+        description=_first_text(prompt.get("description"), prompt.get("title")),
         input_schema={**schema, "required": required} if required else schema,
         output_schema=MESSAGES_SCHEMA,
     )
+
+
+def _first_text(*values: Any) -> str | None:
+    """Return the first value that is a text and not empty."""
+    return next((value for value in values if isinstance(value, str) and value), None)
 
 
 _RESOURCES = ComponentInfo(

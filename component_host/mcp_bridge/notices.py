@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 NOTICE_BYTES_MAX = 64 * 1024
-"""A longer message is decoded whatever it is."""
+"""Longest message that is looked at before decoding; longer ones are always decoded."""
 
 PROGRESS = "notifications/progress"
 
@@ -42,9 +42,9 @@ _decode = msgspec.json.Decoder(_Notice).decode
 
 
 def notice_key(text: bytes) -> Hashable | Literal[False] | None:
-    """Return what a message reports about: the latest of equal ones says all.
+    """Return the key of a notification: of several with one key, the latest replaces the others.
 
-    None: it is to be decoded; it is no such notification. False: this client does not use it.
+    None: not such a notification, so it must be decoded. False: this client does not use it.
     """
     if len(text) > NOTICE_BYTES_MAX or b'"notifications/' not in text:
         return None

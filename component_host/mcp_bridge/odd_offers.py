@@ -1,4 +1,4 @@
-"""Warnings of what a server offers otherwise than the specification says."""
+"""Warnings about offers of a server that differ from the specification."""
 
 from __future__ import annotations
 

@@ -236,6 +236,7 @@ class ResultChecks:
 
     def check(self, name: str, schema: Any, value: Any) -> None:
         """Raises: BadAnswerError, the value breaks the schema of tool `name`, or cannot be checked."""
+        # 1. Compile the schema, unless it is the one of the last result.
         known = self._validators.get(name)
         if known is None or known[0] is not schema:
             try:
@@ -244,6 +245,8 @@ class ResultChecks:
                 raise BadAnswerError(
                     f"the output schema of tool {name!r} cannot be used ({error.reason}): {error.message}",
                 ) from None
+
+        # 2. Check.
         try:
             problem = known[1].misfit(value)
         except Invalid as error:

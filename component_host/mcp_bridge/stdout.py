@@ -1,7 +1,7 @@
 """What an MCP server prints on stdout: chunks in, messages for the SDK out.
 
-- Every answer ends its request: one that is not JSON, too deep or too large becomes an error with the request's id. One
-  that is written otherwise than on a line of its own is found (`json_lines`), and mended (`envelopes`).
+- Every answer ends its request: one that is not JSON, too deep or too large becomes an error with the request's id.
+- An answer that shares its line, or takes several, is found (`json_lines`), and its envelope repaired (`envelopes`).
 - Progress is thinned, and unused notifications are skipped, before they are decoded.
 - Lines that are not JSON-RPC messages are skipped; the first one is kept for error texts.
 

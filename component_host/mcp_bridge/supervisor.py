@@ -242,9 +242,8 @@ class McpSupervisor:
             return error
 
         config = self._config
-        shown = self._context.shown
-        command, url = (config.command, config.url) if shown is None else (shown.command, shown.url)
-        what = f"plugin {self.name!r}: the MCP server {command or url_without_credentials(url)!r}"
+        shown = self._context.shown_config(config)
+        what = f"plugin {self.name!r}: the MCP server {shown.command or url_without_credentials(shown.url)!r}"
         tail, stray = link.stderr_tail(), link.describe_stray_output()
         said = "".join([f"; {stray}" if stray else "", f"; its stderr ends with:\n{tail}" if tail else ""])
 

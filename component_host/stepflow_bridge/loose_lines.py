@@ -1,4 +1,4 @@
-"""Messages of StepFlow servers that differ from the protocol, read as far as they are told. Pure.
+"""Messages of StepFlow servers that differ from the protocol, read as far as they can be. Pure.
 
 - Read are: a batch, a message without `jsonrpc` or with another version, an id of another type, an error that is no
   object, `error: null` next to a result.
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from component_host.json_lines import BATCH_MAX, id_in
+from component_host.json_lines import BATCH_MAX, as_id, id_in
 from component_host.stepflow_bridge.protocol import (
     DECODE_ERRORS,
     INTERNAL,
@@ -41,7 +41,7 @@ _decode_error = msgspec.json.Decoder(ErrorIn).decode
 
 
 def read_lines(text: bytes) -> list[Line]:
-    """Read the messages in a text as far as they are told; empty if it has none."""
+    """Read the messages in a text as far as they can be read; empty if it has none."""
     try:
         texts = _decode_batch(text)[:BATCH_MAX] if text.lstrip()[:1] == b"[" else [Raw(text)]
     except DECODE_ERRORS:
@@ -69,13 +69,13 @@ def _read_line(text: bytes) -> Line | None:
         return unreadable_reply(text, "the server's reply is not valid JSON") if text[:1] in (b"{", b"[") else None
 
     # 1. A request or notification, or JSON of the server's code.
-    request_id, method = _loose_id(loose.id), plain(loose.method)
+    request_id, method = as_id(plain(loose.id)), plain(loose.method)
     if isinstance(method, str):
         return Line("2.0", request_id, method, loose.params)
     if request_id is None or (loose.result is UNSET and loose.error is UNSET and loose.jsonrpc is UNSET):
         return None
 
-    # 2. A reply: an error as far as it is told, or else the result.
+    # 2. A reply: an error as far as it can be read, or else the result.
     if loose.error is not UNSET and (error := _loose_error(loose.error)) is not None:
         return Line("2.0", request_id, error=error)
     try:
@@ -86,15 +86,8 @@ def _read_line(text: bytes) -> Line | None:
     return Line("2.0", request_id, result=result)
 
 
-def _loose_id(text: Raw | UnsetType) -> int | str | None:
-    value = plain(text)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
-
-
 def _loose_error(text: Raw) -> ErrorIn | None:
-    """Read an error as far as it is told; None if there is none (`null`)."""
+    """Read an error as far as it can be read; None if there is none (`null`)."""
     try:
         return _decode_error(text)
     except DECODE_ERRORS:

@@ -262,7 +262,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 PROGRESS = "components/progress"
 QUEUED, BEGUN = "components/queued", "components/begun"
 PROGRESS_BYTES_MAX = 64 * 1024
-"""A longer message is decoded whatever it is."""
+"""Longest message that is looked at before decoding; longer ones are always decoded."""
 
 
 def is_progress(text: bytes) -> bool:

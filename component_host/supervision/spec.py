@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from component_host.backend import ShownConfig
 from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.errors import Invalid
+from stepflow.redaction import ENVIRONMENT_CHARS_MIN
 from stepflow.telemetry import is_secret_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from component_host.backend import BackendContext, ShownConfig
+    from component_host.backend import BackendContext
 
 PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
 """Variables of the host's environment that every server gets."""
-
-SECRET_CHARS_MIN = 8
-"""Shorter values of secret-looking variables are not redacted: they would hide ordinary words."""
 
 
 class CommandConfig(Protocol):
@@ -90,7 +89,7 @@ def server_environment(spec: ProcessSpec) -> dict[str, str]:
 def secrets_of(spec: ProcessSpec) -> list[str]:
     """Return the texts to redact: the spec's secrets and the secret-looking variables, possible parts of `args`."""
     variables = {**spec.environ, **spec.env}
-    named = [value for name, value in variables.items() if len(value) >= SECRET_CHARS_MIN and is_secret_name(name)]
+    named = [value for name, value in variables.items() if len(value) >= ENVIRONMENT_CHARS_MIN and is_secret_name(name)]
     return [*spec.secrets, *named]
 
 
@@ -126,12 +125,16 @@ def resolve_command(spec: ProcessSpec) -> str:
 
 def shown_command(spec: ProcessSpec) -> str:
     """Return the command as the configuration has it, with variables unexpanded."""
-    return spec.command if spec.shown is None else spec.shown.command
+    return _shown(spec).command
 
 
 def shown_command_line(spec: ProcessSpec) -> str:
     """Return the command line as the configuration has it."""
-    return " ".join((spec.command, *spec.args)) if spec.shown is None else spec.shown.command_line()
+    return _shown(spec).command_line()
+
+
+def _shown(spec: ProcessSpec) -> ShownConfig:
+    return spec.shown or ShownConfig.of(spec)
 
 
 def limited_command(command: Sequence[str], limits: ServerLimits) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
-from control_plane.api.values import INLINE_WORK_BYTES_MAX
 from control_plane.catalog import read_name
 from control_plane.paging import page_size, read_token, write_token
+from control_plane.threads import off_loop
 from stepflow.codec import decode
 from stepflow.errors import Invalid
 from stepflow.flow import Diagnostics, Flow, flow_from_tree, flow_id, validate_flow
@@ -94,9 +93,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
 async def read_flow(values: Values, document: values_pb2.Value) -> Flow:
     """Parse the flow of a request. Raises: Invalid, NotFound."""
     text = await values.read(document, "the flow")
-    if len(text) > INLINE_WORK_BYTES_MAX:
-        return await asyncio.to_thread(_parse, text)
-    return _parse(text)
+    return await off_loop(len(text), _parse, text)
 
 
 def _parse(text: bytes) -> Flow:

@@ -1,6 +1,6 @@
 """RunsService: submit, read, follow, cancel, signal, list and delete runs.
 
-Each method decodes its request, calls the control plane, and encodes the answer.
+Each method decodes its request, calls the control plane, and encodes the answer. Submissions: see `submissions`.
 """
 
 from __future__ import annotations

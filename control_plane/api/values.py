@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from control_plane.threads import off_loop
 from stepflow.codec import Json, compact, composed_problem, decode, encode
 from stepflow.errors import Failure, Invalid
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -20,16 +20,9 @@ from stepflow.mesh.v1 import runs_pb2, values_pb2
 from stepflow.rpc import call_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from google.protobuf import struct_pb2
 
     from stepflow.store.blobs import BlobStore
-
-_T = TypeVar("_T")
-
-INLINE_WORK_BYTES_MAX = 256 * 1024
-"""Values converted on the event loop, in a millisecond or two; larger ones go to a thread."""
 
 VALUE_DEPTH_MAX = 30
 """Protobuf parsers stop at 100 nested messages, and each level of a `Value` takes three."""
@@ -52,14 +45,14 @@ class Values:
         kind = value.WhichOneof("kind")
         match kind:
             case "json":
-                return await _off_loop(len(value.json), compact, value.json, what=what)
+                return await off_loop(len(value.json), compact, value.json, what=what)
             case "value":
-                return await _off_loop(value.value.ByteSize(), _compact_struct, value.value, what=what)
+                return await off_loop(value.value.ByteSize(), _compact_struct, value.value, what=what)
             case "blob_id":
                 held = await call_memory.hold()
                 content = (await self._blobs.get(value.blob_id))[0]
                 call_memory.give_back(held - len(content))
-                return await _off_loop(len(content), compact, content, what=what)
+                return await off_loop(len(content), compact, content, what=what)
             case _:
                 raise Invalid("VALUE_MISSING", f"{what} has no value: set one of value, json and blob_id")
 
@@ -69,7 +62,7 @@ class Values:
             return values_pb2.Value(json=text)
         if form == values_pb2.VALUE_FORM_BLOB_ID:
             return values_pb2.Value(blob_id=await self._blobs.put(text))
-        return await _off_loop(len(text), _struct_value, text)
+        return await off_loop(len(text), _struct_value, text)
 
     async def outcome(
         self, outcome: Json | Failure, form: values_pb2.ValueForm, *, with_result: bool = True
@@ -85,13 +78,6 @@ class Values:
             message=failure.message,
             data=await self.write(failure.data, form) if failure.data else None,
         )
-
-
-async def _off_loop(size: int, work: Callable[..., _T], *args: Any, **options: Any) -> _T:
-    """Run `work` on a value of `size` bytes, in a thread if the value is large."""
-    if size <= INLINE_WORK_BYTES_MAX:
-        return work(*args, **options)
-    return await asyncio.to_thread(work, *args, **options)
 
 
 def _compact_struct(value: struct_pb2.Value, *, what: str) -> bytes:
@@ -176,4 +162,4 @@ def _double(number: float) -> float:
         ) from None
 
 
-__all__ = ["INLINE_WORK_BYTES_MAX", "Values", "fill_struct", "struct_tree"]
+__all__ = ["Values", "fill_struct", "struct_tree"]

@@ -150,7 +150,7 @@ async def _unless_stuck(
     def blobs_refused(error: StepflowError | None) -> None:
         while patience:
             patience.pop().cancel()
-        if error is not None:  # a full disk is not waited for: nobody makes room while the command runs
+        if error is not None:  # a full disk is not waited for: it stays full while the command runs
             pause_s = 0.0 if error.reason in ("BLOB_STORE_FULL", "BLOB_STORE_REFUSED") else BLOBS_AWAY_S
             patience.append(loop.call_later(pause_s, give_up, error))
 

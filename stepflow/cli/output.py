@@ -1,4 +1,4 @@
-"""Results as files and on stdout: FlowResults as JSON or JSONL, trees as YAML."""
+"""Results as files and on stdout, written as they come: FlowResults as JSON or JSONL, trees as YAML."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`Client`, for asyncio programs. Each method is a call of the API, or the pages of a list.
 
-Requests (`requests`), results (`model`, `conversion`), events (`watch`) and connections (`connection`) have their
-own modules.
+Requests (`requests`), batches (`batch`), results (`model`, `conversion`), events (`watch`) and connections
+(`connection`) have their own modules.
 """
 
 from __future__ import annotations

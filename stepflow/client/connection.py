@@ -2,6 +2,7 @@
 
 - Every call of the API is idempotent: a call that reaches no server is retried at the next address, with back-off,
   until the caller's patience ends. All other errors are raised at once.
+- A streamed request is sent again from its first message after a break.
 - A client stands outside the mesh: a server on another machine is reached through the environment's proxy.
 - Calls rotate over the addresses, from a random start, so clients spread over the replicas.
 """

@@ -1,7 +1,7 @@
 """What lists show of ended runs, kept in `<folder>/ended`: a listing opens only the databases of other runs.
 
 - A line per run: its id, the identity of its database, and the view as JSON. Lines are appended; once most of them are
-  of deleted runs, the file is written anew.
+  of deleted runs, the file is rewritten.
 - A line counts only while the database is the same file, unchanged.
 - The file may be deleted at any time, and may miss runs. A line that cannot be read is ignored.
 """
@@ -64,12 +64,12 @@ class EndedRuns:
         with suppress(OSError):  # a list is shown all the same
             if self._count + len(self._added) > 2 * len(run_ids) + STALE_LINES:
                 known = [run_id.encode() for run_id in run_ids]
-                self._write_anew([run_id + self._lines[run_id] for run_id in known if run_id in self._lines])
+                self._rewrite([run_id + self._lines[run_id] for run_id in known if run_id in self._lines])
             else:
                 _write(self._path, self._added, os.O_APPEND)
         self._added = []
 
-    def _write_anew(self, lines: list[bytes]) -> None:
+    def _rewrite(self, lines: list[bytes]) -> None:
         draft = self._path.with_suffix(f".{os.getpid()}")
         _write(draft, lines, os.O_TRUNC)
         draft.replace(self._path)

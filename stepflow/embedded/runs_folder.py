@@ -142,7 +142,7 @@ class LocalRuns:
         return f"other users can read the runs in {self.folder} (mode {mode:o}): chmod 700 {self.folder}"
 
     async def _check_log(self, run_id: str) -> None:
-        """Look for lost transactions in the log of a run that nobody drives. Raises: DataLoss `STORE_CORRUPT`."""
+        """Look for lost transactions in the log of a run that no process drives. Raises: DataLoss `STORE_CORRUPT`."""
         log = Path(f"{self.database(run_id)}-wal")
         if not os.path.exists(log) or self.is_driven(run_id):  # noqa: ASYNC240, PTH110  # a stat, before each opening
             return

@@ -71,14 +71,21 @@ class StrictParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else list(args)
-        for index, word in enumerate(words):
-            name, given, value = word.partition("=")
-            if name.startswith("--") and given and not value.strip():
-                self.error(f"{name} is given but empty; leave it out, or set the variable that it comes from")
-            if not word.strip():
-                name = words[index - 1] if index else "an argument"
-                self.error(f"{name} is given but empty; leave it out, or set the variable that it comes from")
+        empty = _first_empty(words)
+        if empty:
+            self.error(f"{empty} is given but empty; leave it out, or set the variable that it comes from")
         return super().parse_known_args(words, namespace)
+
+
+def _first_empty(words: Sequence[str]) -> str:
+    """Return the name of the first option or argument without a text; empty if there is none."""
+    for index, word in enumerate(words):
+        name, given, value = word.partition("=")
+        if name.startswith("--") and given and not value.strip():
+            return name
+        if not word.strip():
+            return words[index - 1] if index else "an argument"
+    return ""
 
 
 def parser(service: str, port: int, description: str) -> argparse.ArgumentParser:

@@ -170,14 +170,14 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
 
 
 def _outcome(state: RunState, item: Item, value: bytes) -> Json:
-    """Return the value of an item as its outcome; note the ones that must not stay in memory."""
+    """Return the value of an item as its outcome; note a large one, which must not stay in memory."""
     scope = item.scope
     if len(value) > INLINE_BYTES_MAX and scope.parent is None:
         state.large_outcomes.append(item)
     elif scope.kind == pb.SUB_RUN_KIND_MAP:
         scope.outcome_bytes += len(value)
         if scope.outcome_bytes > PAYLOAD_BYTES_MAX:
-            return Json(b"null")  # nobody will see it: the map fails for the size of its results
+            return Json(b"null")  # never read: the map fails for the size of its results
     return Json(value)
 
 

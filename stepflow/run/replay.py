@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ReplayListener(Protocol):
-    """Is told of each entry, in order, once its consequences are worked out."""
+    """Gets each entry, in order, once its consequences are worked out."""
 
     def replayed(self, state: RunState, entry: pb.Entry) -> None: ...
 

@@ -2,7 +2,8 @@
 
 Writers of each part:
 - `JournaledRun` and `JournaledStep`: `apply` alone, so replaying the same entries gives the same values;
-- `Scope` and `Item`: derived from the entries by `apply` and `advance`, in the same way for every owner;
+- `Scope` and `Item`: derived from the entries by `apply` and `advance`, in the same way for every owner; `large_values`
+  replaces a value by its blob;
 - the rest of `RunState` and `StepRun`: volatile, lost with the owner, and found again by the next owner;
 - code outside the package: only through the methods here.
 """

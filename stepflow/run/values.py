@@ -10,12 +10,12 @@ from stepflow.flow.nodes import TOO_LARGE
 from stepflow.run.secrets import note_marked
 from stepflow.run.state import WANTED_BYTES_MAX, Blobs, RunState, Stored
 
-REPLAY_BYTES_MAX = 16 * 1024 * 1024
-"""Values kept loaded between two entries of a replay."""
-
 if TYPE_CHECKING:
     from stepflow.flow import Expr
     from stepflow.run.scope import Item, StepRun
+
+REPLAY_BYTES_MAX = 16 * 1024 * 1024
+"""Values kept loaded between two entries of a replay."""
 
 
 def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Failure | None:

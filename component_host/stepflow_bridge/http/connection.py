@@ -163,7 +163,7 @@ class RemoteConnection:
         self._plugin = context.name
         self._config = config
         self._environ = context.environ
-        self._shown_url = config.url if context.shown is None else context.shown.url
+        self._shown_url = context.shown_config(config).url
         self._owner = owner
         self._was_ready = False
         self._watch: asyncio.Task[None] | None = None

@@ -183,10 +183,10 @@ class HttpEndpoint:
             else:
                 line = await asyncio.to_thread(protocol.decode_line, text)
         except protocol.DECODE_ERRORS:
-            told = _as_told(text)
-            if told is None:
+            loose = _read_loosely(text)
+            if loose is None:
                 raise self._not_protocol(status, text) from None
-            line = told
+            line = loose
 
         if line.method is None and line.error is msgspec.UNSET and line.result is msgspec.UNSET:
             raise self._not_protocol(status, text)
@@ -212,7 +212,7 @@ class HttpEndpoint:
             raise LostError("it was closed")
 
 
-def _as_told(text: bytes) -> protocol.Line | None:
+def _read_loosely(text: bytes) -> protocol.Line | None:
     """Return the message of a text that does not follow the protocol: of several, the reply."""
     lines = read_lines(text)
     return next((line for line in lines if line.method is None), lines[0] if lines else None)

@@ -1,6 +1,7 @@
 """The input of a run, or the inputs of a batch: from a file, an option, JSONL or stdin.
 
-No command waits for a person to type: without an input on a terminal, the error describes the input of the flow.
+- No command waits for a person to type: without an input on a terminal, the error describes the input of the flow.
+- A batch may have any size: memory holds one line of a JSONL file.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 - `get` verifies the hash of the bytes it returns.
 - Layout: `blobs/shared/<id>` for blobs that user code or clients can name, `blobs/<root run id>/<id>` for values that
   the engine moved out of line, deleted with their run (`delete_scope`). A repeated put renews date and type.
+- `trouble` is the last refusal of the backend, for health reports; it ends with the next success.
 
 Not here: the removal of shared blobs (`control_plane/shared_blobs.py`), and inline values (`codec`).
 """

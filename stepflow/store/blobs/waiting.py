@@ -26,7 +26,7 @@ RETRY_S_MAX = 5.0
 """Pauses between tries to reach the blob store, doubling."""
 
 WAITED_FOR = frozenset(("BLOB_STORE_UNAVAILABLE", "BLOB_STORE_FULL", "BLOB_STORE_REFUSED"))
-"""Reasons that an operator ends, and not the caller."""
+"""Reasons that an operator must resolve; the caller cannot."""
 
 
 class WaitingBlobs:

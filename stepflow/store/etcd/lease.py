@@ -19,10 +19,9 @@ from stepflow.store.etcd.client import (
     LEASE_KEEP_ALIVE,
     channel_options,
     credentials_of,
-    explain,
-    is_stale_login,
     metadata_of,
 )
+from stepflow.store.etcd.errors import explain, is_stale_login
 from stepflow.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:

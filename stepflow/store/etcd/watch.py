@@ -26,7 +26,8 @@ from grpc import aio
 
 from stepflow.errors import DataLoss, Forbidden, StepflowError
 from stepflow.etcd.v1 import etcd_pb2 as pb
-from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, explain, is_cancelled, needs_login, version_of
+from stepflow.store.etcd.client import CHANNEL_GONE, WATCH, EtcdClient, is_cancelled, version_of
+from stepflow.store.etcd.errors import explain, needs_login
 from stepflow.store.protocol import KeyValue, StoreCompacted, StoreEvent, StoreUnavailable, WatchBatch
 from stepflow.store.watch_queue import WatchQueue
 from stepflow.telemetry import get_logger

@@ -7,5 +7,5 @@
 - `history`: the last revisions, for watches and older ranges.
 - `leases`: leases, in memory.
 - `file`: opens, locks and closes the database.
-- `wal`: damage in the log of a database that nobody owns.
+- `wal`: damage in the log of a database that no process owns.
 """

@@ -1,11 +1,12 @@
-"""Damage in the write-ahead log of a database that nobody owns.
+"""Damage in the write-ahead log of a database that no process owns.
 
 SQLite ignores everything from the first frame on whose checksum fails: after a crash, that is the end of an unfinished
 transaction. Damage in the middle looks the same, and loses transactions that were durable, silently. So this module
 reads the log before SQLite does: frames of the present generation behind the first bad one tell the difference.
 
-Limit: damage in the newest transaction cannot be told from a crash. Source: "The
-Write-Ahead Log" in SQLite's file format.
+Limit: damage in the newest transaction cannot be told from a crash.
+
+Source: "The Write-Ahead Log" in SQLite's file format.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from support.parts import World, echo, gated, kinds, of
 from control_plane import takeover as control_takeover
 from control_plane.events import Events
 from control_plane.history import RunDone, StepDone
-from control_plane.unread import unread_partitions
+from control_plane.unreadable import unreadable_partitions
 from executor import calls, give_back, takeover
 from executor.adoption import PartitionReader
 from stepflow.errors import Code, Failure, Unavailable
@@ -506,7 +506,7 @@ def test_a_run_that_nobody_here_can_read_waits_and_harms_no_other(damage: str, m
             executor = await world.add_executor()
             executor.abandoned = lambda _run_id, error: reasons.append(error.reason)
             await wait_until_async(
-                lambda: unread_partitions(world.control.cluster, run_id), "it is tried, and given back"
+                lambda: unreadable_partitions(world.control.cluster, run_id), "it is tried, and given back"
             )
             assert reasons == [REASONS[damage]]
             other = await world.submit(echo("a"))
@@ -521,7 +521,7 @@ def test_a_run_that_nobody_here_can_read_waits_and_harms_no_other(damage: str, m
 
             # So may the first, once an operator has mended the run.
             take_over = world.control._leader._take_over
-            await wait_until_async(lambda: take_over._unread_since_s, "the leader has seen it")
+            await wait_until_async(lambda: take_over._unreadable_since_s, "the leader has seen it")
             monkeypatch.setattr(control_takeover, "REFUSED_RETRY_S", 0.0)
             world.control._leader.look()
             await wait_until_async(lambda: len(reasons) >= 2, "it is tried again")
@@ -543,7 +543,7 @@ def test_a_run_that_nobody_can_read_can_be_cancelled(damage: str, moment: str) -
             await world.bury(dead)
             await world.add_executor()
             if moment == "while it waits":
-                await wait_until_async(lambda: unread_partitions(world.control.cluster, run_id), "it is given back")
+                await wait_until_async(lambda: unreadable_partitions(world.control.cluster, run_id), "it is given back")
                 assert (await world.control.cancel(run_id)).status == "cancelled"
 
             view = await world.ended(run_id)
@@ -558,7 +558,7 @@ def test_a_run_that_nobody_can_read_can_be_cancelled(damage: str, moment: str) -
 
 
 def _refusals(world: World, run_id: str) -> int:
-    return max((len(orphan.refused_by) for orphan in unread_partitions(world.control.cluster, run_id)), default=0)
+    return max((len(orphan.refused_by) for orphan in unreadable_partitions(world.control.cluster, run_id)), default=0)
 
 
 UNKNOWN = {
@@ -585,7 +585,7 @@ def test_what_precedes_an_entry_of_a_later_version_is_shown_and_followed_to_the_
             await put(world.store, keys.journal(run_id, 0, len(await world.journal(run_id))), entry)
             await world.bury(dead)
             await world.add_executor()
-            await wait_until_async(lambda: unread_partitions(world.control.cluster, run_id), "it is given back")
+            await wait_until_async(lambda: unreadable_partitions(world.control.cluster, run_id), "it is given back")
 
             reasons: list[str] = []
             for _ in range(2):

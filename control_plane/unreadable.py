@@ -30,7 +30,7 @@ CANCEL_ID = "cancel"
 UNREAD = Failure(Code.CANCELLED, "the run was cancelled while no executor could read its journal")
 
 
-def unread_partitions(cluster: Cluster, run_id: str) -> list[Orphan]:
+def unreadable_partitions(cluster: Cluster, run_id: str) -> list[Orphan]:
     """Return the partitions of a run that wait for an executor that can read them, as far as known."""
     return [
         Orphan(*partition_id, cluster.assignments[partition_id[0]][partition_id[1:]], refused_by)
@@ -39,12 +39,12 @@ def unread_partitions(cluster: Cluster, run_id: str) -> list[Orphan]:
     ]
 
 
-async def is_cancelled(store: Store, run_id: str) -> bool:
+async def is_cancel_requested(store: Store, run_id: str) -> bool:
     """Return True if the cancellation of the run was requested."""
     return await store.get(keys.inbox(run_id, CANCEL_ID)) is not None
 
 
-async def end_unread(store: Store, orphan: Orphan, *more: Op) -> bool:
+async def end_unreadable(store: Store, orphan: Orphan, *more: Op) -> bool:
     """End a partition as cancelled, with `more` writes; return False if it has ended, or has an owner again."""
     # 1. Read the status; it changes once.
     existing = await store.get(keys.status(orphan.run_id, orphan.partition))
@@ -60,7 +60,7 @@ async def end_unread(store: Store, orphan: Orphan, *more: Op) -> bool:
     status.completed_at_ms = max(time.time_ns() // 1_000_000, status.created_at_ms)
     status.failure.CopyFrom(failure_to_pb(UNREAD))
 
-    # 3. Write, unless somebody owns it meanwhile.
+    # 3. Write, unless it has got an owner meanwhile.
     assignment = keys.assigned(orphan.executor_id, orphan.run_id, orphan.partition)
     compares = (created_at(assignment, orphan.revision), modified_at(existing.key, existing.mod_revision))
     writes = (Delete(assignment), Put(existing.key, status.SerializeToString()), *more)
@@ -70,4 +70,4 @@ async def end_unread(store: Store, orphan: Orphan, *more: Op) -> bool:
     return ended
 
 
-__all__ = ["CANCEL_ID", "end_unread", "is_cancelled", "unread_partitions"]
+__all__ = ["CANCEL_ID", "end_unreadable", "is_cancel_requested", "unreadable_partitions"]
