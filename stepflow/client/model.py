@@ -112,7 +112,10 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """A started step. `status`: running, completed or failed. `raw`: the result, if results were requested."""
+    """A started step. `status`: running, completed, failed, or cancelled with its item.
+
+    `raw`: the result, if results were requested.
+    """
 
     run_id: str
     item: int

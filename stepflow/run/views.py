@@ -142,7 +142,7 @@ def call_event(
 
 
 class StepView(msgspec.Struct):
-    """A step in a listing. `status`: running, completed or failed."""
+    """A step in a listing. `status`: running, completed, failed, or cancelled if its item ended first."""
 
     run_id: str
     item: int
@@ -195,7 +195,10 @@ class StepList:
 
     def views(self, state: RunState) -> list[StepView]:
         """Return all steps, sorted by scope in the order of opening, then item, then step."""
-        views = dict(self._ended)
+        views = {
+            key: msgspec.structs.replace(view, status="cancelled") if _cut_off(state, key, view) else view
+            for key, view in self._ended.items()
+        }
         for scope in state.scopes:
             for item in scope.items:
                 for index in item.active:
@@ -206,6 +209,12 @@ class StepList:
                             scope.run_id, scope.first_item + item.index, step.id, index, step.component, scope.depth
                         )
         return [views[key] for key in sorted(views)]
+
+
+def _cut_off(state: RunState, key: tuple[int, int, int], view: StepView) -> bool:
+    """Return True if the item of a step ended while the step was running."""
+    number, item, _ = key
+    return view.status == "running" and state.scopes[number].items[item].outcome is not None
 
 
 def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:

@@ -18,6 +18,7 @@ from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RETRY_AFTER_MS_MAX
 from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, POISON_WINDOW_MS
+from stepflow.run.views import list_steps
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -410,6 +411,20 @@ def test_each_item_gets_its_own_signals_also_in_its_sub_runs():
 def test_waiting_for_what_cannot_come_fails_at_once(input):
     ((code, _),) = World({"steps": [step("w", "/builtin/wait_for_signal", input)], "output": ref("w")}).run()
     assert code == "INVALID_INPUT"
+
+
+def test_steps_that_a_cancel_cut_off_are_listed_as_cancelled():
+    waiting = World(
+        {
+            "steps": [step("a", "/c/id", 1), step("w", "/builtin/wait_for_signal", {"name": "go"})],
+            "output": [ref("a"), ref("w")],
+        }
+    )
+    waiting.turn()
+    waiting.answer(waiting.flight.pop())
+    assert [view.status for view in list_steps(waiting.state, waiting.entries())] == ["completed", "running"]
+    waiting.cancel()
+    assert [view.status for view in list_steps(waiting.state, waiting.entries())] == ["completed", "cancelled"]
 
 
 def test_a_cancel_ends_the_waiting():
