@@ -283,6 +283,30 @@ def test_cancel_stops_everything_and_gives_every_item_its_outcome():
     assert diamond.flight == []
 
 
+def test_steps_that_the_end_of_a_run_cuts_off_are_listed_as_cancelled():
+    tree = {
+        "steps": [
+            step("flying", "/c/id", 1),
+            step("queued", "/c/id", 2),
+            step("asleep", "/builtin/sleep", {"duration_ms": 60_000}),
+            step("done", "/builtin/sleep", {"duration_ms": 0}),
+        ],
+        "output": [ref("flying"), ref("queued"), ref("asleep"), ref("done")],
+    }
+    world = World(tree, window=1)
+    world.turn()
+    before = {view.step_id: view.status for view in list_steps(world.state, world.entries())}
+    assert before == {"flying": "running", "queued": "running", "asleep": "running", "done": "completed"}
+
+    world.cancel()
+    for state in (world.state, world.replayed()):
+        after = {view.step_id: view for view in list_steps(state, world.entries())}
+        assert {view.status for view in after.values() if view.step_id != "done"} == {"cancelled"}
+        assert (len(after), after["done"].status) == (4, "completed")
+        assert {view.completed_at_ms for view in after.values()} == {world.now_ms}
+        assert after["flying"].outcome is None
+
+
 def test_a_cancel_that_comes_after_the_end_is_not_taken():
     chain = world("chain")
     chain.run()
@@ -411,20 +435,6 @@ def test_each_item_gets_its_own_signals_also_in_its_sub_runs():
 def test_waiting_for_what_cannot_come_fails_at_once(input):
     ((code, _),) = World({"steps": [step("w", "/builtin/wait_for_signal", input)], "output": ref("w")}).run()
     assert code == "INVALID_INPUT"
-
-
-def test_steps_that_a_cancel_cut_off_are_listed_as_cancelled():
-    waiting = World(
-        {
-            "steps": [step("a", "/c/id", 1), step("w", "/builtin/wait_for_signal", {"name": "go"})],
-            "output": [ref("a"), ref("w")],
-        }
-    )
-    waiting.turn()
-    waiting.answer(waiting.flight.pop())
-    assert [view.status for view in list_steps(waiting.state, waiting.entries())] == ["completed", "running"]
-    waiting.cancel()
-    assert [view.status for view in list_steps(waiting.state, waiting.entries())] == ["completed", "cancelled"]
 
 
 def test_a_cancel_ends_the_waiting():
