@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,8 +25,10 @@ def check_output(output: Path | None) -> None:
     if output is None:
         return
     _output_format(output)
-    if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}", path=str(output))
+
+    problem = _unwritable(output)
+    if problem:
+        raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}: {problem}", path=str(output))
 
 
 def write_results(results: Iterable[Any], output: Path | None, *, batch: bool) -> None:
@@ -58,6 +61,17 @@ def to_yaml(tree: Any) -> str:
 
     Dumper.add_representer(str, text)
     return yaml.dump(decode(encode(tree)), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _unwritable(output: Path) -> str:
+    """Return why the output file cannot be written, "" if it can."""
+    if output.is_dir():
+        return os.strerror(errno.EISDIR)
+    if output.exists():
+        return "" if os.access(output, os.W_OK) else os.strerror(errno.EACCES)
+    if not output.parent.is_dir():
+        return f"there is no folder {output.parent}"
+    return "" if os.access(output.parent, os.W_OK) else os.strerror(errno.EACCES)
 
 
 def _output_format(output: Path) -> Literal["yaml", "json"]:

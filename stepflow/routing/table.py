@@ -19,10 +19,11 @@ import msgspec
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure
 from stepflow.flow.paths import MISSING
+from stepflow.flow.syntax import suggestion
 from stepflow.routing.patterns import PatternMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from stepflow.codec import Json
     from stepflow.flow.paths import Path
@@ -208,7 +209,18 @@ class RouteTable:
             return NoRoute(
                 f"`{path}` is excluded by `componentAllow` or `componentDeny` of plugin {_names(excluded)}", "excluded"
             )
-        return NoRoute(f"plugin {_names(unlisted)} has no component for `{path}`", "not_listed")
+        hint = suggestion(path, self._component_paths(path))
+        return NoRoute(f"plugin {_names(unlisted)} has no component for `{path}`{hint}", "not_listed")
+
+    def _component_paths(self, path: str) -> Iterator[str]:
+        """Yield the whole paths of the components that the rules for `path` can reach, patterns left out."""
+        prefix = "/" + path[1:].partition("/")[0]
+        for route, rules in self._routes.items():
+            if route in (prefix, _ROOT):
+                for rule in rules:
+                    for component, pattern in self._plugins.get(rule.plugin, _UNHEARD).components:
+                        if "{" not in pattern and rule.admits(component):
+                            yield route.rstrip("/") + pattern
 
 
 def json_equal(left: Any, right: Any) -> bool:

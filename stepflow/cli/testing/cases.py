@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
+from stepflow.cli.display.texts import explained, plain
 from stepflow.cli.input.documents import read_config, read_flow
 from stepflow.cli.input.files import read_file, value_format
 from stepflow.cli.interruptible import run_or_exit
@@ -184,7 +185,15 @@ def _judge(index: int, case: dict[str, Any], result: dict[str, Any]) -> CaseOutc
     else:
         outcome.expected = normalise(case["output"])
         outcome.problems = list(differences(outcome.expected, outcome.actual))
+        if outcome.problems and "error" in outcome.actual:
+            outcome.problems.append(_failure(outcome.actual["error"]))
     return outcome
+
+
+def _failure(error: dict[str, Any]) -> str:
+    """Return why the flow of a case failed, in one line."""
+    code = error["code"]
+    return f"the flow failed: {code}: {plain(explained(code, error['message'], error.get('data')), str)}"
 
 
 def _update(path: Path, cases: Sequence[CaseOutcome]) -> None:

@@ -124,6 +124,14 @@ def test_a_wrong_result_fails_and_says_where(capfd: pytest.CaptureFixture[str]) 
     assert "-  got: 2" not in shown
 
 
+def test_a_flow_that_fails_unexpectedly_shows_its_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    write("flow.yaml", FLOW.replace("/builtin/noop", "/builtin/nop"))
+    code, shown = run_tests(capfd)
+    assert code == 1
+    assert '$.outcome: expected "success", got "failed"' in shown
+    assert "the flow failed: ORCHESTRATOR_ERROR: error routing component: plugin `builtin` has no component" in shown
+
+
 def test_diff_shows_both_results_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
     write("flow.yaml", FLOW.replace("{got: 1,", "{got: 2,"))
     _, shown = run_tests(capfd, "--diff")

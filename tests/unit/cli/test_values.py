@@ -387,9 +387,13 @@ def test_a_yaml_file_holds_the_same(tmp_path: Path, batch: bool, expected: Any) 
     assert yaml.safe_load(path.read_text()) == expected
 
 
-@pytest.mark.parametrize("name", ["out.txt", "missing/out.json", "."])
-def test_an_output_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Usage):
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("out.txt", "file extension"), ("missing/out.json", "there is no folder"), ("dir.json", "Is a directory")],
+)
+def test_an_output_that_cannot_be_written_is_refused_with_the_cause(tmp_path: Path, name: str, cause: str) -> None:
+    (tmp_path / "dir.json").mkdir()
+    with pytest.raises(Usage, match=cause):
         check_output(tmp_path / name)
     check_output(tmp_path / "out.json")
     check_output(None)

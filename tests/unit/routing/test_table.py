@@ -376,3 +376,10 @@ def test_the_strongest_fitting_pattern_wins_whatever_the_order(offered: list[str
         assert reason(found) == "not_listed"
     else:
         assert strength(reached(found)[1]) == min(fitting)
+
+
+@pytest.mark.parametrize(("route", "path"), [("/py", "/py/gret"), ("/", "/gret")])
+def test_a_misspelt_component_is_answered_with_the_nearest_one(route: str, path: str) -> None:
+    found = table({route: [Rule("p")]}, p=listed("/greet", "/other")).resolve(path, NOTHING)
+    assert isinstance(found, NoRoute)
+    assert found.message.endswith(f"has no component for `{path}`; did you mean `{path.replace('gret', 'greet')}`?")
