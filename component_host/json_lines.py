@@ -40,6 +40,10 @@ _VERSION = rb'"jsonrpc"\s*:\s*"[^"\\]{0,8}"'
 _ID_FIRST = re.compile(rb"\A[\s\[]*\{\s*(?:" + _VERSION + rb"\s*,\s*)?" + _ID + rb"\s*[,}]")
 _ID_LAST = re.compile(_ID + rb"\s*(?:,\s*" + _VERSION + rb"\s*)?\}[\s\]]*\Z")
 
+_HEAD = re.compile(rb"\{\s*" + _VERSION + rb"\s*,\s*" + _ID + rb"\s*[,}]")
+_TAIL = re.compile(rb"(?:" + _VERSION + rb"\s*,\s*" + _ID + rb"|" + _ID + rb"\s*,\s*" + _VERSION + rb")\s*\}\Z")
+"""Both ends of a message on a line of its own."""
+
 
 class LineSplitter:
     """Splits chunks into lines. Of a line above the limit only both ends are kept."""
@@ -84,10 +88,10 @@ class MessageFinder:
             return
 
         if self._lines:
-            if not _is_message(line):
+            if not self._is_next_message(line):
                 yield from self._continue(line)
                 return
-            yield from self.give_up()  # a whole message in between: what was begun is no message
+            yield from self.give_up()  # another message in between: what was begun is no message
 
         if _is_json(line):
             yield line, True
@@ -104,6 +108,14 @@ class MessageFinder:
             text = b"\n".join(self._lines)
             self._lines = []
             yield text, False
+
+    def _is_next_message(self, line: bytes) -> bool:
+        """Return True if the line begins a message of its own, readable or not: its call must be able to end."""
+        if _is_message(line):
+            return True
+        if self._lines[0].startswith(b"[") or not line.startswith(b"{"):  # in a batch, each line may begin so
+            return False
+        return _HEAD.match(line) is not None or _TAIL.search(line[-ENDS_BYTES:]) is not None
 
     def _continue(self, line: bytes) -> Iterator[tuple[bytes, bool]]:
         depth = _depth(line)

@@ -64,6 +64,7 @@ class Catalog:
 
         def change(existing: state_pb2.FlowName) -> state_pb2.FlowName | None:
             nonlocal label_from
+            _check_new(existing, name, label)
             label_from = next((v.version for v in existing.versions if label in v.labels and v.flow_id != flow_id), 0)
             return _with_version(existing, flow_id, label)
 
@@ -184,6 +185,14 @@ def _without_label(existing: state_pb2.FlowName, name: str, label: str) -> state
 def _check(reason: str, what: str, text: str) -> None:
     if not text.strip() or len(text) > NAME_CHARS_MAX or any(ord(character) < 32 for character in text):
         raise Invalid(reason, f"{what} has 1 to {NAME_CHARS_MAX} printable characters, not {text[:80]!r}")
+
+
+def _check_new(existing: state_pb2.FlowName, name: str, label: str) -> None:
+    """Refuse a new name or label that `NAME@LABEL` cannot express. Raises: Invalid."""
+    if "@" in name and not existing.versions:
+        raise Invalid("FLOW_NAME_INVALID", f"the name of a flow has no @, which stands before a label: {name!r}")
+    if "@" in label and not any(label in version.labels for version in existing.versions):
+        raise Invalid("LABEL_INVALID", f"a label has no @, which stands before it: {label!r}")
 
 
 def _no_name(name: str) -> NotFound:

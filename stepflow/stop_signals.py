@@ -4,6 +4,7 @@
 - Signals within `REPEAT_S` of a request are the same request: `timeout(1)` signals the process and then its group, and
   a closing terminal signals both the shell and its jobs.
 - After a request the handlers stay until the process has ended: a repeated signal must not kill it just before its end.
+  There, the interpreter removes handlers, but leaves ignored signals ignored.
 - An ignored SIGHUP stays ignored (`nohup`).
 
 No event loop is imported. Not here: what stopping means.
@@ -11,6 +12,7 @@ No event loop is imported. Not here: what stopping means.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -27,6 +29,16 @@ REPEAT_S = 0.5
 
 StopRequested: TypeAlias = "Callable[[int, int], None]"
 """Called on the event loop with the number of the signal and the number of the request, from 1."""
+
+
+_requested: set[int] = set()
+"""Signals with a handler that a request has made permanent."""
+
+
+@atexit.register  # at the import, so that it runs after most others: what they do may still hang
+def _ignore_at_the_end() -> None:
+    for number in _requested:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StopSignals:
@@ -59,6 +71,7 @@ class StopSignals:
         now_s = time.monotonic()
         if self._requests and now_s - self._last_s < REPEAT_S:
             return
+        _requested.update(self._former)
         self._requests += 1
         self._last_s = now_s
 

@@ -284,13 +284,14 @@ class RawChoice(msgspec.Struct):
 class RawCompletion(msgspec.Struct):
     """The parts of a completion that are returned as the service wrote them."""
 
-    choices: list[RawChoice]
+    choices: list[msgspec.Raw]
     usage: msgspec.Raw = _NULL
     model: msgspec.Raw = _NULL
     id: msgspec.Raw = _NULL
 
 
 _completion = msgspec.json.Decoder(ChatCompletion)
+_raw_choice = msgspec.json.Decoder(RawChoice)
 _raw_completion = msgspec.json.Decoder(RawCompletion)
 
 
@@ -309,16 +310,20 @@ def _output(content: bytes, key: str | None) -> dict[str, Any]:
     choice = completion.choices[0]
     message = choice.message
     text = _text(message)
-    if text is None and not (message.tool_calls or message.function_call or message.audio):
+    cut_off = bool(message.refusal) or choice.finish_reason in ("content_filter", "length")
+    silent = text is None or (text == "" and cut_off)
+    if silent and not (message.tool_calls or message.function_call or message.audio):
         raise _nothing_said(choice, key)
 
+    several = {"choices": raw.choices} if len(raw.choices) > 1 else {}  # of an input with `n`
     return {
         "response": text or "",
-        "message": raw.choices[0].message,
+        "message": _raw_choice.decode(raw.choices[0]).message,
         "finish_reason": choice.finish_reason,
         "usage": raw.usage,
         "model": raw.model,
         "id": raw.id,
+        **several,
     }
 
 

@@ -92,6 +92,7 @@ BUILTINS = (
             usage=_one_of_type("object", "null", description="Tokens"),
             model=_one_of_type("string", "null", description="The model that answered"),
             id=_one_of_type("string", "null", description="The service's id of the completion"),
+            choices={"type": "array", "description": "All choices, if there are several (`n`)"},
         ),
     ),
     ComponentInfo(

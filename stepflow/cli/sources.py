@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.cli import console, remote
 from stepflow.cli.display.runs import ShownItem, ShownRun
-from stepflow.errors import FailedPrecondition
+from stepflow.errors import DataLoss, FailedPrecondition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,13 +126,20 @@ class LocalSource:
 
     async def _delete(self, run_id: str, *, force: bool) -> None:
         from stepflow.embedded.mesh import reader
+        from stepflow.store.protocol import StoreUnreadable
 
-        store = await self._local.own(run_id)  # raises while another process drives the run
         try:
-            run = await reader(store, self._local.blobs()).get_run(run_id)
-        finally:
-            await store.close()
-        if not run.terminal and not force:
+            store = await self._local.own(run_id)  # raises while another process drives the run
+            try:
+                run = await reader(store, self._local.blobs()).get_run(run_id)
+            finally:
+                await store.close()
+            terminal = run.terminal
+        except (DataLoss, StoreUnreadable):
+            if not force or self._local.is_driven(run_id):
+                raise
+            terminal = False
+        if not terminal and not force:
             raise FailedPrecondition(
                 "RUN_NOT_ENDED",
                 f"run {run_id} has not ended: continue it with `stepflow resume {run_id}`, or delete it with --force",

@@ -51,7 +51,8 @@ def refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:
 def _shown(parameter: Any) -> str:
     if parameter.param_type_name == "option":
         return str(parameter.opts[0])
-    return str(parameter.human_readable_name).strip("[].")
+    name = str(parameter.human_readable_name).removesuffix("...")
+    return name[1:-1] if name.startswith("[") else name
 
 
 __all__ = ["StrictTyper"]

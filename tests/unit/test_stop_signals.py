@@ -54,6 +54,22 @@ def test_signals_that_follow_at_once_are_one_request_until_the_very_end(names: s
     assert done.stdout == f"[({number}, 1)]\nended in order\n"
 
 
+def test_a_signal_while_the_interpreter_ends_does_not_kill_it() -> None:
+    last = """
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM, write=os.write):
+        kill(pid, number)
+        write(1, b"the very end")
+import _signal
+_signal.last = Last()  # freed when the handlers are gone
+"""
+    program = PROGRAM.replace("{loop}", LOOPS["asyncio"]) + last
+    command = [sys.executable, "-c", program, "SIGTERM", "60", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("the very end")
+
+
 def test_a_later_signal_is_another_request_and_after_the_loop_it_ends_the_process() -> None:
     done = stopped("SIGTERM", repeat_s=0, requests=3)
     assert done.returncode == 128 + signal.SIGTERM

@@ -17,6 +17,7 @@ from stepflow.cli.options import (
     ServerOption,
     with_run_options,
 )
+from stepflow.standard_streams import StdoutUnwritable
 
 if TYPE_CHECKING:
     from stepflow.cli.input.given import Given
@@ -148,10 +149,14 @@ def _print_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
 
-    if json:
-        print_json({"run_id": run_id})
-    else:
-        console.out(f"{run_id}\n")
+    try:
+        if json:
+            print_json({"run_id": run_id})
+        else:
+            console.out(f"{run_id}\n")
+    except StdoutUnwritable:
+        console.say(f"run_id: {run_id}")  # the run goes on, and this id is the only way to it
+        raise
     if not quiet:
         console.say(f"follow it with: stepflow runs watch {run_id}{remote.server_argument(server)}")
 

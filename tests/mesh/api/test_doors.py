@@ -247,6 +247,7 @@ def test_versions_of_a_flow_gather_under_its_name_and_labels_move(api: Any) -> N
         assert (again.version, again.newest_version, again.label_from) == (1, 2, 0)
         assert (await get("1"), await get("2")) == before
         assert await refused(store(1, "7")) == ("INVALID_ARGUMENT", "LABEL_INVALID")
+        assert await refused(store(1, "live@home")) == ("INVALID_ARGUMENT", "LABEL_INVALID")
         listed = await stub.ListFlows(flows_pb2.ListFlowsRequest(name_prefix="versions/"))
         await stub.DeleteFlow(flows_pb2.DeleteFlowRequest(name="versions/a b", label="live"))
         no_label = await refused(get("live"))

@@ -594,6 +594,30 @@ def test_no_damage_of_a_log_makes_a_run_vanish(place: Place) -> None:
     assert asyncio.run(status()) == [(run_id, "interrupted")]
 
 
+@pytest.mark.parametrize("damage", ["log gone", "log cut", "database empty"])
+def test_a_run_whose_data_is_gone_is_listed_and_can_be_removed(place: Place, damage: str) -> None:
+    run_id = place.interrupted()
+    database = LocalRuns(place.folder / ".stepflow").database(run_id)
+    log = Path(f"{database}-wal")
+    if damage == "log gone":
+        log.unlink()
+    elif damage == "log cut":
+        log.write_bytes(log.read_bytes()[:100])
+    else:
+        database.write_bytes(b"")
+
+    listed = json.loads(place.cli("runs", "list", "--json").stdout)["runs"]
+    assert [(run["run_id"], run["status"]) for run in listed] == [(run_id, "damaged")]
+    for command in (("runs", "get"), ("resume",), ("runs", "delete")):
+        done = place.cli(*command, run_id)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "STORE_CORRUPT" in done.stderr
+        assert "--force" in done.stderr
+    assert log.exists() or damage != "database empty", "a log that is whole is kept"
+    assert place.cli("runs", "delete", run_id, "--force").returncode == 0
+    assert place.run_ids() == []
+
+
 def test_a_store_that_others_can_change_is_refused_and_one_that_they_can_read_is_told(place: Place) -> None:
     place.echo()
     store = place.folder / ".stepflow"

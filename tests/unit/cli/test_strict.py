@@ -40,6 +40,11 @@ def test_an_empty_text_behind_an_equals_sign_is_refused_too(capfd: pytest.Captur
     assert "--run-id is given but empty" in capfd.readouterr().err
 
 
+def test_an_argument_is_named_as_in_the_help(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["flows", "get", ""])
+    assert ": NAME[@LABEL] is given but empty" in capfd.readouterr().err
+
+
 def test_an_option_without_its_value_is_still_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "get", "", "--store"]) == console.EXIT_USAGE
     assert "OPTION_EMPTY" not in capfd.readouterr().err

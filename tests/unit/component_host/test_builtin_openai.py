@@ -177,6 +177,13 @@ def said(message: dict[str, Any], finish_reason: str = "stop") -> dict[str, Any]
     return {"choices": [{"message": message, "finish_reason": finish_reason}]}
 
 
+def test_further_choices_are_returned_as_the_service_sent_them() -> None:
+    choices = [{"index": n, "message": {"content": f"answer {n}"}, "logprobs": {"n": 1.50}} for n in (0, 1)]
+    outcome = chat(http(200, {"choices": choices}), {"n": 2})[0]
+    assert (outcome["response"], outcome["choices"]) == ("answer 0", choices)
+    assert "choices" not in chat(http(200, said({"content": ""})), {})[0]
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -188,6 +195,9 @@ def said(message: dict[str, Any], finish_reason: str = "stop") -> dict[str, Any]
         (said({"content": []}, "length"), "the model said nothing (finish_reason length)"),
         (said({"content": None, "tool_calls": []}, "content_filter"), "(finish_reason content_filter)"),
         (said({"content": None, "refusal": "I cannot help"}), "the model refused: I cannot help"),
+        (said({"content": "", "refusal": "Nor that"}), "the model refused: Nor that"),
+        (said({"content": ""}, "length"), "the model said nothing (finish_reason length)"),
+        (said({"content": ""}, "content_filter"), "(finish_reason content_filter)"),
         (said({"content": [{"type": "refusal", "refusal": "Not that"}]}), "the model refused: Not that"),
         ({"error": {"message": "upstream is down"}}, "the answer is not a chat completion: upstream is down"),
     ],

@@ -48,6 +48,20 @@ def test_half_a_message_does_not_swallow_the_next_one() -> None:
     assert find(begun, TEXT) == [(begun, False), (TEXT, True)]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc": "2.0", "id": 8, "result": {"text": "\\ud800"}}',
+        b'{"result": {"deep": ' + b"[" * 3_000 + b"]" * 3_000 + b'}, "jsonrpc": "2.0", "id": 8}',
+        b'{"jsonrpc": "2.0", "id": 8, "result": {"list": [',
+    ],
+)
+def test_half_a_message_does_not_swallow_an_unreadable_one(line: bytes) -> None:
+    begun = b'{"jsonrpc": "2.0", "id": 7, "result": {"list": ['
+    found = find(begun, line)
+    assert [id_in(text) for text, _ in found] == [7, 8]
+
+
 def test_printed_text_is_no_message() -> None:
     for line in (b"Hello", b"[INFO] begun {", b"{curly} text", b"17", b'"text"'):
         assert find(line) == [(line, False)]
