@@ -79,16 +79,16 @@ class LocalRuns:
         if not self.database(run_id).exists():
             raise self._not_found(run_id)
         _check_owner(self.folder)
-        await self._check_files(run_id)
-        return await self._with_run(run_id, await SqliteStore.open(self.database(run_id)), complete=True)
+        await asyncio.to_thread(_find_damage, self, run_id)
+        return await _with_run(self, run_id, await SqliteStore.open(self.database(run_id)), complete=True)
 
     async def read(self, run_id: str) -> SqliteStore:
         """Open the database of a run for reading, also while another process owns it. Raises as `own`."""
         from stepflow.store.sqlite.store import SqliteStore
 
-        await self._check_files(run_id)
+        await asyncio.to_thread(_find_damage, self, run_id)
         store = await SqliteStore.open(self.database(run_id), read_only=True)
-        return await self._with_run(run_id, store, complete=False)
+        return await _with_run(self, run_id, store, complete=False)
 
     def discard(self, run_id: str) -> None:
         """Remove the closed database of a run."""
@@ -143,46 +143,6 @@ class LocalRuns:
             return ""
         return f"other users can read the runs in {self.folder} (mode {mode:o}): chmod 700 {self.folder}"
 
-    async def _check_files(self, run_id: str) -> None:
-        """Look for damage in the files of a run that no process drives. Raises: DataLoss `STORE_CORRUPT`."""
-        await asyncio.to_thread(self._find_damage, run_id)
-
-    def _find_damage(self, run_id: str) -> None:
-        database = self.database(run_id)
-        log = Path(f"{database}-wal")
-        if self.is_driven(run_id):
-            return
-
-        # Before SQLite opens it: beside an empty database, SQLite deletes the log.
-        if database.is_file() and database.stat().st_size == 0:
-            raise self._without_run(run_id)
-        if log.exists() and lost_transactions(log):
-            raise DataLoss(
-                "STORE_CORRUPT",
-                f"{log} is damaged: results of steps are lost. Restore a copy, or delete the file to go on with what "
-                "is left (steps run again)",
-                path=str(log),
-            )
-
-    async def _with_run(self, run_id: str, store: SqliteStore, *, complete: bool) -> SqliteStore:
-        """Return the store if it holds the run; close it otherwise. Without `complete`, the run may be beginning.
-
-        Raises: DataLoss `STORE_CORRUPT`.
-        """
-        if await store.get(keys.run(run_id)) is None and (complete or not self.is_driven(run_id)):
-            await store.close()
-            raise self._without_run(run_id)
-        return store
-
-    def _without_run(self, run_id: str) -> DataLoss:
-        path = self.database(run_id)
-        return DataLoss(
-            "STORE_CORRUPT",
-            f"{path} holds no run: its data is lost, or it was killed as it began. Restore a copy, or remove the rest "
-            f"with `stepflow runs delete {run_id} --force`",
-            path=str(path),
-        )
-
     def _not_found(self, run_id: str) -> NotFound:
         return NotFound(
             "RUN_NOT_FOUND",
@@ -224,3 +184,43 @@ def _check_owner(folder: Path) -> None:
             "name another folder with --store",
             path=str(folder),
         )
+
+
+def _find_damage(local: LocalRuns, run_id: str) -> None:
+    """Look for damage in the files of a run that nobody drives. Raises: DataLoss `STORE_CORRUPT`."""
+    database = local.database(run_id)
+    log = Path(f"{database}-wal")
+    if local.is_driven(run_id):
+        return
+
+    # Before SQLite opens it: beside an empty database, SQLite deletes the log.
+    if database.is_file() and database.stat().st_size == 0:
+        raise _without_run(local, run_id)
+    if log.exists() and lost_transactions(log):
+        raise DataLoss(
+            "STORE_CORRUPT",
+            f"{log} is damaged: results of steps are lost. Restore a copy, or delete the file to go on with what "
+            "is left (steps run again)",
+            path=str(log),
+        )
+
+
+async def _with_run(local: LocalRuns, run_id: str, store: SqliteStore, *, complete: bool) -> SqliteStore:
+    """Return the store if it holds the run; close it otherwise. Without `complete`, the run may be beginning.
+
+    Raises: DataLoss `STORE_CORRUPT`.
+    """
+    if await store.get(keys.run(run_id)) is None and (complete or not local.is_driven(run_id)):
+        await store.close()
+        raise _without_run(local, run_id)
+    return store
+
+
+def _without_run(local: LocalRuns, run_id: str) -> DataLoss:
+    path = local.database(run_id)
+    return DataLoss(
+        "STORE_CORRUPT",
+        f"{path} holds no run: its data is lost, or it was killed as it began. Restore a copy, or remove the rest "
+        f"with `stepflow runs delete {run_id} --force`",
+        path=str(path),
+    )
