@@ -81,7 +81,7 @@ chaos-net: $(STAMP) ## drop packets between processes in network namespaces (req
 demo: $(STAMP) ## run the examples, then kill a run and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, take-over, 10,000 live runs, listings, and large batches
+bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, take-over, 10,000 live runs, listings, large batches, and large values
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
@@ -91,6 +91,7 @@ bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, ta
 	@$(BIN)/python -m benchmarks.live_runs
 	@$(BIN)/python -m benchmarks.listings
 	@$(BIN)/python -m benchmarks.batches
+	@$(BIN)/python -m benchmarks.large_values
 
 BASE ?= HEAD~1
 PAIRS ?= 5

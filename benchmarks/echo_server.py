@@ -1,4 +1,4 @@
-"""The component server of the benchmarks: `step` returns `{value}` plus one, on the event loop.
+"""The component server of the benchmarks: `step` returns `{value}` plus one, `echo` returns its input.
 
 Serves stdio, or HTTP with `--http`.
 """
@@ -12,6 +12,12 @@ from stepflow.component import component, serve
 def step(value: int) -> dict[str, int]:
     """Add one."""
     return {"value": value + 1}
+
+
+@component(inline=True)
+def echo(value: str) -> dict[str, str]:
+    """Return the value."""
+    return {"value": value}
 
 
 if __name__ == "__main__":

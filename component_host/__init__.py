@@ -8,6 +8,7 @@ A call, from an executor to a backend and back:
 - `disputes`: disputes about the owner of a partition, decided by the store.
 - `dispatch`: from admission to the backend: plugin ready, input fetched, host registered.
 - `call`: one attempt: its outcome and its call-backs.
+- `timed_call`: the time of one execution, and its timeouts.
 - `call_tasks`: tasks for single calls: blobs and large outputs.
 - `results`: messages for executors, built from the outcomes of calls.
 - `held_results`: completed results, held until acknowledged.

@@ -66,6 +66,8 @@ class HostCall(Protocol):
     input: bytes
     """Compact JSON, in full even if sent as a blob."""
     settled: bool
+    queued: bool
+    """The call waits for a server or a thread; no time of a timeout passes."""
     blobs: BlobAccess
     backend_state: Any
     """For the backend's own use (request id, process); None at first."""
@@ -78,6 +80,14 @@ class HostCall(Protocol):
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         """Report progress, a sign of life; resets the idle timeout."""
+        ...
+
+    def note_queued(self) -> None:
+        """Stop the clock, which runs since `execute`: the call waits for a server or a thread. Idempotent."""
+        ...
+
+    def note_begun(self) -> None:
+        """Start the clock of a queued call: its execution begins. Ignored for any other call."""
         ...
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:

@@ -13,7 +13,6 @@ stream of a call are Protocols here; neither is imported.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from component_host.results import (
@@ -23,6 +22,7 @@ from component_host.results import (
     succeeded,
     unusable,
 )
+from component_host.timed_call import TimedCall
 from stepflow.codec import INLINE_BYTES_MAX, compact
 from stepflow.errors import FailedPrecondition, Failure, Invalid, NotFound, StepflowError, Unavailable
 from stepflow.mesh.v1 import host_pb2
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from component_host.backend import Backend, BlobAccess
-    from component_host.deadlines import DeadlineClock, Deadlines
+    from component_host.deadlines import Deadlines
     from component_host.held_results import HeldResults
     from stepflow.store.blobs import WaitingBlobs
     from stepflow.value_budget import ValueBudget
@@ -70,6 +70,8 @@ class HostedCallOwner(Protocol):
     deadlines: Deadlines[Call]
     held_results: HeldResults[Call]
     value_budget: ValueBudget
+    output_turns: ValueBudget
+    """Large outputs that are checked and stored at a time."""
 
     def record_result(self, call: Call, result: host_pb2.CallResult, result_bytes: int) -> None: ...
     def spawn(self, call: Call, work: Callable[..., Awaitable[None]], *arguments: Any) -> None: ...
@@ -93,7 +95,7 @@ class OpenCallback:
             self.reply.set_exception(error)
 
 
-class Call:
+class Call(TimedCall):
     """See the head of this module. Implements `backend.HostCall`."""
 
     __slots__ = (
@@ -103,44 +105,29 @@ class Call:
         "backend_state",
         "blobs",
         "callbacks",
-        "clock",
-        "duration_ms",
         "forgotten",
         "input",
         "input_bytes",
-        "request",
         "result",
-        "settled",
-        "started_at_ms",
-        "started_ns",
         "stream",
     )
 
     def __init__(self, owner: HostedCallOwner, stream: CallStream, request: host_pb2.Call) -> None:
+        super().__init__(request, owner.deadlines)
         self._owner = owner
         self.stream = stream
         """Stream of the last executor to ask; may be closed."""
-        self.request = request
         self.input = b""
         self.input_bytes = 0
         """Memory taken for the input from the budget for large values."""
 
         self.backend: Backend | None = None
         """Backend that executes the call; None until dispatched."""
-        self.settled = False
-        """True once the outcome is decided or no longer wanted."""
         self.forgotten = False
         """True once the host has dropped the call."""
         self.result: host_pb2.CallResult | None = None
         """Set when the result is held; later than `settled` while a blob is written."""
-        self.started_at_ms = 0
-        """When the backend received the call, by the wall clock; 0 = not yet."""
-        self.started_ns = 0
-        """The same moment by the monotonic clock, from which the duration is computed."""
-        self.duration_ms = 0
-        """Duration until the outcome, rounded up; 0 = no outcome yet, or no backend received the call."""
 
-        self.clock: DeadlineClock[Call] | None = None
         self.callbacks: Sequence[OpenCallback] = ()
         self.backend_state: Any = None
         self.blobs: BlobAccess = owner.blobs
@@ -175,11 +162,7 @@ class Call:
     def settle(self) -> None:
         """Stop the clocks, end the open call-backs, and ignore later outcomes."""
         self.settled = True
-        if self.started_ns:
-            self.duration_ms = 1 + (time.monotonic_ns() - self.started_ns) // 1_000_000
-        if self.clock is not None:
-            self._owner.deadlines.cancel(self.clock)
-            self.clock = None
+        self.end_time()
 
         for callback in self.callbacks:
             callback.end(_call_ended())
@@ -199,9 +182,7 @@ class Call:
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         if self.settled:
             return
-        if self.clock is not None:
-            self.clock.active_at = time.monotonic()
-
+        self.note_sign_of_life()
         self.stream.send_progress(self, (done, total, message))
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
@@ -257,16 +238,29 @@ class Call:
             stream.send_callback(callback)
 
     async def _succeed_large(self, output: bytes) -> None:
-        try:
-            text = await asyncio.to_thread(_compact, self.request, output)
-        except Invalid as error:
-            self.end_with(unusable(error))
-            return
+        # 1. Count the output in place of the input: further inputs wait until it is stored.
+        owner, size = self._owner, len(output)
+        owner.value_budget.add(size)
+        self.input = b""
+        release_memory(self, owner.value_budget)
 
-        if len(text) > INLINE_BYTES_MAX:
-            await self._succeed_with_blob(text)
-        else:
-            self._succeed_inline(text)
+        # 2. Check and store it in its turn. The turn waits for no memory: holders of turns always go on.
+        try:
+            await owner.output_turns.take(size)
+            try:
+                if self.forgotten:
+                    return
+                text = await asyncio.to_thread(_compact, self.request, output)
+                if len(text) > INLINE_BYTES_MAX:
+                    await self._succeed_with_blob(text)
+                else:
+                    self._succeed_inline(text)
+            except Invalid as error:
+                self.end_with(unusable(error))
+            finally:
+                owner.output_turns.release(size)
+        finally:
+            owner.value_budget.release(size)
 
     async def _succeed_with_blob(self, text: bytes) -> None:
         self._owner.value_budget.add(len(text))
@@ -311,8 +305,7 @@ class Call:
         finally:
             self.callbacks = tuple(each for each in self.callbacks if each is not callback)
             self.stream.drop_callback(callback)
-            if self.clock is not None:
-                self.clock.active_at = time.monotonic()
+            self.note_sign_of_life()
 
         # 3. Turn errors of the run's owner into exceptions.
         if reply.HasField("error"):

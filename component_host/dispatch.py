@@ -2,7 +2,8 @@
 
 - Calls wait, in FIFO order, during the start of the plugin and while `may_begin` is False.
 - A call with a large input also waits for memory (`value_budget`), before the input is fetched.
-- The clock of a call starts with the hand-over to the backend, not before.
+- The clock of a call starts with the hand-over to the backend, not before. It stands while the call waits there for a
+  server or a thread (`Call.note_queued`).
 - An exception of a backend fails one call and no other call of the same frame.
 
 Not here: admission, refusal, deduplication and held results (`host`).
@@ -11,7 +12,6 @@ Not here: admission, refusal, deduplication and held results (`host`).
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from component_host.deadlines import Deadlines
@@ -98,10 +98,7 @@ class Dispatcher:
 
         # 1. Start the clock.
         call.backend = backend
-        call.started_at_ms, call.started_ns = time.time_ns() // 1_000_000, time.monotonic_ns()
-        request = call.request
-        if request.timeout_ms or request.idle_timeout_ms:
-            call.clock = self.deadlines.start_clock(call, request.timeout_ms, request.idle_timeout_ms)
+        call.start_clock()
 
         # 2. Execute. A defect of one backend must not lose the other calls of the frame.
         try:

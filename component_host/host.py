@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from stepflow.errors import Failure
     from stepflow.store.blobs import BlobStore
 
+OUTPUTS_SHARE = 4
+"""Large outputs are checked and stored at a time up to one part of so many of the memory for large values."""
+
 
 class ComponentHost:
     """The backends of one process, with all calls. Implements `call.HostedCallOwner` and `stream.StreamOwner`."""
@@ -71,6 +74,7 @@ class ComponentHost:
         self.held_s_max = held_s_max
         self.callback_ids: Iterator[int] = count(1)
         self.value_budget = ValueBudget(value_bytes_max)
+        self.output_turns = ValueBudget(max(1, self.value_budget.bytes_max // OUTPUTS_SHARE))
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)

@@ -100,7 +100,7 @@ class Registration:
         await self._register()
         await self._update()
         self._host.dispatcher.may_begin = self._valid
-        self._host.value_budget.changed = self._reports.changed
+        self._host.value_budget.changed = self._host.output_turns.changed = self._reports.changed
         self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
         self._watch.start()
@@ -254,6 +254,7 @@ class Registration:
         """Return the session as it should be stored now."""
         rules_hash, route_hashes = rules_of(self._routes)
         budget = self._host.value_budget
+        waiting = budget.waiting + self._host.output_turns.waiting
         trouble = self._host.blobs.store.trouble
         session = state_pb2.HostSession(
             address=self._address,
@@ -262,8 +263,8 @@ class Registration:
             pool=self._pool,
             rules_hash=rules_hash,
             route_hashes=route_hashes,
+            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=waiting),
             blob_error="" if trouble is None else trouble.message,
-            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=budget.waiting),
         )
         add_plugins(session, self._host.plugins, self._types, self._plugin_claims, self._host.id)
         return session.SerializeToString(deterministic=True)

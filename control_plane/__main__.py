@@ -30,6 +30,8 @@ class ControlPlaneConfig:
     retention: RetentionPolicy
     retry: RetryConfig | None
     etcd_quota_bytes: int
+    value_bytes_max: int = 0
+    """Memory for large values; 0 for the default."""
 
     def __post_init__(self) -> None:
         if self.etcd_quota_bytes < 1:
@@ -87,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="BYTES",
         help="--quota-backend-bytes of etcd; above 70 %% of it new runs are refused; default: 4 GiB",
     )
+    process.add_value_memory(made)
     return made
 
 
@@ -106,6 +109,7 @@ def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
         ),
         retry=None if options.config is None else load_config(options.config).retry,
         etcd_quota_bytes=options.etcd_quota_bytes,
+        value_bytes_max=process.value_bytes_max(options),
     )
 
 
@@ -150,6 +154,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             live=live,
             drainer=Drains(control.cluster, store, common.tls),
             quota_bytes=config.etcd_quota_bytes,
+            value_bytes_max=config.value_bytes_max,
         )
         stack.push_async_callback(api.stop)
         address = await api.start(common.listen)

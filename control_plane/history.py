@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from control_plane.replays import replay_values
-from stepflow.codec import Json
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json
 from stepflow.errors import DataLoss, FailedPrecondition, Failure
 from stepflow.journal import entries_of, journal_unread, open_partition
+from stepflow.rpc import call_memory
 from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
 from stepflow.run.state import Stored, release_state
@@ -280,6 +281,7 @@ class PartitionHistory:
         return EventBatch(events, batch.position)
 
     async def _content(self, result: Stored) -> Json:
+        await call_memory.hold(result.blob_bytes or PAYLOAD_BYTES_MAX)
         content = await self._get_blob(self._run_id, result.blob, shared=False)
         if content is None:
             raise DataLoss("RESULT_MISSING", f"a result of run {self._run_id} is missing from the blob store")

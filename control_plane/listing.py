@@ -17,11 +17,12 @@ import msgspec
 from control_plane.paging import PAGE_BYTES_MAX, PAGE_SIZE_MAX, read_token, write_token
 from control_plane.replays import Replays
 from control_plane.views import NEVER_STARTED, ItemView, status_name
-from stepflow.codec import Json
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json
 from stepflow.errors import DataLoss
 from stepflow.journal import blob_reader, partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
+from stepflow.rpc import call_memory
 from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.state import Stored
 from stepflow.store import keys
@@ -164,7 +165,8 @@ class Listing:
         return view, len(outcome.raw)
 
     async def _result(self, run_id: str, outcome: Stored, what: str) -> Json:
-        """Read a result from the blob store. Raises: DataLoss."""
+        """Read a result from the blob store, once the call has memory for it. Raises: DataLoss."""
+        await call_memory.hold(outcome.blob_bytes or PAYLOAD_BYTES_MAX)
         content = await self._read_blob(run_id, outcome.blob, shared=False)
         if content is None:
             raise DataLoss("RESULT_MISSING", f"{what} of run {run_id} is missing from the blob store")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from control_plane.views import ItemView
@@ -213,16 +212,17 @@ async def replay_values(
         replay.add(decode(values))
         return replay.run({})
 
-    async def off_loop(work: Callable[[], dict[str, bool]]) -> dict[str, bool]:
-        async with slots:
-            return await asyncio.to_thread(work)
-
     few = sum(len(item.value) for item in values) <= INLINE_BYTES
-    wanted = first() if few else await off_loop(first)
+    if few:
+        wanted = first()
+    else:
+        async with slots:
+            wanted = await asyncio.to_thread(first)
     while wanted:
         run_id = replay.state.run_id
-        blobs = {blob: await get_blob(run_id, blob, shared=shared) for blob, shared in wanted.items()}
-        wanted = replay.run(blobs) if few else await off_loop(partial(replay.run, blobs))
+        async with slots:  # bounds the large values in memory, too
+            blobs = {blob: await get_blob(run_id, blob, shared=shared) for blob, shared in wanted.items()}
+            wanted = replay.run(blobs) if few else await asyncio.to_thread(replay.run, blobs)
 
 
 __all__ = ["REPLAYS_AT_ONCE", "Reading", "Replays", "replay_values"]

@@ -43,6 +43,8 @@ class RunView:
     labels: dict[str, Any] = field(default_factory=dict)
     queued_reason: str = ""
     """Why no executor drives the run; known to the API only."""
+    paused_ms: int = 0
+    """How long no process drove an ended run; 0 in a mesh."""
 
     @property
     def terminal(self) -> bool:
@@ -80,6 +82,7 @@ def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[stat
         created_at_ms=record.created_at_ms,
         completed_at_ms=max((partition.completed_at_ms for partition in partitions), default=0) if ended else None,
         labels=decode(record.labels_json) if record.labels_json else {},
+        paused_ms=max((partition.paused_ms for partition in partitions), default=0) if ended else 0,
     )
 
 

@@ -72,6 +72,7 @@ class Owner(Protocol):
     hosts: HostPool[PartitionDriver]
     blobs: RunBlobs
     value_budget: ValueBudget
+    paused_ms: int
 
     def mark_dirty(self, driver: PartitionDriver, /) -> None: ...
     def wake_at(self, driver: PartitionDriver, at_ns: int, /) -> None: ...
@@ -299,7 +300,7 @@ class PartitionDriver:
     async def _close(self) -> None:
         """Write the end of the partition in one transaction: last entries, status, results, end of the assignment."""
         results = await partition_results(self.state, self.owner.blobs)
-        status = partition_status(self.state, self.record)
+        status = partition_status(self.state, self.record, self.owner.paused_ms)
         self.outbox.final = [
             Put(keys.status(self.run_id, self.partition), status.SerializeToString()),
             Put(keys.results(self.run_id, self.partition), results.SerializeToString()),

@@ -54,8 +54,8 @@ async def partition_results(state: RunState, blobs: RunBlobs) -> state_pb2.Parti
     return results
 
 
-def partition_status(state: RunState, record: state_pb2.RunRecord) -> state_pb2.PartitionStatus:
-    """Return status and counts of an ended partition."""
+def partition_status(state: RunState, record: state_pb2.RunRecord, paused_ms: int) -> state_pb2.PartitionStatus:
+    """Return status and counts of an ended partition. `paused_ms`: see `PartitionStatus`."""
     items = state.root.items
     cancelled = sum(isinstance(item.outcome, Failure) and item.outcome.code is Code.CANCELLED for item in items)
     failed = sum(isinstance(item.outcome, Failure) for item in items) - cancelled
@@ -67,6 +67,7 @@ def partition_status(state: RunState, record: state_pb2.RunRecord) -> state_pb2.
         items_cancelled=cancelled,
         created_at_ms=record.created_at_ms,
         completed_at_ms=state.last_at_ms,
+        paused_ms=paused_ms,
     )
 
 

@@ -51,6 +51,8 @@ class Ownership:
         self.hosts = hosts
         self.blobs = blobs
         self.value_budget = value_budget
+        self.paused_ms = 0
+        """How long no process drove the only run of the store; 0 in a mesh."""
         self.drivers: dict[PartitionId, PartitionDriver] = {}
         self.give_back = GiveBack(session)
         self.writes = JournalWrites(self, session)

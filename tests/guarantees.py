@@ -318,6 +318,15 @@ BOUNDS = (
         ),
     ),
     Promise(
+        "stuck",
+        "A timeout counts from the beginning of the execution; a server full of calls that never return is replaced.",
+        (
+            "mesh/bridges/test_capacity.py::test_a_quick_call_behind_sixty_that_hang_succeeds_at_its_first_attempt",
+            "mesh/bridges/test_capacity.py::"
+            "test_a_server_full_of_abandoned_calls_is_started_again_once_its_live_call_has_ended",
+        ),
+    ),
+    Promise(
         "frames",
         "Any number of calls that are ready at once reach their host.",
         (

@@ -188,6 +188,12 @@ FLOWS = (
 )
 
 MESH = (
+    Limit(
+        "Time that the large values of a client that does not read them count",
+        "stepflow/rpc HELD_S_MAX",
+        "Their memory is lent to other calls",
+        "s",
+    ),
     Limit("Runs waiting for an executor", "control_plane PENDING_RUNS_MAX", "`TOO_MANY_PENDING`"),
     Limit(
         "Partitions of one executor",
@@ -289,6 +295,24 @@ SERVERS = (
         "component_host/supervision START_FAILURES_MAX",
         "Calls fail with UNREACHABLE until a start succeeds",
     ),
+    Limit(
+        "Bytes that a stdio server has not read",
+        "component_host/supervision OUTGOING_BYTES_MAX",
+        "Further calls wait",
+        "bytes",
+    ),
+    Limit(
+        "Time that a stdio server reads nothing of them",
+        "component_host/supervision UNREAD_S_MAX",
+        "It is ended and started again; its calls fail with UNREACHABLE",
+        "s",
+    ),
+    Limit(
+        "Unread bytes of a stdio server that sends further requests",
+        "component_host/stepflow_bridge/stdio FLOOD_BYTES_MAX",
+        "It is ended and started again",
+        "bytes",
+    ),
     Limit("Pause between restarts", "component_host/supervision BACKOFF_S_MAX", "", "s"),
     Limit("Pause between starts of a plugin that failed", "component_host/supervision DELAY_S_MAX", "", "s"),
     Limit("A line read by our SDK", "stepflow/component LINE_BYTES_MAX", "The line is refused", "bytes"),
@@ -297,6 +321,16 @@ SERVERS = (
         "stepflow/component THREADS_MAX",
         "Calls wait for a thread",
         set_by="`serve(threads=…)`",
+    ),
+    Limit(
+        "Threads of our SDK that are replaced while they run abandoned calls",
+        "stepflow/component REPLACED_MAX",
+        "Calls wait for a thread",
+    ),
+    Limit(
+        "Abandoned executes that a server keeps running for 10 s (at most half of its `concurrency`)",
+        "component_host ABANDONED_MAX",
+        "The server is started again",
     ),
     Limit("Addresses that tasks may name to a pull worker", "stepflow/component CHANNELS_MAX", "`TOO_MANY_ADDRESSES`"),
 )
@@ -434,7 +468,6 @@ EXEMPT = {
         "component_host REQUESTS_MAX",
         "component_host BLOBS_MAX",
         "component_host PIECE_BYTES_MAX",
-        "component_host OUTGOING_BYTES_MAX",
         "component_host ANNOUNCEMENT_BYTES_MAX",
         "component_host DRAIN_READS_MAX",
         "component_host STARTS_MAX",

@@ -5,6 +5,7 @@
 | `backend` | the host's side: calls in, results out |
 | `supervisor` | one connection at a time: launch, loss, back-off, the next one |
 | `connection` | one negotiated connection: its listing, its calls in flight, its change notifications |
+| `sign_of_life` | the end of a server that answers nothing after a cancelled call |
 | `listing` | what the server offers, as components |
 | `answers` | answers, taken out of the streams before the SDK's models validate them |
 | `odd_offers` | warnings about offers that differ from the specification, once each |

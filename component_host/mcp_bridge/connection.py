@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import mcp
@@ -23,6 +24,7 @@ from component_host.mcp_bridge.answers import AnswerTap
 from component_host.mcp_bridge.link import CallTrace, Loss, call_trace
 from component_host.mcp_bridge.listing import list_offers
 from component_host.mcp_bridge.results import ResultChecks, refuses_session, speaks_of_session
+from component_host.mcp_bridge.sign_of_life import SignOfLife
 from stepflow.telemetry import get_logger
 from stepflow.vital import keep_running
 
@@ -68,7 +70,9 @@ class McpConnection:
         self._owner = owner
         self._config = config
         self._session_gone = False
-        self._calls_in_flight = 0
+        self._in_flight: set[int] = set()
+        self._last_call = 0
+        self._sign_of_life = SignOfLife(owner.name, link)
         self._any_cancelled = False
         self._idle = asyncio.Event()
         self._offers_stale = False
@@ -115,6 +119,7 @@ class McpConnection:
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
+            await self._sign_of_life.stop()
 
     def wake(self) -> None:
         """Make `attend` look at the link again."""
@@ -122,14 +127,14 @@ class McpConnection:
 
     async def drain(self) -> None:
         """Wait until no call is in flight."""
-        while self._calls_in_flight:
+        while self._in_flight:
             self._idle.clear()
             await self._idle.wait()
 
     @property
     def idle(self) -> bool:
         """True if the server works on no call. A cancelled call may continue in the server without end."""
-        return not (self._calls_in_flight or self._any_cancelled)
+        return not (self._in_flight or self._any_cancelled)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -138,15 +143,19 @@ class McpConnection:
         """Count a call as in flight and trace what the current task sends for it."""
         trace = CallTrace()
         call_trace.set(trace)
-        self._calls_in_flight += 1
+        self._last_call = number = self._last_call + 1
+        self._in_flight.add(number)
         try:
             yield trace
         except asyncio.CancelledError:
             self._any_cancelled = True
+            self._in_flight.discard(number)
+            before = self._last_call
+            self._sign_of_life.begin(self._client.list_tools, lambda: min(self._in_flight, default=math.inf) <= before)
             raise
         finally:
-            self._calls_in_flight -= 1
-            if not self._calls_in_flight:
+            self._in_flight.discard(number)
+            if not self._in_flight:
                 self._idle.set()
 
     async def request(

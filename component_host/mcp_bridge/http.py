@@ -141,6 +141,10 @@ class McpHttpServer:
     def lose_session(self) -> Callable[[str], None] | None:
         return self.lose if self.in_session else None
 
+    @property
+    def kill(self) -> Callable[[], None] | None:
+        return None if self._process is None else self._process.kill
+
     def describe_end(self) -> str:
         if self._process is not None and self._process.returncode is not None:
             return self._process.exit_text()

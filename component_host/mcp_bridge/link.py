@@ -116,6 +116,11 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
         """Declares the connection lost with its session, for a reason; None: it has no session."""
         ...
 
+    @property
+    def kill(self) -> Callable[[], None] | None:
+        """Ends the server's process; None: it has none here."""
+        ...
+
     async def loss(self, trace: CallTrace) -> Loss | None:
         """Explain how a failed call was lost. None: the error is the server's answer."""
         ...

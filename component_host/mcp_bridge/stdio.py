@@ -25,7 +25,6 @@ from mcp.shared.message import SessionMessage
 from component_host.mcp_bridge.link import SIGTERM_GRACE_S, Loss
 from component_host.mcp_bridge.stdout import McpStdoutReader
 from component_host.supervision.process import ServerProcess
-from stepflow import codec
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -36,11 +35,6 @@ if TYPE_CHECKING:
 
     from component_host.mcp_bridge.link import CallTrace
     from component_host.supervision.spec import ProcessSpec
-
-OUTGOING_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
-"""Unread bytes that may wait for the server; above them, further calls wait in their tasks."""
-
-OUTGOING_POLL_S = 0.01
 
 STDIN_GRACE_S = 1.0
 """From closed stdin to SIGTERM. Well-behaved servers need a tenth of it; every run waits for the others."""
@@ -60,6 +54,7 @@ class McpStdioServer:
         self._plugin = spec.plugin
         self._reader = McpStdoutReader(spec.plugin, self._send)
         self._process = ServerProcess(spec, on_output=self._reader.feed, on_exit=self._handle_exit)
+        self.kill = self._process.kill
         self._on_loss = on_loss
         self._ending = False
 
@@ -136,8 +131,7 @@ class McpStdioServer:
 
     async def _write(self) -> None:
         async for item in self._from_session:
-            while self._process.outgoing_bytes > OUTGOING_BYTES_MAX:  # noqa: ASYNC110  # rare, and nothing signals free space
-                await asyncio.sleep(OUTGOING_POLL_S)
+            await self._process.stdin.wait_for_room()  # further calls wait in their tasks
             try:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
             except ValueError as error:  # uncaught, it would end this task and hang every later call

@@ -7,6 +7,7 @@ The transports:
 
 Shared by `stdio` and `http`:
 - `pool`: a pool of equal servers, and their restarts.
+- `retirement`: servers full of abandoned calls are replaced.
 - `protocol`: the JSON-RPC messages.
 - `loose_lines`: messages that differ from the protocol.
 - `listing`: the components in a server's list.

@@ -2,9 +2,11 @@
 
 Promises:
 - `execute` makes no task, timer or future.
-- A call goes to the server with the most room; without room, calls wait in a bounded FIFO queue.
+- A call goes to the server with the most room; without room, calls wait in a bounded FIFO queue, and no time of their
+  timeouts passes.
 - A server that ends is started again, after 0.1 s, then 0.2 s, … up to 30 s. Its calls in flight fail as UNREACHABLE;
   calls not sent yet wait, until three starts in a row have failed.
+- A server that keeps running abandoned calls gets no further ones, and is started again (`retirement`).
 
 A result `{"outcome": "skipped", …}`, sent by 0.4 to 0.7 when user code raises SkipStep, is passed on as data.
 
@@ -19,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from component_host.backend import BackendListing, ServerHealth
+from component_host.stepflow_bridge.retirement import RetirableServer, Retirement
 from component_host.supervision.restarts import Restartable, supervise
 from stepflow.errors import Code, Failure, StepflowError
 
@@ -34,7 +37,7 @@ NO_ROOM = float("-inf")
 """Room of a server that is not ready: ended executes do not raise it."""
 
 
-class StepflowServer(Restartable, Protocol):
+class StepflowServer(Restartable, RetirableServer, Protocol):
     """One server, through all its restarts. It calls `StepflowPool.fill_server` whenever it has room again."""
 
     lists_all: bool
@@ -51,11 +54,6 @@ class StepflowServer(Restartable, Protocol):
     @property
     def in_flight(self) -> int:
         """Number of executes, abandoned ones included."""
-        ...
-
-    @property
-    def process_id(self) -> int:
-        """0 for a remote server."""
         ...
 
     def stderr_tail(self) -> str:
@@ -102,6 +100,7 @@ class StepflowPool:
         """Calls of sub-runs without room yet; first in turn, because an execute waits for them."""
 
         self._context = context
+        self._retirement = Retirement(context.name, lambda: self.servers, lambda: self.health)
         self._supervisors: list[asyncio.Task[None]] = []
         self._listing = BackendListing()
         self._down: StepflowError | None = None
@@ -157,6 +156,7 @@ class StepflowPool:
                 Failure(Code.RESOURCE_UNAVAILABLE, f"{QUEUE_MAX} calls are waiting for plugin {self.name!r} already")
             )
         else:
+            call.note_queued()
             queue.append(call)
 
     def cancel(self, call: HostCall) -> None:
@@ -164,10 +164,12 @@ class StepflowPool:
         if sent is not None:
             server, request_id = sent
             server.abandon_execute(request_id)
+            self._retirement.watch()
         call.fail(Failure(Code.CANCELLED, "cancelled"))  # in the queue it is skipped, being settled
 
     async def close(self) -> None:
         self._closing = True
+        self._retirement.close()
 
         for supervisor in self._supervisors:
             supervisor.cancel()
@@ -186,12 +188,14 @@ class StepflowPool:
             while queue and server.room > 0:
                 call = queue.popleft()
                 if not call.settled:
+                    call.note_begun()
                     server.send_execute(call)
 
         # An execute without room to spare may wait for the flow of a waiting call.
         wanted = next((call for call in self._deeper if not call.settled and server.takes_call(call)), None)
         if wanted is not None:
             self._deeper.remove(wanted)
+            wanted.note_begun()
             server.send_execute(wanted)
 
     def _roomiest(self) -> StepflowServer | None:

@@ -1,6 +1,7 @@
 """The pipes of a server process: buffered writes to stdin, the last lines of stderr.
 
 - Writing never blocks: the lines of one turn of the event loop leave in one write; the rest waits for the pipe.
+- While much waits for the pipe, it is full: large lines wait for room. A server that reads nothing for long is ended.
 - stderr lines are kept without escape sequences, unprintable characters and secrets, and logged at debug.
 - stderr lines belong to the run whose calls the server was executing: no other run is shown them.
 """
@@ -26,6 +27,12 @@ from stepflow.telemetry import Logger
 READ_BYTES = 256 * 1024
 """Size of one read; a pipe holds 64 KiB unless enlarged."""
 
+OUTGOING_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes that wait for the server to read them; above them, the pipe is full."""
+
+UNREAD_S_MAX = 300.0
+"""Longest time that a server reads nothing although its pipe is full."""
+
 STDERR_LINES_MAX = 20
 STDERR_LINE_CHARS_MAX = 800
 STDERR_PARTIAL_BYTES_MAX = 64 * 1024
@@ -45,19 +52,39 @@ def read_available(fd: int) -> bytes | None:
 
 
 class StdinWriter:
-    """Writes lines to a server's stdin. `on_broken` is called when the server has closed the other end."""
+    """Writes lines to a server's stdin.
 
-    def __init__(self, fd: int, on_broken: Callable[[], None], log: Logger) -> None:
+    `on_broken` is called when the server has closed the other end, or reads nothing for too long; `on_room` when the
+    pipe was full and is so no more.
+    """
+
+    def __init__(
+        self, fd: int, on_broken: Callable[[], None], log: Logger, on_room: Callable[[], None] = lambda: None
+    ) -> None:
         self.outgoing_bytes = 0
         """Bytes written and not yet accepted by the pipe."""
         self._fd = fd
         self._on_broken = on_broken
+        self._on_room = on_room
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._lines: list[bytes] = []
         self._unsent: memoryview | None = None
         """Remainder that the pipe had no room for; written before any later line."""
         self._flush_due = False
+        self.full = False
+        """True while more than `OUTGOING_BYTES_MAX` wait for the server, and once it reads no more."""
+        self._broken = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._read_at_s = 0.0
+        """When the server read something last, while the pipe is full."""
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    async def wait_for_room(self) -> None:
+        """Return when the pipe is not full, or closed."""
+        while self.full:
+            await self._room.wait()
 
     def write(self, line: bytes) -> None:
         """Send one line, together with the other lines of this turn of the event loop. No-op once closed."""
@@ -65,6 +92,8 @@ class StdinWriter:
             return
         self._lines.append(line)
         self.outgoing_bytes += len(line)
+        if self.outgoing_bytes > OUTGOING_BYTES_MAX and not self.full:
+            self._become_full()
 
         if not self._flush_due:
             self._flush_due = True
@@ -78,7 +107,8 @@ class StdinWriter:
             self._fd = -1
             self._lines.clear()
             self._unsent = None
-            self.outgoing_bytes = 0
+            self._broken = False
+            self._accept(self.outgoing_bytes)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -102,12 +132,46 @@ class StdinWriter:
             written = 0
         except BrokenPipeError:
             self._log.debug("server closed its stdin")
-            self._on_broken()
+            self._break()
             written = len(data)
 
-        self.outgoing_bytes -= written
         self._unsent = data[written:] if written < len(data) else None
+        self._accept(written)
         return self._unsent is None
+
+    def _break(self) -> None:
+        """Stay full until the pipe is closed: calls sent now would be lost."""
+        self._broken = self.full = True
+        self._room.clear()
+        self._on_broken()
+
+    def _become_full(self) -> None:
+        self.full = True
+        self._room.clear()
+        self._read_at_s = self._loop.time()
+        self._unread_timer = self._loop.call_later(UNREAD_S_MAX, self._check_read)
+
+    def _accept(self, written: int) -> None:
+        """Note that the pipe has taken some bytes."""
+        self.outgoing_bytes -= written
+        if not self.full:
+            return
+        if written:
+            self._read_at_s = self._loop.time()
+        if self.outgoing_bytes <= OUTGOING_BYTES_MAX and not self._broken:
+            if self._unread_timer is not None:
+                self._unread_timer.cancel()
+            self.full = False
+            self._room.set()
+            self._loop.call_soon(self._on_room)  # behind those that wait for room already
+
+    def _check_read(self) -> None:
+        left_s = self._read_at_s + UNREAD_S_MAX - self._loop.time()
+        if left_s > 0:
+            self._unread_timer = self._loop.call_later(left_s, self._check_read)
+            return
+        self._log.warning("server does not read what it was sent; ending it", unread_bytes=self.outgoing_bytes)
+        self._break()
 
 
 NO_RUN = ""

@@ -51,25 +51,35 @@ log = get_logger("component_host.process")
 class ServerProcess(ProcessReport):
     """One run of a server, from `start` to `ended`. Bound to the event loop of `start`; not reusable.
 
-    `on_output` gets chunks of stdout on arrival. `on_exit` is called once, after the last chunk.
+    `on_output` gets chunks of stdout on arrival. `on_exit` is called once, after the last chunk. `on_room` is called
+    when stdin was full and is so no more.
     """
 
-    def __init__(self, spec: ProcessSpec, *, on_output: Callable[[bytes], None], on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        *,
+        on_output: Callable[[bytes], None],
+        on_exit: Callable[[], None],
+        on_room: Callable[[], None] = lambda: None,
+    ) -> None:
         self._log = log.bind(plugin=spec.plugin)
         super().__init__(spec, self._log)
         self.pid = 0
         """0 until started."""
         self._on_output = on_output
         self._on_exit = on_exit
+        self._on_room = on_room
         self._stdin: StdinWriter | None = None
         self._stdout = self._stdout_kept = self._stderr = -1
         self._group: ProcessGroup | None = None
         self._stopping = False
 
     @property
-    def outgoing_bytes(self) -> int:
-        """Bytes written and not yet accepted by the pipe."""
-        return 0 if self._stdin is None else self._stdin.outgoing_bytes
+    def stdin(self) -> StdinWriter:
+        """The pipe to the server, after the start: callers wait with large lines while it is full."""
+        assert self._stdin is not None
+        return self._stdin
 
     def start(self) -> None:
         """Start the process and begin to read the outputs.
@@ -101,7 +111,7 @@ class ServerProcess(ProcessReport):
             for fd in (pipes.stdin, self._stdout, self._stderr):
                 os.set_blocking(fd, False)
             # A server that reads no more is killed: its calls would otherwise wait for their timeouts.
-            self._stdin = StdinWriter(pipes.stdin, self.kill, self._log)
+            self._stdin = StdinWriter(pipes.stdin, self.kill, self._log, self._on_room)
             self._loop.add_reader(self._stdout, self._read_stdout)
             self._loop.add_reader(self._stderr, self._read_stderr)
         except BaseException:
@@ -115,7 +125,7 @@ class ServerProcess(ProcessReport):
             os.set_blocking(self._stdout_kept, True)
 
     def write(self, line: bytes) -> None:
-        """Send one line (with newline). No-op after the exit. The caller bounds `outgoing_bytes`."""
+        """Send one line (with newline). No-op after the exit. Callers ask `stdin` for room."""
         if self._stdin is not None:
             self._stdin.write(line)
 

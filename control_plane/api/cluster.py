@@ -12,6 +12,7 @@ from stepflow.store import keys, range_all
 if TYPE_CHECKING:
     from control_plane.quota import QuotaGate
     from stepflow.store import Store
+    from stepflow.value_budget import ValueBudget
 
 
 class Drainer(Protocol):
@@ -24,16 +25,27 @@ class Drainer(Protocol):
 
 
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
-    def __init__(self, store: Store, control_plane_id: str, drainer: Drainer | None, quota: QuotaGate) -> None:
+    def __init__(
+        self,
+        store: Store,
+        control_plane_id: str,
+        drainer: Drainer | None,
+        quota: QuotaGate,
+        value_budget: ValueBudget,
+    ) -> None:
         self._store = store
         self._quota = quota
         self._id = control_plane_id
         self._drainer = drainer
+        self._value_budget = value_budget
 
     async def GetCluster(self, _request: cluster_pb2.GetClusterRequest, _: Any) -> cluster_pb2.GetClusterResponse:
         leader = await self._store.get(keys.leader())
         reply = cluster_pb2.GetClusterResponse(
-            control_plane_id=self._id, leader_id="" if leader is None else leader.value.decode()
+            control_plane_id=self._id,
+            leader_id="" if leader is None else leader.value.decode(),
+            value_bytes_max=self._value_budget.bytes_max,
+            value_waiting=self._value_budget.waiting,
         )
 
         # 1. Read the members.

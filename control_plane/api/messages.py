@@ -178,6 +178,7 @@ def run_message(view: RunView) -> runs_pb2.Run:
         created_at_ms=view.created_at_ms,
         completed_at_ms=view.completed_at_ms or 0,
         queued_reason=view.queued_reason,
+        paused_ms=view.paused_ms,
     )
     if view.labels:
         fill_struct(run.labels, view.labels)

@@ -20,6 +20,7 @@ from control_plane.views import status_name
 from stepflow.errors import Invalid, StepflowError
 from stepflow.ids import parse_run_id
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
+from stepflow.rpc import call_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -107,6 +108,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         async with aclosing(self._events.follow(run_id, after, with_results=request.include_results)) as batches:
             async for batch in batches:
                 yield await writer.event_batch(batch)
+                call_memory.release()  # the message is sent
 
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, _: Any) -> runs_pb2.CancelRunResponse:
         return runs_pb2.CancelRunResponse(

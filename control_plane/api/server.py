@@ -27,6 +27,7 @@ from stepflow.mesh.v1 import (
     runs_pb2_grpc,
 )
 from stepflow.rpc.server import RpcServer
+from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
@@ -56,14 +57,17 @@ class ApiServer:
         live: LiveSource | None = None,
         drainer: Drainer | None = None,
         quota_bytes: int = QUOTA_BYTES_DEFAULT,
+        value_bytes_max: int = 0,
     ) -> None:
         """`live`: source of live events; without it followers see durable events only. `drainer`: without it drains
-        are refused. `quota_bytes`: quota of etcd; other stores have none.
+        are refused. `quota_bytes`: quota of etcd; other stores have none. `value_bytes_max`:
+        memory for the large values of all calls; 0 for a share of what the process has.
         """
         values = Values(blobs)
         catalog = Catalog(store)
         self._events = Events(control, store, blobs, live)
-        self._server = RpcServer(tls=tls, insecure=insecure, health=health)
+        self.value_budget = ValueBudget(value_bytes_max)
+        self._server = RpcServer(tls=tls, insecure=insecure, health=health, value_budget=self.value_budget)
         quota = QuotaGate(store, quota_bytes)
         runs = RunsServicer(
             control,
@@ -75,12 +79,14 @@ class ApiServer:
             events=self._events,
         )
 
+        cluster = ClusterServicer(store, control.id, drainer, quota, self.value_budget)
+
         for module, grpc_module, name, servicer in (
             (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),
             (runs_pb2, runs_pb2_grpc, "RunsService", runs),
             (blobs_pb2, blobs_pb2_grpc, "BlobsService", BlobsServicer(blobs)),
             (components_pb2, components_pb2_grpc, "ComponentsService", ComponentsServicer(store, values)),
-            (cluster_pb2, cluster_pb2_grpc, "ClusterService", ClusterServicer(store, control.id, drainer, quota)),
+            (cluster_pb2, cluster_pb2_grpc, "ClusterService", cluster),
         ):
             register = getattr(grpc_module, f"add_{name}Servicer_to_server")
             self._server.add(module.DESCRIPTOR.services_by_name[name], register, servicer)

@@ -15,6 +15,7 @@ from stepflow.errors import AlreadyExists, Invalid
 from stepflow.ids import parse_run_id
 from stepflow.journal import read_record
 from stepflow.retry import backoff_from_proto
+from stepflow.rpc import call_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,6 +51,7 @@ class Submissions:
         """Submit a run whose inputs arrive in further messages, and return its id. Raises: StepflowError."""
         async with self._batches:
             await self._quota.check()
+            await call_memory.hold()  # one partition of inputs
             reader = BatchReader(messages, self._values)
             request = await reader.run()
             run = await self._control.admission.stage(await self._decoded(request), reader.parts())

@@ -17,6 +17,7 @@ from stepflow.codec import Json, compact, composed_problem, decode, encode
 from stepflow.errors import Failure, Invalid
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import runs_pb2, values_pb2
+from stepflow.rpc import call_memory
 
 if TYPE_CHECKING:
     from google.protobuf import struct_pb2
@@ -48,7 +49,9 @@ class Values:
             case "value":
                 return await off_loop(value.value.ByteSize(), _compact_struct, value.value, what=what)
             case "blob_id":
+                held = await call_memory.hold()
                 content = (await self._blobs.get(value.blob_id))[0]
+                call_memory.give_back(held - len(content))
                 return await off_loop(len(content), compact, content, what=what)
             case _:
                 raise Invalid("VALUE_MISSING", f"{what} has no value: set one of value, json and blob_id")

@@ -24,6 +24,7 @@ from stepflow.cli.display.trees import result_tree
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
+from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
 from stepflow.errors import Failure, NotFound, StepflowError
 from stepflow.journal import read_record
 
@@ -107,17 +108,21 @@ def results_command(local: LocalRuns, run_id: str) -> str:
 
 async def _drive(job: Job) -> Ended:
     """Open the database, start the mesh, drive the run, and close both."""
-    local = job.local
+    local, database = job.local, job.local.database(job.run_id)
+    alive_ms = last_alive_ms(database)
     store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
     try:
-        blobs = local.blobs()
-        mesh = Mesh(store, blobs, job.config, plugins=_plugins(job))
-        try:
-            await _start_plugins(mesh)
-            return await _unless_stuck(_run(mesh, job), mesh, store, blobs, job.run_id)
-        finally:
-            job.view.end()
-            await mesh.close()
+        async with signs_of_life(database):
+            blobs = local.blobs()
+            paused_ms = await count_pause(store, job.run_id, alive_ms)
+            mesh = Mesh(store, blobs, job.config, plugins=_plugins(job))
+            mesh.leave_out(paused_ms)
+            try:
+                await _start_plugins(mesh)
+                return await _unless_stuck(_run(mesh, job), mesh, store, blobs, job.run_id)
+            finally:
+                job.view.end()
+                await mesh.close()
     finally:
         await store.close()
         await _discard_unless_submitted(job)

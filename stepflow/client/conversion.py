@@ -67,6 +67,7 @@ def run_of(message: runs_pb2.Run) -> Run:
         completed_at_ms=message.completed_at_ms or None,
         labels={name: _tree(member) for name, member in message.labels.fields.items()},
         queued_reason=message.queued_reason,
+        paused_ms=message.paused_ms,
     )
 
 
@@ -256,4 +257,6 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         runs_pending=message.runs_pending,
         obstacles=list(message.obstacles),
         warnings=list(message.warnings),
+        value_bytes_max=message.value_bytes_max,
+        value_waiting=message.value_waiting,
     )

@@ -88,6 +88,8 @@ class Run:
     labels: dict[str, Any] = field(default_factory=dict)
     queued_reason: str = ""
     """Why no executor drives the run, for display; empty unless queued."""
+    paused_ms: int = 0
+    """How long no process drove the run; 0 in a mesh."""
 
     @property
     def ended(self) -> bool:
@@ -112,7 +114,10 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """A started step. `status`: running, completed or failed. `raw`: the result, if results were requested."""
+    """A started step. `status`: running, completed, failed, or cancelled (the run ended before the step did).
+
+    `raw`: the result, if results were requested.
+    """
 
     run_id: str
     item: int
@@ -128,7 +133,7 @@ class RunStep:
     raw: bytes
     failure: Failure | None
     duration_ms: int | None = None
-    """Duration of the last attempt, by one clock; None while running, and if the step was never dispatched."""
+    """Duration of the last attempt, by one clock; None while running, if cancelled, and if never dispatched."""
 
     @property
     def result(self) -> Any:
@@ -246,3 +251,7 @@ class ClusterInfo:
     runs_pending: int
     obstacles: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    value_bytes_max: int = 0
+    """Memory for large values of the control plane that answered; 0 if unknown."""
+    value_waiting: int = 0
+    """Calls of clients that wait for that memory."""

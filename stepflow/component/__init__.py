@@ -43,6 +43,7 @@ The protocol:
 - `call`: one execute in flight.
 - `in_flight`: runs calls and answers each once.
 - `threads`, `loop_inbox`: the threads of sync components, and their way back to the event loop.
+- `queue_notices`: what the host is told of calls that wait for a thread.
 - `failures`: the error answer of a failed call.
 - `progress`: progress reports.
 - `host_requests`: requests to the host, matched with replies.

@@ -50,6 +50,7 @@ class ComponentCall:
         "progress",
         "progress_noted",
         "progress_sent_at",
+        "queue_told",
         "received_at",
         "request_ids",
         "task",
@@ -83,6 +84,8 @@ class ComponentCall:
 
         self.progress_noted = False
         self.progress_sent_at = 0.0
+        self.queue_told = False
+        """The host was told that the call waits for a thread."""
         self._trace: TraceIds | None = None
 
     def trace(self, name: Literal["run_id", "step_id", "flow_id"]) -> str | None:

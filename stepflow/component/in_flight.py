@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stepflow.component.host_requests import HostRequests
     from stepflow.component.loop_inbox import LoopInbox
     from stepflow.component.progress import ProgressReports
+    from stepflow.component.queue_notices import QueueNotices
     from stepflow.component.reply import HostReply
     from stepflow.component.signature import RegisteredComponent
     from stepflow.component.threads import Threads
@@ -40,6 +41,7 @@ class CallsInFlight:
         threads: Threads,
         requests: HostRequests,
         progress: ProgressReports,
+        notices: QueueNotices,
         send: Callable[[bytes], None],
         *,
         failed_code: int,
@@ -49,6 +51,7 @@ class CallsInFlight:
         self._threads = threads
         self._requests = requests
         self._progress = progress
+        self._notices = notices
         self._send = send
         self._failed_code = failed_code
         self._show_tracebacks = show_tracebacks
@@ -72,7 +75,8 @@ class CallsInFlight:
         if component.mode == "async":
             call.task = self._loop.create_task(self._run_async(call))
         elif component.mode == "thread":
-            self._threads.submit(call)
+            if not self._threads.submit(call):
+                self._notices.note_queued(call)
         else:
             self._settle(call, self._run(call))
 
@@ -83,6 +87,11 @@ class CallsInFlight:
             return
 
         call.cancelled = True
+        if call.component.mode == "thread":
+            if self._threads.withdraw(call):
+                self._settle(call, self._failure_line(call, _not_begun()))
+                return
+            self._threads.note_abandoned()
         if call.task is not None:
             # In the next turn: a task cancelled before its first step never runs, and the call would stay unanswered.
             self._loop.call_soon(call.task.cancel)
@@ -96,11 +105,8 @@ class CallsInFlight:
 
     def run_in_thread(self, call: ComponentCall) -> None:
         """Run a sync component in the calling thread of the pool, then settle the call on the loop."""
-        if call.cancelled:
-            line = self._failure_line(call, CallCancelled("the call was cancelled before it began"))
-        else:
-            line = self._run(call)
-
+        self._notices.note_taken(call)
+        line = self._failure_line(call, _not_begun()) if call.cancelled else self._run(call)
         self._inbox.post(lambda: self._settle_thread_call(call, line))
 
     def _run(self, call: ComponentCall) -> bytes:
@@ -118,7 +124,7 @@ class CallsInFlight:
         self._settle(call, line)
 
     def _settle_thread_call(self, call: ComponentCall, line: bytes) -> None:
-        self._threads.note_finished()
+        self._threads.note_finished(abandoned=call.cancelled)
         self._settle(call, line)
 
     def _settle(self, call: ComponentCall, line: bytes) -> None:
@@ -129,3 +135,7 @@ class CallsInFlight:
 
     def _failure_line(self, call: ComponentCall, error: BaseException) -> bytes:
         return failure_line(call, error, self._failed_code, show_traceback=self._show_tracebacks)
+
+
+def _not_begun() -> CallCancelled:
+    return CallCancelled("the call was cancelled before it began")

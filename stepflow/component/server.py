@@ -20,6 +20,7 @@ from stepflow.component.host_requests import HostRequests
 from stepflow.component.in_flight import CallsInFlight
 from stepflow.component.loop_inbox import LoopInbox
 from stepflow.component.progress import ProgressReports
+from stepflow.component.queue_notices import QueueNotices
 from stepflow.component.shapes import encode
 from stepflow.component.threads import Threads
 from stepflow.component.wire import (
@@ -73,6 +74,7 @@ class ComponentServer:
         request_id_prefix: str = "c",
         translate: Callable[[Conversation[Any]], Conversation[Any]] | None = None,
         wants_progress: bool = False,
+        wants_queue_notices: bool = False,
         failed_code: int = EXECUTION_FAILED,
         show_tracebacks: bool = False,
     ) -> None:
@@ -84,11 +86,13 @@ class ComponentServer:
         send_event = send_event or send
         self._requests = HostRequests(inbox, threads, send_event, id_prefix=request_id_prefix, translate=translate)
         self._progress = ProgressReports(inbox, send_event, wanted=wants_progress)
+        self._notices = QueueNotices(inbox, threads, send_event, wanted=wants_queue_notices)
         self._calls = CallsInFlight(
             inbox,
             threads,
             self._requests,
             self._progress,
+            self._notices,
             send,
             failed_code=failed_code,
             show_tracebacks=show_tracebacks,
@@ -168,7 +172,9 @@ class ComponentServer:
                 LOG.warning("a components/cancel without a proper id was ignored")
 
     def _initialize(self, call_id: Id, params: InitializeParams) -> None:
-        self._progress.wanted = params.capabilities is not None and params.capabilities.progress
+        capabilities = params.capabilities
+        self._progress.wanted = capabilities is not None and capabilities.progress
+        self._notices.wanted = capabilities is not None and capabilities.queue
 
         result: dict[str, Any] = {"server_protocol_version": PROTOCOL_VERSION}
         if params.later_version is not None:  # hosts from 0.10 on read the camel-case members

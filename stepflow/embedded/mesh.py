@@ -105,6 +105,10 @@ class Mesh:
         await self.control.start()
         await self.executor.start()
 
+    def leave_out(self, paused_ms: int) -> None:
+        """Note how long no process drove the run of the store, before `start_services`."""
+        self.executor.ownership.paused_ms = paused_ms
+
     async def submit(self, request: RunRequest, inputs: Iterable[bytes]) -> str:
         """Submit a request with inputs of any size; the request has none itself. Raises as `ControlPlane.submit`."""
         return await self.control.submit(await self.control.admission.stage(request, _parts(inputs)))

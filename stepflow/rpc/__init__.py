@@ -2,6 +2,7 @@
 
 - `server`: servers. Beyond loopback they listen only with TLS or an explicit `insecure`.
 - `channel`: channels to the API and between services.
+- `call_memory`: the memory that a call holds for large values.
 - `errors`: a `StepflowError` as a status and back, with its family and its reason. The text is never parsed.
 - `frames`: one direction of a stream of frames.
 - `health`: liveness and readiness.

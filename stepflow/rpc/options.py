@@ -25,6 +25,9 @@ PENDING_CALLS_MAX = 20_000
 RECONNECT_BACKOFF_MIN_MS = 100
 RECONNECT_BACKOFF_MAX_MS = 2_000
 
+RECEIVED_AHEAD_BYTES = 512 * 1024
+"""Received of a stream before it is read, by a server with a budget for large values."""
+
 assert PING_INTERVAL_MIN_MS < LINK_PING_MS < KEEPALIVE_MS
 
 
@@ -53,6 +56,12 @@ SERVER_OPTIONS = (
     ("grpc.server.max_pending_requests", PENDING_CALLS_MAX // 2),
     ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
     ("grpc.so_reuseport", 0),  # two servers on one port would share its clients silently
+)
+BUDGETED_SERVER_OPTIONS = (
+    # By default gRPC receives tens of megabytes of each stream ahead of its reader, which no budget counts. A message
+    # that is being read is received whole all the same.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", RECEIVED_AHEAD_BYTES),
 )
 CHANNEL_OPTIONS = (
     *COMMON_OPTIONS,

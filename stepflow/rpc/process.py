@@ -122,7 +122,7 @@ def add_value_memory(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="MIB",
-        help="memory for large values; runs and calls wait for it in order; "
+        help="memory for large values; what does not fit waits in order; "
         "default: a quarter of the memory limit of the cgroup or the machine",
     )
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from stepflow.errors import FailedPrecondition, Invalid, Overloaded, StepflowError
-from stepflow.rpc import health
+from stepflow.rpc import call_memory, health
 from stepflow.rpc.errors import status_of
 from stepflow.rpc.health import ProcessHealth
-from stepflow.rpc.options import CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
+from stepflow.rpc.options import BUDGETED_SERVER_OPTIONS, CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
 from stepflow.rpc.requests import MalformedRequest, decode_request
 from stepflow.rpc.tls import is_loopback, parse_address
 from stepflow.telemetry import ThrottledLog, get_logger
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
     from stepflow.rpc.tls import Tls
+    from stepflow.value_budget import ValueBudget
 
 log = get_logger(__name__)
 _throttled = ThrottledLog(log)
@@ -47,6 +48,7 @@ class RpcServer:
         link: bool = False,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         health: ProcessHealth | None = None,
+        value_budget: ValueBudget | None = None,
     ) -> None:
         """Create a server that does not listen yet.
 
@@ -55,6 +57,7 @@ class RpcServer:
             link: the clients are other services, which ping often.
             message_bytes_max: largest message received.
             health: the health of the process; without it the server is ready as soon as it listens.
+            value_budget: memory for the large values of all calls, see `call_memory`.
         """
         self.address = ""
         """Listening address with the actual port; empty before `start`."""
@@ -62,8 +65,9 @@ class RpcServer:
         self._tls = tls
         self._insecure = insecure
         pings = LINK_PINGS if link else CLIENT_PINGS
-        options = (*SERVER_OPTIONS, *pings, ("grpc.max_receive_message_length", message_bytes_max))
-        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(),), options=options)
+        ahead = () if value_budget is None else BUDGETED_SERVER_OPTIONS
+        options = (*SERVER_OPTIONS, *ahead, *pings, ("grpc.max_receive_message_length", message_bytes_max))
+        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(value_budget),), options=options)
 
         self._names: list[str] = []
         self._own_health = health is None
@@ -125,7 +129,10 @@ class RpcServer:
 
 
 class _Errors(grpc.aio.ServerInterceptor):
-    """Refuses malformed requests, and translates exceptions of all services into statuses."""
+    """Refuses malformed requests, counts large ones, and translates exceptions of all services into statuses."""
+
+    def __init__(self, value_budget: ValueBudget | None) -> None:
+        self._value_budget = value_budget
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
@@ -143,17 +150,24 @@ class _Errors(grpc.aio.ServerInterceptor):
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(
             # gRPC decodes a single request before the behaviour runs, and what fails there is no status but a defect.
-            guard(method, getattr(handler, kind), None if handler.request_streaming else decode),
+            guard(method, getattr(handler, kind), None if handler.request_streaming else decode, self._value_budget),
             request_deserializer=decode if handler.request_streaming else None,
             response_serializer=handler.response_serializer,
         )
 
 
 def _guard_unary(
-    method: str, behaviour: Callable[[Any, Any], Awaitable[Any]], decode: Callable[[bytes], Any] | None
+    method: str,
+    behaviour: Callable[[Any, Any], Awaitable[Any]],
+    decode: Callable[[bytes], Any] | None,
+    budget: ValueBudget | None,
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def guarded(request: Any, context: Any) -> Any:
         try:
+            if budget is not None:
+                call_memory.begin_call(budget, context)
+                if decode:
+                    await call_memory.hold(len(request))  # before it is decoded: its values have copies from then on
             return await behaviour(decode(request) if decode else request, context)
         except Exception as error:
             await _abort(method, context, error)
@@ -162,13 +176,18 @@ def _guard_unary(
 
 
 def _guard_stream(
-    method: str, behaviour: Callable[[Any, Any], Any], decode: Callable[[bytes], Any] | None
+    method: str,
+    behaviour: Callable[[Any, Any], Any],
+    decode: Callable[[bytes], Any] | None,
+    budget: ValueBudget | None,
 ) -> Callable[[Any, Any], Any]:
     if not inspect.isasyncgenfunction(behaviour):
-        return _guard_unary(method, behaviour, decode)  # replies through the context
+        return _guard_unary(method, behaviour, decode, budget)  # replies through the context
 
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            if budget is not None:
+                call_memory.begin_call(budget, context)
             async for reply in behaviour(decode(request) if decode else request, context):
                 yield reply
         except Exception as error:

@@ -164,6 +164,7 @@ def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
 
     # Engine components start over; a host's component finds its sub-runs again by key.
     step.memo = None
+    step.started_at_ms = 0
     if step.sub_runs and step.sub_runs[0].kind != pb.SUB_RUN_KIND_CALLBACK:
         step.sub_runs = None
 
@@ -174,6 +175,7 @@ def _attempt_failed(state: RunState, entry: pb.Entry) -> None:
 def _timer_set(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     step.enter(SLEEPING)
+    step.started_at_ms = entry.at_ms
     step.wake_at_ms, step.wait_ms = entry.timer_set.fire_at_ms, entry.timer_set.duration_ms
     state.push_timer(step)
 
@@ -184,6 +186,7 @@ def _sub_run_started(state: RunState, entry: pb.Entry) -> None:
         raise _unknown(state, entry, f"sub-run kind {entry.sub_run_started.kind}")
     if entry.sub_run_started.kind != pb.SUB_RUN_KIND_CALLBACK:
         step.enter(PARENT)
+        step.started_at_ms = step.started_at_ms or entry.at_ms  # `iterate` opens several
     state.unopened.append((step, entry))
 
 
@@ -209,6 +212,7 @@ def _signal_awaited(state: RunState, entry: pb.Entry) -> None:
     step = _active_step(state, entry)
     fact = entry.signal_awaited
     step.enter(WAITING)
+    step.started_at_ms = entry.at_ms
     step.signal = None
     if fact.until_ms:
         step.wake_at_ms, step.wait_ms = fact.until_ms, fact.timeout_ms
@@ -278,6 +282,7 @@ def _end_items(state: RunState, entry: pb.Entry) -> None:
         for item in scope.items:
             if item.outcome is None:
                 end_item(state, item, cause)
+            state.cut_off.extend(item.active.values())
             item.active.clear()
 
 

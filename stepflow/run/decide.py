@@ -245,13 +245,12 @@ def _conclude_step(state: RunState, step: StepRun, begun: Begun | None, now_ms: 
             origin=pb.ORIGIN_COMPONENT,
             attempt=1 + step.component_failed + step.transport_failed,
             started_at_ms=step.started_at_ms or now_ms,
-            duration_ms=now_ms - step.started_at_ms if step.started_at_ms else 0,
+            duration_ms=max(0, now_ms - step.started_at_ms) if step.started_at_ms else 0,
             host="",
             now_ms=now_ms,
         )
     else:
         entry = _fact_entry(step, begun, now_ms)
-        step.started_at_ms = step.started_at_ms or now_ms
     step.enter(SETTLING)
     actions.append(Append(entry))
 

@@ -22,12 +22,14 @@ class JournaledStep:
     `StepRun` sets the initial values: a second constructor would cost every step a call.
     """
 
-    __slots__ = ("component_failed", "signal", "transport_failed", "wait_ms", "wake_at_ms")
+    __slots__ = ("component_failed", "signal", "started_at_ms", "transport_failed", "wait_ms", "wake_at_ms")
 
     transport_failed: int
     """Failed attempts charged to the transport budget."""
     component_failed: int
     """Failed attempts charged to the step's own budget."""
+    started_at_ms: int
+    """Of an engine component that waits: when its attempt began, which may have been under an earlier owner. Else 0."""
     wake_at_ms: int
     """Instant of the step's only valid timer; -1 if the timer was cancelled."""
     wait_ms: int
@@ -49,13 +51,12 @@ class StepRun(JournaledStep):
         "phase",
         "ready_at",
         "rejoin",
-        "started_at_ms",
         "sub_runs",
     )
 
     def __init__(self, item: Item, index: int, ready_at: int) -> None:
         self.transport_failed = self.component_failed = 0
-        self.wake_at_ms = self.wait_ms = 0
+        self.started_at_ms = self.wake_at_ms = self.wait_ms = 0
         self.signal = None
 
         self.item = item
@@ -69,7 +70,6 @@ class StepRun(JournaledStep):
         """The owner's number for the call in flight; 0 until it is sent."""
         self.rejoin = 0
         """Attempt that a host still holds: the next dispatch joins it instead of starting another."""
-        self.started_at_ms = 0
         self.sub_runs: list[Scope] | None = None
         self.callbacks_live = 0
         """Open sub-runs that the step's component started; while there are any, the step's slot is lent."""

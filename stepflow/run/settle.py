@@ -43,7 +43,7 @@ def settle(
 ) -> pb.Entry:
     """Return the entry for the outcome of an attempt, a failure without marked values. The step must be active.
 
-    `duration_ms` comes from one clock; 0 = unknown.
+    `duration_ms` of a call comes from one clock; 0 = unknown.
     """
     entry = pb.Entry(scope=step.item.scope.number, item=step.item.index, step=step.index, at_ms=now_ms)
     if not isinstance(outcome, Failure):

@@ -133,6 +133,7 @@ class RunState(JournaledRun):
         "blocked",
         "blocked_steps",
         "bytes_journaled",
+        "cut_off",
         "dirty",
         "due",
         "ending",
@@ -207,6 +208,8 @@ class RunState(JournaledRun):
         self.signalled: list[StepRun] = []
         """Steps that have received their signal."""
         self.scopes_ended: list[Scope] = []
+        self.cut_off: list[StepRun] = []
+        """Steps that were active when the run ended early, for listings."""
         self.ending = False
         """True while the entry that ends the run is being journaled."""
 
@@ -278,3 +281,4 @@ def release_state(state: RunState) -> None:
         scope.items.clear()
         scope.inputs = []
     state.scopes = []
+    state.cut_off.clear()

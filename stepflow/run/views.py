@@ -37,7 +37,7 @@ class StepEvent(msgspec.Struct, frozen=True):
     attempt: int
     at_ms: int
     duration_ms: int | None = None
-    """Duration of the attempt, by one clock; None if the step was never dispatched."""
+    """Duration of the attempt, of a call by one clock; None if the step was never dispatched."""
     failure: Failure | None = None
     until_ms: int | None = None
     """When the next attempt, the end of a sleep or the end of a wait for a signal is due."""
@@ -142,7 +142,7 @@ def call_event(
 
 
 class StepView(msgspec.Struct):
-    """A step in a listing. `status`: running, completed or failed."""
+    """A step in a listing. `status`: running, completed, failed, or cancelled (the run ended before the step did)."""
 
     run_id: str
     item: int
@@ -155,7 +155,7 @@ class StepView(msgspec.Struct):
     started_at_ms: int | None = None
     completed_at_ms: int | None = None
     duration_ms: int | None = None
-    """Duration of the last attempt, by one clock; None while the step runs, or if it was never dispatched."""
+    """Duration of the last attempt, as in StepEvent; None without an end of its own, or if it was never dispatched."""
     outcome: Json | Failure | None = None
     retries: int = 0
 
@@ -196,16 +196,25 @@ class StepList:
     def views(self, state: RunState) -> list[StepView]:
         """Return all steps, sorted by scope in the order of opening, then item, then step."""
         views = dict(self._ended)
-        for scope in state.scopes:
-            for item in scope.items:
-                for index in item.active:
-                    key = (scope.number, item.index, index)
-                    if key not in views:
-                        step = scope.plan.steps[index]
-                        views[key] = StepView(
-                            scope.run_id, scope.first_item + item.index, step.id, index, step.component, scope.depth
-                        )
-        return [views[key] for key in sorted(views)]
+        active = (step for scope in state.scopes for item in scope.items for step in item.active.values())
+        for step in (*active, *state.cut_off):
+            item, scope = step.item, step.item.scope
+            key = (scope.number, item.index, step.index)
+            if key not in views:
+                planned = scope.plan.steps[step.index]
+                views[key] = StepView(
+                    scope.run_id, scope.first_item + item.index, planned.id, step.index, planned.component, scope.depth
+                )
+
+        listed = [views[key] for key in sorted(views)]
+        return listed if state.status is None else [_at_end(view, state.last_at_ms) for view in listed]
+
+
+def _at_end(view: StepView, ended_at_ms: int) -> StepView:
+    """Return the view of a step after the end of its run."""
+    if view.status != "running":
+        return view
+    return msgspec.structs.replace(view, status="cancelled", completed_at_ms=ended_at_ms)
 
 
 def list_steps(state: RunState, entries: Iterable[pb.Entry]) -> list[StepView]:

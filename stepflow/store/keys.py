@@ -22,6 +22,7 @@ ASSIGNED = "assigned/"
 INBOX = "inbox/"
 JOURNAL = "journal/"
 ADOPTING = "adopting/"
+PAUSED = "paused/"
 EXECUTOR_SESSIONS = "sessions/executors/"
 HOST_SESSIONS = "sessions/hosts/"
 CURSORS = "cursors/"
@@ -160,6 +161,11 @@ def adopting(run_id: str, partition: int) -> str:
 def adopting_of_run(run_id: str) -> str:
     """Prefix of these keys of all partitions of a run."""
     return f"{ADOPTING}{_part(run_id)}/"
+
+
+def paused(run_id: str) -> str:
+    """How long no process drove a run; in databases of single runs only."""
+    return PAUSED + _part(run_id)
 
 
 def session_executor(executor_id: str) -> str:

@@ -22,7 +22,7 @@ import pytest
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, blob_id
 from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError, Unavailable
-from stepflow.store.blobs import BlobStore
+from stepflow.store.blobs import BlobStore, directory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -432,3 +432,31 @@ def test_a_location_that_nobody_serves_is_invalid(location: str) -> None:
     with pytest.raises(Invalid) as caught:
         BlobStore.open(location)
     assert caught.value.reason == "BLOB_STORE_INVALID"
+
+
+def test_a_file_system_that_does_not_answer_keeps_only_the_threads_for_blobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A named pipe stands for a file on a dead network disk: opening it blocks its thread."""
+    monkeypatch.setattr(directory, "ANSWER_S", 0.2)
+    silent = tmp_path / "blobs" / "shared" / blob_id(b"silent")
+    silent.parent.mkdir(parents=True)
+    os.mkfifo(silent)
+
+    async def scenario() -> None:
+        blobs = BlobStore.open(tmp_path)
+        reads = [blobs.get(silent.name) for _ in range(2 * directory.THREADS)]
+        errors = await asyncio.gather(*reads, return_exceptions=True)
+        assert {type(error) for error in errors} == {Unavailable}
+        assert "did not answer within 0.2 s" in str(errors[0])
+        assert await asyncio.to_thread(lambda: "free") == "free"
+
+        # The threads come back with the disk.
+        await asyncio.to_thread(_answer, silent)
+        assert await blobs.get(await blobs.put(b"sound")) == (b"sound", "data")
+
+    def _answer(pipe: Path) -> None:
+        with pipe.open("wb"):
+            silent.unlink()
+
+    run(scenario())

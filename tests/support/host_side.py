@@ -63,6 +63,8 @@ class Call:
         self.request = host_pb2.Call(component=component, **{**fields, **request})
         self.input = msgspec.json.encode(input)
         self.settled = False
+        self.queued = False
+        self.queue_notes: list[bool] = []
         self.blobs: BlobAccess = MemoryBlobs() if blobs is None else blobs
         self.backend_state: Any = None
         self.progressed: list[tuple[float, float, str]] = []
@@ -84,6 +86,15 @@ class Call:
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         self.progressed.append((done, total, message))
+
+    def note_queued(self) -> None:
+        self.queued = True
+        self.queue_notes.append(True)
+
+    def note_begun(self) -> None:
+        if self.queued:
+            self.queued = False
+            self.queue_notes.append(False)
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
         assert self._runs is not None

@@ -31,6 +31,7 @@ class Call:
     """The host's side of one call."""
 
     blobs: Any = None
+    queued = False
 
     def __init__(self, component: str, arguments: Any, key: str = "run/0/step", attempt: int = 1) -> None:
         self.request = host_pb2.Call(component=component, key=key, attempt=attempt)
@@ -57,6 +58,12 @@ class Call:
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         self.reports.append((done, total, message))
+
+    def note_queued(self) -> None:
+        self.queued = True
+
+    def note_begun(self) -> None:
+        self.queued = False
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
         raise AssertionError("MCP servers start no runs")

@@ -50,7 +50,7 @@ class HttpCallbacks:
     def handle_message(self, endpoint: HttpEndpoint, number: int, line: protocol.Line, instance: str) -> None:
         """Handle a notification or a call-back on the answer to an execute."""
         if line.id is None:
-            self._executes.report_progress(number, line)
+            self._executes.take_notice(number, line)
             return
 
         call = self._executes.call_of(number)

@@ -70,6 +70,12 @@ class HttpExchanges:
             task.cancel()
         self._tasks.clear()
 
+    def cancel_exchange(self, number: int) -> None:
+        """Break off one exchange."""
+        task = self._tasks.pop(number, None)
+        if task is not None:
+            task.cancel()
+
     async def _exchange(self, endpoint: HttpEndpoint, number: int, body: bytes) -> None:
         try:
             async with aclosing(endpoint.exchange(body)) as messages:

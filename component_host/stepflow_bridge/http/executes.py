@@ -15,9 +15,12 @@ from msgspec import UNSET
 
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.pool import NO_ROOM
+from component_host.stepflow_bridge.retirement import AbandonedExecutes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from msgspec import Raw
 
     from component_host.backend import HostCall
     from stepflow.errors import Failure
@@ -27,7 +30,8 @@ class HttpExecutes:
     """Executes by number. `on_room` is called whenever another may be sent."""
 
     def __init__(self, concurrency: int, on_room: Callable[[], None]) -> None:
-        self._concurrency = float(concurrency)
+        self.concurrency = float(concurrency)
+        self.abandoned = AbandonedExecutes()
         self._on_room = on_room
         self._ready = False
         self._calls: dict[int, HostCall | None] = {}
@@ -41,7 +45,7 @@ class HttpExecutes:
     @property
     def room(self) -> float:
         """Number of further executes the server may get now."""
-        return self._concurrency - len(self._calls) + len(self._lent) if self._ready else NO_ROOM
+        return self.concurrency - len(self._calls) + len(self._lent) if self._ready else NO_ROOM
 
     @property
     def stuck(self) -> bool:
@@ -81,6 +85,7 @@ class HttpExecutes:
     def abandon_call(self, number: int) -> None:
         """Forget the call; its execute keeps the slot until the server answers."""
         self._calls[number] = None
+        self.abandoned.note_abandoned(number)
 
     def finish_call(self, number: int, failure: Failure | None) -> None:
         """Free the slot of an execute; `failure` is for a call not settled yet."""
@@ -88,22 +93,33 @@ class HttpExecutes:
             return  # of a process that has ended
 
         call = self._calls.pop(number)
-        if call is not None and failure is not None:
+        if call is None:
+            self.abandoned.note_answered(number)
+        elif failure is not None:
             call.fail(failure)
         self._on_room()
 
     def fail_calls(self, failure: Failure) -> None:
         """Fail all calls: the server is gone."""
         calls, self._calls = self._calls, {}
+        self.abandoned.clear()
         for call in calls.values():
             if call is not None:
                 call.fail(failure)
 
-    def report_progress(self, number: int, line: protocol.Line) -> None:
+    def take_notice(self, number: int, line: protocol.Line) -> None:
+        """Handle a notification on the answer to an execute: progress, or a notice of the server's queue."""
         call = self._calls.get(number)
-        if call is None or line.method != "components/progress" or line.params is UNSET:
+        if call is None:
             return
+        if line.method == protocol.QUEUED:
+            call.note_queued()
+        elif line.method == protocol.BEGUN:
+            call.note_begun()
+        elif line.method == protocol.PROGRESS and line.params is not UNSET:
+            self._report_progress(call, line.params)
 
+    def _report_progress(self, call: HostCall, params: Raw) -> None:
         with contextlib.suppress(*protocol.DECODE_ERRORS):
-            progress = protocol.decode_progress(line.params)
+            progress = protocol.decode_progress(params)
             call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")

@@ -32,11 +32,14 @@ from stepflow.errors import Code, Failure
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from component_host.backend import BackendContext, ComponentInfo, HostCall
     from component_host.stepflow_bridge.http.blob_api import BlobApi
     from component_host.stepflow_bridge.http.config import HttpServerConfig
     from component_host.stepflow_bridge.http.endpoint import HttpEndpoint
     from component_host.stepflow_bridge.pool import StepflowPool
+    from component_host.stepflow_bridge.retirement import AbandonedExecutes
     from component_host.supervision.process import ServerProcess
 
 log = get_logger("component_host.stepflow_http")
@@ -141,6 +144,32 @@ class StepflowHttpServer:
     def in_flight(self) -> int:
         return len(self._executes)
 
+    @property
+    def concurrency(self) -> float:
+        return self._executes.concurrency
+
+    @property
+    def abandoned(self) -> AbandonedExecutes:
+        return self._executes.abandoned
+
+    @property
+    def executing(self) -> bool:
+        return any(not call.queued for call in self._executes.calls())
+
+    def retire(self) -> None:
+        self._executes.close_slots()
+
+    def end_process(self) -> None:
+        process = self._connection.process
+        assert process is not None
+        self.stopping = True
+        self._kill(process)
+
+    def drop_executes(self, request_ids: Sequence[int]) -> None:
+        for number in request_ids:
+            self._exchanges.cancel_exchange(number)
+            self._executes.finish_call(number, None)
+
     def calls(self) -> list[HostCall]:
         """Return the calls in flight."""
         return self._executes.calls()
@@ -176,12 +205,11 @@ class StepflowHttpServer:
             return  # the connection was closed: the exchange ends by itself
         if self._cancels:
             self._callbacks.send_cancel(endpoint, self._request_id(number))
-        elif process is None:
+        if process is None:
             return  # a remote server cannot be restarted from here
-        elif self._executes.stuck:
+        if self._executes.stuck and not self._cancels:
             # Abandoned work fills the server and the protocol cannot stop it: only a new process has room.
-            self.stopping = True
-            self._kill(process)
+            self.end_process()
         elif self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(endpoint, process), name=f"check {self._plugin}")
 

@@ -5,6 +5,7 @@
 - SIGTERM and the end of the stream stop a process: idle workers of 0.12 and 0.13 wait for the latter. Calls in flight
   may complete within the grace.
 - A process is killed if its worker stops answering after a cancel: code that blocks the event loop blocks all calls.
+- A process that keeps running aborted tasks is retired (see `stepflow_bridge.retirement`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge.pull.config import CONCURRENCY_OTHERS, CONCURRENCY_STARTED
 from component_host.stepflow_bridge.pull.endpoint import PullEndpoint, ServedQueue
+from component_host.stepflow_bridge.retirement import ABANDONED_S, LIVE_S, abandoned_max
 from component_host.supervision.process import ServerProcess
 from component_host.supervision.spec import ProcessSpec
 from stepflow.codec import encode
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from component_host.backend import BackendContext
     from component_host.stepflow_bridge.pull.config import PullConfig
     from component_host.stepflow_bridge.pull.queue import TaskQueue
-    from component_host.stepflow_bridge.pull.records import Task
+    from component_host.stepflow_bridge.pull.records import Task, Worker
     from stepflow.errors import Unavailable
 
 LOOPBACK = "127.0.0.1:0"
@@ -163,6 +165,8 @@ class WorkerProcess:
             if worker.group is self and overdue and any(task.aborted for task in worker.tasks.values()):
                 log.warning("worker does not answer; ending it", plugin=self._context.name)
                 self._kill()
+            elif worker.group is self and must_end(worker, now, self._context.name):
+                self._kill()
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -194,6 +198,18 @@ class WorkerProcess:
         details = encode({"exit_code": process.returncode, "stderr": process.stderr_of_run()})
         text = f"the worker of plugin {self._context.name!r} {self.exit_reason} while the call was in flight"
         self._queue.lose_group(self, Failure(Code.UNREACHABLE, text, details))
+
+
+def must_end(worker: Worker, now: float, plugin: str) -> bool:
+    """Retire a worker full of aborted tasks; return True once its live tasks have ended, or have no more time."""
+    if worker.retired_at is None:
+        stuck = worker.aborted_before(now - ABANDONED_S)
+        if not stuck or len(stuck) < abandoned_max(worker.concurrency):
+            return False
+        log.warning("worker is busy with aborted calls; starting it again", plugin=plugin, aborted=len(stuck))
+        worker.retired_at = now
+
+    return now - worker.retired_at >= LIVE_S or all(task.aborted for task in worker.tasks.values())
 
 
 def _ignore_output(chunk: bytes) -> None:

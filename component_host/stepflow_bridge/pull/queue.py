@@ -6,6 +6,7 @@ A call is *offered*, *sent* to a worker as a task, *claimed* by the worker's fir
 - An unclaimed task of a lost worker is sent again, under another task id: a later claim of the old id is refused. A
   claimed task of a lost worker fails as UNREACHABLE: the work may be done, or half done.
 - A cancelled task keeps its slot until its completion: workers of 0.12 and 0.13 cannot stop a component.
+- The time of a call begins when it is sent, and again when it is claimed; none passes while it waits for a worker.
 - Workers of one queue offer the same components: the latest list is the queue's, and any worker may get any call.
 
 Not here: time limits (`timeouts`), sockets (`endpoint`), processes (`process`), the form of messages (`messages`).
@@ -90,6 +91,7 @@ class TaskQueue:
             call.fail(Failure(Code.RESOURCE_UNAVAILABLE, text))
         else:
             offer = call.backend_state = WorkerOffer(call, input_part, self.clock())
+            call.note_queued()
             self.waiting.append(offer)
             self.dispatch()
 
@@ -98,7 +100,7 @@ class TaskQueue:
         offer: WorkerOffer | None = call.backend_state
         task = None if offer is None else offer.task
         if task is not None:
-            task.aborted = True
+            task.aborted_at = self.clock()
         return task  # a waiting offer is skipped, its call being settled
 
     def dispatch(self) -> None:
@@ -130,6 +132,7 @@ class TaskQueue:
 
         assert worker.outbox is not None
         self._on_send(worker.group, offer.call)
+        offer.call.note_begun()
         self.tasks.add_task(Task(task_id, token, worker, offer, now, now))
         worker.outbox.put(message)
 
@@ -137,6 +140,7 @@ class TaskQueue:
         """Take a task from its worker and put its call first in the queue."""
         self.tasks.drop_task(task)
         if not task.offer.call.settled:
+            task.offer.call.note_queued()
             self.waiting.appendleft(task.offer)
 
     # --- workers ------------------------------------------------------------------------------------------------
@@ -228,6 +232,8 @@ class TaskQueue:
                 return ALREADY_CLAIMED
             task.claimed_by = request.worker_id
             task.claimed_at = self.clock()
+            task.offer.call.note_queued()  # the time begins again with the claim
+            task.offer.call.note_begun()
         if task.claimed_by != request.worker_id:
             return ALREADY_CLAIMED
 

@@ -64,9 +64,13 @@ class Task:
     """0: not claimed."""
     claimed_by: str = ""
     """Id of the claimant: a worker may hand tasks to another process."""
-    aborted: bool = False
+    aborted_at: float | None = None
     runs_awaited: int = 0
     """Number of flows the component waits for now."""
+
+    @property
+    def aborted(self) -> bool:
+        return self.aborted_at is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -87,11 +91,17 @@ class Worker:
     """Id of the open question for components; empty after the answer."""
     asked_at: float = 0.0
     heard_at: float = 0.0
+    retired_at: float | None = None
+    """Since when the worker gets no more tasks: its process will be ended."""
+
+    def aborted_before(self, instant: float) -> list[Task]:
+        """Return the tasks aborted before an instant that the worker has not completed."""
+        return [task for task in self.tasks.values() if task.aborted_at is not None and task.aborted_at < instant]
 
     @property
     def room(self) -> int:
         """Number of further tasks the worker may get now."""
-        if self.outbox is None or not self.listed:
+        if self.outbox is None or not self.listed or self.retired_at is not None:
             return 0
         lent = sum(1 for task in self.tasks.values() if task.runs_awaited) if self.lends else 0
         return self.concurrency - len(self.tasks) + lent

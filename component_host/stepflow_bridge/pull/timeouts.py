@@ -3,6 +3,7 @@
 - A worker without a stream and without heartbeats is lost after `GONE_S`.
 - Silence alone proves nothing: a component that blocks the worker's event loop blocks the heartbeats too. But a worker
   with heartbeats for other tasks only has stopped work on the silent task.
+- A worker not started here that keeps running aborted tasks gets their slots again.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from component_host.stepflow_bridge.pull import messages
+from component_host.stepflow_bridge.retirement import ABANDONED_S, abandoned_max
 from stepflow.errors import Code, Failure
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from component_host.stepflow_bridge.pull.queue import TaskQueue
-    from component_host.stepflow_bridge.pull.records import Task
+    from component_host.stepflow_bridge.pull.records import Task, Worker
+
+log = get_logger("component_host.pull")
 
 GONE_S = 15.0
 """Silence after which a worker without a stream is lost. Workers connect again after 2 s."""
@@ -42,6 +47,8 @@ class QueueTimeouts:
             if worker.outbox is None and now - worker.heard_at > GONE_S:
                 text = f"a worker of plugin {queue.plugin!r} went away while the call was in flight"
                 queue.lose_worker(worker, Failure(Code.UNREACHABLE, text))
+            elif not worker.lends:
+                self._free_slots(worker, now)
 
         for task in queue.tasks.all_tasks():
             self._check_task(task, now)
@@ -49,13 +56,21 @@ class QueueTimeouts:
         self._check_waiting(now)
         queue.dispatch()
 
+    def _free_slots(self, worker: Worker, now: float) -> None:
+        """Drop aborted tasks of a worker that cannot be restarted from here: their slots would never come back."""
+        stuck = worker.aborted_before(now - ABANDONED_S)
+        if stuck and len(stuck) >= abandoned_max(worker.concurrency):
+            log.warning("worker keeps running aborted calls", plugin=self._queue.plugin, aborted=len(stuck))
+            for task in stuck:
+                self._queue.tasks.drop_task(task)
+
     def _check_task(self, task: Task, now: float) -> None:
         queue, limit_s = self._queue, self._execution_timeout_s
         if not task.claimed_at:
             if now - task.sent_at > self._queue_timeout_s and queue.workers.has_other_room(task.worker):
                 queue.resend_task(task)
         elif limit_s is not None and now - task.claimed_at > limit_s and not task.aborted:
-            task.aborted = True
+            task.aborted_at = now
             text = f"it ran longer than the {limit_s:g} s that plugin {queue.plugin!r} allows"
             task.offer.call.fail(Failure(Code.TIMEOUT, text))
         elif task.worker.heard_at - task.heard_at > SILENT_S and not task.aborted:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 CALLBACKS_MAX = 1_000
 """Requests of one process served at a time."""
 
-OUTGOING_BYTES_MAX = 64 * 1024 * 1024
-"""Sent and not yet read by the server. At least one line of the largest size fits."""
+FLOOD_BYTES_MAX = 128 * 1024 * 1024
+"""Sent and not yet read by the server. A server that asks for more is killed."""
 
 
 class StdioCallbacks:
@@ -46,7 +46,7 @@ class StdioCallbacks:
         return self._tasks.values()
 
     def serve_callback(self, process: ServerProcess, request_id: int | str, method: str, line: protocol.Line) -> None:
-        if process.outgoing_bytes > 2 * OUTGOING_BYTES_MAX:
+        if process.stdin.outgoing_bytes > FLOOD_BYTES_MAX:
             self._kill(process)  # floods us with requests and never reads a reply
 
         owner = self._executes.owner_of(line)
@@ -75,11 +75,9 @@ class StdioCallbacks:
     ) -> None:
         try:
             reply = await answer(call, request_id, method, line.params, self.line_bytes_max)
+            await process.stdin.wait_for_room()
         except asyncio.CancelledError:
             reply = _cancelled(request_id)
-
-        if process.outgoing_bytes + len(reply) > OUTGOING_BYTES_MAX:
-            reply = protocol.error_line(request_id, protocol.GENERAL, "the server does not read what it was sent")
         process.write(reply)
 
     def cancel_callbacks_of(self, request_id: int) -> None:

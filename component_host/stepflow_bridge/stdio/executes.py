@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw, Struct
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.failures import settle_call
 from component_host.stepflow_bridge.pool import NO_ROOM
+from component_host.stepflow_bridge.retirement import AbandonedExecutes
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, Failure
 
@@ -35,6 +36,7 @@ class StdioExecutes:
         self.room = NO_ROOM
         """Number of further executes the server may get now."""
         self.concurrency = 1.0
+        self.abandoned = AbandonedExecutes()
         self._plugin = plugin
         self._spans = spans
         self._configured = concurrency
@@ -74,6 +76,12 @@ class StdioExecutes:
     def abandon_call(self, request_id: int) -> None:
         """Forget the call; its execute keeps the slot until the server answers."""
         self._calls[request_id] = None
+        self.abandoned.note_abandoned(request_id)
+
+    @property
+    def executing(self) -> bool:
+        """True while the server executes a call that is still wanted."""
+        return any(call is not None and not call.queued for call in self._calls.values())
 
     @property
     def stuck(self) -> bool:
@@ -104,6 +112,8 @@ class StdioExecutes:
         self.room += 1
         if call is not None:
             settle_call(call, line, self._plugin)
+        else:
+            self.abandoned.note_answered(request_id)
         self._on_room()
 
     def fail_oversized(self, request_id: int) -> None:
@@ -117,6 +127,7 @@ class StdioExecutes:
     def fail_calls(self, failure: Failure) -> None:
         """Fail all calls: the process has ended."""
         calls, self._calls = self._calls, {}
+        self.abandoned.clear()
         for call in calls.values():
             if call is not None:
                 call.fail(failure)
@@ -127,6 +138,16 @@ class StdioExecutes:
             call = self._calls.get(progress.id) if isinstance(progress.id, int) else None
             if call is not None:
                 call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")
+
+    def note_queue(self, params: Raw, *, begun: bool) -> None:
+        """Note calls that wait for a thread of the server, or have got one."""
+        with contextlib.suppress(*protocol.DECODE_ERRORS):
+            for request_id in protocol.decode_call_ids(params).ids:
+                call = self._calls.get(request_id) if isinstance(request_id, int) else None
+                if call is not None and begun:
+                    call.note_begun()
+                elif call is not None:
+                    call.note_queued()
 
     # --- call-backs ---------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 Promises:
 - A line is never longer than the server can read (a longer line crashes it): such a call fails with INVALID_INPUT,
   unsent.
+- While the server does not read what it was sent, further calls wait in the pool. It is ended after `UNREAD_S_MAX`.
 - At the end of the process, its calls in flight fail with UNREACHABLE.
 
 The parts: the handshake (`handshake`), the bytes (`reader`), requests about the server (`questions`), executes in
@@ -19,25 +20,27 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from component_host.stepflow_bridge import protocol
-from component_host.stepflow_bridge.stdio.callbacks import OUTGOING_BYTES_MAX, StdioCallbacks
+from component_host.stepflow_bridge.stdio.callbacks import FLOOD_BYTES_MAX, StdioCallbacks
 from component_host.stepflow_bridge.stdio.executes import StdioExecutes
 from component_host.stepflow_bridge.stdio.handshake import LINE_BYTES_OWN, ServerTraits, shake_hands
 from component_host.stepflow_bridge.stdio.questions import Questions, ServerEndedError
 from component_host.stepflow_bridge.stdio.reader import StdoutReader
+from component_host.supervision.pipes import OUTGOING_BYTES_MAX
 from component_host.supervision.process import ServerProcess
 from component_host.supervision.spec import ProcessSpec
 from stepflow.errors import Code, Failure, Unavailable
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from component_host.backend import BackendContext, ComponentInfo, HostCall
+    from component_host.stepflow_bridge.retirement import AbandonedExecutes
     from component_host.stepflow_bridge.stdio.config import StdioServerConfig
 
 log = get_logger("component_host.stepflow")
 
-assert OUTGOING_BYTES_MAX > LINE_BYTES_OWN
+assert FLOOD_BYTES_MAX > OUTGOING_BYTES_MAX + LINE_BYTES_OWN
 
 
 class StepflowStdioServer:
@@ -63,7 +66,7 @@ class StepflowStdioServer:
         self._process: ServerProcess | None = None
 
         self._questions = Questions()
-        fill = partial(on_room, self)
+        self._fill = fill = partial(on_room, self)
         self._executes = StdioExecutes(self._plugin, self._spans, config.concurrency, fill)
         self._callbacks = StdioCallbacks(self._executes, fill, self._kill)
         self._check: asyncio.Task[None] | None = None
@@ -75,7 +78,7 @@ class StepflowStdioServer:
         self.stopping = False
         reader = StdoutReader(self._plugin, self._handle_line, self._executes.fail_oversized)
         on_exit = partial(self._handle_exit, reader)
-        self._process = process = ServerProcess(self._spec, on_output=reader.feed, on_exit=on_exit)
+        self._process = process = ServerProcess(self._spec, on_output=reader.feed, on_exit=on_exit, on_room=self._fill)
         process.start()
 
         try:
@@ -160,8 +163,12 @@ class StepflowStdioServer:
         if line.method is not None:
             if request_id is not None:
                 self._callbacks.serve_callback(process, request_id, line.method, line)
-            elif line.method == "components/progress" and line.params is not UNSET:
+            elif line.params is UNSET:
+                return
+            elif line.method == protocol.PROGRESS:
                 self._executes.report_progress(line.params)
+            elif line.method in (protocol.QUEUED, protocol.BEGUN):
+                self._executes.note_queue(line.params, begun=line.method == protocol.BEGUN)
         elif type(request_id) is int:
             self._executes.settle_call(request_id, line)
         elif isinstance(request_id, str):
@@ -175,15 +182,45 @@ class StepflowStdioServer:
     @property
     def room(self) -> float:
         """Number of further executes the server may get now."""
-        return self._executes.room
+        room = self._executes.room
+        if room > 0:
+            assert self._process is not None
+            return 0.0 if self._process.stdin.full else room
+        return room
 
     @property
     def in_flight(self) -> int:
         """Number of executes, abandoned ones included."""
         return len(self._executes)
 
+    @property
+    def concurrency(self) -> float:
+        return self._executes.concurrency
+
+    @property
+    def abandoned(self) -> AbandonedExecutes:
+        return self._executes.abandoned
+
+    @property
+    def executing(self) -> bool:
+        return self._executes.executing
+
+    def retire(self) -> None:
+        self._executes.close_slots()
+
+    def end_process(self) -> None:
+        assert self._process is not None
+        self.stopping = True
+        self._kill(self._process)
+
+    def drop_executes(self, request_ids: Sequence[int]) -> None:  # noqa: ARG002  # it has none
+        raise AssertionError("a stdio server is never remote")
+
     def takes_call(self, call: HostCall) -> bool:
-        return self._executes.takes_call(call, self._callbacks.asking)
+        if not self._executes.takes_call(call, self._callbacks.asking):
+            return False
+        assert self._process is not None
+        return not self._process.stdin.full
 
     def send_execute(self, call: HostCall) -> None:
         """Send an execute. Only a call that `takes_call` accepts."""
@@ -194,9 +231,6 @@ class StepflowStdioServer:
 
         if len(line) - 1 > self._callbacks.line_bytes_max:
             call.fail(self._too_long(len(line) - 1))
-            return
-        if process.outgoing_bytes + len(line) > OUTGOING_BYTES_MAX:
-            call.fail(Failure(Code.RESOURCE_UNAVAILABLE, f"server {self._plugin!r} does not read what it was sent"))
             return
 
         process.serve_run(call.request.root_run_id, idle=not len(self._executes))
@@ -217,9 +251,9 @@ class StepflowStdioServer:
             process.write(protocol.line_of(protocol.Notification("components/cancel", {"id": request_id})))
         elif self._executes.stuck:
             # Abandoned work fills the server and the protocol cannot stop it: only a new process has room.
-            self.stopping = True
-            self._kill(process)
-        elif self._check is None or self._check.done():
+            self.end_process()
+            return
+        if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._check_alive(process), name=f"check {self._plugin}")
 
     async def _check_alive(self, process: ServerProcess) -> None:

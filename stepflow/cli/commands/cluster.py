@@ -211,6 +211,7 @@ def _print_cluster(cluster: "Cluster") -> None:
             for host in cluster.hosts
         ]
         print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+    _warn_of_waiting(cluster.control_plane_id, "call", cluster.value_waiting, cluster.value_bytes_max)
     for executor in cluster.executors:
         _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)
     for host in cluster.hosts:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.display.texts import duration, elapsed_ms, explained, plain
+from stepflow.cli.display.texts import explained, plain, run_took
 from stepflow.cli.display.trees import run_tree
 from stepflow.errors import FailedPrecondition
 from stepflow.standard_streams import StdoutUnwritable
@@ -78,11 +78,10 @@ def _unwritable(where: str, error: OSError, command: str) -> str:
 def print_summary(ended: Ended, redactor: Redactor) -> None:
     """Print status, duration and item counts; for a failed single run, also the error."""
     run = ended.run
-    took = duration(elapsed_ms(run.created_at_ms, run.completed_at_ms or run.created_at_ms))
     style = "green" if run.status == "completed" else "red"
     single = run.items_total == 1
     counts = f": {run.items_completed:,} of {run.items_total:,} items completed" if run.items_total > 1 else ""
-    console.say(f"{console.styled(run.status, style)} after {took}{counts}")
+    console.say(f"{console.styled(run.status, style)} after {run_took(run)}{counts}")
 
     failed = [result["error"] for result in ended.results if result["outcome"] == "failed"] if single else []
     for error in failed:

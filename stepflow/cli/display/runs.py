@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from stepflow.cli.display.texts import clock, duration, elapsed_ms, plain
+from stepflow.cli.display.texts import clock, duration, plain, run_took
 from stepflow.cli.tables import print_members, print_table
 from stepflow.errors import Failure
 
@@ -68,6 +68,8 @@ def print_run(shown: ShownRun) -> None:
     lines.append(("began", clock(run.created_at_ms)))
     if run.completed_at_ms is not None:
         lines.append(("took", _took(run)))
+    if run.paused_ms:
+        lines.append(("paused", duration(run.paused_ms)))
 
     if run.items_total != 1:
         counts = f"{run.items_total:,}, {run.items_completed:,} completed, {run.items_failed:,} failed"
@@ -103,4 +105,4 @@ def _item_counts(run: AnyRun) -> str:
 
 
 def _took(run: AnyRun) -> str:
-    return "" if run.completed_at_ms is None else duration(elapsed_ms(run.created_at_ms, run.completed_at_ms))
+    return "" if run.completed_at_ms is None else run_took(run)

@@ -18,6 +18,7 @@ from stepflow.telemetry import without_hidden
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from stepflow.cli.display.trees import AnyRun
     from stepflow.run.views import StepEvent
 
 TEXT_CHARS_MAX = 300
@@ -66,6 +67,11 @@ def plain(text: str, redact: Callable[[str], str]) -> str:
 def elapsed_ms(from_ms: int, to_ms: int) -> int:
     """Return the time between two instants; 0 if clocks that differ put them in the wrong order."""
     return max(0, to_ms - from_ms)
+
+
+def run_took(run: AnyRun) -> str:
+    """Return how long an ended run took, without the time in which no process drove it."""
+    return duration(elapsed_ms(run.created_at_ms + run.paused_ms, run.completed_at_ms or 0))
 
 
 def duration(milliseconds: int) -> str:

@@ -41,6 +41,8 @@ class AnyRun(Protocol):
     def labels(self) -> dict[str, Any]: ...
     @property
     def queued_reason(self) -> str: ...
+    @property
+    def paused_ms(self) -> int: ...
 
 
 def result_tree(outcome: Json | Failure | None, status: str) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
         "items_cancelled": run.items_cancelled,
         "created_at_ms": run.created_at_ms,
         "completed_at_ms": run.completed_at_ms,
+        "paused_ms": run.paused_ms,
     } | ({"queued_reason": run.queued_reason} if run.queued_reason else {})
 
 

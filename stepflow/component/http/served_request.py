@@ -24,8 +24,9 @@ class ServedRequest:
     """One POST: the protocol server that answers, the events collected for the response, and the answer."""
 
     def __init__(
-        self, message: Message, id_prefix: str, threads: Threads, blobs: HostBlobs, *, wants_progress: bool
+        self, message: Message, id_prefix: str, threads: Threads, blobs: HostBlobs, *, capabilities: str
     ) -> None:
+        """`capabilities` are those of the host, named in the headers."""
         self.events: list[bytes] = []
         self.answer = b""
         self.changed = asyncio.Event()
@@ -41,7 +42,8 @@ class ServedRequest:
             threads=threads,
             request_id_prefix=id_prefix,
             translate=RunsTranslator(_run_id_of(message)).translate,
-            wants_progress=wants_progress,
+            wants_progress="progress" in capabilities,
+            wants_queue_notices="queue" in capabilities,
             failed_code=EXECUTION_FAILED_LATER,
             show_tracebacks=debugging(),
         )

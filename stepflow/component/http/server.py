@@ -1,7 +1,8 @@
 """The HTTP transport of stepflow 0.9 to 0.11: JSON-RPC over POST, with server-sent events for requests to the host.
 
-- The answer to a request is JSON. Once the component sends the host a request, or reports progress to a host with
-  `Stepflow-Capabilities: progress`, the response becomes a stream of events with the answer as the last.
+- The answer to a request is JSON. Once the component sends the host a request, reports progress to a host with
+  `Stepflow-Capabilities: progress`, or waits for a thread while the host has `queue` there, the response becomes a
+  stream of events with the answer as the last.
 - The host replies with a POST of its own. Ids of requests to the host are unique in the process.
 - A client that disconnects before the answer cancels the call.
 - Hosts with an HTTP blob API, announced at `initialize`, get blob requests there (`host_blobs`).
@@ -188,8 +189,8 @@ class ComponentHttpServer:
     async def _answer(self, request: web.Request, message: Message, body: bytes) -> web.StreamResponse:
         self._count += 1
         prefix = f"{self._instance}-{self._count}"
-        progress = "progress" in request.headers.get("Stepflow-Capabilities", "")
-        served = ServedRequest(message, f"{prefix}.", self._threads, self._blobs, wants_progress=progress)
+        capabilities = request.headers.get("Stepflow-Capabilities", "")
+        served = ServedRequest(message, f"{prefix}.", self._threads, self._blobs, capabilities=capabilities)
         self._by_prefix[prefix] = self._by_call[message.id] = served
 
         try:

@@ -10,7 +10,7 @@ class GetClusterRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterResponse(_message.Message):
-    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending", "obstacles", "warnings")
+    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending", "obstacles", "warnings", "value_bytes_max", "value_waiting")
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
     CONTROL_PLANE_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTORS_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,8 @@ class GetClusterResponse(_message.Message):
     RUNS_PENDING_FIELD_NUMBER: _ClassVar[int]
     OBSTACLES_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VALUE_WAITING_FIELD_NUMBER: _ClassVar[int]
     leader_id: str
     control_plane_id: str
     executors: _containers.RepeatedCompositeFieldContainer[ExecutorInfo]
@@ -25,7 +27,9 @@ class GetClusterResponse(_message.Message):
     runs_pending: int
     obstacles: _containers.RepeatedScalarFieldContainer[str]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ..., obstacles: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    value_bytes_max: int
+    value_waiting: int
+    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ..., obstacles: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ...) -> None: ...
 
 class ExecutorInfo(_message.Message):
     __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining", "blob_error", "value_bytes_max", "value_waiting")

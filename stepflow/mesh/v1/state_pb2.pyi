@@ -59,7 +59,7 @@ class PendingRun(_message.Message):
     def __init__(self, next_partition: _Optional[int] = ...) -> None: ...
 
 class PartitionStatus(_message.Message):
-    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure", "journal_unread")
+    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure", "journal_unread", "paused_ms")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ITEMS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class PartitionStatus(_message.Message):
     COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_UNREAD_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_MS_FIELD_NUMBER: _ClassVar[int]
     status: _journal_pb2.RunStatus
     items_total: int
     items_completed: int
@@ -78,7 +79,14 @@ class PartitionStatus(_message.Message):
     completed_at_ms: int
     failure: _journal_pb2.Failure
     journal_unread: bool
-    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., journal_unread: bool = ...) -> None: ...
+    paused_ms: int
+    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., journal_unread: bool = ..., paused_ms: _Optional[int] = ...) -> None: ...
+
+class RunPauses(_message.Message):
+    __slots__ = ("total_ms",)
+    TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    total_ms: int
+    def __init__(self, total_ms: _Optional[int] = ...) -> None: ...
 
 class ItemResult(_message.Message):
     __slots__ = ("item", "status", "result", "failure", "completed_at_ms")

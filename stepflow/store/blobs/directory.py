@@ -2,6 +2,9 @@
 
 Not `obstore`: its local store does not fsync, so that a power failure could lose a content that a journal names; it
 keeps no attributes (the type), and importing it takes 20 ms of the half second in which `stepflow run` starts.
+
+A file system can stop answering, such as a network disk whose server is gone, and then keeps the threads that ask it.
+So the files have threads of their own, and reads and writes a time limit: the rest of the process goes on.
 """
 
 from __future__ import annotations
@@ -12,15 +15,25 @@ import errno
 import os
 import secrets
 import shutil
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import FailedPrecondition, StepflowError, Unavailable
 from stepflow.store.blobs.backend import DATA
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+
+T = TypeVar("T")
+
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+
+ANSWER_S = 30.0
+"""Time limit of a read or write, the wait for a thread included."""
 
 
 class DirectoryBackend:
@@ -30,22 +43,35 @@ class DirectoryBackend:
         if root.exists() and not root.is_dir():
             raise FailedPrecondition("BLOB_STORE_REFUSED", f"{root} is not a directory")
         self._root = root
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
 
     async def write(self, path: str, content: bytes, blob_type: str) -> None:
-        await asyncio.to_thread(self._write, self._root / path, content, blob_type)
+        await self._bounded(partial(self._write, self._root / path, content, blob_type))
 
     async def read(self, path: str) -> tuple[bytes, str] | None:
-        return await asyncio.to_thread(self._read, self._root / path)
+        return await self._bounded(partial(self._read, self._root / path))
 
     async def delete_folder(self, path: str) -> None:
-        await asyncio.to_thread(self._delete, self._root / path)
+        await self._in_thread(partial(self._delete, self._root / path))
 
     async def dates(self, path: str) -> AsyncIterator[tuple[str, float]]:
-        for found in await asyncio.to_thread(self._dates, self._root / path):
+        for found in await self._in_thread(partial(self._dates, self._root / path)):
             yield found
 
     async def delete_older(self, path: str, before_s: float) -> bool:
-        return await asyncio.to_thread(self._delete_older, self._root / path, before_s)
+        return await self._bounded(partial(self._delete_older, self._root / path, before_s))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _bounded(self, work: Callable[[], T]) -> T:
+        """Do the work in a thread. Raises: Unavailable; the work may be done later."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await self._in_thread(work)
+        except TimeoutError:
+            text = f"blobs in {self._root}: the file system did not answer within {ANSWER_S:g} s"
+            raise Unavailable("BLOB_STORE_UNAVAILABLE", text) from None
 
     def _dates(self, folder: Path) -> list[tuple[str, float]]:
         try:

@@ -33,6 +33,12 @@ async def keep(value: Any, ctx: Context) -> str:
 
 
 @component
+async def kept(blob_id: str, ctx: Context) -> int:
+    """Return the length of a stored text."""
+    return len(await ctx.get_blob(blob_id))
+
+
+@component
 def picky(number: int) -> int:
     """Want a number."""
     return number

@@ -157,6 +157,18 @@ def modern():
     serve(execute, {"progress": True, "cancel": True, "lineBytesMax": 100_000})
 
 
+def stops_reading():
+    """Reads nothing more after the first execute, until it is started again."""
+
+    def execute(request):
+        if not Path(sys.argv[2]).exists():
+            Path(sys.argv[2]).touch()
+            time.sleep(300)
+        reply(request, {"output": len(request["params"]["input"])})
+
+    serve(execute, {"progress": True, "cancel": True, "lineBytesMax": 17_000_000})
+
+
 def asks():
     """Sends the requests it is given while the execute runs, and returns the replies."""
 

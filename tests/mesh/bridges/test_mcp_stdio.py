@@ -35,6 +35,7 @@ from support.mcp import (
 from component_host.backend import ComponentInfo
 from component_host.json_lines import LineSplitter
 from component_host.mcp_bridge import results as results_module
+from component_host.mcp_bridge import sign_of_life as sign_of_life_module
 from component_host.mcp_bridge import stdout as stdout_module
 from component_host.mcp_bridge.backend import McpBackend
 from component_host.mcp_bridge.envelopes import bad_answer
@@ -496,6 +497,48 @@ def test_a_server_of_2024_without_an_sdk_is_listed_page_by_page_and_called() -> 
             assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == "5"
             picture = {"type": "image", "data": "AAAA", "mimeType": "image/png"}
             assert await outcome_of(backend, "picture", {}) == [picture, {"type": "text", "text": "it"}]
+
+    run(main())
+
+
+def test_a_server_that_answers_nothing_after_an_abandoned_call_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sign_of_life_module, "SIGN_OF_LIFE_S", 0.2)
+
+    async def main() -> None:
+        async with started(lines_server("plain", mode="legacy")) as backend:
+            (server,) = servers_of(os.getpid(), "lines_2024.py")
+            os.kill(server, signal.SIGSTOP)
+            call = Call("add", {"a": 1, "b": 2})
+            backend.execute(call)  # type: ignore[arg-type]  # `settled` is computed here
+            await wait_until_async(lambda: backend._calls, "the call is made")
+            await asyncio.sleep(0)
+            backend.cancel(call)  # type: ignore[arg-type]  # `settled` is computed here
+            await wait_until_async(lambda: backend.health.restarts == 1, "it was started again")
+            assert not is_alive(server)
+            assert await outcome_of(backend, "add", {"a": 2, "b": 3}) == "5"
+
+    run(main())
+
+
+def test_a_server_that_is_busy_with_a_call_that_is_still_wanted_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_of_life_module, "SIGN_OF_LIFE_S", 0.1)
+
+    async def main() -> None:
+        async with started(lines_server("plain", mode="legacy")) as backend:
+            (server,) = servers_of(os.getpid(), "lines_2024.py")
+            os.kill(server, signal.SIGSTOP)
+            wanted, abandoned = Call("add", {"a": 1, "b": 2}), Call("add", {"a": 3, "b": 4})
+            for call in (wanted, abandoned):
+                backend.execute(call)  # type: ignore[arg-type]  # `settled` is computed here
+            await asyncio.sleep(0)
+            backend.cancel(abandoned)  # type: ignore[arg-type]  # `settled` is computed here
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(wanted.outcome), 0.5)  # five chances to end the server
+            os.kill(server, signal.SIGCONT)
+            assert await wanted.outcome == "3"
+            assert servers_of(os.getpid(), "lines_2024.py") == [server]
 
     run(main())
 

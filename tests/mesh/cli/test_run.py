@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import ROOT, is_alive, run_cli, wait_until
 from support.schemas import BOMB
+from support.wall_clock import HOUR_MS, WallClock
 
 from stepflow.cli.stored import list_runs
 from stepflow.embedded.runs_folder import LocalRuns
+from stepflow.journal import journal_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -393,6 +395,46 @@ def test_a_killed_run_goes_on_after_its_last_successful_step(place: Place) -> No
     assert (done.returncode, done.stdout) == (0, "")
     assert json.loads((place.folder / "result.json").read_text()) == RESULT
     assert [line.split("/")[-1] for line in place.ledger()] == ["first 1", "second 1", "second 2"]
+
+
+def test_a_run_that_is_resumed_an_hour_later_took_no_hour(place: Place) -> None:
+    run_id = place.interrupted()
+    clock = WallClock(place.folder, ahead_ms=HOUR_MS)
+    done = place.cli("resume", env=clock.env)
+    assert json.loads(done.stdout) == RESULT, done.stderr
+    assert re.search(r"completed after [0-9.]+ m?s$", done.stderr, re.MULTILINE), done.stderr
+
+    [run] = listed(place)
+    assert run["completed_at_ms"] - run["created_at_ms"] > HOUR_MS
+    assert 0 < run["paused_ms"] - HOUR_MS < 60_000, "from the kill to the resumption"
+    assert "1 h" not in place.cli("runs", "list").stdout
+    shown = place.cli("runs", "get", run_id).stdout
+    assert re.search(r"^took: +[0-9.]+ m?s$", shown, re.MULTILINE)
+    assert re.search(r"^paused: +1 h 0 min$", shown, re.MULTILINE)
+
+
+async def journaled(place: Place, run_id: str) -> set[str | None]:
+    """Return the kinds of entries in the journal of a run."""
+    store = await LocalRuns(place.folder / ".stepflow").read(run_id)
+    try:
+        return {entry.WhichOneof("kind") async for entry in journal_entries(store, run_id, 0)}
+    finally:
+        await store.close()
+
+
+def test_a_sleep_that_a_resumption_ends_took_the_whole_time(place: Place) -> None:
+    nap = "{id: nap, component: /builtin/sleep, input: {duration_ms: 3600000}}"
+    place.write("nap.yaml", f"name: nap\nsteps: [{nap}]\noutput: {{$step: nap}}\n")
+    with place.started("run", "--flow", "nap.yaml", "--input-json", "{}") as process:
+        assert process.stderr is not None
+        assert any("nap until" in line for line in process.stderr), "it does not sleep"
+        [run_id] = place.run_ids()
+        wait_until(lambda: "timer_set" in asyncio.run(journaled(place, run_id)), "the sleep is in the journal")
+        process.kill()
+    done = place.cli("resume", env=WallClock(place.folder, ahead_ms=HOUR_MS).env)
+    assert json.loads(done.stdout) == {"outcome": "success", "result": {"duration_ms": HOUR_MS}}, done.stderr
+    [step] = json.loads(place.cli("runs", "get", run_id, "--steps", "--json").stdout)["steps"]
+    assert HOUR_MS <= step["duration_ms"] < HOUR_MS + 60_000
 
 
 def test_several_unfinished_runs_are_listed_and_a_unique_prefix_is_enough(place: Place) -> None:

@@ -75,6 +75,40 @@ def test_runs_with_large_values_load_as_many_at_once_as_there_is_memory_for(monk
     run(main())
 
 
+def test_large_outputs_are_stored_in_turn_and_small_calls_of_the_same_server_pass_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with World.open() as world:
+            (host, _), *_ = world.hosts
+            host.output_turns.bytes_max = 5 * BIG
+            put, open_gate, storing = world.blobs.put, asyncio.Event(), 0
+
+            async def gated_put(content: bytes, *, scope: str = "shared", blob_type: str = "data") -> str:
+                nonlocal storing
+                if len(content) > BIG:
+                    storing += 1
+                    await open_gate.wait()
+                    storing -= 1
+                return await put(content, scope=scope, blob_type=blob_type)
+
+            monkeypatch.setattr(world.blobs, "put", gated_put)
+            large = [await world.submit(step("a", "/kit/big", 2 * BIG)) for _ in range(8)]
+            await wait_until_async(lambda: storing == 2 and host.output_turns.waiting == 6, "six wait for two")
+            assert (await world.ended(await world.submit(echo("b", 1)))).status == "completed"
+            await world.control.cancel(large.pop())
+            assert storing == 2
+
+            open_gate.set()
+            for run_id in large:
+                assert (await world.ended(run_id)).status == "completed"
+            await wait_until_async(
+                lambda: not host.output_turns.bytes_used and not host.value_budget.bytes_used, "all is given back"
+            )
+
+    run(main())
+
+
 def test_a_batch_loads_a_bounded_part_of_its_large_values_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepflow.run.values.WANTED_BYTES_MAX", 3 * BIG)
 

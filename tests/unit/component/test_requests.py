@@ -240,6 +240,52 @@ def test_a_queued_sync_call_that_was_cancelled_never_begins(server: Client) -> N
         server.execute("/wait_for_gate", {"name": f"g{index}"})
     queued = server.execute("/wait_for_gate", {"name": "never opened"})
     server.send(method="components/cancel", params={"id": queued})
-    server.call("/open_gate", {"name": "g0"})
-    replies = {reply["id"]: reply for reply in (server.receive(), server.receive())}
-    assert replies[queued]["error"]["data"]["error_code"] == "CANCELLED"
+    reply = server.receive()
+    assert reply["id"] == queued
+    assert reply["error"]["data"]["error_code"] == "CANCELLED"
+    behind = server.execute("/size", {"text": "abc"})
+    server.execute("/open_gate", {"name": "g0"})
+    assert behind in {server.receive()["id"] for _ in range(3)}
+
+
+def test_a_host_that_wants_it_is_told_which_calls_wait_for_a_thread_and_when_they_begin() -> None:
+    with Client(SERVERS / "behaviours.py") as server:
+        server.initialize(queue=True)
+        for index in range(4):
+            server.execute("/wait_for_gate", {"name": f"g{index}"})
+        waiting = [server.execute("/wait_for_gate", {"name": name}) for name in ("g0", "g4")]
+        notice = server.receive()
+        assert (notice["method"], notice["params"]) == ("components/queued", {"ids": waiting})
+
+        server.execute("/open_gate", {"name": "g0"})
+        begun: list[str] = []
+        while len(begun) < 2:
+            message = server.receive()
+            if message.get("method") == "components/begun":
+                begun += message["params"]["ids"]
+        assert begun == waiting
+
+
+def test_a_host_that_does_not_want_it_gets_no_notices_of_the_queue() -> None:
+    with Client(SERVERS / "behaviours.py") as server:
+        server.initialize(progress=True)
+        for index in range(4):
+            server.execute("/wait_for_gate", {"name": f"g{index}"})
+        waiting = server.execute("/size", {"text": "abc"})
+        server.execute("/open_gate", {"name": "g0"})
+        received = [server.receive() for _ in range(3)]
+        assert all("method" not in each for each in received)
+        assert waiting in {each["id"] for each in received}
+
+
+def test_a_cancelled_call_that_goes_on_leaves_its_thread_to_others() -> None:
+    with Client(SERVERS / "behaviours.py") as server:
+        server.initialize(queue=True)
+        stuck = [server.execute("/wait_for_gate", {"name": "never"}) for _ in range(4)]
+        behind = server.execute("/size", {"text": "abc"})
+        assert server.receive()["params"]["ids"][-1] == behind
+        for call in stuck:
+            server.send(method="components/cancel", params={"id": call})
+        while (message := server.receive()).get("id") != behind:
+            assert message.get("method") == "components/begun"
+        assert message["result"]["output"] == 3

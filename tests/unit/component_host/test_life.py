@@ -290,6 +290,43 @@ def test_the_clock_of_a_call_starts_when_its_backend_gets_it() -> None:
     run_async(main)
 
 
+def test_no_time_passes_while_a_call_waits_in_its_backend() -> None:
+    async def main() -> None:
+        async with scripted() as (host, backend, executor):
+            backend.on_execute = lambda call: call.note_queued() if call.request.step_id == "waiting" else None
+            waiting = executor.call("waiting", timeout_ms=SOON_MS, idle_timeout_ms=SOON_MS)
+            other = executor.call("other", timeout_ms=3 * SOON_MS)
+            assert error_of(await executor.result(other))[0] == "TIMEOUT"
+            assert [result.call_id for result in executor.results] == [other]
+
+            handed_over: Any = backend.executed[0]
+            before_ms = handed_over.started_at_ms
+            handed_over.note_begun()
+            assert len(host.deadlines) == 1
+            result = await executor.result(waiting)
+            assert error_of(result)[0] == "TIMEOUT"
+            assert result.started_at_ms >= before_ms + 3 * SOON_MS
+
+    run_async(main)
+
+
+def test_a_begin_that_is_told_late_or_twice_changes_nothing() -> None:
+    async def main() -> None:
+        async with scripted() as (_, backend, executor):
+            executor.call("a", timeout_ms=LATE_MS)
+            call: Any = backend.executed[0]
+            started_ns = call.started_ns
+            call.note_begun()
+            assert call.started_ns == started_ns
+            call.note_queued()
+            call.succeed(b"1")
+            call.note_begun()
+            call.note_queued()
+            assert call.clock is None
+
+    run_async(main)
+
+
 def test_the_idle_time_stands_still_while_a_call_back_of_the_component_is_open() -> None:
     async def main() -> None:
         async with scripted() as (_, backend, executor):

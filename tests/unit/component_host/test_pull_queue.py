@@ -12,6 +12,7 @@ from support.host_side import Call
 from component_host.backend import ComponentInfo
 from component_host.stepflow_bridge.pull import queue, timeouts
 from component_host.stepflow_bridge.pull.messages import encode_input
+from component_host.stepflow_bridge.pull.process import must_end
 from component_host.stepflow_bridge.pull.queue import TaskQueue
 from component_host.stepflow_bridge.pull.timeouts import QueueTimeouts
 from stepflow.errors import Code, Failure, Invalid
@@ -357,3 +358,57 @@ async def test_only_a_worker_that_is_to_end_sees_its_stream_end_well() -> None:
     kit.queue.fail_all(Failure(Code.UNREACHABLE, "stopped"))
     assert not started.outbox.broken
     assert again.outbox.ended
+
+
+@in_loop
+async def test_the_time_of_a_call_begins_when_it_is_sent_and_again_when_it_is_claimed() -> None:
+    kit = Kit()
+    call = kit.call()
+    assert call.queued
+    hand = kit.connect()
+    assert not call.queued
+    hand.claim(hand.take()[0])
+    assert call.queue_notes == [True, False, True, False]
+
+
+@in_loop
+async def test_a_worker_elsewhere_that_never_completes_aborted_tasks_gets_calls_again() -> None:
+    kit = Kit()
+    hand = kit.connect(concurrency=2)
+    calls = [kit.call(), kit.call()]
+    for task in hand.take():
+        hand.claim(task)
+    waiting = kit.call()
+    for call in calls:
+        kit.queue.abort_call(call)
+        call.fail(Failure(Code.CANCELLED, "cancelled"))
+    kit.later(9)
+    assert hand.take() == []
+    kit.later(2)
+    (task,) = hand.take()
+    assert hand.claim(task) is not None
+    assert not waiting.queued
+
+
+@in_loop
+async def test_a_worker_full_of_aborted_tasks_gets_no_more_and_ends_once_the_live_one_has_ended() -> None:
+    kit = Kit()
+    worker = (hand := kit.connect(concurrency=3, lends=True)).worker
+    live, *others = kit.call(), kit.call(), kit.call()
+    first, *_ = tasks = hand.take()
+    for task in tasks:
+        hand.claim(task)
+    for call in others:
+        kit.queue.abort_call(call)
+        call.fail(Failure(Code.CANCELLED, "cancelled"))
+    assert not must_end(worker, kit.now + 9, "kit")
+    assert worker.retired_at is None
+    assert not must_end(worker, kit.now + 11, "kit")
+    assert worker.room <= 0
+
+    kit.queue.complete_task(first.task_id)
+    live.succeed(b"1")
+    waiting = kit.call()
+    assert hand.take() == []
+    assert waiting.queued
+    assert must_end(worker, kit.now + 12, "kit")

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from component_host.supervision.process import ServerProcess
 
 
-class FakeProcess:
-    """Keeps the lines written to it."""
+class FakeStdin:
+    """A pipe with room."""
 
     outgoing_bytes = 0
 
+    async def wait_for_room(self) -> None:
+        pass
+
+
+class FakeProcess:
+    """Keeps the lines written to it."""
+
     def __init__(self) -> None:
+        self.stdin = FakeStdin()
         self.lines: list[Any] = []
 
     def write(self, line: bytes) -> None:

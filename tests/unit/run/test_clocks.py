@@ -1,4 +1,4 @@
-"""Owners with clocks that differ: no wait gets longer than it is, and no duration is the difference of two clocks."""
+"""Owners with clocks that differ: no wait gets longer than it is, and no call took the difference of two clocks."""
 
 from __future__ import annotations
 
@@ -140,3 +140,47 @@ def test_a_sleep_reports_how_long_it_took() -> None:
     world = waiting(NAP)
     world.run()
     assert [view.duration_ms for view in list_steps(world.state, world.entries())] == [WAIT_MS, 1]
+
+
+ONE_NAP = {"$literal": {"steps": [NAP], "output": {"result": ref("w")}}}
+SUB_RUNS = [
+    step("m", "/builtin/map", {"workflow": ONE_NAP, "items": [1]}),
+    step("m", "/builtin/iterate", {"flow": ONE_NAP, "initial_input": 1}),
+]
+
+
+@pytest.mark.parametrize("kind", [NAP, SIGNAL, *SUB_RUNS])
+@pytest.mark.parametrize("ahead_ms", [0, -HOUR_MS])
+def test_a_step_of_the_engine_reports_the_time_under_all_its_owners(kind: dict[str, object], ahead_ms: int) -> None:
+    world = World({"steps": [kind], "output": ref(str(kind["id"]))})
+    began_ms = world.now_ms
+    for _ in range(2):
+        world.now_ms += WAIT_MS // 3
+        world.crash()
+    world.now_ms += ahead_ms
+    world.crash()
+    world.run()
+
+    [shown, *_] = list_steps(world.state, world.entries())
+    assert (shown.status, shown.started_at_ms) == ("completed", began_ms)
+    assert shown.duration_ms == max(0, world.now_ms - began_ms), "never negative"
+
+
+def test_a_retried_step_of_the_engine_reports_its_last_attempt() -> None:
+    last = {"result": {"$step": "f"}}
+    failing = {"$literal": {"steps": [NAP, step("f", "/c/once", ref("w"))], "output": last}}
+    twice = {
+        **step("e", "/builtin/iterate", {"flow": failing, "initial_input": 1}),
+        "onError": {"action": "retry", "backoff": {"type": "constant", "delayMs": HOUR_MS}},
+    }
+    world = World({"steps": [twice], "output": ref("e")})
+    calls: list[object] = []
+
+    def once(value: object, _attempt: int) -> object:
+        calls.append(value)
+        return value if len(calls) > 1 else Failure(Code.COMPONENT_FAILED, "not yet")
+
+    world.components["once"] = once
+    assert not isinstance(world.run()[0], tuple)
+    [shown, *_] = list_steps(world.state, world.entries())
+    assert (shown.attempt, shown.duration_ms) == (2, WAIT_MS)

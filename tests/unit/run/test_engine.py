@@ -18,6 +18,7 @@ from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RETRY_AFTER_MS_MAX
 from stepflow.run.state import ADOPTIONS_FRUITLESS_MAX, ADOPTIONS_IN_A_ROW_MAX, POISON_WINDOW_MS
+from stepflow.run.views import list_steps
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -280,6 +281,30 @@ def test_cancel_stops_everything_and_gives_every_item_its_outcome():
     assert diamond.state.status == pb.RUN_STATUS_CANCELLED
     assert [code for code, _ in diamond.outcomes()] == ["CANCELLED", "CANCELLED"]
     assert diamond.flight == []
+
+
+def test_steps_that_the_end_of_a_run_cuts_off_are_listed_as_cancelled():
+    tree = {
+        "steps": [
+            step("flying", "/c/id", 1),
+            step("queued", "/c/id", 2),
+            step("asleep", "/builtin/sleep", {"duration_ms": 60_000}),
+            step("done", "/builtin/sleep", {"duration_ms": 0}),
+        ],
+        "output": [ref("flying"), ref("queued"), ref("asleep"), ref("done")],
+    }
+    world = World(tree, window=1)
+    world.turn()
+    before = {view.step_id: view.status for view in list_steps(world.state, world.entries())}
+    assert before == {"flying": "running", "queued": "running", "asleep": "running", "done": "completed"}
+
+    world.cancel()
+    for state in (world.state, world.replayed()):
+        after = {view.step_id: view for view in list_steps(state, world.entries())}
+        assert {view.status for view in after.values() if view.step_id != "done"} == {"cancelled"}
+        assert (len(after), after["done"].status) == (4, "completed")
+        assert {view.completed_at_ms for view in after.values()} == {world.now_ms}
+        assert after["flying"].outcome is None
 
 
 def test_a_cancel_that_comes_after_the_end_is_not_taken():

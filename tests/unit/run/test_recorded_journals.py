@@ -26,7 +26,16 @@ def test_a_recorded_journal_is_replayed_to_the_same_state_and_continued_to_the_s
     data = data_of(number)
     recording = Recording.read(data)
     for cut in data["cuts"]:
-        assert recording.cut(cut["upto"]) == cut
+        assert without_cut_off(recording.cut(cut["upto"])) == without_cut_off(cut)
+
+
+def without_cut_off(cut: dict[str, Any]) -> dict[str, Any]:
+    """Return a cut without the steps that the end of the run cut off: earlier trees listed them as running, or not."""
+    state = cut["state"]
+    if state["status"] is None:
+        return cut
+    steps = [step for step in state["steps"] if step["status"] in ("completed", "failed")]
+    return {**cut, "state": {**state, "steps": steps}}
 
 
 @pytest.mark.parametrize("number", range(len(FILES)), ids=NAMES)
