@@ -720,7 +720,7 @@ def test_changes_of_a_host_are_followed_in_a_restored_store_with_lower_revisions
             (host_link,) = links._links.values()
             host_link.modified = 10_000
             links._sessions_listed([item async for item in range_all(made.store, keys.HOST_SESSIONS)])
-            host.registration.drain()
+            host.registration.set_draining(True)
             await wait_until_async(lambda: host_link.peer.draining, "it is seen to drain")
 
     run(main())

@@ -42,7 +42,14 @@ def shown(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
 
 
 def as_known_then(found: Any, expected: Any) -> Any:
-    """Leave out the members that a later version has added to its answers."""
+    """Leave out what a later version has added to its answers: members, and more exact statuses.
+
+    A run that nobody drives is `queued`, and a step that the end of its run cut off `cancelled`: both were `running`.
+    """
+    if found == "queued" and expected == "running":
+        return expected
+    if isinstance(found, dict) and (found.get("status"), expected.get("status")) == ("cancelled", "running"):
+        return expected
     if isinstance(found, dict) and isinstance(expected, dict):
         return {name: as_known_then(found[name], expected[name]) for name in expected if name in found}
     if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
@@ -87,7 +94,7 @@ def test_a_folder_of_an_earlier_version_is_listed_shown_and_its_interrupted_runs
     place = Place.unpack(version, "embedded", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STEPFLOW_SERVER", raising=False)
-    assert shown(capsys, "runs", "list") == place.golden["list"]
+    assert as_known_then(shown(capsys, "runs", "list"), place.golden["list"]) == place.golden["list"]
     for run_id, expected in place.golden["runs"].items():
         found = shown(capsys, "runs", "get", run_id, "--steps")
         assert found["steps"]
@@ -124,13 +131,14 @@ def test_the_keys_of_an_earlier_mesh_are_read_alike_and_its_live_runs_end_alike(
         monkeypatch.setenv("STEPFLOW_SERVER", control.address)
 
         # 1. Before anything continues, the store says what it said.
-        assert shown(capsys, "runs", "list") == golden["list"]
+        assert as_known_then(shown(capsys, "runs", "list"), golden["list"]) == golden["list"]
         assert shown(capsys, "flows", "list") == golden["flows"]
         for run_id, expected in golden["runs"].items():
             assert as_known_then(shown(capsys, "runs", "get", run_id, "--steps"), expected) == expected
         for run_id, expected in golden["events"].items():
             main(["runs", "watch", run_id, "--json"])
-            assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected
+            events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+            assert as_known_then(events, expected) == expected
 
         async def continued() -> None:
             async with mesh.store() as store, Client(control.address) as client:
