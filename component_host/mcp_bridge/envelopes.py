@@ -43,9 +43,16 @@ def read_messages(text: bytes, default_id: int | str | None = None) -> list[mcp_
         answer = bad_answer(text, error.message)
         return [] if answer is None else [answer]
     try:
-        return [_validate(tree, by_name=False)]
+        return [_validate(_without_method(tree), by_name=False)]
     except ValidationError:
         return _repaired(tree, default_id)
+
+
+def _without_method(tree: Any) -> Any:
+    """Return an answer without the method that some servers repeat in it; any other tree as it is."""
+    if isinstance(tree, dict) and "method" in tree and ("result" in tree or "error" in tree):
+        return {name: member for name, member in tree.items() if name != "method"}
+    return tree
 
 
 def bad_answer(text: bytes, problem: str) -> mcp_types.JSONRPCError | None:
@@ -89,6 +96,7 @@ class _ErrorIn(msgspec.Struct):
 class _Answer(msgspec.Struct):
     jsonrpc: str = ""
     id: int | str | None = None
+    method: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     result: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     error: _ErrorIn | msgspec.UnsetType = msgspec.UNSET
 
@@ -102,7 +110,7 @@ def _is_sound(text: bytes, request_id: int | str) -> bool:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return False
     has_outcome = (answer.result is msgspec.UNSET) != (answer.error is msgspec.UNSET)
-    return answer.jsonrpc == "2.0" and answer.id == request_id and has_outcome
+    return answer.jsonrpc == "2.0" and answer.id == request_id and has_outcome and answer.method is msgspec.UNSET
 
 
 def _repaired(tree: Any, default_id: int | str | None) -> list[mcp_types.JSONRPCMessage]:
@@ -113,6 +121,7 @@ def _repaired(tree: Any, default_id: int | str | None) -> list[mcp_types.JSONRPC
 
 def _repair(tree: dict[str, Any], default_id: int | str | None) -> mcp_types.JSONRPCMessage | None:
     """Read one message as far as it can be read; None if it is no message."""
+    tree = _without_method(tree)
     if "jsonrpc" not in tree and not _MEMBERS.issuperset(tree):
         return None  # JSON of the server's code
 

@@ -77,7 +77,7 @@ class BadAnswerError(Exception):
 
 def outcome(kind: OfferKind, answer: dict[str, Any], form: ResultForm, call: ToolCall) -> bytes | Failure:
     """Return an answer's output as JSON text, or its failure."""
-    if kind == "tool" and answer.get("isError") in (True, "true"):
+    if kind == "tool" and answer.get("isError") not in (None, False, 0, "", "false"):
         return failure_of_result(answer, call.tool, call.arguments)
     try:
         tree = _output(kind, answer, form)

@@ -70,7 +70,7 @@ def _read_line(text: bytes) -> Line | None:
 
     # 1. A request or notification, or JSON of the server's code.
     request_id, method = as_id(plain(loose.id)), plain(loose.method)
-    if isinstance(method, str):
+    if isinstance(method, str) and loose.result is UNSET and loose.error is UNSET:
         return Line("2.0", request_id, method, loose.params)
     if request_id is None or (loose.result is UNSET and loose.error is UNSET and loose.jsonrpc is UNSET):
         return None

@@ -212,7 +212,10 @@ class ErrorIn(Struct):
 
 
 class Line(Struct):
-    """A reply (`id` and `result` or `error`), a request (`id` and `method`) or a notification (`method`)."""
+    """A reply (`id` and `result` or `error`), a request (`id` and `method`) or a notification (`method`).
+
+    A line with an outcome and a method is a reply: some servers repeat the method of the request.
+    """
 
     jsonrpc: str = ""
     id: int | str | None = None
@@ -220,6 +223,10 @@ class Line(Struct):
     params: Raw | UnsetType = UNSET
     result: Output | UnsetType = UNSET
     error: ErrorIn | UnsetType = UNSET
+
+    @property
+    def is_reply(self) -> bool:
+        return self.method is None or self.result is not UNSET or self.error is not UNSET
 
 
 class Capabilities(Struct, rename="camel"):

@@ -80,7 +80,7 @@ class HttpExchanges:
         try:
             async with aclosing(endpoint.exchange(body)) as messages:
                 async for line, instance in messages:
-                    if line.method is None:
+                    if line.is_reply:
                         await self._settle(number, line)
                         break
                     self._on_message(endpoint, number, line, instance)

@@ -160,7 +160,7 @@ class StepflowStdioServer:
         process, request_id = self._process, line.id
         assert process is not None
 
-        if line.method is not None:
+        if line.method is not None and not line.is_reply:
             if request_id is not None:
                 self._callbacks.serve_callback(process, request_id, line.method, line)
             elif line.params is UNSET:

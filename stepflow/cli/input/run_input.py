@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import sys
@@ -74,7 +75,7 @@ class InputLines:
         while line := file.readline(LINE_BYTES_MAX):
             number += 1
             location = f"{self._path} line {number}"
-            text = line.strip()
+            text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
             if not text:
                 raise Invalid("INPUT_INVALID", f"{location} is empty; each line is the JSON input of one item")
             yield compact(text, what=location)

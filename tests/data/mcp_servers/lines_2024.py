@@ -44,6 +44,7 @@ FORMS = {
     "cut off in a text": '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [{"type": "te',
     "cut off after a bracket": '{"jsonrpc": "2.0", "id": {id}, "result": {"content": [\n' + OTHER,
     # the outcome is told, in another form
+    "with a method": GOOD.replace('"id"', '"method": "tools/call", "id"'),
     "no version": GOOD.replace('"jsonrpc": "2.0", ', ""),
     "another version": GOOD.replace('"2.0"', "1"),
     "id is a text": GOOD.replace("{id}", '"{id}"'),

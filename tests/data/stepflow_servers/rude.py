@@ -105,6 +105,7 @@ def malformed():
         "another version": good.replace('"2.0"', "1"),
         "id is a text": good.replace("{id}", '"{id}"'),
         "id is a double": good.replace("{id}", "{id}.0"),
+        "with a method": good.replace('"id"', '"method": "components/execute", "id"'),
         "an empty error": '{"jsonrpc": "2.0", "id": {id}, "result": {"output": "fine"}, "error": null}',
         "a batch": '[{"jsonrpc": "2.0", "method": "x"}, ' + good + "]",
         "over several lines": good.replace("{", "{\n  ").replace("\n  id}", "id}").replace("}}", "\n}\n}"),

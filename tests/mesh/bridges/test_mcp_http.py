@@ -594,6 +594,7 @@ _IN_ANOTHER_FORM = {
     "another id": _FINE.replace("{id}", "987654"),
     "no id": _FINE.replace('"id": {id}, ', ""),
     "id is a text": _FINE.replace("{id}", '"{id}"'),
+    "with a method": _FINE.replace('"id"', '"method": "tools/call", "id"'),
     "no version": _FINE.replace('"jsonrpc": "2.0", ', ""),
     "an empty error": _FINE[:-1] + ', "error": null}',
     "a batch": '[{"jsonrpc": "2.0", "method": "notifications/x"}, ' + _FINE + "]",

@@ -598,6 +598,7 @@ def test_a_malformed_answer_fails_its_call_instead_of_hanging_it(form: str) -> N
     "form",
     [
         "no version",
+        "with a method",
         "another version",
         "id is a text",
         "id is a double",

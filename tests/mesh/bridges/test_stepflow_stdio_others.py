@@ -204,6 +204,7 @@ def test_a_malformed_reply_fails_the_call_instead_of_hanging_it(rude: Rude, kind
         "another version",
         "id is a text",
         "id is a double",
+        "with a method",
         "an empty error",
         "a batch",
         "over several lines",

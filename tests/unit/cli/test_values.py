@@ -108,6 +108,8 @@ def test_a_pipe_without_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_batch_is_a_batch(tmp_path: Path) -> None:
+    inputs = read_inputs(InputOptions(lines=file(tmp_path, "bom.jsonl", "\ufeff1\n2\n")), ANY_INPUT)
+    assert list(inputs.values) == [b"1", b"2"]
     inputs = read_inputs(InputOptions(lines=file(tmp_path, "a.jsonl", "")), ANY_INPUT)
     assert (list(inputs.values), inputs.batch) == ([], True)
 
