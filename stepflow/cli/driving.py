@@ -25,6 +25,7 @@ from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
+from stepflow.embedded.runs_folder import RunLost
 from stepflow.errors import Failure, NotFound, StepflowError
 from stepflow.journal import read_record
 
@@ -182,7 +183,7 @@ async def _discard_unless_submitted(job: Job) -> None:
             await read_record(store, job.run_id)
         finally:
             await store.close()
-    except NotFound:
+    except (NotFound, RunLost):
         job.local.discard(job.run_id)
         with contextlib.suppress(StepflowError):  # inputs that stay do no harm
             await job.local.blobs().delete_scope(job.run_id)

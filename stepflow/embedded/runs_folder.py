@@ -216,9 +216,13 @@ async def _with_run(local: LocalRuns, run_id: str, store: SqliteStore, *, comple
     return store
 
 
-def _without_run(local: LocalRuns, run_id: str) -> DataLoss:
+class RunLost(DataLoss):
+    """A database without its run: damaged, or of a process that was killed as the run began."""
+
+
+def _without_run(local: LocalRuns, run_id: str) -> RunLost:
     path = local.database(run_id)
-    return DataLoss(
+    return RunLost(
         "STORE_CORRUPT",
         f"{path} holds no run: its data is lost, or it was killed as it began. Restore a copy, or remove the rest "
         f"with `stepflow runs delete {run_id} --force`",
