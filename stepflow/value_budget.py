@@ -32,7 +32,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class ValueBudget:
-    """Bytes in use, and the queue of those that wait for more. All methods run on one event loop."""
+    """Bytes in use, and the queue of holders that wait for more. All methods run on one event loop."""
 
     def __init__(self, bytes_max: int = 0, *, changed: Callable[[], None] = lambda: None) -> None:
         """`bytes_max`: 0 for the default. `changed` is called when the number of waiting values changes."""
@@ -72,7 +72,7 @@ class ValueBudget:
         self.bytes_used += size
 
     def release(self, size: int) -> None:
-        """Free bytes, and admit those that wait."""
+        """Free bytes, and admit the holders that wait."""
         self.bytes_used -= size
         if self._queue:
             self._admit()

@@ -210,7 +210,7 @@ MESH = (
     Limit(
         "Results that a host holds",
         "component_host HELD_BYTES_MAX",
-        "The oldest are dropped, first those that wait for the blob store",
+        "The oldest are dropped, first results that wait for the blob store",
         "bytes",
     ),
     Limit("Time that a host holds a result", "component_host HELD_S_MAX", "The result is dropped", "s"),

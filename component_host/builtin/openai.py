@@ -61,7 +61,7 @@ class ChatInput(msgspec.Struct):
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     stream: bool | None = None
     api_key: str | None = None
-    base_url: msgspec.Raw | None = None
+    base_url: Any = None
 
 
 _input = msgspec.json.Decoder(ChatInput)

@@ -1,7 +1,7 @@
 """Notifications of a server, recognised before they are decoded.
 
 The SDK validates each notification and starts two tasks for it. Progress and announced changes are therefore thinned
-(`progress_gate`), and those that this client does not use, such as log messages, are skipped. Pure, without the SDK.
+(`progress_gate`), and notices that this client does not use, such as log messages, are skipped. Pure, without the SDK.
 """
 
 from __future__ import annotations

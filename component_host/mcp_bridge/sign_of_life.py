@@ -1,6 +1,6 @@
 """The search for a sign of life of a server process after a cancelled call.
 
-A tool that goes on after its cancel may block the server's event loop, and with it all calls, for ever.
+A tool that goes on after its cancel may block the server's event loop, and with it all calls, without end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SignOfLife:
         self._search: asyncio.Task[None] | None = None
 
     def begin(self, ask: Callable[[], Awaitable[object]], busy: Callable[[], bool]) -> None:
-        """Begin a search, unless one is under way or the server is no process of ours.
+        """Begin a search, unless one is under way or the host did not start the server.
 
         `ask` ends with any answer, an error included. `busy` returns True while a call from before the search may be
         what keeps the server busy.

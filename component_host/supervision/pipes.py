@@ -163,7 +163,7 @@ class StdinWriter:
                 self._unread_timer.cancel()
             self.full = False
             self._room.set()
-            self._loop.call_soon(self._on_room)  # behind those that wait for room already
+            self._loop.call_soon(self._on_room)  # behind the calls that wait for room already
 
     def _check_read(self) -> None:
         left_s = self._read_at_s + UNREAD_S_MAX - self._loop.time()

@@ -78,7 +78,7 @@ class Threads:
         return True
 
     def note_abandoned(self) -> None:
-        """Count a running call that nobody waits for any more, and replace the thread. `note_finished` follows."""
+        """Count a running call whose result is no longer wanted, and replace the thread. `note_finished` follows."""
         self._abandoned += 1
         self._start_thread_if_needed()
 

@@ -187,7 +187,7 @@ def _check_owner(folder: Path) -> None:
 
 
 def _find_damage(local: LocalRuns, run_id: str) -> None:
-    """Look for damage in the files of a run that nobody drives. Raises: DataLoss `STORE_CORRUPT`."""
+    """Look for damage in the files of a run that no process drives. Raises: DataLoss `STORE_CORRUPT`."""
     database = local.database(run_id)
     log = Path(f"{database}-wal")
     if local.is_driven(run_id):

@@ -155,6 +155,7 @@ def test_without_a_key_the_public_service_is_not_asked() -> None:
 def test_a_flow_cannot_send_the_operators_key_elsewhere() -> None:
     outcome, service = chat(http(200, completion("x")), {"base_url": "http://thief.example"})
     assert failed(outcome).code is Code.INVALID_INPUT
+    assert "`openai.baseUrl`" in failed(outcome).message
     assert service.heads == []
 
 
