@@ -61,6 +61,29 @@ class DirectoryBackend:
     async def delete_older(self, path: str, before_s: float) -> bool:
         return await self._bounded(partial(self._delete_older, self._root / path, before_s))
 
+    async def write_stream(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        draft = await self._bounded(partial(self._explained, _Draft, self._root / path))
+        try:
+            async for chunk in chunks:
+                await self._bounded(partial(self._explained, draft.write, chunk))
+            await self._bounded(partial(self._explained, draft.publish))
+            await self._bounded(partial(self._explained, _sync_folder, (self._root / path).parent))
+        except BaseException:
+            self._threads.submit(draft.discard)
+            raise
+
+    async def read_range(self, path: str, offset: int, length: int) -> bytes | None:
+        return await self._bounded(partial(self._explained, _read_range, self._root / path, offset, length))
+
+    async def delete(self, path: str) -> None:
+        await self._bounded(partial(self._explained, partial((self._root / path).unlink, missing_ok=True)))
+
+    def _explained(self, work: Callable[..., T], *arguments: object) -> T:
+        try:
+            return work(*arguments)
+        except OSError as error:
+            raise _explain_os(error, self._root) from None
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -129,19 +152,47 @@ class DirectoryBackend:
             raise _explain_os(error, self._root) from None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file durably and atomically: readers see the whole old or the whole new content."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+class _Draft:
+    """A file that replaces another one durably and atomically: readers see the whole old or the whole new content."""
+
+    def __init__(self, path: Path) -> None:
+        _make_folder(path.parent)
+        self._path = path
+        self._draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        handle = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file = open(handle, "wb", buffering=0)  # noqa: PTH123, SIM115  # opens the descriptor, whose mode is set
+
+    def write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def publish(self) -> None:
+        with self._file:
+            os.fsync(self._file.fileno())
+        self._draft.replace(self._path)
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+            self._draft.unlink(missing_ok=True)
+
+
+def _read_range(path: Path, offset: int, length: int) -> bytes | None:
     try:
-        with open(handle, "wb", buffering=0) as file:  # noqa: PTH123  # opens the descriptor, whose mode is set
-            view = memoryview(content)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(handle)
-        draft.replace(path)
+        with path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
+    except FileNotFoundError:
+        return None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = _Draft(path)
+    try:
+        draft.write(content)
+        draft.publish()
     except BaseException:
-        draft.unlink(missing_ok=True)
+        draft.discard()
         raise
 
 

@@ -1,0 +1,8 @@
+"""Ended runs outside the store: packed into segments, which are objects of the blob store.
+
+A packed run is the key-values that the store had of it. Readers of runs get them through `RunStore`, so that one code
+answers for live and for packed runs. The layout of an object: `docs/reference/segments.md`.
+
+- `format`: the layout of an object, and its decoding. Pure.
+- `builder`: from the key-values of runs to an object and its manifest. Pure.
+"""
