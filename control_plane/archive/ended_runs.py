@@ -19,7 +19,7 @@ from stepflow.telemetry import get_logger
 from stepflow.vital import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from stepflow.store import KeyValue, Store, StoreEvent
 
@@ -94,20 +94,25 @@ class EndedRuns:
             created.setdefault(run_id, (created_at_ms, item.create_revision))
         return created
 
-    def take(self, before_ms: int, limit: int) -> list[EndedRun]:
-        """Remove and return up to `limit` runs that ended at `before_ms` or earlier, the oldest first."""
+    def take(self, before_ms: int, limit: int, span_ms: int) -> list[EndedRun]:
+        """Remove and return up to `limit` runs that ended at `before_ms` or earlier, the oldest first.
+
+        `span_ms`: bound on the time between the first and the last of these ends.
+        """
         taken: list[EndedRun] = []
-        while len(taken) < limit and (oldest := self._oldest()) is not None and oldest.ended_at_ms <= before_ms:
+        while len(taken) < limit and (oldest := self._oldest()) is not None:
+            if oldest.ended_at_ms > (min(before_ms, taken[0].ended_at_ms + span_ms) if taken else before_ms):
+                break
             heapq.heappop(self._by_end)
             taken.append(self._ended.pop(oldest.run_id))
         return taken
 
-    def put_back(self, runs: Sequence[EndedRun]) -> None:
-        """Return runs that were taken, for a later try. They may have been packed in part."""
+    def put_back(self, runs: Iterable[EndedRun]) -> None:
+        """Return runs that were taken, for a later try."""
         if self._collecting:
             for run in runs:
                 if run.run_id not in self._ended:
-                    self._add(run._replace(listed=True))
+                    self._add(run)
 
     def oldest_ms(self) -> int | None:
         """Return the end of the run that ended first; None without a run."""

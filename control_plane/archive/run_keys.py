@@ -11,8 +11,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
+from google.protobuf.message import DecodeError
 
 from control_plane.views import TERMINAL
 from stepflow.errors import DataLoss, FailedPrecondition
@@ -30,6 +34,7 @@ from stepflow.store import (
     keys,
     modified_at,
 )
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -37,13 +42,15 @@ if TYPE_CHECKING:
     from control_plane.archive.ended_runs import EndedRun
     from stepflow.store import Compare, Op, Store
 
+log = get_logger(__name__)
+
 RUNS_PER_READ = 15
 """Runs read in one transaction, with eight operations each."""
 
 FIRST_KEYS = 8
 """Keys of each kind read with the run; further ones take reads of their own."""
 
-WHOLE_RUN_BYTES_MAX = 8 * 1024 * 1024
+WHOLE_RUN_BYTES_MAX = 1024 * 1024
 """A run above this size is packed page by page, so that memory holds a page of it."""
 
 SMALL_RUN_KEYS = 7
@@ -63,6 +70,9 @@ KINDS = (
     keys.status_of_run,
 )
 """Prefixes of a run besides its record, in the order of keys."""
+
+_BLOB = re.compile(rb"@[0-9a-f]{64}")
+"""The id of a blob in a message: a string of 64 digits, behind its length."""
 
 assert RUNS_PER_READ * (len(KINDS) + 3) <= TXN_OPS
 assert FIRST_KEYS > SMALL_RUN_KEYS
@@ -84,9 +94,15 @@ class RunKeys:
     """Key of the entry in the index by age; empty if there is none."""
     items: list[KeyValue] = field(default_factory=list)
     """The key-values without `by_age`, in order; if not `whole`, those of `status/` only."""
+    names: list[str] = field(default_factory=list)
+    """The keys of `items`, which stay when `release` drops those."""
     whole: bool = True
-    bytes: int = 0
-    """Size of the values in `items`."""
+
+    def release(self) -> None:
+        """Drop the values: only the deletion follows."""
+        self.items = []
+        if self.record is not None:
+            self.record = msgspec.structs.replace(self.record, value=b"")
 
 
 async def read_runs(store: Store, runs: Sequence[EndedRun]) -> list[RunKeys]:
@@ -124,8 +140,8 @@ async def _fill(store: Store, read: RunKeys, pages: Sequence[Page]) -> None:
     run_id = read.run.run_id
     statuses = [item async for item in _each(store, keys.status_of_run(run_id), read.revision, pages[-1])]
     read.ended = _has_ended(read, statuses)
+    read.items, read.names = statuses, [item.key for item in statuses]
     if not read.ended:
-        read.items = statuses
         return
 
     # 2. The others, in order, as far as they fit memory.
@@ -136,16 +152,20 @@ async def _fill(store: Store, read: RunKeys, pages: Sequence[Page]) -> None:
             items.append(item)
             size += len(item.value)
             if size > WHOLE_RUN_BYTES_MAX:
-                read.items, read.whole = statuses, False
+                read.whole = False
                 return
     if read.record is not None:
         items.append(read.record)
-        size += len(read.record.value)
-    read.items, read.bytes = items + statuses, size
+    read.items = items + statuses
+    read.names = [item.key for item in read.items]
 
 
 def _has_ended(read: RunKeys, statuses: Sequence[KeyValue]) -> bool:
-    terminal = all(state_pb2.PartitionStatus.FromString(item.value).status in TERMINAL for item in statuses)
+    try:
+        terminal = all(state_pb2.PartitionStatus.FromString(item.value).status in TERMINAL for item in statuses)
+    except DecodeError:
+        log.error("a run stays in the store: its status cannot be read", run_id=read.run.run_id)
+        return False
     read.partitions = max(1, len(statuses))
     if read.record is not None:
         try:
@@ -166,19 +186,41 @@ async def _each(store: Store, prefix: str, revision: int, page: Page) -> AsyncIt
 
 
 async def pages_of(store: Store, read: RunKeys) -> AsyncIterator[list[KeyValue]]:
-    """Yield all key-values of a large run in the order of keys, in pages. Raises: StepflowError."""
+    """Yield all key-values of a large run in the order of keys, in pages. Raises: StepflowError.
+
+    Each page is of its own moment: the read may take longer than the store keeps history. What a client deletes
+    meanwhile is missing, as it would be in the store.
+    """
     run_id = read.run.run_id
     for prefix in KINDS:
         if prefix is keys.status_of_run and read.record is not None:
             yield [read.record]
         after = ""
         while True:
-            page = await store.range(prefix(run_id), after=after, revision=read.revision)
+            page = await store.range(prefix(run_id), after=after)
             if page.items:
                 yield page.items
             if not page.more:
                 break
             after = page.items[-1].key
+
+
+def has_blobs(read: RunKeys) -> bool:
+    """Return True if the key-values of a run may name a blob of the run; also True for a run that is not whole."""
+    if not read.whole:
+        return True
+    for item in read.items:
+        if item.key.startswith(keys.RUNS):
+            continue  # its hashes look like blobs
+        if _BLOB.search(item.value):
+            return True
+    if read.record is None:
+        return False
+    try:
+        record = state_pb2.RunRecord.FromString(read.record.value)
+    except DecodeError:
+        return True
+    return bool(record.partition_inputs) or any(payload.blob for payload in record.inputs)
 
 
 async def delete_runs(store: Store, fence: Compare, runs: Sequence[RunKeys]) -> None:
@@ -212,7 +254,7 @@ def _is_small(read: RunKeys) -> bool:
 def _deletes(read: RunKeys) -> list[Op]:
     """Return the deletions of all keys of a small run."""
     assert read.record is not None
-    singles = [item.key for item in read.items]
+    singles = list(read.names)
     if read.by_age:
         singles.append(read.by_age)
     if len(singles) <= SMALL_RUN_KEYS:
@@ -222,7 +264,7 @@ def _deletes(read: RunKeys) -> list[Op]:
     if read.by_age:
         ops.append(Delete(read.by_age))
     run_id = read.run.run_id
-    present_kinds = {item.key.partition("/")[0] for item in read.items}
+    present_kinds = {name.partition("/")[0] for name in read.names}
     ops += [DeletePrefix(prefix) for kind in KINDS if (prefix := kind(run_id)).partition("/")[0] in present_kinds]
     return ops
 
@@ -256,7 +298,7 @@ async def delete_large(store: Store, fence: Compare, read: RunKeys) -> None:
 
     # 2. The bulk, by partition; while no run is admitted under the id.
     gone = (fence, absent(record_key))
-    partitions = [keys.parse_status(item.key)[1] for item in read.items if item.key.startswith(keys.STATUS)]
+    partitions = [keys.parse_status(name)[1] for name in read.names if name.startswith(keys.STATUS)]
     steps: list[tuple[Op, ...]] = [
         tuple(DeletePrefix(keys.journal_of_partition(run_id, partition)) for partition in partitions[start : start + 8])
         for start in range(0, len(partitions), 8)
@@ -278,4 +320,4 @@ async def check_leading(store: Store, fence: Compare) -> None:
         raise FailedPrecondition("NOT_LEADING", "another control plane leads now")
 
 
-__all__ = ["RunKeys", "check_leading", "delete_large", "delete_runs", "pages_of", "read_runs"]
+__all__ = ["RunKeys", "check_leading", "delete_large", "delete_runs", "has_blobs", "pages_of", "read_runs"]
