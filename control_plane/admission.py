@@ -34,7 +34,7 @@ from stepflow.store import Compare, Get, KeyValue, Op, Put, Txn, absent, keys, m
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
-    from control_plane.archive.run_store import RunStore
+    from control_plane.archive.packed_runs import PackedRuns
     from control_plane.cluster import Cluster
     from control_plane.flow_store import FlowStore
     from control_plane.inputs import RunInputs
@@ -82,7 +82,7 @@ class Admission:
     def __init__(
         self,
         flows: FlowStore,
-        runs: RunStore,
+        packed: PackedRuns,
         blobs: BlobStore,
         cluster: Cluster,
         grouping: Grouping,
@@ -91,7 +91,7 @@ class Admission:
     ) -> None:
         """`retry`: default of requests without a retry policy. `on_admitted`: called after each admission."""
         self._flows = flows
-        self._runs = runs
+        self._packed = packed
         self._blobs = blobs
         self._cluster = cluster
         self._grouping = grouping
@@ -156,7 +156,7 @@ class Admission:
         Raises: AlreadyExists, Overloaded.
         """
         # 1. Find the id in a segment.
-        segments, existing = await self._runs.packed_record(run_id)
+        segments, existing = await self._packed.record(run_id)
         if existing is not None:
             return _is_admitted(run_id, existing, record)
 
@@ -182,7 +182,7 @@ class Admission:
         found, newer = result.responses
         if isinstance(found, KeyValue):
             return _is_admitted(run_id, found, record)
-        if not await self._runs.note_version(segments, newer.mod_revision if isinstance(newer, KeyValue) else 0):
+        if not await self._packed.note_version(segments, newer.mod_revision if isinstance(newer, KeyValue) else 0):
             await self._flows.put(flow)
         return False
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.admission import Admission
+from control_plane.archive.packed_runs import PackedRuns
 from control_plane.archive.reader import Archive
 from control_plane.archive.run_store import RunStore
 from control_plane.cancel import Canceller
@@ -71,7 +72,8 @@ class ControlPlane:
         self._archive = Archive(store, blobs)
         self.run_store = RunStore(store, self._archive)
         """The store for readers of runs: it answers for packed runs, too."""
-        self.run_list = RunList(store, self.run_store)
+        packed = PackedRuns(store, self.run_store)
+        self.run_list = RunList(store, self.run_store, packed)
         """Pages of runs."""
         self.listing = Listing(self.run_store, blobs)
         """Pages of items and steps."""
@@ -80,7 +82,7 @@ class ControlPlane:
         self._waits = Waits(self.run_store, self._grouping, self._leader.look)
         self._flows = FlowStore(store)
         self.admission = Admission(
-            self._flows, self.run_store, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
+            self._flows, packed, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
         )
         """Submissions, and the inputs of large batches."""
         self._canceller = Canceller(self.run_store, self._waits.view, partial(unreadable_partitions, self.cluster))

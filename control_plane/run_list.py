@@ -22,6 +22,7 @@ from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, modified_at, p
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from control_plane.archive.packed_runs import PackedRuns
     from control_plane.archive.run_store import RunStore
     from control_plane.views import RunView
     from stepflow.mesh.v1 import segments_pb2
@@ -85,10 +86,11 @@ class _Found:
 class RunList:
     """Reads pages of runs from the store and from segments."""
 
-    def __init__(self, store: Store, runs: RunStore) -> None:
-        """`runs`: over the same store."""
+    def __init__(self, store: Store, runs: RunStore, packed: PackedRuns) -> None:
+        """`runs`, `packed`: over the same store."""
         self._store = store
         self._runs = runs
+        self._packed = packed
         self._window_ms = WINDOW_MS_MIN
         """Age of the runs that a page probably needs, from its position on."""
 
@@ -137,7 +139,7 @@ class RunList:
         """Return the next runs behind a position, newest first, and True if there are more."""
         # The store first: what is packed before this read is then found in the segments, and what is in both is live.
         live, more = await self._live_behind(position, limit)
-        packed = [_packed(listed) for listed in await self._runs.packed_behind(position, limit + 1)]
+        packed = [_packed(listed) for listed in await self._packed.behind(position, limit + 1)]
         if not packed:
             return live, more
 
@@ -178,7 +180,7 @@ class RunList:
     async def _read_index(self, read: Range) -> Page | None:
         """Read a range of the index; None if it is incomplete. The known segments are then as new as the range."""
         while True:
-            known = self._runs.segments_version
+            known = self._packed.version
             compares = (present(keys.BY_AGE_COMPLETE), modified_at(keys.segments_head(), known))
             orelse = (Get(keys.BY_AGE_COMPLETE), Get(keys.segments_head()))
             result = await self._store.txn(Txn(compares, (read,), orelse))
@@ -188,7 +190,7 @@ class RunList:
                 return page
 
             complete, head = result.responses
-            await self._runs.note_version(known, head.mod_revision if isinstance(head, KeyValue) else 0)
+            await self._packed.note_version(known, head.mod_revision if isinstance(head, KeyValue) else 0)
             if complete is None:
                 return None
 

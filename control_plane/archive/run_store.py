@@ -26,7 +26,6 @@ from stepflow.store import (
     Txn,
     TxnResult,
     keys,
-    modified_at,
     present,
 )
 
@@ -34,11 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from control_plane.archive.reader import Archive, ReadOp
-    from stepflow.mesh.v1 import segments_pb2 as pb
     from stepflow.store import Response, Store, StoreWatch
-
-GETS_PER_TXN = 100
-"""Tombstones read at once."""
 
 
 class RunStore:
@@ -66,7 +61,7 @@ class RunStore:
         try:
             page = await self._store.range(prefix, after=after, limit=limit, revision=revision)
         except StoreCompacted:  # later pages of a run that was packed meanwhile
-            (packed,) = await self._packed(run_id, (Range(prefix, limit, after),)) or (None,)
+            (packed,) = await self.read_packed(run_id, (Range(prefix, limit, after),)) or (None,)
             if isinstance(packed, Page):
                 return packed
             raise
@@ -74,7 +69,7 @@ class RunStore:
             return page
 
         # 2. It is complete if the record is there after it: a packer deletes the record first.
-        (packed,) = await self._packed(run_id, (Range(prefix, limit, after),)) or (None,)
+        (packed,) = await self.read_packed(run_id, (Range(prefix, limit, after),)) or (None,)
         return packed if isinstance(packed, Page) else page
 
     async def txn(self, txn: Txn) -> TxnResult:
@@ -85,70 +80,12 @@ class RunStore:
             return await self._store.txn(txn)
         return await self._read(run_id, ops)
 
-    @property
-    def segments_version(self) -> int:
-        """The version of the known set of segments; `note_version` makes it newer."""
-        return self.archive.manifests.head
-
-    async def packed_behind(self, position: tuple[int, str] | None, limit: int) -> list[pb.ListedRun]:
-        """Return the next packed runs behind a position in lists, newest first, without deleted ones.
-
-        As of `segments_version`, or later. Raises: as `Archive.read`.
-        """
-        manifests = self.archive.manifests
-        found: list[pb.ListedRun] = []
-        while True:
-            head, wanted = manifests.head, limit - len(found)
-            some = await self.archive.entries_behind(position, wanted)
-            deleted = await self._deleted_of(some, head)
-            if deleted is None:
-                await manifests.refresh()
-                continue
-
-            found += [listed for listed in some if listed.run_id not in deleted]
-            if len(found) == limit or len(some) < wanted:
-                return found
-            position = some[-1].created_at_ms, some[-1].run_id
-
-    async def _deleted_of(self, found: Sequence[pb.ListedRun], head: int) -> set[str] | None:
-        """Return the runs with tombstones; None if `head` is no longer the version of the set of segments.
-
-        A tombstone goes with a new version, so both are read at one moment.
-        """
-        deleted: set[str] = set()
-        for start in range(0, len(found), GETS_PER_TXN):
-            some = [listed.run_id for listed in found[start : start + GETS_PER_TXN]]
-            compares = (modified_at(keys.segments_head(), head),)
-            result = await self._store.txn(Txn(compares, tuple(Get(keys.deleted(run_id)) for run_id in some)))
-            if not result.succeeded:
-                return None
-            found_there = zip(some, result.responses, strict=True)
-            deleted |= {run_id for run_id, tombstone in found_there if tombstone is not None}
-        return deleted
-
-    async def packed_record(self, run_id: str) -> tuple[int, KeyValue | None]:
-        """Return the version of the set of segments, and the record of a run that was in a segment then."""
-        manifests = self.archive.manifests
-        await manifests.catch_up(0)
-        head = manifests.head
-        if not manifests.candidates(run_id):
-            return head, None
-        (found,) = await self._packed(run_id, (Get(keys.run(run_id)),)) or (None,)
-        assert found is None or isinstance(found, KeyValue)
-        return head, found
-
-    async def note_version(self, known: int, current: int) -> bool:
-        """Catch up with the set of segments, whose version was `known` and is `current`; return False if it is both."""
-        if current < known:  # another store is in the place of the first
-            self.archive.manifests.discard()
-        await self.archive.manifests.catch_up(current)
-        return current != known
-
     async def is_packed(self, run_id: str) -> bool:
         """Return True if the store does not have a run, and a segment has it."""
-        return await self._packed(run_id, ()) is not None
+        return await self.read_packed(run_id, ()) is not None
 
-    async def _packed(self, run_id: str, ops: Sequence[ReadOp]) -> tuple[Response, ...] | None:
+    async def read_packed(self, run_id: str, ops: Sequence[ReadOp]) -> tuple[Response, ...] | None:
+        """Read keys of a run as `Archive.read`; None also while the store has the run, and for a deleted one."""
         result = await self._store.txn(Txn((present(keys.run(run_id)),), (), _version_of(run_id)))
         return None if result.succeeded else await self._from_archive(run_id, ops, result.responses)
 

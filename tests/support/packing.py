@@ -1,8 +1,9 @@
-"""Packing for tests: ended runs put into a store, packed into segments, and everything that readers answer about them."""
+"""Packing for tests: puts ended runs into a store, packs them into segments, and asks all readers about them."""
 
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -120,11 +121,7 @@ async def store_run(
 
 async def keys_of_run(store: Store, run_id: str) -> list[KeyValue]:
     """Return the key-values that a segment has of a run."""
-    found = []
-    for prefix in RUN_PREFIXES:
-        async for item in range_all(store, prefix + run_id):
-            found.append(item)
-    return found
+    return [item for prefix in RUN_PREFIXES async for item in range_all(store, prefix + run_id)]
 
 
 async def write_segment(store: Store, blobs: BlobStore, segment_id: str, runs: dict[str, list[KeyValue]]) -> None:
@@ -187,12 +184,11 @@ async def answers(control: ControlPlane, blobs: BlobStore, run_id: str) -> dict[
         "cancel": await control.cancel(run_id),
     }
     for size in (1, 3, 1000):
-        found[f"items by {size}"] = await _pages(lambda token, size=size: control.listing.items(run_id, size, token))
+        found[f"items by {size}"] = await _pages(partial(control.listing.items, run_id, size))
     for size in (2, 1000):
         for with_results in (False, True):
-            found[f"steps by {size}, {with_results}"] = await _pages(
-                lambda token, size=size, full=with_results: control.listing.steps(run_id, size, token, with_results=full)
-            )
+            steps = partial(control.listing.steps, run_id, size, with_results=with_results)
+            found[f"steps by {size}, {with_results}"] = await _pages(steps)
     found["events"] = await _events(control, blobs, run_id)
 
     # What an ended run refuses.
@@ -213,7 +209,7 @@ async def _events(control: ControlPlane, blobs: BlobStore, run_id: str) -> dict[
         for with_results in (True, False):
             batches = await _followed(events, run_id, {}, with_results=with_results)
             found[f"all, {with_results}"] = batches
-            positions += [{at[0]: at[1]} for at in (batch.position for batch in batches) if at is not None][::3]
+            positions += [{at[0]: at[1]} for at in (batch.position for batch in batches) if at is not None][::5]
         for after in positions:
             found[f"after {after}"] = await _followed(events, run_id, after, with_results=True)
         return found
@@ -258,14 +254,10 @@ FILTERS = (
 async def listings(control: ControlPlane) -> dict[str, Any]:
     """Return all pages of runs, in several sizes, with several filters."""
     return {
-        f"{wanted} by {size}": await _pages(
-            lambda token, size=size, wanted=wanted: control.run_list.page(wanted, size, token)
-        )
+        f"{wanted} by {size}": await _pages(partial(control.run_list.page, wanted, size))
         for wanted in FILTERS
         for size in (1, 2, 1000)
     }
-
-
 
 
 __all__ = [

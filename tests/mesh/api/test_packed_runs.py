@@ -1,4 +1,4 @@
-"""Every reader's answer for a run is the same before and after the run is packed, and after its segment is rewritten."""
+"""Every reader's answer for a run is the same before and after packing, and after the segment is rewritten."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support.corpus import CORPUS, SIGNALS
 from support.packing import CREATED_AT_MS, answers, listings, pack, publish, run_world, store_run, write_segment
 
@@ -22,7 +20,6 @@ from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     from support.etcd import EtcdServer
     from support.packing import RunWorld
@@ -122,7 +119,9 @@ def test_readers_answer_alike_before_and_after_packing(packed: Any) -> None:
         run_ids = []
         for number, each in enumerate(ended_runs({}, cancelled="sleep")):
             each.tree["name"] = "named" if number % 3 == 0 else "other"
-            run_ids.append(await store_run(world.store, world.blobs, each, [1, 2] * number, CREATED_AT_MS + number // 2))
+            run_ids.append(
+                await store_run(world.store, world.blobs, each, [1, 2] * number, CREATED_AT_MS + number // 2)
+            )
         await check_unchanged(world, run_ids)
 
     packed(scenario)

@@ -95,7 +95,8 @@ def test_a_segment_has_exactly_the_key_values_that_were_packed(runs: dict[str, l
 
     assert manifest.bytes == len(content)
     assert (manifest.runs, manifest.first_run_id, manifest.last_run_id) == (len(runs), min(runs), max(runs))
-    prints = [manifest.fingerprints[at : at + FINGERPRINT_BYTES] for at in range(0, 4 * len(runs), FINGERPRINT_BYTES)]
+    marks = bytes(manifest.fingerprints)
+    prints = [marks[at : at + FINGERPRINT_BYTES] for at in range(0, 4 * len(runs), FINGERPRINT_BYTES)]
     assert prints == sorted(map(fingerprint, runs))
 
 
