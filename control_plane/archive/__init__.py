@@ -5,4 +5,8 @@ answers for live and for packed runs. The layout of an object: `docs/reference/s
 
 - `format`: the layout of an object, and its decoding. Pure.
 - `builder`: from the key-values of runs to an object and its manifest. Pure.
+- `manifests`: the known set of segments.
+- `reader`: `Archive`, which finds packed runs and reads them.
+- `packed_runs`: packed runs for lists and admissions.
+- `run_store`: `RunStore`, the store as readers of runs see it.
 """

@@ -212,7 +212,8 @@ def check_format(version: int) -> None:
     if version > FORMAT:
         raise FailedPrecondition(
             "SEGMENT_UNKNOWN",
-            f"a segment has format {version}; this control plane reads formats up to {FORMAT}: use a later version of it",
+            f"a segment of ended runs has format {version}, from a later version of the control plane; this one reads "
+            f"up to {FORMAT}: update it",
         )
 
 
