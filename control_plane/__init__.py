@@ -18,6 +18,7 @@ Requests:
 - `obstacles`: why no run can begin.
 
 Reads:
+- `archive/`: runs in segments, outside the store, and the store as readers of runs see it.
 - `run_list`: pages of runs.
 - `listing`: pages of items and steps.
 - `replays`: partitions replayed off the event loop, for these pages.

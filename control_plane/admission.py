@@ -1,6 +1,7 @@
 """Admission: turns a submission into a run record, and in the same transaction places the run if possible.
 
 - A run id is admitted at most once: a repeated request succeeds, a different request under the id is refused.
+- A run in a segment keeps its id taken: each admission compares the version of the set of segments that was searched.
 - A run is placed with its admission only if no run waits and an executor has room. Otherwise the run waits under
   `pending/`.
 - The request is hashed before defaults are applied, so a resubmission still matches after the defaults change.
@@ -28,11 +29,12 @@ from stepflow.journal import partition_count
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import backoff_to_proto
 from stepflow.run.state import ENGINE_VERSION
-from stepflow.store import Compare, Get, KeyValue, Op, Put, Txn, absent, keys, present
+from stepflow.store import Compare, Get, KeyValue, Op, Put, Txn, absent, keys, modified_at, present
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
+    from control_plane.archive.packed_runs import PackedRuns
     from control_plane.cluster import Cluster
     from control_plane.flow_store import FlowStore
     from control_plane.inputs import RunInputs
@@ -80,6 +82,7 @@ class Admission:
     def __init__(
         self,
         flows: FlowStore,
+        packed: PackedRuns,
         blobs: BlobStore,
         cluster: Cluster,
         grouping: Grouping,
@@ -88,6 +91,7 @@ class Admission:
     ) -> None:
         """`retry`: default of requests without a retry policy. `on_admitted`: called after each admission."""
         self._flows = flows
+        self._packed = packed
         self._blobs = blobs
         self._cluster = cluster
         self._grouping = grouping
@@ -151,9 +155,14 @@ class Admission:
 
         Raises: AlreadyExists, Overloaded.
         """
-        # 1. Place the run with its record, or let it wait.
-        key = keys.run(run_id)
-        compares: list[Compare] = [absent(key), present(keys.flow(record.flow_id))]
+        # 1. Find the id in a segment.
+        segments, existing = await self._packed.record(run_id)
+        if existing is not None:
+            return _is_admitted(run_id, existing, record)
+
+        # 2. Place the run with its record, or let it wait.
+        key, head = keys.run(run_id), keys.segments_head()
+        compares: list[Compare] = [absent(key), modified_at(head, segments), present(keys.flow(record.flow_id))]
         writes: list[Op] = [Put(key, record.SerializeToString()), entry(run_id, record)]
         executor = self._room_for(record) if partition_count(record) == 1 else None
         if executor is not None:
@@ -163,20 +172,19 @@ class Admission:
         else:
             writes.append(Put(keys.pending(run_id), b""))
 
-        # 2. Write, unless the id is taken, the flow is gone or the executor's session has ended.
+        # 3. Write, unless the id is taken, runs were packed, the flow is gone or the executor's session has ended.
         with self._cluster.planning(executor):
-            result = await self._grouping.txn(Txn(tuple(compares), tuple(writes), (Get(key),)))
+            result = await self._grouping.txn(Txn(tuple(compares), tuple(writes), (Get(key), Get(head))))
         if result.succeeded:
             return True
 
-        # 3. Find out which of them. The flow is known here and may be gone from the store, if that was wiped.
-        existing = result.responses[0]
-        if not isinstance(existing, KeyValue):
+        # 4. Find out which of them. The flow is known here and may be gone from the store, if that was wiped.
+        found, newer = result.responses
+        if isinstance(found, KeyValue):
+            return _is_admitted(run_id, found, record)
+        if not await self._packed.note_version(segments, newer.mod_revision if isinstance(newer, KeyValue) else 0):
             await self._flows.put(flow)
-            return False
-        if state_pb2.RunRecord.FromString(existing.value).request_hash == record.request_hash:
-            return True
-        raise AlreadyExists("RUN_EXISTS", f"run {run_id} exists, with a different request", run_id=run_id)
+        return False
 
     def _room_for(self, record: state_pb2.RunRecord) -> str | None:
         """Choose an executor for a new run; None while other runs wait. Raises: Overloaded."""
@@ -220,6 +228,13 @@ class Admission:
         # 4. The inputs.
         await inputs.store(record)
         return record
+
+
+def _is_admitted(run_id: str, existing: KeyValue, record: state_pb2.RunRecord) -> bool:
+    """Return True for the same request. Raises: AlreadyExists."""
+    if state_pb2.RunRecord.FromString(existing.value).request_hash == record.request_hash:
+        return True
+    raise AlreadyExists("RUN_EXISTS", f"run {run_id} exists, with a different request", run_id=run_id)
 
 
 def check_request(flow: Flow, request: RunRequest) -> None:

@@ -1,6 +1,7 @@
 """Pages of runs, for clients, newest first.
 
-- A page reads one range of the index by age (`run_index`) and the statuses of these runs, however many runs there are.
+- A page reads one range of the index by age (`run_index`) and the statuses of these runs, however many runs there are;
+  and the list blocks of segments that have packed runs of that time (`archive`), which hold all that a list shows.
 - An entry that changes between two pages may be missing from both, and is never in both.
 - A page of runs that a filter leaves out, or of large batches, ends early: it may be empty, with a token.
 """
@@ -11,16 +12,20 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from control_plane.archive.format import list_order
 from control_plane.paging import read_token, write_token
-from control_plane.views import run_view
+from control_plane.views import run_view, view_of
 from stepflow.errors import DataLoss
 from stepflow.journal import parse_record, partition_count
 from stepflow.mesh.v1 import state_pb2
-from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, present, range_all
+from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, modified_at, present, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from control_plane.archive.packed_runs import PackedRuns
+    from control_plane.archive.run_store import RunStore
     from control_plane.views import RunView
+    from stepflow.mesh.v1 import segments_pb2
     from stepflow.store import Store
 
 RUNS_READ_MAX = 1_000
@@ -64,6 +69,8 @@ class _Found:
     """At least the members that a list shows; None until read."""
     partitions: list[state_pb2.PartitionStatus] = field(default_factory=list)
     """Statuses of the placed partitions."""
+    packed: segments_pb2.ListedRun | None = None
+    """Set for a run in a segment; then `partitions` is empty."""
 
     @property
     def position(self) -> tuple[int, str]:
@@ -77,10 +84,13 @@ class _Found:
 
 
 class RunList:
-    """Reads pages of runs from the store."""
+    """Reads pages of runs from the store and from segments."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, runs: RunStore, packed: PackedRuns) -> None:
+        """`runs`, `packed`: over the same store."""
         self._store = store
+        self._runs = runs
+        self._packed = packed
         self._window_ms = WINDOW_MS_MIN
         """Age of the runs that a page probably needs, from its position on."""
 
@@ -127,6 +137,19 @@ class RunList:
 
     async def _runs_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
         """Return the next runs behind a position, newest first, and True if there are more."""
+        # The store first: what is packed before this read is then found in the segments, and what is in both is live.
+        live, more = await self._live_behind(position, limit)
+        packed = [_packed(listed) for listed in await self._packed.behind(position, limit + 1)]
+        if not packed:
+            return live, more
+
+        known = {each.run_id for each in live}
+        found = live + [each for each in packed if each.run_id not in known]
+        found.sort(key=lambda each: list_order(each.created_at_ms, each.run_id))
+        return found[:limit], more or len(found) > limit
+
+    async def _live_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
+        """Return the next runs of the store."""
         after = "" if position is None else keys.by_age(position[1], position[0])
         since_ms = time.time_ns() // 1_000_000 if position is None else position[0]
         found: list[_Found] = []
@@ -136,13 +159,9 @@ class RunList:
         while len(found) <= limit:
             oldest_ms = since_ms - window_ms
             before = keys.by_age_bound(oldest_ms) if oldest_ms > 0 else ""
-            read = Range(keys.BY_AGE, limit + 1 - len(found), after, before)
-            result = await self._store.txn(Txn((present(keys.BY_AGE_COMPLETE),), (read,)))
-            if not result.succeeded:
+            page = await self._read_index(Range(keys.BY_AGE, limit + 1 - len(found), after, before))
+            if page is None:
                 return await self._scanned_behind(position, limit)
-
-            (page,) = result.responses
-            assert isinstance(page, Page)
             for item in page.items:
                 created_at_ms, run_id = keys.parse_by_age(item.key)
                 record = state_pb2.RunRecord.FromString(item.value) if item.value else None
@@ -157,6 +176,23 @@ class RunList:
         span_ms = max(0, since_ms - found[-1].created_at_ms)
         self._window_ms = min(max(WINDOW_MS_MIN, 2 * span_ms), WINDOW_MS_MAX)
         return found[:limit], True
+
+    async def _read_index(self, read: Range) -> Page | None:
+        """Read a range of the index; None if it is incomplete. The known segments are then as new as the range."""
+        while True:
+            known = self._packed.version
+            compares = (present(keys.BY_AGE_COMPLETE), modified_at(keys.segments_head(), known))
+            orelse = (Get(keys.BY_AGE_COMPLETE), Get(keys.segments_head()))
+            result = await self._store.txn(Txn(compares, (read,), orelse))
+            if result.succeeded:
+                (page,) = result.responses
+                assert isinstance(page, Page)
+                return page
+
+            complete, head = result.responses
+            await self._packed.note_version(known, head.mod_revision if isinstance(head, KeyValue) else 0)
+            if complete is None:
+                return None
 
     async def _scanned_behind(self, position: tuple[int, str] | None, limit: int) -> tuple[list[_Found], bool]:
         """Return the same from the statuses of all runs, while the index is incomplete."""
@@ -180,26 +216,30 @@ class RunList:
     async def _views(self, found: list[_Found]) -> dict[str, RunView]:
         """Read the statuses of runs; return the views of the runs that still exist."""
         # 1. Statuses.
-        single = {keys.status(each.run_id, 0): each for each in found if each.partition_count == 1}
+        live = [each for each in found if each.packed is None]
+        single = {keys.status(each.run_id, 0): each for each in live if each.partition_count == 1}
         for key, item in (await self._get_all(list(single))).items():
             single[key].partitions.append(state_pb2.PartitionStatus.FromString(item.value))
-        for each in found:
+        for each in live:
             if each.partition_count > 1:
-                async for item in range_all(self._store, keys.status_of_run(each.run_id)):
-                    each.partitions.append(state_pb2.PartitionStatus.FromString(item.value))
+                await self._read_partitions(each)
 
-        # 2. A run without a status waits, was just placed, or was deleted.
-        unplaced = [each for each in found if not each.partitions]
+        # 2. A run without a status waits, was just placed, packed or deleted.
+        unplaced = [each for each in live if not each.partitions]
         waiting = await self._get_all([keys.pending(each.run_id) for each in unplaced])
         doubtful = [each for each in unplaced if keys.pending(each.run_id) not in waiting]
         for each in doubtful:
             each.record = None
         await self._read_records(doubtful)
-        return {
-            each.run_id: run_view(each.run_id, each.record, each.partitions)
-            for each in found
-            if each.record is not None
-        }
+        for each in doubtful:
+            if each.record is not None:
+                await self._read_partitions(each)
+        return {each.run_id: _view(each, each.record) for each in found if each.record is not None}
+
+    async def _read_partitions(self, found: _Found) -> None:
+        """Read the statuses of a run."""
+        async for item in range_all(self._runs, keys.status_of_run(found.run_id)):
+            found.partitions.append(state_pb2.PartitionStatus.FromString(item.value))
 
     async def _get_all(self, names: list[str]) -> dict[str, KeyValue]:
         """Read those of the keys that exist. One by one: etcd counts all keys behind the beginning of a range."""
@@ -217,12 +257,33 @@ class RunList:
             some = found[start : start + RECORDS_PER_TXN]
             reads = tuple(Get(keys.run(each.run_id)) for each in some)
             for each, item in zip(some, (await self._store.txn(Txn((), reads))).responses, strict=True):
-                if not isinstance(item, KeyValue):
+                existing = item or await self._runs.get(keys.run(each.run_id))  # packed
+                if not isinstance(existing, KeyValue):
                     continue
                 try:
-                    each.record = parse_record(each.run_id, item.value)
+                    each.record = parse_record(each.run_id, existing.value)
                 except DataLoss as error:  # one damaged run must not hide the others
                     log.error("a run cannot be listed", run_id=each.run_id, reason=error.reason, error=error.message)
+
+
+def _packed(listed: segments_pb2.ListedRun) -> _Found:
+    record = state_pb2.RunRecord.FromString(listed.shown) if listed.shown else None
+    return _Found(listed.run_id, listed.created_at_ms, record, packed=listed)
+
+
+def _view(found: _Found, record: state_pb2.RunRecord) -> RunView:
+    listed = found.packed
+    if listed is None:
+        return run_view(found.run_id, record, found.partitions)
+    total = state_pb2.PartitionStatus(
+        status=listed.status,
+        items_completed=listed.items_completed,
+        items_failed=listed.items_failed,
+        items_cancelled=listed.items_cancelled,
+        completed_at_ms=listed.ended_at_ms,
+        paused_ms=listed.paused_ms,
+    )
+    return view_of(found.run_id, record, total, ended=True)
 
 
 __all__ = ["RunFilter", "RunList"]

@@ -12,6 +12,7 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from control_plane.archive.ended_runs import EndedRuns
 from control_plane.views import RunView, run_view
 from stepflow.errors import NotFound
 from stepflow.journal import parse_record, without_inputs
@@ -24,7 +25,8 @@ from stepflow.vital import guarded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from stepflow.store import Store, StoreEvent
+    from control_plane.archive.run_store import RunStore
+    from stepflow.store import StoreEvent
     from stepflow.store.grouping import Grouping
 
 log = get_logger(__name__)
@@ -69,10 +71,14 @@ class _Waited:
 class Waits:
     """Wakes the waiters of runs. `on_change` is called whenever the status of any run may have changed."""
 
-    def __init__(self, store: Store, grouping: Grouping, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, store: RunStore, grouping: Grouping, on_change: Callable[[], None], ended_runs: EndedRuns | None = None
+    ) -> None:
+        """`grouping`: of the store below `store`. `ended_runs`: follows the statuses with the same watch."""
         self._store = store
         self._grouping = grouping
         self._on_change = on_change
+        self._ended_runs = ended_runs or EndedRuns()
         self._waited: dict[str, _Waited] = {}
 
     async def follow(self) -> None:
@@ -148,9 +154,14 @@ class Waits:
         waited.record = without_inputs(record)
 
     async def _read(self, run_id: str) -> tuple[state_pb2.RunRecord, list[KeyValue]]:
+        # 1. Live runs, many callers together. Then runs in segments.
         status = keys.status_of_run(run_id)
-        result = await self._grouping.txn(Txn((), (Get(keys.run(run_id)), Range(status, limit=FIRST_PARTITIONS))))
-        record, page = result.responses
+        read = Txn((), (Get(keys.run(run_id)), Range(status, limit=FIRST_PARTITIONS)))
+        record, page = (await self._grouping.txn(read)).responses
+        if record is None:
+            record, page = (await self._store.txn(read)).responses
+
+        # 2. The rest of a large batch.
 
         if not isinstance(record, KeyValue):
             raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id}", run_id=run_id)
@@ -160,6 +171,7 @@ class Waits:
 
     def _on_changed(self, events: Sequence[StoreEvent]) -> None:
         self._on_change()
+        self._ended_runs.on_events(events)
         for event in events:
             guarded(log, "a status", self._on_event, event)
 
@@ -171,13 +183,14 @@ class Waits:
 
         if event.kind == "put":
             waited.note_status(event.kv)
-        else:  # the run was deleted: the next reading raises NotFound
+        else:  # the run was packed, or deleted: then the next reading raises NotFound
             waited.discard()
         waited.wake()
 
     def _on_gap(self) -> None:
         """Wake all waiters: the watch may have missed changes."""
         self._on_change()
+        self._ended_runs.missed()
         for waited in self._waited.values():
             waited.discard()
             waited.wake()

@@ -65,15 +65,15 @@ class ApiServer:
         """
         values = Values(blobs)
         catalog = Catalog(store)
-        self._events = Events(control, store, blobs, live)
+        self._events = Events(control, control.run_store, blobs, live)
         self.value_budget = ValueBudget(value_bytes_max)
         self._server = RpcServer(tls=tls, insecure=insecure, health=health, value_budget=self.value_budget)
         quota = QuotaGate(store, quota_bytes)
         runs = RunsServicer(
             control,
-            store,
+            control.run_store,
             blobs,
-            submissions=Submissions(control, store, catalog=catalog, values=values, quota=quota),
+            submissions=Submissions(control, control.run_store, catalog=catalog, values=values, quota=quota),
             values=values,
             listing=control.listing,
             events=self._events,

@@ -28,8 +28,18 @@ HOST_SESSIONS = "sessions/hosts/"
 CURSORS = "cursors/"
 ROUTES = "routes/"
 PLUGINS = "plugins/"
+SEGMENTS = "segments/"
+DELETED = "deleted/"
 
 LEADER = "leader"
+FORMATS = "formats"
+PRESSURE = "pressure"
+
+SEGMENTS_HEAD = "segments-head"
+"""Put with every change under `segments/`: its mod revision is the version of the set of segments."""
+
+SEGMENTS_AND_HEAD = "segments"
+"""Prefix of `segments/` and `segments-head`."""
 
 BY_AGE_COMPLETE = "by-age-complete"
 """Present once every run of the store has an entry under `by-age/`."""
@@ -193,6 +203,31 @@ def leader() -> str:
     return LEADER
 
 
+def formats() -> str:
+    """The formats that this store may have."""
+    return FORMATS
+
+
+def segment(segment_id: str) -> str:
+    """The manifest of a segment of ended runs."""
+    return SEGMENTS + _part(segment_id)
+
+
+def segments_head() -> str:
+    """The version of the set of segments."""
+    return SEGMENTS_HEAD
+
+
+def deleted(run_id: str) -> str:
+    """A deleted run that a segment may have, or get from a packer that has read the run already."""
+    return DELETED + _part(run_id)
+
+
+def pressure() -> str:
+    """What services change while the store is short of room."""
+    return PRESSURE
+
+
 def tail(prefix: str, key: str) -> str:
     """Return the rest of `key` after `prefix`: the id or name under one of the prefixes above."""
     assert key.startswith(prefix), (prefix, key)
@@ -221,6 +256,16 @@ def parse_results(key: str) -> tuple[str, int]:
     """Return run id and partition."""
     run_id, partition = tail(RESULTS, key).split("/")
     return run_id, int(partition)
+
+
+def parse_segment(key: str) -> str:
+    """Return the id of the segment."""
+    return tail(SEGMENTS, key)
+
+
+def parse_deleted(key: str) -> str:
+    """Return the run id."""
+    return tail(DELETED, key)
 
 
 def parse_inbox(key: str) -> tuple[str, str]:

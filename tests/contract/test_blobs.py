@@ -25,7 +25,7 @@ from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, Ste
 from stepflow.store.blobs import BlobStore, directory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 RUN = "0192f0c1-2b6e-7cc0-8000-000000000001"
 SECRET = "a-very-secret-key"  # noqa: S105  # of nothing
@@ -49,10 +49,12 @@ class Bucket:
     objects: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
     refuse: int = 0
     dates: dict[str, float] = field(default_factory=dict)
+    parts: dict[int, bytes] = field(default_factory=dict)
+    """Of the one multipart upload that is open."""
 
 
 class S3Handler(BaseHTTPRequestHandler):
-    """As much of S3's REST API (path style) as obstore asks for: put, get, list, bulk delete."""
+    """As much of S3's REST API (path style) as obstore asks for: put, get, list, bulk delete, multipart uploads."""
 
     protocol_version = "HTTP/1.1"
     bucket: Bucket
@@ -87,6 +89,10 @@ class S3Handler(BaseHTTPRequestHandler):
         content = self.read()
         if self.bucket.refuse:
             return self.answer(self.bucket.refuse, b"<Error><StringToSign>hidden</StringToSign></Error>")
+        part = parse_qs(urlsplit(self.path).query).get("partNumber")
+        if part:
+            self.bucket.parts[int(part[0])] = content
+            return self.answer(200)
         metadata = {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-meta-")}
         self.bucket.objects[self.name] = (content, metadata)
         self.bucket.dates[self.name] = time.time()
@@ -109,17 +115,41 @@ class S3Handler(BaseHTTPRequestHandler):
         if self.name not in self.bucket.objects:
             return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         content, metadata = self.bucket.objects[self.name]
+        if "Range" in self.headers:
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            part = content[first : last + 1]
+            covered = f"bytes {first}-{first + len(part) - 1}/{len(content)}"
+            return self.answer(206, part, Content_Range=covered, **metadata)
         return self.answer(200, content, **metadata)
 
     def do_HEAD(self) -> None:  # http.server's name
         self.do_GET()
 
     def do_POST(self) -> None:  # http.server's name
-        names = re.findall(r"<Key>(.*?)</Key>", self.read().decode())
+        query, body = urlsplit(self.path).query, self.read()
+        if query.startswith("uploads"):
+            self.bucket.parts.clear()
+            uploads = f"<Bucket>bucket</Bucket><Key>{self.name}</Key><UploadId>1</UploadId>"
+            return self.answer(
+                200, f"<InitiateMultipartUploadResult>{uploads}</InitiateMultipartUploadResult>".encode()
+            )
+        if "uploadId" in query:
+            self.bucket.objects[self.name] = (b"".join(part for _, part in sorted(self.bucket.parts.items())), {})
+            self.bucket.dates[self.name] = time.time()
+            return self.answer(
+                200,
+                b"<CompleteMultipartUploadResult><Bucket>bucket</Bucket><Key>k</Key><ETag>0</ETag>"
+                b"</CompleteMultipartUploadResult>",
+            )
+        names = re.findall(r"<Key>(.*?)</Key>", body.decode())
         for name in names:
             self.bucket.objects.pop(name, None)
         deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
-        self.answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
+        return self.answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
+
+    def do_DELETE(self) -> None:  # http.server's name; of an upload that is given up, or an object
+        self.bucket.objects.pop(self.name, None)
+        self.answer(204)
 
 
 @contextmanager
@@ -333,6 +363,63 @@ def test_many_tasks_may_put_the_same_blob(place: Place) -> None:
         assert blob_type in ("data", "flow")
 
     run(scenario())
+
+
+async def in_chunks(*chunks: bytes, error: Exception | None = None) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+    if error is not None:
+        raise error
+
+
+def test_an_object_is_written_from_chunks_and_read_in_parts(place: Place) -> None:
+    async def scenario() -> None:
+        objects = place.store.objects
+        content = os.urandom(1_000_003) * 20
+        chunks = [content[start : start + 3_000_000] for start in range(0, len(content), 3_000_000)]
+        await objects.write("segments/large", in_chunks(b"", *chunks))
+        await objects.write("segments/small", in_chunks(b"a", b"b"))
+        assert await objects.read("segments/large", 0, len(content)) == content
+        assert await objects.read("segments/large", 12_345_678, 1000) == content[12_345_678:12_346_678]
+        assert await objects.read("segments/small", 1, 100) == b"b"
+        assert place.names() == ["segments/large", "segments/small"]
+        dates = {name: at_s async for name, at_s in objects.dates("segments")}
+        assert dates.keys() == {"large", "small"}
+        assert all(abs(at_s - time.time()) < 60 for at_s in dates.values())
+
+        await objects.write("segments/small", in_chunks(b"another"))
+        assert await objects.read("segments/small", 0, 100) == b"another"
+        await objects.delete("segments/small")
+        await objects.delete("segments/small")
+        assert place.names() == ["segments/large"]
+        with pytest.raises(NotFound) as caught:
+            await objects.read("segments/small", 0, 1)
+        assert caught.value.reason == "OBJECT_NOT_FOUND"
+        assert [name async for name, _ in objects.dates("nothing")] == []
+
+    run(scenario())
+
+
+def test_an_object_whose_writer_breaks_off_is_not_visible(place: Place) -> None:
+    async def scenario() -> None:
+        objects = place.store.objects
+        for content in (b"x", b"x" * 10_000_000):
+            with pytest.raises(ZeroDivisionError):
+                await objects.write("segments/broken", in_chunks(content, content, error=ZeroDivisionError()))
+            with pytest.raises(NotFound):
+                await objects.read("segments/broken", 0, 1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "name", ["", "segments", "blobs/x", "segments/", "segments/a/b", "../x", "segments/../x", "segments/..", "/x"]
+)
+def test_what_is_no_name_of_an_object_is_refused(place: Place, name: str) -> None:
+    for call in (place.store.objects.read(name, 0, 1), place.store.objects.delete(name)):
+        with pytest.raises(Invalid) as caught:
+            run(call)
+        assert caught.value.reason == "OBJECT_NAME_INVALID"
 
 
 # -- directories --------------------------------------------------------------------------------------------------

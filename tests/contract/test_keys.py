@@ -22,6 +22,8 @@ def test_what_is_parsed_is_what_was_made() -> None:
     assert keys.parse_results(keys.results(RUN, 999_999)) == (RUN, 999_999)
     assert keys.parse_inbox(keys.inbox(RUN, "m-1")) == (RUN, "m-1")
     assert keys.parse_journal(keys.journal(RUN, 3, 49_999)) == (RUN, 3, 49_999)
+    assert keys.parse_segment(keys.segment("1700000000000-0badcafe")) == "1700000000000-0badcafe"
+    assert keys.parse_deleted(keys.deleted(RUN)) == RUN
     assert keys.tail(keys.PENDING, keys.pending(RUN)) == RUN
     assert keys.tail(keys.EXECUTOR_SESSIONS, keys.session_executor("e")) == "e"
     assert keys.tail(keys.ROUTES, keys.route("/python/sub")) == "/python/sub"

@@ -5,6 +5,7 @@
 - `directory`: blobs as plain files.
 - `memory`: blobs in memory.
 - `bucket`: blobs in S3, GCS or Azure.
+- `objects`: objects of any size, with names of their own.
 - `waiting`: calls that wait while the store is full or down.
 """
 

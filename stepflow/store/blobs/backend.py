@@ -30,3 +30,18 @@ class BlobBackend(Protocol):
     async def delete_older(self, path: str, before_s: float) -> bool:
         """Delete a content whose last put is before `before_s`; return True if this call deleted it."""
         ...
+
+    async def write_stream(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """Write an object of any size: all of it becomes visible at the end, or none of it."""
+        ...
+
+    async def read_range(self, path: str, offset: int, length: int) -> bytes | None:
+        """Read a part of an object, shorter at its end; None without the object.
+
+        `offset` lies inside the object, and `length` is at least 1.
+        """
+        ...
+
+    async def delete(self, path: str) -> None:
+        """Delete an object. Idempotent."""
+        ...

@@ -16,6 +16,10 @@ from stepflow.store.blobs.backend import DATA
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+PART_BYTES = 8 * 1024 * 1024
+PARTS_AT_ONCE = 2
+"""Parts of an object that is written as a stream: memory holds no more of it."""
+
 
 class BucketBackend:
     """An object store, through `obstore`. The type is an attribute (user metadata) of the object."""
@@ -92,6 +96,39 @@ class BucketBackend:
         except self._errors as error:
             raise self._explain(error) from None
         return True
+
+    async def write_stream(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        failed: list[BaseException] = []
+
+        async def parts() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in chunks:
+                    if chunk:
+                        yield chunk
+            except BaseException as error:
+                failed.append(error)  # obstore would make an error of its own of it
+                raise
+
+        try:
+            await self._obstore.put_async(
+                self._store, path, parts(), chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
+            )
+        except self._errors as error:
+            raise (failed[0] if failed else self._explain(error)) from None
+
+    async def read_range(self, path: str, offset: int, length: int) -> bytes | None:
+        try:
+            return bytes(await self._obstore.get_range_async(self._store, path, start=offset, length=length))
+        except FileNotFoundError:
+            return None
+        except self._errors as error:
+            raise self._explain(error) from None
+
+    async def delete(self, path: str) -> None:
+        try:
+            await self._delete([path])
+        except self._errors as error:
+            raise self._explain(error) from None
 
     async def _delete(self, names: list[str]) -> None:
         try:

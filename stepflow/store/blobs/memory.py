@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from stepflow.store.blobs.backend import DATA
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -37,3 +39,14 @@ class MemoryBackend:
             return False
         del self._blobs[path], self._dates[path]
         return True
+
+    async def write_stream(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        await self.write(path, b"".join([chunk async for chunk in chunks]), DATA)
+
+    async def read_range(self, path: str, offset: int, length: int) -> bytes | None:
+        found = self._blobs.get(path)
+        return None if found is None else found[0][offset : offset + length]
+
+    async def delete(self, path: str) -> None:
+        self._blobs.pop(path, None)
+        self._dates.pop(path, None)

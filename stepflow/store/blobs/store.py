@@ -4,7 +4,8 @@
 - `put` returns after the content is durable, so every published id can be read.
 - `get` verifies the hash of the bytes it returns.
 - Layout: `blobs/shared/<id>` for blobs that user code or clients can name, `blobs/<root run id>/<id>` for values that
-  the engine moved out of line, deleted with their run (`delete_scope`). A repeated put renews date and type.
+  the engine moved out of line, deleted with their run (`delete_scope`). A repeated put renews date and type. Other
+  folders have `objects`.
 - `trouble` is the last refusal of the backend, for health reports; it ends with the next success.
 
 Not here: the removal of shared blobs (`control_plane/shared_blobs.py`), and inline values (`codec`).
@@ -24,6 +25,7 @@ from stepflow.store.blobs.backend import DATA, SHARED, BlobBackend
 from stepflow.store.blobs.bucket import BucketBackend
 from stepflow.store.blobs.directory import DirectoryBackend
 from stepflow.store.blobs.memory import MemoryBackend
+from stepflow.store.blobs.objects import BlobObjects
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class BlobStore:
     def __init__(self, backend: BlobBackend) -> None:
         self.on_trouble: Callable[[StepflowError | None], object] = lambda _error: None
         """Called on the loop with the new `trouble`, whenever it changes."""
+        self.objects = BlobObjects(backend, self._watched)
+        """What is no blob: objects with names of their own."""
         self._backend = backend
         self._troubles: dict[str, StepflowError] = {}
         """By `put` and `get`: the error of the last one."""

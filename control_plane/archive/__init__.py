@@ -1,0 +1,12 @@
+"""Ended runs outside the store: packed into segments, which are objects of the blob store.
+
+A packed run is the key-values that the store had of it. Readers of runs get them through `RunStore`, so that one code
+answers for live and for packed runs. The layout of an object: `docs/reference/segments.md`.
+
+- `format`: the layout of an object, and its decoding. Pure.
+- `builder`: from the key-values of runs to an object and its manifest. Pure.
+- `manifests`: the known set of segments.
+- `reader`: `Archive`, which finds packed runs and reads them.
+- `packed_runs`: packed runs for lists and admissions.
+- `run_store`: `RunStore`, the store as readers of runs see it.
+"""
