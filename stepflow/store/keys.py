@@ -30,6 +30,7 @@ ROUTES = "routes/"
 PLUGINS = "plugins/"
 
 LEADER = "leader"
+PRESSURE = "pressure"
 
 BY_AGE_COMPLETE = "by-age-complete"
 """Present once every run of the store has an entry under `by-age/`."""
@@ -191,6 +192,11 @@ def route(prefix: str) -> str:
 def leader() -> str:
     """The leader's id, on the leader's lease."""
     return LEADER
+
+
+def pressure() -> str:
+    """What services change while the store is short of room."""
+    return PRESSURE
 
 
 def tail(prefix: str, key: str) -> str:
