@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from control_plane.activity import Activity
 from control_plane.admission import Admission
 from control_plane.cancel import Canceller
 from control_plane.cluster import Cluster
@@ -72,7 +73,9 @@ class ControlPlane:
         """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
-        self._waits = Waits(store, self._grouping, self._leader.look)
+        self.activity = Activity()
+        """Counts what comes to the store and what leaves it."""
+        self._waits = Waits(store, self._grouping, self._leader.look, self.activity)
         self._flows = FlowStore(store)
         self.admission = Admission(
             self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look

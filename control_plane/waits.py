@@ -24,6 +24,7 @@ from stepflow.vital import guarded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from control_plane.activity import Activity
     from stepflow.store import Store, StoreEvent
     from stepflow.store.grouping import Grouping
 
@@ -69,10 +70,14 @@ class _Waited:
 class Waits:
     """Wakes the waiters of runs. `on_change` is called whenever the status of any run may have changed."""
 
-    def __init__(self, store: Store, grouping: Grouping, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, grouping: Grouping, on_change: Callable[[], None], activity: Activity | None = None
+    ) -> None:
+        """`activity`: counts the runs among changed statuses."""
         self._store = store
         self._grouping = grouping
         self._on_change = on_change
+        self._activity = activity
         self._waited: dict[str, _Waited] = {}
 
     async def follow(self) -> None:
@@ -160,6 +165,8 @@ class Waits:
 
     def _on_changed(self, events: Sequence[StoreEvent]) -> None:
         self._on_change()
+        if self._activity is not None:
+            guarded(log, "the count of runs", self._activity.note_statuses, events)
         for event in events:
             guarded(log, "a status", self._on_event, event)
 

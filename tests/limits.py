@@ -216,8 +216,8 @@ MESH = (
     Limit("Time that a host holds a result", "component_host HELD_S_MAX", "The result is dropped", "s"),
     Limit(
         "Filling of etcd's quota",
-        "control_plane QUOTA_SHARE_MAX",
-        "New runs get `STORE_FULL`",
+        "control_plane FULL_SHARE",
+        "New runs get `STORE_FULL`; above 40 % they slow down",
         "share",
         "`--etcd-quota-bytes`",
     ),

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 from stepflow.errors import Invalid, NotFound
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.store.checks import check_key, check_range, check_txn
-from stepflow.store.etcd.client import COMPACT, LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, RANGE, TXN, TXN_READING, EtcdClient
+from stepflow.store.etcd.client import (
+    COMPACT,
+    LEASE_GRANT,
+    LEASE_KEEP_ALIVE,
+    LEASE_REVOKE,
+    RANGE,
+    TXN,
+    TXN_READING,
+    EtcdClient,
+)
 from stepflow.store.etcd.members import EtcdStatus, ask_member, choose_endpoint
 from stepflow.store.etcd.messages import EtcdMessages
 from stepflow.store.etcd.watch import EtcdWatch, Watches

@@ -202,8 +202,8 @@ class EtcdWatch(WatchQueue):
 
     def _create_request(self) -> pb.WatchRequest:
         """Return the request that creates the watch, and is refused while the watch exists."""
-        # A resumed watch starts one revision early, and the repeat is left out: before 3.5.18 etcd starts a watch at the
-        # compacted revision itself, without the deletions of that revision.
+        # A resumed watch starts one revision early, and the repeat is left out: before 3.5.18 etcd starts a watch at
+        # the compacted revision itself, without the deletions of that revision.
         start = max(1, self._next - 1) if self._resumed else self._next
         create = pb.WatchCreateRequest(
             key=self._prefix, range_end=self._end, start_revision=start, watch_id=WATCH_ID, fragment=True

@@ -54,9 +54,7 @@ def test_watches_at_a_high_rate_lose_and_repeat_nothing_while_the_store_is_compa
         async def write(number: int) -> None:
             count = 0
             while time.monotonic() < ends_at:
-                puts = [
-                    Put(keys.status(f"run-{number}-{n}", 0), b"%d" % count) for n in range(PUTS_PER_TXN)
-                ]
+                puts = [Put(keys.status(f"run-{number}-{n}", 0), b"%d" % count) for n in range(PUTS_PER_TXN)]
                 await store.txn(Txn((), tuple(puts)))
                 written.extend((op.key, op.value) for op in puts)
                 count += 1
