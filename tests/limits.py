@@ -221,6 +221,12 @@ MESH = (
         "share",
         "`--etcd-quota-bytes`",
     ),
+    Limit(
+        "Wait of a submission for its turn, while the store fills",
+        "control_plane TURN_S_MAX",
+        "`STORE_FULL`, with the time to try again",
+        "s",
+    ),
     Limit("Route prefixes of one configuration", "component_host PREFIXES_MAX", "`TOO_MANY_ROUTES`"),
     Limit("One gRPC message", "stepflow/rpc MESSAGE_BYTES_MAX", "The call fails", "bytes"),
     Limit("Unsent bytes of one stream", "stepflow/rpc QUEUE_BYTES_MAX", "`STREAM_OVERRUN`; it reconnects", "bytes"),
@@ -385,6 +391,7 @@ EXEMPT = {
     ),
     "The largest pause of a back-off inside a service": (
         "stepflow/client BACKOFF_MAX_S",
+        "stepflow/client PAUSE_S_MAX",
         "stepflow/component RECONNECT_S_MAX",
         "stepflow/dev RESTART_DELAY_MAX_S",
         "stepflow/rpc RECONNECT_BACKOFF_MAX_MS",

@@ -20,6 +20,8 @@ from stepflow.cli.options import (
 from stepflow.standard_streams import StdoutUnwritable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stepflow.cli.input.given import Given
     from stepflow.client import Client
     from stepflow.errors import Overloaded
@@ -122,10 +124,18 @@ class _Submission:
     retry: Any
     patience_s: float
 
-    async def send(self, client: "Client") -> str:
-        """Submit the run and return its id. Idempotent: the id is chosen before the first attempt."""
+    async def send(self, client: "Client", on_refused: "Callable[[], None]" = lambda: None) -> str:
+        """Submit the run and return its id. Idempotent: the id is chosen before the first attempt.
+
+        `on_refused`: called when the mesh is busy, and the submission begins to wait.
+        """
         given = self.given
-        client.busy_patience_s, client.on_busy = self.patience_s, _say_busy
+
+        def on_busy(error: "Overloaded", patience_s: float) -> None:
+            on_refused()
+            _say_busy(error, patience_s)
+
+        client.busy_patience_s, client.on_busy = self.patience_s, on_busy
         return await client.submit_batch(
             self.reference,
             given.inputs,
@@ -154,10 +164,13 @@ def _follow(submission: _Submission, server: str | None, output: Path | None, *,
     inputs, redactor = submission.given.inputs, submission.given.redactor
     following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True)
 
+    def refused() -> None:
+        following.refused = True
+
     async def begin(client: "Client") -> tuple[str, int]:
         # Before the first await: after a Ctrl-C during `send` the mesh may have the run, and people need its id.
         following.run_id = submission.run_id
-        await submission.send(client)
+        await submission.send(client, refused)
         console.say(f"run_id: {submission.run_id}")
         return submission.run_id, (await client.get(submission.run_id)).items_total if inputs.batch else 1
 
