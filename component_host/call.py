@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from component_host.deadlines import Deadlines
     from component_host.held_results import HeldResults
     from stepflow.store.blobs import WaitingBlobs
+    from stepflow.store.inline_bound import InlineBound
     from stepflow.value_budget import ValueBudget
 
 LOOP_BYTES_MAX = 256 * 1024
@@ -67,6 +68,7 @@ class HostedCallOwner(Protocol):
     """The host, as used by a call."""
 
     blobs: WaitingBlobs
+    inline_bound: InlineBound
     deadlines: Deadlines[Call]
     held_results: HeldResults[Call]
     value_budget: ValueBudget
@@ -149,7 +151,7 @@ class Call(TimedCall):
             self.end_with(unusable(error))
             return
 
-        if len(text) > INLINE_BYTES_MAX:
+        if len(text) > self._owner.inline_bound.bytes_max:
             self._owner.spawn(self, self._succeed_with_blob, text)
         else:
             self._succeed_inline(text)
@@ -197,7 +199,7 @@ class Call(TimedCall):
             request.key = f"#{self._keyless}"
             self._keyless += 1
 
-        if len(request.inputs.json) > INLINE_BYTES_MAX:
+        if len(request.inputs.json) > self._owner.inline_bound.bytes_max:
             size = len(request.inputs.json)
             request.inputs.blob = await self._owner.blobs.put(request.inputs.json, scope=self.request.root_run_id)
             request.inputs.blob_bytes = size
@@ -251,7 +253,7 @@ class Call(TimedCall):
                 if self.forgotten:
                     return
                 text = await asyncio.to_thread(_compact, self.request, output)
-                if len(text) > INLINE_BYTES_MAX:
+                if len(text) > owner.inline_bound.bytes_max:
                     await self._succeed_with_blob(text)
                 else:
                     self._succeed_inline(text)

@@ -42,6 +42,7 @@ from component_host.results import not_kept, unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
 from stepflow.store.blobs import WaitingBlobs
+from stepflow.store.inline_bound import InlineBound
 from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ComponentHost:
         """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
         self.id = host_id
         self.blobs = WaitingBlobs(blobs)
+        self.inline_bound = InlineBound()
         self.held_s_max = held_s_max
         self.callback_ids: Iterator[int] = count(1)
         self.value_budget = ValueBudget(value_bytes_max)

@@ -88,6 +88,8 @@ class Registration:
         self._work = asyncio.Event()
         self._watch = SessionWatch(store, self._key, lambda: self._written, self._work.set)
         self._task: asyncio.Task[None] | None = None
+        self._bound: asyncio.Task[None] | None = None
+        """Follows the bound of inline values."""
 
     async def start(self) -> None:
         """Register. Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable."""
@@ -104,6 +106,7 @@ class Registration:
         self._host.disputes.is_owner = owners_in(self._store)
         self._task = asyncio.create_task(self._keep(), name="host registration")
         self._watch.start()
+        self._bound = asyncio.create_task(self._host.inline_bound.follow(self._store), name="watch pressure")
 
     def changed(self) -> None:
         """Rewrite the session if the host's state has changed. Idempotent; allowed before `start`."""
@@ -118,9 +121,10 @@ class Registration:
         """Deregister. Idempotent."""
         self._reports.close()
         await self._watch.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._bound) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
         if self._keeper is not None:
             keeper, self._keeper = self._keeper, None
@@ -169,7 +173,7 @@ class Registration:
 
     def vitals(self) -> Vitals:
         """Return whether this host can take calls."""
-        return Vitals("" if self._valid() else "no valid session in the store", ended(self._task))
+        return Vitals("" if self._valid() else "no valid session in the store", ended(self._task, self._bound))
 
     def _valid(self) -> bool:
         return bool(self._created) and self._keeper is not None and self._keeper.valid()

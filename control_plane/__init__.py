@@ -11,7 +11,9 @@ Requests:
 - `unreadable`: the end of a cancelled run that no executor can read.
 - `signals`: signals to runs.
 - `deletion`: deletion of an ended run.
-- `quota`: no new runs while etcd is nearly full.
+- `pressure`: admissions slow down while the store fills.
+- `store_meter`: the size of the store.
+- `activity`: counters of what comes to the store and leaves it.
 - `flow_store`: flows by id.
 - `catalog`: names, versions and labels of flows.
 - `drains`: drains of executors and hosts, and their end.
@@ -37,6 +39,8 @@ The leader:
 - `placement`: waiting runs to executors with room.
 - `takeover`: the runs of dead executors to live ones.
 - `liveness`: detection of dead executors by their streams.
+- `room`: the upkeep of the store's room, for `pressure` and `cluster status`.
+- `compaction`: the end of the store's history.
 - `retention`: removal of expired runs.
 - `shared_blobs`: removal of expired shared blobs.
 """

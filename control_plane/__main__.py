@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=4 * 1024**3,
         metavar="BYTES",
-        help="--quota-backend-bytes of etcd; above 70 %% of it new runs are refused; default: 4 GiB",
+        help="--quota-backend-bytes of etcd; above 40 %% of it admissions slow down, at 70 %% they end; default: 4 GiB",
     )
     process.add_value_memory(made)
     return made
@@ -121,6 +121,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from control_plane.drains import Drains
     from control_plane.live_events import LiveEvents
     from control_plane.retention import Retention
+    from control_plane.room import Room
     from stepflow.store.blobs import BlobStore
     from stepflow.vital import Vitals
 
@@ -140,6 +141,9 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         retention = Retention(store, blobs, config.retention, control.leadership)
         stack.push_async_callback(retention.close)
         retention.start()
+        room = Room(store, control.activity, control.leadership, config.etcd_quota_bytes)
+        stack.push_async_callback(room.close)
+        room.start()
 
         # 3. The API.
         live = LiveEvents(control.cluster, common.tls)
@@ -153,14 +157,14 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             health=health,
             live=live,
             drainer=Drains(control.cluster, store, common.tls),
-            quota_bytes=config.etcd_quota_bytes,
+            room=room,
             value_bytes_max=config.value_bytes_max,
         )
         stack.push_async_callback(api.stop)
         address = await api.start(common.listen)
 
         # 4. Ready; at the end, probes turn first, then everything closes in reverse order.
-        await health.begin(store, vitals=lambda: Vitals(ended=[*control.ended(), *retention.ended()]))
+        await health.begin(store, vitals=lambda: Vitals(ended=[*control.ended(), *retention.ended(), *room.ended()]))
         process.ready("control_plane", control.id, address)
         yield
         await health.drain()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from control_plane.flow_store import check_flow
 from control_plane.inputs import GivenInputs, InputCheck, StagedInputs, hash_inputs, partition_size
 from control_plane.placement import new_status
+from control_plane.pressure import retry_after_ms
 from control_plane.run_index import entry
 from control_plane.threads import off_loop
 from stepflow.codec import encode
@@ -50,6 +51,10 @@ ADMISSION_RETRY_S = 0.05
 
 PENDING_RUNS_MAX = 10_000
 """Runs that wait for an executor; further submissions are refused as Overloaded."""
+
+UNSTABLE_PAUSE_S = 1.0
+PENDING_PAUSE_S = 5.0
+"""Pauses that refused clients are asked for."""
 
 VARIABLES_BYTES_MAX = 256 * 1024
 """Bound on the variables, on the overrides, and on the labels."""
@@ -125,6 +130,7 @@ class Admission:
         raise Overloaded(
             "PLACEMENT_UNSTABLE",
             f"each of {ADMISSION_TRIES_MAX} chosen executors died before it got the run; try again",
+            retry_after_ms=retry_after_ms(UNSTABLE_PAUSE_S),
         )
 
     async def stage(self, request: RunRequest, parts: AsyncIterable[Sequence[bytes]]) -> RunRequest:
@@ -191,7 +197,11 @@ class Admission:
         if not self._cluster.pending:
             return self._cluster.choose({}, engine_version=record.policy.engine_version)
         if len(self._cluster.pending) >= PENDING_RUNS_MAX:
-            raise Overloaded("TOO_MANY_PENDING", f"{PENDING_RUNS_MAX:,} runs wait for an executor; try again later")
+            raise Overloaded(
+                "TOO_MANY_PENDING",
+                f"{PENDING_RUNS_MAX:,} runs wait for an executor; try again later",
+                retry_after_ms=retry_after_ms(PENDING_PAUSE_S),
+            )
         return None
 
     async def _record(

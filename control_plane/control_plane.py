@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from control_plane.activity import Activity
 from control_plane.admission import Admission
 from control_plane.archive.ended_runs import EndedRuns
 from control_plane.archive.packed_runs import PackedRuns
@@ -85,7 +86,9 @@ class ControlPlane:
         # The leader looks, too: a partition that ends makes room for another.
         self.ended_runs = EndedRuns()
         """What the leader packs next."""
-        self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.ended_runs)
+        self.activity = Activity()
+        """Counts what comes to the store and what leaves it."""
+        self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.ended_runs, self.activity)
         self._flows = FlowStore(store)
         self.admission = Admission(
             self._flows, packed, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look

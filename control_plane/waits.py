@@ -25,6 +25,7 @@ from stepflow.vital import guarded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from control_plane.activity import Activity
     from control_plane.archive.run_store import RunStore
     from stepflow.store import StoreEvent
     from stepflow.store.grouping import Grouping
@@ -72,13 +73,22 @@ class Waits:
     """Wakes the waiters of runs. `on_change` is called whenever the status of any run may have changed."""
 
     def __init__(
-        self, store: RunStore, grouping: Grouping, on_change: Callable[[], None], ended_runs: EndedRuns | None = None
+        self,
+        store: RunStore,
+        grouping: Grouping,
+        on_change: Callable[[], None],
+        ended_runs: EndedRuns | None = None,
+        activity: Activity | None = None,
     ) -> None:
-        """`grouping`: of the store below `store`. `ended_runs`: follows the statuses with the same watch."""
+        """`grouping`: of the store below `store`.
+
+        `ended_runs` and `activity` follow the statuses with the same watch; the latter counts runs.
+        """
         self._store = store
         self._grouping = grouping
         self._on_change = on_change
         self._ended_runs = ended_runs or EndedRuns()
+        self._activity = activity
         self._waited: dict[str, _Waited] = {}
 
     async def follow(self) -> None:
@@ -172,6 +182,8 @@ class Waits:
     def _on_changed(self, events: Sequence[StoreEvent]) -> None:
         self._on_change()
         self._ended_runs.on_events(events)
+        if self._activity is not None:
+            guarded(log, "the count of runs", self._activity.note_statuses, events)
         for event in events:
             guarded(log, "a status", self._on_event, event)
 

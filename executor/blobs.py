@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.journal import blob_reader
 from stepflow.store.blobs import WaitingBlobs
+from stepflow.store.inline_bound import InlineBound
 
 if TYPE_CHECKING:
     from stepflow.store import Store
@@ -18,6 +19,8 @@ class RunBlobs:
     def __init__(self, store: Store, blobs: BlobStore) -> None:
         self._blobs = WaitingBlobs(blobs)
         self._read = blob_reader(store, blobs)
+        self.inline_bound = InlineBound()
+        """Larger values of a run become blobs."""
 
     async def put_blob(self, run_id: str, content: bytes) -> str:
         """Store a blob of a run and return its id."""

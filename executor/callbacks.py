@@ -104,7 +104,7 @@ class RunCallbacks:
         # 2. Move large payloads to the blob store: the entry that opens the sub-run must be small.
         fetched = {p.blob: text for p, text in ((request.flow, document), (request.inputs, inputs)) if p.blob}
         for payload, text in ((request.flow, document), (request.inputs, inputs)):
-            if not payload.blob and len(text) > INLINE_BYTES_MAX:
+            if not payload.blob and len(text) > self._blobs.inline_bound.bytes_max:
                 payload.blob = await self._blobs.put_blob(partition.run_id, text)
                 payload.blob_bytes = len(text)
                 fetched[payload.blob] = text

@@ -210,7 +210,7 @@ class PartitionDriver:
         """Queue an action; return True if the action changed the state, so `decide` must run again."""
         if isinstance(action, Append):
             entry = action.entry
-            if len(entry.step_completed.result.json) > INLINE_BYTES_MAX:
+            if len(entry.step_completed.result.json) > self.owner.blobs.inline_bound.bytes_max:
                 self.spawn(self._offload(entry))
                 return False
             self.feed(entry)

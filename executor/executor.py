@@ -99,7 +99,7 @@ class Executor:
 
         self._reports = Reports(self.rewrite_session)
         self.values = ValueBudget(value_bytes_max, changed=self._reports.changed)
-        run_blobs = RunBlobs(store, blobs)
+        run_blobs = self._run_blobs = RunBlobs(store, blobs)
         self.hosts: HostPool[PartitionDriver] = HostPool(rules, builtins, queue_timeout_s=queue_timeout_s)
 
         def abandoned(run_id: str, error: StepflowError) -> None:
@@ -133,7 +133,9 @@ class Executor:
         takeover.readings.take_all_back(session)  # broken off with a lost session, not by a death
         assigned = follow(self._store, keys.assigned_to(session.id), listed=takeover.listed, changed=takeover.changed)
         inbox = follow(self._store, keys.INBOX, listed=takeover.inbox.listed, changed=takeover.inbox.changed)
+        bound = self._run_blobs.inline_bound.follow(self._store)
         self._watchers = [
+            asyncio.create_task(bound, name="watch pressure"),
             asyncio.create_task(assigned, name="watch assignments"),
             asyncio.create_task(inbox, name="watch inbox"),
         ]

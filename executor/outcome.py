@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepflow.codec import INLINE_BYTES_MAX, encode
+from stepflow.codec import encode
 from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
@@ -31,7 +31,7 @@ MESSAGE_CHARS_MAX = 1_000
 async def partition_results(state: RunState, blobs: RunBlobs) -> state_pb2.PartitionResults:
     """Return the results of all items; each result larger than its share is moved to a blob. Raises: StepflowError."""
     items = state.root.items
-    inline_max = min(INLINE_BYTES_MAX, RESULTS_INLINE_BYTES_MAX // max(1, len(items)))
+    inline_max = min(blobs.inline_bound.bytes_max, RESULTS_INLINE_BYTES_MAX // max(1, len(items)))
     results = state_pb2.PartitionResults()
 
     for item in items:

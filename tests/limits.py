@@ -216,10 +216,16 @@ MESH = (
     Limit("Time that a host holds a result", "component_host HELD_S_MAX", "The result is dropped", "s"),
     Limit(
         "Filling of etcd's quota",
-        "control_plane QUOTA_SHARE_MAX",
-        "New runs get `STORE_FULL`",
+        "control_plane FULL_SHARE",
+        "New runs get `STORE_FULL`; above 40 % they slow down",
         "share",
         "`--etcd-quota-bytes`",
+    ),
+    Limit(
+        "Wait of a submission for its turn, while the store fills",
+        "control_plane TURN_S_MAX",
+        "`STORE_FULL`, with the time to try again",
+        "s",
     ),
     Limit("Route prefixes of one configuration", "component_host PREFIXES_MAX", "`TOO_MANY_ROUTES`"),
     Limit("One gRPC message", "stepflow/rpc MESSAGE_BYTES_MAX", "The call fails", "bytes"),
@@ -385,6 +391,7 @@ EXEMPT = {
     ),
     "The largest pause of a back-off inside a service": (
         "stepflow/client BACKOFF_MAX_S",
+        "stepflow/client PAUSE_S_MAX",
         "stepflow/component RECONNECT_S_MAX",
         "stepflow/dev RESTART_DELAY_MAX_S",
         "stepflow/rpc RECONNECT_BACKOFF_MAX_MS",

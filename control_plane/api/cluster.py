@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from control_plane.obstacles import blob_warnings, executor_obstacle, host_obstacle, plugin_warnings
-from stepflow.errors import FailedPrecondition, Invalid, Overloaded
+from stepflow.errors import FailedPrecondition, Invalid
 from stepflow.mesh.v1 import cluster_pb2, cluster_pb2_grpc, state_pb2
 from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:
-    from control_plane.quota import QuotaGate
+    from control_plane.room import Room
     from stepflow.store import Store
     from stepflow.value_budget import ValueBudget
 
@@ -30,11 +30,11 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         store: Store,
         control_plane_id: str,
         drainer: Drainer | None,
-        quota: QuotaGate,
+        room: Room,
         value_budget: ValueBudget,
     ) -> None:
         self._store = store
-        self._quota = quota
+        self._room = room
         self._id = control_plane_id
         self._drainer = drainer
         self._value_budget = value_budget
@@ -46,6 +46,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             leader_id="" if leader is None else leader.value.decode(),
             value_bytes_max=self._value_budget.bytes_max,
             value_waiting=self._value_budget.waiting,
+            store=await self._room.report(),
         )
 
         # 1. Read the members.
@@ -78,19 +79,12 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             "" if reply.leader_id else "no control plane leads",
             executor_obstacle(executors, runs),
             host_obstacle(hosts),
-            await self._refusal(),
+            await self._room.obstacle(),
         ]
         reply.obstacles.extend(filter(None, obstacles))
         reply.warnings.extend([*blob_warnings({**executors, **hosts}), *plugin_warnings(hosts)])
+        reply.warnings.extend(filter(None, [await self._room.warning()]))
         return reply
-
-    async def _refusal(self) -> str:
-        """Return why new runs are refused; empty if they are not."""
-        try:
-            await self._quota.check()
-        except Overloaded as error:
-            return error.message
-        return ""
 
     async def _count(self, prefix: str) -> int:
         return sum([1 async for _ in range_all(self._store, prefix)])

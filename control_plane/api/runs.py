@@ -21,6 +21,7 @@ from stepflow.errors import Invalid, StepflowError
 from stepflow.ids import parse_run_id
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
 from stepflow.rpc import call_memory
+from stepflow.rpc.errors import retry_after_ms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -73,7 +74,12 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
                 try:
                     return runs_pb2.SubmitOutcome(run_id=await self._submissions.submit(run))
                 except StepflowError as error:
-                    rejection = runs_pb2.Rejection(status=error.status, reason=error.reason, message=error.message)
+                    rejection = runs_pb2.Rejection(
+                        status=error.status,
+                        reason=error.reason,
+                        message=error.message,
+                        retry_after_ms=retry_after_ms(error),
+                    )
                     return runs_pb2.SubmitOutcome(rejection=rejection)
 
         return runs_pb2.SubmitRunsResponse(outcomes=await asyncio.gather(*map(submit, request.runs)))

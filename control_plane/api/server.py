@@ -13,7 +13,8 @@ from control_plane.api.submissions import Submissions
 from control_plane.api.values import Values
 from control_plane.catalog import Catalog
 from control_plane.events import Events
-from control_plane.quota import QUOTA_BYTES_DEFAULT, QuotaGate
+from control_plane.pressure import QUOTA_BYTES_DEFAULT
+from control_plane.room import Room
 from stepflow.mesh.v1 import (
     blobs_pb2,
     blobs_pb2_grpc,
@@ -58,28 +59,30 @@ class ApiServer:
         drainer: Drainer | None = None,
         quota_bytes: int = QUOTA_BYTES_DEFAULT,
         value_bytes_max: int = 0,
+        room: Room | None = None,
     ) -> None:
         """`live`: source of live events; without it followers see durable events only. `drainer`: without it drains
         are refused. `quota_bytes`: quota of etcd; other stores have none. `value_bytes_max`:
-        memory for the large values of all calls; 0 for a share of what the process has.
+        memory for the large values of all calls; 0 for a share of what the process has. `room`: of the store, if it
+        is looked after.
         """
         values = Values(blobs)
         catalog = Catalog(store)
         self._events = Events(control, control.run_store, blobs, live)
         self.value_budget = ValueBudget(value_bytes_max)
         self._server = RpcServer(tls=tls, insecure=insecure, health=health, value_budget=self.value_budget)
-        quota = QuotaGate(store, quota_bytes)
+        room = room or Room(store, control.activity, control.leadership, quota_bytes)
         runs = RunsServicer(
             control,
             control.run_store,
             blobs,
-            submissions=Submissions(control, control.run_store, catalog=catalog, values=values, quota=quota),
+            submissions=Submissions(control, control.run_store, catalog=catalog, values=values, pressure=room.admission),
             values=values,
             listing=control.listing,
             events=self._events,
         )
 
-        cluster = ClusterServicer(store, control.id, drainer, quota, self.value_budget)
+        cluster = ClusterServicer(store, control.id, drainer, room, self.value_budget)
 
         for module, grpc_module, name, servicer in (
             (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),

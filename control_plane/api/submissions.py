@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from control_plane.api.values import Values
     from control_plane.catalog import Catalog
     from control_plane.control_plane import ControlPlane
-    from control_plane.quota import QuotaGate
+    from control_plane.pressure import AdmissionPressure
     from stepflow.flow import Flow
     from stepflow.mesh.v1 import flows_pb2, runs_pb2
     from stepflow.store import Store
@@ -33,24 +33,24 @@ class Submissions:
     """Submits runs for the clients of one server."""
 
     def __init__(
-        self, control: ControlPlane, store: Store, *, catalog: Catalog, values: Values, quota: QuotaGate
+        self, control: ControlPlane, store: Store, *, catalog: Catalog, values: Values, pressure: AdmissionPressure
     ) -> None:
         self._control = control
         self._store = store
         self._catalog = catalog
         self._values = values
-        self._quota = quota
+        self._pressure = pressure
         self._batches = asyncio.Semaphore(BATCHES_AT_ONCE)
 
     async def submit(self, request: runs_pb2.SubmitRunRequest) -> str:
         """Submit a run and return its id. Raises: StepflowError."""
-        await self._quota.check()
+        await self._pressure.admit()
         return await self._admit(request, await self._decoded(request))
 
     async def submit_batch(self, messages: AsyncIterator[runs_pb2.SubmitBatchRequest]) -> str:
         """Submit a run whose inputs arrive in further messages, and return its id. Raises: StepflowError."""
         async with self._batches:
-            await self._quota.check()
+            await self._pressure.admit()
             await call_memory.hold()  # one partition of inputs
             reader = BatchReader(messages, self._values)
             request = await reader.run()

@@ -12,6 +12,7 @@ Modules:
 - `blocking`: `BlockingClient`, for programs without an event loop.
 - `watch`: the events of a run, over reconnects.
 - `connection`: channels to the control planes, and repeated calls.
+- `busy`: submissions that wait for a mesh that is busy.
 - `batch`: the inputs of a batch, in messages.
 - `requests`: Python values and flow files as messages.
 - `conversion`: messages as the client's data.
@@ -41,6 +42,7 @@ from stepflow.client.model import (
     RunItem,
     RunStep,
     StoredFlow,
+    StoreInfo,
 )
 from stepflow.client.requests import Named
 from stepflow.client.watch import RunWatch
@@ -76,6 +78,7 @@ __all__ = [
     "RunStep",
     "RunWatch",
     "Step",
+    "StoreInfo",
     "StoredFlow",
     "Tls",
     "Watch",

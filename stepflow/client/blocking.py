@@ -12,7 +12,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepflow.client.client import Client
+from stepflow.client.client import BUSY_PATIENCE_S, Client
 from stepflow.client.requests import NOT_GIVEN
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from stepflow.client.requests import Document, FlowLike, Named
     from stepflow.client.watch import RunWatch
-    from stepflow.errors import StepflowError
+    from stepflow.errors import Overloaded, StepflowError
     from stepflow.rpc.tls import Tls
 
 _T = TypeVar("_T")
@@ -52,8 +52,17 @@ PULLED_TOGETHER = 16
 class BlockingClient:
     """The blocking twin of `Client`, which documents methods and errors. Close the client, or use `with`."""
 
-    def __init__(self, server: str | None = None, *, tls: Tls | None = None, patience_s: float = 10.0) -> None:
-        self._client = Client(server, tls=tls, patience_s=patience_s)
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        tls: Tls | None = None,
+        patience_s: float = 10.0,
+        busy_patience_s: float = BUSY_PATIENCE_S,
+        on_busy: Callable[[Overloaded, float], None] | None = None,
+    ) -> None:
+        """As `Client`; `on_busy` is called on the thread of the client."""
+        self._client = Client(server, tls=tls, patience_s=patience_s, busy_patience_s=busy_patience_s, on_busy=on_busy)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stepflow client", daemon=True)
         self._thread.start()

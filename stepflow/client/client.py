@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from stepflow import codec
 from stepflow.client.batch import BatchInputs
+from stepflow.client.busy import BusyPatience, is_busy
 from stepflow.client.connection import CALL_TIMEOUT_S, Connection
 from stepflow.client.conversion import (
     cluster_of,
@@ -25,11 +26,20 @@ from stepflow.client.conversion import (
 from stepflow.client.model import QUEUED, StoredFlow
 from stepflow.client.requests import NOT_GIVEN, document_message, flow_reference, given, submission, value_message
 from stepflow.client.watch import RunWatch
-from stepflow.errors import FailedPrecondition, Invalid, NotFound, StepflowError
+from stepflow.errors import FailedPrecondition, Invalid, NotFound, Overloaded, StepflowError
 from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+    )
     from types import TracebackType
 
     from stepflow.client.model import ClusterInfo, Component, FlowDiagnostic, FlowInfo, Run, RunItem, RunStep
@@ -41,6 +51,9 @@ WAIT_SLICE_S = 30.0
 
 DRAIN_TIMEOUT_S = 75.0
 """Longer than the server's own time limit, so that the server's error arrives."""
+
+BUSY_PATIENCE_S = 60.0
+"""Default patience of submissions with a mesh that is busy."""
 
 RUNS_PER_CALL = 200
 
@@ -57,13 +70,26 @@ JSON = values_pb2.VALUE_FORM_JSON
 class Client:
     """A client of the mesh for one event loop. Close the client, or use `async with`."""
 
-    def __init__(self, server: str | None = None, *, tls: Tls | None = None, patience_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        tls: Tls | None = None,
+        patience_s: float = 10.0,
+        busy_patience_s: float = BUSY_PATIENCE_S,
+        on_busy: Callable[[Overloaded, float], None] | None = None,
+    ) -> None:
         """`server`: HOST:PORT, several with commas, or a gRPC target such as `dns:///mesh:7840`; default:
         `STEPFLOW_SERVER`, else localhost:7840. Calls are repeated for `patience_s` while no server answers.
+
+        Submissions are repeated for `busy_patience_s` while the mesh is busy and refuses them as Overloaded; 0: never.
+        `on_busy` is called with the error and this time when a submission begins to wait.
 
         Raises: Invalid (`SERVER_INVALID`).
         """
         self._connection = Connection(server, tls, patience_s)
+        self.busy_patience_s = busy_patience_s
+        self.on_busy = on_busy
 
     async def __aenter__(self) -> Client:
         return self
@@ -136,7 +162,7 @@ class Client:
         a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
         mesh's values.
 
-        Raises: Invalid, NotFound, AlreadyExists (`RUN_EXISTS`), Overloaded.
+        Raises: Invalid, NotFound, AlreadyExists (`RUN_EXISTS`); Overloaded, after `busy_patience_s`.
         """
         request = submission(
             flow,
@@ -153,7 +179,9 @@ class Client:
             texts = await batch.up_to(UNARY_INPUTS_BYTES)
             if texts is None:
                 try:
-                    reply = await self._connection.send(lambda to: to.runs.SubmitBatch, lambda: batch.messages(request))
+                    reply = await self._until_admitted(
+                        lambda: self._connection.send(lambda to: to.runs.SubmitBatch, lambda: batch.messages(request))
+                    )
                     return str(reply.run_id)
                 except FailedPrecondition as error:
                     if error.reason != "CALL_UNKNOWN":
@@ -161,7 +189,7 @@ class Client:
                     texts = await _for_old_server(batch)
 
         request.inputs.extend(values_pb2.Value(json=text) for text in texts)
-        reply = await self._connection.call(lambda to: to.runs.SubmitRun, request)
+        reply = await self._until_admitted(lambda: self._connection.call(lambda to: to.runs.SubmitRun, request))
         return str(reply.run_id)
 
     async def submit_runs(self, flow: FlowLike, inputs: Iterable[Any], **options: Any) -> list[str | StepflowError]:
@@ -171,9 +199,39 @@ class Client:
         """
         outcomes: list[str | StepflowError] = []
         for request in _submissions(submission(flow, [value], None, **options) for value in inputs):
-            reply = await self._connection.call(lambda to: to.runs.SubmitRuns, request)
-            outcomes += [_submitted(outcome) for outcome in reply.outcomes]
+            outcomes += await self._submit_together(request)
         return outcomes
+
+    async def _submit_together(self, request: runs_pb2.SubmitRunsRequest) -> list[str | StepflowError]:
+        """Submit runs with one call, and those again for which the mesh was too busy; return the outcomes in order."""
+        busy = BusyPatience(self.busy_patience_s, self.on_busy)
+        outcomes: dict[int, str | StepflowError] = {}
+        left = list(range(len(request.runs)))
+        while True:
+            some = runs_pb2.SubmitRunsRequest(runs=[request.runs[index] for index in left])
+            reply = await self._connection.call(lambda to: to.runs.SubmitRuns, some)
+            outcomes.update(zip(left, map(_submitted, reply.outcomes), strict=True))
+            found = {index: outcomes[index] for index in left}
+            refused = {
+                index: error for index, error in found.items() if isinstance(error, Overloaded) and is_busy(error)
+            }
+            try:
+                for error in list(refused.values())[-1:]:  # the last in line
+                    await busy.wait(error)
+            except Overloaded:
+                refused = {}
+            left = list(refused)
+            if not left:
+                return [outcomes[index] for index in range(len(request.runs))]
+
+    async def _until_admitted(self, submit: Callable[[], Awaitable[Any]]) -> Any:
+        """Submit, and again while the mesh is busy. Raises: Overloaded, after `busy_patience_s`; those of `submit`."""
+        busy = BusyPatience(self.busy_patience_s, self.on_busy)
+        while True:
+            try:
+                return await submit()
+            except Overloaded as error:
+                await busy.wait(error)
 
     async def get(self, run_id: str) -> Run:
         """Return a run. Raises: NotFound."""
@@ -382,4 +440,5 @@ def _submitted(outcome: runs_pb2.SubmitOutcome) -> str | StepflowError:
         return outcome.run_id
 
     rejection = outcome.rejection
-    return family(rejection.status)(rejection.reason, rejection.message)
+    details = {"retry_after_ms": rejection.retry_after_ms} if rejection.retry_after_ms else {}
+    return family(rejection.status)(rejection.reason, rejection.message, **details)

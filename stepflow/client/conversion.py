@@ -18,6 +18,7 @@ from stepflow.client.model import (
     Run,
     RunItem,
     RunStep,
+    StoreInfo,
 )
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
@@ -259,4 +260,24 @@ def cluster_of(message: cluster_pb2.GetClusterResponse) -> ClusterInfo:
         warnings=list(message.warnings),
         value_bytes_max=message.value_bytes_max,
         value_waiting=message.value_waiting,
+        store=_store_of(message.store) if message.HasField("store") else None,
+    )
+
+
+def _store_of(message: cluster_pb2.StoreInfo) -> StoreInfo:
+    return StoreInfo(
+        message.bytes_in_use,
+        message.bytes_allocated,
+        message.quota_bytes,
+        message.bytes_in_per_s,
+        message.bytes_out_per_s,
+        message.runs_in_per_s,
+        message.runs_out_per_s,
+        message.packing_lag_ms,
+        message.segments,
+        message.packed_runs,
+        message.packed_bytes,
+        message.inline_bytes_max,
+        message.runs_per_s_max if message.HasField("runs_per_s_max") else None,
+        list(message.slowed),
     )

@@ -238,6 +238,32 @@ class HostInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """The room of the store. Bytes; rates are means over the last minute."""
+
+    bytes_in_use: int
+    bytes_allocated: int
+    """Size of etcd's file, which etcd compares with its quota."""
+    quota_bytes: int
+    bytes_in_per_s: float
+    bytes_out_per_s: float
+    runs_in_per_s: float
+    runs_out_per_s: float
+    """Runs that left the store: packed, expired or deleted."""
+    packing_lag_ms: int
+    """Age of the oldest run that is due to be packed; 0 if none is."""
+    segments: int
+    packed_runs: int
+    packed_bytes: int
+    inline_bytes_max: int
+    """Larger values become blobs."""
+    runs_per_s_max: float | None = None
+    """Rate to which admissions are limited; None while they are free."""
+    slowed: list[str] = field(default_factory=list)
+    """What is slowed down, and why. Texts for people."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterInfo:
     """Live executors and hosts. `leader_id` is empty while no control plane leads.
 
@@ -255,3 +281,5 @@ class ClusterInfo:
     """Memory for large values of the control plane that answered; 0 if unknown."""
     value_waiting: int = 0
     """Calls of clients that wait for that memory."""
+    store: StoreInfo | None = None
+    """None if the store has no bound, or does not tell its size."""

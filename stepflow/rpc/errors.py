@@ -2,6 +2,7 @@
 
 - A `StepflowError` becomes its family's status with a `google.rpc.ErrorInfo` (domain `stepflow.mesh`) that carries the
   reason and the details; the client raises the same family with the same reason. The text is never parsed.
+- An error with the detail `retry_after_ms` has a `google.rpc.RetryInfo`, too, for clients of other makers.
 - `error_of` gives a family to statuses without an `ErrorInfo`, for example those of gRPC itself.
 
 Not here: the status of a family (`stepflow.errors`), and INTERNAL for any other exception (`server`).
@@ -29,6 +30,7 @@ from stepflow.errors import (
     Unauthenticated,
     Unavailable,
 )
+from stepflow.retry import RETRY_AFTER_MS_MAX
 
 DOMAIN = "stepflow.mesh"
 
@@ -57,7 +59,18 @@ def status_of(error: StepflowError) -> status_pb2.Status:
         del info.metadata[max(info.metadata, key=lambda name: len(info.metadata[name]))]
     status = status_pb2.Status(code=grpc.StatusCode[error.status].value[0], message=_cut(error.message))
     status.details.add().Pack(info)
+    pause_ms = retry_after_ms(error)
+    if pause_ms:
+        pause = error_details_pb2.RetryInfo()
+        pause.retry_delay.FromMilliseconds(pause_ms)
+        status.details.add().Pack(pause)
     return status
+
+
+def retry_after_ms(error: StepflowError) -> int:
+    """Return the time after which a server asks its client to try again; 0 if it does not."""
+    text = str(error.details.get("retry_after_ms", ""))
+    return min(int(text), RETRY_AFTER_MS_MAX) if text.isascii() and text.isdigit() else 0
 
 
 def _cut(text: str) -> str:
@@ -106,4 +119,4 @@ def _error_info(failed: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | N
     return None
 
 
-__all__ = ["DOMAIN", "error_of", "family", "status_of"]
+__all__ = ["DOMAIN", "error_of", "family", "retry_after_ms", "status_of"]

@@ -13,6 +13,7 @@ Over any store:
 - `follow`: list and watch, across failures.
 - `writer`: the fenced writes of an executor.
 - `flush`: submissions to the writer, gathered into transactions.
+- `inline_bound`: the size above which values become blobs.
 - `grouping`: independent transactions sent together.
 
 Without a store:

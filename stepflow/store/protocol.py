@@ -14,6 +14,7 @@ every implementation to them:
   the lease of its key; `ignore_lease` keeps the present lease.
 - A *watch* yields whole revisions in order, without repeats or gaps. A watch that starts before the retained history,
   or falls too far behind, ends with `StoreCompacted`; its owner lists again.
+- A *compaction* discards the history before a revision. Present keys are not affected.
 - `StoreUnavailable` leaves open whether a transaction happened. After any other error nothing happened.
 
 Keys are text, sorted by code point (the order of their UTF-8 bytes). The limits are etcd's defaults. `check_txn`
@@ -269,6 +270,18 @@ class Store(Protocol):
         """Return the current revision."""
         ...
 
+    async def compact(self, revision: int) -> None:
+        """Discard the history before `revision`. Idempotent; no effect on a revision that is compacted already.
+
+        Reads at an earlier revision, and watches from one, raise StoreCompacted. Reads at `revision` or later, watches
+        from a later revision, and open watches that have kept up are not affected.
+
+        Raises:
+            StoreUnavailable: undecided.
+            Invalid: `REVISION_IN_FUTURE`.
+        """
+        ...
+
     async def close(self) -> None:
         """Release all resources. Idempotent. Later calls raise StoreUnavailable."""
         ...
@@ -287,15 +300,23 @@ async def delete(store: Store, key: str) -> bool:
 async def range_all(
     store: Store, prefix: str, *, revision: int = 0, first: Page | None = None
 ) -> AsyncIterator[KeyValue]:
-    """Yield all keys under `prefix` as of one revision, reading page by page.
+    """Yield all keys under `prefix` in order, as of one revision, reading page by page.
 
-    `first` is a page that the caller has read already.
+    A reader so slow that this revision was compacted goes on at the current one: its last keys are younger than its
+    first, each key comes at most once, and a key that exists all the time is not missed. `first` is a page that the
+    caller has read already.
 
-    Raises: StoreCompacted: the reader is so slow that the revision of the first page has lost its history.
+    Raises: StoreCompacted: the given `revision` had lost its history before the first page.
     """
     after = ""
     while True:
-        page, first = first or await store.range(prefix, after=after, revision=revision), None
+        try:
+            page, first = first or await store.range(prefix, after=after, revision=revision), None
+        except StoreCompacted:
+            if not after:
+                raise
+            page = await store.range(prefix, after=after)
+
         for item in page.items:
             yield item
         if not page.more:

@@ -23,6 +23,7 @@ from stepflow.store import (
     Put,
     Range,
     Store,
+    StoreCompacted,
     StoreEvent,
     StoreUnavailable,
     StoreWatch,
@@ -586,6 +587,89 @@ def test_a_closed_watch_ends_also_for_one_who_waits(with_store: WithStore) -> No
         assert await waiting == []
         await put(store, "w", b"")
         assert [batch async for batch in watch] == []
+
+    with_store(scenario)
+
+
+# -- compaction ---------------------------------------------------------------------------------------------------
+
+
+def test_a_compaction_ends_reads_of_earlier_revisions_and_keeps_what_is_present(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        for i in range(5):
+            await put(store, f"k{i % 2}", str(i).encode())  # revisions 2-6
+        await delete(store, "k1")  # 7
+        await store.compact(6)
+        with pytest.raises(StoreCompacted):
+            await store.range("k", revision=5)
+        assert [kv.key for kv in (await store.range("k", revision=6)).items] == ["k0", "k1"]
+        assert [kv.value for kv in (await store.range("k")).items] == [b"4"]
+        assert await store.get("k0") == KeyValue("k0", b"4", 2, 6, 3, 0)
+        assert await put(store, "k0", b"5") == 8
+
+    with_store(scenario)
+
+
+def test_watches_go_on_behind_a_compaction_and_end_if_they_start_before_it(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        early = store.watch("w")
+        for i in range(5):
+            await put(store, "w", str(i).encode())  # revisions 2-6
+        assert [b.revision for b in await following(early, 5)] == [2, 3, 4, 5, 6]
+        await store.compact(4)
+        with pytest.raises(StoreCompacted):
+            await anext(aiter(store.watch("w", from_revision=3)))
+        late = store.watch("w", from_revision=5)
+        assert [b.revision for b in await following(late, 2)] == [5, 6]
+
+        await store.compact(6)
+        await delete(store, "w")  # 7
+        for watch in (early, late):
+            assert [b.revision for b in await following(watch, 1)] == [7]
+            watch.close()
+
+    with_store(scenario)
+
+
+def test_a_compaction_is_idempotent_and_never_goes_back(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        for _ in range(5):
+            await put(store, "k", b"")  # revisions 2-6
+        await store.compact(5)
+        await store.compact(5)
+        await store.compact(3)
+        with pytest.raises(StoreCompacted):
+            await store.range("k", revision=4)
+        assert (await store.range("k", revision=5)).items[0].version == 4
+
+    with_store(scenario)
+
+
+def test_a_compaction_into_the_future_is_refused(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        revision = await put(store, "k", b"")
+        with pytest.raises(Invalid) as caught:
+            await store.compact(revision + 1)
+        assert caught.value.reason == "REVISION_IN_FUTURE"
+        assert (await store.range("k", revision=revision)).revision == revision
+
+    with_store(scenario)
+
+
+def test_a_slow_reader_of_all_keys_goes_on_behind_a_compaction(with_store: WithStore) -> None:
+    async def scenario(store: Store) -> None:
+        count = PAGE_KEYS_MAX + 10
+        for start in range(0, count, 100):
+            names = [f"k/{i:05}" for i in range(start, min(count, start + 100))]
+            await do(store, *(Put(name, b"old") for name in names))
+        reader = range_all(store, "k/")
+        seen = [await anext(reader)]
+        await do(store, Put("k/00000", b"new"), Put(f"k/{count - 1:05}", b"new"), Put(f"k/{count:05}", b"new"))
+        await put(store, "other", b"")
+        await store.compact(await store.revision())
+        seen += [kv async for kv in reader]
+        assert [kv.key for kv in seen] == [f"k/{i:05}" for i in range(count + 1)]
+        assert [seen[0].value, seen[-2].value] == [b"old", b"new"]
 
     with_store(scenario)
 

@@ -62,6 +62,9 @@ class Shifted:
     async def revision(self) -> int:
         return self._down(await self._store.revision())
 
+    async def compact(self, revision: int) -> None:
+        await self._store.compact(self._up(revision))
+
     async def close(self) -> None:
         await self._store.close()
 

@@ -9,7 +9,7 @@ from stepflow.cli.options import JsonOption, ServerOption
 from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
-    from stepflow.client import Client, Cluster, Component, HostInfo, PluginInfo
+    from stepflow.client import Client, Cluster, Component, HostInfo, PluginInfo, StoreInfo
 
 app = StrictTyper(
     name="cluster",
@@ -58,6 +58,8 @@ def show_status(*, server: ServerOption = None, json: JsonOption = False) -> Non
 
     for text in cluster.warnings:
         console.warn(text)
+    for text in cluster.store.slowed if cluster.store is not None else ():
+        console.warn(f"slowed down: {text}")
     for text in cluster.obstacles:
         console.warn(f"runs cannot make progress: {text}")
     if cluster.obstacles:
@@ -196,7 +198,8 @@ def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None
 def _print_cluster(cluster: "Cluster") -> None:
     from stepflow.cli.tables import print_members, print_table
 
-    print_members((("leader", cluster.leader_id or "(none)"), ("pending runs", f"{cluster.runs_pending:,}")))
+    members = [("leader", cluster.leader_id or "(none)"), ("pending runs", f"{cluster.runs_pending:,}")]
+    print_members(members + ([] if cluster.store is None else _store_members(cluster.store)))
     if cluster.executors:
         console.show()
         executors = [
@@ -220,6 +223,24 @@ def _print_cluster(cluster: "Cluster") -> None:
         for plugin in host.plugins:
             if plugin.state != "ready" and plugin.last_error:
                 console.warn(f"{host.host_id}: plugin {plugin.plugin}: {plugin.last_error}")
+
+
+def _store_members(store: "StoreInfo") -> list[tuple[str, str]]:
+    from stepflow.cli.display.texts import duration
+
+    def mib(count: float) -> str:
+        return f"{count / 2**20:,.1f} MiB"
+
+    share = store.bytes_in_use / max(1, store.quota_bytes)
+    lag = f"{duration(store.packing_lag_ms)} behind" if store.packing_lag_ms else "up to date"
+    packed = f"{store.packed_runs:,} runs in {store.segments:,} segments, {mib(store.packed_bytes)}"
+    return [
+        ("store", f"{mib(store.bytes_in_use)} in use, {share:.0%} of {mib(store.quota_bytes)}"),
+        ("its file", mib(store.bytes_allocated)),
+        ("comes in", f"{store.runs_in_per_s:,.1f} runs/s, {mib(store.bytes_in_per_s)}/s"),
+        ("goes out", f"{store.runs_out_per_s:,.1f} runs/s, {mib(store.bytes_out_per_s)}/s"),
+        ("packed", f"{packed}; {lag}"),
+    ]
 
 
 def _plugins(host: "HostInfo") -> str:

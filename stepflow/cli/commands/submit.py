@@ -20,9 +20,15 @@ from stepflow.cli.options import (
 from stepflow.standard_streams import StdoutUnwritable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stepflow.cli.input.given import Given
     from stepflow.client import Client
+    from stepflow.errors import Overloaded
     from stepflow.flow import Flow
+
+BUSY_PATIENCE_S = 300.0
+"""How long a submission waits for a mesh that is busy."""
 
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -53,6 +59,10 @@ def submit(
         str | None,
         typer.Option("--run-id", metavar="UUID", help="Id of the run; repeating the command submits no second run."),
     ] = None,
+    patience: Annotated[
+        float,
+        typer.Option("--patience", min=0, metavar="SECONDS", help="Try again for this long while the mesh is busy."),
+    ] = BUSY_PATIENCE_S,
     output: OutputOption = None,
     json: JsonOption = False,
     no_validate_input: NoValidateInputOption = False,
@@ -63,6 +73,8 @@ def submit(
     Ctrl-C stops following and prints the command to follow again; the run continues. A second Ctrl-C cancels
     the run. With --no-wait, only the run's id is printed. With --json, the result is an object: the run, and the
     results of its items. The exit code is 1 when the flow (or an item of a batch) failed.
+
+    A mesh that is busy refuses new runs for a while: the command tries again for --patience seconds.
 
     Plugins and routes are those of the mesh; of a config next to the flow, only the `retry` section applies.
 
@@ -90,6 +102,7 @@ def submit(
         concurrency_max=max_concurrency,
         check_input=not no_validate_input,
         retry=None if retry is None else retry.to_tree(),
+        patience_s=patience,
     )
 
     if wait:
@@ -109,10 +122,20 @@ class _Submission:
     concurrency_max: int | None
     check_input: bool
     retry: Any
+    patience_s: float
 
-    async def send(self, client: "Client") -> str:
-        """Submit the run and return its id. Idempotent: the id is chosen before the first attempt."""
+    async def send(self, client: "Client", on_refused: "Callable[[], None]" = lambda: None) -> str:
+        """Submit the run and return its id. Idempotent: the id is chosen before the first attempt.
+
+        `on_refused`: called when the mesh is busy, and the submission begins to wait.
+        """
         given = self.given
+
+        def on_busy(error: "Overloaded", patience_s: float) -> None:
+            on_refused()
+            _say_busy(error, patience_s)
+
+        client.busy_patience_s, client.on_busy = self.patience_s, on_busy
         return await client.submit_batch(
             self.reference,
             given.inputs,
@@ -126,6 +149,12 @@ class _Submission:
         )
 
 
+def _say_busy(error: "Overloaded", patience_s: float) -> None:
+    from stepflow.cli.display.texts import duration
+
+    console.say(f"the mesh is busy: {error.reason}; trying again for up to {duration(int(patience_s * 1000))}")
+
+
 def _follow(submission: _Submission, server: str | None, output: Path | None, *, json: bool, quiet: bool) -> None:
     """Submit the run, follow it, and print how it ended."""
     from stepflow.cli.display.follow import Following, follow
@@ -135,10 +164,13 @@ def _follow(submission: _Submission, server: str | None, output: Path | None, *,
     inputs, redactor = submission.given.inputs, submission.given.redactor
     following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True)
 
+    def refused() -> None:
+        following.refused = True
+
     async def begin(client: "Client") -> tuple[str, int]:
         # Before the first await: after a Ctrl-C during `send` the mesh may have the run, and people need its id.
         following.run_id = submission.run_id
-        await submission.send(client)
+        await submission.send(client, refused)
         console.say(f"run_id: {submission.run_id}")
         return submission.run_id, (await client.get(submission.run_id)).items_total if inputs.batch else 1
 

@@ -65,6 +65,8 @@ class Following:
     """Empty until the run may have reached the mesh."""
     begun: bool = field(default=False, init=False)
     """The mesh has confirmed the run."""
+    refused: bool = False
+    """The mesh is busy and has refused the run so far."""
     items_ended: int = field(default=0, init=False)
 
 
@@ -131,7 +133,7 @@ class _Interruptible:
             return
 
         console.say(self._resume_hint())
-        if not following.cancels or self._first_signal != signal.SIGINT:
+        if following.refused or not following.cancels or self._first_signal != signal.SIGINT:
             return
 
         console.say(console.styled(f"Ctrl-C again within {CANCEL_WINDOW_S:g} s cancels the run", "dim"))
@@ -150,6 +152,8 @@ class _Interruptible:
         again = f"stepflow runs watch {following.run_id}{remote.server_argument(following.server)}"
         if following.begun:
             return f"the run continues without this command; follow it again with: {again}"
+        if following.refused:
+            return f"the mesh was busy; should it have accepted the run in the end, follow it with: {again}"
         return f"the mesh has not answered, so the run may or may not exist; check with: {again}"
 
     async def _cancel(self) -> None:
@@ -170,7 +174,7 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
     """Begin the run and follow it to the end, over two connections of different patience."""
     async with remote.connect(following.server) as client:
         following.run_id, items_total = await begin(client)
-        following.begun = True
+        following.begun, following.refused = True, False
 
     # The mesh has the run: from here on, wait for a server that restarts.
     async with remote.connect(following.server, remote.FOLLOW_PATIENCE_S) as client:

@@ -15,5 +15,6 @@ Between services:
 In the store:
 - `journal`: the entries of a partition's journal.
 - `state`: run records, statuses, results, assignments, sessions.
+- `pressure`: the room of the store.
 - `retry`: retry policies and back-offs.
 """

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepflow/mesh/v1/cluster.proto\x12\x10stepflow.mesh.v1\"\x13\n\x11GetClusterRequest\"\x8a\x02\n\x12GetClusterResponse\x12\x11\n\tleader_id\x18\x01 \x01(\t\x12\x18\n\x10\x63ontrol_plane_id\x18\x02 \x01(\t\x12\x31\n\texecutors\x18\x03 \x03(\x0b\x32\x1e.stepflow.mesh.v1.ExecutorInfo\x12)\n\x05hosts\x18\x04 \x03(\x0b\x32\x1a.stepflow.mesh.v1.HostInfo\x12\x14\n\x0cruns_pending\x18\x05 \x01(\r\x12\x11\n\tobstacles\x18\x06 \x03(\t\x12\x10\n\x08warnings\x18\x07 \x03(\t\x12\x17\n\x0fvalue_bytes_max\x18\x0c \x01(\x04\x12\x15\n\rvalue_waiting\x18\r \x01(\r\"\xc2\x01\n\x0c\x45xecutorInfo\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04runs\x18\x03 \x01(\r\x12\x10\n\x08runs_max\x18\x04 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x12\n\nblob_error\x18\x07 \x01(\t\x12\x17\n\x0fvalue_bytes_max\x18\x0c \x01(\x04\x12\x15\n\rvalue_waiting\x18\r \x01(\r\"\xd1\x01\n\x08HostInfo\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12-\n\x07plugins\x18\x05 \x03(\x0b\x32\x1c.stepflow.mesh.v1.PluginInfo\x12\x0c\n\x04pool\x18\x06 \x01(\t\x12\x12\n\nblob_error\x18\x07 \x01(\t\x12\x17\n\x0fvalue_bytes_max\x18\x0c \x01(\x04\x12\x15\n\rvalue_waiting\x18\r \x01(\r\"s\n\nPluginInfo\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x12\n\ncomponents\x18\x05 \x01(\r\x12\x10\n\x08restarts\x18\x06 \x01(\r\"B\n\x0c\x44rainRequest\x12\x15\n\x0b\x65xecutor_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07host_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"\x0f\n\rDrainResponse\"D\n\x0eUndrainRequest\x12\x15\n\x0b\x65xecutor_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07host_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"\x11\n\x0fUndrainResponse2\x83\x02\n\x0e\x43lusterService\x12W\n\nGetCluster\x12#.stepflow.mesh.v1.GetClusterRequest\x1a$.stepflow.mesh.v1.GetClusterResponse\x12H\n\x05\x44rain\x12\x1e.stepflow.mesh.v1.DrainRequest\x1a\x1f.stepflow.mesh.v1.DrainResponse\x12N\n\x07Undrain\x12 .stepflow.mesh.v1.UndrainRequest\x1a!.stepflow.mesh.v1.UndrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepflow/mesh/v1/cluster.proto\x12\x10stepflow.mesh.v1\"\x13\n\x11GetClusterRequest\"\xb6\x02\n\x12GetClusterResponse\x12\x11\n\tleader_id\x18\x01 \x01(\t\x12\x18\n\x10\x63ontrol_plane_id\x18\x02 \x01(\t\x12\x31\n\texecutors\x18\x03 \x03(\x0b\x32\x1e.stepflow.mesh.v1.ExecutorInfo\x12)\n\x05hosts\x18\x04 \x03(\x0b\x32\x1a.stepflow.mesh.v1.HostInfo\x12\x14\n\x0cruns_pending\x18\x05 \x01(\r\x12\x11\n\tobstacles\x18\x06 \x03(\t\x12\x10\n\x08warnings\x18\x07 \x03(\t\x12\x17\n\x0fvalue_bytes_max\x18\x0c \x01(\x04\x12\x15\n\rvalue_waiting\x18\r \x01(\r\x12*\n\x05store\x18\x0e \x01(\x0b\x32\x1b.stepflow.mesh.v1.StoreInfo\"\xde\x02\n\tStoreInfo\x12\x14\n\x0c\x62ytes_in_use\x18\x01 \x01(\x04\x12\x17\n\x0f\x62ytes_allocated\x18\x02 \x01(\x04\x12\x13\n\x0bquota_bytes\x18\x03 \x01(\x04\x12\x16\n\x0e\x62ytes_in_per_s\x18\x04 \x01(\x01\x12\x17\n\x0f\x62ytes_out_per_s\x18\x05 \x01(\x01\x12\x15\n\rruns_in_per_s\x18\x06 \x01(\x01\x12\x16\n\x0eruns_out_per_s\x18\x07 \x01(\x01\x12\x16\n\x0epacking_lag_ms\x18\x08 \x01(\x04\x12\x10\n\x08segments\x18\t \x01(\x04\x12\x13\n\x0bpacked_runs\x18\n \x01(\x04\x12\x14\n\x0cpacked_bytes\x18\x0b \x01(\x04\x12\x18\n\x10inline_bytes_max\x18\x0c \x01(\r\x12\x1b\n\x0eruns_per_s_max\x18\r \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06slowed\x18\x0e \x03(\tB\x11\n\x0f_runs_per_s_max\"\xc2\x01\n\x0c\x45xecutorInfo\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04runs\x18\x03 \x01(\r\x12\x10\n\x08runs_max\x18\x04 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x12\n\nblob_error\x18\x07 \x01(\t\x12\x17\n\x0fvalue_bytes_max\x18\x0c \x01(\x04\x12\x15\n\rvalue_waiting\x18\r \x01(\r\"\xd1\x01\n\x08HostInfo\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12-\n\x07plugins\x18\x05 \x03(\x0b\x32\x1c.stepflow.mesh.v1.PluginInfo\x12\x0c\n\x04pool\x18\x06 \x01(\t\x12\x12\n\nblob_error\x18\x07 \x01(\t\x12\x17\n\x0fvalue_bytes_max\x18\x0c \x01(\x04\x12\x15\n\rvalue_waiting\x18\r \x01(\r\"s\n\nPluginInfo\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x12\n\ncomponents\x18\x05 \x01(\r\x12\x10\n\x08restarts\x18\x06 \x01(\r\"B\n\x0c\x44rainRequest\x12\x15\n\x0b\x65xecutor_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07host_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"\x0f\n\rDrainResponse\"D\n\x0eUndrainRequest\x12\x15\n\x0b\x65xecutor_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07host_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"\x11\n\x0fUndrainResponse2\x83\x02\n\x0e\x43lusterService\x12W\n\nGetCluster\x12#.stepflow.mesh.v1.GetClusterRequest\x1a$.stepflow.mesh.v1.GetClusterResponse\x12H\n\x05\x44rain\x12\x1e.stepflow.mesh.v1.DrainRequest\x1a\x1f.stepflow.mesh.v1.DrainResponse\x12N\n\x07Undrain\x12 .stepflow.mesh.v1.UndrainRequest\x1a!.stepflow.mesh.v1.UndrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCLUSTERREQUEST']._serialized_start=52
   _globals['_GETCLUSTERREQUEST']._serialized_end=71
   _globals['_GETCLUSTERRESPONSE']._serialized_start=74
-  _globals['_GETCLUSTERRESPONSE']._serialized_end=340
-  _globals['_EXECUTORINFO']._serialized_start=343
-  _globals['_EXECUTORINFO']._serialized_end=537
-  _globals['_HOSTINFO']._serialized_start=540
-  _globals['_HOSTINFO']._serialized_end=749
-  _globals['_PLUGININFO']._serialized_start=751
-  _globals['_PLUGININFO']._serialized_end=866
-  _globals['_DRAINREQUEST']._serialized_start=868
-  _globals['_DRAINREQUEST']._serialized_end=934
-  _globals['_DRAINRESPONSE']._serialized_start=936
-  _globals['_DRAINRESPONSE']._serialized_end=951
-  _globals['_UNDRAINREQUEST']._serialized_start=953
-  _globals['_UNDRAINREQUEST']._serialized_end=1021
-  _globals['_UNDRAINRESPONSE']._serialized_start=1023
-  _globals['_UNDRAINRESPONSE']._serialized_end=1040
-  _globals['_CLUSTERSERVICE']._serialized_start=1043
-  _globals['_CLUSTERSERVICE']._serialized_end=1302
+  _globals['_GETCLUSTERRESPONSE']._serialized_end=384
+  _globals['_STOREINFO']._serialized_start=387
+  _globals['_STOREINFO']._serialized_end=737
+  _globals['_EXECUTORINFO']._serialized_start=740
+  _globals['_EXECUTORINFO']._serialized_end=934
+  _globals['_HOSTINFO']._serialized_start=937
+  _globals['_HOSTINFO']._serialized_end=1146
+  _globals['_PLUGININFO']._serialized_start=1148
+  _globals['_PLUGININFO']._serialized_end=1263
+  _globals['_DRAINREQUEST']._serialized_start=1265
+  _globals['_DRAINREQUEST']._serialized_end=1331
+  _globals['_DRAINRESPONSE']._serialized_start=1333
+  _globals['_DRAINRESPONSE']._serialized_end=1348
+  _globals['_UNDRAINREQUEST']._serialized_start=1350
+  _globals['_UNDRAINREQUEST']._serialized_end=1418
+  _globals['_UNDRAINRESPONSE']._serialized_start=1420
+  _globals['_UNDRAINRESPONSE']._serialized_end=1437
+  _globals['_CLUSTERSERVICE']._serialized_start=1440
+  _globals['_CLUSTERSERVICE']._serialized_end=1699
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ class GetClusterRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterResponse(_message.Message):
-    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending", "obstacles", "warnings", "value_bytes_max", "value_waiting")
+    __slots__ = ("leader_id", "control_plane_id", "executors", "hosts", "runs_pending", "obstacles", "warnings", "value_bytes_max", "value_waiting", "store")
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
     CONTROL_PLANE_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTORS_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class GetClusterResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     VALUE_WAITING_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
     leader_id: str
     control_plane_id: str
     executors: _containers.RepeatedCompositeFieldContainer[ExecutorInfo]
@@ -29,7 +30,40 @@ class GetClusterResponse(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     value_bytes_max: int
     value_waiting: int
-    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ..., obstacles: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ...) -> None: ...
+    store: StoreInfo
+    def __init__(self, leader_id: _Optional[str] = ..., control_plane_id: _Optional[str] = ..., executors: _Optional[_Iterable[_Union[ExecutorInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., runs_pending: _Optional[int] = ..., obstacles: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ..., value_bytes_max: _Optional[int] = ..., value_waiting: _Optional[int] = ..., store: _Optional[_Union[StoreInfo, _Mapping]] = ...) -> None: ...
+
+class StoreInfo(_message.Message):
+    __slots__ = ("bytes_in_use", "bytes_allocated", "quota_bytes", "bytes_in_per_s", "bytes_out_per_s", "runs_in_per_s", "runs_out_per_s", "packing_lag_ms", "segments", "packed_runs", "packed_bytes", "inline_bytes_max", "runs_per_s_max", "slowed")
+    BYTES_IN_USE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_ALLOCATED_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_PER_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_PER_S_FIELD_NUMBER: _ClassVar[int]
+    RUNS_IN_PER_S_FIELD_NUMBER: _ClassVar[int]
+    RUNS_OUT_PER_S_FIELD_NUMBER: _ClassVar[int]
+    PACKING_LAG_MS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    PACKED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    PACKED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    RUNS_PER_S_MAX_FIELD_NUMBER: _ClassVar[int]
+    SLOWED_FIELD_NUMBER: _ClassVar[int]
+    bytes_in_use: int
+    bytes_allocated: int
+    quota_bytes: int
+    bytes_in_per_s: float
+    bytes_out_per_s: float
+    runs_in_per_s: float
+    runs_out_per_s: float
+    packing_lag_ms: int
+    segments: int
+    packed_runs: int
+    packed_bytes: int
+    inline_bytes_max: int
+    runs_per_s_max: float
+    slowed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, bytes_in_use: _Optional[int] = ..., bytes_allocated: _Optional[int] = ..., quota_bytes: _Optional[int] = ..., bytes_in_per_s: _Optional[float] = ..., bytes_out_per_s: _Optional[float] = ..., runs_in_per_s: _Optional[float] = ..., runs_out_per_s: _Optional[float] = ..., packing_lag_ms: _Optional[int] = ..., segments: _Optional[int] = ..., packed_runs: _Optional[int] = ..., packed_bytes: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., runs_per_s_max: _Optional[float] = ..., slowed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ExecutorInfo(_message.Message):
     __slots__ = ("executor_id", "address", "runs", "runs_max", "engine_version", "draining", "blob_error", "value_bytes_max", "value_waiting")

@@ -69,6 +69,7 @@ class Method(Generic[Request, Response]):
 RANGE = Method("/etcdserverpb.KV/Range", pb.RangeRequest, pb.RangeResponse, repeat=True)
 TXN = Method("/etcdserverpb.KV/Txn", pb.TxnRequest, pb.TxnResponse)
 TXN_READING = Method("/etcdserverpb.KV/Txn", pb.TxnRequest, pb.TxnResponse, repeat=True)
+COMPACT = Method("/etcdserverpb.KV/Compact", pb.CompactionRequest, pb.CompactionResponse, repeat=True)
 # A second lease, granted because a reply was lost, expires by itself.
 LEASE_GRANT = Method("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest, pb.LeaseGrantResponse, repeat=True)
 LEASE_REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest, pb.LeaseRevokeResponse)

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 from stepflow.errors import Invalid, NotFound
 from stepflow.etcd.v1 import etcd_pb2 as pb
 from stepflow.store.checks import check_key, check_range, check_txn
-from stepflow.store.etcd.client import LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, RANGE, TXN, TXN_READING, EtcdClient
+from stepflow.store.etcd.client import (
+    COMPACT,
+    LEASE_GRANT,
+    LEASE_KEEP_ALIVE,
+    LEASE_REVOKE,
+    RANGE,
+    TXN,
+    TXN_READING,
+    EtcdClient,
+)
 from stepflow.store.etcd.members import EtcdStatus, ask_member, choose_endpoint
 from stepflow.store.etcd.messages import EtcdMessages
 from stepflow.store.etcd.watch import EtcdWatch, Watches
@@ -93,7 +102,12 @@ class EtcdStore:
         size, ask = 0, min(limit, FIRST_RANGE_KEYS)
         while True:
             request = pb.RangeRequest(key=start, range_end=end, limit=ask, revision=revision)
-            reply = await self._range(request)
+            try:
+                reply = await self._range(request)
+            except StoreCompacted:
+                if not items:
+                    raise
+                return Page(items, True, revision)  # too slow for the rest; the next page reports it
             revision = revision or reply.header.revision
             size, full = self._messages.fill(items, size, reply)
             more = full or reply.more
@@ -154,6 +168,12 @@ class EtcdStore:
 
     async def revision(self) -> int:
         return (await self._range(pb.RangeRequest(key=self._messages.key("") or b"\0"))).header.revision
+
+    async def compact(self, revision: int) -> None:
+        try:
+            await self._client.call(self._client.kv, COMPACT, pb.CompactionRequest(revision=revision))
+        except StoreCompacted:  # by an earlier call, or by etcd itself
+            return
 
     async def status(self) -> EtcdStatus:
         """Return the status of the current member.

@@ -69,6 +69,7 @@ class EtcdWatch(WatchQueue):
         self._client = watches.client
         self._prefix, self._end, self._strip = prefix, end, strip
         self._next = from_revision
+        self._resumed = False
         self._fragments: list[pb.Event] = []
         self._stream: aio.StreamStreamCall[Any, Any] | None = None
         self._patience: asyncio.Timeout | None = None
@@ -140,6 +141,7 @@ class EtcdWatch(WatchQueue):
                 return
 
             self._client.watch.leave(channel)
+            self._resumed = True
             useful = self._next > resumed_at or time.monotonic() - started_s > BACKOFF_S_MAX
             failures = 1 if useful else failures + 1
             log.debug("watch interrupted", endpoint=endpoint, error=reason, failures=failures)
@@ -200,8 +202,11 @@ class EtcdWatch(WatchQueue):
 
     def _create_request(self) -> pb.WatchRequest:
         """Return the request that creates the watch, and is refused while the watch exists."""
+        # A resumed watch starts one revision early, and the repeat is left out: before 3.5.18 etcd starts a watch at
+        # the compacted revision itself, without the deletions of that revision.
+        start = max(1, self._next - 1) if self._resumed else self._next
         create = pb.WatchCreateRequest(
-            key=self._prefix, range_end=self._end, start_revision=self._next, watch_id=WATCH_ID, fragment=True
+            key=self._prefix, range_end=self._end, start_revision=start, watch_id=WATCH_ID, fragment=True
         )
         return pb.WatchRequest(create_request=create)
 

@@ -44,6 +44,7 @@ class Batch:
     def forget(self) -> None:
         """Undo the batch."""
         self.revision = self._committed
+        self.history.compacted = min(self.history.compacted, self._committed)
         self._records = []
         self._written = {}
         self._seen = {}

@@ -68,15 +68,13 @@ class Engine:
 
     def range(self, prefix: str, after: str, limit: int, revision: int) -> Page:
         check_range(prefix, after, limit)
-        current = self._batch.revision
-        if revision > current:
-            raise Invalid(
-                "REVISION_IN_FUTURE",
-                f"revision {revision} lies in the future; the current one is {current}",
-                revision=revision,
-                current=current,
-            )
+        self._check_past(revision)
         return self._batch.page(prefix, after, limit, revision or None)
+
+    def compact(self, revision: int) -> None:
+        """Discard the history before a revision. Raises: Invalid."""
+        self._check_past(revision)
+        self._batch.history.compact(revision)
 
     def history(self, prefix: str, from_revision: int) -> list[Record]:
         """Return the records from a revision on; none for 0 and for future revisions. Raises: StoreCompacted."""
@@ -192,6 +190,16 @@ class Engine:
         for key in self._table.leased_keys():
             self._batch.delete(change, key)
         self._batch.add_change(change)
+
+    def _check_past(self, revision: int) -> None:
+        current = self._batch.revision
+        if revision > current:
+            raise Invalid(
+                "REVISION_IN_FUTURE",
+                f"revision {revision} lies in the future; the current one is {current}",
+                revision=revision,
+                current=current,
+            )
 
     def _check_writable(self) -> None:
         if self._read_only:

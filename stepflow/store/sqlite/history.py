@@ -63,10 +63,19 @@ class History:
     def extend(self, records: list[Record]) -> None:
         self._records.extend(records)
         self._bytes += sum(record.size for record in records)
-        while len(self._records) > HISTORY_REVISIONS_MAX or self._bytes > HISTORY_BYTES_MAX:
+        while self._records and (
+            len(self._records) > HISTORY_REVISIONS_MAX
+            or self._bytes > HISTORY_BYTES_MAX
+            or self._records[0].revision <= self.compacted
+        ):
             oldest = self._records.popleft()
             self._bytes -= oldest.size
-            self.compacted = oldest.revision
+            self.compacted = max(self.compacted, oldest.revision)
+
+    def compact(self, revision: int) -> None:
+        """Discard the records up to a revision, which may belong to an uncommitted change."""
+        self.compacted = max(self.compacted, revision)
+        self.extend([])
 
     def newest_first(self) -> Iterator[Record]:
         return reversed(self._records)

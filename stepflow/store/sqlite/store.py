@@ -112,6 +112,9 @@ class SqliteStore:
     async def revision(self) -> int:
         return await self._ask(Engine.current_revision)
 
+    async def compact(self, revision: int) -> None:
+        await self._ask(lambda engine: engine.compact(revision))
+
     def watch(self, prefix: str, *, from_revision: int = 0) -> SqliteWatch:
         if self._read_only:
             raise FailedPrecondition(

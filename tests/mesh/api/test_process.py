@@ -167,9 +167,10 @@ def client_of(server: str, work: Callable[[BlockingClient], None]) -> Callable[[
 
 def test_a_nearly_full_etcd_takes_no_new_runs(mesh: Processes) -> None:
     control_plane = mesh.start("control_plane", "--etcd-quota-bytes", "1000")
-    with BlockingClient(control_plane.address) as client, pytest.raises(Overloaded) as full:
+    with BlockingClient(control_plane.address, busy_patience_s=0) as client, pytest.raises(Overloaded) as full:
         client.submit(CHAIN)
     assert full.value.reason == "STORE_FULL"
+    assert int(str(full.value.details["retry_after_ms"])) > 0
 
 
 def test_a_control_plane_that_must_not_lead_serves_all_the_same(mesh: Processes) -> None:

@@ -12,12 +12,11 @@ from support.api import api_mesh
 
 from control_plane.admission import RunRequest
 from control_plane.deletion import delete_run
-from control_plane.quota import QuotaGate
 from control_plane.retention import Retention, RetentionPolicy
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.signals import signal
 from stepflow.codec import Json, encode
-from stepflow.errors import FailedPrecondition, Invalid, Overloaded
+from stepflow.errors import FailedPrecondition, Invalid
 from stepflow.flow import flow_from_tree
 from stepflow.store import created_at, keys, range_all
 
@@ -230,24 +229,3 @@ def test_a_policy_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(Invalid) as refused:
         RetentionPolicy(journals_s=10, runs_s=5)
     assert refused.value.reason == "RETENTION_INVALID"
-
-
-def test_a_store_near_its_quota_takes_no_new_runs(api: Any) -> None:
-    mesh, run = api
-
-    class Nearly:
-        """A store that says how large it is, as the one over etcd does."""
-
-        size_in_use_bytes = 71
-
-        async def status(self) -> Nearly:
-            return self
-
-    async def work() -> None:
-        await QuotaGate(mesh.store).check()  # SQLite has no quota
-        await QuotaGate(Nearly(), quota_bytes=200).check()  # type: ignore[arg-type]  # all that the gate looks at
-        with pytest.raises(Overloaded) as full:
-            await QuotaGate(Nearly(), quota_bytes=100).check()  # type: ignore[arg-type]  # all that the gate looks at
-        assert full.value.reason == "STORE_FULL"
-
-    run(work())

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support import wait_until_async
 from support.etcd import FAST, EtcdServer, etcd_binary, running_etcd
 
-from control_plane.quota import QuotaGate
+from control_plane.pressure import AdmissionPressure
+from control_plane.store_meter import StoreMeter
 from stepflow.errors import Forbidden, Invalid, Overloaded, Unauthenticated
 from stepflow.store import Put, StoreUnavailable, Txn, present, put, range_all
 from stepflow.store.etcd.config import EtcdConfig
@@ -219,7 +220,7 @@ def test_a_user_who_is_not_root_learns_version_and_size(guarded: EtcdServer) -> 
                     break
                 await asyncio.sleep(0.1)
             with pytest.raises(Overloaded) as full:
-                await QuotaGate(store, quota_bytes=500_000).check()
+                await AdmissionPressure(StoreMeter(store), 500_000).admit()
             assert full.value.reason == "STORE_FULL"
 
     run(scenario())
@@ -256,7 +257,7 @@ def test_without_metrics_a_full_store_cannot_be_seen_and_a_warning_says_so(
                 assert store.version == UNKNOWN_VERSION
                 with pytest.raises(Forbidden):
                     await store.status()
-                await QuotaGate(store, quota_bytes=1).check()
+                await AdmissionPressure(StoreMeter(store), 1).admit()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.CancelledError):  # the server ends with the test

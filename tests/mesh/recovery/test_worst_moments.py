@@ -246,7 +246,7 @@ def test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_whe
                     await asyncio.sleep(0.2)
 
         async def scenario() -> None:
-            async with Client(control.address, patience_s=0) as client, mesh.store() as store:
+            async with Client(control.address, patience_s=0, busy_patience_s=0) as client, mesh.store() as store:
                 early = await client.submit_runs(chain(1), range(2))
                 await gate.wait_for(2)
                 late = await client.submit_runs(chain(2), range(3))
