@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from control_plane.replays import replay_values
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json
 from stepflow.errors import DataLoss, FailedPrecondition, Failure
+from stepflow.flow.values import Stored
 from stepflow.journal import entries_of, journal_unread, open_partition
 from stepflow.rpc import call_memory
 from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
-from stepflow.run.state import Stored, release_state
+from stepflow.run.state import release_state
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import keys
 from stepflow.telemetry import get_logger

@@ -19,12 +19,12 @@ from control_plane.replays import Replays
 from control_plane.views import NEVER_STARTED, ItemView, status_name
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json
 from stepflow.errors import DataLoss
+from stepflow.flow.values import Stored
 from stepflow.journal import blob_reader, partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.rpc import call_memory
 from stepflow.run.entries import failure_from_pb, json_of
-from stepflow.run.state import Stored
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
 

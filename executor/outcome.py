@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import INLINE_BYTES_MAX, encode
 from stepflow.errors import Code, Failure
+from stepflow.flow.values import Stored
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.entries import failure_to_pb, payload_of
-from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
     from executor.blobs import RunBlobs
