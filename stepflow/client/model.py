@@ -180,7 +180,7 @@ class ClientEvent:
     done: float = 0.0
     total: float = 0.0
     result_bytes: int = 0
-    """Length of a requested result of more than 16 MiB, which is not sent; `Client.get_result` reads that of an item."""
+    """Length of a requested result of more than 16 MiB; else 0. `Client.get_result` reads that of an item."""
 
     @property
     def result(self) -> Any:
