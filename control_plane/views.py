@@ -16,7 +16,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepflow.codec import Json
+    from stepflow.codec import Json, LargeJson
     from stepflow.mesh.v1 import state_pb2
 
 TERMINAL = frozenset(
@@ -57,11 +57,11 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class ItemView:
-    """An item. `outcome`: None while running."""
+    """An item. `outcome`: None while running; `LargeJson` for a result of more than 16 MiB."""
 
     item: int
     status: str
-    outcome: Json | Failure | None
+    outcome: Json | Failure | LargeJson | None
     completed_at_ms: int | None
 
 

@@ -13,6 +13,7 @@ Pure. Content ids (`blob_id`) are the SHA-256 of such texts.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -171,6 +172,14 @@ class Json:
 
     def __hash__(self) -> int:
         return hash(self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class LargeJson:
+    """Stands for a JSON text that is not in memory, because it may exceed `PAYLOAD_BYTES_MAX`."""
+
+    text_bytes: int
+    """Length of the text."""
 
 
 _UNDECODED: Any = object()

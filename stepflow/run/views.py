@@ -15,6 +15,7 @@ from stepflow.run.entries import failure_from_pb, json_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stepflow.codec import LargeJson
     from stepflow.errors import Failure
     from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run.scope import Scope, StepRun
@@ -164,7 +165,7 @@ class StepView(msgspec.Struct):
     completed_at_ms: int | None = None
     duration_ms: int | None = None
     """Duration of the last attempt, as in StepEvent; None without an end of its own, or if it was never dispatched."""
-    outcome: Json | Failure | None = None
+    outcome: Json | Failure | LargeJson | None = None
     retries: int = 0
 
 

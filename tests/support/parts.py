@@ -18,13 +18,13 @@ from control_plane.admission import RunRequest
 from control_plane.control_plane import ControlPlane
 from executor.executor import Executor
 from executor.hosts.peer import HostPeer
+from stepflow.cli.display.trees import outcome_tree
 from stepflow.codec import decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
 from stepflow.retry import Backoff
 from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents, Rule
-from stepflow.run.entries import flow_result
 from stepflow.store import delete, keys, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
@@ -270,7 +270,7 @@ class World:
     async def results(self, run_id: str) -> list[Any]:
         """Return the FlowResult trees of all items, None for items without a result."""
         items = await self.control.items(run_id)
-        return [None if item.outcome is None else decode(flow_result(item.outcome)) for item in items]
+        return [None if item.outcome is None else outcome_tree(item.outcome) for item in items]
 
     async def journal(self, run_id: str, partition: int = 0) -> list[pb.Entry]:
         return [entry async for entry in journal_entries(self.store, run_id, partition)]
