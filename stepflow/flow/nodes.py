@@ -130,7 +130,18 @@ class Fail:
 class Composite:
     """An object or array, nested levels included: constant pieces of text, and holes for values in between."""
 
-    __slots__ = ("_levels", "bytes_min", "holes", "inside", "lazy", "nodes", "pieces", "reads_input", "refs")
+    __slots__ = (
+        "_levels",
+        "_value_holes",
+        "bytes_min",
+        "holes",
+        "inside",
+        "lazy",
+        "nodes",
+        "pieces",
+        "reads_input",
+        "refs",
+    )
 
     def __init__(self, pieces: list[bytes | Node]) -> None:
         self.nodes = [piece for piece in pieces if not isinstance(piece, bytes)]
@@ -142,6 +153,7 @@ class Composite:
         self.lazy = any(node.lazy for node in self.nodes)
         self.reads_input = any(node.reads_input for node in self.nodes)
         self.inside = _inside(self.nodes)
+        self._value_holes = [(at, piece.value) for at, piece in enumerate(pieces) if not isinstance(piece, bytes)]
         self._levels = 0
 
     def json(self, env: Env) -> Outcome:
@@ -160,19 +172,25 @@ class Composite:
         return b"".join(pieces)
 
     def value(self, env: Env) -> Value | Failure:
-        pieces: list[Value] = list(self.pieces)
+        pieces: list[Any] = self.pieces.copy()
         size = self.bytes_min
-        for (at, _), node in zip(self.holes, self.nodes, strict=True):
-            value = node.value(env)
-            if isinstance(value, Failure):
+        shared = False
+        for at, evaluate in self._value_holes:
+            value = evaluate(env)
+            if isinstance(value, bytes):
+                size += len(value)
+            elif isinstance(value, Failure):
                 return value
-            size += len(value) if isinstance(value, bytes) else value.size
+            else:
+                size += value.size
+                shared = True
+
             if size > env.bytes_max:
                 return TOO_LARGE
             pieces[at] = value
 
-        if size <= PAYLOAD_BYTES_MAX and all(isinstance(piece, bytes) for piece in pieces):
-            return b"".join(pieces)  # type: ignore[arg-type]  # just checked
+        if not shared and size <= PAYLOAD_BYTES_MAX:
+            return b"".join(pieces)
         composed = Composed([piece for piece in pieces if piece != b""], self._own_levels())
         if size < REFERENCE_BYTES_MIN and not unloaded(composed):
             return composed.raw

@@ -169,7 +169,7 @@ def test_large_inputs_are_in_memory_only_while_they_are_read(monkeypatch: pytest
             before = loads.count
             world.work.release_all()
             assert (await world.ended(run_id)).items_completed == 2
-            assert loads.count - before == 2 * 3  # the input and the output in the executor, the input in the host
+            assert loads.count - before == 2 * 2  # the input, in the executor and in the host
 
     run(main())
 
