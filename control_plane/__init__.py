@@ -23,6 +23,7 @@ Reads:
 - `archive/`: runs in segments, outside the store, and the store as readers of runs see it.
 - `run_list`: pages of runs.
 - `listing`: pages of items and steps.
+- `results`: results of any size, whole or in chunks.
 - `replays`: partitions replayed off the event loop, for these pages.
 - `run_index`: the index of runs by age, which lists read.
 - `threads`: work on large values, off the event loop.

@@ -62,8 +62,12 @@ class ControlPlane:
         lease_ttl_s: float = LEASE_TTL_S,
         tls: Tls | None = None,
         retry: RetryConfig | None = None,
+        newest_formats: Callable[[], bool] | None = None,
     ) -> None:
-        """`tls`: for connections to executors. `retry`: default of runs without a retry policy."""
+        """`tls`: for connections to executors. `retry`: default of runs without a retry policy.
+
+        `newest_formats`: as for `Admission`; None: as all replicas agreed (`formats`).
+        """
         # The view of the store, and the leader's work.
         self.id = f"control-plane-{uuid4().hex[:12]}"
         self.cluster = Cluster(store, lambda: self._leader.look())  # noqa: PLW0108  # the leader is made below
@@ -91,7 +95,14 @@ class ControlPlane:
         self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.ended_runs, self.activity)
         self._flows = FlowStore(store)
         self.admission = Admission(
-            self._flows, packed, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
+            self._flows,
+            packed,
+            blobs,
+            self.cluster,
+            self._grouping,
+            retry or RetryConfig(),
+            self._leader.look,
+            newest_formats=newest_formats or (lambda: self.formats.active),
         )
         """Submissions, and the inputs of large batches."""
         self._canceller = Canceller(self.run_store, self._waits.view, partial(unreadable_partitions, self.cluster))

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from control_plane.replays import replay_values
-from stepflow.codec import PAYLOAD_BYTES_MAX, Json
-from stepflow.errors import DataLoss, FailedPrecondition, Failure
+from control_plane.results import Results
+from stepflow.codec import Json, LargeJson
+from stepflow.errors import FailedPrecondition, Failure
 from stepflow.journal import entries_of, journal_unread, open_partition
-from stepflow.rpc import call_memory
-from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
-from stepflow.run.state import Stored, release_state
-from stepflow.run.views import StepEvent, step_event
+from stepflow.run.state import release_state
+from stepflow.run.views import StepEvent, result_of, step_event
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
@@ -54,7 +53,7 @@ class StepDone:
     """A step ended. `result`: None if results are not requested, and for a failure, which is in `event`."""
 
     event: StepEvent
-    result: Json | None
+    result: Json | LargeJson | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class ItemDone:
 
     at_ms: int
     item: int
-    outcome: Json | Failure | None
+    outcome: Json | Failure | LargeJson | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,7 @@ class PartitionHistory:
         """True once the partition's last entry was read."""
         self._store = store
         self._get_blob = get_blob
+        self._results = Results(store, get_blob)
         self._run_id = run_id
         self._partition = partition
         self._record = record
@@ -241,7 +241,7 @@ class PartitionHistory:
     def _of_step(self, state: RunState, event: StepEvent, entry: pb.Entry) -> RunEvent:
         """Complete a step's event from the replay: with the result, or with the id of the sub-run."""
         if event.kind == "completed":
-            return StepDone(event, json_of(entry.step_completed.result) if self._with_results else None)
+            return StepDone(event, result_of(state, entry) if self._with_results else None)
         if event.kind == "failed":
             return StepDone(event, None)
         if event.kind == "sub_run":
@@ -272,20 +272,13 @@ class PartitionHistory:
         events: list[RunEvent] = []
         for event in batch.events:
             match event:
-                case StepDone(step, Stored() as result):
-                    events.append(StepDone(step, await self._content(result)))
-                case ItemDone(at_ms, item, Stored() as outcome):
-                    events.append(ItemDone(at_ms, item, await self._content(outcome)))
+                case StepDone(step, Json() as result):
+                    events.append(StepDone(step, await self._results.load(self._run_id, result)))
+                case ItemDone(at_ms, item, Json() as outcome):
+                    events.append(ItemDone(at_ms, item, await self._results.load(self._run_id, outcome)))
                 case _:
                     events.append(event)
         return EventBatch(events, batch.position)
-
-    async def _content(self, result: Stored) -> Json:
-        await call_memory.hold(result.blob_bytes or PAYLOAD_BYTES_MAX)
-        content = await self._get_blob(self._run_id, result.blob, shared=False)
-        if content is None:
-            raise DataLoss("RESULT_MISSING", f"a result of run {self._run_id} is missing from the blob store")
-        return Json(content)
 
 
 __all__ = [

@@ -16,15 +16,15 @@ import msgspec
 
 from control_plane.paging import PAGE_BYTES_MAX, PAGE_SIZE_MAX, read_token, write_token
 from control_plane.replays import Replays
+from control_plane.results import InParts, Results, ResultText
 from control_plane.views import NEVER_STARTED, ItemView, status_name
-from stepflow.codec import PAYLOAD_BYTES_MAX, Json
-from stepflow.errors import DataLoss
+from stepflow.codec import Json, LargeJson
+from stepflow.errors import DataLoss, FailedPrecondition, Failure, Invalid, NotFound
 from stepflow.journal import blob_reader, partition_count, read_record
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
-from stepflow.rpc import call_memory
+from stepflow.result_parts import parts_bytes
 from stepflow.run.entries import failure_from_pb, json_of
-from stepflow.run.state import Stored
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
@@ -56,8 +56,9 @@ class Listing:
 
     def __init__(self, store: Store, blobs: BlobStore) -> None:
         self._store = store
-        self._read_blob = blob_reader(store, blobs)
-        self._replays = Replays(store, self._read_blob)
+        read_blob = blob_reader(store, blobs)
+        self._replays = Replays(store, read_blob)
+        self._results = Results(store, read_blob)
 
     async def items(self, run_id: str, size: int, token: str) -> tuple[list[ItemView], str]:
         """Return a page of items and the token of the next one. Raises: NotFound, DataLoss."""
@@ -74,7 +75,10 @@ class Listing:
             if not views or offset == 0:
                 ended, default = await self._partition_items(run_id, partition, record)
 
-            view = await self._loaded_item(run_id, ended.get(index) or replace(default, item=index))
+            view = ended.get(index) or replace(default, item=index)
+            if isinstance(view.outcome, (Json, LargeJson)):
+                loaded = await self._results.load(run_id, view.outcome, f"the result of item {index}")
+                view = replace(view, outcome=loaded)
             views.append(view)
             bytes_total += len(view.outcome.raw) if isinstance(view.outcome, Json) else 0
             if bytes_total >= PAGE_BYTES_MAX:
@@ -93,6 +97,39 @@ class Listing:
             if not token:
                 return
 
+    async def result(self, run_id: str, item: int, offset: int = 0) -> ResultText:
+        """Return the text of an item's result behind `offset`, of any size, in chunks.
+
+        Raises: NotFound, FailedPrecondition (`ITEM_NOT_ENDED`, `ITEM_FAILED`), Invalid (`OFFSET_INVALID`), DataLoss.
+        """
+        record = await read_record(self._store, run_id)
+        if item >= record.items_total:
+            raise NotFound("ITEM_NOT_FOUND", f"run {run_id} has {record.items_total:,} items, and no item {item:,}")
+
+        ended, default = await self._partition_items(run_id, item // record.items_per_partition, record)
+        outcome = ended.get(item, default).outcome
+        if outcome is None:
+            raise FailedPrecondition("ITEM_NOT_ENDED", f"item {item} of run {run_id} has not ended yet")
+        if isinstance(outcome, Failure):
+            text = f"item {item} of run {run_id} has no result: {outcome.code.name}: {outcome.message}"
+            raise FailedPrecondition(
+                "ITEM_FAILED", text, failure_code=outcome.code.name, failure_message=outcome.message
+            )
+
+        found = await self._results.text(run_id, outcome, offset)
+        if offset > found.text_bytes:
+            raise Invalid("OFFSET_INVALID", f"offset {offset:,} lies behind the result of {found.text_bytes:,} bytes")
+        return ResultText(found.text_bytes, self._checked(run_id, found.chunks))
+
+    async def _checked(self, run_id: str, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        """Yield chunks; if one is missing because the run is deleted meanwhile, say so. Raises: NotFound, DataLoss."""
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except DataLoss:
+            await read_record(self._store, run_id)
+            raise
+
     async def _partition_items(
         self, run_id: str, partition: int, record: state_pb2.RunRecord
     ) -> tuple[dict[int, ItemView], ItemView]:
@@ -107,7 +144,7 @@ class Listing:
         found = await self._store.get(keys.results(run_id, partition))
         if found is not None:
             results = state_pb2.PartitionResults.FromString(found.value)
-            return {result.item: _item_view(result) for result in results.items}, _RUNNING
+            return {result.item: _item_view(partition, result) for result in results.items}, _RUNNING
 
         # 3. Without results: ended before it was placed, ended as unreadable, or live.
         if status.status == pb.RUN_STATUS_CANCELLED:
@@ -118,11 +155,6 @@ class Listing:
         except DataLoss as error:  # the other partitions are shown all the same
             log.error("items of a damaged journal are not known", run_id=run_id, reason=error.reason)
             return {}, _RUNNING
-
-    async def _loaded_item(self, run_id: str, view: ItemView) -> ItemView:
-        if not isinstance(view.outcome, Stored):
-            return view
-        return replace(view, outcome=await self._result(run_id, view.outcome, f"the result of item {view.item}"))
 
     async def steps(self, run_id: str, size: int, token: str, *, with_results: bool) -> StepPage:
         """Return a page of steps, by partition. Raises: NotFound, DataLoss.
@@ -156,28 +188,23 @@ class Listing:
 
     async def _loaded(self, run_id: str, view: StepView) -> tuple[StepView, int]:
         """Return the step with its result, read from the blob store if it is there, and the bytes of the result."""
-        outcome = view.outcome
-        if not isinstance(outcome, Json):
+        if not isinstance(view.outcome, Json):
             return view, 0
-        if isinstance(outcome, Stored):
-            outcome = await self._result(run_id, outcome, "a result")
-            view = msgspec.structs.replace(view, outcome=outcome)
-        return view, len(outcome.raw)
-
-    async def _result(self, run_id: str, outcome: Stored, what: str) -> Json:
-        """Read a result from the blob store, once the call has memory for it. Raises: DataLoss."""
-        await call_memory.hold(outcome.blob_bytes or PAYLOAD_BYTES_MAX)
-        content = await self._read_blob(run_id, outcome.blob, shared=False)
-        if content is None:
-            raise DataLoss("RESULT_MISSING", f"{what} of run {run_id} is missing from the blob store")
-        return Json(content)
+        outcome = await self._results.load(run_id, view.outcome)
+        size = len(outcome.raw) if isinstance(outcome, Json) else 0
+        return msgspec.structs.replace(view, outcome=outcome), size
 
 
 _RUNNING = ItemView(0, "running", None, None)
 
 
-def _item_view(result: state_pb2.ItemResult) -> ItemView:
-    outcome = failure_from_pb(result.failure) if result.HasField("failure") else json_of(result.result)
+def _item_view(partition: int, result: state_pb2.ItemResult) -> ItemView:
+    text_bytes = parts_bytes(result)
+    outcome: Json | Failure | LargeJson
+    if text_bytes is not None:
+        outcome = InParts(text_bytes, partition, result)
+    else:
+        outcome = failure_from_pb(result.failure) if result.HasField("failure") else json_of(result.result)
     return ItemView(result.item, status_name(result.status), outcome, result.completed_at_ms)
 
 

@@ -17,7 +17,7 @@ from stepflow.mesh.v1 import state_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepflow.codec import Json
+    from stepflow.codec import Json, LargeJson
 
 TERMINAL = frozenset(
     (pb.RUN_STATUS_COMPLETED, pb.RUN_STATUS_FAILED, pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_RECOVERY_FAILED)
@@ -57,11 +57,11 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class ItemView:
-    """An item. `outcome`: None while running."""
+    """An item. `outcome`: None while running; `LargeJson` for a result of more than 16 MiB."""
 
     item: int
     status: str
-    outcome: Json | Failure | None
+    outcome: Json | Failure | LargeJson | None
     completed_at_ms: int | None
 
 

@@ -154,6 +154,15 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         writer = MessageWriter(self._values, request.value_form)
         return runs_pb2.ListItemsResponse(items=[await writer.item(item) for item in items], next_page_token=token)
 
+    async def GetResult(
+        self, request: runs_pb2.GetResultRequest, _: Any
+    ) -> AsyncGenerator[runs_pb2.GetResultResponse, None]:
+        found = await self._listing.result(parse_run_id(request.run_id), request.item, request.offset)
+        async with aclosing(found.chunks) as chunks:
+            yield runs_pb2.GetResultResponse(chunk=await anext(chunks, b""), result_bytes=found.text_bytes)
+            async for chunk in chunks:
+                yield runs_pb2.GetResultResponse(chunk=chunk)
+
     async def ListSteps(self, request: runs_pb2.ListStepsRequest, _: Any) -> runs_pb2.ListStepsResponse:
         page = await self._listing.steps(
             parse_run_id(request.run_id),

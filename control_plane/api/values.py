@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from control_plane.threads import off_loop
-from stepflow.codec import Json, compact, composed_problem, decode, encode
+from stepflow.codec import Json, LargeJson, compact, composed_problem, decode, encode
 from stepflow.errors import Failure, Invalid
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import runs_pb2, values_pb2
@@ -65,11 +65,13 @@ class Values:
         return await off_loop(len(text), _struct_value, text)
 
     async def outcome(
-        self, outcome: Json | Failure, form: values_pb2.ValueForm, *, with_result: bool = True
+        self, outcome: Json | Failure | LargeJson, form: values_pb2.ValueForm, *, with_result: bool = True
     ) -> runs_pb2.Outcome | None:
         """Encode the outcome of an item or a step; None for a result without `with_result`."""
         if isinstance(outcome, Failure):
             return runs_pb2.Outcome(failure=await self.failure(outcome, form))
+        if isinstance(outcome, LargeJson):
+            return runs_pb2.Outcome(result_bytes=outcome.text_bytes) if with_result else None
         return runs_pb2.Outcome(result=await self.write(outcome.raw, form)) if with_result else None
 
     async def failure(self, failure: Failure, form: values_pb2.ValueForm) -> runs_pb2.FailedOutcome:

@@ -10,31 +10,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.display.outcome import Ended
-from stepflow.cli.display.results import BatchResults
+from stepflow.cli.display.outcome import Ended, read_already
+from stepflow.cli.display.results import LargeOutcome, StoredResults
 from stepflow.cli.display.texts import duration
-from stepflow.cli.display.trees import result_tree
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
+from stepflow.codec import LargeJson
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
 from stepflow.embedded.runs_folder import RunLost
-from stepflow.errors import Failure, NotFound, StepflowError
+from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 
     from control_plane.control_plane import ControlPlane
+    from control_plane.listing import Listing
+    from stepflow.cli.display.results import Outcomes
     from stepflow.cli.display.view import View
-    from stepflow.codec import Json
     from stepflow.config import Config
     from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns
@@ -104,7 +106,7 @@ def resume_hint(local: LocalRuns, run_id: str) -> str:
 def results_command(local: LocalRuns, run_id: str) -> str:
     """Return the command that prints the stored results of a run."""
     # With --store always: STEPFLOW_SERVER may name a mesh.
-    return f"stepflow runs get {run_id} --json --store {local.folder}"
+    return f"stepflow runs get {run_id} --result --store {local.folder}"
 
 
 async def _drive(job: Job) -> Ended:
@@ -251,22 +253,42 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
 
 
 async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> Ended:
-    """Return an ended run. The results of a batch are read later, from the database."""
-    command = results_command(local, run.run_id)
-    if run.items_total <= 1:
-        items = await control.items(run.run_id)
-        return Ended(run, [result_tree(item.outcome, run.status) for item in items], command)
+    """Return an ended run. The results of a batch, and large ones, are read later, from the database."""
+    items = await control.items(run.run_id) if run.items_total <= 1 else []
+    read = read_already([item.outcome for item in items], run.status)
+    stored = StoredResults(run.status, lambda: stored_outcomes(local, run.run_id))
+    return Ended(run, read or stored, results_command(local, run.run_id))
 
-    async def outcomes() -> AsyncGenerator[Json | Failure | None]:
-        store = await local.read(run.run_id)
-        try:
-            async with aclosing(reader(store, local.blobs()).listing.each_item(run.run_id)) as items:
-                async for item in items:
-                    yield item.outcome
-        finally:
-            await store.close()
 
-    return Ended(run, BatchResults(run.status, outcomes), command)
+async def stored_outcomes(local: LocalRuns, run_id: str) -> Outcomes:
+    """Yield the outcomes of the items of a run, read from its database."""
+    async with _listing(local, run_id) as listing, aclosing(listing.each_item(run_id)) as items:
+        async for item in items:
+            if isinstance(item.outcome, LargeJson):
+                yield LargeOutcome(item.outcome.text_bytes, partial(_text, listing, run_id, item.item))
+            else:
+                yield item.outcome
+
+
+async def stored_result(local: LocalRuns, run_id: str, item: int) -> Outcomes:
+    """Yield the result of an item, read from the database of its run."""
+    async with _listing(local, run_id) as listing:
+        yield LargeOutcome(0, partial(_text, listing, run_id, item))
+
+
+@asynccontextmanager
+async def _listing(local: LocalRuns, run_id: str) -> AsyncIterator[Listing]:
+    store = await local.read(run_id)
+    try:
+        yield reader(store, local.blobs()).listing
+    finally:
+        await store.close()
+
+
+async def _text(listing: Listing, run_id: str, item: int) -> AsyncGenerator[bytes]:
+    async with aclosing((await listing.result(run_id, item)).chunks) as chunks:
+        async for chunk in chunks:
+            yield chunk
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:

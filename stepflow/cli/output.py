@@ -1,23 +1,40 @@
-"""Results as files and on stdout, written as they come: FlowResults as JSON or JSONL, trees as YAML."""
+"""Results as files and on stdout, written as they come: FlowResults as JSON or JSONL, trees as YAML.
+
+- A file appears once it is whole.
+- A result of more than 16 MiB is written as JSON only, in chunks; on a terminal, a line on stderr shows the progress.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
+from stepflow.cli.display.results import LargeResult
 from stepflow.cli.input.files import value_format
 from stepflow.codec import decode, encode
 from stepflow.flow.yaml_scalars import reads_as_text
+from stepflow.whole_file import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from stepflow.cli.display.results import FlowResult
+
 
 WRITE_BYTES = 64 * 1024
+
+PROGRESS_S = 0.25
+"""Pause between two lines of progress; what is written sooner shows none."""
+
+
+class YamlTooLarge(Exception):
+    """A result of more than 16 MiB was to be written as YAML."""
 
 
 def check_output(output: Path | None) -> None:
@@ -31,17 +48,17 @@ def check_output(output: Path | None) -> None:
         raise Usage("FILE_UNWRITABLE", f"cannot write the output to {output}: {problem}", path=str(output))
 
 
-def write_results(results: Iterable[Any], output: Path | None, *, batch: bool) -> None:
-    """Write FlowResult trees as they come, to stdout (JSON) or to a file (format by extension).
+def write_results(results: Iterable[FlowResult], output: Path | None, *, batch: bool) -> None:
+    """Write FlowResults as they come, to stdout (JSON) or to a file (format by extension).
 
-    A single run is one value; a batch is JSONL or a YAML list. Raises: OSError.
+    A single run is one value; a batch is JSONL or a YAML list. Raises: OSError, YamlTooLarge.
     """
     if output is None:
         for text in _joined(_lines(results)):
             console.out(text)
         return
 
-    with output.open("wb") as file:
+    with whole_file(output) as file:
         for text in _yaml_texts(results, batch=batch) if _output_format(output) == "yaml" else _lines(results):
             file.write(text)
 
@@ -78,9 +95,29 @@ def _output_format(output: Path) -> Literal["yaml", "json"]:
     return "json" if output.suffix.lower() == ".jsonl" else value_format(output, what="output")
 
 
-def _lines(results: Iterable[Any]) -> Iterator[bytes]:
+def _lines(results: Iterable[FlowResult]) -> Iterator[bytes]:
     for result in results:
-        yield encode(result) + b"\n"
+        if isinstance(result, LargeResult):
+            yield b'{"outcome":"success","result":'
+            yield from _with_progress(result)
+            yield b"}\n"
+        else:
+            yield encode(result) + b"\n"
+
+
+def _with_progress(result: LargeResult) -> Iterator[bytes]:
+    """Yield the chunks of a result. On a terminal, show how far they are written."""
+    shown = sys.stderr.isatty() and not sys.stdout.isatty()
+    total = f" of {result.text_bytes // 1_000_000:,}" if result.text_bytes else ""
+    written, told_at = 0, time.monotonic()
+    for chunk in result.chunks:
+        yield chunk
+        written += len(chunk)
+        if shown and time.monotonic() - told_at >= PROGRESS_S:
+            told_at = time.monotonic()
+            print(f"\r\x1b[Kresult: {written // 1_000_000:,}{total} MB", end="", file=sys.stderr, flush=True)
+    if shown:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _joined(texts: Iterable[bytes]) -> Iterator[bytes]:
@@ -94,15 +131,15 @@ def _joined(texts: Iterable[bytes]) -> Iterator[bytes]:
     yield bytes(part)
 
 
-def _yaml_texts(results: Iterable[Any], *, batch: bool) -> Iterator[bytes]:
-    """Yield the parts of a YAML document: a list for a batch."""
-    if not batch:
-        yield to_yaml(next(iter(results))).encode()
-        return
-
+def _yaml_texts(results: Iterable[FlowResult], *, batch: bool) -> Iterator[bytes]:
+    """Yield the parts of a YAML document: a list for a batch. Raises: YamlTooLarge."""
     empty = True
     for result in results:
-        yield to_yaml([result]).encode()
+        if isinstance(result, LargeResult):
+            raise YamlTooLarge(f"a result of {result.text_bytes:,} bytes is not written as YAML")
+        yield to_yaml([result] if batch else result).encode()
+        if not batch:
+            return
         empty = False
     if empty:
         yield b"[]\n"

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from stepflow.cli.options import DEFAULT_SERVER
+from stepflow.codec import Json, LargeJson
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from stepflow.cli.display.results import Outcomes
     from stepflow.client import Client, Run, RunItem, RunStep, Tls
-    from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
 
@@ -93,6 +94,12 @@ def server_argument(server: str | None) -> str:
     return f" --server {server}"
 
 
+def results_command(server: str | None, run_id: str) -> str:
+    """Return the command that prints the stored results of a run."""
+    # With --server always: without it the command looks in `.stepflow/`.
+    return f"stepflow runs get {run_id} --result --server {server or DEFAULT_SERVER}"
+
+
 async def find_run(client: Client, text: str) -> str:
     """Return the run id that equals `text` or begins with it. Raises: NotFound, Invalid (an ambiguous prefix)."""
     from stepflow.errors import Invalid, NotFound
@@ -124,17 +131,35 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
             return
 
 
-async def outcomes(server: str | None, run_id: str) -> AsyncGenerator[Json | Failure | None]:
+async def outcomes(server: str | None, run_id: str) -> Outcomes:
     """Yield the outcomes of the items of an ended run, over a connection of its own."""
+    from functools import partial
+
+    from stepflow.cli.display.results import LargeOutcome
+
     async with connect(server, FOLLOW_PATIENCE_S) as client:
         async for item in client.items(run_id, page_size=ITEMS_PER_PAGE):
-            yield outcome_of(item)
+            outcome = outcome_of(item)
+            if isinstance(outcome, LargeJson):
+                yield LargeOutcome(outcome.text_bytes, partial(client.get_result, run_id, item.item))
+            else:
+                yield outcome
 
 
-def outcome_of(found: RunItem | RunStep) -> Json | Failure | None:
+async def one_result(server: str | None, run_id: str, item: int) -> Outcomes:
+    """Yield the result of an item, over a connection of its own."""
+    from functools import partial
+
+    from stepflow.cli.display.results import LargeOutcome
+
+    async with connect(server, FOLLOW_PATIENCE_S) as client:
+        yield LargeOutcome(0, partial(client.get_result, run_id, item))
+
+
+def outcome_of(found: RunItem | RunStep) -> Json | Failure | LargeJson | None:
     """Return the outcome of an item or step of a client, None before the end."""
-    from stepflow.codec import Json
-
+    if found.result_bytes:
+        return LargeJson(found.result_bytes)
     return Json(found.raw) if found.raw else found.failure
 
 

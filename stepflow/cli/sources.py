@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.cli import console, remote
+from stepflow.cli.display.outcome import Ended
+from stepflow.cli.display.results import StoredResults
 from stepflow.cli.display.runs import ShownItem, ShownRun
 from stepflow.errors import DataLoss, FailedPrecondition
 
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stepflow.cli.display.trees import AnyRun
-    from stepflow.client import Client, RunStep
+    from stepflow.client import Client, Run, RunStep
     from stepflow.embedded.runs_folder import LocalRuns
+    from stepflow.flow import Redactor
     from stepflow.run.views import StepView
 
 
@@ -37,6 +40,15 @@ class Source(Protocol):
 
     def read(self, text: str, *, steps: bool) -> ShownRun:
         """Return a run. Raises: NotFound, Invalid (an ambiguous prefix)."""
+
+    def ended(self, text: str) -> tuple[Ended, Redactor]:
+        """Return an ended run with its results. Raises: FailedPrecondition `RUN_NOT_ENDED`, NotFound, Invalid."""
+
+    def result(self, text: str, item: int) -> tuple[StoredResults, str]:
+        """Return the result of an item, to be read while it is written, and the command that prints it.
+
+        Raises: NotFound, Invalid; reading it, also FailedPrecondition (`ITEM_NOT_ENDED`, `ITEM_FAILED`).
+        """
 
     def delete(self, text: str, *, force: bool) -> str:
         """Delete a run that has ended and return the id.
@@ -117,6 +129,24 @@ class LocalSource:
         finally:
             await store.close()
 
+    def ended(self, text: str) -> tuple[Ended, Redactor]:
+        import asyncio
+
+        from stepflow.cli import stored
+
+        found = asyncio.run(stored.read_run(self._local, self._local.find(text)))
+        if found.ended is None:
+            hint = f"continue it with: stepflow resume {found.run_id}"
+            raise FailedPrecondition("RUN_NOT_ENDED", f"run {found.run_id} has no result yet; {hint}")
+        return found.ended, found.redactor
+
+    def result(self, text: str, item: int) -> tuple[StoredResults, str]:
+        from stepflow.cli.driving import results_command, stored_result
+
+        run_id = self._local.find(text)
+        stored = StoredResults("completed", lambda: stored_result(self._local, run_id, item))
+        return stored, f"{results_command(self._local, run_id)} --item {item}"
+
     def delete(self, text: str, *, force: bool) -> str:
         import asyncio
 
@@ -196,6 +226,23 @@ class RemoteSource:
         found = client.steps(run.run_id, include_results=True, on_incomplete=console.warn)
         shown = [_step_view(step) async for step in found] if steps else []
         return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
+
+    def ended(self, text: str) -> tuple[Ended, Redactor]:
+        async def work(client: Client) -> tuple[Run, Redactor]:
+            run = await client.get(await remote.find_run(client, text))
+            if not run.ended:
+                hint = f"follow it with: stepflow runs watch {run.run_id}{remote.server_argument(self._server)}"
+                raise FailedPrecondition("RUN_NOT_ENDED", f"run {run.run_id} has no result yet; {hint}")
+            return run, await remote.redactor(client, run)
+
+        run, redactor = remote.ask(self._server, work)
+        stored = StoredResults(run.status, lambda: remote.outcomes(self._server, run.run_id))
+        return Ended(run, stored, remote.results_command(self._server, run.run_id)), redactor
+
+    def result(self, text: str, item: int) -> tuple[StoredResults, str]:
+        run_id = remote.ask(self._server, lambda client: remote.find_run(client, text))
+        stored = StoredResults("completed", lambda: remote.one_result(self._server, run_id, item))
+        return stored, f"{remote.results_command(self._server, run_id)} --item {item}"
 
     def delete(self, text: str, *, force: bool) -> str:
         async def work(client: Client) -> str:

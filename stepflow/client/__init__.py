@@ -11,6 +11,7 @@ Modules:
 - `client`: `Client`, for asyncio programs.
 - `blocking`: `BlockingClient`, for programs without an event loop.
 - `watch`: the events of a run, over reconnects.
+- `result_stream`: the result of an item, in chunks.
 - `connection`: channels to the control planes, and repeated calls.
 - `busy`: submissions that wait for a mesh that is busy.
 - `batch`: the inputs of a batch, in messages.

@@ -16,6 +16,7 @@ from stepflow.client.client import BUSY_PATIENCE_S, Client
 from stepflow.client.requests import NOT_GIVEN
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
@@ -172,6 +173,12 @@ class BlockingClient:
 
     def items(self, run_id: str, *, page_size: int = 0) -> Iterator[RunItem]:
         return self._iterate(self._client.items(run_id, page_size=page_size))
+
+    def get_result(self, run_id: str, item: int = 0) -> Iterator[bytes]:
+        return self._iterate(self._client.get_result(run_id, item))
+
+    def save_result(self, run_id: str, path: str | os.PathLike[str], item: int = 0) -> int:
+        return self._do(self._client.save_result(run_id, path, item))
 
     def steps(
         self,

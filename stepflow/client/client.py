@@ -25,11 +25,13 @@ from stepflow.client.conversion import (
 )
 from stepflow.client.model import QUEUED, StoredFlow
 from stepflow.client.requests import NOT_GIVEN, document_message, flow_reference, given, submission, value_message
+from stepflow.client.result_stream import result_chunks, save_chunks
 from stepflow.client.watch import RunWatch
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, Overloaded, StepflowError
 from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import (
         AsyncGenerator,
         AsyncIterable,
@@ -315,6 +317,21 @@ class Client:
         async for reply in self._pages(lambda to: to.runs.ListItems, request):
             for item in reply.items:
                 yield item_of(item)
+
+    def get_result(self, run_id: str, item: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the result of an ended item as compact JSON text, in chunks of up to 1 MiB: results of any size.
+
+        Raises: NotFound (`RUN_NOT_FOUND`, `ITEM_NOT_FOUND`), FailedPrecondition (`ITEM_NOT_ENDED`; `ITEM_FAILED`, with
+        the failure in `details`), DataLoss.
+        """
+        return result_chunks(self._connection, run_id, item)
+
+    async def save_result(self, run_id: str, path: str | os.PathLike[str], item: int = 0) -> int:
+        """Write the result of an ended item to a file, which appears once it is whole; return its length in bytes.
+
+        Raises: OSError; as `get_result`.
+        """
+        return await save_chunks(self.get_result(run_id, item), path)
 
     async def steps(
         self,

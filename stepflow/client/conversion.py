@@ -91,19 +91,22 @@ def failure_of(message: runs_pb2.FailedOutcome) -> Failure:
     return Failure(Code(message.code), message.message, message.data.json)
 
 
-def _outcome_of(message: runs_pb2.Outcome) -> tuple[bytes, Failure | None]:
-    if message.HasField("failure"):
-        return b"", failure_of(message.failure)
-    return message.result.json, None
+def _outcome_of(message: runs_pb2.Outcome) -> dict[str, Any]:
+    """Return an outcome as members of the data that has one."""
+    failure = failure_of(message.failure) if message.HasField("failure") else None
+    return {"raw": message.result.json, "failure": failure, "result_bytes": message.result_bytes}
 
 
 def item_of(message: runs_pb2.Item) -> RunItem:
-    raw, failure = _outcome_of(message.outcome)
-    return RunItem(message.item, status_of(message.status), raw, failure, message.completed_at_ms or None)
+    return RunItem(
+        item=message.item,
+        status=status_of(message.status),
+        completed_at_ms=message.completed_at_ms or None,
+        **_outcome_of(message.outcome),
+    )
 
 
 def step_of(message: runs_pb2.StepSummary) -> RunStep:
-    raw, failure = _outcome_of(message.outcome)
     step = message.step
 
     return RunStep(
@@ -118,9 +121,8 @@ def step_of(message: runs_pb2.StepSummary) -> RunStep:
         retries=message.retries,
         started_at_ms=message.started_at_ms or None,
         completed_at_ms=message.completed_at_ms or None,
-        raw=raw,
-        failure=failure,
         duration_ms=_step_duration_ms(message),
+        **_outcome_of(message.outcome),
     )
 
 
@@ -150,9 +152,8 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
 
         case "step_ended":
             ended = message.step_ended
-            raw, failure = _outcome_of(ended.outcome)
             kind: EventKind = "step_failed" if ended.failed else "step_completed"
-            return _step_event(kind, at_ms, ended, duration_ms=ended.duration_ms, raw=raw, failure=failure)
+            return _step_event(kind, at_ms, ended, duration_ms=ended.duration_ms, **_outcome_of(ended.outcome))
 
         case "step_retrying":
             retrying = message.step_retrying
@@ -173,9 +174,8 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
 
         case "item_ended":
             item = message.item_ended
-            raw, failure = _outcome_of(item.outcome)
             kind = "item_failed" if item.failed else "item_completed"
-            return ClientEvent(kind, at_ms, run_id, item=item.item, raw=raw, failure=failure)
+            return ClientEvent(kind, at_ms, run_id, item=item.item, **_outcome_of(item.outcome))
 
         case "run_cancel_requested":
             return ClientEvent("cancel_requested", at_ms, run_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from stepflow.codec import decode
+from stepflow.codec import PAYLOAD_BYTES_MAX, decode
+from stepflow.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
@@ -98,18 +99,23 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunItem:
-    """Outcome of one input. `raw` is the result as compact JSON, empty while running and after a failure."""
+    """Outcome of one input. `raw` is the result as compact JSON, empty while running, after a failure, and if large."""
 
     item: int
     status: str
     raw: bytes
     failure: Failure | None
     completed_at_ms: int | None
+    result_bytes: int = 0
+    """Length of a result of more than 16 MiB, which `Client.get_result` reads; else 0."""
 
     @property
     def result(self) -> Any:
-        """The result as a tree; None while running and after a failure."""
-        return decode(self.raw) if self.raw else None
+        """The result as a tree; None while running and after a failure.
+
+        Raises: FailedPrecondition `RESULT_TOO_LARGE`, if `result_bytes` is set.
+        """
+        return _tree(self.raw, self.result_bytes, f"item {self.item}; get_result reads it in chunks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +140,13 @@ class RunStep:
     failure: Failure | None
     duration_ms: int | None = None
     """Duration of the last attempt, by one clock; None while running, if cancelled, and if never dispatched."""
+    result_bytes: int = 0
+    """Length of a requested result of more than 16 MiB; else 0. Such results are not sent."""
 
     @property
     def result(self) -> Any:
-        return decode(self.raw) if self.raw else None
+        """The result as a tree; None without one. Raises: as `RunItem.result`."""
+        return _tree(self.raw, self.result_bytes, f"step {self.step_id}, and results of steps are not read in chunks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +179,13 @@ class ClientEvent:
     run: Run | None = None
     done: float = 0.0
     total: float = 0.0
+    result_bytes: int = 0
+    """Length of a requested result of more than 16 MiB; else 0. `Client.get_result` reads that of an item."""
 
     @property
     def result(self) -> Any:
-        return decode(self.raw) if self.raw else None
+        """The result as a tree; None without one. Raises: as `RunItem.result`."""
+        return _tree(self.raw, self.result_bytes, "this event; get_result reads the result of an item in chunks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,3 +295,11 @@ class ClusterInfo:
     """Calls of clients that wait for that memory."""
     store: StoreInfo | None = None
     """None if the store has no bound, or does not tell its size."""
+
+
+def _tree(raw: bytes, result_bytes: int, whose: str) -> Any:
+    """Return a result as a tree. Raises: FailedPrecondition `RESULT_TOO_LARGE`."""
+    if result_bytes:
+        text = f"{result_bytes:,} bytes, more than the {PAYLOAD_BYTES_MAX:,} of a message, has the result of {whose}"
+        raise FailedPrecondition("RESULT_TOO_LARGE", text, result_bytes=result_bytes)
+    return decode(raw) if raw else None

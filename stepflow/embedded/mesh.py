@@ -22,9 +22,9 @@ from control_plane.signals import signal as signal_run
 from control_plane.views import ItemView, RunView
 from executor.executor import Executor
 from executor.hosts.peer import HostPeer
-from stepflow.codec import decode
+from stepflow.codec import PAYLOAD_BYTES_MAX, LargeJson, decode
 from stepflow.config import BuiltinPlugin, Config, RetryConfig
-from stepflow.errors import StepflowError
+from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents
 from stepflow.run.entries import flow_result
 from stepflow.store.blobs import BlobStore
@@ -63,7 +63,7 @@ class Mesh:
         self.config = config
         self._environ = environ
         self.store = store
-        self.control = ControlPlane(store, blobs)
+        self.control = ControlPlane(store, blobs, newest_formats=lambda: True)
         self._endpoints: PullEndpoints = {}
 
         backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints)
@@ -249,9 +249,22 @@ async def run_flow_once(
             run_id = await mesh.control.submit(request)
             await mesh.control.wait(run_id)
             items = await mesh.control.items(run_id)
-            return [decode(flow_result(item.outcome)) for item in items if item.outcome is not None]
+            return [_tree_of(item) for item in items if item.outcome is not None]
     finally:
         await store.close()
+
+
+def _tree_of(item: ItemView) -> dict[str, Any]:
+    """Return the FlowResult of an ended item. Raises: FailedPrecondition `RESULT_TOO_LARGE`."""
+    assert item.outcome is not None
+    if isinstance(item.outcome, LargeJson):
+        raise FailedPrecondition(
+            "RESULT_TOO_LARGE",
+            f"the result of item {item.item} is {item.outcome.text_bytes:,} bytes, more than the "
+            f"{PAYLOAD_BYTES_MAX:,} that are returned whole; run the flow with `stepflow run`",
+        )
+    tree: dict[str, Any] = decode(flow_result(item.outcome))
+    return tree
 
 
 def run_request(flow: Flow | str, inputs: Sequence[bytes], *, config: Config, **options: Any) -> RunRequest:

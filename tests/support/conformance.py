@@ -193,8 +193,9 @@ class EmbeddedCases:
         overrides: Any = None,
         window: int | None = None,
     ) -> Ran:
-        from stepflow.codec import decode, encode
-        from stepflow.embedded.mesh import flow_result, run_request
+        from stepflow.cli.display.trees import outcome_tree
+        from stepflow.codec import encode
+        from stepflow.embedded.mesh import run_request
 
         mesh = self._running
         is_id = isinstance(flow, str) and not flow.endswith(".yaml")
@@ -209,7 +210,7 @@ class EmbeddedCases:
         run_id = await mesh.control.submit(request)
         view = await mesh.control.wait(run_id, timeout_s=RUN_TIMEOUT_S / 2)
         items = await mesh.control.items(run_id)
-        shown = [(item.status, None if item.outcome is None else decode(flow_result(item.outcome))) for item in items]
+        shown = [(item.status, None if item.outcome is None else outcome_tree(item.outcome)) for item in items]
         assert view.terminal, f"the run has not ended in time: {shown}"
         steps = [
             RanStep(
@@ -218,7 +219,7 @@ class EmbeddedCases:
                 depth=step.depth,
                 status=step.status,
                 attempt=step.attempt,
-                result=None if step.outcome is None else decode(flow_result(step.outcome)),
+                result=None if step.outcome is None else outcome_tree(step.outcome),
             )
             for step in await mesh.control.steps(run_id)
         ]

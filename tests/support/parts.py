@@ -18,13 +18,13 @@ from control_plane.admission import RunRequest
 from control_plane.control_plane import ControlPlane
 from executor.executor import Executor
 from executor.hosts.peer import HostPeer
+from stepflow.cli.display.trees import outcome_tree
 from stepflow.codec import decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow import flow_from_tree
 from stepflow.journal import journal_entries
 from stepflow.retry import Backoff
 from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents, Rule
-from stepflow.run.entries import flow_result
 from stepflow.store import delete, keys, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.sqlite.store import SqliteStore
@@ -132,6 +132,8 @@ class World:
         self.executors: list[Executor] = []
         self.hosts: list[tuple[ComponentHost, Work]] = []
         self.streams: dict[Executor, list[tuple[HostPeer, Any]]] = defaultdict(list)
+        self.newest_formats = True
+        """False: new runs are as the former version's."""
 
     @classmethod
     @asynccontextmanager
@@ -172,7 +174,9 @@ class World:
         return self.hosts[0][1]
 
     async def add_plane(self, *, lease_ttl_s: float = LONG_S) -> ControlPlane:
-        control_plane = ControlPlane(self.store, self.blobs, lease_ttl_s=lease_ttl_s)
+        control_plane = ControlPlane(
+            self.store, self.blobs, lease_ttl_s=lease_ttl_s, newest_formats=lambda: self.newest_formats
+        )
         await control_plane.start()
         self.planes.append(control_plane)
         return control_plane
@@ -270,7 +274,7 @@ class World:
     async def results(self, run_id: str) -> list[Any]:
         """Return the FlowResult trees of all items, None for items without a result."""
         items = await self.control.items(run_id)
-        return [None if item.outcome is None else decode(flow_result(item.outcome)) for item in items]
+        return [None if item.outcome is None else outcome_tree(item.outcome) for item in items]
 
     async def journal(self, run_id: str, partition: int = 0) -> list[pb.Entry]:
         return [entry async for entry in journal_entries(self.store, run_id, partition)]

@@ -96,28 +96,40 @@ def get_run(
     store: StoreOption = None,
     steps: Annotated[bool, typer.Option("--steps", help="Show the steps that have started.")] = False,
     json: JsonOption = False,
+    result: Annotated[
+        bool, typer.Option("--result", help="Print the result of an ended run instead, of any size, as `run` does.")
+    ] = False,
+    item: Annotated[
+        int | None, typer.Option("--item", min=0, metavar="N", help="Print the result of this item of a batch, from 0.")
+    ] = None,
+    output: OutputOption = None,
 ) -> None:
-    """Show a run: its status, its items, and with --steps its steps.
+    """Show a run: its status, its items, and with --steps its steps; or with --result what it has computed.
+
+    Results of more than 16 MiB are not in the JSON: their length is.
 
     \b
     Examples:
       stepflow runs get 0198f3
       stepflow runs get 0198f3 --steps
       stepflow runs get 0198f3 --server mesh:7840 --json | jq '.items[].result'
+      stepflow runs get 0198f3 --output result.json
     """
+    if result or item is not None or output is not None:
+        if steps or json:
+            raise console.Usage("OPTION_INVALID", "--result, --item and --output exclude --steps and --json")
+        _print_result(run_id, server, store, item, output)
+        return
+
     from stepflow.cli.display.runs import print_run, print_steps
-    from stepflow.cli.display.trees import result_tree, run_tree, step_tree
+    from stepflow.cli.display.trees import item_tree, run_tree, step_tree
     from stepflow.cli.sources import choose
     from stepflow.cli.tables import print_json
 
     shown = choose(server, store).read(run_id, steps=steps)
     if json:
         tree = run_tree(shown.run, shown.status)
-        tree["items"] = [
-            {"item": item.item, "status": item.status}
-            | ({} if item.outcome is None else {"result": result_tree(item.outcome, shown.status)})
-            for item in shown.items
-        ]
+        tree["items"] = [item_tree(each.item, each.status, each.outcome) for each in shown.items]
         print_json(tree | ({"steps": [step_tree(step) for step in shown.steps]} if steps else {}))
         return
 
@@ -125,6 +137,22 @@ def get_run(
     if steps:
         console.show()
         print_steps(shown.steps, shown.redactor)
+
+
+def _print_result(run_id: str, server: str | None, store: Path | None, item: int | None, output: Path | None) -> None:
+    """Print the results of an ended run as `run` does, or the result of one item. Raises: StepflowError, typer.Exit."""
+    from stepflow.cli.display.outcome import finish, write
+    from stepflow.cli.output import check_output
+    from stepflow.cli.sources import choose
+
+    check_output(output)
+    source = choose(server, store)
+    if item is not None:
+        results, command = source.result(run_id, item)
+        write(results, output, command, batch=False)
+        return
+    ended, redactor = source.ended(run_id)
+    finish(ended, redactor, output, batch=bool(ended.run.labels.get("batch", ended.run.items_total != 1)))
 
 
 @app.command("steps")

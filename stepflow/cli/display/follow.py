@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console, remote
-from stepflow.cli.display.outcome import Ended
-from stepflow.cli.display.results import BatchResults
-from stepflow.cli.display.trees import result_tree
-from stepflow.cli.options import DEFAULT_SERVER
+from stepflow.cli.display.outcome import Ended, read_already
+from stepflow.cli.display.results import StoredResults
 from stepflow.errors import StepflowError
 from stepflow.retry import doubling
 from stepflow.run.views import StepEvent
@@ -188,13 +186,11 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             await asyncio.gather(*helpers, return_exceptions=True)
 
         following.view.tick(run.items_total)
-        # With --server always: without it the command looks in `.stepflow/`.
-        command = f"stepflow runs get {run.run_id} --json --server {following.server or DEFAULT_SERVER}"
-        if run.items_total <= 1:
-            found = [remote.outcome_of(item) async for item in client.items(run.run_id)]
-            return Ended(run, [result_tree(outcome, run.status) for outcome in found], command)
-
-    return Ended(run, BatchResults(run.status, lambda: remote.outcomes(following.server, run.run_id)), command)
+        command = remote.results_command(following.server, run.run_id)
+        # The result of a single run is read before the connection ends, unless it is large.
+        found = [remote.outcome_of(item) async for item in client.items(run.run_id)] if run.items_total <= 1 else []
+    stored = StoredResults(run.status, lambda: remote.outcomes(following.server, run.run_id))
+    return Ended(run, read_already(found, run.status) or stored, command)
 
 
 async def _watch(client: Client, following: Following) -> Run:

@@ -17,62 +17,99 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.display.results import LargeResult
 from stepflow.cli.display.texts import explained, plain, run_took
-from stepflow.cli.display.trees import run_tree
+from stepflow.cli.display.trees import large_tree, result_tree, run_tree
+from stepflow.codec import LargeJson
 from stepflow.errors import FailedPrecondition
 from stepflow.standard_streams import StdoutUnwritable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from stepflow.cli.display.results import FlowResult
     from stepflow.cli.display.trees import AnyRun
+    from stepflow.codec import Json
+    from stepflow.errors import Failure
     from stepflow.flow import Redactor
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A run that has ended, with a FlowResult tree per item. Results of a batch are read while they are iterated."""
+    """A run that has ended, with a FlowResult per item. Those of a batch, and large ones, are read while iterated."""
 
     run: AnyRun
-    results: Iterable[dict[str, Any]]
+    results: Iterable[FlowResult]
     results_command: str
     """The command that prints the results from the store."""
+
+
+def read_already(outcomes: Sequence[Json | Failure | LargeJson | None], status: str) -> list[FlowResult]:
+    """Return the FlowResults of outcomes in memory; none if one of them is large."""
+    found = [outcome for outcome in outcomes if not isinstance(outcome, LargeJson)]
+    return [result_tree(outcome, status) for outcome in found] if len(found) == len(outcomes) else []
 
 
 def finish(
     ended: Ended, redactor: Redactor, output: Path | None, *, batch: bool, json: bool = False, results: bool = True
 ) -> None:
-    """Print the summary and write the results; with `json`, the run and its results as one object.
+    """Print the summary and write the results; with `json`, the run and its results (large ones aside) as one object.
 
     Without `results`, stdout stays empty.
 
     Raises:
         typer.Exit: the run or one of its items did not succeed (1).
-        FailedPrecondition: STDOUT_UNWRITABLE, FILE_UNWRITABLE; the text has the command that prints the results again.
+        FailedPrecondition: STDOUT_UNWRITABLE, FILE_UNWRITABLE, RESULT_TOO_LARGE (for YAML); the text has the command
+            that prints the results again.
     """
-    from stepflow.cli.output import write_results
     from stepflow.cli.tables import print_json_with_list
 
     print_summary(ended, redactor)
-    try:
-        if json:
-            print_json_with_list(run_tree(ended.run), "results", ended.results)
-        if output is not None or (results and not json):
-            write_results(ended.results, output, batch=batch)
-    except StdoutUnwritable as error:
-        text = _unwritable("stdout", error, ended.results_command)
-        raise FailedPrecondition("STDOUT_UNWRITABLE", text) from None
-    except OSError as error:
-        text = _unwritable(str(output), error, ended.results_command)
-        raise FailedPrecondition("FILE_UNWRITABLE", text) from None
+    if json:
+        try:
+            print_json_with_list(run_tree(ended.run), "results", _without_large(ended))
+        except StdoutUnwritable as error:
+            raise _unwritable(None, error, ended.results_command) from None
+    if output is not None or (results and not json):
+        write(ended.results, output, ended.results_command, batch=batch)
 
     if ended.run.status != "completed" or ended.run.items_completed != ended.run.items_total:
         raise typer.Exit(console.EXIT_FAILED)
 
 
-def _unwritable(where: str, error: OSError, command: str) -> str:
-    return f"cannot write the results to {where}: {error.strerror}; they are stored, and this prints them: {command}"
+def write(results: Iterable[FlowResult], output: Path | None, command: str, *, batch: bool) -> None:
+    """Write results to stdout or to a file; `command` prints them again. Raises: FailedPrecondition, as `finish`."""
+    from stepflow.cli.output import YamlTooLarge, write_results
+
+    try:
+        write_results(results, output, batch=batch)
+    except OSError as error:
+        raise _unwritable(output, error, command) from None
+    except YamlTooLarge as error:
+        text = f"{error}: name a file that ends in .json; the results are stored, and this prints them: {command}"
+        raise FailedPrecondition("RESULT_TOO_LARGE", text) from None
+
+
+def _without_large(ended: Ended) -> Iterator[dict[str, Any]]:
+    """Yield the results as trees, large ones without their value; tell how many, and how to get them."""
+    large = 0
+    for result in ended.results:
+        if isinstance(result, LargeResult):
+            large += 1
+            yield large_tree(result.text_bytes)
+        else:
+            yield result
+    if large:
+        console.say(f"{large:,} result(s) of more than 16 MiB left out; this prints them: {ended.results_command}")
+
+
+def _unwritable(output: Path | None, error: OSError, command: str) -> FailedPrecondition:
+    where = "stdout" if isinstance(error, StdoutUnwritable) else str(output)
+    return FailedPrecondition(
+        "STDOUT_UNWRITABLE" if isinstance(error, StdoutUnwritable) else "FILE_UNWRITABLE",
+        f"cannot write the results to {where}: {error.strerror}; they are stored, and this prints them: {command}",
+    )
 
 
 def print_summary(ended: Ended, redactor: Redactor) -> None:
@@ -83,7 +120,7 @@ def print_summary(ended: Ended, redactor: Redactor) -> None:
     counts = f": {run.items_completed:,} of {run.items_total:,} items completed" if run.items_total > 1 else ""
     console.say(f"{console.styled(run.status, style)} after {run_took(run)}{counts}")
 
-    failed = [result["error"] for result in ended.results if result["outcome"] == "failed"] if single else []
-    for error in failed:
+    trees = [result for result in ended.results if isinstance(result, dict)] if single else []
+    for error in (tree["error"] for tree in trees if tree["outcome"] == "failed"):
         text = explained(error["code"], error["message"], error.get("data"))
         console.say(f"{error['code']}: {plain(text, redactor.text)}")

@@ -1,14 +1,16 @@
-"""The results of an ended batch of any size, read in parts while they are written."""
+"""The results of an ended run of any number and size, read from their source while they are written."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stepflow.cli.display.trees import result_tree
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from stepflow.codec import Json
     from stepflow.errors import Failure
@@ -18,35 +20,76 @@ PART_ITEMS = 1_000
 """Results read together."""
 
 
-class BatchResults:
-    """The results of a batch, read from their source whenever iterated, outside of an event loop."""
+@dataclass(frozen=True, slots=True)
+class LargeOutcome:
+    """A result of more than 16 MiB at its source."""
 
-    def __init__(self, status: str, open_outcomes: Callable[[], AsyncGenerator[Json | Failure | None]]) -> None:
+    text_bytes: int
+    """Length of its JSON text; 0 if it is not known."""
+    open: Callable[[], AsyncGenerator[bytes]]
+    """Begins to read the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeResult:
+    """A result of more than 16 MiB while it is written. Its chunks are read before the next result, or not at all."""
+
+    text_bytes: int
+    """Length of its JSON text; 0 if it is not known."""
+    chunks: Generator[bytes]
+
+
+FlowResult: TypeAlias = "dict[str, Any] | LargeResult"
+Outcomes: TypeAlias = "AsyncGenerator[Json | Failure | LargeOutcome | None]"
+
+
+class StoredResults:
+    """Results, read from their source whenever iterated, outside of an event loop."""
+
+    def __init__(self, status: str, open_outcomes: Callable[[], Outcomes]) -> None:
         """`open_outcomes` begins to read the outcomes of the items, in order. `status` is the run's."""
         self._status = status
         self._open_outcomes = open_outcomes
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[FlowResult]:
         with asyncio.Runner() as runner:
             outcomes = self._open_outcomes()
             try:
                 while part := runner.run(_part(outcomes)):
                     for outcome in part:
-                        yield result_tree(outcome, self._status)
+                        if not isinstance(outcome, LargeOutcome):
+                            yield result_tree(outcome, self._status)
+                            continue
+                        with closing(_chunks(runner, outcome)) as chunks:
+                            yield LargeResult(outcome.text_bytes, chunks)
             finally:
                 runner.run(outcomes.aclose())
 
 
-async def _part(outcomes: AsyncGenerator[Json | Failure | None]) -> list[Json | Failure | None]:
+async def _part(outcomes: Outcomes) -> list[Json | Failure | LargeOutcome | None]:
     """Return the next outcomes; none at the end."""
-    part: list[Json | Failure | None] = []
+    part: list[Json | Failure | LargeOutcome | None] = []
     size = 0
     async for outcome in outcomes:
         part.append(outcome)
         size += len(getattr(outcome, "raw", b""))
-        if size >= PART_BYTES or len(part) == PART_ITEMS:
+        # Behind a large one nothing is read: its source closes with the last outcome.
+        if size >= PART_BYTES or len(part) == PART_ITEMS or isinstance(outcome, LargeOutcome):
             break
     return part
 
 
-__all__ = ["BatchResults"]
+def _chunks(runner: asyncio.Runner, outcome: LargeOutcome) -> Generator[bytes]:
+    chunks = outcome.open()
+
+    async def following() -> bytes:
+        return await anext(chunks, b"")
+
+    try:
+        while chunk := runner.run(following()):
+            yield chunk
+    finally:
+        runner.run(chunks.aclose())
+
+
+__all__ = ["FlowResult", "LargeOutcome", "LargeResult", "Outcomes", "StoredResults"]

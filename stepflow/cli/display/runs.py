@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.cli.display.texts import clock, duration, plain, run_took
 from stepflow.cli.tables import print_members, print_table
+from stepflow.codec import LargeJson
 from stepflow.errors import Failure
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ShownItem:
 
     item: int
     status: str
-    outcome: Json | Failure | None
+    outcome: Json | Failure | LargeJson | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def print_runs(found: Iterable[tuple[AnyRun, str]]) -> None:
 
 
 def print_run(shown: ShownRun) -> None:
-    """Print the details of a run, and the failures of its items."""
+    """Print the details of a run, the failures of its items, and the size of large results."""
     run = shown.run
     lines = [
         ("run", run.run_id),
@@ -75,8 +76,12 @@ def print_run(shown: ShownRun) -> None:
         counts = f"{run.items_total:,}, {run.items_completed:,} completed, {run.items_failed:,} failed"
         cancelled = f", {run.items_cancelled:,} cancelled" if run.items_cancelled else ""
         lines.append(("items", counts + cancelled))
-    failed = (item for item in shown.items if isinstance(item.outcome, Failure))
-    lines += [(f"item {item.item}", _failure(item.outcome, shown.redactor)) for item in failed]
+    for item in shown.items:
+        if isinstance(item.outcome, Failure):
+            lines.append((f"item {item.item}", _failure(item.outcome, shown.redactor)))
+        elif isinstance(item.outcome, LargeJson):
+            command = f"stepflow runs get {run.run_id} --result --item {item.item}"
+            lines.append((f"item {item.item}", f"a result of {item.outcome.text_bytes:,} bytes: {command}"))
     print_members(lines)
 
 
@@ -93,7 +98,7 @@ def print_steps(steps: Iterable[StepView], redactor: Redactor) -> None:
     print_table(("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", ""), rows)
 
 
-def _failure(outcome: Json | Failure | None, redactor: Redactor) -> str:
+def _failure(outcome: Json | Failure | LargeJson | None, redactor: Redactor) -> str:
     return f"{outcome.code.name}: {plain(outcome.message, redactor.text)}" if isinstance(outcome, Failure) else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stepflow.codec import decode
+from stepflow.codec import LargeJson, decode
 from stepflow.errors import Code, Failure
 from stepflow.run.entries import flow_result
 
@@ -54,6 +54,22 @@ def result_tree(outcome: Json | Failure | None, status: str) -> dict[str, Any]:
     return tree
 
 
+def item_tree(item: int, status: str, outcome: Json | Failure | LargeJson | None) -> dict[str, Any]:
+    """Return an item as a tree, without `result` until it has ended."""
+    tree: dict[str, Any] = {"item": item, "status": status}
+    return tree if outcome is None else tree | {"result": outcome_tree(outcome)}
+
+
+def outcome_tree(outcome: Json | Failure | LargeJson) -> dict[str, Any]:
+    """Return the FlowResult of an item or step that has ended."""
+    return large_tree(outcome.text_bytes) if isinstance(outcome, LargeJson) else decode(flow_result(outcome))
+
+
+def large_tree(text_bytes: int) -> dict[str, Any]:
+    """Return the FlowResult of a result of more than 16 MiB, with its length in its place."""
+    return {"outcome": "success", "result_bytes": text_bytes}
+
+
 def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
     """Return a run as a tree. `status` replaces the run's own: a local run may be `interrupted`."""
     return {
@@ -87,7 +103,7 @@ def step_tree(step: StepView) -> dict[str, Any]:
         "started_at_ms": step.started_at_ms,
         "completed_at_ms": step.completed_at_ms,
         "duration_ms": step.duration_ms,
-        "result": None if step.outcome is None else decode(flow_result(step.outcome)),
+        "result": None if step.outcome is None else outcome_tree(step.outcome),
     }
 
 

@@ -148,12 +148,14 @@ class Item(_message.Message):
     def __init__(self, item: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., completed_at_ms: _Optional[int] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("result", "failure")
+    __slots__ = ("result", "failure", "result_bytes")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_BYTES_FIELD_NUMBER: _ClassVar[int]
     result: _values_pb2.Value
     failure: FailedOutcome
-    def __init__(self, result: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., failure: _Optional[_Union[FailedOutcome, _Mapping]] = ...) -> None: ...
+    result_bytes: int
+    def __init__(self, result: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., failure: _Optional[_Union[FailedOutcome, _Mapping]] = ..., result_bytes: _Optional[int] = ...) -> None: ...
 
 class FailedOutcome(_message.Message):
     __slots__ = ("code", "message", "data")
@@ -480,6 +482,24 @@ class ListItemsResponse(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[Item]
     next_page_token: str
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetResultRequest(_message.Message):
+    __slots__ = ("run_id", "item", "offset")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    item: int
+    offset: int
+    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class GetResultResponse(_message.Message):
+    __slots__ = ("chunk", "result_bytes")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    RESULT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    result_bytes: int
+    def __init__(self, chunk: _Optional[bytes] = ..., result_bytes: _Optional[int] = ...) -> None: ...
 
 class ListStepsRequest(_message.Message):
     __slots__ = ("run_id", "include_results", "value_form", "page_size", "page_token")

@@ -93,6 +93,11 @@ class RunsServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.ListItemsRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.ListItemsResponse.FromString,
                 _registered_method=True)
+        self.GetResult = channel.unary_stream(
+                '/stepflow.mesh.v1.RunsService/GetResult',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.GetResultRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.GetResultResponse.FromString,
+                _registered_method=True)
         self.ListSteps = channel.unary_unary(
                 '/stepflow.mesh.v1.RunsService/ListSteps',
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.ListStepsRequest.SerializeToString,
@@ -216,6 +221,18 @@ class RunsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetResult(self, request, context):
+        """Stream the result of an item as JSON text, in chunks of at most 1 MiB. Results of any size are read like this; other
+        calls carry results of up to 16 MiB. To resume after a lost connection, call again with the `offset` received.
+
+        Errors: NOT_FOUND (ITEM_NOT_FOUND), FAILED_PRECONDITION (ITEM_RUNNING: the item has no result yet; ITEM_FAILED: it
+        has a failure, whose code and message are in the details), INVALID_ARGUMENT (OFFSET_INVALID), DATA_LOSS
+        (RESULT_MISSING, RESULT_CORRUPT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSteps(self, request, context):
         """List the started steps of a run and its sub-runs.
 
@@ -282,6 +299,11 @@ def add_RunsServiceServicer_to_server(servicer, server):
                     servicer.ListItems,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.ListItemsRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.ListItemsResponse.SerializeToString,
+            ),
+            'GetResult': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetResult,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.GetResultRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_runs__pb2.GetResultResponse.SerializeToString,
             ),
             'ListSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSteps,
@@ -590,6 +612,33 @@ class RunsService(object):
             '/stepflow.mesh.v1.RunsService/ListItems',
             stepflow_dot_mesh_dot_v1_dot_runs__pb2.ListItemsRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_runs__pb2.ListItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetResult(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stepflow.mesh.v1.RunsService/GetResult',
+            stepflow_dot_mesh_dot_v1_dot_runs__pb2.GetResultRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_runs__pb2.GetResultResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,9 +15,9 @@ from executor import adoption
 from stepflow.cli.__main__ import app
 from stepflow.client import Client
 from stepflow.codec import encode
+from stepflow.flow.values import Stored
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -169,7 +169,7 @@ def test_large_inputs_are_in_memory_only_while_they_are_read(monkeypatch: pytest
             before = loads.count
             world.work.release_all()
             assert (await world.ended(run_id)).items_completed == 2
-            assert loads.count - before == 2 * 3  # the input and the output in the executor, the input in the host
+            assert loads.count - before == 2 * 2  # the input, in the executor and in the host
 
     run(main())
 
