@@ -27,7 +27,7 @@ from stepflow.ids import new_run_id, parse_run_id
 from stepflow.journal import partition_count
 from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import backoff_to_proto
-from stepflow.run.state import ENGINE_VERSION
+from stepflow.run.state import COMPOSES_FROM
 from stepflow.store import Compare, Get, KeyValue, Op, Put, Txn, absent, keys, present
 
 if TYPE_CHECKING:
@@ -85,8 +85,14 @@ class Admission:
         grouping: Grouping,
         retry: RetryConfig,
         on_admitted: Callable[[], None],
+        *,
+        newest_formats: Callable[[], bool],
     ) -> None:
-        """`retry`: default of requests without a retry policy. `on_admitted`: called after each admission."""
+        """`retry`: default of requests without a retry policy. `on_admitted`: called after each admission.
+
+        `newest_formats`: returns True if new runs may use all that this version writes.
+        """
+        self._newest_formats = newest_formats
         self._flows = flows
         self._blobs = blobs
         self._cluster = cluster
@@ -214,7 +220,7 @@ class Admission:
         retries_max, backoff = request.transport_retries_max, request.backoff or self._retry.backoff
         record.policy.transport_retries_max = self._retry.transport_max_retries if retries_max is None else retries_max
         record.policy.backoff.CopyFrom(backoff_to_proto(backoff))
-        record.policy.engine_version = ENGINE_VERSION
+        record.policy.engine_version = self._cluster.engine_version() if self._newest_formats() else COMPOSES_FROM - 1
         record.created_at_ms = time.time_ns() // 1_000_000
 
         # 4. The inputs.

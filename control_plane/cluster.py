@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from google.protobuf.message import DecodeError
 
 from stepflow.mesh.v1 import state_pb2
+from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import keys
 from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger
@@ -49,6 +50,8 @@ class Cluster:
         self._store = store
         self._on_change = on_change
         self.sessions: dict[str, state_pb2.ExecutorSession] = {}
+        self._engine_version = ENGINE_VERSION
+        """The newest engine version that all executors have; of the last ones while there is none."""
         self.assignments: Assignments = {}
         self.owners: dict[str, Counter[str]] = {}
         """By run: how many of its partitions each executor has."""
@@ -101,6 +104,13 @@ class Cluster:
             if best is None or candidate < best:
                 best = candidate
         return None if best is None else best[2]
+
+    def engine_version(self) -> int:
+        """Return the newest engine version known to every live executor; of the last ones while there is none."""
+        if self.sessions:
+            versions = (session.engine_version for session in self.sessions.values())
+            self._engine_version = min(ENGINE_VERSION, *versions)
+        return self._engine_version
 
     @contextmanager
     def planning(self, executor_id: str | None) -> Iterator[None]:

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
 
 
+def _never() -> bool:
+    return False
+
+
 class ControlPlane:
     """One replica: answers clients, and by default stands for leader."""
 
@@ -56,8 +60,12 @@ class ControlPlane:
         lease_ttl_s: float = LEASE_TTL_S,
         tls: Tls | None = None,
         retry: RetryConfig | None = None,
+        newest_formats: Callable[[], bool] = _never,
     ) -> None:
-        """`tls`: for connections to executors. `retry`: default of runs without a retry policy."""
+        """`tls`: for connections to executors. `retry`: default of runs without a retry policy.
+
+        `newest_formats`: as for `Admission`.
+        """
         # The view of the store, and the leader's work.
         self.id = f"control-plane-{uuid4().hex[:12]}"
         self.cluster = Cluster(store, lambda: self._leader.look())  # noqa: PLW0108  # the leader is made below
@@ -75,7 +83,13 @@ class ControlPlane:
         self._waits = Waits(store, self._grouping, self._leader.look)
         self._flows = FlowStore(store)
         self.admission = Admission(
-            self._flows, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
+            self._flows,
+            blobs,
+            self.cluster,
+            self._grouping,
+            retry or RetryConfig(),
+            self._leader.look,
+            newest_formats=newest_formats,
         )
         """Submissions, and the inputs of large batches."""
         self._canceller = Canceller(store, self._waits.view, partial(unreadable_partitions, self.cluster))

@@ -14,10 +14,9 @@ from control_plane.results import Results
 from stepflow.codec import Json, LargeJson
 from stepflow.errors import FailedPrecondition, Failure
 from stepflow.journal import entries_of, journal_unread, open_partition
-from stepflow.run.entries import json_of
 from stepflow.run.replay import Replay
 from stepflow.run.state import release_state
-from stepflow.run.views import StepEvent, step_event
+from stepflow.run.views import StepEvent, result_of, step_event
 from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
@@ -242,7 +241,7 @@ class PartitionHistory:
     def _of_step(self, state: RunState, event: StepEvent, entry: pb.Entry) -> RunEvent:
         """Complete a step's event from the replay: with the result, or with the id of the sub-run."""
         if event.kind == "completed":
-            return StepDone(event, json_of(entry.step_completed.result) if self._with_results else None)
+            return StepDone(event, result_of(state, entry) if self._with_results else None)
         if event.kind == "failed":
             return StepDone(event, None)
         if event.kind == "sub_run":

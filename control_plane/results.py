@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json, LargeJson
 from stepflow.errors import DataLoss
+from stepflow.flow.values import Composed, Part, Stored, flat, size_of
 from stepflow.result_parts import CHUNK_BYTES, parts_of, read_parts
 from stepflow.rpc import call_memory
-from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -51,6 +51,11 @@ class Results:
         match result:
             case Stored():
                 return await self._stored(run_id, result, what)
+            case Composed() | Part() if result.size > PAYLOAD_BYTES_MAX:
+                return LargeJson(result.size)
+            case Composed() | Part():
+                await call_memory.hold(result.size)
+                return Json(b"".join([chunk async for chunk in self._pieces(run_id, result, 0, what)]))
             case InParts() if result.text_bytes <= PAYLOAD_BYTES_MAX:
                 await call_memory.hold(result.text_bytes)
                 return Json(b"".join([chunk async for chunk in self._parts(run_id, result, 0)]))
@@ -63,12 +68,37 @@ class Results:
         """Return the text of a result behind `offset`, in chunks. Raises: DataLoss."""
         if isinstance(result, InParts):
             return ResultText(result.text_bytes, self._parts(run_id, result, offset))
+        if isinstance(result, (Composed, Part)):
+            return ResultText(result.size, self._pieces(run_id, result, offset, "a result"))
         if isinstance(result, Stored):
             result = await self._stored(run_id, result, "a result")
         assert isinstance(result, Json)
         return ResultText(len(result.raw), _chunks(result.raw, offset))
 
+    async def _pieces(self, run_id: str, result: Json, offset: int, what: str) -> AsyncGenerator[bytes]:
+        """Yield the pieces of a composed result behind `offset`; memory is held for one of the stored ones."""
+        held, kept = 0, ("", b"")
+        for piece in flat(result):
+            if offset >= (size := size_of(piece)):
+                offset -= size
+                continue
+
+            source = piece.source if isinstance(piece, Part) else piece
+            if isinstance(source, Stored) and not source.loaded:
+                if kept[0] != source.blob:
+                    call_memory.give_back(held)
+                    kept = (source.blob, (await self._stored(run_id, source, what)).raw)
+                    held = source.blob_bytes or PAYLOAD_BYTES_MAX
+                start = piece.offset if isinstance(piece, Part) else 0
+                text = kept[1][start : start + size]
+            else:
+                text = piece if isinstance(piece, bytes) else piece.raw
+            yield text[offset:] if offset else text
+            offset = 0
+
     async def _stored(self, run_id: str, result: Stored, what: str) -> Json:
+        if result.loaded:
+            return Json(result.raw)
         await call_memory.hold(result.blob_bytes or PAYLOAD_BYTES_MAX)
         content = await self._read_blob(run_id, result.blob, shared=False)
         if content is None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,7 +20,14 @@ from stepflow.errors import FailedPrecondition, NotFound
 from stepflow.journal import journal_entries, open_partition, parse_record, read_plan, replay_entry, without_inputs
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.run import Phase, find_step
-from stepflow.run.large_values import large_inputs, note_input_stored, note_outcome_stored, take_large_outcomes
+from stepflow.run.large_values import (
+    large_inputs,
+    note_input_stored,
+    note_outcome_stored,
+    note_value_stored,
+    take_large_outcomes,
+    take_unstored,
+)
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import Get, KeyValue, Page, Range, Txn, created_at, keys, range_all
 from stepflow.telemetry import get_logger
@@ -85,6 +93,8 @@ class LoadedPartition:
     inbox: list[KeyValue]
     failed_attempts: dict[str, int]
     """By key: the newest attempt whose failure is journaled."""
+    first_seqs: array[int] = field(default_factory=lambda: array("I"))
+    """Number of the first entry of each value of the journal."""
 
 
 class PartitionReader:
@@ -186,7 +196,10 @@ class PartitionReader:
     async def _replay(self, loaded: LoadedPartition) -> None:
         state = loaded.state
         count = 0
-        async for entry in journal_entries(self._store, state.run_id, state.partition, self._grouping):
+        entries = journal_entries(
+            self._store, state.run_id, state.partition, self._grouping, first_seqs=loaded.first_seqs
+        )
+        async for entry in entries:
             if entry.HasField("attempt_failed"):
                 step = state.scopes[entry.scope].items[entry.item].active.get(entry.step)
                 if step is not None:
@@ -195,6 +208,9 @@ class PartitionReader:
             for item, outcome in take_large_outcomes(state) if state.large_outcomes else ():
                 blob = await self._blobs.put_blob(state.run_id, outcome.raw)
                 note_outcome_stored(item, blob, len(outcome.raw))
+            for value in take_unstored(state) if state.unstored else ():
+                await self._blobs.put_blob(state.run_id, value.raw)
+                note_value_stored(value)
             state.note_journaled(entry.ByteSize())
 
             count += 1

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from executor.effects import AnswerCallback
-from stepflow.codec import INLINE_BYTES_MAX
-from stepflow.errors import Failure, Invalid, NotFound, StepflowError
+from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json
+from stepflow.errors import Code, Failure, Invalid, NotFound, StepflowError
 from stepflow.flow import InputValidator
+from stepflow.flow.values import Part, Stored, flat
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run import RunState, Scope, start_callback
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from executor.blobs import RunBlobs
     from executor.hosts.peer import HostPeer
     from executor.values import PartitionValues
-    from stepflow.codec import Json
     from stepflow.run import StepRun
 
 
@@ -199,7 +199,7 @@ async def _send_report(
             continue
 
         item.status = pb.RUN_STATUS_FAILED if isinstance(outcome, Failure) else pb.RUN_STATUS_COMPLETED
-        text = flow_result(outcome)
+        text = await _result_text(outcome, run_id, blobs)
         if len(text) > min(INLINE_BYTES_MAX, REPORT_INLINE_BYTES_MAX - inline_bytes):
             item.flow_result.blob = await blobs.put_blob(run_id, text)
             item.flow_result.blob_bytes = len(text)
@@ -208,6 +208,27 @@ async def _send_report(
             inline_bytes += len(text)
 
     answer.peer.reply(host_pb2.CallbackReply(callback_id=answer.callback_id, report=report))
+
+
+async def _result_text(outcome: Json | Failure, run_id: str, blobs: RunBlobs) -> bytes:
+    """Return the FlowResult of an item as JSON text; that of a result too large for a component is a failure."""
+    if isinstance(outcome, Failure) or outcome.__class__ is Json:
+        return flow_result(outcome)
+    if outcome.size > PAYLOAD_BYTES_MAX:
+        problem = f"the result is {outcome.size:,} bytes; the limit for components is {PAYLOAD_BYTES_MAX:,}"
+        return flow_result(Failure(Code.COMPONENT_FAILED, problem))
+
+    texts: list[bytes] = []
+    for piece in flat(outcome):
+        source = piece.source if isinstance(piece, Part) else piece
+        if isinstance(source, Stored) and not source.loaded:
+            content = await blobs.get_blob(run_id, source.blob, shared=False)
+            if content is None:
+                return flow_result(Failure(Code.ORCHESTRATOR_ERROR, f"a value of this run is gone: {source.blob}"))
+            texts.append(content[piece.offset : piece.offset + piece.size] if isinstance(piece, Part) else content)
+        else:
+            texts.append(piece if isinstance(piece, bytes) else piece.raw)
+    return flow_result(Json(b"".join(texts)))
 
 
 def _scope_status(scope: Scope) -> pb.RunStatus:

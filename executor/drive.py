@@ -41,19 +41,21 @@ from stepflow.run import (
     decide,
 )
 from stepflow.run.entries import failure_to_pb
-from stepflow.run.large_values import note_outcome_stored, take_large_outcomes
+from stepflow.run.large_values import note_outcome_stored, note_value_stored, take_large_outcomes, take_unstored
 from stepflow.run.views import StepEvent, step_event
 from stepflow.store import Delete, Put, keys
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     import asyncio
+    from array import array
     from collections.abc import Callable, Coroutine
 
     from executor.blobs import RunBlobs
     from executor.hosts.caller import InFlight
     from executor.hosts.pool import HostPool
     from stepflow.errors import Failure, StepflowError
+    from stepflow.flow.values import Stored
     from stepflow.run.scope import Item
     from stepflow.store import KeyValue
     from stepflow.value_budget import ValueBudget
@@ -83,7 +85,16 @@ class Owner(Protocol):
 class PartitionDriver:
     """An owned partition. Implements `hosts.Caller`."""
 
-    def __init__(self, owner: Owner, state: RunState, record: state_pb2.RunRecord, *, assignment: KeyValue) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        state: RunState,
+        record: state_pb2.RunRecord,
+        *,
+        assignment: KeyValue,
+        first_seqs: array[int],
+    ) -> None:
+        """`first_seqs`: number of the first entry of each value of the journal."""
         self.owner = owner
         self.state = state
         self.record = record
@@ -93,7 +104,7 @@ class PartitionDriver:
         self.assignment = assignment
         self.epoch = assignment.create_revision
 
-        self.outbox = PartitionOutbox(state)
+        self.outbox = PartitionOutbox(state, first_seqs)
         self.calls = PartitionCalls(self, owner.blobs)
         self.messages = PartitionMessages(self)
         self.waits_for = self.calls.waits_for
@@ -177,6 +188,8 @@ class PartitionDriver:
                 again = self._queue_action(action) or again
         if state.large_outcomes:
             self._store_outcomes()
+        if state.unstored:
+            self._store_values()
         if self.values.active:
             self.values.after_turn()
 
@@ -245,6 +258,17 @@ class PartitionDriver:
             self.values.hold(len(outcome.raw))
             self.spawn(self._store_outcome(item, outcome.raw))
 
+    def _store_values(self) -> None:
+        """Move large new values into the blob store. `_close` waits for none of them: it stores what is left."""
+        for value in take_unstored(self.state):
+            self.values.hold(value.size)
+            self.spawn(self._store_value(value))
+
+    async def _store_value(self, value: Stored) -> None:
+        await self.owner.blobs.put_blob(self.run_id, value.raw)
+        note_value_stored(value)
+        self.values.stored(value.size)
+
     async def _store_outcome(self, item: Item, raw: bytes) -> None:
         blob = await self.owner.blobs.put_blob(self.run_id, raw)
         note_outcome_stored(item, blob, len(raw))
@@ -299,7 +323,8 @@ class PartitionDriver:
 
     async def _close(self) -> None:
         """Write the end of the partition in one transaction: last entries, status, results, end of the assignment."""
-        results = await partition_results(self.state, self.owner.blobs)
+        self.outbox.seal()
+        results = await partition_results(self.state, self.owner.blobs, self.outbox.value_of)
         status = partition_status(self.state, self.record, self.owner.paused_ms)
         self.outbox.final = [
             Put(keys.status(self.run_id, self.partition), status.SerializeToString()),

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import state_pb2
-from stepflow.run.state import ENGINE_VERSION
 from stepflow.store import keys, range_all
 from stepflow.telemetry import get_logger
 
@@ -43,14 +42,17 @@ async def hand_over(
     Partitions left after the time-out are taken over later, as after a death.
     """
     # 1. Find the executors that can take partitions.
-    takers = await _takers(store, executor_id)
+    others = await _others(store, executor_id)
+    orphaned = keys.handed_over_by(executor_id)
 
     # 2. Hand over in turn to each, until nothing is left.
     handed_over = 0
     until_s = time.monotonic() + timeout_s
     while (drivers := owned()) is not None and time.monotonic() < until_s:
         for driver in drivers:
-            taker = takers[handed_over % len(takers)]
+            version = driver.record.policy.engine_version
+            takers = [other for other, session in others.items() if session.engine_version >= version]
+            taker = takers[handed_over % len(takers)] if takers else orphaned
             if driver.hand_over(keys.assigned(taker, driver.run_id, driver.partition)):
                 hosts.drop_caller(driver)  # the next owner asks the hosts for these calls
                 handed_over += 1
@@ -60,20 +62,19 @@ async def hand_over(
     return handed_over
 
 
-async def _takers(store: Store, executor_id: str) -> list[str]:
-    """Return the ids of executors able to take partitions; without any, the id of the leader's orphans."""
-    orphaned = [keys.handed_over_by(executor_id)]
-    others: list[str] = []
+async def _others(store: Store, executor_id: str) -> dict[str, state_pb2.ExecutorSession]:
+    """Return the other executors that do not drain, by id. Without any, partitions go to the leader as orphans."""
+    others: dict[str, state_pb2.ExecutorSession] = {}
     try:
         async for item in range_all(store, keys.EXECUTOR_SESSIONS):
             other = keys.tail(keys.EXECUTOR_SESSIONS, item.key)
             session = state_pb2.ExecutorSession.FromString(item.value)
-            if other != executor_id and not session.draining and session.engine_version >= ENGINE_VERSION:
-                others.append(other)
+            if other != executor_id and not session.draining:
+                others[other] = session
     except StepflowError as error:
         log.warning("other executors are not known", reason=error.reason)
-        return orphaned
-    return others or orphaned
+        return {}
+    return others
 
 
 __all__ = ["hand_over"]

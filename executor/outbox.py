@@ -8,12 +8,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.store import Delete, Put, keys
 
 if TYPE_CHECKING:
+    from array import array
+
     from executor.effects import Effect
     from stepflow.run import RunState
 
@@ -29,19 +32,26 @@ class PartitionOutbox:
 
     __slots__ = (
         "_dropped",
+        "_sealed",
         "_seq",
         "_taken",
         "effects",
         "entries",
         "final",
         "final_taken",
+        "first_seqs",
         "riders",
         "state",
         "undecided",
     )
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, state: RunState, first_seqs: array[int]) -> None:
+        """`first_seqs`: of the values that earlier owners have written."""
         self.state = state
+        self.first_seqs = first_seqs
+        """Number of the first entry of each value of the journal."""
+        self._sealed: list[list[Put | Delete]] = []
+        """The last writes, divided into values before they are taken."""
         self.entries: list[pb.Entry] = []
         """Applied and not submitted."""
         self.effects: list[Effect] = []
@@ -67,7 +77,8 @@ class PartitionOutbox:
         """Return the operations of each transaction, in order, and the effects to release after the last commit."""
         effects, self.effects = self.effects, []
         self.undecided += 1
-        writes = self._journal_writes()
+        writes = [*self._sealed, *self._journal_writes()]
+        self._sealed = []
         if self.riders and writes:
             writes[0] += self.riders
             self.riders = []
@@ -76,6 +87,15 @@ class PartitionOutbox:
             self.final = []
             self.final_taken = True
         return writes, effects
+
+    def seal(self) -> None:
+        """Divide the last entries into values: the results of the run refer to them."""
+        self._sealed += self._journal_writes()
+
+    def value_of(self, entry: int) -> tuple[int, int]:
+        """Return the first entry of the value that holds an entry, and the index of the entry in the value."""
+        first = self.first_seqs[bisect_right(self.first_seqs, entry) - 1]
+        return first, entry - first
 
     def note_taken(self, key: str) -> None:
         """Delete a key of the inbox with the newest entry, which records its message."""
@@ -107,6 +127,7 @@ class PartitionOutbox:
                 batch = pb.EntryBatch(entries=entries[first : index + 1]).SerializeToString()
                 put = Put(keys.journal(state.run_id, state.partition, self._seq), batch)
                 writes.append([put, *map(Delete, deletes)])
+                self.first_seqs.append(self._seq)
                 self._seq += index + 1 - first
                 self.state.note_journaled(len(batch))
                 first, size = index + 1, 0

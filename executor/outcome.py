@@ -1,6 +1,7 @@
 """The final records of a partition: `PartitionStatus` (status, counts) and `PartitionResults` (each item's result).
 
-A result or failure larger than its share of `RESULTS_INLINE_BYTES_MAX` becomes a blob or is cut.
+A result or failure larger than its share of `RESULTS_INLINE_BYTES_MAX` becomes a blob or is cut. A result that the
+journal and the run's blobs hold already is kept in parts (`result_parts`).
 
 Not here: the write (`PartitionDriver._close`), and the status of a run, which readers compute from the statuses of its
 partitions (`control_plane.views`).
@@ -10,14 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from executor.result_parts import result_parts
 from stepflow.codec import INLINE_BYTES_MAX, encode
 from stepflow.errors import Code, Failure
+from stepflow.flow.values import Composed, Journaled, Part, Stored
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.run.entries import failure_to_pb, payload_of
-from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from executor.blobs import RunBlobs
     from stepflow.run import RunState
 
@@ -28,8 +32,15 @@ MESSAGE_CHARS_MAX = 1_000
 """Length of a failure's message whose share of those bytes is too small for its details."""
 
 
-async def partition_results(state: RunState, blobs: RunBlobs) -> state_pb2.PartitionResults:
-    """Return the results of all items; each result larger than its share is moved to a blob. Raises: StepflowError."""
+async def partition_results(
+    state: RunState, blobs: RunBlobs, value_of: Callable[[int], tuple[int, int]]
+) -> state_pb2.PartitionResults:
+    """Return the results of all items; each result larger than its share is moved to a blob, or kept in parts.
+
+    `value_of`: as in `result_parts`.
+
+    Raises: StepflowError.
+    """
     items = state.root.items
     inline_max = min(INLINE_BYTES_MAX, RESULTS_INLINE_BYTES_MAX // max(1, len(items)))
     results = state_pb2.PartitionResults()
@@ -44,14 +55,32 @@ async def partition_results(state: RunState, blobs: RunBlobs) -> state_pb2.Parti
             continue
 
         result.status = pb.RUN_STATUS_COMPLETED
-        if isinstance(outcome, Stored):
+        if state.composes and isinstance(outcome, (Composed, Journaled, Part)):
+            parts = await result_parts(outcome, state.run_id, blobs, value_of)
+            await _list_parts(result, state.run_id, blobs, parts, inline_max)
+        elif isinstance(outcome, Stored):
+            if outcome.pending:
+                await blobs.put_blob(state.run_id, outcome.raw)
             result.result.CopyFrom(payload_of(outcome))
         elif len(outcome.raw) > inline_max:
             result.result.blob = await blobs.put_blob(state.run_id, outcome.raw)
             result.result.blob_bytes = len(outcome.raw)
         else:
             result.result.json = outcome.raw
+
     return results
+
+
+async def _list_parts(
+    result: state_pb2.ItemResult, run_id: str, blobs: RunBlobs, parts: state_pb2.ResultParts, inline_max: int
+) -> None:
+    """Note the parts of a result, or a blob with their list if it is too long."""
+    listed = parts.SerializeToString()
+    if len(listed) <= inline_max:
+        result.parts.CopyFrom(parts)
+        return
+    result.parts_blob = await blobs.put_blob(run_id, listed)
+    result.parts_bytes = parts.bytes
 
 
 def partition_status(state: RunState, record: state_pb2.RunRecord, paused_ms: int) -> state_pb2.PartitionStatus:

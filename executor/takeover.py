@@ -229,7 +229,9 @@ class TakeOver:
         ownership = self._ownership
 
         # 1. Own the partition: from here on its messages and write results find it.
-        driver = PartitionDriver(ownership, loaded.state, loaded.record, assignment=assignment)
+        driver = PartitionDriver(
+            ownership, loaded.state, loaded.record, assignment=assignment, first_seqs=loaded.first_seqs
+        )
         ownership.own(driver)
 
         # 2. Record `Adopted`, then the messages that have come.

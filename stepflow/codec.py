@@ -30,6 +30,9 @@ INLINE_BYTES_MAX = 32 * 1024
 PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
 """Every API rejects larger payloads."""
 
+RESULT_BYTES_MAX = 1024 * 1024 * 1024
+"""A larger result of a run fails. Results above `PAYLOAD_BYTES_MAX` are kept in parts and streamed."""
+
 assert INLINE_BYTES_MAX * 4 < PAYLOAD_BYTES_MAX
 
 encode = msgspec.json.encode
@@ -105,6 +108,16 @@ def composed_problem(text: bytes) -> str | None:
     return None
 
 
+def depth_of(tree: Any) -> int:
+    """Return the levels of nesting of a tree, 0 for a plain value."""
+    depth = 0
+    level = [tree]
+    while level := [node for node in level if isinstance(node, (dict, list))]:
+        depth += 1
+        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
+    return depth
+
+
 def check_depth(tree: Any, what: str = "value", depth_max: int = JSON_DEPTH_MAX) -> None:
     """Refuse a tree nested deeper than `depth_max`. Raises: Invalid."""
     level = [tree]
@@ -146,8 +159,13 @@ class Json:
             tree = self._tree = decode(self.raw)
         return tree
 
+    @property
+    def size(self) -> int:
+        """Length of the text, also where `raw` is not loaded; 0 if unknown."""
+        return len(self.raw)
+
     def __repr__(self) -> str:
-        return f"Json({self.raw[:40]!r})"
+        return f"{type(self).__name__}({self.raw[:40]!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Json) and other.raw == self.raw

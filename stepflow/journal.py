@@ -23,6 +23,7 @@ from stepflow.run.values import unload_large
 from stepflow.store import Page, Range, Txn, keys, range_all
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import AsyncIterator, Sequence
 
     from stepflow.flow import CompiledFlow
@@ -139,9 +140,16 @@ async def open_partition(
 
 
 async def journal_entries(
-    store: Store, run_id: str, partition: int, grouping: Grouping | None = None
+    store: Store,
+    run_id: str,
+    partition: int,
+    grouping: Grouping | None = None,
+    *,
+    first_seqs: array[int] | None = None,
 ) -> AsyncIterator[pb.Entry]:
     """Yield a partition's journal in order. With `grouping`, the first page is read together with other partitions.
+
+    `first_seqs` gets the number of each value's first entry.
 
     Raises:
         DataLoss: an entry is missing or cannot be read.
@@ -156,6 +164,8 @@ async def journal_entries(
 
     async for item in range_all(store, prefix, first=first_page):
         entries = entries_of(run_id, partition, seq, item)
+        if first_seqs is not None:
+            first_seqs.append(seq)
         for entry in entries:
             yield entry
         seq += len(entries)

@@ -63,7 +63,7 @@ class Mesh:
         self.config = config
         self._environ = environ
         self.store = store
-        self.control = ControlPlane(store, blobs)
+        self.control = ControlPlane(store, blobs, newest_formats=lambda: True)
         self._endpoints: PullEndpoints = {}
 
         backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints)

@@ -29,8 +29,9 @@ from stepflow.flow.nodes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from stepflow.flow.nodes import Env, Node, Outcome
+    from stepflow.flow.nodes import Env, Inside, Node, Outcome
     from stepflow.flow.paths import Path
+    from stepflow.flow.values import Value
     from stepflow.flow.variables import VariableSpecs
 
 
@@ -38,16 +39,19 @@ class Expr:
     """A compiled expression.
 
     `refs`: every step that some evaluation may read, once each. `lazy`: values decide how many an evaluation reads.
-    `reads_input`: some evaluation may read the input.
+    `reads_input`: some evaluation may read the input. `inside`: the paths into results that some evaluation may follow.
     """
 
-    __slots__ = ("_node", "lazy", "reads_input", "refs", "to_json")
+    __slots__ = ("_node", "inside", "lazy", "reads_input", "refs", "to_json", "to_value")
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self.refs: tuple[int, ...] = node.refs
         self.lazy: bool = node.lazy
         self.reads_input: bool = node.reads_input
+        self.inside: Inside = node.inside
+        self.to_value: Callable[[Env], Value | Failure] = node.value
+        """Evaluates without a copy of large sources; of the stored ones only those looked into must be loaded."""
         self.to_json: Callable[[Env], Outcome] = node.json
         """Evaluates to compact JSON or a failure. Bound to the outermost node, which saves a call on the hot path."""
 

@@ -11,17 +11,20 @@ encodes the selected part. Promises:
 - evaluation never raises and never changes a source; the result is compact JSON or the first `Failure` in document
   order, the failure of a failed step unchanged;
 - a composed value is measured while its parts are gathered, and never joined above `PAYLOAD_BYTES_MAX` (`TOO_LARGE`);
+- `json` joins a value and needs its sources whole in memory; `value` shares them (`values`), and reads only what a path
+  or a condition looks into (`inside`);
 - `needed` is lazy: branches not taken and alternatives not reached contribute no steps;
 - when `needed` is empty, evaluation meets no incomplete step.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from stepflow.codec import PAYLOAD_BYTES_MAX, Json, encode
+from stepflow.codec import PAYLOAD_BYTES_MAX, Json, decode, depth_of, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow.paths import MISSING, Path, project
+from stepflow.flow.values import PIECES_MAX, REFERENCE_BYTES_MIN, Composed, Value, is_short, part_at, unloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +36,9 @@ FALSE = b"false"
 
 Outcome = bytes | Failure
 
+Inside = tuple[tuple[int, tuple["Part", ...]], ...]
+"""Steps, each with a path into its result."""
+
 TOO_LARGE = Failure(Code.EXPRESSION_FAILURE, f"it is too large; the limit is {PAYLOAD_BYTES_MAX:,} bytes")
 """The value of a `Composite` above the limit. Compare by identity."""
 
@@ -41,26 +47,37 @@ class Env:
     """Values for expressions to read: an environment per item.
 
     `results` has an element per step, by index, filled in by the owner: a value, a failure, or None until the step is
-    complete. `variables` are the supplied variables.
+    complete. `variables` are the supplied variables. `bytes_max` bounds composed values (`Node.value`).
     """
 
-    __slots__ = ("input", "results", "variables")
+    __slots__ = ("bytes_max", "input", "results", "variables")
 
-    def __init__(self, input: Json, results: list[Json | Failure | None], variables: dict[str, Json]) -> None:
+    def __init__(
+        self,
+        input: Json,
+        results: list[Json | Failure | None],
+        variables: dict[str, Json],
+        bytes_max: int = PAYLOAD_BYTES_MAX,
+    ) -> None:
         self.input = input
         self.results = results
         self.variables = variables
+        self.bytes_max = bytes_max
 
 
 class Node(Protocol):
-    """Part of a compiled expression. `refs`, `lazy` and `reads_input` as in `Expr`."""
+    """Part of a compiled expression. `refs`, `lazy`, `reads_input` and `inside` as in `Expr`."""
 
     refs: tuple[int, ...]
     lazy: bool
     reads_input: bool
+    inside: Inside
 
     def json(self, env: Env) -> Outcome:
         """Return the value, or the first failure."""
+
+    def value(self, env: Env) -> Value | Failure:
+        """Return the value, or the first failure, without a copy of large sources."""
 
     def needed(self, env: Env, found: dict[int, None]) -> None:
         """Add the steps to complete, in document order."""
@@ -74,12 +91,15 @@ class Constant:
     refs: tuple[int, ...] = ()
     lazy = False
     reads_input = False
+    inside: Inside = ()
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
 
     def json(self, env: Env) -> Outcome:  # noqa: ARG002  # a Node
         return self.raw
+
+    value = json
 
     def needed(self, env: Env, found: dict[int, None]) -> None:
         pass
@@ -93,12 +113,15 @@ class Fail:
     refs: tuple[int, ...] = ()
     lazy = False
     reads_input = False
+    inside: Inside = ()
 
     def __init__(self, code: Code, message: str) -> None:
         self.failure = Failure(code, message)
 
     def json(self, env: Env) -> Outcome:  # noqa: ARG002  # a Node
         return self.failure
+
+    value = json
 
     def needed(self, env: Env, found: dict[int, None]) -> None:
         pass
@@ -107,7 +130,7 @@ class Fail:
 class Composite:
     """An object or array, nested levels included: constant pieces of text, and holes for values in between."""
 
-    __slots__ = ("bytes_min", "holes", "lazy", "nodes", "pieces", "reads_input", "refs")
+    __slots__ = ("_levels", "bytes_min", "holes", "inside", "lazy", "nodes", "pieces", "reads_input", "refs")
 
     def __init__(self, pieces: list[bytes | Node]) -> None:
         self.nodes = [piece for piece in pieces if not isinstance(piece, bytes)]
@@ -118,6 +141,8 @@ class Composite:
         self.refs = _union(self.nodes)
         self.lazy = any(node.lazy for node in self.nodes)
         self.reads_input = any(node.reads_input for node in self.nodes)
+        self.inside = _inside(self.nodes)
+        self._levels = 0
 
     def json(self, env: Env) -> Outcome:
         pieces = self.pieces.copy()
@@ -134,6 +159,34 @@ class Composite:
             pieces[at] = raw
         return b"".join(pieces)
 
+    def value(self, env: Env) -> Value | Failure:
+        pieces: list[Value] = list(self.pieces)
+        size = self.bytes_min
+        for (at, _), node in zip(self.holes, self.nodes, strict=True):
+            value = node.value(env)
+            if isinstance(value, Failure):
+                return value
+            size += len(value) if isinstance(value, bytes) else value.size
+            if size > env.bytes_max:
+                return TOO_LARGE
+            pieces[at] = value
+
+        if size <= PAYLOAD_BYTES_MAX and all(isinstance(piece, bytes) for piece in pieces):
+            return b"".join(pieces)  # type: ignore[arg-type]  # just checked
+        composed = Composed([piece for piece in pieces if piece != b""], self._own_levels())
+        if size < REFERENCE_BYTES_MIN and not unloaded(composed):
+            return composed.raw
+        return TOO_LARGE if composed.count > PIECES_MAX else composed
+
+    def _own_levels(self) -> int:
+        """Return the levels of brackets of the value's own text."""
+        if not self._levels:
+            pieces = self.pieces.copy()
+            for at, _ in self.holes:
+                pieces[at] = NULL
+            self._levels = depth_of(decode(b"".join(pieces)))
+        return self._levels
+
     def needed(self, env: Env, found: dict[int, None]) -> None:
         for node in self.nodes:
             node.needed(env, found)
@@ -146,6 +199,7 @@ class StepValue:
 
     lazy = False
     reads_input = False
+    inside: Inside = ()
 
     def __init__(self, index: int, step: str) -> None:
         self.index = index
@@ -158,6 +212,12 @@ class StepValue:
             return result.raw
         return self.incomplete if result is None else result
 
+    def value(self, env: Env) -> Value | Failure:
+        result = env.results[self.index]
+        if result.__class__ is Json:
+            return result.raw
+        return self.incomplete if result is None else result
+
     def needed(self, env: Env, found: dict[int, None]) -> None:
         if env.results[self.index] is None:
             found[self.index] = None
@@ -166,11 +226,12 @@ class StepValue:
 class StepPart(StepValue):
     """A part of a step's result. Every path of a null result is null."""
 
-    __slots__ = ("missing", "parts")
+    __slots__ = ("inside", "missing", "parts")
 
     def __init__(self, index: int, step: str, path: Path) -> None:
         super().__init__(index, step)
         self.parts = path.parts
+        self.inside: Inside = ((index, path.parts),)
         self.missing = Failure(Code.EXPRESSION_FAILURE, f"Path {path} not found")
 
     def json(self, env: Env) -> Outcome:
@@ -184,6 +245,15 @@ class StepPart(StepValue):
         tree = project(tree, self.parts)
         return self.missing if tree is MISSING else encode(tree)
 
+    def value(self, env: Env) -> Value | Failure:
+        result = env.results[self.index]
+        if not isinstance(result, Json):
+            return self.incomplete if result is None else result
+        if is_short(result, (NULL,)):
+            return NULL
+        found: Any = part_at(result, self.parts)
+        return self.missing if found is MISSING else found
+
 
 class InputValue:
     """The item's input, whole or in part."""
@@ -193,6 +263,7 @@ class InputValue:
     refs: tuple[int, ...] = ()
     lazy = False
     reads_input = True
+    inside: Inside = ()
 
     def __init__(self, path: Path) -> None:
         self.parts = path.parts
@@ -204,6 +275,12 @@ class InputValue:
         tree = project(env.input.tree, self.parts)
         return self.missing if tree is MISSING else encode(tree)
 
+    def value(self, env: Env) -> Value | Failure:
+        if not self.parts:
+            return env.input
+        found: Any = part_at(env.input, self.parts)
+        return self.missing if found is MISSING else found
+
     def needed(self, env: Env, found: dict[int, None]) -> None:
         pass
 
@@ -211,7 +288,7 @@ class InputValue:
 class VariableValue:
     """A variable, whole or in part: the supplied value, else the schema's default, else the reference's own default."""
 
-    __slots__ = ("default", "lazy", "name", "parts", "reads_input", "refs", "schema_default", "undefined")
+    __slots__ = ("default", "inside", "lazy", "name", "parts", "reads_input", "refs", "schema_default", "undefined")
 
     def __init__(self, name: str, parts: tuple[Part, ...], schema_default: Json | None, default: Node | None) -> None:
         self.name = name
@@ -221,6 +298,7 @@ class VariableValue:
         self.refs = default.refs if default else ()
         self.lazy = bool(self.refs)
         self.reads_input = default is not None and default.reads_input
+        self.inside: Inside = default.inside if default else ()
         self.undefined = Failure(Code.EXPRESSION_FAILURE, f"Undefined variable: {name}")
 
     def json(self, env: Env) -> Outcome:
@@ -228,6 +306,12 @@ class VariableValue:
         if raw is not None:
             return raw
         return self.default.json(env) if self.default else self.undefined
+
+    def value(self, env: Env) -> Value | Failure:
+        raw = self._found(env)
+        if raw is not None:
+            return raw
+        return self.default.value(env) if self.default else self.undefined
 
     def needed(self, env: Env, found: dict[int, None]) -> None:
         if self.default and self.lazy and self._found(env) is None:
@@ -244,7 +328,7 @@ class VariableValue:
 class IfValue:
     """A condition and two branches. A failing condition counts as false, one that is only too large as true."""
 
-    __slots__ = ("condition", "lazy", "otherwise", "reads_input", "refs", "then")
+    __slots__ = ("condition", "inside", "lazy", "otherwise", "reads_input", "refs", "then")
 
     def __init__(self, condition: Node, then: Node, otherwise: Node) -> None:
         self.condition = condition
@@ -253,30 +337,36 @@ class IfValue:
         self.refs = _union((condition, then, otherwise))
         self.lazy = condition.lazy or bool(then.refs or otherwise.refs)
         self.reads_input = condition.reads_input or then.reads_input or otherwise.reads_input
+        self.inside = _inside((condition, then, otherwise))
 
     def json(self, env: Env) -> Outcome:
         return self._chosen(env).json(env)
+
+    def value(self, env: Env) -> Value | Failure:
+        return self._chosen(env).value(env)
 
     def needed(self, env: Env, found: dict[int, None]) -> None:
         if not _adds(self.condition, env, found):
             self._chosen(env).needed(env, found)
 
     def _chosen(self, env: Env) -> Node:
-        condition = self.condition.json(env)
-        failed = isinstance(condition, Failure) and condition is not TOO_LARGE
-        return self.otherwise if failed or condition in (NULL, FALSE) else self.then
+        condition = self.condition.value(env)
+        if isinstance(condition, Failure):
+            return self.then if condition is TOO_LARGE else self.otherwise
+        return self.otherwise if is_short(condition, (NULL, FALSE)) else self.then
 
 
 class CoalesceValue:
     """The first option other than null; a failing option ends the search."""
 
-    __slots__ = ("lazy", "options", "reads_input", "refs")
+    __slots__ = ("inside", "lazy", "options", "reads_input", "refs")
 
     def __init__(self, options: list[Node]) -> None:
         self.options = options
         self.refs = _union(options)
         self.lazy = any(node.lazy for node in options) or any(node.refs for node in options[1:])
         self.reads_input = any(node.reads_input for node in options)
+        self.inside = _inside(options)
 
     def json(self, env: Env) -> Outcome:
         for option in self.options:
@@ -285,9 +375,19 @@ class CoalesceValue:
                 return value
         return NULL
 
+    def value(self, env: Env) -> Value | Failure:
+        for option in self.options:
+            value = option.value(env)
+            if isinstance(value, Failure) or not is_short(value, (NULL,)):
+                return value
+        return NULL
+
     def needed(self, env: Env, found: dict[int, None]) -> None:
         for option in self.options:
-            if _adds(option, env, found) or option.json(env) != NULL:
+            if _adds(option, env, found):
+                return
+            value = option.value(env)
+            if isinstance(value, Failure) or not is_short(value, (NULL,)):
                 return
 
 
@@ -297,6 +397,10 @@ def _adds(node: Node, env: Env, found: dict[int, None]) -> bool:
     node.needed(env, own)
     found.update(own)
     return bool(own)
+
+
+def _inside(nodes: Iterable[Node]) -> Inside:
+    return tuple(dict.fromkeys(each for node in nodes for each in node.inside))
 
 
 def _union(nodes: Iterable[Node]) -> tuple[int, ...]:

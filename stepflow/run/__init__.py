@@ -36,6 +36,7 @@ Modules:
 - `large_values`: large values moved to the blob store.
 - `settle`: from the outcome of an attempt to an entry: the step's end, or a retry.
 - `subruns`: sub-runs, and the flows behind them.
+- `derived`: results derived from the outcomes of sub-runs.
 - `builtins`: the components inside the engine.
 - `values`: inputs and results, loaded from blobs and bounded.
 - `entries`: conversions to and from the journal's protobuf.

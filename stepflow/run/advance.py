@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, Json
 from stepflow.errors import Code, Failure
-from stepflow.flow import Env
+from stepflow.flow import MISSING, Env
+from stepflow.flow.values import Stored, Value, part_at, size_of
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.scope import Item, Scope, StepRun
-from stepflow.run.state import FINISH, OUTPUT, Blobs, RunState, Stored
+from stepflow.run.state import FINISH, OUTPUT, Blobs, RunState
 from stepflow.run.subruns import open_sub_run
-from stepflow.run.values import composed, load
+from stepflow.run.values import composed, evaluate_output, load, load_at
 
 
 def advance(state: RunState, blobs: Blobs) -> bool:
@@ -86,7 +87,8 @@ def _open_items(state: RunState, scope: Scope, blobs: Blobs) -> None:
 
 def _new_item(scope: Scope) -> Item:
     index = len(scope.items)
-    item = Item(scope, index, Env(scope.inputs[index], [None] * len(scope.plan.steps), scope.variables))
+    results: list[Json | Failure | None] = [None] * len(scope.plan.steps)
+    item = Item(scope, index, Env(scope.inputs[index], results, scope.variables, scope.value_bytes_max))
     scope.items.append(item)
     return item
 
@@ -149,6 +151,9 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
         return
 
     if item.open == 0 and item.output_ready:
+        if state.composes:
+            _conclude_composed(state, item, blobs)
+            return
         output = item.scope.plan.output
         if state.stored and not load(state, item, output, blobs):
             state.blocked.append((item, FINISH))
@@ -167,6 +172,40 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
                 "the flow cannot go on: nothing is running, and these steps wait for each other: " + ", ".join(waiting),
             ),
         )
+
+
+def _conclude_composed(state: RunState, item: Item, blobs: Blobs) -> None:
+    """Set the outcome of a complete item, from engine version 2 on."""
+    scope = item.scope
+    outcome = evaluate_output(state, item, blobs)
+    if outcome is None:
+        state.blocked.append((item, FINISH))
+        return
+
+    if scope.kind == pb.SUB_RUN_KIND_ITERATE and isinstance(outcome, Json):
+        # Now, because what counts of it must be known without a blob once the scope has ended.
+        if not all(load_at(state, outcome, (name,), blobs) for name in _ITERATED):
+            state.blocked.append((item, FINISH))
+            return
+        scope.iterated = iterated = _iterated(outcome)
+        if iterated is not None and iterated[0] == "next" and (size := size_of(iterated[1])) > PAYLOAD_BYTES_MAX:
+            problem = f"it is {size:,} bytes; the limit is {PAYLOAD_BYTES_MAX:,}"
+            outcome = Failure(Code.EXPRESSION_FAILURE, f"the next input cannot be used: {problem}")
+            scope.iterated = None
+    end_item(state, item, outcome)
+
+
+_ITERATED = ("result", "next")
+"""Members of an iteration's output; the first one that is set counts."""
+
+
+def _iterated(outcome: Json) -> tuple[str, Value] | None:
+    """Return the member of an iteration's output that counts; None if there is none. The paths must be loaded."""
+    for name in _ITERATED:
+        value = part_at(outcome, (name,))
+        if value is not MISSING:
+            return name, value
+    return None
 
 
 def _outcome(state: RunState, item: Item, value: bytes) -> Json:

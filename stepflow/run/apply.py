@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from stepflow.errors import DataLoss, FailedPrecondition
+from stepflow.codec import PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
+from stepflow.errors import Code, DataLoss, FailedPrecondition, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
+from stepflow.run.derived import as_result, derived_result
 from stepflow.run.entries import CodeUnknown, code_from_pb, failure_from_pb, json_of
 from stepflow.run.phases import DONE, PARENT, RETRYING, SLEEPING, WAITING, IllegalTransition
 from stepflow.run.scope import Scope, StepRun
@@ -51,6 +53,7 @@ def new_run(
             inputs=list(inputs),
             variables=variables,
             first_item=first_item,
+            value_bytes_max=RESULT_BYTES_MAX if state.composes else PAYLOAD_BYTES_MAX,
         )
     )
     state.scopes_live = 1
@@ -139,8 +142,10 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
     if failure is not None:
         item.env.results[step.index] = failure
         item.step_failed = True
+    elif fact.of_sub_run:
+        item.env.results[step.index] = _of_sub_run(state, entry, step)
     else:
-        value = json_of(fact.result)
+        value = json_of(fact.result, state.entries_journaled - 1)
         item.env.results[step.index] = value
         if not value.raw:
             state.stored = True
@@ -149,6 +154,22 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
     item.dirty += 1
     step.wake_at_ms = -1
     state.dirty.append((item, step.index))
+
+
+def _of_sub_run(state: RunState, entry: pb.Entry, step: StepRun) -> Json | Failure:
+    """Return the result of an engine component, derived from its last sub-run."""
+    if state.lost_blob:  # the sub-run cannot go on here: the run ends for it
+        return Failure(Code.ORCHESTRATOR_ERROR, f"a value of this run is gone from the blob store: {state.lost_blob}")
+    if not step.sub_runs or not step.sub_runs[-1].ended:
+        raise _inconsistent(state, entry, "its sub-run has not ended")
+    value = derived_result(step)
+    if isinstance(value, Failure):
+        raise _inconsistent(state, entry, value.message)
+
+    result = as_result(value)
+    if result is value:
+        state.stored = True
+    return result
 
 
 def _attempt_failed(state: RunState, entry: pb.Entry) -> None:

@@ -14,9 +14,11 @@ import msgspec
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow.nodes import TOO_LARGE
+from stepflow.flow.values import Stored
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.run.derived import derived_result, goes_on
 from stepflow.run.entries import flow_result
-from stepflow.run.state import DEPTH_MAX, Blobs, RunState, Stored
+from stepflow.run.state import DEPTH_MAX, Blobs, RunState
 from stepflow.run.subruns import INPUT_TYPES, iterate_output, plan_sub_run
 from stepflow.run.values import evaluate_input, required_blob
 
@@ -110,6 +112,10 @@ def resume_parent(state: RunState, step: StepRun, blobs: Blobs) -> Begun | None:
     """Continue a step whose sub-run has ended: return the step's outcome, or the entry of the next iteration."""
     assert step.sub_runs, "a parent without a sub-run"
     scope = step.sub_runs[-1]
+    if state.composes:
+        if scope.kind == pb.SUB_RUN_KIND_ITERATE and goes_on(step):
+            return plan_sub_run(state, step, pb.SUB_RUN_KIND_ITERATE, scope.index + 1, blobs)
+        return derived_result(step)
     outcomes = [item.outcome for item in scope.items]
     assert None not in outcomes
     assert not any(isinstance(value, Stored) for value in outcomes)

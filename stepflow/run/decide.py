@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from stepflow.codec import Json, composed_problem
 from stepflow.errors import Code, Failure
+from stepflow.flow.values import Composed
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing.table import NoRoute
 from stepflow.run.actions import Append, CancelCall, Dispatch, ScopeEnded, WantBlob
@@ -234,7 +235,8 @@ def _conclude_step(state: RunState, step: StepRun, begun: Begun | None, now_ms: 
     if begun is None:
         _block(state, step)
         return
-    if isinstance(begun, Json) and (problem := composed_problem(begun.raw)) is not None:
+    derived = isinstance(begun, Composed)
+    if isinstance(begun, Json) and not derived and (problem := composed_problem(begun.raw)) is not None:
         begun = Failure(Code.COMPONENT_FAILED, f"the result of step {step.id!r} cannot be kept: {problem}")
 
     if isinstance(begun, (Json, Failure)):
@@ -248,6 +250,7 @@ def _conclude_step(state: RunState, step: StepRun, begun: Begun | None, now_ms: 
             duration_ms=max(0, now_ms - step.started_at_ms) if step.started_at_ms else 0,
             host="",
             now_ms=now_ms,
+            of_sub_run=derived,
         )
     else:
         entry = _fact_entry(step, begun, now_ms)

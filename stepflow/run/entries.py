@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stepflow.codec import Json, encode
 from stepflow.errors import Code, Failure
+from stepflow.flow.values import REFERENCE_BYTES_MIN, Journaled, Stored
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import Stored
 
 
 def failure_to_pb(failure: Failure, origin: pb.Origin = pb.ORIGIN_UNSPECIFIED) -> pb.Failure:
@@ -41,9 +41,13 @@ def payload_of(value: Json) -> pb.Payload:
     return pb.Payload(json=value.raw)
 
 
-def json_of(payload: pb.Payload) -> Json:
+def json_of(payload: pb.Payload, entry: int = -1) -> Json:
+    """Return the value of a payload. `entry`: number of the journal's entry with it, if expressions may share it."""
     blob = payload.blob
-    return Stored(blob, payload.blob_bytes) if blob else Json(payload.json)
+    if blob:
+        return Stored(blob, payload.blob_bytes)
+    raw = payload.json
+    return Json(raw) if entry < 0 or len(raw) < REFERENCE_BYTES_MIN else Journaled(raw, entry)
 
 
 def flow_result(outcome: Json | Failure) -> bytes:

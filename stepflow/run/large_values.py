@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepflow.codec import Json
-from stepflow.run.state import Stored
+from stepflow.flow.values import Stored
 
 if TYPE_CHECKING:
     from stepflow.run.scope import Item
@@ -36,4 +36,23 @@ def note_outcome_stored(item: Item, blob: str, blob_bytes: int) -> None:
     item.outcome = Stored(blob, blob_bytes)
 
 
-__all__ = ["large_inputs", "note_input_stored", "note_outcome_stored", "take_large_outcomes"]
+def take_unstored(state: RunState) -> list[Stored]:
+    """Return the new values to move to the blob store, and clear the list."""
+    values, state.unstored = state.unstored, []
+    return values
+
+
+def note_value_stored(value: Stored) -> None:
+    """Drop the bytes of a new value, now in the blob store."""
+    value.pending = False
+    value.unload()
+
+
+__all__ = [
+    "large_inputs",
+    "note_input_stored",
+    "note_outcome_stored",
+    "note_value_stored",
+    "take_large_outcomes",
+    "take_unstored",
+]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.run.phases import READY, TARGETS, IllegalTransition, Phase
 
 if TYPE_CHECKING:
     from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.flow import CompiledFlow, Env
+    from stepflow.flow.values import Value
 
 
 class JournaledStep:
@@ -151,6 +153,7 @@ class Scope:
 
     __slots__ = (
         "concurrency_max",
+        "copied_bytes",
         "created_at_ms",
         "depth",
         "ended_at_ms",
@@ -159,6 +162,7 @@ class Scope:
         "inputs",
         "items",
         "items_done",
+        "iterated",
         "key",
         "kind",
         "number",
@@ -167,6 +171,7 @@ class Scope:
         "plan",
         "run_id",
         "sub_key",
+        "value_bytes_max",
         "variables",
     )
 
@@ -186,6 +191,7 @@ class Scope:
         concurrency_max: int = 0,
         first_item: int = 0,
         created_at_ms: int = 0,
+        value_bytes_max: int = PAYLOAD_BYTES_MAX,
     ) -> None:
         self.number = number
         self.run_id = run_id
@@ -208,6 +214,12 @@ class Scope:
         self.items_done = 0
         self.outcome_bytes = 0
         """Bytes of the items' results, of a `map`."""
+        self.copied_bytes = 0
+        """Bytes of the items' results that are in memory only."""
+        self.iterated: tuple[str, Value] | None = None
+        """Of an iteration with a result: the member that counts, `result` or `next`. From engine version 2 on."""
+        self.value_bytes_max = value_bytes_max
+        """Bound on the composed values of the items."""
 
     @property
     def ended(self) -> bool:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from stepflow.errors import Failure
 from stepflow.flow.secrets import marked_values
+from stepflow.flow.values import Stored
 from stepflow.redaction import REDACTED, KnownSecrets
-from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
     from stepflow.run.scope import Item

@@ -40,15 +40,19 @@ def settle(
     duration_ms: int,
     host: str,
     now_ms: int,
+    of_sub_run: bool = False,
 ) -> pb.Entry:
     """Return the entry for the outcome of an attempt, a failure without marked values. The step must be active.
 
-    `duration_ms` of a call comes from one clock; 0 = unknown.
+    `duration_ms` of a call comes from one clock; 0 = unknown. `of_sub_run`: the result is derived, not journaled.
     """
     entry = pb.Entry(scope=step.item.scope.number, item=step.item.index, step=step.index, at_ms=now_ms)
     if not isinstance(outcome, Failure):
         done = entry.step_completed
-        done.result.CopyFrom(payload_of(outcome))
+        if of_sub_run:
+            done.of_sub_run = True
+        else:
+            done.result.CopyFrom(payload_of(outcome))
         done.attempt, done.started_at_ms, done.host = attempt, started_at_ms, host
         done.duration_ms = duration_ms
         return entry

@@ -15,15 +15,19 @@ from collections.abc import Mapping
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from stepflow.codec import Json
 from stepflow.run.phases import IN_FLIGHT, Phase
 
 if TYPE_CHECKING:
+    from stepflow.codec import Json
+    from stepflow.flow.values import Stored
     from stepflow.mesh.v1 import journal_pb2, state_pb2
     from stepflow.run.scope import Item, Scope, StepRun
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Raised when an older engine would misread the entries; placement compares it."""
+
+COMPOSES_FROM = 2
+"""Engine version of a run from which on results of sub-runs are derived, and composed values are kept in parts."""
 
 ADOPTIONS_IN_A_ROW_MAX = 5
 """Owners that may die, or give the run back, in a row, without one fact in between, before the run is abandoned."""
@@ -56,28 +60,6 @@ WANTED_BYTES_MAX = 64 * 1024 * 1024
 
 Blobs = Mapping[str, bytes | None]
 """Loaded blobs by id; None if the blob does not exist."""
-
-
-class Stored(Json):
-    """A JSON value in the blob store; `raw` is empty until loaded."""
-
-    __slots__ = ("blob", "blob_bytes")
-
-    def __init__(self, blob: str, blob_bytes: int = 0) -> None:
-        super().__init__(b"")
-        self.blob = blob
-        self.blob_bytes = blob_bytes
-        """Length of the blob; 0 if unknown."""
-
-    @property
-    def loaded(self) -> bool:
-        return bool(self.raw)
-
-    def load(self, raw: bytes) -> None:
-        self.raw = raw
-
-    def unload(self) -> None:
-        self.__init__(self.blob, self.blob_bytes)  # type: ignore[misc]  # back to the state without bytes and without a tree
 
 
 class JournaledRun:
@@ -133,6 +115,7 @@ class RunState(JournaledRun):
         "blocked",
         "blocked_steps",
         "bytes_journaled",
+        "composes",
         "cut_off",
         "dirty",
         "due",
@@ -155,6 +138,7 @@ class RunState(JournaledRun):
         "stored",
         "timers",
         "unopened",
+        "unstored",
         "wanted",
         "wanted_bytes",
     )
@@ -164,6 +148,8 @@ class RunState(JournaledRun):
         self.run_id = run_id
         self.partition = partition
         self.policy = policy
+        self.composes = policy.engine_version >= COMPOSES_FROM
+        """True if results are derived and composed, see `COMPOSES_FROM`."""
         self.scopes: list[Scope] = []
         self.scopes_live = 0
         self.bytes_journaled = 0
@@ -180,7 +166,7 @@ class RunState(JournaledRun):
 
         # Blobs.
         self.stored = False
-        """True if some value of this run is in the blob store."""
+        """True if some value of this run is in the blob store, or composed."""
         self.wanted: dict[str, bool] = {}
         """Blobs to load; True if a user supplied the id (`eval`)."""
         self.wanted_bytes: dict[str, int] = {}
@@ -188,6 +174,8 @@ class RunState(JournaledRun):
         self.loaded: list[Stored] = []
         self.large_outcomes: list[Item] = []
         """Items of the run whose outcome is to be moved to the blob store; see `note_outcome_stored`."""
+        self.unstored: list[Stored] = []
+        """New values to be moved to the blob store; see `note_value_stored`."""
         self.lost_blob = ""
         """Id of a missing blob of the run's own: the run cannot continue."""
 

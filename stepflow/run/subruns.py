@@ -16,13 +16,13 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from stepflow.codec import Json, blob_id, decode, encode
+from stepflow.codec import Json, blob_id, composed_problem, decode, encode
 from stepflow.errors import Code, Failure, Invalid, NotFound, Unavailable
 from stepflow.flow import CompiledFlow, InputValidator, apply_overrides, compile_flow, flow_from_tree
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run.scope import Scope, StepRun
 from stepflow.run.state import ITEMS_MAX, Blobs, RunState
-from stepflow.run.values import evaluate_input, required_blob
+from stepflow.run.values import evaluate_input, joined, required_blob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,10 @@ def plan_sub_run(
         sub_flow(document)
     except Invalid as error:
         return Failure(Code.INVALID_INPUT, f"the flow to run is not valid: {error}")
-    problem = None if state.policy.input_unchecked else _input_problem(document, _inputs(step, kind, index), kind)
+    inputs = _inputs(state, step, kind, index, blobs)
+    if inputs is None or isinstance(inputs, Failure):
+        return inputs
+    problem = None if state.policy.input_unchecked else _input_problem(document, inputs, kind)
     if problem is not None:
         return problem
 
@@ -134,7 +137,10 @@ def _document(state: RunState, step: StepRun, kind: pb.SubRunKind, blobs: Blobs)
     return document
 
 
-def _inputs(step: StepRun, kind: pb.SubRunKind, index: int) -> Sequence[msgspec.Raw]:
+def _inputs(
+    state: RunState, step: StepRun, kind: pb.SubRunKind, index: int, blobs: Blobs
+) -> Sequence[bytes | msgspec.Raw] | Failure | None:
+    """Return the inputs of an engine component's sub-run; None until the blobs of the last iteration are loaded."""
     memo: Any = step.memo
     if kind == pb.SUB_RUN_KIND_MAP:
         items: list[msgspec.Raw] = memo.items
@@ -143,10 +149,26 @@ def _inputs(step: StepRun, kind: pb.SubRunKind, index: int) -> Sequence[msgspec.
         return (memo.input,)
     if index == 0:
         return (memo.initial_input,)
+    if state.composes:
+        return _next_input(state, step, index, blobs)
     return (iterate_output(step).next,)  # type: ignore[return-value]  # an iteration follows only where it is set
 
 
-def _input_problem(document: bytes, inputs: Sequence[msgspec.Raw], kind: pb.SubRunKind) -> Failure | None:
+def _next_input(state: RunState, step: StepRun, index: int, blobs: Blobs) -> Sequence[bytes] | Failure | None:
+    """Return the input of the iteration after a given number of them, from engine version 2 on."""
+    assert step.sub_runs
+    iterated = step.sub_runs[index - 1].iterated
+    assert iterated is not None, "an iteration was opened after one without `next`"
+    text = joined(state, iterated[1], blobs)
+    if text is None:
+        return None
+    problem = composed_problem(text)
+    if problem is not None:
+        return Failure(Code.EXPRESSION_FAILURE, f"the next input cannot be used: {problem}")
+    return (text,)
+
+
+def _input_problem(document: bytes, inputs: Sequence[bytes | msgspec.Raw], kind: pb.SubRunKind) -> Failure | None:
     if len(inputs) > ITEMS_MAX:
         return Failure(Code.INVALID_INPUT, f"{len(inputs):,} items; the limit is {ITEMS_MAX:,}")
 
@@ -204,6 +226,7 @@ def open_sub_run(state: RunState, step: StepRun, entry: pb.Entry, blobs: Blobs) 
         index=fact.index,
         concurrency_max=_concurrency_max(step, fact),
         created_at_ms=entry.at_ms,
+        value_bytes_max=state.root.value_bytes_max,
     )
 
     state.scopes.append(scope)
@@ -240,8 +263,11 @@ def _engine_parts(
         return None
     if document is None:
         return None
-    inputs = [Json(bytes(raw)) for raw in _inputs(step, fact.kind, fact.index)]
-    return sub_flow(document).plan, inputs
+    texts = _inputs(state, step, fact.kind, fact.index, blobs)
+    if texts is None:
+        return None
+    assert not isinstance(texts, Failure), "a sub-run was journaled for inputs that fail"
+    return sub_flow(document).plan, [Json(bytes(raw)) for raw in texts]
 
 
 # Call-backs.

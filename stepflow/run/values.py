@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, composed_problem
+from stepflow.codec import (
+    INLINE_BYTES_MAX,
+    JSON_DEPTH_MAX,
+    PAYLOAD_BYTES_MAX,
+    RESULT_BYTES_MAX,
+    Json,
+    composed_problem,
+)
 from stepflow.errors import Code, Failure
 from stepflow.flow.nodes import TOO_LARGE
+from stepflow.flow.values import NULL_BYTES_MAX, PIECES_MAX, Composed, Stored, Value, to_store, unloaded, unloaded_at
 from stepflow.run.secrets import note_marked
-from stepflow.run.state import WANTED_BYTES_MAX, Blobs, RunState, Stored
+from stepflow.run.state import WANTED_BYTES_MAX, Blobs, RunState
 
 if TYPE_CHECKING:
-    from stepflow.flow import Expr
+    from collections.abc import Sequence
+
+    from stepflow.flow import Env, Expr
+    from stepflow.json_problems import Part
     from stepflow.run.scope import Item, StepRun
 
 REPLAY_BYTES_MAX = 16 * 1024 * 1024
@@ -22,9 +33,95 @@ def evaluate_input(state: RunState, step: StepRun, blobs: Blobs) -> bytes | Fail
     """Evaluate the step's input expression; None until its blobs are loaded."""
     item = step.item
     expr = item.scope.plan.steps[step.index].input
+    if state.stored:
+        if not load(state, item, expr, blobs):
+            return None
+        if state.composes:
+            return _joined_input(state, step, expr.to_value(item.env), blobs)
+
+    value = expr.to_json(item.env)
+    if value is TOO_LARGE and state.composes:
+        return _joined_input(state, step, expr.to_value(item.env), blobs)
+    return composed(value, f"the input of step {step.id!r}")
+
+
+def _joined_input(state: RunState, step: StepRun, value: Value | Failure, blobs: Blobs) -> bytes | Failure | None:
+    """Return a step's input as one text, measured before it is joined; None until its blobs are loaded."""
+    what = f"the input of step {step.id!r}"
+    if isinstance(value, Failure):
+        return _too_much(what) if value is TOO_LARGE else value
+    if isinstance(value, bytes):
+        return composed(value, what)
+    if value.size > PAYLOAD_BYTES_MAX:
+        return Failure(
+            Code.EXPRESSION_FAILURE,
+            f"{what} cannot be used: it is {value.size:,} bytes; the limit is {PAYLOAD_BYTES_MAX:,}: read only a "
+            "part of it with a path, or put large data into blobs (put_blob) and pass their ids",
+        )
+    text = joined(state, value, blobs)
+    return None if text is None else composed(text, what)
+
+
+def joined(state: RunState, value: Value, blobs: Blobs) -> bytes | None:
+    """Return the text of a value of at most `PAYLOAD_BYTES_MAX`; None until its blobs are loaded."""
+    if isinstance(value, bytes):
+        return value
+    ready = [load_value(state, source, blobs) for source in unloaded(value)]
+    return value.raw if all(ready) else None
+
+
+def evaluate_output(state: RunState, item: Item, blobs: Blobs) -> Json | Failure | None:
+    """Evaluate the item's output without a copy of large results; None until the blobs that it looks into are loaded.
+
+    From engine version 2 on.
+    """
+    expr = item.scope.plan.output
     if state.stored and not load(state, item, expr, blobs):
         return None
-    return composed(expr.to_json(item.env), f"the input of step {step.id!r}")
+
+    value = expr.to_value(item.env)
+    if isinstance(value, Composed):
+        if value.too_deep:
+            return Failure(
+                Code.EXPRESSION_FAILURE, f"the output cannot be used: it is nested deeper than {JSON_DEPTH_MAX} levels"
+            )
+        return _own_texts_stored(state, item, value)
+    if isinstance(value, Json):
+        return value
+    if value is TOO_LARGE:
+        return _too_much("the output")
+    text = composed(value, "the output")
+    return text if isinstance(text, Failure) else _own_text(state, item, text)
+
+
+def _own_text(state: RunState, item: Item, text: bytes) -> Json:
+    """Return a new text as a value. A large one is moved to the blob store, so that it does not stay in memory."""
+    if len(text) <= INLINE_BYTES_MAX:
+        item.scope.copied_bytes += len(text)
+        return Json(text)
+    value = to_store(text)
+    state.unstored.append(value)
+    state.stored = True
+    return value
+
+
+def _own_texts_stored(state: RunState, item: Item, value: Composed) -> Composed:
+    item.scope.copied_bytes += sum(len(piece) for piece in value.pieces if isinstance(piece, bytes))
+    if all(not isinstance(piece, bytes) or len(piece) <= INLINE_BYTES_MAX for piece in value.pieces):
+        return value
+    item.scope.copied_bytes -= sum(
+        len(piece) for piece in value.pieces if isinstance(piece, bytes) and len(piece) > INLINE_BYTES_MAX
+    )
+    pieces = [
+        _own_text(state, item, piece) if isinstance(piece, bytes) and len(piece) > INLINE_BYTES_MAX else piece
+        for piece in value.pieces
+    ]
+    return Composed(pieces, value.levels)
+
+
+def _too_much(what: str) -> Failure:
+    problem = f"it is larger than {RESULT_BYTES_MAX:,} bytes, or has more than {PIECES_MAX:,} parts"
+    return Failure(Code.EXPRESSION_FAILURE, f"{what} cannot be used: {problem}")
 
 
 def composed(value: bytes | Failure, what: str) -> bytes | Failure:
@@ -38,16 +135,35 @@ def composed(value: bytes | Failure, what: str) -> bytes | Failure:
 
 
 def load(state: RunState, item: Item, expr: Expr, blobs: Blobs) -> bool:
-    """Load the stored values read by `expr`. Return False until all blobs are loaded."""
+    """Load the stored values read by `expr`. Return False until all blobs are loaded.
+
+    From engine version 2 on, these are the results that paths lead into, and those that may be null or false.
+    """
     env = item.env
     ready = True
     if isinstance(env.input, Stored) and _reads_input(item, expr) and (ready := load_value(state, env.input, blobs)):
         note_marked(item)
     for ref in expr.touched(env):
         value = env.results[ref]
-        if isinstance(value, Stored):
+        if isinstance(value, Stored) and (not state.composes or value.size <= NULL_BYTES_MAX):
             ready = load_value(state, value, blobs) and ready
+    return ready and (not state.composes or _load_inside(state, env, expr, blobs))
+
+
+def _load_inside(state: RunState, env: Env, expr: Expr, blobs: Blobs) -> bool:
+    """Load the stored values that the expression's paths lead into. Return False until all are loaded."""
+    ready = True
+    for ref, parts in expr.inside:
+        value = env.results[ref]
+        if isinstance(value, Json) and not load_at(state, value, parts, blobs):
+            ready = False
     return ready
+
+
+def load_at(state: RunState, value: Json, parts: Sequence[Part], blobs: Blobs) -> bool:
+    """Load the stored value that a path leads into, if any. Return False until it is loaded."""
+    source = unloaded_at(value, parts)
+    return source is None or load_value(state, source, blobs)
 
 
 def _reads_input(item: Item, expr: Expr) -> bool:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from stepflow.codec import Json
 from stepflow.run.entries import failure_from_pb, json_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stepflow.codec import Json, LargeJson
+    from stepflow.codec import LargeJson
     from stepflow.errors import Failure
     from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run.scope import Scope, StepRun
@@ -93,6 +94,14 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         message=message,
         parent=_parent(scope),
     )
+
+
+def result_of(state: RunState, entry: pb.Entry) -> Json:
+    """Return the result of a step's last entry, which `state` has recorded: whole, in the blob store, or composed."""
+    if not entry.step_completed.of_sub_run:
+        return json_of(entry.step_completed.result)
+    result = state.scopes[entry.scope].items[entry.item].env.results[entry.step]
+    return result if isinstance(result, Json) else Json(b"null")  # of a damaged run, which ends for it
 
 
 def _duration_ms(entry: pb.Entry, ended: pb.StepCompleted | pb.AttemptFailed) -> int | None:
@@ -190,7 +199,7 @@ class StepList:
             view.completed_at_ms = event.at_ms
             view.started_at_ms = entry.step_completed.started_at_ms or None
             view.duration_ms = event.duration_ms
-            view.outcome = event.failure or json_of(entry.step_completed.result)
+            view.outcome = event.failure or result_of(state, entry)
         self._ended[key] = view
 
     def views(self, state: RunState) -> list[StepView]:

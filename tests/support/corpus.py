@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stepflow.codec import blob_id, encode
 from support.engine import World
 
 
@@ -24,6 +25,17 @@ COUNT_DOWN = {
         "else": {"next": {"n": ref("n", "sum"), "last": True}},
     },
 }
+LARGE = {
+    "steps": [step("b", "/c/big", {"$input": "$"}), step("k", "/c/medium", {"$input": "$"})],
+    "output": {"whole": ref("b"), "text": ref("b", "text"), "medium": ref("k", "text"), "null": None},
+}
+"""Whole and in part: a result in the blob store, and one in the journal."""
+EVALUATED = {"steps": [step("k", "/c/medium", {"$input": "medium"})], "output": ref("k")}
+GROWING = {
+    "steps": [step("b", "/c/big", {"$input": "n"}), step("n", "/c/add", {"a": {"$input": "n"}, "b": 1})],
+    "output": {"next": {"n": ref("n", "sum"), "text": ref("b", "text"), "last": {"$coalesce": [{"$input": "$"}, 0]}}},
+}
+LARGE_RESULT = {"steps": [step("b", "/c/big", {"$input": "n"})], "output": {"result": ref("b")}}
 MIXED = {
     "steps": [step("q", "/c/add", {"a": {"$input": "v"}, "b": 1})],
     "output": ref("q", "sum"),
@@ -105,6 +117,36 @@ CORPUS: dict[str, dict[str, Any]] = {
         "steps": [step("m", "/builtin/map", {"workflow": {"$literal": MIXED}, "items": [{"v": 1}, {}, {"v": 3}]})],
         "output": ref("m"),
     },
+    "large map": {
+        "steps": [
+            step("m", "/builtin/map", {"workflow": {"$literal": LARGE}, "items": [1, 2, 3], "max_concurrency": 2}),
+            step("f", "/c/id", [ref("m", "successful"), ref("m", "results[1].result.whole.n")]),
+            step("g", "/c/id", ref("m", "results[2]")),
+            step("e", "/builtin/eval", {"flow_id": blob_id(encode(EVALUATED)), "input": ref("m", "results[0].result")}),
+        ],
+        "output": {
+            "all": ref("m"),
+            "few": ref("f"),
+            "one": ref("g", "result.medium"),
+            "evaluated": ref("e", "result.result"),
+            "if": {"$if": ref("m"), "then": {"$coalesce": [ref("m", "results[0].result.null"), ref("f")]}, "else": 0},
+        },
+    },
+    "large iterate": {
+        "steps": [
+            step(
+                "i",
+                "/builtin/iterate",
+                {"flow": {"$literal": GROWING}, "initial_input": {"n": 0}, "max_iterations": 4},
+            ),
+            step("a", "/c/id", ref("i", "iterations")),
+        ],
+        "output": [ref("a"), ref("i")],
+    },
+    "iterate to a large result": {
+        "steps": [step("i", "/builtin/iterate", {"flow": {"$literal": LARGE_RESULT}, "initial_input": {"n": 1}})],
+        "output": ref("i", "result"),
+    },
     "call-back": {
         "steps": [
             step("p", "/c/parent", {"flow": {"$literal": DOUBLE}, "inputs": [1, 2]}),
@@ -138,5 +180,9 @@ SIGNALS: dict[str, list[tuple[int, str, Any]]] = {
 }
 
 
+BLOBS = {blob_id(encode(EVALUATED)): encode(EVALUATED)}
+
+
 def world(name: str, **options: Any) -> World:
-    return World(CORPUS[name], inputs=[{"n": 1}], signals=list(SIGNALS.get(name, ())), **options)
+    signals = list(SIGNALS.get(name, ()))
+    return World(CORPUS[name], inputs=[{"n": 1}], signals=signals, blobs=dict(BLOBS), **options)

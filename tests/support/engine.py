@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.codec import INLINE_BYTES_MAX, Json, blob_id, decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow import compile_flow, flow_from_tree
+from stepflow.flow.values import unloaded
 from stepflow.mesh.v1 import host_pb2, state_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents, RouteTable, Rule
@@ -33,6 +34,7 @@ from stepflow.run import (
 )
 from stepflow.run.advance import advance
 from stepflow.run.entries import failure_from_pb, json_of, payload_of
+from stepflow.run.large_values import note_value_stored, take_unstored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,6 +62,7 @@ COMPONENTS: dict[str, Any] = {
     "add": lambda value, attempt: {"sum": value["a"] + value["b"]},
     "null": lambda value, attempt: None,
     "big": lambda value, attempt: {"text": "x" * (INLINE_BYTES_MAX + 10), "n": value},
+    "medium": lambda value, attempt: {"text": "y" * 2_000, "n": value},
     "fail": lambda value, attempt: Failure(Code.COMPONENT_FAILED, f"failed on {encode(value).decode()}"),
     "bad": lambda value, attempt: Failure(Code.INVALID_INPUT, "bad input"),
     "lost": lambda value, attempt: Failure(Code.UNREACHABLE, "the server died") if attempt < 2 else value,
@@ -84,6 +87,7 @@ class World:
     signals: list[tuple[int, str, Any]] = field(default_factory=list)
     """Item, name and payload of signals, received in this order when a choice says so or the run waits."""
     components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
+    engine_version: int = 1
 
     def __post_init__(self) -> None:
         self.now_ms = 1_000_000
@@ -95,7 +99,11 @@ class World:
         self.slots_peak = 0
         self.flight: list[Dispatch] = []
         self.parents: dict[str, Scope] = {}
-        self.policy = state_pb2.Policy(transport_retries_max=self.transport_retries, concurrency_max=self.window)
+        self.policy = state_pb2.Policy(
+            transport_retries_max=self.transport_retries,
+            concurrency_max=self.window,
+            engine_version=self.engine_version,
+        )
         self.state = self._fresh()
         self._adopt()
 
@@ -151,6 +159,9 @@ class World:
             for action in decide(self.state, self.now_ms, ROUTES, brought):
                 again = self._act(action, brought) or again
             self.slots_peak = max(self.slots_peak, self.state.slots_used)
+            for value in take_unstored(self.state):
+                self._put(value.raw)
+                note_value_stored(value)
             if not again:
                 return
         raise AssertionError("decide never comes to rest")
@@ -196,7 +207,7 @@ class World:
         self.turn()
 
     def outcomes(self) -> list[Any]:
-        return [self._shown(item.outcome) for item in self.state.root.items]
+        return [self.shown(item.outcome) for item in self.state.root.items]
 
     def entries(self) -> Iterator[pb.Entry]:
         return (pb.Entry.FromString(raw) for raw in self.journal)
@@ -219,11 +230,21 @@ class World:
             if entry.step_completed.HasField("failure") and entry.scope == 0 and entry.item == 0
         }
 
-    def _shown(self, outcome: Json | Failure | None) -> Any:
+    def shown(self, outcome: Json | Failure | None) -> Any:
         if isinstance(outcome, Failure):
             return (outcome.code.name, outcome.message)
         assert outcome is not None
-        return outcome.tree
+        return decode(self.text(outcome))
+
+    def text(self, value: Json) -> bytes:
+        """Return the text of a value of the run, joined from all its parts."""
+        sources = unloaded(value)
+        for source in sources:
+            source.load(self.blobs[source.blob])
+        text = value.raw
+        for source in sources:
+            source.unload()
+        return text
 
     def _fresh(self) -> RunState:
         return new_run(
@@ -303,4 +324,4 @@ class World:
 
     def parent_result(self, call: Dispatch) -> Any:
         assert call.step.sub_runs
-        return [self._shown(item.outcome) for item in call.step.sub_runs[0].items]
+        return [self.shown(item.outcome) for item in call.step.sub_runs[0].items]

@@ -132,6 +132,8 @@ class World:
         self.executors: list[Executor] = []
         self.hosts: list[tuple[ComponentHost, Work]] = []
         self.streams: dict[Executor, list[tuple[HostPeer, Any]]] = defaultdict(list)
+        self.newest_formats = True
+        """False: new runs are as the former version's."""
 
     @classmethod
     @asynccontextmanager
@@ -172,7 +174,9 @@ class World:
         return self.hosts[0][1]
 
     async def add_plane(self, *, lease_ttl_s: float = LONG_S) -> ControlPlane:
-        control_plane = ControlPlane(self.store, self.blobs, lease_ttl_s=lease_ttl_s)
+        control_plane = ControlPlane(
+            self.store, self.blobs, lease_ttl_s=lease_ttl_s, newest_formats=lambda: self.newest_formats
+        )
         await control_plane.start()
         self.planes.append(control_plane)
         return control_plane

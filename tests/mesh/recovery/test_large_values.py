@@ -15,9 +15,9 @@ from executor import adoption
 from stepflow.cli.__main__ import app
 from stepflow.client import Client
 from stepflow.codec import encode
+from stepflow.flow.values import Stored
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

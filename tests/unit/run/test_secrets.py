@@ -8,11 +8,13 @@ from support.corpus import ref, step
 from support.engine import World
 
 from stepflow.codec import blob_id, encode
+from stepflow.flow.values import Stored
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.run.state import RunState, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from stepflow.run.state import RunState
 
 MARKED = {
     "type": "object",
