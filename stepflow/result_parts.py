@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -22,15 +22,20 @@ from stepflow.store import keys
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from typing import Protocol
 
-    from stepflow.journal import GetBlob
     from stepflow.store import KeyValue
 
-    class ValueReader(Protocol):
-        """The part of a store that is read."""
 
-        async def get(self, key: str) -> KeyValue | None: ...
+class ValueReader(Protocol):
+    """The part of a store that is read."""
+
+    async def get(self, key: str) -> KeyValue | None: ...
+
+
+class BlobReader(Protocol):
+    """Loads a blob of a run, as `stepflow.journal.GetBlob`; None if it does not exist."""
+
+    async def __call__(self, run_id: str, blob: str, *, shared: bool) -> bytes | None: ...
 
 
 CHUNK_BYTES = 1024 * 1024
@@ -57,7 +62,7 @@ def parts_bytes(result: state_pb2.ItemResult) -> int | None:
             return None
 
 
-async def parts_of(get_blob: GetBlob, run_id: str, result: state_pb2.ItemResult) -> state_pb2.ResultParts:
+async def parts_of(get_blob: BlobReader, run_id: str, result: state_pb2.ItemResult) -> state_pb2.ResultParts:
     """Return the parts of a result, from its blob if they are there. Raises: DataLoss."""
     if result.HasField("parts"):
         return result.parts
@@ -78,7 +83,7 @@ async def parts_of(get_blob: GetBlob, run_id: str, result: state_pb2.ItemResult)
 
 async def read_parts(
     store: ValueReader,
-    get_blob: GetBlob,
+    get_blob: BlobReader,
     run_id: str,
     partition: int,
     parts: state_pb2.ResultParts,
@@ -129,7 +134,7 @@ def _length(part: state_pb2.ResultPart) -> int:
 class _Sources:
     """What the parts of one result refer to, as far as it is in memory."""
 
-    def __init__(self, store: ValueReader, get_blob: GetBlob, run_id: str, partition: int) -> None:
+    def __init__(self, store: ValueReader, get_blob: BlobReader, run_id: str, partition: int) -> None:
         self._store = store
         self._get_blob = get_blob
         self._run_id = run_id
