@@ -55,7 +55,9 @@ class KnownSecrets:
                 (found if len(value) >= ANYWHERE_CHARS_MIN else short).update(_spellings(value))
 
         self._spellings, self._short = longest_first(found), longest_first(short)
-        self.chars_max = max((len(spellings[0]) for spellings in (self._spellings, self._short) if spellings), default=0)
+        self.chars_max = max(
+            (len(spellings[0]) for spellings in (self._spellings, self._short) if spellings), default=0
+        )
 
     def text(self, text: str) -> str:
         """Return a text with every secret replaced by `[REDACTED]`."""
