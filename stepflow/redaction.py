@@ -21,41 +21,50 @@ REDACTED = "[REDACTED]"
 ENVIRONMENT_CHARS_MIN = 8
 """Shorter values of the environment are ordinary words and are not replaced."""
 
-MARKED_CHARS_MIN = 4
-"""Shorter values occur by chance in any text: to replace them would make it unreadable and reveal the value."""
+ANYWHERE_CHARS_MIN = 4
+"""Shorter values occur by chance within other words and numbers; they are replaced only where they stand alone."""
+
+_DELIMITERS = frozenset("\"'`()[]{}<>,;:=|/&?")
 
 
 class KnownSecrets:
     """Secret values, and their removal from texts. False if there are none.
 
-    A value is found verbatim, as it is written inside JSON and in a URL, and by each of its lines if it has several.
+    A value is found verbatim, as it is written inside JSON and in a URL, and by each of its lines if it has several. A
+    value of fewer than `ANYWHERE_CHARS_MIN` characters is found as a whole token. Blank values are no secrets.
     """
 
-    __slots__ = ("_spellings", "chars_max")
+    __slots__ = ("_short", "_spellings", "chars_max")
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._spellings: list[str] = []
         """Longest first: one value may contain another."""
+        self._short: list[str] = []
+        """Spellings of short values, longest first."""
         self.chars_max = 0
         """Length of the longest spelling."""
         self.add(values)
 
     def __bool__(self) -> bool:
-        return bool(self._spellings)
+        return bool(self._spellings or self._short)
 
     def add(self, values: Iterable[str]) -> None:
-        """Add secrets. Values under `MARKED_CHARS_MIN` are ignored."""
-        found = set(self._spellings)
+        found, short = set(self._spellings), set(self._short)
         for value in values:
-            if len(value) >= MARKED_CHARS_MIN:
-                found |= _spellings(value)
+            if value.strip():
+                (found if len(value) >= ANYWHERE_CHARS_MIN else short).update(_spellings(value))
 
-        self._spellings = longest_first(found)
-        self.chars_max = len(self._spellings[0]) if self._spellings else 0
+        self._spellings, self._short = longest_first(found), longest_first(short)
+        self.chars_max = max(
+            (len(spellings[0]) for spellings in (self._spellings, self._short) if spellings), default=0
+        )
 
     def text(self, text: str) -> str:
         """Return a text with every secret replaced by `[REDACTED]`."""
-        return redact_values(text, self._spellings)
+        text = redact_values(text, self._spellings)
+        for secret in self._short:
+            text = _redact_token(text, secret)
+        return text
 
     def json(self, raw: bytes) -> bytes:
         """Return JSON text with every secret replaced inside its strings, and numbers that are secrets by a string."""
@@ -66,7 +75,7 @@ class KnownSecrets:
     def _scalar(self, found: re.Match[str]) -> str:
         token = found.group()
         if token[0] != '"':
-            return f'"{REDACTED}"' if token in self._spellings else token
+            return f'"{REDACTED}"' if token in self._spellings or token in self._short else token
         try:
             plain: str = json.loads(token, strict=False)
         except ValueError:
@@ -117,6 +126,34 @@ def redact_values(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text
+
+
+def _redact_token(text: str, secret: str) -> str:
+    """Replace a short secret where it is not a part of a longer word or number."""
+    parts: list[str] = []
+    done = start = 0
+    while (at := text.find(secret, start)) >= 0:
+        end = at + len(secret)
+        before, after = text[max(0, at - 2) : at], text[end : end + 2]
+        begins = _is_escape(before) or not _continues(before[::-1], secret[0])
+        start = at + 1
+        if begins and not _continues(after, secret[-1]):
+            parts += (text[done:at], REDACTED)
+            done = start = end
+    return "".join((*parts, text[done:])) if parts else text
+
+
+def _continues(neighbours: str, edge: str) -> bool:
+    """Return True if the token with the character `edge` at its end goes on with `neighbours`, nearest first."""
+    nearest, next_one = neighbours[:1], neighbours[1:]
+    if not (edge.isalnum() or edge == "_"):
+        return bool(nearest) and not (nearest.isspace() or nearest in _DELIMITERS)
+    return nearest.isalnum() or nearest == "_" or (nearest == "." and edge.isdigit() and next_one.isdigit())
+
+
+def _is_escape(text: str) -> bool:
+    """Return True for an escape such as `\\n` in quoted JSON: the letter does not belong to a word."""
+    return len(text) == 2 and text[0] == "\\" and text[1] in "bfnrt"
 
 
 def url_without_credentials(url: str) -> str:

@@ -194,6 +194,18 @@ MESH = (
         "Their memory is lent to other calls",
         "s",
     ),
+    Limit(
+        "Unary requests with values that a control plane receives at a time, or as many as fit half of `--value-memory`",
+        "stepflow/rpc RECEIVED_AT_ONCE_MIN",
+        "Further ones wait at their clients",
+        set_by="`--value-memory`",
+    ),
+    Limit(
+        "Time for such a request to arrive",
+        "stepflow/rpc RECEIVED_S_MAX",
+        "Its memory is lent to other requests",
+        "s",
+    ),
     Limit("Runs waiting for an executor", "control_plane PENDING_RUNS_MAX", "`TOO_MANY_PENDING`"),
     Limit(
         "Partitions of one executor",

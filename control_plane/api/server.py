@@ -42,6 +42,16 @@ if TYPE_CHECKING:
 STOP_GRACE_S = 1.0
 """Grace for calls in flight. Long waits are cut after it; their clients continue at another replica."""
 
+LARGE_REQUESTS = (
+    "/stepflow.mesh.v1.FlowsService/StoreFlow",
+    "/stepflow.mesh.v1.FlowsService/GetFlow",
+    "/stepflow.mesh.v1.RunsService/SubmitRun",
+    "/stepflow.mesh.v1.RunsService/SubmitRuns",
+    "/stepflow.mesh.v1.RunsService/SignalRun",
+    "/stepflow.mesh.v1.BlobsService/PutBlob",
+)
+"""The unary methods whose requests carry values."""
+
 
 class ApiServer:
     """Serves the API of a started control plane."""
@@ -70,7 +80,13 @@ class ApiServer:
         catalog = Catalog(store)
         self._events = Events(control, control.run_store, blobs, live)
         self.value_budget = ValueBudget(value_bytes_max)
-        self._server = RpcServer(tls=tls, insecure=insecure, health=health, value_budget=self.value_budget)
+        self._server = RpcServer(
+            tls=tls,
+            insecure=insecure,
+            health=health,
+            value_budget=self.value_budget,
+            large_requests=LARGE_REQUESTS,
+        )
         room = room or Room(store, control.activity, control.leadership, quota_bytes)
         runs = RunsServicer(
             control,

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NOTICE_AFTER_S = 0.05
 
+QUEUED, BEGUN = "components/queued", "components/begun"
+"""Methods of the notices; the params are `{"ids": […]}`."""
+
 
 class QueueNotices:
     """The notices of one server's calls. `wanted` is the host's choice."""
@@ -58,7 +61,7 @@ class QueueNotices:
                 if self._threads.is_queued(call):
                     waiting.append(call.id)
         if waiting:
-            self._tell("components/queued", waiting)
+            self._tell(QUEUED, waiting)
 
     def _note_begun(self, call: ComponentCall) -> None:
         if call.ended:
@@ -69,7 +72,7 @@ class QueueNotices:
 
     def _tell_begun(self) -> None:
         begun, self._begun = self._begun, []
-        self._tell("components/begun", begun)
+        self._tell(BEGUN, begun)
 
     def _tell(self, method: str, ids: list[Id]) -> None:
         self._send(encode({"jsonrpc": "2.0", "method": method, "params": {"ids": ids}}) + b"\n")

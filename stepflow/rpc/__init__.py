@@ -9,6 +9,7 @@
 - `options`: limits and keep-alives, the same for both ends.
 - `probe`: whether an address refuses connections.
 - `process`: the process of a service: options, store, signals, the ready line.
+- `receiving`: the memory for large requests while they are received.
 - `requests`: requests decoded, or refused as malformed.
 - `tls`: TLS files, and addresses.
 

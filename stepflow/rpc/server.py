@@ -20,12 +20,13 @@ from stepflow.rpc import call_memory, health
 from stepflow.rpc.errors import status_of
 from stepflow.rpc.health import ProcessHealth
 from stepflow.rpc.options import BUDGETED_SERVER_OPTIONS, CLIENT_PINGS, LINK_PINGS, MESSAGE_BYTES_MAX, SERVER_OPTIONS
+from stepflow.rpc.receiving import Receiving
 from stepflow.rpc.requests import MalformedRequest, decode_request
 from stepflow.rpc.tls import is_loopback, parse_address
 from stepflow.telemetry import ThrottledLog, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     from google.protobuf.descriptor import ServiceDescriptor
 
@@ -49,6 +50,7 @@ class RpcServer:
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         health: ProcessHealth | None = None,
         value_budget: ValueBudget | None = None,
+        large_requests: Collection[str] = (),
     ) -> None:
         """Create a server that does not listen yet.
 
@@ -58,6 +60,8 @@ class RpcServer:
             message_bytes_max: largest message received.
             health: the health of the process; without it the server is ready as soon as it listens.
             value_budget: memory for the large values of all calls, see `call_memory`.
+            large_requests: the unary methods whose requests may be large, `/package.Service/Method`; with a budget they
+                are received in turn, see `receiving`.
         """
         self.address = ""
         """Listening address with the actual port; empty before `start`."""
@@ -67,7 +71,8 @@ class RpcServer:
         pings = LINK_PINGS if link else CLIENT_PINGS
         ahead = () if value_budget is None else BUDGETED_SERVER_OPTIONS
         options = (*SERVER_OPTIONS, *ahead, *pings, ("grpc.max_receive_message_length", message_bytes_max))
-        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(_Errors(value_budget),), options=options)
+        interceptor = _Errors(value_budget, large_requests)
+        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(interceptor,), options=options)
 
         self._names: list[str] = []
         self._own_health = health is None
@@ -131,8 +136,10 @@ class RpcServer:
 class _Errors(grpc.aio.ServerInterceptor):
     """Refuses malformed requests, counts large ones, and translates exceptions of all services into statuses."""
 
-    def __init__(self, value_budget: ValueBudget | None) -> None:
+    def __init__(self, value_budget: ValueBudget | None, large_requests: Collection[str]) -> None:
         self._value_budget = value_budget
+        self._receiving = None if value_budget is None else Receiving(value_budget)
+        self._large_requests = frozenset(large_requests)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
@@ -141,11 +148,17 @@ class _Errors(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler
 
+        method: str = handler_call_details.method
+        decode = partial(decode_request, method, handler.request_deserializer)
+        if self._value_budget is not None and self._receiving is not None and method in self._large_requests:
+            return grpc.stream_unary_rpc_method_handler(
+                _guard_large(method, handler.unary_unary, decode, self._value_budget, self._receiving),
+                response_serializer=handler.response_serializer,
+            )
+
         kind = "_".join(
             "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
         )
-        method: str = handler_call_details.method
-        decode = partial(decode_request, method, handler.request_deserializer)
         guard = _guard_stream if handler.response_streaming else _guard_unary
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(
@@ -169,6 +182,27 @@ def _guard_unary(
                 if decode:
                     await call_memory.hold(len(request))  # before it is decoded: its values have copies from then on
             return await behaviour(decode(request) if decode else request, context)
+        except Exception as error:
+            await _abort(method, context, error)
+
+    return guarded
+
+
+def _guard_large(
+    method: str,
+    behaviour: Callable[[Any, Any], Awaitable[Any]],
+    decode: Callable[[bytes], Any],
+    budget: ValueBudget,
+    receiving: Receiving,
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def guarded(_requests: Any, context: Any) -> Any:
+        try:
+            call_memory.begin_call(budget, context)
+            async with receiving.request(context) as message:
+                await call_memory.hold(len(message))
+                request = decode(message)
+            del message
+            return await behaviour(request, context)
         except Exception as error:
             await _abort(method, context, error)
 

@@ -209,7 +209,7 @@ def must_end(worker: Worker, now: float, plugin: str) -> bool:
         log.warning("worker is busy with aborted calls; starting it again", plugin=plugin, aborted=len(stuck))
         worker.retired_at = now
 
-    return now - worker.retired_at >= LIVE_S or all(task.aborted for task in worker.tasks.values())
+    return now - worker.retired_at >= LIVE_S or not any(task.executing for task in worker.tasks.values())
 
 
 def _ignore_output(chunk: bytes) -> None:

@@ -6,7 +6,8 @@ A call is *offered*, *sent* to a worker as a task, *claimed* by the worker's fir
 - An unclaimed task of a lost worker is sent again, under another task id: a later claim of the old id is refused. A
   claimed task of a lost worker fails as UNREACHABLE: the work may be done, or half done.
 - A cancelled task keeps its slot until its completion: workers of 0.12 and 0.13 cannot stop a component.
-- The time of a call begins when it is sent, and again when it is claimed; none passes while it waits for a worker.
+- The time of a call begins when it is sent, again when it is claimed, and again when its component begins if the worker
+  reports the task as queued; none passes while it waits for a worker, or queued.
 - Workers of one queue offer the same components: the latest list is the queue's, and any worker may get any call.
 
 Not here: time limits (`timeouts`), sockets (`endpoint`), processes (`process`), the form of messages (`messages`).
@@ -242,7 +243,16 @@ class TaskQueue:
         if not wanted:
             return pb.TaskHeartbeatResponse(should_abort=True, status=pb.TASK_STATUS_IN_PROGRESS)
 
-        # 3. Progress.
+        # 3. The worker's own queue.
+        if request.queued:
+            task.queued = True
+            task.offer.call.note_queued()
+        elif task.queued:
+            task.queued = False
+            task.claimed_at = self.clock()
+            task.offer.call.note_begun()
+
+        # 4. Progress.
         if request.HasField("progress") or request.HasField("status_message"):
             total = 1.0 if request.HasField("progress") else 0.0
             task.offer.call.progress(request.progress, total, request.status_message)

@@ -61,16 +61,23 @@ class Task:
     sent_at: float
     heard_at: float
     claimed_at: float = 0.0
-    """0: not claimed."""
+    """0: not claimed. Of a task that was queued in its worker: when the component began."""
     claimed_by: str = ""
     """Id of the claimant: a worker may hand tasks to another process."""
     aborted_at: float | None = None
     runs_awaited: int = 0
     """Number of flows the component waits for now."""
+    queued: bool = False
+    """Claimed, but the component waits for a thread of its worker; no time of a timeout passes."""
 
     @property
     def aborted(self) -> bool:
         return self.aborted_at is not None
+
+    @property
+    def executing(self) -> bool:
+        """True while a component works on a call that is still wanted."""
+        return not self.aborted and not self.queued
 
 
 @dataclass(slots=True, eq=False)

@@ -32,7 +32,7 @@ assert SILENT_S > GONE_S
 
 
 class QueueTimeouts:
-    """Time limits of one queue. `queue_timeout_s`: wait for a worker; `execution_timeout_s`: claim to completion."""
+    """Time limits of one queue. `queue_timeout_s`: wait for a worker; `execution_timeout_s`: begin to completion."""
 
     def __init__(self, queue: TaskQueue, *, queue_timeout_s: float, execution_timeout_s: float | None) -> None:
         self._queue = queue
@@ -69,7 +69,7 @@ class QueueTimeouts:
         if not task.claimed_at:
             if now - task.sent_at > self._queue_timeout_s and queue.workers.has_other_room(task.worker):
                 queue.resend_task(task)
-        elif limit_s is not None and now - task.claimed_at > limit_s and not task.aborted:
+        elif limit_s is not None and now - task.claimed_at > limit_s and task.executing:
             task.aborted_at = now
             text = f"it ran longer than the {limit_s:g} s that plugin {queue.plugin!r} allows"
             task.offer.call.fail(Failure(Code.TIMEOUT, text))

@@ -1,6 +1,7 @@
 """`PullTasks`: the tasks of a worker, each translated into a call of the component server.
 
 - A task is claimed before the component sees the call, and dropped if another worker has claimed the task.
+- A task that waits for a thread says so in its heartbeats: the host counts no time until the component begins.
 - Heartbeats report a running task every few seconds; when the host aborts the task, the component is cancelled.
 - Tasks survive a broken connection: claims and results are retried.
 - `stop` reports unfinished tasks as UNREACHABLE, which hosts retry elsewhere.
@@ -24,6 +25,7 @@ from stepflow.component.process import debugging
 from stepflow.component.pull.messages import component_info, execute_params, task_error, write_answer
 from stepflow.component.pull.options import host_port
 from stepflow.component.pull.remote import RETRIED, explain
+from stepflow.component.queue_notices import BEGUN, QUEUED
 from stepflow.component.registry import REGISTRY
 from stepflow.component.server import ComponentServer
 from stepflow.component.shapes import encode
@@ -66,8 +68,10 @@ class PullTask:
     answer: asyncio.Future[Message]
     progress: tuple[float, float, str] | None = None
     """The latest unsent report."""
+    queued: bool = False
+    """The component waits for a thread."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by progress or the answer."""
+    """Set by progress, a change of `queued`, or the answer."""
 
 
 class _StoppedError(Exception):
@@ -91,7 +95,7 @@ class PullTasks:
         self._spawn = spawn
         self._tasks: dict[str, PullTask] = {}
         self._server = ComponentServer(REGISTRY, self._take_line, threads=threads, show_tracebacks=debugging())
-        initialize = {"capabilities": {"progress": True}}
+        initialize = {"capabilities": {"progress": True, "queue": True}}
         self._to_server({"id": "initialize", "method": "initialize", "params": initialize})
 
     def calls(self) -> list[asyncio.Task[None]]:
@@ -177,7 +181,7 @@ class PullTasks:
             completion.error.CopyFrom(task_error(Code.COMPONENT_FAILED, error.message))
 
     async def _await_answer(self, task: PullTask, interval_s: float) -> None:
-        """Wait for the answer, with a heartbeat after each interval and for each progress report."""
+        """Wait for the answer, with a heartbeat after each interval and for each news."""
         wanted = True
         while not task.answer.done():
             with contextlib.suppress(TimeoutError):
@@ -194,7 +198,7 @@ class PullTasks:
 
     async def _heartbeat(self, task: PullTask) -> bool:
         """Report work and the latest progress; return False if the host does not want the result any more."""
-        request = pb.TaskHeartbeatRequest(task_id=task.id, worker_id=self._worker_id)
+        request = pb.TaskHeartbeatRequest(task_id=task.id, worker_id=self._worker_id, queued=task.queued)
         if task.progress is not None:
             done, total, message = task.progress
             task.progress = None
@@ -237,7 +241,7 @@ class PullTasks:
         self._server.receive(encode({"jsonrpc": "2.0", **message}))
 
     def _take_line(self, line: bytes) -> None:
-        """Take a line of the server: progress, a request of a component, or an answer."""
+        """Take a line of the server: progress, a notice of the queue, a request of a component, or an answer."""
         message = decode_message(line)
 
         if message.method == "components/progress":
@@ -245,6 +249,12 @@ class PullTasks:
             if (task := self._tasks.get(params["id"])) is not None:
                 task.progress = (params["done"], params["total"], params["message"])
                 task.news.set()
+
+        elif message.method in (QUEUED, BEGUN):
+            for task_id in msgspec.json.decode(message.params)["ids"]:
+                if (task := self._tasks.get(task_id)) is not None:
+                    task.queued = message.method == QUEUED
+                    task.news.set()
 
         elif isinstance(message.method, str):
             self._spawn(self._perform_request(str(message.id), message.method, message.params))

@@ -216,18 +216,20 @@ class ComponentInfo(_message.Message):
     def __init__(self, component_id: _Optional[str] = ..., description: _Optional[str] = ..., input_schema: _Optional[str] = ..., output_schema: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class TaskHeartbeatRequest(_message.Message):
-    __slots__ = ("task_id", "worker_id", "progress", "status_message", "run_id")
+    __slots__ = ("task_id", "worker_id", "progress", "status_message", "run_id", "queued")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     STATUS_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     worker_id: str
     progress: float
     status_message: str
     run_id: str
-    def __init__(self, task_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., progress: _Optional[float] = ..., status_message: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
+    queued: bool
+    def __init__(self, task_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., progress: _Optional[float] = ..., status_message: _Optional[str] = ..., run_id: _Optional[str] = ..., queued: bool = ...) -> None: ...
 
 class TaskHeartbeatResponse(_message.Message):
     __slots__ = ("should_abort", "status")

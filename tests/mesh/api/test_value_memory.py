@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
-from support import wait_until, wait_until_async
+from support import ROOT, wait_until, wait_until_async
 from support.api import api_mesh
+from support.receiving import METHOD, receiving_server
 from typer.testing import CliRunner
 
+from control_plane.api.server import LARGE_REQUESTS
 from stepflow.cli.__main__ import app
 from stepflow.client import Client
 from stepflow.codec import blob_id, encode
-from stepflow.mesh.v1 import blobs_pb2, blobs_pb2_grpc, flows_pb2, runs_pb2, runs_pb2_grpc, values_pb2
-from stepflow.rpc import call_memory
+from stepflow.mesh.v1 import (
+    blobs_pb2,
+    blobs_pb2_grpc,
+    cluster_pb2,
+    components_pb2,
+    flows_pb2,
+    runs_pb2,
+    runs_pb2_grpc,
+    values_pb2,
+)
+from stepflow.rpc import call_memory, receiving
 from stepflow.rpc.channel import open_channel
+from stepflow.value_budget import ValueBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from google.protobuf.descriptor import Descriptor
     from support.api import ApiMesh
-
-    from stepflow.value_budget import ValueBudget
 
 BIG = 1_000_000
 CALLS = 12
+REQUESTS, LARGE = 30, 30_000_000
 ECHO = {"output": {"$input": "$"}}
 
 
@@ -187,3 +203,82 @@ def test_a_client_that_stops_reading_does_not_hold_up_the_others(
             assert not stalled.done()
 
     with_client(api[0], talk)
+
+
+# --- unary requests of clients that do not stream -----------------------------------------------------------------
+
+
+def test_large_unary_requests_wait_at_their_clients_and_not_in_the_memory_of_the_server() -> None:
+    async def talk() -> None:
+        server = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "support.receiving"),
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            assert server.stdout is not None
+            address = (await server.stdout.readline()).decode().strip()
+            before = peak_bytes(server.pid)
+            request = blobs_pb2.PutBlobRequest(content=bytes(LARGE)).SerializeToString()
+            async with grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
+                put = channel.unary_unary(METHOD)
+                replies = await asyncio.gather(*(put(request, timeout=120) for _ in range(REQUESTS)))
+            assert replies == [b""] * REQUESTS
+            assert peak_bytes(server.pid) - before < REQUESTS * LARGE / 2  # all of them, before: more than once
+        finally:
+            server.kill()
+            await server.wait()
+
+    asyncio.run(asyncio.wait_for(talk(), 150))
+
+
+def test_a_client_that_stalls_in_a_request_lends_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "RECEIVED_S_MAX", 0.2)
+    rooms: list[ValueBudget] = []
+    monkeypatch.setattr(receiving, "ValueBudget", lambda size: rooms.append(ValueBudget(size)) or rooms[-1])
+
+    async def talk() -> None:
+        async with receiving_server(ValueBudget(1)) as address, grpc.aio.insecure_channel(address) as channel:
+            (room,) = rooms
+            stalled = [channel.stream_unary(METHOD)() for _ in range(receiving.RECEIVED_AT_ONCE_MIN)]
+            await wait_until_async(lambda: room.bytes_used == room.bytes_max, "the server waits for the requests")
+            assert await channel.unary_unary(METHOD)(b"", timeout=20) == b""
+
+            late, empty = stalled
+            await late.write(blobs_pb2.PutBlobRequest(content=bytes(BIG)).SerializeToString())
+            await late.done_writing()
+            assert await late == b""
+            await empty.done_writing()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await empty
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert not room.bytes_used
+
+    asyncio.run(asyncio.wait_for(talk(), 60))
+
+
+def test_every_unary_method_whose_request_carries_values_is_received_in_turn() -> None:
+    carrying = {
+        f"/{service.full_name}/{method.name}"
+        for module in (flows_pb2, runs_pb2, blobs_pb2, components_pb2, cluster_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if not method.client_streaming and has_bytes(method.input_type, set())
+    }
+    assert set(LARGE_REQUESTS) == carrying
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the largest resident memory of a process so far."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def has_bytes(message: Descriptor, seen: set[str]) -> bool:
+    if message.full_name in seen:
+        return False
+    seen.add(message.full_name)
+    return any(
+        field.type == field.TYPE_BYTES or (field.message_type is not None and has_bytes(field.message_type, seen))
+        for field in message.fields
+    )

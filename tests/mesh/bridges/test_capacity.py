@@ -16,6 +16,7 @@ from support.scripted_host import ExecutorEnd, error_of
 from component_host.host import ComponentHost
 from component_host.stepflow_bridge import retirement
 from component_host.stepflow_bridge.http.backend import HttpServerConfig, StepflowHttpBackend
+from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
 from component_host.stepflow_bridge.stdio.backend import StdioServerConfig, StepflowStdioBackend
 from stepflow.store.blobs import BlobStore
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from component_host.stepflow_bridge.pool import StepflowPool
+    from component_host.backend import Backend
 
 SERVER = str(ROOT / "tests" / "data" / "servers" / "stuck.py")
 LONG_S = 3_600.0
@@ -41,11 +42,25 @@ def over_http(**config: Any) -> StepflowHttpBackend:
     return StepflowHttpBackend(context(), started)
 
 
+def over_pull(*args: str, **config: Any) -> StepflowPullBackend:
+    started = PullConfig(
+        queue_name="kit",
+        command=sys.executable,
+        args=[SERVER, *args],
+        env={"PYTHONPATH": str(ROOT)},
+        concurrency=100,
+        **config,
+    )
+    return StepflowPullBackend(context(), started)
+
+
 BOTH = pytest.mark.parametrize("make", [over_stdio, over_http])
+ALL = pytest.mark.parametrize("make", [over_stdio, over_http, over_pull])
+OLD = pytest.mark.parametrize("make", [over_stdio, over_pull])
 
 
 @asynccontextmanager
-async def hosting(backend: StepflowPool) -> AsyncIterator[ExecutorEnd]:
+async def hosting(backend: Backend) -> AsyncIterator[ExecutorEnd]:
     host = ComponentHost("h1", {"kit": backend}, BlobStore.open("memory://"))
     await host.start()
     try:
@@ -84,7 +99,7 @@ class Steps:
         return {error_of(result) for result in self.executor.results if result.call_id in wanted}
 
 
-@BOTH
+@ALL
 def test_a_quick_call_behind_sixty_that_hang_succeeds_at_its_first_attempt(make: Any) -> None:
     async def test() -> None:
         async with hosting(make()) as executor:
@@ -97,9 +112,10 @@ def test_a_quick_call_behind_sixty_that_hang_succeeds_at_its_first_attempt(make:
     uvloop.run(test())
 
 
-def test_a_server_that_does_not_tell_who_waits_for_a_thread_is_counted_from_the_hand_over() -> None:
+@OLD
+def test_a_server_that_does_not_tell_who_waits_for_a_thread_is_counted_from_the_hand_over(make: Any) -> None:
     async def test() -> None:
-        async with hosting(over_stdio("--old")) as executor:
+        async with hosting(make("--old")) as executor:
             steps = Steps(executor)
             hanging = [steps.call("hang", 500, seconds=LONG_S) for _ in range(40)]
             assert await steps.failures(hanging) == {("TIMEOUT", "")}

@@ -372,6 +372,40 @@ async def test_the_time_of_a_call_begins_when_it_is_sent_and_again_when_it_is_cl
 
 
 @in_loop
+async def test_no_time_passes_while_a_claimed_task_waits_for_a_thread_of_its_worker() -> None:
+    kit = Kit(execution_timeout_s=10)
+    call = kit.call()
+    hand = kit.connect()
+    (task,) = hand.take()
+    hand.claim(task)
+    hand.claim(task, queued=True)
+    assert call.queued
+    kit.later(11)
+    assert not call.settled
+
+    hand.claim(task)
+    hand.claim(task)
+    assert call.queue_notes == [True, False, True, False, True, False]
+    kit.later(9)
+    assert not call.settled
+    kit.later(2)
+    assert (await call.outcome()).code is Code.TIMEOUT
+
+
+@in_loop
+async def test_a_stuck_worker_is_not_kept_for_tasks_that_have_not_begun() -> None:
+    kit = Kit()
+    worker = (hand := kit.connect(concurrency=2, lends=True)).worker
+    stuck, _ = kit.call(), kit.call()
+    for task in (tasks := hand.take()):
+        hand.claim(task)
+    hand.claim(tasks[1], queued=True)
+    kit.queue.abort_call(stuck)
+    stuck.fail(Failure(Code.CANCELLED, "cancelled"))
+    assert must_end(worker, kit.now + 11, "kit")
+
+
+@in_loop
 async def test_a_worker_elsewhere_that_never_completes_aborted_tasks_gets_calls_again() -> None:
     kit = Kit()
     hand = kit.connect(concurrency=2)

@@ -109,9 +109,9 @@ def test_a_secret_that_contains_another_is_taken_out_whole() -> None:
     assert redactor.text("abcd-efgh/abcd") == f"{REDACTED}/{REDACTED}"
 
 
-def test_short_secrets_are_left_in_place() -> None:
-    redactor = Redactor(FLOW, [{"keys": ["abc", "", 12, True, None]}], {"preset": ""})
-    assert redactor.text("abc 12 True") == "abc 12 True"
+def test_short_secrets_are_taken_out_and_values_that_say_nothing_stay() -> None:
+    redactor = Redactor(FLOW, [{"keys": ["abc", "", " ", 12, True, None]}], {"preset": ""})
+    assert redactor.text("abc, 12 abcd 123 True null") == f"{REDACTED}, {REDACTED} abcd 123 True null"
 
 
 def test_a_flow_without_secrets_changes_no_text() -> None:
