@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
-from stepflow.run.entries import flow_result
 
 if TYPE_CHECKING:
     from stepflow.client import ClientEvent
@@ -50,8 +49,7 @@ def result_tree(outcome: Json | Failure | None, status: str) -> dict[str, Any]:
     if outcome is None:
         code = Code.CANCELLED if status == "cancelled" else Code.ORCHESTRATOR_ERROR
         outcome = Failure(code, f"the run ended as {status} before this item did")
-    tree: dict[str, Any] = decode(flow_result(outcome))
-    return tree
+    return _flow_result(outcome)
 
 
 def run_tree(run: AnyRun, status: str | None = None) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def step_tree(step: StepView) -> dict[str, Any]:
         "started_at_ms": step.started_at_ms,
         "completed_at_ms": step.completed_at_ms,
         "duration_ms": step.duration_ms,
-        "result": None if step.outcome is None else decode(flow_result(step.outcome)),
+        "result": None if step.outcome is None else _flow_result(step.outcome),
     }
 
 
@@ -107,4 +105,11 @@ def event_tree(event: ClientEvent) -> dict[str, Any]:
         tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
     if event.run is not None:
         tree["run"] = run_tree(event.run)
+    return tree
+
+
+def _flow_result(outcome: Json | Failure) -> dict[str, Any]:
+    from stepflow.run.entries import flow_result  # the engine, which lists of runs do without
+
+    tree: dict[str, Any] = decode(flow_result(outcome))
     return tree

@@ -1,0 +1,56 @@
+"""Reads the view of a stored run from its database, and notes ended runs in the index of the folder."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stepflow.embedded.mesh import RunView, reader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stepflow.embedded.folder_index import FolderIndex
+    from stepflow.embedded.runs_folder import LocalRuns
+
+_BLOCK_BYTES = 512
+"""Unit of `st_blocks`."""
+
+
+async def examine(local: LocalRuns, index: FolderIndex, run_id: str) -> RunView:
+    """Return the view of a run; one that has ended is noted in the index. Raises: NotFound, StoreUnreadable, DataLoss."""
+    with index.own_changes():  # SQLite makes and removes files while it reads
+        store = await local.read(run_id)
+        try:
+            run = await reader(store, local.blobs()).get_run(run_id)
+        finally:
+            await store.close()
+
+    if run.terminal:
+        note_ended(local, index, run)
+    return run
+
+
+def note_ended(local: LocalRuns, index: FolderIndex, run: RunView) -> None:
+    """Note how a run ended, once its database is closed."""
+    index.note_ended(local.database(run.run_id), run, _disk_bytes(local, run.run_id))
+
+
+def _disk_bytes(local: LocalRuns, run_id: str) -> int:
+    """Return the space that a run takes: its files, and its blobs."""
+    total = sum(map(_file_bytes, local.files(run_id)))
+    try:
+        with os.scandir(local.run_blobs(run_id)) as entries:
+            return total + sum(_file_bytes(entry) for entry in entries)
+    except OSError:
+        return total
+
+
+def _file_bytes(file: Path | os.DirEntry[str]) -> int:
+    try:
+        return file.stat().st_blocks * _BLOCK_BYTES
+    except OSError:
+        return 0
+
+
+__all__ = ["examine", "note_ended"]
