@@ -45,17 +45,21 @@ def _text(value: Any) -> Any:
     return value
 
 
-def _duration_ms(value: Any, max_ms: int = DURATION_MS_MAX) -> int:
+def _duration_ms(value: Any) -> int:
+    return _bounded_duration_ms(value, DURATION_MS_MAX)
+
+
+def _age_ms(value: Any) -> int:
+    return _bounded_duration_ms(value, AGE_MS_MAX)
+
+
+def _bounded_duration_ms(value: Any, max_ms: int) -> int:
     if not isinstance(value, str):
         raise ValueError("must be a duration like `30s` (units: ms, s, m, h, d)")
     try:
         return parse_duration_ms(value, max_ms)
     except Invalid as error:
         raise ValueError(error.message) from None
-
-
-def _age_ms(value: Any) -> int:
-    return _duration_ms(value, AGE_MS_MAX)
 
 
 def _size_bytes(value: Any) -> int:
@@ -70,7 +74,7 @@ _SIZE = re.compile(r"([1-9][0-9]{0,8}) ?(KiB|MiB|GiB)")
 
 Text = Annotated[str, BeforeValidator(_text)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
-DurationMs = Annotated[int, BeforeValidator(lambda value: _duration_ms(value))]
+DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
 AgeMs = Annotated[int, BeforeValidator(_age_ms)]
 SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
 PositiveInt = Annotated[int, Field(ge=1)]

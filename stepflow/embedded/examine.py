@@ -18,7 +18,7 @@ _BLOCK_BYTES = 512
 
 
 async def examine(local: LocalRuns, index: FolderIndex, run_id: str) -> RunView:
-    """Return the view of a run; one that has ended is noted in the index. Raises: NotFound, StoreUnreadable, DataLoss."""
+    """Return the view of a run, and note a run that has ended. Raises: NotFound, StoreUnreadable, DataLoss."""
     with index.own_changes():  # SQLite makes and removes files while it reads
         store = await local.read(run_id)
         try:

@@ -38,7 +38,7 @@ BUSY_TIMEOUT_S = 2.0
 PAGE_ROWS = 200
 """Rows read at once. No transaction stays open between pages."""
 
-_SCHEMA = f"""
+_SCHEMA = """
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY,
@@ -57,14 +57,14 @@ CREATE TABLE IF NOT EXISTS folder (
     names_read_at_s INTEGER NOT NULL DEFAULT 0,
     ended_bytes INTEGER NOT NULL DEFAULT 0
 );
-INSERT INTO folder (names_at_ns) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM folder);
+INSERT INTO folder (names_at_ns) SELECT NAMES_AT_NS WHERE NOT EXISTS (SELECT 1 FROM folder);
 CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON runs WHEN NEW.size_bytes BEGIN
     UPDATE folder SET ended_bytes = ended_bytes + NEW.size_bytes; END;
 CREATE TRIGGER IF NOT EXISTS resized AFTER UPDATE OF size_bytes ON runs BEGIN
     UPDATE folder SET ended_bytes = ended_bytes + NEW.size_bytes - OLD.size_bytes; END;
 CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON runs WHEN OLD.size_bytes BEGIN
     UPDATE folder SET ended_bytes = ended_bytes - OLD.size_bytes; END;
-PRAGMA user_version = {VERSION};
+PRAGMA user_version = VERSION;
 COMMIT;
 """
 
@@ -128,12 +128,19 @@ class EndedRow(NamedTuple):
     mark: str
 
 
+class _FolderRow(NamedTuple):
+    names_at_ns: int
+    names_read_at_s: int
+    ended_bytes: int
+
+
 class FolderIndex:
     """The open index of a folder. Its methods raise nothing, but for `names` of `sync`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "index.db"
         self._runs = folder / "runs"
+        self._blobs = folder / "blobs"
         self._db = self._open()
 
     def close(self) -> None:
@@ -145,27 +152,33 @@ class FolderIndex:
     def sync(self, names: Callable[[], Collection[str]], at_most_every_s: int = 0) -> None:
         """Give every run a row, and no other: if `runs/` has changed, from `names()`, the ids of all runs.
 
+        A run that was removed in part keeps its row: retention removes the rest.
+
         With `at_most_every_s`, not if the names were read since.
         """
         changed_at_ns = self._changed_at_ns()  # before the names: a later change is found by the next call
         read_at_s = int(time.time())
-        since_s = read_at_s - self._fact("names_read_at_s")
-        if changed_at_ns == self._fact("names_at_ns") or 0 <= since_s < at_most_every_s:
+        row = self._folder()
+        if changed_at_ns == row.names_at_ns or 0 <= read_at_s - row.names_read_at_s < at_most_every_s:
             return
         present = set(names())
 
         def reconcile(db: sqlite3.Connection) -> None:
             known = {run_id for (run_id,) in db.execute("SELECT run_id FROM runs")}
             db.executemany("INSERT OR IGNORE INTO runs (run_id) VALUES (?)", [(name,) for name in present - known])
-            db.executemany("DELETE FROM runs WHERE run_id = ?", [(run_id,) for run_id in known - present])
+            gone = [(run_id,) for run_id in known - present if not self._has_rest(run_id)]
+            db.executemany("DELETE FROM runs WHERE run_id = ?", gone)
             db.execute("UPDATE folder SET names_at_ns = ?, names_read_at_s = ?", (changed_at_ns, read_at_s))
 
         self._write(reconcile)
 
+    def _has_rest(self, run_id: str) -> bool:
+        return (self._runs / f"{run_id}.db.lock").exists() or (self._blobs / run_id).exists()
+
     @contextlib.contextmanager
     def own_changes(self) -> Iterator[None]:
         """Keep the index complete over changes of `runs/` in this block, whose runs have rows already."""
-        was_complete = self._changed_at_ns() == self._fact("names_at_ns")
+        was_complete = self._changed_at_ns() == self._folder().names_at_ns
         try:
             yield
         finally:
@@ -204,7 +217,7 @@ class FolderIndex:
     # Reads.
 
     def newest(self, statuses: Collection[str] = ()) -> Iterator[IndexedRun]:
-        """Yield the runs, the newest first. With statuses: ended runs of these, and the runs not known to have ended."""
+        """Yield the runs, the newest first. With statuses: ended runs of these, and all not known to have ended."""
         before = "~"
         while page := self._read(partial(_page, before=before, statuses=statuses)):
             yield from page
@@ -238,10 +251,11 @@ class FolderIndex:
 
     def ended_bytes(self) -> int:
         """Return the size of all ended runs in bytes."""
-        return self._fact("ended_bytes")
+        return self._folder().ended_bytes
 
-    def _fact(self, name: str) -> int:
-        return int(self._read(lambda db: db.execute(f"SELECT {name} FROM folder").fetchone()[0]))
+    def _folder(self) -> _FolderRow:
+        statement = "SELECT names_at_ns, names_read_at_s, ended_bytes FROM folder"
+        return _FolderRow(*self._read(lambda db: db.execute(statement).fetchone()))
 
     def _changed_at_ns(self) -> int:
         try:
@@ -306,7 +320,8 @@ def _page(db: sqlite3.Connection, before: str, statuses: Collection[str]) -> lis
 
 
 def _open_file(path: Path, names_at_ns: int) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(FileExistsError):  # an existing file stays closed: this process may hold locks on it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
         # Durable only with the next checkpoint: after a power failure the names of `runs/` show what is missing.
@@ -330,7 +345,8 @@ def _memory() -> sqlite3.Connection:
 
 
 def _create(db: sqlite3.Connection, names_at_ns: int) -> None:
-    db.executescript(_SCHEMA.replace("?", str(names_at_ns)))
+    # As a script, which takes no parameters.
+    db.executescript(_SCHEMA.replace("NAMES_AT_NS", str(names_at_ns)).replace("VERSION", str(VERSION)))
 
 
 def _is_damaged(error: Exception) -> bool:

@@ -6,7 +6,7 @@
   cannot be read (it is reported), and one that ended within the last minute: its process may be reading its results.
 - The work of a call is bounded. The index says what to remove; the names of the folder are read at most once an hour,
   and only if commands without the index have changed them.
-- Crash-safe: a row of the index outlives the files of its run. What an interrupted removal leaves, the next one removes.
+- Crash-safe: a row of the index outlives the files of its run. The next call removes what an interrupted one leaves.
 - Several processes may do this at once: the lock of a run decides which of them removes it.
 """
 
@@ -65,7 +65,7 @@ async def apply_retention(
 async def _examine_some(
     local: LocalRuns, index: FolderIndex, now_s: int, report: Callable[[StepflowError], None]
 ) -> None:
-    """Look at some of the runs that no process noted as ended: those of other versions, and those of killed processes."""
+    """Look at some of the runs that no process noted as ended, such as those of killed processes and other versions."""
     for run_id in index.unchecked(now_s - RECHECK_S, RUNS_EXAMINED_MAX):
         try:
             if not local.is_driven(run_id) and (await examine(local, index, run_id)).terminal:
