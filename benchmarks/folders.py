@@ -106,6 +106,13 @@ def command(folder: Path, *arguments: str) -> Callable[[], object]:
     return lambda: subprocess.run([STEPFLOW, *arguments], cwd=folder, check=True, capture_output=True)
 
 
+def change(local: LocalRuns) -> None:
+    """Change the folder as a command without the index does."""
+    other = local.folder / "runs" / "other"
+    other.touch()
+    other.unlink()
+
+
 def show(name: str, work: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> float:
     """Measure and print a row; return its time in seconds."""
     time_s = seconds(work, prepare)
@@ -119,7 +126,7 @@ def measure_lists(local: LocalRuns) -> float:
     listed_s = show(f"newest {PAGE}", lambda: newest(local))
     show(f"newest {PAGE} failed", lambda: list(islice(list_runs(local, ("failed",)), PAGE)))
     show("unfinished", lambda: list(list_runs(local, ("running", "interrupted"))))
-    show(f"newest {PAGE}, after a change by others", lambda: newest(local), (local.folder / "runs" / "other").touch)
+    show(f"newest {PAGE}, after a change by others", lambda: newest(local), lambda: change(local))
     return listed_s
 
 
@@ -137,8 +144,12 @@ def measure_commands(folder: Path, local: LocalRuns) -> None:
     show("run", command(folder, *run))
     with tempfile.TemporaryDirectory() as empty:
         show("run, in an empty folder", command(folder, *run, "--store", empty))
+
+    config = folder / "stepflow-config.yml"
+    config.write_text(CONFIG)
+    show("run, with a configuration", command(folder, *run))
     one_more = (len(local.run_ids()) + 1) * RUN_BYTES
-    (folder / "stepflow-config.yml").write_text(f"{CONFIG}retention: {{bytes: {one_more // 1024} KiB}}\n")
+    config.write_text(f"{CONFIG}retention: {{bytes: {one_more // 1024} KiB}}\n")
     show("run, with a retention that removes a run", command(folder, *run))
 
 

@@ -272,13 +272,12 @@ async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> E
         return Ended(run, [result_tree(item.outcome, run.status) for item in items], command)
 
     async def outcomes() -> AsyncGenerator[Json | Failure | None]:
-        store = await local.read(run.run_id)
-        try:
-            async with aclosing(reader(store, local.blobs()).listing.each_item(run.run_id)) as items:
-                async for item in items:
-                    yield item.outcome
-        finally:
-            await store.close()
+        async with (
+            local.reading(run.run_id) as store,
+            aclosing(reader(store, local.blobs()).listing.each_item(run.run_id)) as items,
+        ):
+            async for item in items:
+                yield item.outcome
 
     return Ended(run, BatchResults(run.status, outcomes), command)
 

@@ -95,8 +95,7 @@ class LocalSource:
         from stepflow.embedded.mesh import reader
 
         begun = await stored.read_run(self._local, run_id)
-        store = await self._local.read(run_id)
-        try:
+        async with self._local.reading(run_id) as store:
             control = reader(store, self._local.blobs())
             run = await control.get_run(run_id)
             return ShownRun(
@@ -106,8 +105,6 @@ class LocalSource:
                 await control.steps(run_id, with_results=True, on_incomplete=console.warn) if steps else [],
                 begun.redactor,
             )
-        finally:
-            await store.close()
 
     def delete(self, text: str, *, force: bool) -> str:
         import asyncio

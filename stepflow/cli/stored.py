@@ -56,8 +56,7 @@ class StoredRun:
 
 async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
     """Read a run back. Raises: NotFound, StoreUnreadable, DataLoss."""
-    store = await local.read(run_id)
-    try:
+    async with local.reading(run_id) as store:
         blobs = local.blobs()
         control = reader(store, blobs)
         run = await control.get_run(run_id)
@@ -70,8 +69,6 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
         if run.terminal:
             stored.ended = await read_ended(local, control, run)
         return stored
-    finally:
-        await store.close()
 
 
 async def _redactor(

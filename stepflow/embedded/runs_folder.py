@@ -24,7 +24,7 @@ from stepflow.embedded.folder_index import FolderIndex
 from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from stepflow.store.blobs import BlobStore
     from stepflow.store.sqlite.store import SqliteStore
@@ -111,6 +111,17 @@ class LocalRuns:
         await asyncio.to_thread(_find_damage, self, run_id)
         store = await SqliteStore.open(self.database(run_id), read_only=True)
         return await _with_run(self, run_id, store, complete=False)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, run_id: str) -> AsyncIterator[SqliteStore]:
+        """Open the database of a run for reading, for the duration of the block. Raises as `own`."""
+        with self.index() as index, index.own_changes():  # SQLite makes files beside the database, and removes them
+            store = await self.read(run_id)
+        try:
+            yield store
+        finally:
+            with self.index() as index, index.own_changes():
+                await store.close()
 
     def discard(self, run_id: str) -> None:
         """Remove the closed database of a run."""
