@@ -23,7 +23,7 @@ from stepflow.cli.display.texts import duration
 from stepflow.cli.display.trees import result_tree
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.config import KEEP_EVERYTHING, BuiltinPlugin, MockPlugin
-from stepflow.embedded.examine import note_ended
+from stepflow.embedded.examine import close_ended
 from stepflow.embedded.folder_retention import apply_retention
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
@@ -135,11 +135,7 @@ async def _drive(job: Job) -> Ended:
                 await mesh.close()
         return ended
     finally:
-        with local.index() as index:
-            with index.own_changes():
-                await store.close()
-            if run is not None:
-                note_ended(local, index, run)
+        await (store.close() if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
 
 

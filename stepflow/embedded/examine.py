@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from stepflow.embedded.expired_blobs import mentioned_blobs
 from stepflow.embedded.mesh import RunView, reader
+from stepflow.errors import StepflowError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stepflow.embedded.folder_index import FolderIndex
     from stepflow.embedded.runs_folder import LocalRuns
+    from stepflow.store.sqlite.store import SqliteStore
 
 _BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
@@ -23,20 +27,28 @@ async def examine(local: LocalRuns, index: FolderIndex, run_id: str) -> RunView:
         store = await local.read(run_id)
         try:
             run = await reader(store, local.blobs()).get_run(run_id)
+            mentions = await mentioned_blobs(local, store) if run.terminal else set()
         finally:
             await store.close()
 
     if run.terminal:
-        note_ended(local, index, run)
+        index.note_ended(local.database(run_id), run, disk_bytes(local, run_id), mentions)
     return run
 
 
-def note_ended(local: LocalRuns, index: FolderIndex, run: RunView) -> None:
-    """Note how a run ended, once its database is closed."""
-    index.note_ended(local.database(run.run_id), run, _disk_bytes(local, run.run_id))
+async def close_ended(local: LocalRuns, store: SqliteStore, run: RunView) -> None:
+    """Close the database of a run that has ended, and note its end."""
+    mentions: set[str] | None = None
+    with contextlib.suppress(StepflowError):  # the end is found when the run is examined
+        mentions = await mentioned_blobs(local, store)
+    with local.index() as index:
+        with index.own_changes():
+            await store.close()
+        if mentions is not None:
+            index.note_ended(local.database(run.run_id), run, disk_bytes(local, run.run_id), mentions)
 
 
-def _disk_bytes(local: LocalRuns, run_id: str) -> int:
+def disk_bytes(local: LocalRuns, run_id: str) -> int:
     """Return the space that a run takes: its files, and its blobs."""
     total = sum(map(_file_bytes, local.files(run_id)))
     try:
@@ -53,4 +65,4 @@ def _file_bytes(file: Path | os.DirEntry[str]) -> int:
         return 0
 
 
-__all__ = ["examine", "note_ended"]
+__all__ = ["close_ended", "disk_bytes", "examine"]

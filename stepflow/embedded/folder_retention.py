@@ -4,6 +4,7 @@
   space than allowed.
 - Never removed: a run that has not ended, one that a process has locked, one whose database changed since it ended or
   cannot be read (it is reported), and one that ended within the last minute: its process may be reading its results.
+- Shared blobs older than the age go, too, unless something refers to them (`expired_blobs`): once an hour.
 - The work of a call is bounded. The index says what to remove; the names of the folder are read at most once an hour,
   and only if commands without the index have changed them.
 - Crash-safe: a row of the index outlives the files of its run. The next call removes what an interrupted one leaves.
@@ -16,6 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from stepflow.embedded.examine import examine
+from stepflow.embedded.expired_blobs import remove_expired_blobs
 from stepflow.embedded.folder_index import FileMark
 from stepflow.errors import NotFound, StepflowError
 
@@ -37,7 +39,7 @@ SPARED_MS = 60_000
 """A run that ended so recently stays."""
 
 RECHECK_S = 3600
-"""Interval of reading the names of the folder, and of opening the database of a run that has not ended."""
+"""Interval of reading the names of the folder, of looking at a run that has not ended, and of removing shared blobs."""
 
 
 async def apply_retention(
@@ -51,15 +53,19 @@ async def apply_retention(
     if retention.age_ms is None and retention.size_bytes is None:
         return []
 
+    removed: list[str] = []
     try:
         with local.index() as index:
-            index.sync(local.run_ids, at_most_every_s=RECHECK_S)
+            if index.is_due("names", RECHECK_S, now_ms // 1000):
+                index.sync(local.run_ids)
             await _examine_some(local, index, now_ms // 1000, report)
             with index.own_changes():
-                return await _remove_old(local, index, retention, now_ms, report)
+                removed = await _remove_old(local, index, retention, now_ms, report)
+            if retention.age_ms is not None and index.is_due("shared blobs", RECHECK_S, now_ms // 1000):
+                await remove_expired_blobs(local, index, local.blobs(), (now_ms - retention.age_ms) / 1000)
     except StepflowError as error:  # the folder or its blobs cannot be used
         report(error)
-        return []
+    return removed
 
 
 async def _examine_some(

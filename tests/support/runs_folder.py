@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from stepflow.codec import encode
 from stepflow.embedded.examine import examine
 from stepflow.embedded.runs_folder import LocalRuns
 from stepflow.ids import new_run_id
@@ -41,6 +42,7 @@ class CountingFolder(LocalRuns):
         *,
         flow_name: str = "f",
         ended_at_ms: int = 2,
+        variables: dict[str, str] | None = None,
     ) -> str:
         """Store a run as its process leaves it when it is killed at its end, and return its id."""
         run_id = run_id or new_run_id()
@@ -48,6 +50,7 @@ class CountingFolder(LocalRuns):
         record = state_pb2.RunRecord(
             flow_name=flow_name, items_total=1, items_per_partition=64, created_at_ms=1, labels_json=b'{"a":[1]}'
         )
+        record.variables_json = encode(variables or {})
         ended = state_pb2.PartitionStatus(
             status=status, items_total=1, items_completed=1, created_at_ms=1, completed_at_ms=ended_at_ms
         )

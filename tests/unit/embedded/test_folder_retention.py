@@ -17,7 +17,7 @@ from support.runs_folder import CountingFolder
 
 from stepflow.cli.run_list import list_runs
 from stepflow.config import KEEP_EVERYTHING, RetentionConfig
-from stepflow.embedded import folder_retention
+from stepflow.embedded import expired_blobs, folder_retention
 from stepflow.embedded.folder_retention import apply_retention
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import journal_pb2 as pb
@@ -176,24 +176,20 @@ def test_the_work_of_a_call_is_bounded(folder: CountingFolder, monkeypatch: pyte
 
 
 def test_the_names_of_the_folder_are_read_only_if_others_changed_them_and_once_an_hour(
-    folder: CountingFolder, monkeypatch: pytest.MonkeyPatch
+    folder: CountingFolder,
 ) -> None:
     end(folder)
-    list(list_runs(folder))
-    folder.names_read = 0
     for _ in range(3):
         end(folder)
         retain(folder, RetentionConfig(size_bytes=1 << 30))
     assert folder.names_read == 0, "own runs are in the index"
 
-    for number in range(3):
-        (folder.folder / "runs" / f"other-{number}").touch()
-        retain(folder, A_DAY)
-        assert folder.names_read == 1
-    monkeypatch.setattr(folder_retention, "RECHECK_S", 0)
-    for _ in range(2):
-        retain(folder, A_DAY)
-        assert folder.names_read == 2
+    for hours, expected in ((0, 0), (2, 1), (2, 1), (4, 2)):
+        (folder.folder / "runs" / f"other-{new_run_id()}").touch()
+        retain(folder, A_DAY, later_ms=hours * HOUR_MS)
+        assert folder.names_read == expected
+    retain(folder, A_DAY, later_ms=6 * HOUR_MS)
+    assert folder.names_read == 2, "nothing has changed"
 
 
 @pytest.mark.parametrize("left", ["blobs", "lock", "nothing"])
@@ -260,3 +256,54 @@ async def _remove_all(folder: CountingFolder) -> None:
 
 def _raise(error: StepflowError) -> None:
     raise error
+
+
+def test_old_shared_blobs_go_unless_something_refers_to_them(folder: CountingFolder) -> None:
+    """Those of the request of an ended run, of a run that has not ended, and those that they name, stay."""
+    unused, asked, inner, held, young = (asyncio.run(_share(folder, text)) for text in ("1", "2", "3", "4", "5"))
+    outer = asyncio.run(_share(folder, inner))
+    ended = asyncio.run(folder.put(ended_at_ms=time.time_ns() // 1_000_000, variables={"a": asked, "b": outer}))
+    asyncio.run(folder.put(status=pb.RUN_STATUS_RUNNING, variables={"c": held}))
+    shared = folder.run_blobs("shared")
+    for path in shared.iterdir():
+        if path.name != young:
+            os.utime(path, (1, 1))
+
+    assert retain(folder, A_DAY) == ([], [])
+    assert {path.name for path in shared.iterdir()} == {asked, inner, held, young, outer}
+
+    folder.opened.clear()
+    assert retain(folder, A_DAY, later_ms=3 * HOUR_MS) == ([], [])
+    assert ended not in folder.opened, "its references are in the index"
+    assert {path.name for path in shared.iterdir()} == {asked, inner, held, young, outer}
+
+    # Once the run is removed, nothing refers to them.
+    assert retain(folder, A_DAY, later_ms=DAY_MS + 6 * HOUR_MS) == ([ended], [])
+    assert {path.name for path in shared.iterdir()} == {held}
+    assert unused != young
+
+
+async def _share(folder: CountingFolder, text: str) -> str:
+    return await folder.blobs().put(text.encode())
+
+
+@pytest.mark.parametrize("obstacle", ["unreadable", "too many", "size only"])
+def test_shared_blobs_stay_while_a_run_may_refer_to_them(
+    folder: CountingFolder, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    blob = asyncio.run(_share(folder, "1"))
+    path = folder.run_blobs("shared") / blob
+    os.utime(path, (1, 1))
+    runs = [asyncio.run(folder.put(status=pb.RUN_STATUS_RUNNING)) for _ in range(2)]
+    if obstacle == "unreadable":
+        folder.database(runs[0]).write_bytes(b"SQLite format 3\0" + b"\xff" * 8_000)
+    if obstacle == "too many":
+        monkeypatch.setattr(expired_blobs, "RUNS_SEARCHED_MAX", 1)
+
+    retain(folder, NOTHING if obstacle == "size only" else A_DAY)
+    assert path.exists()
+    if obstacle == "unreadable":
+        folder.discard(runs[0])
+    monkeypatch.setattr(expired_blobs, "RUNS_SEARCHED_MAX", 100)
+    retain(folder, A_DAY, later_ms=2 * HOUR_MS)
+    assert not path.exists()
