@@ -81,7 +81,7 @@ chaos-net: $(STAMP) ## drop packets between processes in network namespaces (req
 demo: $(STAMP) ## run the examples, then kill a run and resume it
 	@$(BIN)/python scripts/demo.py
 
-bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, take-over, 10,000 live runs, listings, large batches, and large values
+bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, take-over, 10,000 live runs, listings, folders of local runs, large batches, and large values
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.mesh
@@ -90,6 +90,7 @@ bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, ta
 	@$(BIN)/python -m benchmarks.safety
 	@$(BIN)/python -m benchmarks.live_runs
 	@$(BIN)/python -m benchmarks.listings
+	@$(BIN)/python -m benchmarks.folders
 	@$(BIN)/python -m benchmarks.batches
 	@$(BIN)/python -m benchmarks.large_values
 

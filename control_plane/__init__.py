@@ -29,6 +29,7 @@ Reads:
 - `threads`: work on large values, off the event loop.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.
+- `view_records`: the records of runs and items, which lists of stored runs import alone.
 - `history`: the events of a partition, replayed from its journal.
 - `events`: the events of a run, from its history and then live.
 - `live_events`: starts and progress, streamed from the owners of a run.

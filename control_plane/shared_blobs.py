@@ -22,7 +22,7 @@ from stepflow.store import Txn, keys, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Container
 
     from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
@@ -53,7 +53,7 @@ async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fe
         return []
 
     # 2. Find the referenced ones.
-    kept = await _referenced(store, blobs, set(dates))
+    kept = await referenced_blobs(store, blobs, dates)
 
     # 3. Remove the others; a put since step 1 keeps its blob.
     removed: list[str] = []
@@ -70,8 +70,11 @@ async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fe
     return removed
 
 
-async def _referenced(store: Store, blobs: BlobStore, shared: set[str]) -> set[str]:
-    """Return the ids of the shared blobs with a reference, direct or through other blobs."""
+async def referenced_blobs(store: Store, blobs: BlobStore, shared: Container[str]) -> set[str]:
+    """Return which of the `shared` blobs have a reference in the store, direct or through other blobs.
+
+    Raises: StepflowError.
+    """
     referenced: set[str] = set()
     pending: list[str] = []
 
@@ -131,4 +134,4 @@ def _inputs(record: state_pb2.RunRecord) -> list[str]:
     return [*record.partition_inputs, *(payload.blob for payload in record.inputs if payload.blob)]
 
 
-__all__ = ["sweep_shared_blobs"]
+__all__ = ["referenced_blobs", "sweep_shared_blobs"]

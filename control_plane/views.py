@@ -5,9 +5,9 @@ The status of a run is computed from the partitions at each reading, and stored 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from control_plane.view_records import ItemView, RunView
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
 from stepflow.journal import partition_count
@@ -17,52 +17,12 @@ from stepflow.mesh.v1 import state_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepflow.codec import Json, LargeJson
 
 TERMINAL = frozenset(
     (pb.RUN_STATUS_COMPLETED, pb.RUN_STATUS_FAILED, pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_RECOVERY_FAILED)
 )
 
 NEVER_STARTED = Failure(Code.CANCELLED, "the run was cancelled before this item was started")
-
-
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """A run. `status`: running, completed, failed, cancelled or recovery_failed. Times in ms since 1970."""
-
-    run_id: str
-    flow_id: str
-    flow_name: str
-    status: str
-    items_total: int
-    items_completed: int
-    items_failed: int
-    items_cancelled: int
-    created_at_ms: int
-    completed_at_ms: int | None
-    labels: dict[str, Any] = field(default_factory=dict)
-    queued_reason: str = ""
-    """Why no executor drives the run; known to the API only."""
-    paused_ms: int = 0
-    """How long no process drove an ended run; 0 in a mesh."""
-
-    @property
-    def terminal(self) -> bool:
-        return self.status != "running"
-
-    @property
-    def items_running(self) -> int:
-        return self.items_total - self.items_completed - self.items_failed - self.items_cancelled
-
-
-@dataclass(frozen=True, slots=True)
-class ItemView:
-    """An item. `outcome`: None while running; `LargeJson` for a result of more than 16 MiB."""
-
-    item: int
-    status: str
-    outcome: Json | Failure | LargeJson | None
-    completed_at_ms: int | None
 
 
 def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[state_pb2.PartitionStatus]) -> RunView:
@@ -114,3 +74,6 @@ def _combined(statuses: Sequence[pb.RunStatus]) -> pb.RunStatus:
 def status_name(status: pb.RunStatus) -> str:
     """Return a status as clients read it, such as `failed`."""
     return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_").lower()
+
+
+__all__ = ["NEVER_STARTED", "TERMINAL", "ItemView", "RunView", "run_view", "status_name"]

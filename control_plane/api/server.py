@@ -92,7 +92,9 @@ class ApiServer:
             control,
             control.run_store,
             blobs,
-            submissions=Submissions(control, control.run_store, catalog=catalog, values=values, pressure=room.admission),
+            submissions=Submissions(
+                control, control.run_store, catalog=catalog, values=values, pressure=room.admission
+            ),
             values=values,
             listing=control.listing,
             events=self._events,

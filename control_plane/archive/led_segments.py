@@ -180,7 +180,9 @@ class LedSegments:
 
 def _has(fingerprints: bytes, wanted: bytes) -> bool:
     size = len(wanted)
-    index = bisect_left(range(len(fingerprints) // size), wanted, key=lambda at: fingerprints[at * size : at * size + size])
+    index = bisect_left(
+        range(len(fingerprints) // size), wanted, key=lambda at: fingerprints[at * size : at * size + size]
+    )
     return fingerprints[index * size : index * size + size] == wanted
 
 

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 from control_plane.archive.builder import SegmentBuilder
 from control_plane.archive.format import object_name
 from control_plane.archive.led_segments import new_segment_id
-from control_plane.archive.run_keys import RUNS_PER_READ, STREAMS, delete_large, delete_runs, has_blobs, pages_of, read_runs
+from control_plane.archive.run_keys import (
+    RUNS_PER_READ,
+    STREAMS,
+    delete_large,
+    delete_runs,
+    has_blobs,
+    pages_of,
+    read_runs,
+)
 from stepflow.errors import StepflowError
 from stepflow.telemetry import get_logger, log_defect
 
@@ -169,9 +177,7 @@ class Packer:
 
 
 def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys]) -> bytes:
-    return b"".join(
-        [builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read)) for read in batch]
-    )
+    return b"".join([builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read)) for read in batch])
 
 
 __all__ = ["SEGMENT_BYTES", "SEGMENT_RUNS_MAX", "Packer"]

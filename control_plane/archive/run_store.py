@@ -120,6 +120,9 @@ class RunStore:
     async def revision(self) -> int:
         return await self._store.revision()
 
+    async def compact(self, revision: int) -> None:
+        await self._store.compact(revision)
+
     async def close(self) -> None:
         """Leave the store open: it is its owner's."""
 

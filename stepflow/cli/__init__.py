@@ -11,9 +11,10 @@
 - `tables`: listings on stdout.
 - `driving`: one run of this machine, driven to its end.
 - `interruptible`: work that signals stop in order.
-- `stored`: runs stored on this machine.
+- `run_list`: lists of the runs stored on this machine.
+- `stored`: a run stored on this machine, read back.
 - `remote`: the connection to a mesh.
-- `sources`: `stepflow runs` over either: `stored` or a mesh.
+- `sources`: `stepflow runs` over either: this machine or a mesh.
 - `testing/`: `stepflow test`.
 - `template/`: the files of `stepflow init`.
 """

@@ -24,7 +24,9 @@ from stepflow.cli.display.texts import duration
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.cli.output import LargeOutcome
 from stepflow.codec import LargeJson
-from stepflow.config import BuiltinPlugin, MockPlugin
+from stepflow.config import KEEP_EVERYTHING, BuiltinPlugin, MockPlugin
+from stepflow.embedded.examine import close_ended
+from stepflow.embedded.folder_retention import apply_retention
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
 from stepflow.embedded.runs_folder import RunLost
@@ -94,6 +96,12 @@ def drive(job: Job) -> Ended:
         raise typer.Exit(console.EXIT_FAILED) from None
 
 
+def retain(job: Job) -> None:
+    """Remove old runs from the folder as the configuration demands. Call once the results of the run were printed."""
+    if job.config.retention != KEEP_EVERYTHING:
+        asyncio.run(apply_retention(job.local, job.config.retention, lambda error: console.warn(error.message)))
+
+
 def resume_hint(local: LocalRuns, run_id: str) -> str:
     """Return the message with the command to resume a run."""
     from pathlib import Path
@@ -115,6 +123,7 @@ async def _drive(job: Job) -> Ended:
     local, database = job.local, job.local.database(job.run_id)
     alive_ms = last_alive_ms(database)
     store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
+    run: RunView | None = None
     try:
         async with signs_of_life(database):
             blobs = local.blobs()
@@ -123,12 +132,13 @@ async def _drive(job: Job) -> Ended:
             mesh.leave_out(paused_ms)
             try:
                 await _start_plugins(mesh)
-                return await _unless_stuck(_run(mesh, job), mesh, store, blobs, job.run_id)
+                run, ended = await _unless_stuck(_run(mesh, job), mesh, store, blobs, job.run_id)
             finally:
                 job.view.end()
                 await mesh.close()
+        return ended
     finally:
-        await store.close()
+        await (store.close() if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
 
 
@@ -231,8 +241,8 @@ async def _start_plugins(mesh: Mesh) -> None:
         console.say(f"started after {duration(int((time.monotonic() - begun_at) * 1000))}")
 
 
-async def _run(mesh: Mesh, job: Job) -> Ended:
-    """Submit a new run, drive the run, and return the outcome."""
+async def _run(mesh: Mesh, job: Job) -> tuple[RunView, Ended]:
+    """Submit a new run, drive the run, and return the run and its outcome."""
     run_id, view = job.run_id, job.view
     mesh.executor.listen(run_id, view.on_event)
     await mesh.start_services()
@@ -250,7 +260,7 @@ async def _run(mesh: Mesh, job: Job) -> Ended:
         await asyncio.gather(ticker, return_exceptions=True)
 
     view.tick(run.items_total)
-    return await read_ended(job.local, mesh.control, run)
+    return run, await read_ended(job.local, mesh.control, run)
 
 
 async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> Ended:

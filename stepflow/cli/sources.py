@@ -3,7 +3,7 @@
 `--store` selects the local store of a folder; else `--server` or `STEPFLOW_SERVER` selects a mesh; else the default
 local store is used.
 
-A listing comes from `stored.list_runs`, one database per run, without pages; or from a mesh's `ListRuns`, whose pages
+A listing comes from `run_list.list_runs`, without pages; or from a mesh's `ListRuns`, whose pages
 are read by `control_plane.listing`.
 """
 
@@ -90,20 +90,11 @@ class LocalSource:
         self._local = local
 
     def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
-        import asyncio
+        from itertools import islice
 
-        from stepflow.cli import stored
+        from stepflow.cli.run_list import list_runs
 
-        async def read() -> list[tuple[AnyRun, str]]:
-            found: list[tuple[AnyRun, str]] = []
-            async for run, status in stored.list_runs(self._local):
-                if not statuses or status in statuses:
-                    found.append((run, status))
-                    if len(found) == limit:
-                        break
-            return found
-
-        return asyncio.run(read())
+        return list(islice(list_runs(self._local, statuses), limit))
 
     def read(self, text: str, *, steps: bool) -> ShownRun:
         import asyncio
@@ -112,22 +103,20 @@ class LocalSource:
 
     async def _read(self, run_id: str, *, steps: bool) -> ShownRun:
         from stepflow.cli import stored
+        from stepflow.cli.run_list import status_of
         from stepflow.embedded.mesh import reader
 
         begun = await stored.read_run(self._local, run_id)
-        store = await self._local.read(run_id)
-        try:
+        async with self._local.reading(run_id) as store:
             control = reader(store, self._local.blobs())
             run = await control.get_run(run_id)
             return ShownRun(
                 run,
-                stored.status_of(self._local, run),
+                status_of(self._local, run),
                 [ShownItem(item.item, item.status, item.outcome) for item in await control.items(run_id)],
                 await control.steps(run_id, with_results=True, on_incomplete=console.warn) if steps else [],
                 begun.redactor,
             )
-        finally:
-            await store.close()
 
     def ended(self, text: str) -> tuple[Ended, Redactor]:
         import asyncio

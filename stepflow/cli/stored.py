@@ -1,9 +1,4 @@
-"""Runs stored in `.stepflow/`: listing runs, and reading a run back for `resume`.
-
-Databases are opened read-only, one at a time, also while another process owns the database; for a list, those of ended
-runs only once (`stepflow.embedded.ended_runs`). An unreadable database is reported with its file name, and its run
-is listed as `damaged`.
-"""
+"""Reading a run in `.stepflow/` back, for `resume`. Databases are opened read-only."""
 
 from __future__ import annotations
 
@@ -15,17 +10,14 @@ from stepflow.cli import console
 from stepflow.cli.console import Usage
 from stepflow.cli.display.runs import run_name
 from stepflow.cli.driving import Job, read_ended
+from stepflow.cli.run_list import INTERRUPTED, list_runs
 from stepflow.codec import decode
-from stepflow.embedded.ended_runs import EndedRuns
-from stepflow.embedded.mesh import RunView, reader
-from stepflow.errors import NotFound, StepflowError
+from stepflow.embedded.mesh import reader
+from stepflow.errors import NotFound
 from stepflow.flow import Redactor, SecretMap, apply_overrides, flow_from_tree
-from stepflow.ids import begun_at_ms
 from stepflow.journal import blob_reader, read_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from stepflow.cli.display.outcome import Ended
     from stepflow.cli.display.view import View
     from stepflow.config import Config
@@ -35,59 +27,10 @@ if TYPE_CHECKING:
     from stepflow.store.blobs import BlobStore
     from stepflow.store.sqlite.store import SqliteStore
 
-DAMAGED = "damaged"
-"""Status of a run that cannot be read."""
 
-INTERRUPTED = "interrupted"
-"""Status of a run that has not ended and that no process drives."""
-
-
-def status_of(local: LocalRuns, run: RunView) -> str:
-    """Return a run's status, `interrupted` included."""
-    return INTERRUPTED if not run.terminal and not local.is_driven(run.run_id) else run.status
-
-
-async def list_runs(local: LocalRuns) -> AsyncIterator[tuple[RunView, str]]:
-    """Yield all runs with their status, the newest first. Raises: FailedPrecondition (the folder cannot be read)."""
-    run_ids = local.run_ids()
-    ended = EndedRuns(local.folder)
-    try:
-        for run_id in run_ids:
-            known = ended.find(run_id, local.database(run_id))
-            run = known or await _readable_view(local, run_id)
-            if run is None:
-                continue
-            if run.terminal and known is None and run.status != DAMAGED:
-                ended.add(local.database(run_id), run)
-            yield run, status_of(local, run)
-    finally:
-        ended.save(run_ids)
-
-
-async def _readable_view(local: LocalRuns, run_id: str) -> RunView | None:
-    """Read a run; None if there is nothing to show. An unreadable database is reported, and the run is `DAMAGED`."""
-    try:
-        return await _view(local, run_id)
-    except NotFound:  # nothing was submitted yet, or the process was killed before the submission
-        return None
-    except StepflowError as error:
-        if local.is_driven(run_id):  # the database may be in the middle of its creation
-            return None
-        console.error(error)
-        return RunView(run_id, "", "", DAMAGED, 0, 0, 0, 0, created_at_ms=begun_at_ms(run_id), completed_at_ms=None)
-
-
-async def _view(local: LocalRuns, run_id: str) -> RunView:
-    store = await local.read(run_id)
-    try:
-        return await reader(store, local.blobs()).get_run(run_id)
-    finally:
-        await store.close()
-
-
-async def only_unfinished(local: LocalRuns) -> str:
+def only_unfinished(local: LocalRuns) -> str:
     """Return the interrupted run. Raises: Usage, none or several are interrupted; the text lists them."""
-    found = [(run, status) async for run, status in list_runs(local) if not run.terminal]
+    found = list(list_runs(local, ("running", INTERRUPTED)))
     waiting = [run for run, status in found if status == INTERRUPTED]
 
     if len(waiting) == 1:
@@ -113,8 +56,7 @@ class StoredRun:
 
 async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
     """Read a run back. Raises: NotFound, StoreUnreadable, DataLoss."""
-    store = await local.read(run_id)
-    try:
+    async with local.reading(run_id) as store:
         blobs = local.blobs()
         control = reader(store, blobs)
         run = await control.get_run(run_id)
@@ -127,8 +69,6 @@ async def read_run(local: LocalRuns, run_id: str) -> StoredRun:
         if run.terminal:
             stored.ended = await read_ended(local, control, run)
         return stored
-    finally:
-        await store.close()
 
 
 async def _redactor(

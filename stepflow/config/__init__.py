@@ -11,6 +11,7 @@
 
 from stepflow.config.load import config_from_tree, default_config, discover, load_config
 from stepflow.config.model import (
+    KEEP_EVERYTHING,
     NO_LIMITS,
     BuiltinPlugin,
     Config,
@@ -22,6 +23,7 @@ from stepflow.config.model import (
     MockPlugin,
     OpenAISettings,
     PluginConfig,
+    RetentionConfig,
     RetryConfig,
     ServerLimits,
     StepflowPlugin,
@@ -30,6 +32,7 @@ from stepflow.config.model import (
 from stepflow.config.variables import resolve_plugin, values_used
 
 __all__ = [
+    "KEEP_EVERYTHING",
     "NO_LIMITS",
     "BuiltinPlugin",
     "Config",
@@ -41,6 +44,7 @@ __all__ = [
     "MockPlugin",
     "OpenAISettings",
     "PluginConfig",
+    "RetentionConfig",
     "RetryConfig",
     "ServerLimits",
     "StepflowPlugin",

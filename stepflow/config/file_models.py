@@ -18,12 +18,17 @@ from stepflow.config.model import (
     McpPlugin,
     OpenAISettings,
     PluginConfig,
+    RetentionConfig,
     ServerLimits,
     StepflowPlugin,
 )
 from stepflow.errors import Invalid
+from stepflow.flow.duration import DURATION_MS_MAX, parse_duration_ms
 
 T = TypeVar("T")
+
+AGE_MS_MAX = 36_500 * 86_400_000
+"""100 years."""
 
 OPEN_FILES_MIN = 16
 """With fewer, no interpreter starts."""
@@ -41,12 +46,18 @@ def _text(value: Any) -> Any:
 
 
 def _duration_ms(value: Any) -> int:
-    from stepflow.flow import parse_duration_ms
+    return _bounded_duration_ms(value, DURATION_MS_MAX)
 
+
+def _age_ms(value: Any) -> int:
+    return _bounded_duration_ms(value, AGE_MS_MAX)
+
+
+def _bounded_duration_ms(value: Any, max_ms: int) -> int:
     if not isinstance(value, str):
-        raise ValueError("must be a duration like `30s` (units: ms, s, m, h)")
+        raise ValueError("must be a duration like `30s` (units: ms, s, m, h, d)")
     try:
-        return parse_duration_ms(value)
+        return parse_duration_ms(value, max_ms)
     except Invalid as error:
         raise ValueError(error.message) from None
 
@@ -64,6 +75,7 @@ _SIZE = re.compile(r"([1-9][0-9]{0,8}) ?(KiB|MiB|GiB)")
 Text = Annotated[str, BeforeValidator(_text)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
+AgeMs = Annotated[int, BeforeValidator(_age_ms)]
 SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -215,12 +227,22 @@ class RetryModel(Model):
     backoff: dict[str, Any] | None = None
 
 
+class RetentionModel(Model):
+    age_ms: AgeMs | None = Field(default=None, alias="age")
+    size_bytes: SizeBytes | None = Field(default=None, alias="bytes")
+
+    @property
+    def retention(self) -> RetentionConfig:
+        return self.fill(RetentionConfig)
+
+
 class FileModel(Model):
     working_directory: str | None = None
     allowed_paths: list[str] = []
     plugins: dict[str, Any]
     routes: dict[str, Any]
     retry: RetryModel = RetryModel()
+    retention: RetentionModel = RetentionModel()
     storage_config: dict[str, Any] = {}
     lease_manager: Any = None
     recovery: Any = None

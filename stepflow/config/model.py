@@ -186,6 +186,19 @@ class RetryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """The `retention` section: how long the folder of local runs keeps ended runs. None: no bound."""
+
+    age_ms: int | None = None
+    """Longest time since the end of a run."""
+    size_bytes: int | None = None
+    """Space of all ended runs together: databases and blobs."""
+
+
+KEEP_EVERYTHING = RetentionConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A configuration, ready to use. Paths are absolute."""
 
@@ -204,6 +217,8 @@ class Config:
     label: str = "default configuration"
     """Name of the configuration in messages."""
     warnings: tuple[str, ...] = ()
+    retention: RetentionConfig = KEEP_EVERYTHING
+    """For the folder of local runs; a mesh has options of the control plane instead."""
 
 
 def digest_of(tree: Any) -> str:

@@ -124,6 +124,8 @@ def _message(kind: str, message: str) -> str:
         return "is required"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
+    if kind == "model_type":
+        return "must be a mapping"
     return message.replace("Input should be", "must be").replace("a valid dictionary", "a mapping")
 
 

@@ -73,6 +73,7 @@ class ConfigReader:
             retry=RetryConfig(file.retry.transport_max_retries, backoff) if "retry" in file.model_fields_set else None,
             allowed_paths=tuple(self._base_dir / path for path in file.allowed_paths),
             storage=file.storage_config,
+            retention=file.retention.retention,
             digest=digest_of(self._tree),
             label=self._source,
             warnings=problems.warnings,

@@ -3,5 +3,9 @@
 - `mesh`: control plane, executor and host over one store.
 - `runs_folder`: the folder of the runs of this machine.
 - `pauses`: the time in which no process drives a run.
-- `ended_runs`: what lists show of ended runs, kept in that folder.
+- `folder_index`: the index of that folder, for lists and retention.
+- `index_file`: its file.
+- `examine`: a stored run, read for the index.
+- `folder_retention`: removal of old runs from that folder.
+- `expired_blobs`: removal of old shared blobs from it.
 """

@@ -2,7 +2,7 @@
 
     <folder>/runs/<run_id>.db    one run: its request, journal and results (with `-wal`, `-shm` and `.lock`)
     <folder>/blobs/              payloads of all runs that are too large for a database
-    <folder>/ended               what lists show of ended runs (`ended_runs`)
+    <folder>/index.db            a hint for lists and retention (`folder_index`)
 
 - A database is owned by one process at a time, the process that drives the run; other processes may read it meanwhile.
 - The folder has mode 0700: journals contain the data of users' flows. One that others can change is refused.
@@ -13,7 +13,6 @@ Not here: the keys in a database (`stepflow.store.keys`), and driving runs (`ste
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -21,11 +20,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepflow.embedded.folder_index import FolderIndex
 from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError
-from stepflow.store import keys
-from stepflow.store.sqlite.wal import lost_transactions
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
     from stepflow.store.blobs import BlobStore
     from stepflow.store.sqlite.store import SqliteStore
 
@@ -33,7 +33,10 @@ DEFAULT_FOLDER = Path(".stepflow")
 
 _SUFFIX = ".db"
 _RUN_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-"""A UUID in canonical form. A folder may hold 50,000 of them, and more other files."""
+"""A UUID in canonical form. A folder may hold 100,000 of them, and more other files."""
+
+_AMBIGUOUS_SHOWN = 5
+"""Runs that the error about an ambiguous prefix names."""
 
 _SIDE_FILES = ("-wal", "-shm", ".lock")
 """Suffixes of the files next to a database."""
@@ -48,6 +51,18 @@ class LocalRuns:
     def database(self, run_id: str) -> Path:
         """Return the file of a run, which may not exist."""
         return self.folder / "runs" / f"{run_id}{_SUFFIX}"
+
+    def log(self, run_id: str) -> Path:
+        """Return the write-ahead log of a run's database, which may not exist."""
+        return Path(f"{self.database(run_id)}-wal")
+
+    def files(self, run_id: str) -> list[Path]:
+        """Return the database of a run and the files next to it, the lock last; any of them may not exist."""
+        return [Path(f"{self.database(run_id)}{suffix}") for suffix in ("", *_SIDE_FILES)]
+
+    def run_blobs(self, run_id: str) -> Path:
+        """Return the folder of a run's blobs, which may not exist."""
+        return self.folder / "blobs" / run_id
 
     def blobs(self) -> BlobStore:
         """Return the blob store of all runs. Raises: FailedPrecondition (not a folder)."""
@@ -64,7 +79,10 @@ class LocalRuns:
 
         self._make_folder()
         try:
-            return await SqliteStore.open(self.database(run_id))
+            with self.index() as index:
+                index.add(run_id)
+                with index.own_changes():
+                    return await SqliteStore.open(self.database(run_id))
         except StepflowError:
             self.discard(run_id)
             raise
@@ -74,6 +92,8 @@ class LocalRuns:
 
         Raises: NotFound, StoreUnreadable (another process drives the run, for example), DataLoss.
         """
+        import asyncio
+
         from stepflow.store.sqlite.store import SqliteStore
 
         if not self.database(run_id).exists():
@@ -84,18 +104,37 @@ class LocalRuns:
 
     async def read(self, run_id: str) -> SqliteStore:
         """Open the database of a run for reading, also while another process owns it. Raises as `own`."""
+        import asyncio
+
         from stepflow.store.sqlite.store import SqliteStore
 
         await asyncio.to_thread(_find_damage, self, run_id)
         store = await SqliteStore.open(self.database(run_id), read_only=True)
         return await _with_run(self, run_id, store, complete=False)
 
+    @contextlib.asynccontextmanager
+    async def reading(self, run_id: str) -> AsyncIterator[SqliteStore]:
+        """Open the database of a run for reading, for the duration of the block. Raises as `own`."""
+        with self.index() as index, index.own_changes():  # SQLite makes files beside the database, and removes them
+            store = await self.read(run_id)
+        try:
+            yield store
+        finally:
+            with self.index() as index, index.own_changes():
+                await store.close()
+
     def discard(self, run_id: str) -> None:
         """Remove the closed database of a run."""
-        path = self.database(run_id)
-        for name in (path, *(Path(f"{path}{suffix}") for suffix in _SIDE_FILES)):
+        with self.index() as index:
+            with index.own_changes():
+                self.unlink(run_id)
+            index.remove(run_id)
+
+    def unlink(self, run_id: str) -> None:
+        """Remove the files of a run's database, the lock last."""
+        for file in self.files(run_id):
             with contextlib.suppress(OSError):
-                name.unlink()
+                file.unlink()
 
     def is_driven(self, run_id: str) -> bool:
         """Return True if a process owns the run's database at the moment."""
@@ -111,26 +150,54 @@ class LocalRuns:
             os.close(lock)
         return False
 
-    def run_ids(self) -> list[str]:
-        """Return the ids of all runs, the newest first. Other files are ignored. Raises: FailedPrecondition."""
+    @contextlib.contextmanager
+    def lock(self, run_id: str) -> Iterator[bool]:
+        """Lock a run for the duration of the block. Yields False if a process has locked it, or removes it."""
+        path = f"{self.database(run_id)}.lock"
         try:
-            with os.scandir(self.folder / "runs") as entries:
-                names = [entry.name for entry in entries]
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            yield False
+            return
+        try:
+            yield _locks(lock, path)
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def index(self) -> Iterator[FolderIndex]:
+        """Open the index of the folder for the duration of the block."""
+        index = FolderIndex(self.folder)
+        try:
+            yield index
+        finally:
+            index.close()
+
+    def run_ids(self) -> list[str]:
+        """Return the ids of all runs, in no order. Other files are ignored. Raises: FailedPrecondition."""
+        try:
+            names = os.listdir(self.folder / "runs")  # noqa: PTH208  # a third of the time of Path.iterdir
         except FileNotFoundError:
             return []
         except OSError as error:
             raise self._unusable(error) from None
         ids = [name[: -len(_SUFFIX)] for name in names if name.endswith(_SUFFIX)]
-        return sorted(filter(_RUN_ID.fullmatch, ids), reverse=True)
+        return list(filter(_RUN_ID.fullmatch, ids))
 
     def find(self, text: str) -> str:
         """Return the run id that equals `text` or begins with it. Raises: NotFound, Invalid (an ambiguous prefix)."""
-        found = [run_id for run_id in self.run_ids() if run_id.startswith(text.lower())]
-        if not found or not text:
+        text = text.lower()
+        if _RUN_ID.fullmatch(text) and self.database(text).exists():
+            return text
+
+        with self.index() as index:
+            index.sync(self.run_ids)
+            count, found = index.starting_with(text, _AMBIGUOUS_SHOWN) if text else (0, [])
+        if not found:
             raise self._not_found(text)
-        if len(found) > 1:
-            shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-            raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} run ids begin with {text}: {shown}; give a longer prefix")
+        if count > 1:
+            shown = ", ".join(found) + (", …" if count > len(found) else "")
+            raise Invalid("RUN_ID_AMBIGUOUS", f"{count} run ids begin with {text}: {shown}; give a longer prefix")
         return found[0]
 
     def exposure(self) -> str:
@@ -168,6 +235,15 @@ class LocalRuns:
         )
 
 
+def _locks(lock: int, path: str) -> bool:
+    """Lock an open file. Return True if it is still the file at `path`: who removes a run removes its lock too."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116  # the same call for both
+    except OSError:
+        return False
+
+
 def _check_owner(folder: Path) -> None:
     """Refuse a folder in which others could forge runs. Raises: FailedPrecondition `STORE_EXPOSED`."""
     try:
@@ -189,9 +265,11 @@ def _check_owner(folder: Path) -> None:
 def _find_damage(local: LocalRuns, run_id: str) -> None:
     """Look for damage in the files of a run that no process drives. Raises: DataLoss `STORE_CORRUPT`."""
     database = local.database(run_id)
-    log = Path(f"{database}-wal")
+    log = local.log(run_id)
     if local.is_driven(run_id):
         return
+
+    from stepflow.store.sqlite.wal import lost_transactions
 
     # Before SQLite opens it: beside an empty database, SQLite deletes the log.
     if database.is_file() and database.stat().st_size == 0:
@@ -210,6 +288,8 @@ async def _with_run(local: LocalRuns, run_id: str, store: SqliteStore, *, comple
 
     Raises: DataLoss `STORE_CORRUPT`.
     """
+    from stepflow.store import keys
+
     if await store.get(keys.run(run_id)) is None and (complete or not local.is_driven(run_id)):
         await store.close()
         raise _without_run(local, run_id)

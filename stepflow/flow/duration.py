@@ -14,8 +14,8 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(ms|s|m|h|d)", re.ASCI
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-def parse_duration_ms(text: object) -> int:
-    """Return a duration such as `500ms`, `1.5s`, `2m`, `1h` or `1d` in milliseconds, at least 1.
+def parse_duration_ms(text: object, max_ms: int = DURATION_MS_MAX) -> int:
+    """Return a duration such as `500ms`, `1.5s`, `2m`, `1h` or `1d` in milliseconds, from 1 to `max_ms`.
 
     Raises:
         Invalid: DURATION_INVALID.
@@ -23,11 +23,12 @@ def parse_duration_ms(text: object) -> int:
     found = _DURATION.fullmatch(text.strip()) if isinstance(text, str) and len(text) <= 40 else None
     if found:
         duration_ms = float(found[1]) * _UNITS_MS[found[2]]
-        if 1 <= duration_ms <= DURATION_MS_MAX:
+        if 1 <= duration_ms <= max_ms:
             return round(duration_ms)
 
     shown = f"`{text[:40]}`" if isinstance(text, str) else describe(text)
     raise Invalid(
         "DURATION_INVALID",
-        f"a duration is a positive number with a unit (`500ms`, `30s`, `5m`, `1h`, `1d`; at most 49 days), not {shown}",
+        "a duration is a positive number with a unit (`500ms`, `30s`, `5m`, `1h`, `1d`; "
+        f"at most {max_ms // _UNITS_MS['d']:,} days), not {shown}",
     )

@@ -53,7 +53,7 @@ def run(
     """
     from stepflow.cli.display.outcome import finish
     from stepflow.cli.display.view import choose_view
-    from stepflow.cli.driving import Job, drive
+    from stepflow.cli.driving import Job, drive, retain
     from stepflow.cli.input.documents import read_config, read_flow
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
@@ -95,8 +95,11 @@ def run(
     )
     ended = drive(job)
 
-    # 3. Print how it ended.
-    finish(ended, values.redactor, output, batch=values.inputs.batch)
+    # 3. Print how it ended, then remove old runs.
+    try:
+        finish(ended, values.redactor, output, batch=values.inputs.batch)
+    finally:
+        retain(job)
 
 
 def resume(
@@ -129,21 +132,26 @@ def resume(
     from stepflow.cli import stored
     from stepflow.cli.display.outcome import finish
     from stepflow.cli.display.view import choose_view
-    from stepflow.cli.driving import drive
+    from stepflow.cli.driving import drive, retain
     from stepflow.cli.input.documents import read_config
     from stepflow.cli.output import check_output
 
     check_output(output)
     local = _local(store)
-    chosen = local.find(run_id) if run_id is not None else asyncio.run(stored.only_unfinished(local))
+    chosen = local.find(run_id) if run_id is not None else stored.only_unfinished(local)
     found = asyncio.run(stored.read_run(local, chosen))
 
-    ended = found.ended
-    if ended is None:
-        other = None if config is None else read_config(config)
-        view = choose_view(found.redactor.text, quiet=quiet)
-        ended = drive(stored.make_job(local, found, other, view))
-    finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+    if found.ended is not None:
+        finish(found.ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+        return
+
+    other = None if config is None else read_config(config)
+    job = stored.make_job(local, found, other, choose_view(found.redactor.text, quiet=quiet))
+    ended = drive(job)
+    try:
+        finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+    finally:
+        retain(job)
 
 
 def _local(store: Path | None) -> "LocalRuns":

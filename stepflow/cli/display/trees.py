@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stepflow.codec import LargeJson, decode
 from stepflow.errors import Code, Failure
-from stepflow.run.entries import flow_result
 
 if TYPE_CHECKING:
     from stepflow.client import ClientEvent
@@ -50,8 +49,7 @@ def result_tree(outcome: Json | Failure | None, status: str) -> dict[str, Any]:
     if outcome is None:
         code = Code.CANCELLED if status == "cancelled" else Code.ORCHESTRATOR_ERROR
         outcome = Failure(code, f"the run ended as {status} before this item did")
-    tree: dict[str, Any] = decode(flow_result(outcome))
-    return tree
+    return _flow_result(outcome)
 
 
 def item_tree(item: int, status: str, outcome: Json | Failure | LargeJson | None) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def item_tree(item: int, status: str, outcome: Json | Failure | LargeJson | None
 
 def outcome_tree(outcome: Json | Failure | LargeJson) -> dict[str, Any]:
     """Return the FlowResult of an item or step that has ended."""
-    return large_tree(outcome.text_bytes) if isinstance(outcome, LargeJson) else decode(flow_result(outcome))
+    return large_tree(outcome.text_bytes) if isinstance(outcome, LargeJson) else _flow_result(outcome)
 
 
 def large_tree(text_bytes: int) -> dict[str, Any]:
@@ -123,4 +121,11 @@ def event_tree(event: ClientEvent) -> dict[str, Any]:
         tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
     if event.run is not None:
         tree["run"] = run_tree(event.run)
+    return tree
+
+
+def _flow_result(outcome: Json | Failure) -> dict[str, Any]:
+    from stepflow.run.entries import flow_result  # the engine, which lists of runs do without
+
+    tree: dict[str, Any] = decode(flow_result(outcome))
     return tree

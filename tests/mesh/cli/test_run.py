@@ -21,7 +21,7 @@ from support import ROOT, is_alive, run_cli, wait_until
 from support.schemas import BOMB
 from support.wall_clock import HOUR_MS, WallClock
 
-from stepflow.cli.stored import list_runs
+from stepflow.cli.run_list import list_runs
 from stepflow.embedded.runs_folder import LocalRuns
 from stepflow.journal import journal_entries
 
@@ -575,23 +575,23 @@ def test_no_damage_of_a_log_makes_a_run_vanish(place: Place) -> None:
     whole = log.read_bytes()
     dice = random.Random(17)
 
-    async def status() -> list[tuple[str, str]]:
-        return [(run.run_id, status) async for run, status in list_runs(local)]
+    def status() -> list[tuple[str, str]]:
+        return [(run.run_id, status) for run, status in list_runs(local)]
 
-    assert asyncio.run(status()) == [(run_id, "interrupted")]
+    assert status() == [(run_id, "interrupted")]
     used = whole.rstrip(b"\0")
     for at in [0, 5, 17, 25, 33, 60, 4_000, *(dice.randrange(len(used)) for _ in range(40))]:
         log.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-        ((found, shown),) = asyncio.run(status())
+        ((found, shown),) = status()
         assert found == run_id
         assert shown in ("damaged", "interrupted"), at
     log.write_bytes(b"\0" * 32 + whole[32:])
-    assert asyncio.run(status()) == [(run_id, "damaged")]
+    assert status() == [(run_id, "damaged")]
     resumed = place.cli("resume", run_id)
     assert (resumed.returncode, resumed.stdout) == (1, "")
     assert "STORE_CORRUPT" in resumed.stderr
     log.write_bytes(whole)
-    assert asyncio.run(status()) == [(run_id, "interrupted")]
+    assert status() == [(run_id, "interrupted")]
 
 
 @pytest.mark.parametrize("damage", ["log gone", "log cut", "database empty"])

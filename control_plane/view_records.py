@@ -1,0 +1,52 @@
+"""The records of runs and items that clients see. Without imports of the engine: a list of stored runs starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stepflow.codec import Json, LargeJson
+    from stepflow.errors import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run. `status`: running, completed, failed, cancelled or recovery_failed. Times in ms since 1970."""
+
+    run_id: str
+    flow_id: str
+    flow_name: str
+    status: str
+    items_total: int
+    items_completed: int
+    items_failed: int
+    items_cancelled: int
+    created_at_ms: int
+    completed_at_ms: int | None
+    labels: dict[str, Any] = field(default_factory=dict)
+    queued_reason: str = ""
+    """Why no executor drives the run; known to the API only."""
+    paused_ms: int = 0
+    """How long no process drove an ended run; 0 in a mesh."""
+
+    @property
+    def terminal(self) -> bool:
+        return self.status != "running"
+
+    @property
+    def items_running(self) -> int:
+        return self.items_total - self.items_completed - self.items_failed - self.items_cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class ItemView:
+    """An item. `outcome`: None while running; `LargeJson` for a result of more than 16 MiB."""
+
+    item: int
+    status: str
+    outcome: Json | Failure | LargeJson | None
+    completed_at_ms: int | None
+
+
+__all__ = ["ItemView", "RunView"]
