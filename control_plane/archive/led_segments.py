@@ -2,8 +2,8 @@
 
 - Every change is one transaction that compares the leadership and the manifests that it replaces, and puts
   `segments-head`. It is sent again until it is decided.
-- A run is found by the fingerprints of the manifests, then in the id block of the object. A lookup of many runs costs two
-  searches per segment, whatever its size.
+- A run is found by the fingerprints of the manifests, then in the id block of the object. A lookup of many runs costs
+  two searches per segment, whatever its size.
 """
 
 from __future__ import annotations
@@ -180,7 +180,9 @@ class LedSegments:
 
 def _has(fingerprints: bytes, wanted: bytes) -> bool:
     size = len(wanted)
-    index = bisect_left(range(len(fingerprints) // size), wanted, key=lambda at: fingerprints[at * size : at * size + size])
+    index = bisect_left(
+        range(len(fingerprints) // size), wanted, key=lambda at: fingerprints[at * size : at * size + size]
+    )
     return fingerprints[index * size : index * size + size] == wanted
 
 

@@ -9,7 +9,7 @@ The order makes each run readable at any moment, and continuable after a crash a
    statuses: of a run that is packed already, only the keys are deleted.
 
 - A client may delete a run at any of these points. It leaves the key `deleted/`, which hides the copy of the segment
-  until `deletions` has removed it; a run whose key exists is not packed.
+  until `tombstones` has removed it; a run whose key exists is not packed.
 - Memory holds a batch of runs, never a whole segment.
 """
 
@@ -21,12 +21,20 @@ from typing import TYPE_CHECKING
 from control_plane.archive.builder import SegmentBuilder
 from control_plane.archive.format import object_name
 from control_plane.archive.led_segments import new_segment_id
-from control_plane.archive.run_keys import RUNS_PER_READ, STREAMS, delete_large, delete_runs, has_blobs, pages_of, read_runs
+from control_plane.archive.run_keys import (
+    RUNS_PER_READ,
+    STREAMS,
+    delete_large,
+    delete_runs,
+    has_blobs,
+    pages_of,
+    read_runs,
+)
 from stepflow.errors import StepflowError
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from control_plane.archive.counters import ArchiveCounters
     from control_plane.archive.ended_runs import EndedRun, EndedRuns
@@ -133,7 +141,7 @@ class Packer:
         log.debug("runs packed", segment=name, runs=manifest.runs, bytes=manifest.bytes)
         return max(manifest.bytes / SEGMENT_BYTES, manifest.runs / SEGMENT_RUNS_MAX)
 
-    async def _packable(self, left: list[EndedRun]) -> AsyncIterator[list[RunKeys]]:
+    async def _packable(self, left: list[EndedRun]) -> AsyncGenerator[list[RunKeys], None]:
         """Take runs from `left`, in batches; yield those that are to be packed, and finish those that are packed."""
         while left:
             taken, left[:BATCH_RUNS] = left[:BATCH_RUNS], []
@@ -143,13 +151,13 @@ class Packer:
 
             batch: list[RunKeys] = []
             for read in reads:
-                if read.deleted:  # until `deletions` has finished that: its key would hide the copy
-                    self._ended_runs.put_back([read.run])
-                elif read.record is None:
+                if read.record is None:
                     if read.names:  # the deletion of a packed run, or of an expired one, broke off
                         await delete_large(self._store, self._fence, read)
                 elif not read.ended:
                     continue  # its next status tells
+                elif read.deleted:  # an earlier run of the id; its key would hide the copy
+                    self._ended_runs.put_back([read.run])
                 elif read.run.run_id in held:
                     await delete_runs(self._store, self._fence, [read])
                 else:
@@ -169,9 +177,7 @@ class Packer:
 
 
 def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys]) -> bytes:
-    return b"".join(
-        [builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read)) for read in batch]
-    )
+    return b"".join([builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read)) for read in batch])
 
 
 __all__ = ["SEGMENT_BYTES", "SEGMENT_RUNS_MAX", "Packer"]

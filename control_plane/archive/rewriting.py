@@ -102,7 +102,9 @@ class _Source:
             first, last = group[0][0], group[-1][0]
             if last.offset + last.bytes - first.offset > PIECE_BYTES:
                 ((place, each),) = group
-                large = self._stripped_large(builder, place, each) if strip else self._copied_large(builder, place, each)
+                large = (
+                    self._stripped_large(builder, place, each) if strip else self._copied_large(builder, place, each)
+                )
                 async for chunk in large:
                     yield chunk
                 continue
@@ -116,14 +118,14 @@ class _Source:
                     builder.copy_run(each, place)
                     yield body
 
-    async def _copied_large(self, builder: SegmentBuilder, place: BodyPlace, each: pb.ListedRun) -> AsyncIterator[bytes]:
+    async def _copied_large(
+        self, builder: SegmentBuilder, place: BodyPlace, each: pb.ListedRun
+    ) -> AsyncIterator[bytes]:
         builder.copy_run(each, place)
         for offset in range(place.offset, place.offset + place.bytes, PIECE_BYTES):
             yield await self._read(offset, min(PIECE_BYTES, place.offset + place.bytes - offset))
 
-    async def _stripped(
-        self, builder: SegmentBuilder, place: BodyPlace, each: pb.ListedRun, body: bytes
-    ) -> bytes:
+    async def _stripped(self, builder: SegmentBuilder, place: BodyPlace, each: pb.ListedRun, body: bytes) -> bytes:
         """Add a run that is in memory without its journals; return its bytes."""
         index = decode_index(each.run_id, place, body[-place.index_bytes :])
         items = list(index.key_values(body))

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -168,10 +169,8 @@ def _has_ended(read: RunKeys, statuses: Sequence[KeyValue]) -> bool:
         return False
     read.partitions = max(1, len(statuses))
     if read.record is not None:
-        try:
+        with contextlib.suppress(DataLoss):  # packed as it is: readers tell of it as before
             read.partitions = partition_count(parse_record(read.run.run_id, read.record.value))
-        except DataLoss:  # packed as it is: readers tell of it as before
-            pass
     return bool(statuses) and terminal and len(statuses) == read.partitions
 
 
@@ -305,7 +304,7 @@ async def delete_large(store: Store, fence: Compare, read: RunKeys) -> None:
     ]
     steps += [(DeletePrefix(kind(run_id)),) for kind in KINDS[:-1]]
 
-    # 3. The statuses last: while one exists, a later leader finds the rest. An entry of lists without its run goes, too.
+    # 3. The statuses last: while one exists, a later leader finds the rest. An entry of lists without a run goes, too.
     entry = Delete(keys.by_age(run_id, read.run.created_at_ms))
     steps.append((DeletePrefix(keys.status_of_run(run_id)), entry))
     for ops in steps:

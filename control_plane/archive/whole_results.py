@@ -38,7 +38,9 @@ def refers_to_journal(value: bytes) -> bool:
     return any(item.WhichOneof("outcome") in ("parts", "parts_blob") for item in results.items)
 
 
-async def whole_results(item: KeyValue, value_of: Callable[[str], Awaitable[bytes | None]], blobs: BlobStore) -> KeyValue:
+async def whole_results(
+    item: KeyValue, value_of: Callable[[str], Awaitable[bytes | None]], blobs: BlobStore
+) -> KeyValue:
     """Return a key-value of a run without references to the journal; others than results as they are.
 
     `value_of`: returns the value of a key of the run. A result of which something is missing stays as it is.
