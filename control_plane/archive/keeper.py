@@ -191,7 +191,8 @@ class _Term:
             await self._upkeep.delete_orphans()
         if now_s >= self._shared_due_s:
             self._shared_due_s = now_s + min(HOURLY_S, self._policy.blobs_s)
-            await sweep_shared_blobs(self._store, self._blobs, time.time() - self._policy.blobs_s, self._fence)
+            before_s = time.time() - self._policy.blobs_s
+            await sweep_shared_blobs(self._store, self._blobs, before_s, self._fence, self._segments.named_blobs)
 
     async def _try(self, kind: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do one kind of work, unless it failed a moment ago. Raises: FailedPrecondition `NOT_LEADING`."""

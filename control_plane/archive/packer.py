@@ -16,6 +16,7 @@ The order makes each run readable at any moment, and continuable after a crash a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from control_plane.archive.builder import SegmentBuilder
@@ -27,10 +28,13 @@ from control_plane.archive.run_keys import (
     delete_large,
     delete_runs,
     has_blobs,
+    named_blobs,
     pages_of,
     read_runs,
 )
-from stepflow.errors import StepflowError
+from control_plane.shared_blobs import blob_ids
+from control_plane.threads import off_loop
+from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
@@ -167,17 +171,31 @@ class Packer:
 
     async def _bodies(self, builder: SegmentBuilder, batch: Sequence[RunKeys]) -> AsyncIterator[bytes]:
         """Add runs to a segment, and yield its bytes."""
+        # 1. Ids of shared blobs in inputs that lie in the blob store.
+        for read in batch:
+            for blob in read.input_blobs:
+                with contextlib.suppress(NotFound, DataLoss):
+                    content = (await self._blobs.get(blob, scope=read.run.run_id))[0]
+                    builder.add_named(await off_loop(len(content), blob_ids, content))
+
+        # 2. The runs.
         yield await asyncio.to_thread(_add_whole, builder, [read for read in batch if read.whole])
         for read in batch:
             if not read.whole:
-                builder.begin_run(read.run.run_id, has_blobs=True)
+                builder.add_named(named_blobs(read))
+                builder.begin_run(read.run.run_id)
                 async for page in pages_of(self._store, read):
                     yield await asyncio.to_thread(builder.add_items, page)
                 yield builder.end_run()
 
 
 def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys]) -> bytes:
-    return b"".join([builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read)) for read in batch])
+    return b"".join(
+        [
+            builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read), named=named_blobs(read))
+            for read in batch
+        ]
+    )
 
 
 __all__ = ["SEGMENT_BYTES", "SEGMENT_RUNS_MAX", "Packer"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from google.protobuf.message import DecodeError
 
+from control_plane.shared_blobs import blob_ids
 from control_plane.views import TERMINAL
 from stepflow.errors import DataLoss, FailedPrecondition
 from stepflow.journal import parse_record, partition_count
@@ -98,6 +99,10 @@ class RunKeys:
     names: list[str] = field(default_factory=list)
     """The keys of `items`, which stay when `release` drops those."""
     whole: bool = True
+    input_blobs: tuple[str, ...] = ()
+    """Blobs of the run that hold its inputs."""
+    hashes: tuple[str, ...] = ()
+    """What looks like the id of a shared blob in the record, and is none."""
 
     def release(self) -> None:
         """Drop the values: only the deletion follows."""
@@ -170,7 +175,11 @@ def _has_ended(read: RunKeys, statuses: Sequence[KeyValue]) -> bool:
     read.partitions = max(1, len(statuses))
     if read.record is not None:
         with contextlib.suppress(DataLoss):  # packed as it is: readers tell of it as before
-            read.partitions = partition_count(parse_record(read.run.run_id, read.record.value))
+            record = parse_record(read.run.run_id, read.record.value)
+            read.partitions = partition_count(record)
+            inputs = [payload.blob for payload in record.inputs if payload.blob]
+            read.input_blobs = (*record.partition_inputs, *inputs)
+            read.hashes = (record.flow_id, record.request_hash, *read.input_blobs)
     return bool(statuses) and terminal and len(statuses) == read.partitions
 
 
@@ -206,20 +215,17 @@ async def pages_of(store: Store, read: RunKeys) -> AsyncIterator[list[KeyValue]]
 
 def has_blobs(read: RunKeys) -> bool:
     """Return True if the key-values of a run may name a blob of the run; also True for a run that is not whole."""
-    if not read.whole:
+    if not read.whole or read.input_blobs:
         return True
-    for item in read.items:
-        if item.key.startswith(keys.RUNS):
-            continue  # its hashes look like blobs
-        if _BLOB.search(item.value):
-            return True
+    # Not the record: its hashes look like blobs.
+    return any(_BLOB.search(item.value) for item in read.items if not item.key.startswith(keys.RUNS))
+
+
+def named_blobs(read: RunKeys) -> set[bytes]:
+    """Return the ids of the shared blobs that the record of a run may name: any 64 hexadecimal digits."""
     if read.record is None:
-        return False
-    try:
-        record = state_pb2.RunRecord.FromString(read.record.value)
-    except DecodeError:
-        return True
-    return bool(record.partition_inputs) or any(payload.blob for payload in record.inputs)
+        return set()
+    return blob_ids(read.record.value) - {bytes.fromhex(text) for text in read.hashes if len(text) == 64}
 
 
 async def delete_runs(store: Store, fence: Compare, runs: Sequence[RunKeys]) -> None:
@@ -319,4 +325,13 @@ async def check_leading(store: Store, fence: Compare) -> None:
         raise FailedPrecondition("NOT_LEADING", "another control plane leads now")
 
 
-__all__ = ["RunKeys", "check_leading", "delete_large", "delete_runs", "has_blobs", "pages_of", "read_runs"]
+__all__ = [
+    "RunKeys",
+    "check_leading",
+    "delete_large",
+    "delete_runs",
+    "has_blobs",
+    "named_blobs",
+    "pages_of",
+    "read_runs",
+]

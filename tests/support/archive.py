@@ -1,4 +1,4 @@
-"""A leader's archive for tests: terms of leadership one after the other, with a hook before and after each operation."""
+"""A leader's archive for tests: terms of leadership one after the other, with a hook around each operation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from control_plane.archive.packer import Packer
 from control_plane.archive.policy import RetentionPolicy
 from control_plane.archive.tombstones import finish_deletions
 from control_plane.archive.upkeep import Upkeep
-from stepflow.store import created_at, keys, put
+from stepflow.store import Delete, Txn, created_at, keys, put
 from stepflow.store.blobs import BlobStore
-from stepflow.store.blobs.memory import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stepflow.store import Compare, Store
+    from stepflow.store.blobs.memory import MemoryBackend
 
 FAR_MS = 2**50
 """A time after all ends."""
@@ -100,7 +100,7 @@ class ArchiveLeaders:
         self.policy = policy or RetentionPolicy(runs_s=1e15, journals_s=1e15)
 
     async def term(self, hook: Callable[[str], Awaitable[None]] = nothing) -> Term:
-        await self.store.txn(_resign())
+        await self.store.txn(Txn((), (Delete(keys.leader()),)))
         await put(self.store, keys.leader(), b"test")
         found = await self.store.get(keys.leader())
         assert found is not None
@@ -140,12 +140,6 @@ class AtStep:
             self._working = True
             await self._work()
             self._working = False
-
-
-def _resign() -> Any:
-    from stepflow.store import Delete, Txn
-
-    return Txn((), (Delete(keys.leader()),))
 
 
 __all__ = ["FAR_MS", "ArchiveLeaders", "AtStep", "Crash", "Term"]

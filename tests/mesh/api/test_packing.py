@@ -10,14 +10,13 @@ from uuid import uuid4
 import pytest
 from support.archive import FAR_MS, ArchiveLeaders, AtStep, Crash
 from support.corpus import CORPUS
-from support.packing import answers, listings, manifest_of, run_world, store_run
+from support.packing import answers, listings, run_world, store_run
 
 from control_plane.archive import run_keys
-from control_plane.archive.policy import RetentionPolicy
 from control_plane.control_plane import ControlPlane
 from control_plane.deletion import delete_run
-from stepflow.errors import FailedPrecondition, NotFound
-from stepflow.store import Put, Txn, keys, range_all
+from stepflow.errors import NotFound
+from stepflow.store import keys, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.blobs.memory import MemoryBackend
 from stepflow.store.etcd.config import EtcdConfig
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from support.etcd import EtcdServer
 
+    from control_plane.archive.policy import RetentionPolicy
     from stepflow.store import Store
 
 FLOWS = ("chain", "map", "large values")
