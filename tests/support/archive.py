@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from control_plane.archive.counters import ArchiveCounters
 from control_plane.archive.ended_runs import EndedRuns
@@ -12,14 +14,22 @@ from control_plane.archive.packer import Packer
 from control_plane.archive.policy import RetentionPolicy
 from control_plane.archive.tombstones import finish_deletions
 from control_plane.archive.upkeep import Upkeep
-from stepflow.store import Delete, Txn, created_at, keys, put
+from control_plane.control_plane import ControlPlane
+from control_plane.run_list import RunFilter
+from stepflow.store import Delete, Txn, created_at, keys, put, range_all
 from stepflow.store.blobs import BlobStore
+from stepflow.store.blobs.memory import MemoryBackend
+from stepflow.store.etcd.config import EtcdConfig
+from stepflow.store.etcd.store import EtcdStore
+from stepflow.store.sqlite.store import SqliteStore
+from support.corpus import CORPUS
+from support.packing import answers, listings, run_world, store_run
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from stepflow.store import Compare, Store
-    from stepflow.store.blobs.memory import MemoryBackend
+    from support.etcd import EtcdServer
 
 FAR_MS = 2**50
 """A time after all ends."""
@@ -142,4 +152,75 @@ class AtStep:
             self._working = False
 
 
-__all__ = ["FAR_MS", "ArchiveLeaders", "AtStep", "Crash", "Term"]
+FLOWS = ("chain", "map", "large values")
+"""Flows of the corpus that the runs have: small, with sub-runs, with blobs."""
+
+
+class PackingWorld:
+    """A store with a few ended runs, and the leaders and readers over it."""
+
+    def __init__(self, store: Store, policy: RetentionPolicy | None = None) -> None:
+        self.store = store
+        self.backend = MemoryBackend()
+        self.blobs = BlobStore(self.backend)
+        self.leaders = ArchiveLeaders(store, self.backend, policy)
+        self.control = ControlPlane(store, self.blobs)
+        self.run_ids: list[str] = []
+
+    async def fill(self, *names: str) -> None:
+        """Put a run into the store for each of the flows, and further ones of the first."""
+        for number, name in enumerate(names or FLOWS, 1):
+            world = run_world(number, CORPUS[name], inputs=[{"n": 1}])
+            world.run()
+            self.run_ids.append(await store_run(self.store, self.blobs, world, [1, 2], created_at_ms=900_000 + number))
+
+    async def answers(self, run_ids: list[str] | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            run_id: await answers(self.control, self.blobs, run_id) for run_id in run_ids or self.run_ids
+        }
+        return found | await listings(self.control)
+
+    async def glance(self) -> None:
+        """Check that each run is there, once, with its items."""
+        for run_id in self.run_ids:
+            assert (await self.control.get_run(run_id)).terminal
+            assert await self.control.items(run_id)
+        page, token = await self.control.run_list.page(RunFilter(), 1000, "")
+        assert sorted(view.run_id for view in page) == sorted(self.run_ids)
+        assert not token
+
+    async def kept(self) -> set[str]:
+        """Return the kinds of keys of runs that the store has."""
+        kinds = (keys.RUNS, keys.STATUS, keys.RESULTS, keys.JOURNAL, keys.INBOX, keys.BY_AGE, keys.DELETED)
+        return {kind for kind in kinds if (await self.store.range(kind, limit=1)).items}
+
+    async def manifests(self) -> set[str]:
+        return {keys.parse_segment(item.key) async for item in range_all(self.store, keys.SEGMENTS)}
+
+
+@asynccontextmanager
+async def opened(etcd: EtcdServer | None, policy: RetentionPolicy | None = None) -> AsyncIterator[PackingWorld]:
+    store: Any
+    if etcd is None:
+        store = await SqliteStore.open(":memory:")
+    else:
+        store = await EtcdStore.open(EtcdConfig.parse(etcd.endpoint, prefix=f"{uuid4().hex[:16]}/"))
+    world = PackingWorld(store, policy)
+    try:
+        await world.control.start(lead=False)
+        yield world
+    finally:
+        await world.control.close()
+        await store.close()
+
+
+async def check_left(world: PackingWorld) -> None:
+    """Check that nothing is left in the store, and no object that no manifest names, after a day."""
+    assert await world.kept() == set()
+    last = await world.leaders.term()
+    await last.begin()
+    await last.upkeep.delete_orphans(now_s=FAR_MS / 1000)
+    assert world.leaders.objects() == await world.manifests()
+
+
+__all__ = ["FAR_MS", "ArchiveLeaders", "AtStep", "Crash", "PackingWorld", "Term", "check_left", "opened"]
