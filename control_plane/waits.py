@@ -87,7 +87,7 @@ class Waits:
         self._store = store
         self._grouping = grouping
         self._on_change = on_change
-        self._ended_runs = ended_runs or EndedRuns()
+        self._ended_runs = EndedRuns() if ended_runs is None else ended_runs
         self._activity = activity
         self._waited: dict[str, _Waited] = {}
 

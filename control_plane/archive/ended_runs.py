@@ -1,7 +1,7 @@
 """The runs in the store that have ended, in the order of their ends: what the leader packs next.
 
-- Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each gap
-  of the watch. The store holds only runs that live or linger, so the list is short.
+- Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each
+  gap of the watch. The store holds only runs that live or linger, so the list is short.
 - A hint: whoever packs a run reads it, and checks that it has ended.
 - A run of several partitions is here while none of those that were seen is running; the reader finds out if there are
   others.
@@ -74,11 +74,11 @@ class EndedRuns:
             return
         for event in events:
             if event.kind == "put":
-                guarded(log, "a status", self._note, event.kv, False)
+                guarded(log, "a status", self._on_status, event.kv)
             else:
                 self._discard(*keys.parse_status(event.kv.key))
 
-    async def list(self, store: Store) -> dict[str, tuple[int, int]]:
+    async def list_all(self, store: Store) -> dict[str, tuple[int, int]]:
         """List the statuses. Return, by run, its creation time and the create revision of a status.
 
         Raises: StepflowError.
@@ -87,7 +87,7 @@ class EndedRuns:
         created: dict[str, tuple[int, int]] = {}
         async for item in range_all(store, keys.STATUS):
             try:
-                run_id, created_at_ms = self._note(item, True)
+                run_id, created_at_ms = self._note(item, listed=True)
             except Exception as error:
                 log.error("a status cannot be read", key=item.key, error=str(error))
                 continue
@@ -128,7 +128,10 @@ class EndedRuns:
             heapq.heappop(self._by_end)
         return None
 
-    def _note(self, item: KeyValue, listed: bool) -> tuple[str, int]:
+    def _on_status(self, item: KeyValue) -> None:
+        self._note(item, listed=False)
+
+    def _note(self, item: KeyValue, *, listed: bool) -> tuple[str, int]:
         run_id, partition = keys.parse_status(item.key)
         status = state_pb2.PartitionStatus.FromString(item.value)
         created_at_ms = status.created_at_ms

@@ -1,7 +1,7 @@
 """The archive's work while this replica leads: packing, the end of deletions, upkeep, and old shared blobs.
 
-- One task does it all in turn, so no segment is rewritten while runs are packed into another, and a deletion meets no run
-  that is between the store and a segment.
+- One task does it all in turn, so no segment is rewritten while runs are packed into another, and no deletion ends
+  while its run is between the store and a segment.
 - A failure of one kind of work pauses this kind only. While the blob store refuses objects, ended runs wait in the
   store.
 - Busy meshes pack every second; idle ones wait, so that a segment has many runs.
@@ -14,9 +14,9 @@ import time
 from typing import TYPE_CHECKING
 
 from control_plane.archive.counters import ArchiveCounters
-from control_plane.archive.deletions import finish_deletions
 from control_plane.archive.led_segments import LedSegments
 from control_plane.archive.packer import Packer
+from control_plane.archive.tombstones import finish_deletions
 from control_plane.archive.upkeep import Upkeep
 from control_plane.run_index import RunIndex
 from control_plane.shared_blobs import sweep_shared_blobs
@@ -145,7 +145,7 @@ class _Term:
 
     async def list_runs(self, *, complete: bool = False) -> None:
         """List the statuses of the store; `complete`: add what the index by age lacks. Raises: StepflowError."""
-        created = await self._ended_runs.list(self._store)
+        created = await self._ended_runs.list_all(self._store)
         if complete:
             async for item in range_all(self._store, keys.PENDING):
                 created.setdefault(keys.tail(keys.PENDING, item.key), (0, item.create_revision))
@@ -191,7 +191,8 @@ class _Term:
             await self._upkeep.delete_orphans()
         if now_s >= self._shared_due_s:
             self._shared_due_s = now_s + min(HOURLY_S, self._policy.blobs_s)
-            await sweep_shared_blobs(self._store, self._blobs, time.time() - self._policy.blobs_s, self._fence)
+            before_s = time.time() - self._policy.blobs_s
+            await sweep_shared_blobs(self._store, self._blobs, before_s, self._fence, self._segments.named_blobs)
 
     async def _try(self, kind: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do one kind of work, unless it failed a moment ago. Raises: FailedPrecondition `NOT_LEADING`."""

@@ -2,8 +2,8 @@
 
 - Every change is one transaction that compares the leadership and the manifests that it replaces, and puts
   `segments-head`. It is sent again until it is decided.
-- A run is found by the fingerprints of the manifests, then in the id block of the object. A lookup of many runs costs two
-  searches per segment, whatever its size.
+- A run is found by the fingerprints of the manifests, then in the id block of the object. A lookup of many runs costs
+  two searches per segment, whatever its size.
 """
 
 from __future__ import annotations
@@ -66,11 +66,6 @@ class LedSegments:
         async for item in range_all(self._store, keys.SEGMENTS):
             self._note(item)
 
-    @property
-    def bytes(self) -> int:
-        """Size of all objects, removed runs included."""
-        return sum(manifest.bytes for manifest in self.manifests.values())
-
     async def change(self, put: Mapping[str, pb.SegmentManifest], removed: Collection[str] = ()) -> None:
         """Put and delete manifests in one transaction, at most `CHANGES_MAX`.
 
@@ -129,6 +124,22 @@ class LedSegments:
                 number = tail.number(run_id)
                 if number is not None and number not in removed:
                     found.setdefault(run_id, []).append((name, number))
+        return found
+
+    async def named_blobs(self) -> set[bytes] | None:
+        """Return the ids of the shared blobs that the requests of the runs may name; None for any.
+
+        Raises: StepflowError, of the blob store.
+        """
+        found: set[bytes] = set()
+        for name, manifest in list(self.manifests.items()):
+            if manifest.format > FORMAT:
+                return None
+            tail = None if manifest.expiring else await self.tail(name)
+            if tail is not None:
+                if tail.named_blobs is None:
+                    return None
+                found |= tail.named_blobs
         return found
 
     async def tail(self, name: str) -> SegmentTail | None:

@@ -9,13 +9,14 @@ The order makes each run readable at any moment, and continuable after a crash a
    statuses: of a run that is packed already, only the keys are deleted.
 
 - A client may delete a run at any of these points. It leaves the key `deleted/`, which hides the copy of the segment
-  until `deletions` has removed it; a run whose key exists is not packed.
+  until `tombstones` has removed it; a run whose key exists is not packed.
 - Memory holds a batch of runs, never a whole segment.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from control_plane.archive.builder import SegmentBuilder
@@ -27,14 +28,17 @@ from control_plane.archive.run_keys import (
     delete_large,
     delete_runs,
     has_blobs,
+    named_blobs,
     pages_of,
     read_runs,
 )
-from stepflow.errors import StepflowError
+from control_plane.shared_blobs import blob_ids
+from control_plane.threads import off_loop
+from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from control_plane.archive.counters import ArchiveCounters
     from control_plane.archive.ended_runs import EndedRun, EndedRuns
@@ -141,7 +145,7 @@ class Packer:
         log.debug("runs packed", segment=name, runs=manifest.runs, bytes=manifest.bytes)
         return max(manifest.bytes / SEGMENT_BYTES, manifest.runs / SEGMENT_RUNS_MAX)
 
-    async def _packable(self, left: list[EndedRun]) -> AsyncIterator[list[RunKeys]]:
+    async def _packable(self, left: list[EndedRun]) -> AsyncGenerator[list[RunKeys], None]:
         """Take runs from `left`, in batches; yield those that are to be packed, and finish those that are packed."""
         while left:
             taken, left[:BATCH_RUNS] = left[:BATCH_RUNS], []
@@ -151,13 +155,13 @@ class Packer:
 
             batch: list[RunKeys] = []
             for read in reads:
-                if read.deleted:  # until `deletions` has finished that: its key would hide the copy
-                    self._ended_runs.put_back([read.run])
-                elif read.record is None:
+                if read.record is None:
                     if read.names:  # the deletion of a packed run, or of an expired one, broke off
                         await delete_large(self._store, self._fence, read)
                 elif not read.ended:
                     continue  # its next status tells
+                elif read.deleted:  # an earlier run of the id; its key would hide the copy
+                    self._ended_runs.put_back([read.run])
                 elif read.run.run_id in held:
                     await delete_runs(self._store, self._fence, [read])
                 else:
@@ -167,17 +171,31 @@ class Packer:
 
     async def _bodies(self, builder: SegmentBuilder, batch: Sequence[RunKeys]) -> AsyncIterator[bytes]:
         """Add runs to a segment, and yield its bytes."""
+        # 1. Ids of shared blobs in inputs that lie in the blob store.
+        for read in batch:
+            for blob in read.input_blobs:
+                with contextlib.suppress(NotFound, DataLoss):
+                    content = (await self._blobs.get(blob, scope=read.run.run_id))[0]
+                    builder.add_named(await off_loop(len(content), blob_ids, content))
+
+        # 2. The runs.
         yield await asyncio.to_thread(_add_whole, builder, [read for read in batch if read.whole])
         for read in batch:
             if not read.whole:
-                builder.begin_run(read.run.run_id, has_blobs=True)
+                builder.add_named(named_blobs(read))
+                builder.begin_run(read.run.run_id)
                 async for page in pages_of(self._store, read):
                     yield await asyncio.to_thread(builder.add_items, page)
                 yield builder.end_run()
 
 
 def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys]) -> bytes:
-    return b"".join([builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read)) for read in batch])
+    return b"".join(
+        [
+            builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read), named=named_blobs(read))
+            for read in batch
+        ]
+    )
 
 
 __all__ = ["SEGMENT_BYTES", "SEGMENT_RUNS_MAX", "Packer"]

@@ -18,7 +18,7 @@ class RetentionPolicy:
     """How long ended runs and shared blobs are kept, and how many bytes of runs."""
 
     store_bytes_max: int = 1024**3
-    """Size of the store in use above which a run is packed as soon as it ends. From half of it on the linger shrinks."""
+    """Size of the store in use above which a run is packed as it ends. From half of it on the linger shrinks."""
     journals_s: float = 24 * 3600.0
     runs_s: float = 7 * 24 * 3600.0
     blobs_s: float = 30 * 24 * 3600.0

@@ -13,6 +13,7 @@ import asyncio
 import heapq
 from bisect import bisect_right
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -29,12 +30,12 @@ from control_plane.archive.format import (
 )
 from control_plane.archive.manifests import Manifests
 from control_plane.threads import off_loop
-from stepflow.errors import DataLoss, NotFound
+from stepflow.errors import DataLoss, FailedPrecondition, NotFound, StepflowError
 from stepflow.store import PAGE_BYTES_MAX, PAGE_KEYS_MAX, Get, KeyValue, Page, Range
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 
     from control_plane.archive.manifests import KnownSegment
     from stepflow.mesh.v1 import segments_pb2 as pb
@@ -127,7 +128,21 @@ class Archive:
         Raises: as `read`.
         """
 
-        return await self._repeated(lambda: self._entries_behind(position, limit))
+        skipped: set[str] = set()
+        while True:
+            try:
+                return await self._repeated(lambda: self._entries_behind(position, limit, skipped))
+            except (DataLoss, FailedPrecondition) as error:  # a damaged segment must not hide the others
+                segment_id = error.details.get("segment_id")
+                if segment_id is None or segment_id in skipped:
+                    raise
+                skipped.add(segment_id)
+                log.error(
+                    "runs of a segment cannot be listed",
+                    segment_id=segment_id,
+                    reason=error.reason,
+                    error=error.message,
+                )
 
     async def _repeated(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Do work with the known segments; again with newer ones if an object is gone."""
@@ -140,7 +155,11 @@ class Archive:
                 await self.manifests.refresh()
                 if before == self.manifests.segments:
                     break
-        raise DataLoss("SEGMENT_MISSING", f"the object {gone} with ended runs is missing from the blob store")
+        raise DataLoss(
+            "SEGMENT_MISSING",
+            f"the object {gone} with ended runs is missing from the blob store",
+            segment_id=gone.rpartition("/")[2],
+        )
 
     # A run.
 
@@ -190,7 +209,8 @@ class Archive:
             memory = OVERHEAD_FACTOR * place.index_bytes + (place.bytes if small else 0)
             return _Body(index, raw[: -place.index_bytes] if small else None), memory
 
-        return await self._cache.get(("body", packed.segment.id, packed.number), load)
+        with _named(packed.segment):
+            return await self._cache.get(("body", packed.segment.id, packed.number), load)
 
     # Parts of segments.
 
@@ -202,7 +222,8 @@ class Archive:
             raw = await self._objects.read(object_name(segment.id), manifest.tail_offset, size)
             return await off_loop(len(raw), decode_tail, raw), OVERHEAD_FACTOR * len(raw)
 
-        return await self._cache.get(("tail", segment.id, 0), load)
+        with _named(segment):
+            return await self._cache.get(("tail", segment.id, 0), load)
 
     async def _list_block(self, segment: KnownSegment, block: int) -> Sequence[pb.ListedRun]:
         place = (await self._tail(segment)).lists[block]
@@ -211,18 +232,21 @@ class Archive:
             raw = await self._objects.read(object_name(segment.id), place.offset, place.bytes)
             return decode_list(place, raw), OVERHEAD_FACTOR * len(raw)
 
-        return await self._cache.get(("list", segment.id, block), load)
+        with _named(segment):
+            return await self._cache.get(("list", segment.id, block), load)
 
     # Lists.
 
-    async def _entries_behind(self, position: tuple[int, str] | None, limit: int) -> list[pb.ListedRun]:
+    async def _entries_behind(
+        self, position: tuple[int, str] | None, limit: int, skipped: Container[str]
+    ) -> list[pb.ListedRun]:
         behind = NEWEST if position is None else list_order(*position)
 
         # 1. A segment is in the heap by a bound on its next run: from the manifest, until its turn comes.
         heap: list[tuple[tuple[int, str], str, _SegmentCursor]] = []
         for segment in self.manifests.segments.values():
             newest_ms = segment.newest_behind(-behind[0])
-            if newest_ms is not None and not segment.manifest.expiring:
+            if newest_ms is not None and not segment.manifest.expiring and segment.id not in skipped:
                 heap.append((list_order(newest_ms, ""), segment.id, _SegmentCursor(segment, behind)))
         heapq.heapify(heap)
 
@@ -267,6 +291,17 @@ class _SegmentCursor:
 
 def _order(listed: pb.ListedRun) -> tuple[int, str]:
     return list_order(listed.created_at_ms, listed.run_id)
+
+
+@contextmanager
+def _named(segment: KnownSegment) -> Iterator[None]:
+    """Add the id of the segment to an error of its contents."""
+    try:
+        yield
+    except StepflowError as error:
+        if error.reason in ("SEGMENT_CORRUPT", "SEGMENT_UNKNOWN"):
+            error.details["segment_id"] = segment.id
+        raise
 
 
 def _page(index: RunBody, positions: range, limit: int) -> range:

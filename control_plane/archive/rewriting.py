@@ -97,6 +97,7 @@ class _Source:
         tail = await self._segments.tail(self._name)
         listed = await listed_runs(self._blobs, self._segments, self._name)
         assert tail is not None
+        builder.add_named(tail.named_blobs)
         bodies = sorted(((tail.body(each.number), each) for each in listed), key=lambda body: body[0].offset)
         for group in _pieces(bodies):
             first, last = group[0][0], group[-1][0]

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from google.protobuf.message import DecodeError
 
+from control_plane.shared_blobs import blob_ids
 from control_plane.views import TERMINAL
 from stepflow.errors import DataLoss, FailedPrecondition
 from stepflow.journal import parse_record, partition_count
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-RUNS_PER_READ = 15
-"""Runs read in one transaction, with eight operations each."""
+RUNS_PER_READ = 17
+"""Runs read in one transaction, with seven operations each."""
 
 FIRST_KEYS = 8
 """Keys of each kind read with the run; further ones take reads of their own."""
@@ -74,7 +76,7 @@ KINDS = (
 _BLOB = re.compile(rb"@[0-9a-f]{64}")
 """The id of a blob in a message: a string of 64 digits, behind its length."""
 
-assert RUNS_PER_READ * (len(KINDS) + 3) <= TXN_OPS
+assert RUNS_PER_READ * (len(KINDS) + 2) <= TXN_OPS
 assert FIRST_KEYS > SMALL_RUN_KEYS
 
 
@@ -91,12 +93,16 @@ class RunKeys:
     ended: bool = False
     partitions: int = 1
     by_age: str = ""
-    """Key of the entry in the index by age; empty if there is none."""
+    """Key of the entry in the index by age."""
     items: list[KeyValue] = field(default_factory=list)
-    """The key-values without `by_age`, in order; if not `whole`, those of `status/` only."""
+    """The key-values, in order; if not `whole`, those of `status/` only."""
     names: list[str] = field(default_factory=list)
     """The keys of `items`, which stay when `release` drops those."""
     whole: bool = True
+    input_blobs: tuple[str, ...] = ()
+    """Blobs of the run that hold its inputs."""
+    hashes: tuple[str, ...] = ()
+    """What looks like the id of a shared blob in the record, and is none."""
 
     def release(self) -> None:
         """Drop the values: only the deletion follows."""
@@ -118,17 +124,17 @@ async def read_runs(store: Store, runs: Sequence[EndedRun]) -> list[RunKeys]:
 async def _read_group(store: Store, runs: Sequence[EndedRun]) -> list[RunKeys]:
     ops: list[Op] = []
     for run in runs:
-        ops += Get(keys.run(run.run_id)), Get(keys.by_age(run.run_id, run.created_at_ms)), Get(keys.deleted(run.run_id))
+        ops += Get(keys.run(run.run_id)), Get(keys.deleted(run.run_id))
         ops += [Range(prefix(run.run_id), limit=FIRST_KEYS) for prefix in KINDS]
     result = await store.txn(Txn((), tuple(ops)))
 
     found: list[RunKeys] = []
-    per_run = len(KINDS) + 3
+    per_run = len(KINDS) + 2
     for index, run in enumerate(runs):
-        record, by_age, deleted, *pages = result.responses[index * per_run : (index + 1) * per_run]
+        record, deleted, *pages = result.responses[index * per_run : (index + 1) * per_run]
         assert record is None or isinstance(record, KeyValue)
         read = RunKeys(run, result.revision, record, deleted is not None)
-        read.by_age = by_age.key if isinstance(by_age, KeyValue) else ""
+        read.by_age = keys.by_age(run.run_id, run.created_at_ms)
         await _fill(store, read, [page for page in pages if isinstance(page, Page)])
         found.append(read)
     return found
@@ -168,10 +174,14 @@ def _has_ended(read: RunKeys, statuses: Sequence[KeyValue]) -> bool:
         return False
     read.partitions = max(1, len(statuses))
     if read.record is not None:
-        try:
-            read.partitions = partition_count(parse_record(read.run.run_id, read.record.value))
-        except DataLoss:  # packed as it is: readers tell of it as before
-            pass
+        with contextlib.suppress(DataLoss):  # packed as it is: readers tell of it as before
+            record = parse_record(read.run.run_id, read.record.value)
+            read.partitions = partition_count(record)
+            # Not as listed: it may be another run of the same id.
+            read.by_age = keys.by_age(read.run.run_id, record.created_at_ms)
+            inputs = [payload.blob for payload in record.inputs if payload.blob]
+            read.input_blobs = (*record.partition_inputs, *inputs)
+            read.hashes = (record.flow_id, record.request_hash, *read.input_blobs)
     return bool(statuses) and terminal and len(statuses) == read.partitions
 
 
@@ -207,20 +217,17 @@ async def pages_of(store: Store, read: RunKeys) -> AsyncIterator[list[KeyValue]]
 
 def has_blobs(read: RunKeys) -> bool:
     """Return True if the key-values of a run may name a blob of the run; also True for a run that is not whole."""
-    if not read.whole:
+    if not read.whole or read.input_blobs:
         return True
-    for item in read.items:
-        if item.key.startswith(keys.RUNS):
-            continue  # its hashes look like blobs
-        if _BLOB.search(item.value):
-            return True
+    # Not the record: its hashes look like blobs.
+    return any(_BLOB.search(item.value) for item in read.items if not item.key.startswith(keys.RUNS))
+
+
+def named_blobs(read: RunKeys) -> set[bytes]:
+    """Return the ids of the shared blobs that the record of a run may name: any 64 hexadecimal digits."""
     if read.record is None:
-        return False
-    try:
-        record = state_pb2.RunRecord.FromString(read.record.value)
-    except DecodeError:
-        return True
-    return bool(record.partition_inputs) or any(payload.blob for payload in record.inputs)
+        return set()
+    return blob_ids(read.record.value) - {bytes.fromhex(text) for text in read.hashes if len(text) == 64}
 
 
 async def delete_runs(store: Store, fence: Compare, runs: Sequence[RunKeys]) -> None:
@@ -254,15 +261,10 @@ def _is_small(read: RunKeys) -> bool:
 def _deletes(read: RunKeys) -> list[Op]:
     """Return the deletions of all keys of a small run."""
     assert read.record is not None
-    singles = list(read.names)
-    if read.by_age:
-        singles.append(read.by_age)
-    if len(singles) <= SMALL_RUN_KEYS:
-        return [Delete(key) for key in singles]
+    if len(read.names) <= SMALL_RUN_KEYS:
+        return [Delete(key) for key in (*read.names, read.by_age)]
 
-    ops: list[Op] = [Delete(read.record.key)]
-    if read.by_age:
-        ops.append(Delete(read.by_age))
+    ops: list[Op] = [Delete(read.record.key), Delete(read.by_age)]
     run_id = read.run.run_id
     present_kinds = {name.partition("/")[0] for name in read.names}
     ops += [DeletePrefix(prefix) for kind in KINDS if (prefix := kind(run_id)).partition("/")[0] in present_kinds]
@@ -290,9 +292,9 @@ async def delete_large(store: Store, fence: Compare, read: RunKeys) -> None:
     run_id = read.run.run_id
     record_key = keys.run(run_id)
     if read.record is not None:
-        first = [Delete(record_key), *([Delete(read.by_age)] if read.by_age else [])]
+        first = Delete(record_key), Delete(read.by_age)
         unchanged = modified_at(record_key, read.record.mod_revision)
-        if not (await store.txn(Txn((fence, unchanged), tuple(first)))).succeeded:
+        if not (await store.txn(Txn((fence, unchanged), first))).succeeded:
             await check_leading(store, fence)
             return  # a client has deleted it
 
@@ -305,9 +307,8 @@ async def delete_large(store: Store, fence: Compare, read: RunKeys) -> None:
     ]
     steps += [(DeletePrefix(kind(run_id)),) for kind in KINDS[:-1]]
 
-    # 3. The statuses last: while one exists, a later leader finds the rest. An entry of lists without its run goes, too.
-    entry = Delete(keys.by_age(run_id, read.run.created_at_ms))
-    steps.append((DeletePrefix(keys.status_of_run(run_id)), entry))
+    # 3. The statuses last: while one exists, a later leader finds the rest. An entry of lists without a run goes, too.
+    steps.append((DeletePrefix(keys.status_of_run(run_id)), Delete(read.by_age)))
     for ops in steps:
         if not (await store.txn(Txn(gone, ops))).succeeded:
             await check_leading(store, fence)
@@ -320,4 +321,13 @@ async def check_leading(store: Store, fence: Compare) -> None:
         raise FailedPrecondition("NOT_LEADING", "another control plane leads now")
 
 
-__all__ = ["RunKeys", "check_leading", "delete_large", "delete_runs", "has_blobs", "pages_of", "read_runs"]
+__all__ = [
+    "RunKeys",
+    "check_leading",
+    "delete_large",
+    "delete_runs",
+    "has_blobs",
+    "named_blobs",
+    "pages_of",
+    "read_runs",
+]

@@ -1,9 +1,11 @@
-"""Retention over SQLite: ended runs go by size budget, shared blobs by age; only the leader deletes."""
+"""The archive of a mesh over SQLite: ended runs leave the store, then expire; shared blobs go by age."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,21 +13,26 @@ from support import wait_until_async
 from support.api import api_mesh
 
 from control_plane.admission import RunRequest
+from control_plane.archive import keeper as keeper_module
+from control_plane.archive.keeper import ArchiveKeeper
+from control_plane.archive.led_segments import LedSegments
+from control_plane.archive.policy import RetentionPolicy
 from control_plane.deletion import delete_run
-from control_plane.retention import Retention, RetentionPolicy
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.signals import signal
 from stepflow.codec import Json, encode
-from stepflow.errors import FailedPrecondition, Invalid
+from stepflow.errors import NotFound
 from stepflow.flow import flow_from_tree
-from stepflow.store import created_at, keys, range_all
+from stepflow.mesh.v1 import formats_pb2
+from stepflow.store import created_at, keys, put, range_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from support.api import ApiMesh
 
-HOUR_MS = 3600 * 1000
+    from stepflow.store import Compare
+
 FLOW = flow_from_tree({"output": {"$input": ""}})
 SLEEP = flow_from_tree(
     {
@@ -48,6 +55,13 @@ PUTS_AND_WAITS = flow_from_tree(
         "output": {"$step": "wait"},
     }
 )
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the archive look for work, and pack it, without pauses."""
+    monkeypatch.setattr(keeper_module, "TICK_S", 0.02)
+    monkeypatch.setattr(keeper_module, "PAUSE_S_MIN", 0.0)
 
 
 @pytest.fixture
@@ -74,13 +88,25 @@ async def made_by(mesh: ApiMesh, run_id: str) -> str:
             await asyncio.sleep(0.01)
 
 
-async def retention(mesh: ApiMesh, **policy: Any) -> tuple[Retention, Any]:
-    """Return a retention and the fence of the leader of the moment."""
-    await wait_until_async(lambda: mesh.mesh.control.leadership() is not None, "somebody leads")
-    leader = await mesh.store.get(keys.leader())
-    assert leader is not None
-    fence = created_at(keys.leader(), leader.create_revision)
-    return Retention(mesh.store, mesh.blobs, RetentionPolicy(**policy), lambda: fence), fence
+async def fence_of(mesh: ApiMesh) -> Compare:
+    """Return the fence of the leader of the moment."""
+    await wait_until_async(lambda: mesh.mesh.control.leadership() is not None, "a control plane leads")
+    fence = mesh.mesh.control.leadership()
+    assert fence is not None
+    return fence
+
+
+@asynccontextmanager
+async def keeping(mesh: ApiMesh, **policy: Any) -> AsyncIterator[ArchiveKeeper]:
+    """Run the archive of the mesh's control plane."""
+    control = mesh.mesh.control
+    chosen = RetentionPolicy(**({"linger_s": 0.0, "formats_grace_s": 0.0} | policy))
+    keeper = ArchiveKeeper(mesh.store, mesh.blobs, control.formats, control.ended_runs, chosen, control.leadership)
+    keeper.start()
+    try:
+        yield keeper
+    finally:
+        await keeper.close()
 
 
 async def keys_of(mesh: ApiMesh, run_id: str) -> set[str]:
@@ -90,24 +116,161 @@ async def keys_of(mesh: ApiMesh, run_id: str) -> set[str]:
     }
 
 
-async def end_ms(mesh: ApiMesh, run_id: str) -> int:
-    return (await mesh.mesh.control.get_run(run_id)).completed_at_ms or 0
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110  # store and blobs have no event for it
+            await asyncio.sleep(0.01)
 
 
-def test_over_the_budget_the_oldest_runs_go_first(api: Any) -> None:
+async def packed(mesh: ApiMesh, *run_ids: str) -> None:
+    """Wait until the runs have left the store."""
+
+    async def gone() -> bool:
+        return not [run_id for run_id in run_ids if await keys_of(mesh, run_id)]
+
+    await until(gone)
+
+
+def test_runs_that_have_ended_leave_the_store_and_answer_as_before(api: Any) -> None:
     mesh, run = api
 
     async def work() -> None:
-        ids = [await ended(mesh, b'"%s"' % (b"x" * 1000)) for _ in range(4)]
-        swept_by, fence = await retention(mesh, store_bytes_max=2 * 3500)
-        swept = await swept_by.sweep(fence, await end_ms(mesh, ids[-1]))
-        assert swept.removed == ids[: len(swept.removed)]
-        assert 1 <= len(swept.removed) <= 3
-        for gone in swept.removed:
-            assert await keys_of(mesh, gone) == set()
-        assert len((await swept_by.sweep(fence, await end_ms(mesh, ids[-1]))).removed) == 0
+        control = mesh.mesh.control
+        large = await ended(mesh, b'"%s"' % (b"y" * 100_000))
+        batch = await ended(mesh, *(b"%d" % number for number in range(130)))
+        sleeping = await control.submit(RunRequest(SLEEP, (b"1",)))
+        before = [(await control.get_run(each), await control.items(each)) for each in (large, batch)]
+        async with keeping(mesh) as keeper:
+            later = await ended(mesh)
+            waited = await control.wait(later)
+            await packed(mesh, large, batch, later)
+            assert "journal" in await keys_of(mesh, sleeping), "it has not ended"
+            assert [(await control.get_run(each), await control.items(each)) for each in (large, batch)] == before
+            assert await control.wait(later) == waited
+            counters = keeper.counters
+            await until(lambda: _true(counters.packed_runs == 3 and counters.segment_runs == 3))
+            assert counters.lag_s() == 0
+
+            await control.cancel(sleeping)
+            await packed(mesh, sleeping)
+            assert (await control.get_run(sleeping)).status == "cancelled"
 
     run(work())
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+def test_a_run_lingers_after_its_end_and_a_new_leader_packs_what_it_finds(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        run_id = await ended(mesh)
+        async with keeping(mesh, linger_s=3600.0) as keeper:
+            await until(lambda: _true(keeper.counters.waiting_runs == 1))
+            assert await keys_of(mesh, run_id) >= {"runs", "by-age", "status", "results", "journal"}
+        async with keeping(mesh):
+            await packed(mesh, run_id)
+
+    run(work())
+
+
+def test_a_store_full_of_runs_from_before_is_packed_after_the_grace(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        ids = [await ended(mesh) for _ in range(5)]
+        async with keeping(mesh, formats_grace_s=3600.0) as keeper:
+            await until(lambda: _true(keeper.counters.waiting_runs == 5))
+            assert not mesh.mesh.control.formats.active
+            assert (keeper.counters.packed_runs, keeper.counters.segments) == (0, 0)
+
+        found = await mesh.store.get(keys.formats())
+        assert found is not None
+        announced = formats_pb2.Formats.FromString(found.value)
+        announced.since_ms -= 3_600_000  # an hour later
+        await put(mesh.store, keys.formats(), announced.SerializeToString())
+        async with keeping(mesh):
+            await packed(mesh, *ids)
+            assert [(await mesh.mesh.control.get_run(each)).status for each in ids] == ["completed"] * 5
+
+    run(work())
+
+
+def test_expired_runs_are_gone_with_their_blobs(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        large = await ended(mesh, b'"%s"' % (b"y" * 100_000))
+        assert [path for path in mesh.blobs._backend._blobs if large in path]
+        async with keeping(mesh, runs_s=0.0, journals_s=0.0) as keeper:
+            await until(lambda: _true(keeper.counters.expired_runs == 1))
+            with pytest.raises(NotFound):
+                await mesh.mesh.control.get_run(large)
+            assert not [path for path in mesh.blobs._backend._blobs if large in path or "segments/" in path]
+
+    run(work())
+
+
+def test_runs_that_have_not_ended_stay_whatever_the_budget(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        control = mesh.mesh.control
+        run_id = await control.submit(RunRequest(SLEEP, (b"1",)))
+        other = await ended(mesh)
+        async with keeping(mesh, store_bytes_max=0, packed_bytes_max=0, runs_s=0.0, journals_s=0.0) as keeper:
+            await until(lambda: _true(keeper.counters.expired_runs == 1))
+            assert await keys_of(mesh, other) == set()
+            assert (await control.get_run(run_id)).status == "running"
+            await control.cancel(run_id)
+            await until(lambda: _true(keeper.counters.expired_runs == 2))
+
+    run(work())
+
+
+def test_a_leader_looks_through_the_shared_blobs(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        identity = await mesh.blobs.put(b"forgotten")
+        async with keeping(mesh, blobs_s=0.0):
+
+            async def gone() -> bool:
+                return identity not in await mesh.blobs.dates()
+
+            await until(gone)
+
+    run(work())
+
+
+def test_shared_blobs_that_packed_runs_name_stay_until_these_expire(api: Any) -> None:
+    mesh, run = api
+
+    async def work() -> None:
+        blobs, control = mesh.blobs, mesh.mesh.control
+        asked, staged, lost = [await blobs.put(name) for name in (b"asked", b"staged", b"lost")]
+        ids = [await ended(mesh, encode([asked])), await ended(mesh, encode([staged, "x" * 300_000]))]
+        async with keeping(mesh):
+            await packed(mesh, *ids)
+        fence = await fence_of(mesh)
+        segments = LedSegments(mesh.store, blobs, fence)
+        await segments.load()
+        sweep = partial(sweep_shared_blobs, mesh.store, blobs, time.time() + 60, fence, segments.named_blobs)
+        assert await sweep() == [lost]
+        for run_id in ids:
+            await delete_run(control.run_store, blobs, run_id, control.run_store.is_packed)
+        async with keeping(mesh):
+            await until(lambda: _no_segments(mesh))
+        await segments.load()
+        assert sorted(await sweep()) == sorted([asked, staged])
+
+    run(work())
+
+
+async def _no_segments(mesh: ApiMesh) -> bool:
+    return not (await mesh.store.range(keys.SEGMENTS)).items
 
 
 def test_shared_blobs_go_when_their_time_is_over_and_nothing_names_them(api: Any) -> None:
@@ -126,7 +289,7 @@ def test_shared_blobs_go_when_their_time_is_over_and_nothing_names_them(api: Any
         flow = {"name": "keeper", "output": {"$literal": ids["flow"]}}
         await control.store_flow(flow_from_tree(flow))
         copied = await ended(mesh, encode("x" * 300_000))  # lies in the run's own scope
-        _, fence = await retention(mesh)
+        fence = await fence_of(mesh)
         assert await sweep_shared_blobs(mesh.store, blobs, time.time() - 60, fence) == [], "all of them are young"
         removed = await sweep_shared_blobs(mesh.store, blobs, time.time() + 60, fence)
         assert removed == [ids["lost"]]
@@ -145,87 +308,3 @@ def test_shared_blobs_go_when_their_time_is_over_and_nothing_names_them(api: Any
     run(work())
 
 
-def test_whoever_leads_looks_through_the_shared_blobs(api: Any) -> None:
-    mesh, run = api
-
-    async def work() -> None:
-        identity = await mesh.blobs.put(b"forgotten")
-        by_leader, _ = await retention(mesh, blobs_s=0)
-        by_leader.start()
-        async with asyncio.timeout(20):
-            while identity in await mesh.blobs.dates():  # noqa: ASYNC110  # the blob store has no event for it
-                await asyncio.sleep(0.01)
-        await by_leader.close()
-
-    run(work())
-
-
-def test_journals_go_before_the_rest_of_a_run_does(api: Any) -> None:
-    mesh, run = api
-
-    async def work() -> None:
-        run_id = await ended(mesh)
-        at_ms = await end_ms(mesh, run_id)
-        swept_by, fence = await retention(mesh)
-        assert not (await swept_by.sweep(fence, at_ms + 23 * HOUR_MS)).stripped
-        assert (await swept_by.sweep(fence, at_ms + 25 * HOUR_MS)).stripped == [run_id]
-        assert await keys_of(mesh, run_id) == {"runs", "by-age", "status", "results"}
-        assert (await mesh.mesh.control.items(run_id))[0].status == "completed"
-        assert (await swept_by.sweep(fence, at_ms + 169 * HOUR_MS)).removed == [run_id]
-        assert await keys_of(mesh, run_id) == set()
-
-    run(work())
-
-
-def test_runs_that_have_not_ended_stay_whatever_the_budget(api: Any) -> None:
-    mesh, run = api
-
-    async def work() -> None:
-        control = mesh.mesh.control
-        run_id = await control.submit(RunRequest(SLEEP, (b"1",)))
-        swept_by, fence = await retention(mesh, store_bytes_max=0)
-        swept = await swept_by.sweep(fence, 2**50)
-        assert (swept.removed, swept.stripped) == ([], [])
-        await control.cancel(run_id)
-        await control.wait(run_id)
-        assert (await swept_by.sweep(fence, 2**50)).removed == [run_id]
-
-    run(work())
-
-
-def test_batches_and_the_blobs_of_runs_go_too(api: Any) -> None:
-    mesh, run = api
-
-    async def work() -> None:
-        large = await ended(mesh, b'"%s"' % (b"y" * 100_000))
-        batch = await ended(mesh, *(b"%d" % number for number in range(130)))
-        record = await mesh.store.get(keys.results(large, 0))
-        assert record is not None
-        swept_by, fence = await retention(mesh, store_bytes_max=0)
-        assert set((await swept_by.sweep(fence, 2**50)).removed) == {large, batch}
-        assert await keys_of(mesh, batch) == set()
-        assert not [path for path in mesh.blobs._backend._blobs if large in path]
-
-    run(work())
-
-
-def test_a_former_leader_removes_nothing(api: Any) -> None:
-    mesh, run = api
-
-    async def work() -> None:
-        ids = [await ended(mesh), await ended(mesh, b"1", *(b"2" for _ in range(70)))]
-        former = created_at(keys.leader(), 1)
-        swept_by = Retention(mesh.store, mesh.blobs, RetentionPolicy(store_bytes_max=0), lambda: former)
-        with pytest.raises(FailedPrecondition) as refused:
-            await swept_by.sweep(former, 2**50)
-        assert refused.value.reason == "NOT_LEADING"
-        for run_id in ids:
-            assert await keys_of(mesh, run_id) == {"runs", "by-age", "status", "results", "journal"}
-
-    run(work())
-
-
-def test_a_policy_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(Invalid) as refused:
-        RetentionPolicy(journals_s=10, runs_s=5)
-    assert refused.value.reason == "RETENTION_INVALID"
