@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
-    from control_plane.retention import RetentionPolicy
+    from control_plane.archive.policy import RetentionPolicy
     from stepflow.config import RetryConfig
 
 DEFAULT_PORT = 7840
@@ -59,7 +59,21 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1024**3,
         metavar="BYTES",
-        help="bound on ended runs in etcd, the oldest go first; default: 1 GiB",
+        help="size of etcd in use above which runs are packed into the blob store as they end; default: 1 GiB",
+    )
+    made.add_argument(
+        "--linger",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="keep a run in etcd after its end, less if etcd is half as full as that; default: %(default)s",
+    )
+    made.add_argument(
+        "--packed-bytes-max",
+        type=int,
+        default=64 * 1024**3,
+        metavar="BYTES",
+        help="bound on packed runs, without their blobs; those that ended first go first; default: 64 GiB",
     )
     made.add_argument(
         "--keep-journals",
@@ -83,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
         help="keep a shared blob without references after its last put; default: %(default)s",
     )
     made.add_argument(
+        "--formats-grace",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="time to update all control planes to this version before anything is written that earlier versions "
+        "cannot read; default: %(default)s",
+    )
+    made.add_argument(
         "--etcd-quota-bytes",
         type=int,
         default=4 * 1024**3,
@@ -95,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
     """Convert the options. Raises: StepflowError."""
-    from control_plane.retention import RetentionPolicy
+    from control_plane.archive.policy import RetentionPolicy
     from stepflow.config import load_config
 
     return ControlPlaneConfig(
@@ -106,6 +128,9 @@ def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
             journals_s=options.keep_journals * 3600,
             runs_s=options.keep_runs * 3600,
             blobs_s=options.keep_blobs * 3600,
+            linger_s=options.linger,
+            packed_bytes_max=options.packed_bytes_max,
+            formats_grace_s=options.formats_grace,
         ),
         retry=None if options.config is None else load_config(options.config).retry,
         etcd_quota_bytes=options.etcd_quota_bytes,
@@ -117,10 +142,10 @@ def read_options(options: argparse.Namespace) -> ControlPlaneConfig:
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     """Serve until the context ends. Raises: StepflowError."""
     from control_plane.api.server import ApiServer
+    from control_plane.archive.keeper import ArchiveKeeper
     from control_plane.control_plane import ControlPlane
     from control_plane.drains import Drains
     from control_plane.live_events import LiveEvents
-    from control_plane.retention import Retention
     from stepflow.store.blobs import BlobStore
     from stepflow.vital import Vitals
 
@@ -133,13 +158,13 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(store.close)
         blobs = BlobStore.open(common.blobs)
 
-        # 2. The control plane and its sweeps.
+        # 2. The control plane, and the archive of ended runs.
         control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
-        retention = Retention(store, blobs, config.retention, control.leadership)
-        stack.push_async_callback(retention.close)
-        retention.start()
+        archive = ArchiveKeeper(store, blobs, control.formats, control.ended_runs, config.retention, control.leadership)
+        stack.push_async_callback(archive.close)
+        archive.start()
 
         # 3. The API.
         live = LiveEvents(control.cluster, common.tls)
@@ -160,7 +185,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         address = await api.start(common.listen)
 
         # 4. Ready; at the end, probes turn first, then everything closes in reverse order.
-        await health.begin(store, vitals=lambda: Vitals(ended=[*control.ended(), *retention.ended()]))
+        await health.begin(store, vitals=lambda: Vitals(ended=[*control.ended(), *archive.ended()]))
         process.ready("control_plane", control.id, address)
         yield
         await health.drain()

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.admission import Admission
+from control_plane.archive.ended_runs import EndedRuns
 from control_plane.archive.packed_runs import PackedRuns
 from control_plane.archive.reader import Archive
 from control_plane.archive.run_store import RunStore
 from control_plane.cancel import Canceller
 from control_plane.cluster import Cluster
 from control_plane.flow_store import FlowStore
+from control_plane.formats import Formats
 from control_plane.leader import Leader
 from control_plane.listing import Listing
 from control_plane.liveness import Liveness
@@ -69,6 +71,8 @@ class ControlPlane:
         self._leader = Leader(store, self.cluster, self.id, liveness, lease_ttl_s=lease_ttl_s)
 
         # Clients' calls.
+        self.formats = Formats(store)
+        """From when on the mesh writes what older versions cannot read."""
         self._archive = Archive(store, blobs)
         self.run_store = RunStore(store, self._archive)
         """The store for readers of runs: it answers for packed runs, too."""
@@ -79,7 +83,9 @@ class ControlPlane:
         """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
-        self._waits = Waits(self.run_store, self._grouping, self._leader.look)
+        self.ended_runs = EndedRuns()
+        """What the leader packs next."""
+        self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.ended_runs)
         self._flows = FlowStore(store)
         self.admission = Admission(
             self._flows, packed, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look
@@ -94,6 +100,7 @@ class ControlPlane:
         self._tasks = [
             asyncio.create_task(self._waits.follow(), name="watch statuses"),
             asyncio.create_task(self._archive.manifests.follow(), name="watch segments"),
+            asyncio.create_task(self.formats.follow(), name="watch formats"),
         ]
         await self.cluster.start()
         if lead:

@@ -2,7 +2,7 @@
 
 - Each put of a blob restarts its age.
 - A blob stays while referenced: by the request of a kept run (inputs, variables, overrides), by the journal, inbox or
-  blobs of a run in progress, by a stored flow, or by another referenced blob.
+  blobs of a run in progress, by a stored flow, or by another referenced blob. Segments list what their runs request.
 - Any 64 hexadecimal digits count as a reference: text that only looks like an id keeps a blob, and never loses a blob.
 - References are searched only if there is an old blob.
 
@@ -22,7 +22,8 @@ from stepflow.store import Txn, keys, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Set as AbstractSet
 
     from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
@@ -41,10 +42,22 @@ INLINE_SCAN_BYTES_MAX = 64 * 1024
 _IDS = re.compile(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 
 
-async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fence: Compare) -> list[str]:
+def blob_ids(content: bytes) -> set[bytes]:
+    """Return what may be ids of blobs in a content: 32 bytes each."""
+    return {bytes.fromhex(text.decode()) for text in _IDS.findall(content)}
+
+
+async def sweep_shared_blobs(
+    store: Store,
+    blobs: BlobStore,
+    before_s: float,
+    fence: Compare,
+    packed: Callable[[], Awaitable[AbstractSet[bytes] | None]] | None = None,
+) -> list[str]:
     """Remove unreferenced shared blobs last put before `before_s`; return the removed ids.
 
-    `before_s`: Unix time. `fence`: this replica leads. Raises: StepflowError.
+    `before_s`: Unix time. `fence`: this replica leads. `packed`: returns the ids that packed runs may name; None for
+    any. Raises: StepflowError.
     """
     # 1. List the old blobs.
     dates = await blobs.dates()
@@ -53,7 +66,10 @@ async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fe
         return []
 
     # 2. Find the referenced ones.
-    kept = await _referenced(store, blobs, set(dates))
+    named = await packed() if packed is not None else set()
+    if named is None:
+        return []
+    kept = await _referenced(store, blobs, set(dates), named)
 
     # 3. Remove the others; a put since step 1 keeps its blob.
     removed: list[str] = []
@@ -70,23 +86,27 @@ async def sweep_shared_blobs(store: Store, blobs: BlobStore, before_s: float, fe
     return removed
 
 
-async def _referenced(store: Store, blobs: BlobStore, shared: set[str]) -> set[str]:
-    """Return the ids of the shared blobs with a reference, direct or through other blobs."""
+async def _referenced(store: Store, blobs: BlobStore, shared: set[str], named: AbstractSet[bytes]) -> set[str]:
+    """Return the ids of the shared blobs with a reference, direct or through other blobs.
+
+    `named`: ids that packed runs name.
+    """
     referenced: set[str] = set()
     pending: list[str] = []
 
-    async def scan(content: bytes) -> None:
-        if len(content) > INLINE_SCAN_BYTES_MAX:
-            found = await asyncio.to_thread(_IDS.findall, content)
-        else:
-            found = _IDS.findall(content)
-
-        for text in found:
-            identity = text.decode().lower()
+    def note(found: AbstractSet[bytes]) -> None:
+        for identity in map(bytes.hex, found):
             if identity in shared and identity not in referenced:
                 referenced.add(identity)
                 pending.append(identity)
 
+    async def scan(content: bytes) -> None:
+        if len(content) > INLINE_SCAN_BYTES_MAX:
+            note(await asyncio.to_thread(blob_ids, content))
+        else:
+            note(blob_ids(content))
+
+    note(named)
     async for content in _contents_of_runs(store, blobs):
         await scan(content)
     async for item in range_all(store, keys.FLOWS):
@@ -131,4 +151,4 @@ def _inputs(record: state_pb2.RunRecord) -> list[str]:
     return [*record.partition_inputs, *(payload.blob for payload in record.inputs if payload.blob)]
 
 
-__all__ = ["sweep_shared_blobs"]
+__all__ = ["blob_ids", "sweep_shared_blobs"]

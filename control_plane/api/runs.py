@@ -129,7 +129,8 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         return runs_pb2.SignalRunResponse(signal_id=signal_id)
 
     async def DeleteRun(self, request: runs_pb2.DeleteRunRequest, _: Any) -> runs_pb2.DeleteRunResponse:
-        await delete_run(self._store, self._blobs, parse_run_id(request.run_id))
+        is_packed = self._control.run_store.is_packed
+        await delete_run(self._store, self._blobs, parse_run_id(request.run_id), is_packed)
         return runs_pb2.DeleteRunResponse()
 
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, _: Any) -> runs_pb2.ListRunsResponse:

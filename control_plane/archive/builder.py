@@ -36,13 +36,16 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from stepflow.store import KeyValue
 
 LIST_BLOCK_RUNS = 256
 LIST_BLOCK_BYTES = 64 * 1024
 """A list block ends with the run that reaches one of these."""
+
+NAMED_BLOBS_MAX = 65_536
+"""Ids of shared blobs in a footer; with more, the segment counts as one that names all of them."""
 
 TIME_SPANS_MAX = 16
 """Intervals of creation times in a manifest."""
@@ -55,6 +58,7 @@ class SegmentBuilder:
         self.bytes = 0
         """Size of the object so far."""
         self._runs: dict[str, tuple[pb.ListedRun, BodyPlace]] = {}
+        self._named: set[bytes] | None = set()
         self._open: _OpenBody | None = None
         self._manifest: pb.SegmentManifest | None = None
 
@@ -63,13 +67,26 @@ class SegmentBuilder:
         """Runs added so far."""
         return len(self._runs)
 
-    def add_run(self, run_id: str, items: Sequence[KeyValue], *, has_blobs: bool = True) -> bytes:
+    def add_run(
+        self, run_id: str, items: Sequence[KeyValue], *, has_blobs: bool = True, named: Collection[bytes] | None = ()
+    ) -> bytes:
         """Add a run with all its key-values, in any order, those of `by-age/` excepted; return the bytes to write.
 
-        `has_blobs`: the blob store may have blobs of the run.
+        `has_blobs`: the blob store may have blobs of the run. `named`: ids of shared blobs that its request may name
+        (`blob_ids`); None for any.
         """
+        self.add_named(named)
         self.begin_run(run_id, has_blobs=has_blobs)
         return self.add_items(sorted(items, key=lambda item: item.key)) + self.end_run()
+
+    def add_named(self, named: Collection[bytes] | None) -> None:
+        """Add ids of shared blobs that the requests of runs may name; None for any."""
+        if named is None or self._named is None:
+            self._named = None
+        else:
+            self._named.update(named)
+            if len(self._named) > NAMED_BLOBS_MAX:
+                self._named = None
 
     def begin_run(self, run_id: str, *, has_blobs: bool = True) -> None:
         """Begin a run that is added in parts."""
@@ -139,6 +156,10 @@ class SegmentBuilder:
         chunks.append(packed)
 
         # 3. The footer and the trailer.
+        if self._named is None:
+            footer.names_any_blob = True
+        else:
+            footer.named_blobs = b"".join(sorted(self._named))
         packed = footer.SerializeToString()
         chunks += packed, TRAILER.pack(len(packed), zlib.crc32(packed), MAGIC)
         self.bytes += len(packed) + TRAILER.size

@@ -42,6 +42,9 @@ TRAILER = struct.Struct(">II8s")
 
 FINGERPRINT_BYTES = 4
 
+BLOB_ID_BYTES = 32
+"""A blob id in a footer: a SHA-256."""
+
 RUN_PREFIXES = (keys.ADOPTING, keys.INBOX, keys.JOURNAL, keys.RESULTS, keys.RUNS, keys.STATUS)
 """The keys that a body has, in the order of keys."""
 
@@ -88,12 +91,17 @@ class BodyPlace(NamedTuple):
 class SegmentTail:
     """The id block and the footer of an object: where its bodies and list blocks are."""
 
-    def __init__(self, ids: pb.SegmentIds, lists: Sequence[pb.SegmentBlock]) -> None:
+    def __init__(self, ids: pb.SegmentIds, footer: pb.SegmentFooter) -> None:
         self.run_ids: Sequence[str] = ids.run_ids
         """In order; the number of a run is its index."""
-        self.lists = lists
+        self.lists: Sequence[pb.SegmentBlock] = footer.lists
         """Locations of the list blocks."""
-        self.bytes = ids.ByteSize()
+        self.named_blobs: frozenset[bytes] | None = None
+        """Ids of the shared blobs that the requests of the runs may name; None for any."""
+        if not footer.names_any_blob:
+            raw = footer.named_blobs
+            self.named_blobs = frozenset(raw[at : at + BLOB_ID_BYTES] for at in range(0, len(raw), BLOB_ID_BYTES))
+        self.bytes = ids.ByteSize() + footer.ByteSize()
         self._ids = ids
 
     def number(self, run_id: str) -> int | None:
@@ -190,7 +198,7 @@ def decode_tail(raw: bytes) -> SegmentTail:
     numbers = (ids.body_offsets, ids.body_bytes, ids.index_bytes, ids.index_crc32s, ids.list_positions)
     if {len(ids.run_ids), *map(len, numbers)} != {footer.ids.runs}:
         raise _corrupt("the id block")
-    return SegmentTail(ids, footer.lists)
+    return SegmentTail(ids, footer)
 
 
 def decode_list(place: pb.SegmentBlock, raw: bytes) -> Sequence[pb.ListedRun]:

@@ -151,7 +151,7 @@ class Survived(_message.Message):
     def __init__(self) -> None: ...
 
 class StepCompleted(_message.Message):
-    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced", "duration_ms")
+    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced", "duration_ms", "of_sub_run")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class StepCompleted(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    OF_SUB_RUN_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     started_at_ms: int
     host: str
@@ -166,7 +167,8 @@ class StepCompleted(_message.Message):
     failure: Failure
     replaced: Failure
     duration_ms: int
-    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
+    of_sub_run: bool
+    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ..., of_sub_run: bool = ...) -> None: ...
 
 class AttemptFailed(_message.Message):
     __slots__ = ("attempt", "failure", "retry_at_ms", "started_at_ms", "host", "delay_ms", "duration_ms")

@@ -119,14 +119,18 @@ class BodyKey(_message.Message):
     def __init__(self, key: _Optional[str] = ..., bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
 class SegmentFooter(_message.Message):
-    __slots__ = ("format", "lists", "ids")
+    __slots__ = ("format", "lists", "ids", "named_blobs", "names_any_blob")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     LISTS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
+    NAMED_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    NAMES_ANY_BLOB_FIELD_NUMBER: _ClassVar[int]
     format: int
     lists: _containers.RepeatedCompositeFieldContainer[SegmentBlock]
     ids: SegmentBlock
-    def __init__(self, format: _Optional[int] = ..., lists: _Optional[_Iterable[_Union[SegmentBlock, _Mapping]]] = ..., ids: _Optional[_Union[SegmentBlock, _Mapping]] = ...) -> None: ...
+    named_blobs: bytes
+    names_any_blob: bool
+    def __init__(self, format: _Optional[int] = ..., lists: _Optional[_Iterable[_Union[SegmentBlock, _Mapping]]] = ..., ids: _Optional[_Union[SegmentBlock, _Mapping]] = ..., named_blobs: _Optional[bytes] = ..., names_any_blob: bool = ...) -> None: ...
 
 class SegmentBlock(_message.Message):
     __slots__ = ("offset", "bytes", "crc32", "runs", "last_created_at_ms", "last_run_id")

@@ -26,7 +26,7 @@ from stepflow.mesh.v1 import journal_pb2 as stepflow_dot_mesh_dot_v1_dot_journal
 from stepflow.mesh.v1 import retry_pb2 as stepflow_dot_mesh_dot_v1_dot_retry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/state.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\x1a\x1cstepflow/mesh/v1/retry.proto\"\x9d\x01\n\x06Policy\x12\x1d\n\x15transport_retries_max\x18\x01 \x01(\r\x12*\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Backoff\x12\x17\n\x0f\x63oncurrency_max\x18\x03 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\r\x12\x17\n\x0finput_unchecked\x18\x05 \x01(\x08\"\xd7\x02\n\tRunRecord\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x11\n\tflow_name\x18\x02 \x01(\t\x12)\n\x06inputs\x18\x03 \x03(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x16\n\x0evariables_json\x18\x04 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x05 \x01(\x0c\x12(\n\x06policy\x18\x06 \x01(\x0b\x32\x18.stepflow.mesh.v1.Policy\x12\x14\n\x0crequest_hash\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x1b\n\x13items_per_partition\x18\t \x01(\r\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x13\n\x0blabels_json\x18\x0b \x01(\x0c\x12\x13\n\x0bitems_total\x18\x0c \x01(\r\x12\x18\n\x10partition_inputs\x18\r \x03(\t\"$\n\nPendingRun\x12\x16\n\x0enext_partition\x18\x01 \x01(\r\"\xa2\x02\n\x0fPartitionStatus\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x13\n\x0bitems_total\x18\x02 \x01(\r\x12\x17\n\x0fitems_completed\x18\x03 \x01(\r\x12\x14\n\x0citems_failed\x18\x04 \x01(\r\x12\x17\n\x0fitems_cancelled\x18\x05 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x63ompleted_at_ms\x18\x07 \x01(\x03\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x16\n\x0ejournal_unread\x18\t \x01(\x08\x12\x11\n\tpaused_ms\x18\n \x01(\x03\"\x1d\n\tRunPauses\x12\x10\n\x08total_ms\x18\x01 \x01(\x03\"\xc6\x01\n\nItemResult\x12\x0c\n\x04item\x18\x01 \x01(\r\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12+\n\x06result\x18\x03 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x12\x17\n\x0f\x63ompleted_at_ms\x18\x05 \x01(\x03\x42\t\n\x07outcome\"?\n\x10PartitionResults\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.stepflow.mesh.v1.ItemResult\"\xa7\x01\n\x0f\x45xecutorSession\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08runs_max\x18\x02 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x12\n\nblob_error\x18\x05 \x01(\t\x12\x33\n\x0cvalue_memory\x18\x0c \x01(\x0b\x32\x1d.stepflow.mesh.v1.ValueMemory\"1\n\x0bValueMemory\x12\x11\n\tbytes_max\x18\x01 \x01(\x04\x12\x0f\n\x07waiting\x18\x02 \x01(\r\"\xd9\x02\n\x0bHostSession\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\r\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x12\n\nrules_hash\x18\x04 \x01(\t\x12\x30\n\x07plugins\x18\x05 \x03(\x0b\x32\x1f.stepflow.mesh.v1.PluginListing\x12\x44\n\x0croute_hashes\x18\x06 \x03(\x0b\x32..stepflow.mesh.v1.HostSession.RouteHashesEntry\x12\x0c\n\x04pool\x18\x07 \x01(\t\x12\x12\n\nblob_error\x18\x08 \x01(\t\x12\x33\n\x0cvalue_memory\x18\x0c \x01(\x0b\x32\x1d.stepflow.mesh.v1.ValueMemory\x1a\x32\n\x10RouteHashesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe2\x02\n\rPluginListing\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.stepflow.mesh.v1.PluginListing.State\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x36\n\ncomponents\x18\x06 \x03(\x0b\x32\".stepflow.mesh.v1.ComponentListing\x12\x10\n\x08restarts\x18\x07 \x01(\r\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x10\n\x08\x63onflict\x18\t \x01(\x08\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x14\n\x10STATE_RESTARTING\x10\x04\"\x7f\n\x10\x43omponentListing\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x19\n\x11input_schema_json\x18\x04 \x01(\x0c\x12\x1a\n\x12output_schema_json\x18\x05 \x01(\x0c\"]\n\nAssignment\x12\x13\n\x0bhanded_over\x18\x01 \x01(\x08\x12\x12\n\ntaken_from\x18\x02 \x01(\t\x12\x12\n\ngiven_back\x18\x03 \x01(\x08\x12\x12\n\nrefused_by\x18\x07 \x03(\t\".\n\x08\x41\x64opting\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x13\n\x0b\x65xecutor_id\x18\x02 \x01(\t\"V\n\x0cInboxMessage\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\x12(\n\x06signal\x18\x02 \x01(\x0b\x32\x18.stepflow.mesh.v1.Signal\x12\x0c\n\x04item\x18\x03 \x01(\r\"<\n\x08\x46lowName\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.stepflow.mesh.v1.NamedVersion\"V\n\x0cNamedVersion\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x14\n\x0cstored_at_ms\x18\x04 \x01(\x03\"+\n\x0bPluginOwner\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/state.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\x1a\x1cstepflow/mesh/v1/retry.proto\"\x9d\x01\n\x06Policy\x12\x1d\n\x15transport_retries_max\x18\x01 \x01(\r\x12*\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Backoff\x12\x17\n\x0f\x63oncurrency_max\x18\x03 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\r\x12\x17\n\x0finput_unchecked\x18\x05 \x01(\x08\"\xd7\x02\n\tRunRecord\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x11\n\tflow_name\x18\x02 \x01(\t\x12)\n\x06inputs\x18\x03 \x03(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x16\n\x0evariables_json\x18\x04 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x05 \x01(\x0c\x12(\n\x06policy\x18\x06 \x01(\x0b\x32\x18.stepflow.mesh.v1.Policy\x12\x14\n\x0crequest_hash\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x1b\n\x13items_per_partition\x18\t \x01(\r\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x13\n\x0blabels_json\x18\x0b \x01(\x0c\x12\x13\n\x0bitems_total\x18\x0c \x01(\r\x12\x18\n\x10partition_inputs\x18\r \x03(\t\"$\n\nPendingRun\x12\x16\n\x0enext_partition\x18\x01 \x01(\r\"\xa2\x02\n\x0fPartitionStatus\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x13\n\x0bitems_total\x18\x02 \x01(\r\x12\x17\n\x0fitems_completed\x18\x03 \x01(\r\x12\x14\n\x0citems_failed\x18\x04 \x01(\r\x12\x17\n\x0fitems_cancelled\x18\x05 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x63ompleted_at_ms\x18\x07 \x01(\x03\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x16\n\x0ejournal_unread\x18\t \x01(\x08\x12\x11\n\tpaused_ms\x18\n \x01(\x03\"\x1d\n\tRunPauses\x12\x10\n\x08total_ms\x18\x01 \x01(\x03\"\xa1\x02\n\nItemResult\x12\x0c\n\x04item\x18\x01 \x01(\r\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12+\n\x06result\x18\x03 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x12.\n\x05parts\x18\x06 \x01(\x0b\x32\x1d.stepflow.mesh.v1.ResultPartsH\x00\x12\x14\n\nparts_blob\x18\x07 \x01(\tH\x00\x12\x17\n\x0f\x63ompleted_at_ms\x18\x05 \x01(\x03\x12\x13\n\x0bparts_bytes\x18\x08 \x01(\x04\x42\t\n\x07outcome\"I\n\x0bResultParts\x12+\n\x05parts\x18\x01 \x03(\x0b\x32\x1c.stepflow.mesh.v1.ResultPart\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\x82\x01\n\nResultPart\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x30\n\x07journal\x18\x02 \x01(\x0b\x32\x1d.stepflow.mesh.v1.JournalPartH\x00\x12*\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x1a.stepflow.mesh.v1.BlobPartH\x00\x42\x06\n\x04kind\"O\n\x0bJournalPart\x12\x11\n\tfirst_seq\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\r\x12\x0e\n\x06length\x18\x04 \x01(\r\"8\n\x08\x42lobPart\x12\x0c\n\x04\x62lob\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\r\x12\x0e\n\x06length\x18\x03 \x01(\r\"?\n\x10PartitionResults\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.stepflow.mesh.v1.ItemResult\"\xa7\x01\n\x0f\x45xecutorSession\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08runs_max\x18\x02 \x01(\r\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x12\n\nblob_error\x18\x05 \x01(\t\x12\x33\n\x0cvalue_memory\x18\x0c \x01(\x0b\x32\x1d.stepflow.mesh.v1.ValueMemory\"1\n\x0bValueMemory\x12\x11\n\tbytes_max\x18\x01 \x01(\x04\x12\x0f\n\x07waiting\x18\x02 \x01(\r\"\xd9\x02\n\x0bHostSession\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\r\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x12\n\nrules_hash\x18\x04 \x01(\t\x12\x30\n\x07plugins\x18\x05 \x03(\x0b\x32\x1f.stepflow.mesh.v1.PluginListing\x12\x44\n\x0croute_hashes\x18\x06 \x03(\x0b\x32..stepflow.mesh.v1.HostSession.RouteHashesEntry\x12\x0c\n\x04pool\x18\x07 \x01(\t\x12\x12\n\nblob_error\x18\x08 \x01(\t\x12\x33\n\x0cvalue_memory\x18\x0c \x01(\x0b\x32\x1d.stepflow.mesh.v1.ValueMemory\x1a\x32\n\x10RouteHashesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe2\x02\n\rPluginListing\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.stepflow.mesh.v1.PluginListing.State\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x36\n\ncomponents\x18\x06 \x03(\x0b\x32\".stepflow.mesh.v1.ComponentListing\x12\x10\n\x08restarts\x18\x07 \x01(\r\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x10\n\x08\x63onflict\x18\t \x01(\x08\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x14\n\x10STATE_RESTARTING\x10\x04\"\x7f\n\x10\x43omponentListing\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x19\n\x11input_schema_json\x18\x04 \x01(\x0c\x12\x1a\n\x12output_schema_json\x18\x05 \x01(\x0c\"]\n\nAssignment\x12\x13\n\x0bhanded_over\x18\x01 \x01(\x08\x12\x12\n\ntaken_from\x18\x02 \x01(\t\x12\x12\n\ngiven_back\x18\x03 \x01(\x08\x12\x12\n\nrefused_by\x18\x07 \x03(\t\".\n\x08\x41\x64opting\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x13\n\x0b\x65xecutor_id\x18\x02 \x01(\t\"V\n\x0cInboxMessage\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\x12(\n\x06signal\x18\x02 \x01(\x0b\x32\x18.stepflow.mesh.v1.Signal\x12\x0c\n\x04item\x18\x03 \x01(\r\"<\n\x08\x46lowName\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.stepflow.mesh.v1.NamedVersion\"V\n\x0cNamedVersion\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x14\n\x0cstored_at_ms\x18\x04 \x01(\x03\"+\n\x0bPluginOwner\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,33 +46,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNPAUSES']._serialized_start=949
   _globals['_RUNPAUSES']._serialized_end=978
   _globals['_ITEMRESULT']._serialized_start=981
-  _globals['_ITEMRESULT']._serialized_end=1179
-  _globals['_PARTITIONRESULTS']._serialized_start=1181
-  _globals['_PARTITIONRESULTS']._serialized_end=1244
-  _globals['_EXECUTORSESSION']._serialized_start=1247
-  _globals['_EXECUTORSESSION']._serialized_end=1414
-  _globals['_VALUEMEMORY']._serialized_start=1416
-  _globals['_VALUEMEMORY']._serialized_end=1465
-  _globals['_HOSTSESSION']._serialized_start=1468
-  _globals['_HOSTSESSION']._serialized_end=1813
-  _globals['_HOSTSESSION_ROUTEHASHESENTRY']._serialized_start=1763
-  _globals['_HOSTSESSION_ROUTEHASHESENTRY']._serialized_end=1813
-  _globals['_PLUGINLISTING']._serialized_start=1816
-  _globals['_PLUGINLISTING']._serialized_end=2170
-  _globals['_PLUGINLISTING_STATE']._serialized_start=2063
-  _globals['_PLUGINLISTING_STATE']._serialized_end=2170
-  _globals['_COMPONENTLISTING']._serialized_start=2172
-  _globals['_COMPONENTLISTING']._serialized_end=2299
-  _globals['_ASSIGNMENT']._serialized_start=2301
-  _globals['_ASSIGNMENT']._serialized_end=2394
-  _globals['_ADOPTING']._serialized_start=2396
-  _globals['_ADOPTING']._serialized_end=2442
-  _globals['_INBOXMESSAGE']._serialized_start=2444
-  _globals['_INBOXMESSAGE']._serialized_end=2530
-  _globals['_FLOWNAME']._serialized_start=2532
-  _globals['_FLOWNAME']._serialized_end=2592
-  _globals['_NAMEDVERSION']._serialized_start=2594
-  _globals['_NAMEDVERSION']._serialized_end=2680
-  _globals['_PLUGINOWNER']._serialized_start=2682
-  _globals['_PLUGINOWNER']._serialized_end=2725
+  _globals['_ITEMRESULT']._serialized_end=1270
+  _globals['_RESULTPARTS']._serialized_start=1272
+  _globals['_RESULTPARTS']._serialized_end=1345
+  _globals['_RESULTPART']._serialized_start=1348
+  _globals['_RESULTPART']._serialized_end=1478
+  _globals['_JOURNALPART']._serialized_start=1480
+  _globals['_JOURNALPART']._serialized_end=1559
+  _globals['_BLOBPART']._serialized_start=1561
+  _globals['_BLOBPART']._serialized_end=1617
+  _globals['_PARTITIONRESULTS']._serialized_start=1619
+  _globals['_PARTITIONRESULTS']._serialized_end=1682
+  _globals['_EXECUTORSESSION']._serialized_start=1685
+  _globals['_EXECUTORSESSION']._serialized_end=1852
+  _globals['_VALUEMEMORY']._serialized_start=1854
+  _globals['_VALUEMEMORY']._serialized_end=1903
+  _globals['_HOSTSESSION']._serialized_start=1906
+  _globals['_HOSTSESSION']._serialized_end=2251
+  _globals['_HOSTSESSION_ROUTEHASHESENTRY']._serialized_start=2201
+  _globals['_HOSTSESSION_ROUTEHASHESENTRY']._serialized_end=2251
+  _globals['_PLUGINLISTING']._serialized_start=2254
+  _globals['_PLUGINLISTING']._serialized_end=2608
+  _globals['_PLUGINLISTING_STATE']._serialized_start=2501
+  _globals['_PLUGINLISTING_STATE']._serialized_end=2608
+  _globals['_COMPONENTLISTING']._serialized_start=2610
+  _globals['_COMPONENTLISTING']._serialized_end=2737
+  _globals['_ASSIGNMENT']._serialized_start=2739
+  _globals['_ASSIGNMENT']._serialized_end=2832
+  _globals['_ADOPTING']._serialized_start=2834
+  _globals['_ADOPTING']._serialized_end=2880
+  _globals['_INBOXMESSAGE']._serialized_start=2882
+  _globals['_INBOXMESSAGE']._serialized_end=2968
+  _globals['_FLOWNAME']._serialized_start=2970
+  _globals['_FLOWNAME']._serialized_end=3030
+  _globals['_NAMEDVERSION']._serialized_start=3032
+  _globals['_NAMEDVERSION']._serialized_end=3118
+  _globals['_PLUGINOWNER']._serialized_start=3120
+  _globals['_PLUGINOWNER']._serialized_end=3163
 # @@protoc_insertion_point(module_scope)

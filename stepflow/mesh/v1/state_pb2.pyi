@@ -89,18 +89,64 @@ class RunPauses(_message.Message):
     def __init__(self, total_ms: _Optional[int] = ...) -> None: ...
 
 class ItemResult(_message.Message):
-    __slots__ = ("item", "status", "result", "failure", "completed_at_ms")
+    __slots__ = ("item", "status", "result", "failure", "parts", "parts_blob", "completed_at_ms", "parts_bytes")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_BLOB_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     item: int
     status: _journal_pb2.RunStatus
     result: _journal_pb2.Payload
     failure: _journal_pb2.Failure
+    parts: ResultParts
+    parts_blob: str
     completed_at_ms: int
-    def __init__(self, item: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., completed_at_ms: _Optional[int] = ...) -> None: ...
+    parts_bytes: int
+    def __init__(self, item: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., parts: _Optional[_Union[ResultParts, _Mapping]] = ..., parts_blob: _Optional[str] = ..., completed_at_ms: _Optional[int] = ..., parts_bytes: _Optional[int] = ...) -> None: ...
+
+class ResultParts(_message.Message):
+    __slots__ = ("parts", "bytes")
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[ResultPart]
+    bytes: int
+    def __init__(self, parts: _Optional[_Iterable[_Union[ResultPart, _Mapping]]] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ResultPart(_message.Message):
+    __slots__ = ("json", "journal", "blob")
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    json: bytes
+    journal: JournalPart
+    blob: BlobPart
+    def __init__(self, json: _Optional[bytes] = ..., journal: _Optional[_Union[JournalPart, _Mapping]] = ..., blob: _Optional[_Union[BlobPart, _Mapping]] = ...) -> None: ...
+
+class JournalPart(_message.Message):
+    __slots__ = ("first_seq", "index", "offset", "length")
+    FIRST_SEQ_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    first_seq: int
+    index: int
+    offset: int
+    length: int
+    def __init__(self, first_seq: _Optional[int] = ..., index: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
+class BlobPart(_message.Message):
+    __slots__ = ("blob", "offset", "length")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    blob: str
+    offset: int
+    length: int
+    def __init__(self, blob: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class PartitionResults(_message.Message):
     __slots__ = ("items",)

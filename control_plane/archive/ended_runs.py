@@ -1,0 +1,172 @@
+"""The runs in the store that have ended, in the order of their ends: what the leader packs next.
+
+- Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each
+  gap of the watch. The store holds only runs that live or linger, so the list is short.
+- A hint: whoever packs a run reads it, and checks that it has ended.
+- A run of several partitions is here while none of those that were seen is running; the reader finds out if there are
+  others.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, NamedTuple
+
+from control_plane.views import TERMINAL
+from stepflow.mesh.v1 import state_pb2
+from stepflow.store import keys, range_all
+from stepflow.telemetry import get_logger
+from stepflow.vital import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stepflow.store import KeyValue, Store, StoreEvent
+
+log = get_logger(__name__)
+
+
+class EndedRun(NamedTuple):
+    """A run that has probably ended. Times are milliseconds since 1970."""
+
+    run_id: str
+    created_at_ms: int
+    ended_at_ms: int
+    listed: bool
+    """Found by a list: a former leader may have packed it already."""
+
+
+class EndedRuns:
+    """Collects while `collecting`; otherwise it stays empty."""
+
+    def __init__(self) -> None:
+        self.stale = True
+        """The watch may have missed changes: list the statuses."""
+        self._collecting = False
+        self._running: dict[str, set[int]] = {}
+        """By run: the partitions that are known to run."""
+        self._ended: dict[str, EndedRun] = {}
+        self._by_end: list[tuple[int, str]] = []
+        """Heap of end and run id; entries that `_ended` does not confirm are stale."""
+
+    def __len__(self) -> int:
+        return len(self._ended)
+
+    def begin(self) -> None:
+        """Collect from now on, for a new leader."""
+        self.end()
+        self._collecting = True
+
+    def end(self) -> None:
+        """Stop, and discard everything."""
+        self._collecting, self.stale = False, True
+        self._running.clear()
+        self._ended.clear()
+        self._by_end.clear()
+
+    def missed(self) -> None:
+        """Note a gap of the watch."""
+        self.stale = True
+
+    def on_events(self, events: Sequence[StoreEvent]) -> None:
+        """Note changes of statuses."""
+        if not self._collecting:
+            return
+        for event in events:
+            if event.kind == "put":
+                guarded(log, "a status", self._on_status, event.kv)
+            else:
+                self._discard(*keys.parse_status(event.kv.key))
+
+    async def list_all(self, store: Store) -> dict[str, tuple[int, int]]:
+        """List the statuses. Return, by run, its creation time and the create revision of a status.
+
+        Raises: StepflowError.
+        """
+        self.stale = False  # Before the list: a gap during the list needs another one.
+        created: dict[str, tuple[int, int]] = {}
+        async for item in range_all(store, keys.STATUS):
+            try:
+                run_id, created_at_ms = self._note(item, listed=True)
+            except Exception as error:
+                log.error("a status cannot be read", key=item.key, error=str(error))
+                continue
+            created.setdefault(run_id, (created_at_ms, item.create_revision))
+        return created
+
+    def take(self, before_ms: int, limit: int, span_ms: int) -> list[EndedRun]:
+        """Remove and return up to `limit` runs that ended at `before_ms` or earlier, the oldest first.
+
+        `span_ms`: bound on the time between the first and the last of these ends.
+        """
+        taken: list[EndedRun] = []
+        while len(taken) < limit and (oldest := self._oldest()) is not None:
+            if oldest.ended_at_ms > (min(before_ms, taken[0].ended_at_ms + span_ms) if taken else before_ms):
+                break
+            heapq.heappop(self._by_end)
+            taken.append(self._ended.pop(oldest.run_id))
+        return taken
+
+    def put_back(self, runs: Iterable[EndedRun]) -> None:
+        """Return runs that were taken, for a later try."""
+        if self._collecting:
+            for run in runs:
+                if run.run_id not in self._ended:
+                    self._add(run)
+
+    def oldest_ms(self) -> int | None:
+        """Return the end of the run that ended first; None without a run."""
+        oldest = self._oldest()
+        return None if oldest is None else oldest.ended_at_ms
+
+    def _oldest(self) -> EndedRun | None:
+        while self._by_end:
+            ended_at_ms, run_id = self._by_end[0]
+            run = self._ended.get(run_id)
+            if run is not None and run.ended_at_ms == ended_at_ms:
+                return run
+            heapq.heappop(self._by_end)
+        return None
+
+    def _on_status(self, item: KeyValue) -> None:
+        self._note(item, listed=False)
+
+    def _note(self, item: KeyValue, *, listed: bool) -> tuple[str, int]:
+        run_id, partition = keys.parse_status(item.key)
+        status = state_pb2.PartitionStatus.FromString(item.value)
+        created_at_ms = status.created_at_ms
+        if status.status not in TERMINAL:
+            self._running.setdefault(run_id, set()).add(partition)
+            self._ended.pop(run_id, None)
+            return run_id, created_at_ms
+
+        running = self._running.get(run_id)
+        if running is not None:
+            running.discard(partition)
+            if running:
+                return run_id, created_at_ms
+            del self._running[run_id]
+
+        known = self._ended.get(run_id)
+        ended_at_ms = status.completed_at_ms
+        if known is None:
+            self._add(EndedRun(run_id, created_at_ms, ended_at_ms, listed))
+        elif known.ended_at_ms < ended_at_ms:
+            self._add(EndedRun(run_id, created_at_ms, ended_at_ms, known.listed))
+        return run_id, created_at_ms
+
+    def _add(self, run: EndedRun) -> None:
+        self._ended[run.run_id] = run
+        heapq.heappush(self._by_end, (run.ended_at_ms, run.run_id))
+
+    def _discard(self, run_id: str, partition: int) -> None:
+        """Discard a run whose status was deleted: it was packed, or deleted by a client."""
+        self._ended.pop(run_id, None)
+        running = self._running.get(run_id)
+        if running is not None:
+            running.discard(partition)
+            if not running:
+                del self._running[run_id]
+
+
+__all__ = ["EndedRun", "EndedRuns"]

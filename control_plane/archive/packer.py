@@ -1,0 +1,201 @@
+"""Packs ended runs into segments, for the leader.
+
+The order makes each run readable at any moment, and continuable after a crash at any point:
+
+1. Read runs that are due, and check that they have ended.
+2. Write them into an object that no reader knows. After a crash it is an orphan, which `upkeep` deletes.
+3. Put the manifest. From now on the segment has the runs, too; readers prefer the store.
+4. Delete the keys, each record first: readers turn to the segment. A later leader finds what a crash has left by the
+   statuses: of a run that is packed already, only the keys are deleted.
+
+- A client may delete a run at any of these points. It leaves the key `deleted/`, which hides the copy of the segment
+  until `tombstones` has removed it; a run whose key exists is not packed.
+- Memory holds a batch of runs, never a whole segment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from control_plane.archive.builder import SegmentBuilder
+from control_plane.archive.format import object_name
+from control_plane.archive.led_segments import new_segment_id
+from control_plane.archive.run_keys import (
+    RUNS_PER_READ,
+    STREAMS,
+    delete_large,
+    delete_runs,
+    has_blobs,
+    named_blobs,
+    pages_of,
+    read_runs,
+)
+from control_plane.shared_blobs import blob_ids
+from control_plane.threads import off_loop
+from stepflow.errors import DataLoss, NotFound, StepflowError
+from stepflow.telemetry import get_logger, log_defect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from control_plane.archive.counters import ArchiveCounters
+    from control_plane.archive.ended_runs import EndedRun, EndedRuns
+    from control_plane.archive.led_segments import LedSegments
+    from control_plane.archive.run_keys import RunKeys
+    from stepflow.store import Compare, Store
+    from stepflow.store.blobs import BlobStore
+
+log = get_logger(__name__)
+
+SEGMENT_BYTES = 32 * 1024 * 1024
+SEGMENT_RUNS_MAX = 4096
+"""A segment ends with the batch of runs that reaches one of these."""
+
+BATCH_RUNS = RUNS_PER_READ * STREAMS
+"""Runs read and added to a segment at once."""
+
+
+class Packer:
+    """Packs during one term of leadership. One call at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: BlobStore,
+        segments: LedSegments,
+        ended_runs: EndedRuns,
+        fence: Compare,
+        counters: ArchiveCounters,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._segments = segments
+        self._ended_runs = ended_runs
+        self._fence = fence
+        self._counters = counters
+        self._runs_max = SEGMENT_RUNS_MAX
+
+    async def pack(self, before_ms: int, span_ms: int) -> float:
+        """Pack runs that ended at `before_ms` or earlier into one segment; return how full it is, 0 to about 1.
+
+        `span_ms`: bound on the time between the ends of its runs. After an error all runs are due again.
+
+        Raises: FailedPrecondition `NOT_LEADING`; StepflowError, of the store and of the blob store.
+        """
+        taken = self._ended_runs.take(before_ms, self._runs_max, span_ms)
+        if not taken:
+            return 0.0
+
+        left = list(taken)
+        try:
+            full = await self._pack(left)
+        except (StepflowError, asyncio.CancelledError):
+            self._ended_runs.put_back(run._replace(listed=True) for run in taken)
+            raise
+        except Exception as error:
+            # One of the runs may be at fault: search for it, so that it does not keep the others.
+            log_defect(log, "packing failed by a defect", error, runs=len(taken))
+            self._runs_max = max(1, len(taken) // 8)
+            if len(taken) == 1:
+                log.error("a run stays in the store: it cannot be packed", run_id=taken[0].run_id)
+            else:
+                self._ended_runs.put_back(run._replace(listed=True) for run in taken)
+            return 1.0
+
+        self._ended_runs.put_back(left)
+        self._runs_max = min(SEGMENT_RUNS_MAX, 8 * self._runs_max)
+        return full
+
+    async def _pack(self, left: list[EndedRun]) -> float:
+        """Pack the first of the runs; those that do not fit stay in `left`."""
+        batches = self._packable(left)
+        first = await anext(batches, None)
+        if first is None:
+            return 0.0
+
+        # 1. The object.
+        name = new_segment_id()
+        builder = SegmentBuilder()
+        packed: list[RunKeys] = []
+
+        async def chunks() -> AsyncIterator[bytes]:
+            batch: list[RunKeys] | None = first
+            while batch is not None:
+                async for chunk in self._bodies(builder, batch):
+                    yield chunk
+                for read in batch:
+                    read.release()
+                packed.extend(batch)
+                batch = None if builder.bytes >= SEGMENT_BYTES else await anext(batches, None)
+            yield await asyncio.to_thread(builder.finish)
+
+        await self._blobs.objects.write(object_name(name), chunks())
+        await batches.aclose()
+
+        # 2. The manifest.
+        manifest = builder.manifest()
+        await self._segments.change({name: manifest})
+
+        # 3. The keys in the store.
+        await delete_runs(self._store, self._fence, packed)
+        self._counters.packed_runs += manifest.runs
+        self._counters.packed_bytes += manifest.bytes
+        log.debug("runs packed", segment=name, runs=manifest.runs, bytes=manifest.bytes)
+        return max(manifest.bytes / SEGMENT_BYTES, manifest.runs / SEGMENT_RUNS_MAX)
+
+    async def _packable(self, left: list[EndedRun]) -> AsyncGenerator[list[RunKeys], None]:
+        """Take runs from `left`, in batches; yield those that are to be packed, and finish those that are packed."""
+        while left:
+            taken, left[:BATCH_RUNS] = left[:BATCH_RUNS], []
+            reads = await read_runs(self._store, taken)
+            doubtful = [read.run.run_id for read in reads if read.run.listed and read.record is not None]
+            held = await self._segments.holding(doubtful) if doubtful else {}
+
+            batch: list[RunKeys] = []
+            for read in reads:
+                if read.record is None:
+                    if read.names:  # the deletion of a packed run, or of an expired one, broke off
+                        await delete_large(self._store, self._fence, read)
+                elif not read.ended:
+                    continue  # its next status tells
+                elif read.deleted:  # an earlier run of the id; its key would hide the copy
+                    self._ended_runs.put_back([read.run])
+                elif read.run.run_id in held:
+                    await delete_runs(self._store, self._fence, [read])
+                else:
+                    batch.append(read)
+            if batch:
+                yield batch
+
+    async def _bodies(self, builder: SegmentBuilder, batch: Sequence[RunKeys]) -> AsyncIterator[bytes]:
+        """Add runs to a segment, and yield its bytes."""
+        # 1. Ids of shared blobs in inputs that lie in the blob store.
+        for read in batch:
+            for blob in read.input_blobs:
+                with contextlib.suppress(NotFound, DataLoss):
+                    content = (await self._blobs.get(blob, scope=read.run.run_id))[0]
+                    builder.add_named(await off_loop(len(content), blob_ids, content))
+
+        # 2. The runs.
+        yield await asyncio.to_thread(_add_whole, builder, [read for read in batch if read.whole])
+        for read in batch:
+            if not read.whole:
+                builder.add_named(named_blobs(read))
+                builder.begin_run(read.run.run_id)
+                async for page in pages_of(self._store, read):
+                    yield await asyncio.to_thread(builder.add_items, page)
+                yield builder.end_run()
+
+
+def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys]) -> bytes:
+    return b"".join(
+        [
+            builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read), named=named_blobs(read))
+            for read in batch
+        ]
+    )
+
+
+__all__ = ["SEGMENT_BYTES", "SEGMENT_RUNS_MAX", "Packer"]
