@@ -17,6 +17,7 @@ The engine:
 Storage:
 - `store/`: keys and values, leases, fenced writes, blobs; over etcd or SQLite.
 - `journal`: reads a run back from the store.
+- `result_parts`: results of any size, read in parts.
 
 Wire:
 - `rpc/`: gRPC servers and channels, errors as statuses, health, service processes.
@@ -36,6 +37,7 @@ Tools:
 - `standard_streams`: closed or unwritable stdin, stdout and stderr.
 - `stop_signals`: requests to stop by signals.
 - `value_budget`: memory for large values.
+- `whole_file`: files that appear once they are whole.
 - `process_privacy`: keeps a process from other processes of its user.
 - `timer_heap`: instants by key, for many timers.
 - `vital`: tasks that a service cannot work without.

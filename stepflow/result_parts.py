@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -21,16 +21,21 @@ from stepflow.mesh.v1 import journal_pb2, state_pb2
 from stepflow.store import keys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-    from typing import Protocol
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from stepflow.journal import GetBlob
     from stepflow.store import KeyValue
 
-    class ValueReader(Protocol):
-        """The part of a store that is read."""
 
-        async def get(self, key: str) -> KeyValue | None: ...
+class ValueReader(Protocol):
+    """The part of a store that is read."""
+
+    async def get(self, key: str) -> KeyValue | None: ...
+
+
+class BlobReader(Protocol):
+    """Loads a blob of a run, as `stepflow.journal.GetBlob`; None if it does not exist."""
+
+    async def __call__(self, run_id: str, blob: str, *, shared: bool) -> bytes | None: ...
 
 
 CHUNK_BYTES = 1024 * 1024
@@ -57,7 +62,7 @@ def parts_bytes(result: state_pb2.ItemResult) -> int | None:
             return None
 
 
-async def parts_of(get_blob: GetBlob, run_id: str, result: state_pb2.ItemResult) -> state_pb2.ResultParts:
+async def parts_of(get_blob: BlobReader, run_id: str, result: state_pb2.ItemResult) -> state_pb2.ResultParts:
     """Return the parts of a result, from its blob if they are there. Raises: DataLoss."""
     if result.HasField("parts"):
         return result.parts
@@ -78,38 +83,47 @@ async def parts_of(get_blob: GetBlob, run_id: str, result: state_pb2.ItemResult)
 
 async def read_parts(
     store: ValueReader,
-    get_blob: GetBlob,
+    get_blob: BlobReader,
     run_id: str,
     partition: int,
     parts: state_pb2.ResultParts,
     *,
     offset: int = 0,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the text of a result behind `offset`, in chunks of `CHUNK_BYTES`.
 
     Raises:
         DataLoss: `RESULT_MISSING`, `RESULT_CORRUPT`.
     """
     sources = _Sources(store, get_blob, run_id, partition)
-    chunk = bytearray()
-    total = 0
-    for index, part in enumerate(parts.parts):
-        length = _length(part)
-        total += length
-        if offset >= total:
-            continue
 
-        piece = memoryview(await sources.piece(parts.parts, index))[max(0, offset - (total - length)) :]
-        while piece:
+    async def pieces() -> AsyncGenerator[memoryview]:
+        total = 0
+        for index, part in enumerate(parts.parts):
+            length = _length(part)
+            total += length
+            if offset < total:
+                piece = memoryview(await sources.piece(parts.parts, index))
+                yield piece[max(0, offset - (total - length)) :]
+        if total != parts.bytes:
+            raise _corrupt(run_id, f"its parts have {total:,} bytes instead of {parts.bytes:,}")
+
+    async for chunk in in_chunks(pieces()):
+        yield chunk
+
+
+async def in_chunks(pieces: AsyncIterator[bytes | memoryview]) -> AsyncGenerator[bytes]:
+    """Yield a text that comes in pieces of any size in chunks of `CHUNK_BYTES`."""
+    chunk = bytearray()
+    async for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
             room = CHUNK_BYTES - len(chunk)
-            chunk += piece[:room]
-            piece = piece[room:]
+            chunk += rest[:room]
+            rest = rest[room:]
             if len(chunk) == CHUNK_BYTES:
                 yield bytes(chunk)
                 chunk.clear()
-
-    if total != parts.bytes:
-        raise _corrupt(run_id, f"its parts have {total:,} bytes instead of {parts.bytes:,}")
     if chunk:
         yield bytes(chunk)
 
@@ -129,7 +143,7 @@ def _length(part: state_pb2.ResultPart) -> int:
 class _Sources:
     """What the parts of one result refer to, as far as it is in memory."""
 
-    def __init__(self, store: ValueReader, get_blob: GetBlob, run_id: str, partition: int) -> None:
+    def __init__(self, store: ValueReader, get_blob: BlobReader, run_id: str, partition: int) -> None:
         self._store = store
         self._get_blob = get_blob
         self._run_id = run_id
@@ -211,4 +225,4 @@ def _corrupt(run_id: str, problem: str) -> DataLoss:
     return DataLoss("RESULT_CORRUPT", f"a result of run {run_id} cannot be put together: {problem}", run_id=run_id)
 
 
-__all__ = ["CHUNK_BYTES", "parts_bytes", "parts_of", "read_parts"]
+__all__ = ["CHUNK_BYTES", "in_chunks", "parts_bytes", "parts_of", "read_parts"]

@@ -19,9 +19,10 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.display.outcome import Ended, read_already
-from stepflow.cli.display.results import LargeOutcome, StoredResults
+from stepflow.cli.display.results import StoredResults
 from stepflow.cli.display.texts import duration
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
+from stepflow.cli.output import LargeOutcome
 from stepflow.codec import LargeJson
 from stepflow.config import BuiltinPlugin, MockPlugin
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
-    from stepflow.cli.display.results import Outcomes
     from stepflow.cli.display.view import View
+    from stepflow.cli.output import Outcomes
     from stepflow.config import Config
     from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns

@@ -10,27 +10,50 @@ import errno
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from stepflow.cli import console
 from stepflow.cli.console import Usage
-from stepflow.cli.display.results import LargeResult
 from stepflow.cli.input.files import value_format
 from stepflow.codec import decode, encode
 from stepflow.flow.yaml_scalars import reads_as_text
 from stepflow.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
-    from stepflow.cli.display.results import FlowResult
-
+    from stepflow.codec import Json
+    from stepflow.errors import Failure
 
 WRITE_BYTES = 64 * 1024
 
 PROGRESS_S = 0.25
 """Pause between two lines of progress; what is written sooner shows none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeOutcome:
+    """A result of more than 16 MiB at its source."""
+
+    text_bytes: int
+    """Length of its JSON text; 0 if it is not known."""
+    open: Callable[[], AsyncGenerator[bytes]]
+    """Begins to read the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeResult:
+    """A result of more than 16 MiB while it is written. Its chunks are read before the next result, or not at all."""
+
+    text_bytes: int
+    """Length of its JSON text; 0 if it is not known."""
+    chunks: Generator[bytes]
+
+
+Outcomes: TypeAlias = "AsyncGenerator[Json | Failure | LargeOutcome | None]"
+FlowResult: TypeAlias = "dict[str, Any] | LargeResult"
 
 
 class YamlTooLarge(Exception):

@@ -12,7 +12,7 @@ from stepflow.codec import Json, LargeJson
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stepflow.cli.display.results import Outcomes
+    from stepflow.cli.output import Outcomes
     from stepflow.client import Client, Run, RunItem, RunStep, Tls
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
@@ -135,7 +135,7 @@ async def outcomes(server: str | None, run_id: str) -> Outcomes:
     """Yield the outcomes of the items of an ended run, over a connection of its own."""
     from functools import partial
 
-    from stepflow.cli.display.results import LargeOutcome
+    from stepflow.cli.output import LargeOutcome
 
     async with connect(server, FOLLOW_PATIENCE_S) as client:
         async for item in client.items(run_id, page_size=ITEMS_PER_PAGE):
@@ -150,7 +150,7 @@ async def one_result(server: str | None, run_id: str, item: int) -> Outcomes:
     """Yield the result of an item, over a connection of its own."""
     from functools import partial
 
-    from stepflow.cli.display.results import LargeOutcome
+    from stepflow.cli.output import LargeOutcome
 
     async with connect(server, FOLLOW_PATIENCE_S) as client:
         yield LargeOutcome(0, partial(client.get_result, run_id, item))

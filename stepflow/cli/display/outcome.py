@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.display.results import LargeResult
 from stepflow.cli.display.texts import explained, plain, run_took
 from stepflow.cli.display.trees import large_tree, result_tree, run_tree
+from stepflow.cli.output import LargeResult, YamlTooLarge, write_results
 from stepflow.codec import LargeJson
 from stepflow.errors import FailedPrecondition
 from stepflow.standard_streams import StdoutUnwritable
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from stepflow.cli.display.results import FlowResult
     from stepflow.cli.display.trees import AnyRun
+    from stepflow.cli.output import FlowResult
     from stepflow.codec import Json
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
@@ -80,8 +80,6 @@ def finish(
 
 def write(results: Iterable[FlowResult], output: Path | None, command: str, *, batch: bool) -> None:
     """Write results to stdout or to a file; `command` prints them again. Raises: FailedPrecondition, as `finish`."""
-    from stepflow.cli.output import YamlTooLarge, write_results
-
     try:
         write_results(results, output, batch=batch)
     except OSError as error:
@@ -105,11 +103,10 @@ def _without_large(ended: Ended) -> Iterator[dict[str, Any]]:
 
 
 def _unwritable(output: Path | None, error: OSError, command: str) -> FailedPrecondition:
-    where = "stdout" if isinstance(error, StdoutUnwritable) else str(output)
-    return FailedPrecondition(
-        "STDOUT_UNWRITABLE" if isinstance(error, StdoutUnwritable) else "FILE_UNWRITABLE",
-        f"cannot write the results to {where}: {error.strerror}; they are stored, and this prints them: {command}",
-    )
+    stored = f"{error.strerror}; they are stored, and this prints them: {command}"
+    if isinstance(error, StdoutUnwritable):
+        return FailedPrecondition("STDOUT_UNWRITABLE", f"cannot write the results to stdout: {stored}")
+    return FailedPrecondition("FILE_UNWRITABLE", f"cannot write the results to {output}: {stored}")
 
 
 def print_summary(ended: Ended, redactor: Redactor) -> None:

@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from stepflow.cli.display.trees import result_tree
+from stepflow.cli.output import LargeOutcome, LargeResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
+    from stepflow.cli.output import FlowResult, Outcomes
     from stepflow.codec import Json
     from stepflow.errors import Failure
 
 PART_BYTES = 1024 * 1024
 PART_ITEMS = 1_000
 """Results read together."""
-
-
-@dataclass(frozen=True, slots=True)
-class LargeOutcome:
-    """A result of more than 16 MiB at its source."""
-
-    text_bytes: int
-    """Length of its JSON text; 0 if it is not known."""
-    open: Callable[[], AsyncGenerator[bytes]]
-    """Begins to read the text."""
-
-
-@dataclass(frozen=True, slots=True)
-class LargeResult:
-    """A result of more than 16 MiB while it is written. Its chunks are read before the next result, or not at all."""
-
-    text_bytes: int
-    """Length of its JSON text; 0 if it is not known."""
-    chunks: Generator[bytes]
-
-
-FlowResult: TypeAlias = "dict[str, Any] | LargeResult"
-Outcomes: TypeAlias = "AsyncGenerator[Json | Failure | LargeOutcome | None]"
 
 
 class StoredResults:
@@ -92,4 +70,4 @@ def _chunks(runner: asyncio.Runner, outcome: LargeOutcome) -> Generator[bytes]:
         runner.run(chunks.aclose())
 
 
-__all__ = ["FlowResult", "LargeOutcome", "LargeResult", "Outcomes", "StoredResults"]
+__all__ = ["StoredResults"]

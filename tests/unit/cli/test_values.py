@@ -459,10 +459,11 @@ def test_results_are_written_as_they_come(tmp_path: Path, capfdbinary: pytest.Ca
     def results() -> Iterator[Any]:
         for _ in range(100):
             yield {"outcome": "success", "result": "x" * 10_000}
-            sizes.append(path.stat().st_size if path.exists() else 0)
+            sizes.append(sum(draft.stat().st_size for draft in tmp_path.iterdir()))
 
     write_results(results(), path, batch=True)
     assert sizes[50] > 400_000
+    assert [each.name for each in tmp_path.iterdir()] == ["out.jsonl"]
 
     write_results(({"outcome": "success", "result": number} for number in range(20_000)), None, batch=True)
     lines = capfdbinary.readouterr().out.splitlines()
