@@ -1,6 +1,6 @@
 """Results for clients: whole up to 16 MiB, and in chunks at any size.
 
-- A result is inline, in a blob, or in parts (`stepflow.result_parts`).
+- A result is inline, in a blob, in parts (`stepflow.result_parts`), or, of a partition that is replayed, composed.
 - Memory is held for a result while it is whole. A call that streams holds memory for one blob at a time.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json, LargeJson
 from stepflow.errors import DataLoss
 from stepflow.flow.values import Composed, Part, Stored, flat, size_of
-from stepflow.result_parts import CHUNK_BYTES, parts_of, read_parts
+from stepflow.result_parts import CHUNK_BYTES, in_chunks, parts_of, read_parts
 from stepflow.rpc import call_memory
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Results:
         if isinstance(result, InParts):
             return ResultText(result.text_bytes, self._parts(run_id, result, offset))
         if isinstance(result, (Composed, Part)):
-            return ResultText(result.size, self._pieces(run_id, result, offset, "a result"))
+            return ResultText(result.size, in_chunks(self._pieces(run_id, result, offset, "a result")))
         if isinstance(result, Stored):
             result = await self._stored(run_id, result, "a result")
         assert isinstance(result, Json)

@@ -21,7 +21,7 @@ from stepflow.mesh.v1 import journal_pb2, state_pb2
 from stepflow.store import keys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from stepflow.store import KeyValue
 
@@ -89,32 +89,41 @@ async def read_parts(
     parts: state_pb2.ResultParts,
     *,
     offset: int = 0,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the text of a result behind `offset`, in chunks of `CHUNK_BYTES`.
 
     Raises:
         DataLoss: `RESULT_MISSING`, `RESULT_CORRUPT`.
     """
     sources = _Sources(store, get_blob, run_id, partition)
-    chunk = bytearray()
-    total = 0
-    for index, part in enumerate(parts.parts):
-        length = _length(part)
-        total += length
-        if offset >= total:
-            continue
 
-        piece = memoryview(await sources.piece(parts.parts, index))[max(0, offset - (total - length)) :]
-        while piece:
+    async def pieces() -> AsyncGenerator[memoryview]:
+        total = 0
+        for index, part in enumerate(parts.parts):
+            length = _length(part)
+            total += length
+            if offset < total:
+                piece = memoryview(await sources.piece(parts.parts, index))
+                yield piece[max(0, offset - (total - length)) :]
+        if total != parts.bytes:
+            raise _corrupt(run_id, f"its parts have {total:,} bytes instead of {parts.bytes:,}")
+
+    async for chunk in in_chunks(pieces()):
+        yield chunk
+
+
+async def in_chunks(pieces: AsyncIterator[bytes | memoryview]) -> AsyncGenerator[bytes]:
+    """Yield a text that comes in pieces of any size in chunks of `CHUNK_BYTES`."""
+    chunk = bytearray()
+    async for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
             room = CHUNK_BYTES - len(chunk)
-            chunk += piece[:room]
-            piece = piece[room:]
+            chunk += rest[:room]
+            rest = rest[room:]
             if len(chunk) == CHUNK_BYTES:
                 yield bytes(chunk)
                 chunk.clear()
-
-    if total != parts.bytes:
-        raise _corrupt(run_id, f"its parts have {total:,} bytes instead of {parts.bytes:,}")
     if chunk:
         yield bytes(chunk)
 
@@ -216,4 +225,4 @@ def _corrupt(run_id: str, problem: str) -> DataLoss:
     return DataLoss("RESULT_CORRUPT", f"a result of run {run_id} cannot be put together: {problem}", run_id=run_id)
 
 
-__all__ = ["CHUNK_BYTES", "parts_bytes", "parts_of", "read_parts"]
+__all__ = ["CHUNK_BYTES", "in_chunks", "parts_bytes", "parts_of", "read_parts"]

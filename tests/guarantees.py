@@ -344,6 +344,17 @@ BOUNDS = (
         ),
     ),
     Promise(
+        "large-results",
+        "A result of any size is read in chunks, goes on at another server after a break, and is saved as a whole file or none.",
+        (
+            "contract/test_result_parts.py::test_the_text_of_a_result_is_the_concatenation_of_its_parts_from_any_offset",
+            "contract/test_result_parts.py::test_what_is_missing_or_damaged_ends_the_reading",
+            "mesh/api/test_results.py::test_a_stream_goes_on_at_another_server_where_the_first_one_stopped",
+            "mesh/cli/test_results.py::test_a_large_result_goes_to_stdout_and_to_a_file",
+            "mesh/cli/test_results.py::test_ctrl_c_leaves_the_file_that_was_there_before",
+        ),
+    ),
+    Promise(
         "payloads",
         "Every API rejects payloads over 16 MiB.",
         (
