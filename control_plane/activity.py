@@ -26,14 +26,18 @@ _FIRST_PARTITION = keys.status("_", 0).removeprefix(keys.status_of_run("_"))
 class PackingCounters(Protocol):
     """What the leader counts while it packs ended runs."""
 
-    lag_ms: int
-    """Age of the oldest run that is due; 0 if none is."""
     segments: int
-    runs: int
-    bytes: int
+    segment_runs: int
+    segment_bytes: int
     """Segments in the blob store, with their runs and bytes."""
-    removed_bytes: int
-    """Bytes of runs that left the store, in total since the start of the process."""
+    packed_bytes: int
+    """Bytes of runs that were packed and left the store, in total since the start of the process."""
+    trouble: str
+    """Why the last try to pack failed; empty if it did not."""
+
+    def lag_s(self) -> float:
+        """Return for how long the oldest run that is due has been due; 0 if none is."""
+        ...
 
 
 class RateCounter:

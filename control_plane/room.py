@@ -102,7 +102,7 @@ class Room:
             self.activity.note_size(size.in_use)
         packing = self._packing()
         if packing is not None:
-            self.activity.bytes_out.set_total(packing.removed_bytes)
+            self.activity.bytes_out.set_total(packing.packed_bytes)
 
         # 2. Begin a term, or end one.
         fence = self._leadership()
@@ -123,11 +123,12 @@ class Room:
             self._told = await self._read()
         pressure = pressure_pb2.Pressure(inline_bytes_max=self._inline_bytes_max(bytes_in_use))
         if packing is not None:
-            pressure.packing.lag_ms = packing.lag_ms
+            pressure.packing.lag_ms = int(1000 * packing.lag_s())
             pressure.packing.segments = packing.segments
-            pressure.packing.runs = packing.runs
-            pressure.packing.bytes = packing.bytes
+            pressure.packing.runs = packing.segment_runs
+            pressure.packing.bytes = packing.segment_bytes
             pressure.packing.bytes_out_per_s = round(self.activity.bytes_out.per_s())
+            pressure.packing.trouble = packing.trouble
 
         bound_changed = pressure.inline_bytes_max != (self._told.inline_bytes_max or INLINE_BYTES_MAX)
         if not bound_changed and (pressure.packing == self._told.packing or now_s - self._told_at_s < TOLD_S):
@@ -173,6 +174,8 @@ class Room:
         )
         if info.inline_bytes_max < INLINE_BYTES_MAX:
             info.slowed.append(f"values above {info.inline_bytes_max:,} bytes go to the blob store, to save room")
+        if packing.trouble:
+            info.slowed.append(f"ended runs stay in the store for now: {packing.trouble}")
         if slowed := self.admission.slowed(size):
             info.slowed.append(slowed)
         return info

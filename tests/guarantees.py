@@ -242,9 +242,20 @@ DEATHS = (
         "etcd-full",
         "A nearly full etcd accepts no new runs, so that running ones can end; all continue when it has room again.",
         (
+            "unit/control_plane/test_pressure.py::"
+            "test_under_three_times_the_load_the_store_never_fills_and_works_at_its_rate",
             "mesh/recovery/test_worst_moments.py::"
             "test_a_full_etcd_takes_no_new_runs_and_lets_running_ones_end_and_goes_on_when_there_is_room",
             "mesh/api/test_process.py::test_a_nearly_full_etcd_takes_no_new_runs",
+        ),
+    ),
+    Promise(
+        "busy-mesh",
+        "A submission that a busy mesh refuses is tried again when the mesh asks for it, and makes one run.",
+        (
+            "mesh/api/test_busy.py::test_a_submission_waits_as_long_as_it_is_asked_to_and_tells_once",
+            "mesh/api/test_busy.py::test_a_streamed_batch_is_sent_again_from_its_first_input",
+            "mesh/api/test_busy.py::test_of_several_runs_only_the_refused_ones_are_sent_again",
         ),
     ),
     Promise(
@@ -253,6 +264,8 @@ DEATHS = (
         (
             "mesh/etcd/test_faults.py::test_a_follower_learns_of_deletions_that_were_compacted_behind_its_watch",
             "mesh/etcd/test_faults.py::test_a_watch_cut_in_the_middle_of_messages_tells_every_revision_once",
+            "mesh/etcd/test_compaction.py::"
+            "test_watches_at_a_high_rate_lose_and_repeat_nothing_while_the_store_is_compacted",
         ),
     ),
     Promise(

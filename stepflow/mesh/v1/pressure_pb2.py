@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepflow/mesh/v1/pressure.proto\x12\x10stepflow.mesh.v1\"X\n\x08Pressure\x12\x18\n\x10inline_bytes_max\x18\x01 \x01(\r\x12\x32\n\x07packing\x18\x02 \x01(\x0b\x32!.stepflow.mesh.v1.PackingActivity\"i\n\x0fPackingActivity\x12\x0e\n\x06lag_ms\x18\x01 \x01(\x04\x12\x10\n\x08segments\x18\x02 \x01(\x04\x12\x0c\n\x04runs\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x62ytes_out_per_s\x18\x05 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepflow/mesh/v1/pressure.proto\x12\x10stepflow.mesh.v1\"X\n\x08Pressure\x12\x18\n\x10inline_bytes_max\x18\x01 \x01(\r\x12\x32\n\x07packing\x18\x02 \x01(\x0b\x32!.stepflow.mesh.v1.PackingActivity\"z\n\x0fPackingActivity\x12\x0e\n\x06lag_ms\x18\x01 \x01(\x04\x12\x10\n\x08segments\x18\x02 \x01(\x04\x12\x0c\n\x04runs\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x62ytes_out_per_s\x18\x05 \x01(\x01\x12\x0f\n\x07trouble\x18\x06 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRESSURE']._serialized_start=53
   _globals['_PRESSURE']._serialized_end=141
   _globals['_PACKINGACTIVITY']._serialized_start=143
-  _globals['_PACKINGACTIVITY']._serialized_end=248
+  _globals['_PACKINGACTIVITY']._serialized_end=265
 # @@protoc_insertion_point(module_scope)

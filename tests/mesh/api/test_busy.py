@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -125,7 +126,7 @@ def test_a_submission_waits_as_long_as_it_is_asked_to_and_tells_once() -> None:
         assert {tried for tried, _ in busy.tries} == {run_id}, "one run, whatever was tried"
         times = [at_s for _, at_s in busy.tries]
         assert len(times) == 4
-        assert min(later - earlier for earlier, later in zip(times, times[1:], strict=False)) >= PAUSE_MS / 1000
+        assert min(later - earlier for earlier, later in pairwise(times)) >= PAUSE_MS / 1000
         assert told == [("STORE_FULL", client_module.BUSY_PATIENCE_S)]
 
     asyncio.run(talk())

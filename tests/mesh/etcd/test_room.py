@@ -37,11 +37,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 class Packing:
     """Counters of a packer."""
 
-    lag_ms = 1_500
     segments = 2
-    runs = 7
-    bytes = 70_000
-    removed_bytes = 0
+    segment_runs = 7
+    segment_bytes = 70_000
+    packed_bytes = 0
+    trouble = ""
+
+    def lag_s(self) -> float:
+        return 1.5
 
 
 class World:
@@ -120,8 +123,8 @@ def test_an_idle_mesh_writes_nothing_and_a_busy_one_every_ten_seconds(server: Et
 
             writes = 0
             for _ in range(30):
-                made.packing.runs += 10
-                made.packing.removed_bytes += 1_000
+                made.packing.segment_runs += 10
+                made.packing.packed_bytes += 1_000
                 await made.tick(0.1)
                 writes += await store.revision() > revision
                 revision = await store.revision()
@@ -186,7 +189,7 @@ def test_runs_that_come_and_leave_are_counted_once_each(server: EtcdServer) -> N
             await wait_until_async(lambda: activity.runs_in.total == 13, "all is counted", 10)
             assert activity.runs_out.total == 6
 
-            made.packing.removed_bytes = 60_000
+            made.packing.packed_bytes, made.packing.trouble = 60_000, "no space left"
             await made.tick(0.3, 30)
             await made.tick(0.5, 30)
             info: Any = await made.room.report()
@@ -198,6 +201,7 @@ def test_runs_that_come_and_leave_are_counted_once_each(server: EtcdServer) -> N
             assert info.runs_per_s_max > 0
             assert [text.partition(":")[0] for text in info.slowed] == [
                 "values above 4,096 bytes go to the blob store, to save room",
+                "ended runs stay in the store for now",
                 f"new runs are admitted at {info.runs_per_s_max:,.3g} a second",
             ]
             following.cancel()
