@@ -382,6 +382,8 @@ BOUNDS = (
         (
             "mesh/api/test_retention.py::test_over_the_budget_the_oldest_runs_go_first",
             "mesh/api/test_retention.py::test_runs_that_have_not_ended_stay_whatever_the_budget",
+            "mesh/cli/test_folders.py::test_the_end_of_a_run_removes_old_runs_as_the_configuration_says",
+            "unit/embedded/test_folder_retention.py::test_a_run_that_has_not_ended_is_never_removed",
         ),
     ),
 )

@@ -130,6 +130,27 @@ RUNS = (
         "stepflow/run ADOPTIONS_FRUITLESS_MAX",
         "The run ends as RECOVERY_FAILED",
     ),
+    Limit(
+        "Runs removed at the end of a local run by its retention",
+        "stepflow/embedded/folder_retention RUNS_REMOVED_MAX",
+        "The ends of the next runs remove the others",
+    ),
+    Limit(
+        "Databases opened at the end of a local run, to find out whether their runs have ended",
+        "stepflow/embedded/folder_retention RUNS_EXAMINED_MAX",
+        "The ends of the next runs open the others",
+    ),
+    Limit(
+        "Shared blobs removed at the end of a local run by its retention",
+        "stepflow/embedded/expired_blobs BLOBS_REMOVED_MAX",
+        "The end of a later run removes the others",
+    ),
+    Limit(
+        "Local runs that have not ended and are searched for references to shared blobs",
+        "stepflow/embedded/expired_blobs RUNS_SEARCHED_MAX",
+        "With more, every shared blob stays",
+    ),
+    Limit("Age in `retention`", "stepflow/config AGE_MS_MAX", "`CONFIG_INVALID`", "ms"),
     Limit("All results of a sub-run for a component", "component_host REPORT_BYTES_MAX", "`REPORT_TOO_LARGE`", "bytes"),
 )
 

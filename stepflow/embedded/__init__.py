@@ -3,6 +3,7 @@
 - `mesh`: control plane, executor and host over one store.
 - `runs_folder`: the folder of the runs of this machine.
 - `pauses`: the time in which no process drives a run.
+- `run_files`: the files of a run in that folder, and its lock.
 - `folder_index`: the index of that folder, for lists and retention.
 - `index_file`: its file.
 - `examine`: a stored run, read for the index.

@@ -14,13 +14,13 @@ Not here: the keys in a database (`stepflow.store.keys`), and driving runs (`ste
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepflow.embedded.folder_index import FolderIndex
+from stepflow.embedded.run_files import DATABASE_SUFFIX, RunFiles
 from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError
 
 if TYPE_CHECKING:
@@ -31,38 +31,15 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path(".stepflow")
 
-_SUFFIX = ".db"
 _RUN_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 """A UUID in canonical form. A folder may hold 100,000 of them, and more other files."""
 
 _AMBIGUOUS_SHOWN = 5
 """Runs that the error about an ambiguous prefix names."""
 
-_SIDE_FILES = ("-wal", "-shm", ".lock")
-"""Suffixes of the files next to a database."""
 
-
-class LocalRuns:
+class LocalRuns(RunFiles):
     """The runs in one folder. The folder is created by `create`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
-
-    def database(self, run_id: str) -> Path:
-        """Return the file of a run, which may not exist."""
-        return self.folder / "runs" / f"{run_id}{_SUFFIX}"
-
-    def log(self, run_id: str) -> Path:
-        """Return the write-ahead log of a run's database, which may not exist."""
-        return Path(f"{self.database(run_id)}-wal")
-
-    def files(self, run_id: str) -> list[Path]:
-        """Return the database of a run and the files next to it, the lock last; any of them may not exist."""
-        return [Path(f"{self.database(run_id)}{suffix}") for suffix in ("", *_SIDE_FILES)]
-
-    def run_blobs(self, run_id: str) -> Path:
-        """Return the folder of a run's blobs, which may not exist."""
-        return self.folder / "blobs" / run_id
 
     def blobs(self) -> BlobStore:
         """Return the blob store of all runs. Raises: FailedPrecondition (not a folder)."""
@@ -130,40 +107,6 @@ class LocalRuns:
                 self.unlink(run_id)
             index.remove(run_id)
 
-    def unlink(self, run_id: str) -> None:
-        """Remove the files of a run's database, the lock last."""
-        for file in self.files(run_id):
-            with contextlib.suppress(OSError):
-                file.unlink()
-
-    def is_driven(self, run_id: str) -> bool:
-        """Return True if a process owns the run's database at the moment."""
-        try:
-            lock = os.open(f"{self.database(run_id)}.lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(lock)
-        return False
-
-    @contextlib.contextmanager
-    def lock(self, run_id: str) -> Iterator[bool]:
-        """Lock a run for the duration of the block. Yields False if a process has locked it, or removes it."""
-        path = f"{self.database(run_id)}.lock"
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            yield False
-            return
-        try:
-            yield _locks(lock, path)
-        finally:
-            os.close(lock)
-
     @contextlib.contextmanager
     def index(self) -> Iterator[FolderIndex]:
         """Open the index of the folder for the duration of the block."""
@@ -181,7 +124,7 @@ class LocalRuns:
             return []
         except OSError as error:
             raise self._unusable(error) from None
-        ids = [name[: -len(_SUFFIX)] for name in names if name.endswith(_SUFFIX)]
+        ids = [name[: -len(DATABASE_SUFFIX)] for name in names if name.endswith(DATABASE_SUFFIX)]
         return list(filter(_RUN_ID.fullmatch, ids))
 
     def find(self, text: str) -> str:
@@ -233,15 +176,6 @@ class LocalRuns:
             f"runs cannot be stored in {self.folder}: {error.strerror}; name another folder with --store",
             path=str(self.folder),
         )
-
-
-def _locks(lock: int, path: str) -> bool:
-    """Lock an open file. Return True if it is still the file at `path`: who removes a run removes its lock too."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116  # the same call for both
-    except OSError:
-        return False
 
 
 def _check_owner(folder: Path) -> None:

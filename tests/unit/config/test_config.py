@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from stepflow.config import (
+    KEEP_EVERYTHING,
     BuiltinPlugin,
     Config,
     ConfigInvalid,
     GrpcPlugin,
     McpPlugin,
     MockPlugin,
+    RetentionConfig,
     RetryConfig,
     ServerLimits,
     StepflowPlugin,
@@ -590,3 +592,53 @@ def test_every_type_of_plugin_is_documented(tmp_path: Path) -> None:
     configs = [load_config(written(tmp_path, text)) for text in documented()]
     types = {plugin.type for config in configs for plugin in config.plugins.values()}
     assert types == {"builtin", "mock", "mcp", "stepflow", "grpc"}
+
+
+# --- retention ---
+
+
+@pytest.mark.parametrize(
+    ("retention", "expected"),
+    [
+        (None, KEEP_EVERYTHING),
+        ({}, KEEP_EVERYTHING),
+        ({"age": "7d"}, RetentionConfig(age_ms=7 * 86_400_000)),
+        ({"age": "90s", "bytes": "10GiB"}, RetentionConfig(age_ms=90_000, size_bytes=10 << 30)),
+        ({"age": "3650 d"}, RetentionConfig(age_ms=3_650 * 86_400_000)),
+        ({"age": None, "bytes": "1 MiB"}, RetentionConfig(size_bytes=1 << 20)),
+    ],
+)
+def test_retention_is_read_and_keeps_everything_by_default(retention: Any, expected: RetentionConfig) -> None:
+    config = of_plugin(BUILTIN, retention=retention)
+    assert config.retention == expected
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("retention", "message"),
+    [
+        ("7d", "retention: must be a mapping"),
+        ("{age: 7}", "retention.age: must be a duration like `30s`"),
+        ("{age: 0s}", "retention.age: a duration is a positive number"),
+        ("{age: 40000d}", "retention.age: .* at most 36,500 days"),
+        ("{age: -1d}", "retention.age: a duration is"),
+        ("{age: inf}", "retention.age: a duration is"),
+        ("{bytes: 1073741824}", "retention.bytes: must be a size like `512MiB`"),
+        ("{bytes: 10GB}", "retention.bytes: must be a size like `512MiB`"),
+        ("{bytes: 0GiB}", "retention.bytes: must be a size like `512MiB`"),
+        ("{age: x, bytes: y}", r"retention.age: [\s\S]*retention.bytes: "),
+    ],
+)
+def test_wrong_retention_is_told_with_its_line_and_field(tmp_path: Path, retention: str, message: str) -> None:
+    path = tmp_path / "stepflow-config.yml"
+    path.write_text(f"plugins: {{b: {{type: builtin}}}}\nroutes: {{/b: [{{plugin: b}}]}}\nretention: {retention}\n")
+    with pytest.raises(ConfigInvalid, match=f"stepflow-config.yml:3:[0-9]+: {message}") as invalid:
+        load_config(path)
+    assert invalid.value.line == 3
+    assert invalid.value.field.startswith("retention")
+
+
+def test_a_misspelt_key_of_the_retention_warns() -> None:
+    config = of_plugin(BUILTIN, retention={"ages": "7d"})
+    assert config.retention == KEEP_EVERYTHING
+    assert "retention.ages: is not a known key and has no effect; did you mean `age`?" in config.warnings[0]
