@@ -22,7 +22,6 @@ Reads:
 - `listing`: pages of items and steps.
 - `replays`: partitions replayed off the event loop, for these pages.
 - `run_index`: the index of runs by age, which lists read.
-- `threads`: work on large values, off the event loop.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.
 - `history`: the events of a partition, replayed from its journal.

@@ -36,6 +36,7 @@ Tools:
 - `standard_streams`: closed or unwritable stdin, stdout and stderr.
 - `stop_signals`: requests to stop by signals.
 - `value_budget`: memory for large values.
+- `off_loop`: work on large values, off the event loop.
 - `process_privacy`: keeps a process from other processes of its user.
 - `timer_heap`: instants by key, for many timers.
 - `vital`: tasks that a service cannot work without.
