@@ -26,7 +26,6 @@ Reads:
 - `results`: results of any size, whole or in chunks.
 - `replays`: partitions replayed off the event loop, for these pages.
 - `run_index`: the index of runs by age, which lists read.
-- `threads`: work on large values, off the event loop.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.
 - `view_records`: the records of runs and items, which lists of stored runs import alone.

@@ -21,13 +21,13 @@ from control_plane.inputs import GivenInputs, InputCheck, StagedInputs, hash_inp
 from control_plane.placement import new_status
 from control_plane.pressure import retry_after_ms
 from control_plane.run_index import entry
-from control_plane.threads import off_loop
 from stepflow.codec import encode
 from stepflow.errors import AlreadyExists, Invalid, Overloaded
 from stepflow.flow import Flow, apply_overrides
 from stepflow.ids import new_run_id, parse_run_id
 from stepflow.journal import partition_count
 from stepflow.mesh.v1 import state_pb2
+from stepflow.off_loop import off_loop
 from stepflow.retry import backoff_to_proto
 from stepflow.run.state import COMPOSES_FROM
 from stepflow.store import Compare, Get, KeyValue, Op, Put, Txn, absent, keys, modified_at, present

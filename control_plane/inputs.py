@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from control_plane.threads import off_loop
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from stepflow.errors import Invalid
 from stepflow.flow import CheckBudget, InputValidator
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.off_loop import off_loop
 from stepflow.store import TXN_BYTES_MAX
 
 if TYPE_CHECKING:

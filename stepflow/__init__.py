@@ -38,6 +38,7 @@ Tools:
 - `stop_signals`: requests to stop by signals.
 - `value_budget`: memory for large values.
 - `whole_file`: files that appear once they are whole.
+- `off_loop`: work on large values, off the event loop.
 - `process_privacy`: keeps a process from other processes of its user.
 - `timer_heap`: instants by key, for many timers.
 - `vital`: tasks that a service cannot work without.

@@ -216,7 +216,7 @@ MESH = (
         "s",
     ),
     Limit(
-        "Unary requests with values that a control plane receives at a time, or as many as fit half of `--value-memory`",
+        "Unary requests with values that a control plane receives at a time; more if half of `--value-memory` is more",
         "stepflow/rpc RECEIVED_AT_ONCE_MIN",
         "Further ones wait at their clients",
         set_by="`--value-memory`",
@@ -522,8 +522,8 @@ EXEMPT = {
     ),
     "Above it work moves to a thread": (
         "stepflow/store INLINE_HASH_BYTES_MAX",
-        "control_plane INLINE_WORK_BYTES_MAX",
-        "control_plane INLINE_WORK_ITEMS_MAX",
+        "stepflow/off_loop INLINE_WORK_BYTES_MAX",
+        "stepflow/off_loop INLINE_WORK_ITEMS_MAX",
         "component_host LOOP_BYTES_MAX",
         "control_plane INLINE_SCAN_BYTES_MAX",
     ),

@@ -22,6 +22,7 @@ from component_host.builtin.openai import OpenAIChat, read_input
 from component_host.builtin.schemas import BUILTINS
 from stepflow.codec import compact, encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
+from stepflow.off_loop import off_loop
 from stepflow.routing.table import ENGINE_COMPONENTS
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BLOB_TYPES = ("data", "flow", "binary")
-
-LOOP_BYTES_MAX = 512 * 1024
-"""Larger JSON is decoded in a thread: decoding would block the event loop for more than 5 ms."""
 
 
 class PromptInput(msgspec.Struct):
@@ -146,11 +144,11 @@ class BuiltinBackend:
             call.fail(_closed(self.name) if self._closed else Failure(Code.CANCELLED, "cancelled"))
 
     async def _openai(self, call: HostCall) -> bytes:
-        request, members = await _off_loop(call.input, _checked, read_input, "openai")
-        return encode(await self._chat.complete(request, members))
+        request, members = await off_loop(len(call.input), _checked, call.input, read_input, "openai")
+        return await self._chat.complete(request, members)
 
     async def _put_blob(self, call: HostCall) -> bytes:
-        wanted = await _off_loop(call.input, _input, _PUT_BLOB, "put_blob")
+        wanted = await off_loop(len(call.input), _input, call.input, _PUT_BLOB, "put_blob")
         if wanted.blob_type not in BLOB_TYPES:
             raise CallFailed(Code.INVALID_INPUT, f"put_blob: `blob_type` must be one of {', '.join(BLOB_TYPES)}")
 
@@ -158,11 +156,11 @@ class BuiltinBackend:
         return encode({"blob_id": await call.blobs.put(bytes(wanted.data), blob_type=wanted.blob_type)})
 
     async def _get_blob(self, call: HostCall) -> bytes:
-        wanted = await _off_loop(call.input, _input, _GET_BLOB, "get_blob")
+        wanted = await off_loop(len(call.input), _input, call.input, _GET_BLOB, "get_blob")
         content, _ = await call.blobs.get(wanted.blob_id)
 
         try:
-            data = await _off_loop(content, compact)
+            data = await off_loop(len(content), compact, content)
         except Invalid:
             raise CallFailed(Code.INVALID_INPUT, f"get_blob: blob {wanted.blob_id[:64]} does not hold JSON") from None
 
@@ -194,13 +192,6 @@ _PROMPT = msgspec.json.Decoder(PromptInput)
 _PUT_BLOB = msgspec.json.Decoder(PutBlobInput)
 _GET_BLOB = msgspec.json.Decoder(GetBlobInput)
 _LOAD_FILE = msgspec.json.Decoder(LoadFileInput)
-
-
-async def _off_loop(text: bytes, decode: Callable[..., T], *arguments: Any) -> T:
-    """Return `decode(text, *arguments)`; a large text is decoded in a thread."""
-    if len(text) > LOOP_BYTES_MAX:
-        return await asyncio.to_thread(decode, text, *arguments)
-    return decode(text, *arguments)
 
 
 def _input(text: bytes, decoder: msgspec.json.Decoder[T], component: str) -> T:

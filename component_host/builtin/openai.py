@@ -28,6 +28,7 @@ from component_host.late_imports import import_in_thread
 from component_host.retry_after import retry_after_ms
 from stepflow.codec import PAYLOAD_BYTES_MAX, decode, encode
 from stepflow.errors import Code, Invalid
+from stepflow.off_loop import off_loop
 from stepflow.proxies import GATEWAY_STATUSES, proxy_for, through
 from stepflow.redaction import redact_values
 
@@ -106,8 +107,8 @@ class OpenAIChat:
         self._client: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
 
-    async def complete(self, request: ChatInput, members: dict[str, Any]) -> dict[str, Any]:
-        """Return the output of the component. Raises: CallFailed."""
+    async def complete(self, request: ChatInput, members: dict[str, Any]) -> bytes:
+        """Return the output of the component, JSON text. Raises: CallFailed."""
         if request.stream:
             raise CallFailed(
                 Code.INVALID_INPUT, "openai: `stream` is not supported, the answer is returned whole; leave it out"
@@ -128,7 +129,7 @@ class OpenAIChat:
         answer = await self._post(encode(members), key)
         if answer.status != 200:
             raise _refused(answer, key, own_key=request.api_key is not None, way=through(self._proxy))
-        return _output(answer.content, key)
+        return await off_loop(len(answer.content), _output, answer.content, key)
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -265,24 +266,18 @@ class ChatMessage(msgspec.Struct):
     audio: Any = None
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class ChatChoice(msgspec.Struct):
-    message: ChatMessage = msgspec.field(default_factory=ChatMessage)
+    """`message` is returned as the service wrote it, and read as a ChatMessage."""
+
+    message: msgspec.Raw = msgspec.Raw(b"{}")
     finish_reason: str | None = None
 
 
 class ChatCompletion(msgspec.Struct):
-    choices: list[ChatChoice]
-
-
-_NULL = msgspec.Raw(b"null")
-
-
-class RawChoice(msgspec.Struct):
-    message: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-class RawCompletion(msgspec.Struct):
-    """The parts of a completion that are returned as the service wrote them."""
+    """A completion, whose parts are returned as the service wrote them. Only the first choice is read."""
 
     choices: list[msgspec.Raw]
     usage: msgspec.Raw = _NULL
@@ -291,40 +286,42 @@ class RawCompletion(msgspec.Struct):
 
 
 _completion = msgspec.json.Decoder(ChatCompletion)
-_raw_choice = msgspec.json.Decoder(RawChoice)
-_raw_completion = msgspec.json.Decoder(RawCompletion)
+_choice = msgspec.json.Decoder(ChatChoice)
+_message = msgspec.json.Decoder(ChatMessage)
 
 
-def _output(content: bytes, key: str | None) -> dict[str, Any]:
+def _output(content: bytes, key: str | None) -> bytes:
     """Return the output for a completion: what its first choice says. Raises: CallFailed, it says nothing."""
     try:
-        completion, raw = _completion.decode(content), _raw_completion.decode(content)
+        completion = _completion.decode(content)
+        choice = _choice.decode(completion.choices[0]) if completion.choices else None
+        message = ChatMessage() if choice is None else _message.decode(choice.message)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         said = _said(_error_text(content), key)
         raise CallFailed(Code.COMPONENT_FAILED, f"openai: the answer is not a chat completion{said}") from None
 
-    if not completion.choices:
+    if choice is None:
         said = _said(_error_text(content), key)
         raise CallFailed(Code.COMPONENT_FAILED, f"openai: the completion has no choices{said}")
 
-    choice = completion.choices[0]
-    message = choice.message
     text = _text(message)
     cut_off = bool(message.refusal) or choice.finish_reason in ("content_filter", "length")
     silent = text is None or (text == "" and cut_off)
     if silent and not (message.tool_calls or message.function_call or message.audio):
-        raise _nothing_said(choice, key)
+        raise _nothing_said(message, choice.finish_reason, key)
 
-    several = {"choices": raw.choices} if len(raw.choices) > 1 else {}  # of an input with `n`
-    return {
-        "response": text or "",
-        "message": _raw_choice.decode(raw.choices[0]).message,
-        "finish_reason": choice.finish_reason,
-        "usage": raw.usage,
-        "model": raw.model,
-        "id": raw.id,
-        **several,
-    }
+    several = {"choices": completion.choices} if len(completion.choices) > 1 else {}  # of an input with `n`
+    return encode(
+        {
+            "response": text or "",
+            "message": choice.message,
+            "finish_reason": choice.finish_reason,
+            "usage": completion.usage,
+            "model": completion.model,
+            "id": completion.id,
+            **several,
+        }
+    )
 
 
 def _text(message: ChatMessage) -> str | None:
@@ -336,14 +333,13 @@ def _text(message: ChatMessage) -> str | None:
     return "".join(parts) if parts else None
 
 
-def _nothing_said(choice: ChatChoice, key: str | None) -> CallFailed:
-    message = choice.message
+def _nothing_said(message: ChatMessage, finish_reason: str | None, key: str | None) -> CallFailed:
     parts = message.content if isinstance(message.content, list) else []
     refusals = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
     refusal = message.refusal or "".join(refusals)
 
-    data = {} if choice.finish_reason is None else {"finish_reason": choice.finish_reason}
+    data = {} if finish_reason is None else {"finish_reason": finish_reason}
     if refusal:
         return CallFailed(Code.COMPONENT_FAILED, f"openai: the model refused{_said(refusal, key)}", **data)
-    reason = "" if choice.finish_reason is None else f" (finish_reason {choice.finish_reason[:ERROR_TEXT_MAX]})"
+    reason = "" if finish_reason is None else f" (finish_reason {finish_reason[:ERROR_TEXT_MAX]})"
     return CallFailed(Code.COMPONENT_FAILED, f"openai: the model said nothing{reason}", **data)

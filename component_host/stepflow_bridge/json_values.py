@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from msgspec import Raw
 
 from stepflow import codec
 from stepflow.errors import Invalid
+from stepflow.off_loop import off_loop
 
 if TYPE_CHECKING:
     from component_host.backend import BlobAccess
-
-THREAD_BYTES_MIN = 256 * 1024
-"""Larger JSON is checked in a thread: the check takes more than a millisecond."""
 
 
 async def put_json(blobs: BlobAccess, data: Raw | bytes, blob_type: str | None) -> str:
@@ -35,9 +32,7 @@ async def get_json(blobs: BlobAccess, blob_id: str) -> tuple[Raw, str]:
 async def compact(text: Raw | bytes, what: str) -> bytes:
     """Check and compact JSON. Raises: Invalid, with `what` in the text."""
     data = bytes(text)
-    if len(data) < THREAD_BYTES_MIN:
-        return codec.compact(data, what=what)
-    return await asyncio.to_thread(codec.compact, data, what=what)
+    return await off_loop(len(data), codec.compact, data, what=what)
 
 
 async def compact_list(texts: list[Raw]) -> bytes:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.catalog import read_name
 from control_plane.paging import page_size, read_token, write_token
-from control_plane.threads import off_loop
 from stepflow.codec import decode
 from stepflow.errors import Invalid
 from stepflow.flow import Diagnostics, Flow, flow_from_tree, flow_id, validate_flow
 from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc
+from stepflow.off_loop import off_loop
 from stepflow.store import keys
 
 if TYPE_CHECKING:

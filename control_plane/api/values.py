@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from control_plane.threads import off_loop
 from stepflow.codec import Json, LargeJson, compact, composed_problem, decode, encode
 from stepflow.errors import Failure, Invalid
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import runs_pb2, values_pb2
+from stepflow.off_loop import off_loop
 from stepflow.rpc import call_memory
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ from control_plane.archive.run_keys import (
     read_runs,
 )
 from control_plane.shared_blobs import blob_ids
-from control_plane.threads import off_loop
 from stepflow.errors import DataLoss, NotFound, StepflowError
+from stepflow.off_loop import off_loop
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from control_plane.archive.format import (
     object_name,
 )
 from control_plane.archive.manifests import Manifests
-from control_plane.threads import off_loop
 from stepflow.errors import DataLoss, FailedPrecondition, NotFound, StepflowError
+from stepflow.off_loop import off_loop
 from stepflow.store import PAGE_BYTES_MAX, PAGE_KEYS_MAX, Get, KeyValue, Page, Range
 from stepflow.telemetry import get_logger
 

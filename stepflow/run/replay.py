@@ -66,6 +66,7 @@ class Replay:
             entries.popleft()
             self._applied = False
             self._blobs.clear()
+            state.fresh.clear()  # work for an owner; here it would keep every step in memory
             unload_large(state)
         entries.clear()
         return {}

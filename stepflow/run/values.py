@@ -208,7 +208,7 @@ def required_blob(state: RunState, blob: str, blobs: Blobs, *, shared: bool = Fa
 
 def unload_large(state: RunState) -> None:
     """Drop the bytes of stored values between two entries of a replay, if they are many."""
-    if sum(len(value.raw) for value in state.loaded) > REPLAY_BYTES_MAX:
+    if state.loaded and sum(len(value.raw) for value in state.loaded) > REPLAY_BYTES_MAX:
         unload(state)
 
 

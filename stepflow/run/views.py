@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from stepflow.codec import Json
+from stepflow.errors import Failure
+from stepflow.flow.values import Stored
 from stepflow.run.entries import failure_from_pb, json_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stepflow.codec import LargeJson
-    from stepflow.errors import Failure
     from stepflow.mesh.v1 import journal_pb2 as pb
     from stepflow.run.scope import Scope, StepRun
     from stepflow.run.state import RunState
@@ -150,8 +151,11 @@ def call_event(
     )
 
 
-class StepView(msgspec.Struct):
-    """A step in a listing. `status`: running, completed, failed, or cancelled (the run ended before the step did)."""
+class StepView(msgspec.Struct, gc=False):
+    """A step in a listing. `status`: running, completed, failed, or cancelled (the run ended before the step did).
+
+    The garbage collector skips it: a view is part of no cycle, and a long run has thousands.
+    """
 
     run_id: str
     item: int
@@ -178,28 +182,21 @@ class StepList:
 
     def add(self, state: RunState, entry: pb.Entry) -> None:
         """Add an entry that `state` has recorded."""
-        event = step_event(state, entry)
-        if event is None:
+        kind = entry.WhichOneof("kind")
+        if kind not in _KINDS:
             return
 
         key = (entry.scope, entry.item, entry.step)
+        view = _new_view(state.scopes[entry.scope], entry.item, entry.step)
         known = self._ended.get(key)
-        view = StepView(
-            event.run_id,
-            event.item,
-            event.step_id,
-            event.step_index,
-            event.component,
-            event.depth,
-            attempt=max(known.attempt if known else 0, event.attempt),
-            retries=(known.retries if known else 0) + (event.kind == "retrying"),
-        )
-        if event.kind in ("completed", "failed"):
-            view.status = event.kind
-            view.completed_at_ms = event.at_ms
-            view.started_at_ms = entry.step_completed.started_at_ms or None
-            view.duration_ms = event.duration_ms
-            view.outcome = event.failure or result_of(state, entry)
+        if known is not None:
+            view.attempt, view.retries = known.attempt, known.retries
+
+        if kind == "step_completed":
+            _end_view(view, state, entry)
+        elif kind == "attempt_failed":
+            view.attempt = max(view.attempt, entry.attempt_failed.attempt)
+            view.retries += 1
         self._ended[key] = view
 
     def views(self, state: RunState) -> list[StepView]:
@@ -210,13 +207,30 @@ class StepList:
             item, scope = step.item, step.item.scope
             key = (scope.number, item.index, step.index)
             if key not in views:
-                planned = scope.plan.steps[step.index]
-                views[key] = StepView(
-                    scope.run_id, scope.first_item + item.index, planned.id, step.index, planned.component, scope.depth
-                )
+                views[key] = _new_view(scope, item.index, step.index)
 
         listed = [views[key] for key in sorted(views)]
         return listed if state.status is None else [_at_end(view, state.last_at_ms) for view in listed]
+
+
+def _new_view(scope: Scope, item: int, index: int) -> StepView:
+    step = scope.plan.steps[index]
+    return StepView(scope.run_id, scope.first_item + item, step.id, index, step.component, scope.depth)
+
+
+def _end_view(view: StepView, state: RunState, entry: pb.Entry) -> None:
+    """Complete the view of a step by the entry that ends it."""
+    done = entry.step_completed
+    view.attempt = max(view.attempt, done.attempt)
+    view.completed_at_ms = entry.at_ms
+    view.started_at_ms = done.started_at_ms or None
+    view.duration_ms = _duration_ms(entry, done)
+
+    outcome = state.scopes[entry.scope].items[entry.item].env.results[entry.step]
+    if isinstance(outcome, Stored) and not done.of_sub_run:  # that of the state is loaded and unloaded meanwhile
+        outcome = json_of(done.result)
+    view.outcome = outcome
+    view.status = "failed" if isinstance(outcome, Failure) else "completed"
 
 
 def _at_end(view: StepView, ended_at_ms: int) -> StepView:

@@ -11,5 +11,4 @@
 - `tasks`: tasks by id and by call token.
 - `workers`: workers by group and id.
 - `timeouts`: time limits of workers and tasks.
-- `threads`: conversions of large messages, in a thread.
 """

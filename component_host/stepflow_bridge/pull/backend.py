@@ -20,11 +20,11 @@ from component_host.stepflow_bridge.pull.config import CONCURRENCY_OTHERS, PullC
 from component_host.stepflow_bridge.pull.endpoint import PullEndpoint, ServedQueue
 from component_host.stepflow_bridge.pull.process import WorkerProcess
 from component_host.stepflow_bridge.pull.queue import TaskQueue
-from component_host.stepflow_bridge.pull.threads import THREAD_BYTES_MIN
 from component_host.stepflow_bridge.pull.timeouts import QueueTimeouts
 from component_host.supervision.restarts import supervise
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure, Invalid, StepflowError
+from stepflow.off_loop import INLINE_WORK_BYTES_MAX
 from stepflow.telemetry import get_logger, log_defect
 from stepflow.vital import keep_running
 
@@ -183,7 +183,7 @@ class StepflowPullBackend:
     # --- calls --------------------------------------------------------------------------------------------------
 
     def execute(self, call: HostCall) -> None:
-        if len(call.input) >= THREAD_BYTES_MIN:
+        if len(call.input) > INLINE_WORK_BYTES_MAX:
             task = asyncio.create_task(self._execute_large(call), name=f"encode for {self.name}")
             self._encoding.add(task)
             task.add_done_callback(functools.partial(self._handle_encoded, call))

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from component_host.stepflow_bridge.pull import messages
-from component_host.stepflow_bridge.pull.threads import in_thread
 from stepflow.errors import FailedPrecondition, Overloaded
+from stepflow.off_loop import off_loop
 from stepflow.pull.v1 import pull_pb2 as pb
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class PullCallbacks:
     async def put_blob(self, request: pb.PutBlobRequest) -> pb.PutBlobResponse:
         """Raises: Overloaded; FailedPrecondition; Invalid; Unavailable."""
         async with self._blob_access() as blobs:
-            content, blob_type = await in_thread(request.ByteSize(), messages.blob_content, request)
+            content, blob_type = await off_loop(request.ByteSize(), messages.blob_content, request)
             blob_id = await blobs.put(content, blob_type=blob_type)
             return pb.PutBlobResponse(blob_id=blob_id)
 
@@ -95,7 +95,7 @@ class PullCallbacks:
         """Raises: Overloaded; FailedPrecondition; Invalid; NotFound; Unavailable."""
         async with self._blob_access() as blobs:
             content, blob_type = await blobs.get(request.blob_id)
-            reply: pb.GetBlobResponse = await in_thread(
+            reply: pb.GetBlobResponse = await off_loop(
                 len(content), messages.blob_reply, request.blob_id, content, blob_type
             )
             return reply

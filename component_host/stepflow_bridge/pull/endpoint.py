@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.callbacks import PullCallbacks
 from component_host.stepflow_bridge.pull.queue import ALREADY_CLAIMED, TaskQueue
-from component_host.stepflow_bridge.pull.threads import THREAD_BYTES_MIN, in_thread
 from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.errors import Code, FailedPrecondition, Failure, Invalid, NotFound, Unavailable
+from stepflow.off_loop import INLINE_WORK_BYTES_MAX, off_loop
 from stepflow.pull import BLOB_SERVICE, ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.rpc.server import RpcServer
@@ -206,7 +206,7 @@ class PullEndpoint:
         call = next((call for queue in queues if (call := queue.complete_task(request.task_id)) is not None), None)
         if call is None:
             log.debug("late completion", task_id=request.task_id)
-        elif request.ByteSize() < THREAD_BYTES_MIN:
+        elif request.ByteSize() <= INLINE_WORK_BYTES_MAX:
             await _settle_call(call, request)
         else:
             # In a task: the queue has dropped the call, so a cancelled request of the worker would lose its outcome.
@@ -227,7 +227,7 @@ async def _settle_call(call: HostCall, request: pb.CompleteTaskRequest | pb.Comp
         elif not request.HasField("response"):
             call.fail(messages.no_outcome(request))
         else:
-            call.succeed(await in_thread(request.ByteSize(), messages.output_of, request.response))
+            call.succeed(await off_loop(request.ByteSize(), messages.output_of, request.response))
     except Invalid as error:
         call.fail(Failure(Code.COMPONENT_FAILED, error.message))
     except BaseException:

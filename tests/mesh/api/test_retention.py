@@ -306,5 +306,3 @@ def test_shared_blobs_go_when_their_time_is_over_and_nothing_names_them(api: Any
         assert sorted(removed) == sorted([ids["inbox"], made, moved]), "who has ended needs nothing"
 
     run(work())
-
-

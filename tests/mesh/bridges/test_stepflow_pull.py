@@ -26,12 +26,12 @@ from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.backend import PullConfig, StepflowPullBackend
 from component_host.stepflow_bridge.pull.endpoint import PullEndpoint
-from component_host.stepflow_bridge.pull.threads import THREAD_BYTES_MIN
 from stepflow.config import config_from_tree
 from stepflow.embedded.mesh import run_flow_once
 from stepflow.errors import Code, FailedPrecondition, Failure, Invalid, Unavailable
 from stepflow.flow import flow_from_tree
 from stepflow.mesh.v1 import host_pb2, journal_pb2
+from stepflow.off_loop import INLINE_WORK_BYTES_MAX
 from stepflow.pull import ORCHESTRATOR_SERVICE, TASKS_SERVICE
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.pull.values import fill
@@ -508,12 +508,12 @@ def test_a_large_output_reaches_its_call_when_its_request_ends_while_it_is_read(
                 backend.execute(call)
                 task = await hand.take()
                 await hand.claim(task)
-                completing = asyncio.create_task(hand.complete(task, "x" * THREAD_BYTES_MIN))
+                completing = asyncio.create_task(hand.complete(task, "x" * INLINE_WORK_BYTES_MAX))
                 await wait_until_async(reading.is_set, "the output is read")
                 completing.cancel()
             await wait_until_async(lambda: not backend._queue.workers, "the worker has gone")
             go_on.set()
-            assert await call.outcome(10) == "x" * THREAD_BYTES_MIN
+            assert await call.outcome(10) == "x" * INLINE_WORK_BYTES_MAX
 
     uvloop.run(test())
 
@@ -527,7 +527,7 @@ def test_an_output_on_which_the_host_itself_fails_fails_its_call(monkeypatch: py
     async def test() -> None:
         async with open_endpoint() as (backend, address), Hand(address) as hand:
             await hand.join()
-            for output in (1, "x" * THREAD_BYTES_MIN):
+            for output in (1, "x" * INLINE_WORK_BYTES_MAX):
                 call = Call("add", 1)
                 backend.execute(call)
                 task = await hand.take()
@@ -699,8 +699,8 @@ def test_a_large_input_that_cannot_be_encoded_fails_its_call_and_so_does_one_whe
         async with started(backend):
             with monkeypatch.context() as patched:
                 patched.setattr(messages, "encode_input", fail)
-                assert (await execute(backend, "add", "x" * THREAD_BYTES_MIN)).code is Code.UNREACHABLE
-            call = Call("add", "x" * THREAD_BYTES_MIN)
+                assert (await execute(backend, "add", "x" * INLINE_WORK_BYTES_MAX)).code is Code.UNREACHABLE
+            call = Call("add", "x" * INLINE_WORK_BYTES_MAX)
             backend.execute(call)  # not begun with when the plugin stops
         failure = await call.outcome()
         assert (failure.code, failure.message) == (Code.UNREACHABLE, "plugin 'kit' was stopped")

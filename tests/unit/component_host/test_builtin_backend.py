@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.builtin_host import Blobs, answer, ask, begin, builtin, failed
 
-from component_host.builtin.backend import LOOP_BYTES_MAX
 from component_host.builtin.files import FILE_BYTES_MAX
 from stepflow import codec
 from stepflow.errors import Code, DataLoss, Overloaded, StepflowError
+from stepflow.off_loop import INLINE_WORK_BYTES_MAX
 from stepflow.routing.table import ENGINE_COMPONENTS
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def test_what_was_put_can_be_got(value: Any) -> None:
 
 def test_a_large_value_passes_through_a_blob_unchanged() -> None:
     value = {"rows": [{"n": n, "text": "x" * 100} for n in range(10_000)]}
-    assert len(codec.encode(value)) > LOOP_BYTES_MAX
+    assert len(codec.encode(value)) > INLINE_WORK_BYTES_MAX
 
     async def main() -> Any:
         blobs = Blobs()

@@ -24,4 +24,4 @@ async def off_loop(size: int, work: Callable[..., _T], *arguments: Any, items: i
     return await asyncio.to_thread(work, *arguments, **options)
 
 
-__all__ = ["off_loop"]
+__all__ = ["INLINE_WORK_BYTES_MAX", "off_loop"]
