@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.api import api_mesh
 
 from control_plane.admission import RunRequest
@@ -65,14 +64,13 @@ async def ended(mesh: ApiMesh, *inputs: bytes) -> str:
 
 async def made_by(mesh: ApiMesh, run_id: str) -> str:
     """Return the id of the blob that the run's first step has put, once it stands in the journal."""
-    async with asyncio.timeout(20):
-        while True:
-            steps = {step.step_id: step for step in await mesh.mesh.control.steps(run_id)}
-            if "wait" in steps:
-                outcome = steps["put"].outcome
-                assert isinstance(outcome, Json)
-                return str(outcome.tree["blob_id"])
-            await asyncio.sleep(0.01)
+
+    async def steps() -> dict[str, Any]:
+        return {step.step_id: step for step in await mesh.mesh.control.steps(run_id)}
+
+    outcome = (await wait_for_value(steps, "it waits", lambda found: "wait" in found, 20))["put"].outcome
+    assert isinstance(outcome, Json)
+    return str(outcome.tree["blob_id"])
 
 
 async def retention(mesh: ApiMesh, **policy: Any) -> tuple[Retention, Any]:
@@ -153,9 +151,7 @@ def test_whoever_leads_looks_through_the_shared_blobs(api: Any) -> None:
         identity = await mesh.blobs.put(b"forgotten")
         by_leader, _ = await retention(mesh, blobs_s=0)
         by_leader.start()
-        async with asyncio.timeout(20):
-            while identity in await mesh.blobs.dates():  # noqa: ASYNC110  # the blob store has no event for it
-                await asyncio.sleep(0.01)
+        await wait_for_value(mesh.blobs.dates, "it is deleted", lambda dates: identity not in dates, 20)
         await by_leader.close()
 
     run(work())
