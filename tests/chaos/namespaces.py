@@ -10,11 +10,12 @@ import asyncio
 import os
 import subprocess
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.etcd import running_etcd
 from support.mesh import ledger_config, processes
 from support.scene import OUTAGE_S, Scene, adoptions_of, run, scene
@@ -172,9 +173,8 @@ def test_a_host_whose_packets_vanish_begins_nothing_that_was_sent_before(
 
 
 async def _session_of_host_is_gone(on: Scene, host_id: str) -> None:
-    async with asyncio.timeout(60):
-        while await on.store.get(keys.session_host(host_id)) is not None:  # noqa: ASYNC110  # nothing tells of it
-            await asyncio.sleep(0.05)
+    session = partial(on.store.get, keys.session_host(host_id))
+    await wait_for_value(session, "its session is gone", lambda found: found is None, 60)
 
 
 def test_a_control_plane_whose_packets_vanish_disturbs_no_run(

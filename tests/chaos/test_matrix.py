@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from support import is_alive, wait_until_async
+from support import is_alive, wait_for_value, wait_until_async
 from support.etcd import FAST, EtcdCluster, running_cluster, running_etcd
 from support.fleet import kill_servers_of
 from support.mesh import Processes, children_of, ledger_config, ledger_of, processes
@@ -195,9 +196,8 @@ def test_runs_go_on_and_no_session_ends_while_all_control_planes_are_down(mesh: 
 
 async def _end_by_themselves(on: Scene) -> None:
     """Return once no run is assigned; reads the store, since there is no control plane to ask."""
-    async with asyncio.timeout(WAIT_S):
-        while (await on.store.range(keys.ASSIGNED)).items:  # noqa: ASYNC110  # nothing tells of it but the store
-            await asyncio.sleep(0.05)
+    assigned = partial(on.store.range, keys.ASSIGNED)
+    await wait_for_value(assigned, "no run is assigned", lambda page: not page.items, WAIT_S)
 
 
 def test_a_killed_member_of_etcd_delays_runs_and_changes_nothing_else(tmp_path: Path) -> None:

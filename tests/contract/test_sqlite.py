@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import wait_until_async
 
 from stepflow.errors import DataLoss, FailedPrecondition, NotFound, StepflowError
 from stepflow.store import (
@@ -431,8 +432,7 @@ def test_a_lease_that_cannot_be_ended_is_ended_later(tmp_path: Path) -> None:
             await put(store, "a", b"1", lease=lease)
             await pragma(store, "query_only = ON")
             before = rounds
-            while rounds < before + 3:  # noqa: ASYNC110  # the thread has no event for it
-                await asyncio.sleep(0.01)
+            await wait_until_async(lambda: rounds >= before + 3, "the thread has tried three times")
             assert await store.get("a") is not None
             await pragma(store, "query_only = OFF")
             assert [(await anext(aiter(watch))).events[0].kind for _ in range(2)] == ["put", "delete"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -65,6 +65,26 @@ async def wait_until_async(predicate: Callable[[], T], description: str, timeout
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {description}")
         await asyncio.sleep(POLL_S)
+
+
+async def wait_for_value(
+    read: Callable[[], Awaitable[T]],
+    description: str,
+    passes: Callable[[T], object] = bool,
+    timeout_s: float = 10.0,
+) -> T:
+    """Read until the value passes, and return it. For what only reading tells: stores, other processes.
+
+    Raises: AssertionError with `description` and the last value on timeout.
+    """
+    import asyncio
+
+    deadline = time.monotonic() + timeout_s
+    while not passes(value := await read()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {description}; last read: {value!r:.500}")
+        await asyncio.sleep(POLL_S)
+    return value
 
 
 def free_port() -> int:

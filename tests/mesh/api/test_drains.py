@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from support import POLL_S, run_cli, wait_until
+from support import run_cli, wait_for_value, wait_until
 from support.dev import Dev, running
 from support.mesh import Gate, Processes, gated_config, processes
 
@@ -16,7 +16,7 @@ from stepflow.errors import FailedPrecondition, NotFound
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.etcd import EtcdServer
@@ -26,20 +26,11 @@ WAIT_S = 30.0
 
 FLOW = {"steps": [{"id": "a", "component": "/gated/work", "input": {"$input": "$"}}], "output": {"$step": "a"}}
 
-_T = TypeVar("_T")
-
 
 @pytest.fixture
 def mesh(etcd: EtcdServer, tmp_path: Path) -> Iterator[Processes]:
     with processes(etcd, tmp_path, f"{uuid4().hex[:12]}/") as mesh:
         yield mesh
-
-
-async def until(read: Callable[[], Awaitable[_T]], passes: Callable[[_T], bool]) -> _T:
-    """Read until the value passes; the test's time-out bounds it."""
-    while not passes(value := await read()):  # noqa: ASYNC110  # another process changes it
-        await asyncio.sleep(POLL_S)
-    return value
 
 
 def cli(control: Service, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -61,7 +52,9 @@ def test_a_run_whose_only_executor_drains_is_queued_with_the_reason_until_the_dr
             assert (await client.cluster()).obstacles == [reason]
 
             run_id = await client.submit(FLOW, 1)
-            queued = await until(lambda: client.get(run_id), lambda run: run.status == "queued")
+            queued = await wait_for_value(
+                lambda: client.get(run_id), "it is queued", lambda run: run.status == "queued"
+            )
             assert queued.queued_reason == reason
             assert [run.run_id async for run in client.list_runs(statuses=["queued"])] == [run_id]
             assert [run.run_id async for run in client.list_runs(statuses=["running"])] == []
@@ -104,7 +97,7 @@ def test_a_drained_host_gets_calls_again_after_its_drain_has_ended(mesh: Process
     async def scenario() -> None:
         async with Client(control.address) as client:
             await client.drain(host_id=host.id)
-            (obstacle,) = (await until(client.cluster, lambda seen: bool(seen.obstacles))).obstacles
+            (obstacle,) = (await wait_for_value(client.cluster, "it is told", lambda seen: seen.obstacles)).obstacles
             assert obstacle.startswith(f"every component host drains ({host.id})")
 
             run_id = await client.submit(FLOW, 1)
@@ -129,7 +122,7 @@ def test_an_undrain_ends_a_drain_that_still_waits(mesh: Processes, tmp_path: Pat
             run_id = await client.submit(FLOW, 1)
             await gate.wait_for(1)
             draining = asyncio.create_task(client.drain(host_id=host.id))
-            await until(client.cluster, lambda seen: seen.hosts[0].draining)
+            await wait_for_value(client.cluster, "it drains", lambda seen: seen.hosts[0].draining)
             await client.undrain(host_id=host.id)
             with pytest.raises(FailedPrecondition) as caught:
                 await draining

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.parts import World, echo, gated, of, step
 
 from control_plane import replays
@@ -53,11 +53,10 @@ class Applied:
 
 
 async def first_ended(world: World, run_id: str) -> ItemView:
-    while True:
-        for item in await world.control.items(run_id):
-            if item.status == "completed":
-                return item
-        await asyncio.sleep(0.01)
+    async def ended() -> list[ItemView]:
+        return [item for item in await world.control.items(run_id) if item.status == "completed"]
+
+    return (await wait_for_value(ended, "an item has ended"))[0]
 
 
 def test_pages_of_steps_replay_each_entry_once_and_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

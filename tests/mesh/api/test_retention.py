@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.api import api_mesh
 
 from control_plane.admission import RunRequest
@@ -78,14 +77,13 @@ async def ended(mesh: ApiMesh, *inputs: bytes) -> str:
 
 async def made_by(mesh: ApiMesh, run_id: str) -> str:
     """Return the id of the blob that the run's first step has put, once it stands in the journal."""
-    async with asyncio.timeout(20):
-        while True:
-            steps = {step.step_id: step for step in await mesh.mesh.control.steps(run_id)}
-            if "wait" in steps:
-                outcome = steps["put"].outcome
-                assert isinstance(outcome, Json)
-                return str(outcome.tree["blob_id"])
-            await asyncio.sleep(0.01)
+
+    async def steps() -> dict[str, Any]:
+        return {step.step_id: step for step in await mesh.mesh.control.steps(run_id)}
+
+    outcome = (await wait_for_value(steps, "it waits", lambda found: "wait" in found, 20))["put"].outcome
+    assert isinstance(outcome, Json)
+    return str(outcome.tree["blob_id"])
 
 
 async def fence_of(mesh: ApiMesh) -> Compare:
@@ -118,7 +116,7 @@ async def keys_of(mesh: ApiMesh, run_id: str) -> set[str]:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110  # store and blobs have no event for it
+        while not await condition():  # store and blobs have no event for it
             await asyncio.sleep(0.01)
 
 

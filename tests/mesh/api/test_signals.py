@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from support import wait_for_value
 from support.api import api_mesh
 from support.parts import World, of, step
 
@@ -50,23 +52,15 @@ def waiting(step_id: str, **more: Any) -> dict[str, Any]:
 
 
 async def in_journal(world: World, run_id: str, kind: str, partition: int = 0, count: int = 1) -> None:
-    async def there() -> bool:
-        found = [entry for entry in await world.journal(run_id, partition) if entry.WhichOneof("kind") == kind]
-        return len(found) >= count
+    async def found() -> int:
+        return [entry.WhichOneof("kind") for entry in await world.journal(run_id, partition)].count(kind)
 
-    for _ in range(2_000):
-        if await there():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"no {count} entries {kind}")
+    await wait_for_value(found, f"{count} entries {kind}", lambda now: now >= count)
 
 
 async def emptied(world: World, run_id: str) -> None:
-    for _ in range(2_000):
-        if not (await world.store.range(keys.inbox_of_run(run_id))).items:
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("the inbox is not emptied")
+    inbox = partial(world.store.range, keys.inbox_of_run(run_id))
+    await wait_for_value(inbox, "the inbox is emptied", lambda page: not page.items)
 
 
 def test_what_a_dead_owner_had_taken_and_what_came_meanwhile_reach_the_next_one_once() -> None:

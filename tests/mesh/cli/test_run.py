@@ -10,6 +10,7 @@ import pty
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -568,23 +569,36 @@ def test_a_damaged_database_is_named_and_the_others_are_still_listed(place: Plac
         assert "Traceback" not in done_one.stderr
 
 
+def ends_of_transactions(log: bytes) -> list[int]:
+    """Return where the transactions end that SQLite reads; the rest of the file is of former generations."""
+    (page_bytes,) = struct.unpack_from(">I", log, 8)
+    ends = []
+    for at in range(32, len(log), 24 + page_bytes):
+        if log[at + 8 : at + 16] != log[16:24]:  # the salts of a generation
+            break
+        if log[at + 4 : at + 8] != b"\0\0\0\0":
+            ends.append(at + 24 + page_bytes)
+    return ends
+
+
 def test_no_damage_of_a_log_makes_a_run_vanish(place: Place) -> None:
     run_id = place.interrupted()
     local = LocalRuns(place.folder / ".stepflow")
     log = Path(f"{local.database(run_id)}-wal")
     whole = log.read_bytes()
+    ends = ends_of_transactions(whole)
     dice = random.Random(17)
 
     def status() -> list[tuple[str, str]]:
         return [(run.run_id, status) for run, status in list_runs(local)]
 
-    assert status() == [(run_id, "interrupted")]
-    used = whole.rstrip(b"\0")
-    for at in [0, 5, 17, 25, 33, 60, 4_000, *(dice.randrange(len(used)) for _ in range(40))]:
+    # No reader has seen the log as it was: one might have copied it to the database.
+    for at in [0, 5, 17, 25, 33, 60, 4_000, *(dice.randrange(ends[-1]) for _ in range(40))]:
         log.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         ((found, shown),) = status()
         assert found == run_id
-        assert shown in ("damaged", "interrupted"), at
+        crash_would_look_so = at >= ends[-3]
+        assert shown == "damaged" or (shown == "interrupted" and crash_would_look_so), at
     log.write_bytes(b"\0" * 32 + whole[32:])
     assert status() == [(run_id, "damaged")]
     resumed = place.cli("resume", run_id)

@@ -10,10 +10,11 @@ import asyncio
 import io
 import random
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.etcd import FAST, EtcdServer, leader_of, running_cluster, running_etcd
 from support.proxy import TcpProxy
 
@@ -337,8 +338,7 @@ def test_a_writer_whose_reply_was_lost_finds_out_that_it_had_committed(server: E
                 count = load.sent
                 proxy.freeze_replies()
                 load.send(1)
-                while await observer.get(f"load/{count:05}") is None:  # noqa: ASYNC110  # bounded by the scenario
-                    await asyncio.sleep(0.01)
+                await wait_for_value(partial(observer.get, f"load/{count:05}"), "it is committed")
                 assert len(load.told) == count  # committed, but the reply is held back
                 await load.until(count + 1)
             assert load.writer.stats.resends >= 3
@@ -634,8 +634,7 @@ def test_a_lease_that_ran_out_while_etcd_was_down_is_gone(server: EtcdServer) ->
                 except NotFound:
                     return True
 
-            while not await is_gone():  # noqa: ASYNC110  # bounded by the scenario
-                await asyncio.sleep(0.05)
+            await wait_for_value(is_gone, "the lease is gone", timeout_s=60)
             with pytest.raises(NotFound):
                 await store.lease_keep_alive(lease)
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import text_of, wait_until_async
+from support import text_of, wait_for_value, wait_until_async
 from support.etcd import FAST, running_etcd
 from support.mesh import Gate, gated_config, processes
 
@@ -92,23 +92,24 @@ async def mesh(etcd: EtcdServer, folder: Path) -> AsyncIterator[tuple[Processes,
 
 async def back(client: Client, flow: Any, value: Any = 1) -> None:
     """Wait until a new run completes, within `BACK_S`."""
+
+    async def submitted() -> str:
+        try:
+            return await client.submit(flow, value)
+        except StepflowError:
+            return ""
+
     async with asyncio.timeout(BACK_S):
-        while True:
-            try:
-                run_id = await client.submit(flow, value)
-                break
-            except StepflowError:
-                await asyncio.sleep(0.1)
+        run_id = await wait_for_value(submitted, "a run is submitted", timeout_s=BACK_S)
         run = await client.wait(run_id)
         assert run.status == "completed", [item async for item in client.items(run_id)]
 
 
 async def steps_are(client: Client, run_id: str, statuses: list[str]) -> None:
-    async with asyncio.timeout(BACK_S):
-        while True:
-            if [step.status async for step in client.steps(run_id)] == statuses:
-                return
-            await asyncio.sleep(0.05)
+    async def found() -> list[str]:
+        return [step.status async for step in client.steps(run_id)]
+
+    await wait_for_value(found, "the steps are so", lambda now: now == statuses, BACK_S)
 
 
 def test_a_wiped_etcd_loses_its_runs_and_the_mesh_serves_new_ones(etcd: EtcdServer, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.etcd import FAST, EtcdServer, etcd_binary, running_etcd
 
 from control_plane.pressure import AdmissionPressure
@@ -215,10 +215,8 @@ def test_a_user_who_is_not_root_learns_version_and_size(guarded: EtcdServer) -> 
             assert store.version == before.version == etcd_binary().version
             for number in range(20):
                 await put(store, f"fill/{number}", b"x" * 50_000)
-            for _ in range(100):
-                if (await store.status()).size_in_use_bytes > before.size_in_use_bytes + 500_000:
-                    break
-                await asyncio.sleep(0.1)
+            filled_bytes = before.size_in_use_bytes + 500_000
+            await wait_for_value(store.status, "it is filled", lambda now: now.size_in_use_bytes > filled_bytes)
             with pytest.raises(Overloaded) as full:
                 await AdmissionPressure(StoreMeter(store), 500_000).admit()
             assert full.value.reason == "STORE_FULL"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from support import POLL_S, ROOT, run_cli
+from support import ROOT, run_cli, wait_for_value
 from support.mesh import Gate, Processes, gated_config, processes
 
 from stepflow.client import Client
@@ -62,9 +62,8 @@ def test_a_step_waits_for_a_full_blob_store_and_is_executed_once(mesh: Processes
     async def scenario() -> None:
         async with Client(control.address) as client:
             run_id = await client.submit(FLOW, LARGE)
-            while not (warnings := (await client.cluster()).warnings):  # noqa: ASYNC110  # another process changes it
-                await asyncio.sleep(POLL_S)
-            (warning,) = warnings
+            told = await wait_for_value(client.cluster, "the mesh says it", lambda seen: seen.warnings, WAIT_S)
+            (warning,) = told.warnings
             assert f"{full.id} cannot use the blob store" in warning
             assert "File too large (EFBIG)" in warning
             status = await asyncio.to_thread(run_cli, ["cluster", "status", "--server", control.address])

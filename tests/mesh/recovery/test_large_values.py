@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.mesh import Gate, gated_config, processes
 from support.parts import World, echo, gated, of, step
 from typer.testing import CliRunner
@@ -229,9 +229,7 @@ def test_a_mesh_shows_what_waits_for_memory(etcd: EtcdServer, tmp_path: Path) ->
             async def waiting() -> list[int]:
                 return [host.value_waiting for host in (await client.cluster()).hosts]
 
-            async with asyncio.timeout(30):
-                while await waiting() != [1]:  # noqa: ASYNC110  # nothing tells of it but the store
-                    await asyncio.sleep(0.05)
+            await wait_for_value(waiting, "one waits", lambda now: now == [1], 30)
             (host,) = (await client.cluster()).hosts
             assert host.value_bytes_max == 20 * 2**20
             shown = await asyncio.to_thread(CliRunner().invoke, app, ["cluster", "status", "--server", server])
@@ -239,9 +237,7 @@ def test_a_mesh_shows_what_waits_for_memory(etcd: EtcdServer, tmp_path: Path) ->
             gate.allow(99)
             for run_id in run_ids:
                 assert (await client.wait(run_id, timeout_s=60)).status == "completed"
-            async with asyncio.timeout(30):
-                while await waiting() != [0]:  # noqa: ASYNC110  # nothing tells of it but the store
-                    await asyncio.sleep(0.05)
+            await wait_for_value(waiting, "none waits", lambda now: now == [0], 30)
 
     with processes(etcd, tmp_path, f"{uuid4().hex[:12]}/") as mesh:
         mesh.host(gated_config(tmp_path), "--value-memory", "20")

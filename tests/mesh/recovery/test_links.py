@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.parts import RULES, Work, World, echo, gated, kinds, of, step
 from support.proxy import TcpProxy
 
@@ -275,9 +276,8 @@ def test_after_a_lost_acknowledgement_the_next_attempt_is_really_executed() -> N
             for connection in host.proxy._connections:
                 connection.up.open.clear()  # what the executor sends from here on is lost
             may_fail.set()
-            async with asyncio.timeout(10):
-                while "attempt_failed" not in kinds(await mesh.journal(run_id)):  # noqa: ASYNC110  # only the store tells
-                    await asyncio.sleep(0.01)
+            journal = partial(mesh.journal, run_id)
+            await wait_for_value(journal, "it has failed", lambda entries: "attempt_failed" in kinds(entries))
             assert host.host.calls_held == 1, "the host keeps the result of attempt 1"
             (peer,) = mesh.executors[0].hosts._peers.values()
             await wait_until_async(lambda: peer._acks, "the acknowledgement is on its way")

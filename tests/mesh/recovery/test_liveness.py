@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.parts import LONG_S
 
 from control_plane.liveness import Liveness
@@ -78,9 +78,7 @@ class World:
 
     async def wait_for(self, *executor_ids: str) -> None:
         """Return when exactly these sessions stand."""
-        async with asyncio.timeout(10):
-            while await self.sessions() != set(executor_ids):  # noqa: ASYNC110  # nothing tells of it but the store
-                await asyncio.sleep(0.01)
+        await wait_for_value(self.sessions, "these stand", lambda found: found == set(executor_ids))
 
     async def attended(self) -> None:
         for executor in self.executors:
@@ -210,10 +208,7 @@ def test_an_executor_that_hears_late_of_its_registration_is_not_taken_for_gone()
             await mesh.lead()
             slow = LateReplies(mesh.store)
             starting = asyncio.create_task(mesh.add_executor(slow))
-            async with asyncio.timeout(10):
-                while not await mesh.sessions():  # noqa: ASYNC110  # nothing tells of it but the store
-                    await asyncio.sleep(0.01)
-            (executor_id,) = await mesh.sessions()
+            (executor_id,) = await wait_for_value(mesh.sessions, "its session is in the store")
             await wait_until_async(
                 lambda: mesh.liveness.answering(executor_id), "the leader has asked, and was answered"
             )

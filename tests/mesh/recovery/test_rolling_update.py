@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from support import ROOT
+from support import ROOT, wait_for_value
 from support.load import KINDS, Asked, chain
 from support.mesh import Processes, ledger_config, ledger_of, processes
 from support.scene import WAIT_S, adoptions_of, run, scene
@@ -109,9 +109,7 @@ async def ready(*waiting: Service) -> None:
 
 
 async def drives_runs(on: Scene, executor: Service) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not await on.owned_by(executor):  # noqa: ASYNC110  # nothing tells of it but the store
-            await asyncio.sleep(0.05)
+    await wait_for_value(lambda: on.owned_by(executor), "it drives runs", timeout_s=WAIT_S)
 
 
 async def retire(service: Service) -> None:

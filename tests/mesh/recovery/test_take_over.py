@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 from support.parts import World, echo, gated, kinds, of
 
 from control_plane import takeover as control_takeover
@@ -435,9 +435,7 @@ def test_a_reading_that_breaks_off_without_a_death_is_not_counted(monkeypatch: p
             else:
                 await break_run(world, run_id, "garbage")
                 reading.going_on.set()
-            async with asyncio.timeout(10):
-                while await world.keys(keys.ADOPTING):  # noqa: ASYNC110  # nothing tells of it but the store
-                    await asyncio.sleep(0.005)
+            await wait_for_value(lambda: world.keys(keys.ADOPTING), "it is not counted", lambda found: not found)
 
     run(main())
 

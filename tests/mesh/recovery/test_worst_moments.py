@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 from uuid import uuid4
 
 import pytest
-from support import ROOT, free_port, wait_until_async
+from support import ROOT, free_port, wait_for_value, wait_until_async
 from support.etcd import FAST, running_etcd
 from support.mesh import Gate, Processes, gated_config, processes
 from support.proxy import TcpProxy
@@ -77,9 +77,11 @@ async def adopted(store: Store, run_id: str) -> list[pb.Adopted]:
 
 async def owned_by(store: Store, executor: Service, count: int) -> None:
     """Wait until that many runs are assigned to an executor."""
-    async with asyncio.timeout(WAIT_S):
-        while len([item async for item in range_all(store, keys.assigned_to(executor.id))]) != count:  # noqa: ASYNC110  # nothing tells of it but the store
-            await asyncio.sleep(0.01)
+
+    async def found() -> int:
+        return len([item async for item in range_all(store, keys.assigned_to(executor.id))])
+
+    await wait_for_value(found, f"{executor.id} owns {count}", lambda now: now == count, WAIT_S)
 
 
 def test_runs_that_move_to_an_executor_which_dies_before_it_takes_them_up_move_on(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from support import wait_until_async
+from support import wait_for_value, wait_until_async
 
 from stepflow.rpc import health
 from stepflow.rpc.health import LIVENESS, READINESS, ProcessHealth
@@ -48,9 +48,7 @@ async def process_with(vitals: Callable[[], Vitals]) -> AsyncIterator[ProcessHea
 
 
 async def until(process: ProcessHealth, name: str, status: str) -> None:
-    async with asyncio.timeout(10):
-        while await told(process, name) != status:  # noqa: ASYNC110  # the servicer has no event
-            await asyncio.sleep(0.01)
+    await wait_for_value(lambda: told(process, name), f"{name} is {status}", lambda now: now == status)
 
 
 def test_a_service_that_cannot_work_is_not_ready_until_it_can_and_stays_alive() -> None:
