@@ -25,7 +25,6 @@ import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -38,6 +37,7 @@ from stepflow.flow import flow_from_tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from stepflow.client import Client
     from stepflow.dev.mesh import DevMesh

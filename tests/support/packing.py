@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import aclosing
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -103,7 +105,17 @@ async def store_run(
         await blobs.put(content, scope=run_id)
     last: list[Op] = []
     if world.state.status is not None:
-        results = await partition_results(world.state, _Blobs(blobs))  # type: ignore[arg-type]  # all that it calls
+        firsts = [0, *accumulate(flushes)]
+
+        def value_of(seq: int) -> tuple[int, int]:
+            first = firsts[bisect_right(firsts, seq) - 1]
+            return first, seq - first
+
+        results = await partition_results(
+            world.state,
+            _Blobs(blobs),  # type: ignore[arg-type]  # all that it calls
+            value_of,
+        )
         last = [
             Put(keys.status(run_id, 0), partition_status(world.state, record, 0).SerializeToString()),
             Put(keys.results(run_id, 0), results.SerializeToString()),
