@@ -105,6 +105,7 @@ async def store_run(
         await blobs.put(content, scope=run_id)
     last: list[Op] = []
     if world.state.status is not None:
+        flushes = [*flushes]
         firsts = [0, *accumulate(flushes)]
 
         def value_of(seq: int) -> tuple[int, int]:
