@@ -29,7 +29,9 @@ async def receiving_server(budget: ValueBudget) -> AsyncIterator[str]:
         return b""
 
     server = RpcServer(value_budget=budget, large_requests=[METHOD])
-    handler = grpc.unary_unary_rpc_method_handler(put, request_deserializer=blobs_pb2.PutBlobRequest.FromString)
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        put, request_deserializer=blobs_pb2.PutBlobRequest.FromString
+    )
     server.add_methods("kit.Kit", {"Put": handler})
     address = await server.start("127.0.0.1:0")
     try:
