@@ -29,7 +29,7 @@ async def receiving_server(budget: ValueBudget) -> AsyncIterator[str]:
         return b""
 
     server = RpcServer(value_budget=budget, large_requests=[METHOD])
-    handler: grpc.RpcMethodHandler[blobs_pb2.PutBlobRequest, bytes] = grpc.unary_unary_rpc_method_handler(
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
         put, request_deserializer=blobs_pb2.PutBlobRequest.FromString
     )
     server.add_methods("kit.Kit", {"Put": handler})

@@ -155,6 +155,8 @@ def test_the_runs_of_one_call_do_not_wait_for_the_memory_of_each_other(
             stub: Any = runs_pb2_grpc.RunsServiceStub(channel)
             reply = await stub.SubmitRuns(runs_pb2.SubmitRunsRequest(runs=runs), timeout=20)
         assert all(outcome.run_id for outcome in reply.outcomes)
+        for outcome in reply.outcomes:
+            assert (await client.wait(outcome.run_id, timeout_s=30)).status == "completed"
 
     with_client(api[0], talk)
 
