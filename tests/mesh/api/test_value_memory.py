@@ -10,7 +10,7 @@ from support import wait_until, wait_until_async
 from support.api import api_mesh
 from typer.testing import CliRunner
 
-from stepflow.cli.__main__ import app
+from stepflow.cli.app import app
 from stepflow.client import Client
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import blobs_pb2, blobs_pb2_grpc, flows_pb2, runs_pb2, runs_pb2_grpc, values_pb2
