@@ -27,6 +27,7 @@ EventKind = Literal[
     "item_failed",
     "cancel_requested",
     "signalled",
+    "history_incomplete",
     "run_ended",
 ]
 
