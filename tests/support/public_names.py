@@ -139,7 +139,7 @@ def _plain(value: Any) -> str:
 def _commands() -> dict[str, Any]:
     import typer
 
-    return _command(typer.main.get_command(importlib.import_module("stepflow.cli.__main__").app))
+    return _command(typer.main.get_command(importlib.import_module("stepflow.cli.app").app))
 
 
 def _command(command: Any) -> dict[str, Any]:
