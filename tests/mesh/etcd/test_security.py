@@ -21,7 +21,7 @@ from support.etcd import FAST, EtcdServer, etcd_binary, running_etcd
 from control_plane.pressure import AdmissionPressure
 from control_plane.store_meter import StoreMeter
 from stepflow.errors import Forbidden, Invalid, Overloaded, Unauthenticated
-from stepflow.store import Put, StoreUnavailable, Txn, present, put, range_all
+from stepflow.store import Put, StoreCompacted, StoreUnavailable, Txn, present, put, range_all
 from stepflow.store.etcd.config import EtcdConfig
 from stepflow.store.etcd.members import UNKNOWN_VERSION
 from stepflow.store.etcd.metrics import read_metrics
@@ -222,6 +222,18 @@ def test_a_user_who_is_not_root_learns_version_and_size(guarded: EtcdServer) -> 
             with pytest.raises(Overloaded) as full:
                 await AdmissionPressure(StoreMeter(store), 500_000).admit()
             assert full.value.reason == "STORE_FULL"
+
+    run(scenario())
+
+
+def test_a_user_who_is_not_root_compacts(guarded: EtcdServer) -> None:
+    async def scenario() -> None:
+        async with opened(EtcdConfig.parse(guarded.endpoint, user="mesh", password=PASSWORD)) as store:
+            for _ in range(3):
+                revision = await put(store, "k", b"")
+            await store.compact(revision)
+            with pytest.raises(StoreCompacted):
+                await store.range("k", revision=revision - 1)
 
     run(scenario())
 
