@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import wait_until_async
 from support.parts import World, echo
 
 from control_plane import admission
@@ -26,10 +27,11 @@ def test_too_many_waiting_runs_refuse_further_ones_with_a_time(monkeypatch: pyte
 
     async def main() -> None:
         async with World.open(executors=0) as world:
+            for _ in range(2):
+                await world.submit(echo("a"))
+            await wait_until_async(lambda: len(world.control.cluster.pending) == 2, "the waiting runs are counted")
             with pytest.raises(Overloaded) as refused:
-                while True:
-                    await world.submit(echo("a"))
-                    await asyncio.sleep(0.01)  # the control plane's watch counts the run
+                await world.submit(echo("a"))
             assert refused.value.reason == "TOO_MANY_PENDING"
             assert retry_after_ms(refused.value) > 0
 
