@@ -40,7 +40,7 @@ ETCD_FLAGS = (
     "--logger=zap",
     "--log-level=warn",
 )
-"""etcd compacts by itself; the control plane measures the fill of etcd against the quota."""
+"""The control plane compacts, and measures the fill against the quota; etcd's own compaction is the backstop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
