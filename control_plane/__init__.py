@@ -10,7 +10,7 @@ Requests:
 - `cancel`: cancellation of runs.
 - `unreadable`: the end of a cancelled run that no executor can read.
 - `signals`: signals to runs.
-- `deletion`: deletion of an ended run.
+- `deletion`: deletion of an ended run, live or packed.
 - `quota`: no new runs while etcd is nearly full.
 - `flow_store`: flows by id.
 - `catalog`: names, versions and labels of flows.
@@ -37,6 +37,6 @@ The leader:
 - `placement`: waiting runs to executors with room.
 - `takeover`: the runs of dead executors to live ones.
 - `liveness`: detection of dead executors by their streams.
-- `retention`: removal of expired runs.
+- `formats`: from when on the mesh writes what older versions cannot read.
 - `shared_blobs`: removal of expired shared blobs.
 """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from control_plane.admission import Admission
-from control_plane.archive.ended_runs import EndedRuns
+from control_plane.archive.due_runs import DueRuns
 from control_plane.archive.packed_runs import PackedRuns
 from control_plane.archive.reader import Archive
 from control_plane.archive.run_store import RunStore
@@ -83,9 +83,9 @@ class ControlPlane:
         """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
-        self.ended_runs = EndedRuns()
+        self.due_runs = DueRuns()
         """What the leader packs next."""
-        self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.ended_runs)
+        self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.due_runs)
         self._flows = FlowStore(store)
         self.admission = Admission(
             self._flows, packed, blobs, self.cluster, self._grouping, retry or RetryConfig(), self._leader.look

@@ -41,7 +41,7 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from control_plane.archive.ended_runs import EndedRun
+    from control_plane.archive.due_runs import DueRun
     from stepflow.store import Compare, Op, Store
 
 log = get_logger(__name__)
@@ -84,7 +84,7 @@ assert FIRST_KEYS > SMALL_RUN_KEYS
 class RunKeys:
     """An ended run as read at `revision`."""
 
-    run: EndedRun
+    run: DueRun
     revision: int
     record: KeyValue | None
     """None: the run was deleted, or its packing broke off after the record."""
@@ -111,7 +111,7 @@ class RunKeys:
             self.record = msgspec.structs.replace(self.record, value=b"")
 
 
-async def read_runs(store: Store, runs: Sequence[EndedRun]) -> list[RunKeys]:
+async def read_runs(store: Store, runs: Sequence[DueRun]) -> list[RunKeys]:
     """Read ended runs, in the order given. Raises: StepflowError."""
     groups = [runs[start : start + RUNS_PER_READ] for start in range(0, len(runs), RUNS_PER_READ)]
     found: list[RunKeys] = []
@@ -121,7 +121,7 @@ async def read_runs(store: Store, runs: Sequence[EndedRun]) -> list[RunKeys]:
     return found
 
 
-async def _read_group(store: Store, runs: Sequence[EndedRun]) -> list[RunKeys]:
+async def _read_group(store: Store, runs: Sequence[DueRun]) -> list[RunKeys]:
     ops: list[Op] = []
     for run in runs:
         ops += Get(keys.run(run.run_id)), Get(keys.deleted(run.run_id))
