@@ -363,7 +363,7 @@ BOUNDS = (
     ),
     Promise(
         "packing",
-        "Ended runs leave etcd for the blob store; each of them can be read at any moment, also if a leader dies meanwhile.",
+        "Ended runs leave etcd for the blob store, and can be read at any moment, also when a leader dies meanwhile.",
         (
             "mesh/api/test_packing.py::test_a_leader_that_dies_at_any_step_of_packing_loses_nothing_and_leaves_nothing",
             "mesh/api/test_packing.py::test_each_run_is_readable_once_at_each_step_of_packing",

@@ -14,7 +14,8 @@ The leader's work:
 - `keeper`: all of it, in one task.
 - `policy`: how long runs are kept, and where.
 - `due_runs`: which runs are packed next.
-- `run_keys`: the key-values of ended runs in the store, read and deleted.
+- `run_reader`: reads ended runs from the store.
+- `run_keys`: what it reads, and its deletion.
 - `packer`: from the store into segments.
 - `led_segments`: the set of segments, as their only writer knows it.
 - `tombstones`: the end of deletions by clients.

@@ -22,16 +22,8 @@ from typing import TYPE_CHECKING
 from control_plane.archive.builder import SegmentBuilder
 from control_plane.archive.format import object_name
 from control_plane.archive.led_segments import new_segment_id
-from control_plane.archive.run_keys import (
-    RUNS_PER_READ,
-    STREAMS,
-    delete_large,
-    delete_runs,
-    has_blobs,
-    named_blobs,
-    pages_of,
-    read_runs,
-)
+from control_plane.archive.run_keys import delete_large, delete_runs, has_blobs, named_blobs
+from control_plane.archive.run_reader import BATCH_RUNS, RunReader, pages_of
 from control_plane.shared_blobs import blob_ids
 from control_plane.threads import off_loop
 from stepflow.errors import DataLoss, NotFound, StepflowError
@@ -53,9 +45,6 @@ SEGMENT_BYTES = 32 * 1024 * 1024
 SEGMENT_RUNS_MAX = 4096
 """A segment ends with the batch of runs that reaches one of these."""
 
-BATCH_RUNS = RUNS_PER_READ * STREAMS
-"""Runs read and added to a segment at once."""
-
 
 class Packer:
     """Packs during one term of leadership. One call at a time."""
@@ -75,6 +64,7 @@ class Packer:
         self._due_runs = due_runs
         self._fence = fence
         self._counters = counters
+        self._reader = RunReader(store)
         self._runs_max = SEGMENT_RUNS_MAX
 
     async def pack(self, before_ms: int, span_ms: int) -> float:
@@ -88,7 +78,7 @@ class Packer:
         if not taken:
             return 0.0
 
-        left = list(taken)
+        left = sorted(taken, key=lambda run: run.run_id)  # neighbours in the store
         try:
             full = await self._pack(left)
         except (StepflowError, asyncio.CancelledError):
@@ -149,7 +139,7 @@ class Packer:
         """Take runs from `left`, in batches; yield those that are to be packed, and finish those that are packed."""
         while left:
             taken, left[:BATCH_RUNS] = left[:BATCH_RUNS], []
-            reads = await read_runs(self._store, taken)
+            reads = await self._reader.read(taken)
             doubtful = [read.run.run_id for read in reads if read.run.listed and read.record is not None]
             held = await self._segments.holding(doubtful) if doubtful else {}
 

@@ -115,7 +115,7 @@ class ArchiveLeaders:
         found = await self.store.get(keys.leader())
         assert found is not None
         store = Hooked(self.store, hook, STORE_CALLS)
-        blobs = BlobStore(Hooked(self.backend, hook, BLOB_CALLS))  # type: ignore[arg-type]  # a backend with hooks
+        blobs = BlobStore(Hooked(self.backend, hook, BLOB_CALLS))
         return Term(store, blobs, created_at(keys.leader(), found.create_revision), self.policy)
 
     async def undisturbed(self, now_ms: int = FAR_MS) -> Term:
