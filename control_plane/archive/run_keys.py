@@ -91,7 +91,11 @@ def has_blobs(read: RunKeys) -> bool:
     if not read.whole or read.input_blobs:
         return True
     # Not the record: its hashes look like blobs.
-    return any(_BLOB.search(item.value) for item in read.items if not item.key.startswith(keys.RUNS))
+    return any(
+        b"@" in item.value and _BLOB.search(item.value)  # the first test is 30 times as fast
+        for item in read.items
+        if not item.key.startswith(keys.RUNS)
+    )
 
 
 def named_blobs(read: RunKeys) -> set[bytes]:
