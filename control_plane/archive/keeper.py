@@ -50,6 +50,9 @@ RETRY_S_MAX = 15.0
 """Pauses of one kind of work after its failures, doubling."""
 
 UPKEEP_INTERVAL_S = 5.0
+UPKEEP_PIECES = 4
+"""Pieces of upkeep between two looks at what is due for packing."""
+
 HOURLY_S = 3600.0
 SIZE_INTERVAL_S = 2.0
 
@@ -100,6 +103,7 @@ class ArchiveKeeper:
                 log_defect(log, "archive failed by a defect", error)
             finally:
                 self._due_runs.end()
+                self.counters.clear_state()
             await asyncio.sleep(TICK_S)
 
     async def _term(self, fence: Compare) -> None:
@@ -181,11 +185,13 @@ class _Term:
                 return
 
     async def _do_upkeep(self) -> None:
-        """Do one piece of upkeep, at once if there was more last time; some of it every hour."""
+        """Do some pieces of upkeep, at the next tick again if there are more; some of it every hour."""
         now_s = time.monotonic()
         if now_s >= self._upkeep_due_s:
-            more = await self._upkeep.step(_now_ms())
-            self._upkeep_due_s = now_s + (0 if more else UPKEEP_INTERVAL_S)
+            for _ in range(UPKEEP_PIECES):
+                if not await self._upkeep.step(_now_ms()):
+                    self._upkeep_due_s = now_s + UPKEEP_INTERVAL_S
+                    break
         if now_s >= self._orphans_due_s:
             self._orphans_due_s = now_s + HOURLY_S
             await self._upkeep.delete_orphans()

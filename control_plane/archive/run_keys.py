@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,7 +29,7 @@ from stepflow.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from control_plane.archive.due_runs import DueRun
     from stepflow.store import Compare, Op, Store
@@ -111,22 +112,29 @@ async def delete_runs(store: Store, fence: Compare, runs: Sequence[RunKeys]) -> 
     Raises: FailedPrecondition `NOT_LEADING`; StepflowError: some of them are deleted.
     """
     # 1. Small runs, many in a transaction.
-    small = [(read, _deletes(read)) for read in runs if read.record is not None and _is_small(read)]
-    groups: list[list[tuple[RunKeys, list[Op]]]] = []
-    ops_left = 0
-    for read, ops in small:
-        if len(ops) + 1 > ops_left:
-            groups.append([])
-            ops_left = TXN_OPS
-        groups[-1].append((read, ops))
-        ops_left -= len(ops) + 1  # the compare, too, so that neither exceeds the bound
-    for start in range(0, len(groups), STREAMS):
-        await asyncio.gather(*(_delete_group(store, fence, group) for group in groups[start : start + STREAMS]))
+    groups = _groups([read for read in runs if read.record is not None and _is_small(read)])
+    while some := list(islice(groups, STREAMS)):
+        await asyncio.gather(*(_delete_group(store, fence, group) for group in some))
 
     # 2. The others, one after the other.
     for read in runs:
         if read.record is None or not _is_small(read):
             await delete_large(store, fence, read)
+
+
+def _groups(runs: Sequence[RunKeys]) -> Iterator[list[tuple[RunKeys, list[Op]]]]:
+    """Yield small runs with their deletions, grouped into transactions."""
+    group: list[tuple[RunKeys, list[Op]]] = []
+    ops_left = TXN_OPS
+    for read in runs:
+        ops = _deletes(read)
+        ops_left -= len(ops)
+        if ops_left < 0:
+            yield group
+            group, ops_left = [], TXN_OPS - len(ops)
+        group.append((read, ops))
+    if group:
+        yield group
 
 
 def _is_small(read: RunKeys) -> bool:
