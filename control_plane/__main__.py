@@ -168,7 +168,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
-        archive = ArchiveKeeper(store, blobs, control.formats, control.ended_runs, config.retention, control.leadership)
+        archive = ArchiveKeeper(store, blobs, control.formats, control.due_runs, config.retention, control.leadership)
         stack.push_async_callback(archive.close)
         archive.start()
         room = Room(store, control.activity, control.leadership, config.etcd_quota_bytes)

@@ -380,11 +380,26 @@ BOUNDS = (
         "retention",
         "Ended runs are removed after their retention, or earlier when they exceed the budget; running ones never are.",
         (
-            "mesh/api/test_retention.py::test_over_the_budget_the_oldest_runs_go_first",
+            "mesh/api/test_upkeep.py::test_old_runs_go_with_their_blobs_and_young_ones_stay",
+            "mesh/api/test_upkeep.py::test_over_the_bound_on_bytes_the_runs_that_ended_first_go_and_no_run_is_read",
             "mesh/api/test_retention.py::test_runs_that_have_not_ended_stay_whatever_the_budget",
             "mesh/cli/test_folders.py::test_the_end_of_a_run_removes_old_runs_as_the_configuration_says",
             "unit/embedded/test_folder_retention.py::test_a_run_that_has_not_ended_is_never_removed",
         ),
+    ),
+    Promise(
+        "packing",
+        "Ended runs leave etcd for the blob store, and can be read at any moment, also when a leader dies meanwhile.",
+        (
+            "mesh/api/test_packing.py::test_a_leader_that_dies_at_any_step_of_packing_loses_nothing_and_leaves_nothing",
+            "mesh/api/test_packing.py::test_each_run_is_readable_once_at_each_step_of_packing",
+            "mesh/api/test_upkeep.py::test_a_leader_that_dies_at_any_step_of_a_rewrite_loses_nothing",
+        ),
+    ),
+    Promise(
+        "deletion",
+        "A deleted run is gone for all readers at once, and stays gone.",
+        ("mesh/api/test_packing.py::test_a_run_deleted_at_any_step_of_packing_is_gone_at_once_and_stays_gone",),
     ),
 )
 

@@ -105,7 +105,10 @@ def mesh_services(settings: DevSettings, etcd: str) -> list[Service]:
         return service(name, "component_host", *any_port, *config, *args)
 
     return [
-        service("control_plane", "control_plane", "--listen", f"{HOST}:{settings.port}", *config),
+        # One control plane: no other one must be updated before the present formats are written.
+        service(
+            "control_plane", "control_plane", "--listen", f"{HOST}:{settings.port}", "--formats-grace", "0", *config
+        ),
         *(executor(f"executor-{n + 1}") for n in range(settings.executors)),
         *(host(f"host-{n + 1}") for n in range(settings.hosts)),
     ]

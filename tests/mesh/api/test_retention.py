@@ -100,7 +100,7 @@ async def keeping(mesh: ApiMesh, **policy: Any) -> AsyncIterator[ArchiveKeeper]:
     """Run the archive of the mesh's control plane."""
     control = mesh.mesh.control
     chosen = RetentionPolicy(**({"linger_s": 0.0, "formats_grace_s": 0.0} | policy))
-    keeper = ArchiveKeeper(mesh.store, mesh.blobs, control.formats, control.ended_runs, chosen, control.leadership)
+    keeper = ArchiveKeeper(mesh.store, mesh.blobs, control.formats, control.due_runs, chosen, control.leadership)
     keeper.start()
     try:
         yield keeper
