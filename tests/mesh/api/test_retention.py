@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,7 +26,7 @@ from stepflow.mesh.v1 import formats_pb2
 from stepflow.store import created_at, keys, put, range_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from support.api import ApiMesh
 
@@ -115,19 +114,13 @@ async def keys_of(mesh: ApiMesh, run_id: str) -> set[str]:
     }
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # store and blobs have no event for it
-            await asyncio.sleep(0.01)
-
-
 async def packed(mesh: ApiMesh, *run_ids: str) -> None:
     """Wait until the runs have left the store."""
 
     async def gone() -> bool:
         return not [run_id for run_id in run_ids if await keys_of(mesh, run_id)]
 
-    await until(gone)
+    await wait_for_value(gone, "gone", timeout_s=20)
 
 
 def test_runs_that_have_ended_leave_the_store_and_answer_as_before(api: Any) -> None:
@@ -239,7 +232,7 @@ def test_a_leader_looks_through_the_shared_blobs(api: Any) -> None:
             async def gone() -> bool:
                 return identity not in await mesh.blobs.dates()
 
-            await until(gone)
+            await wait_for_value(gone, "gone", timeout_s=20)
 
     run(work())
 
