@@ -155,7 +155,7 @@ class LocalSource:
             try:
                 run = await reader(store, self._local.blobs()).get_run(run_id)
             finally:
-                await store.close()
+                await self._local.close(store)
             terminal = run.terminal
         except (DataLoss, StoreUnreadable):
             if not force or self._local.is_driven(run_id):
@@ -192,7 +192,7 @@ class LocalSource:
                 signal_id=signal.signal_id,
             )
         finally:
-            await store.close()
+            await self._local.close(store)
 
 
 class RemoteSource:
