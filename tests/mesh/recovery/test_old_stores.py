@@ -110,7 +110,7 @@ def test_a_folder_of_an_earlier_version_is_listed_shown_and_its_interrupted_runs
     assert_continued(place, before, journals_of(place))
 
 
-FOR_EVER = ("--keep-journals", "1e7", "--keep-runs", "1e7", "--keep-blobs", "1e7")
+FOR_EVER = ("--keep-journals", "1e7", "--keep-runs", "1e7", "--keep-blobs", "1e10")
 """The runs of a dump ended long ago, and its blobs have no dates."""
 
 END_TIMEOUT_S = 60.0
