@@ -133,8 +133,8 @@ class Archive:
             try:
                 return await self._repeated(lambda: self._entries_behind(position, limit, skipped))
             except (DataLoss, FailedPrecondition) as error:  # a damaged segment must not hide the others
-                segment_id = error.details.get("segment_id")
-                if segment_id is None or segment_id in skipped:
+                segment_id = str(error.details.get("segment_id", ""))
+                if not segment_id or segment_id in skipped:
                     raise
                 skipped.add(segment_id)
                 log.error(
@@ -151,7 +151,7 @@ class Archive:
             try:
                 return await work()
             except NotFound as error:
-                gone = error.details.get("name", "")
+                gone = str(error.details.get("name", ""))
                 await self.manifests.refresh()
                 if before == self.manifests.segments:
                     break
