@@ -393,6 +393,8 @@ BOUNDS = (
         (
             "mesh/api/test_packing.py::test_a_leader_that_dies_at_any_step_of_packing_loses_nothing_and_leaves_nothing",
             "mesh/api/test_packing.py::test_each_run_is_readable_once_at_each_step_of_packing",
+            "mesh/api/test_packed_runs.py::test_any_order_of_events_reads_alike_before_and_after_packing",
+            "mesh/api/test_archive.py::test_no_moment_of_packing_or_rewriting_is_without_a_run",
             "mesh/api/test_upkeep.py::test_a_leader_that_dies_at_any_step_of_a_rewrite_loses_nothing",
         ),
     ),

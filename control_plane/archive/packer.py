@@ -66,6 +66,8 @@ class Packer:
         self._counters = counters
         self._reader = RunReader(store)
         self._runs_max = SEGMENT_RUNS_MAX
+        self._refused: set[str] = set()
+        """Runs that made packing fail by a defect; the next leader tries again."""
 
     async def pack(self, before_ms: int, span_ms: int) -> float:
         """Pack runs that ended at `before_ms` or earlier into one segment; return how full it is, 0 to about 1.
@@ -75,6 +77,7 @@ class Packer:
         Raises: FailedPrecondition `NOT_LEADING`; StepflowError, of the store and of the blob store.
         """
         taken = self._due_runs.take(before_ms, self._runs_max, span_ms)
+        taken = [run for run in taken if run.run_id not in self._refused]
         if not taken:
             return 0.0
 
@@ -90,6 +93,7 @@ class Packer:
             self._runs_max = max(1, len(taken) // 8)
             if len(taken) == 1:
                 log.error("a run stays in the store: it cannot be packed", run_id=taken[0].run_id)
+                self._refused.add(taken[0].run_id)
             else:
                 self._due_runs.put_back(run._replace(listed=True) for run in taken)
             return 1.0
