@@ -345,13 +345,26 @@ BOUNDS = (
     ),
     Promise(
         "large-results",
-        "A result of any size is read in chunks, goes on at another server after a break, and is saved as a whole file or none.",
+        "A result of any size is read in chunks, goes on at another server after a break, and is saved as a whole file "
+        "or none.",
         (
             "contract/test_result_parts.py::test_the_text_of_a_result_is_the_concatenation_of_its_parts_from_any_offset",
             "contract/test_result_parts.py::test_what_is_missing_or_damaged_ends_the_reading",
             "mesh/api/test_results.py::test_a_stream_goes_on_at_another_server_where_the_first_one_stopped",
             "mesh/cli/test_results.py::test_a_large_result_goes_to_stdout_and_to_a_file",
             "mesh/cli/test_results.py::test_ctrl_c_leaves_the_file_that_was_there_before",
+        ),
+    ),
+    Promise(
+        "values-once",
+        "A result is stored once: results composed of it refer to it, and are joined only as the input of a component.",
+        (
+            "mesh/recovery/test_composed_results.py::test_a_single_result_is_stored_once",
+            "mesh/recovery/test_composed_results.py::test_a_path_reads_its_part_of_a_map_over_many_answers",
+            "mesh/recovery/test_composed_results.py::test_a_result_of_many_answers_refers_to_the_journal_and_is_streamed",
+            "mesh/recovery/test_composed_results.py::test_an_input_above_the_limit_fails_before_the_call_and_names_the_way_out",
+            "mesh/recovery/test_composed_results.py::test_a_run_of_the_former_version_keeps_its_results_as_before",
+            "unit/run/test_composed.py::test_an_output_far_larger_than_memory_takes_none",
         ),
     ),
     Promise(
