@@ -92,6 +92,7 @@ bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, ta
 	@$(BIN)/python -m benchmarks.listings
 	@$(BIN)/python -m benchmarks.batches
 	@$(BIN)/python -m benchmarks.large_values
+	@$(BIN)/python -m benchmarks.large_results
 
 BASE ?= HEAD~1
 PAIRS ?= 5

@@ -345,8 +345,7 @@ BOUNDS = (
     ),
     Promise(
         "large-results",
-        "A result of any size is read in chunks, goes on at another server after a break, and is saved as a whole file "
-        "or none.",
+        "A result of any size is read in chunks, over the death of a server, and is saved as a whole file or none.",
         (
             "contract/test_result_parts.py::test_the_text_of_a_result_is_the_concatenation_of_its_parts_from_any_offset",
             "contract/test_result_parts.py::test_what_is_missing_or_damaged_ends_the_reading",
