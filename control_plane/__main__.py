@@ -171,7 +171,9 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         archive = ArchiveKeeper(store, blobs, control.formats, control.due_runs, config.retention, control.leadership)
         stack.push_async_callback(archive.close)
         archive.start()
-        room = Room(store, control.activity, control.leadership, config.etcd_quota_bytes)
+        room = Room(
+            store, control.activity, control.leadership, config.etcd_quota_bytes, packing=lambda: archive.counters
+        )
         stack.push_async_callback(room.close)
         room.start()
 

@@ -140,7 +140,9 @@ def test_runs_that_have_ended_leave_the_store_and_answer_as_before(api: Any) -> 
             assert [(await control.get_run(each), await control.items(each)) for each in (large, batch)] == before
             assert await control.wait(later) == waited
             counters = keeper.counters
-            await until(lambda: _true(counters.packed_runs == 3 and counters.segment_runs == 3))
+            await wait_until_async(
+                lambda: counters.packed_runs == 3 and counters.segment_runs == 3, "the counters tell", 20
+            )
             assert counters.lag_s() == 0
 
             await control.cancel(sleeping)
@@ -150,17 +152,13 @@ def test_runs_that_have_ended_leave_the_store_and_answer_as_before(api: Any) -> 
     run(work())
 
 
-async def _true(value: bool) -> bool:
-    return value
-
-
 def test_a_run_lingers_after_its_end_and_a_new_leader_packs_what_it_finds(api: Any) -> None:
     mesh, run = api
 
     async def work() -> None:
         run_id = await ended(mesh)
         async with keeping(mesh, linger_s=3600.0) as keeper:
-            await until(lambda: _true(keeper.counters.waiting_runs == 1))
+            await wait_until_async(lambda: keeper.counters.waiting_runs == 1, "the counters tell", 20)
             assert await keys_of(mesh, run_id) >= {"runs", "by-age", "status", "results", "journal"}
         async with keeping(mesh):
             await packed(mesh, run_id)
@@ -174,7 +172,7 @@ def test_a_store_full_of_runs_from_before_is_packed_after_the_grace(api: Any) ->
     async def work() -> None:
         ids = [await ended(mesh) for _ in range(5)]
         async with keeping(mesh, formats_grace_s=3600.0) as keeper:
-            await until(lambda: _true(keeper.counters.waiting_runs == 5))
+            await wait_until_async(lambda: keeper.counters.waiting_runs == 5, "the counters tell", 20)
             assert not mesh.mesh.control.formats.active
             assert (keeper.counters.packed_runs, keeper.counters.segments) == (0, 0)
 
@@ -197,7 +195,7 @@ def test_expired_runs_are_gone_with_their_blobs(api: Any) -> None:
         large = await ended(mesh, b'"%s"' % (b"y" * 100_000))
         assert [path for path in mesh.blobs._backend._blobs if large in path]
         async with keeping(mesh, runs_s=0.0, journals_s=0.0) as keeper:
-            await until(lambda: _true(keeper.counters.expired_runs == 1))
+            await wait_until_async(lambda: keeper.counters.expired_runs == 1, "the counters tell", 20)
             with pytest.raises(NotFound):
                 await mesh.mesh.control.get_run(large)
             assert not [path for path in mesh.blobs._backend._blobs if large in path or "segments/" in path]
@@ -213,11 +211,11 @@ def test_runs_that_have_not_ended_stay_whatever_the_budget(api: Any) -> None:
         run_id = await control.submit(RunRequest(SLEEP, (b"1",)))
         other = await ended(mesh)
         async with keeping(mesh, store_bytes_max=0, packed_bytes_max=0, runs_s=0.0, journals_s=0.0) as keeper:
-            await until(lambda: _true(keeper.counters.expired_runs == 1))
+            await wait_until_async(lambda: keeper.counters.expired_runs == 1, "the counters tell", 20)
             assert await keys_of(mesh, other) == set()
             assert (await control.get_run(run_id)).status == "running"
             await control.cancel(run_id)
-            await until(lambda: _true(keeper.counters.expired_runs == 2))
+            await wait_until_async(lambda: keeper.counters.expired_runs == 2, "the counters tell", 20)
 
     run(work())
 
@@ -254,7 +252,7 @@ def test_shared_blobs_that_packed_runs_name_stay_until_these_expire(api: Any) ->
         for run_id in ids:
             await delete_run(control.run_store, blobs, run_id, control.run_store.is_packed)
         async with keeping(mesh):
-            await until(lambda: _no_segments(mesh))
+            await wait_for_value(partial(_no_segments, mesh), "no segment is left", timeout_s=20)
         await segments.load()
         assert sorted(await sweep()) == sorted([asked, staged])
 
