@@ -355,6 +355,18 @@ BOUNDS = (
         ),
     ),
     Promise(
+        "values-once",
+        "A result is stored once: results composed of it refer to it, and are joined only as the input of a component.",
+        (
+            "mesh/recovery/test_composed_results.py::test_a_single_result_is_stored_once",
+            "mesh/recovery/test_composed_results.py::test_a_path_reads_its_part_of_a_map_over_many_answers",
+            "mesh/recovery/test_composed_results.py::test_a_result_of_many_answers_refers_to_the_journal_and_is_streamed",
+            "mesh/recovery/test_composed_results.py::test_an_input_above_the_limit_fails_before_the_call_and_names_the_way_out",
+            "mesh/recovery/test_composed_results.py::test_a_run_of_the_former_version_keeps_its_results_as_before",
+            "unit/run/test_composed.py::test_an_output_far_larger_than_memory_takes_none",
+        ),
+    ),
+    Promise(
         "payloads",
         "Every API rejects payloads over 16 MiB.",
         (
