@@ -77,6 +77,8 @@ class Fleet:
     members: Sequence[EtcdServer]
     slots: list[Slot] = field(default_factory=list)
     busy_members: set[str] = field(default_factory=set)
+    busy_disk: bool = False
+    """A fault is about the disk of the blobs."""
     environment: dict[str, str] = field(default_factory=dict)
     """Added to the environment of every process."""
     kills: list[Kill] = field(default_factory=list)
@@ -221,16 +223,19 @@ async def fleet(
     executors: int,
     hosts: int,
     newer_hosts: int = 0,
+    control_args: Sequence[str] = (),
     environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
     """Start a fleet; all processes are ready when the block begins. `mesh` kills them when it closes.
 
-    `newer_hosts`: further hosts whose server offers one more component, as during a rolling update.
+    `newer_hosts`: further hosts whose server offers one more component, as during a rolling update. `control_args`:
+    further options of the control planes.
     """
     made = Fleet(mesh, members, environment=environment or {})
     config = ledger_config(mesh.folder)
     newer = ledger_config(mesh.folder, file_name="newer-config.yml", newer=True)
-    wanted = [("control_plane", ())] * controls + [("component_host", ("--config", str(config)))] * hosts
+    wanted = [("control_plane", tuple(control_args))] * controls
+    wanted += [("component_host", ("--config", str(config)))] * hosts
     wanted += [("component_host", ("--config", str(newer)))] * newer_hosts
     wanted += [("executor", ())] * executors
     try:
