@@ -3,6 +3,7 @@
 - Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each
   gap of the watch. The store holds only runs that live or linger, so the list is short.
 - A hint: whoever packs a run reads it, and checks that it has ended.
+- The clock of an executor may be ahead: an end in the future counts as now, or its run would stay in the store for long.
 - A run of several partitions is here while none of those that were seen is running; the reader finds out if there are
   others.
 """
@@ -10,6 +11,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from control_plane.views import TERMINAL
@@ -19,11 +21,15 @@ from stepflow.telemetry import get_logger
 from stepflow.vital import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class EndedRun(NamedTuple):
@@ -39,9 +45,10 @@ class EndedRun(NamedTuple):
 class EndedRuns:
     """Collects while `collecting`; otherwise it stays empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ms: Callable[[], int] = _now_ms) -> None:
         self.stale = True
         """The watch may have missed changes: list the statuses."""
+        self._now_ms = now_ms
         self._collecting = False
         self._running: dict[str, set[int]] = {}
         """By run: the partitions that are known to run."""
@@ -148,7 +155,7 @@ class EndedRuns:
             del self._running[run_id]
 
         known = self._ended.get(run_id)
-        ended_at_ms = status.completed_at_ms
+        ended_at_ms = min(status.completed_at_ms, self._now_ms())
         if known is None:
             self._add(EndedRun(run_id, created_at_ms, ended_at_ms, listed))
         elif known.ended_at_ms < ended_at_ms:
