@@ -79,7 +79,7 @@ PROGRESS_S = 10.0
 KINDS_MIN = 10
 """Of faults, below which a campaign proves nothing: two minutes bring about fifteen."""
 
-READ_MIN = 100
+READ_MIN = 30
 """Of readings of packed runs."""
 
 FAULTS_SHOWN = 20
@@ -130,6 +130,7 @@ class Campaign:
         self.store = store
         self._runs = fleet.mesh.run_store(store)
         """For journals: those of packed runs, too."""
+        self._blobs = fleet.mesh.blobs()
         self._seed = seed
         self._say = say
         self.readers = Readers(fleet, store, seed, say)
@@ -180,9 +181,7 @@ class Campaign:
         """Say of each run that is not over yet what its journal says."""
         self.tally.late = len(self._open)
         for asked in list(self._open.values()):
-            journal = await self._patiently(
-                lambda asked=asked: read_journal(self._runs, self._fleet.mesh.blobs(), asked.run_id)
-            )
+            journal = await self._patiently(lambda asked=asked: read_journal(self._runs, self._blobs, asked.run_id))
             now_ms = time.time_ns() // 1_000_000
             facts = [
                 (each.at_ms, f"adopted by {each.executor_id}")
@@ -229,7 +228,7 @@ class Campaign:
         self.tally.wrong += found
         for text in found:
             self._say(f"WRONG: {text}")
-        journal = await self._patiently(lambda: read_journal(self._runs, self._fleet.mesh.blobs(), asked.run_id))
+        journal = await self._patiently(lambda: read_journal(self._runs, self._blobs, asked.run_id))
         self.tally.journals.append(journal)
         self.readers.add(EndedRun(asked, cancelled, journal))
         del self._open[asked.run_id]

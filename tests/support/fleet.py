@@ -36,6 +36,8 @@ ATTENDED_S = 4.0
 """Time for which a mesh must be complete before it counts as settled. It covers the leader's retries to an executor
 that has just failed to answer (`liveness.ANSWER_TIMEOUT_S`, `RETRY_MAX_S`)."""
 
+STARTS_MAX = 10
+
 
 @dataclass(eq=False)
 class Slot:
@@ -119,8 +121,22 @@ class Fleet:
         return slot
 
     async def start(self, slot: Slot) -> None:
-        """Start a process in an empty slot, and wait until it is ready."""
+        """Start a process in an empty slot, and wait until it is ready.
+
+        One that ends because etcd does not answer just then is started again, as by a supervisor.
+        """
         await slot.front.listen()
+        for left in reversed(range(STARTS_MAX)):
+            service = self._begin(slot)
+            try:
+                await asyncio.to_thread(service.wait_ready, 2 * READY_TIMEOUT_S)
+                return
+            except AssertionError:
+                if not left or service.process.poll() is None or "(STORE_UNAVAILABLE)" not in service.log:
+                    raise
+                self.expected.add(service.process.pid)
+
+    def _begin(self, slot: Slot) -> Service:
         slot.service = service = self.mesh.start(
             slot.module,
             *slot.args,
@@ -129,7 +145,7 @@ class Fleet:
             wait=False,
             env={**self.environment, **slot.clock.env},
         )
-        await asyncio.to_thread(service.wait_ready, 2 * READY_TIMEOUT_S)
+        return service
 
     async def kill(self, slot: Slot) -> None:
         """SIGKILL the process of a slot."""
