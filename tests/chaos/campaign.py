@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 from chaos.faults import ALONE, FAULTS, LONG_S, Stage, disk_of_the_blobs
-from chaos.leftovers import keys_of_runs, leftovers
+from chaos.leftovers import keys_of_runs, leftovers, packed_runs
 from chaos.readers import EndedRun, Readers
 from support import wait_until_async
 from support.etcd import EtcdCluster, running_cluster
@@ -173,9 +173,7 @@ class Campaign:
             await asyncio.sleep(0.5)
         self.tally.left += [f"{key} is left in the store" for key in left]
         await self.readers.read_all()
-        store = (await self._client.cluster()).store
-        assert store is not None
-        self.tally.packed = store.packed_runs, store.segments
+        self.tally.packed = await packed_runs(self.store)
 
     async def _tell_late(self) -> None:
         """Say of each run that is not over yet what its journal says."""

@@ -9,6 +9,7 @@ from control_plane.archive.counters import ArchiveCounters
 from control_plane.archive.led_segments import LedSegments
 from control_plane.archive.policy import RetentionPolicy
 from control_plane.archive.upkeep import Upkeep
+from stepflow.mesh.v1 import segments_pb2 as pb
 from stepflow.store import created_at, keys, put, range_all
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ async def keys_of_runs(store: Store) -> list[str]:
     return [page.items[0].key for page in pages if page.items]
 
 
+async def packed_runs(store: Store) -> tuple[int, int]:
+    """Return the numbers of packed runs and of segments."""
+    values = [item.value async for item in range_all(store, keys.SEGMENTS)]
+    manifests = [pb.SegmentManifest.FromString(value) for value in values]
+    return sum(manifest.runs - len(manifest.removed) for manifest in manifests), len(manifests)
+
+
 async def leftovers(store: Store, blobs: BlobStore, folder: Path, runs: Collection[str]) -> list[str]:
     """Do the upkeep of the next day, for a mesh without processes; return what is left behind, one sentence each.
 
@@ -68,4 +76,4 @@ async def leftovers(store: Store, blobs: BlobStore, folder: Path, runs: Collecti
     return found
 
 
-__all__ = ["keys_of_runs", "leftovers"]
+__all__ = ["keys_of_runs", "leftovers", "packed_runs"]
