@@ -538,7 +538,12 @@ async def _disk_full(stage: Stage, modules: tuple[str, ...], wait: Callable[[], 
     with ExitStack() as limits:
         if not limits.enter_context(hold_disk(stage)):
             return False
-        slots = [slot for slot in stage.fleet.slots if slot.service is not None and slot.module in modules]
+        # Only those that are ready: a starting one could not write the line that says so.
+        slots = [
+            slot
+            for slot in stage.fleet.slots
+            if slot.service is not None and slot.service.id and slot.module in modules
+        ]
         for slot in slots:
             limits.enter_context(limited(slot, resource.RLIMIT_FSIZE, 16))
         await wait()
