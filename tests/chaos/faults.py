@@ -240,13 +240,13 @@ async def leader_killed(stage: Stage) -> bool:
 async def leader_killed_while_it_packs(stage: Stage) -> bool:
     """Kill the leader at a random moment between the first byte of a segment and the last deletion in the store."""
     leader = await stage.fleet.leader(stage.store)
-    if leader is None or not await asyncio.to_thread(_draft_appears, stage.blobs / "segments"):
+    if leader is None or not await asyncio.to_thread(draft_appears, stage.blobs / "segments"):
         return False
     await asyncio.sleep(stage.dice.choice((0, 0.01, 0.05, 0.2)))
     return leader.service is not None and await _killed(stage, "control_plane", leader)
 
 
-def _draft_appears(folder: Path) -> bool:
+def draft_appears(folder: Path) -> bool:
     """Wait for a segment that is being written; it is there for milliseconds."""
     deadline = time.monotonic() + PACKING_S
     while time.monotonic() < deadline:
@@ -568,7 +568,7 @@ async def blob_store_down(stage: Stage) -> bool:
     with hold_disk(stage) as taken:
         if not taken:
             return False
-        _link(stage, stage.blobs, stage.blobs.name)  # a link to itself: ELOOP
+        _link(stage, stage.blobs, stage.blobs.name)
         try:
             await asyncio.sleep(stage.outage_s)
         finally:
@@ -601,8 +601,12 @@ async def segments_unreadable(stage: Stage) -> bool:
 
 
 def _link(stage: Stage, path: Path, target: str) -> None:
-    """Make a path a symbolic link, atomically."""
-    new = stage.fleet.mesh.folder / "link.new"
+    link(stage.fleet.mesh.folder, path, target)
+
+
+def link(folder: Path, path: Path, target: str) -> None:
+    """Make a path a symbolic link, atomically. A link to itself cannot be read: ELOOP. `folder`: of the mesh."""
+    new = folder / "link.new"
     new.symlink_to(target)
     new.replace(path)
 
@@ -635,4 +639,4 @@ async def users_away(stage: Stage) -> bool:
     return True
 
 
-__all__ = ["ALONE", "FAULTS", "Stage", "disk_of_the_blobs"]
+__all__ = ["ALONE", "FAULTS", "Stage", "disk_of_the_blobs", "draft_appears", "link"]
