@@ -20,10 +20,10 @@ Invariants:
 Pure, as all of `stepflow/flow`.
 """
 
-from stepflow.flow.types.analysis import FlowTypes, analyse_flow
+from stepflow.flow.types.analysis import FlowTypes, analyse_flow, needed_definitions
 from stepflow.flow.types.components import ComponentSchema
 from stepflow.flow.types.fits import Fit, Verdict, fits
 from stepflow.flow.types.notation import type_text
 from stepflow.flow.types.scope import TypeScope
 
-__all__ = ["ComponentSchema", "Fit", "FlowTypes", "TypeScope", "Verdict", "analyse_flow", "fits", "type_text"]
+__all__ = ["ComponentSchema", "Fit", "FlowTypes", "TypeScope", "Verdict", "analyse_flow", "fits", "needed_definitions", "type_text"]

@@ -19,7 +19,7 @@ from stepflow.flow.diagnostics import Diagnostic
 from stepflow.flow.types import components
 from stepflow.flow.types.fits import Verdict, fits
 from stepflow.flow.types.inputs import InputUses
-from stepflow.flow.types.make import ANY, NULL, bounded, is_any, literal_type, union
+from stepflow.flow.types.make import ANY, NULL, bounded, literal_type, union
 from stepflow.flow.types.scope import PREFIX, TypeScope
 from stepflow.flow.types.synthesis import ExpressionTyper
 from stepflow.flow.variables import VariableSpecs
@@ -140,7 +140,8 @@ class _Analysis:
         if known.input is not None:
             self.compare(expression, given, wanted, at, f"The input of step '{shown(step.id)}'")
         elif self.is_strict:
-            text = f"The input of step '{shown(step.id)}' cannot be checked: component '{shown(step.component)}' has no known input schema"
+            subject = f"The input of step '{shown(step.id)}' cannot be checked"
+            text = f"{subject}: component '{shown(step.component)}' has no known input schema"
             self.report(Diagnostic(1101, text, json_path(at), {"step_id": step.id}))
 
         # 2. The inner flow, then the output.
@@ -249,6 +250,3 @@ def needed_definitions(scope: TypeScope, types: list[Any]) -> dict[str, Any]:
         elif isinstance(node, list):
             todo.extend(node)
     return {name: found[name] for name in scope.definitions if name in found}
-
-
-__all__ = ["FlowTypes", "analyse_flow", "is_any", "needed_definitions"]

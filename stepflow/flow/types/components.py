@@ -16,7 +16,7 @@ from stepflow.flow.parse import flow_from_tree
 from stepflow.flow.types.make import ANY, is_any, union
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from stepflow.flow.source import DocumentPath
     from stepflow.flow.types.scope import TypeScope
@@ -29,9 +29,6 @@ class ComponentSchema:
     input: Any = None
     output: Any = None
     builtin: str = ""
-
-
-Lookup = "Callable[[str], ComponentSchema | None]"
 
 
 class InnerFlow(NamedTuple):
@@ -94,7 +91,9 @@ def output_type(builtin: str, scope: TypeScope, output: Any, given: Any, inner: 
     if builtin == "/eval":
         return _replaced(output, ("properties", "result", "properties", "result"), inner)
     if builtin == "/iterate":
-        ends = [scope.project(inner, (name,)) for name in ("result", "next")]
+        # Without any iteration, and after the last one allowed, the result is the pending input.
+        ends = [scope.project(inner, ("result",)), scope.project(inner, ("next",))]
+        ends.append(scope.project(given, ("initial_input",)))
         known = [end.type for end in ends if end.missing is None]
         return _replaced(output, ("properties", "result"), union(known)) if known else output
     return output
