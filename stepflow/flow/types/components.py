@@ -66,8 +66,10 @@ def item_type(builtin: str, scope: TypeScope, given: Any) -> Any:
     name = _ITEM_MEMBER.get(builtin)
     if name is None or builtin == "/iterate":
         return ANY  # the later inputs of an iteration come from the flow itself
-    found = scope.project(given, (name, 0) if builtin == "/map" else (name,))
-    return found.type if found.missing is None else ANY
+    found = scope.project(given, (name,))
+    if found.missing is not None:
+        return ANY
+    return scope.elements(found.type) if builtin == "/map" else found.type
 
 
 def with_items(builtin: str, wanted: dict[str, Any], declared: Any) -> dict[str, Any]:

@@ -171,6 +171,15 @@ class TypeScope:
             current = step.type
         return Projection(union([current, NULL]) if has_null else current)
 
+    def elements(self, type_: Any) -> Any:
+        """Return the type of all items of a list; *any* for a type that need not be a list."""
+        found: list[Any] = []
+        for option in self.alternatives(type_):
+            if is_any(option) or option["type"] != "array":
+                return ANY
+            found += [*option.get("prefixItems", ()), option.get("items", ANY)]
+        return union(found)
+
     def _member(self, type_: Any, part: Part) -> Projection:
         found: list[Any] = []
         missing: list[Projection] = []
