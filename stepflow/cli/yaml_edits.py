@@ -1,6 +1,6 @@
 """Edits of a YAML text that keep the rest of its bytes: comments, quotes, order, unknown members.
 
-The positions come from ruamel.yaml's parser. Callers parse the new text and compare it with the document that they want.
+The positions come from ruamel.yaml's parser. Callers parse the new text and compare it with the wanted document.
 """
 
 from __future__ import annotations

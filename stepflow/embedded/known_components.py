@@ -1,7 +1,7 @@
 """The schemas of components by their path in a flow, without a server if possible.
 
-The components of plugins of type `builtin` and `mock` are known from the code and from the configuration. Those of other
-plugins are known from a listing, which starts their servers.
+The components of plugins of type `builtin` and `mock` are known from the code and from the configuration. Those of
+other plugins are known from a listing, which starts their servers.
 """
 
 from __future__ import annotations

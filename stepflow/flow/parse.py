@@ -25,8 +25,7 @@ from stepflow.flow.yaml_reader import ComplexKey
 from stepflow.retry import Backoff, backoff_from_tree
 
 if TYPE_CHECKING:
-    from stepflow.flow.silence import silence_of
-from stepflow.flow.source import DocumentPath
+    from stepflow.flow.source import DocumentPath
 
 _FLOW_MEMBERS = ("name", "description", "version", "schemas", "steps", "output", "test", "examples", "metadata")
 _STEP_MEMBERS = ("id", "component", "input", "onError", "mustExecute", "metadata", "timeout", "idleTimeout")

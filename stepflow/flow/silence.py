@@ -1,7 +1,7 @@
 """Warnings that a flow's author has silenced: `metadata.ignoreWarnings` of the flow, or of a step.
 
-The member lists codes (`1101`) and kinds (`missingFlowDescription`). A step's list applies to findings at that step. Only
-warnings are silenced: errors stay.
+The member lists codes (`1101`) and kinds (`missingFlowDescription`). A step's list applies to findings at that step.
+Only warnings are silenced: errors stay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """`stepflow infer`: fill in the schemas of a flow from its expressions and components."""
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,8 +39,8 @@ def infer(
     """Fill in the missing schemas of a flow: of its steps, its output, and its input.
 
     The types follow from the flow's expressions and the components' schemas. The flow goes to stdout with its comments
-    and the order of its members; the report goes to stderr. The exit code is 1, and no flow is printed, when a diagnostic
-    is fatal or an error.
+    and the order of its members; the report goes to stderr. When a diagnostic is fatal or an error, no flow is printed,
+    and the exit code is 1.
 
     \b
     Examples:
@@ -127,14 +126,12 @@ def _is_known(type_: Any) -> bool:
 def _completed(path: Path, flow: "Flow", types: "FlowTypes") -> Any:
     """Return the document of the flow with the schemas filled in."""
     from stepflow.cli.input.files import read_file, value_format
+    from stepflow.codec import decode, encode
     from stepflow.flow import parse_tree
-    from stepflow.flow.canonical import flow_document
 
     text = read_file(path, what="flow").decode().removeprefix(_BYTE_ORDER_MARK)
-    try:
-        tree = copy.deepcopy(parse_tree(text, source=str(path), format=value_format(path, what="flow")).value)
-    except console.Invalid:
-        tree = copy.deepcopy(flow_document(flow))  # mock behaviours have keys that are no texts
+    read = parse_tree(text, source=str(path), format=value_format(path, what="flow"), complex_keys=True)
+    tree = decode(encode(read.value))  # a copy in which aliases share nothing
 
     added = _additions(flow, types)
     if any(added.values()):

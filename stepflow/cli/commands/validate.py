@@ -76,9 +76,7 @@ def check(flow: "Flow", config: "Config") -> "Diagnostics":
     return Diagnostics(flow.warnings) + validate_flow(flow) + validate_config(config.plugins, routes)
 
 
-def complete(
-    diagnostics: "Diagnostics", flow: "Flow", types: "FlowTypes", *, is_strict: bool
-) -> "Diagnostics":
+def complete(diagnostics: "Diagnostics", flow: "Flow", types: "FlowTypes", *, is_strict: bool) -> "Diagnostics":
     """Return the diagnostics of a flow with those of its types. `is_strict` makes errors of the warnings."""
     from stepflow.flow import Diagnostics
     from stepflow.flow.silence import silence_of
@@ -97,13 +95,12 @@ def passes(diagnostics: "Diagnostics") -> bool:
 def print_report(diagnostics: "Diagnostics") -> None:
     """Print diagnostics to stderr, the worst first.
 
-    Experimental warnings are left out: each path into a result has one, and `--type-check` tells more. `--json` has them.
+    Experimental warnings are left out: each path into a result has one, and `--type-check` tells more. `--json` has
+    them.
     """
     from stepflow.flow import Diagnostics
 
-    diagnostics = Diagnostics(
-        tuple(item for item in diagnostics if not item.experimental or item.level != "warning")
-    )
+    diagnostics = Diagnostics(tuple(item for item in diagnostics if not item.experimental or item.level != "warning"))
     found: list[dict[str, Any]] = diagnostics.to_tree()["diagnostics"]
     if not found:
         console.say(console.styled("✅ Validation passed with no errors", "green"))

@@ -26,4 +26,14 @@ from stepflow.flow.types.fits import Fit, Verdict, fits
 from stepflow.flow.types.notation import type_text
 from stepflow.flow.types.scope import TypeScope
 
-__all__ = ["ComponentSchema", "Fit", "FlowTypes", "TypeScope", "Verdict", "analyse_flow", "fits", "needed_definitions", "type_text"]
+__all__ = [
+    "ComponentSchema",
+    "Fit",
+    "FlowTypes",
+    "TypeScope",
+    "Verdict",
+    "analyse_flow",
+    "fits",
+    "needed_definitions",
+    "type_text",
+]

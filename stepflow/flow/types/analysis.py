@@ -56,9 +56,7 @@ class FlowTypes:
     findings: list[Diagnostic] = field(default_factory=list)
 
 
-def analyse_flow(
-    flow: Flow, lookup: Callable[[str], ComponentSchema | None], *, is_strict: bool = False
-) -> FlowTypes:
+def analyse_flow(flow: Flow, lookup: Callable[[str], ComponentSchema | None], *, is_strict: bool = False) -> FlowTypes:
     """Return the types of a flow, and what does not fit.
 
     `lookup` returns the schemas of the component at a path of the flow, None if they are unknown.
@@ -197,9 +195,7 @@ class _Analysis:
         if len(self.typer.findings) < FINDINGS_MAX:
             self.typer.findings.append(finding)
 
-    def compare(
-        self, expression: syntax.Expression, given: Any, wanted: Any, at: DocumentPath, subject: str
-    ) -> None:
+    def compare(self, expression: syntax.Expression, given: Any, wanted: Any, at: DocumentPath, subject: str) -> None:
         """Report where the type of an expression does not fit."""
         fit = fits(self.scope, given, wanted)
         for problem in fit.problems:
@@ -207,8 +203,8 @@ class _Analysis:
             inside = f"`{json_path(rest)[1:].lstrip('.')}`: " if rest else ""
             verb = "does not fit" if problem.verdict is Verdict.NO else "may not fit"
             text = f"{subject} {verb}: {inside}{problem.text}"
-            severity = None if problem.verdict is Verdict.NO else "warning"
-            self.report(Diagnostic(2100, text, json_path(doc_path), severity=severity))
+            finding = Diagnostic(2100, text, json_path(doc_path))
+            self.report(finding if problem.verdict is Verdict.NO else replace(finding, severity="warning"))
 
         if fit.verdict is Verdict.UNKNOWN and self.is_strict:
             text = f"{subject} cannot be checked in full: a part has an unknown type"
@@ -222,10 +218,10 @@ def _located(
     while path:
         match expression:
             case syntax.Object(members) if path[0] in dict(members):
-                expression = dict(members)[path[0]]  # type: ignore[index]  # a key of this mapping
+                expression = dict(members)[path[0]]
             case syntax.Array(items) if isinstance(path[0], int) and path[0] < len(items):
                 expression = items[path[0]]
-            case syntax.Literal(value, quoted):
+            case syntax.Literal(_, quoted):
                 return (*at, *(("$literal",) if quoted else ()), *path), ()
             case _:
                 return at, path

@@ -13,6 +13,7 @@ is bounded by `COMPARISONS_MAX`.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ _UNREAD = ("not", "if", "patternProperties", "dependentSchemas", "dependencies",
 class _Comparison:
     scope: TypeScope
     left: int = COMPARISONS_MAX
-    open: set[tuple[str, str]] = field(default_factory=set)
+    open: set[tuple[str | None, str | None]] = field(default_factory=set)
     """Pairs of references that are being compared: a recursive type fits itself."""
 
     def compare(self, offered: Any, wanted: Any, path: tuple[Part, ...]) -> Fit:
@@ -93,11 +94,11 @@ class _Comparison:
         if all(pair):
             if pair[0] == pair[1] or pair in self.open:
                 return YES
-            self.open.add(pair)  # type: ignore[arg-type]  # both are texts
+            self.open.add(pair)
             try:
                 return self.by_alternatives(offered, wanted, path)
             finally:
-                self.open.discard(pair)  # type: ignore[arg-type]  # as above
+                self.open.discard(pair)
         return self.by_alternatives(offered, wanted, path)
 
     def by_alternatives(self, offered: Any, wanted: Any, path: tuple[Part, ...]) -> Fit:
@@ -125,9 +126,9 @@ class _Comparison:
             return UNKNOWN
 
         found: list[Fit] = [self.compare(offered, part, path) for part in wanted.get("allOf", ())]
-        for keyword in ("anyOf", "oneOf"):
-            if keyword in wanted:
-                found.append(self.to_some(offered, wanted[keyword], path))
+        found += [
+            self.to_some(offered, wanted[keyword], path) for keyword in ("anyOf", "oneOf") if keyword in wanted
+        ]
 
         kinds = wanted.get("type")
         if isinstance(kinds, list):
@@ -274,10 +275,10 @@ def _value_text(value: Any) -> str:
 
 
 _LIMITS = (
-    ("minimum", lambda value, limit: value >= limit, "at least"),
-    ("maximum", lambda value, limit: value <= limit, "at most"),
-    ("exclusiveMinimum", lambda value, limit: value > limit, "more than"),
-    ("exclusiveMaximum", lambda value, limit: value < limit, "less than"),
+    ("minimum", operator.ge, "at least"),
+    ("maximum", operator.le, "at most"),
+    ("exclusiveMinimum", operator.gt, "more than"),
+    ("exclusiveMaximum", operator.lt, "less than"),
 )
 
 
@@ -323,5 +324,3 @@ def _all(found: list[Fit]) -> Fit:
 
 def _fit(verdict: Verdict, problems: list[TypeProblem]) -> Fit:
     return Fit(verdict, tuple(dict.fromkeys(problems))[:PROBLEMS_MAX])
-
-

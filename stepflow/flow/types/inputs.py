@@ -41,9 +41,7 @@ class InputUses:
         self._root = _Use()
         self._is_used = False
 
-    def read(
-        self, expression: syntax.Expression, wanted: Any, at: DocumentPath, *, is_optional: bool = False
-    ) -> None:
+    def read(self, expression: syntax.Expression, wanted: Any, at: DocumentPath, *, is_optional: bool = False) -> None:
         """Record the uses in an expression whose value must have the type `wanted`."""
         match expression:
             case syntax.InputRef(path):

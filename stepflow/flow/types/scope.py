@@ -373,4 +373,3 @@ def _at(tree: Any, reference: str) -> Any:
         else:
             return None
     return tree if isinstance(tree, (dict, bool)) else None
-

@@ -8,16 +8,25 @@ from component_host.builtin.schemas import BUILTINS
 from stepflow.flow import flow_from_tree, validate_flow
 from stepflow.flow.types import ComponentSchema, FlowTypes, analyse_flow, needed_definitions, type_text
 
-PERSON = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name"]}
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name"],
+}
 CLOSED = {**PERSON, "additionalProperties": False}
 
 COMPONENTS = {
-    **{"/builtin" + info.path: ComponentSchema(info.input_schema, info.output_schema, info.component) for info in BUILTINS},
+    **{
+        "/builtin" + info.path: ComponentSchema(info.input_schema, info.output_schema, info.component)
+        for info in BUILTINS
+    },
     "/my/person": ComponentSchema({}, PERSON),
     "/my/closed": ComponentSchema({}, CLOSED),
     "/my/maybe": ComponentSchema({}, {"anyOf": [CLOSED, {"type": "null"}]}),
     "/my/greet": ComponentSchema(PERSON, {"type": "string"}),
-    "/my/text": ComponentSchema({"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}, {}),
+    "/my/text": ComponentSchema(
+        {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}, {}
+    ),
     "/my/number": ComponentSchema({"type": "object", "properties": {"text": {"type": "number"}}}, {"type": "number"}),
 }
 
@@ -138,9 +147,7 @@ def test_a_path_that_cannot_exist_is_an_error_where_the_schema_is_closed(
 
 
 def test_a_misspelt_path_of_a_builtin_is_an_error_with_a_suggestion() -> None:
-    types = analyse(
-        step("a", "/builtin/create_messages", {"user_prompt": 3}), output={"$step": "a", "path": "mesages"}
-    )
+    types = analyse(step("a", "/builtin/create_messages", {"user_prompt": 3}), output={"$step": "a", "path": "mesages"})
     assert found(types) == [(2100, "error", "$.steps[0].input.user_prompt"), (2101, "error", "$.output")]
     assert "did you mean `messages`?" in types.findings[1].formatted
 
@@ -221,7 +228,10 @@ def test_noop_and_sleep_pass_types_on() -> None:
 def test_flows_inside_flows_are_bounded() -> None:
     flow: dict[str, Any] = {"output": 1}
     for _ in range(40):
-        flow = {"steps": [step("m", "/builtin/map", {"workflow": {"$literal": flow}, "items": [1]})], "output": {"$step": "m"}}
+        flow = {
+            "steps": [step("m", "/builtin/map", {"workflow": {"$literal": flow}, "items": [1]})],
+            "output": {"$step": "m"},
+        }
     assert analyse(*flow["steps"]).findings == []
 
 
@@ -244,7 +254,10 @@ def test_types_that_double_with_each_step_end_as_any() -> None:
         ([step("a", "/my/greet", {"name": {"$coalesce": [{"$input": "who"}, "x"]}})], "{ who?: string | null }"),
         ([step("a", "/my/greet", {"name": {"$coalesce": ["x", {"$input": "who"}]}})], "{ who: string }"),
         ([step("a", "/my/greet", {"name": {"$variable": "v", "default": {"$input": "who"}}})], "{ who?: string }"),
-        ([step("a", "/my/greet", {"name": {"$if": {"$input": "x"}, "then": {"$input": "y"}, "else": "z"}})], "{ x?: any, y?: string }"),
+        (
+            [step("a", "/my/greet", {"name": {"$if": {"$input": "x"}, "then": {"$input": "y"}, "else": "z"}})],
+            "{ x?: any, y?: string }",
+        ),
         ([step("a", "/my/greet", {"name": {"$input": "people[0].name"}})], "{ people: { name: string }[] }"),
         (
             [
@@ -290,7 +303,10 @@ def test_definitions_of_the_flow_keep_their_names() -> None:
     types = analyse_flow(flow_from_tree(tree), lookup)
     assert types.step_outputs["a"] == {"$ref": "#/$defs/Name_2"}
     assert types.input == {"$ref": "#/$defs/Name"}
-    assert needed_definitions(types.scope, [types.output]) == {"Name": {"type": "string"}, "Name_2": {"type": "integer"}}
+    assert needed_definitions(types.scope, [types.output]) == {
+        "Name": {"type": "string"},
+        "Name_2": {"type": "integer"},
+    }
 
 
 def test_warnings_are_silenced_by_code_or_kind_for_the_flow_or_a_step() -> None:

@@ -72,7 +72,12 @@ MATRIX: list[tuple[str, Any, Any, Verdict]] = [
     ("a map for a map", {"type": "object", "additionalProperties": INTEGER}, {"additionalProperties": NUMBER}, YES),
     ("a map for members", {"type": "object", "additionalProperties": INTEGER}, obj(a=STRING), MAYBE),
     ("a map for required members", {"type": "object", "additionalProperties": STRING}, obj("a", a=STRING), UNKNOWN),
-    ("patterns of names are not read", obj("a", a=STRING), {"type": "object", "patternProperties": {"^b": {}}}, UNKNOWN),
+    (
+        "patterns of names are not read",
+        obj("a", a=STRING),
+        {"type": "object", "patternProperties": {"^b": {}}},
+        UNKNOWN,
+    ),
     ("object for list", obj(), arr(STRING), NO),
     # lists
     ("covariant", arr(INTEGER), arr(NUMBER), YES),
@@ -107,7 +112,12 @@ MATRIX: list[tuple[str, Any, Any, Verdict]] = [
     ("merged parts", {"allOf": [obj("a", a=STRING), obj("b", b=INTEGER)]}, obj("a", "b", b=NUMBER), YES),
     ("parts with options", {"allOf": [{"anyOf": [STRING, NULL]}]}, {"type": ["string", "null"]}, YES),
     ("parts that contradict", {"allOf": [STRING, INTEGER]}, NULL, UNKNOWN),
-    ("beside options", obj("a", a=STRING), {"type": "object", "anyOf": [{"required": ["b"]}, {"required": ["a"]}]}, YES),
+    (
+        "beside options",
+        obj("a", a=STRING),
+        {"type": "object", "anyOf": [{"required": ["b"]}, {"required": ["a"]}]},
+        YES,
+    ),
     # references
     ("a reference", {"$ref": "#/$defs/A", "$defs": {"A": STRING}}, STRING, YES),
     ("a wanted reference", INTEGER, {"$ref": "#/$defs/A", "$defs": {"A": STRING}}, NO),
@@ -280,7 +290,9 @@ def test_the_work_of_a_comparison_is_bounded() -> None:
     assert other == {"$ref": "#/$defs/L59"}
 
 
-@pytest.mark.parametrize("schema", [{"type": 3}, {"properties": []}, {"anyOf": {}}, {"required": "a"}, {"enum": 1}, 3, "x"])
+@pytest.mark.parametrize(
+    "schema", [{"type": 3}, {"properties": []}, {"anyOf": {}}, {"required": "a"}, {"enum": 1}, 3, "x"]
+)
 def test_a_malformed_schema_says_nothing(schema: Any) -> None:
     scope = TypeScope()
     assert fits(scope, STRING, scope.adopt(schema)).verdict in (YES, UNKNOWN)
