@@ -75,8 +75,10 @@ def infer(
 
 def _one_flow(flow: Path | None, option: Path | None) -> Path:
     path = flow or option
-    if path is None or (flow is not None and option is not None):
-        raise console.Usage("FLOW_MISSING", "name one flow: stepflow infer FLOW")
+    if path is None:
+        raise console.Usage("FLOW_MISSING", "name a flow: stepflow infer FLOW")
+    if flow is not None and option is not None:
+        raise console.Usage("OPTIONS_EXCLUSIVE", "name the flow once: stepflow infer FLOW")
     return path
 
 
