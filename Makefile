@@ -93,6 +93,7 @@ bench: $(STAMP) ## measure throughput, latency, cost per call of each bridge, ta
 	@$(BIN)/python -m benchmarks.folders
 	@$(BIN)/python -m benchmarks.batches
 	@$(BIN)/python -m benchmarks.large_values
+	@$(BIN)/python -m benchmarks.large_results
 
 BASE ?= HEAD~1
 PAIRS ?= 5

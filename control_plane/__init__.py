@@ -10,7 +10,7 @@ Requests:
 - `cancel`: cancellation of runs.
 - `unreadable`: the end of a cancelled run that no executor can read.
 - `signals`: signals to runs.
-- `deletion`: deletion of an ended run.
+- `deletion`: deletion of an ended run, live or packed.
 - `pressure`: admissions slow down while the store fills.
 - `store_meter`: the size of the store.
 - `activity`: counters of what comes to the store and leaves it.
@@ -42,6 +42,6 @@ The leader:
 - `liveness`: detection of dead executors by their streams.
 - `room`: the upkeep of the store's room, for `pressure` and `cluster status`.
 - `compaction`: the end of the store's history.
-- `retention`: removal of expired runs.
+- `formats`: from when on the mesh writes what older versions cannot read.
 - `shared_blobs`: removal of expired shared blobs.
 """

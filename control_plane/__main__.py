@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below
+    from stepflow.start_interrupts import quieten
+
+    quieten()
+
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -163,10 +168,12 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
-        archive = ArchiveKeeper(store, blobs, control.formats, control.ended_runs, config.retention, control.leadership)
+        archive = ArchiveKeeper(store, blobs, control.formats, control.due_runs, config.retention, control.leadership)
         stack.push_async_callback(archive.close)
         archive.start()
-        room = Room(store, control.activity, control.leadership, config.etcd_quota_bytes)
+        room = Room(
+            store, control.activity, control.leadership, config.etcd_quota_bytes, packing=lambda: archive.counters
+        )
         stack.push_async_callback(room.close)
         room.start()
 

@@ -50,8 +50,8 @@ class Cluster:
         self._store = store
         self._on_change = on_change
         self.sessions: dict[str, state_pb2.ExecutorSession] = {}
-        self._engine_version = ENGINE_VERSION
-        """The newest engine version that all executors have; of the last ones while there is none."""
+        self.engine_version = ENGINE_VERSION
+        """The newest engine version that every live executor has, and this service; of the last ones without any."""
         self.assignments: Assignments = {}
         self.owners: dict[str, Counter[str]] = {}
         """By run: how many of its partitions each executor has."""
@@ -104,13 +104,6 @@ class Cluster:
             if best is None or candidate < best:
                 best = candidate
         return None if best is None else best[2]
-
-    def engine_version(self) -> int:
-        """Return the newest engine version known to every live executor; of the last ones while there is none."""
-        if self.sessions:
-            versions = (session.engine_version for session in self.sessions.values())
-            self._engine_version = min(ENGINE_VERSION, *versions)
-        return self._engine_version
 
     @contextmanager
     def planning(self, executor_id: str | None) -> Iterator[None]:
@@ -185,13 +178,14 @@ class Cluster:
         executor_id = keys.tail(keys.EXECUTOR_SESSIONS, key)
         if item is None:
             self.sessions.pop(executor_id, None)
-            return
-
-        try:
-            self.sessions[executor_id] = state_pb2.ExecutorSession.FromString(item.value)
-        except DecodeError:  # A live session of a later version, say: it keeps its runs, and gets no new ones.
-            log.error("an executor's session cannot be read", executor_id=executor_id)
-            self.sessions[executor_id] = state_pb2.ExecutorSession(draining=True)
+        else:
+            try:
+                self.sessions[executor_id] = state_pb2.ExecutorSession.FromString(item.value)
+            except DecodeError:  # A live session of a later version, say: it keeps its runs, and gets no new ones.
+                log.error("an executor's session cannot be read", executor_id=executor_id)
+                self.sessions[executor_id] = state_pb2.ExecutorSession(draining=True, engine_version=ENGINE_VERSION)
+        if self.sessions:
+            self.engine_version = min(ENGINE_VERSION, *(each.engine_version for each in self.sessions.values()))
 
     def _on_assignment(self, key: str, item: KeyValue | None) -> None:
         executor_id, run_id, partition = keys.parse_assigned(key)

@@ -9,7 +9,8 @@ at etcd's own interval of 5 minutes.
 - Each revision is read in a transaction that compares leadership. A former leader can only repeat a compaction that
   was due in its own term, which harms nobody: compactions never go back.
 
-etcd's own periodic compaction stays as the backstop, for a mesh without a leader.
+etcd's own periodic compaction stays as the backstop: for a mesh without a leader, and where etcd has logins and lets
+only root compact.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ class Compaction:
             await self._store.compact(revision)
         except Forbidden:
             self._forbidden = True
-            log.warning("etcd does not let this user compact: history is kept until etcd's own compaction")
+            log.warning(
+                "etcd does not let this user compact: history takes room until etcd's own compaction; give the user "
+                "the role root, or set --auto-compaction-retention=30s"
+            )
         except StepflowError as error:
             log.info("compaction failed", revision=revision, reason=error.reason)
 

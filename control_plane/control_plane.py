@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from control_plane.activity import Activity
 from control_plane.admission import Admission
-from control_plane.archive.ended_runs import EndedRuns
+from control_plane.archive.due_runs import DueRuns
 from control_plane.archive.packed_runs import PackedRuns
 from control_plane.archive.reader import Archive
 from control_plane.archive.run_store import RunStore
@@ -88,11 +88,11 @@ class ControlPlane:
         """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
-        self.ended_runs = EndedRuns()
+        self.due_runs = DueRuns()
         """What the leader packs next."""
         self.activity = Activity()
         """Counts what comes to the store and what leaves it."""
-        self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.ended_runs, self.activity)
+        self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.due_runs, self.activity)
         self._flows = FlowStore(store)
         self.admission = Admission(
             self._flows,

@@ -90,13 +90,24 @@ class Signalled:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryEndsEarly:
+    """Further events of a partition cannot be told: a later version wrote them."""
+
+    at_ms: int
+    partition: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunDone:
     """The run ended. The last event."""
 
     run: RunView
 
 
-RunEvent: TypeAlias = Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelRequested | Signalled | RunDone
+RunEvent: TypeAlias = (
+    Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelRequested | Signalled | HistoryEndsEarly | RunDone
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,7 @@ class PartitionHistory:
         """The newest value of the journal that was read."""
         self._sub_runs = 0
         self._items_reported: set[int] = set()
+        self._last_at_ms = 0
         self._found: list[EventBatch] = []
         """Events of the entries replayed since they were last yielded. Results in the blob store are not loaded."""
 
@@ -194,7 +206,9 @@ class PartitionHistory:
         self._newest = values[-1]
 
         if self._replay.unknown is not None:
-            log.warning("the events of a run end early", run_id=self._run_id, error=self._replay.unknown.message)
+            reason = self._replay.unknown.message
+            log.warning("the events of a run end early", run_id=self._run_id, error=reason)
+            self._found.append(EventBatch([HistoryEndsEarly(self._last_at_ms, self._partition, reason)]))
 
     def _is_unknown(self) -> bool:
         """Return True if a later version wrote the next entry: then no further event can be told."""
@@ -210,6 +224,7 @@ class PartitionHistory:
     def replayed(self, state: RunState, entry: pb.Entry) -> None:
         """Note the events of an entry. Implements `ReplayListener`."""
         wanted = self._seq > self._after
+        self._last_at_ms = entry.at_ms
         kind = entry.WhichOneof("kind")
         events: list[RunEvent] = []
 
@@ -285,6 +300,7 @@ __all__ = [
     "Adopted",
     "CancelRequested",
     "EventBatch",
+    "HistoryEndsEarly",
     "ItemDone",
     "PartitionHistory",
     "RunDone",

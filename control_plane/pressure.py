@@ -1,7 +1,8 @@
 """Pressure: admissions slow down while the store fills, so that admitted runs have room to end.
 
-- Below `FREE_SHARE` of the quota admissions are free. Above, they go at the rate at which runs leave the store, times
-  a factor that is 1 half-way to `FULL_SHARE` and 0 there; and as much faster as fills what is left in `SPAN_S`.
+- Below `FREE_SHARE` of the quota admissions are free. Above, they go at the rate at which runs leave the store, and as
+  much faster as fills what is left in `SPAN_S`; times a factor that falls steadily: without bound at `FREE_SHARE`, 1
+  half-way, 0 at `FULL_SHARE`.
   So the mesh works at the rate that it can sustain, and several replicas need not know of each other: if they admit
   more together, the store fills a little further.
 - A submission waits here for its turn up to `TURN_S_MAX`. A later turn is refused as `STORE_FULL` with the time after
@@ -33,7 +34,7 @@ FREE_SHARE = 0.4
 FULL_SHARE = 0.7
 
 SPAN_S = 60.0
-"""Admissions fill what is left up to `FULL_SHARE` no faster than in this time, if nothing leaves."""
+"""Half-way, admissions fill what is left up to `FULL_SHARE` in this time if nothing leaves."""
 
 RUN_BYTES_MIN = 16 * 1024
 """Least room that an admission is expected to take, history included."""
@@ -98,9 +99,8 @@ class AdmissionPressure:
             return None
         if fill >= FULL_SHARE:
             return 0.0
-        leaving = self._runs_out_per_s() * (FULL_SHARE - fill) / (fill - FREE_SHARE)
         filling = (FULL_SHARE - fill) * self.quota_bytes / SPAN_S / self._run_bytes
-        return leaving + filling
+        return (self._runs_out_per_s() + filling) * (FULL_SHARE - fill) / (fill - FREE_SHARE)
 
     def slowed(self, size: StoreSize) -> str:
         """Return what is slowed down, and why; empty if nothing is."""

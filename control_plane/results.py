@@ -95,6 +95,7 @@ class Results:
                 text = piece if isinstance(piece, bytes) else piece.raw
             yield text[offset:] if offset else text
             offset = 0
+        call_memory.give_back(held)
 
     async def _stored(self, run_id: str, result: Stored, what: str) -> Json:
         if result.loaded:
@@ -106,10 +107,13 @@ class Results:
         return Json(content)
 
     async def _parts(self, run_id: str, result: InParts, offset: int) -> AsyncGenerator[bytes]:
-        parts = await parts_of(_BlobByBlob(self._read_blob), run_id, result.result)
-        chunks = read_parts(self._store, _BlobByBlob(self._read_blob), run_id, result.partition, parts, offset=offset)
-        async for chunk in chunks:
+        listed, sources = _BlobByBlob(self._read_blob), _BlobByBlob(self._read_blob)
+        parts = await parts_of(listed, run_id, result.result)
+        async for chunk in read_parts(self._store, sources, run_id, result.partition, parts, offset=offset):
             yield chunk
+        # A page has many results. After an error the call ends, and gives everything back.
+        listed.give_back()
+        sources.give_back()
 
 
 class _BlobByBlob:
@@ -120,13 +124,18 @@ class _BlobByBlob:
         self._held = 0
 
     async def __call__(self, run_id: str, blob: str, *, shared: bool) -> bytes | None:
-        call_memory.give_back(self._held)
+        self.give_back()
         self._held = await call_memory.hold()  # the size is not known
         content = await self._read_blob(run_id, blob, shared=shared)
         unused = self._held - len(content or b"")
         call_memory.give_back(unused)
         self._held -= max(0, unused)
         return content
+
+    def give_back(self) -> None:
+        """Give back the memory of the blob that was read last."""
+        call_memory.give_back(self._held)
+        self._held = 0
 
 
 async def _chunks(text: bytes, offset: int) -> AsyncGenerator[bytes]:

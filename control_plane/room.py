@@ -112,9 +112,9 @@ class Room:
         if fence is None:
             return
 
-        # 3. Compact, and tell. A store without a size is one process, with little history in memory.
+        # 3. Compact, and tell.
+        await self._compaction.tick(fence, now_s, 0 if size is None else size.in_use)
         if size is not None:
-            await self._compaction.tick(fence, now_s, size.in_use)
             await self._tell(fence, now_s, size.in_use, packing)
 
     async def _tell(self, fence: Compare, now_s: float, bytes_in_use: int, packing: PackingCounters | None) -> None:

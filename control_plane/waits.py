@@ -12,7 +12,7 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from control_plane.archive.ended_runs import EndedRuns
+from control_plane.archive.due_runs import DueRuns
 from control_plane.views import RunView, run_view
 from stepflow.errors import NotFound
 from stepflow.journal import parse_record, without_inputs
@@ -77,17 +77,17 @@ class Waits:
         store: RunStore,
         grouping: Grouping,
         on_change: Callable[[], None],
-        ended_runs: EndedRuns | None = None,
+        due_runs: DueRuns | None = None,
         activity: Activity | None = None,
     ) -> None:
         """`grouping`: of the store below `store`.
 
-        `ended_runs` and `activity` follow the statuses with the same watch; the latter counts runs.
+        `due_runs` and `activity` follow the statuses with the same watch; the latter counts runs.
         """
         self._store = store
         self._grouping = grouping
         self._on_change = on_change
-        self._ended_runs = EndedRuns() if ended_runs is None else ended_runs
+        self._due_runs = DueRuns() if due_runs is None else due_runs
         self._activity = activity
         self._waited: dict[str, _Waited] = {}
 
@@ -181,7 +181,7 @@ class Waits:
 
     def _on_changed(self, events: Sequence[StoreEvent]) -> None:
         self._on_change()
-        self._ended_runs.on_events(events)
+        self._due_runs.on_events(events)
         if self._activity is not None:
             guarded(log, "the count of runs", self._activity.note_statuses, events)
         for event in events:
@@ -202,7 +202,7 @@ class Waits:
     def _on_gap(self) -> None:
         """Wake all waiters: the watch may have missed changes."""
         self._on_change()
-        self._ended_runs.missed()
+        self._due_runs.missed()
         for waited in self._waited.values():
             waited.discard()
             waited.wake()

@@ -19,6 +19,7 @@ One partition:
 - `callbacks`: sub-runs and reports for components with a call in flight.
 - `effects`: actions on hosts, released once their cause is journaled.
 - `outbox`: entries to be journaled, with the effects waiting for them.
+- `result_parts`: results as references to journal and blobs.
 - `outcome`: the final records: status, counts, results.
 - `values`: large values in memory, counted against the budget of the executor.
 - `blobs`: blobs of runs, retried while the blob store is away.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below
+    from stepflow.start_interrupts import quieten
+
+    quieten()
+
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass

@@ -358,14 +358,25 @@ BOUNDS = (
     ),
     Promise(
         "large-results",
-        "A result of any size is read in chunks, goes on at another server after a break, and is saved as a whole file "
-        "or none.",
+        "A result of any size is read in chunks, over the death of a server, and is saved as a whole file or none.",
         (
             "contract/test_result_parts.py::test_the_text_of_a_result_is_the_concatenation_of_its_parts_from_any_offset",
             "contract/test_result_parts.py::test_what_is_missing_or_damaged_ends_the_reading",
             "mesh/api/test_results.py::test_a_stream_goes_on_at_another_server_where_the_first_one_stopped",
             "mesh/cli/test_results.py::test_a_large_result_goes_to_stdout_and_to_a_file",
             "mesh/cli/test_results.py::test_ctrl_c_leaves_the_file_that_was_there_before",
+        ),
+    ),
+    Promise(
+        "values-once",
+        "A result is stored once: results composed of it refer to it, and are joined only as the input of a component.",
+        (
+            "mesh/recovery/test_composed_results.py::test_a_single_result_is_stored_once",
+            "mesh/recovery/test_composed_results.py::test_a_path_reads_its_part_of_a_map_over_many_answers",
+            "mesh/recovery/test_composed_results.py::test_a_result_of_many_answers_refers_to_the_journal_and_is_streamed",
+            "mesh/recovery/test_composed_results.py::test_an_input_above_the_limit_fails_before_the_call_and_names_the_way_out",
+            "mesh/recovery/test_composed_results.py::test_a_run_of_the_former_version_keeps_its_results_as_before",
+            "unit/run/test_composed.py::test_an_output_far_larger_than_memory_takes_none",
         ),
     ),
     Promise(
@@ -381,11 +392,28 @@ BOUNDS = (
         "retention",
         "Ended runs are removed after their retention, or earlier when they exceed the budget; running ones never are.",
         (
-            "mesh/api/test_retention.py::test_over_the_budget_the_oldest_runs_go_first",
+            "mesh/api/test_upkeep.py::test_old_runs_go_with_their_blobs_and_young_ones_stay",
+            "mesh/api/test_upkeep.py::test_over_the_bound_on_bytes_the_runs_that_ended_first_go_and_no_run_is_read",
             "mesh/api/test_retention.py::test_runs_that_have_not_ended_stay_whatever_the_budget",
             "mesh/cli/test_folders.py::test_the_end_of_a_run_removes_old_runs_as_the_configuration_says",
             "unit/embedded/test_folder_retention.py::test_a_run_that_has_not_ended_is_never_removed",
         ),
+    ),
+    Promise(
+        "packing",
+        "Ended runs leave etcd for the blob store, and can be read at any moment, also when a leader dies meanwhile.",
+        (
+            "mesh/api/test_packing.py::test_a_leader_that_dies_at_any_step_of_packing_loses_nothing_and_leaves_nothing",
+            "mesh/api/test_packing.py::test_each_run_is_readable_once_at_each_step_of_packing",
+            "mesh/api/test_packed_runs.py::test_any_order_of_events_reads_alike_before_and_after_packing",
+            "mesh/api/test_archive.py::test_no_moment_of_packing_or_rewriting_is_without_a_run",
+            "mesh/api/test_upkeep.py::test_a_leader_that_dies_at_any_step_of_a_rewrite_loses_nothing",
+        ),
+    ),
+    Promise(
+        "deletion",
+        "A deleted run is gone for all readers at once, and stays gone.",
+        ("mesh/api/test_packing.py::test_a_run_deleted_at_any_step_of_packing_is_gone_at_once_and_stays_gone",),
     ),
 )
 

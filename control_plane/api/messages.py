@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from control_plane.api.values import fill_struct
-from control_plane.history import Adopted, CancelRequested, EventBatch, ItemDone, RunDone, Signalled, StepDone, SubRun
+from control_plane.history import (
+    Adopted,
+    CancelRequested,
+    EventBatch,
+    HistoryEndsEarly,
+    ItemDone,
+    RunDone,
+    Signalled,
+    StepDone,
+    SubRun,
+)
 from stepflow.errors import Failure
 from stepflow.mesh.v1 import runs_pb2
 from stepflow.run.views import StepEvent
@@ -86,6 +96,10 @@ class MessageWriter:
             case Signalled(at_ms, item, name):
                 signalled = runs_pb2.RunSignalled(item=item, signal=name)
                 return runs_pb2.RunEvent(at_ms=at_ms, run_signalled=signalled)
+
+            case HistoryEndsEarly(at_ms, partition, reason):
+                incomplete = runs_pb2.HistoryIncomplete(partition=partition, reason=reason)
+                return runs_pb2.RunEvent(at_ms=at_ms, history_incomplete=incomplete)
 
             case RunDone(run):
                 ended = runs_pb2.RunEnded(run=run_message(run))

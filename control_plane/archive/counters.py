@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class ArchiveCounters:
-    """Sums since the start of this process, and the present state; all zero on a replica that does not lead."""
+    """Sums since the start of this process, and the present state, which is zero on a replica that does not lead."""
 
     packed_runs: int = 0
     """Runs packed, and their keys deleted."""
@@ -28,6 +28,11 @@ class ArchiveCounters:
     """When the oldest of the runs that should be packed was due, in milliseconds since 1970; 0: none is due."""
     trouble: str = ""
     """Why the last try to pack failed; empty if it did not."""
+
+    def clear_state(self) -> None:
+        """Clear the present state, at the end of leadership."""
+        self.segments = self.segment_runs = self.segment_bytes = self.waiting_runs = self.oldest_due_ms = 0
+        self.linger_s, self.trouble = 0.0, ""
 
     def lag_s(self) -> float:
         """Return the time since the oldest run that is due was due, in seconds."""

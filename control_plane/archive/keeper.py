@@ -28,7 +28,7 @@ from stepflow.vital import ended
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from control_plane.archive.ended_runs import EndedRuns
+    from control_plane.archive.due_runs import DueRuns
     from control_plane.archive.policy import RetentionPolicy
     from control_plane.formats import Formats
     from stepflow.store import Compare, Store
@@ -50,6 +50,9 @@ RETRY_S_MAX = 15.0
 """Pauses of one kind of work after its failures, doubling."""
 
 UPKEEP_INTERVAL_S = 5.0
+UPKEEP_PIECES = 4
+"""Pieces of upkeep between two looks at what is due for packing."""
+
 HOURLY_S = 3600.0
 SIZE_INTERVAL_S = 2.0
 
@@ -62,7 +65,7 @@ class ArchiveKeeper:
         store: Store,
         blobs: BlobStore,
         formats: Formats,
-        ended_runs: EndedRuns,
+        due_runs: DueRuns,
         policy: RetentionPolicy,
         leadership: Callable[[], Compare | None],
     ) -> None:
@@ -70,7 +73,7 @@ class ArchiveKeeper:
         self._store = store
         self._blobs = blobs
         self._formats = formats
-        self._ended_runs = ended_runs
+        self._due_runs = due_runs
         self._policy = policy
         self._leadership = leadership
         self._size = _StoreSize(store)
@@ -99,13 +102,14 @@ class ArchiveKeeper:
             except Exception as error:  # Logged, not raised: without this task the store would fill up.
                 log_defect(log, "archive failed by a defect", error)
             finally:
-                self._ended_runs.end()
+                self._due_runs.end()
+                self.counters.clear_state()
             await asyncio.sleep(TICK_S)
 
     async def _term(self, fence: Compare) -> None:
         """Work until the leadership ends. Raises: StepflowError."""
         # 1. What is to be done: the ended runs, and the segments.
-        self._ended_runs.begin()
+        self._due_runs.begin()
         await self._formats.announce(fence, self._policy.formats_grace_s)
         segments = LedSegments(self._store, self._blobs, fence)
         await segments.load()
@@ -118,20 +122,20 @@ class ArchiveKeeper:
             await term.tick()
             await asyncio.sleep(TICK_S)
 
-    def context(self) -> tuple[Store, BlobStore, Formats, EndedRuns, RetentionPolicy]:
+    def context(self) -> tuple[Store, BlobStore, Formats, DueRuns, RetentionPolicy]:
         """Return what a term works with."""
-        return self._store, self._blobs, self._formats, self._ended_runs, self._policy
+        return self._store, self._blobs, self._formats, self._due_runs, self._policy
 
 
 class _Term:
     """The work of one term of leadership."""
 
     def __init__(self, keeper: ArchiveKeeper, fence: Compare, segments: LedSegments) -> None:
-        self._store, self._blobs, self._formats, self._ended_runs, self._policy = keeper.context()
+        self._store, self._blobs, self._formats, self._due_runs, self._policy = keeper.context()
         self._counters = keeper.counters
         self._fence = fence
         self._segments = segments
-        self._packer = Packer(self._store, self._blobs, segments, self._ended_runs, fence, self._counters)
+        self._packer = Packer(self._store, self._blobs, segments, self._due_runs, fence, self._counters)
         self._upkeep = Upkeep(self._store, self._blobs, segments, self._policy, fence, self._counters)
         self._index = RunIndex(self._store)
 
@@ -145,7 +149,7 @@ class _Term:
 
     async def list_runs(self, *, complete: bool = False) -> None:
         """List the statuses of the store; `complete`: add what the index by age lacks. Raises: StepflowError."""
-        created = await self._ended_runs.list_all(self._store)
+        created = await self._due_runs.list_all(self._store)
         if complete:
             async for item in range_all(self._store, keys.PENDING):
                 created.setdefault(keys.tail(keys.PENDING, item.key), (0, item.create_revision))
@@ -153,7 +157,7 @@ class _Term:
 
     async def tick(self) -> None:
         """Do what is due. Raises: FailedPrecondition `NOT_LEADING`."""
-        if self._ended_runs.stale:
+        if self._due_runs.stale:
             await self._try("list", self.list_runs)
         await self._try("delete", self._finish_deletions)
         if self._formats.active:
@@ -168,7 +172,7 @@ class _Term:
         """Pack all runs that are due and have waited for others."""
         while True:
             due_ms = _now_ms() - round(1000 * self._counters.linger_s)
-            oldest_ms = self._ended_runs.oldest_ms()
+            oldest_ms = self._due_runs.oldest_ms()
             pause_ms = 1000 * max(PAUSE_S_MIN, min(self._pause_s, self._counters.linger_s))
             if oldest_ms is None or oldest_ms > due_ms - pause_ms:
                 return
@@ -181,11 +185,13 @@ class _Term:
                 return
 
     async def _do_upkeep(self) -> None:
-        """Do one piece of upkeep, at once if there was more last time; some of it every hour."""
+        """Do some pieces of upkeep, at the next tick again if there are more; some of it every hour."""
         now_s = time.monotonic()
         if now_s >= self._upkeep_due_s:
-            more = await self._upkeep.step(_now_ms())
-            self._upkeep_due_s = now_s + (0 if more else UPKEEP_INTERVAL_S)
+            for _ in range(UPKEEP_PIECES):
+                if not await self._upkeep.step(_now_ms()):
+                    self._upkeep_due_s = now_s + UPKEEP_INTERVAL_S
+                    break
         if now_s >= self._orphans_due_s:
             self._orphans_due_s = now_s + HOURLY_S
             await self._upkeep.delete_orphans()
@@ -226,8 +232,8 @@ class _Term:
         counters.segments = len(manifests)
         counters.segment_runs = sum(manifest.runs - len(manifest.removed) for manifest in manifests)
         counters.segment_bytes = sum(manifest.bytes for manifest in manifests)
-        counters.waiting_runs = len(self._ended_runs)
-        oldest_ms = self._ended_runs.oldest_ms()
+        counters.waiting_runs = len(self._due_runs)
+        oldest_ms = self._due_runs.oldest_ms()
         due_ms = 0 if oldest_ms is None else oldest_ms + round(1000 * counters.linger_s)
         counters.oldest_due_ms = due_ms if due_ms and due_ms <= _now_ms() else 0
 

@@ -22,16 +22,8 @@ from typing import TYPE_CHECKING
 from control_plane.archive.builder import SegmentBuilder
 from control_plane.archive.format import object_name
 from control_plane.archive.led_segments import new_segment_id
-from control_plane.archive.run_keys import (
-    RUNS_PER_READ,
-    STREAMS,
-    delete_large,
-    delete_runs,
-    has_blobs,
-    named_blobs,
-    pages_of,
-    read_runs,
-)
+from control_plane.archive.run_keys import delete_large, delete_runs, has_blobs, named_blobs
+from control_plane.archive.run_reader import BATCH_RUNS, RunReader, pages_of
 from control_plane.shared_blobs import blob_ids
 from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.off_loop import off_loop
@@ -41,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from control_plane.archive.counters import ArchiveCounters
-    from control_plane.archive.ended_runs import EndedRun, EndedRuns
+    from control_plane.archive.due_runs import DueRun, DueRuns
     from control_plane.archive.led_segments import LedSegments
     from control_plane.archive.run_keys import RunKeys
     from stepflow.store import Compare, Store
@@ -53,9 +45,6 @@ SEGMENT_BYTES = 32 * 1024 * 1024
 SEGMENT_RUNS_MAX = 4096
 """A segment ends with the batch of runs that reaches one of these."""
 
-BATCH_RUNS = RUNS_PER_READ * STREAMS
-"""Runs read and added to a segment at once."""
-
 
 class Packer:
     """Packs during one term of leadership. One call at a time."""
@@ -65,17 +54,20 @@ class Packer:
         store: Store,
         blobs: BlobStore,
         segments: LedSegments,
-        ended_runs: EndedRuns,
+        due_runs: DueRuns,
         fence: Compare,
         counters: ArchiveCounters,
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._segments = segments
-        self._ended_runs = ended_runs
+        self._due_runs = due_runs
         self._fence = fence
         self._counters = counters
+        self._reader = RunReader(store)
         self._runs_max = SEGMENT_RUNS_MAX
+        self._refused: set[str] = set()
+        """Runs that made packing fail by a defect; the next leader tries again."""
 
     async def pack(self, before_ms: int, span_ms: int) -> float:
         """Pack runs that ended at `before_ms` or earlier into one segment; return how full it is, 0 to about 1.
@@ -84,15 +76,16 @@ class Packer:
 
         Raises: FailedPrecondition `NOT_LEADING`; StepflowError, of the store and of the blob store.
         """
-        taken = self._ended_runs.take(before_ms, self._runs_max, span_ms)
+        taken = self._due_runs.take(before_ms, self._runs_max, span_ms)
+        taken = [run for run in taken if run.run_id not in self._refused]
         if not taken:
             return 0.0
 
-        left = list(taken)
+        left = sorted(taken, key=lambda run: run.run_id)  # neighbours in the store
         try:
             full = await self._pack(left)
         except (StepflowError, asyncio.CancelledError):
-            self._ended_runs.put_back(run._replace(listed=True) for run in taken)
+            self._due_runs.put_back(run._replace(listed=True) for run in taken)
             raise
         except Exception as error:
             # One of the runs may be at fault: search for it, so that it does not keep the others.
@@ -100,15 +93,16 @@ class Packer:
             self._runs_max = max(1, len(taken) // 8)
             if len(taken) == 1:
                 log.error("a run stays in the store: it cannot be packed", run_id=taken[0].run_id)
+                self._refused.add(taken[0].run_id)
             else:
-                self._ended_runs.put_back(run._replace(listed=True) for run in taken)
+                self._due_runs.put_back(run._replace(listed=True) for run in taken)
             return 1.0
 
-        self._ended_runs.put_back(left)
+        self._due_runs.put_back(left)
         self._runs_max = min(SEGMENT_RUNS_MAX, 8 * self._runs_max)
         return full
 
-    async def _pack(self, left: list[EndedRun]) -> float:
+    async def _pack(self, left: list[DueRun]) -> float:
         """Pack the first of the runs; those that do not fit stay in `left`."""
         batches = self._packable(left)
         first = await anext(batches, None)
@@ -145,11 +139,11 @@ class Packer:
         log.debug("runs packed", segment=name, runs=manifest.runs, bytes=manifest.bytes)
         return max(manifest.bytes / SEGMENT_BYTES, manifest.runs / SEGMENT_RUNS_MAX)
 
-    async def _packable(self, left: list[EndedRun]) -> AsyncGenerator[list[RunKeys], None]:
+    async def _packable(self, left: list[DueRun]) -> AsyncGenerator[list[RunKeys], None]:
         """Take runs from `left`, in batches; yield those that are to be packed, and finish those that are packed."""
         while left:
             taken, left[:BATCH_RUNS] = left[:BATCH_RUNS], []
-            reads = await read_runs(self._store, taken)
+            reads = await self._reader.read(taken)
             doubtful = [read.run.run_id for read in reads if read.run.listed and read.record is not None]
             held = await self._segments.holding(doubtful) if doubtful else {}
 
@@ -161,7 +155,7 @@ class Packer:
                 elif not read.ended:
                     continue  # its next status tells
                 elif read.deleted:  # an earlier run of the id; its key would hide the copy
-                    self._ended_runs.put_back([read.run])
+                    self._due_runs.put_back([read.run])
                 elif read.run.run_id in held:
                     await delete_runs(self._store, self._fence, [read])
                 else:

@@ -1,6 +1,7 @@
 """The command line.
 
-- `__main__`: the command, its global options, errors as messages and exit codes.
+- `__main__`: the entry of the process.
+- `app`: the command, its global options, errors as messages and exit codes.
 - `commands/`: one module per command.
 - `options`: the shared options.
 - `strict`: commands that refuse options and arguments that are given but empty.

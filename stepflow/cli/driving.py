@@ -138,7 +138,7 @@ async def _drive(job: Job) -> Ended:
                 await mesh.close()
         return ended
     finally:
-        await (store.close() if run is None else close_ended(local, store, run))
+        await (local.close(store) if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
 
 

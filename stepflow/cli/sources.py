@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stepflow.cli import console, remote
 from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.results import StoredResults
-from stepflow.cli.display.runs import ShownItem, ShownRun
+from stepflow.cli.display.runs import ShownRun, shown_item
 from stepflow.errors import DataLoss, FailedPrecondition
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Source(Protocol):
     def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
         """Return the newest runs with status; all statuses by default."""
 
-    def read(self, text: str, *, steps: bool) -> ShownRun:
-        """Return a run. Raises: NotFound, Invalid (an ambiguous prefix)."""
+    def read(self, text: str, *, steps: bool, results: bool) -> ShownRun:
+        """Return a run, with `results` of items and steps. Raises: NotFound, Invalid (an ambiguous prefix)."""
 
     def ended(self, text: str) -> tuple[Ended, Redactor]:
         """Return an ended run with its results. Raises: FailedPrecondition `RUN_NOT_ENDED`, NotFound, Invalid."""
@@ -96,12 +96,12 @@ class LocalSource:
 
         return list(islice(list_runs(self._local, statuses), limit))
 
-    def read(self, text: str, *, steps: bool) -> ShownRun:
+    def read(self, text: str, *, steps: bool, results: bool) -> ShownRun:
         import asyncio
 
-        return asyncio.run(self._read(self._local.find(text), steps=steps))
+        return asyncio.run(self._read(self._local.find(text), steps=steps, results=results))
 
-    async def _read(self, run_id: str, *, steps: bool) -> ShownRun:
+    async def _read(self, run_id: str, *, steps: bool, results: bool) -> ShownRun:
         from stepflow.cli import stored
         from stepflow.cli.run_list import status_of
         from stepflow.embedded.mesh import reader
@@ -113,8 +113,11 @@ class LocalSource:
             return ShownRun(
                 run,
                 status_of(self._local, run),
-                [ShownItem(item.item, item.status, item.outcome) for item in await control.items(run_id)],
-                await control.steps(run_id, with_results=True, on_incomplete=console.warn) if steps else [],
+                [
+                    shown_item(item.item, item.status, item.outcome, result=results)
+                    async for item in control.listing.each_item(run_id)
+                ],
+                await control.steps(run_id, with_results=results, on_incomplete=console.warn) if steps else [],
                 begun.redactor,
             )
 
@@ -152,7 +155,7 @@ class LocalSource:
             try:
                 run = await reader(store, self._local.blobs()).get_run(run_id)
             finally:
-                await store.close()
+                await self._local.close(store)
             terminal = run.terminal
         except (DataLoss, StoreUnreadable):
             if not force or self._local.is_driven(run_id):
@@ -189,7 +192,7 @@ class LocalSource:
                 signal_id=signal.signal_id,
             )
         finally:
-            await store.close()
+            await self._local.close(store)
 
 
 class RemoteSource:
@@ -206,13 +209,16 @@ class RemoteSource:
 
         return remote.ask(self._server, read)
 
-    def read(self, text: str, *, steps: bool) -> ShownRun:
-        return remote.ask(self._server, lambda client: self._read(client, text, steps=steps))
+    def read(self, text: str, *, steps: bool, results: bool) -> ShownRun:
+        return remote.ask(self._server, lambda client: self._read(client, text, steps=steps, results=results))
 
-    async def _read(self, client: Client, text: str, *, steps: bool) -> ShownRun:
+    async def _read(self, client: Client, text: str, *, steps: bool, results: bool) -> ShownRun:
         run = await client.get(await remote.find_run(client, text))
-        items = [ShownItem(item.item, item.status, remote.outcome_of(item)) async for item in client.items(run.run_id)]
-        found = client.steps(run.run_id, include_results=True, on_incomplete=console.warn)
+        items = [
+            shown_item(item.item, item.status, remote.outcome_of(item), result=results)
+            async for item in client.items(run.run_id)
+        ]
+        found = client.steps(run.run_id, include_results=results, on_incomplete=console.warn)
         shown = [_step_view(step) async for step in found] if steps else []
         return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
 

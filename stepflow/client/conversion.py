@@ -184,6 +184,9 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
             signalled = message.run_signalled
             return ClientEvent("signalled", at_ms, run_id, item=signalled.item, message=signalled.signal)
 
+        case "history_incomplete":
+            return ClientEvent("history_incomplete", at_ms, run_id, message=message.history_incomplete.reason)
+
         case "run_ended":
             return ClientEvent("run_ended", at_ms, run_id, run=run_of(message.run_ended.run))
 

@@ -28,6 +28,7 @@ EventKind = Literal[
     "item_failed",
     "cancel_requested",
     "signalled",
+    "history_incomplete",
     "run_ended",
 ]
 

@@ -40,7 +40,7 @@ ETCD_FLAGS = (
     "--logger=zap",
     "--log-level=warn",
 )
-"""etcd compacts by itself; the control plane measures the fill of etcd against the quota."""
+"""The control plane compacts, and measures the fill against the quota; etcd's own compaction is the backstop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,10 @@ def mesh_services(settings: DevSettings, etcd: str) -> list[Service]:
         return service(name, "component_host", *any_port, *config, *args)
 
     return [
-        service("control_plane", "control_plane", "--listen", f"{HOST}:{settings.port}", *config),
+        # One control plane: no other one must be updated before the present formats are written.
+        service(
+            "control_plane", "control_plane", "--listen", f"{HOST}:{settings.port}", "--formats-grace", "0", *config
+        ),
         *(executor(f"executor-{n + 1}") for n in range(settings.executors)),
         *(host(f"host-{n + 1}") for n in range(settings.hosts)),
     ]

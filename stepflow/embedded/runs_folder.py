@@ -77,7 +77,9 @@ class LocalRuns(RunFiles):
             raise self._not_found(run_id)
         _check_owner(self.folder)
         await asyncio.to_thread(_find_damage, self, run_id)
-        return await _with_run(self, run_id, await SqliteStore.open(self.database(run_id)), complete=True)
+        with self.index() as index, index.own_changes():
+            store = await SqliteStore.open(self.database(run_id))
+        return await _with_run(self, run_id, store, complete=True)
 
     async def read(self, run_id: str) -> SqliteStore:
         """Open the database of a run for reading, also while another process owns it. Raises as `own`."""
@@ -97,8 +99,12 @@ class LocalRuns(RunFiles):
         try:
             yield store
         finally:
-            with self.index() as index, index.own_changes():
-                await store.close()
+            await self.close(store)
+
+    async def close(self, store: SqliteStore) -> None:
+        """Close a database of the folder; the index stays complete."""
+        with self.index() as index, index.own_changes():
+            await store.close()
 
     def discard(self, run_id: str) -> None:
         """Remove the closed database of a run."""

@@ -164,6 +164,9 @@ class Composed(Json):
     def tree(self) -> Any:
         return decode(self.raw)
 
+    def __repr__(self) -> str:
+        return f"Composed({self._size} bytes in {self.count} pieces)"
+
     @property
     def too_deep(self) -> bool:
         return self.levels > JSON_DEPTH_MAX

@@ -279,6 +279,7 @@ class Store(Protocol):
         Raises:
             StoreUnavailable: undecided.
             Invalid: `REVISION_IN_FUTURE`.
+            Forbidden: only an administrator of the store may.
         """
         ...
 

@@ -232,6 +232,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.lease_revoke(self.lease))
         self.lease = self.run(self.store.lease_grant(3600))
 
+    @rule(back=st.integers(-1, 8))
+    def compact(self, back: int) -> None:
+        revision = self.model.revision - back
+        if back < 0:
+            with pytest.raises(Invalid):
+                self.run(self.store.compact(revision))
+            return
+        self.run(self.store.compact(revision))
+        self.model.oldest = max(self.model.oldest, revision)
+
     @rule()
     def reopen(self) -> None:
         for watch in self.open_watches:

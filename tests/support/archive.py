@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from control_plane.archive.counters import ArchiveCounters
-from control_plane.archive.ended_runs import EndedRuns
+from control_plane.archive.due_runs import DueRuns
 from control_plane.archive.led_segments import LedSegments
 from control_plane.archive.packer import Packer
 from control_plane.archive.policy import RetentionPolicy
@@ -73,23 +73,23 @@ class Term:
     """One term of leadership over a store and a blob backend."""
 
     def __init__(self, store: Any, blobs: BlobStore, fence: Compare, policy: RetentionPolicy) -> None:
-        self.ended_runs = EndedRuns()
+        self.due_runs = DueRuns()
         self.counters = ArchiveCounters()
         self.segments = LedSegments(store, blobs, fence)
-        self.packer = Packer(store, blobs, self.segments, self.ended_runs, fence, self.counters)
+        self.packer = Packer(store, blobs, self.segments, self.due_runs, fence, self.counters)
         self.upkeep = Upkeep(store, blobs, self.segments, policy, fence, self.counters)
         self._store = store
         self._fence = fence
 
     async def begin(self) -> None:
-        self.ended_runs.begin()
+        self.due_runs.begin()
         await self.segments.load()
-        await self.ended_runs.list_all(self._store)
+        await self.due_runs.list_all(self._store)
 
     async def work(self, now_ms: int = FAR_MS, *, before_ms: int = FAR_MS) -> None:
         """End the deletions, pack all that has ended, and keep the segments up."""
         await finish_deletions(self._store, self.segments, self._fence)
-        while (oldest := self.ended_runs.oldest_ms()) is not None and oldest <= before_ms:
+        while (oldest := self.due_runs.oldest_ms()) is not None and oldest <= before_ms:
             await self.packer.pack(before_ms, FAR_MS)
             await finish_deletions(self._store, self.segments, self._fence)
         await finish_deletions(self._store, self.segments, self._fence)

@@ -126,7 +126,7 @@ def get_run(
     from stepflow.cli.sources import choose
     from stepflow.cli.tables import print_json
 
-    shown = choose(server, store).read(run_id, steps=steps)
+    shown = choose(server, store).read(run_id, steps=steps, results=json)
     if json:
         tree = run_tree(shown.run, shown.status)
         tree["items"] = [item_tree(each.item, each.status, each.outcome) for each in shown.items]
@@ -171,7 +171,7 @@ def list_steps(
     from stepflow.cli.sources import choose
     from stepflow.cli.tables import print_json
 
-    shown = choose(server, store).read(run_id, steps=True)
+    shown = choose(server, store).read(run_id, steps=True, results=json)
     if json:
         print_json({"run_id": shown.run.run_id, "steps": [step_tree(step) for step in shown.steps]})
     else:

@@ -202,6 +202,8 @@ async def _watch(client: Client, following: Following) -> Run:
             match event.kind:
                 case "item_completed" | "item_failed":
                     following.items_ended += 1
+                case "history_incomplete":
+                    console.warn(f"no further steps can be shown: {event.message}")
                 case "run_ended":
                     assert event.run is not None
                     return event.run

@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING
 
 from stepflow.cli.display.texts import clock, duration, plain, run_took
 from stepflow.cli.tables import print_members, print_table
-from stepflow.codec import LargeJson
+from stepflow.codec import Json, LargeJson
 from stepflow.errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stepflow.cli.display.trees import AnyRun
-    from stepflow.codec import Json
     from stepflow.flow import Redactor
     from stepflow.run.views import StepView
 
 
 @dataclass(frozen=True, slots=True)
 class ShownItem:
-    """An item of a run. `outcome` is None until the item has ended."""
+    """An item of a run. `outcome` is None until the item has ended, and for a result that is not shown."""
 
     item: int
     status: str
     outcome: Json | Failure | LargeJson | None
+
+
+def shown_item(item: int, status: str, outcome: Json | Failure | LargeJson | None, *, result: bool) -> ShownItem:
+    """Return an item to show. Without `result`, it keeps no result in memory."""
+    return ShownItem(item, status, outcome if result or not isinstance(outcome, Json) else None)
 
 
 @dataclass(frozen=True, slots=True)

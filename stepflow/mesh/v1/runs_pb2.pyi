@@ -230,7 +230,7 @@ class WatchRunResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[RunEvent, _Mapping]]] = ..., position: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended", "step_waiting", "run_signalled")
+    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended", "step_waiting", "run_signalled", "history_incomplete")
     AT_MS_FIELD_NUMBER: _ClassVar[int]
     RUN_ADOPTED_FIELD_NUMBER: _ClassVar[int]
     STEP_STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +244,7 @@ class RunEvent(_message.Message):
     RUN_ENDED_FIELD_NUMBER: _ClassVar[int]
     STEP_WAITING_FIELD_NUMBER: _ClassVar[int]
     RUN_SIGNALLED_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
     at_ms: int
     run_adopted: RunAdopted
     step_started: StepStarted
@@ -257,7 +258,8 @@ class RunEvent(_message.Message):
     run_ended: RunEnded
     step_waiting: StepWaiting
     run_signalled: RunSignalled
-    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., step_waiting: _Optional[_Union[StepWaiting, _Mapping]] = ..., run_signalled: _Optional[_Union[RunSignalled, _Mapping]] = ...) -> None: ...
+    history_incomplete: HistoryIncomplete
+    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., step_waiting: _Optional[_Union[StepWaiting, _Mapping]] = ..., run_signalled: _Optional[_Union[RunSignalled, _Mapping]] = ..., history_incomplete: _Optional[_Union[HistoryIncomplete, _Mapping]] = ...) -> None: ...
 
 class StepPlace(_message.Message):
     __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "parent")
@@ -286,6 +288,14 @@ class ParentStep(_message.Message):
     item: int
     step_index: int
     def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_index: _Optional[int] = ...) -> None: ...
+
+class HistoryIncomplete(_message.Message):
+    __slots__ = ("partition", "reason")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    reason: str
+    def __init__(self, partition: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RunAdopted(_message.Message):
     __slots__ = ("partition", "executor_id", "handed_over")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from control_plane.retention import Retention, RetentionPolicy
 
 from control_plane.control_plane import ControlPlane
-from control_plane.retention import Retention, RetentionPolicy
 from control_plane.run_index import LABELS_LISTED_BYTES_MAX, entry
 from control_plane.run_list import RANGE_RUNS, RUNS_READ_MAX, STATUSES_READ_MAX, RunFilter
 from stepflow.codec import encode

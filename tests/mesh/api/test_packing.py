@@ -10,7 +10,7 @@ from support.archive import AtStep, Crash, check_left, opened
 from support.corpus import CORPUS
 from support.packing import run_world, store_run
 
-from control_plane.archive import run_keys
+from control_plane.archive import run_reader
 from control_plane.deletion import delete_run
 from stepflow.errors import NotFound
 
@@ -92,7 +92,8 @@ def test_each_run_is_readable_once_at_each_step_of_packing(world_of: Any) -> Non
 def test_a_run_that_is_too_large_for_memory_is_packed_page_by_page(
     world_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_keys, "WHOLE_RUN_BYTES_MAX", 10)
+    monkeypatch.setattr(run_reader, "WHOLE_RUN_BYTES_MAX", 10)
+    monkeypatch.setattr(run_reader, "KEYS_PER_RUN", 1)
     test_each_run_is_readable_once_at_each_step_of_packing(world_of)
 
 

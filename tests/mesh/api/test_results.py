@@ -13,7 +13,7 @@ from support.result_parts import Composed, Part, add_ended_run
 
 from control_plane.deletion import delete_run
 from stepflow.client import BlockingClient, Client
-from stepflow.codec import PAYLOAD_BYTES_MAX
+from stepflow.codec import PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Code, DataLoss, FailedPrecondition, Failure, Invalid, NotFound
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc, values_pb2
@@ -228,6 +228,57 @@ def test_a_stream_goes_on_at_another_server_where_the_first_one_stopped(
             assert text == LARGE.text
 
     asyncio.run(asyncio.wait_for(talk(), 60))
+
+
+TWICE = {"output": [{"$input": "$"}, {"$input": "$"}]}
+HALF = "x" * (9 * 1024 * 1024)
+WHOLE = encode([HALF, HALF])
+
+
+def test_events_and_steps_have_the_length_of_a_large_result(api: tuple[ApiMesh, Callable[..., Any]]) -> None:
+    async def talk(client: Client) -> None:
+        flow = {
+            "steps": [
+                {
+                    "id": "s",
+                    "component": "/builtin/map",
+                    "input": {"workflow": {"$literal": TWICE}, "items": [{"$input": "$"}]},
+                }
+            ],
+            "output": {"$step": "s", "path": "results[0].result"},
+        }
+        run_id = await client.submit(flow, HALF)
+        ended = [event async for event in client.watch(run_id, include_results=True) if event.result_bytes]
+        shown = {(event.kind, event.step_id): event.result_bytes for event in ended}
+        assert shown["item_completed", ""] == len(WHOLE)
+        assert shown["step_completed", "s"] > len(WHOLE)
+
+        (step,) = [step async for step in client.steps(run_id, include_results=True)]
+        assert (step.raw, step.result_bytes) == (b"", shown["step_completed", "s"])
+        for large in (step, *ended):
+            with pytest.raises(FailedPrecondition, match=f"{large.result_bytes:,} bytes"):
+                _ = large.result
+        assert await joined(client.get_result(run_id)) == WHOLE
+
+    with_client(api[0], talk)
+
+
+def test_the_result_of_an_item_is_read_while_others_of_its_run_go_on(api: tuple[ApiMesh, Callable[..., Any]]) -> None:
+    async def talk(client: Client) -> None:
+        wait = {"id": "w", "component": "/builtin/wait_for_signal", "input": {"name": "go"}}
+        output = {"$if": {"$input": "wait"}, "then": {"$step": "w"}, "else": [{"$input": "text"}, {"$input": "text"}]}
+        flow = {"steps": [wait], "output": output}
+        run_id = await client.submit_batch(flow, [{"wait": False, "text": HALF}, {"wait": True, "text": ""}])
+        async for event in client.watch(run_id):
+            if event.kind == "item_completed":
+                break
+        assert await joined(client.get_result(run_id, 0)) == WHOLE
+        with pytest.raises(FailedPrecondition) as running:
+            await joined(client.get_result(run_id, 1))
+        assert running.value.reason == "ITEM_NOT_ENDED"
+        await client.cancel(run_id)
+
+    with_client(api[0], talk)
 
 
 def test_a_result_is_saved_to_a_file_that_appears_once_it_is_whole(

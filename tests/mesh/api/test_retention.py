@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,7 +26,7 @@ from stepflow.mesh.v1 import formats_pb2
 from stepflow.store import created_at, keys, put, range_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from support.api import ApiMesh
 
@@ -100,7 +99,7 @@ async def keeping(mesh: ApiMesh, **policy: Any) -> AsyncIterator[ArchiveKeeper]:
     """Run the archive of the mesh's control plane."""
     control = mesh.mesh.control
     chosen = RetentionPolicy(**({"linger_s": 0.0, "formats_grace_s": 0.0} | policy))
-    keeper = ArchiveKeeper(mesh.store, mesh.blobs, control.formats, control.ended_runs, chosen, control.leadership)
+    keeper = ArchiveKeeper(mesh.store, mesh.blobs, control.formats, control.due_runs, chosen, control.leadership)
     keeper.start()
     try:
         yield keeper
@@ -115,19 +114,13 @@ async def keys_of(mesh: ApiMesh, run_id: str) -> set[str]:
     }
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # store and blobs have no event for it
-            await asyncio.sleep(0.01)
-
-
 async def packed(mesh: ApiMesh, *run_ids: str) -> None:
     """Wait until the runs have left the store."""
 
     async def gone() -> bool:
         return not [run_id for run_id in run_ids if await keys_of(mesh, run_id)]
 
-    await until(gone)
+    await wait_for_value(gone, "gone", timeout_s=20)
 
 
 def test_runs_that_have_ended_leave_the_store_and_answer_as_before(api: Any) -> None:
@@ -147,7 +140,9 @@ def test_runs_that_have_ended_leave_the_store_and_answer_as_before(api: Any) -> 
             assert [(await control.get_run(each), await control.items(each)) for each in (large, batch)] == before
             assert await control.wait(later) == waited
             counters = keeper.counters
-            await until(lambda: _true(counters.packed_runs == 3 and counters.segment_runs == 3))
+            await wait_until_async(
+                lambda: counters.packed_runs == 3 and counters.segment_runs == 3, "the counters tell", 20
+            )
             assert counters.lag_s() == 0
 
             await control.cancel(sleeping)
@@ -157,17 +152,13 @@ def test_runs_that_have_ended_leave_the_store_and_answer_as_before(api: Any) -> 
     run(work())
 
 
-async def _true(value: bool) -> bool:
-    return value
-
-
 def test_a_run_lingers_after_its_end_and_a_new_leader_packs_what_it_finds(api: Any) -> None:
     mesh, run = api
 
     async def work() -> None:
         run_id = await ended(mesh)
         async with keeping(mesh, linger_s=3600.0) as keeper:
-            await until(lambda: _true(keeper.counters.waiting_runs == 1))
+            await wait_until_async(lambda: keeper.counters.waiting_runs == 1, "the counters tell", 20)
             assert await keys_of(mesh, run_id) >= {"runs", "by-age", "status", "results", "journal"}
         async with keeping(mesh):
             await packed(mesh, run_id)
@@ -181,7 +172,7 @@ def test_a_store_full_of_runs_from_before_is_packed_after_the_grace(api: Any) ->
     async def work() -> None:
         ids = [await ended(mesh) for _ in range(5)]
         async with keeping(mesh, formats_grace_s=3600.0) as keeper:
-            await until(lambda: _true(keeper.counters.waiting_runs == 5))
+            await wait_until_async(lambda: keeper.counters.waiting_runs == 5, "the counters tell", 20)
             assert not mesh.mesh.control.formats.active
             assert (keeper.counters.packed_runs, keeper.counters.segments) == (0, 0)
 
@@ -204,7 +195,7 @@ def test_expired_runs_are_gone_with_their_blobs(api: Any) -> None:
         large = await ended(mesh, b'"%s"' % (b"y" * 100_000))
         assert [path for path in mesh.blobs._backend._blobs if large in path]
         async with keeping(mesh, runs_s=0.0, journals_s=0.0) as keeper:
-            await until(lambda: _true(keeper.counters.expired_runs == 1))
+            await wait_until_async(lambda: keeper.counters.expired_runs == 1, "the counters tell", 20)
             with pytest.raises(NotFound):
                 await mesh.mesh.control.get_run(large)
             assert not [path for path in mesh.blobs._backend._blobs if large in path or "segments/" in path]
@@ -220,11 +211,11 @@ def test_runs_that_have_not_ended_stay_whatever_the_budget(api: Any) -> None:
         run_id = await control.submit(RunRequest(SLEEP, (b"1",)))
         other = await ended(mesh)
         async with keeping(mesh, store_bytes_max=0, packed_bytes_max=0, runs_s=0.0, journals_s=0.0) as keeper:
-            await until(lambda: _true(keeper.counters.expired_runs == 1))
+            await wait_until_async(lambda: keeper.counters.expired_runs == 1, "the counters tell", 20)
             assert await keys_of(mesh, other) == set()
             assert (await control.get_run(run_id)).status == "running"
             await control.cancel(run_id)
-            await until(lambda: _true(keeper.counters.expired_runs == 2))
+            await wait_until_async(lambda: keeper.counters.expired_runs == 2, "the counters tell", 20)
 
     run(work())
 
@@ -239,7 +230,7 @@ def test_a_leader_looks_through_the_shared_blobs(api: Any) -> None:
             async def gone() -> bool:
                 return identity not in await mesh.blobs.dates()
 
-            await until(gone)
+            await wait_for_value(gone, "gone", timeout_s=20)
 
     run(work())
 
@@ -261,7 +252,7 @@ def test_shared_blobs_that_packed_runs_name_stay_until_these_expire(api: Any) ->
         for run_id in ids:
             await delete_run(control.run_store, blobs, run_id, control.run_store.is_packed)
         async with keeping(mesh):
-            await until(lambda: _no_segments(mesh))
+            await wait_for_value(partial(_no_segments, mesh), "no segment is left", timeout_s=20)
         await segments.load()
         assert sorted(await sweep()) == sorted([asked, staged])
 

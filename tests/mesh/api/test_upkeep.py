@@ -273,7 +273,7 @@ def test_a_blob_store_that_refuses_objects_delays_packing_and_loses_nothing(
                 for _ in range(3):
                     with pytest.raises(Unavailable):
                         await term.packer.pack(FAR_MS, FAR_MS)
-                    assert len(term.ended_runs) == len(world.run_ids)
+                    assert len(term.due_runs) == len(world.run_ids)
                     await world.glance()
             await term.work()
             assert await world.answers() == expected

@@ -16,7 +16,7 @@ from support.receiving import METHOD, receiving_server
 from typer.testing import CliRunner
 
 from control_plane.api.server import LARGE_REQUESTS
-from stepflow.cli.__main__ import app
+from stepflow.cli.app import app
 from stepflow.client import Client
 from stepflow.codec import blob_id, encode
 from stepflow.mesh.v1 import (

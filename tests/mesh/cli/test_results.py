@@ -199,3 +199,42 @@ sys.exit(main({["runs", "get", ended.single, "-o", str(tmp_path / "result.json")
     os.close(terminal)
     assert f"of {len(LARGE.text) // 1_000_000} MB".encode() in shown
     assert wait_until(lambda: (tmp_path / "result.json").read_text() == flow_result(LARGE), "the file is whole")
+
+
+TWICE = """
+name: twice
+output: [{$input: $}, {$input: $}]
+"""
+HALF = "x" * (9 * 1024 * 1024)
+
+
+def twice(tmp_path: Path) -> list[str]:
+    """Write a flow with a large result, and return the options of a command that runs it."""
+    (tmp_path / "flow.yaml").write_text(TWICE)
+    (tmp_path / "input.json").write_text(json.dumps(HALF))
+    return ["--flow", "flow.yaml", "--input", "input.json", "--quiet"]
+
+
+def test_a_run_on_this_machine_prints_a_large_result(tmp_path: Path) -> None:
+    shown = run_cli(["run", *twice(tmp_path)], cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout) == {"outcome": "success", "result": [HALF, HALF]}
+
+    (run_id,) = [path.stem for path in (tmp_path / ".stepflow" / "runs").glob("*.db")]
+    again = run_cli(["resume", run_id, "--output", "result.json"], cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "result.json").read_text() == shown.stdout
+
+
+def test_a_run_on_a_mesh_prints_a_large_result_or_with_json_its_length(tmp_path: Path) -> None:
+    with api_mesh() as (mesh, _):
+        submit = ["submit", *twice(tmp_path), "--server", mesh.address]
+        shown = run_cli([*submit, "--output", "result.json"], cwd=tmp_path)
+        assert (shown.returncode, shown.stdout) == (0, ""), shown.stderr
+        assert json.loads((tmp_path / "result.json").read_text())["result"] == [HALF, HALF]
+
+        shown = run_cli([*submit, "--json"], cwd=tmp_path)
+        length = len(HALF) * 2 + 7
+        assert json.loads(shown.stdout)["results"] == [{"outcome": "success", "result_bytes": length}]
+        command = shown.stderr.rpartition("this prints them: stepflow ")[2].split()
+        assert run_cli(command, cwd=tmp_path).stdout == (tmp_path / "result.json").read_text()

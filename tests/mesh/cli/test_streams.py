@@ -74,12 +74,11 @@ def started(redirection: str, *arguments: str) -> Iterator[subprocess.Popen[byte
 
 
 def stored_results(said: str) -> Any:
-    """Run the command that a message names, and return what it prints about the only item."""
+    """Run the command that a message names, and return the result that it prints."""
     command = said.split("this prints them: stepflow ")[1].split()
     done = run_cli(command, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
-    (item,) = json.loads(done.stdout)["items"]
-    return item["result"]
+    return json.loads(done.stdout)
 
 
 # --- closed ----------------------------------------------------------------------------------------------------------

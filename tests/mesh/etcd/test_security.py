@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support import wait_for_value, wait_until_async
 from support.etcd import FAST, EtcdServer, etcd_binary, running_etcd
 
+from control_plane.compaction import Compaction
 from control_plane.pressure import AdmissionPressure
 from control_plane.store_meter import StoreMeter
 from stepflow.errors import Forbidden, Invalid, Overloaded, Unauthenticated
-from stepflow.store import Put, StoreUnavailable, Txn, present, put, range_all
+from stepflow.store import Put, StoreUnavailable, Txn, created_at, present, put, range_all
 from stepflow.store.etcd.config import EtcdConfig
 from stepflow.store.etcd.members import UNKNOWN_VERSION
 from stepflow.store.etcd.metrics import read_metrics
@@ -230,6 +231,23 @@ def logged() -> Iterator[io.StringIO]:
     configure("warning", stream)
     yield stream
     configure()
+
+
+def test_a_user_who_is_not_root_leaves_compaction_to_etcd_and_a_warning_says_so(
+    guarded: EtcdServer, logged: io.StringIO
+) -> None:
+    async def scenario() -> None:
+        async with opened(EtcdConfig.parse(guarded.endpoint, user="mesh", password=PASSWORD)) as store:
+            fence = created_at("leader", await put(store, "leader", b"me"))
+            compaction = Compaction(store, interval_s=0, kept_s=1)
+            for second in range(5):
+                await put(store, "k", b"")
+                await compaction.tick(fence, second)
+            with pytest.raises(Forbidden):
+                await store.compact(1)
+        assert logged.getvalue().count("etcd does not let this user compact") == 1
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.0 404 Not Found\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\nother 1\n", b""])

@@ -12,7 +12,7 @@ from support.parts import World, echo, gated, of, step
 from typer.testing import CliRunner
 
 from executor import adoption
-from stepflow.cli.__main__ import app
+from stepflow.cli.app import app
 from stepflow.client import Client
 from stepflow.codec import encode
 from stepflow.flow.values import Stored

@@ -20,7 +20,7 @@ from control_plane.control_plane import ControlPlane
 from stepflow.cli.__main__ import main
 from stepflow.client import Client
 from stepflow.embedded.runs_folder import LocalRuns
-from stepflow.store import put
+from stepflow.store import keys, put, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.etcd.config import DEFAULT_PREFIX
 from stepflow.store.sqlite.store import SqliteStore
@@ -110,8 +110,8 @@ def test_a_folder_of_an_earlier_version_is_listed_shown_and_its_interrupted_runs
     assert_continued(place, before, journals_of(place))
 
 
-FOR_EVER = ("--keep-journals", "1e7", "--keep-runs", "1e7")
-"""The runs of a dump ended long ago."""
+FOR_EVER = ("--keep-journals", "1e7", "--keep-runs", "1e7", "--keep-blobs", "1e10")
+"""The runs of a dump ended long ago, and its blobs have no dates."""
 
 END_TIMEOUT_S = 60.0
 
@@ -159,6 +159,34 @@ def test_the_keys_of_an_earlier_mesh_are_read_alike_and_its_live_runs_end_alike(
         for run_id, expected in golden["ends"].items():
             found = shown(capsys, "runs", "get", run_id)
             assert {"status": found["status"], "items": found["items"]} == expected
+
+
+def test_the_ended_runs_of_an_earlier_mesh_are_packed_and_read_alike(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Place.unpack(version, "mesh", tmp_path)
+    blobs = str(tmp_path / ".stepflow" / "dev" / "blobs")
+    with (
+        running_etcd(tmp_path / "etcd", "--unsafe-no-fsync") as etcd,
+        processes(etcd, tmp_path, DEFAULT_PREFIX) as mesh,
+    ):
+        load_etcd(etcd, dump_of(version))
+        control = mesh.control_plane("--blobs", blobs, *FOR_EVER, "--linger", "0", "--formats-grace", "0")
+        monkeypatch.setenv("STEPFLOW_SERVER", control.address)
+
+        async def packed() -> None:
+            async with mesh.store() as store:
+                while [item.key async for item in range_all(store, keys.RESULTS)]:  # noqa: ASYNC110  # bounded below
+                    await asyncio.sleep(0.05)
+
+        asyncio.run(asyncio.wait_for(packed(), END_TIMEOUT_S))
+        assert as_known_then(shown(capsys, "runs", "list"), place.golden["list"]) == place.golden["list"]
+        for run_id, expected in place.golden["runs"].items():
+            assert as_known_then(shown(capsys, "runs", "get", run_id, "--steps"), expected) == expected
+        for run_id, expected in place.golden["events"].items():
+            main(["runs", "watch", run_id, "--json"])
+            events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+            assert as_known_then(events, expected) == expected
 
 
 def test_the_keys_of_an_earlier_mesh_can_be_read_from_another_kind_of_store(version: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from support.parts import World, echo, gated, kinds, of
 
 from control_plane import takeover as control_takeover
 from control_plane.events import Events
-from control_plane.history import RunDone, StepDone
+from control_plane.history import HistoryEndsEarly, RunDone, StepDone
 from control_plane.unreadable import unreadable_partitions
 from executor import calls, give_back, takeover
 from executor.adoption import PartitionReader
@@ -600,6 +600,8 @@ def test_what_precedes_an_entry_of_a_later_version_is_shown_and_followed_to_the_
                 if any(isinstance(event, StepDone) for event in batch.events):
                     await world.control.cancel(run_id)
             assert isinstance(told[-1], RunDone)
+            (early,) = [event for event in told if isinstance(event, HistoryEndsEarly)]
+            assert early.reason == reasons[0]
             assert told[-1].run.status == "cancelled"
             await events.close()
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from stepflow import __version__, telemetry
-from stepflow.cli.__main__ import app, main, report
+from stepflow.cli.__main__ import main
+from stepflow.cli.app import app, report
 from stepflow.cli.console import Usage
 from stepflow.errors import Unavailable
 

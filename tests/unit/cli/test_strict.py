@@ -8,7 +8,8 @@ import pytest
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.__main__ import app, main
+from stepflow.cli.__main__ import main
+from stepflow.cli.app import app
 
 
 def parameters() -> list[tuple[list[str], Any]]:

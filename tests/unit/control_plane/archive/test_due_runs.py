@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from control_plane.archive.ended_runs import EndedRuns
+from control_plane.archive.due_runs import DueRuns
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import KeyValue, StoreEvent, keys, put
@@ -27,12 +27,12 @@ def gone(run_id: str) -> StoreEvent:
     return StoreEvent("delete", KeyValue(keys.status(run_id, 0), b"", 0, 9, 0))
 
 
-def taken(runs: EndedRuns, before_ms: int = FAR, limit: int = 100, span_ms: int = FAR) -> list[str]:
+def taken(runs: DueRuns, before_ms: int = FAR, limit: int = 100, span_ms: int = FAR) -> list[str]:
     return [run.run_id for run in runs.take(before_ms, limit, span_ms)]
 
 
-def collecting(*events: StoreEvent) -> EndedRuns:
-    runs = EndedRuns()
+def collecting(*events: StoreEvent) -> DueRuns:
+    runs = DueRuns()
     runs.begin()
     runs.on_events(events)
     return runs
@@ -87,7 +87,7 @@ def test_runs_put_back_are_taken_again_and_known_as_doubtful_from_a_list() -> No
 
 
 def test_a_replica_that_does_not_lead_collects_nothing() -> None:
-    runs = EndedRuns()
+    runs = DueRuns()
     runs.on_events([status("a", 0, 10)])
     assert len(runs) == 0
     runs.begin()

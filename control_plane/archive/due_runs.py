@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
-class EndedRun(NamedTuple):
+class DueRun(NamedTuple):
     """A run that has probably ended. Times are milliseconds since 1970."""
 
     run_id: str
@@ -36,7 +36,7 @@ class EndedRun(NamedTuple):
     """Found by a list: a former leader may have packed it already."""
 
 
-class EndedRuns:
+class DueRuns:
     """Collects while `collecting`; otherwise it stays empty."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class EndedRuns:
         self._collecting = False
         self._running: dict[str, set[int]] = {}
         """By run: the partitions that are known to run."""
-        self._ended: dict[str, EndedRun] = {}
+        self._ended: dict[str, DueRun] = {}
         self._by_end: list[tuple[int, str]] = []
         """Heap of end and run id; entries that `_ended` does not confirm are stale."""
 
@@ -94,12 +94,12 @@ class EndedRuns:
             created.setdefault(run_id, (created_at_ms, item.create_revision))
         return created
 
-    def take(self, before_ms: int, limit: int, span_ms: int) -> list[EndedRun]:
+    def take(self, before_ms: int, limit: int, span_ms: int) -> list[DueRun]:
         """Remove and return up to `limit` runs that ended at `before_ms` or earlier, the oldest first.
 
         `span_ms`: bound on the time between the first and the last of these ends.
         """
-        taken: list[EndedRun] = []
+        taken: list[DueRun] = []
         while len(taken) < limit and (oldest := self._oldest()) is not None:
             if oldest.ended_at_ms > (min(before_ms, taken[0].ended_at_ms + span_ms) if taken else before_ms):
                 break
@@ -107,7 +107,7 @@ class EndedRuns:
             taken.append(self._ended.pop(oldest.run_id))
         return taken
 
-    def put_back(self, runs: Iterable[EndedRun]) -> None:
+    def put_back(self, runs: Iterable[DueRun]) -> None:
         """Return runs that were taken, for a later try."""
         if self._collecting:
             for run in runs:
@@ -119,7 +119,7 @@ class EndedRuns:
         oldest = self._oldest()
         return None if oldest is None else oldest.ended_at_ms
 
-    def _oldest(self) -> EndedRun | None:
+    def _oldest(self) -> DueRun | None:
         while self._by_end:
             ended_at_ms, run_id = self._by_end[0]
             run = self._ended.get(run_id)
@@ -150,12 +150,12 @@ class EndedRuns:
         known = self._ended.get(run_id)
         ended_at_ms = status.completed_at_ms
         if known is None:
-            self._add(EndedRun(run_id, created_at_ms, ended_at_ms, listed))
+            self._add(DueRun(run_id, created_at_ms, ended_at_ms, listed))
         elif known.ended_at_ms < ended_at_ms:
-            self._add(EndedRun(run_id, created_at_ms, ended_at_ms, known.listed))
+            self._add(DueRun(run_id, created_at_ms, ended_at_ms, known.listed))
         return run_id, created_at_ms
 
-    def _add(self, run: EndedRun) -> None:
+    def _add(self, run: DueRun) -> None:
         self._ended[run.run_id] = run
         heapq.heappush(self._by_end, (run.ended_at_ms, run.run_id))
 
@@ -169,4 +169,4 @@ class EndedRuns:
                 del self._running[run_id]
 
 
-__all__ = ["EndedRun", "EndedRuns"]
+__all__ = ["DueRun", "DueRuns"]
