@@ -200,8 +200,8 @@ SCHEMAS = (
     Limit("Alternatives of a type", "stepflow/flow ALTERNATIVES_MAX", "The type is unknown"),
     Limit("Alternatives of a made union", "stepflow/flow UNION_MAX", "Their common `type`, or unknown"),
     Limit("Definitions of one type check", "stepflow/flow DEFINITIONS_MAX", "Further references are unknown"),
-    Limit("Pairs of types in one comparison", "stepflow/flow COMPARISONS_MAX", "Further pairs are unknown"),
-    Limit("Literal flows inside each other in a type check", "stepflow/flow INNER_DEPTH_MAX", "Deeper ones are unknown"),
+    Limit("Work of one type check, in units", "stepflow/flow WORK_MAX", "Further types are unknown; 500 more a step"),
+    Limit("Depth of literal flows in a type check", "stepflow/flow INNER_DEPTH_MAX", "Deeper ones are unknown"),
     Limit("Literal flows in a type check", "stepflow/flow INNER_FLOWS_MAX", "Further ones are unknown"),
 )
 

@@ -20,7 +20,7 @@ from stepflow.flow.types import components
 from stepflow.flow.types.fits import Verdict, fits
 from stepflow.flow.types.inputs import InputUses
 from stepflow.flow.types.make import ANY, NULL, bounded, literal_type, union
-from stepflow.flow.types.scope import PREFIX, TypeScope
+from stepflow.flow.types.scope import PREFIX, WORK_PER_STEP, TypeScope
 from stepflow.flow.types.synthesis import ExpressionTyper
 from stepflow.flow.variables import VariableSpecs
 from stepflow.json_problems import json_path, shown
@@ -119,6 +119,7 @@ class _Analysis:
         return self.types
 
     def step(self, step: Step, at: DocumentPath) -> None:
+        self.scope.allow(WORK_PER_STEP)
         expression = syntax.parse_expression(step.input)
         known = self.lookup(step.component) or components.ComponentSchema()
         given = self.typer.exact(expression, at)

@@ -1,8 +1,8 @@
 """The schemas of components, and builtins whose output follows from their input.
 
 - `noop` returns its input; `sleep` returns its `passthrough`.
-- `map`, `iterate` and `eval` with a literal flow return what that flow returns. The flow of `eval` is the literal that a
-  `put_blob` step stores.
+- `map`, `iterate` and `eval` with a literal flow return what that flow returns. The flow of `eval` is the literal that
+  a `put_blob` step stores.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ member). `NO`: no value fits. `UNKNOWN`: a type is *any* at the deciding place, 
 - A wanted `anyOf` or `oneOf` is satisfied by any option, an `allOf` by all parts.
 - `enum` and `const` are compared if both types have them. Other rules about values count only for constants.
 
-Limits: `not`, `if`, `patternProperties` and `dependentSchemas` of the wanted type are unknown. The work of a comparison
-is bounded by `COMPARISONS_MAX`.
+Limits: `not`, `if`, `patternProperties` and `dependentSchemas` of the wanted type are unknown. The work is bounded by
+that of the scope.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from stepflow.flow.types.scope import TypeScope
     from stepflow.json_problems import Part
-
-COMPARISONS_MAX = 20_000
-"""Pairs of types of one comparison; the answer for further pairs is unknown."""
 
 PROBLEMS_MAX = 20
 """Problems of one comparison."""
@@ -77,29 +74,29 @@ _UNREAD = ("not", "if", "patternProperties", "dependentSchemas", "dependencies",
 @dataclass(slots=True)
 class _Comparison:
     scope: TypeScope
-    left: int = COMPARISONS_MAX
+    depth: int = 0
     open: set[tuple[str | None, str | None]] = field(default_factory=set)
     """Pairs of references that are being compared: a recursive type fits itself."""
 
     def compare(self, offered: Any, wanted: Any, path: tuple[Part, ...]) -> Fit:
-        self.left -= 1
         if is_any(wanted) or offered is NEVER or offered is wanted:
             return YES
-        if self.left < 0 or len(path) > _DEPTH_MAX:
+        if self.depth > _DEPTH_MAX or not self.scope.spend():
             return UNKNOWN
         if wanted is NEVER:
             return _no(path, "no value is accepted here")
 
         pair = (_reference(offered), _reference(wanted))
-        if all(pair):
-            if pair[0] == pair[1] or pair in self.open:
-                return YES
-            self.open.add(pair)
-            try:
-                return self.by_alternatives(offered, wanted, path)
-            finally:
-                self.open.discard(pair)
-        return self.by_alternatives(offered, wanted, path)
+        if all(pair) and (pair[0] == pair[1] or pair in self.open):
+            return YES
+
+        self.depth += 1
+        self.open.add(pair)
+        try:
+            return self.by_alternatives(offered, wanted, path)
+        finally:
+            self.depth -= 1
+            self.open.discard(pair)
 
     def by_alternatives(self, offered: Any, wanted: Any, path: tuple[Part, ...]) -> Fit:
         """Compare each alternative of the offered type."""
@@ -126,9 +123,7 @@ class _Comparison:
             return UNKNOWN
 
         found: list[Fit] = [self.compare(offered, part, path) for part in wanted.get("allOf", ())]
-        found += [
-            self.to_some(offered, wanted[keyword], path) for keyword in ("anyOf", "oneOf") if keyword in wanted
-        ]
+        found += [self.to_some(offered, wanted[keyword], path) for keyword in ("anyOf", "oneOf") if keyword in wanted]
 
         kinds = wanted.get("type")
         if isinstance(kinds, list):

@@ -24,8 +24,16 @@ ALTERNATIVES_MAX = 64
 DEFINITIONS_MAX = 2_000
 """Definitions of one analysis; references to further ones are *any*."""
 
+WORK_MAX = 50_000
+WORK_PER_STEP = 500
+"""Units of work of one analysis, and more for each step of the flow; a unit takes 5 to 20 µs. Without any left, all
+further types are *any*."""
+
 _DEPTH_MAX = 40
 """References and alternatives inside each other."""
+
+_COPY_DEPTH_MAX = 150
+"""Levels of an adopted schema, with its references followed; deeper ones are *any*."""
 
 _ONE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -53,6 +61,7 @@ class TypeScope:
 
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
+        self._work_left = WORK_MAX
         self._adopted: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
         self._shared_names: dict[int, dict[str, str]] = {}
 
@@ -75,6 +84,15 @@ class TypeScope:
         self.definitions[taken] = ANY
         return taken
 
+    def allow(self, units: int) -> None:
+        """Add to the work that may be spent."""
+        self._work_left += units
+
+    def spend(self) -> bool:
+        """Count a unit of work, and return False if none is left."""
+        self._work_left -= 1
+        return self._work_left >= 0
+
     def target(self, type_: Any) -> Any:
         """Follow the `$ref` of a type; other types are returned unchanged."""
         for _ in range(_DEPTH_MAX):
@@ -95,7 +113,7 @@ class TypeScope:
 
     def _split(self, type_: Any, found: list[Any], depth: int) -> None:
         type_ = self.target(type_)
-        if depth > _DEPTH_MAX or len(found) > ALTERNATIVES_MAX or is_any(type_):
+        if depth > _DEPTH_MAX or len(found) > ALTERNATIVES_MAX or is_any(type_) or not self.spend():
             found.append(ANY)
             return
         if type_ is NEVER:
@@ -130,10 +148,12 @@ class TypeScope:
         alternatives = [part for part in parts if isinstance(part, dict) and ("anyOf" in part or "oneOf" in part)]
         nested = [part for part in parts if isinstance(part, dict) and "allOf" in part]
 
-        if NEVER in [part for part in parts if isinstance(part, bool)] or depth > _DEPTH_MAX:
+        if any(part is NEVER for part in parts) or depth > _DEPTH_MAX or not self.spend():
             return type_
         if nested:
-            inner = [self._merged(part, depth + 1) if part in nested else part for part in parts]
+            inner = [
+                self._merged(part, depth + 1) if isinstance(part, dict) and "allOf" in part else part for part in parts
+            ]
             return type_ if any("allOf" in part for part in inner if isinstance(part, dict)) else {"allOf": inner}
         if alternatives:
             if len(alternatives) > 1:
@@ -283,6 +303,7 @@ class _Adoption:
         self._root = schema
         self._shared = {} if isinstance(own, dict) else shared
         self._own: dict[str, str] = {}
+        self._depth = 0
         draft = schema.get("$schema") if isinstance(schema, dict) else None
         self._is_old = isinstance(draft, str) and any(old in draft for old in _OLD_DRAFTS)
 
@@ -292,6 +313,16 @@ class _Adoption:
     def _copy(self, schema: Any) -> Any:
         if isinstance(schema, bool):
             return schema
+        if self._depth > _COPY_DEPTH_MAX:
+            return ANY
+
+        self._depth += 1
+        try:
+            return self._copy_object(schema)
+        finally:
+            self._depth -= 1
+
+    def _copy_object(self, schema: Any) -> Any:
         if not isinstance(schema, dict) or (schema is not self._root and isinstance(schema.get("$id"), str)):
             return ANY
         if any(keyword in schema for keyword in ("$dynamicRef", "$recursiveRef")):

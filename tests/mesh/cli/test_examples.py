@@ -56,7 +56,7 @@ def test_the_real_outputs_of_an_example_have_the_inferred_types(name: str, tmp_p
     ran = run_cli(["run", "--flow", flow, *given, "-q"], cwd=folder, env=env)
     assert (inferred.returncode, ran.returncode) == (0, 0), inferred.stderr + ran.stderr
     tree = json.loads(inferred.stdout)
-    assert [item for item in tree["diagnostics"] if item["code"] in (2100, 2101)] == []
+    assert [item for item in tree["diagnostics"] if item["code"] in (2100, 2101)] == []  # no false alarm
 
     # The file of the run, with the results of its steps.
     (run,) = json.loads(run_cli(["runs", "list", "--json"], cwd=folder).stdout)["runs"]
@@ -85,7 +85,9 @@ steps:
 - {id: load, component: /builtin/load_file, input: {path: data.json}}
 - {id: flow, component: /builtin/put_blob, input: {blob_type: flow, data: {$literal: {output: {x: {$input: n}}}}}}
 - {id: eval, component: /builtin/eval, input: {flow_id: {$step: flow, path: blob_id}, input: {n: 1}}}
-- {id: evalbad, component: /builtin/eval, input: {flow_id: {$step: flow, path: blob_id}, input: {$step: get, path: data}}}
+- id: evalbad
+  component: /builtin/eval
+  input: {flow_id: {$step: flow, path: blob_id}, input: {$step: get, path: data}}
 - id: map
   component: /builtin/map
   input: {items: [{n: 1}, {}], workflow: {$literal: {output: {x: {$input: n}}}}}
@@ -102,5 +104,5 @@ steps:
 output:
 - [{$step: noop}, {$step: sleep}, {$step: plain}, {$step: signal}, {$step: messages}, {$step: put}, {$step: get}]
 - [{$step: load}, {$step: eval}, {$step: evalbad}, {$step: map}, {$step: broken}]
-- {$if: {$step: noop, path: b}, then: 1, else: {$coalesce: [{$step: signal, path: payload}, done]}}
+- {$if: {$step: noop, path: a}, then: 1, else: {$coalesce: [{$step: signal, path: payload}, done]}}
 """

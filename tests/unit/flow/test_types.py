@@ -277,17 +277,42 @@ def test_large_and_wild_schemas_are_any() -> None:
     assert scope.alternatives({"anyOf": [{"const": number} for number in range(ALTERNATIVES_MAX + 1)]}) == [ANY]
 
 
-def test_the_work_of_a_comparison_is_bounded() -> None:
-    """Each level refers twice to the next one: without a bound, 2**60 comparisons."""
-    definitions: dict[str, Any] = {"L0": STRING}
+DOUBLING = {
+    "members": lambda below: {"anyOf": [obj(a=below), obj(b=below)]},
+    "options": lambda below: {"anyOf": [below, below]},
+    "parts": lambda below: {"allOf": [below, below]},
+    "both": lambda below: {"anyOf": [{"allOf": [below, below]}, below], "type": "object"},
+}
+
+
+@pytest.mark.parametrize("bottom", [STRING, False, {}, {"$ref": "#/$defs/L59"}])
+@pytest.mark.parametrize("shape", DOUBLING)
+def test_the_work_is_bounded(shape: str, bottom: Any) -> None:
+    """Each level refers twice to the next one: without a bound, 2**60 steps."""
+    definitions: dict[str, Any] = {"L0": bottom}
     for level in range(1, 60):
-        below = {"$ref": f"#/$defs/L{level - 1}"}
-        definitions[f"L{level}"] = {"anyOf": [obj(a=below), obj(b=below)]}
+        definitions[f"L{level}"] = DOUBLING[shape]({"$ref": f"#/$defs/L{level - 1}"})
     schema = {"$ref": "#/$defs/L59", "$defs": definitions}
     scope = TypeScope()
-    other = TypeScope().adopt(schema)
-    assert fits(scope, scope.adopt(schema), scope.adopt({**schema, "$defs": dict(definitions)})).verdict is not NO
-    assert other == {"$ref": "#/$defs/L59"}
+    first, second = scope.adopt(schema), scope.adopt({**schema, "title": "Other"})
+    for offered, wanted in ((first, second), (STRING, first), (first, STRING), (obj(a=STRING), first)):
+        assert fits(scope, offered, wanted).verdict in Verdict
+    assert scope.project(first, ["a", "b"]).type is not None
+
+
+@pytest.mark.parametrize("link", ["allOf", "anyOf", "items", "properties"])
+def test_long_chains_of_references_do_not_exhaust_the_stack(link: str) -> None:
+    definitions: dict[str, Any] = {"L0": STRING}
+    for level in range(1, 700):
+        below = {"$ref": f"#/$defs/L{level - 1}"}
+        definitions[f"L{level}"] = {
+            link: {"a": below} if link == "properties" else below if link == "items" else [below]
+        }
+    scope = TypeScope()
+    first = scope.adopt({"$ref": "#/$defs/L699", "$defs": definitions})
+    second = scope.adopt({"$ref": "#/$defs/L699", "$defs": {**definitions, "L0": INTEGER}})
+    assert fits(scope, first, second).verdict in (YES, UNKNOWN)
+    assert fits(scope, STRING, second).verdict in Verdict
 
 
 @pytest.mark.parametrize(
