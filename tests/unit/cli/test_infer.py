@@ -1,11 +1,13 @@
 """`stepflow infer` and `stepflow validate --type-check`: reports, exit codes, and flows that keep their text."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
 
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
@@ -197,3 +199,51 @@ def test_a_text_without_a_place_is_written_in_its_normal_form(capfd: pytest.Capt
     tree = parse_tree(shown.out, source="flow", format="yaml").value
     assert tree["schemas"]["properties"]["output"]["required"] == ["a"]
     assert tree["metadata"] == {"m": {"properties": {"input": {}}}}
+
+
+# --- no false alarms ---
+
+REPOSITORY_FLOWS = sorted(
+    path
+    for folder in ("examples", "tests/data/flows", "stepflow/cli/template")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".yaml", ".yml", ".json")
+    and "steps" in path.read_text("utf-8")
+    and ".stepflow" not in path.parts
+)
+DOCUMENTED = [
+    pytest.param(text, id=f"{page.name}-{index}")
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    for index, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE))
+    if re.search(r"^steps:", text, re.MULTILINE) and "# error" not in text
+]
+
+
+def alarms(capfd: pytest.CaptureFixture[str], *args: str) -> list[Any]:
+    """Return the findings of a type check."""
+    assert main(["validate", *args, "--type-check", "--json"]) in (0, 1)
+    return [item for item in json.loads(capfd.readouterr().out)["diagnostics"] if item["code"] in (2100, 2101)]
+
+
+@pytest.mark.parametrize("path", REPOSITORY_FLOWS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_flow_of_the_repository_gives_a_false_alarm(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert alarms(capfd, "--flow", str(path)) == []
+
+
+@pytest.mark.parametrize("text", DOCUMENTED)
+def test_no_flow_of_the_documentation_gives_a_false_alarm(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("flow.yaml").write_text(text, encoding="utf-8")
+    assert alarms(capfd, "--flow", "flow.yaml") == []
+
+
+def test_flows_to_check_are_found() -> None:
+    assert len(REPOSITORY_FLOWS) > 10
+    assert len(DOCUMENTED) > 2
+
+
+def test_a_new_project_has_no_warnings(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "new"]) == 0
+    capfd.readouterr()
+    for options in ([], ["--type-check"]):
+        assert main(["validate", "--flow", "new/flow.yaml", *options]) == 0
+        assert capfd.readouterr().err == "✅ Validation passed with no errors\n"
