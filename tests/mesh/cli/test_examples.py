@@ -96,13 +96,13 @@ steps:
   input:
     initial_input: {n: 1}
     max_iterations: 2
-    flow: {$literal: {output: {next: {$input: n}}}}
+    flow: {$literal: {output: {next: {n: {$input: n}}}}}
 - id: broken
   component: /builtin/load_file
   input: {path: missing}
   onError: {action: useDefault, defaultValue: [1]}
 output:
 - [{$step: noop}, {$step: sleep}, {$step: plain}, {$step: signal}, {$step: messages}, {$step: put}, {$step: get}]
-- [{$step: load}, {$step: eval}, {$step: evalbad}, {$step: map}, {$step: broken}]
+- [{$step: load}, {$step: eval}, {$step: evalbad}, {$step: map}, {$step: iterate}, {$step: broken}]
 - {$if: {$step: noop, path: a}, then: 1, else: {$coalesce: [{$step: signal, path: payload}, done]}}
 """
