@@ -2,7 +2,7 @@
 
 - Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each
   gap of the watch. The store holds only runs that live or linger, so the list is short.
-- A hint: whoever packs a run reads it, and checks that it has ended.
+- A hint: the packer reads each run, and checks that it has ended.
 - A run of several partitions is here while none of those that were seen is running; the reader finds out if there are
   others.
 """
@@ -37,7 +37,7 @@ class DueRun(NamedTuple):
 
 
 class DueRuns:
-    """Collects while `collecting`; otherwise it stays empty."""
+    """Collects from `begin` to `end`; otherwise it is empty."""
 
     def __init__(self) -> None:
         self.stale = True
@@ -78,20 +78,17 @@ class DueRuns:
             else:
                 self._discard(*keys.parse_status(event.kv.key))
 
-    async def list_all(self, store: Store) -> dict[str, tuple[int, int]]:
-        """List the statuses. Return, by run, its creation time and the create revision of a status.
-
-        Raises: StepflowError.
-        """
+    async def list_all(self, store: Store) -> dict[str, int]:
+        """List the statuses. Return, by run, its creation time. Raises: StepflowError."""
         self.stale = False  # Before the list: a gap during the list needs another one.
-        created: dict[str, tuple[int, int]] = {}
+        created: dict[str, int] = {}
         async for item in range_all(store, keys.STATUS):
             try:
                 run_id, created_at_ms = self._note(item, listed=True)
             except Exception as error:
                 log.error("a status cannot be read", key=item.key, error=str(error))
                 continue
-            created.setdefault(run_id, (created_at_ms, item.create_revision))
+            created.setdefault(run_id, created_at_ms)
         return created
 
     def take(self, before_ms: int, limit: int, span_ms: int) -> list[DueRun]:
