@@ -3,7 +3,7 @@
 - Every change is one transaction that compares the leadership and the manifests that it replaces, and puts
   `segments-head`. It is sent again until it is decided.
 - A run is found by the fingerprints of the manifests, then in the id block of the object. A lookup of many runs costs
-  two searches per segment, whatever its size.
+  two searches per segment of any size.
 """
 
 from __future__ import annotations
