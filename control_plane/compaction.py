@@ -7,7 +7,7 @@ at etcd's own interval of 5 minutes.
 - The compaction goes to a revision that was current `KEPT_S` ago or earlier. Watches are read at once, lists go on at
   the current revision (`range_all`), and a watch that is cut off for longer lists again (`follow`): nothing is lost.
 - Each revision is read in a transaction that compares leadership. A former leader can only repeat a compaction that
-  was due in its own term, which harms nobody: compactions never go back.
+  was due in its own term, which has no effect: compactions never go back.
 
 etcd's own periodic compaction stays as the backstop: for a mesh without a leader, and where etcd has logins and lets
 only root compact.

@@ -3,8 +3,8 @@
 - An entry is written with the admission of its run, and deleted with the run.
 - Its value is the run's record without the members that no list shows. It is empty if the labels are large: lists then
   read the record.
-- Replicas of an earlier version neither write nor delete entries. So the leader adds what is missing, for all runs once
-  and then for new ones; `BY_AGE_COMPLETE` marks the first completion. Lists scan all statuses until then.
+- Early versions neither wrote nor deleted entries. So each leader adds what is missing when its term begins;
+  `BY_AGE_COMPLETE` marks the first completion. Lists scan all statuses until then.
 """
 
 from __future__ import annotations
@@ -55,61 +55,51 @@ def _entry_of(run_id: str, value: bytes, created_at_ms: int) -> Put:
         return Put(keys.by_age(run_id, created_at_ms), b"")
 
 
-class RunIndex:
-    """Completes the index on behalf of a leader, from the runs that a sweep of the store has found."""
+async def complete_index(store: Store, fence: Compare, created: Mapping[str, int]) -> None:
+    """Add the missing entries of all runs in the store, on behalf of a leader.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._checked = 0
-        """The newest create revision of a status whose run is known to have an entry; 0 before the first completion."""
+    `created`: by run, its creation time; 0: unknown. `fence`: this replica leads.
 
-    async def complete(self, fence: Compare, created: Mapping[str, tuple[int, int]]) -> None:
-        """Add the missing entries of all runs in the store.
+    Raises: FailedPrecondition `NOT_LEADING`; StepflowError.
+    """
+    # 1. Add the missing entries.
+    runs = list(created.items())
+    for start in range(0, len(runs), ENTRIES_PER_TXN):
+        await _add(store, fence, runs[start : start + ENTRIES_PER_TXN])
 
-        `created`: by run, its creation time (0: unknown) and the create revision of a key. `fence`: this replica leads.
+    # 2. Tell the lists.
+    if not (await store.txn(Txn((fence,), (Put(keys.BY_AGE_COMPLETE, b""),)))).succeeded:
+        raise FailedPrecondition("NOT_LEADING", "another control plane leads now")
 
-        Raises: FailedPrecondition `NOT_LEADING`; StepflowError.
-        """
-        # 1. Everything is checked at the first completion of this process, and of a store that was replaced.
-        if await self._store.get(keys.BY_AGE_COMPLETE) is None:
-            self._checked = 0
-
-        # 2. Add the entries of runs that are new since the last completion.
-        unchecked = [(run_id, at_ms) for run_id, (at_ms, revision) in created.items() if revision > self._checked]
-        for start in range(0, len(unchecked), ENTRIES_PER_TXN):
-            await self._add(fence, unchecked[start : start + ENTRIES_PER_TXN])
-
-        # 3. Tell the lists; and remove entries without a run, which an earlier version has deleted.
-        if not self._checked:
-            if not (await self._store.txn(Txn((fence,), (Put(keys.BY_AGE_COMPLETE, b""),)))).succeeded:
-                raise FailedPrecondition("NOT_LEADING", "another control plane leads now")
-            await self._prune(created)
-        self._checked = max(self._checked, *(revision for _, revision in created.values()), 1)
-
-    async def _add(self, fence: Compare, runs: Sequence[tuple[str, int]]) -> None:
-        """Add those of the entries that are missing."""
-        paths = [keys.by_age(run_id, at_ms) for run_id, at_ms in runs]
-        if (await self._store.txn(Txn(tuple(map(present, paths)), ()))).succeeded:
-            return
-
-        for (run_id, at_ms), path in zip(runs, paths, strict=True):
-            if at_ms and await self._store.get(path) is not None:
-                continue
-            found = await self._store.get(keys.run(run_id))
-            if found is None:  # deleted since the sweep
-                continue
-            added = _entry_of(run_id, found.value, at_ms)
-            await self._store.txn(Txn((fence, absent(added.key), present(keys.run(run_id))), (added,)))
-
-    async def _prune(self, created: Mapping[str, tuple[int, int]]) -> None:
-        count = 0
-        async for item in range_all(self._store, keys.BY_AGE):
-            run_id = keys.parse_by_age(item.key)[1]
-            if run_id not in created:  # admitted since the sweep, or deleted
-                result = await self._store.txn(Txn((absent(keys.run(run_id)),), (Delete(item.key),)))
-                count += result.succeeded
-        if count:
-            log.info("entries of deleted runs removed", count=count)
+    # 3. Remove entries without a run, which an earlier version has deleted.
+    await _prune(store, created)
 
 
-__all__ = ["RunIndex", "entry"]
+async def _add(store: Store, fence: Compare, runs: Sequence[tuple[str, int]]) -> None:
+    """Add those of the entries that are missing."""
+    paths = [keys.by_age(run_id, at_ms) for run_id, at_ms in runs]
+    if (await store.txn(Txn(tuple(map(present, paths)), ()))).succeeded:
+        return
+
+    for (run_id, at_ms), path in zip(runs, paths, strict=True):
+        if at_ms and await store.get(path) is not None:
+            continue
+        found = await store.get(keys.run(run_id))
+        if found is None:  # deleted since the list
+            continue
+        added = _entry_of(run_id, found.value, at_ms)
+        await store.txn(Txn((fence, absent(added.key), present(keys.run(run_id))), (added,)))
+
+
+async def _prune(store: Store, created: Mapping[str, int]) -> None:
+    count = 0
+    async for item in range_all(store, keys.BY_AGE):
+        run_id = keys.parse_by_age(item.key)[1]
+        if run_id not in created:  # admitted since the list, or deleted
+            result = await store.txn(Txn((absent(keys.run(run_id)),), (Delete(item.key),)))
+            count += result.succeeded
+    if count:
+        log.info("entries of deleted runs removed", count=count)
+
+
+__all__ = ["complete_index", "entry"]

@@ -1,7 +1,7 @@
 """Files that appear whole: an interrupted write leaves what was there before, or nothing.
 
-The content goes to a draft in the same folder, which is renamed at the end. What is no regular file of this user (a
-device, a pipe, the file of another user), or lies in a folder that takes no new files, is written in place.
+The content goes to a draft in the same folder, which is renamed at the end. A device, a pipe, a file of another user or
+with several links, and a file in a folder that takes no new files, are written in place.
 """
 
 from __future__ import annotations

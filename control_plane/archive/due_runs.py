@@ -2,8 +2,8 @@
 
 - Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each
   gap of the watch. The store holds only runs that live or linger, so the list is short.
-- A hint: whoever packs a run reads it, and checks that it has ended.
-- A clock that is ahead of this one, of an executor, counts as this one: its runs linger no longer than others.
+- A hint: the packer reads each run, and checks that it has ended.
+- The clock of an executor may be ahead: an end in the future counts as now, so that its run does not stay for long.
 - A run of several partitions is here while none of those that were seen is running; the reader finds out if there are
   others.
 """
@@ -43,7 +43,7 @@ class DueRun(NamedTuple):
 
 
 class DueRuns:
-    """Collects while `collecting`; otherwise it stays empty."""
+    """Collects from `begin` to `end`; otherwise it is empty."""
 
     def __init__(self, now_ms: Callable[[], int] = _now_ms) -> None:
         self.stale = True
@@ -88,21 +88,18 @@ class DueRuns:
             else:
                 self._discard(*keys.parse_status(event.kv.key))
 
-    async def list_all(self, store: Store) -> dict[str, tuple[int, int]]:
-        """List the statuses. Return, by run, its creation time and the create revision of a status.
-
-        Raises: StepflowError.
-        """
+    async def list_all(self, store: Store) -> dict[str, int]:
+        """List the statuses. Return, by run, its creation time. Raises: StepflowError."""
         self.stale = False  # Before the list: a gap during the list needs another one.
         self._listed_revision = await store.revision()
-        created: dict[str, tuple[int, int]] = {}
+        created: dict[str, int] = {}
         async for item in range_all(store, keys.STATUS):
             try:
                 run_id, created_at_ms = self._note(item)
             except Exception as error:
                 log.error("a status cannot be read", key=item.key, error=str(error))
                 continue
-            created.setdefault(run_id, (created_at_ms, item.create_revision))
+            created.setdefault(run_id, created_at_ms)
         return created
 
     def take(self, before_ms: int, limit: int, span_ms: int) -> list[DueRun]:

@@ -18,7 +18,7 @@ from control_plane.archive.led_segments import LedSegments
 from control_plane.archive.packer import Packer
 from control_plane.archive.tombstones import finish_deletions
 from control_plane.archive.upkeep import Upkeep
-from control_plane.run_index import RunIndex
+from control_plane.run_index import complete_index
 from control_plane.shared_blobs import sweep_shared_blobs
 from stepflow.errors import StepflowError
 from stepflow.store import keys, range_all
@@ -140,7 +140,6 @@ class _Term:
         self._segments = segments
         self._packer = Packer(self._store, self._blobs, segments, self._due_runs, fence, self._counters)
         self._upkeep = Upkeep(self._store, self._blobs, segments, self._policy, fence, self._counters)
-        self._index = RunIndex(self._store)
 
         # When each kind of work is due, by the monotonic clock.
         self._pause_s = PAUSE_S_MIN
@@ -155,8 +154,8 @@ class _Term:
         created = await self._due_runs.list_all(self._store)
         if complete:
             async for item in range_all(self._store, keys.PENDING):
-                created.setdefault(keys.tail(keys.PENDING, item.key), (0, item.create_revision))
-            await self._index.complete(self._fence, created)
+                created.setdefault(keys.tail(keys.PENDING, item.key), 0)
+            await complete_index(self._store, self._fence, created)
 
     async def tick(self) -> None:
         """Do what is due. Raises: FailedPrecondition `NOT_LEADING`."""

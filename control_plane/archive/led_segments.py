@@ -5,7 +5,7 @@
 - The ids of segments have the mark of their store, the key `segments-mark`. Meshes may share a blob store, and a wiped
   etcd is a new one: the leader deletes orphans of its own store only.
 - A run is found by the fingerprints of the manifests, then in the id block of the object. A lookup of many runs costs
-  two searches per segment, whatever its size.
+  two searches per segment of any size.
 """
 
 from __future__ import annotations

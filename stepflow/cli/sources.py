@@ -3,8 +3,7 @@
 `--store` selects the local store of a folder; else `--server` or `STEPFLOW_SERVER` selects a mesh; else the default
 local store is used.
 
-A listing comes from `run_list.list_runs`, without pages; or from a mesh's `ListRuns`, whose pages
-are read by `control_plane.listing`.
+A listing comes from `run_list.list_runs`, without pages; or from a mesh's `ListRuns`, in pages.
 """
 
 from __future__ import annotations

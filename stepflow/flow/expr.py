@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Any, assert_never
 from stepflow.codec import decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.flow import syntax
-from stepflow.flow.nodes import (
-    CoalesceValue,
-    Composite,
-    Constant,
-    Fail,
-    IfValue,
-    InputValue,
-    StepPart,
-    StepValue,
-    VariableValue,
-)
+from stepflow.flow.nodes import CoalesceValue, Composite, Constant, Fail, IfValue
+from stepflow.flow.references import InputValue, StepPart, StepValue, VariableValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -15,6 +15,8 @@ Between services:
 In the store:
 - `journal`: the entries of a partition's journal.
 - `state`: run records, statuses, results, assignments, sessions.
+- `segments`: manifests and objects of packed runs.
+- `formats`: from when on later formats are written.
 - `pressure`: the room of the store.
 - `retry`: retry policies and back-offs.
 """

@@ -225,7 +225,7 @@ class RunsServiceServicer(object):
         """Stream the result of an item as JSON text, in chunks of at most 1 MiB. Results of any size are read like this; other
         calls carry results of up to 16 MiB. To resume after a lost connection, call again with the `offset` received.
 
-        Errors: NOT_FOUND (ITEM_NOT_FOUND), FAILED_PRECONDITION (ITEM_RUNNING: the item has no result yet; ITEM_FAILED: it
+        Errors: NOT_FOUND (ITEM_NOT_FOUND), FAILED_PRECONDITION (ITEM_NOT_ENDED: the item has no result yet; ITEM_FAILED: it
         has a failure, whose code and message are in the details), INVALID_ARGUMENT (OFFSET_INVALID), DATA_LOSS
         (RESULT_MISSING, RESULT_CORRUPT).
         """

@@ -186,7 +186,7 @@ def test_waiters_and_followers_go_on_while_their_run_is_packed() -> None:
             await pack(world.store, world.blobs, "1-a", [run_id])
             events._feeds[run_id].mark_doubtful({0, 1, 2}) if run_id in events._feeds else None
 
-            # 3. Nobody notices.
+            # 3. The follower and the waiter see the same as without packing.
             assert await waiting == view
             assert sorted(await following, key=lambda batch: batch.position) == expected["events"]["all, True"][:-1]
             assert await answers(world.control, world.blobs, run_id) == expected

@@ -27,7 +27,7 @@ class Meter:
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """Time that passes only during a sleep."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1_000.0
@@ -76,7 +76,7 @@ def test_a_submission_waits_for_its_turn_and_later_ones_are_refused_with_a_time(
     assert clock.now_s - begun_at_s == pytest.approx((count - 1) / rate)
 
     async def at_once() -> list[Overloaded]:
-        """Submit at one instant: nobody's wait lets the time go on."""
+        """Submit at one instant: the waits do not advance the time."""
         refused: list[Overloaded] = []
         admission._next_s = clock.now_s + 10 * pressure.TURN_S_MAX
         for _ in range(50):

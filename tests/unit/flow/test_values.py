@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stepflow.codec import Json, decode, encode
@@ -80,7 +80,7 @@ def text_of(value: Value) -> bytes:
     return value if isinstance(value, bytes) else value.raw
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 @given(data=st.data(), tree=trees)
 def test_a_composed_value_reads_like_its_text(data: st.DataObject, tree: Any) -> None:
     value = Composed(pieces_of(tree, data.draw), 1)
