@@ -382,6 +382,34 @@ def test_a_deleted_run_stays_gone_if_its_segment_cannot_be_read_for_a_moment(wor
     within(work())
 
 
+def test_what_a_segment_names_counts_as_unknown_while_it_cannot_be_read(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of() as world:
+            await world.fill()
+            term = await world.leaders.undisturbed()
+            assert await term.segments.named_blobs() is not None
+
+            # 1. The object is away.
+            (path,) = (path for path in world.backend._blobs if path.startswith("segments/"))
+            whole = world.backend._blobs.pop(path)
+            term = await world.leaders.term()
+            await term.begin()
+            assert await term.segments.named_blobs() is None
+            world.backend._blobs[path] = whole
+
+            # 2. The manifest is damaged: neither the work stops nor is the object an orphan.
+            (name,) = await world.manifests()
+            manifest = await manifest_of(world.store, name)
+            await put(world.store, keys.segment(name), b"\xff")
+            term = await world.leaders.undisturbed()
+            assert await term.segments.named_blobs() is None
+            assert await term.upkeep.delete_orphans(FAR_MS / 1000) == []
+            await publish(world.store, {name: manifest})
+            await world.glance()
+
+    within(work())
+
+
 def test_a_run_in_two_segments_is_merged_into_one(world_of: Any) -> None:
     async def work() -> None:
         async with world_of() as world:
