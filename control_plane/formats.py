@@ -4,7 +4,7 @@
   after a grace, in which a rolling update replaces all control planes.
 - Until then nothing is packed into segments, and new runs get the engine version and the results that older versions
   read.
-- Every replica follows the key. Its clock decides, so replicas may differ by the difference of their clocks; each of
+- Every replica follows the key. Its clock decides, and never goes back, so replicas may differ by the difference of their clocks; each of
   them reads all formats at any time.
 """
 
@@ -45,13 +45,16 @@ class Formats:
     def __init__(self, store: Store, now_ms: Callable[[], int] = _now_ms) -> None:
         self._store = store
         self._now_ms = now_ms
+        self._latest_ms = 0
+        """The latest reading of the clock: setting it back does not end what has begun."""
         self._since_ms: int | None = None
         """None: the key does not exist, or names another level."""
 
     @property
     def active(self) -> bool:
         """True if this replica may write the formats of `FORMATS_LEVEL`."""
-        return self._since_ms is not None and self._now_ms() >= self._since_ms
+        self._latest_ms = max(self._latest_ms, self._now_ms())
+        return self._since_ms is not None and self._latest_ms >= self._since_ms
 
     async def follow(self) -> None:
         """Watch the key until cancelled."""
@@ -75,7 +78,7 @@ class Formats:
         assert isinstance(runs, Page)
         fresh = not runs.items and used == [None, None]
         value = formats_pb2.Formats(
-            level=FORMATS_LEVEL, since_ms=self._now_ms() + (0 if fresh else round(grace_s * 1000))
+            level=FORMATS_LEVEL, since_ms=0 if fresh else self._now_ms() + round(grace_s * 1000)
         )
         written = Txn((fence, absent(key)), (Put(key, value.SerializeToString()),), (Get(key),))
         result = await self._store.txn(written)

@@ -46,6 +46,9 @@ PAUSE_S_MAX = 30.0
 
 WELL_FILLED = 0.25
 
+PACKS_PER_TICK = 8
+"""Segments packed before retention and deletions get their turn."""
+
 RETRY_S_MIN = 1.0
 RETRY_S_MAX = 15.0
 """Pauses of one kind of work after its failures, doubling."""
@@ -165,14 +168,15 @@ class _Term:
         if self._formats.active:
             await self._try("pack", self._pack)
         await self._try("upkeep", self._do_upkeep)
+        await self._try("sweep", self._sweep)
         self._count()
 
     async def _finish_deletions(self) -> None:
         await finish_deletions(self._store, self._segments, self._fence)
 
     async def _pack(self) -> None:
-        """Pack all runs that are due and have waited for others."""
-        while True:
+        """Pack runs that are due and have waited for others."""
+        for _ in range(PACKS_PER_TICK):
             due_ms = _now_ms() - round(1000 * self._counters.linger_s)
             oldest_ms = self._due_runs.oldest_ms()
             pause_ms = 1000 * max(PAUSE_S_MIN, min(self._pause_s, self._counters.linger_s))
@@ -187,13 +191,17 @@ class _Term:
                 return
 
     async def _do_upkeep(self) -> None:
-        """Do some pieces of upkeep, at the next tick again if there are more; some of it every hour."""
+        """Do some pieces of upkeep, at the next tick again if there are more."""
         now_s = time.monotonic()
         if now_s >= self._upkeep_due_s:
             for _ in range(UPKEEP_PIECES):
                 if not await self._upkeep.step(_now_ms()):
                     self._upkeep_due_s = now_s + UPKEEP_INTERVAL_S
                     break
+
+    async def _sweep(self) -> None:
+        """Delete orphans and old shared blobs, every hour: it makes room while a full blob store refuses upkeep."""
+        now_s = time.monotonic()
         if now_s >= self._orphans_due_s:
             self._orphans_due_s = now_s + HOURLY_S
             await self._upkeep.delete_orphans()

@@ -17,6 +17,8 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from control_plane.archive.format import FORMAT, decode_tail, fingerprint, object_name
 from control_plane.archive.run_keys import check_leading
 from stepflow.errors import Conflict, DataLoss, NotFound
@@ -151,17 +153,18 @@ class LedSegments:
     async def named_blobs(self) -> set[bytes] | None:
         """Return the ids of the shared blobs that the requests of the runs may name; None for any.
 
+        While an object is away, it may name any.
+
         Raises: StepflowError, of the blob store.
         """
         found: set[bytes] = set()
         for name, manifest in list(self.manifests.items()):
-            if manifest.format > FORMAT:
+            if manifest.expiring:
+                continue
+            tail = None if manifest.format > FORMAT else await self.tail(name)
+            if tail is None or tail.named_blobs is None:
                 return None
-            tail = None if manifest.expiring else await self.tail(name)
-            if tail is not None:
-                if tail.named_blobs is None:
-                    return None
-                found |= tail.named_blobs
+            found |= tail.named_blobs
         return found
 
     async def tail(self, name: str) -> SegmentTail | None:
@@ -202,7 +205,11 @@ class LedSegments:
 
     def _note(self, item: KeyValue) -> None:
         name = keys.parse_segment(item.key)
-        self.manifests[name] = pb.SegmentManifest.FromString(item.value)
+        try:
+            self.manifests[name] = pb.SegmentManifest.FromString(item.value)
+        except DecodeError:
+            log.error("the manifest of a segment cannot be read", segment=name)
+            self.manifests[name] = pb.SegmentManifest(format=FORMAT + 1)  # left alone, as those of later versions
         self._revisions[name] = item.mod_revision
 
     def _discard(self, name: str) -> None:

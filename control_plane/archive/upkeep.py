@@ -25,6 +25,7 @@ from control_plane.archive.rewriting import listed_runs, rewrite
 from control_plane.archive.run_keys import check_leading
 from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.mesh.v1 import segments_pb2 as pb
+from stepflow.store import Txn, absent, keys
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Upkeep:
 
     async def _remove(self, name: str) -> None:
         """Remove an expiring segment with the blobs of its runs."""
-        # 1. Blobs. Those of a deleted run went with it, and its id may be in use again.
+        # 1. Blobs. Those of a deleted run went with it. An id that is in use again keeps them.
         manifest = self._segments.manifests[name]
         try:
             listed = await listed_runs(self._blobs, self._segments, name)
@@ -147,14 +148,25 @@ class Upkeep:
             listed = []
         await check_leading(self._store, self._fence)
         scopes = [each.run_id for each in listed if each.has_blobs]
+        packed = await self._segments.holding(scopes)
+        scopes = [run_id for run_id in scopes if run_id not in packed.found and run_id not in packed.unsure]
         for start in range(0, len(scopes), SCOPES_AT_ONCE):
-            await asyncio.gather(*map(self._blobs.delete_scope, scopes[start : start + SCOPES_AT_ONCE]))
+            unused = await self._not_live(scopes[start : start + SCOPES_AT_ONCE])
+            await asyncio.gather(*map(self._blobs.delete_scope, unused))
 
         # 2. The object, then the manifest.
         await self._blobs.objects.delete(object_name(name))
         await self._segments.change({}, removed=[name])
         self._counters.expired_runs += manifest.runs - len(manifest.removed)
         log.info("segment removed", segment=name, runs=manifest.runs - len(manifest.removed), bytes=manifest.bytes)
+
+    async def _not_live(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of the runs that the store does not have."""
+        if (await self._store.txn(Txn(tuple(absent(keys.run(run_id)) for run_id in run_ids), ()))).succeeded:
+            return run_ids
+        if len(run_ids) == 1:
+            return []
+        return [each for run_id in run_ids for each in await self._not_live([run_id])]
 
     def _next_rewrite(self, now_ms: int) -> tuple[Sequence[str], bool]:
         """Return the segments to rewrite next into one, and True if their journals go; no segments: nothing is due."""

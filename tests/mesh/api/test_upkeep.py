@@ -180,6 +180,31 @@ def test_old_runs_go_with_their_blobs_and_young_ones_stay(world_of: Any) -> None
     within(work())
 
 
+def test_a_run_that_got_the_id_of_an_expiring_one_keeps_its_blobs(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of(runs_s=3600.0, journals_s=3600.0) as world:
+            await pack_each(world, 3)
+            again, packed_again = (run_world(number, CORPUS["large values"], inputs=[{"n": 1}]) for number in (1, 3))
+            assert {again.run_id, packed_again.run_id} <= scopes(world)
+            term = await world.leaders.term()
+            await term.begin()
+            await term.upkeep._expire(FAR_MS)
+            for made in (packed_again, again):
+                made.run()
+                await store_run(world.store, world.blobs, made, [1])
+                if made is packed_again:
+                    await term.due_runs.list_all(world.store)
+                    await term.packer.pack(FAR_MS, FAR_MS)
+            expected = await world.answers([again.run_id, packed_again.run_id])
+
+            while await term.upkeep.step(0):
+                pass
+            assert len(await world.manifests()) == 1
+            assert await world.answers([again.run_id, packed_again.run_id]) == expected
+
+    within(work())
+
+
 def test_a_leader_that_dies_at_any_step_of_an_expiry_leaves_nothing(world_of: Any) -> None:
     async def crash() -> None:
         raise Crash
@@ -352,6 +377,34 @@ def test_a_deleted_run_stays_gone_if_its_segment_cannot_be_read_for_a_moment(wor
             with pytest.raises(NotFound):
                 await world.control.get_run(gone)
             assert not (await world.store.range(keys.DELETED)).items
+            await world.glance()
+
+    within(work())
+
+
+def test_what_a_segment_names_counts_as_unknown_while_it_cannot_be_read(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of() as world:
+            await world.fill()
+            term = await world.leaders.undisturbed()
+            assert await term.segments.named_blobs() is not None
+
+            # 1. The object is away.
+            (path,) = (path for path in world.backend._blobs if path.startswith("segments/"))
+            whole = world.backend._blobs.pop(path)
+            term = await world.leaders.term()
+            await term.begin()
+            assert await term.segments.named_blobs() is None
+            world.backend._blobs[path] = whole
+
+            # 2. The manifest is damaged: neither the work stops nor is the object an orphan.
+            (name,) = await world.manifests()
+            manifest = await manifest_of(world.store, name)
+            await put(world.store, keys.segment(name), b"\xff")
+            term = await world.leaders.undisturbed()
+            assert await term.segments.named_blobs() is None
+            assert await term.upkeep.delete_orphans(FAR_MS / 1000) == []
+            await publish(world.store, {name: manifest})
             await world.glance()
 
     within(work())

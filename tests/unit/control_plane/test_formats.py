@@ -11,7 +11,7 @@ from support import wait_until_async
 from control_plane.formats import FORMATS_LEVEL, Formats
 from stepflow.errors import FailedPrecondition
 from stepflow.mesh.v1 import formats_pb2
-from stepflow.store import created_at, keys, put
+from stepflow.store import Delete, Txn, created_at, keys, put
 from stepflow.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -35,6 +35,28 @@ def test_a_fresh_mesh_writes_the_new_formats_at_once() -> None:
         formats = Formats(store, Clock())
         assert not formats.active
         await formats.announce(await leading(store), 600)
+        assert formats.active
+        await store.close()
+
+    asyncio.run(work())
+
+
+def test_a_clock_that_is_set_back_or_behind_does_not_end_the_formats() -> None:
+    async def work() -> None:
+        store, clock, behind = await SqliteStore.open(":memory:"), Clock(), Clock()
+        formats, other = Formats(store, clock), Formats(store, behind)
+        fence = await leading(store)
+        behind.now_ms -= 900_000
+        await formats.announce(fence, 600)
+        await other.announce(fence, 600)
+        assert other.active, "a fresh mesh does not wait for a clock that is behind"
+
+        await store.txn(Txn((), (Delete(keys.formats()),)))
+        await put(store, keys.run("r"), b"")
+        await formats.announce(fence, 600)
+        clock.now_ms += 600_000
+        assert formats.active
+        clock.now_ms -= 3_600_000
         assert formats.active
         await store.close()
 
