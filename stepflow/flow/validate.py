@@ -1,7 +1,7 @@
 """Static checks of a parsed flow.
 
 Checks run in a fixed order: structure (ids, name, description), references step by step and then of the output,
-components, reachability, embedded flows. References must point backwards, so a flow without fatal diagnostics has no
+components, reachability, embedded flows, slips. References must point backwards, so a flow without fatal diagnostics has no
 cycles. A flow with fatal diagnostics is neither stored nor run; errors and warnings are advice to its author.
 """
 
@@ -16,6 +16,7 @@ from stepflow.flow.diagnostics import Diagnostic, Diagnostics
 from stepflow.flow.model import Flow, FlowInvalid, Step
 from stepflow.flow.parse import flow_from_tree
 from stepflow.flow.schema import InputValidator
+from stepflow.flow.slips import slip_hints
 from stepflow.flow.variables import VariableSpecs
 from stepflow.json_problems import json_path
 
@@ -110,6 +111,7 @@ class _Checker:
         yield from self.components()
         yield from self.reachability()
         yield from self.embedded_flows()
+        yield from slip_hints(self.flow)
 
     def structure(self) -> Iterator[Diagnostic]:
         first: dict[str, int] = {}
