@@ -140,13 +140,14 @@ class MemberReader:
             self.warnings.append(Diagnostic(2006, problem, json_path(doc_path)))
 
     def problem(self, doc_path: DocumentPath, problem: str, *, reason: str = "FLOW_INVALID") -> None:
-        line, column = self.tree.nearest(doc_path) if self.tree else (0, 0)
-        field = json_path(doc_path) if doc_path else ""
-        self.problems.append(
-            FlowInvalid(reason, problem, source=self.source, line=line, column=column, field=field)
-        )
+        self.problems.append(self._error(doc_path, problem, reason))
         if len(self.problems) >= PROBLEMS_MAX:
             raise TooManyProblems
+
+    def _error(self, doc_path: DocumentPath, problem: str, reason: str) -> FlowInvalid:
+        line, column = self.tree.nearest(doc_path) if self.tree else (0, 0)
+        field = json_path(doc_path) if doc_path else ""
+        return FlowInvalid(reason, problem, source=self.source, line=line, column=column, field=field)
 
     def read_all(self, read: Callable[..., T], *arguments: Any) -> T:
         """Return what `read` returns. Raises: FlowInvalid, with all problems noted meanwhile."""
@@ -157,7 +158,9 @@ class MemberReader:
             assert found is not None
             return found
 
-        first, *others = self.problems
+        # A misspelt member often explains a missing one.
+        unread = [self._error(doc_path, sentence, "FLOW_INVALID") for doc_path, sentence in self.notes.items]
+        first, *others = sorted(self.problems + unread, key=lambda error: (error.line, error.column))
         raise FlowInvalid(
             first.reason,
             first.problem,

@@ -141,7 +141,7 @@ class _FlowReader(DeclarationReader):
             return config
 
         if tree.get("outputs") is not None and tree.get("output") is None:
-            self.slip(("outputs",), "is spelled `output`; without it the result of the flow is null")
+            self.slip(("outputs",), "a flow has `output`, not `outputs`; without it the result of the flow is null")
             return ("outputs",)
         return ()
 

@@ -10,7 +10,7 @@ A text is not remarked on if its step also passes a member of that name: then th
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepflow.flow import syntax
 from stepflow.flow.diagnostics import Diagnostic
@@ -42,22 +42,18 @@ def slip_hints(flow: Flow) -> Iterator[Diagnostic]:
     names = _Names(flow)
     for index, step in enumerate(flow.steps):
         doc_path: DocumentPath = ("steps", index, "input")
-        member = inner_flow_member(step)
-        inner = step.input.get(member) if isinstance(step.input, dict) and member else None
-        is_unquoted = isinstance(inner, dict) and isinstance(inner.get("steps"), list)
-
-        if is_unquoted and any(True for _ in syntax.references(syntax.parse_expression(inner), ())):
-            path = json_path((*doc_path, str(member)))
+        inner = unquoted_inner_flow(step)
+        member = None if inner is None else inner.member
+        if inner is not None and inner.is_misread:
             text = (
-                f"The inner flow of step '{step.id}' is not under `$literal`, so its references are resolved in this "
-                f"flow; write `{member}: {{ $literal: … }}`"
+                f"The inner flow of step '{step.id}' is not under `$literal`, so its references are resolved in the "
+                f"outer flow; write `{inner.member}: {{ $literal: … }}`"
             )
-            yield Diagnostic(1905, text, path, {"step_id": step.id})
+            yield Diagnostic(1905, text, json_path((*doc_path, inner.member)), {"step_id": step.id})
 
         given = set(_member_names(step.input))
-        skipped = member if is_unquoted else None
         for at, text in _texts(step.input, doc_path):
-            if at[: len(doc_path) + 1] != (*doc_path, skipped):
+            if at[: len(doc_path) + 1] != (*doc_path, member):
                 yield from names.hints(text, at, given)
 
     for at, text in _texts(flow.output, ("output",)):
@@ -67,8 +63,31 @@ def slip_hints(flow: Flow) -> Iterator[Diagnostic]:
 def inner_flow_member(step: Step) -> str | None:
     """Return the member of a step's input that holds a flow, or None."""
     if step.component in _PUT_BLOB:
-        return "data" if isinstance(step.input, dict) and step.input.get("blob_type") == "flow" else None
+        kind = step.input.get("blob_type") if isinstance(step.input, dict) else None
+        return "data" if kind in ("flow", {"$literal": "flow"}) else None
     return INNER_FLOW_MEMBERS.get(step.component)
+
+
+class UnquotedFlow(NamedTuple):
+    """An inner flow without `$literal`."""
+
+    member: str
+    step_ids: frozenset[str]
+    is_misread: bool
+    """True if it has references, and none to its own steps: those are no hint but a fatal finding."""
+
+
+def unquoted_inner_flow(step: Step) -> UnquotedFlow | None:
+    """Return the inner flow of a step if it is written without `$literal`, else None."""
+    member = inner_flow_member(step)
+    tree = step.input.get(member) if isinstance(step.input, dict) and member else None
+    if member is None or not isinstance(tree, dict) or "$literal" in tree or not isinstance(tree.get("steps"), list):
+        return None
+
+    ids = frozenset(one["id"] for one in tree["steps"] if isinstance(one, dict) and isinstance(one.get("id"), str))
+    refs = [ref for _, ref in syntax.references(syntax.parse_expression(tree), ())]
+    own = any(isinstance(ref, syntax.StepRef) and ref.step in ids for ref in refs)
+    return UnquotedFlow(member, ids, bool(refs) and not own)
 
 
 class _Names:
