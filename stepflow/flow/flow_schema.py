@@ -12,15 +12,13 @@ from typing import Any
 
 from stepflow.errors import Code
 from stepflow.flow import format as tables
+from stepflow.flow.duration import DURATION_PATTERN
 from stepflow.flow.members import RETRIES_MAX
 from stepflow.flow.syntax import FORMS
 from stepflow.retry import BACKOFF_MEMBERS, DELAY_MS_MAX, FACTOR_MAX
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FLOW_SCHEMA_ID = "https://stepflow.org/schemas/v1/flow.json"
-
-DURATION_PATTERN = r"^(?:[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(?:\.[0-9]{1,3})?s|[1-9][0-9]{0,3}(?:\.[0-9]{1,3})?m|[1-9][0-9]{0,2}(?:\.[0-9]{1,3})?h|[1-3]?[0-9](?:\.[0-9]{1,3})?d)$"
-"""Durations up to 49 days, in the spellings that people use."""
 
 _STEP = r"(?:\.[^.\[]*|\[\s*[0-9]{1,9}\s*\]|\[\s*(?:'[^']*'|\"[^\"]*\")\s*\])"
 PATH_PATTERN = rf"^\s*(?:\$(?:{_STEP})*|(?:[^\s$.\[][^.\[]*)?(?:{_STEP})*)$"
