@@ -16,6 +16,7 @@ From trees to a `Flow`:
 
 Checks and changes of a `Flow`:
 - `validate`: static checks.
+- `flow_schema`: the JSON Schema of flow documents.
 - `slips`: hints about expressions that are probably not what their author means.
 - `overrides`: changes for a single run.
 - `canonical`: the normalised document, and the flow id.

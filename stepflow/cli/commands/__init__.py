@@ -9,6 +9,7 @@
 - `validate`: `validate`.
 - `test`: `test`.
 - `init`: `init`.
+- `schema`: `schema`.
 - `dev`: `dev`.
 
 The modules import typer and their options at the top and everything else inside the commands, which keeps the help

@@ -28,7 +28,10 @@ def config_schema() -> dict[str, Any]:
     definitions["MockModel"]["properties"]["components"] |= _mock_components()
     definitions["RuleModel"] |= {"additionalProperties": {"description": "A parameter for the plugin."}}
     definitions["RuleModel"]["properties"]["conditions"]["items"] = _condition()
-    definitions["RetryModel"]["properties"]["backoff"] = {"anyOf": [backoff_schema(), {"type": "null"}]}
+    backoff = definitions["RetryModel"]["properties"]["backoff"]
+    definitions["RetryModel"]["properties"]["backoff"] = or_null(
+        {"description": backoff["description"], **backoff_schema()}
+    )
 
     file = definitions.pop("FileModel")
     file["properties"]["plugins"]["additionalProperties"] = _plugin()
