@@ -114,6 +114,10 @@ class _FlowReader(DeclarationReader):
             self.problem((), f"{what}; a flow is a mapping with `steps` and `output`")
             return Flow()
 
+        if isinstance(tree.get("steps"), dict):
+            self.problem(("steps",), "must be a list, not a mapping; begin each step with `- id: …`")
+            tree = {**tree, "steps": None}
+
         slips = self.flow_slips(tree)
         self.note_unread(tree, (), _FLOW_MEMBERS, _FLOW_LEGACY, tolerated=("schema", *slips))
 
@@ -156,7 +160,8 @@ class _FlowReader(DeclarationReader):
 
     def step(self, tree: object, doc_path: DocumentPath) -> Step:
         if not isinstance(tree, dict):
-            self.problem(doc_path, f"a step is a mapping with `id` and `component`, not {describe(tree)}")
+            hint = "; write a blank after each colon" if isinstance(tree, str) and ":" in tree else ""
+            self.problem(doc_path, f"a step is a mapping with `id` and `component`, not {describe(tree)}{hint}")
             return Step("", "")
         self.note_unread(tree, doc_path, _STEP_MEMBERS, _STEP_LEGACY)
 
