@@ -423,6 +423,8 @@ EXEMPT = {
         "stepflow/json_problems NAME_SHOWN_CHARS_MAX",
         "stepflow/flow MESSAGE_CHARS_MAX",
         "stepflow/flow NOTES_MAX",
+        "stepflow/flow PROBLEMS_MAX",
+        "stepflow/flow PROBLEMS_SHOWN_MAX",
         "stepflow/flow LOOKUPS_MAX",
         "stepflow/rpc ERROR_TEXT_BYTES_MAX",
         "stepflow/rpc ERROR_DETAIL_CHARS_MAX",

@@ -172,7 +172,9 @@ def _by_transport(name: str, then: dict[str, Any], otherwise: dict[str, Any]) ->
 class McpModel(ServerModel):
     model_config = ConfigDict(
         json_schema_extra=_by_transport(
-            "streamable-http", _GIVEN_URL, _by_transport("stdio", _GIVEN_COMMAND, {"anyOf": [_GIVEN_COMMAND, _GIVEN_URL]})
+            "streamable-http",
+            _GIVEN_URL,
+            _by_transport("stdio", _GIVEN_COMMAND, {"anyOf": [_GIVEN_COMMAND, _GIVEN_URL]}),
         )
     )
 
@@ -205,9 +207,9 @@ class StepflowModel(ServerModel):
         json_schema_extra=_by_transport("http", {"oneOf": [_GIVEN_COMMAND, _GIVEN_URL]}, _GIVEN_COMMAND)
     )
 
-    transport: Annotated[
-        Literal["stdio", "http", "grpc"], WithJsonSchema({"enum": ["stdio", "http"]})
-    ] = Field(default="stdio", description="How calls reach the server.")
+    transport: Annotated[Literal["stdio", "http", "grpc"], WithJsonSchema({"enum": ["stdio", "http"]})] = Field(
+        default="stdio", description="How calls reach the server."
+    )
     command: Command = ""
     args: Args = ()
     env: Env = {}

@@ -87,7 +87,7 @@ def or_null(schema: dict[str, Any]) -> dict[str, Any]:
         return {**schema, "type": [schema["type"], "null"]}
     if set(schema) <= {"description", "default"}:
         return schema  # anything, null included
-    described = {key: schema[key] for key in ("description", "default") if key in schema}
+    described: dict[str, Any] = {key: value for key, value in schema.items() if key in ("description", "default")}
     rest = {key: value for key, value in schema.items() if key not in described}
     return {**described, "anyOf": [rest, {"type": "null"}]}
 
@@ -104,7 +104,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "expression": {"$ref": "#/$defs/expression"},
     "steps": {"type": "array", "items": {"$ref": "#/$defs/step"}},
     "onError": {"$ref": "#/$defs/onError"},
-    "then": members_schema(()) | {
+    "then": members_schema(())
+    | {
         "properties": {"action": {"const": "useDefault"}, "defaultValue": {}},
         "required": ["action"],
     },
@@ -113,7 +114,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "schema": {"type": ["object", "boolean"]},
     "schemaMap": {
         "type": "object",
-        "properties": {"properties": {"type": ["object", "null"], "additionalProperties": {"type": ["object", "boolean"]}}},
+        "properties": {
+            "properties": {"type": ["object", "null"], "additionalProperties": {"type": ["object", "boolean"]}}
+        },
     },
     "definitions": {"type": "object", "additionalProperties": {"type": ["object", "boolean"]}},
     "test": {"$ref": "#/$defs/test"},

@@ -110,8 +110,8 @@ class _Names:
             meant = self._reference(written)
             if meant is not None and _last(written) not in given and written not in given:
                 sentence = (
-                    f"`{shown(found[0])}` is plain text, nothing replaces it; write `{shown(meant)}` as the whole value, "
-                    "or `$literal` around the text if the component replaces it"
+                    f"`{shown(found[0])}` is plain text, nothing replaces it; write `{shown(meant)}` as the "
+                    "whole value, or `$literal` around the text if the component replaces it"
                 )
                 yield Diagnostic(1904, sentence, json_path(doc_path), {"text": shown(found[0])})
                 return

@@ -27,7 +27,7 @@ def yaml_problem(text: str, line: int, column: int) -> str | None:
         return f"is not valid YAML: {_TEMPLATE}"
     if at and at in _RESERVED:
         return f"is not valid YAML: a text that begins with `{at}` needs quotes"
-    if found[column - 2 : column - 1] == "*":
+    if at == "*" or found[column - 2 : column - 1] == "*":
         return "is not valid YAML: a text that begins with `*` needs quotes"
     if _PLAIN_COLON.match(found):
         return "is not valid YAML: a text that holds `: ` needs quotes"

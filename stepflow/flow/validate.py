@@ -1,8 +1,8 @@
 """Static checks of a parsed flow.
 
 Checks run in a fixed order: structure (ids, name, description), references step by step and then of the output,
-components, reachability, embedded flows, slips. References must point backwards, so a flow without fatal diagnostics has no
-cycles. A flow with fatal diagnostics is neither stored nor run; errors and warnings are advice to its author.
+components, reachability, embedded flows, slips. References must point backwards, so a flow without fatal diagnostics
+has no cycles. A flow with fatal diagnostics is neither stored nor run; errors and warnings are advice to its author.
 """
 
 from __future__ import annotations

@@ -124,7 +124,9 @@ class YamlReader:
         known = self._anchors.get(event.anchor or "")
         if known is None:
             inside = any(frame.anchor == event.anchor for frame in self._stack)
-            problem = "refers to a value that contains it" if inside else "has no anchor before it; quote a text with `*`"
+            problem = (
+                "refers to a value that contains it" if inside else "has no anchor before it; quote a text with `*`"
+            )
             raise self._invalid(f"alias *{shown(event.anchor or '')} {problem}", event)
 
         value, size, height = known

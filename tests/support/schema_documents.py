@@ -14,7 +14,9 @@ _NAMES = st.sampled_from(("a", "b.c", "$step", "$custom", "path", "default", "x 
 _SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 2**40), st.floats(-2, 2), st.sampled_from(("", "a", "$.a[0]", "${A}"))
 )
-ANY = st.recursive(_SCALARS, lambda one: st.lists(one, max_size=2) | st.dictionaries(_NAMES, one, max_size=2), max_leaves=4)
+ANY = st.recursive(
+    _SCALARS, lambda one: st.lists(one, max_size=2) | st.dictionaries(_NAMES, one, max_size=2), max_leaves=4
+)
 
 
 def documents(schema: dict[str, Any]) -> st.SearchStrategy[Any]:

@@ -1,7 +1,7 @@
 """`stepflow init`: write a small flow with its config and a component, as a starting point.
 
-The files are copies of `template/`. If one of them exists, nothing is written. `.schemas/` gets the JSON Schemas that their
-first lines name for editors: in the folder, so that they work offline and fit the installed version.
+The files are copies of `template/`. If one of them exists, nothing is written. `.schemas/` gets the JSON Schemas that
+their first lines name for editors: in the folder, so that they work offline and fit the installed version.
 """
 
 import shlex

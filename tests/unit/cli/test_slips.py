@@ -1,7 +1,7 @@
 """The table of slips: for each, the exact text that `validate` shows, and the corrected file, which passes.
 
-A slip is a file of `tests/data/slips`: the wrong files, the text on stderr, the corrected files. Folder `file` holds what
-`validate` finds by the files alone; each other folder is for slips that need more, such as lists of components.
+A slip is a file of `tests/data/slips`: the wrong files, the text on stderr, the corrected files. Folder `file` holds
+what `validate` finds by the files alone; each other folder is for slips that need more, such as lists of components.
 """
 
 import re

@@ -49,7 +49,9 @@ def test_every_flow_of_the_repository_fits() -> None:
 @given(documents(SCHEMA))
 def test_the_parser_accepts_what_the_schema_accepts(tree: Any) -> None:
     flow = flow_from_tree(tree)
-    assert [item for item in flow.warnings if item.code in (1900, 1901, 2006) and "ordinary" not in item.formatted] == []
+    assert [
+        item for item in flow.warnings if item.code in (1900, 1901, 2006) and "ordinary" not in item.formatted
+    ] == []
 
 
 @settings(max_examples=500, deadline=None)
