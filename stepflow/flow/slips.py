@@ -108,7 +108,7 @@ class _Names:
         for found in _TEMPLATES.finditer(text):
             written = found[1] or found[2]
             meant = self._reference(written)
-            if meant is not None and _last(written) not in given and written not in given:
+            if meant is not None and _first(written) not in given:
                 sentence = (
                     f"`{shown(found[0])}` is plain text, nothing replaces it; write `{shown(meant)}` as the "
                     "whole value, or `$literal` around the text if the component replaces it"
@@ -142,8 +142,8 @@ def _reference(kind: str, name: str, rest: str) -> str:
     return f"{{ ${kind}: {joined} }}"
 
 
-def _last(written: str) -> str:
-    return written.rpartition(".")[2]
+def _first(written: str) -> str:
+    return written.removeprefix("$.").partition(".")[0].partition("[")[0]
 
 
 def _declared(schema: Any) -> set[str]:
