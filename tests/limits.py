@@ -431,6 +431,8 @@ EXEMPT = {
         "stepflow/json_problems NAME_SHOWN_CHARS_MAX",
         "stepflow/flow MESSAGE_CHARS_MAX",
         "stepflow/flow NOTES_MAX",
+        "stepflow/flow PROBLEMS_MAX",
+        "stepflow/flow PROBLEMS_SHOWN_MAX",
         "stepflow/flow LOOKUPS_MAX",
         "stepflow/flow PROBLEMS_MAX",
         "stepflow/flow CONST_CHARS_MAX",

@@ -5,11 +5,12 @@
 - `reader`: from the tree of a file to a `Config`.
 - `route_reader`: the section `routes`.
 - `file_models`: the keys of a file, as pydantic models.
+- `file_schema`: the JSON Schema of a file, made from the models.
 - `problems`: problems and warnings of one reading (unknown keys), with their lines.
 - `variables`: replaces `$VAR` in the texts of a plugin.
 """
 
-from stepflow.config.load import config_from_tree, default_config, discover, load_config
+from stepflow.config.load import config_from_tree, config_schema, default_config, discover, load_config
 from stepflow.config.model import (
     KEEP_EVERYTHING,
     NO_LIMITS,
@@ -49,6 +50,7 @@ __all__ = [
     "ServerLimits",
     "StepflowPlugin",
     "config_from_tree",
+    "config_schema",
     "default_config",
     "discover",
     "load_config",

@@ -9,7 +9,7 @@ import re
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 from stepflow.config.model import (
@@ -23,9 +23,11 @@ from stepflow.config.model import (
     StepflowPlugin,
 )
 from stepflow.errors import Invalid
-from stepflow.flow.duration import DURATION_MS_MAX, parse_duration_ms
+from stepflow.flow.duration import DURATION_MS_MAX, DURATION_PATTERN, parse_duration_ms
 
 T = TypeVar("T")
+
+_UPSTREAM = "Setting of upstream's server; accepted, without effect."
 
 AGE_MS_MAX = 36_500 * 86_400_000
 """100 years."""
@@ -72,13 +74,33 @@ def _size_bytes(value: Any) -> int:
 _UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _SIZE = re.compile(r"([1-9][0-9]{0,8}) ?(KiB|MiB|GiB)")
 
-Text = Annotated[str, BeforeValidator(_text)]
+_VARIABLE = r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::[^}$\\]*)?\}"
+_DEFAULTED = rf"\$\{{[A-Za-z_][A-Za-z0-9_]*(?::(?:[^}}$\\]|{_VARIABLE})*)?\}}"
+_TEMPLATE = WithJsonSchema({"type": "string", "pattern": rf"^(?:[^$\\]|\\(?:[^$]|\$|$)|\$(?!\{{)|{_DEFAULTED})*$"})
+_TEXT = WithJsonSchema({"anyOf": [_TEMPLATE.json_schema, {"type": ["integer", "boolean"]}]})
+_DURATION = WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN})
+_AGE = WithJsonSchema({"type": "string", "pattern": rf"^[1-9][0-9]{{0,3}} ?d$|{DURATION_PATTERN}"})
+_SIZE_TEXT = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$"})
+
+Text = Annotated[str, BeforeValidator(_text), _TEXT]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
-DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
-AgeMs = Annotated[int, BeforeValidator(_age_ms)]
-SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
+DurationMs = Annotated[int, BeforeValidator(_duration_ms), _DURATION]
+AgeMs = Annotated[int, BeforeValidator(_age_ms), _AGE]
+SizeBytes = Annotated[int, BeforeValidator(_size_bytes), _SIZE_TEXT]
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+Template = Annotated[str, _TEMPLATE]
+
+# The keys that several types of plugin share. `_TEMPLATE` stays on the type, the description on the field.
+Command = Annotated[Template, Field(description="Program that starts the server; `python` is stepflow's interpreter.")]
+Args = Annotated[Texts, Field(description="Arguments of the program.")]
+Env = Annotated[dict[str, Text], Field(description="Variables added to the environment of the server.")]
+InheritEnv = Annotated[bool, Field(description="Pass the whole environment of stepflow to the server.")]
+Url = Annotated[Template, Field(description="Address of a server over HTTP.")]
+Headers = Annotated[dict[str, Text], Field(description="Headers sent with every request.")]
+Processes = Annotated[int, Field(ge=1, le=1_024, description="Processes of this server; calls are spread over them.")]
+Concurrency = Annotated[PositiveInt | None, Field(description="Calls in flight per process.")]
+StartTimeout = Annotated[DurationMs, Field(description="Limit from the start to the list of components.")]
 
 
 class Model(BaseModel):
@@ -105,49 +127,71 @@ class Model(BaseModel):
 
 
 class PluginModel(Model):
-    type: str
+    type: str = Field(description="Type of the plugin.")
 
 
 class OpenAIModel(Model):
-    base_url: str | None = None
-    api_key_env: Name = "OPENAI_API_KEY"
-    model: str | None = None
-    timeout_ms: DurationMs = Field(default=600_000, alias="timeout")
+    base_url: Template | None = Field(default=None, description="Address of a service with the chat completions API.")
+    api_key_env: Name = Field(default="OPENAI_API_KEY", description="Environment variable with the key.")
+    model: str | None = Field(default=None, description="Model, if the input of the step names none.")
+    timeout_ms: DurationMs = Field(default=600_000, alias="timeout", description="Longest silence of the service.")
 
 
 class BuiltinModel(PluginModel):
-    openai: OpenAIModel = OpenAIModel()
+    openai: OpenAIModel = Field(default=OpenAIModel(), description="Settings of `/builtin/openai`.")
 
     def plugin(self) -> PluginConfig:
         return BuiltinPlugin(openai=self.openai.fill(OpenAISettings))
 
 
 class LimitsModel(Model):
-    memory_bytes: SizeBytes | None = Field(default=None, alias="memory")
-    open_files: Annotated[int, Field(ge=OPEN_FILES_MIN)] | None = None
+    memory_bytes: SizeBytes | None = Field(default=None, alias="memory", description="Memory, such as `512MiB`.")
+    open_files: Annotated[int, Field(ge=OPEN_FILES_MIN)] | None = Field(default=None, description="Open files.")
 
 
 class ServerModel(PluginModel):
     """A plugin whose server a host may start."""
 
-    limits: LimitsModel = LimitsModel()
+    limits: LimitsModel = Field(default=LimitsModel(), description="What each process of the server may use.")
 
     def fill(self, target: type[T]) -> T:
         limits = self.limits.fill(ServerLimits)
         return replace(super().fill(target), limits=limits)  # type: ignore[type-var]  # targets are dataclasses
 
 
+_GIVEN_COMMAND = {"properties": {"command": {"type": "string", "minLength": 1}}, "required": ["command"]}
+_GIVEN_URL = {"properties": {"url": {"type": "string", "minLength": 1}}, "required": ["url"]}
+
+
+def _by_transport(name: str, then: dict[str, Any], otherwise: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema of what `transport` asks for; the rule itself is in `plugin()` of the model."""
+    chosen = {"properties": {"transport": {"const": name}}, "required": ["transport"]}
+    return {"if": chosen, "then": then, "else": otherwise}
+
+
 class McpModel(ServerModel):
-    transport: Literal["stdio", "streamable-http"] | None = None
-    command: str = ""
-    args: Texts = ()
-    env: dict[str, Text] = {}
-    inherit_env: bool = False
-    url: str = ""
-    headers: dict[str, Text] = {}
-    result: Literal["structured", "content"] = "structured"
-    mode: Literal["auto", "legacy", "modern"] = "auto"
-    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
+    model_config = ConfigDict(
+        json_schema_extra=_by_transport(
+            "streamable-http",
+            _GIVEN_URL,
+            _by_transport("stdio", _GIVEN_COMMAND, {"anyOf": [_GIVEN_COMMAND, _GIVEN_URL]}),
+        )
+    )
+
+    transport: Literal["stdio", "streamable-http"] | None = Field(
+        default=None, description="Default: `stdio`, or `streamable-http` if there is only a `url`."
+    )
+    command: Command = ""
+    args: Args = ()
+    env: Env = {}
+    inherit_env: InheritEnv = False
+    url: Url = ""
+    headers: Headers = {}
+    result: Literal["structured", "content"] = Field(
+        default="structured", description="Result of a step: structured content, or the list of content blocks."
+    )
+    mode: Literal["auto", "legacy", "modern"] = Field(default="auto", description="Era of the protocol.")
+    start_timeout_ms: StartTimeout = Field(default=30_000, alias="startTimeout")
 
     def plugin(self) -> PluginConfig:
         transport = self.transport or ("streamable-http" if self.url and not self.command else "stdio")
@@ -159,20 +203,32 @@ class McpModel(ServerModel):
 
 
 class StepflowModel(ServerModel):
-    transport: Literal["stdio", "http", "grpc"] = "stdio"
-    command: str = ""
-    args: Texts = ()
-    env: dict[str, Text] = {}
-    inherit_env: bool = False
-    url: str = ""
-    headers: dict[str, Text] = {}
-    processes: Annotated[int, Field(ge=1, le=1_024)] = 1
-    concurrency: PositiveInt | None = None
-    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
-    request_timeout_ms: DurationMs = Field(default=30_000, alias="requestTimeout")
-    line_bytes_max: Annotated[int, Field(ge=1_024)] | None = None
-    blob_threshold: Annotated[int, Field(ge=0)] = 0
-    blob_host: Name = "127.0.0.1"
+    model_config = ConfigDict(
+        json_schema_extra=_by_transport("http", {"oneOf": [_GIVEN_COMMAND, _GIVEN_URL]}, _GIVEN_COMMAND)
+    )
+
+    transport: Annotated[Literal["stdio", "http", "grpc"], WithJsonSchema({"enum": ["stdio", "http"]})] = Field(
+        default="stdio", description="How calls reach the server."
+    )
+    command: Command = ""
+    args: Args = ()
+    env: Env = {}
+    inherit_env: InheritEnv = False
+    url: Url = ""
+    headers: Headers = {}
+    processes: Processes = 1
+    concurrency: Concurrency = None
+    start_timeout_ms: StartTimeout = Field(default=30_000, alias="startTimeout")
+    request_timeout_ms: DurationMs = Field(
+        default=30_000, alias="requestTimeout", description="Limit of requests about the server itself."
+    )
+    line_bytes_max: Annotated[int, Field(ge=1_024)] | None = Field(
+        default=None, description="stdio: the longest line sent to the server."
+    )
+    blob_threshold: int = Field(
+        default=0, ge=0, description="http: larger members of a result are sent as blobs, in bytes; 0 = never."
+    )
+    blob_host: Name = Field(default="127.0.0.1", description="http: address where the server reaches blobs.")
 
     def plugin(self) -> PluginConfig:
         if self.transport == "stdio" and not self.command:
@@ -185,19 +241,19 @@ class StepflowModel(ServerModel):
 
 
 class GrpcModel(ServerModel):
-    queue_name: Name
-    command: str = ""
-    args: Texts = ()
-    env: dict[str, Text] = {}
-    inherit_env: bool = True
-    queue_timeout_secs: PositiveInt = 30
-    execution_timeout_secs: PositiveInt | None = None
-    listen: str = ""
-    advertise: str = ""
-    insecure: bool = False
-    processes: Annotated[int, Field(ge=1, le=1_024)] = 1
-    concurrency: PositiveInt | None = None
-    start_timeout_ms: DurationMs = Field(default=30_000, alias="startTimeout")
+    queue_name: Name = Field(description="Queue that the workers pull from.")
+    command: Command = ""
+    args: Args = ()
+    env: Env = {}
+    inherit_env: InheritEnv = True
+    queue_timeout_secs: PositiveInt = Field(default=30, description="How long a call waits for a worker, in seconds.")
+    execution_timeout_secs: PositiveInt | None = Field(default=None, description="Limit of a call, in seconds.")
+    listen: Template = Field(default="", description="HOST:PORT where workers connect.")
+    advertise: Template = Field(default="", description="HOST:PORT by which workers reach `listen`, if it differs.")
+    insecure: bool = Field(default=False, description="Allow a `listen` that other machines reach: there is no TLS.")
+    processes: Processes = 1
+    concurrency: Concurrency = None
+    start_timeout_ms: StartTimeout = Field(default=30_000, alias="startTimeout")
 
     @property
     def queue_timeout_ms(self) -> int:
@@ -212,24 +268,24 @@ class GrpcModel(ServerModel):
 
 
 class MockModel(PluginModel):
-    components: dict[str, Any]
+    components: dict[str, Any] = Field(description="Components by path, with schemas and behaviours.")
 
 
 class RuleModel(Model):
-    plugin: str
-    conditions: list[Any] = []
-    component_allow: list[str] | None = None
-    component_deny: list[str] | None = None
+    plugin: str = Field(description="Name of the plugin.")
+    conditions: list[Any] = Field(default=[], description="Values that the input of the step must have.")
+    component_allow: list[str] | None = Field(default=None, description="The only components of the rule.")
+    component_deny: list[str] | None = Field(default=None, description="Components that the rule leaves out.")
 
 
 class RetryModel(Model):
-    transport_max_retries: Annotated[int, Field(ge=0, le=2**32 - 1)] = 3
-    backoff: dict[str, Any] | None = None
+    transport_max_retries: int = Field(default=3, ge=0, le=2**32 - 1, description="Retries of a call that was lost.")
+    backoff: dict[str, Any] | None = Field(default=None, description="Delays before retries.")
 
 
 class RetentionModel(Model):
-    age_ms: AgeMs | None = Field(default=None, alias="age")
-    size_bytes: SizeBytes | None = Field(default=None, alias="bytes")
+    age_ms: AgeMs | None = Field(default=None, alias="age", description="How long ended runs are kept.")
+    size_bytes: SizeBytes | None = Field(default=None, alias="bytes", description="Space of ended runs.")
 
     @property
     def retention(self) -> RetentionConfig:
@@ -237,16 +293,16 @@ class RetentionModel(Model):
 
 
 class FileModel(Model):
-    working_directory: str | None = None
-    allowed_paths: list[str] = []
-    plugins: dict[str, Any]
-    routes: dict[str, Any]
-    retry: RetryModel = RetryModel()
-    retention: RetentionModel = RetentionModel()
-    storage_config: dict[str, Any] = {}
-    lease_manager: Any = None
-    recovery: Any = None
-    blob_api: Any = None
+    working_directory: str | None = Field(default=None, description="Folder where servers start; relative to the file.")
+    allowed_paths: list[str] = Field(default=[], description="More files and folders that `load_file` may read.")
+    plugins: dict[str, Any] = Field(description="Component servers by name.")
+    routes: dict[str, Any] = Field(description="Rules by prefix of component paths: which plugin has the components.")
+    retry: RetryModel = Field(default=RetryModel(), description="Retries of lost calls.")
+    retention: RetentionModel = Field(default=RetentionModel(), description="How long local runs are kept.")
+    storage_config: dict[str, Any] = Field(default={}, description=_UPSTREAM)
+    lease_manager: Any = Field(default=None, description=_UPSTREAM)
+    recovery: Any = Field(default=None, description=_UPSTREAM)
+    blob_api: Any = Field(default=None, description=_UPSTREAM)
 
 
 PLUGIN_MODELS: dict[str, type[BuiltinModel | MockModel | McpModel | StepflowModel | GrpcModel]] = {

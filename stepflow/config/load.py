@@ -79,6 +79,14 @@ def config_from_tree(tree: Any, *, source: str, base_dir: Path) -> Config:
     return read_config(tree, source=source, base_dir=base_dir.absolute())
 
 
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema of configuration files."""
+    with _no_pydantic_plugins():
+        from stepflow.config.file_schema import config_schema as make_schema
+
+    return make_schema()
+
+
 @contextlib.contextmanager
 def _no_pydantic_plugins() -> Iterator[None]:
     """Skip pydantic's search for plugins in all installed packages while models are made: 40 ms of every run."""

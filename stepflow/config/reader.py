@@ -25,6 +25,7 @@ from stepflow.config.route_reader import RouteReader
 from stepflow.config.variables import TemplateInvalid, check_template, map_texts
 from stepflow.errors import Code, Failure, Invalid
 from stepflow.flow.document import Tree
+from stepflow.flow.format import CONFIG_ONLY
 from stepflow.flow.syntax import suggestion
 from stepflow.flow.yaml_reader import ComplexKey
 from stepflow.retry import BACKOFF_MEMBERS, DEFAULT_BACKOFF, Backoff, backoff_from_tree
@@ -82,6 +83,12 @@ class ConfigReader:
     def _file(self) -> FileModel:
         if not isinstance(self._tree, dict):
             raise Unreadable.at((), "must be a mapping with `plugins` and `routes`")
+        flow_only = [key for key in ("steps", "output") if key in self._tree]
+        if flow_only and not any(key in self._tree for key in CONFIG_ONLY):
+            named = quoted(flow_only).replace(", ", " and ")
+            raise Unreadable.at(
+                (flow_only[0],), f"this is a flow ({named}), not a configuration, which has `plugins` and `routes`"
+            )
         return self._problems.read_model(FileModel, self._tree, ())
 
     def _backoff(self, tree: dict[str, Any] | None) -> Backoff:

@@ -3,9 +3,11 @@
 From text to trees:
 - `document`: JSON and YAML as trees, with the location of every value.
 - `yaml_reader`, `yaml_scalars`: YAML 1.2.
+- `syntax_slips`: own words for common slips in the syntax of YAML and JSON.
 
 From trees to a `Flow`:
 - `model`: `Flow`, a flow as data.
+- `format`: the members of a flow document, one table for the parser and the JSON Schema.
 - `parse`: fields and their types.
 - `members`: typed members of mappings, and unread members.
 - `declarations`: schemas, examples, test cases.
@@ -15,6 +17,8 @@ From trees to a `Flow`:
 Checks and changes of a `Flow`:
 - `validate`: static checks.
 - `types/`: types of expressions, and whether they fit.
+- `flow_schema`: the JSON Schema of flow documents.
+- `slips`: hints about expressions that are probably not what their author means.
 - `overrides`: changes for a single run.
 - `canonical`: the normalised document, and the flow id.
 

@@ -28,9 +28,12 @@ _CODES: dict[int, tuple[str, Level]] = {
     1901: ("memberNotRead", "warning"),
     1902: ("numberReadAsText", "warning"),
     1903: ("invalidInputSchema", "warning"),
+    1904: ("templateInText", "warning"),
+    1905: ("unquotedInnerFlow", "warning"),
     2003: ("invalidSubflowLiteral", "error"),
     2004: ("undefinedVariable", "error"),
     2005: ("undefinedRequiredVariable", "error"),
+    2006: ("documentSlip", "error"),
     2100: ("typeMismatch", "error"),
     2101: ("unknownPropertyInPath", "error"),
     2200: ("invalidRouteReference", "error"),
@@ -41,6 +44,9 @@ _CODES: dict[int, tuple[str, Level]] = {
     3003: ("undefinedStepReference", "fatal"),
 }
 _EXPERIMENTAL = frozenset({1003})
+
+HINTS = frozenset({1904, 1905})
+"""Warnings about what may well be meant: never errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +109,12 @@ class Diagnostics:
         return Diagnostics((*self.items, *more))
 
     def strict(self) -> Diagnostics:
-        """Return the findings with errors in place of warnings."""
+        """Return the findings with errors in place of warnings, apart from `HINTS`."""
         return Diagnostics(
-            tuple(replace(item, severity="error") if item.level == "warning" else item for item in self.items)
+            tuple(
+                replace(item, severity="error") if item.level == "warning" and item.code not in HINTS else item
+                for item in self.items
+            )
         )
 
     @property

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stepflow import codec
 from stepflow.errors import Invalid
 from stepflow.flow.source import DocumentInvalid, line_and_column
+from stepflow.flow.syntax_slips import json_problem
 from stepflow.flow.yaml_reader import YamlReader
 from stepflow.json_problems import first_lost, json_path
 
@@ -126,7 +127,8 @@ def _parse_json(text: str, source: str) -> Any:
             raise DocumentInvalid(error.reason, f"is not valid JSON: {message}", source=source) from None
 
         line, column = line_and_column(text, at)
-        problem = f"is not valid JSON: {found[1].removeprefix('JSON is malformed: ')}"
+        words = f"is not valid JSON: {found[1].removeprefix('JSON is malformed: ')}"
+        problem = json_problem(text, at) or words
         raise DocumentInvalid(error.reason, problem, source=source, line=line, column=column) from None
 
 

@@ -13,6 +13,15 @@ DURATION_MS_MAX = 2**32 - 1
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(ms|s|m|h|d)", re.ASCII)
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
+_FRACTION = r"(?:\.[0-9]{1,3})?"
+_BELOW_1 = r"0?\.[0-9]{0,2}[1-9]"
+_SECONDS = rf"(?:[1-9][0-9]{{0,5}}{_FRACTION}|{_BELOW_1}) ?s"
+_MINUTES = rf"(?:[1-9][0-9]{{0,3}}{_FRACTION}|{_BELOW_1}) ?m"
+_HOURS = rf"(?:[1-9][0-9]{{0,2}}{_FRACTION}|{_BELOW_1}) ?h"
+_DAYS = rf"(?:[1-9]|[1-3][0-9]|4[0-8]){_FRACTION} ?d"
+DURATION_PATTERN = rf"^(?:[1-9][0-9]{{0,8}} ?ms|{_SECONDS}|{_MINUTES}|{_HOURS}|{_DAYS})$"
+"""Regular expression for JSON Schemas: durations up to 49 days, in the spellings that people use."""
+
 
 def parse_duration_ms(text: object, max_ms: int = DURATION_MS_MAX) -> int:
     """Return a duration such as `500ms`, `1.5s`, `2m`, `1h` or `1d` in milliseconds, from 1 to `max_ms`.

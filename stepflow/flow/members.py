@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepflow.errors import Invalid
 from stepflow.flow.diagnostics import Diagnostic
@@ -16,64 +17,77 @@ from stepflow.flow.syntax import NOTES_MAX, Notes, suggestion
 from stepflow.json_problems import json_path, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stepflow.flow.document import Tree
     from stepflow.flow.source import DocumentPath
 
+T = TypeVar("T")
+
 RETRIES_MAX = 2**32 - 1
+
+PROBLEMS_MAX = 100
+"""Problems collected from one document; reading stops at this number."""
+
+
+class TooManyProblems(Exception):
+    """A signal within the readers: `PROBLEMS_MAX` is reached."""
 
 
 class MemberReader:
-    """Methods take a mapping, the key of a member, and the document path of the mapping."""
+    """Methods take a mapping, the key of a member, and the document path of the mapping.
+
+    A problem does not stop the reading: a method notes it and returns the value of an absent member. `read_all` raises
+    all problems together.
+    """
 
     def __init__(self, source: str, tree: Tree | None) -> None:
         self.source = source
         self.tree = tree
         self.warnings: list[Diagnostic] = []
         self.notes = Notes()
+        self.problems: list[FlowInvalid] = []
 
     def text(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> str | None:
         value = tree.get(key)
-        if value is not None and not isinstance(value, str):
-            raise self.invalid((*doc_path, key), f"must be text, not {describe(value)}; put it in quotes")
-        return value
+        if value is None or isinstance(value, str):
+            return value
+        self.problem((*doc_path, key), f"must be text, not {describe(value)}; put it in quotes")
+        return None
 
     def required_text(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> str:
-        value = self.text(tree, key, doc_path)
-        if value is None:
+        if tree.get(key) is None:
             near = [name for name in tree if suggestion(name, (key,))]
-            raise self.invalid((*doc_path, key), "is required" + (f"; did you mean it by `{near[0]}`?" if near else ""))
-        return value
+            self.problem((*doc_path, key), "is required" + (f"; did you mean it by `{near[0]}`?" if near else ""))
+        return self.text(tree, key, doc_path) or ""
 
     def listing(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> list[Any]:
         value = tree.get(key)
-        if value is None:
+        if value is not None and not isinstance(value, list):
+            self.problem((*doc_path, key), f"must be a list, not {describe(value)}")
             return []
-        if not isinstance(value, list):
-            raise self.invalid((*doc_path, key), f"must be a list, not {describe(value)}")
-        return value
+        return value or []
 
     def mapping(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> dict[str, Any]:
         value = tree.get(key)
-        if value is None:
+        if value is not None and not isinstance(value, dict):
+            self.problem((*doc_path, key), f"must be a mapping, not {describe(value)}")
             return {}
-        if not isinstance(value, dict):
-            raise self.invalid((*doc_path, key), f"must be a mapping, not {describe(value)}")
-        return value
+        return value or {}
 
     def boolean(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> bool:
         value = tree.get(key)
-        if value is None:
-            return False
-        if not isinstance(value, bool):
-            raise self.invalid((*doc_path, key), f"must be true or false, not {describe(value)}")
-        return value
+        if value is not None and not isinstance(value, bool):
+            self.problem((*doc_path, key), f"must be true or false, not {describe(value)}")
+        return value is True
 
     def count(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> int | None:
         value = as_integer(tree.get(key))
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= RETRIES_MAX:
-            raise self.invalid((*doc_path, key), f"must be a whole number from 0 to {RETRIES_MAX:,}")
+            self.problem((*doc_path, key), f"must be a whole number from 0 to {RETRIES_MAX:,}")
+            return None
         return value
 
     def duration(self, tree: dict[str, Any], key: str, doc_path: DocumentPath) -> int | None:
@@ -82,7 +96,8 @@ class MemberReader:
         try:
             return parse_duration_ms(tree[key])
         except Invalid as error:
-            raise self.invalid((*doc_path, key), error.message, reason=error.reason) from None
+            self.problem((*doc_path, key), error.message, reason=error.reason)
+            return None
 
     def all_warnings(self) -> tuple[Diagnostic, ...]:
         # The caller has read all fields before: arguments are evaluated in order.
@@ -112,12 +127,49 @@ class MemberReader:
         for key in tree:
             if key not in known:
                 problem = f"`{shown(key)}` is not a known member here{suggestion(key, known)}"
-                raise self.invalid((*doc_path, key), problem)
+                self.problem((*doc_path, key), problem)
 
-    def invalid(self, doc_path: DocumentPath, problem: str, *, reason: str = "FLOW_INVALID") -> FlowInvalid:
+    def slip(self, doc_path: DocumentPath, problem: str) -> None:
+        """Note a slip that other readers tolerate: a problem of a text, an error among the warnings of a tree.
+
+        Stored flows and inner flows are trees: a run that began with a slip must go on in the same way.
+        """
+        if self.tree is not None:
+            self.problem(doc_path, problem)
+        else:
+            self.warnings.append(Diagnostic(2006, problem, json_path(doc_path)))
+
+    def problem(self, doc_path: DocumentPath, problem: str, *, reason: str = "FLOW_INVALID") -> None:
+        self.problems.append(self._error(doc_path, problem, reason))
+        if len(self.problems) >= PROBLEMS_MAX:
+            raise TooManyProblems
+
+    def _error(self, doc_path: DocumentPath, problem: str, reason: str) -> FlowInvalid:
         line, column = self.tree.nearest(doc_path) if self.tree else (0, 0)
         field = json_path(doc_path) if doc_path else ""
         return FlowInvalid(reason, problem, source=self.source, line=line, column=column, field=field)
+
+    def read_all(self, read: Callable[..., T], *arguments: Any) -> T:
+        """Return what `read` returns. Raises: FlowInvalid, with all problems noted meanwhile."""
+        found: T | None = None
+        with contextlib.suppress(TooManyProblems):
+            found = read(*arguments)
+        if not self.problems:
+            assert found is not None
+            return found
+
+        # A misspelt member often explains a missing one.
+        unread = [self._error(doc_path, sentence, "FLOW_INVALID") for doc_path, sentence in self.notes.items]
+        first, *others = sorted(self.problems + unread, key=lambda error: (error.line, error.column))
+        raise FlowInvalid(
+            first.reason,
+            first.problem,
+            source=self.source,
+            line=first.line,
+            column=first.column,
+            field=first.field,
+            others=others,
+        )
 
 
 def as_integer(value: Any) -> Any:

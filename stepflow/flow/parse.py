@@ -16,24 +16,21 @@ from stepflow.errors import Invalid
 from stepflow.flow.declarations import DeclarationReader
 from stepflow.flow.diagnostics import Diagnostic
 from stepflow.flow.document import Format, Tree, parse_tree
+from stepflow.flow.format import CONFIG_ONLY, FLOW, ON_ERROR, STEP, names
 from stepflow.flow.members import as_integer
 from stepflow.flow.model import FAIL, Flow, FlowInvalid, OnError, Step
 from stepflow.flow.silence import silence_of
 from stepflow.flow.source import DocumentInvalid, describe
-from stepflow.flow.syntax import ExpressionInvalid, parse_expression, suggestion, unparse
+from stepflow.flow.syntax import parse_expression, suggestion, unparse
 from stepflow.flow.yaml_reader import ComplexKey
 from stepflow.retry import Backoff, backoff_from_tree
 
 if TYPE_CHECKING:
     from stepflow.flow.source import DocumentPath
 
-_FLOW_MEMBERS = ("name", "description", "version", "schemas", "steps", "output", "test", "examples", "metadata")
-_STEP_MEMBERS = ("id", "component", "input", "onError", "mustExecute", "metadata", "timeout", "idleTimeout")
-_ON_ERROR_MEMBERS = {
-    "fail": ("action",),
-    "useDefault": ("action", "defaultValue"),
-    "retry": ("action", "maxRetries", "backoff", "then"),
-}
+_FLOW_MEMBERS = names(FLOW)
+_STEP_MEMBERS = names(STEP)
+_ON_ERROR_MEMBERS = {action: names(members) for action, members in ON_ERROR.items()}
 
 _NO_SKIPPING = "steps cannot be skipped; refer to the step inside an `$if` branch instead"
 _IN_SCHEMAS = "the schema of a flow belongs under `schemas.properties`"
@@ -62,7 +59,8 @@ def parse_flow(text: bytes | str, *, source: str, format: Format) -> Flow:
         raise FlowInvalid(
             error.reason, error.problem, source=source, line=error.line, column=error.column, field=error.field
         ) from None
-    return _FlowReader(source, tree).flow(tree.value)
+    reader = _FlowReader(source, tree)
+    return reader.read_all(reader.flow, tree.value)
 
 
 def _read(text: bytes | str, *, source: str, format: Format) -> Tree:
@@ -99,12 +97,14 @@ def flow_from_tree(tree: object, *, source: str = "flow") -> Flow:
         codec.check_depth(tree, "the flow")
     except Invalid as error:
         raise FlowInvalid(error.reason, error.message, source=source) from None
-    return _FlowReader(source, None).flow(tree)
+    reader = _FlowReader(source, None)
+    return reader.read_all(reader.flow, tree)
 
 
 def parse_step(tree: object, *, source: str) -> Step:
     """Read a step from a plain JSON tree. Raises: FlowInvalid."""
-    return _FlowReader(source, None).step(tree, ())
+    reader = _FlowReader(source, None)
+    return reader.read_all(reader.step, tree, ())
 
 
 class _FlowReader(DeclarationReader):
@@ -113,9 +113,15 @@ class _FlowReader(DeclarationReader):
     def flow(self, tree: object) -> Flow:
         if not isinstance(tree, dict):
             what = "the document is empty" if tree is None else f"the document is {describe(tree)}"
-            raise self.invalid((), f"{what}; a flow is a mapping with `steps` and `output`")
+            self.problem((), f"{what}; a flow is a mapping with `steps` and `output`")
+            return Flow()
 
-        self.note_unread(tree, (), _FLOW_MEMBERS, _FLOW_LEGACY, tolerated=("schema",))
+        if isinstance(tree.get("steps"), dict):
+            self.problem(("steps",), "must be a list, not a mapping; begin each step with `- id: …`")
+            tree = {**tree, "steps": None}
+
+        slips = self.flow_slips(tree)
+        self.note_unread(tree, (), _FLOW_MEMBERS, _FLOW_LEGACY, tolerated=("schema", *slips))
 
         flow = Flow(
             name=self.text(tree, "name", ()),
@@ -133,6 +139,19 @@ class _FlowReader(DeclarationReader):
         warnings = tuple(silence_of(flow).without_silenced(self.all_warnings()))
         return replace(flow, warnings=warnings) if warnings else flow
 
+    def flow_slips(self, tree: dict[str, Any]) -> tuple[str, ...]:
+        """Note slips that make another flow, or none, of a document; return the members that they explain."""
+        config = tuple(key for key in CONFIG_ONLY if key in tree)
+        if config and not any(key in tree for key in ("steps", "output", "outputs")):
+            named = " and ".join(f"`{key}`" for key in config)
+            self.slip((config[0],), f"this is a configuration ({named}), not a flow; a flow has `steps` and `output`")
+            return config
+
+        if tree.get("outputs") is not None and tree.get("output") is None:
+            self.slip(("outputs",), "a flow has `output`, not `outputs`; without it the result of the flow is null")
+            return ("outputs",)
+        return ()
+
     def version(self, tree: dict[str, Any]) -> str | None:
         version = tree.get("version")
         if isinstance(version, (int, float)) and not isinstance(version, bool):
@@ -144,7 +163,9 @@ class _FlowReader(DeclarationReader):
 
     def step(self, tree: object, doc_path: DocumentPath) -> Step:
         if not isinstance(tree, dict):
-            raise self.invalid(doc_path, f"a step is a mapping with `id` and `component`, not {describe(tree)}")
+            hint = "; write a blank after each colon" if isinstance(tree, str) and ":" in tree else ""
+            self.problem(doc_path, f"a step is a mapping with `id` and `component`, not {describe(tree)}{hint}")
+            return Step("", "")
         self.note_unread(tree, doc_path, _STEP_MEMBERS, _STEP_LEGACY)
 
         return Step(
@@ -159,10 +180,10 @@ class _FlowReader(DeclarationReader):
         )
 
     def expression(self, tree: object, doc_path: DocumentPath) -> Any:
-        try:
-            return unparse(parse_expression(tree, doc_path, self.notes))
-        except ExpressionInvalid as error:
-            raise self.invalid(error.doc_path, error.problem, reason="EXPRESSION_INVALID") from None
+        parsed = parse_expression(tree, doc_path, self.notes)
+        for error in self.notes.take_malformed():
+            self.problem(error.doc_path, error.problem, reason="EXPRESSION_INVALID")
+        return unparse(parsed)
 
     def on_error(self, tree: object, doc_path: DocumentPath) -> OnError:
         if tree is None:
@@ -170,7 +191,8 @@ class _FlowReader(DeclarationReader):
         action = tree.get("action") if isinstance(tree, dict) else None
         if not isinstance(tree, dict) or not isinstance(action, str) or action not in _ON_ERROR_MEMBERS:
             hint = suggestion(action, tuple(_ON_ERROR_MEMBERS)) if isinstance(action, str) else ""
-            raise self.invalid((*doc_path, "action"), f"must be `fail`, `useDefault` or `retry`{hint}")
+            self.problem((*doc_path, "action"), f"must be `fail`, `useDefault` or `retry`{hint}")
+            return FAIL
 
         self.note_unread(tree, doc_path, _ON_ERROR_MEMBERS[action])
         if action == "useDefault":
@@ -183,8 +205,10 @@ class _FlowReader(DeclarationReader):
         then, at = tree.get("then"), (*doc_path, "then")
         if then is not None:
             if not isinstance(then, dict) or then.get("action") != "useDefault":
-                raise self.invalid((*at, "action"), "must be `useDefault`; without `then` the last failure stands")
-            self.refuse_unknown(then, at, ("action", "defaultValue"))
+                self.problem((*at, "action"), "must be `useDefault`; without `then` the last failure stands")
+                then = None
+            else:
+                self.refuse_unknown(then, at, names(ON_ERROR["useDefault"]))
         return OnError(
             "retry",
             default=None if then is None else then.get("defaultValue"),
@@ -202,6 +226,5 @@ class _FlowReader(DeclarationReader):
             return backoff_from_tree(tree)
         except Invalid as error:
             name = error.details.get("field")
-            raise self.invalid(
-                (*doc_path, str(name)) if name else doc_path, error.message, reason=error.reason
-            ) from None
+            self.problem((*doc_path, str(name)) if name else doc_path, error.message, reason=error.reason)
+            return None

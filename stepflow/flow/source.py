@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepflow.errors import Invalid
 from stepflow.json_problems import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DocumentPath = tuple[Part, ...]
 """Keys and indices that lead from the root of a document to one of its values."""
@@ -19,15 +22,34 @@ def line_and_column(text: str, at: int) -> Location:
     return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
 
 
+PROBLEMS_SHOWN_MAX = 20
+"""Problems quoted in one message; the rest is counted."""
+
+
 class DocumentInvalid(Invalid):
-    """An unacceptable document. `line` and `column` are 1-based; 0 without a text."""
+    """An unacceptable document. `line` and `column` are 1-based; 0 without a text.
+
+    The message also holds the problems of `others`, a line each; all other members are those of the first problem.
+    """
 
     def __init__(
-        self, reason: str, problem: str, *, source: str, line: int = 0, column: int = 0, field: str = ""
+        self,
+        reason: str,
+        problem: str,
+        *,
+        source: str,
+        line: int = 0,
+        column: int = 0,
+        field: str = "",
+        others: Sequence[DocumentInvalid] = (),
     ) -> None:
         location = f"{source}:{line}:{column}" if line else source
         named = f"{field}: {problem}" if field else problem
-        super().__init__(reason, f"{location}: {named}", source=source, line=line, column=column, field=field)
+        quoted = [f"{location}: {named}", *(other.message for other in others[: PROBLEMS_SHOWN_MAX - 1])]
+        if len(others) >= PROBLEMS_SHOWN_MAX:
+            quoted.append(f"and {len(others) - PROBLEMS_SHOWN_MAX + 1} more")
+        super().__init__(reason, "\n".join(quoted), source=source, line=line, column=column, field=field)
+        self.others = tuple(others)
         self.problem = problem
         self.source = source
         self.line = line

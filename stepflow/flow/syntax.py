@@ -98,11 +98,21 @@ LOOKUPS_MAX = 1_000
 
 
 class Notes:
-    """Remarks on unread members, as (document path, sentence)."""
+    """Remarks on unread members, as (document path, sentence), and the malformed forms of expressions."""
 
     def __init__(self) -> None:
+        self._malformed: list[ExpressionInvalid] = []
         self.items: list[tuple[DocumentPath, str]] = []
         self._lookups = 0
+
+    def malformed(self, error: ExpressionInvalid) -> None:
+        if len(self._malformed) < NOTES_MAX:
+            self._malformed.append(error)
+
+    def take_malformed(self) -> list[ExpressionInvalid]:
+        """Return the malformed forms found since the last call."""
+        found, self._malformed = self._malformed, []
+        return found
 
     def unread(self, doc_path: DocumentPath, name: str, where: str, known: tuple[str, ...]) -> None:
         """Remark on member `name` of the mapping at `doc_path`, which has only the `known` members.
@@ -122,17 +132,18 @@ class Notes:
 
 
 def parse_expression(tree: Any, doc_path: DocumentPath = (), notes: Notes | None = None) -> Expression:
-    """Read the expression at `doc_path` of the document.
+    """Read the expression at `doc_path` of the document. A malformed form counts as null if `notes` take its error.
 
     Raises:
-        ExpressionInvalid: a special form is malformed.
+        ExpressionInvalid: a special form is malformed, without `notes`.
     """
     if isinstance(tree, dict):
         for key in FORMS:
             if key in tree:
-                if notes:
-                    _note_unread(tree, key, doc_path, notes)
-                return _FORM_PARSERS[key](tree, doc_path, notes)
+                if notes is None:
+                    return _FORM_PARSERS[key](tree, doc_path, None)
+                _note_unread(tree, key, doc_path, notes)
+                return _parse_noting(key, tree, doc_path, notes)
 
         if notes:
             for key in tree:
@@ -141,6 +152,14 @@ def parse_expression(tree: Any, doc_path: DocumentPath = (), notes: Notes | None
     if isinstance(tree, list):
         return Array(tuple([parse_expression(value, (*doc_path, i), notes) for i, value in enumerate(tree)]))
     return Literal(tree)
+
+
+def _parse_noting(form: str, tree: dict[str, Any], doc_path: DocumentPath, notes: Notes) -> Expression:
+    try:
+        return _FORM_PARSERS[form](tree, doc_path, notes)
+    except ExpressionInvalid as error:
+        notes.malformed(error)
+        return NULL
 
 
 def unparse(expression: Expression) -> Any:

@@ -1,8 +1,8 @@
 """Static checks of a parsed flow.
 
 Checks run in a fixed order: structure (ids, name, description), references step by step and then of the output,
-components, reachability, embedded flows. References must point backwards, so a flow without fatal diagnostics has no
-cycles. A flow with fatal diagnostics is neither stored nor run; errors and warnings are advice to its author.
+components, reachability, embedded flows, slips. References must point backwards, so a flow without fatal diagnostics
+has no cycles. A flow with fatal diagnostics is neither stored nor run; errors and warnings are advice to its author.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stepflow.flow.model import Flow, FlowInvalid, Step
 from stepflow.flow.parse import flow_from_tree
 from stepflow.flow.schema import InputValidator
 from stepflow.flow.silence import silence_of
+from stepflow.flow.slips import inner_flow_member, slip_hints, unquoted_inner_flow
 from stepflow.flow.variables import VariableSpecs
 from stepflow.json_problems import json_path
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from stepflow.flow.source import DocumentPath
 
-_PUT_BLOB = frozenset(("/builtin/put_blob", "/put_blob"))
+_OF_STORED_FLOWS = frozenset((1001, 1002))
+"""Findings about what listings show, which an inner flow never reaches."""
 
 WARNINGS_MAX = 1_000
 BLOCKING_MAX = 100
@@ -111,6 +113,7 @@ class _Checker:
         yield from self.components()
         yield from self.reachability()
         yield from self.embedded_flows()
+        yield from slip_hints(self.flow)
 
     def structure(self) -> Iterator[Diagnostic]:
         first: dict[str, int] = {}
@@ -173,10 +176,13 @@ class _Checker:
             yield Diagnostic(3002, f"Step '{target}' refers to itself", path, {"step_id": target})
             return
 
+        inner = unquoted_inner_flow(step) if step else None
         source = step.id if step else _OUTPUT_NAME
         known = tuple(one.id for one in self.flow.steps)
         if target in known:
             problem = f"step '{target}', which comes later{self.cycle(target, source)}; steps refer to earlier ones"
+        elif inner is not None and target in inner.step_ids:
+            problem = f"step '{target}' of its inner flow; write `{inner.member}: {{ $literal: … }}`"
         else:
             problem = f"step '{target}', which does not exist{_similar(target, known)}"
 
@@ -239,30 +245,36 @@ class _Checker:
 
     def embedded_flows(self) -> Iterator[Diagnostic]:
         for index, step in enumerate(self.flow.steps):
-            if step.component in _PUT_BLOB and isinstance(self.inputs[index], syntax.Object):
-                yield from self.embedded_flow(index, step)
+            member = inner_flow_member(step)
+            if member is not None and isinstance(self.inputs[index], syntax.Object):
+                yield from self.embedded_flow(index, step, member)
 
-    def embedded_flow(self, index: int, step: Step) -> Iterator[Diagnostic]:
-        assert isinstance(self.inputs[index], syntax.Object)
-        if _literal_of(step.input.get("blob_type")) != ("flow", ()):
-            return
-        data = step.input.get("data")
-        found = _literal_of(data)
+    def embedded_flow(self, index: int, step: Step, member: str) -> Iterator[Diagnostic]:
+        found = _literal_of(step.input.get(member))
         if found is None:
             return
 
         tree, below = found
-        path = json_path(("steps", index, "input", "data", *below))
+        path = json_path(("steps", index, "input", member, *below))
+        data = {"step_id": step.id}
         try:
             embedded = flow_from_tree(tree, source="the embedded flow")
         except FlowInvalid as error:
-            at = path + error.field.removeprefix("$")
-            yield Diagnostic(2003, f"The literal is not a flow: {error.problem}", at, {"step_id": step.id})
+            for one in (error, *error.others):
+                at = path + one.field.removeprefix("$")
+                yield Diagnostic(2003, f"The literal is not a flow: {one.problem}", at, data)
             return
 
-        for item in validate_flow(embedded):
+        is_stored = member == "data"
+        for item in (*embedded.warnings, *validate_flow(embedded)):
             below_path = None if item.path is None else path + item.path.removeprefix("$")
-            yield Diagnostic(item.code, item.formatted, below_path, item.data)
+            if is_stored:
+                yield Diagnostic(item.code, item.formatted, below_path, item.data)
+            elif item.level == "fatal":
+                # Only an error: flows that run an inner flow for no item, or not at all, have been stored so far.
+                yield Diagnostic(2003, f"The inner flow cannot run: {item.formatted}", below_path, data)
+            elif item.code not in _OF_STORED_FLOWS:
+                yield Diagnostic(item.code, item.formatted, below_path, item.data)
 
 
 def _similar(name: str, known: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow import codec
 from stepflow.flow.source import DocumentInvalid, line_and_column
+from stepflow.flow.syntax_slips import yaml_key_problem, yaml_problem
 from stepflow.flow.yaml_scalars import TAG, ScalarInvalid, resolve, unknown_tag
 from stepflow.json_problems import shown
 
@@ -66,11 +67,13 @@ class YamlReader:
         self._alias_size = 0
         self._root: Any = None
         self._documents = 0
+        self._text = ""
 
     def read(self, text: str) -> Any:
         """Return the tree of the text. Raises: DocumentInvalid."""
         import yaml
 
+        self._text = text
         handlers: dict[type, Any] = {
             yaml.ScalarEvent: self._scalar,
             yaml.MappingStartEvent: self._start,
@@ -88,7 +91,8 @@ class YamlReader:
 
         except yaml.MarkedYAMLError as error:
             line, column = _location_of(error.problem_mark or error.context_mark)
-            problem = "is not valid YAML: " + " ".join(filter(None, (error.context, error.problem)))
+            words = "is not valid YAML: " + " ".join(filter(None, (error.context, error.problem)))
+            problem = yaml_problem(text, line, column) or words
             raise DocumentInvalid("YAML_INVALID", problem, source=self._source, line=line, column=column) from None
 
         except yaml.YAMLError as error:
@@ -120,7 +124,9 @@ class YamlReader:
         known = self._anchors.get(event.anchor or "")
         if known is None:
             inside = any(frame.anchor == event.anchor for frame in self._stack)
-            problem = "refers to a value that contains it" if inside else "has no anchor before it"
+            problem = (
+                "refers to a value that contains it" if inside else "has no anchor before it; quote a text with `*`"
+            )
             raise self._invalid(f"alias *{shown(event.anchor or '')} {problem}", event)
 
         value, size, height = known
@@ -190,6 +196,7 @@ class YamlReader:
         problem = "a key must be a string; put it in quotes"
         if isinstance(value, (dict, list)):
             problem = "a key must be a string, not a mapping or a list"
+            problem = yaml_key_problem(self._text, _location_of(event.start_mark)[0]) or problem
         raise self._invalid(problem, event)
 
     def _expects_key(self) -> bool:

@@ -30,6 +30,7 @@ REASON_ARGUMENT = {
 COMPUTED = {
     # The reason of another error, passed on.
     "error.reason": (),
+    "first.reason": (),
     "problem.reason": (),
     "plugin.error.reason": (),
     "info.reason": (),

@@ -10,6 +10,7 @@
 - `infer`: `infer`.
 - `test`: `test`.
 - `init`: `init`.
+- `schema`: `schema`.
 - `dev`: `dev`.
 
 The modules import typer and their options at the top and everything else inside the commands, which keeps the help

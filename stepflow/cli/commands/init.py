@@ -1,6 +1,7 @@
 """`stepflow init`: write a small flow with its config and a component, as a starting point.
 
-The files are copies of `template/`. If one of them exists, nothing is written.
+The files are copies of `template/`. If one of them exists, nothing is written. `.schemas/` gets the JSON Schemas that
+their first lines name for editors: in the folder, so that they work offline and fit the installed version.
 """
 
 import shlex
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.schema import KINDS, schema_text
 from stepflow.errors import AlreadyExists, FailedPrecondition
 
 FILES = {
@@ -17,6 +19,7 @@ FILES = {
     "stepflow-config.yml": "the config: plugins and routes",
     "components.py": "two components of your own",
 }
+SCHEMAS = ".schemas"
 _TEMPLATE = Path(__file__).parents[1] / "template"
 
 
@@ -45,15 +48,24 @@ def init(
         for name in FILES:
             with (directory / name).open("xb") as file:
                 file.write((_TEMPLATE / name).read_bytes())
+        write_schemas(directory / SCHEMAS)
     except OSError as error:
         raise FailedPrecondition("FILE_UNWRITABLE", f"cannot write to {directory}: {error.strerror}") from None
 
     _print_next_steps(directory)
 
 
+def write_schemas(folder: Path) -> None:
+    """Write the JSON Schemas of flows and configs into a folder. Raises: OSError."""
+    folder.mkdir(exist_ok=True)
+    for kind in KINDS:
+        (folder / f"{kind}.json").write_bytes(schema_text(kind))
+
+
 def _print_next_steps(directory: Path) -> None:
     for name, purpose in FILES.items():
         console.say(f"wrote {directory / name}  ({purpose})")
+    console.say(f"wrote {directory / SCHEMAS}  (JSON Schemas, for editors)")
     flow = shlex.quote(str(directory / "flow.yaml"))
     console.say("\nRun the flow, then test it:")
     console.say(console.styled(f'  stepflow run --flow {flow} --input-json \'{{"name": "Ada"}}\'', "bold"))

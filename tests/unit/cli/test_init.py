@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
-from stepflow.cli.commands.init import FILES
+from stepflow.cli.commands.init import FILES, SCHEMAS
+from stepflow.flow import parse_tree
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,7 +27,7 @@ def default_logging() -> Iterator[None]:
 def test_it_writes_a_flow_a_config_and_a_component(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new" / "hello"
     assert main(["init", str(folder)]) == 0
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, SCHEMAS])
     shown = capfd.readouterr()
     assert shown.out == ""
     assert f"stepflow run --flow {folder / 'flow.yaml'} --input-json" in shown.err
@@ -71,3 +73,13 @@ def test_the_new_components_can_be_called(tmp_path: Path) -> None:
         command, input='{"name": "Ada"}', capture_output=True, text=True, timeout=60, check=True, env=environ
     )
     assert json.loads(done.stdout) == {"text": "Hello, Ada!"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("flow.yaml", "flow"), ("stepflow-config.yml", "config")])
+def test_the_first_line_names_a_schema_that_the_file_fits(tmp_path: Path, name: str, kind: str) -> None:
+    main(["init", str(tmp_path)])
+    text = (tmp_path / name).read_text()
+    assert text.splitlines()[0] == f"# yaml-language-server: $schema=.schemas/{kind}.json"
+
+    schema = json.loads((tmp_path / ".schemas" / f"{kind}.json").read_text())
+    jsonschema_rs.validate(schema, parse_tree(text, source=name, format="yaml").value)

@@ -26,6 +26,8 @@ from stepflow.flow import (
     parse_flow,
     validate_flow,
 )
+from stepflow.flow.members import PROBLEMS_MAX
+from stepflow.flow.source import PROBLEMS_SHOWN_MAX
 
 
 def read(text: str) -> Flow:
@@ -571,3 +573,36 @@ def test_mock_behaviours_of_an_inline_configuration_may_go_by_any_value():
 def test_keys_that_are_not_strings_stay_forbidden_elsewhere():
     with pytest.raises(FlowInvalid, match="key"):
         parse_flow(MOCKED.replace("output: {$step: a}", "output: {{n: 1}: 2}"), source="flow.yaml", format="yaml")
+
+
+# --- all problems at once ----------------------------------------------------------------------------------------
+
+
+def test_all_problems_of_a_text_are_told_in_order_with_their_places() -> None:
+    found = refusal("stps: 1\noutput: [{$if: 1}, {$step: 2}]\nsteps:\n- {id: a}\n- 7\nmetadata: []\n")
+    places = [(one.line, one.field) for one in (found, *found.others)]
+    assert places == [
+        (1, "$.stps"),
+        (2, "$.output[0]"),
+        (2, "$.output[1].$step"),
+        (4, "$.steps[0].component"),
+        (5, "$.steps[1]"),
+        (6, "$.metadata"),
+    ]
+    assert found.message.count("\n") == 5
+
+
+def test_a_document_with_very_many_problems_is_not_read_to_its_end() -> None:
+    found = refusal("steps: [" + "1, " * 5_000 + "]")
+    assert len(found.others) == PROBLEMS_MAX - 1
+    assert found.message.endswith(f"and {PROBLEMS_MAX - PROBLEMS_SHOWN_MAX} more")
+
+
+@pytest.mark.parametrize("tree", [{"outputs": 1}, {"plugins": {}, "routes": {}}])
+def test_a_slip_of_a_whole_document_is_refused_in_a_text_and_an_error_in_a_tree(tree: dict[str, Any]) -> None:
+    assert refusal(codec.encode(tree).decode()).reason == "FLOW_INVALID"
+    assert [(item.code, item.level) for item in flow_from_tree(tree).warnings] == [(2006, "error")]
+
+
+def test_a_flow_with_an_output_may_have_unread_outputs() -> None:
+    assert [item.code for item in read("outputs: 1\noutput: 2\n").warnings] == [1900]

@@ -252,8 +252,18 @@ def test_a_literal_that_is_no_flow_is_an_error() -> None:
 )
 def test_only_literal_flows_are_checked(data: Any, blob_type: Any) -> None:
     assert {code for code, _ in found(put_blob(data, blob_type))} <= {1004}
-    inner = {"workflow": {"$literal": {"steps": 5}}, "items": []}
-    assert found(check(step("m", inner, "/builtin/map"), output=ref("m"))) == []
+
+
+@pytest.mark.parametrize(("component", "member"), [("/builtin/map", "workflow"), ("/builtin/iterate", "flow")])
+def test_the_inner_flow_of_a_builtin_is_checked(component: str, member: str) -> None:
+    def inner(flow: Any) -> list[tuple[int, str | None]]:
+        return found(check(step("m", {member: {"$literal": flow}}, component), output=ref("m")))
+
+    path = f"$.steps[0].input.{member}.$literal"
+    assert inner({"steps": 5, "output": {"$step": 1}}) == [(2003, f"{path}.steps"), (2003, f"{path}.output.$step")]
+    assert inner({"output": {"$step": "gone"}}) == [(2003, f"{path}.output")]
+    assert inner({"outputs": 1}) == [(2006, f"{path}.outputs")]
+    assert inner({"output": 1}) == []
 
 
 # --- collections -------------------------------------------------------------------------------------------------
