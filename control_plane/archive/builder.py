@@ -63,9 +63,9 @@ class SegmentBuilder:
         self._manifest: pb.SegmentManifest | None = None
 
     @property
-    def runs(self) -> int:
+    def run_ids(self) -> Collection[str]:
         """Runs added so far."""
-        return len(self._runs)
+        return self._runs.keys()
 
     def add_run(
         self, run_id: str, items: Sequence[KeyValue], *, has_blobs: bool = True, named: Collection[bytes] | None = ()

@@ -3,6 +3,7 @@
 - Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each
   gap of the watch. The store holds only runs that live or linger, so the list is short.
 - A hint: the packer reads each run, and checks that it has ended.
+- A clock that is ahead of this one, of an executor, counts as this one: its runs linger no longer than others.
 - A run of several partitions is here while none of those that were seen is running; the reader finds out if there are
   others.
 """
@@ -10,6 +11,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from control_plane.views import TERMINAL
@@ -19,11 +21,15 @@ from stepflow.telemetry import get_logger
 from stepflow.vital import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class DueRun(NamedTuple):
@@ -33,16 +39,19 @@ class DueRun(NamedTuple):
     created_at_ms: int
     ended_at_ms: int
     listed: bool
-    """Found by a list: a former leader may have packed it already."""
+    """Written before a list, or put back after a failure: it may be in a segment already."""
 
 
 class DueRuns:
     """Collects from `begin` to `end`; otherwise it is empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ms: Callable[[], int] = _now_ms) -> None:
         self.stale = True
         """The watch may have missed changes: list the statuses."""
+        self._now_ms = now_ms
         self._collecting = False
+        self._listed_revision = 0
+        """What was written up to it may have been packed by a former leader, however late the watch tells of it."""
         self._running: dict[str, set[int]] = {}
         """By run: the partitions that are known to run."""
         self._ended: dict[str, DueRun] = {}
@@ -60,6 +69,7 @@ class DueRuns:
     def end(self) -> None:
         """Stop, and discard everything."""
         self._collecting, self.stale = False, True
+        self._listed_revision = 0
         self._running.clear()
         self._ended.clear()
         self._by_end.clear()
@@ -81,10 +91,11 @@ class DueRuns:
     async def list_all(self, store: Store) -> dict[str, int]:
         """List the statuses. Return, by run, its creation time. Raises: StepflowError."""
         self.stale = False  # Before the list: a gap during the list needs another one.
+        self._listed_revision = await store.revision()
         created: dict[str, int] = {}
         async for item in range_all(store, keys.STATUS):
             try:
-                run_id, created_at_ms = self._note(item, listed=True)
+                run_id, created_at_ms = self._note(item)
             except Exception as error:
                 log.error("a status cannot be read", key=item.key, error=str(error))
                 continue
@@ -108,8 +119,7 @@ class DueRuns:
         """Return runs that were taken, for a later try."""
         if self._collecting:
             for run in runs:
-                if run.run_id not in self._ended:
-                    self._add(run)
+                self._add(run)
 
     def oldest_ms(self) -> int | None:
         """Return the end of the run that ended first; None without a run."""
@@ -126,9 +136,9 @@ class DueRuns:
         return None
 
     def _on_status(self, item: KeyValue) -> None:
-        self._note(item, listed=False)
+        self._note(item)
 
-    def _note(self, item: KeyValue, *, listed: bool) -> tuple[str, int]:
+    def _note(self, item: KeyValue) -> tuple[str, int]:
         run_id, partition = keys.parse_status(item.key)
         status = state_pb2.PartitionStatus.FromString(item.value)
         created_at_ms = status.created_at_ms
@@ -144,15 +154,19 @@ class DueRuns:
                 return run_id, created_at_ms
             del self._running[run_id]
 
-        known = self._ended.get(run_id)
-        ended_at_ms = status.completed_at_ms
-        if known is None:
-            self._add(DueRun(run_id, created_at_ms, ended_at_ms, listed))
-        elif known.ended_at_ms < ended_at_ms:
-            self._add(DueRun(run_id, created_at_ms, ended_at_ms, known.listed))
+        ended_at_ms = min(status.completed_at_ms, self._now_ms())
+        self._add(DueRun(run_id, created_at_ms, ended_at_ms, item.mod_revision <= self._listed_revision))
         return run_id, created_at_ms
 
     def _add(self, run: DueRun) -> None:
+        """Add a run; of one that is known, the later end counts, and any doubt stays."""
+        known = self._ended.get(run.run_id)
+        if known is not None:
+            listed = known.listed or run.listed
+            if known.ended_at_ms >= run.ended_at_ms:
+                self._ended[run.run_id] = known._replace(listed=listed)
+                return
+            run = run._replace(listed=listed)
         self._ended[run.run_id] = run
         heapq.heappush(self._by_end, (run.ended_at_ms, run.run_id))
 

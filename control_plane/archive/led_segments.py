@@ -2,6 +2,8 @@
 
 - Every change is one transaction that compares the leadership and the manifests that it replaces, and puts
   `segments-head`. It is sent again until it is decided.
+- The ids of segments have the mark of their store, the key `segments-mark`. Meshes may share a blob store, and a wiped
+  etcd is a new one: the leader deletes orphans of its own store only.
 - A run is found by the fingerprints of the manifests, then in the id block of the object. A lookup of many runs costs
   two searches per segment of any size.
 """
@@ -13,7 +15,7 @@ import secrets
 import time
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from control_plane.archive.format import FORMAT, decode_tail, fingerprint, object_name
 from control_plane.archive.run_keys import check_leading
@@ -42,9 +44,13 @@ RETRY_S_MIN = 0.1
 RETRY_S_MAX = 2.0
 
 
-def new_segment_id() -> str:
-    """Return a new id; ids sort by time."""
-    return f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"
+class Copies(NamedTuple):
+    """Where runs are."""
+
+    found: dict[str, list[tuple[str, int]]]
+    """By run: the segments that have it, and its number there."""
+    unsure: set[str]
+    """Runs that a segment may have which cannot be read."""
 
 
 class LedSegments:
@@ -58,13 +64,30 @@ class LedSegments:
         self._fence = fence
         self._revisions: dict[str, int] = {}
         self._tails: OrderedDict[str, SegmentTail] = OrderedDict()
+        self._mark = ""
 
     async def load(self) -> None:
-        """Read all manifests. Raises: StepflowError."""
+        """Read all manifests. Raises: FailedPrecondition `NOT_LEADING`; StepflowError."""
+        key = keys.segments_mark()
+        new = Txn((self._fence, absent(key)), (Put(key, secrets.token_hex(4).encode()),), (Get(key),))
+        if not (await self._store.txn(new)).succeeded:
+            await check_leading(self._store, self._fence)
+        found = await self._store.get(key)
+        assert found is not None, "a key that is never deleted"
+        self._mark = found.value.decode()
+
         self.manifests.clear()
         self._revisions.clear()
         async for item in range_all(self._store, keys.SEGMENTS):
             self._note(item)
+
+    def new_id(self) -> str:
+        """Return a new segment id; ids sort by time."""
+        return f"{time.time_ns() // 1_000_000:013d}-{self._mark}{secrets.token_hex(4)}"
+
+    def is_own(self, name: str) -> bool:
+        """Return True for the name of an object, or of its draft, that a leader of this store has written."""
+        return name.lstrip(".").partition("-")[2].startswith(self._mark)
 
     async def change(self, put: Mapping[str, pb.SegmentManifest], removed: Collection[str] = ()) -> None:
         """Put and delete manifests in one transaction, at most `CHANGES_MAX`.
@@ -104,27 +127,26 @@ class LedSegments:
         for name in removed:
             self._discard(name)
 
-    async def holding(self, run_ids: Collection[str]) -> dict[str, list[tuple[str, int]]]:
-        """Return, by run, the segments that have it, and its number there; without removed runs.
-
-        A damaged segment has none of them. Raises: StepflowError, of the blob store.
-        """
+    async def holding(self, run_ids: Collection[str]) -> Copies:
+        """Return where the runs are that were not removed. Raises: StepflowError, of the blob store."""
         found: dict[str, list[tuple[str, int]]] = {}
+        unsure: set[str] = set()
         ordered = sorted(run_ids)
         for name, likely in list(self._likely(ordered)):
             try:
                 tail = await self.tail(name)
             except DataLoss as error:  # its runs cannot be read either
                 log.error("a segment is damaged", segment=name, reason=error.reason, error=error.message)
-                continue
+                tail = None
             if tail is None:
+                unsure.update(likely)
                 continue
             removed = set(self.manifests[name].removed)
             for run_id in likely:
                 number = tail.number(run_id)
                 if number is not None and number not in removed:
                     found.setdefault(run_id, []).append((name, number))
-        return found
+        return Copies(found, unsure)
 
     async def named_blobs(self) -> set[bytes] | None:
         """Return the ids of the shared blobs that the requests of the runs may name; None for any.
@@ -197,4 +219,4 @@ def _has(fingerprints: bytes, wanted: bytes) -> bool:
     return fingerprints[index * size : index * size + size] == wanted
 
 
-__all__ = ["CHANGES_MAX", "LedSegments", "new_segment_id"]
+__all__ = ["CHANGES_MAX", "Copies", "LedSegments"]

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from control_plane.archive.builder import SegmentBuilder
 from control_plane.archive.format import object_name
-from control_plane.archive.led_segments import new_segment_id
 from control_plane.archive.run_keys import delete_large, delete_runs, has_blobs, named_blobs
 from control_plane.archive.run_reader import BATCH_RUNS, RunReader, pages_of
 from control_plane.shared_blobs import blob_ids
@@ -110,7 +109,7 @@ class Packer:
             return 0.0
 
         # 1. The object.
-        name = new_segment_id()
+        name = self._segments.new_id()
         builder = SegmentBuilder()
         packed: list[RunKeys] = []
 
@@ -145,7 +144,7 @@ class Packer:
             taken, left[:BATCH_RUNS] = left[:BATCH_RUNS], []
             reads = await self._reader.read(taken)
             doubtful = [read.run.run_id for read in reads if read.run.listed and read.record is not None]
-            held = await self._segments.holding(doubtful) if doubtful else {}
+            held = (await self._segments.holding(doubtful)).found if doubtful else {}
 
             batch: list[RunKeys] = []
             for read in reads:

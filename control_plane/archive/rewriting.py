@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from control_plane.archive.builder import SegmentBuilder
 from control_plane.archive.format import decode_index, decode_list, object_name
-from control_plane.archive.led_segments import new_segment_id
 from control_plane.archive.whole_results import refers_to_journal, whole_results
 from stepflow.errors import NotFound
 from stepflow.store import KeyValue, keys
@@ -45,7 +44,7 @@ async def rewrite(blobs: BlobStore, segments: LedSegments, sources: Sequence[str
     Raises: FailedPrecondition `NOT_LEADING`; DataLoss: a source is damaged or gone; StepflowError.
     """
     # 1. The new object.
-    name = new_segment_id()
+    name = segments.new_id()
     builder = SegmentBuilder()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -98,7 +97,9 @@ class _Source:
         listed = await listed_runs(self._blobs, self._segments, self._name)
         assert tail is not None
         builder.add_named(tail.named_blobs)
-        bodies = sorted(((tail.body(each.number), each) for each in listed), key=lambda body: body[0].offset)
+        added = builder.run_ids  # a run that was packed twice
+        bodies = [(tail.body(each.number), each) for each in listed if each.run_id not in added]
+        bodies.sort(key=lambda body: body[0].offset)
         for group in _pieces(bodies):
             first, last = group[0][0], group[-1][0]
             if last.offset + last.bytes - first.offset > PIECE_BYTES:

@@ -2,7 +2,7 @@
 
 A client deletes a run with the key `deleted/<run id>` (`control_plane/deletion.py`). It hides the run from all readers
 at once, wherever a copy of it lies or is being written. The leader moves it into the manifests of the segments that
-have the run, and then deletes the key.
+have the run, and then deletes the key. The key stays while a segment that may have the run cannot be read.
 
 While the key exists no run of its id is packed, so it always means the copies in the segments. A new run of the same id
 may be admitted meanwhile: live runs are read from the store.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from control_plane.archive.run_keys import check_leading
+from stepflow.errors import DataLoss
 from stepflow.mesh.v1 import segments_pb2 as pb
 from stepflow.store import Delete, Txn, keys, modified_at, range_all
 
@@ -28,7 +29,9 @@ KEYS_PER_TXN = 100
 async def finish_deletions(store: Store, segments: LedSegments, fence: Compare) -> int:
     """Remove the copies of deleted runs from the segments, on behalf of the leader; return the number of runs.
 
-    Not while a run is being packed. Raises: FailedPrecondition `NOT_LEADING`; StepflowError.
+    Not while a run is being packed.
+
+    Raises: FailedPrecondition `NOT_LEADING`; DataLoss `SEGMENT_MISSING`: some deletions wait; StepflowError.
     """
     # 1. Find the copies.
     hidden = [item async for item in range_all(store, keys.DELETED)]
@@ -38,16 +41,21 @@ async def finish_deletions(store: Store, segments: LedSegments, fence: Compare) 
 
     # 2. Mark them in the manifests.
     numbers: dict[str, set[int]] = {}
-    for copies in held.values():
+    for copies in held.found.values():
         for name, number in copies:
             numbers.setdefault(name, set()).add(number)
     for name, removed in numbers.items():
         await segments.change({name: await _without(segments, name, removed)})
 
     # 3. Delete the keys, unless a later deletion has put one again.
-    for start in range(0, len(hidden), KEYS_PER_TXN):
-        await _delete_keys(store, fence, hidden[start : start + KEYS_PER_TXN])
-    return len(hidden)
+    ended = [item for item in hidden if keys.parse_deleted(item.key) not in held.unsure]
+    for start in range(0, len(ended), KEYS_PER_TXN):
+        await _delete_keys(store, fence, ended[start : start + KEYS_PER_TXN])
+    if held.unsure:
+        raise DataLoss(
+            "SEGMENT_MISSING", f"deletions of {len(held.unsure)} runs wait: a segment that may have them cannot be read"
+        )
+    return len(ended)
 
 
 async def _without(segments: LedSegments, name: str, removed: set[int]) -> pb.SegmentManifest:

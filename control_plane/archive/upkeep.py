@@ -7,7 +7,8 @@
 - Journals go earlier than runs: the segment is rewritten without them.
 - Small segments are merged, neighbours in time and similar in size, so that each run is copied a few times only. A
   segment of which most was deleted is rewritten.
-- Objects without a manifest are what crashes have left. They go when they are too old to be written at the moment.
+- Objects without a manifest are what crashes have left. They go when they are too old to be written at the moment, and
+  only those of this store: other meshes may share the blob store.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from control_plane.archive.led_segments import CHANGES_MAX
 from control_plane.archive.packer import SEGMENT_BYTES, SEGMENT_RUNS_MAX
 from control_plane.archive.rewriting import listed_runs, rewrite
 from control_plane.archive.run_keys import check_leading
-from stepflow.errors import DataLoss, NotFound
+from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.mesh.v1 import segments_pb2 as pb
-from stepflow.telemetry import get_logger
+from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,6 +105,11 @@ class Upkeep:
         except (DataLoss, NotFound) as error:  # readers meet the same; the others go on
             log.error("segments stay as they are", segments=sources, reason=error.reason, error=error.message)
             self._damaged.update(sources)
+        except StepflowError:
+            raise
+        except Exception as error:  # one segment must not hold up the others
+            log_defect(log, "segments stay as they are: rewriting failed by a defect", error, segments=sources)
+            self._damaged.update(sources)
         return True
 
     def _known(self) -> list[tuple[str, pb.SegmentManifest]]:
@@ -178,7 +184,7 @@ class Upkeep:
         return [], False
 
     async def delete_orphans(self, now_s: float | None = None) -> list[str]:
-        """Delete the objects that no manifest names, `ORPHAN_S` after they were written; return their names.
+        """Delete objects of this store without a manifest, `ORPHAN_S` after they were written; return their names.
 
         Raises: FailedPrecondition `NOT_LEADING`; StepflowError, of the blob store.
         """
@@ -187,7 +193,7 @@ class Upkeep:
         found = [
             name
             async for name, written_at_s in self._blobs.objects.dates(FOLDER)
-            if written_at_s < before_s and name not in self._segments.manifests
+            if written_at_s < before_s and name not in self._segments.manifests and self._segments.is_own(name)
         ]
         if not found:
             return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from stepflow.errors import DataLoss, NotFound
 from stepflow.mesh.v1 import journal_pb2, state_pb2
@@ -33,8 +34,11 @@ PARTS_INLINE_BYTES_MAX = 256 * 1024
 
 
 def refers_to_journal(value: bytes) -> bool:
-    """Return True if the results of a partition have parts."""
-    results = state_pb2.PartitionResults.FromString(value)
+    """Return True if the results of a partition have parts. What cannot be decoded refers to nothing."""
+    try:
+        results = state_pb2.PartitionResults.FromString(value)
+    except DecodeError:
+        return False
     return any(item.WhichOneof("outcome") in ("parts", "parts_blob") for item in results.items)
 
 
@@ -55,8 +59,8 @@ async def whole_results(
     for each in results.items:
         try:
             await _make_whole(each, _WholeResult(run_id, partition, value_of, blobs), blobs, run_id)
-        except (DataLoss, NotFound) as error:  # it could not be read before either
-            log.error("a result stays incomplete", run_id=run_id, item=each.item, error=error.message)
+        except (DataLoss, NotFound, DecodeError) as error:  # it could not be read before either
+            log.error("a result stays incomplete", run_id=run_id, item=each.item, error=str(error))
     return msgspec.structs.replace(item, value=results.SerializeToString())
 
 

@@ -38,6 +38,8 @@ PRESSURE = "pressure"
 SEGMENTS_HEAD = "segments-head"
 """Put with every change under `segments/`: its mod revision is the version of the set of segments."""
 
+SEGMENTS_MARK = "segments-mark"
+
 SEGMENTS_AND_HEAD = "segments"
 """Prefix of `segments/` and `segments-head`."""
 
@@ -216,6 +218,11 @@ def segment(segment_id: str) -> str:
 def segments_head() -> str:
     """The version of the set of segments."""
     return SEGMENTS_HEAD
+
+
+def segments_mark() -> str:
+    """The mark of this store in the ids of its segments."""
+    return SEGMENTS_MARK
 
 
 def deleted(run_id: str) -> str:

@@ -79,7 +79,7 @@ class Term:
         self.packer = Packer(store, blobs, self.segments, self.due_runs, fence, self.counters)
         self.upkeep = Upkeep(store, blobs, self.segments, policy, fence, self.counters)
         self._store = store
-        self._fence = fence
+        self.fence = fence
 
     async def begin(self) -> None:
         self.due_runs.begin()
@@ -88,11 +88,11 @@ class Term:
 
     async def work(self, now_ms: int = FAR_MS, *, before_ms: int = FAR_MS) -> None:
         """End the deletions, pack all that has ended, and keep the segments up."""
-        await finish_deletions(self._store, self.segments, self._fence)
+        await finish_deletions(self._store, self.segments, self.fence)
         while (oldest := self.due_runs.oldest_ms()) is not None and oldest <= before_ms:
             await self.packer.pack(before_ms, FAR_MS)
-            await finish_deletions(self._store, self.segments, self._fence)
-        await finish_deletions(self._store, self.segments, self._fence)
+            await finish_deletions(self._store, self.segments, self.fence)
+        await finish_deletions(self._store, self.segments, self.fence)
         while await self.upkeep.step(now_ms):
             pass
 

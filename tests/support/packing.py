@@ -26,6 +26,7 @@ from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import segments_pb2, state_pb2
 from stepflow.run import new_run
 from stepflow.store import Delete, Put, Txn, keys, range_all
+from stepflow.store.inline_bound import InlineBound
 from support.engine import World
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run_world(number: int, tree: dict[str, Any], **options: Any) -> RunWorld:
 class _Blobs:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
+        self.inline_bound = InlineBound()
 
     async def put_blob(self, run_id: str, content: bytes) -> str:
         return await self._blobs.put(content, scope=run_id)

@@ -36,8 +36,9 @@ subprocess.run([sys.executable, "-c", {CHILD!r}], env={{}})
 COMMAND = f"""
 import subprocess, sys
 from stepflow.cli import __main__ as cli
+from stepflow.cli.app import app
 
-@cli.app.command("look")
+@app.command("look")
 def look() -> None:
     subprocess.run([sys.executable, "-c", {CHILD!r}], env={{}})
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.archive import FAR_MS, AtStep, Crash, check_left, opened
 from support.corpus import CORPUS
-from support.packing import run_world, store_run
+from support.packing import manifest_of, publish, run_world, store_run
 
 from control_plane.archive import rewriting, upkeep
 from control_plane.archive.format import object_name
 from control_plane.archive.policy import RetentionPolicy
+from control_plane.archive.tombstones import finish_deletions
 from control_plane.deletion import delete_run
-from stepflow.errors import FailedPrecondition, Invalid, NotFound, Unavailable
-from stepflow.store import keys
+from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, Unavailable
+from stepflow.store import keys, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,10 +247,29 @@ def test_an_object_of_a_crash_goes_after_an_hour_and_a_known_one_never(world_of:
             async def content() -> Any:
                 yield b"half written"
 
-            await world.blobs.objects.write(object_name("1-lost"), content())
-            written_s = world.backend._dates[object_name("1-lost")]
+            lost = term.segments.new_id()
+            await world.blobs.objects.write(object_name(lost), content())
+            written_s = world.backend._dates[object_name(lost)]
             assert await term.upkeep.delete_orphans(written_s + 3590) == []
-            assert await term.upkeep.delete_orphans(written_s + 3610) == ["1-lost"]
+            assert await term.upkeep.delete_orphans(written_s + 3610) == [lost]
+            await world.glance()
+
+    within(work())
+
+
+def test_meshes_that_share_a_blob_store_keep_each_others_segments(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of() as world, world_of() as other:
+            other.backend = other.leaders.backend = world.backend
+            other.blobs = world.blobs
+            await world.fill()
+            await world.leaders.undisturbed()
+            objects = world.leaders.objects()
+
+            # The second store is empty: of another mesh, or of this one after its etcd was wiped.
+            term = await other.leaders.undisturbed()
+            assert await term.upkeep.delete_orphans(FAR_MS / 1000) == []
+            assert world.leaders.objects() == objects
             await world.glance()
 
     within(work())
@@ -301,6 +321,95 @@ def test_a_former_leader_changes_nothing(world_of: Any) -> None:
                 await former.upkeep.step(FAR_MS)
             assert refused.value.reason == "NOT_LEADING"
             assert await world.answers() == expected
+
+    within(work())
+
+
+def test_a_deleted_run_stays_gone_if_its_segment_cannot_be_read_for_a_moment(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of() as world:
+            await world.fill()
+            await world.leaders.undisturbed()
+            gone = world.run_ids[0]
+            await delete(world, gone)
+
+            contents = world.backend._blobs
+            path = next(path for path in contents if path.startswith("segments/"))
+            whole = contents[path]
+            for damaged in (None, (whole[0][:-1], whole[1])):
+                contents.pop(path)
+                if damaged is not None:
+                    contents[path] = damaged
+                term = await world.leaders.term()
+                await term.begin()
+                with pytest.raises((NotFound, DataLoss)):
+                    await finish_deletions(world.store, term.segments, term.fence)
+                contents[path] = whole
+                with pytest.raises(NotFound):
+                    await world.control.get_run(gone)
+
+            await world.leaders.undisturbed()
+            with pytest.raises(NotFound):
+                await world.control.get_run(gone)
+            assert not (await world.store.range(keys.DELETED)).items
+            await world.glance()
+
+    within(work())
+
+
+def test_a_run_in_two_segments_is_merged_into_one(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of() as world:
+            await pack_each(world, upkeep.MERGED - 1)
+            expected = await world.answers()
+            first = next(iter(await world.manifests()))
+            copy = f"{int(first[:13]) + 10**9:013d}{first[13:]}"
+            world.backend._blobs[object_name(copy)] = world.backend._blobs[object_name(first)]
+            await publish(world.store, {copy: await manifest_of(world.store, first)})
+            assert await world.answers() == expected
+
+            await world.leaders.undisturbed()
+            assert len(await world.manifests()) == 1
+            assert await world.answers() == expected
+
+    within(work())
+
+
+def test_a_run_that_cannot_be_decoded_does_not_keep_others_from_being_rewritten(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of(journals_s=3600.0) as world:
+            await world.fill()
+            await put(world.store, keys.results(world.run_ids[0], 0), b"\xff damaged")
+            await world.leaders.undisturbed(0)
+            await pack_each(world, 1, first=9)
+            await world.leaders.undisturbed(await last_end_ms(world) + 2 * HOUR_MS)
+            for run_id in world.run_ids:
+                assert not (await world.control.run_store.range(keys.journal_of_run(run_id))).items
+            kept = await world.control.run_store.get(keys.results(world.run_ids[0], 0))
+            assert kept is not None
+            assert kept.value == b"\xff damaged"
+
+    within(work())
+
+
+def test_a_defect_in_a_rewrite_holds_up_only_its_segments(world_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = upkeep.rewrite
+
+    async def work() -> None:
+        async with world_of(journals_s=3600.0) as world:
+            await pack_each(world, 2)
+            bad = min(await world.manifests())
+
+            async def fail(blobs: Any, segments: Any, sources: Any, **options: Any) -> str:
+                if bad in sources:
+                    raise AssertionError("a defect")
+                return await real(blobs, segments, sources, **options)
+
+            monkeypatch.setattr(upkeep, "rewrite", fail)
+            await world.leaders.undisturbed(await last_end_ms(world) + 2 * HOUR_MS)
+            stripped = {name: (await manifest_of(world.store, name)).stripped for name in await world.manifests()}
+            assert stripped.pop(bad) is False
+            assert list(stripped.values()) == [True]
 
     within(work())
 
