@@ -59,6 +59,27 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="stepflow-config.yml; its `retry` section is the default of runs without a retry policy",
     )
+    _add_retention(made)
+    made.add_argument(
+        "--formats-grace",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="time to update all control planes to this version before anything is written that earlier versions "
+        "cannot read; default: %(default)s",
+    )
+    made.add_argument(
+        "--etcd-quota-bytes",
+        type=int,
+        default=4 * 1024**3,
+        metavar="BYTES",
+        help="--quota-backend-bytes of etcd; above 40 %% of it admissions slow down, at 70 %% they end; default: 4 GiB",
+    )
+    process.add_value_memory(made)
+    return made
+
+
+def _add_retention(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--store-bytes-max",
         type=int,
@@ -101,23 +122,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="HOURS",
         help="keep a shared blob without references after its last put; default: %(default)s",
     )
-    made.add_argument(
-        "--formats-grace",
-        type=float,
-        default=600.0,
-        metavar="SECONDS",
-        help="time to update all control planes to this version before anything is written that earlier versions "
-        "cannot read; default: %(default)s",
-    )
-    made.add_argument(
-        "--etcd-quota-bytes",
-        type=int,
-        default=4 * 1024**3,
-        metavar="BYTES",
-        help="--quota-backend-bytes of etcd; above 40 %% of it admissions slow down, at 70 %% they end; default: 4 GiB",
-    )
-    process.add_value_memory(made)
-    return made
 
 
 def read_options(options: argparse.Namespace) -> ControlPlaneConfig:

@@ -3,7 +3,7 @@
 - Fed by the watch of `status/` that serves waiters, and by a list of `status/` when leadership begins and after each
   gap of the watch. The store holds only runs that live or linger, so the list is short.
 - A hint: the packer reads each run, and checks that it has ended.
-- The clock of an executor may be ahead: an end in the future counts as now, so that its run does not stay for long.
+- A clock that is ahead of this one, of an executor, counts as this one: its runs linger no longer than others.
 - A run of several partitions is here while none of those that were seen is running; the reader finds out if there are
   others.
 """

@@ -292,7 +292,7 @@ def _key(value: Any) -> Any:
 
 
 class _Adoption:
-    """One schema on its way into a scope."""
+    """One schema that is added to a scope."""
 
     def __init__(self, scope: TypeScope, schema: Any, definitions: Mapping[str, Any], shared: dict[str, str]) -> None:
         """Take a schema. `shared`: names in the scope of the references to `definitions`, kept between schemas."""

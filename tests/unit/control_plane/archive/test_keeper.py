@@ -70,15 +70,8 @@ def test_neither_endless_packing_nor_a_failing_upkeep_keeps_the_other_work_waiti
 def test_work_that_was_closed_is_not_told_as_a_task_that_ended() -> None:
     async def work() -> None:
         store = await SqliteStore.open(":memory:")
-        keeper = ArchiveKeeper(
-            store,
-            BlobStore.open("memory://"),
-            Formats(store),
-            DueRuns(),
-            RetentionPolicy(),
-            lambda: None,
-            StoreMeter(store),
-        )
+        blobs, meter = BlobStore.open("memory://"), StoreMeter(store)
+        keeper = ArchiveKeeper(store, blobs, Formats(store), DueRuns(), RetentionPolicy(), lambda: None, meter)
         keeper.start()
         assert keeper.ended() == []
         await keeper.close()
