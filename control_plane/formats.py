@@ -4,8 +4,8 @@
   after a grace, in which a rolling update replaces all control planes.
 - Until then nothing is packed into segments, and new runs get the engine version and the results that older versions
   read.
-- Every replica follows the key. Its clock decides, and never goes back, so replicas may differ by the difference of their clocks; each of
-  them reads all formats at any time.
+- Every replica follows the key. Its clock decides, and never goes back, so replicas may differ by the difference of
+  their clocks; each of them reads all formats at any time.
 """
 
 from __future__ import annotations

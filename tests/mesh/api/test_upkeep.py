@@ -439,7 +439,8 @@ def test_a_run_that_cannot_be_decoded_does_not_keep_others_from_being_rewritten(
             for run_id in world.run_ids:
                 assert not (await world.control.run_store.range(keys.journal_of_run(run_id))).items
             kept = await world.control.run_store.get(keys.results(world.run_ids[0], 0))
-            assert kept is not None and kept.value == b"\xff damaged"
+            assert kept is not None
+            assert kept.value == b"\xff damaged"
 
     within(work())
 
