@@ -66,9 +66,12 @@ async def signal(
             "have received some",
         )
 
-    # 3. Make the message; a large payload is durable in the blob store first.
+    # 3. Make the message; a large payload is durable in the blob store first, unless the run has ended: it would stay.
+    large = len(payload) > INLINE_BYTES_MAX
+    if large and await _not_ended_or_taken(store, record, run_id, item, signal_id and identity) is None:
+        return identity
     message = state_pb2.InboxMessage(item=item, signal=pb.Signal(name=name))
-    if len(payload) > INLINE_BYTES_MAX:
+    if large:
         message.signal.payload.blob = await blobs.put(payload, scope=run_id)
         message.signal.payload.blob_bytes = len(payload)
     else:
@@ -77,18 +80,29 @@ async def signal(
     # 4. Put it, while the item's partition has not ended.
     put = Put(key, message.SerializeToString())
     for _ in range(TRIES_MAX):
-        try:
-            not_ended = await _not_ended(store, record, run_id, item)
-        except FailedPrecondition:
-            if signal_id and await _was_taken(store, record, run_id, item, identity):
-                return identity
-            raise
-
+        not_ended = await _not_ended_or_taken(store, record, run_id, item, signal_id and identity)
+        if not_ended is None:
+            return identity
         compares = (absent(key), present(keys.run(run_id)), not_ended)
         result = await store.txn(Txn(compares, (put,), (Get(key),)))
         if result.succeeded or result.responses[0] is not None:
             return identity
     raise Conflict("SIGNAL_RACED", f"run {run_id} changed during all {TRIES_MAX} tries to signal it; try again")
+
+
+async def _not_ended_or_taken(
+    store: Store, record: state_pb2.RunRecord, run_id: str, item: int, signal_id: str
+) -> Compare | None:
+    """Return the compare that holds while the item's partition has not ended; None if it took the signal before.
+
+    Raises: FailedPrecondition `RUN_ENDED`.
+    """
+    try:
+        return await _not_ended(store, record, run_id, item)
+    except FailedPrecondition:
+        if signal_id and await _was_taken(store, record, run_id, item, signal_id):
+            return None
+        raise
 
 
 async def _not_ended(store: Store, record: state_pb2.RunRecord, run_id: str, item: int) -> Compare:

@@ -16,6 +16,7 @@ from control_plane.archive.format import object_name
 from control_plane.archive.policy import RetentionPolicy
 from control_plane.archive.tombstones import finish_deletions
 from control_plane.deletion import delete_run
+from control_plane.signals import signal
 from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, Unavailable
 from stepflow.store import keys, put
 
@@ -201,6 +202,20 @@ def test_a_run_that_got_the_id_of_an_expiring_one_keeps_its_blobs(world_of: Any)
                 pass
             assert len(await world.manifests()) == 1
             assert await world.answers([again.run_id, packed_again.run_id]) == expected
+
+    within(work())
+
+
+def test_a_large_signal_to_an_ended_run_leaves_no_blob(world_of: Any) -> None:
+    async def work() -> None:
+        async with world_of() as world:
+            await world.fill("chain")
+            for _ in ("in the store", "packed"):
+                with pytest.raises(FailedPrecondition) as refused:
+                    await signal(world.control.run_store, world.blobs, world.run_ids[0], "go", b'"%s"' % (b"x" * 9000))
+                assert refused.value.reason == "RUN_ENDED"
+                assert scopes(world) == set()
+                await world.leaders.undisturbed(0)
 
     within(work())
 
