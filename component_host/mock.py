@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from stepflow.config import MockPlugin
 
 
+def mock_components(config: MockPlugin) -> list[ComponentInfo]:
+    """Return the components of a plugin of type `mock`."""
+    return [
+        ComponentInfo(path, path, None, component.input_schema, component.output_schema)
+        for path, component in config.components.items()
+    ]
+
+
 class MockBackend:
     """One plugin of type `mock`."""
 
@@ -26,12 +34,7 @@ class MockBackend:
         self.name = context.name
         self.health = ServerHealth(context.listing_changed)
         self._components = config.components
-        self._listing = BackendListing(
-            [
-                ComponentInfo(path, path, None, component.input_schema, component.output_schema)
-                for path, component in config.components.items()
-            ]
-        )
+        self._listing = BackendListing(mock_components(config))
 
     async def start(self) -> None:
         pass

@@ -152,6 +152,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from control_plane.drains import Drains
     from control_plane.live_events import LiveEvents
     from control_plane.room import Room
+    from control_plane.store_meter import StoreMeter
     from stepflow.store.blobs import BlobStore
     from stepflow.vital import Vitals
 
@@ -168,11 +169,19 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
-        archive = ArchiveKeeper(store, blobs, control.formats, control.due_runs, config.retention, control.leadership)
+        meter = StoreMeter(store)
+        archive = ArchiveKeeper(
+            store, blobs, control.formats, control.due_runs, config.retention, control.leadership, meter
+        )
         stack.push_async_callback(archive.close)
         archive.start()
         room = Room(
-            store, control.activity, control.leadership, config.etcd_quota_bytes, packing=lambda: archive.counters
+            store,
+            meter,
+            control.activity,
+            control.leadership,
+            config.etcd_quota_bytes,
+            packing=lambda: archive.counters,
         )
         stack.push_async_callback(room.close)
         room.start()

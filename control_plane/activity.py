@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from stepflow.store import keys
 
@@ -21,23 +21,6 @@ if TYPE_CHECKING:
 WINDOW_S = 60
 
 _FIRST_PARTITION = keys.status("_", 0).removeprefix(keys.status_of_run("_"))
-
-
-class PackingCounters(Protocol):
-    """What the leader counts while it packs ended runs."""
-
-    segments: int
-    segment_runs: int
-    segment_bytes: int
-    """Segments in the blob store, with their runs and bytes."""
-    packed_bytes: int
-    """Bytes of runs that were packed and left the store, in total since the start of the process."""
-    trouble: str
-    """Why the last try to pack failed; empty if it did not."""
-
-    def lag_s(self) -> float:
-        """Return for how long the oldest run that is due has been due; 0 if none is."""
-        ...
 
 
 class RateCounter:
@@ -105,4 +88,4 @@ class Activity:
         return (last - first) / max(1.0, last_s - first_s)
 
 
-__all__ = ["Activity", "PackingCounters", "RateCounter"]
+__all__ = ["Activity", "RateCounter"]

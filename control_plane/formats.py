@@ -1,6 +1,6 @@
 """The formats gate: from when on the mesh may write what only newer versions can read.
 
-- The leader writes the key `formats` once. In a store without runs it holds at once; in a store with runs from before,
+- The leader writes the key `formats` once. In a new store it holds at once; in a store that earlier versions have used,
   after a grace, in which a rolling update replaces all control planes.
 - Until then nothing is packed into segments, and new runs get the engine version and the results that older versions
   read.
@@ -63,19 +63,20 @@ class Formats:
     async def announce(self, fence: Compare, grace_s: float) -> None:
         """Write the key on behalf of a leader, if it does not exist.
 
-        `grace_s`: time for the update of the other replicas, in a store that has runs.
+        `grace_s`: time for the update of the other replicas, in a store that earlier versions have used. Such a store
+        has runs, or the index by age of an earlier leader: this version completes it only after this call.
 
         Raises: FailedPrecondition `NOT_LEADING`; StepflowError.
         """
         key = keys.formats()
-        reads = (Get(key), Range(keys.RUNS, limit=1), Get(keys.segments_head()))
-        existing, runs, packed = (await self._store.txn(Txn((), reads))).responses
+        reads = (Get(key), Range(keys.RUNS, limit=1), Get(keys.BY_AGE_COMPLETE), Get(keys.segments_head()))
+        existing, runs, *used = (await self._store.txn(Txn((), reads))).responses
         if isinstance(existing, KeyValue):
             self._on_list([existing])
             return
 
         assert isinstance(runs, Page)
-        fresh = not runs.items and packed is None
+        fresh = not runs.items and used == [None, None]
         value = formats_pb2.Formats(
             level=FORMATS_LEVEL, since_ms=0 if fresh else self._now_ms() + round(grace_s * 1000)
         )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from control_plane.compaction import Compaction
 from control_plane.pressure import QUOTA_BYTES_DEFAULT, AdmissionPressure
-from control_plane.store_meter import StoreMeter
 from stepflow.codec import INLINE_BYTES_MAX
 from stepflow.errors import StepflowError
 from stepflow.mesh.v1 import cluster_pb2, pressure_pb2
@@ -26,7 +25,9 @@ from stepflow.vital import ended, keep_running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from control_plane.activity import Activity, PackingCounters
+    from control_plane.activity import Activity
+    from control_plane.archive.counters import ArchiveCounters
+    from control_plane.store_meter import StoreMeter
     from stepflow.store import Compare, Store
 
 log = get_logger(__name__)
@@ -54,14 +55,15 @@ class Room:
     def __init__(
         self,
         store: Store,
+        meter: StoreMeter,
         activity: Activity,
         leadership: Callable[[], Compare | None],
         quota_bytes: int = QUOTA_BYTES_DEFAULT,
-        packing: Callable[[], PackingCounters | None] = lambda: None,
+        packing: Callable[[], ArchiveCounters | None] = lambda: None,
     ) -> None:
         self.activity = activity
-        self.meter = StoreMeter(store)
-        self.admission = AdmissionPressure(self.meter, quota_bytes, lambda: activity.runs_out.per_s(RUNS_OUT_WINDOW_S))
+        self.meter = meter
+        self.admission = AdmissionPressure(meter, quota_bytes, lambda: activity.runs_out.per_s(RUNS_OUT_WINDOW_S))
         self._store = store
         self._leadership = leadership
         self._quota_bytes = quota_bytes
@@ -83,8 +85,9 @@ class Room:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            task, self._task = self._task, None  # no health check misses a task that ends on purpose
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -117,7 +120,7 @@ class Room:
         if size is not None:
             await self._tell(fence, now_s, size.in_use, packing)
 
-    async def _tell(self, fence: Compare, now_s: float, bytes_in_use: int, packing: PackingCounters | None) -> None:
+    async def _tell(self, fence: Compare, now_s: float, bytes_in_use: int, packing: ArchiveCounters | None) -> None:
         """Write the key `pressure` if it has changed."""
         if self._told is None:
             self._told = await self._read()

@@ -57,8 +57,8 @@ class StoreMeter:
         except Forbidden:
             if not self._warned:
                 log.warning(
-                    "etcd tells its size to root alone and serves no metrics: admissions are not slowed down when it "
-                    "gets full; only --store-bytes-max keeps room"
+                    "etcd tells its size to root alone and serves no metrics: while it fills, admissions do not slow "
+                    "down, and ended runs stay in it for the whole --linger"
                 )
             self._warned = True
         except StepflowError as error:  # not raised: if the store fails, the write of the run reports it

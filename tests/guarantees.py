@@ -165,6 +165,8 @@ DEATHS = (
         "that version are read.",
         (
             "mesh/recovery/test_rolling_update.py::test_an_update_from_the_last_version_one_process_at_a_time_loses_and_repeats_nothing",
+            "mesh/recovery/test_upgrade.py::test_runs_from_before_are_packed_after_the_grace_while_the_mesh_works_and_read_alike",
+            "mesh/recovery/test_upgrade.py::test_old_and_new_control_planes_answer_alike_within_the_grace_and_the_update_can_be_taken_back",
             "mesh/recovery/test_old_stores.py::test_the_keys_of_an_earlier_mesh_are_read_alike_and_its_live_runs_end_alike",
             "mesh/recovery/test_old_stores.py::test_a_folder_of_an_earlier_version_is_listed_shown_and_its_interrupted_runs_end_alike",
             "unit/run/test_recorded_journals.py::test_a_recorded_journal_is_replayed_to_the_same_state_and_continued_to_the_same_end",

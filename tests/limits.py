@@ -195,6 +195,14 @@ SCHEMAS = (
     ),
     Limit("Warnings of one flow", "stepflow/flow WARNINGS_MAX", "The rest is left out"),
     Limit("Errors and fatal diagnostics of one flow", "stepflow/flow BLOCKING_MAX", "The rest is left out"),
+    Limit("Findings of one type check", "stepflow/flow FINDINGS_MAX", "The rest is left out"),
+    Limit("Nodes of a type", "stepflow/flow TYPE_NODES_MAX", "The type is unknown"),
+    Limit("Alternatives of a type", "stepflow/flow ALTERNATIVES_MAX", "The type is unknown"),
+    Limit("Alternatives of a made union", "stepflow/flow UNION_MAX", "Their common `type`, or unknown"),
+    Limit("Definitions of one type check", "stepflow/flow DEFINITIONS_MAX", "Further references are unknown"),
+    Limit("Work of one type check, in units", "stepflow/flow WORK_MAX", "Further types are unknown; 500 more a step"),
+    Limit("Depth of literal flows in a type check", "stepflow/flow INNER_DEPTH_MAX", "Deeper ones are unknown"),
+    Limit("Literal flows in a type check", "stepflow/flow INNER_FLOWS_MAX", "Further ones are unknown"),
 )
 
 FLOWS = (
@@ -424,6 +432,9 @@ EXEMPT = {
         "stepflow/flow MESSAGE_CHARS_MAX",
         "stepflow/flow NOTES_MAX",
         "stepflow/flow LOOKUPS_MAX",
+        "stepflow/flow PROBLEMS_MAX",
+        "stepflow/flow CONST_CHARS_MAX",
+        "stepflow/flow TEXT_CHARS_MAX",
         "stepflow/rpc ERROR_TEXT_BYTES_MAX",
         "stepflow/rpc ERROR_DETAIL_CHARS_MAX",
         "stepflow/rpc ERROR_DETAILS_MAX",

@@ -14,6 +14,11 @@ def _object(required: list[str], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
+def _output(required: list[str], **properties: Any) -> dict[str, Any]:
+    """Return the schema of an output with these members and no others: a path to another one is an error of a flow."""
+    return {**_object(required, **properties), "additionalProperties": False}
+
+
 def _one_of_type(*types: str, description: str) -> dict[str, Any]:
     return {"type": list(types), "description": description}
 
@@ -22,7 +27,7 @@ _ANY: dict[str, Any] = {}
 _COUNT = {"type": "integer", "minimum": 0}
 _BLOB_ID = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$", "description": "SHA-256 of the content, in hexadecimal"}
 _FLOW = {"type": "object", "description": "A flow; wrap it in `$literal`, or the outer flow evaluates its expressions"}
-_MESSAGE = _object(
+_MESSAGE = _output(
     ["role", "content"],
     role={"type": "string", "enum": ["system", "user", "assistant"]},
     content={"type": "string"},
@@ -35,6 +40,7 @@ _FLOW_RESULT = {
         "error": _object(["code", "message"], code={"type": "string"}, message={"type": "string"}, data=_ANY),
     },
     "required": ["outcome"],
+    "additionalProperties": False,
 }
 
 BUILTINS = (
@@ -44,7 +50,7 @@ BUILTINS = (
         "/sleep",
         "Waits; holds no slot meanwhile and survives a restart.",
         _object(["duration_ms"], duration_ms=_COUNT, passthrough={"description": "Returned with the duration"}),
-        _object(["duration_ms"], duration_ms=_COUNT, passthrough=_ANY),
+        _output(["duration_ms"], duration_ms=_COUNT, passthrough=_ANY),
     ),
     ComponentInfo(
         "/wait_for_signal",
@@ -55,7 +61,7 @@ BUILTINS = (
             name={"type": "string", "minLength": 1, "maxLength": 128},
             timeout_ms={**_COUNT, "description": "Default: no timeout"},
         ),
-        _object(
+        _output(
             ["payload", "timed_out"],
             payload={"description": "Payload of the signal; null after the timeout"},
             timed_out={"type": "boolean"},
@@ -70,7 +76,7 @@ BUILTINS = (
             user_prompt={"type": "string"},
             system_instructions=_one_of_type("string", "null", description="Becomes the first message"),
         ),
-        _object(["messages"], messages={"type": "array", "items": _MESSAGE}),
+        _output(["messages"], messages={"type": "array", "items": _MESSAGE}),
     ),
     ComponentInfo(
         "/openai",
@@ -84,7 +90,7 @@ BUILTINS = (
             max_tokens={"type": ["integer", "null"], "minimum": 1},
             api_key={"type": ["string", "null"], "description": "Default: the operator's key", "is_secret": True},
         ),
-        _object(
+        _output(
             ["response", "message", "finish_reason", "usage", "model", "id"],
             response={"type": "string", "description": "Text of the first choice; empty if it only calls tools"},
             message={"type": "object", "description": "The first choice's message, with `tool_calls`"},
@@ -100,14 +106,14 @@ BUILTINS = (
         "/put_blob",
         "Stores a JSON value and returns its id.",
         _object(["data", "blob_type"], data=_ANY, blob_type={"type": "string", "enum": ["data", "flow", "binary"]}),
-        _object(["blob_id"], blob_id=_BLOB_ID),
+        _output(["blob_id"], blob_id=_BLOB_ID),
     ),
     ComponentInfo(
         "/get_blob",
         "/get_blob",
         "Returns a stored JSON value.",
         _object(["blob_id"], blob_id=_BLOB_ID),
-        _object(["data"], data=_ANY),
+        _output(["data"], data=_ANY),
     ),
     ComponentInfo(
         "/load_file",
@@ -118,10 +124,10 @@ BUILTINS = (
             path={"type": "string", "description": "Relative to the working directory"},
             format={"type": ["string", "null"], "enum": ["json", "yaml", "text", None]},
         ),
-        _object(
+        _output(
             ["data", "metadata"],
             data=_ANY,
-            metadata=_object(
+            metadata=_output(
                 ["resolved_path", "size_bytes", "format"],
                 resolved_path={"type": "string"},
                 size_bytes=_COUNT,
@@ -134,7 +140,7 @@ BUILTINS = (
         "/eval",
         "Runs a stored flow on one input.",
         _object(["flow_id", "input"], flow_id=_BLOB_ID, input=_ANY),
-        _object(["result", "run_id"], result=_FLOW_RESULT, run_id={"type": "string"}),
+        _output(["result", "run_id"], result=_FLOW_RESULT, run_id={"type": "string"}),
     ),
     ComponentInfo(
         "/map",
@@ -146,7 +152,7 @@ BUILTINS = (
             items={"type": "array"},
             max_concurrency={"type": ["integer", "null"], "minimum": 1, "description": "Items in flight at once"},
         ),
-        _object(
+        _output(
             ["results", "successful", "failed"],
             results={"type": "array", "items": _FLOW_RESULT},
             successful=_COUNT,
@@ -163,7 +169,7 @@ BUILTINS = (
             initial_input=_ANY,
             max_iterations={"type": "integer", "minimum": 0, "default": 1000},
         ),
-        _object(
+        _output(
             ["result", "iterations", "terminated"],
             result=_ANY,
             iterations=_COUNT,

@@ -13,8 +13,8 @@ from control_plane.api.submissions import Submissions
 from control_plane.api.values import Values
 from control_plane.catalog import Catalog
 from control_plane.events import Events
-from control_plane.pressure import QUOTA_BYTES_DEFAULT
 from control_plane.room import Room
+from control_plane.store_meter import StoreMeter
 from stepflow.mesh.v1 import (
     blobs_pb2,
     blobs_pb2_grpc,
@@ -67,14 +67,12 @@ class ApiServer:
         health: ProcessHealth | None = None,
         live: LiveSource | None = None,
         drainer: Drainer | None = None,
-        quota_bytes: int = QUOTA_BYTES_DEFAULT,
         value_bytes_max: int = 0,
         room: Room | None = None,
     ) -> None:
         """`live`: source of live events; without it followers see durable events only. `drainer`: without it drains
-        are refused. `quota_bytes`: quota of etcd; other stores have none. `value_bytes_max`:
-        memory for the large values of all calls; 0 for a share of what the process has. `room`: of the store, if it
-        is looked after.
+        are refused. `value_bytes_max`: memory for the large values of all calls; 0 for a share of what the process
+        has. `room`: without it the room of the store is measured, and nothing else is done for it.
         """
         values = Values(blobs)
         catalog = Catalog(store)
@@ -87,7 +85,7 @@ class ApiServer:
             value_budget=self.value_budget,
             large_requests=LARGE_REQUESTS,
         )
-        room = room or Room(store, control.activity, control.leadership, quota_bytes)
+        room = room or Room(store, StoreMeter(store), control.activity, control.leadership)
         runs = RunsServicer(
             control,
             control.run_store,

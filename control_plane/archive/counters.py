@@ -13,7 +13,7 @@ class ArchiveCounters:
     packed_runs: int = 0
     """Runs packed, and their keys deleted."""
     packed_bytes: int = 0
-    """Bytes of the segments written with them."""
+    """Bytes of the segments that were written with these runs."""
     expired_runs: int = 0
     """Runs removed by age or by the bound on bytes."""
     segments: int = 0

@@ -21,11 +21,15 @@ from stepflow.telemetry import get_logger
 from stepflow.vital import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from stepflow.store import KeyValue, Store, StoreEvent
 
 log = get_logger(__name__)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class DueRun(NamedTuple):
@@ -41,9 +45,10 @@ class DueRun(NamedTuple):
 class DueRuns:
     """Collects while `collecting`; otherwise it stays empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ms: Callable[[], int] = _now_ms) -> None:
         self.stale = True
         """The watch may have missed changes: list the statuses."""
+        self._now_ms = now_ms
         self._collecting = False
         self._listed_revision = 0
         """What was written up to it may have been packed by a former leader, however late the watch tells of it."""
@@ -152,7 +157,7 @@ class DueRuns:
                 return run_id, created_at_ms
             del self._running[run_id]
 
-        ended_at_ms = min(status.completed_at_ms, time.time_ns() // 1_000_000)
+        ended_at_ms = min(status.completed_at_ms, self._now_ms())
         self._add(DueRun(run_id, created_at_ms, ended_at_ms, item.mod_revision <= self._listed_revision))
         return run_id, created_at_ms
 

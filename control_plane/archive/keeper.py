@@ -20,7 +20,7 @@ from control_plane.archive.tombstones import finish_deletions
 from control_plane.archive.upkeep import Upkeep
 from control_plane.run_index import RunIndex
 from control_plane.shared_blobs import sweep_shared_blobs
-from stepflow.errors import Forbidden, StepflowError
+from stepflow.errors import StepflowError
 from stepflow.store import keys, range_all
 from stepflow.telemetry import get_logger, log_defect
 from stepflow.vital import ended
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from control_plane.archive.due_runs import DueRuns
     from control_plane.archive.policy import RetentionPolicy
     from control_plane.formats import Formats
+    from control_plane.store_meter import StoreMeter
     from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
 
@@ -57,7 +58,6 @@ UPKEEP_PIECES = 4
 """Pieces of upkeep between two looks at what is due for packing."""
 
 HOURLY_S = 3600.0
-SIZE_INTERVAL_S = 2.0
 
 
 class ArchiveKeeper:
@@ -71,6 +71,7 @@ class ArchiveKeeper:
         due_runs: DueRuns,
         policy: RetentionPolicy,
         leadership: Callable[[], Compare | None],
+        meter: StoreMeter,
     ) -> None:
         self.counters = ArchiveCounters()
         self._store = store
@@ -79,7 +80,7 @@ class ArchiveKeeper:
         self._due_runs = due_runs
         self._policy = policy
         self._leadership = leadership
-        self._size = _StoreSize(store)
+        self._meter = meter
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -91,8 +92,9 @@ class ArchiveKeeper:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            task, self._task = self._task, None  # no health check misses a task that ends on purpose
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -121,7 +123,8 @@ class ArchiveKeeper:
 
         # 2. Do it.
         while self._leadership() == fence:
-            self.counters.linger_s = self._policy.linger_at(await self._size.bytes())
+            size = await self._meter.read()
+            self.counters.linger_s = self._policy.linger_at(0 if size is None else size.in_use)
             await term.tick()
             await asyncio.sleep(TICK_S)
 
@@ -244,28 +247,6 @@ class _Term:
         oldest_ms = self._due_runs.oldest_ms()
         due_ms = 0 if oldest_ms is None else oldest_ms + round(1000 * counters.linger_s)
         counters.oldest_due_ms = due_ms if due_ms and due_ms <= _now_ms() else 0
-
-
-class _StoreSize:
-    """The size of the store in use, measured now and then; 0 for a store that does not tell."""
-
-    def __init__(self, store: Store) -> None:
-        self._status: Callable[[], Awaitable[object]] | None = getattr(store, "status", None)
-        self._bytes = 0
-        self._measured_at_s = 0.0
-
-    async def bytes(self) -> int:
-        if self._status is None:
-            return 0
-        if time.monotonic() - self._measured_at_s >= SIZE_INTERVAL_S:
-            self._measured_at_s = time.monotonic()
-            try:
-                self._bytes = getattr(await self._status(), "size_in_use_bytes", 0)
-            except Forbidden:  # `quota` tells of it
-                self._status = None
-            except StepflowError as error:
-                log.info("size of the store not known", reason=error.reason)
-        return self._bytes
 
 
 def _now_ms() -> int:

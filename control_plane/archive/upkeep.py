@@ -196,7 +196,7 @@ class Upkeep:
         return [], False
 
     async def delete_orphans(self, now_s: float | None = None) -> list[str]:
-        """Delete objects of this store that no manifest names, `ORPHAN_S` after they were written; return their names.
+        """Delete objects of this store without a manifest, `ORPHAN_S` after they were written; return their names.
 
         Raises: FailedPrecondition `NOT_LEADING`; StepflowError, of the blob store.
         """

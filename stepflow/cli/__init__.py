@@ -6,6 +6,8 @@
 - `options`: the shared options.
 - `strict`: commands that refuse options and arguments that are given but empty.
 - `input/`: reading flows, configs, inputs and values.
+- `flow_types`: the types of a flow under a config.
+- `yaml_edits`: edits of a YAML text that keep the rest of it.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.
 - `console`: messages on stderr, results on stdout, exit codes.

@@ -15,7 +15,7 @@ import typer
 
 from stepflow import __version__, process_privacy, telemetry
 from stepflow.cli import console
-from stepflow.cli.commands import cluster, components, dev, flows, init, run, runs, submit, test, validate
+from stepflow.cli.commands import cluster, components, dev, flows, infer, init, run, runs, submit, test, validate
 from stepflow.cli.strict import StrictTyper
 from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.standard_streams import StdoutUnwritable, prepare_streams
@@ -33,6 +33,7 @@ app = StrictTyper(
 
 app.command("init")(init.init)
 app.command("validate")(validate.validate)
+app.command("infer")(infer.infer)
 app.command("test")(test.run_tests)
 app.command("list-components")(components.list_components)
 app.command("run")(run.run)

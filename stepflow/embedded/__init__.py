@@ -1,6 +1,7 @@
 """Runs without a mesh: all parts in one process over SQLite.
 
 - `mesh`: control plane, executor and host over one store.
+- `known_components`: schemas of components, without a server if possible.
 - `runs_folder`: the folder of the runs of this machine.
 - `pauses`: the time in which no process drives a run.
 - `run_files`: the files of a run in that folder, and its lock.

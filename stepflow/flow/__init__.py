@@ -14,6 +14,7 @@ From trees to a `Flow`:
 
 Checks and changes of a `Flow`:
 - `validate`: static checks.
+- `types/`: types of expressions, and whether they fit.
 - `overrides`: changes for a single run.
 - `canonical`: the normalised document, and the flow id.
 
@@ -31,6 +32,7 @@ For all of these:
 - `schema_cost`, `schema_graph`: the maximal cost of such a check.
 - `source`: errors in documents.
 - `diagnostics`: findings about a flow.
+- `silence`: warnings that a flow's author has silenced.
 
 Pure: no I/O, no clock, no randomness, and no knowledge of the engine. Text libraries are imported on first use.
 """

@@ -6,7 +6,7 @@ extend the public list, for example with the remarks of parsing on unread member
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _CODES: dict[int, tuple[str, Level]] = {
     1002: ("missingFlowDescription", "warning"),
     1003: ("unvalidatedFieldAccess", "warning"),
     1004: ("missingVariableSchema", "warning"),
+    1101: ("typeCheckIndeterminate", "warning"),
     1200: ("noPluginsConfigured", "warning"),
     1201: ("noRoutingRulesConfigured", "warning"),
     1202: ("unusedPlugin", "warning"),
@@ -30,6 +31,8 @@ _CODES: dict[int, tuple[str, Level]] = {
     2003: ("invalidSubflowLiteral", "error"),
     2004: ("undefinedVariable", "error"),
     2005: ("undefinedRequiredVariable", "error"),
+    2100: ("typeMismatch", "error"),
+    2101: ("unknownPropertyInPath", "error"),
     2200: ("invalidRouteReference", "error"),
     2500: ("invalidComponent", "error"),
     3000: ("duplicateStepId", "fatal"),
@@ -48,6 +51,8 @@ class Diagnostic:
     formatted: str
     path: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    severity: Level | None = None
+    """The level, if it is not that of the code: a type that may not fit is a warning, and `--strict` makes errors."""
 
     def __post_init__(self) -> None:
         assert self.code in _CODES
@@ -58,7 +63,7 @@ class Diagnostic:
 
     @property
     def level(self) -> Level:
-        return _CODES[self.code][1]
+        return self.severity or _CODES[self.code][1]
 
     @property
     def experimental(self) -> bool:
@@ -96,6 +101,12 @@ class Diagnostics:
 
     def __add__(self, more: Iterable[Diagnostic]) -> Diagnostics:
         return Diagnostics((*self.items, *more))
+
+    def strict(self) -> Diagnostics:
+        """Return the findings with errors in place of warnings."""
+        return Diagnostics(
+            tuple(replace(item, severity="error") if item.level == "warning" else item for item in self.items)
+        )
 
     @property
     def num_fatal(self) -> int:

@@ -8,6 +8,7 @@ since protobuf's JSON values have only doubles.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stepflow import codec
@@ -17,6 +18,7 @@ from stepflow.flow.diagnostics import Diagnostic
 from stepflow.flow.document import Format, Tree, parse_tree
 from stepflow.flow.members import as_integer
 from stepflow.flow.model import FAIL, Flow, FlowInvalid, OnError, Step
+from stepflow.flow.silence import silence_of
 from stepflow.flow.source import DocumentInvalid, describe
 from stepflow.flow.syntax import ExpressionInvalid, parse_expression, suggestion, unparse
 from stepflow.flow.yaml_reader import ComplexKey
@@ -115,7 +117,7 @@ class _FlowReader(DeclarationReader):
 
         self.note_unread(tree, (), _FLOW_MEMBERS, _FLOW_LEGACY, tolerated=("schema",))
 
-        return Flow(
+        flow = Flow(
             name=self.text(tree, "name", ()),
             description=self.text(tree, "description", ()),
             version=self.version(tree),
@@ -127,8 +129,9 @@ class _FlowReader(DeclarationReader):
                 self.example(one, ("examples", i)) for i, one in enumerate(self.listing(tree, "examples", ()))
             ),
             metadata=self.mapping(tree, "metadata", ()),
-            warnings=self.all_warnings(),
         )
+        warnings = tuple(silence_of(flow).without_silenced(self.all_warnings()))
+        return replace(flow, warnings=warnings) if warnings else flow
 
     def version(self, tree: dict[str, Any]) -> str | None:
         version = tree.get("version")

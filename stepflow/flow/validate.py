@@ -16,6 +16,7 @@ from stepflow.flow.diagnostics import Diagnostic, Diagnostics
 from stepflow.flow.model import Flow, FlowInvalid, Step
 from stepflow.flow.parse import flow_from_tree
 from stepflow.flow.schema import InputValidator
+from stepflow.flow.silence import silence_of
 from stepflow.flow.variables import VariableSpecs
 from stepflow.json_problems import json_path
 
@@ -39,7 +40,7 @@ _OUTPUT_NAME = "workflow_output"
 
 def validate_flow(flow: Flow) -> Diagnostics:
     """Check a flow. The warnings of parsing (`flow.warnings`) are not repeated."""
-    return Diagnostics(tuple(_bounded(_Checker(flow).run())))
+    return Diagnostics(tuple(_bounded(silence_of(flow).without_silenced(_Checker(flow).run()))))
 
 
 def _bounded(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:

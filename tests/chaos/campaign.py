@@ -1,9 +1,10 @@
 """A long campaign of faults against a mesh under load: `make chaos MINUTES=10 SEED=7`.
 
 The seed determines the load and the faults: their targets, order and durations; their exact timing depends on the
-machine. Concurrently, users run flows of every kind and compare the results. At the end every fault is healed, every
-run must end, every process must exit on SIGTERM, and the journals are compared with the ledger of the component
-servers.
+machine. Concurrently, users run flows of every kind and compare the results; ended runs are packed into segments a
+second later, and readers read them all the time. At the end every fault is healed, every run must end and be packed,
+every process must exit on SIGTERM, the journals are compared with the ledger of the component servers, and nothing but
+segments and their blobs may be left.
 
 Prints one line with the verdict. If a guarantee was violated, the exit code is 1 and the logs, the ledger and the
 journals are kept.
@@ -29,7 +30,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
-from chaos.faults import ALONE, FAULTS, Stage
+from chaos.faults import ALONE, FAULTS, LONG_S, Stage, disk_of_the_blobs
+from chaos.leftovers import keys_of_runs, leftovers, packed_runs
+from chaos.readers import EndedRun, Readers
 from support import wait_until_async
 from support.etcd import EtcdCluster, running_cluster
 from support.fleet import Fleet, fleet, processes_of
@@ -58,6 +61,16 @@ CALM_S = 120.0
 END_S = 15.0
 """How long what a killed process has started may live on."""
 
+PACKED_S = 60.0
+"""How long after the last run until all are packed."""
+
+LINGER_S = 1.0
+"""Ended runs stay in the store this long."""
+
+OUTAGE_SHARE = 0.1
+OUTAGE_S_MAX = 60.0
+"""An outage of the blob store takes this part of the campaign, up to a minute."""
+
 PATIENCE_S = 300.0
 """Of a user, while the mesh is down."""
 
@@ -65,6 +78,9 @@ TAKE_OVER_P99_MS = 1_000
 PROGRESS_S = 10.0
 KINDS_MIN = 10
 """Of faults, below which a campaign proves nothing: two minutes bring about fifteen."""
+
+READ_MIN = 30
+"""Of readings of packed runs."""
 
 FAULTS_SHOWN = 20
 CALLS_MS = (0, 0, 20, 100, 400, 1_500)
@@ -93,6 +109,10 @@ class Tally:
     """Faults that went otherwise than they must."""
     stuck: int = 0
     late: int = 0
+    left: list[str] = field(default_factory=list)
+    """What is in the store or the blob store at the end, and must not."""
+    packed: tuple[int, int] = (0, 0)
+    """Runs and segments at the end."""
     journals: list[Journal] = field(default_factory=list)
 
     @property
@@ -107,9 +127,13 @@ class Campaign:
         self.tally = Tally()
         self._fleet = fleet
         self._client = client
-        self._store = store
+        self.store = store
+        self._runs = fleet.mesh.run_store(store)
+        """For journals: those of packed runs, too."""
+        self._blobs = fleet.mesh.blobs()
         self._seed = seed
         self._say = say
+        self.readers = Readers(fleet, store, seed, say)
         self._over = False
         self._open: dict[str, Asked] = {}
         """Runs whose users wait for them."""
@@ -118,10 +142,12 @@ class Campaign:
         self._begun_at = time.monotonic()
 
     async def run(self, minutes: float) -> None:
+        self.readers.start()
         users = [asyncio.create_task(self._user(number)) for number in range(USERS)]
         progress = asyncio.create_task(self._progress())
         until = time.monotonic() + minutes * 60
-        lanes = [asyncio.create_task(self._lane(number, until)) for number in range(2)]
+        outage_s = max(LONG_S, min(OUTAGE_S_MAX, OUTAGE_SHARE * minutes * 60))
+        lanes = [asyncio.create_task(self._lane(number, until, outage_s)) for number in range(2)]
         await asyncio.gather(*lanes)
         self._say("all faults are healed; waiting for the runs that are left")
         self._over = True
@@ -137,14 +163,23 @@ class Campaign:
         await asyncio.gather(*left, return_exceptions=True)
         progress.cancel()
         await asyncio.gather(progress, return_exceptions=True)
+        await self._see_packed()
+
+    async def _see_packed(self) -> None:
+        """Wait until the last run is packed, and read all of them again."""
+        await self.readers.stop()
+        deadline = time.monotonic() + PACKED_S
+        while (left := await keys_of_runs(self.store)) and time.monotonic() < deadline:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.5)
+        self.tally.left += [f"{key} is left in the store" for key in left]
+        await self.readers.read_all()
+        self.tally.packed = await packed_runs(self.store)
 
     async def _tell_late(self) -> None:
         """Say of each run that is not over yet what its journal says."""
         self.tally.late = len(self._open)
         for asked in list(self._open.values()):
-            journal = await self._patiently(
-                lambda asked=asked: read_journal(self._store, self._fleet.mesh.blobs(), asked.run_id)
-            )
+            journal = await self._patiently(lambda asked=asked: read_journal(self._runs, self._blobs, asked.run_id))
             now_ms = time.time_ns() // 1_000_000
             facts = [
                 (each.at_ms, f"adopted by {each.executor_id}")
@@ -191,9 +226,9 @@ class Campaign:
         self.tally.wrong += found
         for text in found:
             self._say(f"WRONG: {text}")
-        self.tally.journals.append(
-            await self._patiently(lambda: read_journal(self._store, self._fleet.mesh.blobs(), asked.run_id))
-        )
+        journal = await self._patiently(lambda: read_journal(self._runs, self._blobs, asked.run_id))
+        self.tally.journals.append(journal)
+        self.readers.add(EndedRun(asked, cancelled, journal))
         del self._open[asked.run_id]
         self.tally.ended += 1
         self.tally.cancelled += cancelled
@@ -208,7 +243,7 @@ class Campaign:
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
-    async def _lane(self, number: int, until: float) -> None:
+    async def _lane(self, number: int, until: float, outage_s: float) -> None:
         """Do one fault after the other. Two lanes make pairs of faults meet."""
         dice = random.Random(f"{self._seed} lane {number}")
         bag: list[str] = []
@@ -218,7 +253,7 @@ class Campaign:
                 dice.shuffle(bag)
             await asyncio.sleep(dice.uniform(0.2, 4.0))
             name = bag.pop()
-            stage = Stage(self._fleet, self._store, random.Random(dice.random()))
+            stage = Stage(self._fleet, self.store, random.Random(dice.random()), outage_s)
             if name in ALONE:
                 async with self._exclusive:
                     while self._active:  # noqa: ASYNC110  # a fault of the other lane is under way
@@ -247,7 +282,8 @@ class Campaign:
         while True:
             await asyncio.sleep(PROGRESS_S)
             tally, now = self.tally, "; ".join(self._active) or "calm"
-            self._say(f"{tally.ended} runs, {tally.steps} steps, {sum(tally.faults.values())} faults; now: {now}")
+            faults, read = sum(tally.faults.values()), self.readers.counts["read"]
+            self._say(f"{tally.ended} runs, {tally.steps} steps, {faults} faults, {read} readings; now: {now}")
 
 
 def take_overs_ms(fleet: Fleet, journals: Sequence[Journal]) -> list[int]:
@@ -277,43 +313,67 @@ async def campaign(folder: Path, minutes: float, seed: int, say: Callable[[str],
         processes(EtcdCluster(members), folder, "chaos/") as mesh,
     ):
         os.environ |= PROXIES
-        async with fleet(
-            mesh, members, controls=CONTROLS, executors=EXECUTORS, hosts=HOSTS, newer_hosts=NEWER_HOSTS
-        ) as there:
-            async with Client(there.controls, patience_s=PATIENCE_S) as client, mesh.store() as store:
-                say(f"{len(there.slots)} processes and {MEMBERS} members of etcd are there; {USERS} users begin")
-                work = Campaign(there, client, store, seed, say)
-                await work.run(minutes)
-            return await judge(there, work.tally, folder, say)
+        disk_of_the_blobs(folder)
+        async with (
+            fleet(
+                mesh,
+                members,
+                controls=CONTROLS,
+                executors=EXECUTORS,
+                hosts=HOSTS,
+                newer_hosts=NEWER_HOSTS,
+                control_args=("--linger", str(LINGER_S)),
+            ) as there,
+            Client(there.controls, patience_s=PATIENCE_S) as client,
+            mesh.store() as store,
+        ):
+            say(f"{len(there.slots)} processes and {MEMBERS} members of etcd are there; {USERS} users begin")
+            work = Campaign(there, client, store, seed, say)
+            await work.run(minutes)
+            return await judge(there, work, folder, say)
 
 
-async def judge(fleet: Fleet, tally: Tally, folder: Path, say: Callable[[str], None]) -> list[str]:
+async def judge(fleet: Fleet, work: Campaign, folder: Path, say: Callable[[str], None]) -> list[str]:
     """Hold everything against everything, and say the verdict."""
+    tally, readers = work.tally, work.readers
     ends = fleet.died() + await fleet.end_all()
     etcds = {member.process.pid for member in fleet.members if member.process}
     with suppress(AssertionError):  # those that are left are told below
         await wait_until_async(lambda: not set(processes_of(folder)) - etcds, "all processes have ended", END_S)
     leaked = sorted(set(processes_of(folder)) - etcds)
+    kept = {journal.run_id for journal in tally.journals} - set(readers.deleted)
+    tally.left += await leftovers(work.store, fleet.mesh.blobs(), folder / "blobs", kept)
     executions = ledger_of(folder).by_run()
     again = [fault for journal in tally.journals for fault in faults_of(journal, executions.get(journal.run_id, []))]
     moved = take_overs_ms(fleet, tally.journals)
     p50, p99 = percentile(moved, 0.5), percentile(moved, 0.99)
-    wrong = [*tally.wrong, *tally.trouble, *again, *ends, *(f"process {pid} is left" for pid in leaked)]
+    wrong = [
+        *tally.wrong,
+        *tally.trouble,
+        *readers.wrong,
+        *tally.left,
+        *again,
+        *ends,
+        *(f"process {pid} is left" for pid in leaked),
+    ]
     if tally.stuck:
         wrong.append(f"{tally.stuck} runs are stuck")
     if p99 > TAKE_OVER_P99_MS:
         load = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
         wrong.append(f"the take-over took {p99} ms (p99); the limit is {TAKE_OVER_P99_MS} ms; {load}")
+    if readers.counts["packed"] < READ_MIN:
+        wrong.append(f"only {readers.counts['packed']} readings of packed runs")
     if not (moved and tally.steps and len(tally.faults) >= KINDS_MIN):
         wrong.append("too little happened to say anything: give it more minutes")
     for text in wrong[:FAULTS_SHOWN]:
         say(text)
     for name, count in sorted(tally.faults.items()):
         say(f"  {count:4} x {name}")
+    say(f"{tally.packed[0]} runs in {tally.packed[1]} segments at the end; {readers.summary}")
     say(
         f"{'FAILED' if wrong else 'PASSED'}: {tally.ended} runs ({tally.cancelled} with a cancel), "
         f"{tally.steps} steps, {sum(tally.faults.values())} faults of {len(tally.faults)} kinds; "
-        f"{len(tally.wrong)} lost results, "
+        f"{len(tally.wrong)} lost results, {len(readers.wrong)} wrong readings, {len(tally.left)} leftovers, "
         f"{len(again)} journaled steps run again, {tally.stuck} stuck runs, {len(leaked)} leaked processes; "
         f"take-over of {len(moved)} runs p50 {p50} ms, p99 {p99} ms"
     )

@@ -8,6 +8,7 @@ determines the targets and the durations.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,7 @@ from stepflow.store.lease import LEASE_TTL_S
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
 
     from support.etcd import EtcdServer
 
@@ -42,6 +44,9 @@ HEALING_S = 8.0
 SETTLE_S = 1.0
 """Requests that etcd has received before are carried out."""
 
+PACKING_S = 10.0
+"""A leader of a mesh under load begins a segment within this time, unless something else keeps it from it."""
+
 IDLE_S = 15.0
 """Three times the interval of a watch's sign of life."""
 
@@ -53,6 +58,13 @@ class Stage:
     fleet: Fleet
     store: Store
     dice: random.Random
+    outage_s: float = LONG_S
+    """Duration of an outage of the blob store."""
+
+    @property
+    def blobs(self) -> Path:
+        """The folder of the blob store: a link, see `disk_of_the_blobs`."""
+        return self.fleet.mesh.folder / "blobs"
 
 
 FAULTS: dict[str, Callable[[Stage], Awaitable[bool]]] = {}
@@ -222,6 +234,27 @@ async def component_server_killed(stage: Stage) -> bool:
 async def leader_killed(stage: Stage) -> bool:
     leader = await stage.fleet.leader(stage.store)
     return leader is not None and await _killed(stage, "control_plane", leader)
+
+
+@fault
+async def leader_killed_while_it_packs(stage: Stage) -> bool:
+    """Kill the leader at a random moment between the first byte of a segment and the last deletion in the store."""
+    leader = await stage.fleet.leader(stage.store)
+    if leader is None or not await asyncio.to_thread(draft_appears, stage.blobs / "segments"):
+        return False
+    await asyncio.sleep(stage.dice.choice((0, 0.01, 0.05, 0.2)))
+    return leader.service is not None and await _killed(stage, "control_plane", leader)
+
+
+def draft_appears(folder: Path) -> bool:
+    """Wait for a segment that is being written; it is there for milliseconds."""
+    deadline = time.monotonic() + PACKING_S
+    while time.monotonic() < deadline:
+        with suppress(OSError):  # no segment yet, or a fault of the disk
+            if any(name.startswith(".") for name in os.listdir(folder)):  # noqa: PTH208  # the fastest look
+                return True
+        time.sleep(0.001)
+    return False
 
 
 @fault
@@ -481,18 +514,101 @@ def limited(slot: Slot, kind: int, soft: int) -> Iterator[None]:
             resource.prlimit(pid, kind, (former, hard))
 
 
+def disk_of_the_blobs(folder: Path) -> None:
+    """Create the blob store of a mesh behind a link, so that faults replace it by an unreadable one atomically."""
+    (folder / "blobs.disk").mkdir()
+    (folder / "blobs").symlink_to("blobs.disk")
+
+
+@contextmanager
+def hold_disk(stage: Stage) -> Iterator[bool]:
+    """Take the disk of the blobs; False if another fault has it."""
+    if stage.fleet.busy_disk:
+        yield False
+        return
+    stage.fleet.busy_disk = True
+    try:
+        yield True
+    finally:
+        stage.fleet.busy_disk = False
+
+
+async def _disk_full(stage: Stage, modules: tuple[str, ...], wait: Callable[[], Awaitable[None]]) -> bool:
+    """Let processes write no more than a few bytes into a file, as on a full disk."""
+    with ExitStack() as limits:
+        if not limits.enter_context(hold_disk(stage)):
+            return False
+        # Only those that are ready: a starting one could not write the line that says so.
+        slots = [
+            slot
+            for slot in stage.fleet.slots
+            if slot.service is not None and slot.service.id and slot.module in modules
+        ]
+        for slot in slots:
+            limits.enter_context(limited(slot, resource.RLIMIT_FSIZE, 16))
+        await wait()
+    return bool(slots)
+
+
 @fault
 async def disk_of_the_blobs_full(stage: Stage) -> bool:
-    """Let no executor and no host write more than a few bytes into a file, as on a full disk."""
-    with ExitStack() as limits:
-        slots = [slot for slot in stage.fleet.slots if slot.service is not None and not slot.busy]
-        slots = [slot for slot in slots if slot.module != "control_plane"]
-        for slot in slots:
-            slot.busy = True
-            limits.callback(setattr, slot, "busy", False)
-            limits.enter_context(limited(slot, resource.RLIMIT_FSIZE, 16))
-        await less_than_a_lease(stage)
-    return bool(slots)
+    return await _disk_full(stage, ("executor", "component_host"), lambda: less_than_a_lease(stage))
+
+
+@fault
+async def disk_of_the_blobs_full_for_long(stage: Stage) -> bool:
+    """Nothing is packed meanwhile. Processes that others restart may write again."""
+    modules = ("executor", "component_host", "control_plane")
+    return await _disk_full(stage, modules, lambda: asyncio.sleep(stage.outage_s))
+
+
+@fault
+async def blob_store_down(stage: Stage) -> bool:
+    """Let every read and write of the blob store fail."""
+    with hold_disk(stage) as taken:
+        if not taken:
+            return False
+        _link(stage, stage.blobs, stage.blobs.name)
+        try:
+            await asyncio.sleep(stage.outage_s)
+        finally:
+            _link(stage, stage.blobs, "blobs.disk")
+    return True
+
+
+@fault
+async def segments_unreadable(stage: Stage) -> bool:
+    """Let the reads of half of the segments fail."""
+    with hold_disk(stage) as taken:
+        folder = stage.blobs / "segments"
+        names = sorted(path.name for path in folder.glob("[0-9]*")) if taken and folder.is_dir() else []
+        if not names:
+            return False
+        aside = stage.fleet.mesh.folder / "aside"
+        aside.mkdir(exist_ok=True)
+        chosen = stage.dice.sample(names, (len(names) + 1) // 2)
+        for name in chosen:
+            with suppress(FileNotFoundError):  # rewritten meanwhile
+                os.link(folder / name, aside / name)
+                _link(stage, folder / name, name)
+        await beyond_a_lease(stage)
+        for path in aside.iterdir():
+            if (folder / path.name).is_symlink():
+                path.replace(folder / path.name)
+            else:
+                path.unlink()  # expired or rewritten
+    return True
+
+
+def _link(stage: Stage, path: Path, target: str) -> None:
+    link(stage.fleet.mesh.folder, path, target)
+
+
+def link(folder: Path, path: Path, target: str) -> None:
+    """Make a path a symbolic link, atomically. A link to itself cannot be read: ELOOP. `folder`: of the mesh."""
+    new = folder / "link.new"
+    new.symlink_to(target)
+    new.replace(path)
 
 
 @fault
@@ -523,4 +639,4 @@ async def users_away(stage: Stage) -> bool:
     return True
 
 
-__all__ = ["ALONE", "FAULTS", "Stage"]
+__all__ = ["ALONE", "FAULTS", "Stage", "disk_of_the_blobs", "draft_appears", "link"]

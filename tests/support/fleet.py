@@ -36,6 +36,8 @@ ATTENDED_S = 4.0
 """Time for which a mesh must be complete before it counts as settled. It covers the leader's retries to an executor
 that has just failed to answer (`liveness.ANSWER_TIMEOUT_S`, `RETRY_MAX_S`)."""
 
+STARTS_MAX = 10
+
 
 @dataclass(eq=False)
 class Slot:
@@ -77,6 +79,8 @@ class Fleet:
     members: Sequence[EtcdServer]
     slots: list[Slot] = field(default_factory=list)
     busy_members: set[str] = field(default_factory=set)
+    busy_disk: bool = False
+    """A fault is about the disk of the blobs."""
     environment: dict[str, str] = field(default_factory=dict)
     """Added to the environment of every process."""
     kills: list[Kill] = field(default_factory=list)
@@ -117,8 +121,22 @@ class Fleet:
         return slot
 
     async def start(self, slot: Slot) -> None:
-        """Start a process in an empty slot, and wait until it is ready."""
+        """Start a process in an empty slot, and wait until it is ready.
+
+        One that ends because etcd does not answer just then is started again, as by a supervisor.
+        """
         await slot.front.listen()
+        for left in reversed(range(STARTS_MAX)):
+            service = self._begin(slot)
+            try:
+                await asyncio.to_thread(service.wait_ready, 2 * READY_TIMEOUT_S)
+                return
+            except AssertionError:
+                if not left or service.process.poll() is None or "(STORE_UNAVAILABLE)" not in service.log:
+                    raise
+                self.expected.add(service.process.pid)
+
+    def _begin(self, slot: Slot) -> Service:
         slot.service = service = self.mesh.start(
             slot.module,
             *slot.args,
@@ -127,7 +145,7 @@ class Fleet:
             wait=False,
             env={**self.environment, **slot.clock.env},
         )
-        await asyncio.to_thread(service.wait_ready, 2 * READY_TIMEOUT_S)
+        return service
 
     async def kill(self, slot: Slot) -> None:
         """SIGKILL the process of a slot."""
@@ -221,16 +239,19 @@ async def fleet(
     executors: int,
     hosts: int,
     newer_hosts: int = 0,
+    control_args: Sequence[str] = (),
     environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
     """Start a fleet; all processes are ready when the block begins. `mesh` kills them when it closes.
 
-    `newer_hosts`: further hosts whose server offers one more component, as during a rolling update.
+    `newer_hosts`: further hosts whose server offers one more component, as during a rolling update. `control_args`:
+    further options of the control planes.
     """
     made = Fleet(mesh, members, environment=environment or {})
     config = ledger_config(mesh.folder)
     newer = ledger_config(mesh.folder, file_name="newer-config.yml", newer=True)
-    wanted = [("control_plane", ())] * controls + [("component_host", ("--config", str(config)))] * hosts
+    wanted = [("control_plane", tuple(control_args))] * controls
+    wanted += [("component_host", ("--config", str(config)))] * hosts
     wanted += [("component_host", ("--config", str(newer)))] * newer_hosts
     wanted += [("executor", ())] * executors
     try:

@@ -169,4 +169,14 @@ async def faults_in_result(client: Client, asked: Asked, *, timeout_s: float, ca
     return faults
 
 
-__all__ = ["BATCH", "KINDS", "Asked", "Kind", "begin", "chain", "faults_in_result", "newer"]
+async def answers(client: Client, run_id: str) -> dict[str, Any]:
+    """Return all that a client can read of an ended run."""
+    return {
+        "run": await client.get(run_id),
+        "items": [item async for item in client.items(run_id)],
+        "steps": [step async for step in client.steps(run_id)],
+        "events": [event async for event in client.watch(run_id)],
+    }
+
+
+__all__ = ["BATCH", "KINDS", "Asked", "Kind", "answers", "begin", "chain", "faults_in_result", "newer"]

@@ -22,7 +22,9 @@ from . import ROOT, text_of, wait_until, wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from control_plane.archive.run_store import RunStore
     from control_plane.control_plane import ControlPlane
+    from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
     from stepflow.store.etcd.store import EtcdStore
 
@@ -166,6 +168,13 @@ class Processes:
         from stepflow.store.blobs import BlobStore
 
         return BlobStore.open(str(self.folder / "blobs"))
+
+    def run_store(self, store: Store) -> RunStore:
+        """Return the view of a store in which packed runs are found, too."""
+        from control_plane.archive.reader import Archive
+        from control_plane.archive.run_store import RunStore
+
+        return RunStore(store, Archive(store, self.blobs()))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .etcd import EtcdServer
 
 STORES = ROOT / "tests" / "data" / "stores"
-VERSIONS = sorted(path.name for path in STORES.iterdir() if path.is_dir())
+VERSIONS = sorted(path.name for path in STORES.iterdir() if (path / "mesh.json").is_file())
 
 LEASE_TTL_S = 2
 """What is left of the leases of the dead when a dump is loaded."""

@@ -60,7 +60,8 @@ class Scene:
         """Wait for all runs; assert that no result is lost and that no journaled step was executed again."""
         results = [faults_in_result(self.client, asked, timeout_s=WAIT_S) for asked in self.asked]
         faults = [fault for found in await asyncio.gather(*results) for fault in found]
-        journals = [await read_journal(self.store, self.mesh.blobs(), asked.run_id) for asked in self.asked]
+        runs = self.mesh.run_store(self.store)
+        journals = [await read_journal(runs, self.mesh.blobs(), asked.run_id) for asked in self.asked]
         executions = ledger_of(self.mesh.folder).by_run()
         for journal in journals:
             faults += faults_of(journal, executions.pop(journal.run_id, []))

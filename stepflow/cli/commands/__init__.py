@@ -7,6 +7,7 @@
 - `cluster`: `cluster` and `components` (a mesh).
 - `components`: `list-components` (this machine).
 - `validate`: `validate`.
+- `infer`: `infer`.
 - `test`: `test`.
 - `init`: `init`.
 - `dev`: `dev`.

@@ -12,17 +12,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from stepflow.cli.input.files import read_file, value_format
+from stepflow.cli.yaml_edits import block, compose, content_end, member
 from stepflow.errors import FailedPrecondition, StepflowError
 
 _BYTE_ORDER_MARK = "\ufeff"
 """Removed: no reader of UTF-8 needs it, and the parser's positions do not count it."""
-
-_OLD_BREAKS = frozenset("\x85\u2028\u2029")
 
 
 def update_outputs(path: Path, outputs: Mapping[int, Any]) -> None:
@@ -63,10 +61,8 @@ def _to_json(tree: Any) -> str:
 
 
 def _splice(text: str, outputs: Mapping[int, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    root = YAML(typ="safe", pure=True).compose(text)
-    cases = _member(_member(root, "test"), "cases").value
+    root = compose(text)
+    cases = member(member(root, "test"), "cases").value
     # From the end of the file: a replacement moves the positions behind it.
     for index in sorted(outputs, reverse=True):
         text = _replace_output(text, cases[index], outputs[index])
@@ -75,7 +71,7 @@ def _splice(text: str, outputs: Mapping[int, Any]) -> str:
 
 def _replace_output(text: str, case: Any, output: Any) -> str:
     """Return the text with the output of one case (a parsed node) replaced, or added after its other members."""
-    old = _member(case, "output")
+    old = member(case, "output")
 
     # `{name: a, output: …}`: the output as JSON on the same line.
     if case.flow_style:
@@ -84,82 +80,20 @@ def _replace_output(text: str, case: Any, output: Any) -> str:
         inline = encode(output).decode()
         if old is not None:
             return text[: old.start_mark.index] + inline + text[old.end_mark.index :]
-        end = _content_end(case, text) - len("}")
+        end = content_end(case, text) - len("}")
         return f"{text[:end].rstrip()}, output: {inline}{text[end:]}"
 
     # One member per line: the output as an indented block.
     column = case.value[0][0].start_mark.column
     newline = "\r\n" if "\r\n" in text else "\n"
-    block = _block(output, column + 2).replace("\n", newline)
+    indented = block(output, column + 2).replace("\n", newline)
     if old is not None:
         key = next(key for key, _ in case.value if key.value == "output")
         empty = old.start_mark.index == old.end_mark.index
-        end = text.index(":", key.end_mark.index) + 1 if empty else _content_end(old, text)
-        return f"{text[: key.end_mark.index]}:{newline}{block}{text[end:]}"
-    end = _content_end(case, text)
-    return f"{text[:end]}{newline}{' ' * column}output:{newline}{block}{text[end:]}"
-
-
-def _member(mapping: Any, name: str) -> Any:
-    """Return the node of a member, or None."""
-    return next((value for key, value in mapping.value if key.value == name), None)
-
-
-def _content_end(node: Any, text: str) -> int:
-    """Return the position after the last character of a node.
-
-    The end mark of a block is not that position: it comes after the comments that follow, before the next token. The
-    same holds for an empty value, which ends where its key or dash ends.
-    """
-    # The last scalar or inline node, and the position before it.
-    last, before = node, node.start_mark.index
-    while last.id != "scalar" and not last.flow_style and last.value:
-        if last.id == "mapping":
-            key, last = last.value[-1]
-            before = text.index(":", key.end_mark.index) + 1
-        else:
-            last = last.value[-1]
-            before = text.rfind("-", 0, last.start_mark.index) + 1
-
-    if not node.start_mark.index <= last.start_mark.index <= node.end_mark.index:
-        raise FailedPrecondition("UPDATE_REFUSED", "an output ends with an alias")
-
-    end: int = last.end_mark.index
-    if last.id == "scalar" and last.start_mark.index == end:
-        return int(before)
-    if last.id == "scalar" and last.style in ("|", ">"):
-        return len(text[:end].rstrip())
-    return end
-
-
-def _block(output: Any, indent: int) -> str:
-    """Return a tree as an indented YAML block without a final line break. Each text stays on one line."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.representer import RoundTripRepresenter
-
-    class Representer(RoundTripRepresenter):
-        pass
-
-    Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-    writer = YAML()
-    writer.Representer = Representer
-    writer.width = 4096
-    stream = StringIO()
-    writer.dump(_with_quotes(output), stream)
-    return "\n".join(" " * indent + line for line in stream.getvalue().removesuffix("\n").split("\n"))
-
-
-def _with_quotes(tree: Any) -> Any:
-    """Mark texts with YAML 1.1 line breaks for double quotes: in single quotes the breaks would be written raw."""
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
-    if isinstance(tree, dict):
-        return {_with_quotes(name): _with_quotes(member) for name, member in tree.items()}
-    if isinstance(tree, list):
-        return [_with_quotes(member) for member in tree]
-    if isinstance(tree, str) and not _OLD_BREAKS.isdisjoint(tree):
-        return DoubleQuotedScalarString(tree)
-    return tree
+        end = text.index(":", key.end_mark.index) + 1 if empty else content_end(old, text)
+        return f"{text[: key.end_mark.index]}:{newline}{indented}{text[end:]}"
+    end = content_end(case, text)
+    return f"{text[:end]}{newline}{' ' * column}output:{newline}{indented}{text[end:]}"
 
 
 def _write(path: Path, text: str) -> None:

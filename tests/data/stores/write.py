@@ -346,7 +346,10 @@ def mesh(place: Place, out: Path) -> None:
         return names[title]
 
     def ended(run_id: str) -> None:
-        until(lambda: place.json("runs", "get", run_id)["status"] not in ("pending", "running"), f"{run_id} ends")
+        until(
+            lambda: place.json("runs", "get", run_id)["status"] not in ("queued", "pending", "running"),
+            f"{run_id} ends",
+        )
 
     place.cli("flows", "store", "--flow", "chain.json", "--label", "live")
     place.cli("flows", "store", "--flow", "chain.json", "--label", "next")

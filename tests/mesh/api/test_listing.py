@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from control_plane.retention import Retention, RetentionPolicy
 
+from control_plane.archive.due_runs import DueRuns
 from control_plane.control_plane import ControlPlane
-from control_plane.run_index import LABELS_LISTED_BYTES_MAX, entry
+from control_plane.run_index import LABELS_LISTED_BYTES_MAX, RunIndex, entry
 from control_plane.run_list import RANGE_RUNS, RUNS_READ_MAX, STATUSES_READ_MAX, RunFilter
 from stepflow.codec import encode
 from stepflow.ids import new_run_id
@@ -105,16 +105,17 @@ class Runs:
             await self.store.txn(Txn((), tuple(writes)))
         return ids
 
-    async def sweep(self) -> Retention:
-        """Sweep as the leader does, and keep everything."""
-        revision = await put(self.store, keys.leader(), b"test")
+    async def complete(self, index: RunIndex | None = None) -> RunIndex:
+        """Complete the index as a leader does at the beginning of its term, or with `index` again later."""
+        await put(self.store, keys.leader(), b"test")
         found = await self.store.get(keys.leader())
         assert found is not None
-        fence = created_at(keys.leader(), found.create_revision)
-        retention = Retention(self.store, BlobStore.open("memory://"), RetentionPolicy(), lambda: fence)
-        await retention.sweep(fence, self._now_ms)
-        assert revision
-        return retention
+        index = index or RunIndex(self.store)
+        created = await DueRuns().list_all(self.store)
+        async for item in range_all(self.store, keys.PENDING):
+            created.setdefault(keys.tail(keys.PENDING, item.key), (0, item.create_revision))
+        await index.complete(created_at(keys.leader(), found.create_revision), created)
+        return index
 
     async def pages(self, wanted: RunFilter = ALL, size: int = 50) -> list[list[str]]:
         """Return the ids on each page."""
@@ -163,7 +164,7 @@ def test_a_page_reads_as_much_of_a_large_store_as_of_a_small_one(runs: Any) -> N
         await world.list(ALL, 1, "")  # the first page of a process reads the manifests of segments
         for more in (100, 1_400):
             await world.add(more)
-            await world.sweep()
+            await world.complete()
             before = world.store.keys_read
             views, token = await world.list(ALL, 50, "")
             assert len(views) == 50
@@ -178,7 +179,7 @@ def test_pages_hold_every_run_once_and_the_newest_first(runs: Any) -> None:
     async def scenario(world: Runs) -> None:
         ids = await world.add(120)
         without_index = await world.pages()
-        await world.sweep()
+        await world.complete()
         assert [len(page) for page in await world.pages()] == [50, 50, 20]
         assert await world.pages() == without_index
         assert [each for page in await world.pages(size=60) for each in page] == ids[::-1]
@@ -202,7 +203,7 @@ def test_the_leader_completes_the_index_with_runs_of_earlier_versions(runs: Any)
         assert await world.pages(size=100) == expected
 
         # 1. At the first sweep, all of them.
-        retention = await world.sweep()
+        index = await world.complete()
         assert await world.store.get(keys.BY_AGE_COMPLETE) is not None
         assert len([item async for item in range_all(world.store, keys.BY_AGE)]) == len(ids) + 1
         assert await world.pages(size=100) == expected
@@ -212,11 +213,9 @@ def test_the_leader_completes_the_index_with_runs_of_earlier_versions(runs: Any)
         (late,) = await world.add(1, indexed=False)
         gone = ids.pop(0)
         await world.store.txn(Txn((), tuple(map(Delete, (keys.run(gone), keys.status(gone, 0))))))
-        fence = retention._leadership()
-        assert fence is not None
-        await retention.sweep(fence, world._now_ms)
+        await world.complete(index)
         assert await world.pages(size=100) == [[late, *ids[::-1], waiting]]
-        await world.sweep()  # of the next leader
+        await world.complete()  # of the next leader
         assert len([item async for item in range_all(world.store, keys.BY_AGE)]) == len(ids) + 2
 
     runs(scenario)
@@ -226,7 +225,7 @@ def test_a_filter_reads_a_bounded_number_of_runs_for_a_page(runs: Any) -> None:
     async def scenario(world: Runs) -> None:
         (failed,) = await world.add(1, status=pb.RUN_STATUS_FAILED, flow_name="rare")
         await world.add(RUNS_READ_MAX + 50)
-        await world.sweep()
+        await world.complete()
         by_status, by_name = RunFilter(statuses=frozenset(("failed",))), RunFilter(flow_name="rare")
         await world.list(ALL, 1, "")  # the first page of a process reads the manifests of segments
         for wanted, per_run in ((by_status, 2), (by_name, 1)):
@@ -244,7 +243,7 @@ def test_a_page_of_large_batches_ends_early(runs: Any) -> None:
     async def scenario(world: Runs) -> None:
         monstrous = 3
         await world.add(monstrous, partitions=STATUSES_READ_MAX // 2)
-        await world.sweep()
+        await world.complete()
         pages = await world.pages()
         assert sum(map(len, pages)) == monstrous
         assert len(pages) > 1
@@ -257,7 +256,7 @@ def test_a_damaged_record_hides_no_other_run(runs: Any) -> None:
         ids = await world.add(3, indexed=False)
         await put(world.store, keys.run(ids[1]), b"\xff")
         assert await world.pages() == [[ids[2], ids[0]]]
-        await world.sweep()
+        await world.complete()
         assert await world.pages() == [[ids[2], ids[0]]]
 
     runs(scenario)

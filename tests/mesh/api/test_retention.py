@@ -19,6 +19,7 @@ from control_plane.archive.policy import RetentionPolicy
 from control_plane.deletion import delete_run
 from control_plane.shared_blobs import sweep_shared_blobs
 from control_plane.signals import signal
+from control_plane.store_meter import StoreMeter
 from stepflow.codec import Json, encode
 from stepflow.errors import NotFound
 from stepflow.flow import flow_from_tree
@@ -99,7 +100,9 @@ async def keeping(mesh: ApiMesh, **policy: Any) -> AsyncIterator[ArchiveKeeper]:
     """Run the archive of the mesh's control plane."""
     control = mesh.mesh.control
     chosen = RetentionPolicy(**({"linger_s": 0.0, "formats_grace_s": 0.0} | policy))
-    keeper = ArchiveKeeper(mesh.store, mesh.blobs, control.formats, control.due_runs, chosen, control.leadership)
+    keeper = ArchiveKeeper(
+        mesh.store, mesh.blobs, control.formats, control.due_runs, chosen, control.leadership, StoreMeter(mesh.store)
+    )
     keeper.start()
     try:
         yield keeper

@@ -12,8 +12,9 @@ from support.etcd import FAST, EtcdServer, running_etcd
 
 from control_plane import room as room_module
 from control_plane.activity import Activity, RateCounter
+from control_plane.archive.counters import ArchiveCounters
 from control_plane.room import SHORT_INLINE_BYTES, Room
-from control_plane.store_meter import StoreSize
+from control_plane.store_meter import StoreMeter, StoreSize
 from stepflow.codec import INLINE_BYTES_MAX
 from stepflow.mesh.v1 import pressure_pb2
 from stepflow.store import Compare, Delete, StoreCompacted, Txn, created_at, delete, keys, put
@@ -34,14 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
         yield server
 
 
-class Packing:
-    """Counters of a packer."""
-
-    segments = 2
-    segment_runs = 7
-    segment_bytes = 70_000
-    packed_bytes = 0
-    trouble = ""
+class LatePacking(ArchiveCounters):
+    """Counters of a packer that is late."""
 
     def lag_s(self) -> float:
         return 1.5
@@ -52,10 +47,10 @@ class World:
 
     def __init__(self, store: EtcdStore, fence: Compare) -> None:
         self.fence: Compare | None = fence
-        self.packing = Packing()
+        self.packing = LatePacking(segments=2, segment_runs=7, segment_bytes=70_000)
         self.now_s = 1_000.0
         self.activity = Activity(lambda: self.now_s)
-        self.room = Room(store, self.activity, lambda: self.fence, QUOTA, lambda: self.packing)
+        self.room = Room(store, StoreMeter(store), self.activity, lambda: self.fence, QUOTA, lambda: self.packing)
         self.share = 0.0
         self.room.meter.read = self.read  # type: ignore[method-assign]  # the size of etcd is not the test's to choose
 

@@ -282,7 +282,7 @@ def test_without_metrics_a_full_store_cannot_be_seen_and_a_warning_says_so(
         writer.close()
 
     run(scenario())
-    assert "only --store-bytes-max keeps room" in logged.getvalue()
+    assert "etcd tells its size to root alone" in logged.getvalue()
 
 
 def test_a_token_that_has_run_out_is_renewed_in_the_middle_of_things(guarded: EtcdServer) -> None:

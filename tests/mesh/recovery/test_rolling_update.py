@@ -7,21 +7,20 @@ journals, and the ledger of the component servers.
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from support import ROOT, wait_for_value
+from support import wait_for_value
 from support.load import KINDS, Asked, chain
 from support.mesh import Processes, ledger_config, ledger_of, processes
+from support.old_code import old_checkout
 from support.scene import WAIT_S, adoptions_of, run, scene
 
 from stepflow.store import keys
@@ -33,12 +32,6 @@ if TYPE_CHECKING:
     from support.etcd import EtcdServer
     from support.mesh import Service
     from support.scene import Scene
-
-OLD_COMMIT = "f999dc7"
-"""The last landed version before this one. Raise it with each landing, so that every update is tried from its
-predecessor."""
-
-OLD_PATHS = ("stepflow", "control_plane", "executor", "component_host", "tests/data/servers")
 
 PAUSE_S = 0.15
 """Between two runs of the steady load."""
@@ -65,17 +58,7 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a checkout of the old code."""
-    command = ["git", "archive", "--format=tar", OLD_COMMIT, *OLD_PATHS]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
-    except FileNotFoundError:
-        pytest.skip("git is not installed, so the old code cannot be taken from the history")
-    if done.returncode != 0:
-        pytest.skip(f"the history has no commit {OLD_COMMIT}: {done.stderr.decode(errors='replace').strip()}")
-    folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return old_checkout(tmp_path_factory.mktemp("old"))
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import pytest
 from support.builtin_host import answer, ask, begin, builtin, failed
 
 from component_host.builtin.openai import RESPONSE_BYTES_MAX
+from component_host.builtin.schemas import BUILTINS
 from stepflow import codec
 from stepflow.errors import Code
+from stepflow.flow.schema import InputValidator
 from stepflow.retry import RETRY_AFTER_MS_MAX
 
 if TYPE_CHECKING:
@@ -176,6 +178,20 @@ def test_a_redirect_is_not_followed() -> None:
 
 def said(message: dict[str, Any], finish_reason: str = "stop") -> dict[str, Any]:
     return {"choices": [{"message": message, "finish_reason": finish_reason}]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        completion("text"),
+        {**completion("text"), "id": "c1", "model": "m", "usage": {"total_tokens": 3}},
+        {"choices": [{"message": {"content": None, "tool_calls": [{"id": "t"}]}, "finish_reason": "tool_calls"}]},
+        {"choices": [{"message": {"content": text}} for text in ("a", "b")]},
+    ],
+)
+def test_an_answer_has_the_listed_type(body: dict[str, Any]) -> None:
+    (listed,) = (info.output_schema for info in BUILTINS if info.component == "/openai")
+    assert InputValidator(listed).check(chat(http(200, body), {})[0]) is None
 
 
 def test_further_choices_are_returned_as_the_service_sent_them() -> None:

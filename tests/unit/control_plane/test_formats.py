@@ -85,6 +85,18 @@ def test_a_mesh_with_runs_from_before_waits_for_the_grace_and_a_restart_does_not
     asyncio.run(work())
 
 
+def test_an_empty_store_that_an_earlier_version_has_led_waits_for_the_grace_too() -> None:
+    async def work() -> None:
+        store = await SqliteStore.open(":memory:")
+        await put(store, keys.BY_AGE_COMPLETE, b"")
+        formats = Formats(store, Clock())
+        await formats.announce(await leading(store), 600)
+        assert not formats.active, "its replicas may still be there, and could not read a packed run"
+        await store.close()
+
+    asyncio.run(work())
+
+
 def test_only_a_leader_announces_and_an_unknown_level_changes_nothing() -> None:
     async def work() -> None:
         store = await SqliteStore.open(":memory:")

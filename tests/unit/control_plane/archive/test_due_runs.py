@@ -47,6 +47,14 @@ def test_runs_are_taken_in_the_order_of_their_ends_when_they_are_due() -> None:
     assert runs.oldest_ms() is None
 
 
+def test_a_run_whose_executor_has_a_clock_ahead_is_due_as_one_that_ended_now() -> None:
+    runs = DueRuns(lambda: 100)
+    runs.begin()
+    runs.on_events([status("a", 0, 3_600_100), status("b", 0, 90)])
+    assert taken(runs, before_ms=99) == ["b"]
+    assert taken(runs, before_ms=100) == ["a"]
+
+
 def test_a_batch_is_taken_once_none_of_its_partitions_runs() -> None:
     runs = collecting(status("a", 0, 0), status("a", 1, 0), status("a", 0, 10))
     assert taken(runs) == []

@@ -62,3 +62,19 @@ def test_neither_endless_packing_nor_a_failing_upkeep_keeps_the_other_work_waiti
         await store.close()
 
     asyncio.run(work())
+
+
+def test_work_that_was_closed_is_not_told_as_a_task_that_ended() -> None:
+    async def work() -> None:
+        store = await SqliteStore.open(":memory:")
+        keeper = ArchiveKeeper(
+            store, BlobStore.open("memory://"), Formats(store), DueRuns(), RetentionPolicy(), lambda: None
+        )
+        keeper.start()
+        assert keeper.ended() == []
+        await keeper.close()
+        assert keeper.ended() == [], "a check of liveness during an orderly stop would fail"
+        await keeper.close()
+        await store.close()
+
+    asyncio.run(work())
