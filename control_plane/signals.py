@@ -66,7 +66,7 @@ async def signal(
             "have received some",
         )
 
-    # 3. Make the message; a large payload is durable in the blob store first, unless the run has ended: it would stay.
+    # 3. Make the message. A large payload is durable in the blob store first; of an ended run it would stay there.
     large = len(payload) > INLINE_BYTES_MAX
     if large and await _not_ended_or_taken(store, record, run_id, item, signal_id and identity) is None:
         return identity

@@ -35,9 +35,8 @@ def test_neither_endless_packing_nor_a_failing_upkeep_keeps_the_other_work_waiti
         store, blobs = await SqliteStore.open(":memory:"), BlobStore.open("memory://")
         fence = created_at(keys.leader(), await put(store, keys.leader(), b""))
         due_runs, formats = DueRuns(), Formats(store)
-        keeper = ArchiveKeeper(
-            store, blobs, formats, due_runs, RetentionPolicy(linger_s=0.0), lambda: fence, StoreMeter(store)
-        )
+        policy = RetentionPolicy(linger_s=0.0)
+        keeper = ArchiveKeeper(store, blobs, formats, due_runs, policy, lambda: fence, StoreMeter(store))
         await formats.announce(fence, 0)
         segments = LedSegments(store, blobs, fence)
         await segments.load()
@@ -70,8 +69,10 @@ def test_neither_endless_packing_nor_a_failing_upkeep_keeps_the_other_work_waiti
 def test_work_that_was_closed_is_not_told_as_a_task_that_ended() -> None:
     async def work() -> None:
         store = await SqliteStore.open(":memory:")
-        blobs, meter = BlobStore.open("memory://"), StoreMeter(store)
-        keeper = ArchiveKeeper(store, blobs, Formats(store), DueRuns(), RetentionPolicy(), lambda: None, meter)
+        blobs = BlobStore.open("memory://")
+        keeper = ArchiveKeeper(
+            store, blobs, Formats(store), DueRuns(), RetentionPolicy(), lambda: None, StoreMeter(store)
+        )
         keeper.start()
         assert keeper.ended() == []
         await keeper.close()
