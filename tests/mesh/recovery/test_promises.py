@@ -20,7 +20,7 @@ from control_plane.run_list import RunFilter
 from stepflow.errors import Unavailable
 from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import journal_pb2 as pb
-from stepflow.store import Delete, Put, StoreUnavailable, Txn, TxnResult, keys, range_all
+from stepflow.store import Delete, Get, Put, Range, StoreUnavailable, Txn, TxnResult, keys, range_all
 from stepflow.store.etcd.config import EtcdConfig
 from stepflow.store.etcd.store import EtcdStore
 from stepflow.store.sqlite.store import SqliteStore
@@ -93,8 +93,9 @@ class Cut:
         return result
 
     async def deliver_again(self) -> list[Txn]:
-        """Send everything once more, in its order, as a network that has kept it; return what was accepted."""
-        return [txn for txn in self.seen if txn.compares and (await self._store.txn(txn)).succeeded]
+        """Send all writes once more, in their order, as a network that has kept them; return what was accepted."""
+        writes = [txn for txn in self.seen if txn.compares and not all(isinstance(op, (Get, Range)) for op in txn.then)]
+        return [txn for txn in writes if (await self._store.txn(txn)).succeeded]
 
 
 def puts(prefix: str) -> Callable[[Txn], bool]:

@@ -7,6 +7,7 @@ and new control planes side by side, from the store and from segments.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -145,6 +146,8 @@ def test_old_and_new_control_planes_answer_alike_within_the_grace_and_the_update
             asked = await load(on, to_old, len(KINDS))
             asked += await load(on, on.client, len(KINDS))
             await retire(first)
+            announced = partial(on.store.get, keys.formats())
+            await wait_for_value(announced, "the new one leads", timeout_s=30)
             second = await asyncio.to_thread(old, "control_plane")
             next_executor = await asyncio.to_thread(new, "executor")
 
@@ -156,7 +159,6 @@ def test_old_and_new_control_planes_answer_alike_within_the_grace_and_the_update
                 told = await all_answers(on.client, asked)
                 assert await all_answers(to_second, asked) == told
                 assert {await version_of(on, each.run_id) for each in asked} == {1}
-                assert await on.store.get(keys.formats()) is not None, "the new one has led"
 
                 # 2. The update is taken back.
                 await retire(next_executor)
