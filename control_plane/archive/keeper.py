@@ -42,9 +42,11 @@ TICK_S = 0.5
 
 PAUSE_S_MIN = 1.0
 PAUSE_S_MAX = 30.0
-"""Time that due runs wait for others, so that a segment gets many: halved after a well-filled segment, else doubled."""
+"""Time that due runs wait for others, so that a segment gets many: doubled until segments are well filled, and halved
+after a full one."""
 
-WELL_FILLED = 0.25
+WELL_FILLED = 0.5
+"""Share of the target of a segment. Upkeep does not merge segments of this size, so most runs are written once."""
 
 PACKS_PER_TICK = 8
 """Segments packed before retention and deletions get their turn."""
@@ -184,7 +186,10 @@ class _Term:
                 return
 
             full = await self._packer.pack(due_ms, self._upkeep.span_ms)
-            self._pause_s = self._pause_s / 2 if full >= WELL_FILLED else self._pause_s * 2
+            if full < WELL_FILLED:
+                self._pause_s *= 2
+            elif full >= 1.0:
+                self._pause_s /= 2
             self._pause_s = min(max(PAUSE_S_MIN, self._pause_s), PAUSE_S_MAX)
             self._count()
             if full < WELL_FILLED:
