@@ -99,7 +99,7 @@ def _add_retention(made: argparse.ArgumentParser) -> None:
         type=int,
         default=64 * 1024**3,
         metavar="BYTES",
-        help="bound on packed runs, without their blobs; those that ended first go first; default: 64 GiB",
+        help="bound on packed runs, without their blobs; the runs that ended first go first; default: 64 GiB",
     )
     made.add_argument(
         "--keep-journals",

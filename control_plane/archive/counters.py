@@ -18,12 +18,12 @@ class ArchiveCounters:
     """Runs removed by age or by the bound on bytes."""
     segments: int = 0
     segment_runs: int = 0
-    """Runs in the segments, those that were deleted excepted."""
+    """Runs in the segments, without deleted ones."""
     segment_bytes: int = 0
     linger_s: float = 0.0
     """The present time from the end of a run to its packing."""
     waiting_runs: int = 0
-    """Ended runs in the store, those that linger included."""
+    """Ended runs in the store, lingering ones included."""
     oldest_due_ms: int = 0
     """When the oldest of the runs that should be packed was due, in milliseconds since 1970; 0: none is due."""
     trouble: str = ""

@@ -102,7 +102,7 @@ class Packer:
         return full
 
     async def _pack(self, left: list[DueRun]) -> float:
-        """Pack the first of the runs; those that do not fit stay in `left`."""
+        """Pack the first of the runs; the others stay in `left`."""
         batches = self._packable(left)
         first = await anext(batches, None)
         if first is None:

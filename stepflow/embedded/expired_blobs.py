@@ -1,4 +1,4 @@
-"""Removal of old shared blobs from a folder of runs: those that components have stored, which belong to no run.
+"""Removal of old shared blobs from a folder of runs: blobs of components, which belong to no run.
 
 - Each put of a blob restarts its age.
 - A blob stays while it is referenced as `control_plane.shared_blobs` defines it: by the request of an ended run, or by

@@ -1,4 +1,4 @@
-"""The start of MCP servers on stdio: those that do not come up, and the environment that they get."""
+"""The start of MCP servers on stdio: servers that do not come up, and their environment."""
 
 from __future__ import annotations
 

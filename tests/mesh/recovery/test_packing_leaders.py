@@ -42,7 +42,7 @@ async def count(store: Store, prefix: str) -> int:
 
 
 class Load:
-    """Submits runs, and reads those that have ended."""
+    """Submits runs, and reads ended ones."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
