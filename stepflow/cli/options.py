@@ -56,6 +56,8 @@ ServerOption = Annotated[
     typer.Option(
         "--server",
         metavar="HOST:PORT",
+        envvar="STEPFLOW_SERVER",
+        show_envvar=False,
         help=f"The mesh. Default: STEPFLOW_SERVER, else a `stepflow dev` of this folder, else {DEFAULT_SERVER}.",
     ),
 ]
@@ -64,6 +66,8 @@ TargetServerOption = Annotated[
     typer.Option(
         "--server",
         metavar="HOST:PORT",
+        envvar="STEPFLOW_SERVER",
+        show_envvar=False,
         help="Runs of this mesh. Default: STEPFLOW_SERVER, STEPFLOW_STORE, a `stepflow dev` of this folder, .stepflow.",
     ),
 ]

@@ -192,7 +192,7 @@ def _check(found: "FoundFlow", config: "Config") -> None:
     # Experimental warnings come with every path into a result: shown at each run, they would be ignored.
     others = sum(item.level == "warning" and not item.experimental for item in diagnostics) - len(flow.warnings)
     if others:
-        hint = f"{others} warning(s): stepflow validate {found.argument} shows them"
+        hint = f"{others} warning(s): `stepflow validate {found.argument}` shows them"
         console.say(console.styled(hint, "dim"))
 
 
