@@ -50,7 +50,8 @@ def former_words(words: list[str]) -> list[str]:
             break
         command = commands[word]
         hidden += [word] if command.hidden else []
-    shown = {name for each in command.params if not getattr(each, "hidden", False) for name in (*each.opts, *each.secondary_opts)}
+    known = [each for each in command.params if not getattr(each, "hidden", False)]
+    shown = {name for each in known for name in (*each.opts, *each.secondary_opts)}
     options = [word.partition("=")[0] for word in words if re.match("--?[a-z]", word)]
     return hidden + [word for word in options if word not in {*shown, "--help", "-h"}]
 
@@ -81,7 +82,7 @@ def _shown(part: ast.expr) -> str:
     assert isinstance(part, ast.FormattedValue)
     if isinstance(part.value, ast.Call):
         name = ast.unparse(part.value.func).rpartition(".")[2]
-        return "" if name.endswith(("_option", "_argument")) else "x"
+        return "" if name.endswith(("_option", "_argument")) else "7850" if name == "free_port" else "x"
     return PLACEHOLDERS.get(re.split(r"[.\[]", ast.unparse(part.value))[-1].rstrip("]"), "x")
 
 
@@ -89,6 +90,11 @@ def commands_in(text: str) -> Iterator[list[str]]:
     """Yield the words of the command lines in a text, without `stepflow`: up to a backtick, or to the end."""
     for start in STARTS.finditer(text):
         line = text[start.end() :]
-        quoted = text[: start.start()].endswith("`")
-        end = line.find("`") if quoted else re.search(r"\n|   \(|\s[|&>]|\s2>|$", line).start()  # type: ignore[union-attr]  # `$` matches
+        end = line.find("`") if text[: start.start()].endswith("`") else first_end(line)
         yield shlex.split(line[:end].rstrip(" ."), comments=True)
+
+
+def first_end(line: str) -> int:
+    """Return where a command line without backticks ends: at the line's end, a pipe, a redirection, or a remark."""
+    found = re.search(r"\n|   \(|\s[|&>]|\s2>", line)
+    return len(line) if found is None else found.start()
