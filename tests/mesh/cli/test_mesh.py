@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from support import free_port, run_cli, wait_until
@@ -151,7 +151,7 @@ def test_the_same_run_id_again_makes_no_second_run(mesh: Dev) -> None:
     first, second = mesh.json(*asked), mesh.json(*asked)
     assert first == second
     other = mesh.cli(*asked[:-3], '{"question": "what?"}', *asked[-2:])
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "error[RUN_EXISTS]" in other.stderr
 
 
@@ -160,11 +160,11 @@ def test_the_same_run_id_again_makes_no_second_run(mesh: Dev) -> None:
     [
         (["--flow", "missing.yaml"], 2, "missing.yaml"),
         (["--flow", "ask.yaml"], 2, "question"),
-        (["--flow", "ask.yaml", "--input-json", "{}"], 1, "question"),
-        (["--flow", "ask.yaml", "--input-json", "{"], 1, "--input-json"),
-        (["--flow", "no-such-flow", "--input-json", "1"], 1, "error[FLOW_NAME_NOT_FOUND]"),
-        (["--flow", "ask.yaml", "--input-json", '{"question": "x"}', "--run-id", "x"], 1, "error[RUN_ID_INVALID]"),
-        (["--flow", "ask.yaml", "--input-json", "1", "--output", "x.txt"], 2, "x.txt"),
+        (["ask.yaml", "--input", "{}"], 2, "question"),
+        (["ask.yaml", "--input", "{"], 2, "--input"),
+        (["no-such-flow", "--input", "{}"], 2, "error[FLOW_NAME_NOT_FOUND]"),
+        (["ask.yaml", "--input", '{"question": "x"}', "--key", str(UUID(int=0))], 2, "error[RUN_ID_INVALID]"),
+        (["ask.yaml", "--input", "{}", "--output", "x.txt"], 2, "x.txt"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -255,7 +255,7 @@ def test_runs_are_listed_read_and_deleted(mesh: Dev) -> None:
     assert "create_messages" in mesh.cli("runs", "get", run_id, "--steps").stdout
     assert mesh.json("runs", "delete", run_id) == {"run_ids": [run_id]}
     gone = mesh.cli("runs", "get", run_id)
-    assert gone.returncode == 1
+    assert gone.returncode == 2
     assert "error[RUN_NOT_FOUND]" in gone.stderr
 
 
@@ -265,7 +265,7 @@ def test_a_run_that_has_not_ended_is_deleted_by_force_only(mesh: Dev) -> None:
     assert refused.returncode == 1
     assert "error[RUN_NOT_ENDED]" in refused.stderr
     assert mesh.cli("runs", "delete", run_id, "--force").returncode == 0
-    assert mesh.cli("runs", "get", run_id).returncode == 1
+    assert mesh.cli("runs", "show", run_id).returncode == 2
 
 
 def test_watch_with_json_prints_every_event_on_a_line(mesh: Dev) -> None:
@@ -322,7 +322,7 @@ def test_a_version_is_named_by_its_number_and_a_moved_label_and_an_old_version_a
         (mesh.folder / f"{greeting}.yaml").write_text(f"name: numbered\noutput: {greeting}\n")
     store = ("flows", "store", "--label", "live", "--flow")
     assert "warning" not in mesh.cli(*store, "one.yaml").stderr
-    assert "the label live was on version 1 and is now on version 2" in mesh.cli(*store, "two.yaml").stderr
+    assert "the tag live was on version 1 and is now on version 2" in mesh.cli(*store, "two.yaml").stderr
     again = mesh.cli("flows", "store", "--flow", "one.yaml")
     assert "version 2 remains the newest; name this one as numbered@1" in again.stderr
     asked = ("submit", "-q", "--input-json", "{}", "--flow")
@@ -376,7 +376,7 @@ def test_a_drained_executor_gives_its_runs_away_and_the_run_goes_on(mesh: Dev) -
     assert status(mesh, run_id) == "running"
     assert mesh.cli("runs", "cancel", run_id).returncode == 0
     nobody = mesh.cli("cluster", "drain", "nobody")
-    assert nobody.returncode == 1
+    assert nobody.returncode == 2
     assert "error[DRAIN_TARGET_NOT_FOUND]" in nobody.stderr
 
 
@@ -432,7 +432,7 @@ def test_tls_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 def test_where_no_mesh_is_the_way_to_one_is_told(command: list[str]) -> None:
     server = f"localhost:{free_port()}"
     done = run_cli([*command, "--server", server])
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "error[SERVER_UNAVAILABLE]" in done.stderr
     assert server in done.stderr
     assert "`stepflow dev`" in done.stderr

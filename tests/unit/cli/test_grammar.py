@@ -178,7 +178,9 @@ def test_a_variable_is_json_or_text_and_text_where_the_flow_says_so() -> None:
 
 
 def test_single_values_count_over_files() -> None:
-    options = RunOptions(var=["n=2"], variables="v.yaml", set=["a.input=2", "b.onError.action=skip"], overrides="o.yaml")
+    options = RunOptions(
+        var=["n=2"], variables="v.yaml", set=["a.input=2", "b.onError.action=skip"], overrides="o.yaml"
+    )
     assert read_variables(options.of_variables, FLOW, {}) == {"n": 2}
     assert read_overrides(options.of_overrides) == {
         "steps": {"a": {"value": {"input": 2}}, "b": {"value": {"onError": {"action": "skip"}}}}

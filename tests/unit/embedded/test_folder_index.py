@@ -189,7 +189,9 @@ def test_a_beginning_or_an_end_finds_the_only_run_with_it(folder: CountingFolder
     assert folder.find(ids[-1].upper()) == ids[-1]
     assert folder.find("000A") == ids[-1]
     assert folder.find("last") == ids[-1]
-    with pytest.raises(Invalid, match=r"8 run ids begin or end with 018f0000-0: .*a, .*6, .*5, .*4, .*3, …") as ambiguous:
+    with pytest.raises(
+        Invalid, match=r"8 run ids begin or end with 018f0000-0: .*a, .*6, .*5, .*4, .*3, …"
+    ) as ambiguous:
         folder.find("018F0000-0")
     assert ambiguous.value.reason == "RUN_ID_AMBIGUOUS"
     for text in ("018f1", "", "%", "00a", "%00a", ids[0] + "0", new_run_id()):
