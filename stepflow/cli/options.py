@@ -18,6 +18,9 @@ from typing import Annotated, Any
 import typer
 
 DEFAULT_SERVER = "localhost:7840"
+DEFAULT_FOLDER = Path(".stepflow")
+DEV_FOLDER = DEFAULT_FOLDER / "dev"
+"""The folder of `stepflow dev`, unless `--data` names another."""
 
 RUN_HELP = "An id, its end (4 characters or more), a unique beginning of it, or `last`."
 VALUE_HELP = 'JSON text (it begins with {, [ or "), - for stdin, else a YAML or JSON file.'

@@ -21,15 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepflow.cli import console
-from stepflow.cli.options import DEFAULT_SERVER
+from stepflow.cli.options import DEFAULT_FOLDER, DEFAULT_SERVER, DEV_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-DEFAULT_FOLDER = Path(".stepflow")
-
-DEV_FOLDER = DEFAULT_FOLDER / "dev"
-"""The folder of `stepflow dev`, unless `--data` names another."""
 
 PROBE_S = 0.2
 """How long a connection to a mesh that nobody named may take."""
@@ -155,10 +150,10 @@ def _tell(target: CliTarget, *, quiet: bool) -> None:
 
 
 def _accepts(server: str) -> bool:
-    """Return True if something at an address accepts connections."""
+    """Return True if something accepts connections at the first of the addresses."""
     import socket
 
-    host, _, port = server.rpartition(":")
+    host, _, port = server.partition(",")[0].strip().rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), PROBE_S):
             return True

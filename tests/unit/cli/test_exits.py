@@ -94,7 +94,7 @@ def test_a_command_ends_with_the_code_of_what_happened(
 def test_a_time_that_is_over_ends_with_124_and_the_way_to_follow_again(capfd: pytest.CaptureFixture[str]) -> None:
     following = Following("127.0.0.1:1", choose_view(str, quiet=True), timeout_s=0.01)
 
-    async def begin(client: Any) -> tuple[str, int]:  # noqa: ARG001  # the run never begins
+    async def begin(client: Any) -> tuple[str, int]:  # the run never begins
         following.run_id = RUN_ID
         await asyncio.Event().wait()
         raise AssertionError
@@ -108,7 +108,8 @@ def test_a_time_that_is_over_ends_with_124_and_the_way_to_follow_again(capfd: py
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, exits.INTERRUPTED), (signal.SIGTERM, exits.TERMINATED)])
 def test_a_signal_ends_a_run_with_128_and_its_number(folder: Path, number: signal.Signals, code: int) -> None:
     (folder / "nap.yaml").write_text(
-        "name: n\ndescription: d\nsteps: [{id: nap, component: /builtin/sleep, input: {duration_ms: 60000}}]\noutput: {$step: nap}\n"
+        "name: n\ndescription: d\noutput: {$step: nap}\n"
+        "steps: [{id: nap, component: /builtin/sleep, input: {duration_ms: 60000}}]\n"
     )
     command = [sys.executable, "-m", "stepflow.cli", "run", "nap.yaml", "-q"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
