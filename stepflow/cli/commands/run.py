@@ -13,6 +13,7 @@ from stepflow.cli.options import (
     RUN_HELP,
     ConfigOption,
     FlowOption,
+    JsonOption,
     MaxConcurrencyOption,
     NoValidateInputOption,
     OutputOption,
@@ -38,14 +39,16 @@ def run(
     given: RunOptions,
     max_concurrency: MaxConcurrencyOption = None,
     output: OutputOption = None,
+    json: JsonOption = False,
     store: StoreOption = None,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow and print its result as JSON, or a batch as JSONL in the order of the inputs.
 
-    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. The exit code is 1 when the
-    flow (or an item of a batch) failed.
+    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. With --json, the
+    result is an object: the run, and the results of its items. The exit code is 1 when the flow (or an item of a
+    batch) failed.
 
     \b
     Examples:
@@ -104,7 +107,7 @@ def run(
 
     # 3. Print how it ended, then remove old runs.
     try:
-        finish(ended, values.redactor, output, batch=values.inputs.batch)
+        finish(ended, values.redactor, output, batch=values.inputs.batch, json=json)
     finally:
         retain(job)
 
@@ -119,6 +122,7 @@ def resume(
         typer.Option("--config", metavar="FILE", help="Plugins and routes. Default: the config the run began with."),
     ] = None,
     output: OutputOption = None,
+    json: JsonOption = False,
     store: StoreOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -148,14 +152,14 @@ def resume(
     found = asyncio.run(stored.read_run(local, chosen))
 
     if found.ended is not None:
-        finish(found.ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+        finish(found.ended, found.redactor, output, batch=bool(found.labels.get("batch")), json=json)
         return
 
     other = None if config is None else read_config(config)
     job = stored.make_job(local, found, other, choose_view(found.redactor.text, quiet=quiet))
     ended = drive(job)
     try:
-        finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+        finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")), json=json)
     finally:
         retain(job)
 

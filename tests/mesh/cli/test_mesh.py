@@ -268,6 +268,28 @@ def test_a_run_that_has_not_ended_is_deleted_by_force_only(mesh: Dev) -> None:
     assert mesh.cli("runs", "show", run_id).returncode == 2
 
 
+def test_a_run_is_named_by_its_end_its_beginning_or_as_the_last(mesh: Dev) -> None:
+    asked = ("submit", "ask.yaml", "--input", '{"question": "q"}', "--key", f"order {uuid4()}", "--label", "for=Ada")
+    run_id = mesh.json(*asked)["run_id"]
+    assert mesh.json(*asked)["run_id"] == run_id, "the key makes one run"
+    for name in (run_id, run_id[-8:], run_id[:-1], "last"):
+        shown = mesh.json("runs", "show", name)
+        assert (shown["run_id"], shown["labels"]["for"]) == (run_id, "Ada")
+    assert [step["step_id"] for step in shown["steps"]] == ["ask"]
+    assert "labels: for=Ada" in mesh.cli("runs", "show", "last").stdout
+    unknown = mesh.cli("runs", "show", "ffff")
+    assert (unknown.returncode, "error[RUN_NOT_FOUND]" in unknown.stderr) == (2, True)
+
+
+def test_a_timeout_ends_the_command_and_not_the_run(mesh: Dev) -> None:
+    done = mesh.cli("submit", "long.yaml", "--input", "-", "--timeout", "1.5s", input="1")
+    assert (done.returncode, done.stdout) == (124, "")
+    run_id = done.stderr.split("run_id: ")[1].split()[0]
+    assert f"follow it again with: stepflow runs watch {run_id}" in done.stderr
+    assert status(mesh, run_id) == "running"
+    assert mesh.cli("runs", "cancel", run_id).returncode == 0
+
+
 def test_watch_with_json_prints_every_event_on_a_line(mesh: Dev) -> None:
     run_id = mesh.json("submit", "--flow", "ask.yaml", "--input-json", '{"question": "q"}')["run_id"]
     done = mesh.cli("runs", "watch", run_id, "--json")
@@ -306,11 +328,13 @@ def test_flows_are_stored_listed_read_run_and_forgotten(mesh: Dev) -> None:
     (flow,) = mesh.json("flows", "list", "kept")["flows"]
     assert [(version["version"], version["labels"]) for version in flow["versions"]] == [(1, ["live"]), (2, [])]
     assert "kept" in mesh.cli("flows", "list").stdout
-    assert "user_prompt" in mesh.cli("flows", "get", "kept@live").stdout
+    assert "user_prompt" in mesh.cli("flows", "show", "kept@live").stdout
     asked = ("--input-json", '{"question": "q"}')
     assert mesh.json("submit", "--flow", "kept@live", *asked)["results"][0]["result"][0]["content"] == "kind"
     assert mesh.json("submit", "--flow", "kept", *asked)["results"][0]["result"][0]["content"] == "curt"
     assert mesh.json("submit", "--flow", stored["flow_id"], *asked)["flow_id"] == stored["flow_id"]
+    here = mesh.cli("run", "kept@1", *asked, "-q")
+    assert json.loads(here.stdout)["result"][0]["content"] == "kind", "a stored flow runs on this machine, too"
     assert mesh.json("flows", "delete", "kept@live") == {"name": "kept", "label": "live"}
     assert "error[LABEL_NOT_FOUND]" in mesh.cli("flows", "get", "kept@live").stderr
     assert mesh.cli("flows", "delete", "kept").returncode == 0
