@@ -28,6 +28,7 @@ Tools:
 - `codec`: checked, compact JSON.
 - `json_problems`: places in JSON, and values that no tree holds.
 - `ids`: ids of runs and sub-runs.
+- `step_path`: the place of a step in a run, as text.
 - `clock`: time that never jumps.
 - `telemetry`: logging.
 - `printable`: texts of others made safe for a terminal.

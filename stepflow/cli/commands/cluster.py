@@ -1,10 +1,13 @@
 """`stepflow cluster` and `stepflow components`: the members of a mesh, drains, the components of its hosts."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.components import list_configured
 from stepflow.cli.options import JsonOption, ServerOption
 from stepflow.cli.strict import StrictTyper
 
@@ -21,7 +24,7 @@ app = StrictTyper(
 )
 components_app = StrictTyper(
     name="components",
-    help="Show the components that the hosts of a mesh offer.",
+    help="Show components: of the hosts of a mesh, or of a config.",
     epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -49,8 +52,9 @@ def show_status(*, server: ServerOption = None, json: JsonOption = False) -> Non
 
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
 
-    cluster = remote.ask(server, lambda client: client.cluster())
+    cluster = remote.ask(choose_mesh(server), lambda client: client.cluster())
     if json:
         print_json(dataclasses.asdict(cluster))
     else:
@@ -85,10 +89,13 @@ def drain(
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
     from stepflow.errors import DeadlineExceeded
 
+    mesh = choose_mesh(server)
+
     async def drain_member(client: "Client") -> dict[str, str]:
-        kind, identity = await _find_member(client, name)
+        kind, identity = await _find_member(client, name, mesh)
         console.say(f"draining {identity}")
         while True:
             try:
@@ -99,7 +106,7 @@ def drain(
                 console.say(f"drained {identity}")
                 return {kind: identity}
 
-    drained = remote.ask(server, drain_member)
+    drained = remote.ask(mesh, drain_member)
     if json:
         print_json(drained)
 
@@ -115,23 +122,27 @@ def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOpti
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
+
+    mesh = choose_mesh(server)
 
     async def undrain_member(client: "Client") -> dict[str, str]:
-        kind, identity = await _find_member(client, name)
+        kind, identity = await _find_member(client, name, mesh)
         await client.undrain(**{kind: identity})
         console.say(f"{identity} accepts work")
         return {kind: identity}
 
-    undrained = remote.ask(server, undrain_member)
+    undrained = remote.ask(mesh, undrain_member)
     if json:
         print_json(undrained)
 
 
-async def _find_member(client: "Client", text: str) -> tuple[str, str]:
+async def _find_member(client: "Client", text: str, mesh: str) -> tuple[str, str]:
     """Return the kind (`executor_id` or `host_id`) and the id of the member whose id begins with the text.
 
     Raises: Invalid `ID_AMBIGUOUS`, NotFound `DRAIN_TARGET_NOT_FOUND`.
     """
+    from stepflow.cli import remote
     from stepflow.errors import Invalid, NotFound
 
     cluster = await client.cluster()
@@ -142,7 +153,8 @@ async def _find_member(client: "Client", text: str) -> tuple[str, str]:
     if not found:
         raise NotFound(
             "DRAIN_TARGET_NOT_FOUND",
-            f"no executor or host has an id that begins with {text[:80]!r}; `stepflow cluster status` shows them",
+            f"no executor or host has an id that begins with {text[:80]!r}; "
+            f"`stepflow cluster status{remote.server_argument(mesh)}` shows them",
         )
     [(identity, kind)] = found.items()
     return kind, identity
@@ -151,28 +163,53 @@ async def _find_member(client: "Client", text: str) -> tuple[str, str]:
 @components_app.command("list")
 def list_components(
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="List the components of this config's plugins, on this machine."),
+    ] = None,
     plugin: Annotated[str, typer.Option("--plugin", metavar="NAME", help="Only components of this plugin.")] = "",
-    server: ServerOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            envvar="STEPFLOW_SERVER",
+            show_envvar=False,
+            help="The mesh. Default: STEPFLOW_SERVER, else a `stepflow dev` of this folder, else the config here.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components that the hosts of a mesh offer, and the state of their servers.
+    """List the components of a mesh with the state of their servers, or those of a config with their paths in flows.
 
-    With --json, schemas are included.
+    For a config, its component servers are started and stopped; the exit code is 1 when one fails to start. With
+    --json, schemas are included.
 
     \b
     Examples:
       stepflow components list
+      stepflow components list --config stepflow-config.yml
       stepflow components list --plugin builtin --json | jq '.components[].path'
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json, print_table
+    from stepflow.cli.target import choose_target
+
+    mesh = None
+    if config is None:
+        mesh = choose_target(server).server
+    elif server not in (None, os.environ.get("STEPFLOW_SERVER")):
+        raise console.Usage("OPTIONS_EXCLUSIVE", "--config and --server exclude each other; give one of them")
+    if mesh is None:
+        list_configured(config, "json" if json else "pretty", with_schemas=json, plugin=plugin)
+        return
 
     async def work(client: "Client") -> tuple["list[Component]", "list[tuple[str, PluginInfo]]"]:
         hosts = (await client.cluster()).hosts
         servers = [(host.host_id, p) for host in hosts for p in host.plugins if plugin in ("", p.plugin)]
         return await client.components(plugin), servers
 
-    found, servers = remote.ask(server, work)
+    found, servers = remote.ask(mesh, work)
     if json:
         components = [_component_tree(component) for component in found]
         print_json({"components": components, "plugins": [_plugin_tree(*pair) for pair in servers]})
@@ -182,7 +219,8 @@ def list_components(
         rows = [(c.plugin, c.path, str(len(c.host_ids)), _first_line(c.description)) for c in found]
         print_table(("PLUGIN", "PATH", "HOSTS", "DESCRIPTION"), rows)
     else:
-        console.say("no components: the mesh has no host, or its plugins list none; see `stepflow cluster status`")
+        status = f"`stepflow cluster status{remote.server_argument(mesh)}`"
+        console.say(f"no components: the mesh has no host, or its plugins list none; see {status}")
     if servers:
         console.show()
         lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]

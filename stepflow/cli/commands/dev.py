@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import ConfigOption
+from stepflow.cli.options import DEV_FOLDER, ConfigOption
 
 if TYPE_CHECKING:
     import asyncio
 
     from stepflow.dev.mesh import DevMesh
     from stepflow.dev.services import DevSettings
-
-DEFAULT_FOLDER = Path(".stepflow/dev")
 
 
 def dev(
@@ -31,9 +29,7 @@ def dev(
             "--hosts", min=1, max=32, metavar="N", help="Number of component hosts, each with all component servers."
         ),
     ] = 1,
-    data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="Folder of etcd, blobs and logs.")
-    ] = DEFAULT_FOLDER,
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of etcd, blobs and logs.")] = DEV_FOLDER,
     reset: Annotated[
         bool, typer.Option("--reset", help="Delete the data of an earlier mesh in the folder first.")
     ] = False,
@@ -123,6 +119,8 @@ async def _run_until(mesh: "DevMesh", stop: "asyncio.Event", *, reset: bool, jso
 def _print_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
     import os
 
+    from stepflow.cli.target import mesh_option
+
     if json:
         from stepflow.codec import encode
 
@@ -142,8 +140,7 @@ def _print_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
     console.say(f"{console.styled('the mesh is ready', 'green', 'bold')} at {mesh.server}")
     console.say(console.styled(f"  etcd {mesh.etcd_version}; {', '.join(parts)}", "dim"))
     console.say(console.styled(f"  data and logs: {mesh.settings.folder}", "dim"))
-    at = "" if mesh.settings.port == 7840 else f" --server {mesh.server}"
-    console.say(f"try: stepflow submit --flow FLOW{at}   (Ctrl-C stops the mesh)")
+    console.say(f"try: stepflow submit FLOW{mesh_option(mesh.server)}   (Ctrl-C stops the mesh)")
 
 
 async def _warn_of_plugins(mesh: "DevMesh") -> None:

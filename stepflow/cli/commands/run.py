@@ -10,23 +10,27 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.options import (
+    RUN_HELP,
     ConfigOption,
     FlowOption,
+    JsonOption,
     MaxConcurrencyOption,
     NoValidateInputOption,
     OutputOption,
     QuietOption,
     RunOptions,
     StoreOption,
+    with_flow,
     with_run_options,
 )
 
 if TYPE_CHECKING:
+    from stepflow.cli.found_flow import FoundFlow
     from stepflow.config import Config
     from stepflow.embedded.runs_folder import LocalRuns
-    from stepflow.flow import Flow
 
 
+@with_flow
 @with_run_options
 def run(
     *,
@@ -35,26 +39,30 @@ def run(
     given: RunOptions,
     max_concurrency: MaxConcurrencyOption = None,
     output: OutputOption = None,
+    json: JsonOption = False,
     store: StoreOption = None,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow and print its result as JSON, or a batch as JSONL in the order of the inputs.
 
-    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. The exit code is 1 when the
-    flow (or an item of a batch) failed.
+    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. With --json, the
+    result is an object: the run, and the results of its items. The exit code is 1 when the flow (or an item of a
+    batch) failed.
 
     \b
     Examples:
-      stepflow run --flow flow.yaml --input-json '{"name": "Ada"}'
-      stepflow run --flow flow.yaml --input input.yaml --output result.json
-      stepflow run --flow flow.yaml --inputs items.jsonl --max-concurrency 4
-      echo '{"name": "Ada"}' | stepflow run --flow flow.yaml --env-variables
+      stepflow run flow.yaml --input '{"name": "Ada"}'
+      stepflow run flow.yaml --input input.yaml --output result.json
+      stepflow run flow.yaml --inputs items.jsonl --max-concurrency 4
+      stepflow run flow.yaml --input input.yaml --var tone=terse --set ask.input.model=small
+      echo '{"name": "Ada"}' | stepflow run flow.yaml --env-variables
     """
     from stepflow.cli.display.outcome import finish
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.driving import Job, drive, retain
-    from stepflow.cli.input.documents import read_config, read_flow
+    from stepflow.cli.found_flow import check_stdin, find_flow
+    from stepflow.cli.input.documents import read_config
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
     from stepflow.embedded.mesh import check_inputs, check_request, run_request
@@ -63,9 +71,11 @@ def run(
 
     # 1. Check the whole command line: nothing starts before all of it is known to be right.
     check_output(output)
-    parsed, loaded = read_flow(flow), read_config(config, flow)
-    _check(flow, parsed, loaded)
-    values = read_given(given, parsed)
+    check_stdin(flow, *given.values)
+    found = find_flow(flow)
+    parsed, loaded = found.flow, read_config(config, found.path)
+    _check(found, loaded)
+    values = read_given(given, parsed, stdin_taken=flow == "-")
 
     run_id = new_run_id()
     request = run_request(
@@ -77,14 +87,14 @@ def run(
         overrides=values.overrides,
         concurrency_max=max_concurrency,
         check_input=not no_validate_input,
-        labels=_labels(flow, loaded, batch=values.inputs.batch),
+        labels=_labels(found.label, loaded, batch=values.inputs.batch),
     )
     check_request(parsed, request)
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
     job = Job(
-        local=_local(store),
+        local=_local(store, quiet=quiet),
         run_id=run_id,
         config=loaded,
         flow=parsed if values.overrides is None else apply_overrides(parsed, values.overrides),
@@ -97,7 +107,7 @@ def run(
 
     # 3. Print how it ended, then remove old runs.
     try:
-        finish(ended, values.redactor, output, batch=values.inputs.batch)
+        finish(ended, values.redactor, output, batch=values.inputs.batch, json=json)
     finally:
         retain(job)
 
@@ -105,14 +115,14 @@ def run(
 def resume(
     *,
     run_id: Annotated[
-        str | None,
-        typer.Argument(metavar="[RUN_ID]", help="The run, or a prefix of its id. Default: the unfinished run."),
+        str | None, typer.Argument(metavar="[RUN]", help=f"{RUN_HELP} Default: the unfinished run.")
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="Plugins and routes. Default: the config the run began with."),
     ] = None,
     output: OutputOption = None,
+    json: JsonOption = False,
     store: StoreOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -137,34 +147,35 @@ def resume(
     from stepflow.cli.output import check_output
 
     check_output(output)
-    local = _local(store)
+    local = _local(store, quiet=quiet)
     chosen = local.find(run_id) if run_id is not None else stored.only_unfinished(local)
     found = asyncio.run(stored.read_run(local, chosen))
 
     if found.ended is not None:
-        finish(found.ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+        finish(found.ended, found.redactor, output, batch=bool(found.labels.get("batch")), json=json)
         return
 
     other = None if config is None else read_config(config)
     job = stored.make_job(local, found, other, choose_view(found.redactor.text, quiet=quiet))
     ended = drive(job)
     try:
-        finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+        finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")), json=json)
     finally:
         retain(job)
 
 
-def _local(store: Path | None) -> "LocalRuns":
-    from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
+def _local(store: Path | None, *, quiet: bool) -> "LocalRuns":
+    from stepflow.cli.target import choose_folder
+    from stepflow.embedded.runs_folder import LocalRuns
 
-    local = LocalRuns(store or DEFAULT_FOLDER)
+    local = LocalRuns(choose_folder(store, quiet=quiet))
     exposure = local.exposure()
     if exposure:
         console.warn(exposure)
     return local
 
 
-def _check(path: Path, flow: "Flow", config: "Config") -> None:
+def _check(found: "FoundFlow", config: "Config") -> None:
     """Refuse a flow or config with errors; show the warnings of their texts, and count the other warnings.
 
     Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
@@ -172,24 +183,27 @@ def _check(path: Path, flow: "Flow", config: "Config") -> None:
     from stepflow.cli.commands.validate import check, passes, print_report
     from stepflow.errors import Invalid
 
+    flow = found.flow
     diagnostics = check(flow, config)
     if not passes(diagnostics):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not run; correct the errors listed above")
 
-    for text in (*config.warnings, *(f"{path}: {warning.path}: {warning.formatted}" for warning in flow.warnings)):
+    of_flow = (f"{found.text}: {warning.path}: {warning.formatted}" for warning in flow.warnings)
+    for text in (*config.warnings, *of_flow):
         console.warn(text)
 
-    # Experimental warnings come with every path into a result: shown at each run, they would only be ignored.
+    # Experimental warnings come with every path into a result: shown at each run, they would be ignored.
     others = sum(item.level == "warning" and not item.experimental for item in diagnostics) - len(flow.warnings)
     if others:
-        console.say(console.styled(f"{others} warning(s): stepflow validate --flow {path} shows them", "dim"))
+        hint = f"{others} warning(s): `stepflow validate {found.argument}` shows them"
+        console.say(console.styled(hint, "dim"))
 
 
-def _labels(flow: Path, config: "Config", *, batch: bool) -> dict[str, Any]:
+def _labels(flow: str, config: "Config", *, batch: bool) -> dict[str, Any]:
     """Return the labels by which `resume` finds the flow and config of the run again."""
     return {
-        "flow": str(flow.absolute()),
+        "flow": flow,
         "config": None if config.source is None else str(config.source),
         "config_digest": config.digest,
         "working_directory": str(config.working_directory),
