@@ -48,12 +48,15 @@ def validate(
     parsed, loaded = read_flow(flow), read_config(config, flow)
     diagnostics = check(parsed, loaded)
     failures: list[StepflowError] = []
-    if type_check or servers:
-        from stepflow.cli.flow_types import types_of
+    if not diagnostics.num_fatal:
+        from stepflow.check import check_against
+        from stepflow.cli.flow_types import known_catalogue, types_of
 
-        types, failures = types_of(parsed, loaded, servers=servers, is_strict=strict)
-        diagnostics = complete(diagnostics, parsed, types, is_strict=strict)
-    elif strict:
+        catalogue, failures = known_catalogue(loaded, servers=servers)
+        diagnostics += check_against(parsed, catalogue=catalogue, with_types=not type_check)
+        if type_check:
+            diagnostics = complete(diagnostics, parsed, types_of(parsed, catalogue, is_strict=strict), is_strict=strict)
+    if strict and not type_check:
         diagnostics = diagnostics.strict()
     for warning in loaded.warnings:
         console.warn(warning)
