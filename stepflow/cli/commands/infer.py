@@ -50,7 +50,7 @@ def infer(
     """
     path = _one_flow(flow, flow_option)
 
-    from stepflow.cli.commands.validate import check, complete, passes, print_report
+    from stepflow.cli.findings import check, complete, passes, print_report
     from stepflow.cli.flow_types import known_catalogue, print_failures, types_of
     from stepflow.cli.input.documents import read_config, read_flow
     from stepflow.cli.output import check_output
