@@ -186,6 +186,11 @@ def test_an_input_that_cannot_fit_is_an_error_unless_the_step_has_a_default() ->
     ]
 
 
+def test_a_member_that_an_open_output_does_not_name_may_be_there() -> None:
+    steps = (step("a", "/mine/ask", {"question": "why"}), step("b", "/mine/ask", {"$step": "a"}))
+    assert codes(against(*steps)) == [(2100, "warning", "$.steps[1].input")]
+
+
 def test_what_may_fit_and_what_a_run_does_not_check_is_left_to_the_type_check() -> None:
     maybe = {"question": {"$if": {"$input": "x"}, "then": "why", "else": 7}}
     assert against(step("a", "/mine/ask", maybe)).items == ()
