@@ -203,8 +203,8 @@ SCHEMAS = (
     Limit("Work of one type check, in units", "stepflow/flow WORK_MAX", "Further types are unknown; 500 more a step"),
     Limit("Depth of literal flows in a type check", "stepflow/flow INNER_DEPTH_MAX", "Deeper ones are unknown"),
     Limit("Literal flows in a type check", "stepflow/flow INNER_FLOWS_MAX", "Further ones are unknown"),
-    Limit("Depth of literal flows in the check before a run", "stepflow/check INNER_DEPTH_MAX", "Deeper ones cannot run"),
-    Limit("Literal flows in the check before a run", "stepflow/check INNER_FLOWS_MAX", "Further ones are not checked"),
+    Limit("Depth of literal flows checked before a run", "stepflow/check INNER_DEPTH_MAX", "Deeper ones cannot run"),
+    Limit("Literal flows checked before a run", "stepflow/check INNER_FLOWS_MAX", "Further ones are not checked"),
 )
 
 FLOWS = (
