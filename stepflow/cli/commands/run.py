@@ -15,6 +15,7 @@ from stepflow.cli.options import (
     FlowOption,
     JsonOption,
     MaxConcurrencyOption,
+    NoCheckOption,
     NoValidateInputOption,
     OutputOption,
     QuietOption,
@@ -25,7 +26,6 @@ from stepflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stepflow.cli.found_flow import FoundFlow
     from stepflow.config import Config
     from stepflow.embedded.runs_folder import LocalRuns
 
@@ -41,14 +41,15 @@ def run(
     output: OutputOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
+    no_check: NoCheckOption = False,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow and print its result as JSON, or a batch as JSONL in the order of the inputs.
 
-    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. With --json, the
-    result is an object: the run, and the results of its items. The exit code is 1 when the flow (or an item of a
-    batch) failed.
+    Before its first step the flow is checked against the components that exist. The run survives this process: after a
+    crash or Ctrl-C, `stepflow resume` continues it. With --json, the result is an object: the run, and the results of
+    its items. The exit code is 1 when the flow (or an item of a batch) failed.
 
     \b
     Examples:
@@ -65,6 +66,7 @@ def run(
     from stepflow.cli.input.documents import read_config
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
+    from stepflow.cli.run_check import RunCheck
     from stepflow.embedded.mesh import check_inputs, check_request, run_request
     from stepflow.flow import apply_overrides
     from stepflow.ids import new_run_id
@@ -74,7 +76,9 @@ def run(
     check_stdin(flow, *given.values)
     found = find_flow(flow)
     parsed, loaded = found.flow, read_config(config, found.path)
-    _check(found, loaded)
+    no_check = no_check or no_validate_input
+    check = RunCheck(found, loaded, no_check=no_check)
+    check.check_flow()
     values = read_given(given, parsed, stdin_taken=flow == "-")
 
     run_id = new_run_id()
@@ -86,10 +90,11 @@ def run(
         variables=values.variables,
         overrides=values.overrides,
         concurrency_max=max_concurrency,
-        check_input=not no_validate_input,
+        check_input=not no_check,
         labels=_labels(found.label, loaded, batch=values.inputs.batch),
     )
     check_request(parsed, request)
+    check.check_values(values.variables, values.overrides)
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
@@ -102,6 +107,7 @@ def run(
         view=choose_view(values.redactor.text, quiet=quiet),
         request=request,
         inputs=values.inputs.values,
+        check=check.check_servers,
     )
     ended = drive(job)
 
@@ -173,31 +179,6 @@ def _local(store: Path | None, *, quiet: bool) -> "LocalRuns":
     if exposure:
         console.warn(exposure)
     return local
-
-
-def _check(found: "FoundFlow", config: "Config") -> None:
-    """Refuse a flow or config with errors; show the warnings of their texts, and count the other warnings.
-
-    Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
-    """
-    from stepflow.cli.commands.validate import check, passes, print_report
-    from stepflow.errors import Invalid
-
-    flow = found.flow
-    diagnostics = check(flow, config)
-    if not passes(diagnostics):
-        print_report(diagnostics)
-        raise Invalid("FLOW_INVALID", "the flow was not run; correct the errors listed above")
-
-    of_flow = (f"{found.text}: {warning.path}: {warning.formatted}" for warning in flow.warnings)
-    for text in (*config.warnings, *of_flow):
-        console.warn(text)
-
-    # Experimental warnings come with every path into a result: shown at each run, they would be ignored.
-    others = sum(item.level == "warning" and not item.experimental for item in diagnostics) - len(flow.warnings)
-    if others:
-        hint = f"{others} warning(s): `stepflow validate {found.argument}` shows them"
-        console.say(console.styled(hint, "dim"))
 
 
 def _labels(flow: str, config: "Config", *, batch: bool) -> dict[str, Any]:
