@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from stepflow.cli.completion import complete_run
+
 DEFAULT_SERVER = "localhost:7840"
 
 FlowOption = Annotated[Path, typer.Option("--flow", "-f", metavar="FILE", help="The flow, YAML or JSON.")]
@@ -40,6 +42,26 @@ OutputOption = Annotated[
     typer.Option("--output", "-o", metavar="FILE", help="File of the result, YAML or JSON. Default: stdout, JSON."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def _apply_env_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    if path is not None and not ctx.resilient_parsing:
+        from stepflow.cli.input.env_file import apply_env_file
+
+        apply_env_file(path)
+    return path
+
+
+EnvFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="FILE",
+        help="Add the variables of a .env file to the environment, which wins.",
+        callback=_apply_env_file,
+        is_eager=True,  # before the options that take their value from the environment
+    ),
+]
 
 StoreOption = Annotated[
     Path | None,
@@ -65,8 +87,13 @@ LocalOrServerOption = Annotated[
         help="Ask this mesh instead of the local store. Default: STEPFLOW_SERVER.",
     ),
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, or a prefix of its id.")]
-RunArguments = Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="The runs, or prefixes of their ids.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN_ID", help="The run, or a prefix of its id.", autocompletion=complete_run)
+]
+RunArguments = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN_ID...", help="The runs, or prefixes of their ids.", autocompletion=complete_run),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +159,8 @@ class RunOptions:
             "--env-variables", help="Take declared variables from the environment (env_var or STEPFLOW_VAR_NAME)."
         ),
     ] = False
+
+    env_file: EnvFileOption = None
 
     overrides_file: Annotated[
         Path | None, typer.Option("--overrides", metavar="FILE", help="Changes to steps, a YAML or JSON file.")

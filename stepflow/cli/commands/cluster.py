@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.completion import complete_plugin
 from stepflow.cli.options import JsonOption, ServerOption
 from stepflow.cli.strict import StrictTyper
 
@@ -151,7 +152,12 @@ async def _find_member(client: "Client", text: str) -> tuple[str, str]:
 @components_app.command("list")
 def list_components(
     *,
-    plugin: Annotated[str, typer.Option("--plugin", metavar="NAME", help="Only components of this plugin.")] = "",
+    plugin: Annotated[
+        str,
+        typer.Option(
+            "--plugin", metavar="NAME", help="Only components of this plugin.", autocompletion=complete_plugin
+        ),
+    ] = "",
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:

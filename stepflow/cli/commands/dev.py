@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import ConfigOption
+from stepflow.cli.options import ConfigOption, EnvFileOption
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,6 +41,7 @@ def dev(
         bool, typer.Option("--json", help="When ready, print addresses and process ids on stdout as JSON.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    env_file: EnvFileOption = None,  # noqa: ARG001  # handled by its callback; the services inherit the environment
 ) -> None:
     """Start the whole mesh on this machine: etcd, control plane, executors, component hosts.
 

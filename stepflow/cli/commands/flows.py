@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.completion import complete_flow_name
 from stepflow.cli.options import FlowOption, JsonOption, OutputOption, ServerOption
 from stepflow.cli.strict import StrictTyper
 
@@ -21,7 +22,11 @@ app = StrictTyper(
 
 NameArgument = Annotated[
     str,
-    typer.Argument(metavar="NAME[@LABEL]", help="The flow; `get` also accepts an id, or a version number as label."),
+    typer.Argument(
+        metavar="NAME[@LABEL]",
+        help="The flow; `get` also accepts an id, or a version number as label.",
+        autocompletion=complete_flow_name,
+    ),
 ]
 
 

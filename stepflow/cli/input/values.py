@@ -69,6 +69,21 @@ def read_value(options: ValueOptions, group: str) -> Any:
     return ABSENT
 
 
+def read_one(text: str, what: str) -> bytes:
+    """Return a VALUE as compact JSON: JSON text, `-` for stdin, or a file. Raises: Usage, Invalid."""
+    import sys
+    from pathlib import Path
+
+    from stepflow.cli.input.files import compact_tree, read_bounded
+
+    if text == "-":
+        return compact_tree(parse_text(read_bounded(sys.stdin.buffer, what), "stdin", "json"), what)
+    if text.startswith(("{", "[", '"')):
+        return compact_tree(parse_text(text, what, "json"), what)
+    path = Path(text)
+    return compact_tree(parse_text(read_file(path, what=what), text, value_format(path, what=what)), what)
+
+
 def at_most_one(options: Mapping[str, object]) -> None:
     """Check that at most one option is given (not None). Raises: Usage."""
     given = [name for name, value in options.items() if value is not None]
