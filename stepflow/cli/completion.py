@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 
 def script(shell: str) -> str:
     """Return the script that a shell evaluates to complete this program. Raises: Usage."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # without `__all__` there
 
     from stepflow.cli.console import check_choice
 
@@ -62,7 +62,7 @@ def prepare() -> bool:
     """
     if REQUEST not in os.environ:
         return False
-    from typer.completion import completion_init
+    from typer.completion import completion_init  # type: ignore[attr-defined]  # likewise
 
     completion_init()
     sys.modules["rich"] = None  # type: ignore[assignment]  # typer would format each help text with it: 0.1 s
@@ -121,7 +121,7 @@ def complete_flow_name(ctx: typer.Context, incomplete: str) -> Offer:
 
 
 @silent
-def complete_component(ctx: typer.Context, incomplete: str) -> Offer:
+def complete_component(ctx: typer.Context, incomplete: str) -> Offer:  # noqa: ARG001  # typer leaves out what does not begin so
     """Offer the paths of components: of the mesh, if a server is named; else those that are known without a server.
 
     These are the builtins and mocks of the configuration, and what the flow files of the folder call.
@@ -136,7 +136,7 @@ def complete_component(ctx: typer.Context, incomplete: str) -> Offer:
 
 
 @silent
-def complete_plugin(ctx: typer.Context, incomplete: str) -> Offer:
+def complete_plugin(ctx: typer.Context, incomplete: str) -> Offer:  # noqa: ARG001  # likewise
     """Offer the plugins of the mesh, or of the configuration in this folder if no mesh answers."""
     try:
         return list(dict.fromkeys(_ask_mesh(ctx, _plugins_of_mesh)))

@@ -160,6 +160,9 @@ class RunOptions:
         ),
     ] = False
 
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Results of a batch as they come, each with its `item`.")
+    ] = False
     env_file: EnvFileOption = None
 
     overrides_file: Annotated[

@@ -60,6 +60,40 @@ class YamlTooLarge(Exception):
     """A result of more than 16 MiB was to be written as YAML."""
 
 
+LARGE_HEAD = b'"outcome":"success","result":'
+"""The FlowResult of a large result, between its brace and its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFormat:
+    """The format of the results of a batch: JSONL, or the elements of a YAML list."""
+
+    yaml: bool
+
+    @classmethod
+    def of(cls, output: Path | None) -> ResultFormat:
+        return cls(output is not None and _output_format(output) == "yaml")
+
+    @property
+    def empty(self) -> bytes:
+        """The text of a batch without items."""
+        return b"[]\n" if self.yaml else b""
+
+    def texts(self, result: FlowResult, item: int | None) -> Iterable[bytes]:
+        """Yield the parts of a result's text; with its number, if one is given. Raises: YamlTooLarge."""
+        if not self.yaml:
+            return _line(result, item)
+        if isinstance(result, LargeResult):
+            raise YamlTooLarge(f"a result of {result.text_bytes:,} bytes is not written as YAML")
+        return [to_yaml([result if item is None else {"item": item, **result}]).encode()]
+
+    def around_large(self, text_bytes: int, item: int | None) -> tuple[bytes, bytes]:
+        """Return what stands before and behind the JSON text of a large result. Raises: YamlTooLarge."""
+        if self.yaml:
+            raise YamlTooLarge(f"a result of {text_bytes:,} bytes is not written as YAML")
+        return (b"{" if item is None else b'{"item":%d,' % item) + LARGE_HEAD, b"}\n"
+
+
 def check_output(output: Path | None) -> None:
     """Check before the run that the output file is writable. Raises: Usage."""
     if output is None:
@@ -120,12 +154,18 @@ def _output_format(output: Path) -> Literal["yaml", "json"]:
 
 def _lines(results: Iterable[FlowResult]) -> Iterator[bytes]:
     for result in results:
-        if isinstance(result, LargeResult):
-            yield b'{"outcome":"success","result":'
-            yield from _with_progress(result)
-            yield b"}\n"
-        else:
-            yield encode(result) + b"\n"
+        yield from _line(result, None)
+
+
+def _line(result: FlowResult, item: int | None) -> Iterator[bytes]:
+    """Yield the parts of a line of JSON; with the number of the item, if one is given."""
+    head = b"{" if item is None else b'{"item":%d,' % item
+    if isinstance(result, LargeResult):
+        yield head + LARGE_HEAD
+        yield from _with_progress(result)
+        yield b"}\n"
+    else:
+        yield head + encode(result)[1:] + b"\n"
 
 
 def _with_progress(result: LargeResult) -> Iterator[bytes]:

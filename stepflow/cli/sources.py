@@ -135,7 +135,7 @@ class LocalSource:
         from stepflow.cli.driving import results_command, stored_result
 
         run_id = self._local.find(text)
-        stored = StoredResults("completed", lambda: stored_result(self._local, run_id, item))
+        stored = StoredResults("completed", lambda _: stored_result(self._local, run_id, item))
         return stored, f"{results_command(self._local, run_id)} --item {item}"
 
     def delete(self, text: str, *, force: bool) -> str:
@@ -230,12 +230,12 @@ class RemoteSource:
             return run, await remote.redactor(client, run)
 
         run, redactor = remote.ask(self._server, work)
-        stored = StoredResults(run.status, lambda: remote.outcomes(self._server, run.run_id))
+        stored = StoredResults(run.status, lambda first: remote.outcomes(self._server, run.run_id, first))
         return Ended(run, stored, remote.results_command(self._server, run.run_id)), redactor
 
     def result(self, text: str, item: int) -> tuple[StoredResults, str]:
         run_id = remote.ask(self._server, lambda client: remote.find_run(client, text))
-        stored = StoredResults("completed", lambda: remote.one_result(self._server, run_id, item))
+        stored = StoredResults("completed", lambda _: remote.one_result(self._server, run_id, item))
         return stored, f"{remote.results_command(self._server, run_id)} --item {item}"
 
     def delete(self, text: str, *, force: bool) -> str:

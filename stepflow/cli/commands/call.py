@@ -9,6 +9,7 @@ from stepflow.cli.completion import complete_component
 from stepflow.cli.options import ConfigOption, EnvFileOption, OutputOption
 
 if TYPE_CHECKING:
+    from stepflow.client import Client
     from stepflow.flow import Flow
 
 
@@ -45,7 +46,6 @@ def call(
       stepflow call /tools/search --input query.json
       stepflow call /greet/hello --input '{"name": "Ada"}' --server mesh:7840
     """
-    from stepflow.cli.display.texts import explained, plain
     from stepflow.cli.input.values import read_one
     from stepflow.cli.output import check_output, write_results
 
@@ -57,7 +57,7 @@ def call(
         write_results([result["result"]], output, batch=False)
         return
     error = result["error"]
-    console.say(f"{error['code']}: {plain(explained(error['code'], error['message'], error.get('data')), str)}")
+    console.say(f"{error['code']}: {_reason(error)}")
     raise typer.Exit(console.EXIT_FAILED)
 
 
@@ -82,15 +82,31 @@ def _call_here(flow: "Flow", given: bytes, config: Any) -> dict[str, Any]:
 
 def _call_in_mesh(flow: "Flow", given: bytes, server: str) -> dict[str, Any]:
     from stepflow.cli import remote
-    from stepflow.cli.display.trees import outcome_tree
-    from stepflow.codec import Json
+    from stepflow.cli.display.trees import result_tree
+    from stepflow.codec import Json, LargeJson
+    from stepflow.errors import FailedPrecondition
     from stepflow.flow import flow_bytes
 
-    async def work(client: Any) -> dict[str, Any]:
+    async def work(client: "Client") -> dict[str, Any]:
         run_id = await client.submit_batch(flow_bytes(flow), [Json(given)])
         console.say(f"run_id: {run_id}")
-        await client.wait(run_id)
-        [item] = [item async for item in client.items(run_id)]
-        return outcome_tree(remote.outcome_of(item))
+        run = await client.wait(run_id)
+        [outcome] = [remote.outcome_of(item) async for item in client.items(run_id)]
+        if isinstance(outcome, LargeJson):
+            command = remote.results_command(server, run_id)
+            raise FailedPrecondition("RESULT_TOO_LARGE", f"{outcome.text_bytes:,} bytes; this prints them: {command}")
+        return result_tree(outcome, run.status)
 
     return remote.ask(server, work)
+
+
+def _reason(error: dict[str, Any]) -> str:
+    """Return why a call failed: the message, and the innermost note of the engine or of the component."""
+    from stepflow.cli.display.texts import plain
+
+    data = error.get("data")
+    stack = data.get("stack") if isinstance(data, dict) else None
+    notes = stack[0].get("attachments") if isinstance(stack, list) and stack and isinstance(stack[0], dict) else None
+    note = str(notes[-1]) if isinstance(notes, list) and notes else ""
+    message = str(error["message"])
+    return plain(message if not note or note in message else f"{message}: {note}", str)

@@ -52,6 +52,7 @@ def run(
       echo '{"name": "Ada"}' | stepflow run --flow flow.yaml --env-variables
     """
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.driving import Job, drive, retain
     from stepflow.cli.input.documents import read_config, read_flow
@@ -83,21 +84,24 @@ def run(
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
+    view = choose_view(values.redactor.text, quiet=quiet)
+    stream = ResultStream(output, view, ordered=not given.unordered) if values.inputs.batch else None
     job = Job(
         local=_local(store),
         run_id=run_id,
         config=loaded,
         flow=parsed if values.overrides is None else apply_overrides(parsed, values.overrides),
         redactor=values.redactor,
-        view=choose_view(values.redactor.text, quiet=quiet),
+        view=view,
         request=request,
         inputs=values.inputs.values,
+        stream=stream,
     )
     ended = drive(job)
 
     # 3. Print how it ended, then remove old runs.
     try:
-        finish(ended, values.redactor, output, batch=values.inputs.batch)
+        finish(ended, values.redactor, output, batch=values.inputs.batch, stream=stream)
     finally:
         retain(job)
 
@@ -131,6 +135,7 @@ def resume(
 
     from stepflow.cli import stored
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.driving import drive, retain
     from stepflow.cli.input.documents import read_config
@@ -141,15 +146,18 @@ def resume(
     chosen = local.find(run_id) if run_id is not None else stored.only_unfinished(local)
     found = asyncio.run(stored.read_run(local, chosen))
 
+    batch = bool(found.labels.get("batch"))
     if found.ended is not None:
-        finish(found.ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+        finish(found.ended, found.redactor, output, batch=batch)
         return
 
     other = None if config is None else read_config(config)
     job = stored.make_job(local, found, other, choose_view(found.redactor.text, quiet=quiet))
+    if batch:
+        job.stream = ResultStream(output, job.view, ordered=True)
     ended = drive(job)
     try:
-        finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")))
+        finish(ended, found.redactor, output, batch=batch, stream=job.stream)
     finally:
         retain(job)
 

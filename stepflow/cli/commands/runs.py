@@ -202,6 +202,7 @@ def watch_run(
     from stepflow.cli import remote
     from stepflow.cli.display.follow import Following, follow
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.trees import event_tree
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.output import check_output
@@ -222,9 +223,10 @@ def watch_run(
         return run.run_id, run.items_total
 
     view = choose_view(redactor.text, quiet=quiet or json)
-    ended = follow(Following(server, view, on_event=print_event if json else None), begin)
     batch = bool(run.labels.get("batch", run.items_total != 1))
-    finish(ended, redactor, output, batch=batch, results=not json)
+    stream = ResultStream(output, view, ordered=True) if batch and not json else None
+    ended = follow(Following(server, view, on_event=print_event if json else None, stream=stream), begin)
+    finish(ended, redactor, output, batch=batch, results=not json, stream=stream)
 
 
 @app.command("cancel")

@@ -106,7 +106,7 @@ def submit(
     )
 
     if wait:
-        _follow(submission, server, output, json=json, quiet=quiet)
+        _follow(submission, server, output, json=json, quiet=quiet, unordered=given.unordered)
     else:
         _print_submitted(remote.ask(server, submission.send), server, json=json, quiet=quiet)
 
@@ -155,14 +155,19 @@ def _say_busy(error: "Overloaded", patience_s: float) -> None:
     console.say(f"the mesh is busy: {error.reason}; trying again for up to {duration(int(patience_s * 1000))}")
 
 
-def _follow(submission: _Submission, server: str | None, output: Path | None, *, json: bool, quiet: bool) -> None:
+def _follow(
+    submission: _Submission, server: str | None, output: Path | None, *, json: bool, quiet: bool, unordered: bool
+) -> None:
     """Submit the run, follow it, and print how it ended."""
     from stepflow.cli.display.follow import Following, follow
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
 
     inputs, redactor = submission.given.inputs, submission.given.redactor
     following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True)
+    if inputs.batch and not json:
+        following.stream = ResultStream(output, following.view, ordered=not unordered)
 
     def refused() -> None:
         following.refused = True
@@ -174,7 +179,7 @@ def _follow(submission: _Submission, server: str | None, output: Path | None, *,
         console.say(f"run_id: {submission.run_id}")
         return submission.run_id, (await client.get(submission.run_id)).items_total if inputs.batch else 1
 
-    finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json)
+    finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json, stream=following.stream)
 
 
 def _print_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool) -> None:

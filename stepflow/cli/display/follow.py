@@ -31,6 +31,7 @@ from stepflow.stop_signals import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import View
     from stepflow.client import Client, ClientEvent, Run
 
@@ -66,6 +67,8 @@ class Following:
     refused: bool = False
     """The mesh is busy and has refused the run so far."""
     items_ended: int = field(default=0, init=False)
+    stream: ResultStream | None = None
+    """Writes the results of a batch while it runs."""
 
 
 def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
@@ -178,6 +181,8 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
     async with remote.connect(following.server, remote.FOLLOW_PATIENCE_S) as client:
         following.view.begin(items_total)
         helpers = [asyncio.create_task(_tick(following)), asyncio.create_task(_tell_queued(client, following.run_id))]
+        if following.stream is not None:
+            helpers.append(asyncio.create_task(_write_results(client, following.run_id, following.stream)))
         try:
             run = await _watch(client, following)
         finally:
@@ -189,7 +194,7 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
         command = remote.results_command(following.server, run.run_id)
         # The result of a single run is read before the connection ends, unless it is large.
         found = [remote.outcome_of(item) async for item in client.items(run.run_id)] if run.items_total <= 1 else []
-    stored = StoredResults(run.status, lambda: remote.outcomes(following.server, run.run_id))
+    stored = StoredResults(run.status, lambda first: remote.outcomes(following.server, run.run_id, first))
     return Ended(run, read_already(found, run.status) or stored, command)
 
 
@@ -202,6 +207,8 @@ async def _watch(client: Client, following: Following) -> Run:
             match event.kind:
                 case "item_completed" | "item_failed":
                     following.items_ended += 1
+                    if following.stream is not None:
+                        following.stream.note([event.item])
                 case "history_incomplete":
                     console.warn(f"no further steps can be shown: {event.message}")
                 case "run_ended":
@@ -224,6 +231,14 @@ async def _tell_queued(client: Client, run_id: str) -> None:
         if reason != told:
             console.say(f"the run is queued: {reason}" if reason else "the run is driven again")
             told = reason
+
+
+async def _write_results(client: Client, run_id: str, stream: ResultStream) -> None:
+    """Write the results of a batch as its items end, until cancelled. What a busy mesh refuses is read later."""
+    while True:
+        with contextlib.suppress(StepflowError):
+            await stream.follow(lambda first: remote.numbered(client, run_id, first))
+        await asyncio.sleep(QUEUE_LOOK_S[0])
 
 
 async def _tick(following: Following) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from stepflow.cli import console
@@ -38,6 +39,8 @@ class LineView:
 
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...
+    def hidden(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _line(self, event: StepEvent) -> str | None:
         """Return the line of an event, None for events without a line (`started`, `progress`)."""

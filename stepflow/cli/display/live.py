@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli.display.step_rows import StepRow, format_row, indented, visible_rows
@@ -15,7 +16,7 @@ from stepflow.cli.display.texts import duration, failure_text, progress_text, si
 from stepflow.clock import SteadyClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stepflow.cli.display.step_rows import StepKey
     from stepflow.run.views import StepEvent
@@ -80,6 +81,20 @@ class LiveView:
         self._items_ended = items_ended
         if self._live is not None:
             self._live.update(self._frame(self._live.console.height), refresh=True)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        live = self._live
+        if live is None:
+            yield
+            return
+        live.transient = True
+        live.stop()
+        try:
+            yield
+        finally:
+            live.transient = False
+            live.start(refresh=True)
 
     def end(self) -> None:
         live, self._live = self._live, None

@@ -11,6 +11,7 @@ Not here: the format of the results (`stepflow.cli.output`).
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.trees import AnyRun
     from stepflow.cli.output import FlowResult
     from stepflow.codec import Json
@@ -44,6 +46,16 @@ class Ended:
     results_command: str
     """The command that prints the results from the store."""
 
+    def results_since(self, first: int) -> Iterable[FlowResult]:
+        """Return the results of the items from `first` on."""
+        from itertools import islice
+
+        from stepflow.cli.display.results import StoredResults
+
+        return (
+            self.results.since(first) if isinstance(self.results, StoredResults) else islice(self.results, first, None)
+        )
+
 
 def read_already(outcomes: Sequence[Json | Failure | LargeJson | None], status: str) -> list[FlowResult]:
     """Return the FlowResults of outcomes in memory; none if one of them is large."""
@@ -52,11 +64,18 @@ def read_already(outcomes: Sequence[Json | Failure | LargeJson | None], status: 
 
 
 def finish(
-    ended: Ended, redactor: Redactor, output: Path | None, *, batch: bool, json: bool = False, results: bool = True
+    ended: Ended,
+    redactor: Redactor,
+    output: Path | None,
+    *,
+    batch: bool,
+    json: bool = False,
+    results: bool = True,
+    stream: ResultStream | None = None,
 ) -> None:
     """Print the summary and write the results; with `json`, the run and its results (large ones aside) as one object.
 
-    Without `results`, stdout stays empty.
+    Without `results`, stdout stays empty. `stream` has written some results while the run went on.
 
     Raises:
         typer.Exit: the run or one of its items did not succeed (1).
@@ -71,7 +90,10 @@ def finish(
             print_json_with_list(run_tree(ended.run), "results", _without_large(ended))
         except StdoutUnwritable as error:
             raise _unwritable(None, error, ended.results_command) from None
-    if output is not None or (results and not json):
+    if stream is not None:
+        with _explained(output, ended.results_command):
+            stream.finish(ended.results_since)
+    elif output is not None or (results and not json):
         write(ended.results, output, ended.results_command, batch=batch)
 
     if ended.run.status != "completed" or ended.run.items_completed != ended.run.items_total:
@@ -80,8 +102,15 @@ def finish(
 
 def write(results: Iterable[FlowResult], output: Path | None, command: str, *, batch: bool) -> None:
     """Write results to stdout or to a file; `command` prints them again. Raises: FailedPrecondition, as `finish`."""
-    try:
+    with _explained(output, command):
         write_results(results, output, batch=batch)
+
+
+@contextmanager
+def _explained(output: Path | None, command: str) -> Iterator[None]:
+    """Turn errors of writing results into errors that name the command that prints them again."""
+    try:
+        yield
     except OSError as error:
         raise _unwritable(output, error, command) from None
     except YamlTooLarge as error:

@@ -5,6 +5,7 @@ All views take the same calls, on the event loop of the run.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from stepflow.cli import console
@@ -23,6 +24,9 @@ class View(Protocol):
     def begin(self, items_total: int) -> None: ...
     def on_event(self, event: StepEvent) -> None: ...
     def tick(self, items_ended: int) -> None: ...
+    def hidden(self) -> AbstractContextManager[None]:
+        """Make room for results on the terminal, for the duration of the block."""
+
     def end(self) -> None:
         """Leave the terminal as it was. Idempotent."""
 
@@ -47,3 +51,5 @@ class QuietView:
     def on_event(self, event: StepEvent) -> None: ...
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...
+    def hidden(self) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -474,16 +474,18 @@ class DeleteRunResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListItemsRequest(_message.Message):
-    __slots__ = ("run_id", "value_form", "page_size", "page_token")
+    __slots__ = ("run_id", "value_form", "page_size", "page_token", "first_item")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FORM_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ITEM_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     value_form: _values_pb2.ValueForm
     page_size: int
     page_token: str
-    def __init__(self, run_id: _Optional[str] = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    first_item: int
+    def __init__(self, run_id: _Optional[str] = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., first_item: _Optional[int] = ...) -> None: ...
 
 class ListItemsResponse(_message.Message):
     __slots__ = ("items", "next_page_token")

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from stepflow.cli.__main__ import main
-from support import ROOT
 
 MOCK = """
 plugins:

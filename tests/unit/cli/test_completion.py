@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from support import ROOT
+from support.runs_folder import CountingFolder
 
 from stepflow.cli.__main__ import main
 from stepflow.cli.completion import SHELLS
-from support import ROOT
-from support.runs_folder import CountingFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STEPFLOW = f"{sys.executable} -m stepflow.cli"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from stepflow import telemetry
 from stepflow.cli.__main__ import main
 from stepflow.cli.console import Usage
 from stepflow.cli.input.env_file import apply_env_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FLOW = """
 name: n
