@@ -45,6 +45,7 @@ _KINDS: dict[str, Any] = {
     "step_progress": "progress",
     "step_completed": "completed",
     "step_failed": "failed",
+    "step_skipped": "skipped",
     "step_retrying": "retrying",
     "step_sleeping": "sleeping",
     "step_waiting": "waiting",
@@ -252,4 +253,5 @@ def step_event(event: ClientEvent) -> StepEvent:
         done=event.done,
         total=event.total,
         parent=event.parent,
+        path=event.path,
     )
