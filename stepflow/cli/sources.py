@@ -277,4 +277,6 @@ def _step_view(step: RunStep) -> StepView:
         duration_ms=step.duration_ms,
         outcome=remote.outcome_of(step),
         retries=step.retries,
+        path=step.path,
+        skipped_for=step.skipped_for,
     )

@@ -102,19 +102,29 @@ def get_run(
     item: Annotated[
         int | None, typer.Option("--item", min=0, metavar="N", help="Print the result of this item of a batch, from 0.")
     ] = None,
+    error: Annotated[
+        bool, typer.Option("--error", help="Show what has failed instead: step, attempt, host, and the traceback.")
+    ] = False,
     output: OutputOption = None,
 ) -> None:
     """Show a run: its status, its items, and with --steps its steps; or with --result what it has computed.
 
-    Results of more than 16 MiB are not in the JSON: their length is.
+    Results of more than 16 MiB are not in the JSON: their length is. --error shows the failed steps with the frames of
+    their exceptions, of the whole run or of one --item.
 
     \b
     Examples:
       stepflow runs get 0198f3
       stepflow runs get 0198f3 --steps
+      stepflow runs get 0198f3 --error
       stepflow runs get 0198f3 --server mesh:7840 --json | jq '.items[].result'
       stepflow runs get 0198f3 --output result.json
     """
+    if error:
+        if steps or json or result or output is not None:
+            raise console.Usage("OPTION_INVALID", "--error excludes --steps, --json, --result and --output")
+        _print_errors(run_id, server, store, item)
+        return
     if result or item is not None or output is not None:
         if steps or json:
             raise console.Usage("OPTION_INVALID", "--result, --item and --output exclude --steps and --json")
@@ -137,6 +147,14 @@ def get_run(
     if steps:
         console.show()
         print_steps(shown.steps, shown.redactor)
+
+
+def _print_errors(run_id: str, server: str | None, store: Path | None, item: int | None) -> None:
+    """Print the failures of a run, or of one item. Raises: StepflowError."""
+    from stepflow.cli.display.runs import print_failures
+    from stepflow.cli.sources import choose
+
+    print_failures(choose(server, store).read(run_id, steps=True, results=False), item)
 
 
 def _print_result(run_id: str, server: str | None, store: Path | None, item: int | None, output: Path | None) -> None:

@@ -9,6 +9,8 @@
 - `lines`: the view elsewhere, one line per event.
 - `runs`: listings and details of runs and steps, for people (`stepflow runs`).
 - `trees`: runs, results, steps and events as JSON, for programs (`--json`).
+- `failures`: failures in one line, the failed items of a batch, and traces (`--error`).
+- `flow_lines`: the line of a failed expression in the flow file.
 - `texts`: durations, instants, failures and texts of components, for all of these modules.
 - `follow`: following a run of a mesh to its end, including Ctrl-C.
 """

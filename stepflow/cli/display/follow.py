@@ -46,6 +46,7 @@ _KINDS: dict[str, Any] = {
     "step_progress": "progress",
     "step_completed": "completed",
     "step_failed": "failed",
+    "step_skipped": "skipped",
     "step_retrying": "retrying",
     "step_sleeping": "sleeping",
     "step_waiting": "waiting",
@@ -267,4 +268,5 @@ def step_event(event: ClientEvent) -> StepEvent:
         done=event.done,
         total=event.total,
         parent=event.parent,
+        path=event.path,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.cli import console
 from stepflow.cli.display.texts import clock, duration, elapsed_ms, failure_text, signal_text, step_label
+from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,8 @@ class LineView:
                 return f"done    {label}{took}"
             case "failed":
                 return f"failed  {label}{took}: {failure_text(event, self._redact)}"
+            case "skipped":
+                return f"skipped {label} ({printable(event.message, one_line=True)} failed)"
             case "retrying":
                 wait = f"; again in {duration(elapsed_ms(event.at_ms, event.until_ms or event.at_ms))}"
                 return f"retry   {label} (attempt {event.attempt}): {failure_text(event, self._redact)}{wait}"

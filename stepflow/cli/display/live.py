@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.cli.display.step_rows import StepRow, format_row, indented, visible_rows
 from stepflow.cli.display.texts import duration, failure_text, progress_text, signal_text, step_label
 from stepflow.clock import SteadyClock
+from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +72,11 @@ class LiveView:
                 row.state, row.until_ms, row.note = event.kind, event.until_ms, f"for {signal_text(event)}"
             case "retrying" | "sleeping":
                 row.state, row.until_ms, row.note = event.kind, event.until_ms, failure_text(event, self._redact)
+            case "skipped":
+                row.state, row.until_ms = event.kind, None
+                row.note = f"({printable(event.message, one_line=True)} failed)"
+                row.started_at_ms = row.ended_at_ms = None
+                self._counts[event.kind] += 1
             case "completed" | "failed":
                 row.state, row.until_ms, row.note = event.kind, event.until_ms, failure_text(event, self._redact)
                 row.ended_at_ms = event.at_ms
@@ -138,12 +144,13 @@ class LiveView:
         """Return the last line: items, steps and elapsed time, with `shown` rows above the line."""
         counts = Counter(row.state for row in self._rows.values())
         active = counts["running"] + counts["retrying"] + counts["sleeping"] + counts["waiting"]
-        failed, hidden = self._counts["failed"], len(self._rows) - shown
+        failed, skipped, hidden = self._counts["failed"], self._counts["skipped"], len(self._rows) - shown
 
         parts = [f"{self._items_ended:,}/{self._items_total:,} items"] if self._items_total > 1 else []
         parts.append(f"{self._counts['completed']:,} steps done")
         parts += [f"{active:,} under way"] if active else []
         parts += [f"{failed:,} failed"] if failed else []
+        parts += [f"{skipped:,} skipped"] if skipped else []
         parts += [f"{hidden:,} not shown"] if hidden > 0 else []
         parts.append(duration(self._clock.now_ms() - self._begun_at_ms))
         return " · ".join(parts)

@@ -17,13 +17,14 @@ StepKey: TypeAlias = tuple[str, int, int]
 _WORDS = {
     "completed": ("done", "green"),
     "failed": ("failed", "red"),
+    "skipped": ("skip", "dim"),
     "retrying": ("retry", "yellow"),
     "sleeping": ("sleep", "cyan"),
     "waiting": ("wait", "cyan"),
 }
 """Word and style of a state; every other state is `run`."""
 
-_PRIORITY = {"running": 0, "retrying": 0, "sleeping": 0, "waiting": 0, "failed": 1, "completed": 2}
+_PRIORITY = {"running": 0, "retrying": 0, "sleeping": 0, "waiting": 0, "failed": 1, "skipped": 2, "completed": 3}
 """Rows with a low number are shown first when there is no room for all."""
 
 

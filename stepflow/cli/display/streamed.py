@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.cli import console
+from stepflow.cli.display.failures import FailedItems
 from stepflow.cli.display.trees import result_tree
 from stepflow.cli.output import WRITE_BYTES, LargeOutcome, ResultFormat, YamlTooLarge
 
@@ -43,6 +44,7 @@ class ResultStream:
     """The results of one batch. `view` is told to make room for them on a terminal."""
 
     def __init__(self, output: Path | None, view: View, *, ordered: bool) -> None:
+        self.failed = FailedItems()
         self._output = output
         self._view = view
         self._ordered = ordered
@@ -96,6 +98,7 @@ class ResultStream:
                 first += 1
             for item, result in enumerate(results(first), first):
                 if item not in self._written:
+                    self.failed.note(item, result)
                     for part in self._format.texts(result, None if self._ordered else item):
                         self._write_now(part)
                     self._written.add(item)
@@ -149,7 +152,9 @@ class ResultStream:
                     await self._flush()
             self._waiting += tail
         else:
-            for text in self._format.texts(result_tree(outcome, "running"), number):
+            result = result_tree(outcome, "running")
+            self.failed.note(item, result)
+            for text in self._format.texts(result, number):
                 self._waiting += text
         if len(self._waiting) >= WRITE_BYTES:
             await self._flush()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import decode
 from stepflow.errors import Code
+from stepflow.failure_data import failed_step
 from stepflow.printable import printable
 from stepflow.telemetry import without_hidden
 
@@ -43,7 +44,9 @@ def failure_text(event: StepEvent, redact: Callable[[str], str]) -> str:
     failure = event.failure
     if failure is None:
         return ""
-    return f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+    text = f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+    failed = failed_step(failure.data)
+    return f"{text}; at {plain(failed.expression, redact)}" if failed is not None and failed.expression else text
 
 
 def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -> str:
