@@ -108,10 +108,13 @@ def check_output(output: Path | None) -> None:
 def write_results(results: Iterable[FlowResult], output: Path | None, *, batch: bool) -> None:
     """Write FlowResults as they come, to stdout (JSON) or to a file (format by extension).
 
+    A single one is indented on a terminal.
+
     A single run is one value; a batch is JSONL or a YAML list. Raises: OSError, YamlTooLarge.
     """
     if output is None:
-        for text in _joined(_lines(results)):
+        texts = _lines(results) if batch or not sys.stdout.isatty() else _indented(results)
+        for text in _joined(texts):
             console.out(text)
         return
 
@@ -155,6 +158,16 @@ def _output_format(output: Path) -> Literal["yaml", "json"]:
 def _lines(results: Iterable[FlowResult]) -> Iterator[bytes]:
     for result in results:
         yield from _line(result, None)
+
+
+def _indented(results: Iterable[FlowResult]) -> Iterator[bytes]:
+    import msgspec
+
+    for result in results:
+        if isinstance(result, LargeResult):
+            yield from _line(result, None)
+        else:
+            yield msgspec.json.format(encode(result), indent=2) + b"\n"
 
 
 def _line(result: FlowResult, item: int | None) -> Iterator[bytes]:

@@ -192,7 +192,8 @@ def list_components(
     if servers:
         console.show()
         lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]
-        print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
+        heads = ("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR")
+        print_table(heads, lines, whole=("STATE",), least=("RESTARTS", "TYPE"))
 
 
 def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None:
@@ -212,14 +213,15 @@ def _print_cluster(cluster: "Cluster") -> None:
             (e.executor_id, e.address, f"{e.runs:,}/{e.runs_max:,}", "draining" if e.draining else "ready")
             for e in cluster.executors
         ]
-        print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors)
+        print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors, whole=("STATE",))
     if cluster.hosts:
         console.show()
         hosts = [
             (host.host_id, host.address, f"{host.capacity:,}", "draining" if host.draining else "ready", _plugins(host))
             for host in cluster.hosts
         ]
-        print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+        heads = ("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS")
+        print_table(heads, hosts, whole=("STATE",), least=("CAPACITY",))
     _warn_of_waiting(cluster.control_plane_id, "call", cluster.value_waiting, cluster.value_bytes_max)
     for executor in cluster.executors:
         _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)

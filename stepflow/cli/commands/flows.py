@@ -107,7 +107,7 @@ def list_flows(
             for flow in found
             for newest in flow.versions[-1:]
         ]
-        print_table(("NAME", "VERSION", "LABELS", "STORED", "FLOW_ID"), rows)
+        print_table(("NAME", "VERSION", "LABELS", "STORED", "FLOW_ID"), rows, whole=("STORED",), least=("FLOW_ID",))
     else:
         console.say(
             f"no flow name begins with {prefix!r}; `stepflow flows list` shows all"

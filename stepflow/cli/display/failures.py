@@ -9,6 +9,7 @@ Every text of a component is redacted.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
@@ -84,7 +85,7 @@ class FailedItems:
 
     def say(self, redact: Callable[[str], str], command: str, lines: FlowLines | None) -> None:
         """Print the first failed items with their reasons, and how to see the others."""
-        for index, error in self._first:
+        for index, error in sorted(self._first, key=itemgetter(0)):
             console.say(f"item {index}: {failed_line(error, redact, lines)}")
         more = self.count - len(self._first)
         if more:

@@ -1,4 +1,7 @@
-"""The view for logs and pipes: one line for each step that ends, is retried, sleeps or waits for a signal."""
+"""The view for logs and pipes: one line for each step that ends, is retried, sleeps or waits for a signal.
+
+A step is named by its path, which tells steps of one id in different sub-runs apart.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class LineView:
         if self._all_events or event.kind in ("failed", "retrying"):
             line = self._line(event)
             if line is not None:
-                console.say(f"{'  ' * event.depth}{line}")
+                console.say(line if event.path else f"{'  ' * event.depth}{line}")
 
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...
@@ -45,7 +48,8 @@ class LineView:
 
     def _line(self, event: StepEvent) -> str | None:
         """Return the line of an event, None for events without a line (`started`, `progress`)."""
-        label = step_label(event, batch=self._batch)
+        # Without its path, which an older server does not tell, a step is shown by its id.
+        label = event.path or step_label(event, batch=self._batch)
         took = "" if event.duration_ms is None else f" in {duration(event.duration_ms)}"
 
         match event.kind:

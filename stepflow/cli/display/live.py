@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli.display.step_rows import StepRow, format_row, indented, visible_rows
-from stepflow.cli.display.texts import duration, failure_text, progress_text, signal_text, step_label
+from stepflow.cli.display.texts import coarse_duration, duration, failure_text, progress_text, signal_text, step_label
 from stepflow.clock import SteadyClock
 from stepflow.printable import printable
 
@@ -29,6 +29,13 @@ ROWS_KEPT_MAX = 1_000
 """Steps remembered for the table. The oldest step that has ended is dropped first."""
 
 BAR_CHARS = 40
+
+LABEL_CHARS_MIN = 16
+"""Width that the names of steps have at least; a longer name takes at most half of the terminal."""
+
+PACE_MS = 2_000
+"""The time left is estimated after this time."""
+
 FRAME_INTERVAL_S = 0.125
 BATCH_FRAME_INTERVAL_S = 0.5
 """Longer than `FRAME_INTERVAL_S`, because counting the items of a batch reads the store."""
@@ -44,6 +51,8 @@ class LiveView:
         self._counts: Counter[str] = Counter()
         self._items_total = 1
         self._items_ended = 0
+        self._items_before: int | None = None
+        """Items that had ended when this command began."""
         self._clock = SteadyClock()
         self._begun_at_ms = self._clock.now_ms()
         self._live: Any = None
@@ -85,8 +94,10 @@ class LiveView:
 
     def tick(self, items_ended: int) -> None:
         self._items_ended = items_ended
+        if self._items_before is None:
+            self._items_before = items_ended
         if self._live is not None:
-            self._live.update(self._frame(self._live.console.height), refresh=True)
+            self._live.update(self._frame(self._live.console.height, self._live.console.width), refresh=True)
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
@@ -108,7 +119,7 @@ class LiveView:
             return
         if self._items_total > 1:  # the last frame stays on the screen: keep the rows that need attention
             self._rows = {key: row for key, row in self._rows.items() if row.state != "completed"}
-        live.update(self._frame(live.console.height))
+        live.update(self._frame(live.console.height, live.console.width))
         live.stop()
 
     def _row_of(self, event: StepEvent) -> StepRow:
@@ -126,12 +137,12 @@ class LiveView:
             if ended is not None:
                 del self._rows[ended]
 
-    def _frame(self, height: int) -> Any:
+    def _frame(self, height: int, columns: int = 80) -> Any:
         from rich.console import Group
         from rich.text import Text
 
         rows = visible_rows(self._rows, max(3, min(ROWS_MAX, height - 4)))
-        width = max((len(indented(row)) for row in rows), default=0)
+        width = min(max((len(indented(row)) for row in rows), default=0), max(LABEL_CHARS_MIN, columns // 2))
         now_ms = self._clock.now_ms()
 
         lines = [Text(no_wrap=True, overflow="ellipsis").append_tokens(format_row(row, width, now_ms)) for row in rows]
@@ -139,6 +150,10 @@ class LiveView:
             lines.append(Text(_bar(self._items_ended / self._items_total), "cyan"))
         lines.append(Text(self._summary(len(rows)), "dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
+
+    @property
+    def _items_left(self) -> int:
+        return self._items_total - self._items_ended if self._items_total > 1 else 0
 
     def _summary(self, shown: int) -> str:
         """Return the last line: items, steps and elapsed time, with `shown` rows above the line."""
@@ -152,8 +167,18 @@ class LiveView:
         parts += [f"{failed:,} failed"] if failed else []
         parts += [f"{skipped:,} skipped"] if skipped else []
         parts += [f"{hidden:,} not shown"] if hidden > 0 else []
-        parts.append(duration(self._clock.now_ms() - self._begun_at_ms))
+        elapsed_ms = self._clock.now_ms() - self._begun_at_ms
+        parts.append(duration(elapsed_ms))
+        left_ms = time_left_ms(elapsed_ms, self._items_ended - (self._items_before or 0), self._items_left)
+        parts += [f"about {coarse_duration(left_ms)} left"] if left_ms is not None else []
         return " · ".join(parts)
+
+
+def time_left_ms(elapsed_ms: int, ended: int, left: int) -> int | None:
+    """Return how long the items that are left will take at the pace so far; None if no pace is known."""
+    if left <= 0 or ended <= 0 or elapsed_ms < PACE_MS:
+        return None
+    return elapsed_ms * left // ended
 
 
 def _bar(share: float) -> str:

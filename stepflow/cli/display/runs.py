@@ -60,7 +60,8 @@ def print_runs(found: Iterable[tuple[AnyRun, str]]) -> None:
         (run.run_id, status, run_name(run), _item_counts(run), clock(run.created_at_ms), _took(run))
         for run, status in found
     ]
-    print_table(("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK"), rows)
+    heads = ("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK")
+    print_table(heads, rows, whole=heads[1:2] + heads[3:], least=("TOOK", "ITEMS"))
 
 
 def print_run(shown: ShownRun) -> None:
@@ -124,7 +125,8 @@ def print_steps(steps: Iterable[StepView], redactor: Redactor) -> None:
         status = f"skipped ({step.skipped_for} failed)" if step.skipped_for else step.status
         failure = "" if step.skipped_for else _failure(step.outcome, redactor)
         rows.append((name, str(step.item), step.component, status, attempt, took, failure))
-    print_table(("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", ""), rows)
+    heads = ("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", "")
+    print_table(heads, rows, whole=("ITEM", "TOOK"), least=("ATTEMPT", "COMPONENT", "ITEM"))
 
 
 def _failure(outcome: Json | Failure | LargeJson | None, redactor: Redactor) -> str:

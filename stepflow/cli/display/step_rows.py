@@ -75,6 +75,14 @@ def indented(row: StepRow) -> str:
     return "  " * row.depth + printable(row.label, one_line=True)
 
 
+def _cut(label: str, width: int) -> str:
+    """Cut a label in its middle: names of steps differ at both ends."""
+    if len(label) <= width:
+        return label
+    tail = (width - 1) // 2
+    return f"{label[: width - 1 - tail]}…{label[len(label) - tail :]}"
+
+
 def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
     """Return the texts of a row with their styles; `width`: width of the widest label."""
     word, style = _WORDS.get(row.state, ("run", "blue"))
@@ -88,6 +96,6 @@ def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
 
     return [
         (f"{word:<6}  ", style),
-        (f"{indented(row):<{width}}  {elapsed:>8}  ", ""),
+        (f"{_cut(indented(row), width):<{width}}  {elapsed:>8}  ", ""),
         (f"{attempt}  {note}".strip(), "dim"),
     ]

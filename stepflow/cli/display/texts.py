@@ -91,6 +91,19 @@ def duration(milliseconds: int) -> str:
     return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
+def coarse_duration(milliseconds: int) -> str:
+    """Format an estimate: `5 s`, `3 min`, `1 h 20 min`, `2 d`."""
+    minutes = round(milliseconds / 60_000)
+    if minutes < 2:
+        return f"{max(1, round(milliseconds / 1_000))} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{round(hours / 24)} d"
+    return f"{hours} h {minutes // 10 * 10} min" if hours < 10 and minutes >= 10 else f"{hours} h"
+
+
 def progress_text(event: StepEvent, redact: Callable[[str], str]) -> str:
     """Return a progress report in one line: `3/10 pages`, `40% uploading`, or the message alone."""
     done, total = event.done, event.total
