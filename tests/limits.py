@@ -206,6 +206,7 @@ SCHEMAS = (
 )
 
 FLOWS = (
+    Limit("Characters of `--key`", "stepflow/cli/commands/submit KEY_CHARS_MAX", "`RUN_ID_INVALID`"),
     Limit("Characters of a step path", "stepflow/step_path STEP_PATH_CHARS_MAX", "`STEP_PATH_INVALID`"),
     Limit("Versions under one flow name", "control_plane VERSIONS_MAX", "The oldest version without a label goes"),
     Limit("Labels of one flow name", "control_plane LABELS_MAX", "`TOO_MANY_LABELS`"),

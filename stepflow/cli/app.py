@@ -1,6 +1,6 @@
 """The `stepflow` command: its global options, and the conversion of errors to messages and exit codes.
 
-- Exit codes: 0 success, 1 the flow failed or is invalid (or any other error), 2 usage, 130 Ctrl-C.
+- Exit codes: `stepflow.cli.exits`.
 - Tracebacks are shown at log level debug only.
 - Starting is fast: command modules import typer and options at the top, and everything else inside the commands. Help
   is rendered without rich: importing rich would double the time.
@@ -22,6 +22,7 @@ from stepflow.cli.commands import (
     components,
     dev,
     flows,
+    former,
     infer,
     init,
     run,
@@ -31,6 +32,7 @@ from stepflow.cli.commands import (
     test,
     validate,
 )
+from stepflow.cli.exits import exit_code
 from stepflow.cli.strict import StrictTyper
 from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.standard_streams import StdoutUnwritable, prepare_streams
@@ -51,12 +53,14 @@ app.command("validate")(validate.validate)
 app.command("infer")(infer.infer)
 app.command("schema")(schema.schema)
 app.command("test")(test.run_tests)
-app.command("list-components")(components.list_components)
+app.command("list-components", hidden=True)(components.list_components)
 app.command("call")(call.call)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("dev")(dev.dev)
 app.command("submit")(submit.submit)
+runs.app.command("get", hidden=True)(former.get_run)
+runs.app.command("steps", hidden=True)(former.list_steps)
 app.add_typer(runs.app, name="runs")
 app.add_typer(flows.app, name="flows")
 app.add_typer(cluster.components_app, name="components")
@@ -121,7 +125,7 @@ def report(error: Exception) -> int:
         traceback.print_exception(error)
     if known is not None:
         console.error(known)
-        return console.EXIT_USAGE if isinstance(known, console.Usage) else console.EXIT_FAILED
+        return exit_code(known)
 
     # The text of an unexpected exception may quote a payload or a secret: show its type and location only.
     hint = "report the traceback above" if telemetry.is_enabled("debug") else "rerun with --log-level debug"

@@ -146,16 +146,20 @@ def complete_plugin(ctx: typer.Context, incomplete: str) -> Offer:  # noqa: ARG0
 
 def _runs(ctx: typer.Context, incomplete: str) -> "Iterator[tuple[AnyRun, str]]":
     """Yield runs that may be meant, the newest first."""
-    from_mesh = "store" not in {parameter.name for parameter in ctx.command.params}
+    from stepflow.cli.target import choose_folder, choose_target
+
+    names = {parameter.name for parameter in ctx.command.params}
     store: Path | None = ctx.params.get("store")
-    if store is None and (from_mesh or _server(ctx)):
+    if "store" not in names:
+        return iter(_ask_mesh(ctx, _newest_of_mesh))
+    folder = choose_target(_server(ctx), store, quiet=True).folder if "server" in names else choose_folder(store)
+    if folder is None:
         return iter(_ask_mesh(ctx, _newest_of_mesh))
 
     from stepflow.cli.run_list import list_known
-    from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
+    from stepflow.embedded.runs_folder import LocalRuns
 
-    local = LocalRuns(store or DEFAULT_FOLDER)
-    return (found for found in list_known(local) if found[0].run_id.startswith(incomplete))
+    return (found for found in list_known(LocalRuns(folder)) if found[0].run_id.startswith(incomplete))
 
 
 async def _newest_of_mesh(client: "Client") -> "list[tuple[AnyRun, str]]":
@@ -223,9 +227,11 @@ def _ask_mesh(ctx: typer.Context, work: "Callable[[Client], Awaitable[_T]]") -> 
     import asyncio
 
     from stepflow.cli import remote
+    from stepflow.cli.target import choose_mesh
 
     async def connected() -> _T:
-        async with asyncio.timeout(MESH_S), remote.connect(_server(ctx), MESH_S) as client:
+        server = choose_mesh(_server(ctx), quiet=True)
+        async with asyncio.timeout(MESH_S), remote.connect(server, MESH_S) as client:
             return await work(client)
 
     return asyncio.run(connected())

@@ -3,7 +3,7 @@
 - stdout carries machine output only (results, JSON, YAML); stderr carries all messages for people.
 - Colour is used only on a terminal, and not if NO_COLOR is set.
 - Texts for people may quote peers: `say` shows their control characters instead of writing them.
-- `Usage` ends the process with exit code 2; every other `StepflowError` ends it with 1.
+- The exit code of an error is in `stepflow.cli.exits`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ _STYLED = re.compile(r"(\x1b\[(?:0|(?:1|2|31|32|33|36)(?:;(?:1|2|31|32|33|36))*)
 
 class Usage(Invalid):
     """An error in the command line: options that exclude each other, a file that does not exist."""
+
+
+class CheckFailed(Invalid):
+    """A flow or config that fails its check."""
 
 
 def out(text: str | bytes) -> None:

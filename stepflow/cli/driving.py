@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import time
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from stepflow.cli.display.streamed import CHUNK_ITEMS, LOOK_S
 from stepflow.cli.display.texts import duration
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.cli.output import LargeOutcome
+from stepflow.cli.target import folder_option
 from stepflow.codec import LargeJson
 from stepflow.config import KEEP_EVERYTHING, BuiltinPlugin, MockPlugin
 from stepflow.embedded.examine import close_ended
@@ -109,18 +111,13 @@ def retain(job: Job) -> None:
 
 def resume_hint(local: LocalRuns, run_id: str) -> str:
     """Return the message with the command to resume a run."""
-    from pathlib import Path
-
-    from stepflow.embedded.runs_folder import DEFAULT_FOLDER
-
-    elsewhere = "" if local.folder == Path.cwd() / DEFAULT_FOLDER else f" --store {local.folder}"
-    return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{elsewhere}"
+    return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{folder_option(local.folder)}"
 
 
 def results_command(local: LocalRuns, run_id: str) -> str:
     """Return the command that prints the stored results of a run."""
-    # With --store always: STEPFLOW_SERVER may name a mesh.
-    return f"stepflow runs get {run_id} --result --store {local.folder}"
+    # With --store always: the command may look in a mesh without.
+    return f"stepflow runs show {run_id} --result --store {shlex.quote(str(local.folder))}"
 
 
 async def _drive(job: Job) -> Ended:

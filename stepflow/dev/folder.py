@@ -87,6 +87,39 @@ class DevFolder:
             raise _unusable(self.path, error) from None
 
 
+def live_server(folder: Path) -> str | None:
+    """Return the address of the mesh that runs in a folder; None if none does. Changes nothing."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        known = json.loads(os.read(lock, 4096) or b"{}")
+        pid, server = known.get("pid"), known.get("server")
+        # The process first: trying the lock of a dead one could refuse a mesh that starts at this moment.
+        if not isinstance(pid, int) or not isinstance(server, str) or not _is_alive(pid):
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return server
+    except (OSError, ValueError, AttributeError):
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def make_private(folder: Path) -> None:
     """Create a folder that only its owner can enter, ignored by git. Raises: OSError."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

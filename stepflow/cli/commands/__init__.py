@@ -2,10 +2,11 @@
 
 - `run`: `run` and `resume`.
 - `submit`: `submit`.
-- `runs`: `runs list`, `get`, `steps`, `watch`, `signal`, `cancel`, `delete`.
+- `runs`: `runs list`, `show`, `watch`, `signal`, `cancel`, `delete`.
+- `former`: former words.
 - `flows`: `flows`.
 - `cluster`: `cluster` and `components` (a mesh).
-- `components`: `list-components` (this machine).
+- `components`: `components list --config` and the former `list-components` (this machine).
 - `validate`: `validate`.
 - `infer`: `infer`.
 - `test`: `test`.

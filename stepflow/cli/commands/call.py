@@ -46,11 +46,12 @@ def call(
       stepflow call /tools/search --input query.json
       stepflow call /greet/hello --input '{"name": "Ada"}' --server mesh:7840
     """
-    from stepflow.cli.input.values import read_one
+    from stepflow.cli.input.files import compact_tree
+    from stepflow.cli.input.values import value_tree
     from stepflow.cli.output import check_output, write_results
 
     check_output(output)
-    flow, given = _one_step(path), read_one(value, "--input")
+    flow, given = _one_step(path), compact_tree(value_tree(value, "input"), "input")
     result = _call_here(flow, given, config) if server is None else _call_in_mesh(flow, given, server)
 
     if result["outcome"] == "success":

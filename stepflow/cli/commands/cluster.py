@@ -1,10 +1,12 @@
 """`stepflow cluster` and `stepflow components`: the members of a mesh, drains, the components of its hosts."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.components import list_configured
 from stepflow.cli.completion import complete_plugin
 from stepflow.cli.options import JsonOption, ServerOption
 from stepflow.cli.strict import StrictTyper
@@ -22,7 +24,7 @@ app = StrictTyper(
 )
 components_app = StrictTyper(
     name="components",
-    help="Show the components that the hosts of a mesh offer.",
+    help="Show components: of the hosts of a mesh, or of a config.",
     epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -50,8 +52,9 @@ def show_status(*, server: ServerOption = None, json: JsonOption = False) -> Non
 
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
 
-    cluster = remote.ask(server, lambda client: client.cluster())
+    cluster = remote.ask(choose_mesh(server), lambda client: client.cluster())
     if json:
         print_json(dataclasses.asdict(cluster))
     else:
@@ -86,6 +89,7 @@ def drain(
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
     from stepflow.errors import DeadlineExceeded
 
     async def drain_member(client: "Client") -> dict[str, str]:
@@ -100,7 +104,7 @@ def drain(
                 console.say(f"drained {identity}")
                 return {kind: identity}
 
-    drained = remote.ask(server, drain_member)
+    drained = remote.ask(choose_mesh(server), drain_member)
     if json:
         print_json(drained)
 
@@ -116,6 +120,7 @@ def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOpti
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
 
     async def undrain_member(client: "Client") -> dict[str, str]:
         kind, identity = await _find_member(client, name)
@@ -123,7 +128,7 @@ def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOpti
         console.say(f"{identity} accepts work")
         return {kind: identity}
 
-    undrained = remote.ask(server, undrain_member)
+    undrained = remote.ask(choose_mesh(server), undrain_member)
     if json:
         print_json(undrained)
 
@@ -152,33 +157,56 @@ async def _find_member(client: "Client", text: str) -> tuple[str, str]:
 @components_app.command("list")
 def list_components(
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="List the components of this config's plugins, on this machine."),
+    ] = None,
     plugin: Annotated[
         str,
         typer.Option(
             "--plugin", metavar="NAME", help="Only components of this plugin.", autocompletion=complete_plugin
         ),
     ] = "",
-    server: ServerOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help="The mesh. Default: STEPFLOW_SERVER, else a `stepflow dev` of this folder, else the config here.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components that the hosts of a mesh offer, and the state of their servers.
+    """List the components of a mesh with the state of their servers, or those of a config with their paths in flows.
 
-    With --json, schemas are included.
+    For a config, its component servers are started and stopped; the exit code is 1 when one fails to start. With
+    --json, schemas are included.
 
     \b
     Examples:
       stepflow components list
+      stepflow components list --config stepflow-config.yml
       stepflow components list --plugin builtin --json | jq '.components[].path'
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json, print_table
+    from stepflow.cli.target import choose_target
+
+    mesh = None
+    if config is None:
+        mesh = choose_target(server).server
+    elif server is not None:
+        raise console.Usage("OPTIONS_EXCLUSIVE", "--config and --server exclude each other; give one of them")
+    if mesh is None:
+        list_configured(config, "json" if json else "pretty", with_schemas=json, plugin=plugin)
+        return
 
     async def work(client: "Client") -> tuple["list[Component]", "list[tuple[str, PluginInfo]]"]:
         hosts = (await client.cluster()).hosts
         servers = [(host.host_id, p) for host in hosts for p in host.plugins if plugin in ("", p.plugin)]
         return await client.components(plugin), servers
 
-    found, servers = remote.ask(server, work)
+    found, servers = remote.ask(mesh, work)
     if json:
         components = [_component_tree(component) for component in found]
         print_json({"components": components, "plugins": [_plugin_tree(*pair) for pair in servers]})

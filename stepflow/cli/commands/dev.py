@@ -124,6 +124,8 @@ async def _run_until(mesh: "DevMesh", stop: "asyncio.Event", *, reset: bool, jso
 def _print_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
     import os
 
+    from stepflow.cli.target import mesh_option
+
     if json:
         from stepflow.codec import encode
 
@@ -143,8 +145,7 @@ def _print_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:
     console.say(f"{console.styled('the mesh is ready', 'green', 'bold')} at {mesh.server}")
     console.say(console.styled(f"  etcd {mesh.etcd_version}; {', '.join(parts)}", "dim"))
     console.say(console.styled(f"  data and logs: {mesh.settings.folder}", "dim"))
-    at = "" if mesh.settings.port == 7840 else f" --server {mesh.server}"
-    console.say(f"try: stepflow submit --flow FLOW{at}   (Ctrl-C stops the mesh)")
+    console.say(f"try: stepflow submit FLOW{mesh_option(mesh.server)}   (Ctrl-C stops the mesh)")
 
 
 async def _warn_of_plugins(mesh: "DevMesh") -> None:

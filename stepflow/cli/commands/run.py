@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.completion import complete_run
 from stepflow.cli.options import (
+    RUN_HELP,
     ConfigOption,
     FlowOption,
     MaxConcurrencyOption,
@@ -18,15 +20,17 @@ from stepflow.cli.options import (
     QuietOption,
     RunOptions,
     StoreOption,
+    with_flow,
     with_run_options,
 )
 
 if TYPE_CHECKING:
+    from stepflow.cli.found_flow import FoundFlow
     from stepflow.config import Config
     from stepflow.embedded.runs_folder import LocalRuns
-    from stepflow.flow import Flow
 
 
+@with_flow
 @with_run_options
 def run(
     *,
@@ -46,16 +50,18 @@ def run(
 
     \b
     Examples:
-      stepflow run --flow flow.yaml --input-json '{"name": "Ada"}'
-      stepflow run --flow flow.yaml --input input.yaml --output result.json
-      stepflow run --flow flow.yaml --inputs items.jsonl --max-concurrency 4
-      echo '{"name": "Ada"}' | stepflow run --flow flow.yaml --env-variables
+      stepflow run flow.yaml --input '{"name": "Ada"}'
+      stepflow run flow.yaml --input input.yaml --output result.json
+      stepflow run flow.yaml --inputs items.jsonl --max-concurrency 4
+      stepflow run flow.yaml --input input.yaml --var tone=terse --set ask.input.model=small
+      echo '{"name": "Ada"}' | stepflow run flow.yaml --env-variables
     """
     from stepflow.cli.display.outcome import finish
     from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.driving import Job, drive, retain
-    from stepflow.cli.input.documents import read_config, read_flow
+    from stepflow.cli.found_flow import check_stdin, find_flow
+    from stepflow.cli.input.documents import read_config
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
     from stepflow.embedded.mesh import check_inputs, check_request, run_request
@@ -64,9 +70,11 @@ def run(
 
     # 1. Check the whole command line: nothing starts before all of it is known to be right.
     check_output(output)
-    parsed, loaded = read_flow(flow), read_config(config, flow)
-    _check(flow, parsed, loaded)
-    values = read_given(given, parsed)
+    check_stdin(flow, *given.values)
+    found = find_flow(flow)
+    parsed, loaded = found.flow, read_config(config, found.path)
+    _check(found, loaded)
+    values = read_given(given, parsed, stdin_taken=flow == "-")
 
     run_id = new_run_id()
     request = run_request(
@@ -78,7 +86,7 @@ def run(
         overrides=values.overrides,
         concurrency_max=max_concurrency,
         check_input=not no_validate_input,
-        labels=_labels(flow, loaded, batch=values.inputs.batch),
+        labels=_labels(found.label, loaded, batch=values.inputs.batch),
     )
     check_request(parsed, request)
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
@@ -87,7 +95,7 @@ def run(
     view = choose_view(values.redactor.text, quiet=quiet)
     stream = ResultStream(output, view, ordered=not given.unordered) if values.inputs.batch else None
     job = Job(
-        local=_local(store),
+        local=_local(store, quiet=quiet),
         run_id=run_id,
         config=loaded,
         flow=parsed if values.overrides is None else apply_overrides(parsed, values.overrides),
@@ -110,7 +118,7 @@ def resume(
     *,
     run_id: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN_ID]", help="The run, or a prefix of its id. Default: the unfinished run."),
+        typer.Argument(metavar="[RUN]", help=f"{RUN_HELP} Default: the unfinished run.", autocompletion=complete_run),
     ] = None,
     config: Annotated[
         Path | None,
@@ -142,7 +150,7 @@ def resume(
     from stepflow.cli.output import check_output
 
     check_output(output)
-    local = _local(store)
+    local = _local(store, quiet=quiet)
     chosen = local.find(run_id) if run_id is not None else stored.only_unfinished(local)
     found = asyncio.run(stored.read_run(local, chosen))
 
@@ -162,17 +170,18 @@ def resume(
         retain(job)
 
 
-def _local(store: Path | None) -> "LocalRuns":
-    from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
+def _local(store: Path | None, *, quiet: bool) -> "LocalRuns":
+    from stepflow.cli.target import choose_folder
+    from stepflow.embedded.runs_folder import LocalRuns
 
-    local = LocalRuns(store or DEFAULT_FOLDER)
+    local = LocalRuns(choose_folder(store, quiet=quiet))
     exposure = local.exposure()
     if exposure:
         console.warn(exposure)
     return local
 
 
-def _check(path: Path, flow: "Flow", config: "Config") -> None:
+def _check(found: "FoundFlow", config: "Config") -> None:
     """Refuse a flow or config with errors; show the warnings of their texts, and count the other warnings.
 
     Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
@@ -180,24 +189,27 @@ def _check(path: Path, flow: "Flow", config: "Config") -> None:
     from stepflow.cli.commands.validate import check, passes, print_report
     from stepflow.errors import Invalid
 
+    flow = found.flow
     diagnostics = check(flow, config)
     if not passes(diagnostics):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not run; correct the errors listed above")
 
-    for text in (*config.warnings, *(f"{path}: {warning.path}: {warning.formatted}" for warning in flow.warnings)):
+    of_flow = (f"{found.text}: {warning.path}: {warning.formatted}" for warning in flow.warnings)
+    for text in (*config.warnings, *of_flow):
         console.warn(text)
 
-    # Experimental warnings come with every path into a result: shown at each run, they would only be ignored.
+    # Experimental warnings come with every path into a result: shown at each run, they would be ignored.
     others = sum(item.level == "warning" and not item.experimental for item in diagnostics) - len(flow.warnings)
     if others:
-        console.say(console.styled(f"{others} warning(s): stepflow validate --flow {path} shows them", "dim"))
+        hint = f"{others} warning(s): stepflow validate {found.argument} shows them"
+        console.say(console.styled(hint, "dim"))
 
 
-def _labels(flow: Path, config: "Config", *, batch: bool) -> dict[str, Any]:
+def _labels(flow: str, config: "Config", *, batch: bool) -> dict[str, Any]:
     """Return the labels by which `resume` finds the flow and config of the run again."""
     return {
-        "flow": str(flow.absolute()),
+        "flow": flow,
         "config": None if config.source is None else str(config.source),
         "config_digest": config.digest,
         "working_directory": str(config.working_directory),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import ConfigOption, FlowOption
+from stepflow.cli.options import ConfigOption, FlowOption, JsonOption, with_flow
 
 if TYPE_CHECKING:
     from stepflow.config import Config
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LEVELS = (("fatal", "red"), ("error", "red"), ("warning", "yellow"))
 
 
+@with_flow
 def validate(
     flow: FlowOption,
     config: ConfigOption = None,
@@ -28,7 +29,7 @@ def validate(
     servers: Annotated[
         bool, typer.Option("--servers", help="Start the servers of the config to ask for their schemas.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the diagnostics as JSON on stdout.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Check a flow and its config without running anything.
 
@@ -37,15 +38,17 @@ def validate(
 
     \b
     Examples:
-      stepflow validate --flow flow.yaml
-      stepflow validate --flow flow.yaml --config stepflow-config.yml
-      stepflow validate --flow flow.yaml --type-check --servers
-      stepflow validate --flow flow.yaml --type-check --strict
-      stepflow validate --flow flow.yaml --json | jq .numWarning
+      stepflow validate flow.yaml
+      stepflow validate flow.yaml --config stepflow-config.yml
+      stepflow validate flow.yaml --type-check --servers
+      stepflow validate flow.yaml --type-check --strict
+      stepflow validate flow.yaml --json | jq .numWarning
     """
-    from stepflow.cli.input.documents import read_config, read_flow
+    from stepflow.cli.found_flow import find_flow
+    from stepflow.cli.input.documents import read_config
 
-    parsed, loaded = read_flow(flow), read_config(config, flow)
+    found = find_flow(flow)
+    parsed, loaded = found.flow, read_config(config, found.path)
     diagnostics = check(parsed, loaded)
     failures: list[StepflowError] = []
     if type_check or servers:

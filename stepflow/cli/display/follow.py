@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stepflow.cli import console, remote
+from stepflow.cli import console, exits, remote
 from stepflow.cli.display.outcome import Ended, read_already
 from stepflow.cli.display.results import StoredResults
 from stepflow.errors import StepflowError
@@ -67,6 +67,8 @@ class Following:
     """The mesh has confirmed the run."""
     refused: bool = False
     """The mesh is busy and has refused the run so far."""
+    timeout_s: float | None = None
+    """After this time the run is followed no more."""
     items_ended: int = field(default=0, init=False)
     stream: ResultStream | None = None
     """Writes the results of a batch while it runs."""
@@ -80,7 +82,7 @@ def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, 
 
     Raises:
         StepflowError: there is no such mesh or run.
-        typer.Exit: 128 + signal, after a signal; the state of the run has been printed.
+        typer.Exit: 128 + signal, after a signal, or 124, after `timeout_s`; the state of the run has been printed.
     """
     return asyncio.run(_Interruptible(following).run(begin))
 
@@ -103,7 +105,8 @@ class _Interruptible:
         work = asyncio.create_task(remote.with_help(_work(self._following, begin)))
         signalled = asyncio.create_task(self._signalled.wait())
         try:
-            await asyncio.wait((work, signalled), return_when=asyncio.FIRST_COMPLETED)
+            timeout_s = self._following.timeout_s
+            await asyncio.wait((work, signalled), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
         except StepflowError:
@@ -116,6 +119,9 @@ class _Interruptible:
                 task.cancel()
             await asyncio.gather(work, signalled, return_exceptions=True)
 
+        if not self._signals:
+            console.say(f"--timeout is over: {self._state()}")
+            raise typer.Exit(exits.TIMED_OUT)
         await self._stop_following()
         raise typer.Exit(128 + self._first_signal)
 
@@ -130,11 +136,9 @@ class _Interruptible:
     async def _stop_following(self) -> None:
         """Print what becomes of the run; cancel the run after a second Ctrl-C."""
         following = self._following
+        console.say(self._state())
         if not following.run_id:
-            console.say("stopped before the run was submitted")
             return
-
-        console.say(self._resume_hint())
         if following.refused or not following.cancels or self._first_signal != signal.SIGINT:
             return
 
@@ -148,6 +152,9 @@ class _Interruptible:
                 return
 
         await self._cancel()
+
+    def _state(self) -> str:
+        return self._resume_hint() if self._following.run_id else "stopped before the run was submitted"
 
     def _resume_hint(self) -> str:
         following = self._following

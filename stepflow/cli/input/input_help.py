@@ -26,12 +26,18 @@ def describe_input(flow: Flow) -> str:
     lines = _describe_schema(flow)
     lines += [
         "",
-        "Give it with --input FILE, --input-json TEXT, --input-yaml TEXT or a pipe, or a batch with --inputs FILE.",
+        "Give it with --input VALUE (JSON text, a file, or - for stdin), or a batch with --inputs FILE.",
     ]
     example = _example_input(flow)
     if example is not None:
-        lines.append(f"For example: --input-json {shlex.quote(example)}")
+        lines.append(f"For example: {example_option(example)}")
     return "\n".join(lines)
+
+
+def example_option(text: str) -> str:
+    """Return the option of an input that is JSON text, for a suggested command."""
+    # A number, true, false or null as VALUE would be the name of a file.
+    return f"--input {shlex.quote(text)}" if text.startswith(("{", "[", '"')) else f"--input-json {shlex.quote(text)}"
 
 
 def _describe_schema(flow: Flow) -> list[str]:

@@ -66,7 +66,7 @@ def test_paths(paths: Iterable[Path], options: CaseOptions) -> None:
     errored = sum(outcome.error is not None for outcome in outcomes)
     if failed or errored:
         what = f"{failed} test(s) failed" if failed else f"{errored} file(s) could not be tested"
-        raise Invalid("TESTS_FAILED", what)
+        raise console.CheckFailed("TESTS_FAILED", what)
 
 
 def _test_file(path: Path, options: CaseOptions) -> FileOutcome:
@@ -168,7 +168,8 @@ def _choose_config(flow: Flow, path: Path, given: Path | None) -> Config:
     section = flow.test or {}
     named, inline = section.get("configFile"), section.get("config")
     if named is not None and inline is not None:
-        raise Invalid("TEST_CONFIG_AMBIGUOUS", f"{path}: `test` has both configFile and config; keep one of them")
+        text = f"{path}: `test` has both configFile and config; keep one of them"
+        raise console.CheckFailed("TEST_CONFIG_AMBIGUOUS", text)
     if named is not None:
         return read_config(path.parent / named)
     if inline is not None:

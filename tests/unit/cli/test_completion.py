@@ -87,7 +87,7 @@ def test_component_paths_come_from_builtins_mocks_and_flows_without_starting_a_s
     [
         ("plugins: [", ("call", "/b")),
         ("", ("runs", "watch", "0")),
-        ("", ("flows", "get", "g")),
+        ("", ("flows", "show", "g")),
         ("", ("components", "list", "--plugin", "no")),
     ],
     ids=["broken config", "no mesh for runs", "no mesh for flows", "no such plugin"],

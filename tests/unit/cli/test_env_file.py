@@ -84,7 +84,7 @@ def test_an_error_names_file_and_line_and_quotes_nothing(text: str | bytes, line
 
 def test_a_missing_file_is_a_wrong_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "missing.env")
-    for command in (["run", "--flow", "f.yaml"], ["submit", "--flow", "f.yaml"], ["dev"], ["test"], ["call", "/a/b"]):
+    for command in (["run", "f.yaml"], ["submit", "f.yaml"], ["dev"], ["test"], ["call", "/a/b"]):
         assert main([*command, "--env-file", missing]) == 2
         assert "missing.env" in capfd.readouterr().err
 
@@ -100,7 +100,7 @@ def test_run_takes_variables_from_the_file(
     monkeypatch.chdir(tmp_path)
     Path("flow.yaml").write_text(FLOW)
     Path(".env").write_text("ENV_FILE_TOKEN=from-file\n")
-    command = ["run", "--flow", "flow.yaml", "--env-variables", "--env-file", ".env", "-q"]
+    command = ["run", "flow.yaml", "--env-variables", "--env-file", ".env", "-q"]
     assert main(command) == 0
     assert json.loads(capfd.readouterr().out)["result"] == "from-file"
 

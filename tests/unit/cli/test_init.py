@@ -30,7 +30,7 @@ def test_it_writes_a_flow_a_config_and_a_component(tmp_path: Path, capfd: pytest
     assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, SCHEMAS])
     shown = capfd.readouterr()
     assert shown.out == ""
-    assert f"stepflow run --flow {folder / 'flow.yaml'} --input-json" in shown.err
+    assert f"stepflow run {folder / 'flow.yaml'} --input-json" in shown.err
 
 
 def test_the_folder_is_the_current_one_by_default(
