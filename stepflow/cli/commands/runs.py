@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.prune import prune_runs
 from stepflow.cli.options import (
     VALUE_HELP,
     JsonOption,
@@ -39,6 +40,8 @@ app = StrictTyper(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.command("prune")(prune_runs)
 
 ENDED = ("completed", "failed", "cancelled", "recovery_failed")
 MESH_STATUSES = ("queued", "running", *ENDED)
