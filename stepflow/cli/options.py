@@ -68,7 +68,7 @@ EnvFileOption = Annotated[
     typer.Option(
         "--env-file",
         metavar="FILE",
-        help="Add the variables of a .env file to the environment, which wins.",
+        help="Environment variables from a .env file; those that are set already win.",
         callback=_apply_env_file,
         is_eager=True,  # before the options that take their value from the environment
     ),
@@ -144,6 +144,9 @@ class RunOptions:
     stdin_format: Annotated[
         str, typer.Option("--stdin-format", metavar="json|yaml", help="Format of an input on stdin.")
     ] = "json"
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Results of a batch as they come, each with its `item`.")
+    ] = False
 
     var: Annotated[
         list[str] | None,
@@ -161,9 +164,6 @@ class RunOptions:
         ),
     ] = False
 
-    unordered: Annotated[
-        bool, typer.Option("--unordered", help="Results of a batch as they come, each with its `item`.")
-    ] = False
     env_file: EnvFileOption = None
 
     set: Annotated[

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = StrictTyper(
     name="cluster",
-    help="Show the executors and hosts of a mesh, drain them, and end drains.",
+    help="Show the members of a mesh, and drain them.",
     epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1\n"
     "  stepflow cluster undrain executor-1",
     no_args_is_help=True,
@@ -77,7 +77,9 @@ def drain(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Drain an executor (it hands over all runs) or a host (it finishes all calls); no new work is accepted.
+    """Drain an executor or a host: it accepts no new work.
+
+    An executor hands over its runs, a host finishes its calls.
 
     Returns when the last run or call is gone; Ctrl-C stops waiting, and draining continues. The drained process keeps
     running until it is stopped; `stepflow cluster undrain` lets it accept work again.
@@ -111,7 +113,7 @@ def drain(
 
 @app.command("undrain")
 def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOption = False) -> None:
-    """End the drain of an executor or a host: it accepts new work again. Runs that wait for an executor go on.
+    """End a drain: the executor or host accepts new work again. Runs that wait for an executor go on.
 
     \b
     Examples:
@@ -177,7 +179,9 @@ def list_components(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components of a mesh with the state of their servers, or those of a config with their paths in flows.
+    """List the components of a mesh or of a config.
+
+    Those of a mesh are listed with the state of their servers, those of a config with their paths in flows.
 
     For a config, its component servers are started and stopped; the exit code is 1 when one fails to start. With
     --json, schemas are included.

@@ -43,7 +43,7 @@ def dev(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
     env_file: EnvFileOption = None,  # noqa: ARG001  # handled by its callback; the services inherit the environment
 ) -> None:
-    """Start the whole mesh on this machine: etcd, control plane, executors, component hosts.
+    """Start the whole mesh on this machine. It has etcd, a control plane, executors and component hosts.
 
     The mesh runs until Ctrl-C, which stops all processes in order; a second Ctrl-C kills them. Runs that have not ended
     continue at the next start. A service that dies is restarted. etcd is the program that ETCD_BIN names, else it is

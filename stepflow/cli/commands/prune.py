@@ -27,7 +27,7 @@ def prune_runs(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Delete the runs that ended long ago, with their results, history and blobs.
+    """Delete the runs that ended long ago. Their results, history and blobs go with them.
 
     Runs that have not ended are never deleted, nor those of a folder that ended within the last minute. What is shared
     by several runs stays.

@@ -43,7 +43,7 @@ def run(
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run a flow and print its result as JSON, or a batch as JSONL in the order of the inputs.
+    """Run a flow on this machine. Print its result as JSON, or those of a batch as JSONL while it runs.
 
     The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. The exit code is 1 when the
     flow (or an item of a batch) failed.
@@ -128,7 +128,7 @@ def resume(
     store: StoreOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Continue a run that a crash or Ctrl-C has interrupted, from its last successful step.
+    """Continue an interrupted run, from its last successful step.
 
     Completed steps are not repeated. For a run that has ended, the result is printed. Without an id there must be
     exactly one unfinished run; if there are several, they are listed, and the exit code is 2.

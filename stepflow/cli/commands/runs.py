@@ -123,7 +123,7 @@ def show_run(
     ] = False,
     output: OutputOption = None,
 ) -> None:
-    """Show a run: its status, its items and its steps; or with --result what it has computed.
+    """Show a run: its status, its items and its steps. With --result, print what it has computed.
 
     Results of more than 16 MiB are not in the JSON: their length is. --error shows the failed steps with the frames of
     their exceptions, of the whole run or of one --item.
@@ -201,7 +201,7 @@ def watch_run(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Follow a run of a mesh from its beginning to its end, and print its result as `stepflow submit` does.
+    """Follow a run of a mesh to its end. Print its result as `stepflow submit` does.
 
     Ctrl-C stops watching; the run continues. The exit code is 1 when the run failed.
 
@@ -251,7 +251,7 @@ def cancel_run(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the runs have ended.")] = True,
     json: JsonOption = False,
 ) -> None:
-    """Cancel runs of a mesh: no further step starts, and calls in flight are cancelled where their servers can.
+    """Cancel runs of a mesh: no further step starts. Calls in flight are cancelled where their servers can.
 
     A run that has ended is not changed. The exit code is 1 when a run has not ended within 10 seconds.
 
@@ -304,7 +304,9 @@ def signal_run(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Send a run a signal for a step of `/builtin/wait_for_signal`, which may start to wait later.
+    """Send a run a signal that a step waits for.
+
+    A step of `/builtin/wait_for_signal` receives it, also one that starts to wait later.
 
     A local run receives the signal when it is driven: stop the run, signal it, and continue it with `stepflow resume`.
 
@@ -339,7 +341,7 @@ def delete_run(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete runs that have ended, with their results, history and blobs.
+    """Delete runs that have ended. Their results, history and blobs go with them.
 
     \b
     Examples:

@@ -81,7 +81,7 @@ def submit(
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Submit a flow to a mesh and print its result as JSON, or a batch as JSONL in the order of the inputs.
+    """Run a flow in a mesh. Print its result as JSON, or those of a batch as JSONL while it runs.
 
     Ctrl-C stops following and prints the command to follow again; the run continues. A second Ctrl-C cancels
     the run. After --timeout, following stops too, with exit code 124. With --no-wait, only the run's id is printed.
