@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import weakref
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -188,6 +189,7 @@ class ResultStream:
             return
         if self._file is None:
             self._file = self._output.open("wb", buffering=0)
+            weakref.finalize(self, self._file.close)
         rest = memoryview(part)
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
