@@ -38,7 +38,7 @@ from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
@@ -265,6 +265,8 @@ async def _run(mesh: Mesh, job: Job) -> tuple[RunView, Ended]:
         await asyncio.gather(*helpers, return_exceptions=True)
 
     view.tick(run.items_total)
+    if job.stream is not None:
+        await job.stream.drain(_reader(mesh, run_id), run.items_total)
     return run, await read_ended(job.local, mesh.control, run)
 
 
@@ -297,16 +299,16 @@ async def _write_results(mesh: Mesh, job: Job, stream: ResultStream) -> None:
     from stepflow.embedded.ended_items import EndedItems
 
     ended = EndedItems(mesh.executor, job.run_id)
-
-    def read(first: int) -> Numbered:
-        return _numbered(mesh.control.listing, job.run_id, first, CHUNK_ITEMS)
-
     if job.request is None:  # some have ended before: only the store knows which
         stream.note(range((await mesh.control.get_run(job.run_id)).items_total))
     while True:
         stream.note(ended.take())
-        await stream.step(read)
+        await stream.step(_reader(mesh, job.run_id))
         await asyncio.sleep(LOOK_S)
+
+
+def _reader(mesh: Mesh, run_id: str) -> Callable[[int], Numbered]:
+    return lambda first: _numbered(mesh.control.listing, run_id, first, CHUNK_ITEMS)
 
 
 async def stored_result(local: LocalRuns, run_id: str, item: int) -> Outcomes:

@@ -16,6 +16,7 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -199,6 +200,9 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             await asyncio.gather(*helpers, return_exceptions=True)
 
         following.view.tick(run.items_total)
+        if following.stream is not None:
+            with contextlib.suppress(StepflowError):  # `finish` reads the rest again
+                await following.stream.drain(partial(remote.numbered, client, run.run_id), run.items_total)
         command = remote.results_command(following.server, run.run_id)
         # The result of a single run is read before the connection ends, unless it is large.
         found = [remote.outcome_of(item) async for item in client.items(run.run_id)] if run.items_total <= 1 else []
@@ -245,7 +249,7 @@ async def _write_results(client: Client, run_id: str, stream: ResultStream) -> N
     """Write the results of a batch as its items end, until cancelled. What a busy mesh refuses is read later."""
     while True:
         with contextlib.suppress(StepflowError):
-            await stream.follow(lambda first: remote.numbered(client, run_id, first))
+            await stream.follow(partial(remote.numbered, client, run_id))
         await asyncio.sleep(QUEUE_LOOK_S[0])
 
 

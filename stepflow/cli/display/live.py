@@ -31,7 +31,7 @@ ROWS_KEPT_MAX = 1_000
 BAR_CHARS = 40
 
 LABEL_CHARS_MIN = 16
-"""Width that the names of steps have at least; a longer name takes at most half of the terminal."""
+"""Width that the names of steps have at least; a longer name takes at most two fifths of the terminal."""
 
 PACE_MS = 2_000
 """The time left is estimated after this time."""
@@ -58,14 +58,10 @@ class LiveView:
         self._live: Any = None
 
     def begin(self, items_total: int) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
         self._items_total = items_total
         if items_total > 1:
             self.interval_s = BATCH_FRAME_INTERVAL_S
-        self._live = Live(console=Console(file=sys.stderr), auto_refresh=False, redirect_stdout=False)
-        self._live.start()
+        self._live = _start_live()
 
     def on_event(self, event: StepEvent) -> None:
         row = self._row_of(event)
@@ -96,6 +92,9 @@ class LiveView:
         self._items_ended = items_ended
         if self._items_before is None:
             self._items_before = items_ended
+        self._draw()
+
+    def _draw(self) -> None:
         if self._live is not None:
             self._live.update(self._frame(self._live.console.height, self._live.console.width), refresh=True)
 
@@ -110,8 +109,9 @@ class LiveView:
         try:
             yield
         finally:
-            live.transient = False
-            live.start(refresh=True)
+            # A new one: the former would go up by the height of its last frame, and erase what was written.
+            self._live = _start_live()
+            self._draw()
 
     def end(self) -> None:
         live, self._live = self._live, None
@@ -142,7 +142,7 @@ class LiveView:
         from rich.text import Text
 
         rows = visible_rows(self._rows, max(3, min(ROWS_MAX, height - 4)))
-        width = min(max((len(indented(row)) for row in rows), default=0), max(LABEL_CHARS_MIN, columns // 2))
+        width = min(max((len(indented(row)) for row in rows), default=0), max(LABEL_CHARS_MIN, columns * 2 // 5))
         now_ms = self._clock.now_ms()
 
         lines = [Text(no_wrap=True, overflow="ellipsis").append_tokens(format_row(row, width, now_ms)) for row in rows]
@@ -172,6 +172,15 @@ class LiveView:
         left_ms = time_left_ms(elapsed_ms, self._items_ended - (self._items_before or 0), self._items_left)
         parts += [f"about {coarse_duration(left_ms)} left"] if left_ms is not None else []
         return " · ".join(parts)
+
+
+def _start_live() -> Any:
+    from rich.console import Console
+    from rich.live import Live
+
+    live = Live(console=Console(file=sys.stderr), auto_refresh=False, redirect_stdout=False)
+    live.start()
+    return live
 
 
 def time_left_ms(elapsed_ms: int, ended: int, left: int) -> int | None:

@@ -56,17 +56,21 @@ def visible_rows(rows: Mapping[StepKey, StepRow], room: int) -> list[StepRow]:
 
 
 def _in_order(rows: Mapping[StepKey, StepRow]) -> list[StepRow]:
-    """Return the rows in the order of their start, sub-runs below their parent step."""
+    """Return the rows in the order of the flow and of the items, sub-runs below their parent step, as they began."""
+    runs: dict[str, int] = {}
     below: dict[StepKey | None, list[StepKey]] = {}
     for key, row in rows.items():
+        runs.setdefault(key[0], len(runs))
         below.setdefault(row.parent if row.parent in rows else None, []).append(key)
+    for keys in below.values():
+        keys.sort(key=lambda key: (runs[key[0]], *key[1:]), reverse=True)
 
     ordered: list[StepRow] = []
-    todo = below.get(None, [])[::-1]
+    todo = below.get(None, [])
     while todo:
         key = todo.pop()
         ordered.append(rows[key])
-        todo += below.get(key, [])[::-1]
+        todo += below.get(key, [])
     return ordered
 
 
@@ -92,7 +96,8 @@ def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
     note = row.note
     if row.until_ms is not None and row.ended_at_ms is None:
         left = duration(elapsed_ms(now_ms, row.until_ms))
-        note = f"{'again in' if row.state == 'retrying' else 'for another'} {left}{'  ' if note else ''}{note}"
+        due = f"again in {left}" if row.state == "retrying" else f"{left} left"
+        note = f"{due}{'  ' if note else ''}{note}"
 
     return [
         (f"{word:<6}  ", style),

@@ -88,6 +88,11 @@ class ResultStream:
             self._flush_now()
             raise
 
+    async def drain(self, read: Callable[[int], Numbered], items_total: int) -> None:
+        """Write all that has ended, once the run has ended: before the view shows its last frame."""
+        self.note(range(items_total))
+        await self.step(read)
+
     def finish(self, results: Callable[[int], Iterable[FlowResult]]) -> None:
         """Write the rest of an ended batch; `results` yields those from an item on. Raises: OSError, YamlTooLarge."""
         try:
