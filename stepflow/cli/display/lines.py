@@ -43,6 +43,9 @@ class LineView:
 
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...
+    def print_above(self, text: str) -> bool:  # noqa: ARG002  # the protocol of views
+        return False
+
     def hidden(self) -> AbstractContextManager[None]:
         return nullcontext()
 

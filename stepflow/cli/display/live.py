@@ -33,6 +33,9 @@ BAR_CHARS = 40
 LABEL_CHARS_MIN = 16
 """Width that the names of steps have at least; a longer name takes at most two fifths of the terminal."""
 
+ECHO_CHARS = 3
+"""Room at the end of the last line for the `^C` that a terminal echoes: on a line of its own it would move the rows."""
+
 PACE_MS = 2_000
 """The time left is estimated after this time."""
 
@@ -98,9 +101,18 @@ class LiveView:
         if self._live is not None:
             self._live.update(self._frame(self._live.console.height, self._live.console.width), refresh=True)
 
+    def print_above(self, text: str) -> bool:
+        if self._live is None:
+            return False
+        from rich.text import Text
+
+        # One write for the text and the new frame: no flicker.
+        self._live.console.print(Text(text), soft_wrap=True, end="")
+        return True
+
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        live = self._live
+        live, self._live = self._live, None
         if live is None:
             yield
             return
@@ -147,13 +159,19 @@ class LiveView:
 
         lines = [Text(no_wrap=True, overflow="ellipsis").append_tokens(format_row(row, width, now_ms)) for row in rows]
         if self._items_total > 1:
-            lines.append(Text(_bar(self._items_ended / self._items_total), "cyan"))
-        lines.append(Text(self._summary(len(rows)), "dim", no_wrap=True, overflow="ellipsis"))
-        return Group(*lines)
+            lines.append(Text(_bar(self._items_ended / self._items_total), "cyan").append(self._time_left(), "dim"))
+        summary = Text(self._summary(len(rows)), "dim", no_wrap=True)
+        summary.truncate(max(1, columns - ECHO_CHARS), overflow="ellipsis")
+        return Group(*lines, summary)
 
     @property
-    def _items_left(self) -> int:
-        return self._items_total - self._items_ended if self._items_total > 1 else 0
+    def _elapsed_ms(self) -> int:
+        return self._clock.now_ms() - self._begun_at_ms
+
+    def _time_left(self) -> str:
+        ended = self._items_ended - (self._items_before or 0)
+        left_ms = time_left_ms(self._elapsed_ms, ended, self._items_total - self._items_ended)
+        return "" if left_ms is None else f"  about {coarse_duration(left_ms)} left"
 
     def _summary(self, shown: int) -> str:
         """Return the last line: items, steps and elapsed time, with `shown` rows above the line."""
@@ -167,10 +185,7 @@ class LiveView:
         parts += [f"{failed:,} failed"] if failed else []
         parts += [f"{skipped:,} skipped"] if skipped else []
         parts += [f"{hidden:,} not shown"] if hidden > 0 else []
-        elapsed_ms = self._clock.now_ms() - self._begun_at_ms
-        parts.append(duration(elapsed_ms))
-        left_ms = time_left_ms(elapsed_ms, self._items_ended - (self._items_before or 0), self._items_left)
-        parts += [f"about {coarse_duration(left_ms)} left"] if left_ms is not None else []
+        parts.append(duration(self._elapsed_ms))
         return " · ".join(parts)
 
 

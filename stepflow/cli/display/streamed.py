@@ -13,7 +13,8 @@ import asyncio
 import sys
 import threading
 import weakref
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepflow.cli import console
@@ -150,20 +151,25 @@ class ResultStream:
     async def _add(self, item: int, outcome: Json | Failure | LargeOutcome) -> None:
         number = None if self._ordered else item
         if isinstance(outcome, LargeOutcome):
-            head, tail = self._format.around_large(outcome.text_bytes, number)
-            self._waiting += head
-            async with aclosing(outcome.open()) as chunks:
-                async for chunk in chunks:
-                    self._waiting += chunk
-                    await self._flush()
-            self._waiting += tail
-        else:
-            result = result_tree(outcome, "running")
-            self.failed.note(item, result)
-            for text in self._format.texts(result, number):
-                self._waiting += text
+            await self._flush()
+            await self._add_large(outcome, number)
+            return
+
+        result = result_tree(outcome, "running")
+        self.failed.note(item, result)
+        for text in self._format.texts(result, number):
+            self._waiting += text
         if len(self._waiting) >= WRITE_BYTES:
             await self._flush()
+
+    async def _add_large(self, outcome: LargeOutcome, number: int | None) -> None:
+        head, tail = self._format.around_large(outcome.text_bytes, number)
+        with self._view.hidden() if self._on_terminal else nullcontext():
+            self._write_now(head)
+            async with aclosing(outcome.open()) as chunks:
+                async for chunk in chunks:
+                    await _in_thread(partial(self._write_now, chunk))
+            self._write_now(tail)
 
     async def _flush(self) -> None:
         part = bytes(self._waiting)
@@ -171,10 +177,10 @@ class ResultStream:
             return
         self._waiting.clear()
         if self._on_terminal:
-            with self._view.hidden():
+            if not self._view.print_above(part.decode()):
                 self._write_now(part)
         else:
-            await _in_thread(lambda: self._write_now(part))
+            await _in_thread(partial(self._write_now, part))
 
     def _flush_now(self) -> None:
         """Write what was read before the cancellation, unless that fails."""
@@ -201,7 +207,8 @@ class ResultStream:
 
     @property
     def _on_terminal(self) -> bool:
-        return self._output is None and sys.stdout.isatty()
+        """True if the results go to the terminal that shows the view."""
+        return self._output is None and sys.stdout.isatty() and sys.stderr.isatty()
 
 
 async def _in_thread(work: Callable[[], None]) -> None:
