@@ -11,7 +11,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from control_plane.cluster import Cluster
 
@@ -26,11 +26,15 @@ def executor_obstacle(executors: Mapping[str, state_pb2.ExecutorSession], runs: 
 
     accepting = {executor_id: session for executor_id, session in executors.items() if not session.draining}
     if not accepting:
-        return f"every executor drains ({_ids(executors)}); `stepflow cluster undrain` ends a drain"
+        return f"every executor drains ({_ids(executors)}); {_undrain(executors)} ends a drain"
 
     if all(runs.get(executor_id, 0) >= session.runs_max for executor_id, session in accepting.items()):
         return f"every executor is full ({_ids(accepting)})"
     return ""
+
+
+def _undrain(members: Iterable[str]) -> str:
+    return f"`stepflow cluster undrain {min(members)}`"
 
 
 def host_obstacle(hosts: Mapping[str, state_pb2.HostSession]) -> str:
@@ -40,7 +44,7 @@ def host_obstacle(hosts: Mapping[str, state_pb2.HostSession]) -> str:
 
     accepting = {host_id: session for host_id, session in hosts.items() if not session.draining}
     if not accepting:
-        return f"every component host drains ({_ids(hosts)}); `stepflow cluster undrain` ends a drain"
+        return f"every component host drains ({_ids(hosts)}); {_undrain(hosts)} ends a drain"
 
     ready = state_pb2.PluginListing.STATE_READY
     if not any(plugin.state == ready for session in accepting.values() for plugin in session.plugins):

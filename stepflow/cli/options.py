@@ -20,6 +20,9 @@ import typer
 from stepflow.cli.completion import complete_flow, complete_run
 
 DEFAULT_SERVER = "localhost:7840"
+DEFAULT_FOLDER = Path(".stepflow")
+DEV_FOLDER = DEFAULT_FOLDER / "dev"
+"""The folder of `stepflow dev`, unless `--data` names another."""
 
 RUN_HELP = "An id, its end (4 characters or more), a unique beginning of it, or `last`."
 VALUE_HELP = 'JSON text (it begins with {, [ or "), - for stdin, else a YAML or JSON file.'
@@ -83,6 +86,8 @@ ServerOption = Annotated[
     typer.Option(
         "--server",
         metavar="HOST:PORT",
+        envvar="STEPFLOW_SERVER",
+        show_envvar=False,
         help=f"The mesh. Default: STEPFLOW_SERVER, else a `stepflow dev` of this folder, else {DEFAULT_SERVER}.",
     ),
 ]
@@ -91,6 +96,8 @@ TargetServerOption = Annotated[
     typer.Option(
         "--server",
         metavar="HOST:PORT",
+        envvar="STEPFLOW_SERVER",
+        show_envvar=False,
         help="Runs of this mesh. Default: STEPFLOW_SERVER, STEPFLOW_STORE, a `stepflow dev` of this folder, .stepflow.",
     ),
 ]

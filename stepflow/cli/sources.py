@@ -8,6 +8,7 @@ A listing comes from `run_list.list_runs`, without pages; or from a mesh's `List
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -134,6 +135,7 @@ class LocalSource:
                 ],
                 await control.steps(run_id, with_results=results, on_incomplete=console.warn) if steps else [],
                 begun.redactor,
+                self._local.option,
             )
 
     def ended(self, text: str) -> tuple[Ended, Redactor]:
@@ -236,7 +238,8 @@ class RemoteSource:
         ]
         found = client.steps(run.run_id, include_results=results, on_incomplete=console.warn)
         shown = [_step_view(step) async for step in found] if steps else []
-        return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
+        option = f" --server {shlex.quote(self._server)}"
+        return ShownRun(run, run.status, items, shown, await remote.redactor(client, run), option)
 
     def ended(self, text: str) -> tuple[Ended, Redactor]:
         async def work(client: Client) -> tuple[Run, Redactor]:

@@ -21,15 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepflow.cli import console
-from stepflow.cli.options import DEFAULT_SERVER
+from stepflow.cli.options import DEFAULT_FOLDER, DEFAULT_SERVER, DEV_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-DEFAULT_FOLDER = Path(".stepflow")
-
-DEV_FOLDER = DEFAULT_FOLDER / "dev"
-"""The folder of `stepflow dev`, unless `--data` names another."""
 
 PROBE_S = 0.2
 """How long a connection to a mesh that nobody named may take."""
@@ -65,7 +60,11 @@ class CliTarget:
 
 
 def choose_target(server: str | None = None, store: Path | None = None, *, quiet: bool = False) -> CliTarget:
-    """Return the mesh or folder of a command that both can answer; tell a terminal. Raises: Usage (two are named)."""
+    """Return the mesh or folder of a command that both can answer; tell a terminal. Raises: Usage (two are named).
+
+    A `server` that equals `STEPFLOW_SERVER` counts as one of the environment: the parser fills it in.
+    """
+    server = _named(server)
     if server is not None and store is not None:
         raise console.Usage("OPTIONS_EXCLUSIVE", "--server and --store exclude each other; give one of them")
     target = next(_candidates(server, store))
@@ -117,6 +116,11 @@ def folder_option(folder: Path) -> str:
     return "" if usual.absolute() == folder.absolute() else f" --store {shlex.quote(str(folder))}"
 
 
+def _named(server: str | None) -> str | None:
+    """Return a server that the command line names, and not the environment."""
+    return None if server == os.environ.get("STEPFLOW_SERVER") else server
+
+
 def _mesh(server: str | None) -> CliTarget:
     found = (each for each in _candidates(server, None) if each.server is not None)
     return next(found, CliTarget(DEFAULT_SERVER, None, FALLBACK))
@@ -124,7 +128,7 @@ def _mesh(server: str | None) -> CliTarget:
 
 def _candidates(server: str | None, store: Path | None) -> Iterator[CliTarget]:
     """Yield the targets in the order of the rule."""
-    if server is not None:
+    if _named(server) is not None:
         yield CliTarget(server, None, GIVEN)
     if store is not None:
         yield CliTarget(None, store, GIVEN)
@@ -146,10 +150,10 @@ def _tell(target: CliTarget, *, quiet: bool) -> None:
 
 
 def _accepts(server: str) -> bool:
-    """Return True if something at an address accepts connections."""
+    """Return True if something accepts connections at the first of the addresses."""
     import socket
 
-    host, _, port = server.rpartition(":")
+    host, _, port = server.partition(",")[0].strip().rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), PROBE_S):
             return True

@@ -1,5 +1,6 @@
 """`stepflow cluster` and `stepflow components`: the members of a mesh, drains, the components of its hosts."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,8 +95,10 @@ def drain(
     from stepflow.cli.target import choose_mesh
     from stepflow.errors import DeadlineExceeded
 
+    mesh = choose_mesh(server)
+
     async def drain_member(client: "Client") -> dict[str, str]:
-        kind, identity = await _find_member(client, name)
+        kind, identity = await _find_member(client, name, mesh)
         console.say(f"draining {identity}")
         while True:
             try:
@@ -106,7 +109,7 @@ def drain(
                 console.say(f"drained {identity}")
                 return {kind: identity}
 
-    drained = remote.ask(choose_mesh(server), drain_member)
+    drained = remote.ask(mesh, drain_member)
     if json:
         print_json(drained)
 
@@ -124,22 +127,25 @@ def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOpti
     from stepflow.cli.tables import print_json
     from stepflow.cli.target import choose_mesh
 
+    mesh = choose_mesh(server)
+
     async def undrain_member(client: "Client") -> dict[str, str]:
-        kind, identity = await _find_member(client, name)
+        kind, identity = await _find_member(client, name, mesh)
         await client.undrain(**{kind: identity})
         console.say(f"{identity} accepts work")
         return {kind: identity}
 
-    undrained = remote.ask(choose_mesh(server), undrain_member)
+    undrained = remote.ask(mesh, undrain_member)
     if json:
         print_json(undrained)
 
 
-async def _find_member(client: "Client", text: str) -> tuple[str, str]:
+async def _find_member(client: "Client", text: str, mesh: str) -> tuple[str, str]:
     """Return the kind (`executor_id` or `host_id`) and the id of the member whose id begins with the text.
 
     Raises: Invalid `ID_AMBIGUOUS`, NotFound `DRAIN_TARGET_NOT_FOUND`.
     """
+    from stepflow.cli import remote
     from stepflow.errors import Invalid, NotFound
 
     cluster = await client.cluster()
@@ -150,7 +156,8 @@ async def _find_member(client: "Client", text: str) -> tuple[str, str]:
     if not found:
         raise NotFound(
             "DRAIN_TARGET_NOT_FOUND",
-            f"no executor or host has an id that begins with {text[:80]!r}; `stepflow cluster status` shows them",
+            f"no executor or host has an id that begins with {text[:80]!r}; "
+            f"`stepflow cluster status{remote.server_argument(mesh)}` shows them",
         )
     [(identity, kind)] = found.items()
     return kind, identity
@@ -174,6 +181,8 @@ def list_components(
         typer.Option(
             "--server",
             metavar="HOST:PORT",
+            envvar="STEPFLOW_SERVER",
+            show_envvar=False,
             help="The mesh. Default: STEPFLOW_SERVER, else a `stepflow dev` of this folder, else the config here.",
         ),
     ] = None,
@@ -199,7 +208,7 @@ def list_components(
     mesh = None
     if config is None:
         mesh = choose_target(server).server
-    elif server is not None:
+    elif server not in (None, os.environ.get("STEPFLOW_SERVER")):
         raise console.Usage("OPTIONS_EXCLUSIVE", "--config and --server exclude each other; give one of them")
     if mesh is None:
         list_configured(config, "json" if json else "pretty", with_schemas=json, plugin=plugin)
@@ -220,7 +229,8 @@ def list_components(
         rows = [(c.plugin, c.path, str(len(c.host_ids)), _first_line(c.description)) for c in found]
         print_table(("PLUGIN", "PATH", "HOSTS", "DESCRIPTION"), rows)
     else:
-        console.say("no components: the mesh has no host, or its plugins list none; see `stepflow cluster status`")
+        status = f"`stepflow cluster status{remote.server_argument(mesh)}`"
+        console.say(f"no components: the mesh has no host, or its plugins list none; see {status}")
     if servers:
         console.show()
         lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]

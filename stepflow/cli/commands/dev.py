@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import ConfigOption, EnvFileOption
+from stepflow.cli.options import DEV_FOLDER, ConfigOption, EnvFileOption
 
 if TYPE_CHECKING:
     import asyncio
 
     from stepflow.dev.mesh import DevMesh
     from stepflow.dev.services import DevSettings
-
-DEFAULT_FOLDER = Path(".stepflow/dev")
 
 
 def dev(
@@ -31,9 +29,7 @@ def dev(
             "--hosts", min=1, max=32, metavar="N", help="Number of component hosts, each with all component servers."
         ),
     ] = 1,
-    data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="Folder of etcd, blobs and logs.")
-    ] = DEFAULT_FOLDER,
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of etcd, blobs and logs.")] = DEV_FOLDER,
     reset: Annotated[
         bool, typer.Option("--reset", help="Delete the data of an earlier mesh in the folder first.")
     ] = False,

@@ -14,6 +14,7 @@ from stepflow.cli.options import (
     RUN_HELP,
     ConfigOption,
     FlowOption,
+    JsonOption,
     MaxConcurrencyOption,
     NoValidateInputOption,
     OutputOption,
@@ -39,14 +40,16 @@ def run(
     given: RunOptions,
     max_concurrency: MaxConcurrencyOption = None,
     output: OutputOption = None,
+    json: JsonOption = False,
     store: StoreOption = None,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow on this machine. Print its result as JSON, or those of a batch as JSONL while it runs.
 
-    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. The exit code is 1 when the
-    flow (or an item of a batch) failed.
+    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. With --json, the
+    result is an object: the run, and the results of its items. The exit code is 1 when the flow (or an item of a
+    batch) failed.
 
     \b
     Examples:
@@ -93,7 +96,7 @@ def run(
 
     # 2. Drive the run to its end.
     view = choose_view(values.redactor.text, quiet=quiet)
-    stream = ResultStream(output, view, ordered=not given.unordered) if values.inputs.batch else None
+    stream = ResultStream(output, view, ordered=not given.unordered) if values.inputs.batch and not json else None
     job = Job(
         local=_local(store, quiet=quiet),
         run_id=run_id,
@@ -109,7 +112,7 @@ def run(
 
     # 3. Print how it ended, then remove old runs.
     try:
-        finish(ended, values.redactor, output, batch=values.inputs.batch, stream=stream)
+        finish(ended, values.redactor, output, batch=values.inputs.batch, json=json, stream=stream)
     finally:
         retain(job)
 
@@ -125,6 +128,7 @@ def resume(
         typer.Option("--config", metavar="FILE", help="Plugins and routes. Default: the config the run began with."),
     ] = None,
     output: OutputOption = None,
+    json: JsonOption = False,
     store: StoreOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -156,16 +160,16 @@ def resume(
 
     batch = bool(found.labels.get("batch"))
     if found.ended is not None:
-        finish(found.ended, found.redactor, output, batch=batch)
+        finish(found.ended, found.redactor, output, batch=batch, json=json)
         return
 
     other = None if config is None else read_config(config)
     job = stored.make_job(local, found, other, choose_view(found.redactor.text, quiet=quiet))
-    if batch:
+    if batch and not json:
         job.stream = ResultStream(output, job.view, ordered=True)
     ended = drive(job)
     try:
-        finish(ended, found.redactor, output, batch=batch, stream=job.stream)
+        finish(ended, found.redactor, output, batch=batch, json=json, stream=job.stream)
     finally:
         retain(job)
 
@@ -202,7 +206,7 @@ def _check(found: "FoundFlow", config: "Config") -> None:
     # Experimental warnings come with every path into a result: shown at each run, they would be ignored.
     others = sum(item.level == "warning" and not item.experimental for item in diagnostics) - len(flow.warnings)
     if others:
-        hint = f"{others} warning(s): stepflow validate {found.argument} shows them"
+        hint = f"{others} warning(s): `stepflow validate {found.argument}` shows them"
         console.say(console.styled(hint, "dim"))
 
 

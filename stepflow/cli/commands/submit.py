@@ -38,9 +38,6 @@ KEY_CHARS_MAX = 512
 KEY_NAMESPACE = "5b1c3f7e-52d0-4f3c-9d43-0d8f6f0f1c2e"
 """Of the ids that are made of keys. It never changes: a repeated command must find the run of an earlier version."""
 
-RESERVED_LABELS = ("flow", "batch", "config", "config_digest", "working_directory")
-"""Labels by which commands find the flow of a run again."""
-
 
 @with_flow
 @with_run_options
@@ -270,12 +267,14 @@ def _seconds(timeout: str | None) -> float | None:
 
 def _labels(texts: "Iterable[str]") -> dict[str, str]:
     """Return the labels of `--label`. Raises: Usage."""
+    from stepflow.cli.display.runs import STEPFLOW_LABELS
+
     labels: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise console.Usage("OPTION_INVALID", f"--label is NAME=VALUE, not {text[:80]!r}")
-        if name in RESERVED_LABELS:
+        if name in STEPFLOW_LABELS:
             raise console.Usage("OPTION_INVALID", f"--label {name}: this label is stepflow's own; take another name")
         labels[name] = value
     return labels

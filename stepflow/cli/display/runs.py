@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from stepflow.run.views import StepView
 
 
+STEPFLOW_LABELS = ("flow", "batch", "config", "config_digest", "working_directory")
+"""Labels by which commands find flow and config of a run again; every other one is the user's."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShownItem:
     """An item of a run. `outcome` is None until the item has ended, and for a result that is not shown."""
@@ -47,6 +51,8 @@ class ShownRun:
     items: list[ShownItem]
     steps: list[StepView]
     redactor: Redactor
+    option: str = ""
+    """Names the run's place in a suggested command, after a blank."""
 
 
 def run_name(run: AnyRun) -> str:
@@ -75,6 +81,8 @@ def print_run(shown: ShownRun) -> None:
     if "config" in run.labels:  # a run of a mesh has none: the mesh has its own config
         lines.append(("config", run.labels["config"] or "(default)"))
 
+    if own := {name: value for name, value in run.labels.items() if name not in STEPFLOW_LABELS}:
+        lines.append(("labels", ", ".join(f"{name}={value}" for name, value in own.items())))
     lines.append(("began", clock(run.created_at_ms)))
     if run.completed_at_ms is not None:
         lines.append(("took", _took(run)))
@@ -91,7 +99,7 @@ def print_run(shown: ShownRun) -> None:
             error = outcome_tree(item.outcome)["error"]
             lines.append((f"item {item.item}", failed_line(error, shown.redactor.text, flow_lines)))
         elif isinstance(item.outcome, LargeJson):
-            command = f"stepflow runs get {run.run_id} --result --item {item.item}"
+            command = f"stepflow runs show {run.run_id} --result --item {item.item}{shown.option}"
             lines.append((f"item {item.item}", f"a result of {item.outcome.text_bytes:,} bytes: {command}"))
     print_members(lines)
 

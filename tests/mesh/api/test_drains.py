@@ -43,7 +43,7 @@ def test_a_run_whose_only_executor_drains_is_queued_with_the_reason_until_the_dr
     mesh.host(gated_config(tmp_path))
     executor = mesh.executor()
     control = mesh.start("control_plane")
-    reason = f"every executor drains ({executor.id}); `stepflow cluster undrain` ends a drain"
+    reason = f"every executor drains ({executor.id}); `stepflow cluster undrain {executor.id}` ends a drain"
 
     async def scenario() -> None:
         async with Client(control.address) as client:
