@@ -71,6 +71,13 @@ def failed_step(data: bytes | Mapping[str, Any] | None) -> FailedStep | None:
     )
 
 
+def with_stderr(data: bytes, text: str) -> bytes:
+    """Return the data of a failure with the end of its server's stderr, unless it has another trace."""
+    if not text or trace_bytes(data):
+        return data
+    return msgspec.json.encode({**_members(data), "stderr": text})
+
+
 def trace_bytes(data: bytes) -> int:
     """Return the length of a failure's trace."""
     if not any(b'"%b"' % name.encode() in data for name in TRACE_MEMBERS):
@@ -95,4 +102,4 @@ def _members(data: bytes) -> dict[str, msgspec.Raw]:
         return {"data": msgspec.Raw(data)}
 
 
-__all__ = ["FailedStep", "failed_step", "trace_bytes", "with_step", "without_trace"]
+__all__ = ["FailedStep", "failed_step", "trace_bytes", "with_stderr", "with_step", "without_trace"]

@@ -159,6 +159,9 @@ class McpHttpServer:
     def stderr_of_run(self) -> str:
         return self._process.stderr_of_run() if self._process is not None else ""
 
+    def stderr_of_call(self) -> str:
+        return self._process.stderr_of_call() if self._process is not None else ""
+
     def serve_run(self, run_id: str, *, idle: bool) -> None:
         if self._process is not None:
             self._process.serve_run(run_id, idle=idle)

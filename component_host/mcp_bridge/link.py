@@ -141,6 +141,10 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
         """Return the last lines of stderr for the failures of calls in flight. Empty without a process."""
         ...
 
+    def stderr_of_call(self) -> str:
+        """See `ProcessReport.stderr_of_call`. Empty without a process."""
+        ...
+
     def serve_run(self, run_id: str, *, idle: bool) -> None:
         """See `ServerProcess.serve_run`."""
         ...

@@ -115,6 +115,9 @@ class McpStdioServer:
     def stderr_of_run(self) -> str:
         return self._process.stderr_of_run()
 
+    def stderr_of_call(self) -> str:
+        return self._process.stderr_of_call()
+
     def serve_run(self, run_id: str, *, idle: bool) -> None:
         self._process.serve_run(run_id, idle=idle)
 

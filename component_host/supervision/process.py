@@ -176,10 +176,14 @@ class ServerProcess(ProcessReport):
 
     def forget_stderr(self) -> None:
         """Drop all stderr output until now, including the unread part."""
+        self.read_stderr()
+        super().forget_stderr()
+
+    def read_stderr(self) -> None:
+        """Read what waits in the pipe."""
         for _ in range(DRAIN_READS_MAX):
             if not self._read_stderr():
                 break
-        super().forget_stderr()
 
     def _read_stdout(self) -> bool:
         chunk = read_available(self._stdout)
