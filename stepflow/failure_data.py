@@ -11,7 +11,6 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,8 +23,7 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
-class FailedStep:
+class FailedStep(msgspec.Struct, frozen=True):
     """The step that failed. Empty members do not apply."""
 
     step: str = ""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from mcp.client._transport import TransportStreams
 
+    from component_host.supervision.process import ServerProcess
+
 MESSAGE_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
 """One message of a server. A tool repeats structured content as text, escaped: four times the largest value."""
 
@@ -112,6 +114,11 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
     """After a loss, calls in flight may still be answered."""
 
     @property
+    def process(self) -> ServerProcess | None:
+        """The server's process; None if it has none here."""
+        ...
+
+    @property
     def lose_session(self) -> Callable[[str], None] | None:
         """Declares the connection lost with its session, for a reason; None: it has no session."""
         ...
@@ -139,10 +146,6 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
 
     def stderr_of_run(self) -> str:
         """Return the last lines of stderr for the failures of calls in flight. Empty without a process."""
-        ...
-
-    def stderr_of_call(self) -> str:
-        """See `ProcessReport.stderr_of_call`. Empty without a process."""
         ...
 
     def serve_run(self, run_id: str, *, idle: bool) -> None:

@@ -30,7 +30,8 @@ from stepflow.flow.schema import InputValidator
 
 if TYPE_CHECKING:
     from component_host.backend import ComponentInfo
-    from component_host.mcp_bridge.link import McpLink, OfferKind, ResultForm
+    from component_host.mcp_bridge.link import OfferKind, ResultForm
+    from component_host.supervision.report import ProcessReport
 
 MESSAGE_CHARS_MAX = 8_000
 """Of a failure's text, which is journaled."""
@@ -191,11 +192,11 @@ def unreachable(message: str, stderr_tail: str) -> Failure:
     return _failure(Code.UNREACHABLE, message, {"stderr": stderr_tail} if stderr_tail else {})
 
 
-def with_stderr_of_call(failure: Failure, link: McpLink) -> Failure:
+def with_stderr_of_call(failure: Failure, process: ProcessReport | None) -> Failure:
     """Return the failure with what the server wrote to stderr during the call, if the call was the only one."""
-    if failure.code is Code.COMPONENT_NOT_FOUND:
+    if process is None or failure.code is Code.COMPONENT_NOT_FOUND:
         return failure
-    return Failure(failure.code, failure.message, with_stderr(failure.data, link.stderr_of_call()))
+    return Failure(failure.code, failure.message, with_stderr(failure.data, process.stderr_of_call()))
 
 
 def with_pause(failure: Failure, retry_after_ms: int | None) -> Failure:

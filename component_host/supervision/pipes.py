@@ -13,6 +13,7 @@ import os
 import re
 from collections import deque
 from itertools import islice
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 from component_host.supervision.spec import secrets_of
@@ -35,6 +36,8 @@ UNREAD_S_MAX = 300.0
 """Longest time that a server reads nothing although its pipe is full."""
 
 STDERR_LINES_MAX = 20
+STDERR_LINES_KEPT_MAX = 200
+"""Lines kept for a call: loggers of servers wrap tracebacks into many short lines."""
 STDERR_LINE_CHARS_MAX = 800
 STDERR_CALL_CHARS_MAX = 4 * 1024
 """Longest end of stderr in the failure of a call that was answered."""
@@ -194,7 +197,7 @@ class StderrTail:
         self._hidden = spec.stderr_hidden
         self._secrets = KnownSecrets(secrets_of(spec))
         self._log = log
-        self._lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
+        self._lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT_MAX)
         self._partial = b""
         self.lines_kept = 0
         """Number of lines kept so far, dropped ones included."""
@@ -215,11 +218,11 @@ class StderrTail:
         """Return the lines kept since there were `lines_kept`, the last ones if they are many."""
         new = self.lines_kept - lines_kept
         lines = [*islice(self._lines, max(0, len(self._lines) - new), None), self._shown(self._partial)]
-        text = "\n".join(filter(None, lines))
+        text = dedent("\n".join(line.rstrip() for line in lines if line))
         return text if len(text) <= STDERR_CALL_CHARS_MAX else f"…{text[1 - STDERR_CALL_CHARS_MAX :]}"
 
     def _text(self) -> str:
-        return "\n".join(self._lines)
+        return "\n".join(islice(self._lines, max(0, len(self._lines) - STDERR_LINES_MAX), None))
 
     def feed(self, chunk: bytes) -> None:
         *lines, partial = (self._partial + chunk).split(b"\n")

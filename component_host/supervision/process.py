@@ -174,11 +174,6 @@ class ServerProcess(ProcessReport):
         """Wait until the process has ended and `on_exit` was called."""
         await self._exited.wait()
 
-    def forget_stderr(self) -> None:
-        """Drop all stderr output until now, including the unread part."""
-        self.read_stderr()
-        super().forget_stderr()
-
     def read_stderr(self) -> None:
         """Read what waits in the pipe."""
         for _ in range(DRAIN_READS_MAX):

@@ -40,7 +40,7 @@ class ProcessReport:
         return self._stderr_tail.text_of_run()
 
     def stderr_of_call(self) -> str:
-        """Return what the server wrote to stderr since the only call in flight was sent; empty if there were several."""
+        """Return the stderr since the only call in flight was sent; empty if there were several."""
         if self._alone_since is None:
             return ""
         self.read_stderr()
@@ -67,7 +67,8 @@ class ProcessReport:
         tail.run = run_id
 
     def forget_stderr(self) -> None:
-        """Drop all stderr output until now."""
+        """Drop all stderr output until now, including the unread part."""
+        self.read_stderr()
         self._stderr_tail.clear()
 
     def command_line(self) -> str:
