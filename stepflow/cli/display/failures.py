@@ -111,7 +111,8 @@ def _print_error(what: str, failure: Failure, redact: Callable[[str], str], line
 
     if data.get("frames"):
         _print_frames(data["frames"], redact)
-        for cause in data.get("causes") or ():
+        causes = data.get("causes")
+        for cause in causes if isinstance(causes, list) else ():
             if isinstance(cause, dict):
                 console.show(f"  caused by {_text(str(cause.get('exception')), redact)}")
                 _print_frames(cause.get("frames"), redact)
