@@ -11,7 +11,6 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,8 +23,7 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
-class FailedStep:
+class FailedStep(msgspec.Struct, frozen=True):
     """The step that failed. Empty members do not apply."""
 
     step: str = ""
@@ -71,6 +69,13 @@ def failed_step(data: bytes | Mapping[str, Any] | None) -> FailedStep | None:
     )
 
 
+def with_stderr(data: bytes, text: str) -> bytes:
+    """Return the data of a failure with the end of its server's stderr, unless it has another trace."""
+    if not text or trace_bytes(data):
+        return data
+    return msgspec.json.encode({**_members(data), "stderr": text})
+
+
 def trace_bytes(data: bytes) -> int:
     """Return the length of a failure's trace."""
     if not any(b'"%b"' % name.encode() in data for name in TRACE_MEMBERS):
@@ -95,4 +100,4 @@ def _members(data: bytes) -> dict[str, msgspec.Raw]:
         return {"data": msgspec.Raw(data)}
 
 
-__all__ = ["FailedStep", "failed_step", "trace_bytes", "with_step", "without_trace"]
+__all__ = ["FailedStep", "failed_step", "trace_bytes", "with_stderr", "with_step", "without_trace"]

@@ -160,8 +160,10 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
             state.blocked.append((item, FINISH))
             return
         value = composed(output.to_json(item.env), "the output")
-        failed = isinstance(value, Failure)
-        end_item(state, item, failure_of_output(state, item, value) if failed else _outcome(state, item, value))
+        if isinstance(value, Failure):
+            end_item(state, item, failure_of_output(state, item, value))
+        else:
+            end_item(state, item, _outcome(state, item, value))
 
     elif not item.active and not item.dirty and not any(blocked is item for blocked, _ in state.blocked):
         steps = item.scope.plan.steps

@@ -113,7 +113,7 @@ def skipped_for(scope: Scope, item: int, step: int, failure: pb.Failure) -> str:
 
 def _same(result: object, failure: pb.Failure) -> bool:
     """Return True if a result is the journaled failure; its trace may have been left out meanwhile."""
-    if not isinstance(result, Failure) or (result.code, result.message) != (failure.code, failure.message):
+    if not isinstance(result, Failure) or int(result.code) != failure.code or result.message != failure.message:
         return False
     return failed_step(result.data) == failed_step(failure.data_json)
 

@@ -41,14 +41,14 @@ def failed_line(error: Mapping[str, Any], redact: Callable[[str], str], lines: F
     return f"{error['code']}: {message}{where}"
 
 
-def _where(failed: FailedStep, lines: FlowLines | None) -> str:
+def _where(failed: FailedStep, lines: FlowLines | None, *, step_told: bool = False) -> str:
     """Return what a failure tells of its step and expression, after a semicolon."""
     parts = []
     if failed.expression:
         found = lines.locate(failed) if lines is not None else ""
         parts.append(f"at {found} ({failed.expression})" if found else f"at {failed.expression}")
     if failed.component:
-        parts.append(f"step {failed.step}")
+        parts += [] if step_told else [f"step {failed.step}"]
         parts.append(f"component {failed.component}")
     if failed.attempt:
         parts.append(f"attempt {failed.attempt}")
@@ -111,12 +111,13 @@ def _print_error(what: str, failure: Failure, redact: Callable[[str], str], line
     data = _tree(failure.data)
     failed = failed_step(data)
     console.show(f"{what}: {failure.code.name}: {_text(explained(failure.code.name, failure.message, data), redact)}")
-    if failed is not None and (where := _where(failed, lines)):
+    if failed is not None and (where := _where(failed, lines, step_told=True)):
         console.show(f"  {where.removeprefix('; ')}")
 
     if data.get("frames"):
         _print_frames(data["frames"], redact)
-        for cause in data.get("causes") or ():
+        causes = data.get("causes")
+        for cause in causes if isinstance(causes, list) else ():
             if isinstance(cause, dict):
                 console.show(f"  caused by {_text(str(cause.get('exception')), redact)}")
                 _print_frames(cause.get("frames"), redact)
