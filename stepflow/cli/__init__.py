@@ -11,6 +11,8 @@
 - `yaml_edits`: edits of a YAML text that keep the rest of it.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.
+- `completion`: what a shell offers after Tab.
+- `folding`: long lines, folded for a terminal.
 - `console`: messages on stderr, results on stdout.
 - `exits`: the table of exit codes.
 - `tables`: listings on stdout.

@@ -3,6 +3,7 @@
 - `outcome`: how a run ended, a single run or a batch, completed or failed, driven here (`run`, `resume`) or by a mesh
   (`submit`, `runs watch`): the results on stdout, failed items among them, a summary on stderr, the exit code.
 - `results`: the results of an ended run, read in parts.
+- `streamed`: the results of a batch, written while it runs.
 - `view`: progress on stderr while a run goes on.
 - `live`: the view for a terminal, a table of steps.
 - `step_rows`: the rows of that table.
