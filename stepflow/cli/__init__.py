@@ -6,6 +6,7 @@
 - `options`: the shared options.
 - `strict`: commands that refuse options and arguments that are given but empty.
 - `input/`: reading flows, configs, inputs and values.
+- `env_file`: `--env-file`, added to the environment.
 - `found_flow`: FLOW: a file, stdin, or a stored flow.
 - `flow_types`: the types of a flow under a config.
 - `yaml_edits`: edits of a YAML text that keep the rest of it.

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from stepflow import __version__, process_privacy, telemetry
-from stepflow.cli import completion, console
+from stepflow.cli import completion, console, options
 from stepflow.cli.commands import (
     call,
     cluster,
@@ -47,6 +47,10 @@ app = StrictTyper(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+completion.attach(options.FlowOption, completion.complete_flow)
+completion.attach(options.RunArgument, completion.complete_run)
+completion.attach(options.RunArguments, completion.complete_run)
 
 app.command("init")(init.init)
 app.command("validate")(validate.validate)

@@ -1,6 +1,7 @@
 """Completion of command lines by the shell: run ids, flows, component paths, plugins.
 
-- Options take these functions as `autocompletion`; typer calls them in a process that the shell starts for each Tab.
+- Commands take these functions as `autocompletion`; shared options get theirs by `attach`. Typer calls them in a process
+  that the shell starts for each Tab.
 - Fast: a mesh is asked for `MESH_S` at most, the folder of runs is read through its index, and no server is started.
 - Silent: on any error nothing is offered. The shell then completes file names.
 
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import typer
 
@@ -69,6 +70,14 @@ def prepare() -> bool:
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a descriptor is needed, no path
         os.dup2(nowhere.fileno(), 2)
     return True
+
+
+def attach(option: Any, complete: Callable[[typer.Context, str], Offer]) -> None:
+    """Let a shared option or argument of `stepflow.cli.options`, an `Annotated` type, be completed.
+
+    Not there, because the functions of this module use what imports the options.
+    """
+    get_args(option)[1].autocompletion = complete
 
 
 def silent(complete: Callable[[typer.Context, str], Offer]) -> Callable[[typer.Context, str], Offer]:
@@ -244,6 +253,7 @@ def _sentence(description: str | None) -> str:
 
 __all__ = [
     "SHELLS",
+    "attach",
     "complete_component",
     "complete_flow",
     "complete_flow_name",

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
-    from stepflow.cli.display.streamed import Numbered, ResultStream
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import View
-    from stepflow.cli.output import Outcomes
+    from stepflow.cli.output import Numbered, Outcomes
     from stepflow.config import Config
     from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns

@@ -17,8 +17,6 @@ from typing import Annotated, Any
 
 import typer
 
-from stepflow.cli.completion import complete_flow, complete_run
-
 DEFAULT_SERVER = "localhost:7840"
 DEFAULT_FOLDER = Path(".stepflow")
 DEV_FOLDER = DEFAULT_FOLDER / "dev"
@@ -32,7 +30,6 @@ FlowOption = Annotated[
     typer.Argument(
         metavar="FLOW",
         help="A file, - for stdin, or a stored flow: NAME[@TAG|@3] or an id.",
-        autocompletion=complete_flow,
     ),
 ]
 """For commands under `with_flow`, which also accept the former `--flow` and `-f`."""
@@ -60,7 +57,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout."
 
 def _apply_env_file(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is not None and not ctx.resilient_parsing:
-        from stepflow.cli.input.env_file import apply_env_file
+        from stepflow.cli.env_file import apply_env_file
 
         apply_env_file(path)
     return path
@@ -104,8 +101,8 @@ TargetServerOption = Annotated[
 TargetStoreOption = Annotated[
     Path | None, typer.Option("--store", metavar="DIR", help="Runs of this folder, instead of a mesh.")
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)]
-RunArguments = Annotated[list[str], typer.Argument(metavar="RUN...", help=RUN_HELP, autocompletion=complete_run)]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
+RunArguments = Annotated[list[str], typer.Argument(metavar="RUN...", help=RUN_HELP)]
 
 
 @dataclass(frozen=True, slots=True)

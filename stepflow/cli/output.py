@@ -53,6 +53,8 @@ class LargeResult:
 
 
 Outcomes: TypeAlias = "AsyncGenerator[Json | Failure | LargeOutcome | None]"
+Numbered: TypeAlias = "AsyncGenerator[tuple[int, Json | Failure | LargeOutcome | None]]"
+"""Items from a given one on, in order, with their outcomes; None of an item that has not ended."""
 FlowResult: TypeAlias = "dict[str, Any] | LargeResult"
 
 

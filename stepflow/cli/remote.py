@@ -15,8 +15,7 @@ from stepflow.codec import Json, LargeJson
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stepflow.cli.display.streamed import Numbered
-    from stepflow.cli.output import Outcomes
+    from stepflow.cli.output import Numbered, Outcomes
     from stepflow.client import Client, Run, RunItem, RunStep, Tls
     from stepflow.errors import Failure
     from stepflow.flow import Redactor

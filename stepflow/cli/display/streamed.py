@@ -15,7 +15,7 @@ import threading
 import weakref
 from contextlib import aclosing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from stepflow.cli import console
 from stepflow.cli.display.failures import FailedItems
@@ -23,17 +23,14 @@ from stepflow.cli.display.trees import result_tree
 from stepflow.cli.output import WRITE_BYTES, LargeOutcome, ResultFormat, YamlTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from typing import BinaryIO
 
     from stepflow.cli.display.view import View
-    from stepflow.cli.output import FlowResult
+    from stepflow.cli.output import FlowResult, Numbered
     from stepflow.codec import Json
     from stepflow.errors import Failure
-
-Numbered: TypeAlias = "AsyncGenerator[tuple[int, Json | Failure | LargeOutcome | None]]"
-"""Items from a given one on, in order, with their outcomes; None of an item that has not ended."""
 
 LOOK_S = 0.2
 """Pause between two looks at what has ended."""
@@ -244,4 +241,4 @@ async def _in_thread(work: Callable[[], None]) -> None:
         raise
 
 
-__all__ = ["LOOK_S", "Numbered", "ResultStream"]
+__all__ = ["LOOK_S", "ResultStream"]

@@ -5,7 +5,6 @@
 - `run_input`: the input of a run, or the inputs of a batch.
 - `input_help`: the message of a missing input.
 - `values`: VALUE; variables, overrides, payloads.
-- `env_file`: `--env-file`, added to the environment.
 - `step_changes`: `--set`, as overrides.
 - `given`: all values of `run` and `submit`, with their redactor.
 

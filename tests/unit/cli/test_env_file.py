@@ -12,7 +12,7 @@ import pytest
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
 from stepflow.cli.console import Usage
-from stepflow.cli.input.env_file import apply_env_file
+from stepflow.cli.env_file import apply_env_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

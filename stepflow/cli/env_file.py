@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stepflow.cli.console import Usage
-from stepflow.cli.input.files import read_file
+from stepflow.codec import PAYLOAD_BYTES_MAX
 from stepflow.telemetry import hide
 
 if TYPE_CHECKING:
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 def apply_env_file(path: Path, environ: MutableMapping[str, str] = os.environ) -> None:
     """Add the variables of a file to the environment.
 
-    Raises:
-        Usage: no such file, not UTF-8, or a line that is not `NAME=VALUE`.
-        Invalid: too large.
+    Raises: Usage, no such file, too large, not UTF-8, or a line that is not `NAME=VALUE`.
     """
+    content = _read(path)
     try:
-        text = read_file(path, what="env file").decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _invalid(path, line, "it is not UTF-8") from None
@@ -39,6 +38,17 @@ def apply_env_file(path: Path, environ: MutableMapping[str, str] = os.environ) -
     for name, value in values.items():
         if value is not None:  # a name alone is taken from the environment, where it is already
             environ.setdefault(name, value)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(PAYLOAD_BYTES_MAX + 1)
+    except OSError as error:
+        raise Usage("FILE_UNREADABLE", f"cannot read the env file {path}: {error.strerror}", path=str(path)) from None
+    if len(content) > PAYLOAD_BYTES_MAX:
+        raise Usage("PAYLOAD_TOO_LARGE", f"the env file {path} has more than {PAYLOAD_BYTES_MAX:,} bytes")
+    return content
 
 
 def _parse(path: Path, text: str) -> dict[str, str | None]:
