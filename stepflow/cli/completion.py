@@ -1,7 +1,7 @@
 """Completion of command lines by the shell: run ids, flows, component paths, plugins.
 
-- Commands take these functions as `autocompletion`; shared options get theirs by `attach`. Typer calls them in a process
-  that the shell starts for each Tab.
+- Commands take these functions as `autocompletion`; shared options get theirs by `attach`. Typer calls them, in a
+  process that the shell starts for each Tab.
 - Fast: a mesh is asked for `MESH_S` at most, the folder of runs is read through its index, and no server is started.
 - Silent: on any error nothing is offered. The shell then completes file names.
 

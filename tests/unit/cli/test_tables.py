@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from control_plane.view_records import RunView
 from stepflow.cli import tables
 from stepflow.cli.display.runs import print_runs
-from stepflow.cli.tables import json_text, print_table
+from stepflow.cli.output import write_results
+from stepflow.cli.tables import json_text, print_json, print_json_with_list, print_table
 
 RUN_ID = "018f0000-0000-7000-8000-0000000000{:02}"
 
@@ -72,3 +75,25 @@ def test_json_is_compact_in_a_pipe_and_indented_on_a_terminal(monkeypatch: pytes
     assert json_text({"a": [1]}) == b'{"a":[1]}'
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert json_text({"a": [1]}) == b'{\n  "a": [\n    1\n  ]\n}'
+
+
+@pytest.mark.parametrize("elements", [[], [1], [{"a": [1, {"b": "x\ny"}], "c": {}}, [], "z"]])
+def test_a_list_that_comes_in_parts_is_indented_on_a_terminal_too(
+    elements: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_json({"run_id": "r", "results": elements})
+    whole = capfd.readouterr().out
+    print_json_with_list({"run_id": "r"}, "results", iter(elements))
+    assert capfd.readouterr().out == whole
+
+
+def test_a_single_result_is_indented_on_a_terminal_and_those_of_a_batch_are_lines(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = {"outcome": "success", "result": [1]}
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    write_results([result], None, batch=False)
+    assert capfd.readouterr().out.splitlines()[:2] == ["{", '  "outcome": "success",']
+    write_results([result, result], None, batch=True)
+    assert len(capfd.readouterr().out.splitlines()) == 2
