@@ -239,6 +239,7 @@ class Admission:
         record.policy.transport_retries_max = self._retry.transport_max_retries if retries_max is None else retries_max
         record.policy.backoff.CopyFrom(backoff_to_proto(backoff))
         record.policy.engine_version = self._cluster.engine_version if self._newest_formats() else COMPOSES_FROM - 1
+        record.policy.locates_failures = True
         record.created_at_ms = time.time_ns() // 1_000_000
 
         # 4. The inputs.

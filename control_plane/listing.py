@@ -60,10 +60,13 @@ class Listing:
         self._replays = Replays(store, read_blob)
         self._results = Results(store, read_blob)
 
-    async def items(self, run_id: str, size: int, token: str) -> tuple[list[ItemView], str]:
-        """Return a page of items and the token of the next one. Raises: NotFound, DataLoss."""
+    async def items(self, run_id: str, size: int, token: str, first: int = 0) -> tuple[list[ItemView], str]:
+        """Return a page of items and the token of the next one; without a token, from item `first` on.
+
+        Raises: NotFound, DataLoss.
+        """
         record = await read_record(self._store, run_id)
-        start = read_token(token, int) or 0
+        start = read_token(token, int) or first
         end = min(record.items_total, start + size)
 
         views: list[ItemView] = []
@@ -87,11 +90,11 @@ class Listing:
         following = start + len(views)
         return views, write_token(following) if following < record.items_total else ""
 
-    async def each_item(self, run_id: str) -> AsyncGenerator[ItemView, None]:
-        """Yield every item in index order; memory holds one page. Raises: NotFound, DataLoss."""
+    async def each_item(self, run_id: str, first: int = 0, size: int = PAGE_SIZE_MAX) -> AsyncGenerator[ItemView, None]:
+        """Yield the items from `first` on in index order; memory holds `size` of them. Raises: NotFound, DataLoss."""
         token = ""
         while True:
-            views, token = await self.items(run_id, PAGE_SIZE_MAX, token)
+            views, token = await self.items(run_id, size, token, first)
             for view in views:
                 yield view
             if not token:

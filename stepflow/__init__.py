@@ -27,6 +27,7 @@ Wire:
 Tools:
 - `errors`: failures (data) and errors (exceptions), with their gRPC statuses.
 - `codec`: checked, compact JSON.
+- `failure_data`: the failed step and the trace in the data of a failure.
 - `json_problems`: places in JSON, and values that no tree holds.
 - `ids`: ids of runs and sub-runs.
 - `step_path`: the place of a step in a run, as text.

@@ -135,7 +135,14 @@ async def open_partition(
     variables = {name: Json(encode(value)) for name, value in decode(record.variables_json or b"{}").items()}
 
     return new_run(
-        run_id, partition=partition, first_item=first, plan=plan, inputs=inputs, variables=variables, policy=policy
+        run_id,
+        partition=partition,
+        first_item=first,
+        plan=plan,
+        inputs=inputs,
+        variables=variables,
+        policy=policy,
+        batch=record.items_total > 1,
     )
 
 

@@ -123,6 +123,25 @@ RUNS = (
         "bytes",
     ),
     Limit(
+        "Tracebacks and ends of stderr in the failures of one partition",
+        "stepflow/run TRACES_BYTES_MAX",
+        "Later failures have none",
+        "bytes",
+    ),
+    Limit(
+        "Frames of one exception of a component", "stepflow/component FRAMES_CHARS_MAX", "The outer ones are left out"
+    ),
+    Limit(
+        "A traceback of another server's worker",
+        "component_host/stepflow_bridge TRACEBACK_CHARS_MAX",
+        "Its beginning is left out",
+    ),
+    Limit(
+        "What a server writes to stderr during a call that fails",
+        "component_host/supervision STDERR_CALL_CHARS_MAX",
+        "Its beginning is left out",
+    ),
+    Limit(
         "Messages to a run (cancel, signals) that its owner has not taken yet",
         "control_plane INBOX_MESSAGES_MAX",
         "`INBOX_FULL`",
@@ -427,6 +446,9 @@ EXEMPT = {
         "stepflow/cli TEXT_CHARS_MAX",
         "stepflow/cli DIFFERENCES_MAX",
         "stepflow/cli EXAMPLE_CHARS_MAX",
+        "stepflow/cli OFFERED_MAX",
+        "stepflow/cli READ_FILES_MAX",
+        "stepflow/cli READ_BYTES_MAX",
         "stepflow/cli SHOWN_CHARS_MAX",
         "stepflow/cli WARNINGS_SHOWN_MAX",
         "stepflow/cli ID_SEARCH_RUNS_MAX",
@@ -461,6 +483,14 @@ EXEMPT = {
         "component_host/supervision STDERR_LINES_MAX",
         "component_host/supervision STDERR_LINE_CHARS_MAX",
         "component_host/supervision STDERR_PARTIAL_BYTES_MAX",
+        "component_host/supervision STDERR_LINES_KEPT_MAX",
+        "stepflow/component CODE_CHARS_MAX",
+        "stepflow/component NAME_CHARS_MAX",
+        "stepflow/component CAUSES_MAX",
+        "stepflow/component CAUSE_CHARS_MAX",
+        "stepflow/component OWN_FRAMES_MAX",
+        "stepflow/component LIBRARY_FRAMES_MAX",
+        "stepflow/cli FAILED_ITEMS_MAX",
     ),
     "The largest pause of a back-off inside a service": (
         "stepflow/client BACKOFF_MAX_S",

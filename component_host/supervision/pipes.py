@@ -12,6 +12,8 @@ import asyncio
 import os
 import re
 from collections import deque
+from itertools import islice
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 from component_host.supervision.spec import secrets_of
@@ -34,7 +36,12 @@ UNREAD_S_MAX = 300.0
 """Longest time that a server reads nothing although its pipe is full."""
 
 STDERR_LINES_MAX = 20
+STDERR_LINES_KEPT_MAX = 200
+"""Lines kept for a call: loggers of servers wrap tracebacks into many short lines."""
 STDERR_LINE_CHARS_MAX = 800
+STDERR_CALL_CHARS_MAX = 4 * 1024
+"""Longest end of stderr in the failure of a call that was answered."""
+
 STDERR_PARTIAL_BYTES_MAX = 64 * 1024
 """Length above which an unfinished line of stderr is cut."""
 
@@ -190,8 +197,10 @@ class StderrTail:
         self._hidden = spec.stderr_hidden
         self._secrets = KnownSecrets(secrets_of(spec))
         self._log = log
-        self._lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
+        self._lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT_MAX)
         self._partial = b""
+        self.lines_kept = 0
+        """Number of lines kept so far, dropped ones included."""
         self.run = NO_RUN
         """The run that the lines belong to, or `NO_RUN`, or `SEVERAL_RUNS`."""
 
@@ -205,8 +214,15 @@ class StderrTail:
             return WITHHELD if self._lines else ""
         return self._text()
 
+    def text_since(self, lines_kept: int) -> str:
+        """Return the lines kept since there were `lines_kept`, the last ones if they are many."""
+        new = self.lines_kept - lines_kept
+        lines = [*islice(self._lines, max(0, len(self._lines) - new), None), self._shown(self._partial)]
+        text = dedent("\n".join(line.rstrip() for line in lines if line))
+        return text if len(text) <= STDERR_CALL_CHARS_MAX else f"…{text[1 - STDERR_CALL_CHARS_MAX :]}"
+
     def _text(self) -> str:
-        return "\n".join(self._lines)
+        return "\n".join(islice(self._lines, max(0, len(self._lines) - STDERR_LINES_MAX), None))
 
     def feed(self, chunk: bytes) -> None:
         *lines, partial = (self._partial + chunk).split(b"\n")
@@ -231,16 +247,22 @@ class StderrTail:
         return self._secrets.text(text)
 
     def _keep(self, line: bytes) -> None:
+        text = self._shown(line)
+        if text:
+            self._lines.append(text)
+            self.lines_kept += 1
+            self._log.debug("server stderr", line=text)
+
+    def _shown(self, line: bytes) -> str:
+        """Return a line as it may be shown; empty if it is blank or hidden."""
         text = line.decode("utf-8", "replace")
         if not text.strip() or text.startswith(self._hidden):
-            return
+            return ""
 
         # Before the cut, which could leave the beginning of a secret.
         text = without_hidden(self.without_secrets(_ESCAPES.sub("", text)))
         text = redact(text[:STDERR_LINE_CHARS_MAX])
-        text = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
-        self._lines.append(text)
-        self._log.debug("server stderr", line=text)
+        return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 __all__ = ["StderrTail", "StdinWriter", "read_available"]

@@ -174,12 +174,11 @@ class ServerProcess(ProcessReport):
         """Wait until the process has ended and `on_exit` was called."""
         await self._exited.wait()
 
-    def forget_stderr(self) -> None:
-        """Drop all stderr output until now, including the unread part."""
+    def read_stderr(self) -> None:
+        """Read what waits in the pipe."""
         for _ in range(DRAIN_READS_MAX):
             if not self._read_stderr():
                 break
-        super().forget_stderr()
 
     def _read_stdout(self) -> bool:
         chunk = read_available(self._stdout)

@@ -58,6 +58,7 @@ class MessageWriter:
                 step_index=view.step_index,
                 component=view.component,
                 depth=view.depth,
+                path=view.path,
             ),
             status=status_constant(view.status),
             attempt=view.attempt,
@@ -66,6 +67,7 @@ class MessageWriter:
             completed_at_ms=view.completed_at_ms or 0,
             duration_ms=view.duration_ms,
             outcome=outcome,
+            failed_step_id=view.skipped_for,
         )
 
     async def event_batch(self, batch: EventBatch) -> runs_pb2.WatchRunResponse:
@@ -135,6 +137,15 @@ class MessageWriter:
                 )
                 reply.step_retrying.CopyFrom(retrying)
 
+            case "skipped":
+                assert event.failure is not None
+                skipped = runs_pb2.StepSkipped(
+                    step=step,
+                    failed_step_id=event.message,
+                    failure=await self._values.failure(event.failure, self._form),
+                )
+                reply.step_skipped.CopyFrom(skipped)
+
             case "waiting":
                 waiting = runs_pb2.StepWaiting(step=step, signal=event.message, until_ms=event.until_ms or 0)
                 reply.step_waiting.CopyFrom(waiting)
@@ -172,6 +183,7 @@ def _step_position(event: StepEvent) -> runs_pb2.StepPlace:
         step_index=event.step_index,
         component=event.component,
         depth=event.depth,
+        path=event.path,
     )
     if event.parent is not None:
         position.parent.run_id, position.parent.item, position.parent.step_index = event.parent

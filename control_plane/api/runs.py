@@ -150,7 +150,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     async def ListItems(self, request: runs_pb2.ListItemsRequest, _: Any) -> runs_pb2.ListItemsResponse:
         items, token = await self._listing.items(
-            parse_run_id(request.run_id), page_size(request.page_size), request.page_token
+            parse_run_id(request.run_id), page_size(request.page_size), request.page_token, request.first_item
         )
         writer = MessageWriter(self._values, request.value_form)
         return runs_pb2.ListItemsResponse(items=[await writer.item(item) for item in items], next_page_token=token)

@@ -6,6 +6,7 @@
 - `options`: the shared options.
 - `strict`: commands that refuse options and arguments that are given but empty.
 - `input/`: reading flows, configs, inputs and values.
+- `env_file`: `--env-file`, added to the environment.
 - `found_flow`: FLOW: a file, stdin, or a stored flow.
 - `findings`: the findings about a flow, collected and printed.
 - `flow_types`: the components of a config, and the types of a flow under it.
@@ -13,6 +14,8 @@
 - `yaml_edits`: edits of a YAML text that keep the rest of it.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.
+- `completion`: what a shell offers after Tab.
+- `folding`: long lines, folded for a terminal.
 - `console`: messages on stderr, results on stdout.
 - `exits`: the table of exit codes.
 - `tables`: listings on stdout.

@@ -14,9 +14,11 @@ from typing import Annotated
 import typer
 
 from stepflow import __version__, process_privacy, telemetry
-from stepflow.cli import console
+from stepflow.cli import completion, console, options
 from stepflow.cli.commands import (
+    call,
     cluster,
+    complete,
     components,
     dev,
     flows,
@@ -46,12 +48,17 @@ app = StrictTyper(
     pretty_exceptions_enable=False,
 )
 
+completion.attach(options.FlowOption, completion.complete_flow)
+completion.attach(options.RunArgument, completion.complete_run)
+completion.attach(options.RunArguments, completion.complete_run)
+
 app.command("init")(init.init)
 app.command("validate")(validate.validate)
 app.command("infer")(infer.infer)
 app.command("schema")(schema.schema)
 app.command("test")(test.run_tests)
 app.command("list-components", hidden=True)(components.list_components)
+app.command("call")(call.call)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("dev")(dev.dev)
@@ -62,6 +69,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(flows.app, name="flows")
 app.add_typer(cluster.components_app, name="components")
 app.add_typer(cluster.app, name="cluster")
+app.command("completion")(complete.print_script)
 
 
 def _show_version(wanted: bool) -> None:
@@ -99,6 +107,7 @@ def _global_options(
 def run_command_line(args: Sequence[str] | None = None) -> int:
     """Run a command line (default: the arguments of this process) and return the exit code."""
     prepare_streams()
+    completion.prepare()
     try:
         app(args=args, prog_name="stepflow")
     except SystemExit as end:

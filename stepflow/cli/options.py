@@ -26,7 +26,11 @@ RUN_HELP = "An id, its end (4 characters or more), a unique beginning of it, or 
 VALUE_HELP = 'JSON text (it begins with {, [ or "), - for stdin, else a YAML or JSON file.'
 
 FlowOption = Annotated[
-    str, typer.Argument(metavar="FLOW", help="A file, - for stdin, or a stored flow: NAME[@TAG|@3] or an id.")
+    str,
+    typer.Argument(
+        metavar="FLOW",
+        help="A file, - for stdin, or a stored flow: NAME[@TAG|@3] or an id.",
+    ),
 ]
 """For commands under `with_flow`, which also accept the former `--flow` and `-f`."""
 ConfigOption = Annotated[
@@ -52,6 +56,26 @@ OutputOption = Annotated[
     typer.Option("--output", "-o", metavar="FILE", help="File of the result, YAML or JSON. Default: stdout, JSON."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def _apply_env_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    if path is not None and not ctx.resilient_parsing:
+        from stepflow.cli.env_file import apply_env_file
+
+        apply_env_file(path)
+    return path
+
+
+EnvFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="FILE",
+        help="Environment variables from a .env file; those that are set already win.",
+        callback=_apply_env_file,
+        is_eager=True,  # before the options that take their value from the environment
+    ),
+]
 
 StoreOption = Annotated[
     Path | None,
@@ -127,6 +151,9 @@ class RunOptions:
     stdin_format: Annotated[
         str, typer.Option("--stdin-format", metavar="json|yaml", help="Format of an input on stdin.")
     ] = "json"
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Results of a batch as they come, each with its `item`.")
+    ] = False
 
     var: Annotated[
         list[str] | None,
@@ -143,6 +170,8 @@ class RunOptions:
             "--env-variables", help="Take declared variables from the environment (env_var or STEPFLOW_VAR_NAME)."
         ),
     ] = False
+
+    env_file: EnvFileOption = None
 
     set: Annotated[
         list[str] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +15,7 @@ from stepflow.codec import Json, LargeJson
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stepflow.cli.output import Outcomes
+    from stepflow.cli.output import Numbered, Outcomes
     from stepflow.client import Client, Run, RunItem, RunStep, Tls
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
@@ -132,19 +133,25 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
             return
 
 
-async def outcomes(server: str | None, run_id: str) -> Outcomes:
-    """Yield the outcomes of the items of an ended run, over a connection of its own."""
+async def outcomes(server: str | None, run_id: str, first: int = 0) -> Outcomes:
+    """Yield the outcomes of the items of an ended run from `first` on, over a connection of its own."""
+    async with connect(server, FOLLOW_PATIENCE_S) as client, aclosing(numbered(client, run_id, first)) as items:
+        async for _, outcome in items:
+            yield outcome
+
+
+async def numbered(client: Client, run_id: str, first: int) -> Numbered:
+    """Yield the items of a run from `first` on, with their outcomes; None of an item that has not ended."""
     from functools import partial
 
     from stepflow.cli.output import LargeOutcome
 
-    async with connect(server, FOLLOW_PATIENCE_S) as client:
-        async for item in client.items(run_id, page_size=ITEMS_PER_PAGE):
-            outcome = outcome_of(item)
-            if isinstance(outcome, LargeJson):
-                yield LargeOutcome(outcome.text_bytes, partial(client.get_result, run_id, item.item))
-            else:
-                yield outcome
+    async for item in client.items(run_id, page_size=ITEMS_PER_PAGE, first=first):
+        outcome = outcome_of(item)
+        if isinstance(outcome, LargeJson):
+            yield item.item, LargeOutcome(outcome.text_bytes, partial(client.get_result, run_id, item.item))
+        else:
+            yield item.item, outcome
 
 
 async def one_result(server: str | None, run_id: str, item: int) -> Outcomes:

@@ -153,7 +153,7 @@ class LocalSource:
         from stepflow.cli.driving import results_command, stored_result
 
         run_id = self._local.find(text)
-        stored = StoredResults("completed", lambda: stored_result(self._local, run_id, item))
+        stored = StoredResults("completed", lambda _: stored_result(self._local, run_id, item))
         return stored, f"{results_command(self._local, run_id)} --item {item}"
 
     def delete(self, text: str, *, force: bool) -> str:
@@ -250,12 +250,12 @@ class RemoteSource:
             return run, await remote.redactor(client, run)
 
         run, redactor = remote.ask(self._server, work)
-        stored = StoredResults(run.status, lambda: remote.outcomes(self._server, run.run_id))
+        stored = StoredResults(run.status, lambda first: remote.outcomes(self._server, run.run_id, first))
         return Ended(run, stored, remote.results_command(self._server, run.run_id)), redactor
 
     def result(self, text: str, item: int) -> tuple[StoredResults, str]:
         run_id = remote.ask(self._server, lambda client: remote.find_run(client, text, self._server))
-        stored = StoredResults("completed", lambda: remote.one_result(self._server, run_id, item))
+        stored = StoredResults("completed", lambda _: remote.one_result(self._server, run_id, item))
         return stored, f"{remote.results_command(self._server, run_id)} --item {item}"
 
     def delete(self, text: str, *, force: bool) -> str:
@@ -297,4 +297,6 @@ def _step_view(step: RunStep) -> StepView:
         duration_ms=step.duration_ms,
         outcome=remote.outcome_of(step),
         retries=step.retries,
+        path=step.path,
+        skipped_for=step.skipped_for,
     )

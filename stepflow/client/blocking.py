@@ -171,8 +171,8 @@ class BlockingClient:
     def delete(self, run_id: str) -> None:
         self._do(self._client.delete(run_id))
 
-    def items(self, run_id: str, *, page_size: int = 0) -> Iterator[RunItem]:
-        return self._iterate(self._client.items(run_id, page_size=page_size))
+    def items(self, run_id: str, *, page_size: int = 0, first: int = 0) -> Iterator[RunItem]:
+        return self._iterate(self._client.items(run_id, page_size=page_size, first=first))
 
     def get_result(self, run_id: str, item: int = 0) -> Iterator[bytes]:
         return self._iterate(self._client.get_result(run_id, item))

@@ -311,12 +311,13 @@ class Client:
         """Delete an ended run. Raises: NotFound, FailedPrecondition (`RUN_NOT_ENDED`)."""
         await self._delete_idempotently(lambda to: to.runs.DeleteRun, runs_pb2.DeleteRunRequest(run_id=run_id))
 
-    async def items(self, run_id: str, *, page_size: int = 0) -> AsyncGenerator[RunItem, None]:
-        """Yield the items of a run in input order. Raises: NotFound."""
-        request = runs_pb2.ListItemsRequest(run_id=run_id, value_form=JSON, page_size=page_size)
+    async def items(self, run_id: str, *, page_size: int = 0, first: int = 0) -> AsyncGenerator[RunItem, None]:
+        """Yield the items of a run in input order, from item `first` on. Raises: NotFound."""
+        request = runs_pb2.ListItemsRequest(run_id=run_id, value_form=JSON, page_size=page_size, first_item=first)
         async for reply in self._pages(lambda to: to.runs.ListItems, request):
             for item in reply.items:
-                yield item_of(item)
+                if item.item >= first:  # a server of an earlier version begins with item 0
+                    yield item_of(item)
 
     def get_result(self, run_id: str, item: int = 0) -> AsyncGenerator[bytes, None]:
         """Yield the result of an ended item as compact JSON text, in chunks of up to 1 MiB: results of any size.

@@ -122,6 +122,8 @@ def step_of(message: runs_pb2.StepSummary) -> RunStep:
         started_at_ms=message.started_at_ms or None,
         completed_at_ms=message.completed_at_ms or None,
         duration_ms=_step_duration_ms(message),
+        path=step.path,
+        skipped_for=message.failed_step_id,
         **_outcome_of(message.outcome),
     )
 
@@ -154,6 +156,11 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
             ended = message.step_ended
             kind: EventKind = "step_failed" if ended.failed else "step_completed"
             return _step_event(kind, at_ms, ended, duration_ms=ended.duration_ms, **_outcome_of(ended.outcome))
+
+        case "step_skipped":
+            skipped = message.step_skipped
+            failure = failure_of(skipped.failure)
+            return _step_event("step_skipped", at_ms, skipped, failure=failure, message=skipped.failed_step_id)
 
         case "step_retrying":
             retrying = message.step_retrying
@@ -210,6 +217,7 @@ def _step_event(kind: EventKind, at_ms: int, body: Any, **members: Any) -> Clien
         depth=step.depth,
         parent=(parent.run_id, parent.item, parent.step_index) if step.HasField("parent") else None,
         attempt=getattr(body, "attempt", 0),
+        path=step.path,
         **members,
     )
 

@@ -20,6 +20,7 @@ EventKind = Literal[
     "step_progress",
     "step_completed",
     "step_failed",
+    "step_skipped",
     "step_retrying",
     "step_sleeping",
     "step_waiting",
@@ -121,7 +122,10 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """A started step. `status`: running, completed, failed, or cancelled (the run ended before the step did).
+    """A started step.
+
+    `status`: running, completed, failed, skipped (a step that it needs has failed), or cancelled (the run ended before
+    the step did).
 
     `raw`: the result, if results were requested.
     """
@@ -143,6 +147,10 @@ class RunStep:
     """Duration of the last attempt, by one clock; None while running, if cancelled, and if never dispatched."""
     result_bytes: int = 0
     """Length of a requested result of more than 16 MiB; else 0. Such results are not sent."""
+    path: str = ""
+    """Path of the step in its run, such as `7/summaries[0]/ask`; empty from a server of an earlier version."""
+    skipped_for: str = ""
+    """Of a skipped step: the id of the failed step that it needs."""
 
     @property
     def result(self) -> Any:
@@ -156,7 +164,7 @@ class ClientEvent:
 
     `run_id`: for a step of a sub-run, the sub-run's id. `raw`: the result, if results were requested. `until_ms`: end
     of a sleep, or time of the next attempt. `done` and `total`: of a progress report, 0 if unknown. `run`: set in the
-    last event, `run_ended`.
+    last event, `run_ended`. `message`: of a skipped step, the id of the failed step that it needs.
     """
 
     kind: EventKind
@@ -182,6 +190,8 @@ class ClientEvent:
     total: float = 0.0
     result_bytes: int = 0
     """Length of a requested result of more than 16 MiB; else 0. `Client.get_result` reads that of an item."""
+    path: str = ""
+    """As in `RunStep`."""
 
     @property
     def result(self) -> Any:

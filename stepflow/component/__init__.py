@@ -45,6 +45,7 @@ The protocol:
 - `threads`, `loop_inbox`: the threads of sync components, and their way back to the event loop.
 - `queue_notices`: what the host is told of calls that wait for a thread.
 - `failures`: the error answer of a failed call.
+- `frames`: the frames of its exception.
 - `progress`: progress reports.
 - `host_requests`: requests to the host, matched with replies.
 - `server`: `ComponentServer`, independent of the transport.

@@ -3,6 +3,7 @@
 - `mesh`: control plane, executor and host over one store.
 - `known_components`: schemas of components, without a server if possible.
 - `runs_folder`: the folder of the runs of this machine.
+- `ended_items`: the items that end while a run is driven.
 - `pauses`: the time in which no process drives a run.
 - `run_files`: the files of a run in that folder, and its lock.
 - `folder_index`: the index of that folder, for lists and retention.

@@ -18,6 +18,7 @@ from stepflow.errors import Code, Failure
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RETRY_AFTER_MS_MAX, RetryClass, backoff_from_proto, delay_ms, retry_class
 from stepflow.run.entries import failure_to_pb, payload_of
+from stepflow.run.failed_steps import failure_of_attempt
 from stepflow.run.secrets import failure_without_secrets
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def settle(
     outcome = failure_without_secrets(step.item, outcome)
     on_error = step.item.scope.plan.steps[step.index].on_error
     delay = _retry_delay_ms(state, step, on_error, outcome, attempt)
+    outcome = failure_of_attempt(state, step, outcome, attempt, host, final=delay is None)
     if delay is not None:
         failed = entry.attempt_failed
         failed.failure.CopyFrom(failure_to_pb(outcome, origin))

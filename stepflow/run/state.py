@@ -80,6 +80,7 @@ class JournaledRun:
         "signals",
         "signals_unreceived",
         "status",
+        "trace_bytes",
     )
 
     def __init__(self) -> None:
@@ -106,6 +107,8 @@ class JournaledRun:
         self.signal_waits: dict[tuple[int, str], deque[StepRun]] = {}
         """By item of the run and name: waiting steps, FIFO. Steps that have ended stay until they are met."""
         self.status: journal_pb2.RunStatus | None = None
+        self.trace_bytes = 0
+        """Length of the traces in the journaled failures of steps."""
 
 
 class RunState(JournaledRun):

@@ -88,6 +88,7 @@ class World:
     """Item, name and payload of signals, received in this order when a choice says so or the run waits."""
     components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
     engine_version: int = 1
+    locates_failures: bool = False
 
     def __post_init__(self) -> None:
         self.now_ms = 1_000_000
@@ -103,6 +104,7 @@ class World:
             transport_retries_max=self.transport_retries,
             concurrency_max=self.window,
             engine_version=self.engine_version,
+            locates_failures=self.locates_failures,
         )
         self.state = self._fresh()
         self._adopt()
@@ -255,6 +257,7 @@ class World:
             inputs=[Json(encode(value)) for value in self.inputs],
             variables={name: Json(encode(value)) for name, value in self.variables.items()},
             policy=self.policy,
+            batch=len(self.inputs) > 1,
         )
 
     def _adopt(self, held: Iterable[tuple[str, int]] = (), *, handed_over: bool = False) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from component_host.backend import HostCall
+    from component_host.supervision.report import ProcessReport
 
 
 class StdioExecutes:
@@ -104,14 +105,14 @@ class StdioExecutes:
 
     # --- replies ------------------------------------------------------------------------------------------------
 
-    def settle_call(self, request_id: int, line: protocol.Line) -> None:
+    def settle_call(self, request_id: int, line: protocol.Line, process: ProcessReport | None = None) -> None:
         """End an execute with the server's reply."""
         call = self._calls.pop(request_id, _UNKNOWN)
         if call is _UNKNOWN:
             return
         self.room += 1
         if call is not None:
-            settle_call(call, line, self._plugin)
+            settle_call(call, line, self._plugin, process)
         else:
             self.abandoned.note_answered(request_id)
         self._on_room()

@@ -3,6 +3,9 @@
 - `run`: `run` and `resume`.
 - `submit`: `submit`.
 - `runs`: `runs list`, `show`, `watch`, `signal`, `cancel`, `delete`.
+- `prune`: `runs prune`.
+- `call`: `call`.
+- `complete`: `completion`.
 - `former`: former words.
 - `flows`: `flows`.
 - `cluster`: `cluster` and `components` (a mesh).

@@ -8,6 +8,7 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.commands.components import list_configured
+from stepflow.cli.completion import complete_plugin
 from stepflow.cli.options import JsonOption, ServerOption
 from stepflow.cli.strict import StrictTyper
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 app = StrictTyper(
     name="cluster",
-    help="Show the executors and hosts of a mesh, drain them, and end drains.",
+    help="Show the members of a mesh, and drain them.",
     epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1\n"
     "  stepflow cluster undrain executor-1",
     no_args_is_help=True,
@@ -77,7 +78,9 @@ def drain(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Drain an executor (it hands over all runs) or a host (it finishes all calls); no new work is accepted.
+    """Drain an executor or a host: it accepts no new work.
+
+    An executor hands over its runs, a host finishes its calls.
 
     Returns when the last run or call is gone; Ctrl-C stops waiting, and draining continues. The drained process keeps
     running until it is stopped; `stepflow cluster undrain` lets it accept work again.
@@ -113,7 +116,7 @@ def drain(
 
 @app.command("undrain")
 def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOption = False) -> None:
-    """End the drain of an executor or a host: it accepts new work again. Runs that wait for an executor go on.
+    """End a drain: the executor or host accepts new work again. Runs that wait for an executor go on.
 
     \b
     Examples:
@@ -167,7 +170,12 @@ def list_components(
         Path | None,
         typer.Option("--config", metavar="FILE", help="List the components of this config's plugins, on this machine."),
     ] = None,
-    plugin: Annotated[str, typer.Option("--plugin", metavar="NAME", help="Only components of this plugin.")] = "",
+    plugin: Annotated[
+        str,
+        typer.Option(
+            "--plugin", metavar="NAME", help="Only components of this plugin.", autocompletion=complete_plugin
+        ),
+    ] = "",
     server: Annotated[
         str | None,
         typer.Option(
@@ -180,7 +188,9 @@ def list_components(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components of a mesh with the state of their servers, or those of a config with their paths in flows.
+    """List the components of a mesh or of a config.
+
+    Those of a mesh are listed with the state of their servers, those of a config with their paths in flows.
 
     For a config, its component servers are started and stopped; the exit code is 1 when one fails to start. With
     --json, schemas are included.
@@ -224,7 +234,8 @@ def list_components(
     if servers:
         console.show()
         lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]
-        print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
+        heads = ("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR")
+        print_table(heads, lines, whole=("STATE",), least=("RESTARTS", "TYPE"))
 
 
 def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None:
@@ -244,14 +255,15 @@ def _print_cluster(cluster: "Cluster") -> None:
             (e.executor_id, e.address, f"{e.runs:,}/{e.runs_max:,}", "draining" if e.draining else "ready")
             for e in cluster.executors
         ]
-        print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors)
+        print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors, whole=("STATE",))
     if cluster.hosts:
         console.show()
         hosts = [
             (host.host_id, host.address, f"{host.capacity:,}", "draining" if host.draining else "ready", _plugins(host))
             for host in cluster.hosts
         ]
-        print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+        heads = ("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS")
+        print_table(heads, hosts, whole=("STATE",), least=("CAPACITY",))
     _warn_of_waiting(cluster.control_plane_id, "call", cluster.value_waiting, cluster.value_bytes_max)
     for executor in cluster.executors:
         _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import DEV_FOLDER, ConfigOption
+from stepflow.cli.options import DEV_FOLDER, ConfigOption, EnvFileOption
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +37,9 @@ def dev(
         bool, typer.Option("--json", help="When ready, print addresses and process ids on stdout as JSON.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    env_file: EnvFileOption = None,  # noqa: ARG001  # handled by its callback; the services inherit the environment
 ) -> None:
-    """Start the whole mesh on this machine: etcd, control plane, executors, component hosts.
+    """Start the whole mesh on this machine. It has etcd, a control plane, executors and component hosts.
 
     The mesh runs until Ctrl-C, which stops all processes in order; a second Ctrl-C kills them. Runs that have not ended
     continue at the next start. A service that dies is restarted. etcd is the program that ETCD_BIN names, else it is

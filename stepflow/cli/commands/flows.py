@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.completion import complete_flow_name
 from stepflow.cli.options import FlowOption, JsonOption, OutputOption, ServerOption, with_flow
 from stepflow.cli.strict import StrictTyper
 
@@ -21,7 +22,11 @@ app = StrictTyper(
 
 NameArgument = Annotated[
     str,
-    typer.Argument(metavar="NAME[@TAG]", help="The flow; `show` also accepts an id, and a version number as tag."),
+    typer.Argument(
+        metavar="NAME[@TAG]",
+        help="The flow; `show` also accepts an id, and a version number as tag.",
+        autocompletion=complete_flow_name,
+    ),
 ]
 
 
@@ -105,7 +110,7 @@ def list_flows(
             for flow in found
             for newest in flow.versions[-1:]
         ]
-        print_table(("NAME", "VERSION", "TAGS", "STORED", "FLOW_ID"), rows)
+        print_table(("NAME", "VERSION", "TAGS", "STORED", "FLOW_ID"), rows, whole=("STORED",), least=("FLOW_ID",))
     else:
         option = remote.server_argument(mesh)
         console.say(

@@ -34,7 +34,9 @@ def infer(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print flow and diagnostics as JSON on stdout.")] = False,
 ) -> None:
-    """Fill in the missing schemas of a flow: of its steps, its output, and its input.
+    """Fill in the missing schemas of a flow.
+
+    Those of the outputs of its steps, of its output, and of its input.
 
     The types follow from the flow's expressions and the components' schemas. The flow goes to stdout with its comments
     and the order of its members; the report goes to stderr. When a diagnostic is fatal or an error, no flow is printed,

@@ -28,7 +28,7 @@ def init(
         Path, typer.Argument(metavar="[DIR]", help="Target folder, created if missing. Default: the working directory.")
     ] = Path(),
 ) -> None:
-    """Write a flow, a config and a component that run, as a starting point.
+    """Write a small project: a flow, a config and a component.
 
     \b
     Examples:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.completion import complete_run
 from stepflow.cli.options import (
     RUN_HELP,
     ConfigOption,
@@ -45,7 +46,7 @@ def run(
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run a flow and print its result as JSON, or a batch as JSONL in the order of the inputs.
+    """Run a flow on this machine. Print its result as JSON, or those of a batch as JSONL while it runs.
 
     Before its first step the flow is checked against the components that exist. The run survives this process: after a
     crash or Ctrl-C, `stepflow resume` continues it. With --json, the result is an object: the run, and the results of
@@ -60,6 +61,7 @@ def run(
       echo '{"name": "Ada"}' | stepflow run flow.yaml --env-variables
     """
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.driving import Job, drive, retain
     from stepflow.cli.found_flow import check_stdin, find_flow
@@ -98,22 +100,25 @@ def run(
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
+    view = choose_view(values.redactor.text, quiet=quiet)
+    stream = ResultStream(output, view, ordered=not given.unordered) if values.inputs.batch and not json else None
     job = Job(
         local=_local(store, quiet=quiet),
         run_id=run_id,
         config=loaded,
         flow=parsed if values.overrides is None else apply_overrides(parsed, values.overrides),
         redactor=values.redactor,
-        view=choose_view(values.redactor.text, quiet=quiet),
+        view=view,
         request=request,
         inputs=values.inputs.values,
         check=check.check_servers,
+        stream=stream,
     )
     ended = drive(job)
 
     # 3. Print how it ended, then remove old runs.
     try:
-        finish(ended, values.redactor, output, batch=values.inputs.batch, json=json)
+        finish(ended, values.redactor, output, batch=values.inputs.batch, json=json, stream=stream)
     finally:
         retain(job)
 
@@ -121,7 +126,8 @@ def run(
 def resume(
     *,
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help=f"{RUN_HELP} Default: the unfinished run.")
+        str | None,
+        typer.Argument(metavar="[RUN]", help=f"{RUN_HELP} Default: the unfinished run.", autocompletion=complete_run),
     ] = None,
     config: Annotated[
         Path | None,
@@ -132,7 +138,7 @@ def resume(
     store: StoreOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Continue a run that a crash or Ctrl-C has interrupted, from its last successful step.
+    """Continue an interrupted run, from its last successful step.
 
     Completed steps are not repeated. For a run that has ended, the result is printed. Without an id there must be
     exactly one unfinished run; if there are several, they are listed, and the exit code is 2.
@@ -147,6 +153,7 @@ def resume(
 
     from stepflow.cli import stored
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.driving import drive, retain
     from stepflow.cli.input.documents import read_config
@@ -157,15 +164,18 @@ def resume(
     chosen = local.find(run_id) if run_id is not None else stored.only_unfinished(local)
     found = asyncio.run(stored.read_run(local, chosen))
 
+    batch = bool(found.labels.get("batch"))
     if found.ended is not None:
-        finish(found.ended, found.redactor, output, batch=bool(found.labels.get("batch")), json=json)
+        finish(found.ended, found.redactor, output, batch=batch, json=json)
         return
 
     other = None if config is None else read_config(config)
     job = stored.make_job(local, found, other, choose_view(found.redactor.text, quiet=quiet))
+    if batch and not json:
+        job.stream = ResultStream(output, job.view, ordered=True)
     ended = drive(job)
     try:
-        finish(ended, found.redactor, output, batch=bool(found.labels.get("batch")), json=json)
+        finish(ended, found.redactor, output, batch=batch, json=json, stream=job.stream)
     finally:
         retain(job)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.prune import prune_runs
 from stepflow.cli.options import (
     VALUE_HELP,
     JsonOption,
@@ -39,6 +40,8 @@ app = StrictTyper(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.command("prune")(prune_runs)
 
 ENDED = ("completed", "failed", "cancelled", "recovery_failed")
 MESH_STATUSES = ("queued", "running", *ENDED)
@@ -115,19 +118,29 @@ def show_run(
     item: Annotated[
         int | None, typer.Option("--item", min=0, metavar="N", help="Print the result of this item of a batch, from 0.")
     ] = None,
+    error: Annotated[
+        bool, typer.Option("--error", help="Show what has failed instead: step, attempt, host, and the traceback.")
+    ] = False,
     output: OutputOption = None,
 ) -> None:
-    """Show a run: its status, its items and its steps; or with --result what it has computed.
+    """Show a run: its status, its items and its steps. With --result, print what it has computed.
 
-    Results of more than 16 MiB are not in the JSON: their length is.
+    Results of more than 16 MiB are not in the JSON: their length is. --error shows the failed steps with the frames of
+    their exceptions, of the whole run or of one --item.
 
     \b
     Examples:
       stepflow runs show last
       stepflow runs show 0198f3
+      stepflow runs show 0198f3 --error
       stepflow runs show 0198f3 --server mesh:7840 --json | jq '.items[].result'
       stepflow runs show 0198f3 --output result.json
     """
+    if error:
+        if json or result or output is not None:
+            raise console.Usage("OPTION_INVALID", "--error excludes --json, --result and --output")
+        _print_errors(run_id, server, store, item)
+        return
     if result or item is not None or output is not None:
         if json:
             raise console.Usage("OPTION_INVALID", "--result, --item and --output exclude --json")
@@ -151,6 +164,14 @@ def show_run(
     if shown.steps:
         console.show()
         print_steps(shown.steps, shown.redactor)
+
+
+def _print_errors(run_id: str, server: str | None, store: Path | None, item: int | None) -> None:
+    """Print the failures of a run, or of one item. Raises: StepflowError."""
+    from stepflow.cli.display.runs import print_failures
+    from stepflow.cli.sources import choose
+
+    print_failures(choose(server, store).read(run_id, steps=True, results=False), item)
 
 
 def print_result(run_id: str, server: str | None, store: Path | None, item: int | None, output: Path | None) -> None:
@@ -180,7 +201,7 @@ def watch_run(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Follow a run of a mesh from its beginning to its end, and print its result as `stepflow submit` does.
+    """Follow a run of a mesh to its end. Print its result as `stepflow submit` does.
 
     Ctrl-C stops watching; the run continues. The exit code is 1 when the run failed.
 
@@ -193,6 +214,7 @@ def watch_run(
     from stepflow.cli import remote
     from stepflow.cli.display.follow import Following, follow
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.trees import event_tree
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.output import check_output
@@ -215,9 +237,10 @@ def watch_run(
         return run.run_id, run.items_total
 
     view = choose_view(redactor.text, quiet=quiet or json)
-    ended = follow(Following(mesh, view, on_event=print_event if json else None), begin)
     batch = bool(run.labels.get("batch", run.items_total != 1))
-    finish(ended, redactor, output, batch=batch, results=not json)
+    stream = ResultStream(output, view, ordered=True) if batch and not json else None
+    ended = follow(Following(mesh, view, on_event=print_event if json else None, stream=stream), begin)
+    finish(ended, redactor, output, batch=batch, results=not json, stream=stream)
 
 
 @app.command("cancel")
@@ -228,7 +251,7 @@ def cancel_run(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the runs have ended.")] = True,
     json: JsonOption = False,
 ) -> None:
-    """Cancel runs of a mesh: no further step starts, and calls in flight are cancelled where their servers can.
+    """Cancel runs of a mesh: no further step starts. Calls in flight are cancelled where their servers can.
 
     A run that has ended is not changed. The exit code is 1 when a run has not ended within 10 seconds.
 
@@ -281,7 +304,9 @@ def signal_run(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Send a run a signal for a step of `/builtin/wait_for_signal`, which may start to wait later.
+    """Send a run a signal that a step waits for.
+
+    A step of `/builtin/wait_for_signal` receives it, also one that starts to wait later.
 
     A local run receives the signal when it is driven: stop the run, signal it, and continue it with `stepflow resume`.
 
@@ -316,7 +341,7 @@ def delete_run(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete runs that have ended, with their results, history and blobs.
+    """Delete runs that have ended. Their results, history and blobs go with them.
 
     \b
     Examples:

@@ -78,7 +78,7 @@ def submit(
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Submit a flow to a mesh and print its result as JSON, or a batch as JSONL in the order of the inputs.
+    """Run a flow in a mesh. Print its result as JSON, or those of a batch as JSONL while it runs.
 
     Ctrl-C stops following and prints the command to follow again; the run continues. A second Ctrl-C cancels
     the run. After --timeout, following stops too, with exit code 124. With --no-wait, only the run's id is printed.
@@ -126,7 +126,7 @@ def submit(
 
     # 2. Submit the run.
     if wait:
-        _follow(submission, server, output, timeout_s, json=json, quiet=quiet)
+        _follow(submission, server, output, timeout_s, json=json, quiet=quiet, unordered=given.unordered)
     else:
         _print_submitted(remote.ask(server, submission.send), server, json=json, quiet=quiet)
 
@@ -177,15 +177,25 @@ def _say_busy(error: "Overloaded", patience_s: float) -> None:
 
 
 def _follow(
-    submission: _Submission, server: str, output: Path | None, timeout_s: float | None, *, json: bool, quiet: bool
+    submission: _Submission,
+    server: str,
+    output: Path | None,
+    timeout_s: float | None,
+    *,
+    json: bool,
+    quiet: bool,
+    unordered: bool,
 ) -> None:
     """Submit the run, follow it, and print how it ended."""
     from stepflow.cli.display.follow import Following, follow
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
 
     inputs, redactor = submission.given.inputs, submission.given.redactor
     following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True, timeout_s=timeout_s)
+    if inputs.batch and not json:
+        following.stream = ResultStream(output, following.view, ordered=not unordered)
 
     def refused() -> None:
         following.refused = True
@@ -197,7 +207,7 @@ def _follow(
         console.say(f"run_id: {submission.run_id}")
         return submission.run_id, (await client.get(submission.run_id)).items_total if inputs.batch else 1
 
-    finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json)
+    finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json, stream=following.stream)
 
 
 def _print_submitted(run_id: str, server: str, *, json: bool, quiet: bool) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -31,6 +32,7 @@ from stepflow.stop_signals import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import View
     from stepflow.client import Client, ClientEvent, Run
 
@@ -45,6 +47,7 @@ _KINDS: dict[str, Any] = {
     "step_progress": "progress",
     "step_completed": "completed",
     "step_failed": "failed",
+    "step_skipped": "skipped",
     "step_retrying": "retrying",
     "step_sleeping": "sleeping",
     "step_waiting": "waiting",
@@ -68,6 +71,8 @@ class Following:
     timeout_s: float | None = None
     """After this time the run is followed no more."""
     items_ended: int = field(default=0, init=False)
+    stream: ResultStream | None = None
+    """Writes the results of a batch while it runs."""
 
 
 def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
@@ -185,6 +190,8 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
     async with remote.connect(following.server, remote.FOLLOW_PATIENCE_S) as client:
         following.view.begin(items_total)
         helpers = [asyncio.create_task(_tick(following)), asyncio.create_task(_tell_queued(client, following.run_id))]
+        if following.stream is not None:
+            helpers.append(asyncio.create_task(_write_results(client, following.run_id, following.stream)))
         try:
             run = await _watch(client, following)
         finally:
@@ -193,10 +200,13 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             await asyncio.gather(*helpers, return_exceptions=True)
 
         following.view.tick(run.items_total)
+        if following.stream is not None:
+            with contextlib.suppress(StepflowError):  # `finish` reads the rest again
+                await following.stream.drain(partial(remote.numbered, client, run.run_id), run.items_total)
         command = remote.results_command(following.server, run.run_id)
         # The result of a single run is read before the connection ends, unless it is large.
         found = [remote.outcome_of(item) async for item in client.items(run.run_id)] if run.items_total <= 1 else []
-    stored = StoredResults(run.status, lambda: remote.outcomes(following.server, run.run_id))
+    stored = StoredResults(run.status, lambda first: remote.outcomes(following.server, run.run_id, first))
     return Ended(run, read_already(found, run.status) or stored, command)
 
 
@@ -209,6 +219,8 @@ async def _watch(client: Client, following: Following) -> Run:
             match event.kind:
                 case "item_completed" | "item_failed":
                     following.items_ended += 1
+                    if following.stream is not None:
+                        following.stream.note([event.item])
                 case "history_incomplete":
                     console.warn(f"no further steps can be shown: {event.message}")
                 case "run_ended":
@@ -231,6 +243,14 @@ async def _tell_queued(client: Client, run_id: str) -> None:
         if reason != told:
             console.say(f"the run is queued: {reason}" if reason else "the run is driven again")
             told = reason
+
+
+async def _write_results(client: Client, run_id: str, stream: ResultStream) -> None:
+    """Write the results of a batch as its items end, until cancelled. What a busy mesh refuses is read later."""
+    while True:
+        with contextlib.suppress(StepflowError):
+            await stream.follow(partial(remote.numbered, client, run_id))
+        await asyncio.sleep(QUEUE_LOOK_S[0])
 
 
 async def _tick(following: Following) -> None:
@@ -259,4 +279,5 @@ def step_event(event: ClientEvent) -> StepEvent:
         done=event.done,
         total=event.total,
         parent=event.parent,
+        path=event.path,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import decode
 from stepflow.errors import Code
+from stepflow.failure_data import failed_step
 from stepflow.printable import printable
 from stepflow.telemetry import without_hidden
 
@@ -43,7 +44,9 @@ def failure_text(event: StepEvent, redact: Callable[[str], str]) -> str:
     failure = event.failure
     if failure is None:
         return ""
-    return f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+    text = f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+    failed = failed_step(failure.data)
+    return f"{text}; at {plain(failed.expression, redact)}" if failed is not None and failed.expression else text
 
 
 def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -> str:
@@ -86,6 +89,19 @@ def duration(milliseconds: int) -> str:
         return f"{minutes} min {int(seconds) % 60} s"
     hours = minutes // 60
     return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def coarse_duration(milliseconds: int) -> str:
+    """Format an estimate: `5 s`, `3 min`, `1 h 20 min`, `2 d`."""
+    minutes = round(milliseconds / 60_000)
+    if minutes < 2:
+        return f"{max(1, round(milliseconds / 1_000))} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{round(hours / 24)} d"
+    return f"{hours} h {minutes // 10 * 10} min" if hours < 10 and minutes >= 10 else f"{hours} h"
 
 
 def progress_text(event: StepEvent, redact: Callable[[str], str]) -> str:

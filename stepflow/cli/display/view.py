@@ -5,6 +5,7 @@ All views take the same calls, on the event loop of the run.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from stepflow.cli import console
@@ -23,6 +24,12 @@ class View(Protocol):
     def begin(self, items_total: int) -> None: ...
     def on_event(self, event: StepEvent) -> None: ...
     def tick(self, items_ended: int) -> None: ...
+    def print_above(self, text: str) -> bool:
+        """Print lines above what is shown; return False if nothing is shown that they could disturb."""
+
+    def hidden(self) -> AbstractContextManager[None]:
+        """Show nothing for the duration of the block."""
+
     def end(self) -> None:
         """Leave the terminal as it was. Idempotent."""
 
@@ -47,3 +54,8 @@ class QuietView:
     def on_event(self, event: StepEvent) -> None: ...
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...
+    def print_above(self, text: str) -> bool:  # noqa: ARG002  # the protocol of views
+        return False
+
+    def hidden(self) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -45,6 +45,7 @@ class RunStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_STATUS_CANCELLED: _ClassVar[RunStatus]
     RUN_STATUS_PAUSED: _ClassVar[RunStatus]
     RUN_STATUS_RECOVERY_FAILED: _ClassVar[RunStatus]
+    RUN_STATUS_SKIPPED: _ClassVar[RunStatus]
 FAILURE_CODE_UNSPECIFIED: FailureCode
 FAILURE_CODE_TIMEOUT: FailureCode
 FAILURE_CODE_INVALID_INPUT: FailureCode
@@ -73,6 +74,7 @@ RUN_STATUS_FAILED: RunStatus
 RUN_STATUS_CANCELLED: RunStatus
 RUN_STATUS_PAUSED: RunStatus
 RUN_STATUS_RECOVERY_FAILED: RunStatus
+RUN_STATUS_SKIPPED: RunStatus
 
 class Payload(_message.Message):
     __slots__ = ("json", "blob", "blob_bytes")

@@ -230,7 +230,7 @@ class WatchRunResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[RunEvent, _Mapping]]] = ..., position: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended", "step_waiting", "run_signalled", "history_incomplete")
+    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended", "step_waiting", "run_signalled", "history_incomplete", "step_skipped")
     AT_MS_FIELD_NUMBER: _ClassVar[int]
     RUN_ADOPTED_FIELD_NUMBER: _ClassVar[int]
     STEP_STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +245,7 @@ class RunEvent(_message.Message):
     STEP_WAITING_FIELD_NUMBER: _ClassVar[int]
     RUN_SIGNALLED_FIELD_NUMBER: _ClassVar[int]
     HISTORY_INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
+    STEP_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     at_ms: int
     run_adopted: RunAdopted
     step_started: StepStarted
@@ -259,10 +260,11 @@ class RunEvent(_message.Message):
     step_waiting: StepWaiting
     run_signalled: RunSignalled
     history_incomplete: HistoryIncomplete
-    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., step_waiting: _Optional[_Union[StepWaiting, _Mapping]] = ..., run_signalled: _Optional[_Union[RunSignalled, _Mapping]] = ..., history_incomplete: _Optional[_Union[HistoryIncomplete, _Mapping]] = ...) -> None: ...
+    step_skipped: StepSkipped
+    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., step_waiting: _Optional[_Union[StepWaiting, _Mapping]] = ..., run_signalled: _Optional[_Union[RunSignalled, _Mapping]] = ..., history_incomplete: _Optional[_Union[HistoryIncomplete, _Mapping]] = ..., step_skipped: _Optional[_Union[StepSkipped, _Mapping]] = ...) -> None: ...
 
 class StepPlace(_message.Message):
-    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "parent")
+    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "parent", "path")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +272,7 @@ class StepPlace(_message.Message):
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     item: int
     step_id: str
@@ -277,7 +280,8 @@ class StepPlace(_message.Message):
     component: str
     depth: int
     parent: ParentStep
-    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., parent: _Optional[_Union[ParentStep, _Mapping]] = ...) -> None: ...
+    path: str
+    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., parent: _Optional[_Union[ParentStep, _Mapping]] = ..., path: _Optional[str] = ...) -> None: ...
 
 class ParentStep(_message.Message):
     __slots__ = ("run_id", "item", "step_index")
@@ -342,6 +346,16 @@ class StepEnded(_message.Message):
     duration_ms: int
     failed: bool
     def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ..., failed: bool = ...) -> None: ...
+
+class StepSkipped(_message.Message):
+    __slots__ = ("step", "failed_step_id", "failure")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    FAILED_STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    step: StepPlace
+    failed_step_id: str
+    failure: FailedOutcome
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., failed_step_id: _Optional[str] = ..., failure: _Optional[_Union[FailedOutcome, _Mapping]] = ...) -> None: ...
 
 class StepRetrying(_message.Message):
     __slots__ = ("step", "attempt", "failure", "retry_at_ms")
@@ -474,16 +488,18 @@ class DeleteRunResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListItemsRequest(_message.Message):
-    __slots__ = ("run_id", "value_form", "page_size", "page_token")
+    __slots__ = ("run_id", "value_form", "page_size", "page_token", "first_item")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FORM_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ITEM_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     value_form: _values_pb2.ValueForm
     page_size: int
     page_token: str
-    def __init__(self, run_id: _Optional[str] = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    first_item: int
+    def __init__(self, run_id: _Optional[str] = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., first_item: _Optional[int] = ...) -> None: ...
 
 class ListItemsResponse(_message.Message):
     __slots__ = ("items", "next_page_token")
@@ -536,7 +552,7 @@ class ListStepsResponse(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., incomplete: _Optional[str] = ...) -> None: ...
 
 class StepSummary(_message.Message):
-    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome", "duration_ms")
+    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome", "duration_ms", "failed_step_id")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -545,6 +561,7 @@ class StepSummary(_message.Message):
     COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_STEP_ID_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     status: _journal_pb2.RunStatus
     attempt: int
@@ -553,4 +570,5 @@ class StepSummary(_message.Message):
     completed_at_ms: int
     outcome: Outcome
     duration_ms: int
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
+    failed_step_id: str
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ..., failed_step_id: _Optional[str] = ...) -> None: ...

@@ -9,18 +9,20 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Policy(_message.Message):
-    __slots__ = ("transport_retries_max", "backoff", "concurrency_max", "engine_version", "input_unchecked")
+    __slots__ = ("transport_retries_max", "backoff", "concurrency_max", "engine_version", "input_unchecked", "locates_failures")
     TRANSPORT_RETRIES_MAX_FIELD_NUMBER: _ClassVar[int]
     BACKOFF_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_MAX_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUT_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
+    LOCATES_FAILURES_FIELD_NUMBER: _ClassVar[int]
     transport_retries_max: int
     backoff: _retry_pb2.Backoff
     concurrency_max: int
     engine_version: int
     input_unchecked: bool
-    def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[_retry_pb2.Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ...) -> None: ...
+    locates_failures: bool
+    def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[_retry_pb2.Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ..., locates_failures: bool = ...) -> None: ...
 
 class RunRecord(_message.Message):
     __slots__ = ("flow_id", "flow_name", "inputs", "variables_json", "overrides_json", "policy", "request_hash", "created_at_ms", "items_per_partition", "traceparent", "labels_json", "items_total", "partition_inputs")

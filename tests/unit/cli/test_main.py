@@ -68,6 +68,17 @@ def test_the_help_of_every_command_has_examples_of_it(command: list[str], capfd:
     assert re.search(rf"^ +stepflow {' '.join(command)}\b", shown, re.MULTILINE)
 
 
+@pytest.mark.parametrize("group", ["", *(str(group.name) for group in app.registered_groups)])
+def test_no_line_of_a_list_of_commands_is_cut_off(
+    group: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*filter(None, [group]), "--help"]) == 0
+    _, _, listed = capfd.readouterr().out.partition("\nCommands:\n")
+    assert listed
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
+
+
 def test_help_imports_nothing_heavy() -> None:
     """A budget of 0.25 s for `stepflow --help` has no room for any of these."""
     code = """
