@@ -137,6 +137,11 @@ class Cluster:
             if (session := self.sessions.get(executor_id)) is not None
         }
 
+    def epoch(self, run_id: str, partition: int) -> int:
+        """Return the epoch of a partition's present owner; 0 without a known one."""
+        owned = (self.assignments.get(owner, {}).get((run_id, partition), 0) for owner in self.owners.get(run_id, ()))
+        return next(filter(None, owned), 0)
+
     def accepts_runs(self, executor_id: str) -> bool:
         """Return True if the executor has a session and does not drain."""
         session = self.sessions.get(executor_id)

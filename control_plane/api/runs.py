@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.api.messages import MessageWriter, run_message
 from control_plane.deletion import delete_run
-from control_plane.obstacles import queued_reason
+from control_plane.obstacles import host_wait_reason, queued_reason
 from control_plane.paging import page_size
 from control_plane.run_list import RunFilter
 from control_plane.signals import signal
@@ -180,9 +180,10 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
 
 def _message(control: ControlPlane, view: RunView) -> runs_pb2.Run:
-    """Encode a run, with the reason if no executor drives it."""
+    """Encode a run, with the reason if no executor drives it, or if it waits for a host."""
     if not view.terminal:
-        view = replace(view, queued_reason=queued_reason(control.cluster, view.run_id))
+        reason = queued_reason(control.cluster, view.run_id) or host_wait_reason(control.cluster, view)
+        view = replace(view, queued_reason=reason)
     return run_message(view)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stepflow.errors import Failure
 
 QUEUED = "queued"
-"""Status of a run that no executor drives. On the wire it is a running run with a reason."""
+"""Status of a run that lacks an executor or a host. On the wire it is a running run with a reason."""
 
 EventKind = Literal[
     "run_adopted",
@@ -75,7 +75,7 @@ class FlowInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`status`: queued (no executor drives it), running, completed, failed, cancelled or recovery_failed."""
+    """`status`: queued (it lacks an executor or a host), running, completed, failed, cancelled or recovery_failed."""
 
     run_id: str
     flow_id: str
@@ -89,7 +89,7 @@ class Run:
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
     queued_reason: str = ""
-    """Why no executor drives the run, for display; empty unless queued."""
+    """Why the run makes no progress, for display; empty unless queued."""
     paused_ms: int = 0
     """How long no process drove the run; 0 in a mesh."""
 
