@@ -6,7 +6,9 @@
 - `options`: the shared options.
 - `strict`: commands that refuse options and arguments that are given but empty.
 - `input/`: reading flows, configs, inputs and values.
-- `flow_types`: the types of a flow under a config.
+- `findings`: the findings about a flow, collected and printed.
+- `flow_types`: the components of a config, and the types of a flow under it.
+- `run_check`: the check of `stepflow run`, before and after the start of servers.
 - `yaml_edits`: edits of a YAML text that keep the rest of it.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.

@@ -34,8 +34,9 @@ from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 
+    from component_host.backend import BackendListing
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
     from stepflow.cli.display.view import View
@@ -60,7 +61,7 @@ _T = TypeVar("_T")
 class Job:
     """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already.
 
-    `inputs` are those of the request.
+    `inputs` are those of the request. `check` refuses the run by the lists of the started servers.
     """
 
     local: LocalRuns
@@ -71,6 +72,7 @@ class Job:
     view: View
     request: RunRequest | None = None
     inputs: Iterable[bytes] = ()
+    check: Callable[[Mapping[str, BackendListing]], None] | None = None
     submitted: bool = field(default=False, init=False)
 
 
@@ -132,6 +134,8 @@ async def _drive(job: Job) -> Ended:
             mesh.leave_out(paused_ms)
             try:
                 await _start_plugins(mesh)
+                if job.check is not None:
+                    job.check(mesh.host.plugins.listings())
                 run, ended = await _unless_stuck(_run(mesh, job), mesh, store, blobs, job.run_id)
             finally:
                 job.view.end()

@@ -284,11 +284,18 @@ async def list_components(
     config: Config, *, environ: Mapping[str, str] = os.environ
 ) -> tuple[list[tuple[str, ComponentInfo]], dict[str, StepflowError]]:
     """Start every plugin. Return the components with their plugins, and the errors of failed plugins."""
+    listings, failures = await ask_servers(config, environ=environ)
+    return [(name, info) for name, listing in listings.items() for info in listing.components], failures
+
+
+async def ask_servers(
+    config: Config, *, environ: Mapping[str, str] = os.environ
+) -> tuple[dict[str, BackendListing], dict[str, StepflowError]]:
+    """Start every plugin, and stop it. Return their lists of components, and the errors of failed plugins."""
     host = ComponentHost(HOST_ID, make_backends(config, environ), BlobStore.open("memory://"))
     try:
         await host.start()
-        listed = [(name, info) for name, listing in host.plugins.listings().items() for info in listing.components]
-        return listed, dict(host.plugins.failures)
+        return dict(host.plugins.listings()), dict(host.plugins.failures)
     finally:
         await host.close()
 
@@ -298,6 +305,7 @@ __all__ = [
     "Mesh",
     "RunRequest",
     "RunView",
+    "ask_servers",
     "check_inputs",
     "check_request",
     "flow_result",

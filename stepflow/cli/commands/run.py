@@ -13,6 +13,7 @@ from stepflow.cli.options import (
     ConfigOption,
     FlowOption,
     MaxConcurrencyOption,
+    NoCheckOption,
     NoValidateInputOption,
     OutputOption,
     QuietOption,
@@ -24,7 +25,6 @@ from stepflow.cli.options import (
 if TYPE_CHECKING:
     from stepflow.config import Config
     from stepflow.embedded.runs_folder import LocalRuns
-    from stepflow.flow import Flow
 
 
 @with_run_options
@@ -36,13 +36,14 @@ def run(
     max_concurrency: MaxConcurrencyOption = None,
     output: OutputOption = None,
     store: StoreOption = None,
+    no_check: NoCheckOption = False,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow and print its result as JSON, or a batch as JSONL in the order of the inputs.
 
-    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. The exit code is 1 when the
-    flow (or an item of a batch) failed.
+    Before its first step the flow is checked against the components that exist. The run survives this process: after a
+    crash or Ctrl-C, `stepflow resume` continues it. The exit code is 1 when the flow (or an item of a batch) failed.
 
     \b
     Examples:
@@ -57,6 +58,7 @@ def run(
     from stepflow.cli.input.documents import read_config, read_flow
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
+    from stepflow.cli.run_check import RunCheck, check_text
     from stepflow.embedded.mesh import check_inputs, check_request, run_request
     from stepflow.flow import apply_overrides
     from stepflow.ids import new_run_id
@@ -64,7 +66,8 @@ def run(
     # 1. Check the whole command line: nothing starts before all of it is known to be right.
     check_output(output)
     parsed, loaded = read_flow(flow), read_config(config, flow)
-    _check(flow, parsed, loaded)
+    no_check = no_check or no_validate_input
+    check_text(flow, parsed, loaded, no_check=no_check)
     values = read_given(given, parsed)
 
     run_id = new_run_id()
@@ -76,10 +79,13 @@ def run(
         variables=values.variables,
         overrides=values.overrides,
         concurrency_max=max_concurrency,
-        check_input=not no_validate_input,
+        check_input=not no_check,
         labels=_labels(flow, loaded, batch=values.inputs.batch),
     )
     check_request(parsed, request)
+    check = None if no_check else RunCheck(parsed, loaded, values.variables, values.overrides)
+    if check is not None:
+        check.before_start()
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
@@ -92,6 +98,7 @@ def run(
         view=choose_view(values.redactor.text, quiet=quiet),
         request=request,
         inputs=values.inputs.values,
+        check=None if check is None else check.after_start,
     )
     ended = drive(job)
 
@@ -162,28 +169,6 @@ def _local(store: Path | None) -> "LocalRuns":
     if exposure:
         console.warn(exposure)
     return local
-
-
-def _check(path: Path, flow: "Flow", config: "Config") -> None:
-    """Refuse a flow or config with errors; show the warnings of their texts, and count the other warnings.
-
-    Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
-    """
-    from stepflow.cli.commands.validate import check, passes, print_report
-    from stepflow.errors import Invalid
-
-    diagnostics = check(flow, config)
-    if not passes(diagnostics):
-        print_report(diagnostics)
-        raise Invalid("FLOW_INVALID", "the flow was not run; correct the errors listed above")
-
-    for text in (*config.warnings, *(f"{path}: {warning.path}: {warning.formatted}" for warning in flow.warnings)):
-        console.warn(text)
-
-    # Experimental warnings come with every path into a result: shown at each run, they would only be ignored.
-    others = sum(item.level == "warning" and not item.experimental for item in diagnostics) - len(flow.warnings)
-    if others:
-        console.say(console.styled(f"{others} warning(s): stepflow validate --flow {path} shows them", "dim"))
 
 
 def _labels(flow: Path, config: "Config", *, batch: bool) -> dict[str, Any]:

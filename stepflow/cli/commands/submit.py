@@ -226,7 +226,7 @@ def check_flow(flow: "Flow") -> None:
 
     Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
     """
-    from stepflow.cli.commands.validate import passes, print_report
+    from stepflow.cli.findings import passes, print_report
     from stepflow.errors import Invalid
     from stepflow.flow import Diagnostics, validate_flow
 

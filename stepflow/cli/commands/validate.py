@@ -1,6 +1,6 @@
 """`stepflow validate`: check a flow and its config without running anything."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,12 +8,7 @@ from stepflow.cli import console
 from stepflow.cli.options import ConfigOption, FlowOption
 
 if TYPE_CHECKING:
-    from stepflow.config import Config
     from stepflow.errors import StepflowError
-    from stepflow.flow import Diagnostics, Flow
-    from stepflow.flow.types import FlowTypes
-
-_LEVELS = (("fatal", "red"), ("error", "red"), ("warning", "yellow"))
 
 
 def validate(
@@ -43,17 +38,21 @@ def validate(
       stepflow validate --flow flow.yaml --type-check --strict
       stepflow validate --flow flow.yaml --json | jq .numWarning
     """
+    from stepflow.cli.findings import check, complete, passes, print_report
     from stepflow.cli.input.documents import read_config, read_flow
 
     parsed, loaded = read_flow(flow), read_config(config, flow)
     diagnostics = check(parsed, loaded)
     failures: list[StepflowError] = []
-    if type_check or servers:
-        from stepflow.cli.flow_types import types_of
+    if not diagnostics.num_fatal:
+        from stepflow.check import check_against
+        from stepflow.cli.flow_types import known_catalogue, types_of
 
-        types, failures = types_of(parsed, loaded, servers=servers, is_strict=strict)
-        diagnostics = complete(diagnostics, parsed, types, is_strict=strict)
-    elif strict:
+        catalogue, failures = known_catalogue(loaded, servers=servers)
+        diagnostics += check_against(parsed, catalogue=catalogue, with_types=not type_check)
+        if type_check:
+            diagnostics = complete(diagnostics, parsed, types_of(parsed, catalogue, is_strict=strict), is_strict=strict)
+    if strict and not type_check:
         diagnostics = diagnostics.strict()
     for warning in loaded.warnings:
         console.warn(warning)
@@ -66,55 +65,3 @@ def validate(
     for failure in failures:
         console.error(failure)
     raise typer.Exit(console.EXIT_OK if passes(diagnostics) and not failures else console.EXIT_FAILED)
-
-
-def check(flow: "Flow", config: "Config") -> "Diagnostics":
-    """Return the diagnostics of a flow (its text, then its meaning) and of its config."""
-    from stepflow.flow import Diagnostics, validate_config, validate_flow
-
-    routes = {prefix: [rule.plugin for rule in rules] for prefix, rules in config.routes.items()}
-    return Diagnostics(flow.warnings) + validate_flow(flow) + validate_config(config.plugins, routes)
-
-
-def complete(diagnostics: "Diagnostics", flow: "Flow", types: "FlowTypes", *, is_strict: bool) -> "Diagnostics":
-    """Return the diagnostics of a flow with those of its types. `is_strict` makes errors of the warnings."""
-    from stepflow.flow import Diagnostics
-    from stepflow.flow.silence import silence_of
-
-    # The types tell more exactly whether a path exists.
-    others = Diagnostics(tuple(item for item in diagnostics if not item.experimental))
-    found = others + tuple(silence_of(flow).without_silenced(types.findings))
-    return found.strict() if is_strict else found
-
-
-def passes(diagnostics: "Diagnostics") -> bool:
-    """Return True if a flow with these diagnostics may run."""
-    return diagnostics.num_fatal + diagnostics.num_error == 0
-
-
-def print_report(diagnostics: "Diagnostics") -> None:
-    """Print diagnostics to stderr, the worst first.
-
-    Experimental warnings are left out: each path into a result has one, and `--type-check` tells more. `--json` has
-    them.
-    """
-    from stepflow.flow import Diagnostics
-
-    diagnostics = Diagnostics(tuple(item for item in diagnostics if not item.experimental or item.level != "warning"))
-    found: list[dict[str, Any]] = diagnostics.to_tree()["diagnostics"]
-    if not found:
-        console.say(console.styled("✅ Validation passed with no errors", "green"))
-        return
-    errors, warnings = diagnostics.num_error, diagnostics.num_warning
-    counts = f"{diagnostics.num_fatal} fatal, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
-    console.say(f"Validation {'passed' if passes(diagnostics) else 'failed'}: {counts}")
-
-    for level, colour in _LEVELS:
-        for diagnostic in found:
-            if diagnostic["level"] == level:
-                path = f" ({diagnostic['path']})" if diagnostic.get("path") else ""
-                console.say(f"  {console.styled(level.upper(), colour)} {diagnostic['formatted']}{path}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
