@@ -137,11 +137,6 @@ class Cluster:
             if (session := self.sessions.get(executor_id)) is not None
         }
 
-    def epoch(self, run_id: str, partition: int) -> int:
-        """Return the epoch of a partition's present owner; 0 without a known one."""
-        owned = (self.assignments.get(owner, {}).get((run_id, partition), 0) for owner in self.owners.get(run_id, ()))
-        return next(filter(None, owned), 0)
-
     def accepts_runs(self, executor_id: str) -> bool:
         """Return True if the executor has a session and does not drain."""
         session = self.sessions.get(executor_id)
@@ -220,6 +215,13 @@ class Cluster:
             self.pending.add(run_id)
 
 
+def owner_epoch(cluster: Cluster, run_id: str, partition: int) -> int:
+    """Return the epoch of a partition's present owner; 0 without a known one."""
+    owners = cluster.owners.get(run_id, ())
+    epochs = (cluster.assignments.get(owner, {}).get((run_id, partition), 0) for owner in owners)
+    return next(filter(None, epochs), 0)
+
+
 def _release(owners: dict[str, Counter[str]], executor_id: str, run_id: str) -> None:
     """Decrement the count of partitions of a run's owner; drop zero entries."""
     of_run = owners[run_id]
@@ -230,4 +232,4 @@ def _release(owners: dict[str, Counter[str]], executor_id: str, run_id: str) -> 
         del owners[run_id]
 
 
-__all__ = ["Cluster", "Orphan"]
+__all__ = ["Cluster", "Orphan", "owner_epoch"]

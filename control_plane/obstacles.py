@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from control_plane.cluster import owner_epoch
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 
@@ -96,7 +97,7 @@ def queued_reason(cluster: Cluster, run_id: str) -> str:
 
 def host_wait_reason(cluster: Cluster, view: RunView) -> str:
     """Return which host a run waits for that executors drive; empty if it goes on, or if the owners have changed."""
-    if all(cluster.epoch(view.run_id, wait.partition) == wait.epoch for wait in view.host_waits):
+    if all(owner_epoch(cluster, view.run_id, wait.partition) == wait.epoch for wait in view.host_waits):
         return next((wait.reason for wait in view.host_waits), "")
     return ""
 

@@ -22,6 +22,7 @@ from stepflow.ids import parse_run_id
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
 from stepflow.rpc import call_memory
 from stepflow.rpc.errors import retry_after_ms
+from stepflow.rpc.findings import finding_message, worst_first
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 RUNS_PER_CALL_MAX = 1_000
 SUBMISSIONS_AT_ONCE = 32
+
+FINDINGS_PER_REJECTION = 20
 
 
 class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
@@ -80,6 +83,10 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
                         message=error.message,
                         retry_after_ms=retry_after_ms(error),
                     )
+                    found = error.details.get("diagnostics")
+                    if isinstance(found, dict):
+                        some = worst_first(found["diagnostics"])[:FINDINGS_PER_REJECTION]
+                        rejection.diagnostics.extend(map(finding_message, some))
                     return runs_pb2.SubmitOutcome(rejection=rejection)
 
         return runs_pb2.SubmitRunsResponse(outcomes=await asyncio.gather(*map(submit, request.runs)))

@@ -42,6 +42,9 @@ class FlowDiagnostic:
     level: str
     message: str
     path: str
+    experimental: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    """Facts of the finding, such as `step_id`; empty from servers of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from support import wait_until_async
 from support.parts import World, echo, gated, of
 
+from control_plane.cluster import owner_epoch
 from control_plane.obstacles import host_wait_reason
 from executor.host_waits import HostWaits
 from stepflow.mesh.v1 import state_pb2
@@ -57,7 +58,7 @@ def test_a_run_without_a_host_for_its_plugin_is_queued_until_one_comes() -> None
             assert (await world.ended(other)).status == "failed"
             await waiting(executor)
             await look(executor)
-            await wait_until_async(lambda: world.control.cluster.epoch(run_id, 0), "its owner is known")
+            await wait_until_async(lambda: owner_epoch(world.control.cluster, run_id, 0), "its owner is known")
             assert await reason(world, run_id) == "no host for plugin work"
 
             await world.add_host()
@@ -90,12 +91,12 @@ def test_the_reason_of_a_former_owner_is_not_shown() -> None:
             (executor,) = world.executors
             run_id = await world.submit(echo("a", 7))
             await waiting(executor)
-            await wait_until_async(lambda: world.control.cluster.epoch(run_id, 0), "its owner is known")
+            await wait_until_async(lambda: owner_epoch(world.control.cluster, run_id, 0), "its owner is known")
             await look(executor)
             found = await world.store.get(keys.status(run_id, 0))
             assert found is not None
             status = state_pb2.PartitionStatus.FromString(found.value)
-            assert status.queued_epoch == world.control.cluster.epoch(run_id, 0)
+            assert status.queued_epoch == owner_epoch(world.control.cluster, run_id, 0)
 
             view = await world.control.get_run(run_id)
             world.control.cluster.assignments[executor.id][run_id, 0] += 1
@@ -114,7 +115,7 @@ def test_a_queued_run_stays_queued_in_the_pause_before_its_next_attempt() -> Non
             run_id = await world.control.submit(replace(world.request(echo("a", 7)), backoff=slow))
             await waiting(executor)
             await look(executor)
-            await wait_until_async(lambda: world.control.cluster.epoch(run_id, 0), "its owner is known")
+            await wait_until_async(lambda: owner_epoch(world.control.cluster, run_id, 0), "its owner is known")
             ((driver,),) = [list(executor.ownership.drivers.values())]
             await wait_until_async(driver.state.next_wake_ms, "the first attempt is given up")
             assert not executor.hosts.queue.waiting

@@ -104,6 +104,9 @@ def status(*, waits: str = "", epoch: int = 0, ended: bool = False) -> state_pb2
 def test_a_run_waits_for_a_host_if_all_its_live_partitions_do(
     partitions: list[state_pb2.PartitionStatus], epochs: list[int], said: str
 ) -> None:
-    cluster: Any = SimpleNamespace(epoch=lambda _run_id, partition: epochs[partition])
+    cluster: Any = SimpleNamespace(
+        owners={"run": Counter(["a"])},
+        assignments={"a": {("run", number): epoch for number, epoch in enumerate(epochs)}},
+    )
     record = state_pb2.RunRecord(items_total=64 * len(partitions), items_per_partition=64)
     assert host_wait_reason(cluster, run_view("run", record, partitions)) == said
