@@ -4,7 +4,8 @@
 - A new catalogue, with a new revision, is made only when a check asks for it and what it holds has changed: sessions
   change with every note about memory, too.
 - Never an error by ignorance: while a host of a plugin starts, has failed to start it, or has left less than
-  `LEFT_HOST_S` ago, the list of the plugin counts as incomplete. A plugin without a host is unknown.
+  `LEFT_HOST_S` ago without a successor, the list of the plugin counts as incomplete. A plugin without a host is
+  unknown.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class MeshOffers:
         self._now_s = now_s
         self._routes: dict[str, bytes] = {}
         self._sessions: dict[str, _Session] = {}
-        self._left_at_s: dict[str, float] = {}
-        """By plugin: when a host last stopped to run it."""
+        self._left_at_s: dict[str, list[float]] = {}
+        """By plugin: when hosts stopped to run it, for those that no other host has followed."""
 
         self._made: MeshCatalogue | None = None
         self._key: object = None
@@ -169,27 +170,35 @@ class MeshOffers:
         except DecodeError:  # of a later version, say
             log.error("a host's session cannot be read", host_id=host_id)
             plugins = ()
-        self._note_left(() if before is None else before.plugins, plugins)
+        self._note_moves(() if before is None else before.plugins, plugins)
         self._sessions[host_id] = _Session(value, plugins)
         self._stale = self._stale or before is None or before.plugins != plugins
 
     def _drop_session(self, host_id: str) -> None:
         before = self._sessions.pop(host_id, None)
         if before is not None:
-            self._note_left(before.plugins, ())
+            self._note_moves(before.plugins, ())
             self._stale = True
 
-    def _note_left(self, before: Sequence[PluginState], after: Sequence[PluginState]) -> None:
-        for name in {plugin[0] for plugin in before if plugin[2]} - {plugin[0] for plugin in after if plugin[2]}:
-            self._left_at_s[name] = self._now_s()
+    def _note_moves(self, before: Sequence[PluginState], after: Sequence[PluginState]) -> None:
+        """Note the plugins that a host has stopped to run. One that a host begins to run makes up for a departure."""
+        ran, runs = ({plugin[0] for plugin in plugins if plugin[2]} for plugins in (before, after))
+        for name in ran - runs:
+            self._left_at_s.setdefault(name, []).append(self._now_s())
+        for name in runs - ran:
+            if name in self._left_at_s:
+                del self._left_at_s[name][0]
+                if not self._left_at_s[name]:
+                    del self._left_at_s[name]
 
     # --- the catalogue ------------------------------------------------------------------------------------------------
 
     async def _make(self) -> MeshCatalogue:
         # 1. Take over all changes so far: those of the meantime make it stale again.
         now_s = self._now_s()
-        self._left_at_s = {name: at_s for name, at_s in self._left_at_s.items() if at_s + LEFT_HOST_S > now_s}
-        self._stale_at_s = min((at_s + LEFT_HOST_S for at_s in self._left_at_s.values()), default=0.0)
+        recent = {name: [at_s for at_s in left if at_s + LEFT_HOST_S > now_s] for name, left in self._left_at_s.items()}
+        self._left_at_s = {name: left for name, left in recent.items() if left}
+        self._stale_at_s = min((left[-1] + LEFT_HOST_S for left in self._left_at_s.values()), default=0.0)
         self._stale = False
 
         # 2. Make a catalogue, if it would differ.

@@ -10,6 +10,7 @@ from stepflow.cli import console
 from stepflow.cli.options import (
     JsonOption,
     MaxConcurrencyOption,
+    NoCheckOption,
     NoValidateInputOption,
     OutputOption,
     QuietOption,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from stepflow.cli.input.given import Given
     from stepflow.client import Client
     from stepflow.errors import Overloaded
-    from stepflow.flow import Flow
+    from stepflow.flow import Diagnostic, Flow
 
 BUSY_PATIENCE_S = 300.0
 """How long a submission waits for a mesh that is busy."""
@@ -65,6 +66,7 @@ def submit(
     ] = BUSY_PATIENCE_S,
     output: OutputOption = None,
     json: JsonOption = False,
+    no_check: NoCheckOption = False,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -74,7 +76,8 @@ def submit(
     the run. With --no-wait, only the run's id is printed. With --json, the result is an object: the run, and the
     results of its items. The exit code is 1 when the flow (or an item of a batch) failed.
 
-    A mesh that is busy refuses new runs for a while: the command tries again for --patience seconds.
+    The mesh checks the flow first: components that do not exist, inputs that cannot fit, missing variables. A mesh that
+    is busy refuses new runs for a while: the command tries again for --patience seconds.
 
     Plugins and routes are those of the mesh; of a config next to the flow, only the `retry` section applies.
 
@@ -92,15 +95,17 @@ def submit(
     from stepflow.ids import new_run_id
 
     check_output(output)
-    parsed, reference = _find_flow(flow, server)
+    no_check = no_check or no_validate_input
+    parsed, reference = _find_flow(flow, server, no_check=no_check)
     retry = read_config(config, Path(flow) if flow.endswith(FILE_SUFFIXES) else None).retry
     submission = _Submission(
         flow=flow,
+        parsed=parsed,
         reference=reference,
         given=read_given(given, parsed),
         run_id=run_id or new_run_id(),
         concurrency_max=max_concurrency,
-        check_input=not no_validate_input,
+        check=not no_check,
         retry=None if retry is None else retry.to_tree(),
         patience_s=patience,
     )
@@ -116,11 +121,12 @@ class _Submission:
     """A run to submit. `reference` is the document of a flow file, or the id of a stored flow."""
 
     flow: str
+    parsed: "Flow"
     reference: bytes | str
     given: "Given"
     run_id: str
     concurrency_max: int | None
-    check_input: bool
+    check: bool
     retry: Any
     patience_s: float
 
@@ -129,6 +135,9 @@ class _Submission:
 
         `on_refused`: called when the mesh is busy, and the submission begins to wait.
         """
+        from stepflow.cli.mesh_check import mesh_findings, show_refusal, show_warnings
+        from stepflow.errors import Invalid
+
         given = self.given
 
         def on_busy(error: "Overloaded", patience_s: float) -> None:
@@ -136,17 +145,26 @@ class _Submission:
             _say_busy(error, patience_s)
 
         client.busy_patience_s, client.on_busy = self.patience_s, on_busy
-        return await client.submit_batch(
-            self.reference,
-            given.inputs,
-            run_id=self.run_id,
-            variables=given.variables,
-            overrides=given.overrides,
-            concurrency_max=self.concurrency_max,
-            check_input=self.check_input,
-            labels={"flow": self.flow, "batch": given.inputs.batch},
-            retry=self.retry,
-        )
+        found: list[Diagnostic] = []
+        if self.check:
+            found = await mesh_findings(client, self.reference, self.parsed, given.variables, given.overrides)
+            show_warnings(found)
+        try:
+            return await client.submit_batch(
+                self.reference,
+                given.inputs,
+                run_id=self.run_id,
+                variables=given.variables,
+                overrides=given.overrides,
+                concurrency_max=self.concurrency_max,
+                check_input=self.check,
+                labels={"flow": self.flow, "batch": given.inputs.batch},
+                retry=self.retry,
+                check=self.check,
+            )
+        except Invalid as error:
+            show_refusal(error, found)
+            raise
 
 
 def _say_busy(error: "Overloaded", patience_s: float) -> None:
@@ -193,7 +211,7 @@ def _print_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool
         console.say(f"follow it with: stepflow runs watch {run_id}{remote.server_argument(server)}")
 
 
-def _find_flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
+def _find_flow(flow: str, server: str | None, *, no_check: bool) -> "tuple[Flow, bytes | str]":
     """Return a flow and its reference for the server: the document of a file, or the id of a stored flow.
 
     Raises: NotFound, Usage, Invalid.
@@ -203,7 +221,7 @@ def _find_flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
         from stepflow.flow import flow_bytes
 
         parsed = read_flow(Path(flow))
-        check_flow(parsed)
+        check_flow(parsed, no_check=no_check)
         return parsed, flow_bytes(parsed)
 
     from stepflow.cli import remote
@@ -221,8 +239,8 @@ def _find_flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
     return flow_from_tree(document), flow_id
 
 
-def check_flow(flow: "Flow") -> None:
-    """Refuse a flow with errors; show the warnings of its text.
+def check_flow(flow: "Flow", *, no_check: bool = False) -> None:
+    """Refuse a flow with errors; show the warnings of its text. `no_check`: refuse only fatal findings.
 
     Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
     """
@@ -231,7 +249,7 @@ def check_flow(flow: "Flow") -> None:
     from stepflow.flow import Diagnostics, validate_flow
 
     diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
-    if not passes(diagnostics):
+    if diagnostics.num_fatal or not (no_check or passes(diagnostics)):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
     for warning in flow.warnings:

@@ -191,6 +191,11 @@ def test_what_only_a_departed_host_offered_is_no_error_for_a_while() -> None:
         made = await world.until(lambda made: len(made.catalogue.plugins["mine"].components) == 1)
         assert made.catalogue.find("/mine/b").unlisted == "mine"
 
+        await world.put(three=host(plugin("mine", "a")))
+        made = await world.until(lambda made: made.catalogue.find("/mine/b").problem is not None)
+
+        await world.put(three=b"")
+        await world.until(lambda made: made.catalogue.find("/mine/b").unlisted == "mine")
         world.now_s += LEFT_HOST_S
         assert world.offers.known() is None
         assert (await world.offers.current()).catalogue.find("/mine/b").problem is not None
