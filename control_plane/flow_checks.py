@@ -50,6 +50,13 @@ class _VerdictKey(NamedTuple):
     revision: int
 
 
+class Verdict(NamedTuple):
+    """The findings about a flow. `refused`: one of them is an error, so no run is admitted."""
+
+    found: Diagnostics
+    refused: bool
+
+
 class FlowChecks:
     """Checks flows for one control plane."""
 
@@ -57,10 +64,10 @@ class FlowChecks:
         """`runs`: the store as readers of runs see it."""
         self._offers = offers
         self._runs = runs
-        self._verdicts: OrderedDict[_VerdictKey, Diagnostics] = OrderedDict()
+        self._verdicts: OrderedDict[_VerdictKey, Verdict] = OrderedDict()
         self._findings = 0
         """Findings of all kept verdicts."""
-        self._running: dict[_VerdictKey, asyncio.Task[Diagnostics]] = {}
+        self._running: dict[_VerdictKey, asyncio.Task[Verdict]] = {}
         self._slots = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     async def admit(
@@ -70,13 +77,13 @@ class FlowChecks:
 
         Raises: Invalid (`FLOW_INVALID`, `VARIABLES_INVALID`; as `verdict`).
         """
-        found = await self.verdict(flow, flow_id, variables, overrides)
-        if has_errors(found) and await self._runs.get(keys.run(run_id)) is None:
+        found, refused = await self.verdict(flow, flow_id, variables, overrides)
+        if refused and await self._runs.get(keys.run(run_id)) is None:
             refuse_errors(found)
 
     async def verdict(
         self, flow: Flow, flow_id: str, variables: Collection[str] | None, overrides: Any = None
-    ) -> Diagnostics:
+    ) -> Verdict:
         """Return all findings about a flow. `variables`: names of those with a value; None: values come later.
 
         Raises: Invalid, the overrides cannot be applied.
@@ -102,37 +109,37 @@ class FlowChecks:
 
     async def types_verdict(
         self, flow: Flow, variables: Collection[str] | None, overrides: Any, *, strict: bool
-    ) -> Diagnostics:
+    ) -> Verdict:
         """Return all findings about a flow, with those of its types. Raises: Invalid, as `verdict`."""
         _, catalogue = await self._offers.current()
         async with self._slots:
-            return await asyncio.to_thread(_with_types, flow, catalogue, variables, overrides, strict=strict)
+            return _verdict(await asyncio.to_thread(_with_types, flow, catalogue, variables, overrides, strict=strict))
 
-    async def _check(self, key: _VerdictKey, flow: Flow, catalogue: Catalogue, overrides: Any) -> Diagnostics:
+    async def _check(self, key: _VerdictKey, flow: Flow, catalogue: Catalogue, overrides: Any) -> Verdict:
         async with self._slots:
             found = await asyncio.to_thread(_findings, flow, catalogue, key.variables, overrides)
-        self._keep(key, found)
-        return found
+        verdict = _verdict(found)
+        self._keep(key, verdict)
+        return verdict
 
-    def _ended(self, key: _VerdictKey, running: asyncio.Task[Diagnostics]) -> None:
+    def _ended(self, key: _VerdictKey, running: asyncio.Task[Verdict]) -> None:
         del self._running[key]
         if not running.cancelled():
             running.exception()  # without clients left, asyncio would log it as lost
 
-    def _keep(self, key: _VerdictKey, found: Diagnostics) -> None:
+    def _keep(self, key: _VerdictKey, verdict: Verdict) -> None:
         """Keep a verdict, unless it is of a catalogue that was none."""
         if not key.revision:
             return
-        self._verdicts[key] = found
-        self._findings += len(found)
+        self._verdicts[key] = verdict
+        self._findings += len(verdict.found)
         while len(self._verdicts) > VERDICTS_MAX or self._findings > FINDINGS_KEPT_MAX:
             _, dropped = self._verdicts.popitem(last=False)
-            self._findings -= len(dropped)
+            self._findings -= len(dropped.found)
 
 
-def has_errors(found: Diagnostics) -> bool:
-    """Return True if a flow with these findings is refused."""
-    return any(item.level != "warning" for item in found)
+def _verdict(found: Diagnostics) -> Verdict:
+    return Verdict(found, any(item.level != "warning" for item in found))
 
 
 def refuse_errors(found: Diagnostics) -> None:
@@ -190,4 +197,4 @@ def _with_types(
     return found.strict() if strict else found
 
 
-__all__ = ["FlowChecks", "has_errors", "refuse_errors"]
+__all__ = ["FlowChecks", "Verdict", "refuse_errors"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from control_plane.catalog import read_name
-from control_plane.flow_checks import has_errors
 from control_plane.paging import page_size, read_token, write_token
 from stepflow.codec import decode
 from stepflow.errors import Invalid
@@ -64,12 +63,12 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         # 3. The check.
         checks = self._control.checks
         if request.type_check:
-            found = await checks.types_verdict(flow, names, overrides, strict=request.strict)
+            found, _ = await checks.types_verdict(flow, names, overrides, strict=request.strict)
         else:
-            found = await checks.verdict(flow, identity, names, overrides)
+            found, _ = await checks.verdict(flow, identity, names, overrides)
             found = found.strict() if request.strict else found
         return flows_pb2.ValidateFlowResponse(
-            flow_id=identity, diagnostics=_messages(found), passed=not has_errors(found)
+            flow_id=identity, diagnostics=_messages(found), passed=all(item.level == "warning" for item in found)
         )
 
     async def GetFlow(self, request: flows_pb2.GetFlowRequest, _: Any) -> flows_pb2.GetFlowResponse:

@@ -62,8 +62,10 @@ class Counted:
         monkeypatch.setattr(flow_checks, "_findings", findings)
 
     async def codes(self, flow: Flow, *variables: str, overrides: Any = None) -> list[int]:
-        found = await self.checks.verdict(flow, flow_id(flow), variables, overrides)
-        return [item.code for item in found if item.level != "warning"]
+        found, refused = await self.checks.verdict(flow, flow_id(flow), variables, overrides)
+        codes = [item.code for item in found if item.level != "warning"]
+        assert refused is bool(codes)
+        return codes
 
 
 def test_a_verdict_holds_until_flow_variables_overrides_or_the_catalogue_change(
@@ -111,7 +113,7 @@ def test_kept_verdicts_and_their_findings_are_bounded(monkeypatch: pytest.Monkey
         for flow in flows:
             await counted.codes(flow)
         assert len(counted.checks._verdicts) == 3
-        assert counted.checks._findings == sum(map(len, counted.checks._verdicts.values()))
+        assert counted.checks._findings == sum(len(kept.found) for kept in counted.checks._verdicts.values())
 
         monkeypatch.setattr(flow_checks, "FINDINGS_KEPT_MAX", 1)
         await counted.codes(flow_of("/mine/okk9"))
