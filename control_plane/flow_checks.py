@@ -50,7 +50,7 @@ class _VerdictKey(NamedTuple):
     revision: int
 
 
-class Verdict(NamedTuple):
+class FlowVerdict(NamedTuple):
     """The findings about a flow. `refused`: one of them is an error, so no run is admitted."""
 
     found: Diagnostics
@@ -64,10 +64,10 @@ class FlowChecks:
         """`runs`: the store as readers of runs see it."""
         self._offers = offers
         self._runs = runs
-        self._verdicts: OrderedDict[_VerdictKey, Verdict] = OrderedDict()
+        self._verdicts: OrderedDict[_VerdictKey, FlowVerdict] = OrderedDict()
         self._findings = 0
         """Findings of all kept verdicts."""
-        self._running: dict[_VerdictKey, asyncio.Task[Verdict]] = {}
+        self._running: dict[_VerdictKey, asyncio.Task[FlowVerdict]] = {}
         self._slots = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     async def admit(
@@ -83,7 +83,7 @@ class FlowChecks:
 
     async def verdict(
         self, flow: Flow, flow_id: str, variables: Collection[str] | None, overrides: Any = None
-    ) -> Verdict:
+    ) -> FlowVerdict:
         """Return all findings about a flow. `variables`: names of those with a value; None: values come later.
 
         Raises: Invalid, the overrides cannot be applied.
@@ -109,25 +109,25 @@ class FlowChecks:
 
     async def types_verdict(
         self, flow: Flow, variables: Collection[str] | None, overrides: Any, *, strict: bool
-    ) -> Verdict:
+    ) -> FlowVerdict:
         """Return all findings about a flow, with those of its types. Raises: Invalid, as `verdict`."""
         _, catalogue = await self._offers.current()
         async with self._slots:
             return _verdict(await asyncio.to_thread(_with_types, flow, catalogue, variables, overrides, strict=strict))
 
-    async def _check(self, key: _VerdictKey, flow: Flow, catalogue: Catalogue, overrides: Any) -> Verdict:
+    async def _check(self, key: _VerdictKey, flow: Flow, catalogue: Catalogue, overrides: Any) -> FlowVerdict:
         async with self._slots:
             found = await asyncio.to_thread(_findings, flow, catalogue, key.variables, overrides)
         verdict = _verdict(found)
         self._keep(key, verdict)
         return verdict
 
-    def _ended(self, key: _VerdictKey, running: asyncio.Task[Verdict]) -> None:
+    def _ended(self, key: _VerdictKey, running: asyncio.Task[FlowVerdict]) -> None:
         del self._running[key]
         if not running.cancelled():
             running.exception()  # without clients left, asyncio would log it as lost
 
-    def _keep(self, key: _VerdictKey, verdict: Verdict) -> None:
+    def _keep(self, key: _VerdictKey, verdict: FlowVerdict) -> None:
         """Keep a verdict, unless it is of a catalogue that was none."""
         if not key.revision:
             return
@@ -138,8 +138,8 @@ class FlowChecks:
             self._findings -= len(dropped.found)
 
 
-def _verdict(found: Diagnostics) -> Verdict:
-    return Verdict(found, any(item.level != "warning" for item in found))
+def _verdict(found: Diagnostics) -> FlowVerdict:
+    return FlowVerdict(found, any(item.level != "warning" for item in found))
 
 
 def refuse_errors(found: Diagnostics) -> None:
@@ -197,4 +197,4 @@ def _with_types(
     return found.strict() if strict else found
 
 
-__all__ = ["FlowChecks", "Verdict", "refuse_errors"]
+__all__ = ["FlowChecks", "FlowVerdict", "refuse_errors"]
