@@ -86,8 +86,20 @@ class FlowChecks:
     ) -> FlowVerdict:
         """Return all findings about a flow. `variables`: names of those with a value; None: values come later.
 
+        Errors are found twice, the second time by what the store says then.
+
         Raises: Invalid, the overrides cannot be applied.
         """
+        verdict = await self._present_verdict(flow, flow_id, variables, overrides)
+        if not verdict.refused:
+            return verdict
+        await self._offers.refresh()
+        return await self._present_verdict(flow, flow_id, variables, overrides)
+
+    async def _present_verdict(
+        self, flow: Flow, flow_id: str, variables: Collection[str] | None, overrides: Any
+    ) -> FlowVerdict:
+        """Return the verdict by what is known of the mesh, which may lag behind."""
         revision, catalogue = self._offers.known() or await self._offers.current()
         key = _VerdictKey(
             flow_id,
@@ -111,6 +123,8 @@ class FlowChecks:
         self, flow: Flow, variables: Collection[str] | None, overrides: Any, *, strict: bool
     ) -> FlowVerdict:
         """Return all findings about a flow, with those of its types. Raises: Invalid, as `verdict`."""
+        await self._offers.current()
+        await self._offers.refresh()
         _, catalogue = await self._offers.current()
         async with self._slots:
             return _verdict(await asyncio.to_thread(_with_types, flow, catalogue, variables, overrides, strict=strict))

@@ -23,7 +23,7 @@ from stepflow.mesh.v1 import state_pb2
 from stepflow.off_loop import off_loop
 from stepflow.routing.stored import decode_rules
 from stepflow.routing.table import ENGINE_COMPONENTS
-from stepflow.store import keys
+from stepflow.store import keys, range_all
 from stepflow.store.follow import follow
 from stepflow.telemetry import get_logger
 from stepflow.vital import ended
@@ -64,6 +64,7 @@ class _Session(NamedTuple):
     """A host as registered, and what a catalogue shows of it."""
 
     value: bytes
+    mod_revision: int
     plugins: tuple[PluginState, ...]
 
 
@@ -73,7 +74,8 @@ class MeshOffers:
     def __init__(self, store: Store, now_s: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._now_s = now_s
-        self._routes: dict[str, bytes] = {}
+        self._routes: dict[str, KeyValue] = {}
+        """By prefix."""
         self._sessions: dict[str, _Session] = {}
         self._left_at_s: dict[str, list[float]] = {}
         """By plugin: when hosts stopped to run it, for those that no other host has followed."""
@@ -85,6 +87,9 @@ class MeshOffers:
         self._stale_at_s = 0.0
         """When a departure counts no longer; 0 without one."""
         self._making = asyncio.Lock()
+        self._refreshing = asyncio.Lock()
+        self._refreshes = 0
+        """Readings of the store that have begun."""
 
         self._tasks: list[asyncio.Task[None]] = []
         self._listed = (asyncio.Event(), asyncio.Event())
@@ -122,6 +127,25 @@ class MeshOffers:
         async with self._making:
             return self.known() or await self._make()
 
+    async def refresh(self) -> None:
+        """Read what the watches have not told yet: a host may have registered a moment ago. Raises: StepflowError."""
+        wanted = self._refreshes + 1
+        async with self._refreshing:
+            if self._refreshes >= wanted:
+                return  # one that began after this call is done
+
+            self._refreshes += 1
+            # Additions only: what the watches told meanwhile is newer than these lists.
+            async for item in range_all(self._store, keys.ROUTES):
+                prefix = keys.tail(keys.ROUTES, item.key)
+                if prefix not in self._routes or self._routes[prefix].mod_revision < item.mod_revision:
+                    self._routes[prefix] = item
+                    self._stale = True
+            async for item in range_all(self._store, keys.HOST_SESSIONS):
+                known = self._sessions.get(keys.tail(keys.HOST_SESSIONS, item.key))
+                if known is None or known.mod_revision < item.mod_revision:
+                    self._take_session(item)
+
     # --- following ----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -132,7 +156,7 @@ class MeshOffers:
         self._tasks = [asyncio.create_task(following, name="follow routes and hosts") for following in follows]
 
     def _list_routes(self, items: list[KeyValue]) -> None:
-        self._routes = {keys.tail(keys.ROUTES, item.key): item.value for item in items}
+        self._routes = {keys.tail(keys.ROUTES, item.key): item for item in items}
         self._stale = True
         self._listed[0].set()
 
@@ -140,38 +164,39 @@ class MeshOffers:
         for event in events:
             prefix = keys.tail(keys.ROUTES, event.kv.key)
             if event.kind == "put":
-                self._routes[prefix] = event.kv.value
+                self._routes[prefix] = event.kv
             else:
                 self._routes.pop(prefix, None)
         self._stale = True
 
     def _list_sessions(self, items: list[KeyValue]) -> None:
-        found = {keys.tail(keys.HOST_SESSIONS, item.key): item.value for item in items}
-        for host_id in self._sessions.keys() - found.keys():
+        found = {keys.tail(keys.HOST_SESSIONS, item.key) for item in items}
+        for host_id in self._sessions.keys() - found:
             self._drop_session(host_id)
-        for host_id, value in found.items():
-            self._take_session(host_id, value)
+        for item in items:
+            self._take_session(item)
         self._listed[1].set()
 
     def _change_sessions(self, events: Sequence[StoreEvent]) -> None:
         for event in events:
-            host_id = keys.tail(keys.HOST_SESSIONS, event.kv.key)
             if event.kind == "put":
-                self._take_session(host_id, event.kv.value)
+                self._take_session(event.kv)
             else:
-                self._drop_session(host_id)
+                self._drop_session(keys.tail(keys.HOST_SESSIONS, event.kv.key))
 
-    def _take_session(self, host_id: str, value: bytes) -> None:
+    def _take_session(self, item: KeyValue) -> None:
+        host_id = keys.tail(keys.HOST_SESSIONS, item.key)
         before = self._sessions.get(host_id)
-        if before is not None and before.value == value:
-            return
-        try:
-            plugins = plugin_states(state_pb2.HostSession.FromString(value))
-        except DecodeError:  # of a later version, say
-            log.error("a host's session cannot be read", host_id=host_id)
-            plugins = ()
+        plugins: tuple[PluginState, ...] = ()
+        if before is not None and before.value == item.value:
+            plugins = before.plugins
+        else:
+            try:
+                plugins = plugin_states(state_pb2.HostSession.FromString(item.value))
+            except DecodeError:  # of a later version, say
+                log.error("a host's session cannot be read", host_id=host_id)
         self._note_moves(() if before is None else before.plugins, plugins)
-        self._sessions[host_id] = _Session(value, plugins)
+        self._sessions[host_id] = _Session(item.value, item.mod_revision, plugins)
         self._stale = self._stale or before is None or before.plugins != plugins
 
     def _drop_session(self, host_id: str) -> None:
@@ -203,11 +228,12 @@ class MeshOffers:
 
         # 2. Make a catalogue, if it would differ.
         states = sorted(state for session in self._sessions.values() for state in session.plugins)
-        key = (sorted(self._routes.items()), states, sorted(self._left_at_s))
+        routes = {prefix: item.value for prefix, item in sorted(self._routes.items())}
+        key = (routes, states, sorted(self._left_at_s))
         if self._made is None or key != self._key:
             sessions = [self._sessions[host_id].value for host_id in sorted(self._sessions)]
             size = sum(map(len, sessions))
-            made = await off_loop(size, make_catalogue, dict(self._routes), sessions, frozenset(self._left_at_s))
+            made = await off_loop(size, make_catalogue, routes, sessions, frozenset(self._left_at_s))
             self._made = MeshCatalogue(1 if self._made is None else self._made.revision + 1, made)
             self._key = key
         return self._made

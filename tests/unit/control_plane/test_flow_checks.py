@@ -28,9 +28,17 @@ class Offers:
 
     def __init__(self) -> None:
         self.revision = 1
+        self.catalogue = CATALOGUE
+        self.coming: Catalogue | None = None
 
     def known(self) -> MeshCatalogue:
-        return MeshCatalogue(self.revision, CATALOGUE)
+        return MeshCatalogue(self.revision, self.catalogue)
+
+    async def refresh(self) -> None:
+        """Learn what is registered by now."""
+        if self.coming is not None:
+            self.catalogue, self.coming = self.coming, None
+            self.revision += 1
 
 
 class Runs:
@@ -166,3 +174,14 @@ def test_warnings_refuse_nothing_and_a_refusal_names_few_errors() -> None:
     assert "has found 9 errors" in refused.value.message
     assert refused.value.message.endswith("; and 6 more")
     assert len(refused.value.message) < 1_200
+
+
+def test_a_component_of_a_host_that_registered_a_moment_ago_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        counted = Counted(monkeypatch)
+        known = KnownPlugin((KnownComponent("/ok", "/ok"), KnownComponent("/new", "/new")))
+        counted.offers.coming = Catalogue(CATALOGUE.routes, {"mine": known})
+        assert await counted.codes(flow_of("/mine/new")) == []
+        assert counted.ran == 2
+
+    asyncio.run(main())

@@ -203,6 +203,22 @@ def test_what_only_a_departed_host_offered_is_no_error_for_a_while() -> None:
     in_world(main)
 
 
+def test_a_refresh_reads_what_the_watches_have_not_told() -> None:
+    async def main(world: World) -> None:
+        await world.put(one=host(plugin("mine", "a")))
+        before = await world.offers.current()
+        for task in world.offers._tasks:
+            task.cancel()
+        await world.put(one=host(plugin("mine", "a", "b")), two=host(plugin("mine", "c")))
+        await asyncio.gather(*(world.offers.refresh() for _ in range(5)))
+        made = await world.offers.current()
+        assert made.revision == before.revision + 1
+        assert [one.component for one in made.catalogue.plugins["mine"].components] == ["/a", "/b", "/c"]
+        assert world.offers._refreshes == 2, "the first, and one for those that came during it"
+
+    in_world(main)
+
+
 def test_without_an_answer_of_the_store_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Away:
         def watch(self, _prefix: str) -> Any:
