@@ -6,7 +6,7 @@ places in the outer document.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stepflow.check.variables import inner_variable_findings
@@ -64,16 +64,17 @@ class ComponentCheck:
             if one is None:
                 continue
             self.has_schemas |= bool(one.input_schema) or bool(one.output_schema)
-            if found.is_builtin:
-                input_path = (*path, "input")
-                if one.component not in _PASSES_MEMBERS_ON:
-                    yield from _unknown_members(step, expression, one.input_schema, input_path)
-                if one.component in _WITH_INNER_FLOW:
-                    inner = _inner_flow(one.component, step, expression, input_path, stored)
-                    if inner is not None and depth < INNER_DEPTH_MAX and self._flows_left > 0:
-                        self._flows_left -= 1
-                        yield from inner_variable_findings(inner.flow, step, inner.doc_path)
-                        yield from self.findings(inner.flow, inner.doc_path, depth + 1)
+            input_path = (*path, "input")
+            reads_all = found.is_builtin and one.component not in _PASSES_MEMBERS_ON
+            yield from _unknown_members(step, expression, one.input_schema, input_path, is_closed=reads_all)
+
+            inner = None
+            if found.is_builtin and one.component in _WITH_INNER_FLOW:
+                inner = _inner_flow(one.component, step, expression, input_path, stored)
+            if inner is not None and depth < INNER_DEPTH_MAX and self._flows_left > 0:
+                self._flows_left -= 1
+                yield from inner_variable_findings(inner.flow, step, inner.doc_path)
+                yield from self.findings(inner.flow, inner.doc_path, depth + 1)
 
     def _existence(self, step: Step, found: Found, path: DocumentPath) -> Iterator[Diagnostic]:
         calls = f"Step '{shown(step.id)}' calls `{shown(step.component)}`"
@@ -112,16 +113,30 @@ class ComponentCheck:
         return "" if near is None else f"; did you mean `{shown(near)}`?"
 
 
-def _unknown_members(step: Step, expression: syntax.Expression, schema: Any, at: DocumentPath) -> Iterator[Diagnostic]:
-    """Yield the members of a literal input that a builtin does not read."""
+def _unknown_members(
+    step: Step, expression: syntax.Expression, schema: Any, at: DocumentPath, *, is_closed: bool
+) -> Iterator[Diagnostic]:
+    """Yield the members of a written-out input that the component does not know.
+
+    `is_closed`: the component reads no others. Else a member counts only if it resembles one that is not given.
+    """
     known = schema.get("properties") if isinstance(schema, dict) else None
-    if not known:
+    if not known or not isinstance(known, dict) or schema.get("additionalProperties") is False:
         return
-    for path, name in _member_names(expression, at):
-        if name not in known:
-            hint = syntax.suggestion(name, known) or _listed("it reads", list(known))
-            text = f"`{shown(step.component)}` of step '{shown(step.id)}' does not read `{shown(name)}`{hint}"
-            yield Diagnostic(2903, text, json_path((*path, name)), {"step_id": step.id, "member": name})
+
+    written = list(_member_names(expression, at))
+    absent = known.keys() - {name for _, name in written}
+    for path, name in written:
+        if name in known:
+            continue
+        hint = syntax.suggestion(name, absent)
+        if not hint and not is_closed:
+            continue
+        if not hint:
+            hint = _listed("it reads", list(known))
+        text = f"`{shown(step.component)}` of step '{shown(step.id)}' does not read `{shown(name)}`{hint}"
+        finding = Diagnostic(2903, text, json_path((*path, name)), {"step_id": step.id, "member": name})
+        yield finding if is_closed else replace(finding, severity="warning")
 
 
 def _member_names(expression: syntax.Expression, at: DocumentPath) -> Iterator[tuple[DocumentPath, str]]:

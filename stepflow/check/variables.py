@@ -42,8 +42,9 @@ def inner_variable_findings(flow: Flow, step: Step, at: DocumentPath) -> Iterato
     """Yield the uses of variables in the inner flow of a step: inner flows are given no values."""
     specs = VariableSpecs.from_schema(flow.schema("variables"))
     for finding in _uses_without_value(flow, specs, set(), at):
-        text = f"{finding.formatted}: the inner flow of step '{shown(step.id)}' gets no variables; pass it in the input"
-        yield replace(finding, formatted=text)
+        name = finding.data["variable"]
+        text = f"The inner flow of step '{shown(step.id)}' gets no variables: pass '{shown(name)}' in its input"
+        yield replace(finding, code=2906, formatted=text)
 
 
 def _uses_without_value(
@@ -73,7 +74,7 @@ def _unknown(flow: Flow, specs: VariableSpecs, given: Mapping[str, Any]) -> Iter
         if name not in known:
             # A misspelt name leaves another variable without a value; any other one is only superfluous.
             near = syntax.closest(name, open_names)
-            text = f"The flow has no variable '{shown(name)}'"
+            text = f"Variable '{shown(name)}' is given, and the flow has none of that name"
             hint = syntax.suggestion(name, known)
             finding = Diagnostic(2905, text + hint, None, {"variable": name})
             yield finding if near is not None else replace(finding, severity="warning")

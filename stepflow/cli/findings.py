@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.cli import console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from stepflow.config import Config
     from stepflow.flow import Diagnostic, Diagnostics, Flow
@@ -69,8 +69,8 @@ def print_report(diagnostics: Diagnostics) -> None:
                 console.say(f"  {console.styled(level.upper(), colour)} {diagnostic['formatted']}{path}")
 
 
-def refuse_errors(found: Sequence[Diagnostic], refusal: str) -> None:
-    """Print findings.
+def refuse_errors(found: Sequence[Diagnostic], refusal: str, *, before: Iterable[Diagnostic] = ()) -> None:
+    """Print findings: as warnings, or as a report with those of `before` if one is an error.
 
     Raises, with the text `refusal`: Usage `VARIABLES_INVALID`, all errors are about values; Invalid `FLOW_INVALID`.
     """
@@ -79,7 +79,7 @@ def refuse_errors(found: Sequence[Diagnostic], refusal: str) -> None:
 
     errors = [item for item in found if item.level != "warning"]
     if errors:
-        print_report(Diagnostics(tuple(found)))
+        print_report(Diagnostics((*before, *found)))
         if all(item.code in _OF_VALUES for item in errors):
             raise console.Usage("VARIABLES_INVALID", refusal)
         raise Invalid("FLOW_INVALID", refusal)

@@ -22,14 +22,16 @@ def known_catalogue(config: Config, *, servers: bool) -> tuple[Catalogue, list[S
     """
     from stepflow.embedded.known_components import catalogue_of
 
+    # Without a file, the flow may be meant for a mesh.
+    has_all_routes = config.source is not None
     if not servers:
-        return catalogue_of(config), []
+        return catalogue_of(config, has_all_routes=has_all_routes), []
 
     from stepflow.cli.interruptible import run_or_exit
     from stepflow.embedded.mesh import ask_servers
 
     listings, failures = run_or_exit(ask_servers(config))
-    return catalogue_of(config, listings), list(failures.values())
+    return catalogue_of(config, listings, has_all_routes=has_all_routes), list(failures.values())
 
 
 def types_of(flow: Flow, catalogue: Catalogue, *, is_strict: bool) -> FlowTypes:

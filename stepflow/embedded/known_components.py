@@ -31,10 +31,12 @@ def components_without_servers(config: Config) -> dict[str, Sequence[ComponentIn
     return known
 
 
-def catalogue_of(config: Config, listings: Mapping[str, BackendListing] | None = None) -> Catalogue:
+def catalogue_of(
+    config: Config, listings: Mapping[str, BackendListing] | None = None, *, has_all_routes: bool = True
+) -> Catalogue:
     """Return what is known of the components of a configuration. `listings`: of started servers, by plugin.
 
-    The components of other servers are unknown.
+    The components of other servers are unknown. `has_all_routes`: see `Catalogue`.
     """
     known = {
         name: _known(infos, is_complete=True, is_builtin=isinstance(config.plugins[name], BuiltinPlugin))
@@ -42,7 +44,7 @@ def catalogue_of(config: Config, listings: Mapping[str, BackendListing] | None =
     }
     for name, listing in (listings or {}).items():
         known.setdefault(name, _known(listing.components, is_complete=listing.complete, is_builtin=False))
-    return Catalogue(config.routes, known)
+    return Catalogue(config.routes, known, has_all_routes=has_all_routes)
 
 
 def _known(infos: Sequence[ComponentInfo], *, is_complete: bool, is_builtin: bool) -> KnownPlugin:

@@ -45,6 +45,7 @@ _CODES: dict[int, tuple[str, Level]] = {
     2903: ("unknownInputMember", "error"),
     2904: ("missingVariable", "error"),
     2905: ("unknownVariable", "error"),
+    2906: ("variableOfInnerFlow", "error"),
     3000: ("duplicateStepId", "fatal"),
     3001: ("emptyStepId", "fatal"),
     3002: ("selfReference", "fatal"),

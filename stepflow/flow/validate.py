@@ -246,7 +246,7 @@ class _Checker:
     def embedded_flows(self) -> Iterator[Diagnostic]:
         for index, step in enumerate(self.flow.steps):
             member = inner_flow_member(step)
-            if member is not None and isinstance(self.inputs[index], syntax.Object):
+            if member is not None and isinstance(self.inputs[index], syntax.Object) and member in step.input:
                 yield from self.embedded_flow(index, step, member)
 
     def embedded_flow(self, index: int, step: Step, member: str) -> Iterator[Diagnostic]:

@@ -58,7 +58,7 @@ def run(
     from stepflow.cli.input.documents import read_config, read_flow
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
-    from stepflow.cli.run_check import RunCheck, check_text
+    from stepflow.cli.run_check import RunCheck
     from stepflow.embedded.mesh import check_inputs, check_request, run_request
     from stepflow.flow import apply_overrides
     from stepflow.ids import new_run_id
@@ -67,7 +67,8 @@ def run(
     check_output(output)
     parsed, loaded = read_flow(flow), read_config(config, flow)
     no_check = no_check or no_validate_input
-    check_text(flow, parsed, loaded, no_check=no_check)
+    check = RunCheck(flow, parsed, loaded, no_check=no_check)
+    check.check_flow()
     values = read_given(given, parsed)
 
     run_id = new_run_id()
@@ -83,9 +84,7 @@ def run(
         labels=_labels(flow, loaded, batch=values.inputs.batch),
     )
     check_request(parsed, request)
-    check = None if no_check else RunCheck(parsed, loaded, values.variables, values.overrides)
-    if check is not None:
-        check.before_start()
+    check.check_values(values.variables, values.overrides)
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
@@ -98,7 +97,7 @@ def run(
         view=choose_view(values.redactor.text, quiet=quiet),
         request=request,
         inputs=values.inputs.values,
-        check=None if check is None else check.after_start,
+        check=check.check_servers,
     )
     ended = drive(job)
 
