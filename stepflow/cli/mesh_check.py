@@ -8,57 +8,65 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stepflow.cli.findings import refuse_errors
+from stepflow.cli.findings import passes, refuse_errors
+from stepflow.flow import Diagnostic, Diagnostics, validate_flow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stepflow.client import Client, FlowDiagnostic
     from stepflow.errors import Invalid
-    from stepflow.flow import Diagnostic, Flow
+    from stepflow.flow import Flow
 
 _STANDS_FOR_UNKNOWN = 1900
 
 REFUSAL = "the flow was not submitted; correct the errors listed above"
 
 
-async def mesh_findings(
-    client: Client, reference: bytes | str, flow: Flow, variables: Mapping[str, Any] | None, overrides: Any
-) -> list[Diagnostic]:
-    """Return what the mesh finds beyond the flow alone; nothing from a mesh of an earlier version.
+class MeshCheck:
+    """The check of one submission."""
 
-    `reference`: the flow as the mesh knows it: its document, or its id. Raises: StepflowError.
-    """
-    from stepflow.flow import validate_flow
+    def __init__(self, flow: Flow) -> None:
+        self._alone = Diagnostics(flow.warnings) + validate_flow(flow)
+        """Findings of the flow alone: a command has shown their errors, and they lead a report."""
+        self._found: list[Diagnostic] = []
 
-    known = {(item.code, item.path or "", item.formatted) for item in (*flow.warnings, *validate_flow(flow))}
-    found = await client.validate_flow(reference, variables=variables, overrides=overrides)
-    return [_diagnostic(item) for item in found if (item.code, item.path, item.message) not in known]
+    async def ask(
+        self, client: Client, reference: bytes | str, variables: Mapping[str, Any] | None, overrides: Any
+    ) -> None:
+        """Ask for what the mesh finds beyond the flow alone, and print it if these are warnings.
 
+        `reference`: the flow as the mesh knows it: its document, or its id. A mesh of an earlier version finds nothing.
+        Raises: StepflowError.
+        """
+        known = {(item.code, item.path or "", item.formatted) for item in self._alone}
+        found = await client.validate_flow(reference, variables=variables, overrides=overrides)
+        self._found = [_diagnostic(item) for item in found if (item.code, item.path, item.message) not in known]
 
-def show_warnings(found: list[Diagnostic]) -> None:
-    """Print findings without errors. Errors are printed when the mesh refuses the submission."""
-    if all(item.level == "warning" for item in found):
-        refuse_errors(found, REFUSAL)
+        # Errors are printed when the mesh has refused the submission: a repeated one gets its run.
+        if passes(self.findings):
+            refuse_errors(self._found, REFUSAL)
 
+    @property
+    def findings(self) -> Diagnostics:
+        """What the mesh finds beyond the flow alone."""
+        return Diagnostics(tuple(self._found))
 
-def show_refusal(error: Invalid, found: list[Diagnostic]) -> None:
-    """Print the findings for which a mesh has refused a submission. Raises: Invalid, Usage; returns if it has none."""
-    from stepflow.rpc.findings import finding_message
+    def show_refusal(self, error: Invalid) -> None:
+        """Print the findings for which the mesh has refused the submission, if it tells any. Raises: Invalid, Usage."""
+        details: Any = error.details.get("diagnostics")
+        if not isinstance(details, dict):
+            return
+        if passes(self.findings):  # the mesh has changed since
+            from stepflow.client.conversion import diagnostic_of
+            from stepflow.rpc.findings import finding_message
 
-    details: Any = error.details.get("diagnostics")
-    if not isinstance(details, dict):
-        return
-    if all(item.level == "warning" for item in found):  # the mesh has changed since, or tells no list
-        from stepflow.client.conversion import diagnostic_of
-
-        found = [_diagnostic(diagnostic_of(finding_message(tree))) for tree in details["diagnostics"]]
-    refuse_errors(found, REFUSAL)
+            self._found = [_diagnostic(diagnostic_of(finding_message(tree))) for tree in details["diagnostics"]]
+        refuse_errors(self._found, REFUSAL, before=self._alone)
 
 
 def _diagnostic(item: FlowDiagnostic) -> Diagnostic:
     """Return a finding as the renderer takes it. A code of a later version is shown by its text and level."""
-    from stepflow.flow import Diagnostic
     from stepflow.flow.diagnostics import is_known
 
     level: Any = item.level if item.level in ("warning", "error", "fatal") else "error"
@@ -66,4 +74,4 @@ def _diagnostic(item: FlowDiagnostic) -> Diagnostic:
     return Diagnostic(code, item.message, item.path or None, item.data, severity=level)
 
 
-__all__ = ["REFUSAL", "mesh_findings", "show_refusal", "show_warnings"]
+__all__ = ["REFUSAL", "MeshCheck"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stepflow.cli.input.given import Given
     from stepflow.client import Client
     from stepflow.errors import Overloaded
-    from stepflow.flow import Diagnostic, Flow
+    from stepflow.flow import Flow
 
 BUSY_PATIENCE_S = 300.0
 """How long a submission waits for a mesh that is busy."""
@@ -135,7 +135,7 @@ class _Submission:
 
         `on_refused`: called when the mesh is busy, and the submission begins to wait.
         """
-        from stepflow.cli.mesh_check import mesh_findings, show_refusal, show_warnings
+        from stepflow.cli.mesh_check import MeshCheck
         from stepflow.errors import Invalid
 
         given = self.given
@@ -145,10 +145,9 @@ class _Submission:
             _say_busy(error, patience_s)
 
         client.busy_patience_s, client.on_busy = self.patience_s, on_busy
-        found: list[Diagnostic] = []
+        check = MeshCheck(self.parsed)
         if self.check:
-            found = await mesh_findings(client, self.reference, self.parsed, given.variables, given.overrides)
-            show_warnings(found)
+            await check.ask(client, self.reference, given.variables, given.overrides)
         try:
             return await client.submit_batch(
                 self.reference,
@@ -163,7 +162,7 @@ class _Submission:
                 check=self.check,
             )
         except Invalid as error:
-            show_refusal(error, found)
+            check.show_refusal(error)
             raise
 
 

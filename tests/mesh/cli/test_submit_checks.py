@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support import ROOT, wait_until
+from support import wait_until
 from support.mesh import processes
+from support.slips import COMPONENTS, Slip, options, slips_of, write
 
 from stepflow import telemetry
 from stepflow.cli.__main__ import main
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from support.etcd import EtcdServer
     from support.mesh import Processes, Service
 
-FOLDER = ROOT / "tests" / "data" / "slips" / "components"
-SLIPS = sorted(FOLDER.glob("*.slip"))
-SECTION = re.compile(r"^--- (wrong|shown|corrected),? ?(.*)\n", re.MULTILINE)
+OF_COMPONENTS = slips_of(COMPONENTS)
+REFUSED_BY_RUN = "the flow was not run; correct the errors listed above\n"
+REFUSED = "the flow was not submitted; correct the errors listed above\n"
 WAIT_S = 30.0
 
 
@@ -37,8 +39,9 @@ def default_logging() -> Iterator[None]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the working folder of the mesh, with the server of the slips."""
     folder = tmp_path_factory.mktemp("mesh")
-    for name in ("components.py", "stepflow-config.yml"):
-        shutil.copy(FOLDER / name, folder)
+    config = (COMPONENTS / "stepflow-config.yml").read_text("utf-8")
+    (folder / "stepflow-config.yml").write_text(config.replace("command: python", f"command: {sys.executable}"))
+    shutil.copy(COMPONENTS / "components.py", folder)
     return folder
 
 
@@ -56,43 +59,49 @@ def control(mesh: tuple[Processes, Service, Service]) -> str:
     return mesh[1].address
 
 
-def sections(slip: Path) -> list[tuple[str, str, str]]:
-    _, *parts = SECTION.split(slip.read_text("utf-8"))
-    return list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
-
-
-def submit(control: str, folder: Path, text: str, *options: str) -> int:
-    (folder / "flow.yaml").write_text(text, "utf-8")
+def submit(control: str, *options: str) -> int:
     return main(["submit", "--flow", "flow.yaml", "--server", control, "--quiet", *options])
 
 
-@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip.stem)
+@pytest.mark.parametrize("slip", OF_COMPONENTS, ids=lambda slip: slip.name)
 def test_a_slip_is_named_before_a_component_is_called_and_its_correction_runs(
-    slip: Path,
+    slip: Slip,
     control: str,
     folder: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    found = {kind: (name, text) for kind, name, text in sections(slip)}
+    monkeypatch.chdir(folder)
+
+    # 1. The mesh refuses errors with the text of `run`; no run exists, and no component was called.
+    write(slip.wrong)
     with BlockingClient(control) as client:
-        before = len(list(client.list_runs()))
+        before = [run.run_id for run in client.list_runs()]
+        status = submit(control, *options(slip.variables))
+        shown = capfd.readouterr().err
+        if slip.exit_code:
+            code = "error[VARIABLES_INVALID]: " if slip.exit_code == 2 else "error[FLOW_INVALID]: "
+            findings = slip.shown.removesuffix(f"{code}{REFUSED_BY_RUN}")
+            assert (shown, status) == (findings + code + REFUSED, slip.exit_code)
+            assert [run.run_id for run in client.list_runs()] == before
+            assert not (folder / "called").exists()
+        else:
+            first, *_ = shown.splitlines()
+            assert first.removeprefix("warning: ") in slip.shown.replace("  WARNING ", "")
 
-        status = submit(control, tmp_path, found["wrong"][1])
-        name, shown = found["shown"]
-        assert capfd.readouterr().err.startswith(shown)
-        assert f"exit code {status}" == name
-        assert len(list(client.list_runs())) == before
-        assert not (folder / "called").exists()
-
-    assert submit(control, tmp_path, found["corrected"][1]) == 0
+    # 2. The corrected flow runs.
+    write(slip.corrected)
+    assert submit(control, *options(slip.corrected_variables)) == 0
     (folder / "called").unlink(missing_ok=True)
 
 
 WRONG = "steps: [{id: a, component: /mine/akk, input: {question: why}}]\noutput: {$step: a}\n"
 RIGHT = WRONG.replace("/mine/akk", "/mine/ask")
+
+
+def submit_text(control: str, text: str, *options: str) -> int:
+    write({"flow.yaml": text})
+    return submit(control, *options)
 
 
 @pytest.mark.parametrize("option", ["--no-check", "--no-validate-input"])
@@ -104,7 +113,7 @@ def test_an_unchecked_flow_is_run_and_fails_at_its_step(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert submit(control, tmp_path, WRONG, option) == 1
+    assert submit_text(control, WRONG, option) == 1
     assert "plugin `mine` has no component for `/mine/akk`" in capfd.readouterr().err
 
 
@@ -113,11 +122,11 @@ def test_missing_variables_are_an_error_of_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = RIGHT.replace("why", "{$variable: what}")
-    assert submit(control, tmp_path, text) == 2
+    assert submit_text(control, text) == 2
     said = capfd.readouterr().err
     assert "Variable 'what' has no value" in said
     assert "error[VARIABLES_INVALID]: the flow was not submitted" in said
-    assert submit(control, tmp_path, text, "--variables-json", '{"what": "why"}') == 0
+    assert submit_text(control, text, "--variables-json", '{"what": "why"}') == 0
 
 
 def test_a_flow_without_a_host_for_its_plugin_is_queued_with_the_reason_until_one_comes(
@@ -130,7 +139,7 @@ def test_a_flow_without_a_host_for_its_plugin_is_queued_with_the_reason_until_on
     parts, plane, host = mesh
     monkeypatch.chdir(tmp_path)
     assert host.end() == 0
-    assert submit(plane.address, tmp_path, RIGHT, "--no-wait") == 0
+    assert submit_text(plane.address, RIGHT, "--no-wait") == 0
     captured = capfd.readouterr()
     run_id = captured.out.strip()
     assert captured.err.startswith("warning: Step 'a' calls `/mine/ask`, and no live host offers plugin `mine`")
