@@ -1,4 +1,4 @@
-"""The check of a flow by a mesh: what its hosts offer, in the words of `stepflow run`.
+"""The check of a flow by a mesh: what its hosts offer, in the words of `stepflow run`; for `submit` and `validate`.
 
 - Findings of the flow alone are left out: the command has shown them with places in the file.
 - The mesh refuses a submission with errors by itself. It is asked before for the whole list, and for the warnings.
@@ -39,9 +39,7 @@ class MeshCheck:
         `reference`: the flow as the mesh knows it: its document, or its id. A mesh of an earlier version finds nothing.
         Raises: StepflowError.
         """
-        known = {(item.code, item.path or "", item.formatted) for item in self._alone}
-        found = await client.validate_flow(reference, variables=variables, overrides=overrides)
-        self._found = [_diagnostic(item) for item in found if (item.code, item.path, item.message) not in known]
+        self._found = await _beyond(self._alone, client, reference, variables=variables, overrides=overrides)
 
         # Errors are printed when the mesh has refused the submission: a repeated one gets its run.
         if passes(self.findings):
@@ -65,6 +63,28 @@ class MeshCheck:
         refuse_errors(self._found, REFUSAL, before=self._alone)
 
 
+def mesh_diagnostics(server: str, flow: Flow, *, type_check: bool, is_strict: bool) -> Diagnostics:
+    """Return all findings about a flow, alone and by a mesh, for `stepflow validate`. Raises: StepflowError."""
+    from stepflow.cli import remote
+    from stepflow.flow import flow_bytes
+
+    alone = Diagnostics(flow.warnings) + validate_flow(flow)
+    if alone.num_fatal:
+        return alone
+    if type_check:  # which tells more exactly whether a path exists
+        alone = Diagnostics(tuple(item for item in alone if not item.experimental))
+    document, options = flow_bytes(flow), {"type_check": type_check, "strict": type_check and is_strict}
+    alone += remote.ask(server, lambda client: _beyond(alone, client, document, **options))
+    return alone.strict() if is_strict else alone
+
+
+async def _beyond(alone: Diagnostics, client: Client, reference: bytes | str, **options: Any) -> list[Diagnostic]:
+    """Return what a mesh finds beyond the findings of the flow alone, whatever level it gives to these."""
+    known = {(item.code, item.path or "", item.formatted) for item in alone}
+    found = await client.validate_flow(reference, **options)
+    return [_diagnostic(item) for item in found if (item.code, item.path, item.message) not in known]
+
+
 def _diagnostic(item: FlowDiagnostic) -> Diagnostic:
     """Return a finding as the renderer takes it. A code of a later version is shown by its text and level."""
     from stepflow.flow.diagnostics import is_known
@@ -74,4 +94,4 @@ def _diagnostic(item: FlowDiagnostic) -> Diagnostic:
     return Diagnostic(code, item.message, item.path or None, item.data, severity=level)
 
 
-__all__ = ["REFUSAL", "MeshCheck"]
+__all__ = ["REFUSAL", "MeshCheck", "mesh_diagnostics"]

@@ -9,6 +9,7 @@ from stepflow.cli.options import ConfigOption, FlowOption
 
 if TYPE_CHECKING:
     from stepflow.errors import StepflowError
+    from stepflow.flow import Diagnostics
 
 
 def validate(
@@ -23,6 +24,10 @@ def validate(
     servers: Annotated[
         bool, typer.Option("--servers", help="Start the servers of the config to ask for their schemas.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="HOST:PORT", help="Check with the components of this mesh, not of a config."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the diagnostics as JSON on stdout.")] = False,
 ) -> None:
     """Check a flow and its config without running anything.
@@ -36,10 +41,20 @@ def validate(
       stepflow validate --flow flow.yaml --config stepflow-config.yml
       stepflow validate --flow flow.yaml --type-check --servers
       stepflow validate --flow flow.yaml --type-check --strict
+      stepflow validate --flow flow.yaml --server mesh:7840
       stepflow validate --flow flow.yaml --json | jq .numWarning
     """
-    from stepflow.cli.findings import check, complete, passes, print_report
+    from stepflow.cli.findings import check, complete, passes
     from stepflow.cli.input.documents import read_config, read_flow
+
+    if server is not None:
+        if servers or config is not None:
+            raise console.Usage("OPTION_INVALID", "--server excludes --servers and --config: a mesh has its own")
+        from stepflow.cli.mesh_check import mesh_diagnostics
+
+        diagnostics = mesh_diagnostics(server, read_flow(flow), type_check=type_check, is_strict=strict)
+        _print(diagnostics, json=json)
+        raise typer.Exit(console.EXIT_OK if passes(diagnostics) else console.EXIT_FAILED)
 
     parsed, loaded = read_flow(flow), read_config(config, flow)
     diagnostics = check(parsed, loaded)
@@ -56,12 +71,17 @@ def validate(
         diagnostics = diagnostics.strict()
     for warning in loaded.warnings:
         console.warn(warning)
-    if json:
-        import msgspec
-
-        console.out(msgspec.json.format(msgspec.json.encode(diagnostics.to_tree()), indent=2) + b"\n")
-    else:
-        print_report(diagnostics)
+    _print(diagnostics, json=json)
     for failure in failures:
         console.error(failure)
     raise typer.Exit(console.EXIT_OK if passes(diagnostics) and not failures else console.EXIT_FAILED)
+
+
+def _print(diagnostics: "Diagnostics", *, json: bool) -> None:
+    from stepflow.cli.findings import print_report
+    from stepflow.cli.tables import print_json
+
+    if json:
+        print_json(diagnostics.to_tree())
+    else:
+        print_report(diagnostics)

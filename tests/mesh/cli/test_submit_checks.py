@@ -104,6 +104,21 @@ def submit_text(control: str, text: str, *options: str) -> int:
     return submit(control, *options)
 
 
+def test_validate_asks_a_mesh_for_its_components_and_types(
+    control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({"flow.yaml": f"name: n\ndescription: d\n{WRONG}"})
+    asked = ["validate", "--flow", "flow.yaml", "--server", control]
+    assert main(asked) == 1
+    assert "Step 'a' calls `/mine/akk`, which does not exist; did you mean `/mine/ask`?" in capfd.readouterr().err
+
+    write({"flow.yaml": f"name: n\ndescription: d\n{RIGHT}"})
+    assert main([*asked, "--type-check", "--strict"]) == 0
+    assert capfd.readouterr().err == "✅ Validation passed with no errors\n"
+    assert main([*asked, "--servers"]) == 2
+
+
 @pytest.mark.parametrize("option", ["--no-check", "--no-validate-input"])
 def test_an_unchecked_flow_is_run_and_fails_at_its_step(
     option: str,
