@@ -15,6 +15,8 @@ Requests:
 - `store_meter`: the size of the store.
 - `activity`: counters of what comes to the store and leaves it.
 - `flow_store`: flows by id.
+- `flow_checks`: the check of flows before a run is admitted.
+- `offers`: routes and the components of live hosts, for these checks.
 - `catalog`: names, versions and labels of flows.
 - `drains`: drains of executors and hosts, and their end.
 - `obstacles`: why no run can begin.

@@ -232,6 +232,12 @@ FLOWS = (
     Limit("Versions under one flow name", "control_plane VERSIONS_MAX", "The oldest version without a label goes"),
     Limit("Labels of one flow name", "control_plane LABELS_MAX", "`TOO_MANY_LABELS`"),
     Limit("Characters of a flow name or label", "control_plane NAME_CHARS_MAX", "`FLOW_NAME_INVALID`, `LABEL_INVALID`"),
+    Limit(
+        "Schemas of components that checks of a control plane know",
+        "control_plane SCHEMAS_BYTES_MAX",
+        "Further ones are unknown",
+        "bytes",
+    ),
     Limit("A piece of `UploadBlob`", "control_plane CHUNK_BYTES_MAX", "`CHUNK_TOO_LARGE`", "bytes"),
     Limit("Page size of a list", "control_plane PAGE_SIZE_MAX", "Fewer entries come", set_by="`page_size`"),
     Limit(
@@ -526,6 +532,8 @@ EXEMPT = {
         "stepflow/routing REMEMBERED_PATHS_MAX",
         "executor/hosts REMEMBERED_MAX",
         "control_plane FLOWS_KEPT_MAX",
+        "control_plane VERDICTS_MAX",
+        "control_plane FINDINGS_KEPT_MAX",
         "control_plane KEPT_BYTES_MAX",
         "control_plane/archive CACHE_BYTES_MAX",
         "executor PLANS_MAX",
@@ -536,6 +544,9 @@ EXEMPT = {
     ),
     "The size of an internal batch, page or buffer; more goes into the next one": (
         "control_plane LABELS_LISTED_BYTES_MAX",
+        "stepflow/rpc METADATA_BYTES_MAX",
+        "stepflow/rpc DATA_BYTES_MAX",
+        "stepflow/rpc TEXT_CHARS_MAX",
         "control_plane STATUSES_READ_MAX",
         "control_plane PARTITIONS_READ_MAX",
         "control_plane WINDOW_MS_MAX",

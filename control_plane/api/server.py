@@ -44,6 +44,7 @@ STOP_GRACE_S = 1.0
 
 LARGE_REQUESTS = (
     "/stepflow.mesh.v1.FlowsService/StoreFlow",
+    "/stepflow.mesh.v1.FlowsService/ValidateFlow",
     "/stepflow.mesh.v1.FlowsService/GetFlow",
     "/stepflow.mesh.v1.RunsService/SubmitRun",
     "/stepflow.mesh.v1.RunsService/SubmitRuns",

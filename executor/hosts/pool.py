@@ -219,6 +219,10 @@ class HostPool(Generic[C]):
         """Return the calls in flight at a host."""
         return [flight.call for flight in self._calls.values() if flight.peer is peer]
 
+    def has_calls(self, caller: C) -> bool:
+        """Return True if a call of a partition is at a host."""
+        return bool(self._by_caller.get(caller))
+
     def drop_caller(self, caller: C, *, cancel: bool = False) -> None:
         """Drop the calls of a partition no longer driven here.
 

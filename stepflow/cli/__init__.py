@@ -11,6 +11,7 @@
 - `findings`: the findings about a flow, collected and printed.
 - `flow_types`: the components of a config, and the types of a flow under it.
 - `run_check`: the check of `stepflow run`, before and after the start of servers.
+- `mesh_check`: the check of `stepflow submit`, by a mesh.
 - `yaml_edits`: edits of a YAML text that keep the rest of it.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.

@@ -111,8 +111,8 @@ class BlockingClient:
     def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         return self._do(self._client.store_flow(flow, label=label))
 
-    def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
-        return self._do(self._client.validate_flow(flow))
+    def validate_flow(self, flow: FlowLike, **options: Any) -> list[FlowDiagnostic]:
+        return self._do(self._client.validate_flow(flow, **options))
 
     def get_flow(self, flow: Named | str) -> tuple[str, dict[str, Any]]:
         return self._do(self._client.get_flow(flow))

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 def diagnostic_of(message: flows_pb2.FlowDiagnostic) -> FlowDiagnostic:
     level = _enum_name(flows_pb2.FlowDiagnostic.Level, message.level, "LEVEL_")
-    return FlowDiagnostic(message.code, message.kind, level, message.message, message.path)
+    data = decode(message.data_json) if message.data_json else {}
+    return FlowDiagnostic(message.code, message.kind, level, message.message, message.path, message.experimental, data)
 
 
 def flow_info_of(message: flows_pb2.NamedFlowVersions) -> FlowInfo:

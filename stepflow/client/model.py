@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stepflow.errors import Failure
 
 QUEUED = "queued"
-"""Status of a run that no executor drives. On the wire it is a running run with a reason."""
+"""Status of a run that lacks an executor or a host. On the wire it is a running run with a reason."""
 
 EventKind = Literal[
     "run_adopted",
@@ -43,6 +43,9 @@ class FlowDiagnostic:
     level: str
     message: str
     path: str
+    experimental: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    """Facts of the finding, such as `step_id`; empty from servers of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class FlowInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`status`: queued (no executor drives it), running, completed, failed, cancelled or recovery_failed."""
+    """`status`: queued (it lacks an executor or a host), running, completed, failed, cancelled or recovery_failed."""
 
     run_id: str
     flow_id: str
@@ -90,7 +93,7 @@ class Run:
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
     queued_reason: str = ""
-    """Why no executor drives the run, for display; empty unless queued."""
+    """Why the run makes no progress, for display; empty unless queued."""
     paused_ms: int = 0
     """How long no process drove the run; 0 in a mesh."""
 

@@ -67,7 +67,7 @@ def list_runs(
     """List runs, the newest first, including those in progress.
 
     An interrupted run of this machine has not ended, and no process drives it: `stepflow resume` continues it. A
-    damaged run cannot be read. A queued run of a mesh waits for an executor: `stepflow runs show` shows why.
+    damaged run cannot be read. A queued run of a mesh waits for an executor or a host: `stepflow runs show` shows why.
 
     \b
     Examples:

@@ -241,7 +241,7 @@ async def _tell_queued(client: Client, run_id: str) -> None:
         except StepflowError:  # `_watch` reports it, if it lasts
             continue
         if reason != told:
-            console.say(f"the run is queued: {reason}" if reason else "the run is driven again")
+            console.say(f"the run is queued ({reason})" if reason else "the run goes on")
             told = reason
 
 

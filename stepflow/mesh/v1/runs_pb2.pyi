@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SubmitRunRequest(_message.Message):
-    __slots__ = ("run_id", "flow", "inputs", "variables", "overrides", "concurrency_max", "input_unchecked", "labels", "retry")
+    __slots__ = ("run_id", "flow", "inputs", "variables", "overrides", "concurrency_max", "input_unchecked", "labels", "retry", "no_check")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class SubmitRunRequest(_message.Message):
     INPUT_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
+    NO_CHECK_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     flow: _flows_pb2.FlowReference
     inputs: _containers.RepeatedCompositeFieldContainer[_values_pb2.Value]
@@ -37,7 +38,8 @@ class SubmitRunRequest(_message.Message):
     input_unchecked: bool
     labels: _struct_pb2.Struct
     retry: _retry_pb2.RetryPolicy
-    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[_Union[_flows_pb2.FlowReference, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ..., variables: _Optional[_Mapping[str, _values_pb2.Value]] = ..., overrides: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., input_unchecked: bool = ..., labels: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., retry: _Optional[_Union[_retry_pb2.RetryPolicy, _Mapping]] = ...) -> None: ...
+    no_check: bool
+    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[_Union[_flows_pb2.FlowReference, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ..., variables: _Optional[_Mapping[str, _values_pb2.Value]] = ..., overrides: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., input_unchecked: bool = ..., labels: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., retry: _Optional[_Union[_retry_pb2.RetryPolicy, _Mapping]] = ..., no_check: bool = ...) -> None: ...
 
 class SubmitRunResponse(_message.Message):
     __slots__ = ("run_id",)
@@ -94,16 +96,18 @@ class SubmitBatchResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class Rejection(_message.Message):
-    __slots__ = ("status", "reason", "message", "retry_after_ms")
+    __slots__ = ("status", "reason", "message", "retry_after_ms", "diagnostics")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSTICS_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     message: str
     retry_after_ms: int
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    diagnostics: _containers.RepeatedCompositeFieldContainer[_flows_pb2.FlowDiagnostic]
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., diagnostics: _Optional[_Iterable[_Union[_flows_pb2.FlowDiagnostic, _Mapping]]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "flow_id", "flow_name", "status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "labels", "queued_reason", "paused_ms")
