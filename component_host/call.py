@@ -25,6 +25,7 @@ from component_host.results import (
 from component_host.timed_call import TimedCall
 from stepflow.codec import INLINE_BYTES_MAX, compact
 from stepflow.errors import FailedPrecondition, Failure, Invalid, NotFound, StepflowError, Unavailable
+from stepflow.log_lines import lines_to_pb, tail_bytes
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import Deadlines
     from component_host.held_results import HeldResults
+    from component_host.logs import CallLines, HostLogs
+    from stepflow.log_lines import LogLine
     from stepflow.store.blobs import WaitingBlobs
     from stepflow.store.inline_bound import InlineBound
     from stepflow.value_budget import ValueBudget
@@ -72,6 +75,7 @@ class HostedCallOwner(Protocol):
     deadlines: Deadlines[Call]
     held_results: HeldResults[Call]
     value_budget: ValueBudget
+    logs: HostLogs
     output_turns: ValueBudget
     """Large outputs that are checked and stored at a time."""
 
@@ -110,6 +114,7 @@ class Call(TimedCall):
         "forgotten",
         "input",
         "input_bytes",
+        "logged",
         "result",
         "stream",
     )
@@ -132,6 +137,8 @@ class Call(TimedCall):
 
         self.callbacks: Sequence[OpenCallback] = ()
         self.backend_state: Any = None
+        self.logged: CallLines | None = None
+        """None until the component logs or prints."""
         self.blobs: BlobAccess = owner.blobs
         self._keyless = 0
         """Sub-runs started without a key by this attempt."""
@@ -165,6 +172,7 @@ class Call(TimedCall):
         """Stop the clocks, end the open call-backs, and ignore later outcomes."""
         self.settled = True
         self.end_time()
+        self._owner.logs.of(self.request.plugin).end_call(self)
 
         for callback in self.callbacks:
             callback.end(_call_ended())
@@ -172,7 +180,11 @@ class Call(TimedCall):
     def end_with(self, failure: Failure) -> None:
         """Fail a settled call without a result."""
         result = failed(self.request, failure, self.started_at_ms, self.duration_ms)
-        self._owner.record_result(self, result, len(result.failure.data_json) + len(result.failure.message))
+        size = len(result.failure.data_json) + len(result.failure.message)
+        if self.logged is not None:
+            result.log_tail.extend(lines_to_pb(self._owner.logs.of(self.request.plugin).tail_of(self)))
+            size += tail_bytes(result.log_tail)
+        self._owner.record_result(self, result, size)
 
     def break_off(self, failure: Failure) -> None:
         """Fail the call unless a result exists; also a settled call during the storing of an output."""
@@ -186,6 +198,9 @@ class Call(TimedCall):
             return
         self.note_sign_of_life()
         self.stream.send_progress(self, (done, total, message))
+
+    def log(self, lines: Sequence[LogLine], dropped: int = 0) -> None:
+        self._owner.logs.of(self.request.plugin).add_lines(self, lines, dropped)
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
         """Run a flow as a sub-run. Large inputs travel as a blob of the run, a large flow inline.

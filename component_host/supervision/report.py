@@ -14,17 +14,16 @@ from stepflow.telemetry import redact
 
 if TYPE_CHECKING:
     from component_host.supervision.spec import ProcessSpec
-    from stepflow.telemetry import Logger
 
 
 class ProcessReport:
     """Facts about a run of a server. Base class of `ServerProcess`."""
 
-    def __init__(self, spec: ProcessSpec, log: Logger) -> None:
+    def __init__(self, spec: ProcessSpec) -> None:
         self.returncode: int | None = None
         """Exit code, or the negative number of the signal that killed the server; None while it runs."""
         self._spec = spec
-        self._stderr_tail = StderrTail(spec, log)
+        self._stderr_tail = StderrTail(spec)
 
     def stderr_tail(self) -> str:
         """Return the last lines of stderr if no call was ever sent, without secrets, cut to a readable size.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from component_host.backend import BackendContext
+    from component_host.logs import PluginLog
 
 PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
 """Variables of the host's environment that every server gets."""
@@ -61,6 +62,8 @@ class ProcessSpec:
     """The configuration as written; None: as it stands here."""
     secrets: tuple[str, ...] = ()
     """Secrets to redact from stderr that are in no environment variable."""
+    log: PluginLog | None = None
+    """Takes the lines of stderr."""
 
     @classmethod
     def of(cls, context: BackendContext, config: CommandConfig, **more: Any) -> ProcessSpec:
@@ -75,6 +78,7 @@ class ProcessSpec:
             "environ": context.environ,
             "limits": context.limits,
             "shown": context.shown,
+            "log": context.log,
         }
         return cls(**{**fields, **more})
 

@@ -27,15 +27,18 @@ from stepflow.codec import LargeJson
 from stepflow.config import KEEP_EVERYTHING, BuiltinPlugin, MockPlugin
 from stepflow.embedded.examine import close_ended
 from stepflow.embedded.folder_retention import apply_retention
+from stepflow.embedded.log_files import RunLogFile
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
 from stepflow.embedded.runs_folder import RunLost
 from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
+from stepflow.log_lines import StepLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 
+    from component_host.logs import LoggedLines
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
     from stepflow.cli.display.view import View
@@ -128,7 +131,8 @@ async def _drive(job: Job) -> Ended:
         async with signs_of_life(database):
             blobs = local.blobs()
             paused_ms = await count_pause(store, job.run_id, alive_ms)
-            mesh = Mesh(store, blobs, job.config, plugins=_plugins(job))
+            log_file = RunLogFile(local.component_log(job.run_id))
+            mesh = Mesh(store, blobs, job.config, plugins=_plugins(job), on_log=partial(_take_log, job, log_file))
             mesh.leave_out(paused_ms)
             try:
                 await _start_plugins(mesh)
@@ -136,10 +140,31 @@ async def _drive(job: Job) -> Ended:
             finally:
                 job.view.end()
                 await mesh.close()
+                log_file.close()
         return ended
     finally:
         await (local.close(store) if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
+
+
+def _take_log(job: Job, file: RunLogFile, logged: LoggedLines) -> None:
+    """Keep log lines, and show those that were written while the plugin executed calls."""
+    file.write(logged)
+    source = logged.source
+    if source.executing:
+        job.view.on_log(
+            StepLog(
+                run_id=source.run_id,
+                item=source.item,
+                step_id=source.step_id or source.plugin,
+                step_index=source.step_index,
+                component=source.component,
+                depth=source.depth,
+                attempt=source.attempt,
+                lines=logged.lines,
+                dropped=logged.dropped,
+            )
+        )
 
 
 async def _unless_stuck(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
 from stepflow.errors import Code, DataLoss, FailedPrecondition, Failure
+from stepflow.log_lines import tail_bytes
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
@@ -136,6 +137,8 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
     item = step.item
     fact = entry.step_completed
     failure = failure_from_pb(fact.failure) if fact.HasField("failure") else None
+    if fact.log_tail:
+        state.log_tail_bytes += tail_bytes(fact.log_tail)
     state.leave_flight(step, DONE)
     del item.active[step.index]
 

@@ -12,6 +12,7 @@ import msgspec
 from stepflow.codec import Json
 from stepflow.errors import Failure
 from stepflow.flow.values import Stored
+from stepflow.log_lines import LogLine, lines_from_pb
 from stepflow.run.entries import failure_from_pb, json_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class StepEvent(msgspec.Struct, frozen=True):
     """Of a progress report: the whole amount; 0 if unknown."""
     parent: tuple[str, int, int] | None = None
     """For a step of a sub-run: run id, item and index of the step that opened the sub-run."""
+    log_tail: tuple[LogLine, ...] = ()
+    """The last log lines of a failed attempt that ended the step."""
 
 
 def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
@@ -64,12 +67,14 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
     event_kind: EventKind = _KINDS[kind]
 
     attempt, duration, failure, until, message = 0, None, None, None, ""
+    log_tail: tuple[LogLine, ...] = ()
     if kind == "step_completed":
         done = entry.step_completed
         attempt = done.attempt
         duration = _duration_ms(entry, done)
         if done.HasField("failure"):
             event_kind, failure = "failed", failure_from_pb(done.failure)
+        log_tail = lines_from_pb(done.log_tail)
     elif kind == "attempt_failed":
         failed = entry.attempt_failed
         attempt, until, failure = failed.attempt, failed.retry_at_ms, failure_from_pb(failed.failure)
@@ -94,6 +99,7 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         until_ms=until,
         message=message,
         parent=_parent(scope),
+        log_tail=log_tail,
     )
 
 

@@ -1,15 +1,16 @@
-"""The view for logs and pipes: one line for each step that ends, is retried, sleeps or waits for a signal."""
+"""The view for pipes: a line for each step that ends, is retried, sleeps or waits for a signal, and its log lines."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from stepflow.cli import console
-from stepflow.cli.display.texts import clock, duration, elapsed_ms, failure_text, signal_text, step_label
+from stepflow.cli.display.texts import clock, duration, elapsed_ms, failure_text, log_texts, signal_text, step_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stepflow.log_lines import StepLog
     from stepflow.run.views import StepEvent
 
 LINE_ITEMS_MAX = 100
@@ -17,7 +18,7 @@ LINE_ITEMS_MAX = 100
 
 
 class LineView:
-    """Prints a line per event. Texts of failures are redacted."""
+    """Prints a line per event. Texts of failures and logs are redacted."""
 
     interval_s: float | None = None
 
@@ -35,6 +36,11 @@ class LineView:
             line = self._line(event)
             if line is not None:
                 console.say(f"{'  ' * event.depth}{line}")
+
+    def on_log(self, log: StepLog) -> None:
+        if self._all_events:
+            for text in log_texts(log, batch=self._batch, redact=self._redact):
+                console.say(console.styled("  " * log.depth + text, "dim"))
 
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...

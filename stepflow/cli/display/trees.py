@@ -114,9 +114,11 @@ def event_tree(event: ClientEvent) -> dict[str, Any]:
     elif event.kind.startswith("item_") or event.kind == "signalled":
         tree["item"] = event.item
 
-    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id"):
+    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id", "dropped"):
         value = getattr(event, name)
         tree |= {name: value} if value else {}
+    if event.lines:
+        tree["lines"] = [{"at_ms": line.at_ms, "level": line.level, "text": line.text} for line in event.lines]
     if event.failure is not None:
         tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
     if event.run is not None:

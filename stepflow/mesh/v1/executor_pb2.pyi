@@ -1,8 +1,7 @@
 from stepflow.mesh.v1 import journal_pb2 as _journal_pb2
-from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -19,12 +18,10 @@ class AttendResponse(_message.Message):
     def __init__(self, executor_id: _Optional[str] = ...) -> None: ...
 
 class FollowRunRequest(_message.Message):
-    __slots__ = ("run_id", "include_logs")
+    __slots__ = ("run_id",)
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    INCLUDE_LOGS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    include_logs: bool
-    def __init__(self, run_id: _Optional[str] = ..., include_logs: bool = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class FollowRunResponse(_message.Message):
     __slots__ = ("event", "lost")
@@ -35,7 +32,7 @@ class FollowRunResponse(_message.Message):
     def __init__(self, event: _Optional[_Union[LiveEvent, _Mapping]] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class LiveEvent(_message.Message):
-    __slots__ = ("kind", "run_id", "depth", "item", "step_id", "step_index", "component", "attempt", "at_ms", "duration_ms", "failure", "until_ms", "message", "parent", "done", "total", "lines", "dropped")
+    __slots__ = ("kind", "run_id", "depth", "item", "step_id", "step_index", "component", "attempt", "at_ms", "duration_ms", "failure", "until_ms", "message", "parent", "done", "total")
     KIND_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
@@ -52,8 +49,6 @@ class LiveEvent(_message.Message):
     PARENT_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
-    LINES_FIELD_NUMBER: _ClassVar[int]
-    DROPPED_FIELD_NUMBER: _ClassVar[int]
     kind: str
     run_id: str
     depth: int
@@ -70,9 +65,7 @@ class LiveEvent(_message.Message):
     parent: LiveParent
     done: float
     total: float
-    lines: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
-    dropped: int
-    def __init__(self, kind: _Optional[str] = ..., run_id: _Optional[str] = ..., depth: _Optional[int] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., attempt: _Optional[int] = ..., at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., until_ms: _Optional[int] = ..., message: _Optional[str] = ..., parent: _Optional[_Union[LiveParent, _Mapping]] = ..., done: _Optional[float] = ..., total: _Optional[float] = ..., lines: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., run_id: _Optional[str] = ..., depth: _Optional[int] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., attempt: _Optional[int] = ..., at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., until_ms: _Optional[int] = ..., message: _Optional[str] = ..., parent: _Optional[_Union[LiveParent, _Mapping]] = ..., done: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
 
 class LiveParent(_message.Message):
     __slots__ = ("run_id", "item", "step_index")

@@ -6,6 +6,48 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class FollowLogsRequest(_message.Message):
+    __slots__ = ("follow", "unfollow", "sync")
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    UNFOLLOW_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
+    follow: _containers.RepeatedScalarFieldContainer[str]
+    unfollow: _containers.RepeatedScalarFieldContainer[str]
+    sync: int
+    def __init__(self, follow: _Optional[_Iterable[str]] = ..., unfollow: _Optional[_Iterable[str]] = ..., sync: _Optional[int] = ...) -> None: ...
+
+class FollowLogsResponse(_message.Message):
+    __slots__ = ("logs", "synced")
+    LOGS_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_FIELD_NUMBER: _ClassVar[int]
+    logs: _containers.RepeatedCompositeFieldContainer[CallLog]
+    synced: int
+    def __init__(self, logs: _Optional[_Iterable[_Union[CallLog, _Mapping]]] = ..., synced: _Optional[int] = ...) -> None: ...
+
+class CallLog(_message.Message):
+    __slots__ = ("root_run_id", "run_id", "item", "step_id", "step_index", "component", "depth", "attempt", "lines", "dropped")
+    ROOT_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    root_run_id: str
+    run_id: str
+    item: int
+    step_id: str
+    step_index: int
+    component: str
+    depth: int
+    attempt: int
+    lines: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
+    dropped: int
+    def __init__(self, root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., attempt: _Optional[int] = ..., lines: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
+
 class DrainHostRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -23,30 +65,20 @@ class UndrainHostResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ExecutorFrame(_message.Message):
-    __slots__ = ("hello", "calls", "cancels", "acks", "attaches", "replies", "follow_logs")
+    __slots__ = ("hello", "calls", "cancels", "acks", "attaches", "replies")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     ACKS_FIELD_NUMBER: _ClassVar[int]
     ATTACHES_FIELD_NUMBER: _ClassVar[int]
     REPLIES_FIELD_NUMBER: _ClassVar[int]
-    FOLLOW_LOGS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     calls: _containers.RepeatedCompositeFieldContainer[Call]
     cancels: _containers.RepeatedCompositeFieldContainer[Cancel]
     acks: _containers.RepeatedCompositeFieldContainer[Ack]
     attaches: _containers.RepeatedCompositeFieldContainer[Attach]
     replies: _containers.RepeatedCompositeFieldContainer[CallbackReply]
-    follow_logs: _containers.RepeatedCompositeFieldContainer[FollowLogs]
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., attaches: _Optional[_Iterable[_Union[Attach, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[CallbackReply, _Mapping]]] = ..., follow_logs: _Optional[_Iterable[_Union[FollowLogs, _Mapping]]] = ...) -> None: ...
-
-class FollowLogs(_message.Message):
-    __slots__ = ("run_id", "end")
-    RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    END_FIELD_NUMBER: _ClassVar[int]
-    run_id: str
-    end: bool
-    def __init__(self, run_id: _Optional[str] = ..., end: bool = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., attaches: _Optional[_Iterable[_Union[Attach, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[CallbackReply, _Mapping]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("executor_id", "token")
@@ -57,7 +89,7 @@ class Hello(_message.Message):
     def __init__(self, executor_id: _Optional[str] = ..., token: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("call_id", "plugin", "component", "input", "key", "attempt", "epoch", "depth", "timeout_ms", "idle_timeout_ms", "root_run_id", "run_id", "flow_id", "step_id", "item", "path_params", "route_params_json", "traceparent", "path", "partition", "secrets", "logs_withheld")
+    __slots__ = ("call_id", "plugin", "component", "input", "key", "attempt", "epoch", "depth", "timeout_ms", "idle_timeout_ms", "root_run_id", "run_id", "flow_id", "step_id", "item", "path_params", "route_params_json", "traceparent", "path", "partition", "secrets", "secrets_complete", "step_index")
     class PathParamsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,7 +118,8 @@ class Call(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
-    LOGS_WITHHELD_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     plugin: str
     component: str
@@ -108,8 +141,9 @@ class Call(_message.Message):
     path: str
     partition: int
     secrets: _containers.RepeatedScalarFieldContainer[str]
-    logs_withheld: bool
-    def __init__(self, call_id: _Optional[int] = ..., plugin: _Optional[str] = ..., component: _Optional[str] = ..., input: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., depth: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., idle_timeout_ms: _Optional[int] = ..., root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., step_id: _Optional[str] = ..., item: _Optional[int] = ..., path_params: _Optional[_Mapping[str, str]] = ..., route_params_json: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., path: _Optional[str] = ..., partition: _Optional[int] = ..., secrets: _Optional[_Iterable[str]] = ..., logs_withheld: bool = ...) -> None: ...
+    secrets_complete: bool
+    step_index: int
+    def __init__(self, call_id: _Optional[int] = ..., plugin: _Optional[str] = ..., component: _Optional[str] = ..., input: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., depth: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., idle_timeout_ms: _Optional[int] = ..., root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., step_id: _Optional[str] = ..., item: _Optional[int] = ..., path_params: _Optional[_Mapping[str, str]] = ..., route_params_json: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., path: _Optional[str] = ..., partition: _Optional[int] = ..., secrets: _Optional[_Iterable[str]] = ..., secrets_complete: bool = ..., step_index: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("call_id",)
@@ -142,42 +176,20 @@ class AttachRun(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., partition: _Optional[int] = ...) -> None: ...
 
 class HostFrame(_message.Message):
-    __slots__ = ("results", "progress", "attached", "callbacks", "credits", "hello", "logs")
+    __slots__ = ("results", "progress", "attached", "callbacks", "credits", "hello")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     CALLBACKS_FIELD_NUMBER: _ClassVar[int]
     CREDITS_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
-    LOGS_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[CallResult]
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
     attached: _containers.RepeatedCompositeFieldContainer[Attached]
     callbacks: _containers.RepeatedCompositeFieldContainer[Callback]
     credits: int
     hello: HostHello
-    logs: _containers.RepeatedCompositeFieldContainer[CallLog]
-    def __init__(self, results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., attached: _Optional[_Iterable[_Union[Attached, _Mapping]]] = ..., callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., credits: _Optional[int] = ..., hello: _Optional[_Union[HostHello, _Mapping]] = ..., logs: _Optional[_Iterable[_Union[CallLog, _Mapping]]] = ...) -> None: ...
-
-class CallLog(_message.Message):
-    __slots__ = ("root_run_id", "partition", "run_id", "item", "step_id", "attempt", "lines", "dropped")
-    ROOT_RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    PARTITION_FIELD_NUMBER: _ClassVar[int]
-    RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    ITEM_FIELD_NUMBER: _ClassVar[int]
-    STEP_ID_FIELD_NUMBER: _ClassVar[int]
-    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
-    LINES_FIELD_NUMBER: _ClassVar[int]
-    DROPPED_FIELD_NUMBER: _ClassVar[int]
-    root_run_id: str
-    partition: int
-    run_id: str
-    item: int
-    step_id: str
-    attempt: int
-    lines: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
-    dropped: int
-    def __init__(self, root_run_id: _Optional[str] = ..., partition: _Optional[int] = ..., run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., attempt: _Optional[int] = ..., lines: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
+    def __init__(self, results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., attached: _Optional[_Iterable[_Union[Attached, _Mapping]]] = ..., callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., credits: _Optional[int] = ..., hello: _Optional[_Union[HostHello, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
     __slots__ = ("host_id",)

@@ -210,18 +210,20 @@ class Position(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class WatchRunRequest(_message.Message):
-    __slots__ = ("run_id", "positions", "include_results", "value_form", "include_logs")
+    __slots__ = ("run_id", "positions", "include_results", "value_form", "include_logs", "until_now")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_RESULTS_FIELD_NUMBER: _ClassVar[int]
     VALUE_FORM_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_LOGS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NOW_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     positions: _containers.RepeatedCompositeFieldContainer[Position]
     include_results: bool
     value_form: _values_pb2.ValueForm
     include_logs: bool
-    def __init__(self, run_id: _Optional[str] = ..., positions: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., include_results: bool = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., include_logs: bool = ...) -> None: ...
+    until_now: bool
+    def __init__(self, run_id: _Optional[str] = ..., positions: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., include_results: bool = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., include_logs: bool = ..., until_now: bool = ...) -> None: ...
 
 class WatchRunResponse(_message.Message):
     __slots__ = ("events", "position")

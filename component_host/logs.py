@@ -1,0 +1,351 @@
+"""The log lines of component servers: kept, bounded, and handed to those who follow a run.
+
+- Secrets go first: those of the environment and the configuration, and the marked values of the runs whose calls a
+  server has executed. Nothing keeps or shows a line before.
+- A line belongs to a call if its server says so, or if it comes from stderr while exactly one call of the plugin is
+  executed. Other lines belong to the plugin.
+- Floods cost little: of the lines of a call, and of a plugin, only so many pass in a period. The others are counted,
+  and of a call the last ones are kept for its failure.
+- A ring per plugin has the lines for those who begin to follow a run later.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stepflow.log_lines import LINE_CHARS_MAX, TAIL_BYTES_MAX, LogLine, tail_of
+from stepflow.printable import printable
+from stepflow.redaction import KnownSecrets
+from stepflow.telemetry import get_logger, redact, without_hidden
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from stepflow.mesh.v1 import host_pb2
+
+PERIOD_S = 0.25
+
+CALL_LINES_MAX = 100
+"""Lines of a call that pass in a period."""
+
+PLUGIN_LINES_MAX = 500
+"""Lines of all calls of a plugin that pass in a period."""
+
+RING_LINES_MAX = 1_000
+"""Lines kept of a plugin."""
+
+RING_BYTES_MAX = 256 * 1024
+
+RUN_SECRETS_MAX = 1_000
+"""Marked values of runs that are remembered for a plugin; the oldest are forgotten."""
+
+RAW_CHARS_MAX = 2 * LINE_CHARS_MAX
+"""A longer line is cut before its secrets are searched."""
+
+SECRET_CHARS = 1_000
+"""Left out at the end of a line that was cut: the beginning of a secret might stand there."""
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+log = get_logger("component_host.logs")
+
+
+class LoggingCall(Protocol):
+    """A call, as seen here."""
+
+    request: host_pb2.Call
+    queued: bool
+    settled: bool
+    logged: CallLines | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource:
+    """The origin of lines. `run_id` is empty for lines of a plugin without a call."""
+
+    plugin: str
+    root_run_id: str = ""
+    run_id: str = ""
+    item: int = 0
+    step_id: str = ""
+    step_index: int = 0
+    component: str = ""
+    depth: int = 0
+    attempt: int = 0
+    executing: bool = False
+    """The plugin was executing calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedLines:
+    """Lines of one origin, in order, without secrets. `dropped`: number of those left out before."""
+
+    source: LogSource
+    lines: tuple[LogLine, ...]
+    dropped: int = 0
+
+
+class LogFollower(Protocol):
+    """Gets the lines of the runs that it follows."""
+
+    def send_log(self, logged: LoggedLines) -> None: ...
+
+
+class LineGate:
+    """Passes `lines_max` lines in a period."""
+
+    __slots__ = ("_ends_at", "_left", "_lines_max", "dropped")
+
+    def __init__(self, lines_max: int) -> None:
+        self.dropped = 0
+        """Lines refused since lines passed last."""
+        self._lines_max = lines_max
+        self._left = 0
+        self._ends_at = 0.0
+
+    def take(self, wanted: int, now_s: float) -> int:
+        """Return how many of `wanted` lines pass."""
+        if now_s >= self._ends_at:
+            self._left, self._ends_at = self._lines_max, now_s + PERIOD_S
+        passed = min(wanted, self._left)
+        self._left -= passed
+        return passed
+
+    def take_dropped(self) -> int:
+        dropped, self.dropped = self.dropped, 0
+        return dropped
+
+
+class CallLines:
+    """The log of one call: its gate, and its last lines."""
+
+    __slots__ = ("gate", "source", "tail", "tail_chars")
+
+    def __init__(self, request: host_pb2.Call) -> None:
+        self.gate = LineGate(CALL_LINES_MAX)
+        self.source = LogSource(
+            request.plugin,
+            request.root_run_id,
+            request.run_id,
+            request.item,
+            request.step_id,
+            request.step_index,
+            request.path or request.component,
+            request.depth,
+            request.attempt,
+            executing=True,
+        )
+        self.tail: deque[LogLine] = deque()
+        """The last lines, as the server wrote them: with secrets."""
+        self.tail_chars = 0
+
+    def keep_tail(self, lines: Iterable[LogLine]) -> None:
+        for line in lines:
+            self.tail.append(line)
+            self.tail_chars += len(line.text) + 1
+            while self.tail_chars > TAIL_BYTES_MAX and len(self.tail) > 1:
+                self.tail_chars -= len(self.tail.popleft().text) + 1
+
+
+class PluginLog:
+    """The log of one plugin. `emit` gets all lines that pass, without secrets."""
+
+    def __init__(self, plugin: str, emit: Callable[[LoggedLines], None] = lambda _: None) -> None:
+        self.ring: deque[LoggedLines] = deque()
+        self._source = LogSource(plugin)
+        self._emit = emit
+        self._gate = LineGate(PLUGIN_LINES_MAX)
+        self._ring_lines = self._ring_bytes = 0
+        self._calls: dict[LoggingCall, None] = {}
+        """Calls that the plugin executes."""
+        self._server_secrets = KnownSecrets()
+        self._run_secrets: dict[str, None] = {}
+        """The marked values of runs, the oldest first."""
+        self._secrets: KnownSecrets | None = None
+        """Both, for lines of any call. None: to be made again."""
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Remove these values from all later lines."""
+        self._server_secrets.add(secrets)
+        self._secrets = None
+
+    def begin_call(self, call: LoggingCall) -> None:
+        """Note that the plugin executes a call."""
+        self._calls[call] = None
+        for value in call.request.secrets:
+            if value not in self._run_secrets:
+                self._run_secrets[value] = None
+                self._secrets = None
+        while len(self._run_secrets) > RUN_SECRETS_MAX:
+            del self._run_secrets[next(iter(self._run_secrets))]
+
+    def end_call(self, call: LoggingCall) -> None:
+        """Note that a call has ended. Idempotent."""
+        self._calls.pop(call, None)
+
+    def add_lines(self, call: LoggingCall, lines: Sequence[LogLine], dropped: int = 0) -> None:
+        """Take lines that the server has attributed to a call, as it wrote them."""
+        if call.settled or not call.request.secrets_complete:
+            return
+        logged = call.logged
+        if logged is None:
+            logged = call.logged = CallLines(call.request)
+
+        lines = [_cut(line) for line in lines]
+        logged.keep_tail(lines)
+        self._pass(logged.source, lines, dropped, call.request.secrets, logged.gate)
+
+    def add_stderr(self, texts: Sequence[str], dropped: int) -> None:
+        """Take lines of stderr, which have lost the secrets of the server."""
+        at_ms = time.time_ns() // 1_000_000
+        lines = [LogLine(at_ms, "", text) for text in texts]
+        if not all(call.request.secrets_complete for call in self._calls):
+            return
+        executing = [call for call in self._calls if not call.queued]
+        if len(executing) == 1:
+            self.add_lines(executing[0], lines, dropped)
+        else:
+            source = LogSource(self._source.plugin, executing=bool(executing))
+            self._pass(source, lines, dropped, ())
+
+    def tail_of(self, call: LoggingCall) -> list[LogLine]:
+        """Return the last lines of a call, without secrets."""
+        logged = call.logged
+        if logged is None:
+            return []
+        secrets = self._secrets_with(call.request.secrets)
+        return tail_of([_shown(line, secrets) for line in logged.tail])
+
+    def _pass(
+        self,
+        source: LogSource,
+        lines: Sequence[LogLine],
+        dropped: int,
+        own_secrets: Sequence[str],
+        call_gate: LineGate | None = None,
+    ) -> None:
+        """Emit as many lines as may pass, the latest of them."""
+        gate = call_gate or self._gate
+        gate.dropped += dropped
+        now_s = time.monotonic()
+        passing = len(lines)
+        if call_gate is not None:
+            passing = call_gate.take(passing, now_s)
+        passing = self._gate.take(passing, now_s)
+
+        gate.dropped += len(lines) - passing
+        if not passing:
+            return
+        secrets = self._secrets_with(own_secrets)
+        shown = tuple(_shown(line, secrets) for line in lines[-passing:])
+        logged = LoggedLines(source, shown, gate.take_dropped())
+        self._keep(logged)
+        self._emit(logged)
+
+    def _secrets_with(self, own_secrets: Sequence[str]) -> KnownSecrets:
+        """Return the secrets for the lines of a call; its own may have been forgotten here."""
+        if self._secrets is None:
+            self._secrets = KnownSecrets(self._run_secrets)
+            self._secrets.join(self._server_secrets)
+        if not own_secrets or all(value in self._run_secrets for value in own_secrets):
+            return self._secrets
+        secrets = KnownSecrets(own_secrets)
+        secrets.join(self._secrets)
+        return secrets
+
+    def _keep(self, logged: LoggedLines) -> None:
+        self.ring.append(logged)
+        self._ring_lines += len(logged.lines)
+        self._ring_bytes += _size(logged)
+        while self._ring_lines > RING_LINES_MAX or self._ring_bytes > RING_BYTES_MAX:
+            oldest = self.ring.popleft()
+            self._ring_lines -= len(oldest.lines)
+            self._ring_bytes -= _size(oldest)
+
+
+class HostLogs:
+    """The logs of all plugins of a host.
+
+    `own_log`: write the lines to the log of this process, too. `sink` gets all lines.
+    """
+
+    def __init__(self, *, own_log: bool = False, sink: Callable[[LoggedLines], None] | None = None) -> None:
+        self.sink = sink
+        self._own_log = own_log
+        self._plugins: dict[str, PluginLog] = {}
+        self._followers: dict[str, set[LogFollower]] = {}
+        """By root run."""
+
+    def of(self, plugin: str) -> PluginLog:
+        """Return the log of a plugin; the same through all its restarts."""
+        found = self._plugins.get(plugin)
+        if found is None:
+            found = self._plugins[plugin] = PluginLog(plugin, self._take)
+        return found
+
+    def follow(self, run_id: str, follower: LogFollower) -> None:
+        """Send the kept lines of a run, and all further ones. Idempotent, except for the kept lines."""
+        self._followers.setdefault(run_id, set()).add(follower)
+        for plugin in self._plugins.values():
+            for logged in tuple(plugin.ring):
+                if logged.source.root_run_id == run_id:
+                    follower.send_log(logged)
+
+    def unfollow(self, run_id: str, follower: LogFollower) -> None:
+        """Send no further lines of a run. Idempotent."""
+        followers = self._followers.get(run_id)
+        if followers is not None:
+            followers.discard(follower)
+            if not followers:
+                del self._followers[run_id]
+
+    def _take(self, logged: LoggedLines) -> None:
+        source = logged.source
+        if self._own_log:
+            _write(logged)
+        if self.sink is not None:
+            self.sink(logged)
+        for follower in self._followers.get(source.root_run_id, ()) if source.root_run_id else ():
+            follower.send_log(logged)
+
+
+def _write(logged: LoggedLines) -> None:
+    """Write lines to the log of this process."""
+    source = logged.source
+    fields: dict[str, Any] = {"plugin": source.plugin}
+    if source.run_id:
+        fields |= {"run_id": source.run_id, "item": source.item, "step_id": source.step_id, "attempt": source.attempt}
+    if logged.dropped:
+        log.info("component log", **fields, dropped=logged.dropped)
+    for line in logged.lines:
+        write = log.debug if line.level == "debug" else log.info
+        write("component log", **fields, **({"line_level": line.level} if line.level else {}), line=line.text)
+
+
+def _cut(line: LogLine) -> LogLine:
+    return line if len(line.text) <= RAW_CHARS_MAX else LogLine(line.at_ms, line.level, line.text[:RAW_CHARS_MAX])
+
+
+def _shown(line: LogLine, secrets: KnownSecrets) -> LogLine:
+    """Return a line as people may see it."""
+    text = without_hidden(secrets.text(without_escapes(line.text)))
+    if len(line.text) >= RAW_CHARS_MAX:  # cut: its end may be the beginning of a secret
+        text = text[: max(0, len(text) - max(secrets.chars_max, SECRET_CHARS))]
+    text = redact(text[:LINE_CHARS_MAX]).replace("\t", "    ")
+    return LogLine(line.at_ms, line.level, printable(text, one_line=True))
+
+
+def without_escapes(text: str) -> str:
+    """Return a text without colours and other escape sequences of terminals."""
+    return _ESCAPES.sub("", text) if "\x1b" in text else text
+
+
+def _size(logged: LoggedLines) -> int:
+    return sum(len(line.text) for line in logged.lines)
+
+
+__all__ = ["HostLogs", "LogFollower", "LogSource", "LoggedLines", "PluginLog", "without_escapes"]

@@ -1,0 +1,31 @@
+"""Log notifications of StepFlow servers. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepflow.log_lines import LogLine, level_of
+
+if TYPE_CHECKING:
+    from component_host.backend import HostCall
+    from component_host.stepflow_bridge.protocol import LogParams
+
+NOTICE_LINES_MAX = 200
+"""Lines of one notification that are read; of more, the last ones."""
+
+_AT_MS_MAX = 2**53
+
+
+def pass_log(call: HostCall, notice: LogParams) -> None:
+    """Hand the lines of a notification to their call. Lines of another shape are left out."""
+    received = notice.lines[-NOTICE_LINES_MAX:]
+    lines: list[LogLine] = []
+    for entry in received:
+        match entry:
+            case [int() as at_ms, str() as level, str() as text, *_]:
+                lines.append(LogLine(min(max(0, at_ms), _AT_MS_MAX), level_of(level), text))
+
+    call.log(lines, max(0, notice.dropped) + len(notice.lines) - len(received))
+
+
+__all__ = ["pass_log"]
