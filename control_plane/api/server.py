@@ -71,9 +71,10 @@ class ApiServer:
         value_bytes_max: int = 0,
         room: Room | None = None,
     ) -> None:
-        """`live`: source of live events; without it followers see durable events only. `logs`: of log lines. `drainer`: without it drains
-        are refused. `value_bytes_max`: memory for the large values of all calls; 0 for a share of what the process
-        has. `room`: without it the room of the store is measured, and nothing else is done for it.
+        """`live`: source of live events; without it followers see durable events only. `logs`: source of log lines.
+        `drainer`: without it drains are refused. `value_bytes_max`: memory for the large values of all calls; 0 for a
+        share of what the process has. `room`: without it the room of the store is measured, and nothing else is done
+        for it.
         """
         values = Values(blobs)
         catalog = Catalog(store)

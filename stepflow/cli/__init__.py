@@ -18,6 +18,7 @@
 - `stored`: a run stored on this machine, read back.
 - `remote`: the connection to a mesh.
 - `sources`: `stepflow runs` over either: this machine or a mesh.
+- `log_sources`: `stepflow runs logs` over either.
 - `testing/`: `stepflow test`.
 - `template/`: the files of `stepflow init`.
 """

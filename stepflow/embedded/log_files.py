@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import msgspec
 
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from component_host.logs import LoggedLines
@@ -113,22 +113,40 @@ def older_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-def read_lines(path: Path) -> Iterator[StoredLine]:
-    """Yield the stored lines of a run, the oldest first. A damaged line is left out."""
-    for file in (older_file(path), path):
-        try:
-            with file.open("rb") as lines:
-                yield from decoded(lines)
-        except OSError:
-            continue
+class LogFollower:
+    """Reads the lines of a run, also while they are written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_until: dict[bytes, int] = {}
+        """By the beginning of a file: how far it has been read. A file may be renamed meanwhile."""
+
+    def new_lines(self) -> Iterator[StoredLine]:
+        """Yield the lines since the last call, the oldest first. Damaged lines are left out."""
+        seen: dict[bytes, int] = {}
+        for path in (older_file(self._path), self._path):
+            try:
+                with path.open("rb") as file:
+                    head = file.readline()
+                    if head.endswith(b"\n") and head not in seen:
+                        seen[head] = self._read_until.get(head, 0)
+                        file.seek(seen[head])
+                        for line in _whole_lines(file):
+                            seen[head] += len(line)
+                            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                                yield _decode(line)
+            except OSError:
+                continue
+        self._read_until = seen
 
 
-def decoded(lines: Iterable[bytes]) -> Iterator[StoredLine]:
-    """Decode lines of a file; damaged ones are left out."""
-    decode = msgspec.json.Decoder(StoredLine).decode
-    for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            yield decode(line)
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    for line in file:
+        if not line.endswith(b"\n"):
+            return  # still being written
+        yield line
 
 
-__all__ = ["RunLogFile", "StoredLine", "decoded", "older_file", "read_lines"]
+_decode = msgspec.json.Decoder(StoredLine).decode
+
+__all__ = ["LogFollower", "RunLogFile", "StoredLine", "older_file"]

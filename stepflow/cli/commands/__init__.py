@@ -3,6 +3,7 @@
 - `run`: `run` and `resume`.
 - `submit`: `submit`.
 - `runs`: `runs list`, `get`, `steps`, `watch`, `signal`, `cancel`, `delete`.
+- `logs`: `runs logs`.
 - `flows`: `flows`.
 - `cluster`: `cluster` and `components` (a mesh).
 - `components`: `list-components` (this machine).

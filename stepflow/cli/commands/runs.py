@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.logs import show_logs
 from stepflow.cli.options import (
     JsonOption,
     LocalOrServerOption,
@@ -225,6 +226,9 @@ def watch_run(
     ended = follow(Following(server, view, on_event=print_event if json else None), begin)
     batch = bool(run.labels.get("batch", run.items_total != 1))
     finish(ended, redactor, output, batch=batch, results=not json)
+
+
+app.command("logs")(show_logs)
 
 
 @app.command("cancel")
