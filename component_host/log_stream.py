@@ -1,4 +1,4 @@
-"""The log lines of followed runs, for one control plane.
+"""The log lines of followed runs, or of all plugins, for one reader: a control plane or `stepflow dev`.
 
 - The lines of one turn of the event loop leave in one message. While the reader is `WAITING_BYTES_MAX` behind, lines
   are dropped and counted.
@@ -49,6 +49,7 @@ class LogStream:
         finally:
             for run_id in self._followed:
                 self._logs.unfollow(run_id, self)
+            self._logs.unfollow_all(self)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -61,6 +62,7 @@ class LogStream:
 
         source = logged.source
         self._message.logs.add(
+            plugin=source.plugin,
             root_run_id=source.root_run_id,
             run_id=source.run_id,
             item=source.item,
@@ -88,6 +90,8 @@ class LogStream:
                     self._followed.add(run_id)
                     self._logs.follow(run_id, self)
 
+            if request.follow_all:
+                self._logs.follow_all(self)
             if request.sync:
                 self._message.synced = request.sync
                 self._flush()

@@ -279,6 +279,7 @@ class HostLogs:
         self._plugins: dict[str, PluginLog] = {}
         self._followers: dict[str, set[LogFollower]] = {}
         """By root run."""
+        self._followers_of_all: set[LogFollower] = set()
 
     def of(self, plugin: str) -> PluginLog:
         """Return the log of a plugin; the same through all its restarts."""
@@ -295,6 +296,16 @@ class HostLogs:
                 if logged.source.root_run_id == run_id:
                     follower.send_log(logged)
 
+    def follow_all(self, follower: LogFollower) -> None:
+        """Send the kept lines of all plugins, and all further ones. Idempotent, except for the kept lines."""
+        self._followers_of_all.add(follower)
+        for plugin in self._plugins.values():
+            for logged in tuple(plugin.ring):
+                follower.send_log(logged)
+
+    def unfollow_all(self, follower: LogFollower) -> None:
+        self._followers_of_all.discard(follower)
+
     def unfollow(self, run_id: str, follower: LogFollower) -> None:
         """Send no further lines of a run. Idempotent."""
         followers = self._followers.get(run_id)
@@ -309,7 +320,10 @@ class HostLogs:
             _write(logged)
         if self.sink is not None:
             self.sink(logged)
-        for follower in self._followers.get(source.root_run_id, ()) if source.root_run_id else ():
+        if source.root_run_id:
+            for follower in self._followers.get(source.root_run_id, ()):
+                follower.send_log(logged)
+        for follower in self._followers_of_all:
             follower.send_log(logged)
 
 

@@ -17,7 +17,7 @@ from component_host.backend import ShownConfig
 from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.errors import Invalid
 from stepflow.redaction import ENVIRONMENT_CHARS_MIN
-from stepflow.telemetry import is_secret_name
+from stepflow.telemetry import is_enabled, is_secret_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from component_host.backend import BackendContext
     from component_host.logs import PluginLog
 
-PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
+LOG_LEVEL = "STEPFLOW_LOG_LEVEL"
+
+PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", LOG_LEVEL)
 """Variables of the host's environment that every server gets."""
 
 
@@ -87,7 +89,12 @@ def server_environment(spec: ProcessSpec) -> dict[str, str]:
     """Return the environment of the server."""
     environ = spec.environ
     passed = environ if spec.inherit_env else {name: environ[name] for name in PASSED_VARIABLES if name in environ}
-    return {**passed, **spec.env}
+    return {**_log_level(), **passed, **spec.env}
+
+
+def _log_level() -> dict[str, str]:
+    """Let servers log as much as this process; at its usual levels they choose their own."""
+    return {LOG_LEVEL: "debug"} if is_enabled("debug") else {}
 
 
 def secrets_of(spec: ProcessSpec) -> list[str]:

@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FollowLogsRequest(_message.Message):
-    __slots__ = ("follow", "unfollow", "sync")
+    __slots__ = ("follow", "unfollow", "sync", "follow_all")
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
     UNFOLLOW_FIELD_NUMBER: _ClassVar[int]
     SYNC_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_ALL_FIELD_NUMBER: _ClassVar[int]
     follow: _containers.RepeatedScalarFieldContainer[str]
     unfollow: _containers.RepeatedScalarFieldContainer[str]
     sync: int
-    def __init__(self, follow: _Optional[_Iterable[str]] = ..., unfollow: _Optional[_Iterable[str]] = ..., sync: _Optional[int] = ...) -> None: ...
+    follow_all: bool
+    def __init__(self, follow: _Optional[_Iterable[str]] = ..., unfollow: _Optional[_Iterable[str]] = ..., sync: _Optional[int] = ..., follow_all: bool = ...) -> None: ...
 
 class FollowLogsResponse(_message.Message):
     __slots__ = ("logs", "synced")
@@ -25,7 +27,7 @@ class FollowLogsResponse(_message.Message):
     def __init__(self, logs: _Optional[_Iterable[_Union[CallLog, _Mapping]]] = ..., synced: _Optional[int] = ...) -> None: ...
 
 class CallLog(_message.Message):
-    __slots__ = ("root_run_id", "run_id", "item", "step_id", "step_index", "component", "depth", "attempt", "lines", "dropped")
+    __slots__ = ("root_run_id", "run_id", "item", "step_id", "step_index", "component", "depth", "attempt", "lines", "dropped", "plugin")
     ROOT_RUN_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +38,7 @@ class CallLog(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
     root_run_id: str
     run_id: str
     item: int
@@ -46,7 +49,8 @@ class CallLog(_message.Message):
     attempt: int
     lines: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
     dropped: int
-    def __init__(self, root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., attempt: _Optional[int] = ..., lines: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
+    plugin: str
+    def __init__(self, root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., attempt: _Optional[int] = ..., lines: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ..., plugin: _Optional[str] = ...) -> None: ...
 
 class DrainHostRequest(_message.Message):
     __slots__ = ()
