@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
+from component_host.logged_call import LoggedCall
 from component_host.results import (
     failed,
     inline_results,
@@ -22,10 +23,9 @@ from component_host.results import (
     succeeded,
     unusable,
 )
-from component_host.timed_call import TimedCall
 from stepflow.codec import INLINE_BYTES_MAX, compact
 from stepflow.errors import FailedPrecondition, Failure, Invalid, NotFound, StepflowError, Unavailable
-from stepflow.log_lines import lines_to_pb, tail_bytes
+from stepflow.log_lines import tail_bytes
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import Deadlines
     from component_host.held_results import HeldResults
-    from component_host.logs import CallLines, HostLogs
-    from stepflow.log_lines import LogLine
+    from component_host.logs import HostLogs
     from stepflow.store.blobs import WaitingBlobs
     from stepflow.store.inline_bound import InlineBound
     from stepflow.value_budget import ValueBudget
@@ -101,7 +100,7 @@ class OpenCallback:
             self.reply.set_exception(error)
 
 
-class Call(TimedCall):
+class Call(LoggedCall):
     """See the head of this module. Implements `backend.HostCall`."""
 
     __slots__ = (
@@ -114,13 +113,12 @@ class Call(TimedCall):
         "forgotten",
         "input",
         "input_bytes",
-        "logged",
         "result",
         "stream",
     )
 
     def __init__(self, owner: HostedCallOwner, stream: CallStream, request: host_pb2.Call) -> None:
-        super().__init__(request, owner.deadlines)
+        super().__init__(request, owner.deadlines, owner.logs)
         self._owner = owner
         self.stream = stream
         """Stream of the last executor to ask; may be closed."""
@@ -137,8 +135,6 @@ class Call(TimedCall):
 
         self.callbacks: Sequence[OpenCallback] = ()
         self.backend_state: Any = None
-        self.logged: CallLines | None = None
-        """None until the component logs or prints."""
         self.blobs: BlobAccess = owner.blobs
         self._keyless = 0
         """Sub-runs started without a key by this attempt."""
@@ -172,7 +168,7 @@ class Call(TimedCall):
         """Stop the clocks, end the open call-backs, and ignore later outcomes."""
         self.settled = True
         self.end_time()
-        self._owner.logs.of(self.request.plugin).end_call(self)
+        self.end_log()
 
         for callback in self.callbacks:
             callback.end(_call_ended())
@@ -180,10 +176,8 @@ class Call(TimedCall):
     def end_with(self, failure: Failure) -> None:
         """Fail a settled call without a result."""
         result = failed(self.request, failure, self.started_at_ms, self.duration_ms)
-        size = len(result.failure.data_json) + len(result.failure.message)
-        if self.logged is not None:
-            result.log_tail.extend(lines_to_pb(self._owner.logs.of(self.request.plugin).tail_of(self)))
-            size += tail_bytes(result.log_tail)
+        result.log_tail.extend(self.log_tail())
+        size = len(result.failure.data_json) + len(result.failure.message) + tail_bytes(result.log_tail)
         self._owner.record_result(self, result, size)
 
     def break_off(self, failure: Failure) -> None:
@@ -198,9 +192,6 @@ class Call(TimedCall):
             return
         self.note_sign_of_life()
         self.stream.send_progress(self, (done, total, message))
-
-    def log(self, lines: Sequence[LogLine], dropped: int = 0) -> None:
-        self._owner.logs.of(self.request.plugin).add_lines(self, lines, dropped)
 
     async def start_run(self, request: host_pb2.StartRun) -> host_pb2.RunReport:
         """Run a flow as a sub-run. Large inputs travel as a blob of the run, a large flow inline.

@@ -17,7 +17,8 @@ from stepflow.rpc.frames import FrameQueue, pump
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from component_host.logs import HostLogs, LoggedLines
+    from component_host.logged_lines import LoggedLines
+    from component_host.logs import HostLogs
 
 WAITING_BYTES_MAX = 1024 * 1024
 
@@ -60,17 +61,17 @@ class LogStream:
             self._dropped += len(logged.lines) + logged.dropped
             return
 
-        source = logged.source
+        origin = logged.origin
         self._message.logs.add(
-            plugin=source.plugin,
-            root_run_id=source.root_run_id,
-            run_id=source.run_id,
-            item=source.item,
-            step_id=source.step_id,
-            step_index=source.step_index,
-            component=source.component,
-            depth=source.depth,
-            attempt=source.attempt,
+            plugin=origin.plugin,
+            root_run_id=origin.root_run_id,
+            run_id=origin.run_id,
+            item=origin.item,
+            step_id=origin.step_id,
+            step_index=origin.step_index,
+            component=origin.component,
+            depth=origin.depth,
+            attempt=origin.attempt,
             lines=lines_to_pb(logged.lines),
             dropped=logged.dropped + self._dropped,
         )

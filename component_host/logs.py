@@ -11,26 +11,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stepflow.log_lines import LINE_CHARS_MAX, TAIL_BYTES_MAX, LogLine, tail_of
-from stepflow.printable import printable
+from component_host.logged_lines import CallLines, LineGate, LineOrigin, LoggedLines, cut, shown
+from stepflow.log_lines import LogLine, tail_of
 from stepflow.redaction import KnownSecrets
-from stepflow.telemetry import get_logger, redact, without_hidden
+from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from stepflow.mesh.v1 import host_pb2
-
-PERIOD_S = 0.25
-
-CALL_LINES_MAX = 100
-"""Lines of a call that pass in a period."""
 
 PLUGIN_LINES_MAX = 500
 """Lines of all calls of a plugin that pass in a period."""
@@ -42,14 +35,6 @@ RING_BYTES_MAX = 256 * 1024
 
 RUN_SECRETS_MAX = 1_000
 """Marked values of runs that are remembered for a plugin; the oldest are forgotten."""
-
-RAW_CHARS_MAX = 2 * LINE_CHARS_MAX
-"""A longer line is cut before its secrets are searched."""
-
-SECRET_CHARS = 1_000
-"""Left out at the end of a line that was cut: the beginning of a secret might stand there."""
-
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 log = get_logger("component_host.logs")
 
@@ -63,92 +48,10 @@ class LoggingCall(Protocol):
     logged: CallLines | None
 
 
-@dataclass(frozen=True, slots=True)
-class LogSource:
-    """The origin of lines. `run_id` is empty for lines of a plugin without a call."""
-
-    plugin: str
-    root_run_id: str = ""
-    run_id: str = ""
-    item: int = 0
-    step_id: str = ""
-    step_index: int = 0
-    component: str = ""
-    depth: int = 0
-    attempt: int = 0
-    executing: bool = False
-    """The plugin was executing calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedLines:
-    """Lines of one origin, in order, without secrets. `dropped`: number of those left out before."""
-
-    source: LogSource
-    lines: tuple[LogLine, ...]
-    dropped: int = 0
-
-
 class LogFollower(Protocol):
     """Gets the lines of the runs that it follows."""
 
     def send_log(self, logged: LoggedLines) -> None: ...
-
-
-class LineGate:
-    """Passes `lines_max` lines in a period."""
-
-    __slots__ = ("_ends_at", "_left", "_lines_max", "dropped")
-
-    def __init__(self, lines_max: int) -> None:
-        self.dropped = 0
-        """Lines refused since lines passed last."""
-        self._lines_max = lines_max
-        self._left = 0
-        self._ends_at = 0.0
-
-    def take(self, wanted: int, now_s: float) -> int:
-        """Return how many of `wanted` lines pass."""
-        if now_s >= self._ends_at:
-            self._left, self._ends_at = self._lines_max, now_s + PERIOD_S
-        passed = min(wanted, self._left)
-        self._left -= passed
-        return passed
-
-    def take_dropped(self) -> int:
-        dropped, self.dropped = self.dropped, 0
-        return dropped
-
-
-class CallLines:
-    """The log of one call: its gate, and its last lines."""
-
-    __slots__ = ("gate", "source", "tail", "tail_chars")
-
-    def __init__(self, request: host_pb2.Call) -> None:
-        self.gate = LineGate(CALL_LINES_MAX)
-        self.source = LogSource(
-            request.plugin,
-            request.root_run_id,
-            request.run_id,
-            request.item,
-            request.step_id,
-            request.step_index,
-            request.path or request.component,
-            request.depth,
-            request.attempt,
-            executing=True,
-        )
-        self.tail: deque[LogLine] = deque()
-        """The last lines, as the server wrote them: with secrets."""
-        self.tail_chars = 0
-
-    def keep_tail(self, lines: Iterable[LogLine]) -> None:
-        for line in lines:
-            self.tail.append(line)
-            self.tail_chars += len(line.text) + 1
-            while self.tail_chars > TAIL_BYTES_MAX and len(self.tail) > 1:
-                self.tail_chars -= len(self.tail.popleft().text) + 1
 
 
 class PluginLog:
@@ -156,7 +59,7 @@ class PluginLog:
 
     def __init__(self, plugin: str, emit: Callable[[LoggedLines], None] = lambda _: None) -> None:
         self.ring: deque[LoggedLines] = deque()
-        self._source = LogSource(plugin)
+        self._origin = LineOrigin(plugin)
         self._emit = emit
         self._gate = LineGate(PLUGIN_LINES_MAX)
         self._ring_lines = self._ring_bytes = 0
@@ -195,9 +98,9 @@ class PluginLog:
         if logged is None:
             logged = call.logged = CallLines(call.request)
 
-        lines = [_cut(line) for line in lines]
+        lines = [cut(line) for line in lines]
         logged.keep_tail(lines)
-        self._pass(logged.source, lines, dropped, call.request.secrets, logged.gate)
+        self._pass(logged.origin, lines, dropped, call.request.secrets, logged.gate)
 
     def add_stderr(self, texts: Sequence[str], dropped: int) -> None:
         """Take lines of stderr, which have lost the secrets of the server."""
@@ -209,8 +112,8 @@ class PluginLog:
         if len(executing) == 1:
             self.add_lines(executing[0], lines, dropped)
         else:
-            source = LogSource(self._source.plugin, executing=bool(executing))
-            self._pass(source, lines, dropped, ())
+            origin = LineOrigin(self._origin.plugin, executing=bool(executing))
+            self._pass(origin, lines, dropped, ())
 
     def tail_of(self, call: LoggingCall) -> list[LogLine]:
         """Return the last lines of a call, without secrets."""
@@ -218,11 +121,11 @@ class PluginLog:
         if logged is None:
             return []
         secrets = self._secrets_with(call.request.secrets)
-        return tail_of([_shown(line, secrets) for line in logged.tail])
+        return tail_of([shown(line, secrets) for line in logged.tail])
 
     def _pass(
         self,
-        source: LogSource,
+        origin: LineOrigin,
         lines: Sequence[LogLine],
         dropped: int,
         own_secrets: Sequence[str],
@@ -241,8 +144,7 @@ class PluginLog:
         if not passing:
             return
         secrets = self._secrets_with(own_secrets)
-        shown = tuple(_shown(line, secrets) for line in lines[-passing:])
-        logged = LoggedLines(source, shown, gate.take_dropped())
+        logged = LoggedLines(origin, tuple(shown(line, secrets) for line in lines[-passing:]), gate.take_dropped())
         self._keep(logged)
         self._emit(logged)
 
@@ -293,7 +195,7 @@ class HostLogs:
         self._followers.setdefault(run_id, set()).add(follower)
         for plugin in self._plugins.values():
             for logged in tuple(plugin.ring):
-                if logged.source.root_run_id == run_id:
+                if logged.origin.root_run_id == run_id:
                     follower.send_log(logged)
 
     def follow_all(self, follower: LogFollower) -> None:
@@ -315,13 +217,13 @@ class HostLogs:
                 del self._followers[run_id]
 
     def _take(self, logged: LoggedLines) -> None:
-        source = logged.source
+        origin = logged.origin
         if self._own_log:
             _write(logged)
         if self.sink is not None:
             self.sink(logged)
-        if source.root_run_id:
-            for follower in self._followers.get(source.root_run_id, ()):
+        if origin.root_run_id:
+            for follower in self._followers.get(origin.root_run_id, ()):
                 follower.send_log(logged)
         for follower in self._followers_of_all:
             follower.send_log(logged)
@@ -329,10 +231,10 @@ class HostLogs:
 
 def _write(logged: LoggedLines) -> None:
     """Write lines to the log of this process."""
-    source = logged.source
-    fields: dict[str, Any] = {"plugin": source.plugin}
-    if source.run_id:
-        fields |= {"run_id": source.run_id, "item": source.item, "step_id": source.step_id, "attempt": source.attempt}
+    origin = logged.origin
+    fields: dict[str, Any] = {"plugin": origin.plugin}
+    if origin.run_id:
+        fields |= {"run_id": origin.run_id, "item": origin.item, "step_id": origin.step_id, "attempt": origin.attempt}
     if logged.dropped:
         log.info("component log", **fields, dropped=logged.dropped)
     for line in logged.lines:
@@ -340,26 +242,8 @@ def _write(logged: LoggedLines) -> None:
         write("component log", **fields, **({"line_level": line.level} if line.level else {}), line=line.text)
 
 
-def _cut(line: LogLine) -> LogLine:
-    return line if len(line.text) <= RAW_CHARS_MAX else LogLine(line.at_ms, line.level, line.text[:RAW_CHARS_MAX])
-
-
-def _shown(line: LogLine, secrets: KnownSecrets) -> LogLine:
-    """Return a line as people may see it."""
-    text = without_hidden(secrets.text(without_escapes(line.text)))
-    if len(line.text) >= RAW_CHARS_MAX:  # cut: its end may be the beginning of a secret
-        text = text[: max(0, len(text) - max(secrets.chars_max, SECRET_CHARS))]
-    text = redact(text[:LINE_CHARS_MAX]).replace("\t", "    ")
-    return LogLine(line.at_ms, line.level, printable(text, one_line=True))
-
-
-def without_escapes(text: str) -> str:
-    """Return a text without colours and other escape sequences of terminals."""
-    return _ESCAPES.sub("", text) if "\x1b" in text else text
-
-
 def _size(logged: LoggedLines) -> int:
     return sum(len(line.text) for line in logged.lines)
 
 
-__all__ = ["HostLogs", "LogFollower", "LogSource", "LoggedLines", "PluginLog", "without_escapes"]
+__all__ = ["HostLogs", "LogFollower", "LoggingCall", "PluginLog"]

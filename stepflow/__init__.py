@@ -30,6 +30,7 @@ Tools:
 - `ids`: ids of runs and sub-runs.
 - `clock`: time that never jumps.
 - `telemetry`: logging.
+- `log_lines`: log lines of components.
 - `printable`: texts of others made safe for a terminal.
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from component_host.logs import without_escapes
+from component_host.logged_lines import without_escapes
 from component_host.supervision.spec import secrets_of
 from stepflow.redaction import KnownSecrets
 from stepflow.telemetry import redact, without_hidden

@@ -38,7 +38,7 @@ from stepflow.log_lines import StepLog
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 
-    from component_host.logs import LoggedLines
+    from component_host.logged_lines import LoggedLines
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
     from stepflow.cli.display.view import View
@@ -150,17 +150,17 @@ async def _drive(job: Job) -> Ended:
 def _take_log(job: Job, file: RunLogFile, logged: LoggedLines) -> None:
     """Keep log lines, and show those that were written while the plugin executed calls."""
     file.write(logged)
-    source = logged.source
-    if source.executing:
+    origin = logged.origin
+    if origin.executing:
         job.view.on_log(
             StepLog(
-                run_id=source.run_id,
-                item=source.item,
-                step_id=source.step_id or source.plugin,
-                step_index=source.step_index,
-                component=source.component,
-                depth=source.depth,
-                attempt=source.attempt,
+                run_id=origin.run_id,
+                item=origin.item,
+                step_id=origin.step_id or origin.plugin,
+                step_index=origin.step_index,
+                component=origin.component,
+                depth=origin.depth,
+                attempt=origin.attempt,
                 lines=logged.lines,
                 dropped=logged.dropped,
             )

@@ -55,7 +55,7 @@ class StepFilter:
         return self.item is None or not entry.of_root or entry.log.item == self.item
 
 
-class LogSource(Protocol):
+class RunLog(Protocol):
     """Reads the log of one run."""
 
     run_id: str
@@ -66,7 +66,7 @@ class LogSource(Protocol):
         """Pass the lines on, with `follow` until the run ends. Raises: StepflowError."""
 
 
-def open_logs(server: str | None, store: Path | None, text: str) -> LogSource:
+def open_logs(server: str | None, store: Path | None, text: str) -> RunLog:
     """Find a run by its id or a prefix. Raises: NotFound, Invalid (an ambiguous prefix)."""
     if server is not None and store is None:
         return _MeshLogs(server, text)
@@ -90,9 +90,9 @@ class _LocalLogs:
         self.batch = bool(run.labels.get("batch"))
 
     def read(self, show: Callable[[LogEntry], None], *, follow: bool) -> None:
-        from stepflow.embedded.log_files import LogFollower
+        from stepflow.embedded.log_files import StoredLogReader
 
-        reader = LogFollower(self._local.component_log(self.run_id))
+        reader = StoredLogReader(self._local.component_log(self.run_id))
         while True:
             goes_on = follow and self._local.is_driven(self.run_id)  # before the reading, which is then complete
             for line in reader.new_lines():

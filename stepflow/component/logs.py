@@ -17,14 +17,13 @@ import threading
 import time
 from collections import deque
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from stepflow.component.shapes import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stepflow.component.call import ComponentCall
     from stepflow.component.loop_inbox import LoopInbox
     from stepflow.component.wire import Id
 
@@ -36,9 +35,22 @@ LINES_MAX = 100
 LINE_CHARS_MAX = 2_000
 """A longer line is cut."""
 
-CURRENT: ContextVar[ComponentCall | None] = ContextVar("stepflow_call", default=None)
+CURRENT: ContextVar[CapturedCall | None] = ContextVar("stepflow_call", default=None)
 
 _LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
+
+
+class CapturedCall(Protocol):
+    """A call, as seen here."""
+
+    id: Id
+    ended: bool
+    log_lines: CallLog | None
+
+    @property
+    def takes_logs(self) -> bool: ...
+    def log_text(self, level: str, text: str) -> bool: ...
+    def log_printed(self, stream: str, text: str) -> bool: ...
 
 
 class CallLog:
@@ -117,10 +129,10 @@ class LogReports:
         self._inbox = inbox
         self._send = send
         self._loop = asyncio.get_running_loop()
-        self._due: dict[Id, ComponentCall] = {}
+        self._due: dict[Id, CapturedCall] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def log_text(self, call: ComponentCall, level: str, text: str) -> bool:
+    def log_text(self, call: CapturedCall, level: str, text: str) -> bool:
         """Add a text to the log of a call; return False if the host gets none. From any thread."""
         if not self.wanted or call.ended:
             return False
@@ -128,7 +140,7 @@ class LogReports:
             self._inbox.run(lambda: self._note_lines(call))
         return True
 
-    def log_printed(self, call: ComponentCall, stream: str, text: str) -> bool:
+    def log_printed(self, call: CapturedCall, stream: str, text: str) -> bool:
         """Add printed text to the log of a call; return False if the host gets none. From any thread."""
         if not self.wanted or call.ended:
             return False
@@ -136,13 +148,13 @@ class LogReports:
             self._inbox.run(lambda: self._note_lines(call))
         return True
 
-    def flush(self, call: ComponentCall) -> None:
+    def flush(self, call: CapturedCall) -> None:
         """Send the last lines of a call about to be answered."""
         if call.log_lines is not None:
             self._send_lines(call, ended=True)
             self._due.pop(call.id, None)
 
-    def _note_lines(self, call: ComponentCall) -> None:
+    def _note_lines(self, call: CapturedCall) -> None:
         """Send the lines now, or with the timer."""
         if call.ended:
             return
@@ -162,7 +174,7 @@ class LogReports:
         for call in due:
             self._send_lines(call)
 
-    def _send_lines(self, call: ComponentCall, *, ended: bool = False) -> None:
+    def _send_lines(self, call: CapturedCall, *, ended: bool = False) -> None:
         log = call.log_lines
         assert log is not None
         lines, dropped = log.take_lines(ended=ended)
@@ -179,7 +191,7 @@ class LogReports:
         self._send(line + b"\n")
 
 
-def _log_of(call: ComponentCall) -> CallLog:
+def _log_of(call: CapturedCall) -> CallLog:
     if call.log_lines is None:
         call.log_lines = CallLog()
     return call.log_lines
@@ -216,7 +228,7 @@ def _level_of(number: int) -> str:
     return next((name for least, name in _LEVELS if number >= least), "debug")
 
 
-class CallStream:
+class CapturedStream:
     """stdout or stderr: text written by the code of a call goes to the call's log, other text to the real stream."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
@@ -248,8 +260,8 @@ def captured_output() -> Iterator[None]:
         yield
         return
 
-    sys.stdout = cast("TextIO", CallStream(before[0], "stdout"))
-    sys.stderr = cast("TextIO", CallStream(before[1], "stderr"))
+    sys.stdout = cast("TextIO", CapturedStream(before[0], "stdout"))
+    sys.stderr = cast("TextIO", CapturedStream(before[1], "stderr"))
     _redirect_handlers(dict(zip(before, (sys.stdout, sys.stderr), strict=True)))
     try:
         yield

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from component_host.logs import LoggedLines
+    from component_host.logged_lines import LoggedLines
 
 LOG_FILE_BYTES_MAX = 4 * 1024 * 1024
 """Log lines kept of a run; the oldest go."""
@@ -54,7 +54,7 @@ class RunLogFile:
 
     def write(self, logged: LoggedLines) -> None:
         """Append lines. Never raises."""
-        source = logged.source
+        origin = logged.origin
         dropped = logged.dropped
         texts: list[str] = []
         for line in logged.lines:
@@ -62,12 +62,12 @@ class RunLogFile:
                 line.at_ms,
                 line.text,
                 line.level,
-                source.plugin,
-                source.run_id,
-                source.item,
-                source.step_id,
-                source.attempt,
-                source.component,
+                origin.plugin,
+                origin.run_id,
+                origin.item,
+                origin.step_id,
+                origin.attempt,
+                origin.component,
                 dropped,
             )
             texts.append(msgspec.json.encode(stored).decode() + "\n")
@@ -113,7 +113,7 @@ def older_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-class LogFollower:
+class StoredLogReader:
     """Reads the lines of a run, also while they are written."""
 
     def __init__(self, path: Path) -> None:
@@ -149,4 +149,4 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
 
 _decode = msgspec.json.Decoder(StoredLine).decode
 
-__all__ = ["LogFollower", "RunLogFile", "StoredLine", "older_file"]
+__all__ = ["RunLogFile", "StoredLine", "StoredLogReader", "older_file"]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from component_host.backend import Backend, BackendListing, ComponentInfo
-    from component_host.logs import LoggedLines
+    from component_host.logged_lines import LoggedLines
     from stepflow.flow import Flow
     from stepflow.store import Store
 

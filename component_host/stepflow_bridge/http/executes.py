@@ -122,13 +122,14 @@ class HttpExecutes:
         elif line.method == protocol.PROGRESS:
             self._report_progress(call, line.params)
         elif line.method == protocol.LOG:
-            self._take_log(call, line.params)
-
-    def _take_log(self, call: HostCall, params: Raw) -> None:
-        with contextlib.suppress(*protocol.DECODE_ERRORS):
-            pass_log(call, protocol.decode_log(params))
+            _take_log(call, line.params)
 
     def _report_progress(self, call: HostCall, params: Raw) -> None:
         with contextlib.suppress(*protocol.DECODE_ERRORS):
             progress = protocol.decode_progress(params)
             call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")
+
+
+def _take_log(call: HostCall, params: Raw) -> None:
+    with contextlib.suppress(*protocol.DECODE_ERRORS):
+        pass_log(call, protocol.decode_log(params))

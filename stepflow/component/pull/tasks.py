@@ -279,7 +279,8 @@ class PullTasks:
                 task.news.set()
 
         elif message.method == "components/log":
-            self._take_log(msgspec.json.decode(message.params))
+            params = msgspec.json.decode(message.params)
+            _take_log(self._tasks.get(params["id"]), params["lines"], params["dropped"])
 
         elif message.method in (QUEUED, BEGUN):
             for task_id in msgspec.json.decode(message.params)["ids"]:
@@ -294,16 +295,6 @@ class PullTasks:
             if not task.answer.done():
                 task.answer.set_result(message)
             task.news.set()
-
-    def _take_log(self, params: dict[str, Any]) -> None:
-        task = self._tasks.get(params["id"])
-        if task is not None and task.takes_logs:
-            task.add_log(params["lines"], params["dropped"])
-            task.news.set()
-            return
-        for _, _, text in params["lines"]:
-            sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
 
     async def _perform_request(self, request_id: str, method: str, raw: msgspec.Raw) -> None:
         """Perform a request of a component, and give the server the reply."""
@@ -322,3 +313,14 @@ class PullTasks:
             self._to_server({"id": request_id, "error": {"code": INVALID_PARAMS, "message": error.message}})
         else:
             self._to_server({"id": request_id, "result": result})
+
+
+def _take_log(task: PullTask | None, lines: list[tuple[int, str, str]], dropped: int) -> None:
+    """Keep log lines for the next heartbeat; those for another host go to stderr."""
+    if task is not None and task.takes_logs:
+        task.add_log(lines, dropped)
+        task.news.set()
+        return
+    for _, _, text in lines:
+        sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
