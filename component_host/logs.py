@@ -113,7 +113,7 @@ class PluginLog:
             self.add_lines(executing[0], lines, dropped)
         else:
             origin = LineOrigin(self._origin.plugin, executing=bool(executing))
-            self._pass(origin, lines, dropped, ())
+            self._pass(origin, lines, dropped, [value for call in self._calls for value in call.request.secrets])
 
     def tail_of(self, call: LoggingCall) -> list[LogLine]:
         """Return the last lines of a call, without secrets."""

@@ -32,8 +32,8 @@ LOG_INTERVAL_S = 0.25
 LINES_MAX = 100
 """Unsent lines of a call; beyond, the oldest is dropped."""
 
-LINE_CHARS_MAX = 2_000
-"""A longer line is cut."""
+LINE_CHARS_MAX = 4_000
+"""A longer line is cut. Hosts show half of it: they remove secrets first, and the cut may have left part of one."""
 
 CURRENT: ContextVar[CapturedCall | None] = ContextVar("stepflow_call", default=None)
 
@@ -82,16 +82,9 @@ class CallLog:
     def add_printed(self, stream: str, text: str) -> bool:
         """Add printed text, which becomes a line with its line end; return True if the loop must be told."""
         with self._lock:
-            text = self._partial.pop(stream, "") + text
-            if "\n" not in text and len(text) <= LINE_CHARS_MAX:
-                self._partial[stream] = text
-                return False
-
-            *lines, rest = text.split("\n")
-            if len(rest) > LINE_CHARS_MAX:
-                lines.append(rest)
-            elif rest:
-                self._partial[stream] = rest
+            *lines, rest = (self._partial.pop(stream, "") + text).split("\n")
+            if rest:
+                self._partial[stream] = rest[: LINE_CHARS_MAX + 1]
             at_ms = time.time_ns() // 1_000_000
             for line in lines:
                 self._add(at_ms, "", line)
