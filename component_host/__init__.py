@@ -27,6 +27,10 @@ Backends:
 - `supervision/`: server processes: start, pipes, stop, restarts.
 - `json_lines`: JSON messages in the lines that servers print.
 - `progress_gate`: progress reports, thinned.
+- `logs`: the log of each plugin, and its followers.
+- `logged_lines`: log lines with their origin: bounded, without secrets.
+- `logged_call`: the log lines of one call.
+- `log_stream`: log lines of followed runs, for control planes.
 - `late_imports`: imports of large libraries after the start.
 - `retry_after`: the pause that an HTTP service asks for.
 

@@ -108,6 +108,7 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.backends import PullEndpoints, make_backend, make_backends
     from component_host.host import ComponentHost
+    from component_host.logs import HostLogs
     from component_host.service import HostService
     from component_host.supervision.start_retries import StartRetries
     from stepflow.rpc.server import RpcServer
@@ -124,8 +125,9 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     endpoints: PullEndpoints = {}
     blobs = BlobStore.open(common.blobs)
     blobs.on_trouble = lambda _error: changed()
-    backends = make_backends(config.config, os.environ, changed, endpoints=endpoints)
-    host = ComponentHost(config.host_id, backends, blobs, value_bytes_max=config.value_bytes_max)
+    logs = HostLogs(own_log=True)
+    backends = make_backends(config.config, os.environ, changed, endpoints=endpoints, logs=logs)
+    host = ComponentHost(config.host_id, backends, blobs, value_bytes_max=config.value_bytes_max, logs=logs)
 
     async with AsyncExitStack() as stack:
         # 1. Serve, so that the address is known. The exit order is the reverse: deregister, stop the host, the server.
@@ -148,7 +150,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         # 3. Start the plugins; retry failed starts in the background.
         await host.start(changed=changed)
         retries = StartRetries(
-            host.plugins, lambda name: make_backend(name, config.config, os.environ, changed, endpoints), changed
+            host.plugins, lambda name: make_backend(name, config.config, os.environ, changed, endpoints, logs), changed
         )
         stack.push_async_callback(retries.close)
         retries.begin()

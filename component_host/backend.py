@@ -18,11 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from component_host.logs import PluginLog
 from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
+    from stepflow.log_lines import LogLine
     from stepflow.mesh.v1 import host_pb2
 
 
@@ -80,6 +82,13 @@ class HostCall(Protocol):
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         """Report progress, a sign of life; resets the idle timeout."""
+        ...
+
+    def log(self, lines: Sequence[LogLine], dropped: int = 0) -> None:
+        """Take lines that the component has logged or printed, as the server wrote them. No sign of life.
+
+        `dropped`: number of lines that the server left out before these.
+        """
         ...
 
     def note_queued(self) -> None:
@@ -200,6 +209,8 @@ class BackendContext:
     """Limits for each server process."""
     shown: ShownConfig | None = None
     """None: the configuration holds no variables."""
+    log: PluginLog = field(default_factory=lambda: PluginLog(""))
+    """Takes the lines of stderr."""
 
     def shown_config(self, config: object) -> ShownConfig:
         """Return the form for texts of the plugin's configuration, of which `config` is the resolved one."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from component_host.backend import Backend
     from component_host.call import Call
     from component_host.call_tasks import CallTasks
+    from component_host.logs import HostLogs
     from component_host.plugins import HostedPlugin, HostedPlugins
     from stepflow.store.blobs import WaitingBlobs
     from stepflow.value_budget import ValueBudget
@@ -41,7 +42,13 @@ class Dispatcher:
     """Hands calls to the backends of one host; cancels and expires calls."""
 
     def __init__(
-        self, host_id: str, plugins: HostedPlugins, blobs: WaitingBlobs, tasks: CallTasks, value_budget: ValueBudget
+        self,
+        host_id: str,
+        plugins: HostedPlugins,
+        blobs: WaitingBlobs,
+        tasks: CallTasks,
+        value_budget: ValueBudget,
+        logs: HostLogs,
     ) -> None:
         self.deadlines: Deadlines[Call] = Deadlines(self._expire_call, is_waiting=lambda call: bool(call.callbacks))
         self.may_begin: Callable[[], bool] = lambda: True
@@ -51,6 +58,7 @@ class Dispatcher:
         self._plugins = plugins
         self._blobs = blobs
         self._tasks = tasks
+        self._logs = logs
         self._unregistered: dict[Call, None] = {}
         """Calls that wait for `may_begin`, in FIFO order."""
 
@@ -99,6 +107,7 @@ class Dispatcher:
         # 1. Start the clock.
         call.backend = backend
         call.start_clock()
+        self._logs.of(plugin.name).begin_call(call)
 
         # 2. Execute. A defect of one backend must not lose the other calls of the frame.
         try:

@@ -37,6 +37,7 @@ from component_host.call_tasks import CallTasks
 from component_host.dispatch import Dispatcher
 from component_host.disputes import Disputes
 from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, HeldResults
+from component_host.logs import HostLogs
 from component_host.plugins import HostedPlugins
 from component_host.results import not_kept, unreachable
 from component_host.stream import HostStream
@@ -68,19 +69,24 @@ class ComponentHost:
         held_bytes_max: int = HELD_BYTES_MAX,
         held_s_max: float = HELD_S_MAX,
         value_bytes_max: int = 0,
+        logs: HostLogs | None = None,
     ) -> None:
-        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
+        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has.
+
+        `logs`: those that the backends were built with.
+        """
         self.id = host_id
         self.blobs = WaitingBlobs(blobs)
         self.inline_bound = InlineBound()
         self.held_s_max = held_s_max
+        self.logs = logs or HostLogs()
         self.callback_ids: Iterator[int] = count(1)
         self.value_budget = ValueBudget(value_bytes_max)
         self.output_turns = ValueBudget(max(1, self.value_budget.bytes_max // OUTPUTS_SHARE))
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)
-        self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget)
+        self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget, self.logs)
         self.deadlines = self.dispatcher.deadlines
         self.plugins.resume = self.dispatcher.dispatch
 

@@ -14,6 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from component_host.credits import CAPACITY_DEFAULT, Account, Credits
+from component_host.log_stream import LogStream
 from stepflow.errors import DeadlineExceeded, FailedPrecondition
 from stepflow.mesh.v1 import host_pb2
 from stepflow.rpc.frames import FrameQueue, pump
@@ -114,6 +115,10 @@ class HostService:
     async def undrain_host(self, _request: host_pb2.UndrainHostRequest, _context: Any) -> host_pb2.UndrainHostResponse:
         self.end_drain()
         return host_pb2.UndrainHostResponse()
+
+    async def follow_logs(self, requests: AsyncIterator[host_pb2.FollowLogsRequest], context: Any) -> None:
+        """Stream log lines to a control plane."""
+        await LogStream(self._host.logs).run(requests, context)
 
     async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
         """Carry one executor's stream. Raises: FailedPrecondition STREAM_INVALID; Overloaded STREAM_OVERRUN."""
@@ -217,8 +222,13 @@ def _register(service: HostService, server: Any) -> None:
     undrain: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
         service.undrain_host, host_pb2.UndrainHostRequest.FromString, host_pb2.UndrainHostResponse.SerializeToString
     )
+    logs: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+        service.follow_logs,
+        request_deserializer=host_pb2.FollowLogsRequest.FromString,
+        response_serializer=None,  # as above
+    )
     name = "stepflow.mesh.v1.ComponentHostService"
-    handlers = {"Connect": connect, "DrainHost": drain, "UndrainHost": undrain}
+    handlers = {"Connect": connect, "DrainHost": drain, "UndrainHost": undrain, "FollowLogs": logs}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 

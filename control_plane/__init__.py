@@ -34,6 +34,7 @@ Reads:
 - `history`: the events of a partition, replayed from its journal.
 - `events`: the events of a run, from its history and then live.
 - `live_events`: starts and progress, streamed from the owners of a run.
+- `component_logs`: log lines of components, streamed from the hosts.
 - `waits`: waiting for the end of runs.
 
 The leader:

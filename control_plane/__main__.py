@@ -152,6 +152,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     """Serve until the context ends. Raises: StepflowError."""
     from control_plane.api.server import ApiServer
     from control_plane.archive.keeper import ArchiveKeeper
+    from control_plane.component_logs import ComponentLogs
     from control_plane.control_plane import ControlPlane
     from control_plane.drains import Drains
     from control_plane.live_events import LiveEvents
@@ -193,6 +194,8 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         # 3. The API.
         live = LiveEvents(control.cluster, common.tls)
         stack.push_async_callback(live.close)
+        logs = ComponentLogs(store, common.tls)
+        stack.push_async_callback(logs.close)
         api = ApiServer(
             control,
             store,
@@ -201,6 +204,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             insecure=common.insecure,
             health=health,
             live=live,
+            logs=logs,
             drainer=Drains(control.cluster, store, common.tls),
             room=room,
             value_bytes_max=config.value_bytes_max,

@@ -33,6 +33,7 @@ Tools:
 - `step_path`: the place of a step in a run, as text.
 - `clock`: time that never jumps.
 - `telemetry`: logging.
+- `log_lines`: log lines of components.
 - `printable`: texts of others made safe for a terminal.
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.

@@ -431,6 +431,50 @@ SERVERS = (
     Limit("Addresses that tasks may name to a pull worker", "stepflow/component CHANNELS_MAX", "`TOO_MANY_ADDRESSES`"),
 )
 
+LOGS = (
+    Limit("A log line of a component", "stepflow/log_lines LINE_CHARS_MAX", "Cut"),
+    Limit(
+        "Log lines of a call in 0.25 s, from our SDK",
+        "stepflow/component LINES_MAX",
+        "The latest are sent, the others counted",
+    ),
+    Limit(
+        "Log lines of a call in 0.25 s, at the host",
+        "component_host CALL_LINES_MAX",
+        "Dropped and counted; the last ones are kept for a failure",
+    ),
+    Limit("Log lines of a plugin in 0.25 s", "component_host PLUGIN_LINES_MAX", "Dropped and counted"),
+    Limit("Log lines that a host keeps of a plugin", "component_host RING_LINES_MAX", "The oldest go"),
+    Limit("Log lines that a host keeps of a plugin", "component_host RING_BYTES_MAX", "The oldest go", "bytes"),
+    Limit(
+        "Log lines behind which a control plane is, at a host",
+        "component_host WAITING_BYTES_MAX",
+        "Dropped and counted",
+        "bytes",
+    ),
+    Limit("Log lines held for a client that watches a run", "control_plane LOG_LINES_MAX", "Dropped and counted"),
+    Limit(
+        "Runs whose log lines a control plane follows", "component_host FOLLOWED_MAX", "No log lines of further ones"
+    ),
+    Limit("Log lines kept with a failure", "stepflow/log_lines TAIL_BYTES_MAX", "The last ones are kept", "bytes"),
+    Limit(
+        "Log lines kept with the failures of a journal",
+        "stepflow/run PARTITION_TAILS_BYTES_MAX",
+        "Each further failure keeps 200 bytes",
+        "bytes",
+    ),
+    Limit(
+        "Log lines of a run of this machine, in its folder",
+        "stepflow/embedded LOG_FILE_BYTES_MAX",
+        "The oldest go",
+        "bytes",
+    ),
+    Limit("Log of an earlier start of `stepflow dev`", "stepflow/dev LOG_BYTES_MAX", "The end is kept", "bytes"),
+    Limit("Marked values of a run, for hosts", "executor SECRETS_MAX", "Hosts keep no log lines of the run"),
+    Limit("Marked values of a run, for hosts", "executor SECRET_CHARS_MAX", "Hosts keep no log lines of the run"),
+    Limit("Marked values of runs, at a host", "component_host RUN_SECRETS_MAX", "The oldest that ended are forgotten"),
+)
+
 SECTIONS = {
     "Values and documents": VALUES,
     "Runs": RUNS,
@@ -439,6 +483,7 @@ SECTIONS = {
     "Flows, blobs and lists": FLOWS,
     "The mesh": MESH,
     "Component servers": SERVERS,
+    "Logs of components": LOGS,
 }
 LIMITS = tuple(limit for limits in SECTIONS.values() for limit in limits)
 
@@ -447,6 +492,12 @@ EXEMPT = {
         "stepflow/check HINTS_MAX",
         "stepflow/check PATHS_MAX",
         "stepflow/cli LINE_ITEMS_MAX",
+        "stepflow/cli LOG_ITEMS_MAX",
+        "stepflow/component LINE_CHARS_MAX",
+        "stepflow/run SHORT_TAIL_BYTES_MAX",
+        "component_host RAW_CHARS_MAX",
+        "component_host/supervision STDERR_LOGGED_MAX",
+        "component_host/stepflow_bridge NOTICE_LINES_MAX",
         "stepflow/cli ROWS_MAX",
         "stepflow/cli ROWS_KEPT_MAX",
         "stepflow/cli TEXT_CHARS_MAX",
@@ -507,6 +558,7 @@ EXEMPT = {
         "stepflow/store/etcd BACKOFF_S_MAX",
         "stepflow/store/blobs/waiting RETRY_S_MAX",
         "stepflow/store/writer BACKOFF_S_MAX",
+        "control_plane RECONNECT_S_MAX",
         "control_plane RETRY_S_MAX",
         "control_plane/archive RETRY_S_MAX",
         "control_plane/archive PAUSE_S_MAX",

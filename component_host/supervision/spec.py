@@ -17,14 +17,17 @@ from component_host.backend import ShownConfig
 from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.errors import Invalid
 from stepflow.redaction import ENVIRONMENT_CHARS_MIN
-from stepflow.telemetry import is_secret_name
+from stepflow.telemetry import is_enabled, is_secret_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from component_host.backend import BackendContext
+    from component_host.logs import PluginLog
 
-PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
+LOG_LEVEL = "STEPFLOW_LOG_LEVEL"
+
+PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", LOG_LEVEL)
 """Variables of the host's environment that every server gets."""
 
 
@@ -61,6 +64,8 @@ class ProcessSpec:
     """The configuration as written; None: as it stands here."""
     secrets: tuple[str, ...] = ()
     """Secrets to redact from stderr that are in no environment variable."""
+    log: PluginLog | None = None
+    """Takes the lines of stderr."""
 
     @classmethod
     def of(cls, context: BackendContext, config: CommandConfig, **more: Any) -> ProcessSpec:
@@ -75,6 +80,7 @@ class ProcessSpec:
             "environ": context.environ,
             "limits": context.limits,
             "shown": context.shown,
+            "log": context.log,
         }
         return cls(**{**fields, **more})
 
@@ -83,7 +89,12 @@ def server_environment(spec: ProcessSpec) -> dict[str, str]:
     """Return the environment of the server."""
     environ = spec.environ
     passed = environ if spec.inherit_env else {name: environ[name] for name in PASSED_VARIABLES if name in environ}
-    return {**passed, **spec.env}
+    return {**_log_level(), **passed, **spec.env}
+
+
+def _log_level() -> dict[str, str]:
+    """Let servers log as much as this process; at its usual levels they choose their own."""
+    return {LOG_LEVEL: "debug"} if is_enabled("debug") else {}
 
 
 def secrets_of(spec: ProcessSpec) -> list[str]:

@@ -117,8 +117,15 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     ) -> AsyncGenerator[runs_pb2.WatchRunResponse, None]:
         run_id = parse_run_id(request.run_id)
         after = {position.partition: position.seq for position in request.positions}
-        writer = MessageWriter(self._values, request.value_form)
-        async with aclosing(self._events.follow(run_id, after, with_results=request.include_results)) as batches:
+        writer = MessageWriter(self._values, request.value_form, with_logs=request.include_logs)
+        events = self._events.follow(
+            run_id,
+            after,
+            with_results=request.include_results,
+            with_logs=request.include_logs,
+            until_now=request.until_now,
+        )
+        async with aclosing(events) as batches:
             async for batch in batches:
                 yield await writer.event_batch(batch)
                 call_memory.release()  # the message is sent

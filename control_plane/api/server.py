@@ -33,7 +33,7 @@ from stepflow.value_budget import ValueBudget
 if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
     from control_plane.control_plane import ControlPlane
-    from control_plane.events import LiveSource
+    from control_plane.events import LiveSource, LogSource
     from stepflow.rpc.health import ProcessHealth
     from stepflow.rpc.tls import Tls
     from stepflow.store import Store
@@ -67,17 +67,19 @@ class ApiServer:
         insecure: bool = False,
         health: ProcessHealth | None = None,
         live: LiveSource | None = None,
+        logs: LogSource | None = None,
         drainer: Drainer | None = None,
         value_bytes_max: int = 0,
         room: Room | None = None,
     ) -> None:
-        """`live`: source of live events; without it followers see durable events only. `drainer`: without it drains
-        are refused. `value_bytes_max`: memory for the large values of all calls; 0 for a share of what the process
-        has. `room`: without it the room of the store is measured, and nothing else is done for it.
+        """`live`: source of live events; without it followers see durable events only. `logs`: source of log lines.
+        `drainer`: without it drains are refused. `value_bytes_max`: memory for the large values of all calls; 0 for a
+        share of what the process has. `room`: without it the room of the store is measured, and nothing else is done
+        for it.
         """
         values = Values(blobs)
         catalog = Catalog(store)
-        self._events = Events(control, control.run_store, blobs, live)
+        self._events = Events(control, control.run_store, blobs, live, logs)
         self.value_budget = ValueBudget(value_bytes_max)
         self._server = RpcServer(
             tls=tls,

@@ -27,6 +27,7 @@
 - `target`: the mesh or folder that a command is for.
 - `remote`: the connection to a mesh.
 - `sources`: `stepflow runs` over either: this machine or a mesh.
+- `log_sources`: `stepflow runs logs` over either.
 - `testing/`: `stepflow test`.
 - `template/`: the files of `stepflow init`.
 """

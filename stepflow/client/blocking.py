@@ -153,9 +153,23 @@ class BlockingClient:
         return self._do(self._client.wait(run_id, timeout_s=timeout_s))
 
     def watch(
-        self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False
+        self,
+        run_id: str,
+        *,
+        positions: Mapping[int, int] | None = None,
+        include_results: bool = False,
+        include_logs: bool = False,
+        until_now: bool = False,
     ) -> Iterator[ClientEvent]:
-        return self._iterate(self._client.watch(run_id, positions=positions, include_results=include_results))
+        return self._iterate(
+            self._client.watch(
+                run_id,
+                positions=positions,
+                include_results=include_results,
+                include_logs=include_logs,
+                until_now=until_now,
+            )
+        )
 
     def list_runs(self, **options: Any) -> Iterator[Run]:
         return self._iterate(self._client.list_runs(**options))

@@ -297,13 +297,27 @@ class Client:
                 return run
 
     def watch(
-        self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False
+        self,
+        run_id: str,
+        *,
+        positions: Mapping[int, int] | None = None,
+        include_results: bool = False,
+        include_logs: bool = False,
+        until_now: bool = False,
     ) -> RunWatch:
         """Follow a run to its end, over the death of servers: `async for event in client.watch(run_id)`.
 
-        Pass the `positions` of an earlier `RunWatch` to continue behind them.
+        Pass the `positions` of an earlier `RunWatch` to continue behind them. `include_logs`: what components log and
+        print, as far as hosts have it. `until_now`: end behind what is known now, also if the run goes on.
         """
-        return RunWatch(self._connection, run_id, dict(positions or {}), include_results=include_results)
+        return RunWatch(
+            self._connection,
+            run_id,
+            dict(positions or {}),
+            include_results=include_results,
+            include_logs=include_logs,
+            until_now=until_now,
+        )
 
     async def list_runs(
         self,

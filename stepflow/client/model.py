@@ -10,6 +10,7 @@ from stepflow.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
+    from stepflow.log_lines import LogLine
 
 QUEUED = "queued"
 """Status of a run that lacks an executor or a host. On the wire it is a running run with a reason."""
@@ -18,6 +19,7 @@ EventKind = Literal[
     "run_adopted",
     "step_started",
     "step_progress",
+    "step_logged",
     "step_completed",
     "step_failed",
     "step_skipped",
@@ -195,6 +197,10 @@ class ClientEvent:
     """Length of a requested result of more than 16 MiB; else 0. `Client.get_result` reads that of an item."""
     path: str = ""
     """As in `RunStep`."""
+    lines: tuple[LogLine, ...] = ()
+    """Of `step_logged`: log lines. Of `step_failed`: the last ones of the attempt. Only if logs were requested."""
+    dropped: int = 0
+    """Of `step_logged`: number of log lines left out before these."""
 
     @property
     def result(self) -> Any:

@@ -4,6 +4,7 @@
 - `services`: command lines and readiness of the services.
 - `service_process`: a single process.
 - `folder`: the folder of a mesh, with one owner at a time.
+- `host_logs`: log lines of component servers.
 - `ports`: free ports on loopback.
 - `etcd_binary`: finds etcd, or fetches it.
 - `debian`: fetches programs from Debian's packages.

@@ -3,6 +3,7 @@
 - `run`: `run` and `resume`.
 - `submit`: `submit`.
 - `runs`: `runs list`, `show`, `watch`, `signal`, `cancel`, `delete`.
+- `logs`: `runs logs`.
 - `prune`: `runs prune`.
 - `call`: `call`.
 - `complete`: `completion`.

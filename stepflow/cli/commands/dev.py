@@ -1,5 +1,6 @@
 """`stepflow dev`: the whole mesh on this machine, until Ctrl-C."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,11 @@ from stepflow.cli.options import DEV_FOLDER, ConfigOption, EnvFileOption
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import AsyncIterator
 
     from stepflow.dev.mesh import DevMesh
     from stepflow.dev.services import DevSettings
+    from stepflow.log_lines import StepLog
 
 
 def dev(
@@ -104,7 +107,8 @@ async def _run_until(mesh: "DevMesh", stop: "asyncio.Event", *, reset: bool, jso
             starting.result()
             _print_ready(mesh, json=json, quiet=quiet)
             await _warn_of_plugins(mesh)
-            await stopped
+            async with _logs_shown(mesh, quiet=quiet):
+                await stopped
         if not quiet:
             console.say(console.styled("stopping …", "dim"))
     finally:
@@ -115,6 +119,27 @@ async def _run_until(mesh: "DevMesh", stop: "asyncio.Event", *, reset: bool, jso
 
     if not quiet:
         console.say("the mesh has stopped")
+
+
+@contextlib.asynccontextmanager
+async def _logs_shown(mesh: "DevMesh", *, quiet: bool) -> "AsyncIterator[None]":
+    """Print what component servers log and print, for the duration of the block."""
+    import asyncio
+
+    from stepflow.cli.display.texts import log_texts
+    from stepflow.dev.host_logs import follow_hosts
+
+    def show(log: "StepLog") -> None:
+        for text in log_texts(log, batch=False, redact=str):
+            console.say(console.styled(text, "dim"))
+
+    following = None if quiet else asyncio.create_task(follow_hosts(mesh.addresses, show))
+    try:
+        yield
+    finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 def _print_ready(mesh: "DevMesh", *, json: bool, quiet: bool) -> None:

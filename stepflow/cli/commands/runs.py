@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.logs import show_logs
 from stepflow.cli.commands.prune import prune_runs
 from stepflow.cli.options import (
     VALUE_HELP,
@@ -241,6 +242,9 @@ def watch_run(
     stream = ResultStream(output, view, ordered=True) if batch and not json else None
     ended = follow(Following(mesh, view, on_event=print_event if json else None, stream=stream), begin)
     finish(ended, redactor, output, batch=batch, results=not json, stream=stream)
+
+
+app.command("logs")(show_logs)
 
 
 @app.command("cancel")

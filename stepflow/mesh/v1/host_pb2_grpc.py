@@ -50,6 +50,11 @@ class ComponentHostServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
                 _registered_method=True)
+        self.FollowLogs = channel.stream_stream(
+                '/stepflow.mesh.v1.ComponentHostService/FollowLogs',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsResponse.FromString,
+                _registered_method=True)
 
 
 class ComponentHostServiceServicer(object):
@@ -86,6 +91,14 @@ class ComponentHostServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowLogs(self, request_iterator, context):
+        """Stream log lines of components: of followed runs, those that the host has kept, then new ones. Best effort: lines of
+        a flood are dropped and counted. Called by control planes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ComponentHostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +116,11 @@ def add_ComponentHostServiceServicer_to_server(servicer, server):
                     servicer.UndrainHost,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.SerializeToString,
+            ),
+            'FollowLogs': grpc.stream_stream_rpc_method_handler(
+                    servicer.FollowLogs,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +205,33 @@ class ComponentHostService(object):
             '/stepflow.mesh.v1.ComponentHostService/UndrainHost',
             stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowLogs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/stepflow.mesh.v1.ComponentHostService/FollowLogs',
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,
