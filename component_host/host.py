@@ -17,9 +17,10 @@ Invariants:
   The oldest such result ends as UNREACHABLE when the held results exceed their bound.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
-The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `disputes` (about epochs), `dispatch`
-(from admission to the backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes
-`stream` and `host` twice, with the request and with the result, and every other module once.
+The modules: `plugins` (life of the backends), `replacements` (new backends), `call_table` (calls and epochs),
+`disputes` (about epochs), `dispatch` (from admission to the backend), `call` (the outcome), `held_results`,
+`deadlines`, `stream` (frames). A call passes `stream` and `host` twice, with the request and with the result, and every
+other module once.
 
 Does not: retry, route, or know flows. Streams are plain callables: one process and gRPC look the same from here.
 """
@@ -38,6 +39,7 @@ from component_host.dispatch import Dispatcher
 from component_host.disputes import Disputes
 from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, HeldResults
 from component_host.plugins import HostedPlugins
+from component_host.replacements import Replacements
 from component_host.results import not_kept, unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
@@ -79,6 +81,7 @@ class ComponentHost:
         self.output_turns = ValueBudget(max(1, self.value_budget.bytes_max // OUTPUTS_SHARE))
 
         self.plugins = HostedPlugins(host_id, backends)
+        self.replacements = Replacements(self.plugins, self._calls_in)
         self._tasks = CallTasks(host_id)
         self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget)
         self.deadlines = self.dispatcher.deadlines
@@ -128,13 +131,17 @@ class ComponentHost:
 
         await asyncio.shield(self._closing)
 
+    def _calls_in(self, backend: Backend) -> int:
+        """Return the number of calls that a backend executes."""
+        return sum(call.backend is backend and not call.settled for call in self._table.all_calls())
+
     async def _close(self) -> None:
         # 1. No more expiries.
         self.deadlines.close()
         self.held_results.close()
 
         # 2. Stop the backends, which fail their own calls; then the host's tasks for calls.
-        await self.plugins.close()
+        await asyncio.gather(self.plugins.close(), self.replacements.close())
         await self._tasks.close()
         await self.disputes.close()
 

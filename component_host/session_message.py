@@ -35,9 +35,10 @@ def add_plugins(
     """Add the state of each plugin to a session; without schemas if the session would be too large."""
     listings = plugins.listings()
 
-    for name, backend in plugins.backends.items():
+    for name in dict.fromkeys([*plugins.backends, *plugins.failures]):
         plugin = _plugin(name, types[name], listings.get(name), plugins.failures.get(name))
-        _add_health(plugin, backend.health)
+        if name in plugins.backends:
+            _add_health(plugin, plugins.backends[name].health)
         plugin.digest = claims.digests.get(name, "")
         if name in claims.conflicts:  # as failed, for executors that do not know conflicts
             plugin.conflict, plugin.state = True, state_pb2.PluginListing.STATE_FAILED

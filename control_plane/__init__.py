@@ -17,6 +17,7 @@ Requests:
 - `flow_store`: flows by id.
 - `catalog`: names, versions and labels of flows.
 - `drains`: drains of executors and hosts, and their end.
+- `restarts`: restarts of a plugin's servers, on one host after another.
 - `obstacles`: why no run can begin.
 
 Reads:

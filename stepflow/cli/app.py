@@ -22,6 +22,7 @@ from stepflow.cli.commands import (
     flows,
     infer,
     init,
+    restart,
     run,
     runs,
     schema,
@@ -56,6 +57,7 @@ app.command("dev")(dev.dev)
 app.command("submit")(submit.submit)
 app.add_typer(runs.app, name="runs")
 app.add_typer(flows.app, name="flows")
+cluster.components_app.command("restart")(restart.restart)
 app.add_typer(cluster.components_app, name="components")
 app.add_typer(cluster.app, name="cluster")
 

@@ -4,6 +4,10 @@
 - `services`: command lines and readiness of the services.
 - `service_process`: a single process.
 - `folder`: the folder of a mesh, with one owner at a time.
+- `reload`: changed component files and configurations, applied to a running mesh.
+- `sources`: the files that belong to a plugin.
+- `snapshot`: the state of these files.
+- `file_watch`: waits for changes of these files.
 - `ports`: free ports on loopback.
 - `etcd_binary`: finds etcd, or fetches it.
 - `debian`: fetches programs from Debian's packages.

@@ -5,6 +5,7 @@
 - `runs`: `runs list`, `get`, `steps`, `watch`, `signal`, `cancel`, `delete`.
 - `flows`: `flows`.
 - `cluster`: `cluster` and `components` (a mesh).
+- `restart`: `components restart`.
 - `components`: `list-components` (this machine).
 - `validate`: `validate`.
 - `infer`: `infer`.

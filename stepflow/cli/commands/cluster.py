@@ -21,8 +21,9 @@ app = StrictTyper(
 )
 components_app = StrictTyper(
     name="components",
-    help="Show the components that the hosts of a mesh offer.",
-    epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
+    help="Show the components that the hosts of a mesh offer, and restart their servers.",
+    epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json\n"
+    "  stepflow components restart hello",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
