@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from component_host.plugins import PluginState
@@ -23,7 +24,7 @@ from stepflow.errors import FailedPrecondition, NotFound, StepflowError
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from component_host.backend import Backend
     from component_host.host import ComponentHost
@@ -87,7 +88,7 @@ class PluginChanges:
 
     async def restart(self, plugin: str) -> Change:
         """Start the servers of a plugin again. Raises: NotFound PLUGIN_UNKNOWN; FailedPrecondition."""
-        return await self._run(self._restart(plugin))
+        return await self._run(partial(self._restart, plugin))
 
     async def reload(self) -> Reload:
         """Read the configuration file again, and apply what has changed.
@@ -95,7 +96,7 @@ class PluginChanges:
         Raises: ConfigInvalid; NotFound CONFIG_NOT_FOUND; FailedPrecondition CONFIG_MISSING, ROUTES_CLAIMED,
             TOO_MANY_ROUTES; Conflict; Unavailable.
         """
-        return await self._run(self._reload())
+        return await self._run(self._reload)
 
     async def close(self) -> None:
         """Break off the change under way. Idempotent."""
@@ -103,7 +104,7 @@ class PluginChanges:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    async def _run(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Do the work in its turn, also if its caller goes away."""
         task = asyncio.create_task(self._in_turn(work), name="change plugins")
         self._tasks.add(task)
@@ -115,12 +116,9 @@ class PluginChanges:
                 raise
             raise FailedPrecondition("SERVICE_STOPPING", f"host {self._host.id} is being stopped") from None
 
-    async def _in_turn(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        try:
-            async with self._turn:
-                return await work
-        finally:
-            work.close()
+    async def _in_turn(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        async with self._turn:
+            return await work()
 
     # --- restarts -----------------------------------------------------------------------------------------------------
 
