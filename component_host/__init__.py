@@ -21,7 +21,6 @@ Backends:
 - `plugins`: start, state and stop of each backend.
 - `replacements`: new backends for plugins, while calls are under way.
 - `plugin_changes`: restarts by hand, and the configuration read again.
-- `restart_ways`: which servers can be restarted, and how.
 - `secret_values`: values of the environment that no text may show.
 - `builtin/`: the components that come with the mesh.
 - `mcp_bridge/`: MCP servers, over stdio and HTTP.

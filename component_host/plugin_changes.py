@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from component_host.plugins import PluginState
 from component_host.replacements import Change, Outcome
-from component_host.restart_ways import overlaps, why_no_server
 from stepflow.config import load_config
+from stepflow.config.restart_ways import overlaps, why_no_server
 from stepflow.errors import FailedPrecondition, NotFound, StepflowError
 from stepflow.telemetry import get_logger
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from stepflow.config import Config
 
 ResultT = TypeVar("ResultT")
+
+PORT_TAKEN = "address already in use"
+"""What programs of every language print when another process has their port: the system's own words."""
 
 log = get_logger(__name__)
 
@@ -140,11 +143,15 @@ class PluginChanges:
         # 1. A ready plugin: the former server serves on if the new one does not start.
         changed = self._registration.changed
         if plugin.state is PluginState.READY:
-            overlap = all(overlaps(each.plugins[name]) for each in (former, config) if name in each.plugins)
             replacements = self._host.replacements
-            replace = replacements.replace if overlap else replacements.replace_in_place
             try:
-                change = await replace(name, self._make(name, config), changed)
+                if all(overlaps(each.plugins[name]) for each in (former, config) if name in each.plugins):
+                    change = await replacements.replace(name, self._make(name, config), changed)
+                else:
+                    change = await replacements.replace_in_place(name, self._make(name, config), changed)
+                if change.outcome == "kept" and PORT_TAKEN in change.detail.lower():
+                    # The program insists on a port, and the former server has it.
+                    change = await replacements.replace_in_place(name, self._make(name, config), changed)
             except StepflowError as error:  # a variable is not set
                 change = Change(name, "kept", error.message)
 

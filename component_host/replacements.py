@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-IDLE_WAIT_S = 10.0
+IDLE_WAIT_S = 5.0
 """Longest wait of new calls for the former server to become idle, while the new one is ready."""
 
 BUSY_S_MAX = 50.0

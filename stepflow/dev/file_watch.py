@@ -25,8 +25,8 @@ QUIET_MS = 100
 DEBOUNCE_MS = 1_600
 """Notices are gathered for at most so long."""
 
-POLL_S = 3.0
-"""Longest time between two looks at the files."""
+POLL_S = 1.0
+"""Longest time between two looks at the files: a change before the system begins to notice is seen by the next one."""
 
 log = get_logger(__name__)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepflow.config import load_config
+from stepflow.config.restart_ways import overlaps
 from stepflow.dev.file_watch import FileWatch
-from stepflow.dev.sources import plugins_touched, sources_of
+from stepflow.dev.sources import first_syntax_error, plugins_touched, sources_of
 from stepflow.errors import StepflowError
 
 if TYPE_CHECKING:
@@ -76,12 +77,19 @@ class Reloader:
         touched = [name for name in plugins_touched(self._sources, changed) if name not in done]
         if touched:
             self._say(f"{_names(changed - {self._path})} changed: restarting {', '.join(touched)} …")
-            await asyncio.gather(*(self._restart(name) for name in touched))
+            await asyncio.gather(*(self._restart(name, changed) for name in touched))
 
     # --- component files ----------------------------------------------------------------------------------------------
 
-    async def _restart(self, plugin: str) -> None:
+    async def _restart(self, plugin: str, changed: set[Path]) -> None:
         from stepflow.client import Client
+
+        # A server whose successor starts after its end must not end for a file that cannot be read.
+        if not overlaps(self._config.plugins[plugin]):
+            problem = await asyncio.to_thread(first_syntax_error, sorted(changed))
+            if problem:
+                self._warn(f"{plugin} was not restarted: {problem}")
+                return
 
         try:
             async with Client(self._mesh.server, patience_s=PATIENCE_S) as client:
@@ -121,9 +129,9 @@ class Reloader:
         replies = [(host.name, reply) for host in hosts if (reply := await self._reload_host(host)) is not None]
 
         # 3. Tell, and watch what belongs to the plugins now.
-        changed = self._tell_reload(name, replies)
-        if config.retry != self._config.retry:
-            self._say(f"{name} changed: the control plane takes over `retry`")
+        new_retry = config.retry != self._config.retry
+        changed = self._tell_reload(name, replies, new_retry=new_retry)
+        if new_retry:
             await self._mesh.restart("control_plane")
         self._config = config
         self._sources = await asyncio.to_thread(sources_of, config, os.environ)
@@ -154,7 +162,9 @@ class Reloader:
             await channel.close()
         return reply
 
-    def _tell_reload(self, name: str, replies: Sequence[tuple[str, host_pb2.ReloadHostResponse]]) -> set[str]:
+    def _tell_reload(
+        self, name: str, replies: Sequence[tuple[str, host_pb2.ReloadHostResponse]], *, new_retry: bool
+    ) -> set[str]:
         """Print what the hosts have changed; return the names of the plugins."""
         from stepflow.client import HostRestart
 
@@ -173,8 +183,9 @@ class Reloader:
             for prefix in prefixes
         }
 
+        applied = [*routes, *(f"plugin {plugin}" for plugin in changes), *(["retries"] if new_retry else [])]
         if replies:
-            self._say(f"{name} changed: {', '.join(routes) or ('plugins differ' if changes else 'nothing to apply')}")
+            self._say(f"{name} changed: {', '.join(applied) or 'nothing to apply'}")
         for plugin, hosts in changes.items():
             self._tell(plugin, hosts)
         return set(changes)

@@ -11,6 +11,7 @@ A plugin without a local script (`uvx …`, a URL) has no files: nothing tells w
 
 from __future__ import annotations
 
+import ast
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,23 @@ def plugins_touched(sources: Mapping[str, PluginSources], changed: Iterable[Path
         naming = {name for name, each in sources.items() if path in each.scripts}
         touched |= naming or {name for name, each in sources.items() if each.has_file(path)}
     return [name for name in sources if name in touched]
+
+
+def first_syntax_error(paths: Iterable[Path]) -> str:
+    """Return the first syntax error in Python files: `server.py:3: invalid syntax`; empty if there is none. Blocks.
+
+    Files that this interpreter cannot judge (they are gone, or no text) have none.
+    """
+    for path in paths:
+        if path.suffix != ".py":
+            continue
+        try:
+            ast.parse(path.read_bytes(), path.name)
+        except SyntaxError as error:
+            return f"{path}:{error.lineno}: {error.msg}"
+        except (OSError, ValueError, RecursionError, MemoryError):
+            continue
+    return ""
 
 
 def _sources(working_directory: Path, words: Sequence[str]) -> PluginSources:
@@ -162,4 +180,4 @@ def _is_ignored(path: Path) -> bool:
     return any(part.startswith(".") or part in IGNORED_FOLDERS for part in path.parts[:-1])
 
 
-__all__ = ["PluginSources", "is_tool_folder", "plugins_touched", "sources_of"]
+__all__ = ["PluginSources", "first_syntax_error", "is_tool_folder", "plugins_touched", "sources_of"]

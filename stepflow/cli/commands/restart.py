@@ -17,7 +17,7 @@ def restart(
 ) -> None:
     """Start the servers of a plugin again, on one host after another.
 
-    A host starts a new server first. Once it is ready, new calls wait at most 10 seconds for the calls in flight, then
+    A host starts a new server first. Once it is ready, new calls wait at most 5 seconds for the calls in flight, then
     go to the new server; the former one ends when its calls have ended. A server that does not start changes nothing:
     the former one serves on. Servers at a URL are not restarted.
 

@@ -11,9 +11,9 @@ from support.scripted_host import Scripted, error_from, run_async, scripted
 
 from component_host.plugin_changes import PluginChanges, Reload
 from component_host.replacements import Change
-from component_host.restart_ways import overlaps, why_no_server
 from component_host.supervision.start_retries import StartRetries
 from stepflow.config import BuiltinPlugin, Config, GrpcPlugin, McpPlugin, StepflowPlugin, load_config
+from stepflow.config.restart_ways import overlaps, why_no_server
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -195,6 +195,16 @@ def test_a_new_plugin_that_does_not_start_is_a_failed_one_and_the_rest_is_applie
             done = await current.reload(both)
             assert done == Reload((Change("other", "failed", "`TOKEN` is not set"),), routes_added=("/other",))
             assert await current.changes.restart("other") == Change("other", "restarted")
+
+    run_async(main)
+
+
+def test_a_server_that_insists_on_the_port_of_the_former_one_starts_after_its_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scene(tmp_path) as (current, former):
+            current.next_error = Unavailable("SERVER_EXITED", "OSError: [Errno 98] Address already in use")
+            assert await current.changes.restart("kit") == Change("kit", "restarted")
+            assert [backend.closed for backend in (former, *current.made)] == [1, 1, 0]
 
     run_async(main)
 

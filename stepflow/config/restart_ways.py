@@ -1,14 +1,14 @@
-"""Which plugins have servers to restart, and whether a second server can start beside the first. Pure."""
+"""Which plugins have servers to restart, and whether a second server can run during the life of the first. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepflow.config import BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin
+from stepflow.config.model import BuiltinPlugin, GrpcPlugin, McpPlugin, MockPlugin
 from stepflow.redaction import url_without_credentials
 
 if TYPE_CHECKING:
-    from stepflow.config import PluginConfig
+    from stepflow.config.model import PluginConfig
 
 PORT = "{port}"
 
