@@ -81,7 +81,6 @@ class ComponentHost:
         self.output_turns = ValueBudget(max(1, self.value_budget.bytes_max // OUTPUTS_SHARE))
 
         self.plugins = HostedPlugins(host_id, backends)
-        self.replacements = Replacements(self.plugins, self._calls_in)
         self._tasks = CallTasks(host_id)
         self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget)
         self.deadlines = self.dispatcher.deadlines
@@ -92,6 +91,7 @@ class ComponentHost:
         )
 
         self._table = CallTable()
+        self.replacements = Replacements(self.plugins, self._table.calls_in)
         self.disputes = Disputes(self._table)
         self._streams: set[HostStream] = set()
         """Open streams, and closed ones whose call-backs wait for the next owner."""
@@ -130,10 +130,6 @@ class ComponentHost:
             self._closing = asyncio.create_task(self._close(), name=f"close host {self.id}")
 
         await asyncio.shield(self._closing)
-
-    def _calls_in(self, backend: Backend) -> int:
-        """Return the number of calls that a backend executes."""
-        return sum(call.backend is backend and not call.settled for call in self._table.all_calls())
 
     async def _close(self) -> None:
         # 1. No more expiries.

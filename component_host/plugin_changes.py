@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from component_host.plugins import PluginState
-from component_host.replacements import Change, Outcome
+from component_host.replacements import Outcome, PluginOutcome
 from stepflow.config import load_config
 from stepflow.config.restart_ways import overlaps, why_no_server
 from stepflow.errors import FailedPrecondition, NotFound, StepflowError
@@ -44,16 +44,13 @@ class RouteWriter(Protocol):
 
     def changed(self) -> None: ...
 
-    async def check_routes(self, config: Config) -> None:
-        """Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable."""
-        ...
-
-    def note_plugins(self, config: Config) -> None:
-        """Take over the types and identities of the plugins."""
+    async def prepare_config(self, config: Config) -> None:
+        """Check the routes, and list the plugins. Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES;
+        Unavailable."""
         ...
 
     async def apply_routes(self, config: Config) -> None:
-        """Replace the routes of the host. Raises: as `check_routes`; Conflict."""
+        """Replace the routes of the host. Raises: as `prepare_config`; Conflict."""
         ...
 
 
@@ -61,7 +58,7 @@ class RouteWriter(Protocol):
 class Reload:
     """What a new configuration has changed."""
 
-    changes: tuple[Change, ...] = ()
+    changes: tuple[PluginOutcome, ...] = ()
     routes_added: tuple[str, ...] = ()
     routes_removed: tuple[str, ...] = ()
     routes_changed: tuple[str, ...] = ()
@@ -89,7 +86,7 @@ class PluginChanges:
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def restart(self, plugin: str) -> Change:
+    async def restart(self, plugin: str) -> PluginOutcome:
         """Start the servers of a plugin again. Raises: NotFound PLUGIN_UNKNOWN; FailedPrecondition."""
         return await self._run(partial(self._restart, plugin))
 
@@ -125,15 +122,15 @@ class PluginChanges:
 
     # --- restarts -----------------------------------------------------------------------------------------------------
 
-    async def _restart(self, name: str) -> Change:
+    async def _restart(self, name: str) -> PluginOutcome:
         if name not in self._made_of:
             raise NotFound("PLUGIN_UNKNOWN", f"host {self._host.id} has no plugin {name!r}", plugin=name)
         without_server = why_no_server(self.config.plugins[name])
         if without_server:
-            return Change(name, "no_server", without_server)
+            return PluginOutcome(name, "no_server", without_server)
         return await self._renew(name, self.config, "restarted")
 
-    async def _renew(self, name: str, former: Config, outcome: Outcome) -> Change:
+    async def _renew(self, name: str, former: Config, outcome: Outcome) -> PluginOutcome:
         """Replace the backend of a plugin, or start one where none serves. `outcome` is that of a success."""
         plugins, config = self._host.plugins, self.config
         plugin = plugins.find_plugin(name)
@@ -153,7 +150,7 @@ class PluginChanges:
                     # The program insists on a port, and the former server has it.
                     change = await replacements.replace_in_place(name, self._make(name, config), changed)
             except StepflowError as error:  # a variable is not set
-                change = Change(name, "kept", error.message)
+                change = PluginOutcome(name, "kept", error.message)
 
         # 2. No server serves: there is nothing to lose.
         else:
@@ -165,7 +162,7 @@ class PluginChanges:
             self._retries.retry(name)
         return change
 
-    async def _start(self, name: str, outcome: Outcome) -> Change:
+    async def _start(self, name: str, outcome: Outcome) -> PluginOutcome:
         """Start a plugin that is new, or did not start before."""
         plugins = self._host.plugins
         try:
@@ -173,7 +170,7 @@ class PluginChanges:
         except StepflowError as error:
             plugins.add_plugin(name, error)
             self._registration.changed()
-            return Change(name, "failed", error.message)
+            return PluginOutcome(name, "failed", error.message)
 
         if plugins.find_plugin(name).state is PluginState.FAILED:
             ready = await plugins.start_anew(name, backend, self._registration.changed)
@@ -181,7 +178,7 @@ class PluginChanges:
             plugins.add_plugin(name, backend)
             await plugins.start([name], self._registration.changed)
             ready = name not in plugins.failures
-        return Change(name, outcome) if ready else Change(name, "failed", plugins.failures[name].message)
+        return PluginOutcome(name, outcome) if ready else PluginOutcome(name, "failed", plugins.failures[name].message)
 
     # --- the configuration --------------------------------------------------------------------------------------------
 
@@ -190,12 +187,11 @@ class PluginChanges:
         if self.config.source is None:
             raise FailedPrecondition("CONFIG_MISSING", f"host {self._host.id} was started without --config")
         former, config = self.config, await asyncio.to_thread(load_config, self.config.source)
-        await self._registration.check_routes(config)
+        await self._registration.prepare_config(config)
 
         # 2. Bring up what is new or differs. From here on retries use the new configuration.
         self.config = config
         wanted = _routed(config)
-        self._registration.note_plugins(config)
         differing = [name for name in wanted if self._made_of.get(name) != _parts(config, name)]
         renewals = (self._renew(name, former, "restarted" if name in self._made_of else "added") for name in differing)
         changes = list(await asyncio.gather(*renewals))

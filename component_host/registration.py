@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING
 from component_host.disputes import owners_in
 from component_host.plugin_claims import PluginClaims, server_digests
 from component_host.route_claims import RouteClaims, encoded_routes
-from component_host.session_message import add_plugins, rules_of
+from component_host.session_message import SessionContent
 from component_host.session_watch import SessionWatch
 from stepflow.errors import Conflict, StepflowError
-from stepflow.mesh.v1 import state_pb2
 from stepflow.retry import doubling
 from stepflow.store import Put, Txn, absent, created_at, keys
 from stepflow.store.lease import LeaseKeeper
@@ -34,10 +33,7 @@ from stepflow.value_budget import Reports
 from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from component_host.host import ComponentHost
-    from component_host.route_claims import EncodedRules
     from stepflow.config import Config
     from stepflow.store import Store
 
@@ -68,16 +64,13 @@ class Registration:
         self._store = store
         self._host = host
         self._address = address
-        self._capacity = capacity
-        self._pool = pool
         self._route_claims = RouteClaims(store, host.id, exempt_pool=pool if replace_routes else None)
         self._plugin_claims = PluginClaims(store, host.id, pool, config)
         self._claims_due = False
         """The claims are not settled since the last registration."""
         self._draining = False
 
-        self._types = {name: plugin.type for name, plugin in config.plugins.items()}
-        self._routes = encoded_routes(config)
+        self._content = SessionContent(host, config, self._plugin_claims, address, capacity, pool)
         self._key = keys.session_host(host.id)
         self._keeper: LeaseKeeper | None = None
         self._created = 0
@@ -114,46 +107,39 @@ class Registration:
         self._draining = draining
         self._work.set()
 
-    async def check_routes(self, config: Config) -> None:
-        """Check that no live host claims other rules for the prefixes of a configuration.
+    async def prepare_config(self, config: Config) -> None:
+        """Check the routes of a new configuration, and list its plugins from now on beside the former ones.
 
         Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable.
         """
         await self._route_claims.read(encoded_routes(config))
-
-    def note_plugins(self, config: Config) -> None:
-        """Take over the types and identities of the plugins; those of the former configuration stay listed."""
-        self._types |= {name: plugin.type for name, plugin in config.plugins.items()}
+        self._content.add_types(config)
         self._plugin_claims.digests = server_digests(config)
         self._claims_due = True
 
     async def apply_routes(self, config: Config) -> None:
         """Replace the routes of this host, in the store and in the session.
 
-        Raises: as `check_routes`, and Conflict REGISTRATION_RACED; the former routes are in force then.
+        Raises: as `prepare_config`, and Conflict REGISTRATION_RACED; the former routes are in force then.
         """
         async with self._writing:
-            former, self._routes = self._routes, encoded_routes(config)
+            former, self._content.routes = self._content.routes, encoded_routes(config)
             try:
-                await self._write_routes(former)
+                for _ in range(TRIES_MAX):
+                    if not self._created:  # the next registration writes them
+                        return
+                    compares, writes = await self._route_claims.read(self._content.routes, former)
+                    session = self._content.encode(draining=self._draining)
+                    write = Put(self._key, session, ignore_lease=True)
+                    txn = Txn((created_at(self._key, self._created), *compares), (write, *writes))
+                    if (await self._store.txn(txn)).succeeded:
+                        self._written = session
+                        return
+                    await self._check()
+                raise _raced()
             except BaseException:
-                self._routes = former
+                self._content.routes = former
                 raise
-
-    async def _write_routes(self, former: Mapping[str, EncodedRules]) -> None:
-        """Write the routes with the session; without a session, the next registration writes them."""
-        for _ in range(TRIES_MAX):
-            if not self._created:
-                return
-            compares, writes = await self._route_claims.read(self._routes, former)
-            session = self._session()
-            write = Put(self._key, session, ignore_lease=True)
-            txn = Txn((created_at(self._key, self._created), *compares), (write, *writes))
-            if (await self._store.txn(txn)).succeeded:
-                self._written = session
-                return
-            await self._check()
-        raise Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
@@ -228,10 +214,10 @@ class Registration:
 
         for _ in range(TRIES_MAX):
             # 2. Read the routes, and check that no live host claims other rules.
-            compares, writes = await self._route_claims.read(self._routes)
+            compares, writes = await self._route_claims.read(self._content.routes)
 
             # 3. Write session and routes, if nothing has changed since.
-            session = self._session()
+            session = self._content.encode(draining=self._draining)
             txn = Txn((absent(self._key), *compares), (Put(self._key, session, lease), *writes))
             result = await self._store.txn(txn)
             if result.succeeded:
@@ -243,7 +229,7 @@ class Registration:
             if await self._is_registered(lease, session):
                 return
 
-        raise Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
+        raise _raced()
 
     async def _is_registered(self, lease: int, session: bytes) -> bool:
         """Return True if the stored session has this host's lease."""
@@ -260,7 +246,7 @@ class Registration:
             await self._plugin_claims.settle()
             self._claims_due = False
 
-        session = self._session()
+        session = self._content.encode(draining=self._draining)
         if session == self._written or self._keeper is None:
             return
 
@@ -271,24 +257,9 @@ class Registration:
             return
         self._written = session
 
-    def _session(self) -> bytes:
-        """Return the session as it should be stored now."""
-        rules_hash, route_hashes = rules_of(self._routes)
-        budget = self._host.value_budget
-        waiting = budget.waiting + self._host.output_turns.waiting
-        trouble = self._host.blobs.store.trouble
-        session = state_pb2.HostSession(
-            address=self._address,
-            capacity=self._capacity,
-            draining=self._draining,
-            pool=self._pool,
-            rules_hash=rules_hash,
-            route_hashes=route_hashes,
-            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=waiting),
-            blob_error="" if trouble is None else trouble.message,
-        )
-        add_plugins(session, self._host.plugins, self._types, self._plugin_claims, self._host.id)
-        return session.SerializeToString(deterministic=True)
+
+def _raced() -> Conflict:
+    return Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
 
 
 __all__ = ["Registration"]

@@ -43,7 +43,7 @@ Outcome: TypeAlias = Literal["restarted", "added", "removed", "kept", "failed", 
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PluginOutcome:
     """What was done with one plugin."""
 
     plugin: str
@@ -60,7 +60,7 @@ class Replacements:
         self._calls_in = calls_in
         self._retiring: dict[asyncio.Task[None], Backend] = {}
 
-    async def replace(self, name: str, backend: Backend, changed: Callable[[], None]) -> Change:
+    async def replace(self, name: str, backend: Backend, changed: Callable[[], None]) -> PluginOutcome:
         """Start a new backend of a ready plugin, then switch to it."""
         plugin = self._plugins.find_plugin(name)
         former = plugin.backend
@@ -77,7 +77,7 @@ class Replacements:
                 await backend.close()
         if error is not None:
             former.health.note_refused_restart(error.message)
-            return Change(name, "kept", error.message)
+            return PluginOutcome(name, "kept", error.message)
 
         # 2. Switch.
         backend.health.restarts = former.health.restarts + 1
@@ -88,9 +88,9 @@ class Replacements:
         self._plugins.resume_waiting(plugin)
 
         log.info("plugin restarted", plugin=name, calls_in_former=calls)
-        return Change(name, "restarted", f"the former server ends after its {_calls(calls)}" if calls else "")
+        return PluginOutcome(name, "restarted", f"the former server ends after its {_calls(calls)}" if calls else "")
 
-    async def replace_in_place(self, name: str, backend: Backend, changed: Callable[[], None]) -> Change:
+    async def replace_in_place(self, name: str, backend: Backend, changed: Callable[[], None]) -> PluginOutcome:
         """End the backend of a ready plugin, then start a new one."""
         plugin = self._plugins.find_plugin(name)
         former = plugin.backend
@@ -102,7 +102,7 @@ class Replacements:
         if calls:
             self._plugins.resume_waiting(plugin)
             text = f"its server still executes {_calls(calls)}, and must end before another one can start"
-            return Change(name, "kept", text)
+            return PluginOutcome(name, "kept", text)
 
         # 2. End it. Calls wait for the start from here on.
         plugin.state = PluginState.STARTING
@@ -113,16 +113,20 @@ class Replacements:
         ready = await self._plugins.start_anew(name, backend, changed)
         backend.health.restarts = former.health.restarts + 1
         log.info("plugin restarted in place", plugin=name, ready=ready)
-        return Change(name, "restarted") if ready else Change(name, "failed", self._plugins.failures[name].message)
+        return (
+            PluginOutcome(name, "restarted")
+            if ready
+            else PluginOutcome(name, "failed", self._plugins.failures[name].message)
+        )
 
-    def remove(self, name: str) -> Change:
+    def remove(self, name: str) -> PluginOutcome:
         """Take a plugin away: it gets no more calls, and ends once its calls have ended."""
         former = self._plugins.remove_plugin(name)
         calls = 0
         if former is not None:
             calls = self._calls_in(former)
             self._retire(name, former)
-        return Change(name, "removed", f"its server ends after its {_calls(calls)}" if calls else "")
+        return PluginOutcome(name, "removed", f"its server ends after its {_calls(calls)}" if calls else "")
 
     async def close(self) -> None:
         """Close the former backends; their calls fail with UNREACHABLE. Idempotent."""
@@ -164,4 +168,4 @@ def _calls(number: int) -> str:
     return "1 call" if number == 1 else f"{number} calls"
 
 
-__all__ = ["Change", "Outcome", "Replacements"]
+__all__ = ["Outcome", "PluginOutcome", "Replacements"]

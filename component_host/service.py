@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from component_host.host import ComponentHost
     from component_host.plugin_changes import PluginChanges
-    from component_host.replacements import Change
+    from component_host.replacements import PluginOutcome
     from component_host.stream import HostStream
     from stepflow.rpc.server import RpcServer
 
@@ -230,7 +230,7 @@ class ExecutorConnection:
             self.receive(frame)
 
 
-def _change_message(change: Change) -> host_pb2.PluginChange:
+def _change_message(change: PluginOutcome) -> host_pb2.PluginChange:
     return host_pb2.PluginChange(plugin=change.plugin, outcome=change.outcome, detail=change.detail)
 
 

@@ -6,7 +6,7 @@
 - `folder`: the folder of a mesh, with one owner at a time.
 - `reload`: changed component files and configurations, applied to a running mesh.
 - `sources`: the files that belong to a plugin.
-- `snapshot`: the state of these files.
+- `file_states`: the state of these files.
 - `file_watch`: waits for changes of these files.
 - `ports`: free ports on loopback.
 - `etcd_binary`: finds etcd, or fetches it.

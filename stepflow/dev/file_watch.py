@@ -10,7 +10,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from stepflow.dev.snapshot import Snapshot, take_snapshot
+from stepflow.dev.file_states import FileStates, look_at_files
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -62,15 +62,15 @@ class FileWatch:
         self._sources = list(sources)
         now = self._look()
         files = {path: self._seen.files.get(path, signature) for path, signature in now.files.items()}
-        self._seen = Snapshot(files, now.folders, now.complete)
+        self._seen = FileStates(files, now.folders, now.complete)
 
     async def _changed(self) -> set[Path]:
         now = await asyncio.to_thread(self._look)
         changed, self._seen = now.changed_since(self._seen), now
         return changed
 
-    def _look(self) -> Snapshot:
-        return take_snapshot(self._sources, self._single_files)
+    def _look(self) -> FileStates:
+        return look_at_files(self._sources, self._single_files)
 
 
 async def _notices(folders: Iterable[Path]) -> AsyncGenerator[None]:

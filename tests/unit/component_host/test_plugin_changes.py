@@ -10,7 +10,7 @@ import pytest
 from support.scripted_host import Scripted, error_from, run_async, scripted
 
 from component_host.plugin_changes import PluginChanges, Reload
-from component_host.replacements import Change
+from component_host.replacements import PluginOutcome
 from component_host.supervision.start_retries import StartRetries
 from stepflow.config import BuiltinPlugin, Config, GrpcPlugin, McpPlugin, StepflowPlugin, load_config
 from stepflow.config.restart_ways import overlaps, why_no_server
@@ -41,12 +41,9 @@ class Routes:
     def changed(self) -> None:
         """Rewrite nothing."""
 
-    async def check_routes(self, config: Config) -> None:
+    async def prepare_config(self, config: Config) -> None:
         if self.refusal is not None:
             raise self.refusal
-
-    def note_plugins(self, config: Config) -> None:
-        """Remember nothing."""
 
     async def apply_routes(self, config: Config) -> None:
         self.applied.append(list(config.routes))
@@ -99,8 +96,8 @@ async def scene(folder: Path, text: str = "", *backends: Scripted) -> AsyncItera
 def test_a_restart_by_hand_makes_a_new_server_of_the_same_configuration(tmp_path: Path) -> None:
     async def main() -> None:
         async with scene(tmp_path) as (current, former):
-            assert await current.changes.restart("kit") == Change("kit", "restarted")
-            assert await current.changes.restart("kit") == Change("kit", "restarted")
+            assert await current.changes.restart("kit") == PluginOutcome("kit", "restarted")
+            assert await current.changes.restart("kit") == PluginOutcome("kit", "restarted")
             assert [backend.starts for backend in current.made] == [1, 1]
             assert current.made[1].health.restarts == 2
             await asyncio.sleep(0)
@@ -117,8 +114,8 @@ def test_a_plugin_that_did_not_start_is_tried_at_once(tmp_path: Path) -> None:
         broken = Scripted("kit", Unavailable("SERVER_EXITED", "no"))
         async with scene(tmp_path, "", broken) as (current, _):
             current.next_error = Unavailable("SERVER_EXITED", "still no")
-            assert await current.changes.restart("kit") == Change("kit", "failed", "still no")
-            assert await current.changes.restart("kit") == Change("kit", "restarted")
+            assert await current.changes.restart("kit") == PluginOutcome("kit", "failed", "still no")
+            assert await current.changes.restart("kit") == PluginOutcome("kit", "restarted")
 
     run_async(main)
 
@@ -130,7 +127,7 @@ def test_only_plugins_that_differ_are_replaced(tmp_path: Path) -> None:
             assert (current.made, former.closed) == ([], 0)
 
             changed = await current.reload(config_text(KIT.replace("kit.py]", "kit.py], env: {A: b}")))
-            assert changed == Reload((Change("kit", "restarted"),))
+            assert changed == Reload((PluginOutcome("kit", "restarted"),))
             assert len(current.made) == 1
 
     run_async(main)
@@ -141,11 +138,13 @@ def test_plugins_and_routes_come_and_go(tmp_path: Path) -> None:
         async with scene(tmp_path) as (current, former):
             both = config_text(KIT, OTHER, routes="/kit: [{plugin: kit}]\n  /other: [{plugin: other}]")
             added = await current.reload(both)
-            assert added == Reload((Change("other", "added"),), routes_added=("/other",))
+            assert added == Reload((PluginOutcome("other", "added"),), routes_added=("/other",))
             assert current.routes.applied[-1] == ["/kit", "/other"]
 
             moved = await current.reload(config_text(KIT, OTHER, routes="/kit: [{plugin: other}]"))
-            assert moved == Reload((Change("kit", "removed"),), routes_removed=("/other",), routes_changed=("/kit",))
+            assert moved == Reload(
+                (PluginOutcome("kit", "removed"),), routes_removed=("/other",), routes_changed=("/kit",)
+            )
             await asyncio.sleep(0)
             assert former.closed == 1
             assert current.made[0].closed == 0
@@ -180,9 +179,9 @@ def test_a_changed_plugin_that_does_not_start_is_kept_and_tried_with_the_next_re
     async def main() -> None:
         async with scene(tmp_path) as (current, former):
             current.next_error = error
-            assert await current.reload(text) == Reload((Change("kit", "kept", str(error)),))
+            assert await current.reload(text) == Reload((PluginOutcome("kit", "kept", str(error)),))
             assert former.closed == 0
-            assert await current.reload(text) == Reload((Change("kit", "restarted"),))
+            assert await current.reload(text) == Reload((PluginOutcome("kit", "restarted"),))
 
     run_async(main)
 
@@ -193,8 +192,8 @@ def test_a_new_plugin_that_does_not_start_is_a_failed_one_and_the_rest_is_applie
             both = config_text(KIT, OTHER, routes="/kit: [{plugin: kit}]\n  /other: [{plugin: other}]")
             current.next_error = Invalid("CONFIG_INVALID", "`TOKEN` is not set")
             done = await current.reload(both)
-            assert done == Reload((Change("other", "failed", "`TOKEN` is not set"),), routes_added=("/other",))
-            assert await current.changes.restart("other") == Change("other", "restarted")
+            assert done == Reload((PluginOutcome("other", "failed", "`TOKEN` is not set"),), routes_added=("/other",))
+            assert await current.changes.restart("other") == PluginOutcome("other", "restarted")
 
     run_async(main)
 
@@ -203,7 +202,7 @@ def test_a_server_that_insists_on_the_port_of_the_former_one_starts_after_its_en
     async def main() -> None:
         async with scene(tmp_path) as (current, former):
             current.next_error = Unavailable("SERVER_EXITED", "OSError: [Errno 98] Address already in use")
-            assert await current.changes.restart("kit") == Change("kit", "restarted")
+            assert await current.changes.restart("kit") == PluginOutcome("kit", "restarted")
             assert [backend.closed for backend in (former, *current.made)] == [1, 1, 0]
 
     run_async(main)
@@ -215,7 +214,7 @@ def test_changes_come_one_after_another_and_outlive_their_callers(tmp_path: Path
             first, second = (asyncio.create_task(current.changes.restart("kit")) for _ in range(2))
             await asyncio.sleep(0)
             first.cancel()
-            assert await second == Change("kit", "restarted")
+            assert await second == PluginOutcome("kit", "restarted")
             assert len(current.made) == 2
             assert current.made[1].health.restarts == 2
 

@@ -9,7 +9,7 @@ from support import wait_until_async
 from support.scripted_host import ECHO, PLUGIN, Scripted, error_of, run_async, scripted, settle_down
 
 from component_host import replacements
-from component_host.replacements import Change
+from component_host.replacements import PluginOutcome
 from stepflow.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def test_calls_in_flight_end_in_the_former_server_and_new_ones_wait_for_its_succ
             assert former.closed == 0
 
             former.executed[0].succeed(b'"done"')
-            assert await replacing == Change(PLUGIN, "restarted")
+            assert await replacing == PluginOutcome(PLUGIN, "restarted")
             assert (await executor.result(first)).result.json == b'"done"'
             assert (await executor.result(second)).result.json == b"{}"
             assert [call.request.step_id for call in successor.executed] == ["second"]
@@ -54,7 +54,7 @@ def test_a_busy_server_delays_new_calls_for_a_while_only_and_ends_after_its_last
             successor = Scripted()
             long = executor.call("long")
             change = await host.replacements.replace(PLUGIN, successor, unchanged)
-            assert change == Change(PLUGIN, "restarted", "the former server ends after its 1 call")
+            assert change == PluginOutcome(PLUGIN, "restarted", "the former server ends after its 1 call")
             await executor.result(executor.call("next", ECHO))
             assert len(successor.executed) == 1
             assert former.closed == 0
@@ -88,7 +88,7 @@ def test_a_server_that_does_not_start_leaves_the_former_one_serving() -> None:
         async with scripted() as (host, former, executor):
             broken = Scripted(start_error=Unavailable("SERVER_EXITED", "SyntaxError in line 3"))
             change = await host.replacements.replace(PLUGIN, broken, unchanged)
-            assert change == Change(PLUGIN, "kept", "SyntaxError in line 3")
+            assert change == PluginOutcome(PLUGIN, "kept", "SyntaxError in line 3")
             assert "the former server serves on: SyntaxError in line 3" in former.health.last_error
             await executor.result(executor.call("next", ECHO))
             assert (former.closed, broken.closed, broken.executed) == (0, 1, [])
@@ -115,7 +115,7 @@ def test_a_server_that_needs_the_place_of_the_former_one_starts_after_its_end() 
             assert len(former.executed) == 1
 
             successor.may_start.set()
-            assert await replacing == Change(PLUGIN, "restarted")
+            assert await replacing == PluginOutcome(PLUGIN, "restarted")
             for call in (first, second, third):
                 assert (await executor.result(call)).HasField("result")
             assert len(successor.executed) == 2
@@ -147,7 +147,7 @@ def test_a_server_that_fails_in_the_place_of_the_former_one_is_a_failed_plugin()
         async with scripted() as (host, _, executor):
             broken = Scripted(start_error=Unavailable("SERVER_EXITED", "no"))
             change = await host.replacements.replace_in_place(PLUGIN, broken, unchanged)
-            assert change == Change(PLUGIN, "failed", "no")
+            assert change == PluginOutcome(PLUGIN, "failed", "no")
             assert error_of(await executor.result(executor.call()))[0] == "UNREACHABLE"
 
     run_async(main)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stepflow.config import config_from_tree
-from stepflow.dev.snapshot import FOLDERS_MAX, take_snapshot
+from stepflow.dev.file_states import FOLDERS_MAX, look_at_files
 from stepflow.dev.sources import first_syntax_error, plugins_touched, sources_of
 
 if TYPE_CHECKING:
@@ -106,17 +106,17 @@ def test_plugins_without_a_command_have_no_sources(tmp_path: Path) -> None:
     assert sources_of(config_from_tree(tree, source="test", base_dir=tmp_path), {}) == {}
 
 
-def test_a_snapshot_tells_what_was_written_replaced_created_and_deleted(tmp_path: Path) -> None:
+def test_the_state_of_the_files_tells_what_was_written_replaced_created_and_deleted(tmp_path: Path) -> None:
     write(tmp_path, "a.py", "replaced.py", "gone.py", "same.py", "config.yml", "venv2/pyvenv.cfg", "venv2/x.py")
     found = sources(tmp_path, p="python a.py").values()
 
     def look() -> set[str]:
         nonlocal before
-        now = take_snapshot(found, [tmp_path / "config.yml"])
+        now = look_at_files(found, [tmp_path / "config.yml"])
         changed, before = now.changed_since(before), now
         return {str(path.relative_to(tmp_path)) for path in changed}
 
-    before = take_snapshot(found, [tmp_path / "config.yml"])
+    before = look_at_files(found, [tmp_path / "config.yml"])
     assert look() == set()
     (tmp_path / "a.py").write_text("x = 1")
     (tmp_path / "new").write_text("")
@@ -134,10 +134,10 @@ def test_a_folder_with_too_many_folders_is_watched_in_part(tmp_path: Path) -> No
     write(tmp_path, "a.py")
     for number in range(FOLDERS_MAX + 1):
         (tmp_path / f"f{number}").mkdir()
-    snapshot = take_snapshot(sources(tmp_path, p="python a.py").values(), [])
-    assert not snapshot.complete
-    assert len(snapshot.folders) == FOLDERS_MAX
-    assert tmp_path in snapshot.folders
+    states = look_at_files(sources(tmp_path, p="python a.py").values(), [])
+    assert not states.complete
+    assert len(states.folders) == FOLDERS_MAX
+    assert tmp_path in states.folders
 
 
 def test_a_syntax_error_is_told_with_its_place(tmp_path: Path) -> None:

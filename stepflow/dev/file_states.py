@@ -30,7 +30,7 @@ Signature = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class FileStates:
     """The state of all watched files."""
 
     files: Mapping[Path, Signature]
@@ -39,13 +39,13 @@ class Snapshot:
     complete: bool = True
     """False if there are more files or folders than are looked at."""
 
-    def changed_since(self, before: Snapshot) -> set[Path]:
+    def changed_since(self, before: FileStates) -> set[Path]:
         """Return the files that were changed, created or deleted. Pure."""
         paths = self.files.keys() | before.files.keys()
         return {path for path in paths if self.files.get(path) != before.files.get(path)}
 
 
-def take_snapshot(sources: Iterable[PluginSources], single_files: Iterable[Path]) -> Snapshot:
+def look_at_files(sources: Iterable[PluginSources], single_files: Iterable[Path]) -> FileStates:
     """Return the state of the files of plugins, and of further files. Blocks."""
     files: dict[Path, Signature] = {}
     folders: dict[Path, None] = {}
@@ -78,7 +78,7 @@ def take_snapshot(sources: Iterable[PluginSources], single_files: Iterable[Path]
             elif path.suffix in suffixes and (signature := _signature(path)) is not None:
                 files[path] = signature
 
-    return Snapshot(files, frozenset(folder for folder in folders if folder.is_dir()), complete)
+    return FileStates(files, frozenset(folder for folder in folders if folder.is_dir()), complete)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -97,4 +97,4 @@ def _signature(path: Path) -> Signature | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-__all__ = ["FILES_MAX", "FOLDERS_MAX", "Snapshot", "take_snapshot"]
+__all__ = ["FILES_MAX", "FOLDERS_MAX", "FileStates", "look_at_files"]
