@@ -19,6 +19,8 @@ Backends:
 - `backend`: the interface of a backend.
 - `backends`: from configured plugins to backends.
 - `plugins`: start, state and stop of each backend.
+- `replacements`: new backends for plugins, while calls are under way.
+- `plugin_changes`: restarts by hand, and the configuration read again.
 - `secret_values`: values of the environment that no text may show.
 - `builtin/`: the components that come with the mesh.
 - `mcp_bridge/`: MCP servers, over stdio and HTTP.
@@ -38,6 +40,7 @@ The process and the store:
 - `__main__`: `python -m component_host`.
 - `plugin_claims`: the pool that owns the name of a plugin.
 - `registration`: the host's session and its routing rules.
+- `route_claims`: claims on route prefixes.
 - `session_message`: the content of the session.
 - `session_watch`: changes of the session by others.
 """

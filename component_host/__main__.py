@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
+    from component_host.backend import Backend
     from component_host.host import ComponentHost
     from component_host.registration import Registration
     from stepflow.config import Config
@@ -109,6 +110,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.backends import PullEndpoints, make_backend, make_backends
     from component_host.host import ComponentHost
     from component_host.logs import HostLogs
+    from component_host.plugin_changes import PluginChanges
     from component_host.service import HostService
     from component_host.supervision.start_retries import StartRetries
     from stepflow.rpc.server import RpcServer
@@ -127,6 +129,10 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     blobs.on_trouble = lambda _error: changed()
     logs = HostLogs(own_log=True)
     backends = make_backends(config.config, os.environ, changed, endpoints=endpoints, logs=logs)
+
+    def make(name: str, present: Config) -> Backend:
+        return make_backend(name, present, os.environ, changed, endpoints, logs)
+
     host = ComponentHost(config.host_id, backends, blobs, value_bytes_max=config.value_bytes_max, logs=logs)
 
     async with AsyncExitStack() as stack:
@@ -147,12 +153,12 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         service.on_drain = registration.set_draining
         await registration.start()
 
-        # 3. Start the plugins; retry failed starts in the background.
+        # 3. Start the plugins; retry failed starts in the background. From then on plugins can be changed.
         await host.start(changed=changed)
-        retries = StartRetries(
-            host.plugins, lambda name: make_backend(name, config.config, os.environ, changed, endpoints, logs), changed
-        )
+        retries = StartRetries(host.plugins, lambda name: make(name, changes.config), changed)
         stack.push_async_callback(retries.close)
+        changes = service.changes = PluginChanges(host, config.config, make, registration, retries)
+        stack.push_async_callback(changes.close)
         retries.begin()
 
         # 4. Report ready.

@@ -140,6 +140,12 @@ class ServerHealth:
         self.last_error = without_hidden(error)[: self.ERROR_CHARS_MAX]
         self._changed()
 
+    def note_refused_restart(self, error: str) -> None:
+        """Record that a new server did not start, and that this one serves on."""
+        text = f"a restart failed, and the former server serves on: {without_hidden(error)}"
+        self.last_error = text[: self.ERROR_CHARS_MAX]
+        self._changed()
+
     def serves(self, server: object) -> None:
         """Record the first start or a restart of a server."""
         if server in self._lost:

@@ -1,6 +1,7 @@
 """The way of an admitted call to its backend: plugin ready, input fetched, host registered, clock started.
 
-- Calls wait, in FIFO order, during the start of the plugin and while `may_begin` is False.
+- Calls wait, in FIFO order, during the start of the plugin, during a change of its backend, and while `may_begin` is
+  False.
 - A call with a large input also waits for memory (`value_budget`), before the input is fetched.
 - The clock of a call starts with the hand-over to the backend, not before. It stands while the call waits there for a
   server or a thread (`Call.note_queued`).
@@ -68,7 +69,7 @@ class Dispatcher:
             return  # forgotten during a wait
 
         plugin = self._plugins.find_plugin(call.request.plugin)
-        if plugin.state is PluginState.STARTING:
+        if plugin.must_wait(call.request.depth):
             plugin.waiting[call] = None
             return
         if plugin.state is not PluginState.READY:
@@ -76,8 +77,10 @@ class Dispatcher:
             return
 
         payload = call.request.input
-        if payload.blob:
-            self._tasks.spawn(call, self._fetch_input, call, plugin)
+        if call.input:
+            self._execute(call, plugin)  # it waited after its input was there
+        elif payload.blob:
+            self._tasks.spawn(call, self._fetch_input, call)
         elif len(payload.json) > INLINE_BYTES_MAX:
             call.fail(_input_too_large(len(payload.json)))
         else:
@@ -126,9 +129,9 @@ class Dispatcher:
         waiting, self._unregistered = self._unregistered, {}
         for call in waiting:
             if not call.settled:
-                self._execute(call, self._plugins.find_plugin(call.request.plugin))
+                self.dispatch(call)
 
-    async def _fetch_input(self, call: Call, plugin: HostedPlugin) -> None:
+    async def _fetch_input(self, call: Call) -> None:
         # 1. Wait for memory, in order. The call keeps the memory until its result is there.
         size = call.request.input.blob_bytes or PAYLOAD_BYTES_MAX
         await self.value_budget.take(size)
@@ -146,8 +149,7 @@ class Dispatcher:
             message = f"the step's input could not be read: {error.message}"
             call.fail(Failure(code, message, encode({"reason": error.reason})))
         else:
-            if not call.settled:
-                self._execute(call, plugin)
+            self.dispatch(call)  # the plugin may have changed meanwhile
 
     def _cancel_in_backend(self, call: Call, backend: Backend) -> None:
         try:

@@ -17,9 +17,10 @@ Invariants:
   The oldest such result ends as UNREACHABLE when the held results exceed their bound.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
-The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `disputes` (about epochs), `dispatch`
-(from admission to the backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes
-`stream` and `host` twice, with the request and with the result, and every other module once.
+The modules: `plugins` (life of the backends), `replacements` (new backends), `call_table` (calls and epochs),
+`disputes` (about epochs), `dispatch` (from admission to the backend), `call` (the outcome), `held_results`,
+`deadlines`, `stream` (frames). A call passes `stream` and `host` twice, with the request and with the result, and every
+other module once.
 
 Does not: retry, route, or know flows. Streams are plain callables: one process and gRPC look the same from here.
 """
@@ -39,6 +40,7 @@ from component_host.disputes import Disputes
 from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, HeldResults
 from component_host.logs import HostLogs
 from component_host.plugins import HostedPlugins
+from component_host.replacements import Replacements
 from component_host.results import not_kept, unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
@@ -95,6 +97,7 @@ class ComponentHost:
         )
 
         self._table = CallTable()
+        self.replacements = Replacements(self.plugins, self._table.calls_in)
         self.disputes = Disputes(self._table)
         self._streams: set[HostStream] = set()
         """Open streams, and closed ones whose call-backs wait for the next owner."""
@@ -140,7 +143,7 @@ class ComponentHost:
         self.held_results.close()
 
         # 2. Stop the backends, which fail their own calls; then the host's tasks for calls.
-        await self.plugins.close()
+        await asyncio.gather(self.plugins.close(), self.replacements.close())
         await self._tasks.close()
         await self.disputes.close()
 

@@ -19,6 +19,7 @@ Requests:
 - `offers`: routes and the components of live hosts, for these checks.
 - `catalog`: names, versions and labels of flows.
 - `drains`: drains of executors and hosts, and their end.
+- `restarts`: restarts of a plugin's servers, on one host after another.
 - `obstacles`: why no run can begin.
 
 Reads:

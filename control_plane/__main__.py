@@ -156,6 +156,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from control_plane.control_plane import ControlPlane
     from control_plane.drains import Drains
     from control_plane.live_events import LiveEvents
+    from control_plane.restarts import Restarts
     from control_plane.room import Room
     from control_plane.store_meter import StoreMeter
     from stepflow.store.blobs import BlobStore
@@ -206,6 +207,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             live=live,
             logs=logs,
             drainer=Drains(control.cluster, store, common.tls),
+            restarts=Restarts(store, common.tls),
             room=room,
             value_bytes_max=config.value_bytes_max,
         )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
     from control_plane.control_plane import ControlPlane
     from control_plane.events import LiveSource, LogSource
+    from control_plane.restarts import Restarts
     from stepflow.rpc.health import ProcessHealth
     from stepflow.rpc.tls import Tls
     from stepflow.store import Store
@@ -69,13 +70,14 @@ class ApiServer:
         live: LiveSource | None = None,
         logs: LogSource | None = None,
         drainer: Drainer | None = None,
+        restarts: Restarts | None = None,
         value_bytes_max: int = 0,
         room: Room | None = None,
     ) -> None:
         """`live`: source of live events; without it followers see durable events only. `logs`: source of log lines.
-        `drainer`: without it drains are refused. `value_bytes_max`: memory for the large values of all calls; 0 for a
-        share of what the process has. `room`: without it the room of the store is measured, and nothing else is done
-        for it.
+        `drainer` and `restarts`: without them drains and restarts are refused. `value_bytes_max`: memory for the large
+        values of all calls; 0 for a share of what the process has. `room`: without it the room of the store is
+        measured, and nothing else is done for it.
         """
         values = Values(blobs)
         catalog = Catalog(store)
@@ -107,7 +109,7 @@ class ApiServer:
             (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),
             (runs_pb2, runs_pb2_grpc, "RunsService", runs),
             (blobs_pb2, blobs_pb2_grpc, "BlobsService", BlobsServicer(blobs)),
-            (components_pb2, components_pb2_grpc, "ComponentsService", ComponentsServicer(store, values)),
+            (components_pb2, components_pb2_grpc, "ComponentsService", ComponentsServicer(store, values, restarts)),
             (cluster_pb2, cluster_pb2_grpc, "ClusterService", cluster),
         ):
             register = getattr(grpc_module, f"add_{name}Servicer_to_server")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Component,
         FlowDiagnostic,
         FlowInfo,
+        HostRestart,
         Run,
         RunItem,
         RunStep,
@@ -225,6 +226,9 @@ class BlockingClient:
 
     def undrain(self, *, executor_id: str = "", host_id: str = "") -> None:
         self._do(self._client.undrain(executor_id=executor_id, host_id=host_id))
+
+    def restart_plugin(self, plugin: str, *, host_id: str = "") -> list[HostRestart]:
+        return self._do(self._client.restart_plugin(plugin, host_id=host_id))
 
 
 class _Pulled:

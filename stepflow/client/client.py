@@ -23,7 +23,7 @@ from stepflow.client.conversion import (
     run_of,
     step_of,
 )
-from stepflow.client.model import QUEUED, StoredFlow
+from stepflow.client.model import QUEUED, HostRestart, StoredFlow
 from stepflow.client.requests import (
     NOT_GIVEN,
     document_message,
@@ -61,6 +61,9 @@ WAIT_SLICE_S = 30.0
 
 DRAIN_TIMEOUT_S = 75.0
 """Longer than the server's own time limit, so that the server's error arrives."""
+
+RESTART_TIMEOUT_S = 900.0
+"""For all hosts of a plugin, one after another."""
 
 BUSY_PATIENCE_S = 60.0
 """Default patience of submissions with a mesh that is busy."""
@@ -457,6 +460,18 @@ class Client:
         """
         request = cluster_pb2.UndrainRequest(**_target(executor_id, host_id))
         await self._connection.call(lambda to: to.cluster.Undrain, request)
+
+    async def restart_plugin(self, plugin: str, *, host_id: str = "") -> list[HostRestart]:
+        """Start the servers of a plugin again, on one host after another; calls in flight end in the former servers.
+
+        Returns what happened on each host. Raises: NotFound (`PLUGIN_UNKNOWN`, `HOST_NOT_FOUND`), Unavailable;
+        DeadlineExceeded (the restarts go on).
+        """
+        request = components_pb2.RestartPluginRequest(plugin=plugin, host_id=host_id)
+        reply = await self._connection.call(
+            lambda to: to.components.RestartPlugin, request, timeout_s=RESTART_TIMEOUT_S
+        )
+        return [HostRestart(host.host_id, host.outcome, host.detail) for host in reply.hosts]
 
     async def _pages(self, method: Callable[[Any], Any], request: Any) -> AsyncGenerator[Any, None]:
         """Yield the pages of a list; `request` is changed."""

@@ -252,6 +252,34 @@ class PluginInfo:
     restarts: int = 0
 
 
+RESTART_OUTCOMES = {
+    "kept": "not restarted, the former server serves on",
+    "failed": "did not start, and no server serves; its host tries again",
+    "no_server": "nothing to restart",
+    "unreachable": "unknown, the host did not answer",
+    "unsupported": "not restarted",
+    "not_tried": "not tried",
+}
+"""Outcomes on one host, as people read them; the others read well as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRestart:
+    """What a restart of a plugin did on one host."""
+
+    host_id: str
+    outcome: str
+    """restarted, kept (the former server serves on), failed, no_server, unreachable, unsupported or not_tried."""
+    detail: str = ""
+    """More about the outcome, for display."""
+
+    @property
+    def text(self) -> str:
+        """The outcome for people: `restarted`, `not tried: host-1 had no success`."""
+        said = RESTART_OUTCOMES.get(self.outcome, self.outcome)
+        return f"{said}: {self.detail}" if self.detail else said
+
+
 @dataclass(frozen=True, slots=True)
 class HostInfo:
     host_id: str

@@ -10,6 +10,7 @@
 - `former`: former words.
 - `flows`: `flows`.
 - `cluster`: `cluster` and `components` (a mesh).
+- `restart`: `components restart`.
 - `components`: `components list --config` and the former `list-components` (this machine).
 - `validate`: `validate`.
 - `infer`: `infer`.

@@ -68,6 +68,44 @@ class UndrainHostResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RestartHostPluginRequest(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    def __init__(self, plugin: _Optional[str] = ...) -> None: ...
+
+class RestartHostPluginResponse(_message.Message):
+    __slots__ = ("change",)
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    change: PluginChange
+    def __init__(self, change: _Optional[_Union[PluginChange, _Mapping]] = ...) -> None: ...
+
+class ReloadHostRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadHostResponse(_message.Message):
+    __slots__ = ("changes", "routes_added", "routes_removed", "routes_changed")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_ADDED_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[PluginChange]
+    routes_added: _containers.RepeatedScalarFieldContainer[str]
+    routes_removed: _containers.RepeatedScalarFieldContainer[str]
+    routes_changed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, changes: _Optional[_Iterable[_Union[PluginChange, _Mapping]]] = ..., routes_added: _Optional[_Iterable[str]] = ..., routes_removed: _Optional[_Iterable[str]] = ..., routes_changed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PluginChange(_message.Message):
+    __slots__ = ("plugin", "outcome", "detail")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    outcome: str
+    detail: str
+    def __init__(self, plugin: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
 class ExecutorFrame(_message.Message):
     __slots__ = ("hello", "calls", "cancels", "acks", "attaches", "replies")
     HELLO_FIELD_NUMBER: _ClassVar[int]
