@@ -118,40 +118,44 @@ def _unknown_members(
 ) -> Iterator[Diagnostic]:
     """Yield the members of a written-out input that the component does not know.
 
-    `is_closed`: the component reads no others. Else a member counts only if it resembles one that is not given.
+    `is_closed`: the component reads no others. Else a member counts only if it resembles one that is not given. A
+    member that refers to a step may be there for the order of the steps.
     """
     known = schema.get("properties") if isinstance(schema, dict) else None
     if not known or not isinstance(known, dict) or schema.get("additionalProperties") is False:
         return
 
-    written = list(_member_names(expression, at))
-    absent = known.keys() - {name for _, name in written}
-    for path, name in written:
+    written = list(_members(expression, at))
+    absent = known.keys() - {name for _, name, _ in written}
+    for path, name, value in written:
         if name in known:
             continue
         hint = syntax.suggestion(name, absent)
-        if not hint and not is_closed:
+        if not hint and (not is_closed or _refers_to_step(value)):
             continue
-        if not hint:
-            hint = _listed("it reads", list(known))
-        text = f"`{shown(step.component)}` of step '{shown(step.id)}' does not read `{shown(name)}`{hint}"
+        text = f"`{shown(step.component)}` of step '{shown(step.id)}' does not read `{shown(name)}`"
+        text += hint or _listed("it reads", list(known))
         finding = Diagnostic(2903, text, json_path((*path, name)), {"step_id": step.id, "member": name})
         yield finding if is_closed else replace(finding, severity="warning")
 
 
-def _member_names(expression: syntax.Expression, at: DocumentPath) -> Iterator[tuple[DocumentPath, str]]:
+def _refers_to_step(expression: syntax.Expression) -> bool:
+    return any(isinstance(ref, syntax.StepRef) for _, ref in syntax.references(expression, ()))
+
+
+def _members(expression: syntax.Expression, at: DocumentPath) -> Iterator[tuple[DocumentPath, str, syntax.Expression]]:
     """Yield the members of the object that an expression gives, as far as it is written out."""
     match expression:
         case syntax.Object(members):
-            yield from ((at, name) for name, _ in members)
+            yield from ((at, name, value) for name, value in members)
         case syntax.Literal(value, quoted) if isinstance(value, dict):
-            yield from (((*at, "$literal") if quoted else at, name) for name in value)
+            yield from (((*at, "$literal") if quoted else at, name, syntax.NULL) for name in value)
         case syntax.If(_, then, otherwise):
-            yield from _member_names(then, (*at, "then"))
-            yield from _member_names(otherwise, (*at, "else"))
+            yield from _members(then, (*at, "then"))
+            yield from _members(otherwise, (*at, "else"))
         case syntax.Coalesce(options):
             for index, option in enumerate(options):
-                yield from _member_names(option, (*at, index))
+                yield from _members(option, (*at, index))
         case _:
             pass
 

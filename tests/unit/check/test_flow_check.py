@@ -161,6 +161,13 @@ def test_a_builtin_reads_no_other_members_but_openai_passes_them_on() -> None:
     assert against(step("a", "/builtin/noop", {"anything": 7})).items == ()
 
 
+def test_a_member_may_refer_to_a_step_for_the_order_alone() -> None:
+    first = step("a", "/builtin/noop", 1)
+    assert against(first, step("b", "/builtin/sleep", {"duration_ms": 1, "after": {"$step": "a"}})).items == ()
+    found = against(first, step("b", "/builtin/sleep", {"duration_ms": 1, "passthru": {"$step": "a"}}))
+    assert codes(found) == [(2903, "error", "$.steps[1].input.passthru")]
+
+
 def test_members_are_found_in_the_branches_of_an_input() -> None:
     value = {"$if": {"$input": "x"}, "then": {"duration_ms": 1}, "else": {"duration_ms": 1, "durations": 2}}
     assert codes(against(step("a", "/builtin/sleep", value))) == [(2903, "error", "$.steps[0].input.else.durations")]
