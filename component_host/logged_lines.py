@@ -85,7 +85,7 @@ class LineGate:
 class CallLines:
     """The log of one call: its gate, and its last lines."""
 
-    __slots__ = ("gate", "origin", "tail", "tail_chars")
+    __slots__ = ("gate", "origin", "refused_last", "tail", "tail_chars")
 
     def __init__(self, request: host_pb2.Call) -> None:
         self.gate = LineGate(CALL_LINES_MAX)
@@ -104,6 +104,8 @@ class CallLines:
         self.tail: deque[LogLine] = deque()
         """The last lines, as the server wrote them: with secrets."""
         self.tail_chars = 0
+        self.refused_last = 0
+        """Lines refused since lines passed last, of which the last ones are in the tail."""
 
     def keep_tail(self, lines: Iterable[LogLine]) -> None:
         for line in lines:

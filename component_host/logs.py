@@ -87,8 +87,14 @@ class PluginLog:
             del self._run_secrets[next(iter(self._run_secrets))]
 
     def end_call(self, call: LoggingCall) -> None:
-        """Note that a call has ended. Idempotent."""
+        """Note that a call has ended, and pass on its last lines if they were refused. Idempotent."""
         self._calls.pop(call, None)
+        logged = call.logged
+        if logged is not None and logged.refused_last:
+            lines = list(logged.tail)[-logged.refused_last :]
+            logged.gate.dropped -= len(lines)
+            logged.refused_last = 0
+            self._pass(logged.origin, lines, 0, call.request.secrets, logged.gate, at_end=True)
 
     def add_lines(self, call: LoggingCall, lines: Sequence[LogLine], dropped: int = 0) -> None:
         """Take lines that the server has attributed to a call, as it wrote them."""
@@ -100,7 +106,10 @@ class PluginLog:
 
         lines = [cut(line) for line in lines]
         logged.keep_tail(lines)
-        self._pass(logged.origin, lines, dropped, call.request.secrets, logged.gate)
+        if self._pass(logged.origin, lines, dropped, call.request.secrets, logged.gate):
+            logged.refused_last = 0
+        else:
+            logged.refused_last += len(lines)
 
     def add_stderr(self, texts: Sequence[str], dropped: int) -> None:
         """Take lines of stderr, which have lost the secrets of the server."""
@@ -130,23 +139,29 @@ class PluginLog:
         dropped: int,
         own_secrets: Sequence[str],
         call_gate: LineGate | None = None,
-    ) -> None:
-        """Emit as many lines as may pass, the latest of them."""
+        *,
+        at_end: bool = False,
+    ) -> bool:
+        """Emit as many lines as may pass, the latest of them; return False if none may.
+
+        `at_end`: the last lines of a call, which its own gate does not count.
+        """
         gate = call_gate or self._gate
         gate.dropped += dropped
         now_s = time.monotonic()
         passing = len(lines)
-        if call_gate is not None:
+        if call_gate is not None and not at_end:
             passing = call_gate.take(passing, now_s)
         passing = self._gate.take(passing, now_s)
 
         gate.dropped += len(lines) - passing
         if not passing:
-            return
+            return False
         secrets = self._secrets_with(own_secrets)
         logged = LoggedLines(origin, tuple(shown(line, secrets) for line in lines[-passing:]), gate.take_dropped())
         self._keep(logged)
         self._emit(logged)
+        return True
 
     def _secrets_with(self, own_secrets: Sequence[str]) -> KnownSecrets:
         """Return the secrets for the lines of a call; its own may have been forgotten here."""

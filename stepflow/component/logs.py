@@ -110,8 +110,10 @@ class CallLog:
         self._lines.append((at_ms, level, shown.rstrip("\r")))
 
     def _note(self) -> bool:
-        noted, self._noted = self._noted, True
-        return not noted and bool(self._lines)
+        if self._noted or not self._lines:
+            return False
+        self._noted = True
+        return True
 
 
 class LogReports:

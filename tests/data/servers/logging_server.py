@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 from stepflow.component import Context, component, serve
 
@@ -66,5 +69,23 @@ def odd(input: dict) -> str:
     return sys.stdout.encoding
 
 
+@component
+def gated(input: dict) -> str:
+    """Print, and go on once a file exists."""
+    print("waits for the gate")
+    while not Path(input["gate"]).exists():
+        time.sleep(0.01)
+    print("has passed the gate")
+    return "done"
+
+
+@component
+def told(input: dict) -> str:
+    """Print what must not be shown, and fail."""
+    print("the environment says", os.environ.get("SERVER_PASSWORD"))
+    print("the input says", input["pw"])
+    raise ValueError("told")
+
+
 if __name__ == "__main__":
-    serve()
+    serve(http="--http" in sys.argv)

@@ -46,6 +46,17 @@ def test_lines_of_a_call_come_with_its_id_and_before_its_answer() -> None:
         assert client.end() == (0, "")
 
 
+def test_lines_come_while_the_component_still_runs(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with Client(SERVER) as client:
+        client.initialize(log=True)
+        client.execute("/gated", {"gate": str(gate)})
+        assert [line[2] for line in client.receive()["params"]["lines"]] == ["waits for the gate"]
+        gate.touch()
+        assert [line[2] for line in client.receive()["params"]["lines"]] == ["has passed the gate"]
+        assert client.receive()["result"] == {"output": "done"}
+
+
 def test_every_way_of_running_a_component_is_followed() -> None:
     with Client(SERVER) as client:
         client.initialize(log=True)

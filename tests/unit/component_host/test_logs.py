@@ -200,6 +200,23 @@ def test_lines_that_did_not_pass_are_counted_with_the_next_ones() -> None:
     assert reader.dropped >= 42
 
 
+def test_the_last_lines_of_a_call_pass_at_its_end_although_the_flood_was_cut() -> None:
+    reader, call = Reader(), Call()
+    logs = HostLogs(sink=reader.send_log)
+    begun(logs, call)
+    logs.of("p").add_lines(call, lines(*map(str, range(CALL_LINES_MAX))))
+    logs.of("p").add_lines(call, lines(*map(str, range(1_000))))
+    logs.of("p").add_lines(call, lines("the last"))
+    call.settled = True
+    logs.of("p").end_call(call)
+    logs.of("p").end_call(call)
+
+    assert len(reader.logged) == 2
+    assert reader.logged[1].lines[-1].text == "the last"
+    assert reader.logged[1].lines[-2].text == "999"
+    assert len(reader.texts) + reader.dropped == CALL_LINES_MAX + 1_001
+
+
 def test_many_calls_share_the_room_of_their_plugin() -> None:
     reader = Reader()
     logs = HostLogs(sink=reader.send_log)
