@@ -156,9 +156,11 @@ class PluginChanges:
         else:
             change = await self._start(name, outcome)
 
-        if change.outcome != "kept":
+        # 3. A backend that did not start is retried; a ready one starts its server again by itself.
+        not_started = plugins.find_plugin(name).state is PluginState.FAILED
+        if not_started or change.outcome == outcome:
             self._made_of[name] = _parts(config, name)
-        if change.outcome == "failed":
+        if not_started:
             self._retries.retry(name)
         return change
 
