@@ -108,13 +108,18 @@ class PluginChanges:
         """Do the work in its turn, also if its caller goes away."""
         task = asyncio.create_task(self._in_turn(work), name="change plugins")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
             raise FailedPrecondition("SERVICE_STOPPING", f"host {self._host.id} is being stopped") from None
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also if its caller has gone
 
     async def _in_turn(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
         async with self._turn:
@@ -123,14 +128,14 @@ class PluginChanges:
     # --- restarts -----------------------------------------------------------------------------------------------------
 
     async def _restart(self, name: str) -> PluginOutcome:
-        if name not in self._made_of:
+        if name not in self._made_of or name not in self.config.plugins:
             raise NotFound("PLUGIN_UNKNOWN", f"host {self._host.id} has no plugin {name!r}", plugin=name)
         without_server = why_no_server(self.config.plugins[name])
         if without_server:
             return PluginOutcome(name, "no_server", without_server)
-        return await self._renew(name, self.config, "restarted")
+        return await self._renew(name, "restarted")
 
-    async def _renew(self, name: str, former: Config, outcome: Outcome) -> PluginOutcome:
+    async def _renew(self, name: str, outcome: Outcome) -> PluginOutcome:
         """Replace the backend of a plugin, or start one where none serves. `outcome` is that of a success."""
         plugins, config = self._host.plugins, self.config
         plugin = plugins.find_plugin(name)
@@ -140,9 +145,9 @@ class PluginChanges:
         # 1. A ready plugin: the former server serves on if the new one does not start.
         changed = self._registration.changed
         if plugin.state is PluginState.READY:
-            replacements = self._host.replacements
+            replacements, before = self._host.replacements, self._made_of[name][0]
             try:
-                if all(overlaps(each.plugins[name]) for each in (former, config) if name in each.plugins):
+                if overlaps(before) and overlaps(config.plugins[name]):
                     change = await replacements.replace(name, self._make(name, config), changed)
                 else:
                     change = await replacements.replace_in_place(name, self._make(name, config), changed)
@@ -156,9 +161,11 @@ class PluginChanges:
         else:
             change = await self._start(name, outcome)
 
-        if change.outcome != "kept":
+        # 3. A backend that did not start is retried; a ready one starts its server again by itself.
+        not_started = plugins.find_plugin(name).state is PluginState.FAILED
+        if not_started or change.outcome == outcome:
             self._made_of[name] = _parts(config, name)
-        if change.outcome == "failed":
+        if not_started:
             self._retries.retry(name)
         return change
 
@@ -193,7 +200,7 @@ class PluginChanges:
         self.config = config
         wanted = _routed(config)
         differing = [name for name in wanted if self._made_of.get(name) != _parts(config, name)]
-        renewals = (self._renew(name, former, "restarted" if name in self._made_of else "added") for name in differing)
+        renewals = (self._renew(name, "restarted" if name in self._made_of else "added") for name in differing)
         changes = list(await asyncio.gather(*renewals))
 
         # 3. Routes; then the plugins that no route leads to.

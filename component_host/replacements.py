@@ -37,6 +37,8 @@ BUSY_S_MAX = 50.0
 """Longest wait of new calls for a server that must end before its successor starts."""
 
 IDLE_POLL_S = 0.02
+RETIRE_POLL_S = 0.2
+"""Interval of looks at a former server that still executes calls."""
 
 Outcome: TypeAlias = Literal["restarted", "added", "removed", "kept", "failed", "no_server"]
 """As in `PluginChange` of the API."""
@@ -76,6 +78,8 @@ class Replacements:
             if not started:
                 await backend.close()
         if error is not None:
+            if not former.health.serving:
+                return PluginOutcome(name, "failed", error.message)
             former.health.note_refused_restart(error.message)
             return PluginOutcome(name, "kept", error.message)
 
@@ -157,7 +161,7 @@ class Replacements:
 
     async def _end_when_idle(self, name: str, backend: Backend) -> None:
         while self._calls_in(backend):  # noqa: ASYNC110  # an event would cost a check for each call
-            await asyncio.sleep(IDLE_POLL_S)
+            await asyncio.sleep(RETIRE_POLL_S)
         try:
             await backend.close()
         except Exception as error:

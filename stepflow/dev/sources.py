@@ -65,10 +65,11 @@ class PluginSources:
 
 
 def sources_of(config: Config, environ: Mapping[str, str]) -> dict[str, PluginSources]:
-    """Return the files of each plugin with a command, by plugin. Looks at the file system."""
+    """Return the files of each plugin with a route and a command, by plugin. Looks at the file system."""
+    routed = {rule.plugin for rules in config.routes.values() for rule in rules}
     found: dict[str, PluginSources] = {}
     for name, plugin in config.plugins.items():
-        if isinstance(plugin, (BuiltinPlugin, MockPlugin)) or not plugin.command:
+        if name not in routed or isinstance(plugin, (BuiltinPlugin, MockPlugin)) or not plugin.command:
             continue
         try:
             resolved = resolve_plugin(config, name, environ)

@@ -1,17 +1,22 @@
 """`stepflow components restart`: the servers of a plugin start again, on all hosts of a mesh."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stepflow.cli import console
 from stepflow.cli.options import JsonOption, ServerOption
 
+if TYPE_CHECKING:
+    from stepflow.client import Client, HostRestart
+
 
 def restart(
     *,
     plugin: Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin, as the configuration names it.")],
-    host: Annotated[str, typer.Option("--host", metavar="ID", help="Only on this host.")] = "",
+    host: Annotated[
+        str, typer.Option("--host", metavar="ID", help="Only on this host; a prefix of its id is enough.")
+    ] = "",
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -31,7 +36,10 @@ def restart(
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
 
-    hosts = remote.ask(server, lambda client: client.restart_plugin(plugin, host_id=host))
+    async def work(client: "Client") -> "list[HostRestart]":
+        return await client.restart_plugin(plugin, host_id=await _full_id(client, host) if host else "")
+
+    hosts = remote.ask(server, work)
     if json:
         tree = [{"host": each.host_id, "outcome": each.outcome, "detail": each.detail} for each in hosts]
         print_json({"plugin": plugin, "hosts": tree})
@@ -40,3 +48,13 @@ def restart(
             console.show(f"{each.host_id}: {each.text}")
     if any(each.outcome != "restarted" for each in hosts):
         raise typer.Exit(console.EXIT_FAILED)
+
+
+async def _full_id(client: "Client", text: str) -> str:
+    """Return the id of the host whose id begins with the text; the text if there is none. Raises: Invalid."""
+    from stepflow.errors import Invalid
+
+    found = [host.host_id for host in (await client.cluster()).hosts if host.host_id.startswith(text)]
+    if len(found) > 1:
+        raise Invalid("ID_AMBIGUOUS", f"several hosts begin with {text!r}: {', '.join(found)}; give a longer prefix")
+    return found[0] if found else text

@@ -113,7 +113,8 @@ class ComponentHostServiceServicer(object):
         """Start the servers of a plugin again. New servers are started first; if one does not start, the former ones go on.
         Calls in flight end in the former servers. Called by the control plane, and by `stepflow dev`.
 
-        Errors: NOT_FOUND (PLUGIN_UNKNOWN), FAILED_PRECONDITION (SERVICE_STOPPING: the process ends).
+        Errors: NOT_FOUND (PLUGIN_UNKNOWN), UNAVAILABLE (HOST_STARTING: the plugins are starting), FAILED_PRECONDITION
+        (SERVICE_STOPPING: the process ends).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +125,7 @@ class ComponentHostServiceServicer(object):
         an error the former configuration is in force. Called by `stepflow dev`.
 
         Errors: INVALID_ARGUMENT (CONFIG_INVALID), NOT_FOUND (CONFIG_NOT_FOUND), FAILED_PRECONDITION (CONFIG_MISSING: the
-        host has no file; ROUTES_CLAIMED, TOO_MANY_ROUTES; SERVICE_STOPPING).
+        host has no file; ROUTES_CLAIMED, TOO_MANY_ROUTES; SERVICE_STOPPING), UNAVAILABLE (HOST_STARTING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -176,8 +176,11 @@ def test_a_restart_by_hand_tells_what_each_host_did(project: Project) -> None:
     assert project.restarts("own") == [count + 1 for count in before]
 
     host = done["hosts"][0]["host"]
-    one = project.dev.cli("components", "restart", "own", "--host", host)
+    one = project.dev.cli("components", "restart", "own", "--host", host[:8])
     assert (one.returncode, one.stdout) == (0, f"{host}: restarted\n")
+
+    both = project.dev.cli("components", "restart", "own", "--host", "host-")
+    assert "error[ID_AMBIGUOUS]" in both.stderr
 
     builtin = project.dev.cli("components", "restart", "builtin")
     assert builtin.returncode == 1

@@ -96,6 +96,19 @@ def test_a_server_that_does_not_start_leaves_the_former_one_serving() -> None:
     run_async(main)
 
 
+def test_a_former_server_that_is_down_is_not_said_to_serve_on() -> None:
+    async def main() -> None:
+        async with scripted() as (host, former, _):
+            former.health.lost(former, "exited with code 1")
+            broken = Scripted(start_error=Unavailable("SERVER_EXITED", "no"))
+            change = await host.replacements.replace(PLUGIN, broken, unchanged)
+            assert change == PluginOutcome(PLUGIN, "failed", "no")
+            assert former.health.last_error == "exited with code 1"
+            assert (await host.replacements.replace(PLUGIN, Scripted(), unchanged)).outcome == "restarted"
+
+    run_async(main)
+
+
 def test_a_server_that_needs_the_place_of_the_former_one_starts_after_its_end() -> None:
     async def main() -> None:
         async with scripted() as (host, former, executor):

@@ -100,9 +100,13 @@ def test_code_in_a_command_line_and_unset_variables_do_no_harm(tmp_path: Path) -
     assert touched(tmp_path, found, "x.py") == []
 
 
-def test_plugins_without_a_command_have_no_sources(tmp_path: Path) -> None:
-    plugins = {"b": {"type": "builtin"}, "u": {"type": "mcp", "transport": "streamable-http", "url": "http://h/mcp"}}
-    tree = {"plugins": plugins, "routes": {"/b": [{"plugin": "b"}]}}
+def test_plugins_without_a_command_or_a_route_have_no_sources(tmp_path: Path) -> None:
+    plugins = {
+        "b": {"type": "builtin"},
+        "n": {"type": "stepflow", "command": "python", "args": ["a.py"]},
+        "u": {"type": "mcp", "transport": "streamable-http", "url": "http://h/mcp"},
+    }
+    tree = {"plugins": plugins, "routes": {"/b": [{"plugin": "b"}], "/u": [{"plugin": "u"}]}}
     assert sources_of(config_from_tree(tree, source="test", base_dir=tmp_path), {}) == {}
 
 
