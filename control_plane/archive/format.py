@@ -45,8 +45,8 @@ FINGERPRINT_BYTES = 4
 BLOB_ID_BYTES = 32
 """A blob id in a footer: a SHA-256."""
 
-RUN_PREFIXES = (keys.ADOPTING, keys.INBOX, keys.JOURNAL, keys.RESULTS, keys.RUNS, keys.STATUS)
-"""The keys that a body has, in the order of keys."""
+RUN_PREFIXES = (keys.ADOPTING, keys.INBOX, keys.JOURNAL, keys.RESULTS, keys.RUNS, keys.STATUS, keys.STEPS)
+"""The keys that a body has, in the order of keys. The store has no keys of the last kind (`step_index`)."""
 
 assert list(RUN_PREFIXES) == sorted(RUN_PREFIXES)
 

@@ -11,12 +11,14 @@ The order makes each run readable at any moment, and continuable after a crash a
 - A client may delete a run at any of these points. It leaves the key `deleted/`, which hides the copy of the segment
   until `tombstones` has removed it; a run whose key exists is not packed.
 - Memory holds a batch of runs, never a whole segment.
+- A run with a long journal gets the list of its steps (`step_index`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from control_plane.archive.builder import SegmentBuilder
@@ -26,16 +28,18 @@ from control_plane.archive.run_reader import BATCH_RUNS, RunReader, pages_of
 from control_plane.shared_blobs import blob_ids
 from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.off_loop import off_loop
+from stepflow.store import keys
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 
     from control_plane.archive.counters import ArchiveCounters
     from control_plane.archive.due_runs import DueRun, DueRuns
     from control_plane.archive.led_segments import LedSegments
     from control_plane.archive.run_keys import RunKeys
-    from stepflow.store import Compare, Store
+    from control_plane.archive.step_index import StepIndexWriter
+    from stepflow.store import Compare, KeyValue, Store
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
@@ -56,13 +60,16 @@ class Packer:
         due_runs: DueRuns,
         fence: Compare,
         counters: ArchiveCounters,
+        step_index: StepIndexWriter | None = None,
     ) -> None:
+        """`step_index`: makes the lists of steps of long runs; None: readers replay these runs."""
         self._store = store
         self._blobs = blobs
         self._segments = segments
         self._due_runs = due_runs
         self._fence = fence
         self._counters = counters
+        self._step_index = step_index
         self._reader = RunReader(store)
         self._runs_max = SEGMENT_RUNS_MAX
         self._refused: set[str] = set()
@@ -172,23 +179,52 @@ class Packer:
                     builder.add_named(await off_loop(len(content), blob_ids, content))
 
         # 2. The runs.
-        yield await asyncio.to_thread(_add_whole, builder, [read for read in batch if read.whole])
+        indexed: dict[str, list[KeyValue]] = {}
+        for read in batch:
+            if read.whole:
+                steps = self._steps_of(read, _entries(read.names))
+                indexed[read.run.run_id] = [item async for some in steps for item in some]
+        yield await asyncio.to_thread(_add_whole, builder, [read for read in batch if read.whole], indexed)
         for read in batch:
             if not read.whole:
-                builder.add_named(named_blobs(read))
-                builder.begin_run(read.run.run_id)
-                async for page in pages_of(self._store, read):
-                    yield await asyncio.to_thread(builder.add_items, page)
-                yield builder.end_run()
+                async with aclosing(self._large_body(builder, read)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+
+    async def _large_body(self, builder: SegmentBuilder, read: RunKeys) -> AsyncGenerator[bytes]:
+        """Add a run that does not fit memory, and yield its bytes."""
+        entries: dict[int, int] = {}
+        builder.add_named(named_blobs(read))
+        builder.begin_run(read.run.run_id)
+        async for page in pages_of(self._store, read):
+            entries |= _entries(item.key for item in page)
+            yield await asyncio.to_thread(builder.add_items, page)
+        async with aclosing(self._steps_of(read, entries)) as steps:
+            async for some in steps:
+                yield builder.add_items(some)
+        yield builder.end_run()
+
+    async def _steps_of(self, read: RunKeys, entries: Mapping[int, int]) -> AsyncGenerator[list[KeyValue]]:
+        """Yield the lists of steps of a run. Raises: StepflowError."""
+        if self._step_index is None or read.record is None:
+            return
+        async with aclosing(self._step_index.values(read.run.run_id, read.record.value, entries)) as values:
+            async for some in values:
+                yield some
 
 
-def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys]) -> bytes:
-    return b"".join(
-        [
-            builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read), named=named_blobs(read))
-            for read in batch
-        ]
-    )
+def _entries(names: Iterable[str]) -> dict[int, int]:
+    """Return the number of entries of each partition's journal, without those of its last value."""
+    journal = (keys.parse_journal(name) for name in names if name.startswith(keys.JOURNAL))
+    return {partition: first_seq for _, partition, first_seq in journal}
+
+
+def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys], indexed: Mapping[str, list[KeyValue]]) -> bytes:
+    bodies: list[bytes] = []
+    for read in batch:
+        items = [*read.items, *indexed[read.run.run_id]]
+        bodies.append(builder.add_run(read.run.run_id, items, has_blobs=has_blobs(read), named=named_blobs(read)))
+    return b"".join(bodies)
 
 
 __all__ = ["SEGMENT_BYTES", "SEGMENT_RUNS_MAX", "Packer"]

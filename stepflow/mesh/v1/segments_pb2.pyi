@@ -1,4 +1,5 @@
 from stepflow.mesh.v1 import journal_pb2 as _journal_pb2
+from stepflow.mesh.v1 import state_pb2 as _state_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -117,6 +118,50 @@ class BodyKey(_message.Message):
     mod_revision: int
     version: int
     def __init__(self, key: _Optional[str] = ..., bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class StepRows(_message.Message):
+    __slots__ = ("rows", "rows_total")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[StepRow]
+    rows_total: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., rows_total: _Optional[int] = ...) -> None: ...
+
+class StepRow(_message.Message):
+    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "duration_ms", "failure", "result", "parts", "text_bytes")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    item: int
+    step_id: str
+    step_index: int
+    component: str
+    depth: int
+    status: _journal_pb2.RunStatus
+    attempt: int
+    retries: int
+    started_at_ms: int
+    completed_at_ms: int
+    duration_ms: int
+    failure: _journal_pb2.Failure
+    result: _journal_pb2.Payload
+    parts: _state_pb2.ResultParts
+    text_bytes: int
+    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., parts: _Optional[_Union[_state_pb2.ResultParts, _Mapping]] = ..., text_bytes: _Optional[int] = ...) -> None: ...
 
 class SegmentFooter(_message.Message):
     __slots__ = ("format", "lists", "ids", "named_blobs", "names_any_blob")
