@@ -46,8 +46,8 @@ INDEXED_ENTRIES = 256
 CHUNK_ROWS = 64
 """Rows of one value. Part of the layout: readers compute the key of a row."""
 
-COPIES_BYTES_MIN = 1024 * 1024
-"""Room for copies of composed results in the rows of a partition, if its journal is shorter."""
+ROOM_BYTES = 1024 * 1024
+"""Least room for composed results of a partition, see `_room`."""
 
 
 class StepIndexReader:
@@ -162,7 +162,7 @@ async def _values(run_id: str, partition: int, kept: KeptPartition) -> AsyncIter
     replay = kept.replay
     if replay is None or replay.unknown:
         return
-    copy_room = text_room = max(COPIES_BYTES_MIN, kept.value_bytes)
+    copy_room = text_room = _room(kept)
 
     # 1. The rows.
     long_rows: list[int] = []
@@ -182,6 +182,11 @@ async def _values(run_id: str, partition: int, kept: KeptPartition) -> AsyncIter
             break
         text_room -= len(text)
         yield [_key_value(keys.step_text(run_id, partition, number), text)]
+
+
+def _room(kept: KeptPartition) -> int:
+    """Return the room for composed results, once in rows and once in texts."""
+    return max(ROOM_BYTES, kept.value_bytes)
 
 
 def _key_value(key: str, value: bytes) -> KeyValue:
