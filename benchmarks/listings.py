@@ -229,12 +229,12 @@ async def pack(store: Store, blobs: BlobStore, control: ControlPlane, run_id: st
     return time.perf_counter() - started
 
 
-async def first_page(control: ControlPlane, run_id: str) -> tuple[float, float, str]:
+async def first_page(control: ControlPlane, run_id: str, *, with_results: bool = False) -> tuple[float, float, str]:
     """Read the first page of steps; return the ms, the longest stall in ms, and the token of the next page."""
     stalls, started = Stalls(), time.perf_counter()
-    found, token, _ = await control.listing.steps(run_id, 100, "", with_results=True)
+    found, token, _ = await control.listing.steps(run_id, 100, "", with_results=with_results)
     first_ms = 1000 * (time.perf_counter() - started)
-    assert len(found) == 100, found
+    assert found, "no steps"
     return first_ms, stalls.stop(), token
 
 
@@ -253,18 +253,19 @@ async def of_steps(store: Store, sizes: tuple[int, ...]) -> list[str]:
         cold = ControlPlane(store, blobs, replay_process=process)
         generation = process.generation
         packed_ms, packed_stall_ms, token = await first_page(cold, run_id)
+        results_ms, results_stall_ms, _ = await first_page(cold, run_id, with_results=True)
         later_ms = await ms_of(lambda: cold.listing.steps(run_id, 100, token, with_results=True))  # noqa: B023  # called at once
         await cold.close()
         print(
             f"  {steps:>7} steps, {batch:>3} a value  live: first page {live_ms:5.0f} ms, stall {live_stall_ms:4.1f} ms"
             f"   packed in {pack_s:4.1f} s: first page {packed_ms:4.1f} ms, stall {packed_stall_ms:4.1f} ms,"
-            f" later page {later_ms:4.1f} ms",
+            f" with results {results_ms:4.1f} ms, later page {later_ms:4.1f} ms",
             flush=True,
         )
         assert process.generation == generation
-        if max(packed_ms, later_ms) > PAGE_MS_MAX:
+        if max(packed_ms, results_ms, later_ms) > PAGE_MS_MAX:
             problems.append(f"a page of {steps} steps takes too long")
-        if max(live_stall_ms, packed_stall_ms) > STALL_MS_MAX:
+        if max(live_stall_ms, packed_stall_ms, results_stall_ms) > STALL_MS_MAX:
             problems.append(f"a page of {steps} steps stalls the event loop")
     await control.close()
     await process.close()

@@ -176,19 +176,24 @@ class Listing:
         `with_results`: read large results from the blob store, and count all results towards the bytes of the page.
         Without, the outcome of a step is its failure or None.
         """
-        record = await read_record(self._store, run_id)
         partition, offset = read_token(token, tuple[int, int]) or (0, 0)
         behind = partition + PARTITIONS_READ_MAX
         incomplete = ""
 
+        # The record of a packed run is read only if it is needed: a long run has a long index of keys.
+        index = StepIndexReader(self._store, run_id)
+        await index.open()
+        record = None if index.partitions_total else await read_record(self._store, run_id)
+        partitions = index.partitions_total if record is None else partition_count(record)
+
         views: list[StepView] = []
         bytes_total = 0
-        indexes = StepIndexReader(self._store, run_id)
-        while partition < partition_count(record):
+        while partition < partitions:
             # 1. The next steps of the partition.
             wanted = size - len(views)
-            read = await indexes.steps(partition, offset, wanted, with_results=with_results)
+            read = await index.steps(partition, offset, wanted, with_results=with_results)
             if read is None:
+                record = record or await read_record(self._store, run_id)
                 read = await self.replays.steps(run_id, partition, record, offset, wanted, with_results=with_results)
                 incomplete = incomplete or read.incomplete
 
@@ -207,7 +212,7 @@ class Listing:
                 return StepPage(views, write_token((partition, offset)), incomplete)
 
             partition, offset = partition + 1, 0
-            if partition == behind and partition < partition_count(record):
+            if partition == behind and partition < partitions:
                 return StepPage(views, write_token((partition, 0)), incomplete)
         return StepPage(views, "", incomplete)
 

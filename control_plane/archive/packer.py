@@ -21,12 +21,13 @@ import contextlib
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from control_plane.archive.builder import SegmentBuilder
+from control_plane.archive.builder import SegmentBuilder, StepLists
 from control_plane.archive.format import object_name
 from control_plane.archive.run_keys import delete_large, delete_runs, has_blobs, named_blobs
 from control_plane.archive.run_reader import BATCH_RUNS, RunReader, pages_of
 from control_plane.shared_blobs import blob_ids
 from stepflow.errors import DataLoss, NotFound, StepflowError
+from stepflow.mesh.v1.segments_pb2 import StepIndex
 from stepflow.off_loop import off_loop
 from stepflow.store import keys
 from stepflow.telemetry import get_logger, log_defect
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from control_plane.archive.led_segments import LedSegments
     from control_plane.archive.run_keys import RunKeys
     from control_plane.archive.step_index import StepIndexWriter
-    from stepflow.store import Compare, KeyValue, Store
+    from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
@@ -179,12 +180,8 @@ class Packer:
                     builder.add_named(await off_loop(len(content), blob_ids, content))
 
         # 2. The runs.
-        indexed: dict[str, list[KeyValue]] = {}
-        for read in batch:
-            if read.whole:
-                steps = self._steps_of(read, _entries(read.names))
-                indexed[read.run.run_id] = [item async for some in steps for item in some]
-        yield await asyncio.to_thread(_add_whole, builder, [read for read in batch if read.whole], indexed)
+        whole = [(read, await self._step_lists(read)) for read in batch if read.whole]
+        yield await asyncio.to_thread(_add_whole, builder, whole)
         for read in batch:
             if not read.whole:
                 async with aclosing(self._large_body(builder, read)) as chunks:
@@ -199,18 +196,30 @@ class Packer:
         async for page in pages_of(self._store, read):
             entries |= _entries(item.key for item in page)
             yield await asyncio.to_thread(builder.add_items, page)
-        async with aclosing(self._steps_of(read, entries)) as steps:
-            async for some in steps:
-                yield builder.add_items(some)
+
+        index, has_steps = StepIndex(), False
+        async with aclosing(self._steps_of(read, entries, index)) as chunks:
+            async for chunk in chunks:
+                yield builder.add_steps(chunk)
+                has_steps = True
+        if has_steps:  # also if none of them is complete
+            yield builder.end_steps(index)
         yield builder.end_run()
 
-    async def _steps_of(self, read: RunKeys, entries: Mapping[int, int]) -> AsyncGenerator[list[KeyValue]]:
+    async def _step_lists(self, read: RunKeys) -> StepLists | None:
+        """Return the lists of steps of a run that fits memory."""
+        index = StepIndex()
+        chunks = [chunk async for chunk in self._steps_of(read, _entries(read.names), index)]
+        return StepLists(b"".join(chunks), index) if index.partitions else None
+
+    async def _steps_of(self, read: RunKeys, entries: Mapping[int, int], index: StepIndex) -> AsyncGenerator[bytes]:
         """Yield the lists of steps of a run. Raises: StepflowError."""
         if self._step_index is None or read.record is None:
             return
-        async with aclosing(self._step_index.values(read.run.run_id, read.record.value, entries)) as values:
-            async for some in values:
-                yield some
+        lists = self._step_index.lists(read.run.run_id, read.record.value, entries, index)
+        async with aclosing(lists) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 def _entries(names: Iterable[str]) -> dict[int, int]:
@@ -219,12 +228,15 @@ def _entries(names: Iterable[str]) -> dict[int, int]:
     return {partition: first_seq for _, partition, first_seq in journal}
 
 
-def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys], indexed: Mapping[str, list[KeyValue]]) -> bytes:
-    bodies: list[bytes] = []
-    for read in batch:
-        items = [*read.items, *indexed[read.run.run_id]]
-        bodies.append(builder.add_run(read.run.run_id, items, has_blobs=has_blobs(read), named=named_blobs(read)))
-    return b"".join(bodies)
+def _add_whole(builder: SegmentBuilder, runs: Sequence[tuple[RunKeys, StepLists | None]]) -> bytes:
+    return b"".join(
+        [
+            builder.add_run(
+                read.run.run_id, read.items, has_blobs=has_blobs(read), named=named_blobs(read), steps=steps
+            )
+            for read, steps in runs
+        ]
+    )
 
 
 __all__ = ["SEGMENT_BYTES", "SEGMENT_RUNS_MAX", "Packer"]

@@ -12,7 +12,7 @@ A transaction is answered from segments only if it has no compares and reads key
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from control_plane.archive.format import run_of
 from stepflow.store import (
@@ -30,10 +30,12 @@ from stepflow.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from control_plane.archive.reader import Archive, ReadOp
+    from control_plane.archive.reader import Archive, PackedRun, ReadOp
     from stepflow.store import Response, Store, StoreWatch
+
+_T = TypeVar("_T")
 
 
 class RunStore:
@@ -89,6 +91,13 @@ class RunStore:
         result = await self._store.txn(Txn((present(keys.run(run_id)),), (), _version_of(run_id)))
         return None if result.succeeded else await self._from_archive(run_id, ops, result.responses)
 
+    async def of_packed(self, run_id: str, work: Callable[[PackedRun], Awaitable[_T]]) -> _T | None:
+        """Return what `work` makes of a packed run; None as `read_packed`. Raises: as `Archive.read`."""
+        result = await self._store.txn(Txn((present(keys.run(run_id)),), (), _version_of(run_id)))
+        if result.succeeded or not await self._catch_up(result.responses):
+            return None
+        return await self.archive.of_packed(run_id, work)
+
     async def _read(self, run_id: str, ops: tuple[ReadOp, ...]) -> TxnResult:
         result = await self._store.txn(Txn((present(keys.run(run_id)),), ops, (*_version_of(run_id), *ops)))
         if result.succeeded:
@@ -99,11 +108,15 @@ class RunStore:
     async def _from_archive(
         self, run_id: str, ops: Sequence[ReadOp], version: Sequence[Response]
     ) -> tuple[Response, ...] | None:
+        return await self.archive.read(run_id, ops) if await self._catch_up(version) else None
+
+    async def _catch_up(self, version: Sequence[Response]) -> bool:
+        """Make the archive as new as the version of the set of segments; False for a run that was deleted."""
         tombstone, head = version
         if tombstone is not None:
-            return None
+            return False
         await self.archive.manifests.catch_up(head.mod_revision if isinstance(head, KeyValue) else 0)
-        return await self.archive.read(run_id, ops)
+        return True
 
     async def lease_grant(self, ttl_s: float) -> int:
         return await self._store.lease_grant(ttl_s)

@@ -1,22 +1,26 @@
-"""The list of steps of a packed partition: rows in the order of the list, so that a page is a bounded read.
+"""The lists of steps of packed runs: rows in the order of the list, so that a page is a bounded read.
 
-    steps/<run id>/<partition>/rows/<first row>    `CHUNK_ROWS` rows (`StepRows`)
-    steps/<run id>/<partition>/text/<row>          the parts of a result that is too long for its row
-
-- The packer adds these values to the body of a run, for partitions of at least `INDEXED_ENTRIES` entries. A page of a
-  shorter one is replayed in a few milliseconds.
+- The packer adds them to the body of a run, for partitions of at least `INDEXED_ENTRIES` entries. A page of a shorter
+  one is replayed in a few milliseconds.
 - Rows tell what a replay tells. Whatever they do not have, a reader replays: results that would take more room than
   the partition itself, and partitions that could not be replayed when they were packed.
 - They go with the journal.
+
+The layout: `docs/reference/segments.md`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import zlib
+from bisect import bisect_left
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from itertools import accumulate
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError, Message
-
+from control_plane.archive.format import decode_step_index, decode_steps
 from control_plane.paging import PAGE_BYTES_MAX
 from control_plane.replay.process import ReplayLost
 from control_plane.replay.read_rows import in_parts, step_view
@@ -24,19 +28,18 @@ from control_plane.replay.replays import StepsRead
 from control_plane.results import InParts
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json, LargeJson
 from stepflow.errors import DataLoss, FailedPrecondition, Unavailable
-from stepflow.journal import parse_record
-from stepflow.mesh.v1 import segments_pb2, state_pb2
-from stepflow.store import Get, KeyValue, Page, Range, keys
+from stepflow.journal import parse_record, partition_count
+from stepflow.mesh.v1 import segments_pb2 as pb
+from stepflow.mesh.v1 import state_pb2
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
+    from control_plane.archive.reader import Archive, PackedRun
     from control_plane.archive.run_store import RunStore
     from control_plane.replay.replays import KeptPartition, Replays
     from stepflow.run.views import StepView
-
-_M = TypeVar("_M", bound=Message)
 
 log = get_logger(__name__)
 
@@ -44,40 +47,76 @@ INDEXED_ENTRIES = 256
 """Entries of a journal that is too long to replay for a page."""
 
 CHUNK_ROWS = 64
-"""Rows of one value. Part of the layout: readers compute the key of a row."""
+"""Rows that are read at once, with results of up to 2 MiB."""
+
+CHUNKS_AT_ONCE = 4
+"""Chunks that are read together."""
 
 ROOM_BYTES = 1024 * 1024
 """Least room for composed results of a partition, see `_room`."""
 
 
 class StepIndexReader:
-    """Reads steps of one run for one page."""
+    """Reads the steps of one run for one page."""
 
     def __init__(self, store: RunStore, run_id: str) -> None:
+        self.partitions_total = 0
+        """Partitions of the run; 0 if no list of its steps is packed."""
         self._store = store
         self._run_id = run_id
-        self._is_packed = True
-        """False once the run was found in the store."""
+        self._partitions: dict[int, pb.PartitionSteps] = {}
+
+    async def open(self) -> None:
+        """Find the lists of steps. Raises: DataLoss."""
+
+        async def read(packed: PackedRun) -> pb.StepIndex | None:
+            return await _index_of(self._store.archive, packed)
+
+        index = await self._store.of_packed(self._run_id, read)
+        if index is not None:
+            self.partitions_total = index.partitions_total
+            self._partitions = {each.partition: each for each in index.partitions}
 
     async def steps(self, partition: int, start: int, count: int, *, with_results: bool) -> StepsRead | None:
         """Return steps of a partition, in the order of lists; None if they must be replayed. Raises: DataLoss.
 
         `with_results`: until the page is full (`PAGE_BYTES_MAX`), so they may be fewer than `count`.
         """
-        if not self._is_packed or not count:
+        if partition not in self._partitions:
             return None
 
+        async def read(packed: PackedRun) -> StepsRead | None:
+            index = await _index_of(self._store.archive, packed)
+            found = None if index is None else next((p for p in index.partitions if p.partition == partition), None)
+            if index is None or found is None:
+                return None
+            steps = _PackedSteps(self._store.archive, packed, index, found)
+            return await steps.page(start, count, with_results=with_results)
+
+        return await self._store.of_packed(self._run_id, read)
+
+
+class _PackedSteps:
+    """The list of steps of one partition."""
+
+    def __init__(self, archive: Archive, packed: PackedRun, index: pb.StepIndex, steps: pb.PartitionSteps) -> None:
+        self._archive = archive
+        self._packed = packed
+        self._steps = steps
+        begin = packed.place.step_index_offset - index.bytes + steps.offset
+        sizes = (*steps.chunk_bytes, *(text.bytes for text in steps.texts))
+        self._offsets = [*accumulate(sizes, initial=begin)]
+        """In the object: of each chunk, then of each text."""
+
+    async def page(self, start: int, count: int, *, with_results: bool) -> StepsRead | None:
+        end = min(start + count, self._steps.rows_total)
         views: list[StepView] = []
         room = PAGE_BYTES_MAX
-        total = 0
-        async with aclosing(self._rows(partition, start, count)) as rows:
-            async for row, rows_total in rows:
-                total = rows_total
-                if not with_results and not row.HasField("failure"):
-                    row.ClearField("outcome")
-                view = step_view(row, partition)
+        async with aclosing(self._rows(start, end)) as rows:
+            async for row in rows:
+                view = step_view(row, self._steps.partition, with_result=with_results)
                 if type(view.outcome) is LargeJson and view.outcome.text_bytes <= PAYLOAD_BYTES_MAX:
-                    text = await self._text(partition, start + len(views))
+                    text = await self._text(start + len(views))
                     if text is None:
                         return None
                     view.outcome = text
@@ -85,45 +124,41 @@ class StepIndexReader:
                 room -= _result_bytes(view.outcome)
                 if room <= 0:
                     break
-            else:
-                if len(views) < min(count, total - start):  # some are missing
-                    return None
-        return StepsRead(views, start + len(views) < total) if views else None
+        return StepsRead(views, start + len(views) < self._steps.rows_total)
 
-    async def _rows(self, partition: int, start: int, count: int) -> AsyncGenerator[tuple[segments_pb2.StepRow, int]]:
-        """Yield rows, each with the number of rows of the whole list; fewer than `count` if some are missing."""
-        prefix = keys.step_rows_of_partition(self._run_id, partition)
-        end = start + count
-        first = start - start % CHUNK_ROWS
-        while first < end:
-            # 1. The next values, as many as fit a page of the archive.
-            after = keys.step_rows(self._run_id, partition, first - 1) if first else ""
-            wanted = Range(prefix, (end - first - 1) // CHUNK_ROWS + 1, after)
-            found = await self._store.read_packed(self._run_id, (wanted,))
-            if found is None:
-                self._is_packed = False
-                return
-            (page,) = found
-            assert isinstance(page, Page)
-
-            # 2. Their rows.
-            for item in page.items:
-                if item.key != keys.step_rows(self._run_id, partition, first):
-                    return
-                chunk = _parsed(segments_pb2.StepRows, item)
+    async def _rows(self, start: int, end: int) -> AsyncGenerator[pb.StepRow]:
+        """Yield the rows from `start` to before `end`."""
+        per_chunk = self._steps.rows_per_chunk
+        chunks = range(start // per_chunk, -(-end // per_chunk) if start < end else 0)
+        for group in range(chunks.start, chunks.stop, CHUNKS_AT_ONCE):
+            numbers = range(group, min(group + CHUNKS_AT_ONCE, chunks.stop))
+            for number, chunk in zip(numbers, await asyncio.gather(*map(self._chunk, numbers)), strict=True):
+                first = number * per_chunk
                 for row in chunk.rows[max(0, start - first) : end - first]:
-                    yield row, chunk.rows_total
-                first += CHUNK_ROWS
-            if not page.more:
-                return
+                    yield row
 
-    async def _text(self, partition: int, row: int) -> InParts | None:
-        """Return a long result of a row; None if the index does not have it."""
-        found = await self._store.read_packed(self._run_id, (Get(keys.step_text(self._run_id, partition, row)),))
-        item = None if found is None else found[0]
-        if not isinstance(item, KeyValue):
+    async def _chunk(self, number: int) -> pb.StepRows:
+        decode = partial(decode_steps, pb.StepRows, self._steps.chunk_crc32s[number])
+        return await self._archive.part(self._packed, self._offsets[number], self._steps.chunk_bytes[number], decode)
+
+    async def _text(self, row: int) -> InParts | None:
+        """Return a long result of a row; None if the list does not have it."""
+        texts = self._steps.texts
+        number = bisect_left(texts, row, key=attrgetter("row"))
+        if number == len(texts) or texts[number].row != row:
             return None
-        return in_parts(_parsed(state_pb2.ResultParts, item), partition)
+        text, offset = texts[number], self._offsets[len(self._steps.chunk_bytes) + number]
+        decode = partial(decode_steps, state_pb2.ResultParts, text.crc32)
+        return in_parts(await self._archive.part(self._packed, offset, text.bytes, decode), self._steps.partition)
+
+
+async def _index_of(archive: Archive, packed: PackedRun) -> pb.StepIndex | None:
+    place = packed.place
+    if not place.step_index_bytes:
+        return None
+    return await archive.part(
+        packed, place.step_index_offset, place.step_index_bytes, partial(decode_step_index, place)
+    )
 
 
 class StepIndexWriter:
@@ -132,8 +167,12 @@ class StepIndexWriter:
     def __init__(self, replays: Replays) -> None:
         self._replays = replays
 
-    async def values(self, run_id: str, record: bytes, entries: Mapping[int, int]) -> AsyncGenerator[list[KeyValue]]:
-        """Yield the values of a run's long partitions, in the order of keys. `entries`: of each partition's journal.
+    async def lists(
+        self, run_id: str, record: bytes, entries: Mapping[int, int], index: pb.StepIndex
+    ) -> AsyncGenerator[bytes]:
+        """Yield the lists of a run's long partitions, and note in `index` where they are.
+
+        `entries`: number of entries of each partition's journal.
 
         Raises: StepflowError, of the store and of the blob store.
         """
@@ -142,23 +181,29 @@ class StepIndexWriter:
             return
         try:
             parsed = parse_record(run_id, record)
-        except DataLoss:
+        except DataLoss:  # readers meet it, too
             return
+
+        index.partitions_total = partition_count(parsed)
+        written = 0
         for partition in long:
+            steps = pb.PartitionSteps(partition=partition, offset=written, rows_per_chunk=CHUNK_ROWS)
             try:
                 async with self._replays.current(run_id, partition, parsed) as kept:
-                    async for some in _values(run_id, partition, kept):
-                        yield some
+                    async for chunk in _list_of(kept, steps):
+                        written += len(chunk)
+                        yield chunk
             except (DataLoss, FailedPrecondition, ReplayLost, Unavailable) as error:
                 if isinstance(error, Unavailable) and error.reason != "REPLAY_FAILED":
                     raise
-                log.warning(
-                    "the steps of a packed run are replayed for each reader", run_id=run_id, partition=partition
-                )
+                log.warning("steps of a packed run are replayed for each reader", run_id=run_id, partition=partition)
+                continue
+            if steps.rows_total:
+                index.partitions.append(steps)
 
 
-async def _values(run_id: str, partition: int, kept: KeptPartition) -> AsyncIterator[list[KeyValue]]:
-    """Yield the values of a partition that is replayed. Raises: ReplayLost."""
+async def _list_of(kept: KeptPartition, steps: pb.PartitionSteps) -> AsyncGenerator[bytes]:
+    """Yield the list of a partition that is replayed, and note the sizes. Raises: ReplayLost."""
     replay = kept.replay
     if replay is None or replay.unknown:
         return
@@ -166,31 +211,36 @@ async def _values(run_id: str, partition: int, kept: KeptPartition) -> AsyncIter
 
     # 1. The rows.
     long_rows: list[int] = []
-    first = 0
-    while True:
+    rows_total = first = 0
+    while first <= rows_total:
         rows, copy_room = await replay.index_rows(first, CHUNK_ROWS, copy_room)
+        rows_total = rows.rows_total
         if not rows.rows:
             break
         long_rows += [number for number, row in enumerate(rows.rows, first) if 0 < row.text_bytes <= PAYLOAD_BYTES_MAX]
-        yield [_key_value(keys.step_rows(run_id, partition, first), rows.SerializeToString())]
+        chunk = rows.SerializeToString()
+        steps.chunk_bytes.append(len(chunk))
+        steps.chunk_crc32s.append(zlib.crc32(chunk))
+        yield chunk
         first += CHUNK_ROWS
 
     # 2. The texts, while there is room.
-    for number in long_rows:
-        text = await replay.text(number, text_room)
+    for row in long_rows:
+        text = await replay.text(row, text_room)
         if not text:
             break
         text_room -= len(text)
-        yield [_key_value(keys.step_text(run_id, partition, number), text)]
+        steps.texts.add(row=row, bytes=len(text), crc32=zlib.crc32(text))
+        yield text
+    steps.rows_total = rows_total
 
 
 def _room(kept: KeptPartition) -> int:
-    """Return the room for composed results, once in rows and once in texts."""
-    return max(ROOM_BYTES, kept.value_bytes)
+    """Return the room for composed results, once in rows and once in texts.
 
-
-def _key_value(key: str, value: bytes) -> KeyValue:
-    return KeyValue(key, value, 0, 0, 0)
+    A `map` over the whole partition fits. Results that are composed of each other again and again do not.
+    """
+    return ROOM_BYTES + 2 * kept.value_bytes
 
 
 def _result_bytes(outcome: object) -> int:
@@ -201,13 +251,6 @@ def _result_bytes(outcome: object) -> int:
             return outcome.size
         case _:
             return 0
-
-
-def _parsed(message_type: type[_M], item: KeyValue) -> _M:
-    try:
-        return message_type.FromString(item.value)
-    except DecodeError:
-        raise DataLoss("SEGMENT_CORRUPT", f"{item.key} of a segment of ended runs cannot be read") from None
 
 
 __all__ = ["StepIndexReader", "StepIndexWriter"]

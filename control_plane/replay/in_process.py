@@ -80,7 +80,8 @@ class ReplayInProcess:
     async def steps(self, start: int, count: int, *, with_results: bool) -> tuple[list[StepView], bool]:
         answer = await self._rows(ReadSteps(self._number, start, count, with_results))
         rows = segments_pb2.StepRows.FromString(answer.data)
-        return [step_view(row, self._partition) for row in rows.rows], start + len(rows.rows) < rows.rows_total
+        views = [step_view(row, self._partition, with_result=with_results) for row in rows.rows]
+        return views, start + len(rows.rows) < rows.rows_total
 
     async def items(self, start: int, count: int, bytes_max: int) -> dict[int, ItemView]:
         rows = await self._rows(ReadItems(self._number, start, count, bytes_max))

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from stepflow.mesh.v1 import segments_pb2
 
 
-def step_view(row: segments_pb2.StepRow, partition: int) -> StepView:
-    """Return the step of a row. A result that the row does not have is a `LargeJson`."""
+def step_view(row: segments_pb2.StepRow, partition: int, *, with_result: bool) -> StepView:
+    """Return the step of a row. A result that the row does not have is a `LargeJson`.
+
+    Without `with_result`, the outcome is a failure or None.
+    """
     return StepView(
         run_id=row.run_id,
         item=row.item,
@@ -31,7 +34,7 @@ def step_view(row: segments_pb2.StepRow, partition: int) -> StepView:
         started_at_ms=row.started_at_ms if row.HasField("started_at_ms") else None,
         completed_at_ms=row.completed_at_ms if row.HasField("completed_at_ms") else None,
         duration_ms=row.duration_ms if row.HasField("duration_ms") else None,
-        outcome=_outcome(row, partition),
+        outcome=_outcome(row, partition) if with_result or row.HasField("failure") else None,
         retries=row.retries,
     )
 

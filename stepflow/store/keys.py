@@ -23,6 +23,7 @@ INBOX = "inbox/"
 JOURNAL = "journal/"
 ADOPTING = "adopting/"
 STEPS = "steps/"
+"""Lists of steps, in segments only."""
 PAUSED = "paused/"
 EXECUTOR_SESSIONS = "sessions/executors/"
 HOST_SESSIONS = "sessions/hosts/"
@@ -159,21 +160,6 @@ def journal(run_id: str, partition: int, first_seq: int) -> str:
 def journal_of_partition(run_id: str, partition: int) -> str:
     """Prefix of a partition's journal."""
     return f"{journal_of_run(run_id)}{_partition(partition)}/"
-
-
-def step_rows(run_id: str, partition: int, first_row: int) -> str:
-    """Rows of the list of a partition's steps. In segments only."""
-    return f"{step_rows_of_partition(run_id, partition)}{first_row:0{SEQ_DIGITS}}"
-
-
-def step_rows_of_partition(run_id: str, partition: int) -> str:
-    """Prefix of the rows of a partition."""
-    return f"{STEPS}{_part(run_id)}/{_partition(partition)}/rows/"
-
-
-def step_text(run_id: str, partition: int, row: int) -> str:
-    """A long result of a row, in parts. In segments only."""
-    return f"{STEPS}{_part(run_id)}/{_partition(partition)}/text/{row:0{SEQ_DIGITS}}"
 
 
 def journal_of_run(run_id: str) -> str:

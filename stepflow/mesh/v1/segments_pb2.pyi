@@ -82,20 +82,24 @@ class ListedRun(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., number: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., ended_at_ms: _Optional[int] = ..., shown: _Optional[bytes] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., paused_ms: _Optional[int] = ..., partitions: _Optional[int] = ..., has_blobs: bool = ...) -> None: ...
 
 class SegmentIds(_message.Message):
-    __slots__ = ("run_ids", "body_offsets", "body_bytes", "index_bytes", "index_crc32s", "list_positions")
+    __slots__ = ("run_ids", "body_offsets", "body_bytes", "index_bytes", "index_crc32s", "list_positions", "step_index_bytes", "step_index_crc32s")
     RUN_IDS_FIELD_NUMBER: _ClassVar[int]
     BODY_OFFSETS_FIELD_NUMBER: _ClassVar[int]
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_CRC32S_FIELD_NUMBER: _ClassVar[int]
     LIST_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_CRC32S_FIELD_NUMBER: _ClassVar[int]
     run_ids: _containers.RepeatedScalarFieldContainer[str]
     body_offsets: _containers.RepeatedScalarFieldContainer[int]
     body_bytes: _containers.RepeatedScalarFieldContainer[int]
     index_bytes: _containers.RepeatedScalarFieldContainer[int]
     index_crc32s: _containers.RepeatedScalarFieldContainer[int]
     list_positions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, run_ids: _Optional[_Iterable[str]] = ..., body_offsets: _Optional[_Iterable[int]] = ..., body_bytes: _Optional[_Iterable[int]] = ..., index_bytes: _Optional[_Iterable[int]] = ..., index_crc32s: _Optional[_Iterable[int]] = ..., list_positions: _Optional[_Iterable[int]] = ...) -> None: ...
+    step_index_bytes: _containers.RepeatedScalarFieldContainer[int]
+    step_index_crc32s: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run_ids: _Optional[_Iterable[str]] = ..., body_offsets: _Optional[_Iterable[int]] = ..., body_bytes: _Optional[_Iterable[int]] = ..., index_bytes: _Optional[_Iterable[int]] = ..., index_crc32s: _Optional[_Iterable[int]] = ..., list_positions: _Optional[_Iterable[int]] = ..., step_index_bytes: _Optional[_Iterable[int]] = ..., step_index_crc32s: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class BodyIndex(_message.Message):
     __slots__ = ("keys",)
@@ -118,6 +122,44 @@ class BodyKey(_message.Message):
     mod_revision: int
     version: int
     def __init__(self, key: _Optional[str] = ..., bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class StepIndex(_message.Message):
+    __slots__ = ("partitions", "partitions_total", "bytes")
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedCompositeFieldContainer[PartitionSteps]
+    partitions_total: int
+    bytes: int
+    def __init__(self, partitions: _Optional[_Iterable[_Union[PartitionSteps, _Mapping]]] = ..., partitions_total: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class PartitionSteps(_message.Message):
+    __slots__ = ("partition", "offset", "rows_total", "rows_per_chunk", "chunk_bytes", "chunk_crc32s", "texts")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_CRC32S_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    offset: int
+    rows_total: int
+    rows_per_chunk: int
+    chunk_bytes: _containers.RepeatedScalarFieldContainer[int]
+    chunk_crc32s: _containers.RepeatedScalarFieldContainer[int]
+    texts: _containers.RepeatedCompositeFieldContainer[StepText]
+    def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., rows_total: _Optional[int] = ..., rows_per_chunk: _Optional[int] = ..., chunk_bytes: _Optional[_Iterable[int]] = ..., chunk_crc32s: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[_Union[StepText, _Mapping]]] = ...) -> None: ...
+
+class StepText(_message.Message):
+    __slots__ = ("row", "bytes", "crc32")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    bytes: int
+    crc32: int
+    def __init__(self, row: _Optional[int] = ..., bytes: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
 
 class StepRows(_message.Message):
     __slots__ = ("rows", "rows_total")

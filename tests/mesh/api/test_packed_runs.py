@@ -112,5 +112,5 @@ def test_any_order_of_events_reads_alike_before_and_after_packing(data: st.DataO
         patch.setattr(reader, "SMALL_BODY_BYTES", small_body_bytes)
         patch.setattr(step_index, "INDEXED_ENTRIES", 0)
         patch.setattr(step_index, "CHUNK_ROWS", 3)
-        patch.setattr(step_index, "ROOM_BYTES", room_bytes)
+        patch.setattr(step_index, "_room", lambda _: room_bytes)
         asyncio.run(scenario())
