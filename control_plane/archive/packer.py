@@ -25,15 +25,15 @@ from control_plane.archive.builder import SegmentBuilder, StepLists
 from control_plane.archive.format import object_name
 from control_plane.archive.run_keys import delete_large, delete_runs, has_blobs, named_blobs
 from control_plane.archive.run_reader import BATCH_RUNS, RunReader, pages_of
+from control_plane.archive.step_index import entries_by_partition
 from control_plane.shared_blobs import blob_ids
 from stepflow.errors import DataLoss, NotFound, StepflowError
 from stepflow.mesh.v1.segments_pb2 import StepIndex
 from stepflow.off_loop import off_loop
-from stepflow.store import keys
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from control_plane.archive.counters import ArchiveCounters
     from control_plane.archive.due_runs import DueRun, DueRuns
@@ -194,7 +194,7 @@ class Packer:
         builder.add_named(named_blobs(read))
         builder.begin_run(read.run.run_id)
         async for page in pages_of(self._store, read):
-            entries |= _entries(item.key for item in page)
+            entries |= entries_by_partition(page)
             yield await asyncio.to_thread(builder.add_items, page)
 
         index, has_steps = StepIndex(), False
@@ -209,7 +209,7 @@ class Packer:
     async def _step_lists(self, read: RunKeys) -> StepLists | None:
         """Return the lists of steps of a run that fits memory."""
         index = StepIndex()
-        chunks = [chunk async for chunk in self._steps_of(read, _entries(read.names), index)]
+        chunks = [chunk async for chunk in self._steps_of(read, entries_by_partition(read.items), index)]
         return StepLists(b"".join(chunks), index) if index.partitions else None
 
     async def _steps_of(self, read: RunKeys, entries: Mapping[int, int], index: StepIndex) -> AsyncGenerator[bytes]:
@@ -220,12 +220,6 @@ class Packer:
         async with aclosing(lists) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-
-def _entries(names: Iterable[str]) -> dict[int, int]:
-    """Return the number of entries of each partition's journal, without those of its last value."""
-    journal = (keys.parse_journal(name) for name in names if name.startswith(keys.JOURNAL))
-    return {partition: first_seq for _, partition, first_seq in journal}
 
 
 def _add_whole(builder: SegmentBuilder, runs: Sequence[tuple[RunKeys, StepLists | None]]) -> bytes:

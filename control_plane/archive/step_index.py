@@ -20,6 +20,8 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+
 from control_plane.archive.format import decode_step_index, decode_steps
 from control_plane.paging import PAGE_BYTES_MAX
 from control_plane.replay.process import ReplayLost
@@ -29,22 +31,27 @@ from control_plane.results import InParts
 from stepflow.codec import PAYLOAD_BYTES_MAX, Json, LargeJson
 from stepflow.errors import DataLoss, FailedPrecondition, Unavailable
 from stepflow.journal import parse_record, partition_count
+from stepflow.mesh.v1 import journal_pb2, state_pb2
 from stepflow.mesh.v1 import segments_pb2 as pb
-from stepflow.mesh.v1 import state_pb2
+from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from control_plane.archive.reader import Archive, PackedRun
     from control_plane.archive.run_store import RunStore
     from control_plane.replay.replays import KeptPartition, Replays
     from stepflow.run.views import StepView
+    from stepflow.store import KeyValue
 
 log = get_logger(__name__)
 
 INDEXED_ENTRIES = 256
 """Entries of a journal that is too long to replay for a page."""
+
+ENTRY_BYTES_MIN = 16
+"""Least size of an entry about a step, so that short values need not be decoded to count theirs."""
 
 CHUNK_ROWS = 64
 """Rows that are read at once, with results of up to 2 MiB."""
@@ -159,6 +166,22 @@ async def _index_of(archive: Archive, packed: PackedRun) -> pb.StepIndex | None:
     return await archive.part(
         packed, place.step_index_offset, place.step_index_bytes, partial(decode_step_index, place)
     )
+
+
+def entries_by_partition(items: Iterable[KeyValue]) -> dict[int, int]:
+    """Return the number of entries of each partition's journal; a lower bound. `items`: with its last values."""
+    newest = {keys.parse_journal(item.key)[1]: item for item in items if item.key.startswith(keys.JOURNAL)}
+    return {partition: _entries_up_to(item) for partition, item in newest.items()}
+
+
+def _entries_up_to(item: KeyValue) -> int:
+    first_seq = keys.parse_journal(item.key)[2]
+    if first_seq >= INDEXED_ENTRIES or len(item.value) < INDEXED_ENTRIES * ENTRY_BYTES_MIN:
+        return first_seq
+    try:
+        return first_seq + len(journal_pb2.EntryBatch.FromString(item.value).entries)
+    except DecodeError:  # readers meet it, too
+        return first_seq
 
 
 class StepIndexWriter:

@@ -26,6 +26,14 @@ INLINE_ENTRIES = 100
 """Entries of a partition whose lists are made on the event loop."""
 
 
+INLINE_ELEMENTS = 1_000
+"""Elements of the texts of a partition that is replayed on the event loop: a `map` makes a sub-run's item of each."""
+
+
+class Outgrown(Exception):
+    """The replay needs a blob: the list of a `map`, for instance, with a step for each of its elements."""
+
+
 class ReplayInService:
     """A partition that is replayed here. Implements `PartitionReplay`."""
 
@@ -36,10 +44,13 @@ class ReplayInService:
         record: state_pb2.RunRecord,
         flow: bytes,
         inputs: bytes | None,
-        get_blob: GetBlob,
+        get_blob: GetBlob | None,
         slots: asyncio.Semaphore,
     ) -> None:
-        """`flow`: its document. `slots`: bound on replays in threads."""
+        """`flow`: its document. `get_blob`: None if a process takes what needs blobs: `add` raises `Outgrown`.
+
+        `slots`: bound on replays in threads.
+        """
         self.unknown = ""
         self._get_blob = get_blob
         self._slots = slots
@@ -86,6 +97,11 @@ def are_small(values: Sequence[KeyValue], bytes_before: int = 0) -> bool:
     return bytes_before + sum(len(item.value) for item in values) <= INLINE_BYTES
 
 
+def are_short(*texts: bytes) -> bool:
+    """Return True for JSON texts, of a flow and its inputs, with few elements."""
+    return sum(text.count(b",") for text in texts) <= INLINE_ELEMENTS
+
+
 async def replay_values(
     replay: Replay,
     decode: Callable[[Sequence[KeyValue]], list[pb.Entry]],
@@ -107,7 +123,7 @@ async def _replay(
     go_on: Callable[[dict[str, bytes | None]], dict[str, bool]],
     run_id: str,
     values: Sequence[KeyValue],
-    get_blob: GetBlob,
+    get_blob: GetBlob | None,
     slots: asyncio.Semaphore,
 ) -> None:
     """Call `first`, then `go_on` with the blobs that the last call has returned, until none is wanted."""
@@ -117,10 +133,13 @@ async def _replay(
     else:
         async with slots:
             wanted = await asyncio.to_thread(first)
+    if wanted and get_blob is None:
+        raise Outgrown
     while wanted:
+        assert get_blob is not None
         async with slots:  # bounds the large values in memory, too
             blobs = {blob: await get_blob(run_id, blob, shared=shared) for blob, shared in wanted.items()}
             wanted = go_on(blobs) if few else await asyncio.to_thread(go_on, blobs)
 
 
-__all__ = ["ReplayInService", "are_small", "replay_values"]
+__all__ = ["Outgrown", "ReplayInService", "are_short", "are_small", "replay_values"]

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from control_plane.replay.in_process import ReplayInProcess
-from control_plane.replay.in_service import ReplayInService, are_small
+from control_plane.replay.in_service import Outgrown, ReplayInService, are_short, are_small
 from control_plane.replay.process import ReplayLost
 from stepflow.codec import PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
 from stepflow.errors import Unavailable
@@ -47,9 +47,6 @@ ENTRY_BYTES = 2048
 
 REPLAYS_AT_ONCE = 2
 """Replays in threads: each takes turns with the event loop."""
-
-INLINE_INPUT_BYTES = 64 * 1024
-"""Inputs of a partition that is replayed on the event loop."""
 
 LOST_TRIES = 2
 """Processes that may end while they replay one partition."""
@@ -200,7 +197,13 @@ class Replays:
                 replay = kept.replay = await self._opened(kept, record, page)
             elif self._outgrows(kept, page):
                 return False
-            await replay.add(page.items)
+            try:
+                await replay.add(page.items)
+            except Outgrown:
+                if kept.newest is not None:
+                    return False
+                replay = kept.replay = await self._opened(kept, record, page, small=False)
+                await replay.add(page.items)
             kept.note_values(page.items)
             added = True
             if not page.more:
@@ -214,14 +217,18 @@ class Replays:
                 log.warning("a journal ends with an entry of a later version", run_id=kept.run_id, error=replay.unknown)
         return True
 
-    async def _opened(self, kept: KeptPartition, record: state_pb2.RunRecord, page: Page) -> PartitionReplay:
-        """Return a replay that begins. `page`: the first values of the journal."""
+    async def _opened(
+        self, kept: KeptPartition, record: state_pb2.RunRecord, page: Page, *, small: bool = True
+    ) -> PartitionReplay:
+        """Return a replay that begins. `page`: the first values of the journal. `small`: False if it was too large."""
         flow = await read_flow(self._store, record)
         inputs = await read_inputs(kept.run_id, kept.partition, record, self._get_blob)
-        inputs_bytes = record.ByteSize() if inputs is None else len(inputs)
-        small = inputs_bytes <= INLINE_INPUT_BYTES and not page.more and are_small(page.items)
-        if small or self._process is None:
+        if self._process is None:
             return ReplayInService(kept.run_id, kept.partition, record, flow, inputs, self._get_blob, self._slots)
+
+        small = small and not page.more and are_small(page.items)
+        if small and are_short(flow, *([inputs] if inputs is not None else [item.json for item in record.inputs])):
+            return ReplayInService(kept.run_id, kept.partition, record, flow, inputs, None, self._slots)
 
         replay = ReplayInProcess(self._process, kept.run_id, kept.partition, self._get_blob)
         await replay.open(record, flow, inputs)

@@ -15,11 +15,12 @@ from support.corpus import CORPUS, SIGNALS
 from support.packing import run_world, store_run
 from support.parts import World, echo, gated, of
 
-from control_plane.archive import step_index
+from control_plane.archive import run_reader, step_index
 from control_plane.archive.rewriting import rewrite
 from control_plane.control_plane import ControlPlane
 from control_plane.replay import in_service, process
-from control_plane.replay.process import ReplayProcess
+from control_plane.replay.in_service import ReplayInService
+from control_plane.replay.process import ReplayLost, ReplayProcess
 from stepflow.errors import StepflowError
 from stepflow.run import replay
 from stepflow.run.state import ENGINE_VERSION
@@ -84,9 +85,15 @@ async def steps_of(control: ControlPlane, run_ids: list[str]) -> list[list[StepV
     return [await control.steps(run_id, with_results=True) for run_id in run_ids]
 
 
-def test_a_page_of_a_packed_run_with_a_list_of_steps_replays_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fits_memory", [True, False])
+def test_a_page_of_a_packed_run_with_a_list_of_steps_replays_no_entry(
+    fits_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(step_index, "INDEXED_ENTRIES", 0)
     monkeypatch.setattr(step_index, "CHUNK_ROWS", 2)
+    if not fits_memory:
+        monkeypatch.setattr(run_reader, "WHOLE_RUN_BYTES_MAX", 10)
+        monkeypatch.setattr(run_reader, "KEYS_PER_RUN", 1)
 
     async def main() -> None:
         async with opened(None) as world:
@@ -95,13 +102,57 @@ def test_a_page_of_a_packed_run_with_a_list_of_steps_replays_no_entry(monkeypatc
             term = await world.leaders.undisturbed()
             entries = Entries(monkeypatch)
             assert await steps_of(world.control, world.run_ids) == expected
+
+            # In another segment, too; without the journals there are no steps.
+            for strip in (False, True):
+                await rewrite(world.blobs, term.segments, sorted(term.segments.manifests), strip=strip)
+                found = await steps_of(world.control, world.run_ids)
+                assert found == ([[] for _ in world.run_ids] if strip else expected)
             assert entries.count == 0
 
-            # Without the journals there are no steps.
-            await rewrite(world.blobs, term.segments, sorted(term.segments.manifests), strip=True)
-            assert await steps_of(world.control, world.run_ids) == [[] for _ in world.run_ids]
-
     within(main())
+
+
+def test_a_list_of_steps_that_breaks_off_or_is_damaged_is_not_taken_for_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_index, "INDEXED_ENTRIES", 0)
+    monkeypatch.setattr(step_index, "CHUNK_ROWS", 1)
+
+    async def main(*, fits_memory: bool) -> None:
+        async with opened(None) as world:
+            await world.fill("chain", "chain")
+            expected = await steps_of(world.control, world.run_ids)
+
+            # 1. The process ends in the middle of the first run.
+            index_rows = ReplayInService.index_rows
+            left = [2]
+
+            async def lost(*arguments: Any) -> Any:
+                left[0] -= 1
+                if not left[0]:
+                    raise ReplayLost
+                return await index_rows(*arguments)
+
+            monkeypatch.setattr(run_reader, "WHOLE_RUN_BYTES_MAX", 2**20 if fits_memory else 10)
+            monkeypatch.setattr(ReplayInService, "index_rows", lost)
+            await world.leaders.undisturbed()
+            assert left[0] < 0
+            control = ControlPlane(world.store, world.blobs)
+            assert await steps_of(control, world.run_ids) == expected
+
+            # 2. A row is damaged.
+            for path, (content, kind) in world.backend._blobs.items():
+                if path.startswith("segments/"):
+                    assert b"/c/add" in content
+                    world.backend._blobs[path] = (content.replace(b"/c/add", b"/c/bad"), kind)
+            await control.close()
+            control = ControlPlane(world.store, world.blobs)
+            with pytest.raises(StepflowError) as damaged:
+                await control.steps(world.run_ids[1])
+            assert damaged.value.reason == "SEGMENT_CORRUPT"
+            await control.close()
+
+    within(main(fits_memory=True))
+    within(main(fits_memory=False))
 
 
 def test_results_without_room_in_a_list_of_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +262,33 @@ def test_a_journal_that_outgrows_the_event_loop_moves_into_the_process(monkeypat
             await world.ended(run_id)
             assert await control.steps(run_id) == await world.control.steps(run_id)
             assert apart.generation == 1
+            await control.close()
+
+    within(main())
+
+
+def test_a_short_journal_with_many_active_steps_goes_to_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"steps": [gated("s", {"$input": "$"})], "output": of("s")}
+    each = {
+        "id": "each",
+        "component": "/builtin/map",
+        "input": {"workflow": {"$literal": body}, "items": {"$input": "$"}},
+    }
+
+    async def main() -> None:
+        async with World.open() as world, replaying(monkeypatch) as apart:
+            monkeypatch.setattr(in_service, "INLINE_BYTES", 16 * 1024)
+            control = ControlPlane(world.store, world.blobs, replay_process=apart)
+            for generation, items in ((0, ["x"] * 500), (1, ["x"] * 1_100), (1, ["y" * 40] * 2_000)):
+                run_id = await world.submit(each, inputs=[items])
+                await wait_until_async(lambda: world.work.in_flight, "it waits")
+                assert len(await control.steps(run_id)) == 1 + len(items)
+                assert apart.generation == generation
+                await world.control.cancel(run_id)
+                await world.ended(run_id)
+            entries = Entries(monkeypatch)
+            assert {step.status for step in await control.steps(run_id)} == {"cancelled"}
+            assert entries.count == 0
             await control.close()
 
     within(main())
