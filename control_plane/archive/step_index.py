@@ -18,7 +18,7 @@ from contextlib import aclosing
 from functools import partial
 from itertools import accumulate
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -37,13 +37,15 @@ from stepflow.store import keys
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from control_plane.archive.reader import Archive, PackedRun
     from control_plane.archive.run_store import RunStore
     from control_plane.replay.replays import KeptPartition, Replays
     from stepflow.run.views import StepView
     from stepflow.store import KeyValue
+
+_T = TypeVar("_T")
 
 log = get_logger(__name__)
 
@@ -79,7 +81,7 @@ class StepIndexReader:
         async def read(packed: PackedRun) -> pb.StepIndex | None:
             return await _index_of(self._store.archive, packed)
 
-        index = await self._store.of_packed(self._run_id, read)
+        index = await self._from_archive(read)
         if index is not None:
             self.partitions_total = index.partitions_total
             self._partitions = {each.partition: each for each in index.partitions}
@@ -100,7 +102,10 @@ class StepIndexReader:
             steps = _PackedSteps(self._store.archive, packed, index, found)
             return await steps.page(start, count, with_results=with_results)
 
-        return await self._store.of_packed(self._run_id, read)
+        return await self._from_archive(read)
+
+    async def _from_archive(self, read: Callable[[PackedRun], Awaitable[_T | None]]) -> _T | None:
+        return await self._store.in_archive(self._run_id, lambda: self._store.archive.of_packed(self._run_id, read))
 
 
 class _PackedSteps:

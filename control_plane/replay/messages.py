@@ -111,7 +111,7 @@ class Rows(_Message):
     copy_room: int = 0
 
 
-class Refused(_Message):
+class RequestFailed(_Message):
     """The request failed with an error of class `error`; empty for a defect."""
 
     error: str
@@ -121,7 +121,7 @@ class Refused(_Message):
 
 
 Request: TypeAlias = OpenReplay | AddValues | AddBlobs | Publish | ReadSteps | ReadIndex | ReadText | ReadItems
-Answer: TypeAlias = Done | WantedBlobs | Published | Rows | Refused
+Answer: TypeAlias = Done | WantedBlobs | Published | Rows | RequestFailed
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True):
@@ -157,8 +157,8 @@ __all__ = [
     "ReadItems",
     "ReadSteps",
     "ReadText",
-    "Refused",
     "Request",
+    "RequestFailed",
     "Rows",
     "WantedBlobs",
     "decode_answer",

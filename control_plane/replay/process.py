@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from control_plane.replay.messages import FRAME_BYTES_LIMIT, LENGTH, Frame, Refused, decode_answer, packed
+from control_plane.replay.messages import FRAME_BYTES_LIMIT, LENGTH, Frame, RequestFailed, decode_answer, packed
 from stepflow import errors
 from stepflow.errors import StepflowError, Unavailable
 from stepflow.telemetry import get_logger
@@ -74,7 +74,7 @@ class ReplayProcess:
         self._exchanges.add(exchange)
         exchange.add_done_callback(self._exchanged)
         answer, answered_by = await asyncio.shield(exchange)
-        if isinstance(answer, Refused):
+        if isinstance(answer, RequestFailed):
             raise _error_of(answer)
         return answer, answered_by
 
@@ -159,7 +159,7 @@ async def _answer_of(process: asyncio.subprocess.Process, frame: tuple[bytes, by
     return decode_answer(await process.stdout.readexactly(length))
 
 
-def _error_of(refused: Refused) -> Exception:
+def _error_of(refused: RequestFailed) -> Exception:
     """Return the error that the process met."""
     error_type = getattr(errors, refused.error, None) if refused.error else None
     if isinstance(error_type, type) and issubclass(error_type, StepflowError):

@@ -25,8 +25,8 @@ from control_plane.replay.messages import (
     ReadItems,
     ReadSteps,
     ReadText,
-    Refused,
     Request,
+    RequestFailed,
     Rows,
     WantedBlobs,
     decode_frame,
@@ -67,9 +67,9 @@ class ReplayWorker:
             return self._answer(request)
         except StepflowError as error:
             details = {name: str(value) for name, value in error.details.items()}
-            return Refused(type(error).__name__, error.reason, error.message, details)
+            return RequestFailed(type(error).__name__, error.reason, error.message, details)
         except Exception as error:  # a defect must not end the replays of other runs
-            return Refused("", type(error).__name__, _location(error), {})
+            return RequestFailed("", type(error).__name__, _location(error), {})
 
     def _answer(self, request: Request) -> Answer:
         if isinstance(request, OpenReplay):
