@@ -27,7 +27,7 @@ Reads:
 - `run_list`: pages of runs.
 - `listing`: pages of items and steps.
 - `results`: results of any size, whole or in chunks.
-- `replays`: partitions replayed off the event loop, for these pages.
+- `replay/`: partitions replayed for these pages, large ones in a process of their own.
 - `run_index`: the index of runs by age, which lists read.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
+    from control_plane.replay.process import ReplayProcess
     from control_plane.views import ItemView, RunView
     from stepflow.flow import Flow
     from stepflow.rpc.tls import Tls
@@ -65,10 +66,13 @@ class ControlPlane:
         tls: Tls | None = None,
         retry: RetryConfig | None = None,
         newest_formats: Callable[[], bool] | None = None,
+        replay_process: ReplayProcess | None = None,
     ) -> None:
         """`tls`: for connections to executors. `retry`: default of runs without a retry policy.
 
         `newest_formats`: as for `Admission`; None: as all replicas agreed (`formats`).
+
+        `replay_process`: as for `Replays`; it stays its owner's.
         """
         # The view of the store, and the leader's work.
         self.id = f"control-plane-{uuid4().hex[:12]}"
@@ -86,7 +90,7 @@ class ControlPlane:
         packed = PackedRuns(store, self.run_store)
         self.run_list = RunList(store, self.run_store, packed)
         """Pages of runs."""
-        self.listing = Listing(self.run_store, blobs)
+        self.listing = Listing(self.run_store, blobs, replay_process)
         """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.

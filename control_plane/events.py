@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from msgspec import structs
 
 from control_plane.history import EventBatch, PartitionHistory, RunDone, RunEvent, StepDone
-from control_plane.replays import REPLAYS_AT_ONCE
+from control_plane.replay.replays import REPLAYS_AT_ONCE
 from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
 from stepflow.log_lines import StepLog

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from control_plane.replays import replay_values
+from control_plane.replay.in_service import replay_values
 from control_plane.results import Results
 from stepflow.codec import Json, LargeJson
 from stepflow.errors import FailedPrecondition, Failure
