@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli.findings import passes, refuse_errors
+from stepflow.errors import FailedPrecondition
 from stepflow.flow import Diagnostic, Diagnostics, validate_flow
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ class MeshCheck:
         `reference`: the flow as the mesh knows it: its document, or its id. A mesh of an earlier version finds nothing.
         Raises: StepflowError.
         """
-        self._found = await _beyond(self._alone, client, reference, variables=variables, overrides=overrides)
+        try:
+            self._found = await _beyond(self._alone, client, reference, variables=variables, overrides=overrides)
+        except FailedPrecondition as error:
+            if error.reason != "CALL_UNKNOWN":
+                raise
 
         # Errors are printed when the mesh has refused the submission: a repeated one gets its run.
         if passes(self.findings):
