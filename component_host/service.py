@@ -22,9 +22,10 @@ from stepflow.rpc.frames import FrameQueue, pump
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from component_host.host import ComponentHost
+    from component_host.logs import HostLogs
     from component_host.plugin_changes import PluginChanges
     from component_host.replacements import PluginOutcome
     from component_host.stream import HostStream
@@ -62,7 +63,7 @@ class HostService:
 
     def add_to(self, server: RpcServer) -> None:
         """Register the service with a gRPC server."""
-        server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
+        server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register(self._host.logs), self)
 
     @property
     def draining(self) -> bool:
@@ -120,10 +121,6 @@ class HostService:
     async def undrain_host(self, _request: host_pb2.UndrainHostRequest, _context: Any) -> host_pb2.UndrainHostResponse:
         self.end_drain()
         return host_pb2.UndrainHostResponse()
-
-    async def follow_logs(self, requests: AsyncIterator[host_pb2.FollowLogsRequest], context: Any) -> None:
-        """Stream log lines to a control plane."""
-        await LogStream(self._host.logs).run(requests, context)
 
     async def restart_plugin(
         self, request: host_pb2.RestartHostPluginRequest, _context: Any
@@ -239,7 +236,16 @@ def _change_message(change: PluginOutcome) -> host_pb2.PluginChange:
     return host_pb2.PluginChange(plugin=change.plugin, outcome=change.outcome, detail=change.detail)
 
 
-def _register(service: HostService, server: Any) -> None:
+def _register(logs: HostLogs) -> Callable[[HostService, Any], None]:
+    """Return the function that adds the handlers of a service to a server."""
+
+    async def follow_logs(requests: AsyncIterator[host_pb2.FollowLogsRequest], context: Any) -> None:
+        await LogStream(logs).run(requests, context)
+
+    return lambda service, server: _add_handlers(service, follow_logs, server)
+
+
+def _add_handlers(service: HostService, follow_logs: Callable[[Any, Any], Awaitable[None]], server: Any) -> None:
     import grpc
 
     connect: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
@@ -254,7 +260,7 @@ def _register(service: HostService, server: Any) -> None:
         service.undrain_host, host_pb2.UndrainHostRequest.FromString, host_pb2.UndrainHostResponse.SerializeToString
     )
     logs: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
-        service.follow_logs,
+        follow_logs,
         request_deserializer=host_pb2.FollowLogsRequest.FromString,
         response_serializer=None,  # as above
     )

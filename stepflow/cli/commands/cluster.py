@@ -25,7 +25,7 @@ app = StrictTyper(
 )
 components_app = StrictTyper(
     name="components",
-    help="Show components of a mesh or of a config, and restart their servers.",
+    help="List components, and restart their servers.",
     epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json\n"
     "  stepflow components restart hello",
     no_args_is_help=True,
