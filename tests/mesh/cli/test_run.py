@@ -747,7 +747,7 @@ def test_a_slow_start_is_talked_about(place: Place) -> None:
 def test_an_input_of_50_megabytes_is_refused_at_once(place: Place) -> None:
     with (place.folder / "big.json").open("wb") as file:
         file.truncate(50 * 1024 * 1024)
-    refused(place, place.cli("run", "--flow", "echo.yaml", "--input", "big.json"), 1, r"52,428,800 bytes; the limit is")
+    refused(place, place.cli("run", "--flow", "echo.yaml", "--input", "big.json"), 2, r"52,428,800 bytes; the limit is")
 
 
 def test_a_schema_that_would_take_for_ever_is_refused_unless_told_otherwise(place: Place) -> None:
@@ -760,7 +760,7 @@ def test_a_schema_that_would_take_for_ever_is_refused_unless_told_otherwise(plac
 
 def test_an_input_that_does_not_fit_the_schema_is_refused_unless_told_otherwise(place: Place) -> None:
     args = ("run", "--flow", "echo.yaml", "--input-json", '{"txt": 1}')
-    refused(place, place.cli(*args), 1, r"INPUT_INVALID")
+    refused(place, place.cli(*args), 2, r"INPUT_INVALID")
     done = place.cli(*args, "--no-validate-input")
     assert json.loads(done.stdout)["error"]["code"] == "EXPRESSION_FAILURE"
 
@@ -785,7 +785,7 @@ def test_a_store_that_cannot_be_used_is_named(place: Place) -> None:
     args = ("run", "--flow", "echo.yaml", "--input-json", '{"text": "t"}', "--store", "file")
     refused(place, place.cli(*args), 1, str(place.folder / "file"))
     refused(place, place.cli("runs", "list", "--store", "file"), 1, str(place.folder / "file"))
-    refused(place, place.cli("resume", "abc"), 1, r"no run abc")
+    refused(place, place.cli("resume", "abc"), 2, r"no run abc")
 
 
 def test_a_disk_that_fills_up_stops_the_run_which_can_be_resumed(place: Place) -> None:
