@@ -6,7 +6,7 @@ an error.
 
 from __future__ import annotations
 
-from stepflow.cli.console import CheckFailed, Usage
+from stepflow.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CheckFailed, Usage
 from stepflow.errors import (
     AlreadyExists,
     Forbidden,
@@ -17,13 +17,13 @@ from stepflow.errors import (
     Unavailable,
 )
 
-OK = 0
-FAILED = 1
-USAGE = 2
+OK = EXIT_OK
+FAILED = EXIT_FAILED
+USAGE = EXIT_USAGE
 NOT_REACHED = 3
 NOT_ALLOWED = 4
 TIMED_OUT = 124
-INTERRUPTED = 130
+INTERRUPTED = EXIT_INTERRUPTED
 TERMINATED = 143
 
 MEANINGS = {

@@ -88,7 +88,7 @@ class DevFolder:
 
 
 def live_server(folder: Path) -> str | None:
-    """Return the address of the mesh that runs in a folder; None if none does. Changes nothing."""
+    """Return the address of this user's mesh that runs in a folder; None if none does. Changes nothing."""
     try:
         lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -98,6 +98,8 @@ def live_server(folder: Path) -> str | None:
         pid, server = known.get("pid"), known.get("server")
         # The process first: trying the lock of a dead one could refuse a mesh that starts at this moment.
         if not isinstance(pid, int) or not isinstance(server, str) or not _is_alive(pid):
+            return None
+        if os.fstat(lock).st_uid != os.geteuid():  # runs must not go to the mesh of someone else in a shared folder
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

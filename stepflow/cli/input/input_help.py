@@ -30,14 +30,14 @@ def describe_input(flow: Flow) -> str:
     ]
     example = _example_input(flow)
     if example is not None:
-        lines.append(f"For example: {example_option(example)}")
+        lines.append(_show_example(example))
     return "\n".join(lines)
 
 
-def example_option(text: str) -> str:
-    """Return the option of an input that is JSON text, for a suggested command."""
+def _show_example(text: str) -> str:
     # A number, true, false or null as VALUE would be the name of a file.
-    return f"--input {shlex.quote(text)}" if text.startswith(("{", "[", '"')) else f"--input-json {shlex.quote(text)}"
+    is_value = text.startswith(("{", "[", '"'))
+    return f"For example: --input {shlex.quote(text)}" if is_value else f"For example, on stdin: {text}"
 
 
 def _describe_schema(flow: Flow) -> list[str]:
