@@ -69,6 +69,13 @@ def failed_step(data: bytes | Mapping[str, Any] | None) -> FailedStep | None:
     )
 
 
+def component_data(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of a failure without the step and the trace."""
+    own = OWN_MEMBER in members
+    added = {OWN_MEMBER, *TRACE_MEMBERS, *(() if own or failed_step(members) is None else STEP_MEMBERS)}
+    return {name: member for name, member in members.items() if name not in added}
+
+
 def with_stderr(data: bytes, text: str) -> bytes:
     """Return the data of a failure with the end of its server's stderr, unless it has another trace."""
     if not text or trace_bytes(data):
@@ -100,4 +107,4 @@ def _members(data: bytes) -> dict[str, msgspec.Raw]:
         return {"data": msgspec.Raw(data)}
 
 
-__all__ = ["FailedStep", "failed_step", "trace_bytes", "with_stderr", "with_step", "without_trace"]
+__all__ = ["FailedStep", "component_data", "failed_step", "trace_bytes", "with_stderr", "with_step", "without_trace"]

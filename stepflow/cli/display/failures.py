@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stepflow.cli import console
 from stepflow.cli.display.texts import explained, plain
 from stepflow.codec import decode
-from stepflow.errors import Failure
+from stepflow.errors import Code, Failure
 from stepflow.failure_data import failed_step
 from stepflow.printable import printable
 from stepflow.telemetry import without_hidden
@@ -64,7 +64,7 @@ def has_trace(error: Mapping[str, Any]) -> bool:
 
 
 class FailedItems:
-    """Notes the failed items of a batch while its results pass by."""
+    """Notes the failed items of a batch while its results pass by. Cancelled items are none."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -78,10 +78,11 @@ class FailedItems:
 
     def note(self, item: int, result: FlowResult) -> None:
         """Note the result of an item, if it has failed."""
-        if isinstance(result, dict) and result.get("outcome") == "failed":
+        error = result.get("error") if isinstance(result, dict) else None
+        if error is not None and error["code"] != Code.CANCELLED.name:
             self.count += 1
             if len(self._first) < FAILED_ITEMS_MAX:
-                self._first.append((item, result["error"]))
+                self._first.append((item, error))
 
     def say(self, redact: Callable[[str], str], command: str, lines: FlowLines | None) -> None:
         """Print the first failed items with their reasons, and how to see the others."""

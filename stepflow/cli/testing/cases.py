@@ -15,7 +15,7 @@ from stepflow.cli.display.texts import explained, plain
 from stepflow.cli.input.documents import read_config, read_flow
 from stepflow.cli.input.files import read_file, value_format
 from stepflow.cli.interruptible import run_or_exit
-from stepflow.cli.testing.compare import differences, normalise
+from stepflow.cli.testing.compare import differences, normalise, without_mesh_data
 from stepflow.cli.testing.discovery import find_files
 from stepflow.cli.testing.outcomes import CaseOutcome, FileOutcome
 from stepflow.cli.testing.report import print_file, print_summary
@@ -203,7 +203,7 @@ def _update(path: Path, cases: Sequence[CaseOutcome]) -> None:
 
     failed = [case for case in cases if not case.passed]
     if failed:
-        update_outputs(path, {case.index: case.actual for case in failed})
+        update_outputs(path, {case.index: without_mesh_data(case.actual) for case in failed})
     for case in failed:
         case.updated = True
         case.problems = []

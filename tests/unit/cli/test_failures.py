@@ -125,6 +125,7 @@ def test_the_end_of_a_batch_names_ten_failed_items_and_the_command_for_the_other
     failed = FailedItems()
     results: list[Any] = [{"outcome": "success", "result": 1}]
     results += [{"outcome": "failed", "error": error_of(f"no {item}")} for item in range(1, 14)]
+    results.append({"outcome": "failed", "error": {"code": "CANCELLED", "message": "stopped"}})
     assert list(failed.noting(results)) == results
     failed.say(str, "stepflow runs get R --error", None)
 

@@ -279,6 +279,29 @@ def test_the_traces_of_a_partition_are_bounded_and_only_final_failures_have_one(
     assert world.replayed().trace_bytes == world.state.trace_bytes
 
 
+def test_marked_values_are_removed_from_traces_and_the_step_stays():
+    tree = {
+        "schemas": {
+            "properties": {"input": {"type": "object", "properties": {"key": {"type": "string", "is_secret": True}}}}
+        },
+        "steps": [step("a", "/c/traced", {"$input": "key"})],
+        "output": ref("a"),
+    }
+
+    def traced(value: Any, attempt: int) -> Failure:
+        told = {
+            "frames": [{"code": f"log({value!r})"}],
+            "causes": [{"exception": f"KeyError: {value}"}],
+            "stderr": value,
+        }
+        return Failure(Code.COMPONENT_FAILED, f"no {value} at {attempt}", encode(told))
+
+    world = located(tree, {"key": "hunter2-hunter2"}, traced=traced)
+    assert data_of(world)["step"] == "a"
+    assert data_of(world)["stderr"] == "[REDACTED]"
+    assert not any(b"hunter2" in raw for raw in world.journal)
+
+
 @VERSIONS
 def test_every_owner_tells_the_same_failure(version):
     """A crash after any entry changes neither the failures that are journaled nor those that are derived."""
