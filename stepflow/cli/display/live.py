@@ -159,7 +159,8 @@ class LiveView:
         key = (event.run_id, event.item, event.step_index)
         row = self._rows.get(key)
         if row is None:
-            label = step_label(event, batch=self._items_total > 1)
+            label = event.path if event.depth == 0 else ""
+            label = label or step_label(event, batch=self._items_total > 1)
             row = self._rows[key] = StepRow(event.parent, event.depth, label)
             self._drop_oldest_ended()
         return row

@@ -224,7 +224,7 @@ def test_a_batch_gives_one_line_per_item_in_order_and_1_if_any_failed(place: Pla
     done = place.cli("run", "--flow", "echo.yaml", "--inputs", "items.jsonl", "--max-concurrency", "2")
     assert done.returncode == 0
     assert [json.loads(line)["result"] for line in done.stdout.splitlines()] == ["a", "b", "c"]
-    assert "done    say[1]" in done.stderr
+    assert "done    1/say" in done.stderr
     assert "3 of 3 items completed" in done.stderr
     place.write("items.jsonl", '{"text": "a"}\n{"text": 5}\n')
     done = place.cli("run", "--flow", "echo.yaml", "--inputs", "items.jsonl", "--no-validate-input")
@@ -237,7 +237,7 @@ def test_a_batch_larger_than_a_partition_keeps_the_order_and_tells_of_every_item
     done = place.cli("run", "--flow", "echo.yaml", "--inputs", "items.jsonl", "-o", "out.jsonl")
     lines = (place.folder / "out.jsonl").read_text().splitlines()
     assert [json.loads(line)["result"] for line in lines] == [str(number) for number in range(90)]
-    assert len(re.findall(r"^done    say\[\d+\]", done.stderr, re.MULTILINE)) == 90
+    assert len(re.findall(r"^done    \d+/say", done.stderr, re.MULTILINE)) == 90
 
 
 def test_the_steps_of_a_stored_run_are_listed_with_results_that_do_not_fit_into_the_journal(place: Place) -> None:
