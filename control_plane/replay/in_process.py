@@ -21,6 +21,7 @@ from control_plane.replay.read_rows import item_view, step_view
 from stepflow.mesh.v1 import segments_pb2, state_pb2
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from control_plane.replay.messages import Answer, Request
@@ -40,7 +41,10 @@ class ReplayInProcess:
     Each method raises `ReplayLost` once that process has ended.
     """
 
-    def __init__(self, process: ReplayProcess, run_id: str, partition: int, get_blob: GetBlob) -> None:
+    def __init__(
+        self, process: ReplayProcess, run_id: str, partition: int, get_blob: GetBlob, slots: asyncio.Semaphore
+    ) -> None:
+        """`slots`: bound on loads of blobs."""
         self.unknown = ""
         self.entries = 0
         self._process = process
@@ -49,6 +53,7 @@ class ReplayInProcess:
         self._run_id = run_id
         self._partition = partition
         self._get_blob = get_blob
+        self._slots = slots
 
     async def open(self, record: state_pb2.RunRecord, flow: bytes, inputs: bytes | None) -> None:
         """Begin the replay. `flow`: its document."""
@@ -65,11 +70,12 @@ class ReplayInProcess:
             answer = await self._ask(AddValues(self._number, [(item.key, item.value) for item in some]))
             assert isinstance(answer, WantedBlobs)
             while answer.blobs:
-                blobs = {
-                    blob: await self._get_blob(self._run_id, blob, shared=shared)
-                    for blob, shared in answer.blobs.items()
-                }
-                answer = await self._ask(AddBlobs(self._number, blobs))
+                async with self._slots:
+                    blobs = {
+                        blob: await self._get_blob(self._run_id, blob, shared=shared)
+                        for blob, shared in answer.blobs.items()
+                    }
+                    answer = await self._ask(AddBlobs(self._number, blobs))
                 assert isinstance(answer, WantedBlobs)
 
     async def publish(self) -> None:

@@ -84,6 +84,8 @@ class ReplayProcess:
             self._idle.cancel()
         for exchange in self._exchanges:
             exchange.cancel()
+        ending = () if self._closing is None else (self._closing,)
+        await asyncio.gather(*self._exchanges, *ending, return_exceptions=True)
         await self._end()
 
     def _exchanged(self, exchange: asyncio.Task[tuple[Answer, int]]) -> None:

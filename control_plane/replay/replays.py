@@ -46,10 +46,10 @@ ENTRY_BYTES = 2048
 """Estimated memory of a replayed entry, beyond twice its size in the journal."""
 
 REPLAYS_AT_ONCE = 2
-"""Replays in threads: each takes turns with the event loop."""
+"""Replays in threads, which take turns with the event loop, and loads of blobs for replays."""
 
-LOST_TRIES = 2
-"""Processes that may end while they replay one partition."""
+LOST_TRIES = 3
+"""Processes that may end before a reader has its answer; the first of them perhaps because it was idle."""
 
 
 class PartitionReplay(Protocol):
@@ -230,7 +230,7 @@ class Replays:
         if small and are_short(flow, *([inputs] if inputs is not None else [item.json for item in record.inputs])):
             return ReplayInService(kept.run_id, kept.partition, record, flow, inputs, None, self._slots)
 
-        replay = ReplayInProcess(self._process, kept.run_id, kept.partition, self._get_blob)
+        replay = ReplayInProcess(self._process, kept.run_id, kept.partition, self._get_blob, self._slots)
         await replay.open(record, flow, inputs)
         return replay
 

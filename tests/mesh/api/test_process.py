@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from support import wait_until
-from support.mesh import Gate, gated_config, processes
+from support import is_alive, wait_for_value, wait_until, wait_until_async
+from support.mesh import Gate, children_of, gated_config, processes
 
 from stepflow.client import BlockingClient, Client
 from stepflow.errors import NotFound, Overloaded, Unavailable
+from stepflow.store import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,3 +190,53 @@ def test_bad_options_are_told_in_one_line(mesh: Processes) -> None:
     assert service.process.wait(30) == 1
     assert service.log.count("\n") == 1
     assert "RETENTION_INVALID" in service.log
+
+
+ECHO = {"workflow": {"$literal": {"output": {"$input": "$"}}}, "input": {"$input": "$"}}
+ITEM = {"steps": [{"id": "e", "component": "/builtin/eval", "input": ECHO}], "output": {"$step": "e"}}
+EACH = {
+    "name": "each",
+    "steps": [
+        {
+            "id": "m",
+            "component": "/builtin/map",
+            "input": {"workflow": {"$literal": ITEM}, "items": {"$input": "$"}},
+        }
+    ],
+    "output": {"$step": "m"},
+}
+
+
+def test_the_steps_of_a_long_run_are_listed_alike_by_the_replaying_process_and_from_a_segment(
+    mesh: Processes, tmp_path: Path
+) -> None:
+    lingering = mesh.control_plane("--linger", "3600")
+    mesh.executor()
+    mesh.host(gated_config(tmp_path))
+
+    async def scenario() -> None:
+        # 1. Replayed, because the run lingers in etcd.
+        async with Client(lingering.address, patience_s=30) as client:
+            run_id = await client.submit(EACH, list(range(400)))
+            await client.wait(run_id)
+            steps = [step async for step in client.steps(run_id, include_results=True)]
+            assert len(steps) == 1 + 400
+        (replaying,) = children_of(lingering.process.pid)
+
+        # 2. The process ends with its control plane.
+        lingering.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(lingering.process.wait, 30) == 0
+        await wait_until_async(lambda: not is_alive(replaying), "its process has ended")
+
+        # 3. Packed.
+        packing = mesh.control_plane("--linger", "0")
+        async with mesh.store() as store:
+
+            async def is_packed() -> bool:
+                return await store.get(keys.run(run_id)) is None
+
+            await wait_for_value(is_packed, "the run is packed", timeout_s=60)
+        async with Client(packing.address, patience_s=30) as client:
+            assert [step async for step in client.steps(run_id, include_results=True)] == steps
+
+    asyncio.run(scenario())

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control_plane.archive.builder import LIST_BLOCK_RUNS, SegmentBuilder, time_spans
+from control_plane.archive.builder import LIST_BLOCK_RUNS, SegmentBuilder, StepLists, time_spans
 from control_plane.archive.format import (
     FINGERPRINT_BYTES,
     MAGIC,
     SegmentTail,
     decode_index,
     decode_list,
+    decode_step_index,
     decode_tail,
     fingerprint,
     list_order,
@@ -119,6 +120,41 @@ def test_lists_have_each_run_once_in_the_order_of_the_index_by_age(runs: dict[st
         any(span.first_ms <= listed.created_at_ms <= span.last_ms for span in manifest.created)
         for listed in decoded.listed
     )
+
+
+@relaxed
+@given(runs_to_pack, st.data())
+def test_lists_of_steps_change_nothing_else_of_a_run(runs: dict[str, list[KeyValue]], data: st.DataObject) -> None:
+    with_steps = data.draw(st.dictionaries(st.sampled_from(sorted(runs)), st.binary(max_size=40)))
+    index = segments_pb2.StepIndex(partitions=[segments_pb2.PartitionSteps(rows_total=7)])
+    builder = SegmentBuilder()
+    chunks = [
+        builder.add_run(run_id, items, steps=StepLists(with_steps[run_id], index) if run_id in with_steps else None)
+        for run_id, items in runs.items()
+    ]
+    content = b"".join([*chunks, builder.finish()])
+    decoded = Decoded(content, builder.manifest())
+    if not with_steps:
+        assert content == built(runs)[0]
+
+    for run_id, items in runs.items():
+        number = decoded.tail.number(run_id)
+        assert number is not None
+        place = decoded.tail.body(number)
+        *others, last = decoded.run(run_id)
+        if run_id not in with_steps:
+            assert [*others, last] == sorted(items, key=lambda item: item.key)
+            assert not place.step_index_bytes
+            continue
+
+        assert others == sorted(items, key=lambda item: item.key)
+        assert last.value.startswith(with_steps[run_id])
+        raw = content[place.step_index_offset : place.index_offset]
+        found = decode_step_index(place, raw)
+        assert found.bytes == len(with_steps[run_id])
+        assert found.partitions == index.partitions
+        with pytest.raises(DataLoss):
+            decode_step_index(place, raw[:-1] + bytes([raw[-1] ^ 1]))
 
 
 @relaxed
