@@ -10,9 +10,10 @@ import asyncio
 import os
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from stepflow.cli.testing.compare import without_mesh_data
 from support import ROOT
 
 if TYPE_CHECKING:
@@ -51,13 +52,20 @@ class RanStep:
 
 @dataclass(frozen=True)
 class Ran:
-    """A completed run. `results` are FlowResult trees and `item_statuses` are status names, both indexed by item."""
+    """A completed run. `results` are FlowResult trees and `item_statuses` are status names, both indexed by item.
+
+    Errors are shown without the step and the trace that the mesh adds to their data.
+    """
 
     run_id: str
     status: str
     results: list[Any]
     item_statuses: list[str]
     steps: list[RanStep]
+
+    def __post_init__(self) -> None:
+        self.results[:] = map(without_mesh_data, self.results)
+        self.steps[:] = [replace(step, result=without_mesh_data(step.result)) for step in self.steps]
 
     @property
     def value(self) -> Any:

@@ -247,7 +247,7 @@ def test_runs_are_listed_read_and_deleted(mesh: Dev) -> None:
     assert steps["run_id"] == run_id
     assert steps["steps"][0].keys() == {
         "run_id", "item", "step_id", "component", "depth", "status", "attempt", "retries", "started_at_ms",
-        "completed_at_ms", "duration_ms", "result",
+        "completed_at_ms", "duration_ms", "path", "skipped_for", "result",
     }  # fmt: skip
     table = mesh.cli("runs", "list").stdout
     assert table.startswith("RUN_ID")
