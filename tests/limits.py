@@ -504,6 +504,8 @@ LIMITS = tuple(limit for limits in SECTIONS.values() for limit in limits)
 EXEMPT = {
     "How much of a text people are shown; the whole is elsewhere": (
         "stepflow/check HINTS_MAX",
+        "stepflow/check NAMES_MAX",
+        "stepflow/check NAMES_SEARCHED_MAX",
         "stepflow/check PATHS_MAX",
         "stepflow/cli LINE_ITEMS_MAX",
         "stepflow/cli LOG_ITEMS_MAX",

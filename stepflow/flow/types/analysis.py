@@ -229,7 +229,8 @@ class _Analysis:
             doc_path, rest = _located(expression, at, problem.path)
             inside = f"`{json_path(rest)[1:].lstrip('.')}`: " if rest else ""
             text = f"{subject} {'does not fit' if is_certain else 'may not fit'}: {inside}{problem.text}"
-            finding = Diagnostic(2100, text, json_path(doc_path))
+            data = {"missing": problem.missing} if problem.missing else {}
+            finding = Diagnostic(2100, text, json_path(doc_path), data)
             is_error = is_certain and not (self.certain_only and has_default)
             self.report(finding if is_error else replace(finding, severity="warning"))
 

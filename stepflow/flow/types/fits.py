@@ -48,13 +48,15 @@ class Verdict(IntEnum):
 class TypeProblem:
     """What does not fit: a path into the value, a sentence without it, and `MAYBE` or `NO`.
 
-    `is_open`: a value of the offered type may have more members than its schema names.
+    `is_open`: a value of the offered type may have more members than its schema names. `missing` is the required
+    member that is missing, "" for another problem.
     """
 
     path: tuple[Part, ...]
     text: str
     verdict: Verdict
     is_open: bool = False
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,8 @@ class _Comparison:
                 found.append(YES if name in sure else UNKNOWN)
             elif others is NEVER or (have and others is True and is_known):
                 text = f"`{shown(name)}` is required, and missing"
-                found.append(Fit(Verdict.NO, (TypeProblem(path, text, Verdict.NO, is_open=others is not NEVER),)))
+                problem = TypeProblem(path, text, Verdict.NO, is_open=others is not NEVER, missing=name)
+                found.append(Fit(Verdict.NO, (problem,)))
             else:
                 found.append(UNKNOWN)
 

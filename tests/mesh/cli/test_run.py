@@ -312,14 +312,16 @@ def test_only_the_plugins_that_the_flow_may_call_are_started(place: Place) -> No
     assert done.returncode == 0, done.stderr
 
 
-def test_starting_a_builtin_flow_imports_nothing_heavy(place: Place) -> None:
+@pytest.mark.parametrize("with_config", [False, True])
+def test_starting_a_builtin_flow_imports_nothing_heavy(place: Place, with_config: bool) -> None:
     heavy = ("pydantic", "rich", "structlog", "mcp", "httpx", "obstore", "ruamel", "grpc", "jsonschema_rs")
     place.write(
         "plain.yaml",
         "name: p\ndescription: p\nsteps: [{id: s, component: /builtin/create_messages, input: {user_prompt: t}}]\n"
         "output: {$step: s}\n",
     )
-    (place.folder / "stepflow-config.yml").unlink()
+    if not with_config:
+        (place.folder / "stepflow-config.yml").unlink()
     code = (
         "import sys; from stepflow.cli.__main__ import main; code = main(['run', '--flow', 'plain.yaml'])\n"
         f"print(code, [name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
