@@ -70,6 +70,10 @@ class FlowChecks:
         self._running: dict[_VerdictKey, asyncio.Task[FlowVerdict]] = {}
         self._slots = asyncio.Semaphore(CHECKS_AT_ONCE)
 
+    def start(self) -> None:
+        """Begin to follow what hosts offer, for a server of the API."""
+        self._offers.start()
+
     async def admit(
         self, run_id: str, flow: Flow, flow_id: str, variables: Collection[str], overrides: Any = None
     ) -> None:

@@ -1,6 +1,7 @@
 """The catalogue of the mesh: its routes, and the components that live hosts offer, for checks before a run.
 
-- Routes and sessions of hosts are followed from the first check on; a replica that checks nothing reads nothing.
+- Routes and sessions of hosts are followed from `start` on, or from the first check. A mesh in one process checks by
+  its own means, and follows nothing.
 - A new catalogue, with a new revision, is made only when a check asks for it and what it holds has changed: sessions
   change with every note about memory, too.
 - Never an error by ignorance: while a host of a plugin starts, has failed to start it, or has left less than
@@ -98,6 +99,15 @@ class MeshOffers:
         """Return the tasks that have ended although the replica goes on."""
         return ended(*self._tasks)
 
+    def start(self) -> None:
+        """Begin to follow routes and hosts, unless that has begun. Departures before it are not known."""
+        if not self._tasks:
+            follows = (
+                follow(self._store, keys.ROUTES, listed=self._list_routes, changed=self._change_routes),
+                follow(self._store, keys.HOST_SESSIONS, listed=self._list_sessions, changed=self._change_sessions),
+            )
+            self._tasks = [asyncio.create_task(following, name="follow routes and hosts") for following in follows]
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -114,8 +124,7 @@ class MeshOffers:
         made = self.known()
         if made is not None:
             return made
-        if not self._tasks:
-            self._start()
+        self.start()
         try:
             async with asyncio.timeout(FIRST_LIST_S):
                 await asyncio.gather(*(event.wait() for event in self._listed))
@@ -147,13 +156,6 @@ class MeshOffers:
                     self._take_session(item)
 
     # --- following ----------------------------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        follows = (
-            follow(self._store, keys.ROUTES, listed=self._list_routes, changed=self._change_routes),
-            follow(self._store, keys.HOST_SESSIONS, listed=self._list_sessions, changed=self._change_sessions),
-        )
-        self._tasks = [asyncio.create_task(following, name="follow routes and hosts") for following in follows]
 
     def _list_routes(self, items: list[KeyValue]) -> None:
         self._routes = {keys.tail(keys.ROUTES, item.key): item for item in items}

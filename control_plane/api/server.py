@@ -79,6 +79,7 @@ class ApiServer:
         values of all calls; 0 for a share of what the process has. `room`: without it the room of the store is
         measured, and nothing else is done for it.
         """
+        self._control = control
         values = Values(blobs)
         catalog = Catalog(store)
         self._events = Events(control, control.run_store, blobs, live, logs)
@@ -122,6 +123,7 @@ class ApiServer:
 
     async def start(self, listen: str) -> str:
         """Listen at HOST:PORT and return the address. Raises: as `RpcServer.start`."""
+        self._control.checks.start()
         return await self._server.start(listen)
 
     async def stop(self) -> None:

@@ -13,6 +13,7 @@ from support import ROOT, run_cli
 from support.mesh import Processes, processes
 
 from stepflow.client import Client
+from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,9 @@ def test_a_component_that_comes_with_the_next_host_is_waited_for(mesh: Processes
 
     async def scenario() -> None:
         async with Client(control.address) as client:
-            missing = await client.submit(flow("added"), {})
+            with pytest.raises(Invalid, match="`/tools/added`, which does not exist"):
+                await client.submit(flow("added"), {})
+            missing = await client.submit(flow("added"), {}, check=False)
             assert (await client.wait(missing, timeout_s=WAIT_S)).status == "failed"
 
             assert await asyncio.to_thread(old.end) == 0
