@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from control_plane.cluster import owner_epoch
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from control_plane.cluster import Cluster
+    from control_plane.view_records import RunView
 
 IDS_SHOWN = 3
 """Ids listed in one text."""
@@ -97,9 +99,23 @@ def queued_reason(cluster: Cluster, run_id: str) -> str:
     return "the leader has not placed it yet"
 
 
+def host_wait_reason(cluster: Cluster, view: RunView) -> str:
+    """Return which host a run waits for that executors drive; empty if it goes on, or if the owners have changed."""
+    if all(owner_epoch(cluster, view.run_id, wait.partition) == wait.epoch for wait in view.host_waits):
+        return next((wait.reason for wait in view.host_waits), "")
+    return ""
+
+
 def _ids(found: Collection[str]) -> str:
     shown = ", ".join(sorted(found)[:IDS_SHOWN])
     return shown + (f" and {len(found) - IDS_SHOWN:,} more" if len(found) > IDS_SHOWN else "")
 
 
-__all__ = ["blob_warnings", "executor_obstacle", "host_obstacle", "plugin_warnings", "queued_reason"]
+__all__ = [
+    "blob_warnings",
+    "executor_obstacle",
+    "host_obstacle",
+    "host_wait_reason",
+    "plugin_warnings",
+    "queued_reason",
+]

@@ -9,6 +9,7 @@ For users:
 
 The engine:
 - `flow/`: the language of flows: parsing, checks, expressions.
+- `check/`: the check of a flow before a run.
 - `run/`: a run as a state machine.
 - `routing/`: from component paths to plugins.
 - `retry`: back-off, and the classes of failures.
@@ -32,6 +33,7 @@ Tools:
 - `step_path`: the place of a step in a run, as text.
 - `clock`: time that never jumps.
 - `telemetry`: logging.
+- `log_lines`: log lines of components.
 - `printable`: texts of others made safe for a terminal.
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.

@@ -14,17 +14,16 @@ from stepflow.telemetry import redact
 
 if TYPE_CHECKING:
     from component_host.supervision.spec import ProcessSpec
-    from stepflow.telemetry import Logger
 
 
 class ProcessReport:
     """Facts about a run of a server. Base class of `ServerProcess`."""
 
-    def __init__(self, spec: ProcessSpec, log: Logger) -> None:
+    def __init__(self, spec: ProcessSpec) -> None:
         self.returncode: int | None = None
         """Exit code, or the negative number of the signal that killed the server; None while it runs."""
         self._spec = spec
-        self._stderr_tail = StderrTail(spec, log)
+        self._stderr_tail = StderrTail(spec)
         self._alone_since: int | None = None
         """Number of stderr lines at the beginning of the only call in flight; None if there are, or were, several."""
 

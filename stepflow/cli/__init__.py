@@ -8,7 +8,10 @@
 - `input/`: reading flows, configs, inputs and values.
 - `env_file`: `--env-file`, added to the environment.
 - `found_flow`: FLOW: a file, stdin, or a stored flow.
-- `flow_types`: the types of a flow under a config.
+- `findings`: the findings about a flow, collected and printed.
+- `flow_types`: the components of a config, and the types of a flow under it.
+- `run_check`: the check of `stepflow run`, before and after the start of servers.
+- `mesh_check`: the check of `stepflow submit`, by a mesh.
 - `yaml_edits`: edits of a YAML text that keep the rest of it.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.
@@ -24,6 +27,7 @@
 - `target`: the mesh or folder that a command is for.
 - `remote`: the connection to a mesh.
 - `sources`: `stepflow runs` over either: this machine or a mesh.
+- `log_sources`: `stepflow runs logs` over either.
 - `testing/`: `stepflow test`.
 - `template/`: the files of `stepflow init`.
 """

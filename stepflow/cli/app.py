@@ -25,6 +25,7 @@ from stepflow.cli.commands import (
     former,
     infer,
     init,
+    restart,
     run,
     runs,
     schema,
@@ -67,6 +68,7 @@ runs.app.command("get", hidden=True)(former.get_run)
 runs.app.command("steps", hidden=True)(former.list_steps)
 app.add_typer(runs.app, name="runs")
 app.add_typer(flows.app, name="flows")
+cluster.components_app.command("restart")(restart.restart)
 app.add_typer(cluster.components_app, name="components")
 app.add_typer(cluster.app, name="cluster")
 app.command("completion")(complete.print_script)

@@ -31,15 +31,19 @@ from stepflow.codec import LargeJson
 from stepflow.config import KEEP_EVERYTHING, BuiltinPlugin, MockPlugin
 from stepflow.embedded.examine import close_ended
 from stepflow.embedded.folder_retention import apply_retention
+from stepflow.embedded.log_files import RunLogFile
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
 from stepflow.embedded.runs_folder import RunLost
 from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
+from stepflow.log_lines import StepLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 
+    from component_host.backend import BackendListing
+    from component_host.logged_lines import LoggedLines
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
     from stepflow.cli.display.streamed import ResultStream
@@ -65,7 +69,7 @@ _T = TypeVar("_T")
 class Job:
     """A run to drive. `flow` has its overrides applied. Without a `request`, the run is in the store already.
 
-    `inputs` are those of the request.
+    `inputs` are those of the request. `check` refuses the run by the lists of the started servers.
     """
 
     local: LocalRuns
@@ -76,6 +80,7 @@ class Job:
     view: View
     request: RunRequest | None = None
     inputs: Iterable[bytes] = ()
+    check: Callable[[Mapping[str, BackendListing]], None] | None = None
     stream: ResultStream | None = None
     """Writes the results of a batch while it runs."""
     submitted: bool = field(default=False, init=False)
@@ -130,18 +135,42 @@ async def _drive(job: Job) -> Ended:
         async with signs_of_life(database):
             blobs = local.blobs()
             paused_ms = await count_pause(store, job.run_id, alive_ms)
-            mesh = Mesh(store, blobs, job.config, plugins=_plugins(job))
+            log_file = RunLogFile(local.component_log(job.run_id))
+            mesh = Mesh(store, blobs, job.config, plugins=_plugins(job), on_log=partial(_take_log, job, log_file))
             mesh.leave_out(paused_ms)
             try:
                 await _start_plugins(mesh)
+                if job.check is not None:
+                    job.check(mesh.host.plugins.listings())
                 run, ended = await _unless_stuck(_run(mesh, job), mesh, store, blobs, job.run_id)
             finally:
                 job.view.end()
                 await mesh.close()
+                log_file.close()
         return ended
     finally:
         await (local.close(store) if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
+
+
+def _take_log(job: Job, file: RunLogFile, logged: LoggedLines) -> None:
+    """Keep log lines, and show those that were written while the plugin executed calls."""
+    file.write(logged)
+    origin = logged.origin
+    if origin.executing:
+        job.view.on_log(
+            StepLog(
+                run_id=origin.run_id,
+                item=origin.item,
+                step_id=origin.step_id or origin.plugin,
+                step_index=origin.step_index,
+                component=origin.component,
+                depth=origin.depth,
+                attempt=origin.attempt,
+                lines=logged.lines,
+                dropped=logged.dropped,
+            )
+        )
 
 
 async def _unless_stuck(

@@ -1,4 +1,4 @@
-"""The types of a flow under a config: for `stepflow validate --type-check` and `stepflow infer`."""
+"""The components of a config, and the types of a flow under it: for `validate`, `infer` and `run`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ from typing import TYPE_CHECKING
 from stepflow.cli import console
 
 if TYPE_CHECKING:
+    from stepflow.check import Catalogue
     from stepflow.config import Config
     from stepflow.errors import StepflowError
     from stepflow.flow import Flow
     from stepflow.flow.types import FlowTypes
 
 
-def types_of(flow: Flow, config: Config, *, servers: bool, is_strict: bool) -> tuple[FlowTypes, list[StepflowError]]:
-    """Return the types of a flow, and why servers did not start.
+def known_catalogue(config: Config, *, servers: bool) -> tuple[Catalogue, list[StepflowError]]:
+    """Return what is known of the components of a config, and why servers did not start.
 
-    `servers`: start the configured servers for the schemas of their components, and stop them. Without, those schemas
+    `servers`: start the configured servers for the lists of their components, and stop them. Without, their components
     are unknown.
     """
-    from stepflow.embedded.known_components import schema_lookup
-    from stepflow.flow.types import analyse_flow
+    from stepflow.embedded.known_components import catalogue_of
 
+    # Without a file, the flow may be meant for a mesh.
+    has_all_routes = config.source is not None
     if not servers:
-        return analyse_flow(flow, schema_lookup(config), is_strict=is_strict), []
+        return catalogue_of(config, has_all_routes=has_all_routes), []
 
     from stepflow.cli.interruptible import run_or_exit
-    from stepflow.embedded.mesh import list_components
+    from stepflow.embedded.mesh import ask_servers
 
-    listed, failures = run_or_exit(list_components(config))
-    return analyse_flow(flow, schema_lookup(config, listed), is_strict=is_strict), list(failures.values())
+    listings, failures = run_or_exit(ask_servers(config))
+    return catalogue_of(config, listings, has_all_routes=has_all_routes), list(failures.values())
+
+
+def types_of(flow: Flow, catalogue: Catalogue, *, is_strict: bool) -> FlowTypes:
+    """Return the types of a flow."""
+    from stepflow.flow.types import analyse_flow
+
+    return analyse_flow(flow, catalogue.schemas, is_strict=is_strict)
 
 
 def print_failures(failures: list[StepflowError]) -> None:

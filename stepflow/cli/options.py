@@ -44,8 +44,11 @@ ConfigOption = Annotated[
 MaxConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrency", min=1, metavar="N", help="Steps in flight at once. Default: 10.")
 ]
+NoCheckOption = Annotated[
+    bool, typer.Option("--no-check", help="Do not check components, variables, types and input before the run.")
+]
 NoValidateInputOption = Annotated[
-    bool, typer.Option("--no-validate-input", help="Do not check the input against the flow's schema.")
+    bool, typer.Option("--no-validate-input", hidden=True, help="Old name of --no-check.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the steps.")]
 OutputOption = Annotated[

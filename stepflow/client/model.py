@@ -10,14 +10,16 @@ from stepflow.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
+    from stepflow.log_lines import LogLine
 
 QUEUED = "queued"
-"""Status of a run that no executor drives. On the wire it is a running run with a reason."""
+"""Status of a run that lacks an executor or a host. On the wire it is a running run with a reason."""
 
 EventKind = Literal[
     "run_adopted",
     "step_started",
     "step_progress",
+    "step_logged",
     "step_completed",
     "step_failed",
     "step_skipped",
@@ -43,6 +45,9 @@ class FlowDiagnostic:
     level: str
     message: str
     path: str
+    experimental: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    """Facts of the finding, such as `step_id`; empty from servers of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class FlowInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`status`: queued (no executor drives it), running, completed, failed, cancelled or recovery_failed."""
+    """`status`: queued (it lacks an executor or a host), running, completed, failed, cancelled or recovery_failed."""
 
     run_id: str
     flow_id: str
@@ -90,7 +95,7 @@ class Run:
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
     queued_reason: str = ""
-    """Why no executor drives the run, for display; empty unless queued."""
+    """Why the run makes no progress, for display; empty unless queued."""
     paused_ms: int = 0
     """How long no process drove the run; 0 in a mesh."""
 
@@ -192,6 +197,10 @@ class ClientEvent:
     """Length of a requested result of more than 16 MiB; else 0. `Client.get_result` reads that of an item."""
     path: str = ""
     """As in `RunStep`."""
+    lines: tuple[LogLine, ...] = ()
+    """Of `step_logged`: log lines. Of `step_failed`: the last ones of the attempt. Only if logs were requested."""
+    dropped: int = 0
+    """Of `step_logged`: number of log lines left out before these."""
 
     @property
     def result(self) -> Any:
@@ -241,6 +250,34 @@ class PluginInfo:
     last_error: str
     components: int
     restarts: int = 0
+
+
+RESTART_OUTCOMES = {
+    "kept": "not restarted, the former server serves on",
+    "failed": "did not start, and no server serves; its host tries again",
+    "no_server": "nothing to restart",
+    "unreachable": "unknown, the host did not answer",
+    "unsupported": "not restarted",
+    "not_tried": "not tried",
+}
+"""Outcomes on one host, as people read them; the others read well as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRestart:
+    """What a restart of a plugin did on one host."""
+
+    host_id: str
+    outcome: str
+    """restarted, kept (the former server serves on), failed, no_server, unreachable, unsupported or not_tried."""
+    detail: str = ""
+    """More about the outcome, for display."""
+
+    @property
+    def text(self) -> str:
+        """The outcome for people: `restarted`, `not tried: host-1 had no success`."""
+        said = RESTART_OUTCOMES.get(self.outcome, self.outcome)
+        return f"{said}: {self.detail}" if self.detail else said
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 - `model`: the records of a configuration.
 - `load`: finds and loads a file.
+- `plain_reader`: the same for plain files, without pydantic.
 - `reader`: from the tree of a file to a `Config`.
 - `route_reader`: the section `routes`.
 - `file_models`: the keys of a file, as pydantic models.
 - `file_schema`: the JSON Schema of a file, made from the models.
 - `problems`: problems and warnings of one reading (unknown keys), with their lines.
+- `restart_ways`: which plugins have servers to restart, and how.
 - `variables`: replaces `$VAR` in the texts of a plugin.
 """
 

@@ -6,6 +6,7 @@
 - `ended_items`: the items that end while a run is driven.
 - `pauses`: the time in which no process drives a run.
 - `run_files`: the files of a run in that folder, and its lock.
+- `log_files`: what the components of a run have logged.
 - `folder_index`: the index of that folder, for lists and retention.
 - `index_file`: its file.
 - `examine`: a stored run, read for the index.

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from component_host.builtin.schemas import BUILTINS
 from component_host.mock import mock_components
+from stepflow.check import Catalogue, KnownComponent, KnownPlugin
 from stepflow.config import BuiltinPlugin, MockPlugin
-from stepflow.flow.types import ComponentSchema
-from stepflow.routing.table import ENGINE_COMPONENTS, PluginComponents, RouteTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from component_host.backend import ComponentInfo
+    from component_host.backend import BackendListing, ComponentInfo
     from stepflow.config import Config
 
 
@@ -32,40 +31,25 @@ def components_without_servers(config: Config) -> dict[str, Sequence[ComponentIn
     return known
 
 
-def schema_lookup(
-    config: Config, listed: Iterable[tuple[str, ComponentInfo]] = ()
-) -> Callable[[str], ComponentSchema | None]:
-    """Return the function from the path of a component to its schemas. `listed`: components of started servers.
+def catalogue_of(
+    config: Config, listings: Mapping[str, BackendListing] | None = None, *, has_all_routes: bool = True
+) -> Catalogue:
+    """Return what is known of the components of a configuration. `listings`: of started servers, by plugin.
 
-    The schemas of a path that leads to several components, depending on the input, are unknown.
+    The components of other servers are unknown. `has_all_routes`: see `Catalogue`.
     """
-    known = {name: list(infos) for name, infos in components_without_servers(config).items()}
-    for name, info in listed:
-        if name not in known or info not in known[name]:
-            known.setdefault(name, []).append(info)
-
-    builtins = {name for name, plugin in config.plugins.items() if isinstance(plugin, BuiltinPlugin)}
-    table = RouteTable(config.routes, {name: _offer(name, infos, builtins) for name, infos in known.items()})
-    by_id = {(name, info.component): info for name, infos in known.items() for info in infos}
-
-    def lookup(path: str) -> ComponentSchema | None:
-        found = {(target.plugin, target.component) for target in table.targets(path)}
-        info = by_id.get(next(iter(found))) if len(found) == 1 else None
-        if info is None:
-            return None
-        (plugin, component) = next(iter(found))
-        return ComponentSchema(info.input_schema, info.output_schema, component if plugin in builtins else "")
-
-    return lookup
+    known = {
+        name: _known(infos, is_complete=True, is_builtin=isinstance(config.plugins[name], BuiltinPlugin))
+        for name, infos in components_without_servers(config).items()
+    }
+    for name, listing in (listings or {}).items():
+        known.setdefault(name, _known(listing.components, is_complete=listing.complete, is_builtin=False))
+    return Catalogue(config.routes, known, has_all_routes=has_all_routes)
 
 
-def _offer(name: str, infos: Sequence[ComponentInfo], builtins: set[str]) -> PluginComponents:
-    # A server may have components that it does not list: their paths stay unknown.
-    return PluginComponents(
-        tuple((info.component, info.path) for info in infos),
-        complete=name in builtins,
-        engine=ENGINE_COMPONENTS if name in builtins else frozenset(),
-    )
+def _known(infos: Sequence[ComponentInfo], *, is_complete: bool, is_builtin: bool) -> KnownPlugin:
+    components = (KnownComponent(one.component, one.path, one.input_schema, one.output_schema) for one in infos)
+    return KnownPlugin(tuple(components), is_complete, is_builtin)
 
 
-__all__ = ["components_without_servers", "schema_lookup"]
+__all__ = ["catalogue_of", "components_without_servers"]

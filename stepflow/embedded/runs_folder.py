@@ -1,6 +1,7 @@
 """The folder of the runs of this machine (`.stepflow/`).
 
     <folder>/runs/<run_id>.db    one run: its request, journal and results (with `-wal`, `-shm` and `.lock`)
+    <folder>/logs/<run_id>.jsonl what the components of the run have logged, bounded (`log_files`)
     <folder>/blobs/              payloads of all runs that are too large for a database
     <folder>/index.db            a hint for lists and retention (`folder_index`)
 

@@ -1,7 +1,7 @@
 """Findings of validation and parsing about a flow, as data.
 
 Each code has a kind and a level, listed in `_CODES`; codes are stable, texts are not. The codes from 1900 to 1999
-extend the public list, for example with the remarks of parsing on unread members.
+and from 2900 to 2999 extend the public list: remarks of parsing on unread members, and the check before a run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _CODES: dict[int, tuple[str, Level]] = {
     1903: ("invalidInputSchema", "warning"),
     1904: ("templateInText", "warning"),
     1905: ("unquotedInnerFlow", "warning"),
+    1906: ("pluginWithoutHost", "warning"),
     2003: ("invalidSubflowLiteral", "error"),
     2004: ("undefinedVariable", "error"),
     2005: ("undefinedRequiredVariable", "error"),
@@ -38,6 +39,13 @@ _CODES: dict[int, tuple[str, Level]] = {
     2101: ("unknownPropertyInPath", "error"),
     2200: ("invalidRouteReference", "error"),
     2500: ("invalidComponent", "error"),
+    2900: ("unknownComponent", "error"),
+    2901: ("unknownRoute", "error"),
+    2902: ("componentNotAdmitted", "error"),
+    2903: ("unknownInputMember", "error"),
+    2904: ("missingVariable", "error"),
+    2905: ("unknownVariable", "error"),
+    2906: ("variableOfInnerFlow", "error"),
     3000: ("duplicateStepId", "fatal"),
     3001: ("emptyStepId", "fatal"),
     3002: ("selfReference", "fatal"),
@@ -47,6 +55,11 @@ _EXPERIMENTAL = frozenset({1003})
 
 HINTS = frozenset({1904, 1905})
 """Warnings about what may well be meant: never errors."""
+
+
+def is_known(code: int) -> bool:
+    """Return True if this version has the code."""
+    return code in _CODES
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,8 +218,14 @@ def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
 
     `cutoff` is the least similarity, from 0 to 1, of a resemblance.
     """
+    close = closest(name, known, cutoff=cutoff)
+    return f"; did you mean `{close}`?" if close is not None else ""
+
+
+def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the member of `known` that resembles `name` most, None if none does. See `suggestion`."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    return close[0] if close else None
 
 
 # One parser a form.

@@ -42,10 +42,10 @@ _OUTPUT_NAME = "workflow_output"
 
 def validate_flow(flow: Flow) -> Diagnostics:
     """Check a flow. The warnings of parsing (`flow.warnings`) are not repeated."""
-    return Diagnostics(tuple(_bounded(silence_of(flow).without_silenced(_Checker(flow).run()))))
+    return Diagnostics(tuple(bounded(silence_of(flow).without_silenced(_Checker(flow).run()))))
 
 
-def _bounded(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
+def bounded(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
     """Stop at `BLOCKING_MAX` blocking findings, and drop warnings beyond `WARNINGS_MAX`."""
     blocking = warnings = 0
     for item in findings:
@@ -246,7 +246,7 @@ class _Checker:
     def embedded_flows(self) -> Iterator[Diagnostic]:
         for index, step in enumerate(self.flow.steps):
             member = inner_flow_member(step)
-            if member is not None and isinstance(self.inputs[index], syntax.Object):
+            if member is not None and isinstance(self.inputs[index], syntax.Object) and member in step.input:
                 yield from self.embedded_flow(index, step, member)
 
     def embedded_flow(self, index: int, step: Step, member: str) -> Iterator[Diagnostic]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stepflow.codec import PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
 from stepflow.errors import Code, DataLoss, FailedPrecondition, Failure
 from stepflow.failure_data import trace_bytes
+from stepflow.log_lines import tail_bytes
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
@@ -144,6 +145,8 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
     failure = failure_from_pb(fact.failure) if fact.HasField("failure") else None
     if failure is not None and failure.data:
         state.trace_bytes += trace_bytes(failure.data)
+    if fact.log_tail:
+        state.log_tail_bytes += tail_bytes(fact.log_tail)
     state.leave_flight(step, DONE)
     del item.active[step.index]
 

@@ -75,6 +75,7 @@ class JournaledRun:
         "epoch",
         "inbox_taken",
         "last_at_ms",
+        "log_tail_bytes",
         "quiet_ms",
         "signal_waits",
         "signals",
@@ -87,6 +88,8 @@ class JournaledRun:
         self.entries_journaled = 0
         self.last_at_ms = 0
         """Instant of the newest entry."""
+        self.log_tail_bytes = 0
+        """Bytes of the log lines kept with failures."""
         self.quiet_ms = 0
         """Time between the two newest entries. Negative if the clock of a new owner lags behind the journal."""
         self.epoch = 0

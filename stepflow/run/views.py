@@ -12,6 +12,7 @@ import msgspec
 from stepflow.codec import Json
 from stepflow.errors import Failure
 from stepflow.flow.values import Stored
+from stepflow.log_lines import LogLine, lines_from_pb
 from stepflow.run.entries import failure_from_pb, json_of
 from stepflow.run.failed_steps import skipped_for, step_path
 
@@ -56,6 +57,8 @@ class StepEvent(msgspec.Struct, frozen=True):
     """For a step of a sub-run: run id, item and index of the step that opened the sub-run."""
     path: str = ""
     """Path of the step, such as `7/summaries[0]/ask`."""
+    log_tail: tuple[LogLine, ...] = ()
+    """The last log lines of a failed attempt that ended the step."""
 
 
 def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
@@ -69,6 +72,7 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
     event_kind: EventKind = _KINDS[kind]
 
     attempt, duration, failure, until, message = 0, None, None, None, ""
+    log_tail: tuple[LogLine, ...] = ()
     if kind == "step_completed":
         done = entry.step_completed
         attempt = done.attempt
@@ -77,6 +81,7 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
             event_kind, failure = "failed", failure_from_pb(done.failure)
             if message := skipped_for(scope, entry.item, entry.step, done.failure):
                 event_kind = "skipped"
+        log_tail = lines_from_pb(done.log_tail)
     elif kind == "attempt_failed":
         failed = entry.attempt_failed
         attempt, until, failure = failed.attempt, failed.retry_at_ms, failure_from_pb(failed.failure)
@@ -102,6 +107,7 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         message=message,
         parent=_parent(scope),
         path=step_path(scope.items[entry.item], step.id),
+        log_tail=log_tail,
     )
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import typer
 
@@ -31,14 +32,18 @@ STARTS = re.compile(r"\bstepflow (?=[a-z]+\b)")
 
 
 def parse(words: list[str]) -> tuple[Any, Any]:
-    """Return the command of a command line (without `stepflow`), and its context. Raises: the parser's errors."""
+    """Return the command of a command line (without `stepflow`), and its context. Raises: the parser's errors.
+
+    No file that it names is read.
+    """
     command, rest, path = typer.main.get_command(app), words, ["stepflow"]
     while commands := getattr(command, "commands", None):
         name, *rest = rest
         assert name in commands, f"there is no command {' '.join(path)} {name}"
         command = commands[name]
         path.append(name)
-    return command, command.make_context(" ".join(path), list(rest))
+    with patch("stepflow.cli.env_file.apply_env_file"):
+        return command, command.make_context(" ".join(path), list(rest))
 
 
 def former_words(words: list[str]) -> list[str]:
@@ -59,13 +64,7 @@ def former_words(words: list[str]) -> list[str]:
 def texts_of(path: Path) -> Iterator[str]:
     """Yield the texts of a module as users see them, with placeholders for computed parts; no docstrings."""
     tree = ast.parse(path.read_text("utf-8"))
-    docstrings = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        and node.body
-        and isinstance(node.body[0], ast.Expr)
-    }
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)} - {
         id(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
     }

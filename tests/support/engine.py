@@ -39,6 +39,7 @@ from stepflow.run.large_values import note_value_stored, take_unstored
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from stepflow.log_lines import LogLine
     from stepflow.run import Scope
 
 SIGNAL_FROM = 6
@@ -89,6 +90,8 @@ class World:
     components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
     engine_version: int = 1
     locates_failures: bool = False
+    log_tail: tuple[LogLine, ...] = ()
+    """The last log lines of every failed attempt."""
 
     def __post_init__(self) -> None:
         self.now_ms = 1_000_000
@@ -190,6 +193,7 @@ class World:
             duration_ms=1,
             host="h",
             now_ms=self.now_ms,
+            log_tail=self.log_tail if isinstance(outcome, Failure) else (),
         )
         self._feed(entry)
 

@@ -65,6 +65,7 @@ def encode_assignment(
             idempotency_key=request.key,
             timeout_ms=request.timeout_ms,
             item=request.item,
+            takes_logs=True,
         ),
         context=pb.TaskContext(orchestrator_service_url=address, root_run_id=call_token),
         heartbeat_interval_secs=HEARTBEAT_S,

@@ -16,6 +16,7 @@ from msgspec import UNSET, Raw, Struct
 
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.failures import settle_call
+from component_host.stepflow_bridge.log_notices import pass_log
 from component_host.stepflow_bridge.pool import NO_ROOM
 from component_host.stepflow_bridge.retirement import AbandonedExecutes
 from stepflow.codec import PAYLOAD_BYTES_MAX
@@ -139,6 +140,14 @@ class StdioExecutes:
             call = self._calls.get(progress.id) if isinstance(progress.id, int) else None
             if call is not None:
                 call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")
+
+    def take_log(self, params: Raw) -> None:
+        """Hand log lines to the call that they belong to."""
+        with contextlib.suppress(*protocol.DECODE_ERRORS):
+            log = protocol.decode_log(params)
+            call = self._calls.get(log.id) if isinstance(log.id, int) else None
+            if call is not None:
+                pass_log(call, log)
 
     def note_queue(self, params: Raw, *, begun: bool) -> None:
         """Note calls that wait for a thread of the server, or have got one."""

@@ -167,6 +167,8 @@ class StepflowStdioServer:
                 return
             elif line.method == protocol.PROGRESS:
                 self._executes.report_progress(line.params)
+            elif line.method == protocol.LOG:
+                self._executes.take_log(line.params)
             elif line.method in (protocol.QUEUED, protocol.BEGUN):
                 self._executes.note_queue(line.params, begun=line.method == protocol.BEGUN)
         elif type(request_id) is int:

@@ -3,12 +3,14 @@
 - `run`: `run` and `resume`.
 - `submit`: `submit`.
 - `runs`: `runs list`, `show`, `watch`, `signal`, `cancel`, `delete`.
+- `logs`: `runs logs`.
 - `prune`: `runs prune`.
 - `call`: `call`.
 - `complete`: `completion`.
 - `former`: former words.
 - `flows`: `flows`.
 - `cluster`: `cluster` and `components` (a mesh).
+- `restart`: `components restart`.
 - `components`: `components list --config` and the former `list-components` (this machine).
 - `validate`: `validate`.
 - `infer`: `infer`.

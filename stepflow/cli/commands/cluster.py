@@ -25,8 +25,9 @@ app = StrictTyper(
 )
 components_app = StrictTyper(
     name="components",
-    help="Show components: of the hosts of a mesh, or of a config.",
-    epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
+    help="List components, and restart their servers.",
+    epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json\n"
+    "  stepflow components restart hello",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -48,8 +48,8 @@ def infer(
       stepflow infer flow.yaml --servers -o typed.yaml
       stepflow infer flow.yaml --json | jq .flow.schemas
     """
-    from stepflow.cli.commands.validate import check, complete, passes, print_report
-    from stepflow.cli.flow_types import print_failures, types_of
+    from stepflow.cli.findings import check, complete, passes, print_report
+    from stepflow.cli.flow_types import known_catalogue, print_failures, types_of
     from stepflow.cli.found_flow import flow_file
     from stepflow.cli.input.documents import read_config, read_flow
     from stepflow.cli.output import check_output
@@ -59,7 +59,8 @@ def infer(
     if path is None:
         raise console.Usage("FLOW_MISSING", "name the file of a flow: stepflow infer flow.yaml")
     parsed, loaded = read_flow(path), read_config(config, path)
-    types, failures = types_of(parsed, loaded, servers=servers, is_strict=strict)
+    catalogue, failures = known_catalogue(loaded, servers=servers)
+    types = types_of(parsed, catalogue, is_strict=strict)
     diagnostics = complete(check(parsed, loaded), parsed, types, is_strict=strict)
     for warning in loaded.warnings:
         console.warn(warning)

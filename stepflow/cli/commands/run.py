@@ -16,6 +16,7 @@ from stepflow.cli.options import (
     FlowOption,
     JsonOption,
     MaxConcurrencyOption,
+    NoCheckOption,
     NoValidateInputOption,
     OutputOption,
     QuietOption,
@@ -26,7 +27,6 @@ from stepflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stepflow.cli.found_flow import FoundFlow
     from stepflow.config import Config
     from stepflow.embedded.runs_folder import LocalRuns
 
@@ -42,14 +42,15 @@ def run(
     output: OutputOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
+    no_check: NoCheckOption = False,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow on this machine. Print its result as JSON, or those of a batch as JSONL while it runs.
 
-    The run survives this process: after a crash or Ctrl-C, `stepflow resume` continues it. With --json, the
-    result is an object: the run, and the results of its items. The exit code is 1 when the flow (or an item of a
-    batch) failed.
+    Before its first step the flow is checked against the components that exist. The run survives this process: after a
+    crash or Ctrl-C, `stepflow resume` continues it. With --json, the result is an object: the run, and the results of
+    its items. The exit code is 1 when the flow (or an item of a batch) failed.
 
     \b
     Examples:
@@ -67,6 +68,7 @@ def run(
     from stepflow.cli.input.documents import read_config
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
+    from stepflow.cli.run_check import RunCheck
     from stepflow.embedded.mesh import check_inputs, check_request, run_request
     from stepflow.flow import apply_overrides
     from stepflow.ids import new_run_id
@@ -76,7 +78,9 @@ def run(
     check_stdin(flow, *given.values)
     found = find_flow(flow)
     parsed, loaded = found.flow, read_config(config, found.path)
-    _check(found, loaded)
+    no_check = no_check or no_validate_input
+    check = RunCheck(found, loaded, no_check=no_check)
+    check.check_flow()
     values = read_given(given, parsed, stdin_taken=flow == "-")
 
     run_id = new_run_id()
@@ -88,10 +92,11 @@ def run(
         variables=values.variables,
         overrides=values.overrides,
         concurrency_max=max_concurrency,
-        check_input=not no_validate_input,
+        check_input=not no_check,
         labels=_labels(found.label, loaded, batch=values.inputs.batch),
     )
     check_request(parsed, request)
+    check.check_values(values.variables, values.overrides)
     check_inputs(parsed, values.inputs.values, schema=request.check_input)
 
     # 2. Drive the run to its end.
@@ -106,6 +111,7 @@ def run(
         view=view,
         request=request,
         inputs=values.inputs.values,
+        check=check.check_servers,
         stream=stream,
     )
     ended = drive(job)
@@ -183,31 +189,6 @@ def _local(store: Path | None, *, quiet: bool) -> "LocalRuns":
     if exposure:
         console.warn(exposure)
     return local
-
-
-def _check(found: "FoundFlow", config: "Config") -> None:
-    """Refuse a flow or config with errors; show the warnings of their texts, and count the other warnings.
-
-    Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
-    """
-    from stepflow.cli.commands.validate import check, passes, print_report
-    from stepflow.errors import Invalid
-
-    flow = found.flow
-    diagnostics = check(flow, config)
-    if not passes(diagnostics):
-        print_report(diagnostics)
-        raise Invalid("FLOW_INVALID", "the flow was not run; correct the errors listed above")
-
-    of_flow = (f"{found.text}: {warning.path}: {warning.formatted}" for warning in flow.warnings)
-    for text in (*config.warnings, *of_flow):
-        console.warn(text)
-
-    # Experimental warnings come with every path into a result: shown at each run, they would be ignored.
-    others = sum(item.level == "warning" and not item.experimental for item in diagnostics) - len(flow.warnings)
-    if others:
-        hint = f"{others} warning(s): `stepflow validate {found.argument}` shows them"
-        console.say(console.styled(hint, "dim"))
 
 
 def _labels(flow: str, config: "Config", *, batch: bool) -> dict[str, Any]:

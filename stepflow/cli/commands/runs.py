@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.logs import show_logs
 from stepflow.cli.commands.prune import prune_runs
 from stepflow.cli.options import (
     VALUE_HELP,
@@ -67,7 +68,7 @@ def list_runs(
     """List runs, the newest first, including those in progress.
 
     An interrupted run of this machine has not ended, and no process drives it: `stepflow resume` continues it. A
-    damaged run cannot be read. A queued run of a mesh waits for an executor: `stepflow runs show` shows why.
+    damaged run cannot be read. A queued run of a mesh waits for an executor or a host: `stepflow runs show` shows why.
 
     \b
     Examples:
@@ -241,6 +242,9 @@ def watch_run(
     stream = ResultStream(output, view, ordered=True) if batch and not json else None
     ended = follow(Following(mesh, view, on_event=print_event if json else None, stream=stream), begin)
     finish(ended, redactor, output, batch=batch, results=not json, stream=stream)
+
+
+app.command("logs")(show_logs)
 
 
 @app.command("cancel")

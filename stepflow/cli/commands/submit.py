@@ -11,6 +11,7 @@ from stepflow.cli.options import (
     FlowOption,
     JsonOption,
     MaxConcurrencyOption,
+    NoCheckOption,
     NoValidateInputOption,
     OutputOption,
     QuietOption,
@@ -75,6 +76,7 @@ def submit(
     ] = BUSY_PATIENCE_S,
     output: OutputOption = None,
     json: JsonOption = False,
+    no_check: NoCheckOption = False,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -85,7 +87,8 @@ def submit(
     With --json, the result is an object: the run, and the results of its items. The exit code is 1 when the flow
     (or an item of a batch) failed.
 
-    A mesh that is busy refuses new runs for a while: the command tries again for --patience seconds.
+    The mesh checks the flow first: components that do not exist, inputs that cannot fit, missing variables. A mesh that
+    is busy refuses new runs for a while: the command tries again for --patience seconds.
 
     Plugins and routes are those of the mesh; of a config next to the flow, only the `retry` section applies.
 
@@ -106,6 +109,7 @@ def submit(
 
     # 1. Check the whole command line.
     check_output(output)
+    no_check = no_check or no_validate_input
     check_stdin(flow, *given.values)
     timeout_s = _seconds(timeout)
     labels = _labels(label or ())
@@ -114,12 +118,13 @@ def submit(
     retry = read_config(config, found.path).retry
     submission = _Submission(
         flow=flow,
-        reference=_reference(found),
+        parsed=found.flow,
+        reference=_reference(found, no_check=no_check),
         given=read_given(given, found.flow, stdin_taken=flow == "-"),
         run_id=_run_id_of(key) if key else new_run_id(),
         labels=labels,
         concurrency_max=max_concurrency,
-        check_input=not no_validate_input,
+        check=not no_check,
         retry=None if retry is None else retry.to_tree(),
         patience_s=patience,
     )
@@ -136,12 +141,13 @@ class _Submission:
     """A run to submit. `reference` is the document of a flow file, or the id of a stored flow."""
 
     flow: str
+    parsed: "Flow"
     reference: bytes | str
     given: "Given"
     run_id: str
     labels: dict[str, str]
     concurrency_max: int | None
-    check_input: bool
+    check: bool
     retry: Any
     patience_s: float
 
@@ -150,6 +156,9 @@ class _Submission:
 
         `on_refused`: called when the mesh is busy, and the submission begins to wait.
         """
+        from stepflow.cli.mesh_check import MeshCheck
+        from stepflow.errors import Invalid
+
         given = self.given
 
         def on_busy(error: "Overloaded", patience_s: float) -> None:
@@ -157,17 +166,25 @@ class _Submission:
             _say_busy(error, patience_s)
 
         client.busy_patience_s, client.on_busy = self.patience_s, on_busy
-        return await client.submit_batch(
-            self.reference,
-            given.inputs,
-            run_id=self.run_id,
-            variables=given.variables,
-            overrides=given.overrides,
-            concurrency_max=self.concurrency_max,
-            check_input=self.check_input,
-            labels=self.labels | {"flow": self.flow, "batch": given.inputs.batch},
-            retry=self.retry,
-        )
+        check = MeshCheck(self.parsed)
+        if self.check:
+            await check.ask(client, self.reference, given.variables, given.overrides)
+        try:
+            return await client.submit_batch(
+                self.reference,
+                given.inputs,
+                run_id=self.run_id,
+                variables=given.variables,
+                overrides=given.overrides,
+                concurrency_max=self.concurrency_max,
+                check_input=self.check,
+                labels=self.labels | {"flow": self.flow, "batch": given.inputs.batch},
+                retry=self.retry,
+                check=self.check,
+            )
+        except Invalid as error:
+            check.show_refusal(error)
+            raise
 
 
 def _say_busy(error: "Overloaded", patience_s: float) -> None:
@@ -226,13 +243,13 @@ def _print_submitted(run_id: str, server: str, *, json: bool, quiet: bool) -> No
         console.say(f"follow it with: stepflow runs watch {run_id}{remote.server_argument(server)}")
 
 
-def _reference(found: "FoundFlow") -> bytes | str:
+def _reference(found: "FoundFlow", *, no_check: bool) -> bytes | str:
     """Return the reference of a flow for the server: its document, or the id of a stored flow. Raises: Invalid."""
     if found.flow_id:
         return found.flow_id
     from stepflow.flow import flow_bytes
 
-    check_flow(found.flow)
+    check_flow(found.flow, no_check=no_check)
     return flow_bytes(found.flow)
 
 
@@ -280,17 +297,17 @@ def _labels(texts: "Iterable[str]") -> dict[str, str]:
     return labels
 
 
-def check_flow(flow: "Flow") -> None:
-    """Refuse a flow with errors; show the warnings of its text.
+def check_flow(flow: "Flow", *, no_check: bool = False) -> None:
+    """Refuse a flow with errors; show the warnings of its text. `no_check`: refuse only fatal findings.
 
     Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
     """
-    from stepflow.cli.commands.validate import passes, print_report
+    from stepflow.cli.findings import passes, print_report
     from stepflow.errors import Invalid
     from stepflow.flow import Diagnostics, validate_flow
 
     diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
-    if not passes(diagnostics):
+    if diagnostics.num_fatal or not (no_check or passes(diagnostics)):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
     for warning in flow.warnings:

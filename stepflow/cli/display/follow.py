@@ -25,6 +25,7 @@ from stepflow.cli import console, exits, remote
 from stepflow.cli.display.outcome import Ended, read_already
 from stepflow.cli.display.results import StoredResults
 from stepflow.errors import StepflowError
+from stepflow.log_lines import StepLog
 from stepflow.retry import doubling
 from stepflow.run.views import StepEvent
 from stepflow.stop_signals import StopSignals
@@ -212,7 +213,7 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
 
 async def _watch(client: Client, following: Following) -> Run:
     """Pass the events of the run on until the run has ended."""
-    async with contextlib.aclosing(client.watch(following.run_id)) as events:
+    async with contextlib.aclosing(client.watch(following.run_id, include_logs=True)) as events:
         async for event in events:
             if following.on_event is not None:
                 following.on_event(event)
@@ -226,6 +227,8 @@ async def _watch(client: Client, following: Following) -> Run:
                 case "run_ended":
                     assert event.run is not None
                     return event.run
+                case "step_logged":
+                    following.view.on_log(step_log(event))
                 case kind if kind in _KINDS:
                     following.view.on_event(step_event(event))
     return await client.wait(following.run_id)
@@ -241,7 +244,7 @@ async def _tell_queued(client: Client, run_id: str) -> None:
         except StepflowError:  # `_watch` reports it, if it lasts
             continue
         if reason != told:
-            console.say(f"the run is queued: {reason}" if reason else "the run is driven again")
+            console.say(f"the run is queued ({reason})" if reason else "the run goes on")
             told = reason
 
 
@@ -258,6 +261,21 @@ async def _tick(following: Following) -> None:
     while True:
         await asyncio.sleep(3600 if following.view.interval_s is None else following.view.interval_s)
         following.view.tick(following.items_ended)
+
+
+def step_log(event: ClientEvent) -> StepLog:
+    """Convert a client's event with log lines for the views."""
+    return StepLog(
+        run_id=event.run_id,
+        item=event.item,
+        step_id=event.step_id,
+        step_index=event.step_index,
+        component=event.component,
+        depth=event.depth,
+        attempt=event.attempt,
+        lines=event.lines,
+        dropped=event.dropped,
+    )
 
 
 def step_event(event: ClientEvent) -> StepEvent:

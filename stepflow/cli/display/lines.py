@@ -1,4 +1,4 @@
-"""The view for logs and pipes: one line for each step that ends, is retried, sleeps or waits for a signal.
+"""The view for pipes: a line for each step that ends, is retried, sleeps or waits for a signal, and its log lines.
 
 A step is named by its path, which tells steps of one id in different sub-runs apart.
 """
@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from stepflow.cli import console
-from stepflow.cli.display.texts import clock, duration, elapsed_ms, failure_text, signal_text, step_label
+from stepflow.cli.display.texts import clock, duration, elapsed_ms, failure_text, log_texts, signal_text, step_label
 from stepflow.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stepflow.log_lines import StepLog
     from stepflow.run.views import StepEvent
 
 LINE_ITEMS_MAX = 100
@@ -22,7 +23,7 @@ LINE_ITEMS_MAX = 100
 
 
 class LineView:
-    """Prints a line per event. Texts of failures are redacted."""
+    """Prints a line per event. Texts of failures and logs are redacted."""
 
     interval_s: float | None = None
 
@@ -40,6 +41,11 @@ class LineView:
             line = self._line(event)
             if line is not None:
                 console.say(line if event.path else f"{'  ' * event.depth}{line}")
+
+    def on_log(self, log: StepLog) -> None:
+        if self._all_events:
+            for text in log_texts(log, batch=self._batch, redact=self._redact):
+                console.say(console.styled("  " * log.depth + text, "dim"))
 
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...

@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli.display.step_rows import StepRow, format_row, indented, visible_rows
-from stepflow.cli.display.texts import coarse_duration, duration, failure_text, progress_text, signal_text, step_label
+from stepflow.cli.display.texts import (
+    coarse_duration,
+    duration,
+    failure_text,
+    log_texts,
+    progress_text,
+    signal_text,
+    step_label,
+)
 from stepflow.clock import SteadyClock
 from stepflow.printable import printable
 
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from stepflow.cli.display.step_rows import StepKey
+    from stepflow.log_lines import StepLog
     from stepflow.run.views import StepEvent
 
 ROWS_MAX = 20
@@ -27,6 +36,9 @@ ROWS_MAX = 20
 
 ROWS_KEPT_MAX = 1_000
 """Steps remembered for the table. The oldest step that has ended is dropped first."""
+
+LOG_ITEMS_MAX = 100
+"""The logs of a larger batch are not shown; `stepflow runs logs` has them."""
 
 BAR_CHARS = 40
 
@@ -90,6 +102,15 @@ class LiveView:
                 row.ended_at_ms = event.at_ms
                 row.started_at_ms = row.started_at_ms or event.at_ms - (event.duration_ms or 0)
                 self._counts[event.kind] += 1
+
+    def on_log(self, log: StepLog) -> None:
+        """Print log lines above the table."""
+        if self._live is None or self._items_total > LOG_ITEMS_MAX:
+            return
+        from rich.text import Text
+
+        for text in log_texts(log, batch=self._items_total > 1, redact=self._redact):
+            self._live.console.print(Text(text, "dim"), soft_wrap=True)
 
     def tick(self, items_ended: int) -> None:
         self._items_ended = items_ended

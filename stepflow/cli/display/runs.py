@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STEPFLOW_LABELS = ("flow", "batch", "config", "config_digest", "working_directory")
 """Labels by which commands find flow and config of a run again; every other one is the user's."""
+REASON_CHARS = 60
+"""Length of the reason in a listing of queued runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,26 @@ def run_name(run: AnyRun) -> str:
 def print_runs(found: Iterable[tuple[AnyRun, str]]) -> None:
     """Print a table of runs with their statuses."""
     rows = [
-        (run.run_id, status, run_name(run), _item_counts(run), clock(run.created_at_ms), _took(run))
+        (
+            run.run_id,
+            _listed_status(run, status),
+            run_name(run),
+            _item_counts(run),
+            clock(run.created_at_ms),
+            _took(run),
+        )
         for run, status in found
     ]
     heads = ("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK")
     print_table(heads, rows, whole=heads[1:2] + heads[3:], least=("TOOK", "ITEMS"))
+
+
+def _listed_status(run: AnyRun, status: str) -> str:
+    """Return a status, with the reason of a queued run as far as a column has room for it."""
+    reason = run.queued_reason
+    if not reason:
+        return status
+    return f"{status} ({reason if len(reason) <= REASON_CHARS else reason[: REASON_CHARS - 1] + '…'})"
 
 
 def print_run(shown: ShownRun) -> None:
@@ -75,7 +92,7 @@ def print_run(shown: ShownRun) -> None:
     run = shown.run
     lines = [
         ("run", run.run_id),
-        ("status", f"{shown.status}: {run.queued_reason}" if run.queued_reason else shown.status),
+        ("status", f"{shown.status} ({run.queued_reason})" if run.queued_reason else shown.status),
         ("flow", " ".join(dict.fromkeys(filter(None, (run.flow_name, run.labels.get("flow")))))),
     ]
     if "config" in run.labels:  # a run of a mesh has none: the mesh has its own config

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stepflow.cli.display.trees import AnyRun
+    from stepflow.log_lines import LogLine, StepLog
     from stepflow.run.views import StepEvent
 
 TEXT_CHARS_MAX = 300
@@ -65,6 +66,24 @@ def plain(text: str, redact: Callable[[str], str]) -> str:
     """Return a text of a component fit for a terminal: redacted, on one line, cut to `TEXT_CHARS_MAX`."""
     shown = printable(_SPACE.sub(" ", redact(without_hidden(text))).strip(), one_line=True)
     return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
+
+
+def log_label(log: StepLog, *, batch: bool) -> str:
+    """Return the label of log lines: that of their step, or the name of the plugin."""
+    return f"{log.step_id}[{log.item}]" if log.run_id and (batch or log.depth) else log.step_id
+
+
+def log_texts(log: StepLog, *, batch: bool, redact: Callable[[str], str]) -> list[str]:
+    """Return log lines for a terminal, each with the label of its step: `ask | loading the model`."""
+    label = log_label(log, batch=batch)
+    texts = [f"{label} | … {log.dropped:,} lines left out"] if log.dropped else []
+    return texts + [f"{label} | {log_line_text(line, redact)}" for line in log.lines]
+
+
+def log_line_text(line: LogLine, redact: Callable[[str], str]) -> str:
+    """Return a log line on one line, with its level if it is a warning or an error."""
+    level = f"{line.level.upper()} " if line.level in ("warning", "error") else ""
+    return f"{level}{printable(redact(without_hidden(line.text)), one_line=True)}"
 
 
 def elapsed_ms(from_ms: int, to_ms: int) -> int:

@@ -118,9 +118,11 @@ def event_tree(event: ClientEvent) -> dict[str, Any]:
 
     if event.path:
         tree["path"] = event.path
-    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id"):
+    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id", "dropped"):
         value = getattr(event, name)
         tree |= {name: value} if value else {}
+    if event.lines:
+        tree["lines"] = [{"at_ms": line.at_ms, "level": line.level, "text": line.text} for line in event.lines]
     if event.failure is not None:
         tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
         tree["error"] |= {"data": decode(event.failure.data)} if event.failure.data else {}

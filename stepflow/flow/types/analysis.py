@@ -56,12 +56,20 @@ class FlowTypes:
     findings: list[Diagnostic] = field(default_factory=list)
 
 
-def analyse_flow(flow: Flow, lookup: Callable[[str], ComponentSchema | None], *, is_strict: bool = False) -> FlowTypes:
+def analyse_flow(
+    flow: Flow,
+    lookup: Callable[[str], ComponentSchema | None],
+    *,
+    is_strict: bool = False,
+    certain_only: bool = False,
+) -> FlowTypes:
     """Return the types of a flow, and what does not fit.
 
-    `lookup` returns the schemas of the component at a path of the flow, None if they are unknown.
+    `lookup` returns the schemas of the component at a path of the flow, None if they are unknown. `certain_only`: find
+    only what makes a step fail whenever it runs, and paths that may not exist. The declared output and the type of an
+    undeclared input are then not compared.
     """
-    return _Analysis(flow, lookup, TypeScope(), is_strict=is_strict).run()
+    return _Analysis(flow, lookup, TypeScope(), is_strict=is_strict, certain_only=certain_only).run()
 
 
 class _Analysis:
@@ -74,6 +82,7 @@ class _Analysis:
         scope: TypeScope,
         *,
         is_strict: bool,
+        certain_only: bool,
         items: Any = None,
         depth: int = 0,
         budget: list[int] | None = None,
@@ -82,6 +91,7 @@ class _Analysis:
         self.lookup = lookup
         self.scope = scope
         self.is_strict = is_strict
+        self.certain_only = certain_only
         self.depth = depth
         self.budget = [INNER_FLOWS_MAX] if budget is None else budget
         self.stored: dict[str, InnerFlow] = {}
@@ -106,13 +116,13 @@ class _Analysis:
         wanted = self.declared("output")
         given = self.typer.exact(output, at)
         self.types.output = self.typer.widened(output)
-        if wanted is not None:
+        if wanted is not None and not self.certain_only:
             self.compare(output, given, wanted, at, "The output")
         self.uses.read(output, ANY if wanted is None else wanted, at)
 
         self.types.step_outputs = self.typer.steps
         self.types.findings = self.typer.findings
-        if self.declared_input is None and self.depth == 0:
+        if self.declared_input is None and self.depth == 0 and not self.certain_only:
             self.types.input = self.uses.type()
             self.types.findings += self.uses.conflicts
         del self.types.findings[FINDINGS_MAX:]
@@ -137,7 +147,7 @@ class _Analysis:
         self.types.step_wanted[step.id] = wanted
         self.uses.read(expression, wanted, at)
         if known.input is not None:
-            self.compare(expression, given, wanted, at, f"The input of step '{shown(step.id)}'")
+            self.compare(expression, given, wanted, at, f"The input of step '{shown(step.id)}'", step)
         elif self.is_strict:
             subject = f"The input of step '{shown(step.id)}' cannot be checked"
             text = f"{subject}: component '{shown(step.component)}' has no known input schema"
@@ -175,6 +185,7 @@ class _Analysis:
             self.lookup,
             self.scope,
             is_strict=self.is_strict,
+            certain_only=self.certain_only,
             items=components.item_type(builtin, self.scope, given),
             depth=self.depth + 1,
             budget=self.budget,
@@ -196,16 +207,31 @@ class _Analysis:
         if len(self.typer.findings) < FINDINGS_MAX:
             self.typer.findings.append(finding)
 
-    def compare(self, expression: syntax.Expression, given: Any, wanted: Any, at: DocumentPath, subject: str) -> None:
+    def compare(
+        self,
+        expression: syntax.Expression,
+        given: Any,
+        wanted: Any,
+        at: DocumentPath,
+        subject: str,
+        step: Step | None = None,
+    ) -> None:
         """Report where the type of an expression does not fit."""
         fit = fits(self.scope, given, wanted)
+        # A component that refuses its input is replaced by the default of `onError`.
+        has_default = step is not None and step.on_error.has_default
         for problem in fit.problems:
+            is_certain = problem.verdict is Verdict.NO
+            if self.certain_only and not is_certain:
+                continue
+            if self.certain_only and problem.is_open:
+                is_certain = False
             doc_path, rest = _located(expression, at, problem.path)
             inside = f"`{json_path(rest)[1:].lstrip('.')}`: " if rest else ""
-            verb = "does not fit" if problem.verdict is Verdict.NO else "may not fit"
-            text = f"{subject} {verb}: {inside}{problem.text}"
+            text = f"{subject} {'does not fit' if is_certain else 'may not fit'}: {inside}{problem.text}"
             finding = Diagnostic(2100, text, json_path(doc_path))
-            self.report(finding if problem.verdict is Verdict.NO else replace(finding, severity="warning"))
+            is_error = is_certain and not (self.certain_only and has_default)
+            self.report(finding if is_error else replace(finding, severity="warning"))
 
         if fit.verdict is Verdict.UNKNOWN and self.is_strict:
             text = f"{subject} cannot be checked in full: a part has an unknown type"

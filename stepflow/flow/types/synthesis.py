@@ -148,7 +148,9 @@ class ExpressionTyper:
         if isinstance(part, str):
             names = found.known[:20]
             hint = syntax.suggestion(part, names) or ("; known: " + ", ".join(f"`{shown(n)}`" for n in names[:10]))
-            problem = f"there is no member `{shown(part)}`{hint if names else ''}"
+            if part.isdecimal() and not names:
+                hint = f"; an item of a list is `[{shown(part)}]`"
+            problem = f"there is no member `{shown(part)}`{hint if names or part.isdecimal() else ''}"
         else:
             problem = f"there is no item {part}"
 

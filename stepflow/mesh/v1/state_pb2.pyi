@@ -61,7 +61,7 @@ class PendingRun(_message.Message):
     def __init__(self, next_partition: _Optional[int] = ...) -> None: ...
 
 class PartitionStatus(_message.Message):
-    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure", "journal_unread", "paused_ms")
+    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure", "journal_unread", "paused_ms", "queued_reason", "queued_epoch")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ITEMS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,8 @@ class PartitionStatus(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_UNREAD_FIELD_NUMBER: _ClassVar[int]
     PAUSED_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_REASON_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_EPOCH_FIELD_NUMBER: _ClassVar[int]
     status: _journal_pb2.RunStatus
     items_total: int
     items_completed: int
@@ -82,7 +84,9 @@ class PartitionStatus(_message.Message):
     failure: _journal_pb2.Failure
     journal_unread: bool
     paused_ms: int
-    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., journal_unread: bool = ..., paused_ms: _Optional[int] = ...) -> None: ...
+    queued_reason: str
+    queued_epoch: int
+    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., journal_unread: bool = ..., paused_ms: _Optional[int] = ..., queued_reason: _Optional[str] = ..., queued_epoch: _Optional[int] = ...) -> None: ...
 
 class RunPauses(_message.Message):
     __slots__ = ("total_ms",)

@@ -13,6 +13,7 @@ from stepflow.cli.display.live import LiveView, time_left_ms
 from stepflow.cli.display.texts import coarse_duration, duration, plain, progress_text
 from stepflow.cli.display.view import QuietView, choose_view
 from stepflow.errors import Code, Failure
+from stepflow.log_lines import LogLine, StepLog
 from stepflow.run.views import StepEvent
 
 
@@ -184,3 +185,47 @@ def test_a_long_name_leaves_room_for_the_rest_and_keeps_its_end() -> None:
     shown = frame(view, 30).splitlines()[0]
     assert "summarise_the_wh…" in shown
     assert "paragraph_12  " in shown
+
+
+def step_log(*texts: str, **members: Any) -> StepLog:
+    facts = {"run_id": "root", "item": 0, "step_id": "ask", "step_index": 0, "component": "/a/b", "depth": 0}
+    lines = tuple(LogLine(1_000, members.pop("level", ""), text) for text in texts)
+    return StepLog(**{"attempt": 1, "lines": lines, **facts, **members})
+
+
+def test_log_lines_are_told_with_their_step_and_without_secrets(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(lambda text: text.replace("hunter2", "[REDACTED]"))
+    view.begin(1)
+    view.on_log(step_log("  hunter2 is indented", "\x1b[2Jnext"))
+    view.on_log(step_log("careful", level="warning", dropped=1_234))
+    view.on_log(step_log("fine", level="info", depth=1, item=3))
+    view.on_log(step_log("of the plugin", run_id="", step_id="tools"))
+    assert capfd.readouterr().err.splitlines() == [
+        "ask |   [REDACTED] is indented",
+        r"ask | \x1b[2Jnext",
+        "ask | … 1,234 lines left out",
+        "ask | WARNING careful",
+        "  ask[3] | fine",
+        "tools | of the plugin",
+    ]
+
+
+def test_log_lines_of_a_large_batch_are_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(as_is)
+    view.begin(101)
+    view.on_log(step_log("one of many"))
+    assert capfd.readouterr().err == ""
+
+
+def test_log_lines_stand_above_the_table_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    view = LiveView(as_is)
+    view.begin(1)
+    view.on_event(event("started", "ask", 0))
+    view.on_log(step_log("loading [bold]the[/bold] model"))
+    view.tick(0)
+    view.end()
+    shown = screen.getvalue()
+    assert "ask | loading [bold]the[/bold] model\n" in shown
+    assert shown.index("loading") < shown.rindex("run     ask")

@@ -90,7 +90,9 @@ def test_a_config_that_cannot_be_used_fails(capfd: pytest.CaptureFixture[str]) -
 
 
 def test_unknown_keys_of_a_config_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    Path("stepflow-config.yml").write_text("plugins: {b: {type: builtin}}\nroute: {}\nroutes: {/b: [{plugin: b}]}\n")
+    Path("stepflow-config.yml").write_text(
+        "plugins: {b: {type: builtin}}\nroute: {}\nroutes: {/builtin: [{plugin: b}]}\n"
+    )
     assert validate(GOOD) == 0
     assert "warning:" in capfd.readouterr().err
 

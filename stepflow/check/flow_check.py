@@ -1,0 +1,73 @@
+"""The whole check of a flow before a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepflow.check.components import ComponentCheck
+from stepflow.check.variables import variable_findings
+from stepflow.flow.diagnostics import Diagnostics
+from stepflow.flow.silence import silence_of
+from stepflow.flow.validate import bounded, validate_flow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from stepflow.check.catalogue import Catalogue
+    from stepflow.flow.diagnostics import Diagnostic
+    from stepflow.flow.model import Flow
+
+
+def check_flow(
+    flow: Flow, *, catalogue: Catalogue, variables: Mapping[str, Any] | None = None, overrides: Any = None
+) -> Diagnostics:
+    """Return all findings about a flow: of its text, of the flow alone, and of `check_against`.
+
+    Raises: Invalid, the overrides cannot be applied.
+    """
+    alone = Diagnostics(flow.warnings) + validate_flow(flow)
+    if alone.num_fatal:
+        return alone
+    return alone + check_against(flow, catalogue=catalogue, variables=variables, overrides=overrides)
+
+
+def check_against(
+    flow: Flow,
+    *,
+    catalogue: Catalogue,
+    variables: Mapping[str, Any] | None = None,
+    overrides: Any = None,
+    with_types: bool = True,
+) -> Diagnostics:
+    """Return what the components and the values of a run tell about a flow without fatal findings.
+
+    `variables`: the values of the run by name, None if they are not given yet. `with_types`: compare the types of
+    inputs and paths with the schemas of components.
+
+    Raises: Invalid, the overrides cannot be applied.
+    """
+    if overrides is not None:
+        from stepflow.flow.overrides import apply_overrides
+
+        flow = apply_overrides(flow, overrides)
+    found = _findings(flow, catalogue, variables, with_types=with_types)
+    return Diagnostics(tuple(bounded(silence_of(flow).without_silenced(found))))
+
+
+def blocks(diagnostics: Diagnostics) -> bool:
+    """Return True if a flow with these findings must not run."""
+    return diagnostics.num_fatal + diagnostics.num_error > 0
+
+
+def _findings(
+    flow: Flow, catalogue: Catalogue, variables: Mapping[str, Any] | None, *, with_types: bool
+) -> Iterator[Diagnostic]:
+    components = ComponentCheck(catalogue)
+    yield from components.findings(flow)
+    if variables is not None:
+        yield from variable_findings(flow, variables)
+
+    if with_types and (components.has_schemas or flow.schemas):
+        from stepflow.flow.types import analyse_flow
+
+        yield from analyse_flow(flow, catalogue.schemas, certain_only=True).findings
