@@ -176,8 +176,8 @@ class ControlPlane:
     ) -> list[StepView]:
         """Return the steps that have started, sub-runs included. Raises: NotFound, DataLoss.
 
-        `with_results`: with results, also from the blob store; else outcomes are failures or None. `on_incomplete`: called
-        with the reason if later steps are missing, because a later version wrote them.
+        `with_results`: load results from the blob store too; else outcomes are failures or None. `on_incomplete`:
+        called with the reason if later steps are missing, because a later version wrote them.
         """
         views: list[StepView] = []
         token = ""
