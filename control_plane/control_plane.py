@@ -185,10 +185,10 @@ class ControlPlane:
     async def steps(
         self, run_id: str, *, with_results: bool = False, on_incomplete: Callable[[str], None] | None = None
     ) -> list[StepView]:
-        """Return the steps that have started, sub-runs included, from the journals. Raises: NotFound, DataLoss.
+        """Return the steps that have started, sub-runs included. Raises: NotFound, DataLoss.
 
-        `with_results`: load results from the blob store too. `on_incomplete`: called with the reason if later steps are
-        missing, because a later version wrote them.
+        `with_results`: load results from the blob store too; else outcomes are failures or None. `on_incomplete`:
+        called with the reason if later steps are missing, because a later version wrote them.
         """
         views: list[StepView] = []
         token = ""

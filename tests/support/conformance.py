@@ -229,7 +229,7 @@ class EmbeddedCases:
                 attempt=step.attempt,
                 result=None if step.outcome is None else outcome_tree(step.outcome),
             )
-            for step in await mesh.control.steps(run_id)
+            for step in await mesh.control.steps(run_id, with_results=True)
         ]
         return Ran(run_id, view.status, [result for _, result in shown], [status for status, _ in shown], steps)
 

@@ -80,7 +80,7 @@ async def made_by(mesh: ApiMesh, run_id: str) -> str:
     """Return the id of the blob that the run's first step has put, once it stands in the journal."""
 
     async def steps() -> dict[str, Any]:
-        return {step.step_id: step for step in await mesh.mesh.control.steps(run_id)}
+        return {step.step_id: step for step in await mesh.mesh.control.steps(run_id, with_results=True)}
 
     outcome = (await wait_for_value(steps, "it waits", lambda found: "wait" in found, 20))["put"].outcome
     assert isinstance(outcome, Json)
