@@ -261,7 +261,7 @@ class StderrTail:
             return
 
         # Lines that come with their call, too, are in the log already.
-        logged = [self._shown(line) for line in last if not line.startswith(MIRRORED)]
+        logged = [self._decoded(line) for line in last if not line.startswith(MIRRORED)]
         if logged:
             dropped = sum(not line.startswith(MIRRORED) for line in wanted[: -len(last)])
             self._plugin_log.add_stderr(logged, dropped)
@@ -272,9 +272,13 @@ class StderrTail:
             return ""
 
         # Secrets before the cut, which could leave the beginning of one.
-        text = without_escapes(line.removeprefix(MIRRORED).decode("utf-8", "replace"))
-        text = redact(without_hidden(self.without_secrets(text))[:STDERR_LINE_CHARS_MAX])
+        text = redact(self._decoded(line)[:STDERR_LINE_CHARS_MAX])
         return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+    def _decoded(self, line: bytes) -> str:
+        """Return a line whole, without secrets of the server."""
+        text = without_escapes(line.removeprefix(MIRRORED).decode("utf-8", "replace"))
+        return without_hidden(self.without_secrets(text))
 
 
 __all__ = ["StderrTail", "StdinWriter", "read_available"]
