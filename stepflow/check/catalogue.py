@@ -6,7 +6,6 @@ from what its hosts have registered. A plugin of the rules without an entry in `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -66,7 +65,6 @@ class Found(msgspec.Struct, frozen=True):
     """The plugin that no live host offers."""
 
 
-@dataclass(frozen=True)
 class Catalogue:
     """Rules by prefix, and the components of plugins by name. Immutable; share one between checks.
 
@@ -74,10 +72,18 @@ class Catalogue:
     `has_all_routes` is False if further routes may exist: an unknown route is then a warning.
     """
 
-    routes: Mapping[str, Sequence[Rule]]
-    plugins: Mapping[str, KnownPlugin] = field(default_factory=dict)
-    unhosted: frozenset[str] = frozenset()
-    has_all_routes: bool = True
+    # No dataclass: it would take a millisecond of each start.
+    def __init__(
+        self,
+        routes: Mapping[str, Sequence[Rule]],
+        plugins: Mapping[str, KnownPlugin] | None = None,
+        unhosted: frozenset[str] = frozenset(),
+        has_all_routes: bool = True,
+    ) -> None:
+        self.routes = routes
+        self.plugins: Mapping[str, KnownPlugin] = plugins or {}
+        self.unhosted = unhosted
+        self.has_all_routes = has_all_routes
 
     def find(self, path: str, input: Any = _NO_INPUT) -> Found:
         """Return what is known about a path of a flow. `input`: the step's expression, for the conditions of rules."""

@@ -6,7 +6,7 @@ places in the outer document.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stepflow.check.variables import inner_variable_findings
@@ -41,15 +41,15 @@ _PASSES_MEMBERS_ON = ("/openai",)
 _NAMES_MAX = 10
 
 
-@dataclass(slots=True)
 class ComponentCheck:
     """The check of one flow, with the flows inside it."""
 
-    catalogue: Catalogue
-    has_schemas: bool = field(default=False, init=False)
-    """True if the schemas of a component are known: only then types can tell more."""
-    _hints_left: int = field(default=HINTS_MAX, init=False)
-    _flows_left: int = field(default=INNER_FLOWS_MAX, init=False)
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.has_schemas = False
+        """True if the schemas of a component are known: only then types can tell more."""
+        self._hints_left = HINTS_MAX
+        self._flows_left = INNER_FLOWS_MAX
 
     def findings(self, flow: Flow, at: DocumentPath = (), depth: int = 0) -> Iterator[Diagnostic]:
         """Yield the findings about a flow in document order. `at`: the document path of an inner flow."""

@@ -1,7 +1,8 @@
 """Findings about the values of variables: missing ones, and values for variables that the flow does not have.
 
 A use counts as certain if each successful run evaluates it: in the output, and in the inputs of steps that the output
-needs, outside the branches of `$if`, the later options of `$coalesce`, and defaults.
+needs, outside `$if`, the later options of `$coalesce`, and defaults. Conditions count for nothing: what fails in one
+makes it false, so that it may ask whether a variable has a value.
 """
 
 from __future__ import annotations
@@ -53,24 +54,28 @@ def inner_variable_findings(flow: Flow, step: Step, at: DocumentPath) -> Iterato
 def _uses_without_value(
     flow: Flow, specs: VariableSpecs, valued: set[str], at: DocumentPath = ()
 ) -> Iterator[Diagnostic]:
-    """Yield the uses of variables outside `valued` that have no default."""
+    """Yield for each variable outside `valued` a use without default, a certain one if there is any."""
     certain = {place for place, _ in _certain_uses(flow, at)}
-    told: set[str] = set()
+    uses: dict[str, DocumentPath] = {}
     for place, ref in _uses(flow, at):
         if not isinstance(ref, syntax.VariableRef) or not ref.path.parts or ref.default is not None:
             continue
         name = str(ref.path.parts[0])
         is_undeclared = specs.declared and name not in specs  # code 2005
-        if name in valued or is_undeclared or specs.default(name) is not None or name in told:
+        if name in valued or is_undeclared or specs.default(name) is not None:
             continue
-        told.add(name)
+        if name not in uses or (place in certain and uses[name] not in certain):
+            uses[name] = place
+
+    for name, place in uses.items():
         text = f"Variable '{shown(name)}' has no value, and its use no default"
         finding = Diagnostic(2904, text, json_path(place), {"variable": name})
         yield finding if place in certain else replace(finding, severity="warning")
 
 
 def _unknown(flow: Flow, specs: VariableSpecs, given: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    used = {str(ref.path.parts[0]) for _, ref in _uses(flow) if isinstance(ref, syntax.VariableRef) and ref.path.parts}
+    read = (ref for expression, _ in _expressions(flow) for _, ref in syntax.references(expression, ()))
+    used = {str(ref.path.parts[0]) for ref in read if isinstance(ref, syntax.VariableRef) and ref.path.parts}
     known = {*specs.specs, *used}
     unvalued = [name for name in known if name not in given][:NAMES_MAX]
     for name in [name for name in given if name not in known][:NAMES_MAX]:
@@ -82,43 +87,54 @@ def _unknown(flow: Flow, specs: VariableSpecs, given: Mapping[str, Any]) -> Iter
         yield finding if near is not None else replace(finding, severity="warning")
 
 
-def _uses(flow: Flow, at: DocumentPath = ()) -> Places:
+def _expressions(flow: Flow, at: DocumentPath = ()) -> Iterator[tuple[syntax.Expression, DocumentPath]]:
     for index, step in enumerate(flow.steps):
-        yield from syntax.references(syntax.parse_expression(step.input), (*at, "steps", index, "input"))
-    yield from syntax.references(syntax.parse_expression(flow.output), (*at, "output"))
+        yield syntax.parse_expression(step.input), (*at, "steps", index, "input")
+    yield syntax.parse_expression(flow.output), (*at, "output")
+
+
+def _uses(flow: Flow, at: DocumentPath) -> Places:
+    """Yield the references outside conditions: what fails in a condition makes it false."""
+    for expression, place in _expressions(flow, at):
+        yield from _evaluated(expression, place, certain=False)
 
 
 def _certain_uses(flow: Flow, at: DocumentPath) -> Places:
     """Yield the references that each successful run evaluates."""
-    needed = {step.id for step in flow.steps if step.must_execute}
-    found = list(_certain(syntax.parse_expression(flow.output), (*at, "output")))
+    needed: set[str] = set()
+    *inputs, output = _expressions(flow, at)
+    found = list(_evaluated(*output, certain=True))
     needed.update(ref.step for _, ref in found if isinstance(ref, syntax.StepRef))
     yield from found
 
     # Steps refer to earlier ones.
-    for index in reversed(range(len(flow.steps))):
-        step = flow.steps[index]
+    for step, (expression, place) in zip(reversed(flow.steps), reversed(inputs), strict=True):
         if step.id in needed:
-            found = list(_certain(syntax.parse_expression(step.input), (*at, "steps", index, "input")))
+            found = list(_evaluated(expression, place, certain=True))
             needed.update(ref.step for _, ref in found if isinstance(ref, syntax.StepRef))
             yield from found
 
 
-def _certain(expression: syntax.Expression, at: DocumentPath) -> Places:
+def _evaluated(expression: syntax.Expression, at: DocumentPath, *, certain: bool) -> Places:
+    """Yield the references outside conditions; only those of each evaluation if `certain`."""
     match expression:
         case syntax.StepRef() | syntax.InputRef() | syntax.VariableRef():
             yield at, expression
-        case syntax.If(condition):
-            yield from _certain(condition, (*at, "condition"))
+            if isinstance(expression, syntax.VariableRef) and expression.default is not None and not certain:
+                yield from _evaluated(expression.default, at, certain=False)
+        case syntax.If(_, then, otherwise):
+            if not certain:
+                yield from _evaluated(then, (*at, "then"), certain=False)
+                yield from _evaluated(otherwise, (*at, "else"), certain=False)
         case syntax.Coalesce(options):
-            if options:
-                yield from _certain(options[0], (*at, 0))
+            for index, option in enumerate(options[:1] if certain else options):
+                yield from _evaluated(option, (*at, index), certain=certain)
         case syntax.Array(items):
             for index, item in enumerate(items):
-                yield from _certain(item, (*at, index))
+                yield from _evaluated(item, (*at, index), certain=certain)
         case syntax.Object(members):
             for key, value in members:
-                yield from _certain(value, (*at, key))
+                yield from _evaluated(value, (*at, key), certain=certain)
         case syntax.Literal():
             pass
         case _:
