@@ -6,7 +6,6 @@ Source: RFC 9110, section 10.2.3 (`Retry-After`, seconds or a date); `retry-afte
 from __future__ import annotations
 
 import time
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from stepflow.retry import RETRY_AFTER_MS_MAX
@@ -33,6 +32,8 @@ def retry_after_ms(headers: Mapping[str, str]) -> int | None:
 
 def _until(date: str) -> float:
     """Return the milliseconds until a date of HTTP; not a number if it is none."""
+    from email.utils import parsedate_to_datetime  # rare, and 3 ms of each start
+
     try:
         return max(0.0, (parsedate_to_datetime(date).timestamp() - time.time()) * 1_000)
     except (ValueError, OverflowError):

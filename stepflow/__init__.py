@@ -9,6 +9,7 @@ For users:
 
 The engine:
 - `flow/`: the language of flows: parsing, checks, expressions.
+- `check/`: the check of a flow before a run.
 - `run/`: a run as a state machine.
 - `routing/`: from component paths to plugins.
 - `retry`: back-off, and the classes of failures.

@@ -191,7 +191,7 @@ SCHEMAS = (
         "Work to check the inputs of a submission, in steps",
         "stepflow/flow CHECK_UNITS_MIN",
         "`SCHEMA_TOO_LARGE`, unless 20 steps per byte of input are more",
-        set_by="`--no-validate-input`, `check_input=False`",
+        set_by="`--no-check`, `check_input=False`",
     ),
     Limit("Warnings of one flow", "stepflow/flow WARNINGS_MAX", "The rest is left out"),
     Limit("Errors and fatal diagnostics of one flow", "stepflow/flow BLOCKING_MAX", "The rest is left out"),
@@ -203,6 +203,8 @@ SCHEMAS = (
     Limit("Work of one type check, in units", "stepflow/flow WORK_MAX", "Further types are unknown; 500 more a step"),
     Limit("Depth of literal flows in a type check", "stepflow/flow INNER_DEPTH_MAX", "Deeper ones are unknown"),
     Limit("Literal flows in a type check", "stepflow/flow INNER_FLOWS_MAX", "Further ones are unknown"),
+    Limit("Depth of literal flows checked before a run", "stepflow/check INNER_DEPTH_MAX", "Deeper ones cannot run"),
+    Limit("Literal flows checked before a run", "stepflow/check INNER_FLOWS_MAX", "Further ones are not checked"),
 )
 
 FLOWS = (
@@ -421,6 +423,10 @@ LIMITS = tuple(limit for limits in SECTIONS.values() for limit in limits)
 
 EXEMPT = {
     "How much of a text people are shown; the whole is elsewhere": (
+        "stepflow/check HINTS_MAX",
+        "stepflow/check NAMES_MAX",
+        "stepflow/check NAMES_SEARCHED_MAX",
+        "stepflow/check PATHS_MAX",
         "stepflow/cli LINE_ITEMS_MAX",
         "stepflow/cli ROWS_MAX",
         "stepflow/cli ROWS_KEPT_MAX",
@@ -428,6 +434,7 @@ EXEMPT = {
         "stepflow/cli DIFFERENCES_MAX",
         "stepflow/cli EXAMPLE_CHARS_MAX",
         "stepflow/cli SHOWN_CHARS_MAX",
+        "stepflow/cli WARNINGS_SHOWN_MAX",
         "stepflow/cli ID_SEARCH_RUNS_MAX",
         "stepflow/component MESSAGE_CHARS_MAX",
         "stepflow/component PROBLEMS_MAX",

@@ -147,7 +147,8 @@ class Catalogue:
         return (target.plugin, target.component) in self._components or not self._is_listed(target.plugin)
 
     def _is_listed(self, plugin: str) -> bool:
-        return plugin in self.plugins and plugin not in self.unhosted
+        known = None if plugin in self.unhosted else self.plugins.get(plugin)
+        return known is not None and (known.is_complete or bool(known.components))
 
     def _has_conditions(self, path: str) -> bool:
         rules = (*self.routes.get(_split(path)[0], ()), *self.routes.get(_ROOT, ()))

@@ -15,7 +15,7 @@ from stepflow.flow.diagnostics import Diagnostic
 from stepflow.json_problems import json_path, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from stepflow.check.catalogue import Catalogue, Found
     from stepflow.flow.model import Flow, Step
@@ -28,8 +28,11 @@ INNER_DEPTH_MAX = 64
 
 INNER_FLOWS_MAX = 1_000
 
-HINTS_MAX = 30
-"""Searches for a similar path in one check: each takes up to a few milliseconds."""
+HINTS_MAX = 100
+"""Searches for a similar name in one check: each takes up to a few milliseconds."""
+
+NAMES_SEARCHED_MAX = 200
+"""Above this number of members the search for a similar one is skipped."""
 
 _WITH_INNER_FLOW = ("/map", "/iterate", "/eval", "/put_blob")
 _PASSES_MEMBERS_ON = ("/openai",)
@@ -66,7 +69,7 @@ class ComponentCheck:
             self.has_schemas |= bool(one.input_schema) or bool(one.output_schema)
             input_path = (*path, "input")
             reads_all = found.is_builtin and one.component not in _PASSES_MEMBERS_ON
-            yield from _unknown_members(step, expression, one.input_schema, input_path, is_closed=reads_all)
+            yield from self._unknown_members(step, expression, one.input_schema, input_path, is_closed=reads_all)
 
             inner = None
             if found.is_builtin and one.component in _WITH_INNER_FLOW:
@@ -105,6 +108,38 @@ class ComponentCheck:
             return Diagnostic(2902, text, where, data)
         return Diagnostic(2902, f"{calls}and its input meets the conditions of no rule for it", where, data)
 
+    def _unknown_members(
+        self, step: Step, expression: syntax.Expression, schema: Any, at: DocumentPath, *, is_closed: bool
+    ) -> Iterator[Diagnostic]:
+        """Yield the members of a written-out input that the component does not know.
+
+        `is_closed`: the component reads no others. Else a member counts only if it resembles one that is not given. A
+        member that refers to a step may be there for the order of the steps.
+        """
+        known = schema.get("properties") if isinstance(schema, dict) else None
+        if not known or not isinstance(known, dict) or schema.get("additionalProperties") is False:
+            return
+
+        written = list(_members(expression, at))
+        absent = known.keys() - {name for _, name, _ in written}
+        for path, name, value in written:
+            if name in known:
+                continue
+            meant = self._meant(name, absent)
+            if meant is None and (not is_closed or _refers_to_step(value)):
+                continue
+            text = f"`{shown(step.component)}` of step '{shown(step.id)}' does not read `{shown(name)}`"
+            text += _listed("it reads", list(known)) if meant is None else f"; did you mean `{shown(meant)}`?"
+            data = {"step_id": step.id, "member": name, **({} if meant is None else {"meant": meant})}
+            finding = Diagnostic(2903, text, json_path((*path, name)), data)
+            yield finding if is_closed else replace(finding, severity="warning")
+
+    def _meant(self, name: str, known: Collection[str]) -> str | None:
+        if self._hints_left <= 0 or len(known) > NAMES_SEARCHED_MAX:
+            return None
+        self._hints_left -= 1
+        return syntax.closest(name, known)
+
     def _hint(self, path: str) -> str:
         if self._hints_left <= 0:
             return ""
@@ -113,45 +148,23 @@ class ComponentCheck:
         return "" if near is None else f"; did you mean `{shown(near)}`?"
 
 
-def _unknown_members(
-    step: Step, expression: syntax.Expression, schema: Any, at: DocumentPath, *, is_closed: bool
-) -> Iterator[Diagnostic]:
-    """Yield the members of a written-out input that the component does not know.
-
-    `is_closed`: the component reads no others. Else a member counts only if it resembles one that is not given.
-    """
-    known = schema.get("properties") if isinstance(schema, dict) else None
-    if not known or not isinstance(known, dict) or schema.get("additionalProperties") is False:
-        return
-
-    written = list(_member_names(expression, at))
-    absent = known.keys() - {name for _, name in written}
-    for path, name in written:
-        if name in known:
-            continue
-        hint = syntax.suggestion(name, absent)
-        if not hint and not is_closed:
-            continue
-        if not hint:
-            hint = _listed("it reads", list(known))
-        text = f"`{shown(step.component)}` of step '{shown(step.id)}' does not read `{shown(name)}`{hint}"
-        finding = Diagnostic(2903, text, json_path((*path, name)), {"step_id": step.id, "member": name})
-        yield finding if is_closed else replace(finding, severity="warning")
+def _refers_to_step(expression: syntax.Expression) -> bool:
+    return any(isinstance(ref, syntax.StepRef) for _, ref in syntax.references(expression, ()))
 
 
-def _member_names(expression: syntax.Expression, at: DocumentPath) -> Iterator[tuple[DocumentPath, str]]:
+def _members(expression: syntax.Expression, at: DocumentPath) -> Iterator[tuple[DocumentPath, str, syntax.Expression]]:
     """Yield the members of the object that an expression gives, as far as it is written out."""
     match expression:
         case syntax.Object(members):
-            yield from ((at, name) for name, _ in members)
+            yield from ((at, name, value) for name, value in members)
         case syntax.Literal(value, quoted) if isinstance(value, dict):
-            yield from (((*at, "$literal") if quoted else at, name) for name in value)
+            yield from (((*at, "$literal") if quoted else at, name, syntax.NULL) for name in value)
         case syntax.If(_, then, otherwise):
-            yield from _member_names(then, (*at, "then"))
-            yield from _member_names(otherwise, (*at, "else"))
+            yield from _members(then, (*at, "then"))
+            yield from _members(otherwise, (*at, "else"))
         case syntax.Coalesce(options):
             for index, option in enumerate(options):
-                yield from _member_names(option, (*at, index))
+                yield from _members(option, (*at, index))
         case _:
             pass
 

@@ -63,11 +63,18 @@ def _findings(
     flow: Flow, catalogue: Catalogue, variables: Mapping[str, Any] | None, *, with_types: bool
 ) -> Iterator[Diagnostic]:
     components = ComponentCheck(catalogue)
-    yield from components.findings(flow)
+    told: set[tuple[str, str]] = set()
+    for finding in components.findings(flow):
+        if "meant" in finding.data and finding.path is not None:
+            told.add((finding.path.rpartition(".")[0], finding.data["meant"]))
+        yield finding
     if variables is not None:
         yield from variable_findings(flow, variables)
 
     if with_types and (components.has_schemas or flow.schemas):
         from stepflow.flow.types import analyse_flow
 
-        yield from analyse_flow(flow, catalogue.schemas, certain_only=True).findings
+        for finding in analyse_flow(flow, catalogue.schemas, certain_only=True).findings:
+            # A misspelt member is told, and need not be told as missing.
+            if (finding.path or "", finding.data.get("missing", "")) not in told:
+                yield finding

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Reference = syntax.StepRef | syntax.InputRef | syntax.VariableRef
     Places = Iterator[tuple[DocumentPath, Reference]]
 
+NAMES_MAX = 50
+"""Unknown names of values that are reported, and variables that each is compared with."""
+
 _DECLARED_AT = ("schemas", "properties", "variables", "properties")
 
 
@@ -31,7 +34,7 @@ def variable_findings(flow: Flow, given: Mapping[str, Any]) -> Iterator[Diagnost
     specs = VariableSpecs.from_schema(flow.schema("variables"))
     missing = [spec.name for spec in specs if spec.required and spec.default is None and spec.name not in given]
     for name in missing:
-        text = f"Variable '{shown(name)}' is required, and has no value"
+        text = f"Variable '{shown(name)}' is required, and has no value; give it one, or declare a default"
         yield Diagnostic(2904, text, json_path((*_DECLARED_AT, name)), {"variable": name})
 
     yield from _uses_without_value(flow, specs, {*given, *missing})
@@ -69,15 +72,14 @@ def _uses_without_value(
 def _unknown(flow: Flow, specs: VariableSpecs, given: Mapping[str, Any]) -> Iterator[Diagnostic]:
     used = {str(ref.path.parts[0]) for _, ref in _uses(flow) if isinstance(ref, syntax.VariableRef) and ref.path.parts}
     known = {*specs.specs, *used}
-    open_names = [name for name in known if name not in given]
-    for name in given:
-        if name not in known:
-            # A misspelt name leaves another variable without a value; any other one is only superfluous.
-            near = syntax.closest(name, open_names)
-            text = f"Variable '{shown(name)}' is given, and the flow has none of that name"
-            hint = syntax.suggestion(name, known)
-            finding = Diagnostic(2905, text + hint, None, {"variable": name})
-            yield finding if near is not None else replace(finding, severity="warning")
+    unvalued = [name for name in known if name not in given][:NAMES_MAX]
+    for name in [name for name in given if name not in known][:NAMES_MAX]:
+        # A misspelt name leaves another variable without a value; any other one is only superfluous.
+        near = syntax.closest(name, unvalued)
+        hint = "" if near is None else f"; did you mean `{shown(near)}`?"
+        text = f"Variable '{shown(name)}' is given, and the flow has none of that name{hint}"
+        finding = Diagnostic(2905, text, None, {"variable": name})
+        yield finding if near is not None else replace(finding, severity="warning")
 
 
 def _uses(flow: Flow, at: DocumentPath = ()) -> Places:

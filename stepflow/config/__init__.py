@@ -2,6 +2,7 @@
 
 - `model`: the records of a configuration.
 - `load`: finds and loads a file.
+- `plain_reader`: the same for plain files, without pydantic.
 - `reader`: from the tree of a file to a `Config`.
 - `route_reader`: the section `routes`.
 - `file_models`: the keys of a file, as pydantic models.

@@ -1,6 +1,7 @@
 """Find and load a configuration file.
 
-Starts no process and opens no connection. The reader, and pydantic with it, is imported with the first file.
+Starts no process and opens no connection. A plain file is read without pydantic. The full reader, and pydantic with it,
+is imported with the first file that is not plain.
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ def config_from_tree(tree: Any, *, source: str, base_dir: Path) -> Config:
 
     `source` names the configuration in messages; relative paths start at `base_dir`. Raises: ConfigInvalid.
     """
+    from stepflow.config.plain_reader import read_plain_config
+    from stepflow.flow.document import Tree
+
+    value = tree.value if isinstance(tree, Tree) else tree
+    plain = read_plain_config(value, source=source, base_dir=base_dir.absolute())
+    if plain is not None:
+        return plain
+
     with _no_pydantic_plugins():
         from stepflow.config.reader import read_config
 

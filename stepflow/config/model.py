@@ -6,7 +6,7 @@
   secret enters a digest, and a flow can be validated without the secrets of its servers.
 
 Records only. `stepflow.config.load` finds and reads files; no module here imports pydantic but `file_models` and
-`reader`, which are loaded with the first file.
+`reader`, which are loaded with the first file that is not plain.
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ def validate(
     flow: FlowOption,
     config: ConfigOption = None,
     type_check: Annotated[
-        bool, typer.Option("--type-check", help="Also check the types of all inputs, paths and outputs.")
+        bool, typer.Option("--type-check", help="Also report types that fit only sometimes, and the declared output.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Report what cannot be checked; warnings are errors.")
     ] = False,
     servers: Annotated[
-        bool, typer.Option("--servers", help="Start the servers of the config to ask for their schemas.")
+        bool, typer.Option("--servers", help="Start the servers of the config to ask for their components.")
     ] = False,
     server: Annotated[
         str | None,
@@ -39,7 +39,7 @@ def validate(
     Examples:
       stepflow validate --flow flow.yaml
       stepflow validate --flow flow.yaml --config stepflow-config.yml
-      stepflow validate --flow flow.yaml --type-check --servers
+      stepflow validate --flow flow.yaml --servers
       stepflow validate --flow flow.yaml --type-check --strict
       stepflow validate --flow flow.yaml --server mesh:7840
       stepflow validate --flow flow.yaml --json | jq .numWarning

@@ -218,17 +218,21 @@ class _Analysis:
     ) -> None:
         """Report where the type of an expression does not fit."""
         fit = fits(self.scope, given, wanted)
+        # A component that refuses its input is replaced by the default of `onError`.
+        has_default = step is not None and step.on_error.has_default
         for problem in fit.problems:
             is_certain = problem.verdict is Verdict.NO
             if self.certain_only and not is_certain:
                 continue
+            if self.certain_only and problem.is_open:
+                is_certain = False
             doc_path, rest = _located(expression, at, problem.path)
             inside = f"`{json_path(rest)[1:].lstrip('.')}`: " if rest else ""
             text = f"{subject} {'does not fit' if is_certain else 'may not fit'}: {inside}{problem.text}"
-            # A component that refuses its input is replaced by the default of `onError`.
-            has_default = self.certain_only and step is not None and step.on_error.has_default
-            finding = Diagnostic(2100, text, json_path(doc_path))
-            self.report(finding if is_certain and not has_default else replace(finding, severity="warning"))
+            data = {"missing": problem.missing} if problem.missing else {}
+            finding = Diagnostic(2100, text, json_path(doc_path), data)
+            is_error = is_certain and not (self.certain_only and has_default)
+            self.report(finding if is_error else replace(finding, severity="warning"))
 
         if fit.verdict is Verdict.UNKNOWN and self.is_strict:
             text = f"{subject} cannot be checked in full: a part has an unknown type"

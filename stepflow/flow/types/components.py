@@ -115,10 +115,29 @@ def _members(expression: syntax.Expression) -> dict[str, syntax.Expression]:
 
 
 def _literal_flow(expression: syntax.Expression | None, at: DocumentPath) -> InnerFlow | None:
-    if not isinstance(expression, syntax.Literal) or not isinstance(expression.value, dict):
+    is_quoted = isinstance(expression, syntax.Literal) and expression.quoted
+    tree = None if expression is None else _constant(expression)
+    if not isinstance(tree, dict):
         return None
     try:
-        flow = flow_from_tree(expression.value)
+        flow = flow_from_tree(tree)
     except FlowInvalid:
         return None  # other checks report it
-    return InnerFlow(flow, (*at, "$literal") if expression.quoted else at)
+    return InnerFlow(flow, (*at, "$literal") if is_quoted else at)
+
+
+def _constant(expression: syntax.Expression) -> Any:
+    """Return the value of an expression of literals, lists and objects; None for any other."""
+    match expression:
+        case syntax.Literal(value):
+            return value
+        case syntax.Array(items):
+            values = [_constant(item) for item in items]
+            is_known = all(value is not None or item == syntax.NULL for value, item in zip(values, items, strict=True))
+            return values if is_known else None
+        case syntax.Object(members):
+            tree = {key: _constant(value) for key, value in members}
+            is_known = all(tree[key] is not None or value == syntax.NULL for key, value in members)
+            return tree if is_known else None
+        case _:
+            return None

@@ -14,7 +14,7 @@ that of the scope.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +46,17 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TypeProblem:
-    """What does not fit: a path into the value, a sentence without it, and `MAYBE` or `NO`."""
+    """What does not fit: a path into the value, a sentence without it, and `MAYBE` or `NO`.
+
+    `is_open`: a value of the offered type may have more members than its schema names. `missing` is the required
+    member that is missing, "" for another problem.
+    """
 
     path: tuple[Part, ...]
     text: str
     verdict: Verdict
+    is_open: bool = False
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ class _Comparison:
         if worst < Verdict.MAYBE:
             return Fit(worst)
         problems = [problem for fit in found for problem in fit.problems]
-        return _fit(worst, [TypeProblem(one.path, one.text, min(worst, one.verdict)) for one in problems])
+        return _fit(worst, [replace(one, verdict=min(worst, one.verdict)) for one in problems])
 
     def to_wanted(self, offered: Any, wanted: Any, path: tuple[Part, ...]) -> Fit:
         """Compare a type without alternatives with each part of the wanted type: all must hold."""
@@ -181,7 +187,9 @@ class _Comparison:
             if name in have:
                 found.append(YES if name in sure else UNKNOWN)
             elif others is NEVER or (have and others is True and is_known):
-                found.append(_no(path, f"`{shown(name)}` is required, and missing"))
+                text = f"`{shown(name)}` is required, and missing"
+                problem = TypeProblem(path, text, Verdict.NO, is_open=others is not NEVER, missing=name)
+                found.append(Fit(Verdict.NO, (problem,)))
             else:
                 found.append(UNKNOWN)
 
@@ -305,7 +313,7 @@ def _softened(fit: Fit) -> Fit:
     """Return the answer for a part that a value need not have."""
     if fit.verdict is not Verdict.NO:
         return fit
-    return Fit(Verdict.MAYBE, tuple(TypeProblem(one.path, one.text, Verdict.MAYBE) for one in fit.problems))
+    return Fit(Verdict.MAYBE, tuple(replace(one, verdict=Verdict.MAYBE) for one in fit.problems))
 
 
 def _worst(verdicts: Iterable[Verdict]) -> Verdict:

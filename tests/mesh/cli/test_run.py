@@ -312,14 +312,16 @@ def test_only_the_plugins_that_the_flow_may_call_are_started(place: Place) -> No
     assert done.returncode == 0, done.stderr
 
 
-def test_starting_a_builtin_flow_imports_nothing_heavy(place: Place) -> None:
+@pytest.mark.parametrize("with_config", [False, True])
+def test_starting_a_builtin_flow_imports_nothing_heavy(place: Place, with_config: bool) -> None:
     heavy = ("pydantic", "rich", "structlog", "mcp", "httpx", "obstore", "ruamel", "grpc", "jsonschema_rs")
     place.write(
         "plain.yaml",
         "name: p\ndescription: p\nsteps: [{id: s, component: /builtin/create_messages, input: {user_prompt: t}}]\n"
         "output: {$step: s}\n",
     )
-    (place.folder / "stepflow-config.yml").unlink()
+    if not with_config:
+        (place.folder / "stepflow-config.yml").unlink()
     code = (
         "import sys; from stepflow.cli.__main__ import main; code = main(['run', '--flow', 'plain.yaml'])\n"
         f"print(code, [name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
@@ -685,17 +687,19 @@ def refused(place: Place, done: subprocess.CompletedProcess[str], code: int, exp
     assert not place.server_pids()
 
 
-def test_a_missing_component_fails_the_run(place: Place) -> None:
+def test_a_missing_component_is_refused_before_the_run(place: Place) -> None:
     place.write("missing.yaml", BUILTIN_FLOW.replace("/builtin/create_messages", "/nowhere/thing"))
     done = place.cli("run", "--flow", "missing.yaml", "--input-json", '{"text": "t"}')
+    refused(place, done, 1, r"`/nowhere/thing`, and no route leads there; routes: `/builtin`")
+
+
+@pytest.mark.parametrize("option", ["--no-check", "--no-validate-input"])
+def test_without_a_check_a_missing_component_fails_the_run(place: Place, option: str) -> None:
+    place.write("missing.yaml", BUILTIN_FLOW.replace("/builtin/create_messages", "/nowhere/thing"))
+    done = place.cli("run", "--flow", "missing.yaml", "--input-json", '{"text": "t"}', option)
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["code"] == "ORCHESTRATOR_ERROR"
-
-
-def test_a_missing_component_is_told_with_the_routes_that_there_are(place: Place) -> None:
-    place.write("missing.yaml", BUILTIN_FLOW.replace("/builtin/create_messages", "/nowhere/thing"))
-    told = place.cli("run", "--flow", "missing.yaml", "--input-json", '{"text": "t"}').stderr
-    step, end = (line for line in told.splitlines() if "ORCHESTRATOR_ERROR" in line)
+    step, end = (line for line in done.stderr.splitlines() if "ORCHESTRATOR_ERROR" in line)
     for line in (step, end):
         assert "no route for `/nowhere/thing`" in line
         assert "`/builtin`" in line
@@ -788,9 +792,8 @@ def test_a_store_that_cannot_be_used_is_named(place: Place) -> None:
 
 def test_a_disk_that_fills_up_stops_the_run_which_can_be_resumed(place: Place) -> None:
     steps = "".join(
-        f"  - {{id: s{n}, component: /builtin/create_messages,"
-        f" input: {{user_prompt: {{$input: text}}, after: {after}}}}}\n"
-        for n, after in enumerate(["0", *(f"{{$step: s{n}}}" for n in range(11))])
+        f"  - {{id: s{n}, component: /builtin/create_messages, input: {{user_prompt: {{$input: text}}{after}}}}}\n"
+        for n, after in enumerate(["", *(f", after: {{$step: s{n}}}" for n in range(11))])
     )
     place.write("long.yaml", f"name: long\ndescription: d\nsteps:\n{steps}output: {{$step: s11}}\n")
     place.write("input.json", json.dumps({"text": "x" * 12_000}))

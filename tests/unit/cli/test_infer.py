@@ -46,12 +46,23 @@ def command(name: str, text: str, *options: str, file: str = "flow.yaml") -> int
     return main([name, *(["--flow"] if name == "validate" else []), file, *options])
 
 
-def test_a_type_check_finds_an_integer_for_a_text_and_a_misspelt_path(capfd: pytest.CaptureFixture[str]) -> None:
-    assert command("validate", WRONG) == 0
-    assert command("validate", WRONG, "--type-check") == 1
+@pytest.mark.parametrize("options", [(), ("--type-check",)])
+def test_an_integer_for_a_text_and_a_misspelt_path_are_found(
+    options: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command("validate", WRONG, *options) == 1
     shown = capfd.readouterr().err
+    assert shown.count("ERROR") == 2
     assert "integer does not fit string ($.steps[0].input.user_prompt)" in shown
     assert "there is no member `mesages`; did you mean `messages`? ($.output)" in shown
+
+
+def test_a_type_check_also_finds_what_fits_only_sometimes(capfd: pytest.CaptureFixture[str]) -> None:
+    maybe = FLOW.replace("{ $input: text }", "{ $if: { $input: text }, then: hi, else: 3 }")
+    assert command("validate", maybe) == 0
+    assert "WARNING" not in capfd.readouterr().err
+    assert command("validate", maybe, "--type-check") == 0
+    assert "WARNING The input of step 'a' may not fit" in capfd.readouterr().err
 
 
 def test_a_type_check_as_json_has_codes_and_levels(capfd: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,22 @@ def test_a_named_config_is_checked_instead(tmp_path: Path, capfd: pytest.Capture
     assert "unused" not in capfd.readouterr().err
 
 
+def test_an_unknown_route_is_an_error_by_a_config_and_a_warning_without_one(capfd: pytest.CaptureFixture[str]) -> None:
+    elsewhere = GOOD.replace("/builtin/noop", "/mesh/noop")
+    assert validate(elsewhere) == 0, "the flow may be meant for a mesh"
+    assert "WARNING Step 'a' calls `/mesh/noop`, and no route leads there" in capfd.readouterr().err
+    Path("stepflow-config.yml").write_text("plugins: {b: {type: builtin}}\nroutes: {/builtin: [{plugin: b}]}\n")
+    assert validate(elsewhere) == 1
+    assert "ERROR Step 'a' calls `/mesh/noop`" in capfd.readouterr().err
+
+
+def test_the_findings_about_components_are_in_the_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(GOOD.replace("noop", "nop"), "--json") == 1
+    [item] = json.loads(capfd.readouterr().out)["diagnostics"]
+    assert (item["code"], item["kind"], item["path"]) == (2900, "unknownComponent", "$.steps[0].component")
+    assert item["data"] == {"step_id": "a", "component": "/builtin/nop"}
+
+
 def test_a_config_that_cannot_be_used_fails(capfd: pytest.CaptureFixture[str]) -> None:
     Path("bad.yml").write_text("plugins: {b: {type: nonsense}}\nroutes: {}\n")
     assert validate(GOOD, "--config", "bad.yml") == 1
