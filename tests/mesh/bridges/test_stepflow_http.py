@@ -22,7 +22,7 @@ from support.stepflow_servers import SCRIPTS, command_of, kind_called, server
 
 from component_host.stepflow_bridge.http.backend import HttpServerConfig, StepflowHttpBackend
 from stepflow.codec import decode
-from stepflow.errors import Code, Failure, Invalid, Unavailable
+from stepflow.errors import Code, Invalid, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,8 @@ def test_a_server_executes_fails_stores_and_runs_flows(kind: str) -> None:
             value = {"text": 'é\u2028\n"\\', "big": 2**60, "float": 1.0, "tiny": 5e-324, "none": None, "list": [[], {}]}
             output = await execute(backend, "/echo", value)
             assert (output, type(output["float"])) == (value, float)
-            assert await execute(backend, "/fail", {"text": "oh"}) == Failure(Code.COMPONENT_FAILED, "oh")
+            failure = await execute(backend, "/fail", {"text": "oh"})
+            assert (failure.code, failure.message) == (Code.COMPONENT_FAILED, "oh")
             output = await execute(backend, "/blob_roundtrip", {"value": [1, "é"]}, blobs=blobs)
             assert blobs.content[output["blob_id"]] == ('[1,"é"]'.encode(), "data")
             runs = {"runs": lambda request: report("r1", {"outcome": "success", "result": {"y": 42}})}
