@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import ROOT, run_cli, wait_until
 from support.api import api_mesh
+
+from stepflow import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,6 +123,16 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["result"][0] == 0
     listed = json.loads(run_cli(["runs", "list", "--json"], cwd=tmp_path).stdout)["runs"]
     assert [(run["status"], run["items_completed"]) for run in listed] == [("completed", 4)]
+
+
+def test_items_are_read_from_any_item_on(server: str) -> None:
+    async def read() -> list[int]:
+        async with Client(server) as client:
+            run_id = await client.submit_batch({"output": {"$input": "$"}}, range(4))
+            await client.wait(run_id)
+            return [item.item async for item in client.items(run_id, first=2, page_size=1)]
+
+    assert asyncio.run(read()) == [2, 3]
 
 
 def mesh_json(server: str, cwd: Path, *arguments: str) -> Any:
