@@ -220,6 +220,17 @@ def test_paths_that_cannot_exist_are_errors_in_closed_schemas_and_warnings_in_op
     assert codes(against(opened, output={"$step": "a", "path": "txt"})) == [(2101, "warning", "$.output")]
 
 
+def test_a_condition_may_ask_whether_an_open_output_has_a_member() -> None:
+    opened = step("a", "/mine/ask", {"question": "why"})
+    asked = {"$step": "a", "path": "txt"}
+    assert against(opened, output={"$if": asked, "then": asked}).items == ()
+    assert against(opened, output={"$if": asked, "then": {"$step": "a", "path": "txt.more"}}).items == ()
+    other = {"$if": asked, "then": {"$step": "a", "path": "other"}}
+    assert codes(against(opened, output=other)) == [(2101, "warning", "$.output.then")]
+    closed = step("a", "/builtin/create_messages", {"user_prompt": "hi"})
+    assert [item.level for item in against(closed, output={"$if": asked, "then": asked})] == ["warning", "error"]
+
+
 # --- variables -------------------------------------------------------------------------------------------------------
 
 DECLARED = {
