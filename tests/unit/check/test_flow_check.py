@@ -119,6 +119,7 @@ def test_the_flow_of_eval_is_checked_where_it_is_stored() -> None:
     stored = step("s", "/builtin/put_blob", {"blob_type": "flow", "data": inner("/mine/aks")})
     run = step("a", "/builtin/eval", {"flow_id": {"$step": "s", "path": "blob_id"}, "input": 1})
     assert codes(against(stored, run)) == [(2900, "error", "$.steps[0].input.data.$literal.steps[0].component")]
+    assert len(against(stored, run, {**run, "id": "again"})) == 1, "each finding once"
     assert against(stored).items == (), "a flow that is only stored may be for another mesh"
 
 
