@@ -4,8 +4,10 @@
 
 Reported for etcd and for SQLite, at each number of runs: a page of 50 runs at the beginning and in the middle of the
 list, a page that a filter leaves empty, and the rate of submissions with so many runs in the store. Then for each
-number of steps: the first page, which replays the run in a thread, the longest stall of the event loop meanwhile, and
-a later page. Fails if a page takes longer than `PAGE_MS_MAX`, or grows with the store.
+number of steps: the first page of a live run, which replays the run in a process, and of the same run packed into a
+segment, for a control plane that has read nothing of it; a later page; and the longest stall of the event loop during
+each of them. Fails if a page takes longer than `PAGE_MS_MAX` or grows with the store, the first page of a live run
+excepted, and if the loop stalls for longer than `STALL_MS_MAX`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ import uvloop
 
 from benchmarks.mesh import CACHE
 from control_plane.admission import RunRequest
+from control_plane.archive.counters import ArchiveCounters
+from control_plane.archive.due_runs import DueRuns
+from control_plane.archive.led_segments import LedSegments
+from control_plane.archive.packer import Packer
+from control_plane.archive.step_index import StepIndexWriter
 from control_plane.control_plane import ControlPlane
+from control_plane.replay.process import ReplayProcess
 from control_plane.run_index import entry
 from control_plane.run_list import RunFilter
 from stepflow.codec import encode
@@ -37,7 +45,8 @@ from stepflow.ids import new_run_id
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.rpc.process import GC_THRESHOLD
-from stepflow.store import Put, Txn, keys, put
+from stepflow.run.state import ENGINE_VERSION
+from stepflow.store import Put, Txn, keys, modified_at, put
 from stepflow.store.blobs import BlobStore
 from stepflow.store.etcd.config import EtcdConfig
 from stepflow.store.etcd.store import EtcdStore
@@ -50,12 +59,16 @@ if TYPE_CHECKING:
 
 SIZES = (500, 5_000, 50_000)
 QUICK_SIZES = (500, 5_000)
-STEPS = (465, 4_650, 46_500)
-QUICK_STEPS = (465, 4_650)
+STEPS = (500, 5_000, 49_990)
+"""A journal has at most 50,000 entries."""
+QUICK_STEPS = (500, 5_000)
+BATCH = 200
+"""Entries in a value of the journal of a run with many calls in flight; without, it has one."""
 PAGE = 50
 REPEATS = 15
 SUBMISSIONS = 300
 PAGE_MS_MAX = 20.0
+STALL_MS_MAX = 20.0
 GROWTH_MAX = 2.0
 """Bound on the growth of a page from the smallest store to the largest."""
 
@@ -90,8 +103,8 @@ async def fill(store: Store, since: int, count: int) -> None:
     await put(store, keys.BY_AGE_COMPLETE, b"")
 
 
-async def add_long_run(store: Store, control: ControlPlane, steps: int) -> str:
-    """Add an ended run whose flow maps a step over a list."""
+async def add_long_run(store: Store, control: ControlPlane, steps: int, batch: int = BATCH) -> str:
+    """Add an ended run whose flow maps a step over a list. `batch`: entries in a value of its journal."""
     tree = {
         "steps": [{"id": "each", "component": "/builtin/map", "input": {
             "workflow": {"$literal": {"steps": [{"id": "s", "component": "/kit/echo", "input": {"$input": "$"}}],
@@ -102,7 +115,10 @@ async def add_long_run(store: Store, control: ControlPlane, steps: int) -> str:
     flow_id = await control.store_flow(flow_from_tree(tree))
     run_id = new_run_id()
     record = state_pb2.RunRecord(
-        flow_id=flow_id, items_total=1, items_per_partition=64, policy=state_pb2.Policy(concurrency_max=10)
+        flow_id=flow_id,
+        items_total=1,
+        items_per_partition=64,
+        policy=state_pb2.Policy(concurrency_max=10, engine_version=ENGINE_VERSION),
     )
     record.inputs.add(json=encode(list(range(steps - 1))))
     entries = [pb.Entry(at_ms=1, adopted=pb.Adopted(executor_id="bench", epoch=1))]
@@ -111,14 +127,15 @@ async def add_long_run(store: Store, control: ControlPlane, steps: int) -> str:
     for item in range(steps - 1):
         done = pb.StepCompleted(attempt=1, started_at_ms=1, result=pb.Payload(json=encode({"n": item})))
         entries.append(pb.Entry(at_ms=2, scope=1, item=item, step_completed=done))
+    entries.append(pb.Entry(at_ms=3, step_completed=pb.StepCompleted(of_sub_run=True)))
+    entries.append(pb.Entry(at_ms=3, run_completed=pb.RunCompleted(status=pb.RUN_STATUS_COMPLETED)))
 
     await put(store, keys.run(run_id), record.SerializeToString())
-    await put(
-        store, keys.status(run_id, 0), state_pb2.PartitionStatus(status=pb.RUN_STATUS_RUNNING).SerializeToString()
-    )
-    for start in range(0, len(entries), 200):
-        batch = pb.EntryBatch(entries=entries[start : start + 200])
-        await put(store, keys.journal(run_id, 0, start), batch.SerializeToString())
+    ended = state_pb2.PartitionStatus(status=pb.RUN_STATUS_COMPLETED)
+    await put(store, keys.status(run_id, 0), ended.SerializeToString())
+    for start in range(0, len(entries), batch):
+        values = pb.EntryBatch(entries=entries[start : start + batch])
+        await put(store, keys.journal(run_id, 0, start), values.SerializeToString())
     return run_id
 
 
@@ -194,25 +211,65 @@ async def of_runs(store: Store, sizes: tuple[int, ...]) -> list[str]:
     return ["a page of runs takes too long"] * slow + ["a page of runs grows with the store"] * grows
 
 
+async def pack(store: Store, blobs: BlobStore, control: ControlPlane, run_id: str) -> float:
+    """Pack a run as a leader does; return the seconds."""
+    leader = await put(store, keys.leader(), b"bench")
+    fence = modified_at(keys.leader(), leader)
+    segments = LedSegments(store, blobs, fence)
+    await segments.load()
+    due_runs = DueRuns()
+    due_runs.begin()
+    await due_runs.list_all(store)
+    packer = Packer(
+        store, blobs, segments, due_runs, fence, ArchiveCounters(), StepIndexWriter(control.listing.replays)
+    )
+    started = time.perf_counter()
+    while await store.get(keys.run(run_id)) is not None:
+        await packer.pack(2**50, 2**50)
+    return time.perf_counter() - started
+
+
+async def first_page(control: ControlPlane, run_id: str, *, with_results: bool = False) -> tuple[float, float, str]:
+    """Read the first page of steps; return the ms, the longest stall in ms, and the token of the next page."""
+    stalls, started = Stalls(), time.perf_counter()
+    found, token, _ = await control.listing.steps(run_id, 100, "", with_results=with_results)
+    first_ms = 1000 * (time.perf_counter() - started)
+    assert found, "no steps"
+    return first_ms, stalls.stop(), token
+
+
 async def of_steps(store: Store, sizes: tuple[int, ...]) -> list[str]:
     """Measure pages of steps; return what is wrong."""
-    control = ControlPlane(store, BlobStore.open("memory://"))
-    later_ms = 0.0
-    for steps in sizes:
-        run_id = await add_long_run(store, control, steps)
-        stalls, started = Stalls(), time.perf_counter()
-        found, token, _ = await control.listing.steps(run_id, 100, "", with_results=True)
-        first_ms = 1000 * (time.perf_counter() - started)
-        stall_ms = stalls.stop()
-        assert len(found) == 100, found
-        later_ms = await ms_of(lambda: control.listing.steps(run_id, 100, token, with_results=True))  # noqa: B023  # called at once
+    blobs = BlobStore.open("memory://")
+    process = ReplayProcess()
+    control = ControlPlane(store, blobs, replay_process=process)
+    await control.listing.steps(await add_long_run(store, control, 500), 1, "", with_results=True)  # starts the process
+    problems: list[str] = []
+    for steps, batch in [*((steps, BATCH) for steps in sizes), (sizes[-1], 1)]:
+        run_id = await add_long_run(store, control, steps, batch)
+        live_ms, live_stall_ms, _ = await first_page(control, run_id)
+        pack_s = await pack(store, blobs, control, run_id)
+
+        cold = ControlPlane(store, blobs, replay_process=process)
+        generation = process.generation
+        packed_ms, packed_stall_ms, token = await first_page(cold, run_id)
+        results_ms, results_stall_ms, _ = await first_page(cold, run_id, with_results=True)
+        later_ms = await ms_of(lambda: cold.listing.steps(run_id, 100, token, with_results=True))  # noqa: B023  # called at once
+        await cold.close()
         print(
-            f"  {steps:>7} steps  first page {first_ms:5.0f} ms, the loop stalls for {stall_ms:4.1f} ms"
-            f"   later page {later_ms:5.1f} ms",
+            f"  {steps:>7} steps, {batch:>3} a value  live: first page {live_ms:5.0f} ms, stall {live_stall_ms:4.1f} ms"
+            f"   packed in {pack_s:4.1f} s: first page {packed_ms:4.1f} ms, stall {packed_stall_ms:4.1f} ms,"
+            f" with results {results_ms:4.1f} ms, later page {later_ms:4.1f} ms",
             flush=True,
         )
+        assert process.generation == generation
+        if max(packed_ms, results_ms, later_ms) > PAGE_MS_MAX:
+            problems.append(f"a page of {steps} steps takes too long")
+        if max(live_stall_ms, packed_stall_ms, results_stall_ms) > STALL_MS_MAX:
+            problems.append(f"a page of {steps} steps stalls the event loop")
     await control.close()
-    return ["a page of steps takes too long"] if later_ms > PAGE_MS_MAX else []
+    await process.close()
+    return problems
 
 
 @asynccontextmanager

@@ -1,15 +1,16 @@
 """A mesh of processes under an unbroken load of short runs: rates, refusals, latencies and the size of etcd over time.
 
     python -m benchmarks.steady [--minutes 30] [--runs N] [--result-bytes 30720] [--steps 1] [--clients 128]
-                                [--pace FACTOR] [--window S]
+                                [--pace FACTOR] [--surge-minutes M] [--window S]
 
 Clients submit a run, wait for its end, and submit the next one. Each row is a window of time: runs that ended per
 second, submissions refused for good, the latency of a run (median and 95th percentile), etcd's size in use and
 allocated, the size of the blob folder, and the CPU time per run of each process. With `--pace`, the clients are
-`FACTOR` times as many after the first half of the time; the load then falls back for the last tenth.
+`FACTOR` times as many for `--surge-minutes`, which end `CALM_S` before the end of the time.
 
 At the end 200 runs from all over the time are read back. Fails if a run was refused, lost or unreadable, if etcd held
-more than `IN_USE_BYTES_MAX`, or if the last window's rate is below `RATE_SHARE_MIN` of the second window's.
+more than `IN_USE_BYTES_MAX`, if the last window's rate is below `RATE_SHARE_MIN` of the second window's, or if after a
+surge the last window's latencies exceed `LATENCY_SHARE_MAX` times the second window's.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 IN_USE_BYTES_MAX = 1024**3
 RATE_SHARE_MIN = 0.95
+LATENCY_SHARE_MAX = 1.2
+CALM_S = 120.0
+"""Seconds of the ordinary load after a surge: the latencies of the second minute count."""
+
 READ_BACK = 200
 KEPT_IDS = 20_000
 """Run ids remembered for reading back: a uniform sample of all."""
@@ -179,15 +184,16 @@ def tell(row: Row, load: Load) -> None:
 
 
 async def surge(client: Client, load: Load, options: argparse.Namespace, numbers: list[int]) -> None:
-    """Add clients after half of the time, and stop them before its last tenth."""
+    """Add clients for the minutes of the surge."""
     if options.pace <= 1:
         return
-    over = asyncio.Event()
-    await asyncio.sleep(options.minutes * 60 * 0.5)
+
+    await asyncio.sleep(max(0.0, (options.minutes - options.surge_minutes) * 60 - CALM_S))
     print(f"  now {options.pace:g} times as many clients", flush=True)
+    over = asyncio.Event()
     more = int(options.clients * (options.pace - 1))
     tasks = [asyncio.create_task(one_client(client, load, over, numbers)) for _ in range(more)]
-    await asyncio.sleep(options.minutes * 60 * 0.4)
+    await asyncio.sleep(options.surge_minutes * 60)
     over.set()
     await asyncio.gather(*tasks)
     print("  as many clients as before", flush=True)
@@ -227,6 +233,11 @@ async def measure(options: argparse.Namespace) -> list[str]:
         problems.append(f"etcd held {max(row.in_use for row in rows):,} bytes")
     if len(rows) > 2 and rows[-1].rate < RATE_SHARE_MIN * rows[1].rate:
         problems.append(f"the rate fell from {rows[1].rate:.0f} to {rows[-1].rate:.0f} runs/s")
+    if options.pace > 1:
+        for name in ("latency_s", "latency_p95_s"):
+            before_s, after_s = getattr(rows[1], name), getattr(rows[-1], name)
+            if after_s > LATENCY_SHARE_MAX * before_s:
+                problems.append(f"{name} was {before_s:.3f} before the surge, and is {after_s:.3f} after it")
     print(f"  {load.total:,} runs, {len(load.refused)} refused; read back: {READ_BACK}", flush=True)
     return problems
 
@@ -240,6 +251,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="steps of a run, with --result-bytes 0")
     parser.add_argument("--clients", type=int, default=128)
     parser.add_argument("--pace", type=float, default=1.0)
+    parser.add_argument("--surge-minutes", type=float, default=10.0)
     parser.add_argument("--window", type=float, default=60.0, help="seconds of a row")
     options = parser.parse_args()
 

@@ -19,6 +19,8 @@ Backends:
 - `backend`: the interface of a backend.
 - `backends`: from configured plugins to backends.
 - `plugins`: start, state and stop of each backend.
+- `replacements`: new backends for plugins, while calls are under way.
+- `plugin_changes`: restarts by hand, and the configuration read again.
 - `secret_values`: values of the environment that no text may show.
 - `builtin/`: the components that come with the mesh.
 - `mcp_bridge/`: MCP servers, over stdio and HTTP.
@@ -27,6 +29,10 @@ Backends:
 - `supervision/`: server processes: start, pipes, stop, restarts.
 - `json_lines`: JSON messages in the lines that servers print.
 - `progress_gate`: progress reports, thinned.
+- `logs`: the log of each plugin, and its followers.
+- `logged_lines`: log lines with their origin: bounded, without secrets.
+- `logged_call`: the log lines of one call.
+- `log_stream`: log lines of followed runs, for control planes.
 - `late_imports`: imports of large libraries after the start.
 - `retry_after`: the pause that an HTTP service asks for.
 
@@ -34,6 +40,7 @@ The process and the store:
 - `__main__`: `python -m component_host`.
 - `plugin_claims`: the pool that owns the name of a plugin.
 - `registration`: the host's session and its routing rules.
+- `route_claims`: claims on route prefixes.
 - `session_message`: the content of the session.
 - `session_watch`: changes of the session by others.
 """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
+    from component_host.backend import Backend
     from component_host.host import ComponentHost
     from component_host.registration import Registration
     from stepflow.config import Config
@@ -108,6 +109,8 @@ def read_options(options: argparse.Namespace) -> HostConfig:
 async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     from component_host.backends import PullEndpoints, make_backend, make_backends
     from component_host.host import ComponentHost
+    from component_host.logs import HostLogs
+    from component_host.plugin_changes import PluginChanges
     from component_host.service import HostService
     from component_host.supervision.start_retries import StartRetries
     from stepflow.rpc.server import RpcServer
@@ -124,8 +127,13 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     endpoints: PullEndpoints = {}
     blobs = BlobStore.open(common.blobs)
     blobs.on_trouble = lambda _error: changed()
-    backends = make_backends(config.config, os.environ, changed, endpoints=endpoints)
-    host = ComponentHost(config.host_id, backends, blobs, value_bytes_max=config.value_bytes_max)
+    logs = HostLogs(own_log=True)
+    backends = make_backends(config.config, os.environ, changed, endpoints=endpoints, logs=logs)
+
+    def make(name: str, present: Config) -> Backend:
+        return make_backend(name, present, os.environ, changed, endpoints, logs)
+
+    host = ComponentHost(config.host_id, backends, blobs, value_bytes_max=config.value_bytes_max, logs=logs)
 
     async with AsyncExitStack() as stack:
         # 1. Serve, so that the address is known. The exit order is the reverse: deregister, stop the host, the server.
@@ -145,12 +153,12 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         service.on_drain = registration.set_draining
         await registration.start()
 
-        # 3. Start the plugins; retry failed starts in the background.
+        # 3. Start the plugins; retry failed starts in the background. From then on plugins can be changed.
         await host.start(changed=changed)
-        retries = StartRetries(
-            host.plugins, lambda name: make_backend(name, config.config, os.environ, changed, endpoints), changed
-        )
+        retries = StartRetries(host.plugins, lambda name: make(name, changes.config), changed)
         stack.push_async_callback(retries.close)
+        changes = service.changes = PluginChanges(host, config.config, make, registration, retries)
+        stack.push_async_callback(changes.close)
         retries.begin()
 
         # 4. Report ready.

@@ -18,11 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from component_host.logs import PluginLog
 from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.telemetry import without_hidden
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
+    from stepflow.log_lines import LogLine
     from stepflow.mesh.v1 import host_pb2
 
 
@@ -82,6 +84,13 @@ class HostCall(Protocol):
         """Report progress, a sign of life; resets the idle timeout."""
         ...
 
+    def log(self, lines: Sequence[LogLine], dropped: int = 0) -> None:
+        """Take lines that the component has logged or printed, as the server wrote them. No sign of life.
+
+        `dropped`: number of lines that the server left out before these.
+        """
+        ...
+
     def note_queued(self) -> None:
         """Stop the clock, which runs since `execute`: the call waits for a server or a thread. Idempotent."""
         ...
@@ -129,6 +138,12 @@ class ServerHealth:
         """Record the unwanted end or failed start of a server."""
         self._lost.add(server)
         self.last_error = without_hidden(error)[: self.ERROR_CHARS_MAX]
+        self._changed()
+
+    def note_refused_restart(self, error: str) -> None:
+        """Record that a new server did not start, and that this one serves on."""
+        text = f"a restart failed, and the former server serves on: {without_hidden(error)}"
+        self.last_error = text[: self.ERROR_CHARS_MAX]
         self._changed()
 
     def serves(self, server: object) -> None:
@@ -200,6 +215,8 @@ class BackendContext:
     """Limits for each server process."""
     shown: ShownConfig | None = None
     """None: the configuration holds no variables."""
+    log: PluginLog = field(default_factory=lambda: PluginLog(""))
+    """Takes the lines of stderr."""
 
     def shown_config(self, config: object) -> ShownConfig:
         """Return the form for texts of the plugin's configuration, of which `config` is the resolved one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from component_host.backend import BackendContext, ShownConfig
+from component_host.logs import HostLogs
 from component_host.secret_values import secret_values
 from stepflow.config import (
     NO_LIMITS,
@@ -34,10 +35,11 @@ def make_backends(
     listing_changed: Callable[[], None] = lambda: None,
     names: Iterable[str] | None = None,
     endpoints: PullEndpoints | None = None,
+    logs: HostLogs | None = None,
 ) -> dict[str, Backend]:
     """Build the backends of all plugins with a route, or of the plugins in `names` with a route. Starts nothing.
 
-    `endpoints`: see `make_backend`.
+    `endpoints`, `logs`: see `make_backend`.
 
     Raises:
         ConfigInvalid: a variable in a plugin's texts is not set.
@@ -48,7 +50,9 @@ def make_backends(
 
     shared = {} if endpoints is None else endpoints
     return {
-        name: make_backend(name, config, environ, listing_changed, shared) for name in config.plugins if name in wanted
+        name: make_backend(name, config, environ, listing_changed, shared, logs)
+        for name in config.plugins
+        if name in wanted
     }
 
 
@@ -58,8 +62,11 @@ def make_backend(
     environ: Mapping[str, str],
     listing_changed: Callable[[], None] = lambda: None,
     endpoints: PullEndpoints | None = None,
+    logs: HostLogs | None = None,
 ) -> Backend:
     """Build one backend. `endpoints` are shared with the other backends: plugins with the same `listen` share one.
+
+    `logs`: those of the host; without them, stderr is kept for errors only.
 
     Raises as `make_backends` does.
     """
@@ -67,7 +74,13 @@ def make_backend(
     hide(secret_values(config, name, environ))
     limits = getattr(plugin, "limits", NO_LIMITS)  # plugins without a server have none
     context = BackendContext(
-        name, str(config.working_directory), environ, listing_changed, limits, ShownConfig.of(config.plugins[name])
+        name,
+        str(config.working_directory),
+        environ,
+        listing_changed,
+        limits,
+        ShownConfig.of(config.plugins[name]),
+        (logs or HostLogs()).of(name),
     )
 
     if isinstance(plugin, BuiltinPlugin):

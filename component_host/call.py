@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
+from component_host.logged_call import LoggedCall
 from component_host.results import (
     failed,
     inline_results,
@@ -22,9 +23,9 @@ from component_host.results import (
     succeeded,
     unusable,
 )
-from component_host.timed_call import TimedCall
 from stepflow.codec import INLINE_BYTES_MAX, compact
 from stepflow.errors import FailedPrecondition, Failure, Invalid, NotFound, StepflowError, Unavailable
+from stepflow.log_lines import tail_bytes
 from stepflow.mesh.v1 import host_pb2
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import Deadlines
     from component_host.held_results import HeldResults
+    from component_host.logs import HostLogs
     from stepflow.store.blobs import WaitingBlobs
     from stepflow.store.inline_bound import InlineBound
     from stepflow.value_budget import ValueBudget
@@ -72,6 +74,7 @@ class HostedCallOwner(Protocol):
     deadlines: Deadlines[Call]
     held_results: HeldResults[Call]
     value_budget: ValueBudget
+    logs: HostLogs
     output_turns: ValueBudget
     """Large outputs that are checked and stored at a time."""
 
@@ -97,7 +100,7 @@ class OpenCallback:
             self.reply.set_exception(error)
 
 
-class Call(TimedCall):
+class Call(LoggedCall):
     """See the head of this module. Implements `backend.HostCall`."""
 
     __slots__ = (
@@ -115,7 +118,7 @@ class Call(TimedCall):
     )
 
     def __init__(self, owner: HostedCallOwner, stream: CallStream, request: host_pb2.Call) -> None:
-        super().__init__(request, owner.deadlines)
+        super().__init__(request, owner.deadlines, owner.logs)
         self._owner = owner
         self.stream = stream
         """Stream of the last executor to ask; may be closed."""
@@ -165,6 +168,7 @@ class Call(TimedCall):
         """Stop the clocks, end the open call-backs, and ignore later outcomes."""
         self.settled = True
         self.end_time()
+        self.end_log()
 
         for callback in self.callbacks:
             callback.end(_call_ended())
@@ -172,7 +176,9 @@ class Call(TimedCall):
     def end_with(self, failure: Failure) -> None:
         """Fail a settled call without a result."""
         result = failed(self.request, failure, self.started_at_ms, self.duration_ms)
-        self._owner.record_result(self, result, len(result.failure.data_json) + len(result.failure.message))
+        result.log_tail.extend(self.log_tail())
+        size = len(result.failure.data_json) + len(result.failure.message) + tail_bytes(result.log_tail)
+        self._owner.record_result(self, result, size)
 
     def break_off(self, failure: Failure) -> None:
         """Fail the call unless a result exists; also a settled call during the storing of an output."""

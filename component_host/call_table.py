@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from component_host.backend import Backend
     from component_host.call import Call
 
 PARTITIONS_MAX = 100_000
@@ -46,6 +47,10 @@ class CallTable:
     def all_calls(self) -> list[Call]:
         """Return all calls, in the order of admission."""
         return [partition.calls[key] for key, partition in self._by_key.items()]
+
+    def calls_in(self, backend: Backend) -> int:
+        """Return the number of calls that a backend executes."""
+        return sum(call.backend is backend and not call.settled for call in self.all_calls())
 
     def find_call(self, key: str) -> Call | None:
         partition = self._by_key.get(key)

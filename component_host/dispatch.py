@@ -1,6 +1,7 @@
 """The way of an admitted call to its backend: plugin ready, input fetched, host registered, clock started.
 
-- Calls wait, in FIFO order, during the start of the plugin and while `may_begin` is False.
+- Calls wait, in FIFO order, during the start of the plugin, during a change of its backend, and while `may_begin` is
+  False.
 - A call with a large input also waits for memory (`value_budget`), before the input is fetched.
 - The clock of a call starts with the hand-over to the backend, not before. It stands while the call waits there for a
   server or a thread (`Call.note_queued`).
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from component_host.backend import Backend
     from component_host.call import Call
     from component_host.call_tasks import CallTasks
+    from component_host.logs import HostLogs
     from component_host.plugins import HostedPlugin, HostedPlugins
     from stepflow.store.blobs import WaitingBlobs
     from stepflow.value_budget import ValueBudget
@@ -41,7 +43,13 @@ class Dispatcher:
     """Hands calls to the backends of one host; cancels and expires calls."""
 
     def __init__(
-        self, host_id: str, plugins: HostedPlugins, blobs: WaitingBlobs, tasks: CallTasks, value_budget: ValueBudget
+        self,
+        host_id: str,
+        plugins: HostedPlugins,
+        blobs: WaitingBlobs,
+        tasks: CallTasks,
+        value_budget: ValueBudget,
+        logs: HostLogs,
     ) -> None:
         self.deadlines: Deadlines[Call] = Deadlines(self._expire_call, is_waiting=lambda call: bool(call.callbacks))
         self.may_begin: Callable[[], bool] = lambda: True
@@ -51,6 +59,7 @@ class Dispatcher:
         self._plugins = plugins
         self._blobs = blobs
         self._tasks = tasks
+        self._logs = logs
         self._unregistered: dict[Call, None] = {}
         """Calls that wait for `may_begin`, in FIFO order."""
 
@@ -60,7 +69,7 @@ class Dispatcher:
             return  # forgotten during a wait
 
         plugin = self._plugins.find_plugin(call.request.plugin)
-        if plugin.state is PluginState.STARTING:
+        if plugin.must_wait(call.request.depth):
             plugin.waiting[call] = None
             return
         if plugin.state is not PluginState.READY:
@@ -68,8 +77,10 @@ class Dispatcher:
             return
 
         payload = call.request.input
-        if payload.blob:
-            self._tasks.spawn(call, self._fetch_input, call, plugin)
+        if call.input:
+            self._execute(call, plugin)  # it waited after its input was there
+        elif payload.blob:
+            self._tasks.spawn(call, self._fetch_input, call)
         elif len(payload.json) > INLINE_BYTES_MAX:
             call.fail(_input_too_large(len(payload.json)))
         else:
@@ -99,6 +110,7 @@ class Dispatcher:
         # 1. Start the clock.
         call.backend = backend
         call.start_clock()
+        self._logs.of(plugin.name).begin_call(call)
 
         # 2. Execute. A defect of one backend must not lose the other calls of the frame.
         try:
@@ -117,9 +129,9 @@ class Dispatcher:
         waiting, self._unregistered = self._unregistered, {}
         for call in waiting:
             if not call.settled:
-                self._execute(call, self._plugins.find_plugin(call.request.plugin))
+                self.dispatch(call)
 
-    async def _fetch_input(self, call: Call, plugin: HostedPlugin) -> None:
+    async def _fetch_input(self, call: Call) -> None:
         # 1. Wait for memory, in order. The call keeps the memory until its result is there.
         size = call.request.input.blob_bytes or PAYLOAD_BYTES_MAX
         await self.value_budget.take(size)
@@ -137,8 +149,7 @@ class Dispatcher:
             message = f"the step's input could not be read: {error.message}"
             call.fail(Failure(code, message, encode({"reason": error.reason})))
         else:
-            if not call.settled:
-                self._execute(call, plugin)
+            self.dispatch(call)  # the plugin may have changed meanwhile
 
     def _cancel_in_backend(self, call: Call, backend: Backend) -> None:
         try:

@@ -17,9 +17,10 @@ Invariants:
   The oldest such result ends as UNREACHABLE when the held results exceed their bound.
 - A forgotten call (acknowledged, cancelled, superseded, or held too long) leaves no trace.
 
-The modules: `plugins` (life of the backends), `call_table` (calls and epochs), `disputes` (about epochs), `dispatch`
-(from admission to the backend), `call` (the outcome), `held_results`, `deadlines`, `stream` (frames). A call passes
-`stream` and `host` twice, with the request and with the result, and every other module once.
+The modules: `plugins` (life of the backends), `replacements` (new backends), `call_table` (calls and epochs),
+`disputes` (about epochs), `dispatch` (from admission to the backend), `call` (the outcome), `held_results`,
+`deadlines`, `stream` (frames). A call passes `stream` and `host` twice, with the request and with the result, and every
+other module once.
 
 Does not: retry, route, or know flows. Streams are plain callables: one process and gRPC look the same from here.
 """
@@ -37,7 +38,9 @@ from component_host.call_tasks import CallTasks
 from component_host.dispatch import Dispatcher
 from component_host.disputes import Disputes
 from component_host.held_results import HELD_BYTES_MAX, HELD_S_MAX, HeldResults
+from component_host.logs import HostLogs
 from component_host.plugins import HostedPlugins
+from component_host.replacements import Replacements
 from component_host.results import not_kept, unreachable
 from component_host.stream import HostStream
 from stepflow.mesh.v1 import host_pb2
@@ -68,19 +71,24 @@ class ComponentHost:
         held_bytes_max: int = HELD_BYTES_MAX,
         held_s_max: float = HELD_S_MAX,
         value_bytes_max: int = 0,
+        logs: HostLogs | None = None,
     ) -> None:
-        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has."""
+        """`value_bytes_max`: memory for large inputs and outputs; 0 for a share of what the process has.
+
+        `logs`: those that the backends were built with.
+        """
         self.id = host_id
         self.blobs = WaitingBlobs(blobs)
         self.inline_bound = InlineBound()
         self.held_s_max = held_s_max
+        self.logs = logs or HostLogs()
         self.callback_ids: Iterator[int] = count(1)
         self.value_budget = ValueBudget(value_bytes_max)
         self.output_turns = ValueBudget(max(1, self.value_budget.bytes_max // OUTPUTS_SHARE))
 
         self.plugins = HostedPlugins(host_id, backends)
         self._tasks = CallTasks(host_id)
-        self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget)
+        self.dispatcher = Dispatcher(host_id, self.plugins, self.blobs, self._tasks, self.value_budget, self.logs)
         self.deadlines = self.dispatcher.deadlines
         self.plugins.resume = self.dispatcher.dispatch
 
@@ -89,6 +97,7 @@ class ComponentHost:
         )
 
         self._table = CallTable()
+        self.replacements = Replacements(self.plugins, self._table.calls_in)
         self.disputes = Disputes(self._table)
         self._streams: set[HostStream] = set()
         """Open streams, and closed ones whose call-backs wait for the next owner."""
@@ -134,7 +143,7 @@ class ComponentHost:
         self.held_results.close()
 
         # 2. Stop the backends, which fail their own calls; then the host's tasks for calls.
-        await self.plugins.close()
+        await asyncio.gather(self.plugins.close(), self.replacements.close())
         await self._tasks.close()
         await self.disputes.close()
 

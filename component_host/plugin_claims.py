@@ -28,11 +28,7 @@ class PluginClaims:
     """The claims of one host on the names of its plugins that have servers."""
 
     def __init__(self, store: Store, host_id: str, pool: str, config: Config) -> None:
-        self.digests = {
-            name: digest_of({part: getattr(plugin, part, None) for part in ("type", "command", "args", "url")})
-            for name, plugin in config.plugins.items()
-            if not isinstance(plugin, (BuiltinPlugin, MockPlugin))
-        }
+        self.digests = server_digests(config)
         """By plugin: the identity of its server."""
         self.conflicts: dict[str, str] = {}
         """By plugin: why it must get no calls."""
@@ -88,6 +84,15 @@ class PluginClaims:
                 return ""
 
 
+def server_digests(config: Config) -> dict[str, str]:
+    """Return the identities of the servers of a configuration, by plugin."""
+    return {
+        name: digest_of({part: getattr(plugin, part, None) for part in ("type", "command", "args", "url")})
+        for name, plugin in config.plugins.items()
+        if not isinstance(plugin, (BuiltinPlugin, MockPlugin))
+    }
+
+
 def _hosts_with(name: str, sessions: dict[str, state_pb2.HostSession], *, differs_from: str) -> dict[str, str]:
     """Return the hosts, with their pools, on which a plugin of this name has another known identity."""
     return {
@@ -98,4 +103,4 @@ def _hosts_with(name: str, sessions: dict[str, state_pb2.HostSession], *, differ
     }
 
 
-__all__ = ["PluginClaims"]
+__all__ = ["PluginClaims", "server_digests"]

@@ -1,10 +1,12 @@
 """The plugins of a host: backends and states, starts and stops.
 
-- Each backend is started once. A failed start is final for the backend; `retry_start` brings a new backend.
+- Each backend is started once. A failed start is final for the backend; `start_anew` brings a new backend.
 - A failed plugin fails its own calls only.
-- Calls arriving during a start wait with the plugin, in FIFO order.
+- Calls arriving during a start wait with the plugin, in FIFO order. While a plugin changes its backend, calls of
+  sub-runs do not: a call that the former backend executes may wait for them.
 
-Not here: restarts of a server after the start; see `supervision.restarts`.
+Not here: restarts of a server after the start (`supervision.restarts`), and new backends for ready plugins
+(`replacements`).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class PluginState(Enum):
 
 @dataclass(slots=True, eq=False)
 class HostedPlugin:
-    """A backend with its state. READY is final: later restarts belong to the backend."""
+    """A backend with its state. Later restarts of a server belong to the backend."""
 
     name: str
     backend: Backend | None
@@ -46,6 +48,12 @@ class HostedPlugin:
     error: StepflowError | None = None
     waiting: dict[Call, None] = field(default_factory=dict)
     """Calls from the time of the start, in FIFO order."""
+    switching: bool = False
+    """The former backend still executes calls: new calls wait, except those of sub-runs."""
+
+    def must_wait(self, depth: int) -> bool:
+        """Return True if a call of this depth must wait with the plugin."""
+        return self.state is PluginState.STARTING or (self.switching and not depth)
 
 
 class HostedPlugins:
@@ -107,18 +115,36 @@ class HostedPlugins:
             self.backends[name] = backend
             self._plugins[name] = HostedPlugin(name, backend)
 
-    async def retry_start(self, name: str, backend: Backend, changed: Callable[[], None] = lambda: None) -> bool:
-        """Start a failed plugin with a new backend; return True if the plugin is ready. Calls wait meanwhile.
+    def swap_backend(self, name: str, backend: Backend) -> None:
+        """Give a ready plugin another started backend."""
+        self._plugins[name].backend = self.backends[name] = backend
+
+    def remove_plugin(self, name: str) -> Backend | None:
+        """Forget a plugin, and return its backend; the calls that waited for it fail."""
+        plugin = self._plugins.pop(name)
+        self.backends.pop(name, None)
+        self.failures.pop(name, None)
+        self.resume_waiting(plugin)
+        return plugin.backend
+
+    def resume_waiting(self, plugin: HostedPlugin) -> None:
+        """Dispatch the calls that waited with a plugin: they are executed, or fail with its error."""
+        waiting, plugin.waiting = plugin.waiting, {}
+        for call in waiting:
+            self.resume(call)
+
+    async def start_anew(self, name: str, backend: Backend, changed: Callable[[], None] = lambda: None) -> bool:
+        """Start a plugin that no server serves with a new backend; return True if it is ready. Calls wait meanwhile.
 
         Raises: FailedPrecondition HOST_STOPPED.
         """
         plugin = self._plugins[name]
-        assert plugin.state is PluginState.FAILED
+        assert plugin.state is not PluginState.READY
         self._check_stopping()
 
         plugin.backend, plugin.error, plugin.starting = backend, None, None
         self.backends[name] = backend
-        del self.failures[name]
+        self.failures.pop(name, None)
 
         await self.start([name], changed)
         return name not in self.failures
@@ -141,35 +167,19 @@ class HostedPlugins:
         """Start a backend; only `changed` can raise here. Cancelled by `close` alone."""
         assert plugin.backend is not None
 
-        # 1. Start.
+        # 1. Start, and note the outcome.
         try:
-            await plugin.backend.start()
-        except StepflowError as error:
-            # The server's last words may quote its configuration.
-            error.message = without_hidden(error.message)
-            error.args = (error.message,)
-            plugin.error = error
-            log.info("plugin did not start", plugin=plugin.name, reason=error.reason, error=error.message)
+            plugin.error = await start_backend(plugin.name, plugin.backend)
         except asyncio.CancelledError:
             plugin.error = Unavailable("HOST_STOPPED", "the host was stopped during the start")
-        except Exception as error:
-            log_defect(log, "backend failed to start by a defect", error, plugin=plugin.name)
-            plugin.error = Unavailable(
-                "PLUGIN_START_FAILED",
-                f"plugin {plugin.name!r} cannot be started: {type(error).__name__} inside the host; see its log",
-            )
-
-        # 2. Note the outcome.
         plugin.state = PluginState.READY if plugin.error is None else PluginState.FAILED
         if plugin.error is not None:
             self.failures[plugin.name] = plugin.error
 
-        # 3. Resume the calls that waited: they are executed, or fail with the start's error.
-        waiting, plugin.waiting = plugin.waiting, {}
-        for call in waiting:
-            self.resume(call)
+        # 2. Resume the calls that waited.
+        self.resume_waiting(plugin)
 
-        # 4. Tell the caller.
+        # 3. Tell the caller.
         if not self.stopping:
             changed()
 
@@ -178,4 +188,23 @@ class HostedPlugins:
             raise FailedPrecondition("HOST_STOPPED", f"host {self._host_id} was stopped")
 
 
-__all__ = ["HostedPlugin", "HostedPlugins", "PluginState"]
+async def start_backend(name: str, backend: Backend) -> StepflowError | None:
+    """Start a backend; return why it did not start. Defects are logged."""
+    try:
+        await backend.start()
+    except StepflowError as error:
+        # The server's last words may quote its configuration.
+        error.message = without_hidden(error.message)
+        error.args = (error.message,)
+        log.info("plugin did not start", plugin=name, reason=error.reason, error=error.message)
+        return error
+    except Exception as error:
+        log_defect(log, "backend failed to start by a defect", error, plugin=name)
+        return Unavailable(
+            "PLUGIN_START_FAILED",
+            f"plugin {name!r} cannot be started: {type(error).__name__} inside the host; see its log",
+        )
+    return None
+
+
+__all__ = ["HostedPlugin", "HostedPlugins", "PluginState", "start_backend"]

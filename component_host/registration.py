@@ -4,9 +4,12 @@
   the loss of the lease, or of the session alone, the host registers again under the same id, without the former calls.
 - `routes/<prefix>` outlives the host. The newest rules win, unless a live session claims other rules for the prefix:
   then the registration is refused, naming both hosts, except with `replace_routes` within a pool.
+- A configuration read again replaces the rules and the session in one transaction; prefixes that no live host claims
+  any more are deleted.
 - Plugins whose name another pool owns for another server are listed as conflicts (`plugin_claims`).
 - The host begins no call while its lease does not count as held, and drops its calls when its session has ended.
-- Every write compares the revisions read before, so two hosts with different rules cannot both be accepted.
+- Every write compares the revisions read before, so two hosts with different rules cannot both be accepted
+  (`route_claims`).
 
 Calls are unknown here.
 """
@@ -17,25 +20,22 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from component_host.disputes import owners_in
-from component_host.plugin_claims import PluginClaims
-from component_host.session_message import add_plugins, rules_of
+from component_host.plugin_claims import PluginClaims, server_digests
+from component_host.route_claims import RouteClaims, encoded_routes
+from component_host.session_message import SessionContent
 from component_host.session_watch import SessionWatch
-from stepflow.errors import Conflict, FailedPrecondition, StepflowError
-from stepflow.mesh.v1 import state_pb2
+from stepflow.errors import Conflict, StepflowError
 from stepflow.retry import doubling
-from stepflow.routing.stored import encode_rules
-from stepflow.store import Compare, Op, Put, Txn, absent, created_at, keys, modified_at, range_all
+from stepflow.store import Put, Txn, absent, created_at, keys
 from stepflow.store.lease import LeaseKeeper
 from stepflow.telemetry import get_logger
 from stepflow.value_budget import Reports
 from stepflow.vital import Vitals, ended
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from component_host.host import ComponentHost
     from stepflow.config import Config
-    from stepflow.store import KeyValue, Store
+    from stepflow.store import Store
 
 log = get_logger(__name__)
 
@@ -45,9 +45,6 @@ RETRY_S_MAX = 5.0
 
 TRIES_MAX = 10
 """Tries of one registration while registrations of other hosts invalidate its compares."""
-
-PREFIXES_MAX = 100
-"""Route prefixes of one configuration: one transaction compares all of them."""
 
 
 class Registration:
@@ -67,16 +64,13 @@ class Registration:
         self._store = store
         self._host = host
         self._address = address
-        self._capacity = capacity
-        self._replace_routes = replace_routes
-        self._pool = pool
+        self._route_claims = RouteClaims(store, host.id, exempt_pool=pool if replace_routes else None)
         self._plugin_claims = PluginClaims(store, host.id, pool, config)
         self._claims_due = False
         """The claims are not settled since the last registration."""
         self._draining = False
 
-        self._types = {name: plugin.type for name, plugin in config.plugins.items()}
-        self._routes = {prefix: encode_rules(rules, self._types) for prefix, rules in config.routes.items()}
+        self._content = SessionContent(host, config, self._plugin_claims, address, capacity, pool)
         self._key = keys.session_host(host.id)
         self._keeper: LeaseKeeper | None = None
         self._created = 0
@@ -86,6 +80,8 @@ class Registration:
 
         self._reports = Reports(self.changed)
         self._work = asyncio.Event()
+        self._writing = asyncio.Lock()
+        """Held during a registration, and during a change of the routes."""
         self._watch = SessionWatch(store, self._key, lambda: self._written, self._work.set)
         self._task: asyncio.Task[None] | None = None
         self._bound: asyncio.Task[None] | None = None
@@ -93,12 +89,6 @@ class Registration:
 
     async def start(self) -> None:
         """Register. Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable."""
-        if len(self._routes) > PREFIXES_MAX:
-            raise FailedPrecondition(
-                "TOO_MANY_ROUTES",
-                f"{len(self._routes)} routes in one configuration; the limit is {PREFIXES_MAX}: start two hosts",
-            )
-
         await self._register()
         await self._update()
         self._host.dispatcher.may_begin = self._valid
@@ -116,6 +106,40 @@ class Registration:
         """Ask the executors for no new calls, or for calls again."""
         self._draining = draining
         self._work.set()
+
+    async def prepare_config(self, config: Config) -> None:
+        """Check the routes of a new configuration, and list its plugins from now on beside the former ones.
+
+        Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable.
+        """
+        await self._route_claims.read(encoded_routes(config))
+        self._content.add_types(config)
+        self._plugin_claims.digests = server_digests(config)
+        self._claims_due = True
+
+    async def apply_routes(self, config: Config) -> None:
+        """Replace the routes of this host, in the store and in the session.
+
+        Raises: as `prepare_config`, and Conflict REGISTRATION_RACED; the former routes are in force then.
+        """
+        async with self._writing:
+            former, self._content.routes = self._content.routes, encoded_routes(config)
+            try:
+                for _ in range(TRIES_MAX):
+                    if not self._created:  # the next registration writes them
+                        return
+                    compares, writes = await self._route_claims.read(self._content.routes, former)
+                    session = self._content.encode(draining=self._draining)
+                    write = Put(self._key, session, ignore_lease=True)
+                    txn = Txn((created_at(self._key, self._created), *compares), (write, *writes))
+                    if (await self._store.txn(txn)).succeeded:
+                        self._written = session
+                        return
+                    await self._check()
+                raise _raced()
+            except BaseException:
+                self._content.routes = former
+                raise
 
     async def close(self) -> None:
         """Deregister. Idempotent."""
@@ -139,11 +163,12 @@ class Registration:
             self._work.clear()
 
             try:
-                if self._watch.doubtful:
-                    await self._check()
-                if not self._created:
-                    await self._register()
-                await self._update()
+                async with self._writing:
+                    if self._watch.doubtful:
+                        await self._check()
+                    if not self._created:
+                        await self._register()
+                    await self._update()
                 pauses = doubling(RETRY_S_MIN, RETRY_S_MAX)
                 continue
             except StepflowError as error:
@@ -189,10 +214,10 @@ class Registration:
 
         for _ in range(TRIES_MAX):
             # 2. Read the routes, and check that no live host claims other rules.
-            compares, writes = await self._claims()
+            compares, writes = await self._route_claims.read(self._content.routes)
 
             # 3. Write session and routes, if nothing has changed since.
-            session = self._session()
+            session = self._content.encode(draining=self._draining)
             txn = Txn((absent(self._key), *compares), (Put(self._key, session, lease), *writes))
             result = await self._store.txn(txn)
             if result.succeeded:
@@ -204,7 +229,7 @@ class Registration:
             if await self._is_registered(lease, session):
                 return
 
-        raise Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
+        raise _raced()
 
     async def _is_registered(self, lease: int, session: bytes) -> bool:
         """Return True if the stored session has this host's lease."""
@@ -221,7 +246,7 @@ class Registration:
             await self._plugin_claims.settle()
             self._claims_due = False
 
-        session = self._session()
+        session = self._content.encode(draining=self._draining)
         if session == self._written or self._keeper is None:
             return
 
@@ -232,67 +257,9 @@ class Registration:
             return
         self._written = session
 
-    async def _claims(self) -> tuple[list[Compare], list[Op]]:
-        """Return the compares and writes that store this host's rules. Raises: FailedPrecondition ROUTES_CLAIMED."""
-        existing = {keys.tail(keys.ROUTES, item.key): item async for item in range_all(self._store, keys.ROUTES)}
-        compares: list[Compare] = []
-        writes: list[Op] = []
-        changes: dict[str, str] = {}
 
-        for prefix, (text, digest) in self._routes.items():
-            key, item = keys.route(prefix), existing.get(prefix)
-            compares.append(modified_at(key, item.mod_revision) if item is not None else absent(key))
-
-            # Also unchanged rules: otherwise a host with other rules that read before this write passes its compare.
-            writes.append(Put(key, text))
-            if item is None or item.value != text:
-                changes[prefix] = digest
-
-        if changes:
-            async for item in range_all(self._store, keys.HOST_SESSIONS):
-                _check_claims(self._host.id, item, changes, exempt_pool=self._pool if self._replace_routes else None)
-
-        return compares, writes
-
-    def _session(self) -> bytes:
-        """Return the session as it should be stored now."""
-        rules_hash, route_hashes = rules_of(self._routes)
-        budget = self._host.value_budget
-        waiting = budget.waiting + self._host.output_turns.waiting
-        trouble = self._host.blobs.store.trouble
-        session = state_pb2.HostSession(
-            address=self._address,
-            capacity=self._capacity,
-            draining=self._draining,
-            pool=self._pool,
-            rules_hash=rules_hash,
-            route_hashes=route_hashes,
-            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=waiting),
-            blob_error="" if trouble is None else trouble.message,
-        )
-        add_plugins(session, self._host.plugins, self._types, self._plugin_claims, self._host.id)
-        return session.SerializeToString(deterministic=True)
-
-
-def _check_claims(own_id: str, item: KeyValue, changes: Mapping[str, str], *, exempt_pool: str | None) -> None:
-    """Raises: FailedPrecondition ROUTES_CLAIMED, a host of no exempt pool has different rules for a prefix."""
-    other = keys.tail(keys.HOST_SESSIONS, item.key)
-    session = state_pb2.HostSession.FromString(item.value)
-    if session.pool == exempt_pool:
-        return
-    claimed = session.route_hashes
-
-    for prefix, digest in changes.items():
-        if other != own_id and claimed.get(prefix, digest) != digest:
-            raise FailedPrecondition(
-                "ROUTES_CLAIMED",
-                f"host {own_id} has other rules for `{prefix}` than host {other}, which is live; give both "
-                f"the same configuration, stop {other} first, or start this one with --replace-routes, which acts "
-                "within a pool",
-                prefix=prefix,
-                host_id=own_id,
-                claimed_by=other,
-            )
+def _raced() -> Conflict:
+    return Conflict("REGISTRATION_RACED", "registrations of other hosts interfere again and again; try again")
 
 
 __all__ = ["Registration"]

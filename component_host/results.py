@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, encode
 from stepflow.errors import Code, Failure, Invalid, NotFound, StepflowError
+from stepflow.failure_data import without_trace
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.telemetry import json_without_hidden, without_hidden
@@ -51,6 +52,8 @@ def failed(
     early = failure.code is Code.UNREACHABLE or not started_at_ms
 
     data = failure.data
+    if len(data) > INLINE_BYTES_MAX:
+        data = without_trace(data)
     if len(data) > INLINE_BYTES_MAX:
         data = encode({"reason": "DETAILS_TOO_LARGE", "bytes": len(data), "bytes_max": INLINE_BYTES_MAX})
 

@@ -4,6 +4,7 @@
 - The reader never waits for the writer; messages gathered during a write leave in the next frame.
 - Credits are separate frames; the queue joins frames due together.
 - A drain marks the session and grants no more credits, until the last acknowledgement. It lasts until an undrain.
+- Restarts of plugins and reloads of the configuration are those of `plugin_changes`.
 
 Does not look into calls and results: see `host`.
 """
@@ -14,15 +15,19 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from component_host.credits import CAPACITY_DEFAULT, Account, Credits
-from stepflow.errors import DeadlineExceeded, FailedPrecondition
+from component_host.log_stream import LogStream
+from stepflow.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from stepflow.mesh.v1 import host_pb2
 from stepflow.rpc.frames import FrameQueue, pump
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from component_host.host import ComponentHost
+    from component_host.logs import HostLogs
+    from component_host.plugin_changes import PluginChanges
+    from component_host.replacements import PluginOutcome
     from component_host.stream import HostStream
     from stepflow.rpc.server import RpcServer
 
@@ -47,6 +52,8 @@ class HostService:
     def __init__(self, host: ComponentHost, *, capacity: int = CAPACITY_DEFAULT) -> None:
         self.on_drain: Callable[[bool], None] = lambda _draining: None
         """Called with True at each begin of a drain and with False at its end, to tell the executors."""
+        self.changes: PluginChanges | None = None
+        """Set once the plugins have started."""
         self._host = host
         self._credits = Credits(capacity)
         self._connections: dict[Account, ExecutorConnection] = {}
@@ -56,7 +63,7 @@ class HostService:
 
     def add_to(self, server: RpcServer) -> None:
         """Register the service with a gRPC server."""
-        server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register, self)
+        server.add(host_pb2.DESCRIPTOR.services_by_name["ComponentHostService"], _register(self._host.logs), self)
 
     @property
     def draining(self) -> bool:
@@ -114,6 +121,28 @@ class HostService:
     async def undrain_host(self, _request: host_pb2.UndrainHostRequest, _context: Any) -> host_pb2.UndrainHostResponse:
         self.end_drain()
         return host_pb2.UndrainHostResponse()
+
+    async def restart_plugin(
+        self, request: host_pb2.RestartHostPluginRequest, _context: Any
+    ) -> host_pb2.RestartHostPluginResponse:
+        """Raises: as `PluginChanges.restart`; Unavailable HOST_STARTING."""
+        change = await self._changes_of_plugins().restart(request.plugin)
+        return host_pb2.RestartHostPluginResponse(change=_change_message(change))
+
+    async def reload(self, _request: host_pb2.ReloadHostRequest, _context: Any) -> host_pb2.ReloadHostResponse:
+        """Raises: as `PluginChanges.reload`; Unavailable HOST_STARTING."""
+        done = await self._changes_of_plugins().reload()
+        return host_pb2.ReloadHostResponse(
+            changes=[_change_message(change) for change in done.changes],
+            routes_added=done.routes_added,
+            routes_removed=done.routes_removed,
+            routes_changed=done.routes_changed,
+        )
+
+    def _changes_of_plugins(self) -> PluginChanges:
+        if self.changes is None:
+            raise Unavailable("HOST_STARTING", f"host {self._host.id} is starting its plugins; try again")
+        return self.changes
 
     async def connect(self, frames: AsyncIterator[host_pb2.ExecutorFrame], context: Any) -> None:
         """Carry one executor's stream. Raises: FailedPrecondition STREAM_INVALID; Overloaded STREAM_OVERRUN."""
@@ -203,7 +232,20 @@ class ExecutorConnection:
             self.receive(frame)
 
 
-def _register(service: HostService, server: Any) -> None:
+def _change_message(change: PluginOutcome) -> host_pb2.PluginChange:
+    return host_pb2.PluginChange(plugin=change.plugin, outcome=change.outcome, detail=change.detail)
+
+
+def _register(logs: HostLogs) -> Callable[[HostService, Any], None]:
+    """Return the function that adds the handlers of a service to a server."""
+
+    async def follow_logs(requests: AsyncIterator[host_pb2.FollowLogsRequest], context: Any) -> None:
+        await LogStream(logs).run(requests, context)
+
+    return lambda service, server: _add_handlers(service, follow_logs, server)
+
+
+def _add_handlers(service: HostService, follow_logs: Callable[[Any, Any], Awaitable[None]], server: Any) -> None:
     import grpc
 
     connect: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
@@ -217,8 +259,29 @@ def _register(service: HostService, server: Any) -> None:
     undrain: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
         service.undrain_host, host_pb2.UndrainHostRequest.FromString, host_pb2.UndrainHostResponse.SerializeToString
     )
+    logs: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+        follow_logs,
+        request_deserializer=host_pb2.FollowLogsRequest.FromString,
+        response_serializer=None,  # as above
+    )
+    restart: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        service.restart_plugin,
+        host_pb2.RestartHostPluginRequest.FromString,
+        host_pb2.RestartHostPluginResponse.SerializeToString,
+    )
+    reload: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        service.reload, host_pb2.ReloadHostRequest.FromString, host_pb2.ReloadHostResponse.SerializeToString
+    )
+
     name = "stepflow.mesh.v1.ComponentHostService"
-    handlers = {"Connect": connect, "DrainHost": drain, "UndrainHost": undrain}
+    handlers = {
+        "Connect": connect,
+        "DrainHost": drain,
+        "UndrainHost": undrain,
+        "FollowLogs": logs,
+        "RestartHostPlugin": restart,
+        "ReloadHost": reload,
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 

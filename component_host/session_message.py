@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from component_host.route_claims import encoded_routes
 from stepflow.codec import encode
 from stepflow.mesh.v1 import state_pb2
 from stepflow.telemetry import get_logger
@@ -13,14 +14,55 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from component_host.backend import BackendListing, ComponentInfo, ServerHealth
+    from component_host.host import ComponentHost
     from component_host.plugin_claims import PluginClaims
     from component_host.plugins import HostedPlugins
+    from stepflow.config import Config
     from stepflow.errors import StepflowError
 
 log = get_logger("component_host.registration")
 
 SESSION_BYTES_MAX = 512 * 1024
 """Above this size the session has no schemas; executors do without them."""
+
+
+class SessionContent:
+    """What the session of one host says."""
+
+    def __init__(
+        self, host: ComponentHost, config: Config, claims: PluginClaims, address: str, capacity: int, pool: str
+    ) -> None:
+        self.routes = encoded_routes(config)
+        self._host = host
+        self._claims = claims
+        self._address = address
+        self._capacity = capacity
+        self._pool = pool
+        self._types: dict[str, str] = {}
+        self.add_types(config)
+
+    def add_types(self, config: Config) -> None:
+        """Take over the types of plugins; those of the former configuration stay known."""
+        self._types |= {name: plugin.type for name, plugin in config.plugins.items()}
+
+    def encode(self, *, draining: bool) -> bytes:
+        """Return the session as it should be stored now."""
+        rules_hash, route_hashes = rules_of(self.routes)
+        budget = self._host.value_budget
+        waiting = budget.waiting + self._host.output_turns.waiting
+        trouble = self._host.blobs.store.trouble
+        session = state_pb2.HostSession(
+            address=self._address,
+            capacity=self._capacity,
+            draining=draining,
+            pool=self._pool,
+            rules_hash=rules_hash,
+            route_hashes=route_hashes,
+            value_memory=state_pb2.ValueMemory(bytes_max=budget.bytes_max, waiting=waiting),
+            blob_error="" if trouble is None else trouble.message,
+        )
+        add_plugins(session, self._host.plugins, self._types, self._claims, self._host.id)
+        return session.SerializeToString(deterministic=True)
 
 
 def rules_of(routes: Mapping[str, tuple[bytes, str]]) -> tuple[str, dict[str, str]]:
@@ -35,9 +77,10 @@ def add_plugins(
     """Add the state of each plugin to a session; without schemas if the session would be too large."""
     listings = plugins.listings()
 
-    for name, backend in plugins.backends.items():
+    for name in dict.fromkeys([*plugins.backends, *plugins.failures]):
         plugin = _plugin(name, types[name], listings.get(name), plugins.failures.get(name))
-        _add_health(plugin, backend.health)
+        if name in plugins.backends:
+            _add_health(plugin, plugins.backends[name].health)
         plugin.digest = claims.digests.get(name, "")
         if name in claims.conflicts:  # as failed, for executors that do not know conflicts
             plugin.conflict, plugin.state = True, state_pb2.PluginListing.STATE_FAILED
@@ -88,4 +131,4 @@ def _component(info: ComponentInfo) -> state_pb2.ComponentListing:
     )
 
 
-__all__ = ["SESSION_BYTES_MAX", "add_plugins", "rules_of"]
+__all__ = ["SESSION_BYTES_MAX", "SessionContent", "add_plugins", "rules_of"]

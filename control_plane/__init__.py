@@ -15,8 +15,11 @@ Requests:
 - `store_meter`: the size of the store.
 - `activity`: counters of what comes to the store and leaves it.
 - `flow_store`: flows by id.
+- `flow_checks`: the check of flows before a run is admitted.
+- `offers`: routes and the components of live hosts, for these checks.
 - `catalog`: names, versions and labels of flows.
 - `drains`: drains of executors and hosts, and their end.
+- `restarts`: restarts of a plugin's servers, on one host after another.
 - `obstacles`: why no run can begin.
 
 Reads:
@@ -24,7 +27,7 @@ Reads:
 - `run_list`: pages of runs.
 - `listing`: pages of items and steps.
 - `results`: results of any size, whole or in chunks.
-- `replays`: partitions replayed off the event loop, for these pages.
+- `replay/`: partitions replayed for these pages, large ones in a process of their own.
 - `run_index`: the index of runs by age, which lists read.
 - `paging`: sizes and tokens of pages.
 - `views`: status of runs and items, computed from partitions.
@@ -32,6 +35,7 @@ Reads:
 - `history`: the events of a partition, replayed from its journal.
 - `events`: the events of a run, from its history and then live.
 - `live_events`: starts and progress, streamed from the owners of a run.
+- `component_logs`: log lines of components, streamed from the hosts.
 - `waits`: waiting for the end of runs.
 
 The leader:

@@ -152,9 +152,13 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
     """Serve until the context ends. Raises: StepflowError."""
     from control_plane.api.server import ApiServer
     from control_plane.archive.keeper import ArchiveKeeper
+    from control_plane.archive.step_index import StepIndexWriter
+    from control_plane.component_logs import ComponentLogs
     from control_plane.control_plane import ControlPlane
     from control_plane.drains import Drains
     from control_plane.live_events import LiveEvents
+    from control_plane.replay.process import ReplayProcess
+    from control_plane.restarts import Restarts
     from control_plane.room import Room
     from control_plane.store_meter import StoreMeter
     from stepflow.store.blobs import BlobStore
@@ -170,12 +174,21 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         blobs = BlobStore.open(common.blobs)
 
         # 2. The control plane, and the archive of ended runs.
-        control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry)
+        replay_process = ReplayProcess()
+        stack.push_async_callback(replay_process.close)
+        control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry, replay_process=replay_process)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
         meter = StoreMeter(store)
         archive = ArchiveKeeper(
-            store, blobs, control.formats, control.due_runs, config.retention, control.leadership, meter
+            store,
+            blobs,
+            control.formats,
+            control.due_runs,
+            config.retention,
+            control.leadership,
+            meter,
+            StepIndexWriter(control.listing.replays),
         )
         stack.push_async_callback(archive.close)
         archive.start()
@@ -193,6 +206,8 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         # 3. The API.
         live = LiveEvents(control.cluster, common.tls)
         stack.push_async_callback(live.close)
+        logs = ComponentLogs(store, common.tls)
+        stack.push_async_callback(logs.close)
         api = ApiServer(
             control,
             store,
@@ -201,7 +216,9 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
             insecure=common.insecure,
             health=health,
             live=live,
+            logs=logs,
             drainer=Drains(control.cluster, store, common.tls),
+            restarts=Restarts(store, common.tls),
             room=room,
             value_bytes_max=config.value_bytes_max,
         )

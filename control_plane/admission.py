@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from control_plane.archive.packed_runs import PackedRuns
     from control_plane.cluster import Cluster
+    from control_plane.flow_checks import FlowChecks
     from control_plane.flow_store import FlowStore
     from control_plane.inputs import RunInputs
     from stepflow.config import RetryConfig
@@ -79,6 +80,8 @@ class RunRequest:
     """None: the control plane's default."""
     check_input: bool = True
     labels: Mapping[str, Any] = field(default_factory=dict)
+    check_flow: bool = False
+    """Check the flow against the mesh before the run is admitted (`FlowChecks`)."""
 
 
 class Admission:
@@ -94,12 +97,14 @@ class Admission:
         retry: RetryConfig,
         on_admitted: Callable[[], None],
         *,
+        checks: FlowChecks,
         newest_formats: Callable[[], bool],
     ) -> None:
         """`retry`: default of requests without a retry policy. `on_admitted`: called after each admission.
 
         `newest_formats`: returns True if new runs may use all that this version writes.
         """
+        self._checks = checks
         self._newest_formats = newest_formats
         self._flows = flows
         self._packed = packed
@@ -113,10 +118,7 @@ class Admission:
         """Admit a run and return its id. See `ControlPlane.submit`."""
         # 1. Refuse a request that can never run.
         run_id = parse_run_id(request.run_id) if request.run_id else new_run_id()
-        if isinstance(request.flow, Flow):
-            flow, flow_id = request.flow, await self._flows.put(request.flow)
-        else:
-            flow, flow_id = await self._flows.get(request.flow), request.flow
+        flow, flow_id = await self._checked_flow(run_id, request)
         if isinstance(request.inputs, StagedInputs):
             inputs: RunInputs = request.inputs
             check_request(flow, request)
@@ -148,9 +150,7 @@ class Admission:
         """
         # 1. Refuse a request that can never run, before its inputs arrive.
         run_id = parse_run_id(request.run_id) if request.run_id else new_run_id()
-        flow = request.flow if isinstance(request.flow, Flow) else await self._flows.get(request.flow)
-        if isinstance(request.flow, Flow):
-            await self._flows.put(request.flow)
+        flow, _ = await self._checked_flow(run_id, request)
         check_request(flow, request)
 
         # 2. Check and stage the inputs as they arrive.
@@ -161,6 +161,21 @@ class Admission:
             await staged.add(texts)
         await staged.finish()
         return replace(request, run_id=run_id, inputs=staged)
+
+    async def _checked_flow(self, run_id: str, request: RunRequest) -> tuple[Flow, str]:
+        """Return the flow of a request and its id; the flow is stored. Raises: Invalid, NotFound."""
+        document = b""
+        if isinstance(request.flow, Flow):
+            flow = request.flow
+            flow_id, document = self._flows.prepare(flow)
+        else:
+            flow, flow_id = await self._flows.get(request.flow), request.flow
+
+        if request.check_flow:
+            await self._checks.admit(run_id, flow, flow_id, request.variables, request.overrides)
+        if document:
+            await self._flows.put_document(flow_id, document)
+        return flow, flow_id
 
     async def _admit(self, run_id: str, record: state_pb2.RunRecord, flow: Flow) -> bool:
         """Admit the run, or find it admitted; return False if the chosen executor died, or the flow was missing.
@@ -239,6 +254,7 @@ class Admission:
         record.policy.transport_retries_max = self._retry.transport_max_retries if retries_max is None else retries_max
         record.policy.backoff.CopyFrom(backoff_to_proto(backoff))
         record.policy.engine_version = self._cluster.engine_version if self._newest_formats() else COMPOSES_FROM - 1
+        record.policy.locates_failures = True
         record.created_at_ms = time.time_ns() // 1_000_000
 
         # 4. The inputs.

@@ -215,6 +215,13 @@ class Cluster:
             self.pending.add(run_id)
 
 
+def owner_epoch(cluster: Cluster, run_id: str, partition: int) -> int:
+    """Return the epoch of a partition's present owner; 0 without a known one."""
+    owners = cluster.owners.get(run_id, ())
+    epochs = (cluster.assignments.get(owner, {}).get((run_id, partition), 0) for owner in owners)
+    return next(filter(None, epochs), 0)
+
+
 def _release(owners: dict[str, Counter[str]], executor_id: str, run_id: str) -> None:
     """Decrement the count of partitions of a run's owner; drop zero entries."""
     of_run = owners[run_id]
@@ -225,4 +232,4 @@ def _release(owners: dict[str, Counter[str]], executor_id: str, run_id: str) -> 
         del owners[run_id]
 
 
-__all__ = ["Cluster", "Orphan"]
+__all__ = ["Cluster", "Orphan", "owner_epoch"]

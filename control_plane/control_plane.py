@@ -24,11 +24,13 @@ from control_plane.archive.reader import Archive
 from control_plane.archive.run_store import RunStore
 from control_plane.cancel import Canceller
 from control_plane.cluster import Cluster
+from control_plane.flow_checks import FlowChecks
 from control_plane.flow_store import FlowStore
 from control_plane.formats import Formats
 from control_plane.leader import Leader
 from control_plane.listing import Listing
 from control_plane.liveness import Liveness
+from control_plane.offers import MeshOffers
 from control_plane.paging import PAGE_SIZE_MAX
 from control_plane.run_list import RunList
 from control_plane.unreadable import unreadable_partitions
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from control_plane.admission import RunRequest
+    from control_plane.replay.process import ReplayProcess
     from control_plane.views import ItemView, RunView
     from stepflow.flow import Flow
     from stepflow.rpc.tls import Tls
@@ -63,10 +66,13 @@ class ControlPlane:
         tls: Tls | None = None,
         retry: RetryConfig | None = None,
         newest_formats: Callable[[], bool] | None = None,
+        replay_process: ReplayProcess | None = None,
     ) -> None:
         """`tls`: for connections to executors. `retry`: default of runs without a retry policy.
 
         `newest_formats`: as for `Admission`; None: as all replicas agreed (`formats`).
+
+        `replay_process`: as for `Replays`; it stays its owner's.
         """
         # The view of the store, and the leader's work.
         self.id = f"control-plane-{uuid4().hex[:12]}"
@@ -84,7 +90,7 @@ class ControlPlane:
         packed = PackedRuns(store, self.run_store)
         self.run_list = RunList(store, self.run_store, packed)
         """Pages of runs."""
-        self.listing = Listing(self.run_store, blobs)
+        self.listing = Listing(self.run_store, blobs, replay_process)
         """Pages of items and steps."""
         self._grouping = Grouping(store)
         # The leader looks, too: a partition that ends makes room for another.
@@ -94,6 +100,9 @@ class ControlPlane:
         """Counts what comes to the store and what leaves it."""
         self._waits = Waits(self.run_store, self._grouping, self._leader.look, self.due_runs, self.activity)
         self._flows = FlowStore(store)
+        self._offers = MeshOffers(store)
+        self.checks = FlowChecks(self._offers, self.run_store)
+        """Checks of flows against what the hosts offer."""
         self.admission = Admission(
             self._flows,
             packed,
@@ -102,6 +111,7 @@ class ControlPlane:
             self._grouping,
             retry or RetryConfig(),
             self._leader.look,
+            checks=self.checks,
             newest_formats=newest_formats or (lambda: self.formats.active),
         )
         """Submissions, and the inputs of large batches."""
@@ -124,6 +134,7 @@ class ControlPlane:
         """Resign, and stop following. The store stays open."""
         await self._leader.close()
         await self.cluster.close()
+        await self._offers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -131,7 +142,7 @@ class ControlPlane:
 
     def ended(self) -> list[str]:
         """Return the tasks that have ended although this replica goes on."""
-        return [*ended(*self._tasks, *self.cluster.tasks), *self._leader.ended()]
+        return [*ended(*self._tasks, *self.cluster.tasks), *self._offers.ended(), *self._leader.ended()]
 
     def leadership(self) -> Compare | None:
         """Return the compare that holds while this replica leads; None for a replica that does not lead."""
@@ -140,6 +151,10 @@ class ControlPlane:
     async def store_flow(self, flow: Flow) -> str:
         """Store a flow and return its id. Idempotent. Raises: Invalid, fatal diagnostics."""
         return await self._flows.put(flow)
+
+    async def find_flow(self, flow_id: str) -> Flow:
+        """Return a stored flow. Raises: NotFound."""
+        return await self._flows.get(flow_id)
 
     async def get_flow(self, flow_id: str) -> bytes:
         """Return the normalised document. Raises: NotFound."""

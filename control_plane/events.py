@@ -2,7 +2,8 @@
 
 - Durable events come from the journals alone, so a follower that continues behind a position loses and repeats nothing.
 - A watch of the store is only a hint to read: register, then read, then wait.
-- Starts and progress are never stored: they come from a `LiveSource`, between two readings, and may be lost.
+- Starts and progress are never stored: they come from a `LiveSource`, between two readings, and may be lost. So are log
+  lines, of a `LogSource`.
 - A single watch and a single live source serve all followers of a run at this replica.
 """
 
@@ -14,10 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from msgspec import structs
+
 from control_plane.history import EventBatch, PartitionHistory, RunDone, RunEvent, StepDone
-from control_plane.replays import REPLAYS_AT_ONCE
+from control_plane.replay.replays import REPLAYS_AT_ONCE
 from stepflow.errors import FailedPrecondition, NotFound, Unavailable
 from stepflow.journal import blob_reader, partition_count, read_plan, read_record
+from stepflow.log_lines import StepLog
 from stepflow.store import keys
 from stepflow.store.follow import follow
 
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
     from stepflow.run.views import StepEvent
     from stepflow.store import Store, StoreEvent
     from stepflow.store.blobs import BlobStore
+
+LOG_LINES_MAX = 2_000
+"""Log lines held for a slow follower; further ones are dropped and counted."""
 
 LIVE_EVENTS_MAX = 1_000
 """Live events held for a slow follower; the oldest are dropped."""
@@ -48,6 +55,18 @@ class LiveSource(Protocol):
         ...
 
 
+class LogSource(Protocol):
+    """The source of log lines. Never raises: they are best effort."""
+
+    def follow(self, run_id: str, listener: Callable[[StepLog], None]) -> Callable[[], None]:
+        """Call `listener` with the log lines of the run's steps, the kept ones first; return a function to stop."""
+        ...
+
+    async def sync(self) -> None:
+        """Return once all lines until now were told, or after a bounded time."""
+        ...
+
+
 @dataclass(eq=False, slots=True)
 class _Follower:
     """A follower of a run."""
@@ -57,7 +76,34 @@ class _Follower:
     """Partitions whose journals may have new entries."""
     doubtful: bool = False
     """The watch had a gap: what was read may be gone."""
-    live: deque[StepEvent] = field(default_factory=lambda: deque(maxlen=LIVE_EVENTS_MAX))
+    live: deque[StepEvent | StepLog] = field(default_factory=lambda: deque(maxlen=LIVE_EVENTS_MAX))
+    with_logs: bool = False
+    _log_lines: int = 0
+    """Log lines among the live events."""
+    _log_dropped: int = 0
+    """Log lines left out since the last ones."""
+
+    def add_log(self, log: StepLog) -> None:
+        """Add log lines, unless too many wait: they must displace no other events."""
+        if not self.with_logs:
+            return
+        if self._log_lines >= LOG_LINES_MAX or len(self.live) >= LIVE_EVENTS_MAX // 2:
+            self._log_dropped += len(log.lines) + log.dropped
+            return
+
+        if self._log_dropped:
+            log = structs.replace(log, dropped=log.dropped + self._log_dropped)
+            self._log_dropped = 0
+        self.live.append(log)
+        self._log_lines += len(log.lines)
+        self.wake.set()
+
+    def take_live(self) -> list[StepEvent | StepLog]:
+        """Remove and return the live events."""
+        taken = list(self.live)
+        self.live.clear()
+        self._log_lines = 0
+        return taken
 
 
 class _Feed:
@@ -67,6 +113,10 @@ class _Feed:
         self.followers: list[_Follower] = []
         self.task: asyncio.Task[None] | None = None
         self.end_live: Callable[[], None] = lambda: None
+        self._end_logs: Callable[[], None] | None = None
+        self._logs: deque[StepLog] = deque()
+        """The latest log lines, for later followers."""
+        self._log_lines = 0
 
     def mark_dirty(self, partitions: Set[int]) -> None:
         for follower in self.followers:
@@ -84,15 +134,46 @@ class _Feed:
                 follower.live.append(event)
                 follower.wake.set()
 
+    def add_log(self, log: StepLog) -> None:
+        for follower in self.followers:
+            follower.add_log(log)
+
+        self._logs.append(log)
+        self._log_lines += len(log.lines)
+        while self._log_lines > LOG_LINES_MAX:
+            self._log_lines -= len(self._logs.popleft().lines)
+
+    def follow_logs(self, follower: _Follower, source: LogSource, run_id: str) -> None:
+        """Give a follower the log lines of the run: those that have come already, and all further ones."""
+        follower.with_logs = True
+        for log in self._logs:
+            follower.add_log(log)
+        if self._end_logs is None:
+            self._end_logs = source.follow(run_id, self.add_log)
+
+    def end(self) -> None:
+        """End the sources; there is no follower any more."""
+        self.end_live()
+        if self._end_logs is not None:
+            self._end_logs()
+
 
 class Events:
     """Follows runs for clients, until `close`."""
 
-    def __init__(self, control: ControlPlane, store: Store, blobs: BlobStore, live: LiveSource | None = None) -> None:
+    def __init__(
+        self,
+        control: ControlPlane,
+        store: Store,
+        blobs: BlobStore,
+        live: LiveSource | None = None,
+        logs: LogSource | None = None,
+    ) -> None:
         self._control = control
         self._store = store
         self._get_blob = blob_reader(store, blobs)
         self._live = live
+        self._logs = logs
         self._slots = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self._feeds: dict[str, _Feed] = {}
         self._closed = False
@@ -108,9 +189,17 @@ class Events:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def follow(
-        self, run_id: str, after: Mapping[int, int], *, with_results: bool = False
+        self,
+        run_id: str,
+        after: Mapping[int, int],
+        *,
+        with_results: bool = False,
+        with_logs: bool = False,
+        until_now: bool = False,
     ) -> AsyncGenerator[EventBatch, None]:
         """Yield the run's events behind the positions (partition → seq) to its end; ordered within a partition.
+
+        `with_logs`: log lines, too, as far as hosts have them. `until_now`: stop behind what is known now.
 
         Raises: NotFound; FailedPrecondition `HISTORY_GONE` (the run was deleted, or an older copy of the store was
         restored); DataLoss; Unavailable (after `close`).
@@ -135,7 +224,7 @@ class Events:
         steps_done: dict[_StepId, None] = {}
 
         # 2. Register for changes.
-        with self._following(run_id, set(range(len(histories)))) as follower:
+        with self._following(run_id, set(range(len(histories))), with_logs=with_logs) as follower:
             while True:
                 follower.wake.clear()  # Before the read: a change during the read would be erased.
                 if self._closed:
@@ -158,11 +247,14 @@ class Events:
                         yield batch
 
                 # 5. Show live events, then wait for a change.
+                if with_logs and self._logs is not None and (run.terminal or until_now):
+                    await self._logs.sync()
                 live = _drain_live(follower, steps_done)
                 if live:
                     yield EventBatch(live)
                 if run.terminal:
                     yield EventBatch([RunDone(run)])
+                if run.terminal or until_now:
                     return
                 await follower.wake.wait()
 
@@ -182,7 +274,7 @@ class Events:
             raise FailedPrecondition("HISTORY_GONE", f"run {run_id} was deleted", run_id=run_id) from None
 
     @contextmanager
-    def _following(self, run_id: str, partitions: set[int]) -> Iterator[_Follower]:
+    def _following(self, run_id: str, partitions: set[int], *, with_logs: bool) -> Iterator[_Follower]:
         with self._control.changes(run_id) as wake:
             follower = _Follower(wake, partitions)
 
@@ -197,13 +289,15 @@ class Events:
                     feed.end_live = self._live.follow(run_id, feed.add_live)
 
             feed.followers.append(follower)
+            if with_logs and self._logs is not None:
+                feed.follow_logs(follower, self._logs, run_id)
             try:
                 yield follower
             finally:
                 feed.followers.remove(follower)
                 if not feed.followers:
                     del self._feeds[run_id]
-                    feed.end_live()
+                    feed.end()
                     assert feed.task is not None
                     feed.task.cancel()
 
@@ -218,12 +312,12 @@ def _note_ended(steps_done: dict[_StepId, None], batch: EventBatch) -> None:
 
 
 def _drain_live(follower: _Follower, steps_done: Container[_StepId]) -> list[RunEvent]:
-    """Remove the live events and return them, except events of steps already shown as ended."""
-    shown: list[RunEvent] = [
-        event for event in follower.live if (event.run_id, event.item, event.step_index) not in steps_done
+    """Remove the live events and return them, except starts and progress of steps already shown as ended."""
+    return [
+        event
+        for event in follower.take_live()
+        if isinstance(event, StepLog) or (event.run_id, event.item, event.step_index) not in steps_done
     ]
-    follower.live.clear()
-    return shown
 
 
-__all__ = ["Events", "LiveSource"]
+__all__ = ["Events", "LiveSource", "LogSource"]

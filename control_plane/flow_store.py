@@ -30,15 +30,23 @@ class FlowStore:
 
     async def put(self, flow: Flow) -> str:
         """Store a flow and return its id. Idempotent. Raises: Invalid, fatal diagnostics."""
+        flow_id, document = self.prepare(flow)
+        await self.put_document(flow_id, document)
+        return flow_id
+
+    def prepare(self, flow: Flow) -> tuple[str, bytes]:
+        """Return id and normalised document of a flow, for `put_document`. Raises: Invalid, fatal diagnostics."""
         document = flow_bytes(flow)
         flow_id = blob_id(document)
         if flow_id not in self._checked:
             check_flow(flow)
             self._keep(flow_id, flow)
+        return flow_id, document
 
+    async def put_document(self, flow_id: str, document: bytes) -> None:
+        """Store a prepared flow. Idempotent."""
         key = keys.flow(flow_id)
         await self._store.txn(Txn((absent(key),), (Put(key, document),)))
-        return flow_id
 
     async def document(self, flow_id: str) -> bytes:
         """Return the normalised document. Raises: NotFound."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from control_plane.replays import replay_values
+from control_plane.replay.in_service import replay_values
 from control_plane.results import Results
 from stepflow.codec import Json, LargeJson
 from stepflow.errors import FailedPrecondition, Failure
 from stepflow.journal import entries_of, journal_unread, open_partition
+from stepflow.log_lines import StepLog
 from stepflow.run.replay import Replay
 from stepflow.run.state import release_state
 from stepflow.run.views import StepEvent, result_of, step_event
@@ -106,7 +107,16 @@ class RunDone:
 
 
 RunEvent: TypeAlias = (
-    Adopted | StepEvent | StepDone | SubRun | ItemDone | CancelRequested | Signalled | HistoryEndsEarly | RunDone
+    Adopted
+    | StepEvent
+    | StepLog
+    | StepDone
+    | SubRun
+    | ItemDone
+    | CancelRequested
+    | Signalled
+    | HistoryEndsEarly
+    | RunDone
 )
 
 

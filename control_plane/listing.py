@@ -1,7 +1,7 @@
 """Pages of a run's items and steps, for clients.
 
 - Items of an ended partition are read from its results; those of a live one, and all steps, from the journal
-  (`replays`).
+  (`replay`). Of a packed run with a long journal the segment has the list of steps (`archive.step_index`).
 - An entry that changes between two pages may be missing from both, or be in both.
 - A page of large results ends early, below the message size that clients receive; a page of steps also behind many
   partitions without any: it may be empty, with a token.
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from control_plane.archive.step_index import StepIndexReader
 from control_plane.paging import PAGE_BYTES_MAX, PAGE_SIZE_MAX, read_token, write_token
-from control_plane.replays import Replays
+from control_plane.replay.replays import Replays
 from control_plane.results import InParts, Results, ResultText
 from control_plane.views import NEVER_STARTED, ItemView, status_name
 from stepflow.codec import Json, LargeJson
@@ -31,8 +32,9 @@ from stepflow.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from control_plane.archive.run_store import RunStore
+    from control_plane.replay.process import ReplayProcess
     from stepflow.run.views import StepView
-    from stepflow.store import Store
     from stepflow.store.blobs import BlobStore
 
 log = get_logger(__name__)
@@ -54,16 +56,20 @@ class StepPage(NamedTuple):
 class Listing:
     """Reads pages of items and steps."""
 
-    def __init__(self, store: Store, blobs: BlobStore) -> None:
+    def __init__(self, store: RunStore, blobs: BlobStore, process: ReplayProcess | None = None) -> None:
+        """`process`: as for `Replays`."""
         self._store = store
         read_blob = blob_reader(store, blobs)
-        self._replays = Replays(store, read_blob)
+        self.replays = Replays(store, read_blob, process)
         self._results = Results(store, read_blob)
 
-    async def items(self, run_id: str, size: int, token: str) -> tuple[list[ItemView], str]:
-        """Return a page of items and the token of the next one. Raises: NotFound, DataLoss."""
+    async def items(self, run_id: str, size: int, token: str, first: int = 0) -> tuple[list[ItemView], str]:
+        """Return a page of items and the token of the next one; without a token, from item `first` on.
+
+        Raises: NotFound, DataLoss.
+        """
         record = await read_record(self._store, run_id)
-        start = read_token(token, int) or 0
+        start = read_token(token, int) or first
         end = min(record.items_total, start + size)
 
         views: list[ItemView] = []
@@ -73,7 +79,7 @@ class Listing:
         for index in range(start, end):
             partition, offset = divmod(index, record.items_per_partition)
             if not views or offset == 0:
-                ended, default = await self._partition_items(run_id, partition, record)
+                ended, default = await self._partition_items(run_id, partition, record, index, end - index)
 
             view = ended.get(index) or replace(default, item=index)
             if isinstance(view.outcome, (Json, LargeJson)):
@@ -87,11 +93,11 @@ class Listing:
         following = start + len(views)
         return views, write_token(following) if following < record.items_total else ""
 
-    async def each_item(self, run_id: str) -> AsyncGenerator[ItemView, None]:
-        """Yield every item in index order; memory holds one page. Raises: NotFound, DataLoss."""
+    async def each_item(self, run_id: str, first: int = 0, size: int = PAGE_SIZE_MAX) -> AsyncGenerator[ItemView, None]:
+        """Yield the items from `first` on in index order; memory holds `size` of them. Raises: NotFound, DataLoss."""
         token = ""
         while True:
-            views, token = await self.items(run_id, PAGE_SIZE_MAX, token)
+            views, token = await self.items(run_id, size, token, first)
             for view in views:
                 yield view
             if not token:
@@ -106,7 +112,8 @@ class Listing:
         if item >= record.items_total:
             raise NotFound("ITEM_NOT_FOUND", f"run {run_id} has {record.items_total:,} items, and no item {item:,}")
 
-        ended, default = await self._partition_items(run_id, item // record.items_per_partition, record)
+        partition = item // record.items_per_partition
+        ended, default = await self._partition_items(run_id, partition, record, item, 1, whole=True)
         outcome = ended.get(item, default).outcome
         if outcome is None:
             raise FailedPrecondition("ITEM_NOT_ENDED", f"item {item} of run {run_id} has not ended yet")
@@ -131,9 +138,19 @@ class Listing:
             raise
 
     async def _partition_items(
-        self, run_id: str, partition: int, record: state_pb2.RunRecord
+        self,
+        run_id: str,
+        partition: int,
+        record: state_pb2.RunRecord,
+        start: int,
+        count: int,
+        *,
+        whole: bool = False,
     ) -> tuple[dict[int, ItemView], ItemView]:
-        """Return the ended items of a partition, and the view of the others. Results may lie in the blob store."""
+        """Return the ended items of a partition, and the view of the others. Results may lie in the blob store.
+
+        At least the items of the range that are in the partition; `whole`: results above 16 MiB, too.
+        """
         # 1. The status, before the results: read after them, an end between the two reads would show items as running.
         existing = await self._store.get(keys.status(run_id, partition))
         if existing is None:
@@ -151,7 +168,7 @@ class Listing:
             why = failure_from_pb(status.failure) if status.HasField("failure") else NEVER_STARTED
             return {}, ItemView(0, "cancelled", why, status.completed_at_ms)
         try:
-            return (await self._replays.read(run_id, partition, record)).items, _RUNNING
+            return await self.replays.items(run_id, partition, record, start, count, whole=whole), _RUNNING
         except DataLoss as error:  # the other partitions are shown all the same
             log.error("items of a damaged journal are not known", run_id=run_id, reason=error.reason)
             return {}, _RUNNING
@@ -160,35 +177,51 @@ class Listing:
         """Return a page of steps, by partition. Raises: NotFound, DataLoss.
 
         `with_results`: read large results from the blob store, and count all results towards the bytes of the page.
+        Without, the outcome of a step is its failure or None.
         """
-        record = await read_record(self._store, run_id)
         partition, offset = read_token(token, tuple[int, int]) or (0, 0)
         behind = partition + PARTITIONS_READ_MAX
         incomplete = ""
 
+        # The record of a packed run is read only if it is needed: a long run has a long index of keys.
+        index = StepIndexReader(self._store, run_id)
+        await index.open()
+        record = None if index.partitions_total else await read_record(self._store, run_id)
+        partitions = index.partitions_total if record is None else partition_count(record)
+
         views: list[StepView] = []
         bytes_total = 0
-        while partition < partition_count(record):
-            reading = await self._replays.read(run_id, partition, record)
-            incomplete = incomplete or ("" if reading.unknown is None else reading.unknown.message)
-            for view in reading.steps[offset : offset + size + 1]:
-                if len(views) == size or bytes_total >= PAGE_BYTES_MAX:
-                    return StepPage(views, write_token((partition, offset)), incomplete)
+        while partition < partitions:
+            # 1. The next steps of the partition.
+            wanted = size - len(views)
+            read = await index.steps(partition, offset, wanted, with_results=with_results)
+            if read is None:
+                record = record or await read_record(self._store, run_id)
+                read = await self.replays.steps(run_id, partition, record, offset, wanted, with_results=with_results)
+                incomplete = incomplete or read.incomplete
 
+            # 2. As many as fit.
+            for view in read.steps:
+                if bytes_total >= PAGE_BYTES_MAX:
+                    return StepPage(views, write_token((partition, offset)), incomplete)
                 views.append(view)
                 if with_results:
-                    views[-1], read = await self._loaded(run_id, view)
-                    bytes_total += read
+                    views[-1], size_read = await self._loaded(run_id, view)
+                    bytes_total += size_read
+                elif not isinstance(view.outcome, Failure):
+                    views[-1] = msgspec.structs.replace(view, outcome=None)
                 offset += 1
+            if read.more:
+                return StepPage(views, write_token((partition, offset)), incomplete)
 
             partition, offset = partition + 1, 0
-            if partition == behind and partition < partition_count(record):
+            if partition == behind and partition < partitions:
                 return StepPage(views, write_token((partition, 0)), incomplete)
         return StepPage(views, "", incomplete)
 
     async def _loaded(self, run_id: str, view: StepView) -> tuple[StepView, int]:
         """Return the step with its result, read from the blob store if it is there, and the bytes of the result."""
-        if not isinstance(view.outcome, Json):
+        if not isinstance(view.outcome, (Json, InParts)):
             return view, 0
         outcome = await self._results.load(run_id, view.outcome)
         size = len(outcome.raw) if isinstance(outcome, Json) else 0

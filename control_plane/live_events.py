@@ -99,6 +99,7 @@ def _step_event(live: executor_pb2.LiveEvent) -> StepEvent:
         done=live.done,
         total=live.total,
         parent=parent,
+        path=live.path,
     )
 
 

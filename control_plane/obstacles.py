@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from control_plane.cluster import owner_epoch
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from control_plane.cluster import Cluster
+    from control_plane.view_records import RunView
 
 IDS_SHOWN = 3
 """Ids listed in one text."""
@@ -26,11 +28,15 @@ def executor_obstacle(executors: Mapping[str, state_pb2.ExecutorSession], runs: 
 
     accepting = {executor_id: session for executor_id, session in executors.items() if not session.draining}
     if not accepting:
-        return f"every executor drains ({_ids(executors)}); `stepflow cluster undrain` ends a drain"
+        return f"every executor drains ({_ids(executors)}); {_undrain(executors)} ends a drain"
 
     if all(runs.get(executor_id, 0) >= session.runs_max for executor_id, session in accepting.items()):
         return f"every executor is full ({_ids(accepting)})"
     return ""
+
+
+def _undrain(members: Iterable[str]) -> str:
+    return f"`stepflow cluster undrain {min(members)}`"
 
 
 def host_obstacle(hosts: Mapping[str, state_pb2.HostSession]) -> str:
@@ -40,7 +46,7 @@ def host_obstacle(hosts: Mapping[str, state_pb2.HostSession]) -> str:
 
     accepting = {host_id: session for host_id, session in hosts.items() if not session.draining}
     if not accepting:
-        return f"every component host drains ({_ids(hosts)}); `stepflow cluster undrain` ends a drain"
+        return f"every component host drains ({_ids(hosts)}); {_undrain(hosts)} ends a drain"
 
     ready = state_pb2.PluginListing.STATE_READY
     if not any(plugin.state == ready for session in accepting.values() for plugin in session.plugins):
@@ -93,9 +99,23 @@ def queued_reason(cluster: Cluster, run_id: str) -> str:
     return "the leader has not placed it yet"
 
 
+def host_wait_reason(cluster: Cluster, view: RunView) -> str:
+    """Return which host a run waits for that executors drive; empty if it goes on, or if the owners have changed."""
+    if all(owner_epoch(cluster, view.run_id, wait.partition) == wait.epoch for wait in view.host_waits):
+        return next((wait.reason for wait in view.host_waits), "")
+    return ""
+
+
 def _ids(found: Collection[str]) -> str:
     shown = ", ".join(sorted(found)[:IDS_SHOWN])
     return shown + (f" and {len(found) - IDS_SHOWN:,} more" if len(found) > IDS_SHOWN else "")
 
 
-__all__ = ["blob_warnings", "executor_obstacle", "host_obstacle", "plugin_warnings", "queued_reason"]
+__all__ = [
+    "blob_warnings",
+    "executor_obstacle",
+    "host_obstacle",
+    "host_wait_reason",
+    "plugin_warnings",
+    "queued_reason",
+]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from stepflow.codec import Json, LargeJson
     from stepflow.errors import Failure
+
+
+class HostWait(NamedTuple):
+    """A partition that waits for a host, as the owner of this epoch has told."""
+
+    partition: int
+    epoch: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +34,11 @@ class RunView:
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
     queued_reason: str = ""
-    """Why no executor drives the run; known to the API only."""
+    """Why the run makes no progress; known to the API only."""
     paused_ms: int = 0
     """How long no process drove an ended run; 0 in a mesh."""
+    host_waits: tuple[HostWait, ...] = ()
+    """Why the owners make no progress, for each partition that has not ended; empty if one of them does."""
 
     @property
     def terminal(self) -> bool:
@@ -49,4 +59,4 @@ class ItemView:
     completed_at_ms: int | None
 
 
-__all__ = ["ItemView", "RunView"]
+__all__ = ["HostWait", "ItemView", "RunView"]

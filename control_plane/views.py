@@ -5,9 +5,10 @@ The status of a run is computed from the partitions at each reading, and stored 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from control_plane.view_records import ItemView, RunView
+from control_plane.view_records import HostWait, ItemView, RunView
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
 from stepflow.journal import partition_count
@@ -28,7 +29,17 @@ NEVER_STARTED = Failure(Code.CANCELLED, "the run was cancelled before this item 
 def run_view(run_id: str, record: state_pb2.RunRecord, partitions: Sequence[state_pb2.PartitionStatus]) -> RunView:
     """Compute a run's view from the record and the statuses of placed partitions."""
     ended = len(partitions) == partition_count(record) and all(each.status in TERMINAL for each in partitions)
-    return view_of(run_id, record, summary(partitions), ended=ended)
+    view = view_of(run_id, record, summary(partitions), ended=ended)
+    waits = () if ended else _host_waits(partitions)
+    return replace(view, host_waits=waits) if waits else view
+
+
+def _host_waits(partitions: Sequence[state_pb2.PartitionStatus]) -> tuple[HostWait, ...]:
+    """Return what the partitions wait for, by partition; empty unless all that have not ended wait."""
+    live = [(number, each) for number, each in enumerate(partitions) if each.status not in TERMINAL]
+    if not all(each.queued_reason for _, each in live):
+        return ()
+    return tuple(HostWait(number, each.queued_epoch, each.queued_reason) for number, each in live)
 
 
 def summary(partitions: Sequence[state_pb2.PartitionStatus]) -> state_pb2.PartitionStatus:

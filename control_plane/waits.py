@@ -12,8 +12,10 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+
 from control_plane.archive.due_runs import DueRuns
-from control_plane.views import RunView, run_view
+from control_plane.views import TERMINAL, RunView, run_view
 from stepflow.errors import NotFound
 from stepflow.journal import parse_record, without_inputs
 from stepflow.mesh.v1 import state_pb2
@@ -180,7 +182,8 @@ class Waits:
         return parse_record(run_id, record.value), statuses
 
     def _on_changed(self, events: Sequence[StoreEvent]) -> None:
-        self._on_change()
+        if any(map(_matters, events)):
+            self._on_change()
         self._due_runs.on_events(events)
         if self._activity is not None:
             guarded(log, "the count of runs", self._activity.note_statuses, events)
@@ -206,6 +209,16 @@ class Waits:
         for waited in self._waited.values():
             waited.discard()
             waited.wake()
+
+
+def _matters(event: StoreEvent) -> bool:
+    """Return True if a change of a status may give the leader work: not if a live partition tells what it waits for."""
+    if event.kind != "put" or event.kv.version == 1:
+        return True
+    try:
+        return state_pb2.PartitionStatus.FromString(event.kv.value).status in TERMINAL
+    except DecodeError:
+        return True
 
 
 def _retrieve_error(reading: asyncio.Task[None]) -> None:

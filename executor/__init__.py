@@ -6,6 +6,7 @@ The executor as a whole:
 - `service`: the gRPC service: attend, live events, drain.
 - `session`: one incarnation: id, lease, fenced writer.
 - `ownership`: the partitions driven here, and the guard around their work.
+- `host_waits`: partitions without a host for their plugin, told in their statuses.
 - `writes`: the flush of all outboxes to the fenced writer.
 - `inbox`: cancels and signals for runs.
 - `messages`: the messages of one partition, each recorded once.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from executor.effects import Ack
 from stepflow.codec import INLINE_BYTES_MAX, Json
 from stepflow.errors import Code, Failure
+from stepflow.log_lines import lines_from_pb
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.run import settle
 from stepflow.run.entries import failure_from_pb, json_of
@@ -115,6 +116,7 @@ class PartitionCalls:
             duration_ms=result.duration_ms,
             host=flight.peer.id,
             now_ms=partition.now_ms(),
+            log_tail=lines_from_pb(result.log_tail) if failed else (),
         )
         partition.feed(entry)
         partition.outbox.effects.append(ack)

@@ -21,6 +21,7 @@ from executor.adoption import HeldCalls, PartitionReader
 from executor.blobs import RunBlobs
 from executor.frames import HostFrames
 from executor.handover import hand_over
+from executor.host_waits import HostWaits
 from executor.hosts.pool import HostPool
 from executor.ownership import Ownership
 from executor.session import Session, fresh_id
@@ -35,7 +36,7 @@ from stepflow.store.grouping import Grouping
 from stepflow.store.lease import LEASE_TTL_S
 from stepflow.telemetry import get_logger, log_defect
 from stepflow.value_budget import Reports, ValueBudget
-from stepflow.vital import Vitals, ended
+from stepflow.vital import Vitals, ended, keep_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,6 +110,7 @@ class Executor:
             return self._session
 
         self.ownership = Ownership(self.hosts, run_blobs, current_session, abandoned, self.values)
+        self._host_waits = HostWaits(self.ownership, current_session) if queue_timeout_s else None
         held_calls = HeldCalls(self.hosts)
         reader = PartitionReader(store, self._grouping, run_blobs, self.values)
         unread_end = UnreadEnd(store, self.hosts, held_calls)
@@ -139,6 +141,9 @@ class Executor:
             asyncio.create_task(assigned, name="watch assignments"),
             asyncio.create_task(inbox, name="watch inbox"),
         ]
+        if self._host_waits is not None:
+            look = keep_running(log, "the look for missing hosts", self._host_waits.follow)
+            self._watchers.append(asyncio.create_task(look, name="look for missing hosts"))
         log.info("executor registered", executor_id=self.id, token=session.writer.token)
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from executor.result_parts import result_parts
 from stepflow.codec import encode
 from stepflow.errors import Code, Failure
+from stepflow.failure_data import failed_step, with_step, without_trace
 from stepflow.flow.values import Composed, Journaled, Part, Stored
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
@@ -104,7 +105,16 @@ def _shortened(failure: Failure, bytes_max: int) -> Failure:
     """Cut a failure down to its share of the partition's results; the journal keeps the whole failure."""
     if len(failure.data) + len(failure.message) <= bytes_max:
         return failure
+
+    # 1. Without its trace.
+    data = without_trace(failure.data)
+    if len(data) + len(failure.message) <= bytes_max:
+        return Failure(failure.code, failure.message, data)
+
+    # 2. Without the details of the component.
+    failed = failed_step(failure.data)
     data = encode({"reason": "DETAILS_TOO_LARGE", "bytes": len(failure.data)}) if failure.data else b""
+    data = data if failed is None else with_step(data, failed)
     return Failure(failure.code, failure.message[:MESSAGE_CHARS_MAX], data)
 
 

@@ -66,6 +66,9 @@ class Ownership:
         self.mark_dirty = self.writes.mark_dirty
         self.wake_at = self.timers.wake_at
 
+        self.on_ended: Callable[[PartitionDriver], None] = lambda _: None
+        """Called when the final records of a partition are durable."""
+
         self._abandoned = abandoned
         self._by_run: dict[str, list[PartitionDriver]] = {}
         """The same partitions by run: work for one of ten thousand runs must not scan all."""
@@ -100,6 +103,7 @@ class Ownership:
 
     def end_ownership(self, driver: PartitionDriver) -> None:
         """Remove a partition after its final records are durable."""
+        self.on_ended(driver)
         driver.gone = True
         self._remove(driver)
         self.give_back.forget_partition((driver.run_id, driver.partition))

@@ -189,6 +189,7 @@ def live_event(event: StepEvent) -> pb.LiveEvent:
         parent=None
         if event.parent is None
         else pb.LiveParent(run_id=event.parent[0], item=event.parent[1], step_index=event.parent[2]),
+        path=event.path,
     )
 
 

@@ -54,7 +54,7 @@ def kill_and_resume(store: Path, ledger: Path) -> None:
     """Start a run, kill it after three executions, resume it, and verify the executions."""
     flow = EXAMPLES / "durability" / "flow.yaml"
     env = {**os.environ, "LEDGER": str(ledger)}
-    command = [str(STEPFLOW), "run", "--flow", str(flow), "--input-json", "{}", "--store", str(store)]
+    command = [str(STEPFLOW), "run", str(flow), "--input", "{}", "--store", str(store)]
     print(f"$ {' '.join(['stepflow', *command[1:]])}", flush=True)
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + WAIT_S
@@ -87,11 +87,11 @@ def main() -> None:
         store = Path(folder) / "store"
         heading("1. A flow over components written with the SDK (examples/hello)")
         hello = EXAMPLES / "hello"
-        stepflow("run", "--flow", str(hello / "flow.yaml"), "--input", str(hello / "input.json"), "--store", str(store))
+        stepflow("run", str(hello / "flow.yaml"), "--input", str(hello / "input.json"), "--store", str(store))
         heading("2. The tools of a real MCP server as steps (examples/mcp_time)")
         zones = EXAMPLES / "mcp_time"
         stepflow(
-            "run", "--flow", str(zones / "flow.yaml"), "--input", str(zones / "input.json"), "--store", str(store),
+            "run", str(zones / "flow.yaml"), "--input", str(zones / "input.json"), "--store", str(store),
             env={"MCP_SERVER_TIME": str(time_server())},
         )  # fmt: skip
         heading("3. A killed run resumes without repeating completed steps (examples/durability)")

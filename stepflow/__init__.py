@@ -27,10 +27,13 @@ Wire:
 Tools:
 - `errors`: failures (data) and errors (exceptions), with their gRPC statuses.
 - `codec`: checked, compact JSON.
+- `failure_data`: the failed step and the trace in the data of a failure.
 - `json_problems`: places in JSON, and values that no tree holds.
 - `ids`: ids of runs and sub-runs.
+- `step_path`: the place of a step in a run, as text.
 - `clock`: time that never jumps.
 - `telemetry`: logging.
+- `log_lines`: log lines of components.
 - `printable`: texts of others made safe for a terminal.
 - `redaction`: removal of known secrets from texts.
 - `proxies`: proxies of outgoing connections.

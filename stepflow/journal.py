@@ -101,10 +101,20 @@ def without_inputs(record: state_pb2.RunRecord) -> state_pb2.RunRecord:
 
 async def read_plan(store: Store, record: state_pb2.RunRecord) -> CompiledFlow:
     """Read and compile the run's flow with the overrides. Raises: DataLoss."""
+    return plan_of(await read_flow(store, record), record)
+
+
+async def read_flow(store: Store, record: state_pb2.RunRecord) -> bytes:
+    """Read the document of the run's flow. Raises: DataLoss."""
     stored = await store.get(keys.flow(record.flow_id))
     if stored is None:
         raise DataLoss("FLOW_MISSING", f"flow {record.flow_id} of a run is missing", flow_id=record.flow_id)
-    flow = flow_from_tree(decode(stored.value))
+    return stored.value
+
+
+def plan_of(document: bytes, record: state_pb2.RunRecord) -> CompiledFlow:
+    """Compile the run's flow with the overrides."""
+    flow = flow_from_tree(decode(document))
     if record.overrides_json:
         flow = apply_overrides(flow, decode(record.overrides_json))
     return compile_flow(flow)
@@ -120,11 +130,26 @@ async def open_partition(
     run_id: str, partition: int, record: state_pb2.RunRecord, plan: CompiledFlow, get_blob: GetBlob
 ) -> RunState:
     """Return the state of a partition before the first entry. Raises: DataLoss (the inputs are missing)."""
+    content = await read_inputs(run_id, partition, record, get_blob)
+    return state_before(run_id, partition, record, plan, content)
+
+
+async def read_inputs(run_id: str, partition: int, record: state_pb2.RunRecord, get_blob: GetBlob) -> bytes | None:
+    """Return the inputs of a partition from their blob; None if the record has them. Raises: DataLoss."""
+    if not record.partition_inputs:
+        return None
+    content = await get_blob(run_id, record.partition_inputs[partition], shared=False)
+    if content is None:
+        raise DataLoss("INPUTS_MISSING", f"the inputs of run {run_id}, partition {partition}, are missing")
+    return content
+
+
+def state_before(
+    run_id: str, partition: int, record: state_pb2.RunRecord, plan: CompiledFlow, content: bytes | None
+) -> RunState:
+    """Return the state of a partition before the first entry. `content`: as from `read_inputs`."""
     first = partition * record.items_per_partition
-    if record.partition_inputs:
-        content = await get_blob(run_id, record.partition_inputs[partition], shared=False)
-        if content is None:
-            raise DataLoss("INPUTS_MISSING", f"the inputs of run {run_id}, partition {partition}, are missing")
+    if content is not None:
         inputs = [Json(bytes(raw)) for raw in msgspec.json.decode(content, type=list[msgspec.Raw])]
     else:
         inputs = [json_of(payload) for payload in record.inputs[first : first + record.items_per_partition]]
@@ -135,7 +160,14 @@ async def open_partition(
     variables = {name: Json(encode(value)) for name, value in decode(record.variables_json or b"{}").items()}
 
     return new_run(
-        run_id, partition=partition, first_item=first, plan=plan, inputs=inputs, variables=variables, policy=policy
+        run_id,
+        partition=partition,
+        first_item=first,
+        plan=plan,
+        inputs=inputs,
+        variables=variables,
+        policy=policy,
+        batch=record.items_total > 1,
     )
 
 

@@ -59,6 +59,12 @@ class KnownSecrets:
             (len(spellings[0]) for spellings in (self._spellings, self._short) if spellings), default=0
         )
 
+    def join(self, other: KnownSecrets) -> None:
+        """Add the values of another set."""
+        self._spellings = longest_first({*self._spellings, *other._spellings})
+        self._short = longest_first({*self._short, *other._short})
+        self.chars_max = max(self.chars_max, other.chars_max)
+
     def text(self, text: str) -> str:
         """Return a text with every secret replaced by `[REDACTED]`."""
         text = redact_values(text, self._spellings)

@@ -237,7 +237,7 @@ _SECRET_NAME = re.compile(
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-.\s]+")
 _SECRET_TEXT = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
-    (re.compile(r"(?i)(\w[\w+.-]*://[^\s/:@]*):[^\s/@]+@"), rf"\1:{REDACTED}@"),
+    (re.compile(r"(://[^\s/:@]*):[^\s/@]+@"), rf"\1:{REDACTED}@"),  # with the scheme, a long word would be slow
 )
 
 

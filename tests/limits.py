@@ -123,6 +123,25 @@ RUNS = (
         "bytes",
     ),
     Limit(
+        "Tracebacks and ends of stderr in the failures of one partition",
+        "stepflow/run TRACES_BYTES_MAX",
+        "Later failures have none",
+        "bytes",
+    ),
+    Limit(
+        "Frames of one exception of a component", "stepflow/component FRAMES_CHARS_MAX", "The outer ones are left out"
+    ),
+    Limit(
+        "A traceback of another server's worker",
+        "component_host/stepflow_bridge TRACEBACK_CHARS_MAX",
+        "Its beginning is left out",
+    ),
+    Limit(
+        "What a server writes to stderr during a call that fails",
+        "component_host/supervision STDERR_CALL_CHARS_MAX",
+        "Its beginning is left out",
+    ),
+    Limit(
         "Messages to a run (cancel, signals) that its owner has not taken yet",
         "control_plane INBOX_MESSAGES_MAX",
         "`INBOX_FULL`",
@@ -208,9 +227,17 @@ SCHEMAS = (
 )
 
 FLOWS = (
+    Limit("Characters of `--key`", "stepflow/cli/commands/submit KEY_CHARS_MAX", "`RUN_ID_INVALID`"),
+    Limit("Characters of a step path", "stepflow/step_path STEP_PATH_CHARS_MAX", "`STEP_PATH_INVALID`"),
     Limit("Versions under one flow name", "control_plane VERSIONS_MAX", "The oldest version without a label goes"),
     Limit("Labels of one flow name", "control_plane LABELS_MAX", "`TOO_MANY_LABELS`"),
     Limit("Characters of a flow name or label", "control_plane NAME_CHARS_MAX", "`FLOW_NAME_INVALID`, `LABEL_INVALID`"),
+    Limit(
+        "Schemas of components that checks of a control plane know",
+        "control_plane SCHEMAS_BYTES_MAX",
+        "Further ones are unknown",
+        "bytes",
+    ),
     Limit("A piece of `UploadBlob`", "control_plane CHUNK_BYTES_MAX", "`CHUNK_TOO_LARGE`", "bytes"),
     Limit("Page size of a list", "control_plane PAGE_SIZE_MAX", "Fewer entries come", set_by="`page_size`"),
     Limit(
@@ -291,6 +318,20 @@ MESH = (
         "s",
     ),
     Limit("Route prefixes of one configuration", "component_host PREFIXES_MAX", "`TOO_MANY_ROUTES`"),
+    Limit(
+        "Wait of new calls for the calls in a former server, during a restart",
+        "component_host IDLE_WAIT_S",
+        "The new server takes them",
+        "s",
+    ),
+    Limit(
+        "The same, if both servers cannot run at a time",
+        "component_host BUSY_S_MAX",
+        "The plugin is not restarted",
+        "s",
+    ),
+    Limit("Folders watched by `stepflow dev --reload`", "stepflow/dev FOLDERS_MAX", "The others are not watched"),
+    Limit("Files watched by `stepflow dev --reload`", "stepflow/dev FILES_MAX", "The others are not watched"),
     Limit("One gRPC message", "stepflow/rpc MESSAGE_BYTES_MAX", "The call fails", "bytes"),
     Limit("Unsent bytes of one stream", "stepflow/rpc QUEUE_BYTES_MAX", "`STREAM_OVERRUN`; it reconnects", "bytes"),
     Limit(
@@ -404,6 +445,50 @@ SERVERS = (
     Limit("Addresses that tasks may name to a pull worker", "stepflow/component CHANNELS_MAX", "`TOO_MANY_ADDRESSES`"),
 )
 
+LOGS = (
+    Limit("A log line of a component", "stepflow/log_lines LINE_CHARS_MAX", "Cut"),
+    Limit(
+        "Log lines of a call in 0.25 s, from our SDK",
+        "stepflow/component LINES_MAX",
+        "The latest are sent, the others counted",
+    ),
+    Limit(
+        "Log lines of a call in 0.25 s, at the host",
+        "component_host CALL_LINES_MAX",
+        "Dropped and counted; the last ones are kept for a failure",
+    ),
+    Limit("Log lines of a plugin in 0.25 s", "component_host PLUGIN_LINES_MAX", "Dropped and counted"),
+    Limit("Log lines that a host keeps of a plugin", "component_host RING_LINES_MAX", "The oldest go"),
+    Limit("Log lines that a host keeps of a plugin", "component_host RING_BYTES_MAX", "The oldest go", "bytes"),
+    Limit(
+        "Log lines behind which a control plane is, at a host",
+        "component_host WAITING_BYTES_MAX",
+        "Dropped and counted",
+        "bytes",
+    ),
+    Limit("Log lines held for a client that watches a run", "control_plane LOG_LINES_MAX", "Dropped and counted"),
+    Limit(
+        "Runs whose log lines a control plane follows", "component_host FOLLOWED_MAX", "No log lines of further ones"
+    ),
+    Limit("Log lines kept with a failure", "stepflow/log_lines TAIL_BYTES_MAX", "The last ones are kept", "bytes"),
+    Limit(
+        "Log lines kept with the failures of a journal",
+        "stepflow/run PARTITION_TAILS_BYTES_MAX",
+        "Each further failure keeps 200 bytes",
+        "bytes",
+    ),
+    Limit(
+        "Log lines of a run of this machine, in its folder",
+        "stepflow/embedded LOG_FILE_BYTES_MAX",
+        "The oldest go",
+        "bytes",
+    ),
+    Limit("Log of an earlier start of `stepflow dev`", "stepflow/dev LOG_BYTES_MAX", "The end is kept", "bytes"),
+    Limit("Marked values of a run, for hosts", "executor SECRETS_MAX", "Hosts keep no log lines of the run"),
+    Limit("Marked values of a run, for hosts", "executor SECRET_CHARS_MAX", "Hosts keep no log lines of the run"),
+    Limit("Marked values of runs, at a host", "component_host RUN_SECRETS_MAX", "The oldest that ended are forgotten"),
+)
+
 SECTIONS = {
     "Values and documents": VALUES,
     "Runs": RUNS,
@@ -412,6 +497,7 @@ SECTIONS = {
     "Flows, blobs and lists": FLOWS,
     "The mesh": MESH,
     "Component servers": SERVERS,
+    "Logs of components": LOGS,
 }
 LIMITS = tuple(limit for limits in SECTIONS.values() for limit in limits)
 
@@ -422,11 +508,20 @@ EXEMPT = {
         "stepflow/check NAMES_SEARCHED_MAX",
         "stepflow/check PATHS_MAX",
         "stepflow/cli LINE_ITEMS_MAX",
+        "stepflow/cli LOG_ITEMS_MAX",
+        "stepflow/component LINE_CHARS_MAX",
+        "stepflow/run SHORT_TAIL_BYTES_MAX",
+        "component_host RAW_CHARS_MAX",
+        "component_host/supervision STDERR_LOGGED_MAX",
+        "component_host/stepflow_bridge NOTICE_LINES_MAX",
         "stepflow/cli ROWS_MAX",
         "stepflow/cli ROWS_KEPT_MAX",
         "stepflow/cli TEXT_CHARS_MAX",
         "stepflow/cli DIFFERENCES_MAX",
         "stepflow/cli EXAMPLE_CHARS_MAX",
+        "stepflow/cli OFFERED_MAX",
+        "stepflow/cli READ_FILES_MAX",
+        "stepflow/cli READ_BYTES_MAX",
         "stepflow/cli SHOWN_CHARS_MAX",
         "stepflow/cli WARNINGS_SHOWN_MAX",
         "stepflow/cli ID_SEARCH_RUNS_MAX",
@@ -434,6 +529,7 @@ EXEMPT = {
         "stepflow/component PROBLEMS_MAX",
         "stepflow/component LISTED_MAX",
         "stepflow/config PROBLEMS_SHOWN_MAX",
+        "stepflow/dev NAMES_MAX",
         "stepflow/dev TAIL_LINE_CHARS_MAX",
         "stepflow/json_problems NAME_SHOWN_CHARS_MAX",
         "stepflow/flow MESSAGE_CHARS_MAX",
@@ -461,6 +557,14 @@ EXEMPT = {
         "component_host/supervision STDERR_LINES_MAX",
         "component_host/supervision STDERR_LINE_CHARS_MAX",
         "component_host/supervision STDERR_PARTIAL_BYTES_MAX",
+        "component_host/supervision STDERR_LINES_KEPT_MAX",
+        "stepflow/component CODE_CHARS_MAX",
+        "stepflow/component NAME_CHARS_MAX",
+        "stepflow/component CAUSES_MAX",
+        "stepflow/component CAUSE_CHARS_MAX",
+        "stepflow/component OWN_FRAMES_MAX",
+        "stepflow/component LIBRARY_FRAMES_MAX",
+        "stepflow/cli FAILED_ITEMS_MAX",
     ),
     "The largest pause of a back-off inside a service": (
         "stepflow/client BACKOFF_MAX_S",
@@ -471,6 +575,7 @@ EXEMPT = {
         "stepflow/store/etcd BACKOFF_S_MAX",
         "stepflow/store/blobs/waiting RETRY_S_MAX",
         "stepflow/store/writer BACKOFF_S_MAX",
+        "control_plane RECONNECT_S_MAX",
         "control_plane RETRY_S_MAX",
         "control_plane/archive RETRY_S_MAX",
         "control_plane/archive PAUSE_S_MAX",
@@ -489,6 +594,7 @@ EXEMPT = {
         "component_host LAUNCHES_FAILED_MAX",
         "component_host CONNECTIONS_PER_CALL_MAX",
         "component_host PORTS_TRIED_MAX",
+        "component_host DELETED_MAX",
         "stepflow/rpc STORE_FAILURES_MAX",
         "stepflow/rpc STORE_LOST_S_MAX",
     ),
@@ -496,6 +602,8 @@ EXEMPT = {
         "stepflow/routing REMEMBERED_PATHS_MAX",
         "executor/hosts REMEMBERED_MAX",
         "control_plane FLOWS_KEPT_MAX",
+        "control_plane VERDICTS_MAX",
+        "control_plane FINDINGS_KEPT_MAX",
         "control_plane KEPT_BYTES_MAX",
         "control_plane/archive CACHE_BYTES_MAX",
         "executor PLANS_MAX",
@@ -506,6 +614,9 @@ EXEMPT = {
     ),
     "The size of an internal batch, page or buffer; more goes into the next one": (
         "control_plane LABELS_LISTED_BYTES_MAX",
+        "stepflow/rpc METADATA_BYTES_MAX",
+        "stepflow/rpc DATA_BYTES_MAX",
+        "stepflow/rpc TEXT_CHARS_MAX",
         "control_plane STATUSES_READ_MAX",
         "control_plane PARTITIONS_READ_MAX",
         "control_plane WINDOW_MS_MAX",

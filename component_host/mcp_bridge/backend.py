@@ -138,6 +138,7 @@ class McpBackend:
                 loss = await connection.link.loss(trace) or await connection.session_loss(error)
                 if loss is None:
                     failure = results.failure_of_error(error, component, info, arguments)
+                    failure = results.with_stderr_of_call(failure, connection.link.process)
                     call.fail(results.with_pause(failure, trace.retry_after_ms))
                     return True
                 if loss.executed:
@@ -150,7 +151,7 @@ class McpBackend:
         tool = results.ToolCall(component, info, arguments, connection.checks, result_schema)
         outcome = results.outcome(kind, answer, self._config.result, tool)
         if isinstance(outcome, Failure):
-            call.fail(outcome)
+            call.fail(results.with_stderr_of_call(outcome, connection.link.process))
         else:
             call.succeed(outcome)
         return True

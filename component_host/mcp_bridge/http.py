@@ -83,14 +83,14 @@ class McpHttpServer:
         self._url = httpx2.URL(target.url.replace(PORT, port))
         self._proxy = proxy_for(str(self._url), environ)
         self._headers = {name: value.strip() for name, value in target.headers.items()}
-        self._process: ServerProcess | None = None
+        self.process: ServerProcess | None = None
         if spec is not None:
             spec = replace(
                 spec,
                 args=[arg.replace(PORT, port) for arg in spec.args],
                 env={name: value.replace(PORT, port) for name, value in spec.env.items()},
             )
-            self._process = ServerProcess(spec, on_output=_ignore, on_exit=self._handle_exit)
+            self.process = ServerProcess(spec, on_output=_ignore, on_exit=self._handle_exit)
         self._plugin = target.plugin
         self._on_loss = on_loss
         self._how = ""
@@ -100,8 +100,8 @@ class McpHttpServer:
     async def __aenter__(self) -> TransportStreams:
         """Start the process if there is one, and open the HTTP client. Raises: StepflowError, OSError."""
         async with contextlib.AsyncExitStack() as stack:
-            if self._process is not None:
-                self._process.start()
+            if self.process is not None:
+                self.process.start()
                 stack.push_async_callback(self._end_process)
                 await self._listening()
             client = httpx2.AsyncClient(
@@ -114,7 +114,7 @@ class McpHttpServer:
                 streamable_http_client(
                     str(self._url),
                     http_client=client,
-                    terminate_on_close=self._process is None,
+                    terminate_on_close=self.process is None,
                     max_sse_event_size=MESSAGE_BYTES_MAX,
                 )
             )
@@ -128,7 +128,7 @@ class McpHttpServer:
         return await self._stack.__aexit__(exc_type, exc, traceback)
 
     async def loss(self, trace: CallTrace) -> Loss | None:
-        process = self._process
+        process = self.process
         if process is not None and trace.problem:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EXIT_KNOWN_S):
@@ -143,25 +143,25 @@ class McpHttpServer:
 
     @property
     def kill(self) -> Callable[[], None] | None:
-        return None if self._process is None else self._process.kill
+        return None if self.process is None else self.process.kill
 
     def describe_end(self) -> str:
-        if self._process is not None and self._process.returncode is not None:
-            return self._process.exit_text()
+        if self.process is not None and self.process.returncode is not None:
+            return self.process.exit_text()
         return self._how or "was not lost"
 
     def describe_stray_output(self) -> str:
         return ""
 
     def stderr_tail(self) -> str:
-        return self._process.stderr_tail() if self._process is not None else ""
+        return self.process.stderr_tail() if self.process is not None else ""
 
     def stderr_of_run(self) -> str:
-        return self._process.stderr_of_run() if self._process is not None else ""
+        return self.process.stderr_of_run() if self.process is not None else ""
 
     def serve_run(self, run_id: str, *, idle: bool) -> None:
-        if self._process is not None:
-            self._process.serve_run(run_id, idle=idle)
+        if self.process is not None:
+            self.process.serve_run(run_id, idle=idle)
 
     def lose(self, how: str) -> None:
         """Declare the connection lost. Safe to repeat."""
@@ -187,9 +187,9 @@ class McpHttpServer:
         raise ConnectionError("the process has ended")
 
     async def _end_process(self) -> None:
-        assert self._process is not None
+        assert self.process is not None
         self._ending = True
-        ending = asyncio.create_task(self._process.stop(SIGTERM_GRACE_S), name=f"mcp {self._plugin} end")
+        ending = asyncio.create_task(self.process.stop(SIGTERM_GRACE_S), name=f"mcp {self._plugin} end")
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from mcp.client._transport import TransportStreams
 
+    from component_host.supervision.process import ServerProcess
+
 MESSAGE_BYTES_MAX = 4 * codec.PAYLOAD_BYTES_MAX
 """One message of a server. A tool repeats structured content as text, escaped: four times the largest value."""
 
@@ -110,6 +112,11 @@ class McpLink(AbstractAsyncContextManager["TransportStreams"], Protocol):
     """The server exited by itself, is unreachable, or has forgotten the session."""
     drains: bool
     """After a loss, calls in flight may still be answered."""
+
+    @property
+    def process(self) -> ServerProcess | None:
+        """The server's process; None if it has none here."""
+        ...
 
     @property
     def lose_session(self) -> Callable[[str], None] | None:

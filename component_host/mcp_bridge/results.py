@@ -25,11 +25,13 @@ from pydantic import ValidationError
 
 from stepflow import codec
 from stepflow.errors import Code, Failure, Invalid
+from stepflow.failure_data import with_stderr
 from stepflow.flow.schema import InputValidator
 
 if TYPE_CHECKING:
     from component_host.backend import ComponentInfo
     from component_host.mcp_bridge.link import OfferKind, ResultForm
+    from component_host.supervision.report import ProcessReport
 
 MESSAGE_CHARS_MAX = 8_000
 """Of a failure's text, which is journaled."""
@@ -188,6 +190,13 @@ def _session_text(error: MCPError) -> str:
 
 def unreachable(message: str, stderr_tail: str) -> Failure:
     return _failure(Code.UNREACHABLE, message, {"stderr": stderr_tail} if stderr_tail else {})
+
+
+def with_stderr_of_call(failure: Failure, process: ProcessReport | None) -> Failure:
+    """Return the failure with what the server wrote to stderr during the call, if the call was the only one."""
+    if process is None or failure.code is Code.COMPONENT_NOT_FOUND:
+        return failure
+    return Failure(failure.code, failure.message, with_stderr(failure.data, process.stderr_of_call()))
 
 
 def with_pause(failure: Failure, retry_after_ms: int | None) -> Failure:

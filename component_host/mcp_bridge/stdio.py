@@ -53,8 +53,8 @@ class McpStdioServer:
         """The server exited by itself."""
         self._plugin = spec.plugin
         self._reader = McpStdoutReader(spec.plugin, self._send)
-        self._process = ServerProcess(spec, on_output=self._reader.feed, on_exit=self._handle_exit)
-        self.kill = self._process.kill
+        self.process = ServerProcess(spec, on_output=self._reader.feed, on_exit=self._handle_exit)
+        self.kill = self.process.kill
         self._on_loss = on_loss
         self._ending = False
 
@@ -66,7 +66,7 @@ class McpStdioServer:
         self._to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
         to_server, self._from_session = anyio.create_memory_object_stream[SessionMessage](0)
         try:
-            self._process.start()
+            self.process.start()
         except BaseException:
             for stream in (self._to_session, from_server, to_server, self._from_session):
                 stream.close()
@@ -91,32 +91,32 @@ class McpStdioServer:
             await asyncio.gather(self._writer, return_exceptions=True)
             self._to_session.close()
             self._from_session.close()
-            self._process.end_input()
+            self.process.end_input()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STDIN_GRACE_S):
-                    await self._process.ended()
-            await self._process.stop(SIGTERM_GRACE_S)
+                    await self.process.ended()
+            await self.process.stop(SIGTERM_GRACE_S)
         except asyncio.CancelledError:
-            self._process.kill()  # the event loop is closing: no time for graces
+            self.process.kill()  # the event loop is closing: no time for graces
             raise
 
     async def loss(self, trace: CallTrace) -> Loss | None:  # noqa: ARG002  # a pipe loses all calls or none
         return Loss(f"{self.describe_end()} during the call", executed=True) if self.lost else None
 
     def describe_end(self) -> str:
-        return self._process.exit_text()
+        return self.process.exit_text()
 
     def describe_stray_output(self) -> str:
         return self._reader.describe_stray_output()
 
     def stderr_tail(self) -> str:
-        return self._process.stderr_tail()
+        return self.process.stderr_tail()
 
     def stderr_of_run(self) -> str:
-        return self._process.stderr_of_run()
+        return self.process.stderr_of_run()
 
     def serve_run(self, run_id: str, *, idle: bool) -> None:
-        self._process.serve_run(run_id, idle=idle)
+        self.process.serve_run(run_id, idle=idle)
 
     def _send(self, message: mcp_types.JSONRPCMessage) -> None:
         with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # already closing
@@ -131,13 +131,13 @@ class McpStdioServer:
 
     async def _write(self) -> None:
         async for item in self._from_session:
-            await self._process.stdin.wait_for_room()  # further calls wait in their tasks
+            await self.process.stdin.wait_for_room()  # further calls wait in their tasks
             try:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
             except ValueError as error:  # uncaught, it would end this task and hang every later call
                 self._refuse(item.message, str(error))
             else:
-                self._process.write(text.encode() + b"\n")
+                self.process.write(text.encode() + b"\n")
 
     def _refuse(self, message: mcp_types.JSONRPCMessage, problem: str) -> None:
         """Answer a request that cannot be encoded."""

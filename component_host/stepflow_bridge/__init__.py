@@ -17,4 +17,5 @@ Shared by `stdio` and `http`:
 
 Shared by all three:
 - `failures`: from a server's reply to the outcome of a call.
+- `log_notices`: log lines that servers send with their calls.
 """

@@ -10,9 +10,11 @@ from msgspec import UNSET, Raw, Struct
 
 from component_host.stepflow_bridge.protocol import DECODE_ERRORS, ErrorIn, Line
 from stepflow.errors import Code, Failure
+from stepflow.failure_data import trace_bytes, with_stderr
 
 if TYPE_CHECKING:
     from component_host.backend import HostCall
+    from component_host.supervision.report import ProcessReport
 
 DATA_BYTES_MAX = 64 * 1024
 """Larger details of a failure are dropped; the message stays."""
@@ -33,10 +35,14 @@ _EXECUTION_PREFIX = "Component execution failed: "
 _NOT_FOUND_TWICE = re.compile(r"^Component '(Component '.*' not found)' not found$", re.DOTALL)
 
 
-def settle_call(call: HostCall, reply: Line, plugin: str) -> None:
-    """End a call with its server's reply."""
+def settle_call(call: HostCall, reply: Line, plugin: str, process: ProcessReport | None) -> None:
+    """End a call with its server's reply. `process`: that of the server, if it was started here."""
     if reply.error is not UNSET:
-        call.fail(failure_of(reply.error))
+        failure = failure_of(reply.error)
+        if process is not None and failure.code is not Code.COMPONENT_NOT_FOUND and not trace_bytes(failure.data):
+            data = with_stderr(failure.data, process.stderr_of_call())
+            failure = Failure(failure.code, failure.message, data)
+        call.fail(failure)
     elif reply.result is not UNSET and reply.result.output is not UNSET:
         call.succeed(bytes(reply.result.output))
     else:

@@ -1,9 +1,9 @@
 """The StepFlow protocol as JSON-RPC messages, for any transport.
 
 One dialect serves every generation, because all generations ignore unknown members: each message has the members
-required by any of them, and our extensions (`idempotency_key`, `timeout_ms`, `path_params`, `item`; progress, cancel
-and notices of a queue when both sides announce them). Source: the behaviour of the servers' own packages, 0.2.1 to
-0.7.0.
+required by any of them, and our extensions (`idempotency_key`, `timeout_ms`, `path_params`, `item`; progress, cancel,
+log lines and notices of a queue when both sides announce them). Source: the behaviour of the servers' own packages,
+0.2.1 to 0.7.0.
 
 - An execute is one line: inputs are spliced in as text, never decoded here. Its id is an integer and comes back in the
   observability ids of call-backs, which attributes them; requests about the server itself have string ids.
@@ -118,7 +118,7 @@ def initialize_params(plugin: str, **capabilities: Any) -> dict[str, Any]:
         "runtime_protocol_version": PROTOCOL_VERSION,
         "runtimeProtocolVersion": PROTOCOL_VERSION,
         "protocol_prefix": plugin,
-        "capabilities": {"progress": True, "queue": True, **capabilities},
+        "capabilities": {"progress": True, "queue": True, "log": True, **capabilities},
     }
 
 
@@ -244,6 +244,14 @@ class ProgressParams(Struct):
     message: str | None = None
 
 
+class LogParams(Struct):
+    """Lines that a component has logged or printed: time in milliseconds, level, text."""
+
+    id: int | str
+    lines: list[list[Any]] = []
+    dropped: int = 0
+
+
 class CallIds(Struct):
     """Parameters of the notices of a queue."""
 
@@ -254,6 +262,7 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 decode_capabilities = msgspec.json.Decoder(Capabilities).decode
 decode_progress = msgspec.json.Decoder(ProgressParams).decode
+decode_log = msgspec.json.Decoder(LogParams).decode
 decode_call_ids = msgspec.json.Decoder(CallIds).decode
 decode_line = msgspec.json.Decoder(Line).decode
 decode_lines = msgspec.json.Decoder(Line).decode_lines
@@ -268,6 +277,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 PROGRESS = "components/progress"
 QUEUED, BEGUN = "components/queued", "components/begun"
+LOG = "components/log"
 PROGRESS_BYTES_MAX = 64 * 1024
 """Longest message that is looked at before decoding; longer ones are always decoded."""
 

@@ -2,7 +2,7 @@
 
 - Writing never blocks: the lines of one turn of the event loop leave in one write; the rest waits for the pipe.
 - While much waits for the pipe, it is full: large lines wait for room. A server that reads nothing for long is ended.
-- stderr lines are kept without escape sequences, unprintable characters and secrets, and logged at debug.
+- stderr lines are kept without escape sequences, unprintable characters and secrets, and go to the log of the plugin.
 - stderr lines belong to the run whose calls the server was executing: no other run is shown them.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections import deque
+from itertools import islice
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
+from component_host.logged_lines import without_escapes
 from component_host.supervision.spec import secrets_of
 from stepflow.redaction import KnownSecrets
 from stepflow.telemetry import redact, without_hidden
@@ -34,11 +36,17 @@ UNREAD_S_MAX = 300.0
 """Longest time that a server reads nothing although its pipe is full."""
 
 STDERR_LINES_MAX = 20
+STDERR_LINES_KEPT_MAX = 200
+"""Lines kept for a call: loggers of servers wrap tracebacks into many short lines."""
 STDERR_LINE_CHARS_MAX = 800
+STDERR_CALL_CHARS_MAX = 4 * 1024
+"""Longest end of stderr in the failure of a call that was answered."""
+
 STDERR_PARTIAL_BYTES_MAX = 64 * 1024
 """Length above which an unfinished line of stderr is cut."""
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+STDERR_LOGGED_MAX = 200
+"""Lines of one read that are looked at; of more, the last ones."""
 
 
 def read_available(fd: int) -> bytes | None:
@@ -186,12 +194,16 @@ WITHHELD = "(withheld: the server was executing calls of several runs; the host 
 class StderrTail:
     """The last lines of a server's stderr, without secrets, and the run that they belong to."""
 
-    def __init__(self, spec: ProcessSpec, log: Logger) -> None:
-        self._hidden = spec.stderr_hidden
+    def __init__(self, spec: ProcessSpec) -> None:
+        self._hidden = tuple(prefix.encode() for prefix in spec.stderr_hidden)
         self._secrets = KnownSecrets(secrets_of(spec))
-        self._log = log
-        self._lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
+        self._plugin_log = spec.log
+        if spec.log is not None:
+            spec.log.hide(secrets_of(spec))
+        self._lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT_MAX)
         self._partial = b""
+        self.lines_kept = 0
+        """Number of lines kept so far, dropped ones included."""
         self.run = NO_RUN
         """The run that the lines belong to, or `NO_RUN`, or `SEVERAL_RUNS`."""
 
@@ -205,8 +217,15 @@ class StderrTail:
             return WITHHELD if self._lines else ""
         return self._text()
 
+    def text_since(self, lines_kept: int) -> str:
+        """Return the lines kept since there were `lines_kept`, the last ones if they are many."""
+        new = self.lines_kept - lines_kept
+        lines = [*islice(self._lines, max(0, len(self._lines) - new), None), self._shown(self._partial)]
+        text = dedent("\n".join(line.rstrip() for line in lines if line))
+        return text if len(text) <= STDERR_CALL_CHARS_MAX else f"…{text[1 - STDERR_CALL_CHARS_MAX :]}"
+
     def _text(self) -> str:
-        return "\n".join(self._lines)
+        return "\n".join(islice(self._lines, max(0, len(self._lines) - STDERR_LINES_MAX), None))
 
     def feed(self, chunk: bytes) -> None:
         *lines, partial = (self._partial + chunk).split(b"\n")
@@ -215,13 +234,12 @@ class StderrTail:
             partial = b""
 
         self._partial = partial
-        for line in lines:
-            self._keep(line)
+        self._keep(lines)
 
     def finish(self) -> None:
         """Keep the last line although it has no line end."""
         if self._partial:
-            self._keep(self._partial)
+            self._keep([self._partial])
 
     def clear(self) -> None:
         self._lines.clear()
@@ -230,17 +248,23 @@ class StderrTail:
     def without_secrets(self, text: str) -> str:
         return self._secrets.text(text)
 
-    def _keep(self, line: bytes) -> None:
-        text = line.decode("utf-8", "replace")
-        if not text.strip() or text.startswith(self._hidden):
-            return
+    def _keep(self, lines: list[bytes]) -> None:
+        wanted = [line for line in lines if line.strip() and not line.startswith(self._hidden)]
+        texts = [self._shown(line) for line in wanted[-STDERR_LOGGED_MAX:]]
+        self._lines.extend(texts)
+        self.lines_kept += len(texts)
+        if self._plugin_log is not None and texts:
+            self._plugin_log.add_stderr(texts, len(wanted) - len(texts))
 
-        # Before the cut, which could leave the beginning of a secret.
-        text = without_hidden(self.without_secrets(_ESCAPES.sub("", text)))
-        text = redact(text[:STDERR_LINE_CHARS_MAX])
-        text = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
-        self._lines.append(text)
-        self._log.debug("server stderr", line=text)
+    def _shown(self, line: bytes) -> str:
+        """Return a line as it may be shown; empty if it is blank or hidden."""
+        if not line.strip() or line.startswith(self._hidden):
+            return ""
+
+        # Secrets before the cut, which could leave the beginning of one.
+        text = without_escapes(line.decode("utf-8", "replace"))
+        text = redact(without_hidden(self.without_secrets(text))[:STDERR_LINE_CHARS_MAX])
+        return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 __all__ = ["StderrTail", "StdinWriter", "read_available"]

@@ -64,7 +64,7 @@ class ServerProcess(ProcessReport):
         on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log.bind(plugin=spec.plugin)
-        super().__init__(spec, self._log)
+        super().__init__(spec)
         self.pid = 0
         """0 until started."""
         self._on_output = on_output
@@ -73,6 +73,7 @@ class ServerProcess(ProcessReport):
         self._stdin: StdinWriter | None = None
         self._stdout = self._stdout_kept = self._stderr = -1
         self._group: ProcessGroup | None = None
+        self._stderr_ended = False
         self._stopping = False
 
     @property
@@ -174,24 +175,27 @@ class ServerProcess(ProcessReport):
         """Wait until the process has ended and `on_exit` was called."""
         await self._exited.wait()
 
-    def forget_stderr(self) -> None:
-        """Drop all stderr output until now, including the unread part."""
+    def read_stderr(self) -> None:
+        """Read what waits in the pipe."""
         for _ in range(DRAIN_READS_MAX):
             if not self._read_stderr():
                 break
-        super().forget_stderr()
 
     def _read_stdout(self) -> bool:
+        self._read_stderr()  # first: what a server wrote there before its reply belongs to the call of the reply
         chunk = read_available(self._stdout)
         if chunk:
             guarded(self._log, "output of a server", self._on_output, chunk)
         return bool(chunk)
 
     def _read_stderr(self) -> bool:
+        if self._stderr_ended:
+            return False
         chunk = read_available(self._stderr)
         if chunk is None:
             return False
         if not chunk:
+            self._stderr_ended = True
             self._loop.remove_reader(self._stderr)
             return False
         self._stderr_tail.feed(chunk)

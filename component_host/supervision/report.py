@@ -14,17 +14,18 @@ from stepflow.telemetry import redact
 
 if TYPE_CHECKING:
     from component_host.supervision.spec import ProcessSpec
-    from stepflow.telemetry import Logger
 
 
 class ProcessReport:
     """Facts about a run of a server. Base class of `ServerProcess`."""
 
-    def __init__(self, spec: ProcessSpec, log: Logger) -> None:
+    def __init__(self, spec: ProcessSpec) -> None:
         self.returncode: int | None = None
         """Exit code, or the negative number of the signal that killed the server; None while it runs."""
         self._spec = spec
-        self._stderr_tail = StderrTail(spec, log)
+        self._stderr_tail = StderrTail(spec)
+        self._alone_since: int | None = None
+        """Number of stderr lines at the beginning of the only call in flight; None if there are, or were, several."""
 
     def stderr_tail(self) -> str:
         """Return the last lines of stderr if no call was ever sent, without secrets, cut to a readable size.
@@ -37,12 +38,23 @@ class ProcessReport:
         """Return the last lines of stderr for the failures of calls in flight; nothing of other runs."""
         return self._stderr_tail.text_of_run()
 
+    def stderr_of_call(self) -> str:
+        """Return the stderr since the only call in flight was sent; empty if there were several."""
+        if self._alone_since is None:
+            return ""
+        self.read_stderr()
+        return self._stderr_tail.text_since(self._alone_since)
+
+    def read_stderr(self) -> None:
+        """Read what waits in the pipe."""
+
     def serve_run(self, run_id: str, *, idle: bool) -> None:
         """Note that a call of a run is about to be sent; `idle` if no other call is in flight.
 
         What the server wrote for another run is dropped: the text of a failure belongs to one run.
         """
         tail = self._stderr_tail
+        self._alone_since = tail.lines_kept if idle else None
         if tail.run == run_id:
             return
         if not idle:
@@ -50,10 +62,12 @@ class ProcessReport:
             return
         if tail.run != NO_RUN:
             self.forget_stderr()
+            self._alone_since = tail.lines_kept
         tail.run = run_id
 
     def forget_stderr(self) -> None:
-        """Drop all stderr output until now."""
+        """Drop all stderr output until now, including the unread part."""
+        self.read_stderr()
         self._stderr_tail.clear()
 
     def command_line(self) -> str:

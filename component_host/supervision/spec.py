@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -17,15 +19,22 @@ from component_host.backend import ShownConfig
 from stepflow.config import NO_LIMITS, ServerLimits
 from stepflow.errors import Invalid
 from stepflow.redaction import ENVIRONMENT_CHARS_MIN
-from stepflow.telemetry import is_secret_name
+from stepflow.telemetry import is_enabled, is_secret_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from component_host.backend import BackendContext
+    from component_host.logs import PluginLog
 
-PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
+LOG_LEVEL = "STEPFLOW_LOG_LEVEL"
+
+PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", LOG_LEVEL)
 """Variables of the host's environment that every server gets."""
+
+
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*")
+"""A word that YAML reads as text without quotes. Options begin with a dash, and are quoted."""
 
 
 class CommandConfig(Protocol):
@@ -61,6 +70,8 @@ class ProcessSpec:
     """The configuration as written; None: as it stands here."""
     secrets: tuple[str, ...] = ()
     """Secrets to redact from stderr that are in no environment variable."""
+    log: PluginLog | None = None
+    """Takes the lines of stderr."""
 
     @classmethod
     def of(cls, context: BackendContext, config: CommandConfig, **more: Any) -> ProcessSpec:
@@ -75,6 +86,7 @@ class ProcessSpec:
             "environ": context.environ,
             "limits": context.limits,
             "shown": context.shown,
+            "log": context.log,
         }
         return cls(**{**fields, **more})
 
@@ -83,7 +95,12 @@ def server_environment(spec: ProcessSpec) -> dict[str, str]:
     """Return the environment of the server."""
     environ = spec.environ
     passed = environ if spec.inherit_env else {name: environ[name] for name in PASSED_VARIABLES if name in environ}
-    return {**passed, **spec.env}
+    return {**_log_level(), **passed, **spec.env}
+
+
+def _log_level() -> dict[str, str]:
+    """Let servers log as much as this process; at its usual levels they choose their own."""
+    return {LOG_LEVEL: "debug"} if is_enabled("debug") else {}
 
 
 def secrets_of(spec: ProcessSpec) -> list[str]:
@@ -153,11 +170,27 @@ def limited_command(command: Sequence[str], limits: ServerLimits) -> list[str]:
     return ["/bin/sh", "-c", " && ".join([*orders, 'exec "$0" "$@"']), *command]
 
 
+def _better_words(spec: ProcessSpec) -> str:
+    """Return how to write a command that holds arguments, or names a script; empty if it does neither."""
+    shown = shown_command(spec)
+    words = shown.split()
+    is_script = len(words) == 1 and shown.endswith(".py") and Path(spec.working_directory, shown).is_file()
+    if is_script:
+        words = ["python", shown]
+    if len(words) < 2:
+        return ""
+
+    program, *args = (word if _PLAIN_WORD.fullmatch(word) else json.dumps(word) for word in words)
+    rest = [*args, "…"] if spec.args else args
+    why = "a script is an argument of its interpreter" if is_script else "`command` is one program, without arguments"
+    return f"{why}: write `command: {program}` and `args: [{', '.join(rest)}]`"
+
+
 def _not_found(spec: ProcessSpec, searched: str) -> Invalid:
     return Invalid(
         "COMMAND_NOT_FOUND",
         f"plugin {spec.plugin!r}: the command {shown_command(spec)!r} was not found: {searched}; "
-        "install it, or correct `command` in the configuration",
+        + (_better_words(spec) or "install it, or correct `command` in the configuration"),
         plugin=spec.plugin,
         command=shown_command(spec),
     )

@@ -35,26 +35,35 @@ class StartRetries:
         self._plugins = plugins
         self._make_backend = make_backend
         self._changed = changed
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """By plugin."""
 
     def begin(self) -> None:
         """Retry each plugin with a failed start."""
-        self._tasks = [
-            asyncio.create_task(self._retry(name), name=f"retry start {name}") for name in self._plugins.failures
-        ]
+        for name in self._plugins.failures:
+            self.retry(name)
+
+    def retry(self, name: str) -> None:
+        """Retry a plugin until it is ready, or another start of it is under way. Idempotent."""
+        before = self._tasks.get(name)
+        if before is None or before.done():
+            self._tasks[name] = asyncio.create_task(self._retry(name), name=f"retry start {name}")
 
     async def close(self) -> None:
         """Stop all retries. Idempotent."""
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _retry(self, name: str) -> None:
         for delay_s in doubling(DELAY_S_MIN, DELAY_S_MAX):
             await asyncio.sleep(delay_s)
+            if name not in self._plugins.failures:  # started or removed meanwhile, by a change of the configuration
+                return
 
             try:
-                if await self._plugins.retry_start(name, self._make_backend(name), self._changed):
+                if await self._plugins.start_anew(name, self._make_backend(name), self._changed):
                     log.info("plugin started after retries", plugin=name)
                     return
             except FailedPrecondition:  # the host is stopping

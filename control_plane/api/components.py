@@ -1,22 +1,24 @@
-"""ComponentsService: list the components of live hosts, read from their sessions."""
+"""ComponentsService: list the components of live hosts, read from their sessions; restart their servers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stepflow.errors import NotFound
+from stepflow.errors import FailedPrecondition, Invalid, NotFound
 from stepflow.mesh.v1 import components_pb2, components_pb2_grpc, state_pb2
 from stepflow.store import keys, range_all
 
 if TYPE_CHECKING:
     from control_plane.api.values import Values
+    from control_plane.restarts import Restarts
     from stepflow.store import Store
 
 
 class ComponentsServicer(components_pb2_grpc.ComponentsServiceServicer):
-    def __init__(self, store: Store, values: Values) -> None:
+    def __init__(self, store: Store, values: Values, restarts: Restarts | None = None) -> None:
         self._store = store
         self._values = values
+        self._restarts = restarts
 
     async def ListComponents(
         self, request: components_pb2.ListComponentsRequest, _: Any
@@ -38,6 +40,21 @@ class ComponentsServicer(components_pb2_grpc.ComponentsServiceServicer):
 
         raise NotFound(
             "COMPONENT_NOT_FOUND", f"no live host offers a component {request.component!r} of plugin {request.plugin!r}"
+        )
+
+    async def RestartPlugin(
+        self, request: components_pb2.RestartPluginRequest, _: Any
+    ) -> components_pb2.RestartPluginResponse:
+        if not request.plugin:
+            raise Invalid("PLUGIN_MISSING", "the request names no plugin: set plugin")
+        if self._restarts is None:
+            raise FailedPrecondition("RESTART_UNSUPPORTED", "an embedded mesh restarts no plugins")
+        outcomes = await self._restarts.restart(request.plugin, request.host_id)
+        return components_pb2.RestartPluginResponse(
+            hosts=[
+                components_pb2.HostRestart(host_id=each.host_id, outcome=each.outcome, detail=each.detail)
+                for each in outcomes
+            ]
         )
 
     async def _components(

@@ -11,6 +11,7 @@ from stepflow.errors import Invalid
 from stepflow.flow import Diagnostics, Flow, flow_from_tree, flow_id, validate_flow
 from stepflow.mesh.v1 import flows_pb2, flows_pb2_grpc
 from stepflow.off_loop import off_loop
+from stepflow.rpc.findings import finding_message
 from stepflow.store import keys
 
 if TYPE_CHECKING:
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from control_plane.catalog import Catalog
     from control_plane.control_plane import ControlPlane
     from stepflow.mesh.v1 import values_pb2
-
-_LEVELS = {
-    "warning": flows_pb2.FlowDiagnostic.LEVEL_WARNING,
-    "error": flows_pb2.FlowDiagnostic.LEVEL_ERROR,
-    "fatal": flows_pb2.FlowDiagnostic.LEVEL_FATAL,
-}
 
 
 class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
@@ -34,8 +29,8 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
 
     async def StoreFlow(self, request: flows_pb2.StoreFlowRequest, _: Any) -> flows_pb2.StoreFlowResponse:
         flow = await read_flow(self._values, request.document)
-        diagnostics = validate_flow(flow)
-        reply = flows_pb2.StoreFlowResponse(flow_id=flow_id(flow), diagnostics=_diagnostics(flow, diagnostics))
+        diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
+        reply = flows_pb2.StoreFlowResponse(flow_id=flow_id(flow), diagnostics=_messages(diagnostics))
         if request.validate_only:
             return reply
 
@@ -50,6 +45,31 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
             reply.version, reply.newest_version, reply.label_from = added.version, added.newest, added.label_from
         reply.stored = True
         return reply
+
+    async def ValidateFlow(self, request: flows_pb2.ValidateFlowRequest, _: Any) -> flows_pb2.ValidateFlowResponse:
+        # 1. The flow, given or stored.
+        reference = await find_flow(self._values, self._catalog, request.flow)
+        if isinstance(reference, str):
+            flow, identity = await self._control.find_flow(reference), reference
+        else:
+            flow, identity = reference, flow_id(reference)
+
+        # 2. What a run would be given.
+        names = set(request.variables) if request.variables or request.all_variables else None
+        overrides = (
+            decode(await self._values.read(request.overrides, "overrides")) if request.HasField("overrides") else None
+        )
+
+        # 3. The check.
+        checks = self._control.checks
+        if request.type_check:
+            found, _ = await checks.types_verdict(flow, names, overrides, strict=request.strict)
+        else:
+            found, _ = await checks.verdict(flow, identity, names, overrides)
+            found = found.strict() if request.strict else found
+        return flows_pb2.ValidateFlowResponse(
+            flow_id=identity, diagnostics=_messages(found), passed=all(item.level == "warning" for item in found)
+        )
 
     async def GetFlow(self, request: flows_pb2.GetFlowRequest, _: Any) -> flows_pb2.GetFlowResponse:
         match request.flow.WhichOneof("kind"):
@@ -90,6 +110,19 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         return flows_pb2.DeleteFlowResponse()
 
 
+async def find_flow(values: Values, catalog: Catalog, reference: flows_pb2.FlowReference) -> Flow | str:
+    """Return the flow of a reference, or the id of a stored one. Raises: Invalid, NotFound."""
+    match reference.WhichOneof("kind"):
+        case "flow_id":
+            return reference.flow_id
+        case "named":
+            return await catalog.resolve(reference.named.name, reference.named.label)
+        case "document":
+            return await read_flow(values, reference.document)
+        case _:
+            raise Invalid("FLOW_MISSING", "the request names no flow: set flow_id, named or document")
+
+
 async def read_flow(values: Values, document: values_pb2.Value) -> Flow:
     """Parse the flow of a request. Raises: Invalid, NotFound."""
     text = await values.read(document, "the flow")
@@ -100,15 +133,5 @@ def _parse(text: bytes) -> Flow:
     return flow_from_tree(decode(text))
 
 
-def _diagnostics(flow: Flow, found: Diagnostics) -> list[flows_pb2.FlowDiagnostic]:
-    return [
-        flows_pb2.FlowDiagnostic(
-            code=diagnostic.code,
-            kind=diagnostic.kind,
-            level=_LEVELS[diagnostic.level],
-            message=diagnostic.formatted,
-            path=diagnostic.path or "",
-            experimental=diagnostic.experimental,
-        )
-        for diagnostic in (*flow.warnings, *found)
-    ]
+def _messages(found: Diagnostics) -> list[flows_pb2.FlowDiagnostic]:
+    return [finding_message(diagnostic.to_tree()) for diagnostic in found]

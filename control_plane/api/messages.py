@@ -17,6 +17,7 @@ from control_plane.history import (
     SubRun,
 )
 from stepflow.errors import Failure
+from stepflow.log_lines import StepLog, lines_to_pb
 from stepflow.mesh.v1 import runs_pb2
 from stepflow.run.views import StepEvent
 
@@ -32,11 +33,12 @@ LONGEST_MS = 2**32 - 1
 
 
 class MessageWriter:
-    """Encodes items, steps and events, whose values take the requested form."""
+    """Encodes items, steps and events, whose values take the requested form; `with_logs`: failures with log lines."""
 
-    def __init__(self, values: Values, form: values_pb2.ValueForm) -> None:
+    def __init__(self, values: Values, form: values_pb2.ValueForm, *, with_logs: bool = False) -> None:
         self._values = values
         self._form = form
+        self._with_logs = with_logs
 
     async def item(self, view: ItemView) -> runs_pb2.Item:
         return runs_pb2.Item(
@@ -58,6 +60,7 @@ class MessageWriter:
                 step_index=view.step_index,
                 component=view.component,
                 depth=view.depth,
+                path=view.path,
             ),
             status=status_constant(view.status),
             attempt=view.attempt,
@@ -66,6 +69,7 @@ class MessageWriter:
             completed_at_ms=view.completed_at_ms or 0,
             duration_ms=view.duration_ms,
             outcome=outcome,
+            failed_step_id=view.skipped_for,
         )
 
     async def event_batch(self, batch: EventBatch) -> runs_pb2.WatchRunResponse:
@@ -105,6 +109,9 @@ class MessageWriter:
                 ended = runs_pb2.RunEnded(run=run_message(run))
                 return runs_pb2.RunEvent(at_ms=run.completed_at_ms or 0, run_ended=ended)
 
+            case StepLog():
+                return _step_logged(run_event)
+
             case StepEvent():
                 return await self._step_event(run_event)
 
@@ -135,6 +142,15 @@ class MessageWriter:
                 )
                 reply.step_retrying.CopyFrom(retrying)
 
+            case "skipped":
+                assert event.failure is not None
+                skipped = runs_pb2.StepSkipped(
+                    step=step,
+                    failed_step_id=event.message,
+                    failure=await self._values.failure(event.failure, self._form),
+                )
+                reply.step_skipped.CopyFrom(skipped)
+
             case "waiting":
                 waiting = runs_pb2.StepWaiting(step=step, signal=event.message, until_ms=event.until_ms or 0)
                 reply.step_waiting.CopyFrom(waiting)
@@ -153,6 +169,7 @@ class MessageWriter:
             outcome=None if outcome is None else await self._values.outcome(outcome, self._form),
             duration_ms=min(event.duration_ms or 0, LONGEST_MS),
             failed=event.failure is not None,
+            log_tail=lines_to_pb(event.log_tail) if self._with_logs else None,
         )
 
     async def _item_ended(self, done: ItemDone) -> runs_pb2.ItemEnded:
@@ -172,10 +189,25 @@ def _step_position(event: StepEvent) -> runs_pb2.StepPlace:
         step_index=event.step_index,
         component=event.component,
         depth=event.depth,
+        path=event.path,
     )
     if event.parent is not None:
         position.parent.run_id, position.parent.item, position.parent.step_index = event.parent
     return position
+
+
+def _step_logged(log: StepLog) -> runs_pb2.RunEvent:
+    step = runs_pb2.StepPlace(
+        run_id=log.run_id,
+        item=log.item,
+        step_id=log.step_id,
+        step_index=log.step_index,
+        component=log.component,
+        depth=log.depth,
+    )
+    lines = lines_to_pb(log.lines)
+    logged = runs_pb2.StepLogged(step=step, attempt=log.attempt, lines=lines, dropped=log.dropped)
+    return runs_pb2.RunEvent(at_ms=log.lines[-1].at_ms if log.lines else 0, step_logged=logged)
 
 
 def run_message(view: RunView) -> runs_pb2.Run:

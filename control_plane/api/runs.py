@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.api.messages import MessageWriter, run_message
 from control_plane.deletion import delete_run
-from control_plane.obstacles import queued_reason
+from control_plane.obstacles import host_wait_reason, queued_reason
 from control_plane.paging import page_size
 from control_plane.run_list import RunFilter
 from control_plane.signals import signal
@@ -22,6 +22,7 @@ from stepflow.ids import parse_run_id
 from stepflow.mesh.v1 import runs_pb2, runs_pb2_grpc
 from stepflow.rpc import call_memory
 from stepflow.rpc.errors import retry_after_ms
+from stepflow.rpc.findings import finding_message, worst_first
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 RUNS_PER_CALL_MAX = 1_000
 SUBMISSIONS_AT_ONCE = 32
+
+FINDINGS_PER_REJECTION = 20
 
 
 class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
@@ -80,6 +83,10 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
                         message=error.message,
                         retry_after_ms=retry_after_ms(error),
                     )
+                    found = error.details.get("diagnostics")
+                    if isinstance(found, dict):
+                        some = worst_first(found["diagnostics"])[:FINDINGS_PER_REJECTION]
+                        rejection.diagnostics.extend(map(finding_message, some))
                     return runs_pb2.SubmitOutcome(rejection=rejection)
 
         return runs_pb2.SubmitRunsResponse(outcomes=await asyncio.gather(*map(submit, request.runs)))
@@ -110,8 +117,15 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     ) -> AsyncGenerator[runs_pb2.WatchRunResponse, None]:
         run_id = parse_run_id(request.run_id)
         after = {position.partition: position.seq for position in request.positions}
-        writer = MessageWriter(self._values, request.value_form)
-        async with aclosing(self._events.follow(run_id, after, with_results=request.include_results)) as batches:
+        writer = MessageWriter(self._values, request.value_form, with_logs=request.include_logs)
+        events = self._events.follow(
+            run_id,
+            after,
+            with_results=request.include_results,
+            with_logs=request.include_logs,
+            until_now=request.until_now,
+        )
+        async with aclosing(events) as batches:
             async for batch in batches:
                 yield await writer.event_batch(batch)
                 call_memory.release()  # the message is sent
@@ -150,7 +164,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     async def ListItems(self, request: runs_pb2.ListItemsRequest, _: Any) -> runs_pb2.ListItemsResponse:
         items, token = await self._listing.items(
-            parse_run_id(request.run_id), page_size(request.page_size), request.page_token
+            parse_run_id(request.run_id), page_size(request.page_size), request.page_token, request.first_item
         )
         writer = MessageWriter(self._values, request.value_form)
         return runs_pb2.ListItemsResponse(items=[await writer.item(item) for item in items], next_page_token=token)
@@ -180,9 +194,10 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
 
 def _message(control: ControlPlane, view: RunView) -> runs_pb2.Run:
-    """Encode a run, with the reason if no executor drives it."""
+    """Encode a run, with the reason if no executor drives it, or if it waits for a host."""
     if not view.terminal:
-        view = replace(view, queued_reason=queued_reason(control.cluster, view.run_id))
+        reason = queued_reason(control.cluster, view.run_id) or host_wait_reason(control.cluster, view)
+        view = replace(view, queued_reason=reason)
     return run_message(view)
 
 

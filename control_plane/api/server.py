@@ -33,7 +33,8 @@ from stepflow.value_budget import ValueBudget
 if TYPE_CHECKING:
     from control_plane.api.cluster import Drainer
     from control_plane.control_plane import ControlPlane
-    from control_plane.events import LiveSource
+    from control_plane.events import LiveSource, LogSource
+    from control_plane.restarts import Restarts
     from stepflow.rpc.health import ProcessHealth
     from stepflow.rpc.tls import Tls
     from stepflow.store import Store
@@ -44,6 +45,7 @@ STOP_GRACE_S = 1.0
 
 LARGE_REQUESTS = (
     "/stepflow.mesh.v1.FlowsService/StoreFlow",
+    "/stepflow.mesh.v1.FlowsService/ValidateFlow",
     "/stepflow.mesh.v1.FlowsService/GetFlow",
     "/stepflow.mesh.v1.RunsService/SubmitRun",
     "/stepflow.mesh.v1.RunsService/SubmitRuns",
@@ -66,17 +68,20 @@ class ApiServer:
         insecure: bool = False,
         health: ProcessHealth | None = None,
         live: LiveSource | None = None,
+        logs: LogSource | None = None,
         drainer: Drainer | None = None,
+        restarts: Restarts | None = None,
         value_bytes_max: int = 0,
         room: Room | None = None,
     ) -> None:
-        """`live`: source of live events; without it followers see durable events only. `drainer`: without it drains
-        are refused. `value_bytes_max`: memory for the large values of all calls; 0 for a share of what the process
-        has. `room`: without it the room of the store is measured, and nothing else is done for it.
+        """`live`: source of live events; without it followers see durable events only. `logs`: source of log lines.
+        `drainer` and `restarts`: without them drains and restarts are refused. `value_bytes_max`: memory for the large
+        values of all calls; 0 for a share of what the process has. `room`: without it the room of the store is
+        measured, and nothing else is done for it.
         """
         values = Values(blobs)
         catalog = Catalog(store)
-        self._events = Events(control, control.run_store, blobs, live)
+        self._events = Events(control, control.run_store, blobs, live, logs)
         self.value_budget = ValueBudget(value_bytes_max)
         self._server = RpcServer(
             tls=tls,
@@ -104,7 +109,7 @@ class ApiServer:
             (flows_pb2, flows_pb2_grpc, "FlowsService", FlowsServicer(control, catalog, values)),
             (runs_pb2, runs_pb2_grpc, "RunsService", runs),
             (blobs_pb2, blobs_pb2_grpc, "BlobsService", BlobsServicer(blobs)),
-            (components_pb2, components_pb2_grpc, "ComponentsService", ComponentsServicer(store, values)),
+            (components_pb2, components_pb2_grpc, "ComponentsService", ComponentsServicer(store, values, restarts)),
             (cluster_pb2, cluster_pb2_grpc, "ClusterService", cluster),
         ):
             register = getattr(grpc_module, f"add_{name}Servicer_to_server")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from control_plane.admission import RunRequest
 from control_plane.api.batches import BATCHES_AT_ONCE, BatchReader
-from control_plane.api.flows import read_flow
+from control_plane.api.flows import find_flow
 from control_plane.api.values import struct_tree
 from stepflow.codec import decode
-from stepflow.errors import AlreadyExists, Invalid
+from stepflow.errors import AlreadyExists
 from stepflow.ids import parse_run_id
 from stepflow.journal import read_record
 from stepflow.retry import backoff_from_proto
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from control_plane.catalog import Catalog
     from control_plane.control_plane import ControlPlane
     from control_plane.pressure import AdmissionPressure
-    from stepflow.flow import Flow
-    from stepflow.mesh.v1 import flows_pb2, runs_pb2
+    from stepflow.mesh.v1 import runs_pb2
     from stepflow.store import Store
 
 
@@ -60,7 +59,7 @@ class Submissions:
     async def _decoded(self, request: runs_pb2.SubmitRunRequest) -> RunRequest:
         values, retry = self._values, request.retry
         return RunRequest(
-            flow=await self._flow(request.flow),
+            flow=await find_flow(values, self._catalog, request.flow),
             inputs=[await values.read(value, f"input {index}") for index, value in enumerate(request.inputs)],
             run_id=request.run_id or None,
             variables={
@@ -72,6 +71,7 @@ class Submissions:
             else None,
             concurrency_max=request.concurrency_max or None,
             check_input=not request.input_unchecked,
+            check_flow=not request.no_check,
             labels=struct_tree(request.labels, "labels"),
             transport_retries_max=retry.transport_retries_max if retry.HasField("transport_retries_max") else None,
             backoff=backoff_from_proto(retry.backoff) if retry.HasField("backoff") else None,
@@ -86,17 +86,6 @@ class Submissions:
             if admitted is None or admitted == run.flow:
                 raise
             return await self._control.submit(replace(run, flow=admitted))
-
-    async def _flow(self, reference: flows_pb2.FlowReference) -> Flow | str:
-        match reference.WhichOneof("kind"):
-            case "flow_id":
-                return reference.flow_id
-            case "named":
-                return await self._catalog.resolve(reference.named.name, reference.named.label)
-            case "document":
-                return await read_flow(self._values, reference.document)
-            case _:
-                raise Invalid("FLOW_MISSING", "the request names no flow: set flow_id, named or document")
 
     async def _admitted_flow(self, request: runs_pb2.SubmitRunRequest) -> str | None:
         """Return the flow of an existing run, if the flow is a version of the requested name."""

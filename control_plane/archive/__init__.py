@@ -8,6 +8,7 @@ answers for live and for packed runs. The layout of an object: `docs/reference/s
 - `manifests`: the known set of segments.
 - `reader`: `Archive`, which finds packed runs and reads them.
 - `packed_runs`: packed runs for lists and admissions.
+- `step_index`: the lists of steps of long runs.
 - `run_store`: `RunStore`, the store as readers of runs see it.
 
 The leader's work:

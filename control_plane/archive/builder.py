@@ -7,8 +7,8 @@
     manifest = builder.manifest()
 
 A run that does not fit memory is added in parts: `begin_run`, `add_items` in the order of keys, `end_run`; each returns
-bytes of the object. `copy_run` takes a run of another segment as it is. Memory holds the lists of the segment (about
-300 bytes a run), and the index of one body.
+bytes of the object. Lists of steps follow the key-values (`add_steps`, `end_steps`). `copy_run` takes a run of another
+segment as it is. Memory holds the lists of the segment (about 300 bytes a run), and the index of one body.
 
 Runs may come in any order, each once. A rewrite takes the runs that remain, with fewer keys if journals expire.
 """
@@ -16,7 +16,7 @@ Runs may come in any order, each once. A rewrite takes the runs that remain, wit
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -51,6 +51,13 @@ TIME_SPANS_MAX = 16
 """Intervals of creation times in a manifest."""
 
 
+class StepLists(NamedTuple):
+    """The lists of steps of a run that fits memory."""
+
+    data: bytes
+    step_index: pb.StepIndex
+
+
 class SegmentBuilder:
     """Builds one segment. Bound to no thread, but used by one at a time."""
 
@@ -68,7 +75,13 @@ class SegmentBuilder:
         return self._runs.keys()
 
     def add_run(
-        self, run_id: str, items: Sequence[KeyValue], *, has_blobs: bool = True, named: Collection[bytes] | None = ()
+        self,
+        run_id: str,
+        items: Sequence[KeyValue],
+        *,
+        has_blobs: bool = True,
+        named: Collection[bytes] | None = (),
+        steps: StepLists | None = None,
     ) -> bytes:
         """Add a run with all its key-values, in any order, those of `by-age/` excepted; return the bytes to write.
 
@@ -77,7 +90,10 @@ class SegmentBuilder:
         """
         self.add_named(named)
         self.begin_run(run_id, has_blobs=has_blobs)
-        return self.add_items(sorted(items, key=lambda item: item.key)) + self.end_run()
+        chunks = [self.add_items(sorted(items, key=lambda item: item.key))]
+        if steps is not None:
+            chunks += [self.add_steps(steps.data), self.end_steps(steps.step_index)]
+        return b"".join([*chunks, self.end_run()])
 
     def add_named(self, named: Collection[bytes] | None) -> None:
         """Add ids of shared blobs that the requests of runs may name; None for any."""
@@ -101,13 +117,34 @@ class SegmentBuilder:
         self.bytes += len(chunk)
         return chunk
 
+    def add_steps(self, chunk: bytes) -> bytes:
+        """Add to the lists of steps of the run, behind its key-values; return the bytes to write."""
+        assert self._open is not None
+        self._open.add_steps(chunk)
+        self.bytes += len(chunk)
+        return chunk
+
+    def end_steps(self, index: pb.StepIndex) -> bytes:
+        """End the lists of steps; return the bytes to write. `index`: where they are."""
+        assert self._open is not None
+        chunk = self._open.end_steps(index)
+        self.bytes += len(chunk)
+        return chunk
+
     def end_run(self) -> bytes:
         """End the run; return the bytes to write."""
         body, self._open = self._open, None
         assert body is not None
         chunk = body.index.SerializeToString()
         self.bytes += len(chunk)
-        place = BodyPlace(body.offset, self.bytes - body.offset, len(chunk), zlib.crc32(chunk))
+        place = BodyPlace(
+            body.offset,
+            self.bytes - body.offset,
+            len(chunk),
+            zlib.crc32(chunk),
+            body.step_index_bytes,
+            body.step_index_crc32,
+        )
         self._runs[body.run_id] = (body.listed(), place)
         return chunk
 
@@ -144,14 +181,18 @@ class SegmentBuilder:
         # 2. The id block.
         tail_offset = self.bytes
         places = [self._runs[run_id][1] for run_id in run_ids]
-        packed = pb.SegmentIds(
+        ids = pb.SegmentIds(
             run_ids=run_ids,
             body_offsets=[place.offset for place in places],
             body_bytes=[place.bytes for place in places],
             index_bytes=[place.index_bytes for place in places],
             index_crc32s=[place.index_crc32 for place in places],
             list_positions=[positions[run_id] for run_id in run_ids],
-        ).SerializeToString()
+        )
+        if any(place.step_index_bytes for place in places):
+            ids.step_index_bytes.extend(place.step_index_bytes for place in places)
+            ids.step_index_crc32s.extend(place.step_index_crc32 for place in places)
+        packed = ids.SerializeToString()
         footer.ids.CopyFrom(self._place(packed, len(run_ids)))
         chunks.append(packed)
 
@@ -214,6 +255,10 @@ class _OpenBody:
         self.run_id = run_id
         self.offset = offset
         self.index = pb.BodyIndex()
+        self.step_index_bytes = 0
+        self.step_index_crc32 = 0
+        self._steps_bytes = 0
+        self._steps_crc32 = 0
         self._has_blobs = has_blobs
         self._last_key = ""
         self._record = b""
@@ -236,6 +281,19 @@ class _OpenBody:
             )
             values.append(item.value)
         return b"".join(values)
+
+    def add_steps(self, chunk: bytes) -> None:
+        self._steps_bytes += len(chunk)
+        self._steps_crc32 = zlib.crc32(chunk, self._steps_crc32)
+
+    def end_steps(self, index: pb.StepIndex) -> bytes:
+        """Return the index, with the size of what is before it."""
+        index.bytes = self._steps_bytes
+        chunk = index.SerializeToString()
+        self.step_index_bytes, self.step_index_crc32 = len(chunk), zlib.crc32(chunk)
+        self.add_steps(chunk)
+        self.index.keys.add(key=keys.STEPS.rstrip("/"), bytes=self._steps_bytes, crc32=self._steps_crc32)
+        return chunk
 
     def _note(self, item: KeyValue) -> None:
         """Keep what lists show."""
@@ -284,4 +342,4 @@ def time_spans(times_ms: Iterable[int]) -> list[pb.TimeSpan]:
     ]
 
 
-__all__ = ["LIST_BLOCK_RUNS", "SegmentBuilder", "time_spans"]
+__all__ = ["LIST_BLOCK_RUNS", "SegmentBuilder", "StepLists", "time_spans"]

@@ -2,7 +2,8 @@
 
     bodies | list blocks | id block | footer | trailer
 
-- A *body* has the values of one run in the order of their keys, then their index (`BodyIndex`).
+- A *body* has the values of one run in the order of their keys, then their index (`BodyIndex`). The last value may be
+  the lists of the run's steps, which end with an index of their own (`StepIndex`).
 - *List blocks* have what a list of runs shows (`ListedRun`), newest run first, in the order of `by-age/`.
 - The *id block* finds the body of a run by its id; the *footer* finds the blocks.
 - The *trailer* has the size of the footer, its CRC-32 and `MAGIC`.
@@ -17,8 +18,10 @@ import hashlib
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, overload
 
 from google.protobuf.message import DecodeError, Message
 
@@ -27,9 +30,11 @@ from stepflow.mesh.v1 import segments_pb2 as pb
 from stepflow.store import KeyValue, keys, prefix_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 _M = TypeVar("_M", bound=Message)
+
+_BYTES_OF = attrgetter("bytes")
 
 FORMAT = 1
 """Version of the layout that is written, and the newest that is read."""
@@ -45,8 +50,8 @@ FINGERPRINT_BYTES = 4
 BLOB_ID_BYTES = 32
 """A blob id in a footer: a SHA-256."""
 
-RUN_PREFIXES = (keys.ADOPTING, keys.INBOX, keys.JOURNAL, keys.RESULTS, keys.RUNS, keys.STATUS)
-"""The keys that a body has, in the order of keys."""
+RUN_PREFIXES = (keys.ADOPTING, keys.INBOX, keys.JOURNAL, keys.RESULTS, keys.RUNS, keys.STATUS, keys.STEPS)
+"""The keys that a body has, in the order of keys. The store has no key of the last kind."""
 
 assert list(RUN_PREFIXES) == sorted(RUN_PREFIXES)
 
@@ -82,10 +87,17 @@ class BodyPlace(NamedTuple):
     """Values and index."""
     index_bytes: int
     index_crc32: int
+    step_index_bytes: int = 0
+    """0 without lists of steps."""
+    step_index_crc32: int = 0
 
     @property
     def index_offset(self) -> int:
         return self.offset + self.bytes - self.index_bytes
+
+    @property
+    def step_index_offset(self) -> int:
+        return self.index_offset - self.step_index_bytes
 
 
 class SegmentTail:
@@ -112,8 +124,13 @@ class SegmentTail:
     def body(self, number: int) -> BodyPlace:
         """Return the location of a run's body."""
         ids = self._ids
-        return BodyPlace(
+        place = BodyPlace(
             ids.body_offsets[number], ids.body_bytes[number], ids.index_bytes[number], ids.index_crc32s[number]
+        )
+        if not ids.step_index_bytes:
+            return place
+        return place._replace(
+            step_index_bytes=ids.step_index_bytes[number], step_index_crc32=ids.step_index_crc32s[number]
         )
 
     def list_position(self, number: int) -> tuple[int, int]:
@@ -134,20 +151,42 @@ class SegmentTail:
         )
 
 
+class _FullKeys(Sequence[str]):
+    """The keys of a body, made when they are read: a long journal has 50,000."""
+
+    def __init__(self, run_id: str, index: pb.BodyIndex) -> None:
+        self._run_id = run_id
+        self._keys = index.keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[str]: ...
+
+    def __getitem__(self, position: int | slice) -> str | list[str]:
+        if isinstance(position, slice):
+            return [self._full(each.key) for each in self._keys[position]]
+        return self._full(self._keys[position].key)
+
+    def _full(self, key: str) -> str:
+        head, slash, rest = key.partition("/")
+        return f"{head}/{self._run_id}{slash}{rest}"
+
+
 class RunBody:
     """The index of a run's body: its keys, and where their values are."""
 
     def __init__(self, run_id: str, index: pb.BodyIndex) -> None:
         self.run_id = run_id
-        self.keys: list[str] = []
+        self.keys: Sequence[str] = _FullKeys(run_id, index)
         """Full keys, in order."""
-        self.offsets = [0]
+        self.offsets = [0, *accumulate(map(_BYTES_OF, index.keys))]
         """Of each value in the body, and at last the offset of the index."""
         self._index = index
-        for each in index.keys:
-            head, slash, rest = each.key.partition("/")
-            self.keys.append(f"{head}/{run_id}{slash}{rest}")
-            self.offsets.append(self.offsets[-1] + each.bytes)
 
     def positions(self, prefix: str, after: str = "", before: str = "") -> range:
         """Return the positions of the keys under `prefix` between `after` and `before`, both exclusive."""
@@ -196,7 +235,8 @@ def decode_tail(raw: bytes) -> SegmentTail:
     # 3. The id block.
     ids = _parse(pb.SegmentIds, _checked_block(footer.ids, raw[: footer_end - footer_bytes], "the id block"), "the ids")
     numbers = (ids.body_offsets, ids.body_bytes, ids.index_bytes, ids.index_crc32s, ids.list_positions)
-    if {len(ids.run_ids), *map(len, numbers)} != {footer.ids.runs}:
+    of_steps = {len(ids.step_index_bytes), len(ids.step_index_crc32s)}
+    if {len(ids.run_ids), *map(len, numbers)} != {footer.ids.runs} or of_steps not in ({0}, {footer.ids.runs}):
         raise _corrupt("the id block")
     return SegmentTail(ids, footer)
 
@@ -213,6 +253,18 @@ def decode_index(run_id: str, place: BodyPlace, raw: bytes) -> RunBody:
     if body.offsets[-1] != place.bytes - place.index_bytes:
         raise _corrupt("the index of a run")
     return body
+
+
+def decode_step_index(place: BodyPlace, raw: bytes) -> pb.StepIndex:
+    """Decode where the lists of steps of a body are. Raises: DataLoss."""
+    _check(raw, place.step_index_bytes, place.step_index_crc32, "the lists of steps")
+    return _parse(pb.StepIndex, raw, "the lists of steps")
+
+
+def decode_steps(message_type: type[_M], crc32: int, raw: bytes) -> _M:
+    """Decode a part of a list of steps. Raises: DataLoss."""
+    _check(raw, len(raw), crc32, "a list of steps")
+    return _parse(message_type, raw, "a list of steps")
 
 
 def check_format(version: int) -> None:
@@ -256,6 +308,8 @@ __all__ = [
     "check_format",
     "decode_index",
     "decode_list",
+    "decode_step_index",
+    "decode_steps",
     "decode_tail",
     "fingerprint",
     "list_order",

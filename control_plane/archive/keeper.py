@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from control_plane.archive.due_runs import DueRuns
     from control_plane.archive.policy import RetentionPolicy
+    from control_plane.archive.step_index import StepIndexWriter
     from control_plane.formats import Formats
     from control_plane.store_meter import StoreMeter
     from stepflow.store import Compare, Store
@@ -74,7 +75,9 @@ class ArchiveKeeper:
         policy: RetentionPolicy,
         leadership: Callable[[], Compare | None],
         meter: StoreMeter,
+        step_index: StepIndexWriter | None = None,
     ) -> None:
+        """`step_index`: as for `Packer`."""
         self.counters = ArchiveCounters()
         self._store = store
         self._blobs = blobs
@@ -83,6 +86,7 @@ class ArchiveKeeper:
         self._policy = policy
         self._leadership = leadership
         self._meter = meter
+        self.step_index = step_index
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -143,7 +147,9 @@ class _Term:
         self._counters = keeper.counters
         self._fence = fence
         self._segments = segments
-        self._packer = Packer(self._store, self._blobs, segments, self._due_runs, fence, self._counters)
+        self._packer = Packer(
+            self._store, self._blobs, segments, self._due_runs, fence, self._counters, keeper.step_index
+        )
         self._upkeep = Upkeep(self._store, self._blobs, segments, self._policy, fence, self._counters)
 
         # When each kind of work is due, by the monotonic clock.

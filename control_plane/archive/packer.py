@@ -11,30 +11,35 @@ The order makes each run readable at any moment, and continuable after a crash a
 - A client may delete a run at any of these points. It leaves the key `deleted/`, which hides the copy of the segment
   until `tombstones` has removed it; a run whose key exists is not packed.
 - Memory holds a batch of runs, never a whole segment.
+- A run with a long journal gets the list of its steps (`step_index`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from control_plane.archive.builder import SegmentBuilder
+from control_plane.archive.builder import SegmentBuilder, StepLists
 from control_plane.archive.format import object_name
 from control_plane.archive.run_keys import delete_large, delete_runs, has_blobs, named_blobs
 from control_plane.archive.run_reader import BATCH_RUNS, RunReader, pages_of
+from control_plane.archive.step_index import entries_by_partition
 from control_plane.shared_blobs import blob_ids
 from stepflow.errors import DataLoss, NotFound, StepflowError
+from stepflow.mesh.v1.segments_pb2 import StepIndex
 from stepflow.off_loop import off_loop
 from stepflow.telemetry import get_logger, log_defect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from control_plane.archive.counters import ArchiveCounters
     from control_plane.archive.due_runs import DueRun, DueRuns
     from control_plane.archive.led_segments import LedSegments
     from control_plane.archive.run_keys import RunKeys
+    from control_plane.archive.step_index import StepIndexWriter
     from stepflow.store import Compare, Store
     from stepflow.store.blobs import BlobStore
 
@@ -56,13 +61,16 @@ class Packer:
         due_runs: DueRuns,
         fence: Compare,
         counters: ArchiveCounters,
+        step_index: StepIndexWriter | None = None,
     ) -> None:
+        """`step_index`: makes the lists of steps of long runs; None: readers replay these runs."""
         self._store = store
         self._blobs = blobs
         self._segments = segments
         self._due_runs = due_runs
         self._fence = fence
         self._counters = counters
+        self._step_index = step_index
         self._reader = RunReader(store)
         self._runs_max = SEGMENT_RUNS_MAX
         self._refused: set[str] = set()
@@ -172,21 +180,55 @@ class Packer:
                     builder.add_named(await off_loop(len(content), blob_ids, content))
 
         # 2. The runs.
-        yield await asyncio.to_thread(_add_whole, builder, [read for read in batch if read.whole])
+        whole = [(read, await self._step_lists(read)) for read in batch if read.whole]
+        yield await asyncio.to_thread(_add_whole, builder, whole)
         for read in batch:
             if not read.whole:
-                builder.add_named(named_blobs(read))
-                builder.begin_run(read.run.run_id)
-                async for page in pages_of(self._store, read):
-                    yield await asyncio.to_thread(builder.add_items, page)
-                yield builder.end_run()
+                async with aclosing(self._large_body(builder, read)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+
+    async def _large_body(self, builder: SegmentBuilder, read: RunKeys) -> AsyncGenerator[bytes]:
+        """Add a run that does not fit memory, and yield its bytes."""
+        entries: dict[int, int] = {}
+        builder.add_named(named_blobs(read))
+        builder.begin_run(read.run.run_id)
+        async for page in pages_of(self._store, read):
+            entries |= entries_by_partition(page)
+            yield await asyncio.to_thread(builder.add_items, page)
+
+        index, has_steps = StepIndex(), False
+        async with aclosing(self._steps_of(read, entries, index)) as chunks:
+            async for chunk in chunks:
+                yield builder.add_steps(chunk)
+                has_steps = True
+        if has_steps:  # also if none of them is complete
+            yield builder.end_steps(index)
+        yield builder.end_run()
+
+    async def _step_lists(self, read: RunKeys) -> StepLists | None:
+        """Return the lists of steps of a run that fits memory."""
+        index = StepIndex()
+        chunks = [chunk async for chunk in self._steps_of(read, entries_by_partition(read.items), index)]
+        return StepLists(b"".join(chunks), index) if index.partitions else None
+
+    async def _steps_of(self, read: RunKeys, entries: Mapping[int, int], index: StepIndex) -> AsyncGenerator[bytes]:
+        """Yield the lists of steps of a run. Raises: StepflowError."""
+        if self._step_index is None or read.record is None:
+            return
+        lists = self._step_index.lists(read.run.run_id, read.record.value, entries, index)
+        async with aclosing(lists) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
-def _add_whole(builder: SegmentBuilder, batch: Sequence[RunKeys]) -> bytes:
+def _add_whole(builder: SegmentBuilder, runs: Sequence[tuple[RunKeys, StepLists | None]]) -> bytes:
     return b"".join(
         [
-            builder.add_run(read.run.run_id, read.items, has_blobs=has_blobs(read), named=named_blobs(read))
-            for read in batch
+            builder.add_run(
+                read.run.run_id, read.items, has_blobs=has_blobs(read), named=named_blobs(read), steps=steps
+            )
+            for read, steps in runs
         ]
     )
 

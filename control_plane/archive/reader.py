@@ -106,9 +106,24 @@ class Archive:
 
         return await self._repeated(once)
 
-    async def find(self, run_id: str) -> PackedRun | None:
-        """Return where a run is; None if no segment has it. Raises: as `read`."""
-        return await self._repeated(lambda: self._find(run_id))
+    async def of_packed(self, run_id: str, work: Callable[[PackedRun], Awaitable[_T]]) -> _T | None:
+        """Return what `work` makes of a packed run; None if no segment has the run. Raises: as `read`."""
+
+        async def once() -> _T | None:
+            packed = await self._find(run_id)
+            return None if packed is None else await work(packed)
+
+        return await self._repeated(once)
+
+    async def part(self, packed: PackedRun, offset: int, size: int, decode: Callable[[bytes], _T]) -> _T:
+        """Return a decoded part of a body, and keep it. `offset`: in the object. Raises: as `read`."""
+
+        async def load() -> tuple[_T, int]:
+            raw = await self._objects.read(object_name(packed.segment.id), offset, size)
+            return await off_loop(size, decode, raw), OVERHEAD_FACTOR * size
+
+        with _named(packed.segment):
+            return await self._cache.get(("part", packed.segment.id, offset), load)
 
     async def listed(self, run_id: str) -> pb.ListedRun | None:
         """Return what lists show of a packed run; None if no segment has it. Raises: as `read`."""

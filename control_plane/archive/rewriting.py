@@ -32,7 +32,7 @@ log = get_logger(__name__)
 PIECE_BYTES = 4 * 1024 * 1024
 """Bytes of bodies read at once; also the bound on a body that is decoded whole."""
 
-STRIPPED = (keys.JOURNAL, keys.INBOX)
+STRIPPED = (keys.JOURNAL, keys.INBOX, keys.STEPS)
 """The keys that go with the journals."""
 
 

@@ -12,7 +12,7 @@ A transaction is answered from segments only if it has no compares and reads key
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from control_plane.archive.format import run_of
 from stepflow.store import (
@@ -30,10 +30,12 @@ from stepflow.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from control_plane.archive.reader import Archive, ReadOp
     from stepflow.store import Response, Store, StoreWatch
+
+_T = TypeVar("_T")
 
 
 class RunStore:
@@ -86,24 +88,19 @@ class RunStore:
 
     async def read_packed(self, run_id: str, ops: Sequence[ReadOp]) -> tuple[Response, ...] | None:
         """Read keys of a run as `Archive.read`; None also while the store has the run, and for a deleted one."""
+        return await self.in_archive(run_id, lambda: self.archive.read(run_id, ops))
+
+    async def in_archive(self, run_id: str, read: Callable[[], Awaitable[_T | None]]) -> _T | None:
+        """Read a run from the archive; None, without a read, while the store has the run, and for a deleted one."""
         result = await self._store.txn(Txn((present(keys.run(run_id)),), (), _version_of(run_id)))
-        return None if result.succeeded else await self._from_archive(run_id, ops, result.responses)
+        return None if result.succeeded else await _if_new(self.archive, result.responses, read)
 
     async def _read(self, run_id: str, ops: tuple[ReadOp, ...]) -> TxnResult:
         result = await self._store.txn(Txn((present(keys.run(run_id)),), ops, (*_version_of(run_id), *ops)))
         if result.succeeded:
             return result
-        packed = await self._from_archive(run_id, ops, result.responses[:2])
+        packed = await _if_new(self.archive, result.responses[:2], lambda: self.archive.read(run_id, ops))
         return TxnResult(True, result.revision, result.responses[2:] if packed is None else packed)
-
-    async def _from_archive(
-        self, run_id: str, ops: Sequence[ReadOp], version: Sequence[Response]
-    ) -> tuple[Response, ...] | None:
-        tombstone, head = version
-        if tombstone is not None:
-            return None
-        await self.archive.manifests.catch_up(head.mod_revision if isinstance(head, KeyValue) else 0)
-        return await self.archive.read(run_id, ops)
 
     async def lease_grant(self, ttl_s: float) -> int:
         return await self._store.lease_grant(ttl_s)
@@ -130,6 +127,15 @@ class RunStore:
 def _version_of(run_id: str) -> tuple[Get, Get]:
     """Return the reads of a run's tombstone and of the version of the set of segments."""
     return Get(keys.deleted(run_id)), Get(keys.segments_head())
+
+
+async def _if_new(archive: Archive, version: Sequence[Response], read: Callable[[], Awaitable[_T | None]]) -> _T | None:
+    """Read a run once the archive is as new as `version`, from `_version_of`; None if the run was deleted."""
+    tombstone, head = version
+    if tombstone is not None:
+        return None
+    await archive.manifests.catch_up(head.mod_revision if isinstance(head, KeyValue) else 0)
+    return await read()
 
 
 def reads_of(ops: Sequence[Op]) -> tuple[ReadOp, ...] | None:

@@ -21,15 +21,24 @@ from executor.hosts.routes import HostRoutes
 from stepflow.codec import encode
 from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.run.secrets import is_marked, marked_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stepflow.routing.table import PluginComponents, Rule
     from stepflow.run import Dispatch
+    from stepflow.run.scope import Item
 
 QUEUE_TIMEOUT_S = 30.0
 """How long a mesh waits for a host of a plugin that none runs now: longer than the restart of a host."""
+
+
+SECRETS_MAX = 1_000
+"""Marked values of a run that travel with each of its calls; with more of them, hosts keep no log lines."""
+
+SECRET_CHARS_MAX = 64 * 1024
+"""Length of these values together."""
 
 
 class HostPool(Generic[C]):
@@ -160,8 +169,13 @@ class HostPool(Generic[C]):
             run_id=scope.run_id,
             flow_id=caller.flow_id if scope.parent is None else "",
             step_id=compiled.id,
+            step_index=step.index,
             item=scope.first_item + item.index,
         )
+        if is_marked(item):
+            name_secrets(call, item)
+        else:
+            call.secrets_complete = True
         if action.target.path_params:
             call.path_params.update(action.target.path_params)
         if action.target.route_params:
@@ -219,6 +233,10 @@ class HostPool(Generic[C]):
         """Return the calls in flight at a host."""
         return [flight.call for flight in self._calls.values() if flight.peer is peer]
 
+    def has_calls(self, caller: C) -> bool:
+        """Return True if a call of a partition is at a host."""
+        return bool(self._by_caller.get(caller))
+
     def drop_caller(self, caller: C, *, cancel: bool = False) -> None:
         """Drop the calls of a partition no longer driven here.
 
@@ -242,6 +260,14 @@ class HostPool(Generic[C]):
         self.queue.clear()
         for peer in self._peers.values():
             peer.discard()
+
+
+def name_secrets(call: host_pb2.Call, item: Item) -> None:
+    """Name the marked values of a run, which the host must remove from log lines."""
+    texts = marked_texts(item)
+    if texts is not None and len(texts) <= SECRETS_MAX and sum(map(len, texts)) <= SECRET_CHARS_MAX:
+        call.secrets.extend(sorted(texts))
+        call.secrets_complete = True
 
 
 __all__ = ["QUEUE_TIMEOUT_S", "HostPeer", "HostPool", "InFlight"]

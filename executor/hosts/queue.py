@@ -98,6 +98,12 @@ class CallQueue(Generic[C]):
             group = self._routes.group_of(call.action.target)
             self.waiting.setdefault((group, depth), deque()).append(call)
 
+    def hostless(self) -> list[WaitingCall[C]]:
+        """Return the calls whose plugin no host runs."""
+        has_host = self._routes.has_host
+        queues = [queue for queue in self.waiting.values() if not has_host(queue[0].action.target.plugin)]
+        return [call for queue in queues for call in queue]
+
     def clear(self) -> None:
         """Drop all waiting calls."""
         self.waiting.clear()

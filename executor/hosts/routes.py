@@ -65,6 +65,8 @@ class HostRoutes:
         """By plugin: when a host last stopped to take calls (it drains, or is lost)."""
         self._timer: asyncio.TimerHandle | None = None
         self._starting: frozenset[str] = frozenset()
+        self._starting_hosted: frozenset[str] = frozenset()
+        """Plugins that a live host is starting."""
         self._unsettled: frozenset[str] = frozenset()
         """Plugins of which a host may come that offers more."""
         self._table = RouteTable(rules, builtins)
@@ -137,6 +139,20 @@ class HostRoutes:
     def may_be_engine(self, path: str) -> bool:
         return self._table.may_be_engine(path)
 
+    @property
+    def waits(self) -> bool:
+        """Return True if steps may wait for plugins that are not known yet."""
+        return bool(self._starting or self._unsettled)
+
+    def has_host(self, plugin: str) -> bool:
+        """Return True if a host runs the plugin and takes calls. Tracked only where hosts may be waited for."""
+        return plugin in self._hosting
+
+    def missing_plugins(self, path: str) -> set[str]:
+        """Return the plugins on a path that are waited for, and that no host runs or starts."""
+        awaited = (self._starting | self._unsettled) & self._plugins_of(path)
+        return {plugin for plugin in awaited if plugin not in self._hosting and plugin not in self._starting_hosted}
+
     def close(self) -> None:
         """Stop the timer."""
         if self._timer is not None:
@@ -150,6 +166,7 @@ class HostRoutes:
 
     def _note_waits(self, hosting: dict[str, set[str]], starting: set[str]) -> None:
         """Note the plugins that are waited for, and rebuild when the first wait ends."""
+        self._starting_hosted = frozenset(starting)
         if not self._unheard_timeout_s:
             self._starting = frozenset(starting - hosting.keys())
             return

@@ -6,20 +6,28 @@
 - `options`: the shared options.
 - `strict`: commands that refuse options and arguments that are given but empty.
 - `input/`: reading flows, configs, inputs and values.
+- `env_file`: `--env-file`, added to the environment.
+- `found_flow`: FLOW: a file, stdin, or a stored flow.
 - `findings`: the findings about a flow, collected and printed.
 - `flow_types`: the components of a config, and the types of a flow under it.
 - `run_check`: the check of `stepflow run`, before and after the start of servers.
+- `mesh_check`: the check of `stepflow submit`, by a mesh.
 - `yaml_edits`: edits of a YAML text that keep the rest of it.
 - `output`: writing results, to stdout or a file.
 - `display/`: progress of a run, outcomes, listings.
-- `console`: messages on stderr, results on stdout, exit codes.
+- `completion`: what a shell offers after Tab.
+- `folding`: long lines, folded for a terminal.
+- `console`: messages on stderr, results on stdout.
+- `exits`: the table of exit codes.
 - `tables`: listings on stdout.
 - `driving`: one run of this machine, driven to its end.
 - `interruptible`: work that signals stop in order.
 - `run_list`: lists of the runs stored on this machine.
 - `stored`: a run stored on this machine, read back.
+- `target`: the mesh or folder that a command is for.
 - `remote`: the connection to a mesh.
 - `sources`: `stepflow runs` over either: this machine or a mesh.
+- `log_sources`: `stepflow runs logs` over either.
 - `testing/`: `stepflow test`.
 - `template/`: the files of `stepflow init`.
 """

@@ -1,6 +1,6 @@
 """The `stepflow` command: its global options, and the conversion of errors to messages and exit codes.
 
-- Exit codes: 0 success, 1 the flow failed or is invalid (or any other error), 2 usage, 130 Ctrl-C.
+- Exit codes: `stepflow.cli.exits`.
 - Tracebacks are shown at log level debug only.
 - Starting is fast: command modules import typer and options at the top, and everything else inside the commands. Help
   is rendered without rich: importing rich would double the time.
@@ -14,14 +14,18 @@ from typing import Annotated
 import typer
 
 from stepflow import __version__, process_privacy, telemetry
-from stepflow.cli import console
+from stepflow.cli import completion, console, options
 from stepflow.cli.commands import (
+    call,
     cluster,
+    complete,
     components,
     dev,
     flows,
+    former,
     infer,
     init,
+    restart,
     run,
     runs,
     schema,
@@ -29,6 +33,7 @@ from stepflow.cli.commands import (
     test,
     validate,
 )
+from stepflow.cli.exits import exit_code
 from stepflow.cli.strict import StrictTyper
 from stepflow.errors import FailedPrecondition, StepflowError
 from stepflow.standard_streams import StdoutUnwritable, prepare_streams
@@ -44,20 +49,29 @@ app = StrictTyper(
     pretty_exceptions_enable=False,
 )
 
+completion.attach(options.FlowOption, completion.complete_flow)
+completion.attach(options.RunArgument, completion.complete_run)
+completion.attach(options.RunArguments, completion.complete_run)
+
 app.command("init")(init.init)
 app.command("validate")(validate.validate)
 app.command("infer")(infer.infer)
 app.command("schema")(schema.schema)
 app.command("test")(test.run_tests)
-app.command("list-components")(components.list_components)
+app.command("list-components", hidden=True)(components.list_components)
+app.command("call")(call.call)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("dev")(dev.dev)
 app.command("submit")(submit.submit)
+runs.app.command("get", hidden=True)(former.get_run)
+runs.app.command("steps", hidden=True)(former.list_steps)
 app.add_typer(runs.app, name="runs")
 app.add_typer(flows.app, name="flows")
+cluster.components_app.command("restart")(restart.restart)
 app.add_typer(cluster.components_app, name="components")
 app.add_typer(cluster.app, name="cluster")
+app.command("completion")(complete.print_script)
 
 
 def _show_version(wanted: bool) -> None:
@@ -95,6 +109,7 @@ def _global_options(
 def run_command_line(args: Sequence[str] | None = None) -> int:
     """Run a command line (default: the arguments of this process) and return the exit code."""
     prepare_streams()
+    completion.prepare()
     try:
         app(args=args, prog_name="stepflow")
     except SystemExit as end:
@@ -116,7 +131,7 @@ def report(error: Exception) -> int:
         traceback.print_exception(error)
     if known is not None:
         console.error(known)
-        return console.EXIT_USAGE if isinstance(known, console.Usage) else console.EXIT_FAILED
+        return exit_code(known)
 
     # The text of an unexpected exception may quote a payload or a secret: show its type and location only.
     hint = "report the traceback above" if telemetry.is_enabled("debug") else "rerun with --log-level debug"

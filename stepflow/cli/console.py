@@ -3,7 +3,7 @@
 - stdout carries machine output only (results, JSON, YAML); stderr carries all messages for people.
 - Colour is used only on a terminal, and not if NO_COLOR is set.
 - Texts for people may quote peers: `say` shows their control characters instead of writing them.
-- `Usage` ends the process with exit code 2; every other `StepflowError` ends it with 1.
+- The exit code of an error is in `stepflow.cli.exits`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class Usage(Invalid):
     """An error in the command line: options that exclude each other, a file that does not exist."""
 
 
+class CheckFailed(Invalid):
+    """A flow or config that fails its check."""
+
+
 def out(text: str | bytes) -> None:
     """Write machine output to stdout, unchanged."""
     sys.stdout.flush()
@@ -43,9 +47,17 @@ def out(text: str | bytes) -> None:
 
 
 def say(text: str = "") -> None:
-    """Write a line to stderr, its control characters as escapes; the styles of `styled` stay."""
+    """Write a line to stderr, its control characters as escapes; the styles of `styled` stay.
+
+    A terminal gets long lines folded between words.
+    """
     parts = _STYLED.split(text) if colours_on() else [text]
     shown = "".join(part if index % 2 else printable(part) for index, part in enumerate(parts))
+    columns = _terminal_columns()
+    if columns is not None and len(shown) > columns:
+        from stepflow.cli.folding import fold
+
+        shown = fold(shown, columns)
     print(shown, file=sys.stderr, flush=True)
 
 
@@ -78,6 +90,14 @@ def styled(text: str, *styles: str) -> str:
     if not styles or not colours_on():
         return text
     return f"\x1b[{';'.join(_STYLES[style] for style in styles)}m{text}\x1b[0m"
+
+
+def _terminal_columns() -> int | None:
+    """Return the width of the terminal that stderr is; None if it is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or None
+    except (OSError, ValueError):  # ValueError: a stream without a descriptor
+        return None
 
 
 def colours_on() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import time
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,30 +18,37 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from control_plane.paging import PAGE_SIZE_MAX
 from stepflow.cli import console
 from stepflow.cli.display.outcome import Ended, read_already
 from stepflow.cli.display.results import StoredResults
+from stepflow.cli.display.streamed import CHUNK_ITEMS, LOOK_S
 from stepflow.cli.display.texts import duration
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
 from stepflow.cli.output import LargeOutcome
+from stepflow.cli.target import folder_option
 from stepflow.codec import LargeJson
 from stepflow.config import KEEP_EVERYTHING, BuiltinPlugin, MockPlugin
 from stepflow.embedded.examine import close_ended
 from stepflow.embedded.folder_retention import apply_retention
+from stepflow.embedded.log_files import RunLogFile
 from stepflow.embedded.mesh import Mesh, plugins_for, reader
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
 from stepflow.embedded.runs_folder import RunLost
 from stepflow.errors import NotFound, StepflowError
 from stepflow.journal import read_record
+from stepflow.log_lines import StepLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 
     from component_host.backend import BackendListing
+    from component_host.logged_lines import LoggedLines
     from control_plane.control_plane import ControlPlane
     from control_plane.listing import Listing
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import View
-    from stepflow.cli.output import Outcomes
+    from stepflow.cli.output import Numbered, Outcomes
     from stepflow.config import Config
     from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns
@@ -73,6 +81,8 @@ class Job:
     request: RunRequest | None = None
     inputs: Iterable[bytes] = ()
     check: Callable[[Mapping[str, BackendListing]], None] | None = None
+    stream: ResultStream | None = None
+    """Writes the results of a batch while it runs."""
     submitted: bool = field(default=False, init=False)
 
 
@@ -106,18 +116,13 @@ def retain(job: Job) -> None:
 
 def resume_hint(local: LocalRuns, run_id: str) -> str:
     """Return the message with the command to resume a run."""
-    from pathlib import Path
-
-    from stepflow.embedded.runs_folder import DEFAULT_FOLDER
-
-    elsewhere = "" if local.folder == Path.cwd() / DEFAULT_FOLDER else f" --store {local.folder}"
-    return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{elsewhere}"
+    return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{folder_option(local.folder)}"
 
 
 def results_command(local: LocalRuns, run_id: str) -> str:
     """Return the command that prints the stored results of a run."""
-    # With --store always: STEPFLOW_SERVER may name a mesh.
-    return f"stepflow runs get {run_id} --result --store {local.folder}"
+    # With --store always: the command may look in a mesh without.
+    return f"stepflow runs show {run_id} --result --store {shlex.quote(str(local.folder))}"
 
 
 async def _drive(job: Job) -> Ended:
@@ -130,7 +135,8 @@ async def _drive(job: Job) -> Ended:
         async with signs_of_life(database):
             blobs = local.blobs()
             paused_ms = await count_pause(store, job.run_id, alive_ms)
-            mesh = Mesh(store, blobs, job.config, plugins=_plugins(job))
+            log_file = RunLogFile(local.component_log(job.run_id))
+            mesh = Mesh(store, blobs, job.config, plugins=_plugins(job), on_log=partial(_take_log, job, log_file))
             mesh.leave_out(paused_ms)
             try:
                 await _start_plugins(mesh)
@@ -140,10 +146,31 @@ async def _drive(job: Job) -> Ended:
             finally:
                 job.view.end()
                 await mesh.close()
+                log_file.close()
         return ended
     finally:
         await (local.close(store) if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
+
+
+def _take_log(job: Job, file: RunLogFile, logged: LoggedLines) -> None:
+    """Keep log lines, and show those that were written while the plugin executed calls."""
+    file.write(logged)
+    origin = logged.origin
+    if origin.executing:
+        job.view.on_log(
+            StepLog(
+                run_id=origin.run_id,
+                item=origin.item,
+                step_id=origin.step_id or origin.plugin,
+                step_index=origin.step_index,
+                component=origin.component,
+                depth=origin.depth,
+                attempt=origin.attempt,
+                lines=logged.lines,
+                dropped=logged.dropped,
+            )
+        )
 
 
 async def _unless_stuck(
@@ -256,14 +283,19 @@ async def _run(mesh: Mesh, job: Job) -> tuple[RunView, Ended]:
 
     console.say(f"run_id: {run_id}")
     view.begin((await mesh.control.get_run(run_id)).items_total)
-    ticker = asyncio.create_task(_tick(mesh, job))
+    helpers = [asyncio.create_task(_tick(mesh, job))]
+    if job.stream is not None:
+        helpers.append(asyncio.create_task(_write_results(mesh, job, job.stream)))
     try:
         run = await mesh.control.wait(run_id)
     finally:
-        ticker.cancel()
-        await asyncio.gather(ticker, return_exceptions=True)
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
 
     view.tick(run.items_total)
+    if job.stream is not None:
+        await job.stream.drain(_reader(mesh, run_id), run.items_total)
     return run, await read_ended(job.local, mesh.control, run)
 
 
@@ -271,18 +303,41 @@ async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> E
     """Return an ended run. The results of a batch, and large ones, are read later, from the database."""
     items = await control.items(run.run_id) if run.items_total <= 1 else []
     read = read_already([item.outcome for item in items], run.status)
-    stored = StoredResults(run.status, lambda: stored_outcomes(local, run.run_id))
+    stored = StoredResults(run.status, lambda first: stored_outcomes(local, run.run_id, first))
     return Ended(run, read or stored, results_command(local, run.run_id))
 
 
-async def stored_outcomes(local: LocalRuns, run_id: str) -> Outcomes:
-    """Yield the outcomes of the items of a run, read from its database."""
-    async with _listing(local, run_id) as listing, aclosing(listing.each_item(run_id)) as items:
+async def stored_outcomes(local: LocalRuns, run_id: str, first: int = 0) -> Outcomes:
+    """Yield the outcomes of the items of a run from `first` on, read from its database."""
+    async with _listing(local, run_id) as listing, aclosing(_numbered(listing, run_id, first)) as items:
+        async for _, outcome in items:
+            yield outcome
+
+
+async def _numbered(listing: Listing, run_id: str, first: int, size: int = PAGE_SIZE_MAX) -> Numbered:
+    async with aclosing(listing.each_item(run_id, first, size)) as items:
         async for item in items:
             if isinstance(item.outcome, LargeJson):
-                yield LargeOutcome(item.outcome.text_bytes, partial(_text, listing, run_id, item.item))
+                yield item.item, LargeOutcome(item.outcome.text_bytes, partial(_text, listing, run_id, item.item))
             else:
-                yield item.outcome
+                yield item.item, item.outcome
+
+
+async def _write_results(mesh: Mesh, job: Job, stream: ResultStream) -> None:
+    """Write the results of a batch as its items end, until cancelled."""
+    from stepflow.embedded.ended_items import EndedItems
+
+    ended = EndedItems(mesh.executor, job.run_id)
+    if job.request is None:  # some have ended before: only the store knows which
+        stream.note(range((await mesh.control.get_run(job.run_id)).items_total))
+    while True:
+        stream.note(ended.take())
+        await stream.step(_reader(mesh, job.run_id))
+        await asyncio.sleep(LOOK_S)
+
+
+def _reader(mesh: Mesh, run_id: str) -> Callable[[int], Numbered]:
+    return lambda first: _numbered(mesh.control.listing, run_id, first, CHUNK_ITEMS)
 
 
 async def stored_result(local: LocalRuns, run_id: str, item: int) -> Outcomes:

@@ -18,8 +18,21 @@ from typing import Annotated, Any
 import typer
 
 DEFAULT_SERVER = "localhost:7840"
+DEFAULT_FOLDER = Path(".stepflow")
+DEV_FOLDER = DEFAULT_FOLDER / "dev"
+"""The folder of `stepflow dev`, unless `--data` names another."""
 
-FlowOption = Annotated[Path, typer.Option("--flow", "-f", metavar="FILE", help="The flow, YAML or JSON.")]
+RUN_HELP = "An id, its end (4 characters or more), a unique beginning of it, or `last`."
+VALUE_HELP = 'JSON text (it begins with {, [ or "), - for stdin, else a YAML or JSON file.'
+
+FlowOption = Annotated[
+    str,
+    typer.Argument(
+        metavar="FLOW",
+        help="A file, - for stdin, or a stored flow: NAME[@TAG|@3] or an id.",
+    ),
+]
+"""For commands under `with_flow`, which also accept the former `--flow` and `-f`."""
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -44,9 +57,29 @@ OutputOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
+
+def _apply_env_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    if path is not None and not ctx.resilient_parsing:
+        from stepflow.cli.env_file import apply_env_file
+
+        apply_env_file(path)
+    return path
+
+
+EnvFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="FILE",
+        help="Environment variables from a .env file; those that are set already win.",
+        callback=_apply_env_file,
+        is_eager=True,  # before the options that take their value from the environment
+    ),
+]
+
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", metavar="DIR", help="Folder of the runs. Default: .stepflow in the working directory."),
+    typer.Option("--store", metavar="DIR", help="Folder of the runs. Default: STEPFLOW_STORE, else .stepflow."),
 ]
 ServerOption = Annotated[
     str | None,
@@ -55,28 +88,31 @@ ServerOption = Annotated[
         metavar="HOST:PORT",
         envvar="STEPFLOW_SERVER",
         show_envvar=False,
-        help=f"The mesh. Default: STEPFLOW_SERVER, else {DEFAULT_SERVER}.",
+        help=f"The mesh. Default: STEPFLOW_SERVER, else a `stepflow dev` of this folder, else {DEFAULT_SERVER}.",
     ),
 ]
-LocalOrServerOption = Annotated[
+TargetServerOption = Annotated[
     str | None,
     typer.Option(
         "--server",
         metavar="HOST:PORT",
         envvar="STEPFLOW_SERVER",
         show_envvar=False,
-        help="Ask this mesh instead of the local store. Default: STEPFLOW_SERVER.",
+        help="Runs of this mesh. Default: STEPFLOW_SERVER, STEPFLOW_STORE, a `stepflow dev` of this folder, .stepflow.",
     ),
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, or a prefix of its id.")]
-RunArguments = Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="The runs, or prefixes of their ids.")]
+TargetStoreOption = Annotated[
+    Path | None, typer.Option("--store", metavar="DIR", help="Runs of this folder, instead of a mesh.")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
+RunArguments = Annotated[list[str], typer.Argument(metavar="RUN...", help=RUN_HELP)]
 
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """The options of the input; at most one of the first four is set."""
+    """The options of the input; at most one of the first four is set. `value` is a VALUE."""
 
-    file: Path | None = None
+    value: str | None = None
     json: str | None = None
     yaml: str | None = None
     lines: Path | None = None
@@ -85,11 +121,13 @@ class InputOptions:
 
 @dataclass(frozen=True, slots=True)
 class ValueOptions:
-    """The options of one value (variables, overrides, a payload); at most one is set."""
+    """The options of one value (variables, overrides, a payload); at most one is set. `value` is a VALUE."""
 
-    file: Path | None = None
+    value: str | None = None
     json: str | None = None
     yaml: str | None = None
+    pairs: tuple[str, ...] = ()
+    """Texts `NAME=VALUE`, which count over the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,31 +142,28 @@ class VariableOptions:
 class RunOptions:
     """The options of both `run` and `submit` for inputs, variables and overrides, in the order of the help."""
 
-    input_file: Annotated[
-        Path | None, typer.Option("--input", metavar="FILE", help="The input, a YAML or JSON file.")
-    ] = None
-    input_json: Annotated[str | None, typer.Option("--input-json", metavar="JSON", help="The input as JSON text.")] = (
-        None
-    )
-    input_yaml: Annotated[str | None, typer.Option("--input-yaml", metavar="YAML", help="The input as YAML text.")] = (
-        None
-    )
+    input: Annotated[str | None, typer.Option("--input", metavar="VALUE", help=f"The input: {VALUE_HELP}")] = None
+    input_json: Annotated[str | None, typer.Option("--input-json", hidden=True)] = None
+    input_yaml: Annotated[str | None, typer.Option("--input-yaml", hidden=True)] = None
     input_lines: Annotated[
         Path | None, typer.Option("--inputs", metavar="FILE", help="A batch: one JSON input per line (JSONL).")
     ] = None
     stdin_format: Annotated[
         str, typer.Option("--stdin-format", metavar="json|yaml", help="Format of an input on stdin.")
     ] = "json"
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Results of a batch as they come, each with its `item`.")
+    ] = False
 
-    variables_file: Annotated[
-        Path | None, typer.Option("--variables", metavar="FILE", help="Values of variables, a YAML or JSON file.")
+    var: Annotated[
+        list[str] | None,
+        typer.Option("--var", metavar="K=V", help="The value of a variable, JSON or text (repeatable)."),
     ] = None
-    variables_json: Annotated[
-        str | None, typer.Option("--variables-json", metavar="JSON", help="Values of variables as JSON text.")
+    variables: Annotated[
+        str | None, typer.Option("--var-file", metavar="FILE", help="Values of variables, a YAML or JSON file.")
     ] = None
-    variables_yaml: Annotated[
-        str | None, typer.Option("--variables-yaml", metavar="YAML", help="Values of variables as YAML text.")
-    ] = None
+    variables_json: Annotated[str | None, typer.Option("--variables-json", hidden=True)] = None
+    variables_yaml: Annotated[str | None, typer.Option("--variables-yaml", hidden=True)] = None
     env_variables: Annotated[
         bool,
         typer.Option(
@@ -136,28 +171,75 @@ class RunOptions:
         ),
     ] = False
 
-    overrides_file: Annotated[
-        Path | None, typer.Option("--overrides", metavar="FILE", help="Changes to steps, a YAML or JSON file.")
+    env_file: EnvFileOption = None
+
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STEP.PATH=VALUE", help="A change to a step, JSON or text (repeatable)."),
     ] = None
-    overrides_json: Annotated[
-        str | None, typer.Option("--overrides-json", metavar="JSON", help="Changes to steps as JSON text.")
+    overrides: Annotated[
+        str | None, typer.Option("--set-file", metavar="FILE", help="Changes to steps, a YAML or JSON file.")
     ] = None
-    overrides_yaml: Annotated[
-        str | None, typer.Option("--overrides-yaml", metavar="YAML", help="Changes to steps as YAML text.")
-    ] = None
+    overrides_json: Annotated[str | None, typer.Option("--overrides-json", hidden=True)] = None
+    overrides_yaml: Annotated[str | None, typer.Option("--overrides-yaml", hidden=True)] = None
 
     @property
-    def inputs(self) -> InputOptions:
-        return InputOptions(self.input_file, self.input_json, self.input_yaml, self.input_lines, self.stdin_format)
+    def values(self) -> tuple[str | None, ...]:
+        """The VALUEs, each of which may be stdin."""
+        return self.input, self.variables, self.overrides
 
     @property
-    def variables(self) -> VariableOptions:
-        files = ValueOptions(self.variables_file, self.variables_json, self.variables_yaml)
-        return VariableOptions(files, self.env_variables)
+    def of_input(self) -> InputOptions:
+        return InputOptions(self.input, self.input_json, self.input_yaml, self.input_lines, self.stdin_format)
 
     @property
-    def overrides(self) -> ValueOptions:
-        return ValueOptions(self.overrides_file, self.overrides_json, self.overrides_yaml)
+    def of_variables(self) -> VariableOptions:
+        given = ValueOptions(self.variables, self.variables_json, self.variables_yaml, tuple(self.var or ()))
+        return VariableOptions(given, self.env_variables)
+
+    @property
+    def of_overrides(self) -> ValueOptions:
+        return ValueOptions(self.overrides, self.overrides_json, self.overrides_yaml, tuple(self.set or ()))
+
+
+OLD_WORDS = {
+    "--key": "--run-id",
+    "--tag": "--label",
+    "--var-file": "--variables",
+    "--set-file": "--overrides",
+}
+"""Option → its former name, which goes on working and is not in the help."""
+
+
+def with_flow(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command with the parameter `flow: FlowOption` also accept the former options `--flow` and `-f`."""
+
+    @functools.wraps(command)
+    def expanded(flow: str | None, flow_option: str | None, **arguments: Any) -> None:
+        command(flow=_one_flow(flow, flow_option), **arguments)
+
+    signature = inspect.signature(command)
+    argument = signature.parameters["flow"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+    option = inspect.Parameter(
+        "flow_option",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, typer.Option("--flow", "-f", hidden=True)],
+    )
+    others = [each for each in signature.parameters.values() if each.name != "flow"]
+    return _with_parameters(expanded, signature, [argument, option, *others])
+
+
+def _one_flow(flow: str | None, option: str | None) -> str:
+    """Return the flow that is named once. Raises: Usage."""
+    from stepflow.cli.console import Usage
+
+    if flow is not None and option is not None:
+        raise Usage("OPTIONS_EXCLUSIVE", "the flow is named twice: as an argument and with --flow")
+    found = option if flow is None else flow
+    if found is None:
+        raise Usage("FLOW_MISSING", "name a flow: a file, - for stdin, or a stored flow (NAME[@TAG|@3] or an id)")
+    return found
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -181,6 +263,14 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     for parameter in signature.parameters.values():
         parameters += options if parameter.name == "given" else [parameter]
 
-    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
-    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return expanded
+    return _with_parameters(expanded, signature, parameters)
+
+
+def _with_parameters(
+    command: Callable[..., None], signature: inspect.Signature, parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """Give a command the signature that typer reads."""
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]  # read by inspect
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
+    return command

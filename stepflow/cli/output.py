@@ -53,11 +53,47 @@ class LargeResult:
 
 
 Outcomes: TypeAlias = "AsyncGenerator[Json | Failure | LargeOutcome | None]"
+Numbered: TypeAlias = "AsyncGenerator[tuple[int, Json | Failure | LargeOutcome | None]]"
+"""Items from a given one on, in order, with their outcomes; None of an item that has not ended."""
 FlowResult: TypeAlias = "dict[str, Any] | LargeResult"
 
 
 class YamlTooLarge(Exception):
     """A result of more than 16 MiB was to be written as YAML."""
+
+
+LARGE_HEAD = b'"outcome":"success","result":'
+"""The FlowResult of a large result, between its brace and its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFormat:
+    """The format of the results of a batch: JSONL, or the elements of a YAML list."""
+
+    yaml: bool
+
+    @classmethod
+    def of(cls, output: Path | None) -> ResultFormat:
+        return cls(output is not None and _output_format(output) == "yaml")
+
+    @property
+    def empty(self) -> bytes:
+        """The text of a batch without items."""
+        return b"[]\n" if self.yaml else b""
+
+    def texts(self, result: FlowResult, item: int | None) -> Iterable[bytes]:
+        """Yield the parts of a result's text; with its number, if one is given. Raises: YamlTooLarge."""
+        if not self.yaml:
+            return _line(result, item)
+        if isinstance(result, LargeResult):
+            raise YamlTooLarge(f"a result of {result.text_bytes:,} bytes is not written as YAML")
+        return [to_yaml([result if item is None else {"item": item, **result}]).encode()]
+
+    def around_large(self, text_bytes: int, item: int | None) -> tuple[bytes, bytes]:
+        """Return what stands before and behind the JSON text of a large result. Raises: YamlTooLarge."""
+        if self.yaml:
+            raise YamlTooLarge(f"a result of {text_bytes:,} bytes is not written as YAML")
+        return (b"{" if item is None else b'{"item":%d,' % item) + LARGE_HEAD, b"}\n"
 
 
 def check_output(output: Path | None) -> None:
@@ -74,10 +110,13 @@ def check_output(output: Path | None) -> None:
 def write_results(results: Iterable[FlowResult], output: Path | None, *, batch: bool) -> None:
     """Write FlowResults as they come, to stdout (JSON) or to a file (format by extension).
 
+    A single one is indented on a terminal.
+
     A single run is one value; a batch is JSONL or a YAML list. Raises: OSError, YamlTooLarge.
     """
     if output is None:
-        for text in _joined(_lines(results)):
+        texts = _lines(results) if batch or not sys.stdout.isatty() else _indented(results)
+        for text in _joined(texts):
             console.out(text)
         return
 
@@ -120,12 +159,28 @@ def _output_format(output: Path) -> Literal["yaml", "json"]:
 
 def _lines(results: Iterable[FlowResult]) -> Iterator[bytes]:
     for result in results:
+        yield from _line(result, None)
+
+
+def _indented(results: Iterable[FlowResult]) -> Iterator[bytes]:
+    import msgspec
+
+    for result in results:
         if isinstance(result, LargeResult):
-            yield b'{"outcome":"success","result":'
-            yield from _with_progress(result)
-            yield b"}\n"
+            yield from _line(result, None)
         else:
-            yield encode(result) + b"\n"
+            yield msgspec.json.format(encode(result), indent=2) + b"\n"
+
+
+def _line(result: FlowResult, item: int | None) -> Iterator[bytes]:
+    """Yield the parts of a line of JSON; with the number of the item, if one is given."""
+    head = b"{" if item is None else b'{"item":%d,' % item
+    if isinstance(result, LargeResult):
+        yield head + LARGE_HEAD
+        yield from _with_progress(result)
+        yield b"}\n"
+    else:
+        yield head + encode(result)[1:] + b"\n"
 
 
 def _with_progress(result: LargeResult) -> Iterator[bytes]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from stepflow.cli.options import DEFAULT_SERVER
+from stepflow.cli.target import mesh_option
 from stepflow.codec import Json, LargeJson
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stepflow.cli.output import Outcomes
+    from stepflow.cli.output import Numbered, Outcomes
     from stepflow.client import Client, Run, RunItem, RunStep, Tls
     from stepflow.errors import Failure
     from stepflow.flow import Redactor
@@ -89,35 +92,34 @@ def tls_from_environment() -> Tls | None:
 
 def server_argument(server: str | None) -> str:
     """Return the `--server` option of a suggested command, empty if the command reaches the mesh without."""
-    if server is None or server in (DEFAULT_SERVER, os.environ.get("STEPFLOW_SERVER")):
-        return ""
-    return f" --server {server}"
+    return mesh_option(server or DEFAULT_SERVER)
 
 
 def results_command(server: str | None, run_id: str) -> str:
     """Return the command that prints the stored results of a run."""
-    # With --server always: without it the command looks in `.stepflow/`.
-    return f"stepflow runs get {run_id} --result --server {server or DEFAULT_SERVER}"
+    # With --server always: without it the command may look in a folder.
+    return f"stepflow runs show {run_id} --result --server {shlex.quote(server or DEFAULT_SERVER)}"
 
 
-async def find_run(client: Client, text: str) -> str:
-    """Return the run id that equals `text` or begins with it. Raises: NotFound, Invalid (an ambiguous prefix)."""
-    from stepflow.errors import Invalid, NotFound
+async def find_run(client: Client, text: str, server: str) -> str:
+    """Return the id of the run that RUN names, in the mesh at `server`. Raises: NotFound, Invalid (ambiguous)."""
+    from stepflow.errors import NotFound
+    from stepflow.ids import LAST, is_named, only_one
 
     if len(text) >= UUID_CHARS:
         return text
-    newest = first(client.list_runs(page_size=ID_SEARCH_RUNS_MAX), ID_SEARCH_RUNS_MAX)
-    found = [run.run_id async for run in newest if text and run.run_id.startswith(text.lower())]
-    if len(found) > 1:
-        shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-        raise Invalid("RUN_ID_AMBIGUOUS", f"{len(found)} run ids begin with {text}: {shown}; give a longer prefix")
-    if not found:
-        raise NotFound(
-            "RUN_NOT_FOUND",
-            f"no run id begins with {text[:80]!r} (the newest {ID_SEARCH_RUNS_MAX:,} runs were searched); "
-            "`stepflow runs list` shows the runs",
-        )
-    return found[0]
+    if text == LAST:
+        found = [run.run_id async for run in first(client.list_runs(page_size=1), 1)]
+    else:
+        newest = first(client.list_runs(page_size=ID_SEARCH_RUNS_MAX), ID_SEARCH_RUNS_MAX)
+        found = [run.run_id async for run in newest if is_named(run.run_id, text)]
+    if found:
+        return only_one(found, len(found), text)
+
+    what = "no run" if text == LAST else f"no run whose id begins or ends with {text[:80]!r}"
+    searched = "" if text == LAST else f" (the newest {ID_SEARCH_RUNS_MAX:,} were searched)"
+    hint = f"`stepflow runs list --server {shlex.quote(server)}` shows its runs"
+    raise NotFound("RUN_NOT_FOUND", f"the mesh at {server} has {what}{searched}; {hint}")
 
 
 async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
@@ -131,19 +133,25 @@ async def first(listed: AsyncIterator[_T], number: int) -> AsyncIterator[_T]:
             return
 
 
-async def outcomes(server: str | None, run_id: str) -> Outcomes:
-    """Yield the outcomes of the items of an ended run, over a connection of its own."""
+async def outcomes(server: str | None, run_id: str, first: int = 0) -> Outcomes:
+    """Yield the outcomes of the items of an ended run from `first` on, over a connection of its own."""
+    async with connect(server, FOLLOW_PATIENCE_S) as client, aclosing(numbered(client, run_id, first)) as items:
+        async for _, outcome in items:
+            yield outcome
+
+
+async def numbered(client: Client, run_id: str, first: int) -> Numbered:
+    """Yield the items of a run from `first` on, with their outcomes; None of an item that has not ended."""
     from functools import partial
 
     from stepflow.cli.output import LargeOutcome
 
-    async with connect(server, FOLLOW_PATIENCE_S) as client:
-        async for item in client.items(run_id, page_size=ITEMS_PER_PAGE):
-            outcome = outcome_of(item)
-            if isinstance(outcome, LargeJson):
-                yield LargeOutcome(outcome.text_bytes, partial(client.get_result, run_id, item.item))
-            else:
-                yield outcome
+    async for item in client.items(run_id, page_size=ITEMS_PER_PAGE, first=first):
+        outcome = outcome_of(item)
+        if isinstance(outcome, LargeJson):
+            yield item.item, LargeOutcome(outcome.text_bytes, partial(client.get_result, run_id, item.item))
+        else:
+            yield item.item, outcome
 
 
 async def one_result(server: str | None, run_id: str, item: int) -> Outcomes:

@@ -15,12 +15,12 @@ from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from component_host.backend import BackendListing
     from stepflow.check import Catalogue
+    from stepflow.cli.found_flow import FoundFlow
     from stepflow.config import Config
-    from stepflow.flow import Diagnostic, Diagnostics, Flow
+    from stepflow.flow import Diagnostic, Diagnostics
 
 REFUSAL = "the flow was not run; correct the errors listed above"
 
@@ -28,14 +28,14 @@ REFUSAL = "the flow was not run; correct the errors listed above"
 class RunCheck:
     """The check of one run."""
 
-    def __init__(self, path: Path, flow: Flow, config: Config, *, no_check: bool) -> None:
-        self._path = path
-        self._flow = flow
+    def __init__(self, found: FoundFlow, config: Config, *, no_check: bool) -> None:
+        self._found = found
+        self._flow = found.flow
         self._config = config
         self._no_check = no_check
         self._variables: Mapping[str, Any] | None = None
         self._overrides: Any = None
-        self._alone: Diagnostics = check(flow, config)
+        self._alone: Diagnostics = check(found.flow, config)
         self._told: set[tuple[int, str | None, str]] = set()
 
     def check_flow(self) -> None:
@@ -47,7 +47,7 @@ class RunCheck:
             print_report(found)
             raise Invalid("FLOW_INVALID", REFUSAL)
 
-        flow_warnings = (f"{self._path}: {item.path}: {item.formatted}" for item in self._flow.warnings)
+        flow_warnings = (f"{self._found.text}: {item.path}: {item.formatted}" for item in self._flow.warnings)
         for text in (*self._config.warnings, *flow_warnings):
             console.warn(text)
 
@@ -62,7 +62,7 @@ class RunCheck:
         others = sum(item.level == "warning" and not item.experimental for item in self._alone)
         others -= sum(item.level == "warning" for item in self._flow.warnings)
         if others > 0:
-            hint = f"{others} warning(s): stepflow validate --flow {self._path} shows them"
+            hint = f"{others} warning(s): `stepflow validate {self._found.argument}` shows them"
             console.say(console.styled(hint, "dim"))
 
     def check_servers(self, listings: Mapping[str, BackendListing]) -> None:

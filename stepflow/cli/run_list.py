@@ -49,6 +49,26 @@ def list_runs(local: LocalRuns, statuses: Collection[str] = ()) -> Iterator[tupl
                 yield run, status
 
 
+def list_known(local: LocalRuns) -> Iterator[tuple[RunView, str]]:
+    """Yield runs with their status, the newest first. No database is opened.
+
+    Of runs that have not ended, only id, status and time are known.
+
+    Raises: FailedPrecondition, the folder cannot be read.
+    """
+    with local.index() as index:
+        index.sync(local.run_ids)
+        for row in index.newest():
+            database = local.database(row.run_id)
+            run = row.ended_view(database)
+            if run is not None:
+                yield run, run.status
+            elif database.exists():
+                status = "running" if local.is_driven(row.run_id) else INTERRUPTED
+                created_at_ms = begun_at_ms(row.run_id)
+                yield RunView(row.run_id, "", "", status, 0, 0, 0, 0, created_at_ms, completed_at_ms=None), status
+
+
 def _readable_view(local: LocalRuns, index: FolderIndex, run_id: str) -> RunView | None:
     """Read a run; None if there is nothing to show. An unreadable database is reported, and the run is `DAMAGED`."""
     if not local.database(run_id).exists():
@@ -69,4 +89,4 @@ def _readable_view(local: LocalRuns, index: FolderIndex, run_id: str) -> RunView
         return RunView(run_id, "", "", DAMAGED, 0, 0, 0, 0, created_at_ms=begun_at_ms(run_id), completed_at_ms=None)
 
 
-__all__ = ["DAMAGED", "INTERRUPTED", "list_runs", "status_of"]
+__all__ = ["DAMAGED", "INTERRUPTED", "list_known", "list_runs", "status_of"]

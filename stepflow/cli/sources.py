@@ -1,13 +1,14 @@
 """The source of `stepflow runs`: the local store or a mesh, behind one protocol.
 
-`--store` selects the local store of a folder; else `--server` or `STEPFLOW_SERVER` selects a mesh; else the default
-local store is used.
+`stepflow.cli.target` selects it.
 
 A listing comes from `run_list.list_runs`, without pages; or from a mesh's `ListRuns`, in pages.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,13 +16,15 @@ from stepflow.cli import console, remote
 from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.results import StoredResults
 from stepflow.cli.display.runs import ShownRun, shown_item
-from stepflow.errors import DataLoss, FailedPrecondition
+from stepflow.cli.target import choose_target, folder_option, other_targets
+from stepflow.errors import DataLoss, FailedPrecondition, StepflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from stepflow.cli.display.trees import AnyRun
+    from stepflow.cli.target import CliTarget
     from stepflow.client import Client, Run, RunStep
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Redactor
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Answers the commands of `stepflow runs`. `text` is a run id or a prefix."""
+    """Answers the commands of `stepflow runs`. `text` is a RUN (`stepflow.ids`)."""
 
     location: str
     """Where the runs are, for messages."""
@@ -72,13 +75,27 @@ class Signal:
     signal_id: str = ""
 
 
-def choose(server: str | None, store: Path | None) -> Source:
-    """Return the selected source."""
-    if server is not None and store is None:
-        return RemoteSource(server)
-    from stepflow.embedded.runs_folder import DEFAULT_FOLDER, LocalRuns
+def choose(server: str | None, store: Path | None, *, quiet: bool = False) -> Source:
+    """Return the source that the target rule selects (`stepflow.cli.target`); tell a terminal. Raises: Usage."""
+    return source_of(choose_target(server, store, quiet=quiet))
 
-    return LocalSource(LocalRuns(store or DEFAULT_FOLDER))
+
+def source_of(target: CliTarget) -> Source:
+    """Return the runs of a target."""
+    if target.server is not None:
+        return RemoteSource(target.server)
+    from stepflow.embedded.runs_folder import LocalRuns
+
+    assert target.folder is not None
+    return LocalSource(LocalRuns(target.folder, option="" if target.is_usual else f" {target.option}"))
+
+
+def with_runs(target: CliTarget) -> Iterator[CliTarget]:
+    """Yield the other places that have runs, for a message about an empty list."""
+    for other in other_targets(target):
+        with contextlib.suppress(StepflowError):
+            if source_of(other).list((), 1):
+                yield other
 
 
 class LocalSource:
@@ -118,6 +135,7 @@ class LocalSource:
                 ],
                 await control.steps(run_id, with_results=results, on_incomplete=console.warn) if steps else [],
                 begun.redactor,
+                self._local.option,
             )
 
     def ended(self, text: str) -> tuple[Ended, Redactor]:
@@ -127,7 +145,7 @@ class LocalSource:
 
         found = asyncio.run(stored.read_run(self._local, self._local.find(text)))
         if found.ended is None:
-            hint = f"continue it with: stepflow resume {found.run_id}"
+            hint = f"continue it with: stepflow resume {found.run_id}{folder_option(self._local.folder)}"
             raise FailedPrecondition("RUN_NOT_ENDED", f"run {found.run_id} has no result yet; {hint}")
         return found.ended, found.redactor
 
@@ -135,7 +153,7 @@ class LocalSource:
         from stepflow.cli.driving import results_command, stored_result
 
         run_id = self._local.find(text)
-        stored = StoredResults("completed", lambda: stored_result(self._local, run_id, item))
+        stored = StoredResults("completed", lambda _: stored_result(self._local, run_id, item))
         return stored, f"{results_command(self._local, run_id)} --item {item}"
 
     def delete(self, text: str, *, force: bool) -> str:
@@ -163,7 +181,8 @@ class LocalSource:
         if not terminal and not force:
             raise FailedPrecondition(
                 "RUN_NOT_ENDED",
-                f"run {run_id} has not ended: continue it with `stepflow resume {run_id}`, or delete it with --force",
+                f"run {run_id} has not ended: continue it with `stepflow resume {run_id}"
+                f"{folder_option(self._local.folder)}`, or delete it with --force",
                 run_id=run_id,
             )
         await self._local.blobs().delete_scope(run_id)
@@ -212,35 +231,36 @@ class RemoteSource:
         return remote.ask(self._server, lambda client: self._read(client, text, steps=steps, results=results))
 
     async def _read(self, client: Client, text: str, *, steps: bool, results: bool) -> ShownRun:
-        run = await client.get(await remote.find_run(client, text))
+        run = await client.get(await remote.find_run(client, text, self._server))
         items = [
             shown_item(item.item, item.status, remote.outcome_of(item), result=results)
             async for item in client.items(run.run_id)
         ]
         found = client.steps(run.run_id, include_results=results, on_incomplete=console.warn)
         shown = [_step_view(step) async for step in found] if steps else []
-        return ShownRun(run, run.status, items, shown, await remote.redactor(client, run))
+        option = f" --server {shlex.quote(self._server)}"
+        return ShownRun(run, run.status, items, shown, await remote.redactor(client, run), option)
 
     def ended(self, text: str) -> tuple[Ended, Redactor]:
         async def work(client: Client) -> tuple[Run, Redactor]:
-            run = await client.get(await remote.find_run(client, text))
+            run = await client.get(await remote.find_run(client, text, self._server))
             if not run.ended:
                 hint = f"follow it with: stepflow runs watch {run.run_id}{remote.server_argument(self._server)}"
                 raise FailedPrecondition("RUN_NOT_ENDED", f"run {run.run_id} has no result yet; {hint}")
             return run, await remote.redactor(client, run)
 
         run, redactor = remote.ask(self._server, work)
-        stored = StoredResults(run.status, lambda: remote.outcomes(self._server, run.run_id))
+        stored = StoredResults(run.status, lambda first: remote.outcomes(self._server, run.run_id, first))
         return Ended(run, stored, remote.results_command(self._server, run.run_id)), redactor
 
     def result(self, text: str, item: int) -> tuple[StoredResults, str]:
-        run_id = remote.ask(self._server, lambda client: remote.find_run(client, text))
-        stored = StoredResults("completed", lambda: remote.one_result(self._server, run_id, item))
+        run_id = remote.ask(self._server, lambda client: remote.find_run(client, text, self._server))
+        stored = StoredResults("completed", lambda _: remote.one_result(self._server, run_id, item))
         return stored, f"{remote.results_command(self._server, run_id)} --item {item}"
 
     def delete(self, text: str, *, force: bool) -> str:
         async def work(client: Client) -> str:
-            run_id = await remote.find_run(client, text)
+            run_id = await remote.find_run(client, text, self._server)
             if force:
                 await client.cancel(run_id)
                 await client.wait(run_id, timeout_s=remote.CANCEL_WAIT_S)
@@ -251,7 +271,7 @@ class RemoteSource:
 
     def signal(self, text: str, signal: Signal) -> tuple[str, str]:
         async def work(client: Client) -> tuple[str, str]:
-            run_id = await remote.find_run(client, text)
+            run_id = await remote.find_run(client, text, self._server)
             sent = client.signal(
                 run_id, signal.name, signal.payload, item=signal.item, signal_id=signal.signal_id or None
             )
@@ -277,4 +297,6 @@ def _step_view(step: RunStep) -> StepView:
         duration_ms=step.duration_ms,
         outcome=remote.outcome_of(step),
         retries=step.retries,
+        path=step.path,
+        skipped_for=step.skipped_for,
     )

@@ -8,15 +8,30 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from stepflow.cli.console import Usage
+from stepflow.cli.options import OLD_WORDS
 
 
 class StrictCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         refuse_empty(self, ctx, args)
         return super().parse_args(ctx, args)
+
+    def make_parser(self, ctx: Any) -> Any:
+        """Return a parser that also knows the former names of options."""
+        parser = super().make_parser(ctx)
+        taken = {name for parameter in self.params for name in parameter.opts}
+        for parameter in (each for each in self.params if isinstance(each, TyperOption)):
+            old = next((OLD_WORDS[name] for name in parameter.opts if name in OLD_WORDS), None)
+            if old is not None and old not in taken:
+                parser.add_option(obj=parameter, opts=[old], dest=parameter.name, action="store", nargs=1)
+        return parser
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the pieces of the usage line. A flow may come by a former option, but it must come."""
+        return ["{FLOW}" if piece == "[FLOW]" else piece for piece in super().collect_usage_pieces(ctx)]
 
 
 class StrictGroup(TyperGroup):

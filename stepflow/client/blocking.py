@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Component,
         FlowDiagnostic,
         FlowInfo,
+        HostRestart,
         Run,
         RunItem,
         RunStep,
@@ -111,8 +112,8 @@ class BlockingClient:
     def store_flow(self, flow: Document, *, label: str = NOT_GIVEN) -> StoredFlow:
         return self._do(self._client.store_flow(flow, label=label))
 
-    def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
-        return self._do(self._client.validate_flow(flow))
+    def validate_flow(self, flow: FlowLike, **options: Any) -> list[FlowDiagnostic]:
+        return self._do(self._client.validate_flow(flow, **options))
 
     def get_flow(self, flow: Named | str) -> tuple[str, dict[str, Any]]:
         return self._do(self._client.get_flow(flow))
@@ -153,9 +154,23 @@ class BlockingClient:
         return self._do(self._client.wait(run_id, timeout_s=timeout_s))
 
     def watch(
-        self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False
+        self,
+        run_id: str,
+        *,
+        positions: Mapping[int, int] | None = None,
+        include_results: bool = False,
+        include_logs: bool = False,
+        until_now: bool = False,
     ) -> Iterator[ClientEvent]:
-        return self._iterate(self._client.watch(run_id, positions=positions, include_results=include_results))
+        return self._iterate(
+            self._client.watch(
+                run_id,
+                positions=positions,
+                include_results=include_results,
+                include_logs=include_logs,
+                until_now=until_now,
+            )
+        )
 
     def list_runs(self, **options: Any) -> Iterator[Run]:
         return self._iterate(self._client.list_runs(**options))
@@ -171,8 +186,8 @@ class BlockingClient:
     def delete(self, run_id: str) -> None:
         self._do(self._client.delete(run_id))
 
-    def items(self, run_id: str, *, page_size: int = 0) -> Iterator[RunItem]:
-        return self._iterate(self._client.items(run_id, page_size=page_size))
+    def items(self, run_id: str, *, page_size: int = 0, first: int = 0) -> Iterator[RunItem]:
+        return self._iterate(self._client.items(run_id, page_size=page_size, first=first))
 
     def get_result(self, run_id: str, item: int = 0) -> Iterator[bytes]:
         return self._iterate(self._client.get_result(run_id, item))
@@ -211,6 +226,9 @@ class BlockingClient:
 
     def undrain(self, *, executor_id: str = "", host_id: str = "") -> None:
         self._do(self._client.undrain(executor_id=executor_id, host_id=host_id))
+
+    def restart_plugin(self, plugin: str, *, host_id: str = "") -> list[HostRestart]:
+        return self._do(self._client.restart_plugin(plugin, host_id=host_id))
 
 
 class _Pulled:

@@ -23,8 +23,16 @@ from stepflow.client.conversion import (
     run_of,
     step_of,
 )
-from stepflow.client.model import QUEUED, StoredFlow
-from stepflow.client.requests import NOT_GIVEN, document_message, flow_reference, given, submission, value_message
+from stepflow.client.model import QUEUED, HostRestart, StoredFlow
+from stepflow.client.requests import (
+    NOT_GIVEN,
+    document_message,
+    flow_reference,
+    given,
+    submission,
+    validation,
+    value_message,
+)
 from stepflow.client.result_stream import result_chunks, save_chunks
 from stepflow.client.watch import RunWatch
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, Overloaded, StepflowError
@@ -53,6 +61,9 @@ WAIT_SLICE_S = 30.0
 
 DRAIN_TIMEOUT_S = 75.0
 """Longer than the server's own time limit, so that the server's error arrives."""
+
+RESTART_TIMEOUT_S = 900.0
+"""For all hosts of a plugin, one after another."""
 
 BUSY_PATIENCE_S = 60.0
 """Default patience of submissions with a mesh that is busy."""
@@ -113,11 +124,41 @@ class Client:
         found = [diagnostic_of(diagnostic) for diagnostic in reply.diagnostics]
         return StoredFlow(reply.flow_id, reply.version, found, reply.newest_version, reply.label_from)
 
-    async def validate_flow(self, flow: Document) -> list[FlowDiagnostic]:
-        """Return the findings of validation, fatal or not. Raises: Invalid (not readable as a flow)."""
-        request = flows_pb2.StoreFlowRequest(document=document_message(flow), validate_only=True)
-        reply = await self._connection.call(lambda to: to.flows.StoreFlow, request)
+    async def validate_flow(
+        self,
+        flow: FlowLike,
+        *,
+        variables: Mapping[str, Any] | None = None,
+        overrides: Any = None,
+        type_check: bool = False,
+        strict: bool = False,
+    ) -> list[FlowDiagnostic]:
+        """Return what the check of a submission finds, fatal or not: `submit` raises Invalid for errors.
+
+        `variables`: those of the run; None: not known yet, so that none is missing. `type_check` also compares all
+        types that are known, and `strict` makes errors of warnings. A server of an earlier version checks the flow
+        alone.
+
+        Raises: Invalid (not readable as a flow), NotFound.
+        """
+        request = validation(flow, variables, overrides, type_check=type_check, strict=strict)
+        try:
+            reply = await self._connection.call(lambda to: to.flows.ValidateFlow, request)
+        except FailedPrecondition as error:
+            if error.reason != "CALL_UNKNOWN":
+                raise
+            reply = await self._validate_alone(request.flow)
         return [diagnostic_of(found) for found in reply.diagnostics]
+
+    async def _validate_alone(self, flow: flows_pb2.FlowReference) -> flows_pb2.StoreFlowResponse:
+        """Validate a flow at a server that does not check against its components."""
+        document = flow.document
+        if not flow.HasField("document"):
+            stored = flows_pb2.GetFlowRequest(flow=flow, value_form=JSON)
+            document = (await self._connection.call(lambda to: to.flows.GetFlow, stored)).document
+        request = flows_pb2.StoreFlowRequest(document=document, validate_only=True)
+        reply: flows_pb2.StoreFlowResponse = await self._connection.call(lambda to: to.flows.StoreFlow, request)
+        return reply
 
     async def get_flow(self, flow: Named | str) -> tuple[str, dict[str, Any]]:
         """Return id and document. Raises: NotFound."""
@@ -154,6 +195,7 @@ class Client:
         check_input: bool = True,
         labels: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
+        check: bool = True,
     ) -> str:
         """Submit a run with an item per input and return the run id.
 
@@ -163,6 +205,9 @@ class Client:
         The call is idempotent: retries of the client make a single run. A `run_id` (a UUID) extends the guarantee over
         a restart of the program. `retry` has the form of `retry` in a configuration; missing members have the
         mesh's values.
+
+        The mesh checks the flow first, unless `check` is False: Invalid (`FLOW_INVALID`, `VARIABLES_INVALID`) has the
+        findings in `details["diagnostics"]`. `check_input` False skips the check of inputs by the flow's schema.
 
         Raises: Invalid, NotFound, AlreadyExists (`RUN_EXISTS`); Overloaded, after `busy_patience_s`.
         """
@@ -176,6 +221,7 @@ class Client:
             check_input=check_input,
             labels=labels,
             retry=retry,
+            check=check,
         )
         with closing(BatchInputs(inputs)) as batch:
             texts = await batch.up_to(UNARY_INPUTS_BYTES)
@@ -254,13 +300,27 @@ class Client:
                 return run
 
     def watch(
-        self, run_id: str, *, positions: Mapping[int, int] | None = None, include_results: bool = False
+        self,
+        run_id: str,
+        *,
+        positions: Mapping[int, int] | None = None,
+        include_results: bool = False,
+        include_logs: bool = False,
+        until_now: bool = False,
     ) -> RunWatch:
         """Follow a run to its end, over the death of servers: `async for event in client.watch(run_id)`.
 
-        Pass the `positions` of an earlier `RunWatch` to continue behind them.
+        Pass the `positions` of an earlier `RunWatch` to continue behind them. `include_logs`: what components log and
+        print, as far as hosts have it. `until_now`: end behind what is known now, also if the run goes on.
         """
-        return RunWatch(self._connection, run_id, dict(positions or {}), include_results=include_results)
+        return RunWatch(
+            self._connection,
+            run_id,
+            dict(positions or {}),
+            include_results=include_results,
+            include_logs=include_logs,
+            until_now=until_now,
+        )
 
     async def list_runs(
         self,
@@ -311,12 +371,13 @@ class Client:
         """Delete an ended run. Raises: NotFound, FailedPrecondition (`RUN_NOT_ENDED`)."""
         await self._delete_idempotently(lambda to: to.runs.DeleteRun, runs_pb2.DeleteRunRequest(run_id=run_id))
 
-    async def items(self, run_id: str, *, page_size: int = 0) -> AsyncGenerator[RunItem, None]:
-        """Yield the items of a run in input order. Raises: NotFound."""
-        request = runs_pb2.ListItemsRequest(run_id=run_id, value_form=JSON, page_size=page_size)
+    async def items(self, run_id: str, *, page_size: int = 0, first: int = 0) -> AsyncGenerator[RunItem, None]:
+        """Yield the items of a run in input order, from item `first` on. Raises: NotFound."""
+        request = runs_pb2.ListItemsRequest(run_id=run_id, value_form=JSON, page_size=page_size, first_item=first)
         async for reply in self._pages(lambda to: to.runs.ListItems, request):
             for item in reply.items:
-                yield item_of(item)
+                if item.item >= first:  # a server of an earlier version begins with item 0
+                    yield item_of(item)
 
     def get_result(self, run_id: str, item: int = 0) -> AsyncGenerator[bytes, None]:
         """Yield the result of an ended item as compact JSON text, in chunks of up to 1 MiB: results of any size.
@@ -400,6 +461,18 @@ class Client:
         request = cluster_pb2.UndrainRequest(**_target(executor_id, host_id))
         await self._connection.call(lambda to: to.cluster.Undrain, request)
 
+    async def restart_plugin(self, plugin: str, *, host_id: str = "") -> list[HostRestart]:
+        """Start the servers of a plugin again, on one host after another; calls in flight end in the former servers.
+
+        Returns what happened on each host. Raises: NotFound (`PLUGIN_UNKNOWN`, `HOST_NOT_FOUND`), Unavailable;
+        DeadlineExceeded (the restarts go on).
+        """
+        request = components_pb2.RestartPluginRequest(plugin=plugin, host_id=host_id)
+        reply = await self._connection.call(
+            lambda to: to.components.RestartPlugin, request, timeout_s=RESTART_TIMEOUT_S
+        )
+        return [HostRestart(host.host_id, host.outcome, host.detail) for host in reply.hosts]
+
     async def _pages(self, method: Callable[[Any], Any], request: Any) -> AsyncGenerator[Any, None]:
         """Yield the pages of a list; `request` is changed."""
         while True:
@@ -452,10 +525,13 @@ async def _for_old_server(batch: BatchInputs) -> list[bytes]:
 
 def _submitted(outcome: runs_pb2.SubmitOutcome) -> str | StepflowError:
     from stepflow.rpc.errors import family
+    from stepflow.rpc.findings import findings_tree
 
     if not outcome.HasField("rejection"):
         return outcome.run_id
 
     rejection = outcome.rejection
-    details = {"retry_after_ms": rejection.retry_after_ms} if rejection.retry_after_ms else {}
+    details: dict[str, Any] = {"retry_after_ms": rejection.retry_after_ms} if rejection.retry_after_ms else {}
+    if rejection.diagnostics:
+        details["diagnostics"] = findings_tree(flows_pb2.FlowFindings(diagnostics=rejection.diagnostics))
     return family(rejection.status)(rejection.reason, rejection.message, **details)

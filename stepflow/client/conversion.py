@@ -22,6 +22,7 @@ from stepflow.client.model import (
 )
 from stepflow.codec import decode
 from stepflow.errors import Code, Failure
+from stepflow.log_lines import lines_from_pb
 from stepflow.mesh.v1 import flows_pb2, journal_pb2
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 def diagnostic_of(message: flows_pb2.FlowDiagnostic) -> FlowDiagnostic:
     level = _enum_name(flows_pb2.FlowDiagnostic.Level, message.level, "LEVEL_")
-    return FlowDiagnostic(message.code, message.kind, level, message.message, message.path)
+    data = decode(message.data_json) if message.data_json else {}
+    return FlowDiagnostic(message.code, message.kind, level, message.message, message.path, message.experimental, data)
 
 
 def flow_info_of(message: flows_pb2.NamedFlowVersions) -> FlowInfo:
@@ -122,6 +124,8 @@ def step_of(message: runs_pb2.StepSummary) -> RunStep:
         started_at_ms=message.started_at_ms or None,
         completed_at_ms=message.completed_at_ms or None,
         duration_ms=_step_duration_ms(message),
+        path=step.path,
+        skipped_for=message.failed_step_id,
         **_outcome_of(message.outcome),
     )
 
@@ -147,13 +151,24 @@ def event_of(run_id: str, message: runs_pb2.RunEvent) -> ClientEvent | None:
 
         case "step_progress":
             progress = message.step_progress
-            facts = {"message": progress.message, "done": progress.done, "total": progress.total}
+            facts: dict[str, Any] = {"message": progress.message, "done": progress.done, "total": progress.total}
             return _step_event("step_progress", at_ms, progress, **facts)
+
+        case "step_logged":
+            logged = message.step_logged
+            facts = {"lines": lines_from_pb(logged.lines), "dropped": logged.dropped}
+            return _step_event("step_logged", at_ms, logged, **facts)
 
         case "step_ended":
             ended = message.step_ended
             kind: EventKind = "step_failed" if ended.failed else "step_completed"
-            return _step_event(kind, at_ms, ended, duration_ms=ended.duration_ms, **_outcome_of(ended.outcome))
+            facts = {"duration_ms": ended.duration_ms, "lines": lines_from_pb(ended.log_tail)}
+            return _step_event(kind, at_ms, ended, **facts, **_outcome_of(ended.outcome))
+
+        case "step_skipped":
+            skipped = message.step_skipped
+            failure = failure_of(skipped.failure)
+            return _step_event("step_skipped", at_ms, skipped, failure=failure, message=skipped.failed_step_id)
 
         case "step_retrying":
             retrying = message.step_retrying
@@ -210,6 +225,7 @@ def _step_event(kind: EventKind, at_ms: int, body: Any, **members: Any) -> Clien
         depth=step.depth,
         parent=(parent.run_id, parent.item, parent.step_index) if step.HasField("parent") else None,
         attempt=getattr(body, "attempt", 0),
+        path=step.path,
         **members,
     )
 

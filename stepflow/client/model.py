@@ -10,16 +10,19 @@ from stepflow.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from stepflow.errors import Failure
+    from stepflow.log_lines import LogLine
 
 QUEUED = "queued"
-"""Status of a run that no executor drives. On the wire it is a running run with a reason."""
+"""Status of a run that lacks an executor or a host. On the wire it is a running run with a reason."""
 
 EventKind = Literal[
     "run_adopted",
     "step_started",
     "step_progress",
+    "step_logged",
     "step_completed",
     "step_failed",
+    "step_skipped",
     "step_retrying",
     "step_sleeping",
     "step_waiting",
@@ -42,6 +45,9 @@ class FlowDiagnostic:
     level: str
     message: str
     path: str
+    experimental: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    """Facts of the finding, such as `step_id`; empty from servers of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class FlowInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`status`: queued (no executor drives it), running, completed, failed, cancelled or recovery_failed."""
+    """`status`: queued (it lacks an executor or a host), running, completed, failed, cancelled or recovery_failed."""
 
     run_id: str
     flow_id: str
@@ -89,7 +95,7 @@ class Run:
     completed_at_ms: int | None
     labels: dict[str, Any] = field(default_factory=dict)
     queued_reason: str = ""
-    """Why no executor drives the run, for display; empty unless queued."""
+    """Why the run makes no progress, for display; empty unless queued."""
     paused_ms: int = 0
     """How long no process drove the run; 0 in a mesh."""
 
@@ -121,7 +127,10 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """A started step. `status`: running, completed, failed, or cancelled (the run ended before the step did).
+    """A started step.
+
+    `status`: running, completed, failed, skipped (a step that it needs has failed), or cancelled (the run ended before
+    the step did).
 
     `raw`: the result, if results were requested.
     """
@@ -143,6 +152,10 @@ class RunStep:
     """Duration of the last attempt, by one clock; None while running, if cancelled, and if never dispatched."""
     result_bytes: int = 0
     """Length of a requested result of more than 16 MiB; else 0. Such results are not sent."""
+    path: str = ""
+    """Path of the step in its run, such as `7/summaries[0]/ask`; empty from a server of an earlier version."""
+    skipped_for: str = ""
+    """Of a skipped step: the id of the failed step that it needs."""
 
     @property
     def result(self) -> Any:
@@ -156,7 +169,7 @@ class ClientEvent:
 
     `run_id`: for a step of a sub-run, the sub-run's id. `raw`: the result, if results were requested. `until_ms`: end
     of a sleep, or time of the next attempt. `done` and `total`: of a progress report, 0 if unknown. `run`: set in the
-    last event, `run_ended`.
+    last event, `run_ended`. `message`: of a skipped step, the id of the failed step that it needs.
     """
 
     kind: EventKind
@@ -182,6 +195,12 @@ class ClientEvent:
     total: float = 0.0
     result_bytes: int = 0
     """Length of a requested result of more than 16 MiB; else 0. `Client.get_result` reads that of an item."""
+    path: str = ""
+    """As in `RunStep`."""
+    lines: tuple[LogLine, ...] = ()
+    """Of `step_logged`: log lines. Of `step_failed`: the last ones of the attempt. Only if logs were requested."""
+    dropped: int = 0
+    """Of `step_logged`: number of log lines left out before these."""
 
     @property
     def result(self) -> Any:
@@ -231,6 +250,34 @@ class PluginInfo:
     last_error: str
     components: int
     restarts: int = 0
+
+
+RESTART_OUTCOMES = {
+    "kept": "not restarted, the former server serves on",
+    "failed": "did not start, and no server serves; its host tries again",
+    "no_server": "nothing to restart",
+    "unreachable": "unknown, the host did not answer",
+    "unsupported": "not restarted",
+    "not_tried": "not tried",
+}
+"""Outcomes on one host, as people read them; the others read well as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRestart:
+    """What a restart of a plugin did on one host."""
+
+    host_id: str
+    outcome: str
+    """restarted, kept (the former server serves on), failed, no_server, unreachable, unsupported or not_tried."""
+    detail: str = ""
+    """More about the outcome, for display."""
+
+    @property
+    def text(self) -> str:
+        """The outcome for people: `restarted`, `not tried: host-1 had no success`."""
+        said = RESTART_OUTCOMES.get(self.outcome, self.outcome)
+        return f"{said}: {self.detail}" if self.detail else said
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ def submission(
     check_input: bool = True,
     labels: Mapping[str, Any] | None = None,
     retry: Mapping[str, Any] | None = None,
+    check: bool = True,
 ) -> runs_pb2.SubmitRunRequest:
     """Build the request for a run; a missing `run_id` is generated. Raises: Invalid; NotFound (no such file)."""
     request = runs_pb2.SubmitRunRequest(
@@ -133,6 +134,7 @@ def submission(
         inputs=[value_message(value, f"input {index}") for index, value in enumerate(inputs)],
         concurrency_max=concurrency_max or 0,
         input_unchecked=not check_input,
+        no_check=not check,
     )
 
     for name, value in (variables or {}).items():
@@ -146,6 +148,20 @@ def submission(
     if retry is not None:
         request.retry.CopyFrom(_retry_policy(retry))
 
+    return request
+
+
+def validation(
+    flow: FlowLike, variables: Mapping[str, Any] | None, overrides: Any, *, type_check: bool, strict: bool
+) -> flows_pb2.ValidateFlowRequest:
+    """Build the request for a check. Raises: Invalid; NotFound (no such file)."""
+    request = flows_pb2.ValidateFlowRequest(
+        flow=flow_reference(flow), all_variables=variables is not None, type_check=type_check, strict=strict
+    )
+    for name in variables or ():  # only the names count, and values may be secrets
+        request.variables[name].json = b"null"
+    if overrides is not None:
+        request.overrides.CopyFrom(value_message(overrides, "overrides"))
     return request
 
 

@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 class RunWatch:
     """A run's events. `positions` is the progress so far (partition → seq), to pass to `Client.watch` later.
 
-    Durable events arrive exactly once, also over a broken connection; `step_started` and `step_progress` may be lost.
+    Durable events arrive exactly once, also over a broken connection; `step_started`, `step_progress` and `step_logged`
+    may be lost, and after a broken connection log lines may come again.
     A program that stops in the middle of an iteration and continues from `positions` sees the latest events again.
     """
 
     def __init__(
-        self, connection: Connection, run_id: str, positions: dict[int, int], *, include_results: bool
+        self,
+        connection: Connection,
+        run_id: str,
+        positions: dict[int, int],
+        *,
+        include_results: bool,
+        include_logs: bool = False,
+        until_now: bool = False,
     ) -> None:
         self.positions = positions
         self._connection = connection
         self._run_id = run_id
         self._include_results = include_results
+        self._include_logs = include_logs
+        self._until_now = until_now
         self._iterator: AsyncGenerator[ClientEvent, None] | None = None
 
     def __aiter__(self) -> RunWatch:
@@ -65,6 +75,8 @@ class RunWatch:
                     # After the events: a position noted earlier would skip events that the caller has not seen.
                     if message.HasField("position"):
                         self.positions[message.position.partition] = message.position.seq
+                if self._until_now:
+                    return
 
             except grpc.aio.AioRpcError as failed:
                 error = self._connection.explain(failed)
@@ -81,4 +93,6 @@ class RunWatch:
             positions=positions,
             include_results=self._include_results,
             value_form=values_pb2.VALUE_FORM_JSON,
+            include_logs=self._include_logs,
+            until_now=self._until_now,
         )

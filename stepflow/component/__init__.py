@@ -22,7 +22,7 @@ Promises:
 - A decorated function stays an ordinary function.
 - Every request is answered exactly once, even if the component fails. No component delays another one, except for
   functions registered with `inline=True`.
-- Only protocol lines leave on the server's stdout; `print` goes to stderr.
+- Only protocol lines leave on the server's stdout; `print` and `logging` go to the log of the call, or to stderr.
 - The import loads nothing heavy; pydantic is loaded only for types that use pydantic.
 
 Limit: retries, timeouts, routes and durability belong to the engine, not to the SDK.
@@ -45,7 +45,9 @@ The protocol:
 - `threads`, `loop_inbox`: the threads of sync components, and their way back to the event loop.
 - `queue_notices`: what the host is told of calls that wait for a thread.
 - `failures`: the error answer of a failed call.
+- `frames`: the frames of its exception.
 - `progress`: progress reports.
+- `logs`: what a component prints and logs.
 - `host_requests`: requests to the host, matched with replies.
 - `server`: `ComponentServer`, independent of the transport.
 

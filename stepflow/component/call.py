@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stepflow.component.conversations import Conversation
+    from stepflow.component.logs import CallLog
     from stepflow.component.reply import HostReply
     from stepflow.component.signature import RegisteredComponent
 
@@ -28,10 +29,15 @@ Progress: TypeAlias = tuple[float, float, str]
 
 
 class CallOwner(Protocol):
-    """Runs calls, and carries their requests and progress to the host. All methods may be called from any thread."""
+    """Runs calls, and carries their requests, progress and log lines to the host. From any thread."""
+
+    @property
+    def takes_logs(self) -> bool: ...
 
     def ask(self, call: ComponentCall, conversation: Conversation[T]) -> HostReply[T]: ...
     def report_progress(self, call: ComponentCall, progress: Progress) -> None: ...
+    def log_text(self, call: ComponentCall, level: str, text: str) -> bool: ...
+    def log_printed(self, call: ComponentCall, stream: str, text: str) -> bool: ...
     def run_in_thread(self, call: ComponentCall) -> None: ...
 
 
@@ -44,6 +50,7 @@ class ComponentCall:
         "component",
         "ended",
         "id",
+        "log_lines",
         "owner",
         "params",
         "path_params",
@@ -84,6 +91,8 @@ class ComponentCall:
 
         self.progress_noted = False
         self.progress_sent_at = 0.0
+        self.log_lines: CallLog | None = None
+        """None until the component logs or prints."""
         self.queue_told = False
         """The host was told that the call waits for a thread."""
         self._trace: TraceIds | None = None
@@ -108,15 +117,30 @@ class ComponentCall:
     def report_progress(self, done: float, total: float, message: str) -> None:
         self.owner.report_progress(self, (done, total, message))
 
+    @property
+    def takes_logs(self) -> bool:
+        """True if the host takes log lines of this call."""
+        return not self.ended and self.owner.takes_logs
+
+    def log_text(self, level: str, text: str) -> bool:
+        """Log a text of `logging`; return False if the host gets none."""
+        return self.owner.log_text(self, level, text)
+
+    def log_printed(self, stream: str, text: str) -> bool:
+        """Log printed text; return False if the host gets none."""
+        return self.owner.log_printed(self, stream, text)
+
     def run_in_thread(self) -> None:
         self.owner.run_in_thread(self)
 
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        if self.takes_logs:
+            return logging.LoggerAdapter(LOG, {})  # the host names component and step itself
         where = f"{self.component.path} step={self.trace('step_id')} run={self.trace('run_id')}"
-        return _CallLog(LOG, {"where": where})
+        return _PrefixedLog(LOG, {"where": where})
 
 
-class _CallLog(logging.LoggerAdapter[logging.Logger]):
+class _PrefixedLog(logging.LoggerAdapter[logging.Logger]):
     """Prefixes each line with the component and the step."""
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:

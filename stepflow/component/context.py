@@ -106,7 +106,7 @@ class Context:
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """Logger to stderr; each line names the component and the step."""
+        """Logger of the call: the host shows the lines with the run and the step. Other hosts: to stderr."""
         return self._call.log()
 
     def progress(self, done: float = 0, total: float = 0, message: str = "") -> None:

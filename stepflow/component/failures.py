@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from stepflow.component.call import LOG
@@ -16,13 +17,27 @@ MESSAGE_CHARS_MAX = 16 * 1024
 """Longest text of a failure; the text is stored with the run."""
 
 
+def _working_directory() -> str:
+    try:
+        return os.getcwd() + os.sep  # noqa: PTH109  # pathlib would delay the start of each server
+    except OSError:  # the directory is gone
+        return ""
+
+
+_FOLDER = _working_directory()
+"""The server's folder, at the start: a component may change the directory later."""
+
+
 def failure_line(call: ComponentCall, error: BaseException, code: int, *, show_traceback: bool) -> bytes:
     """Return the error line of a failed call; `code` is the JSON-RPC code. From any thread.
 
     Never raises, not even for an exception whose own methods raise. Details too large, or without JSON form, are left
-    out.
+    out. The data have the exception's frames; the message of an unexpected exception ends in the innermost one of the
+    author's code. A `ComponentError` keeps the message that its author gave it.
     """
     message, data = _message_and_data(call, error)
+    if not isinstance(error, CallCancelled | asyncio.CancelledError):
+        message += _add_frames(data, error, call)
     if show_traceback:
         import traceback
 
@@ -38,6 +53,22 @@ def failure_line(call: ComponentCall, error: BaseException, code: int, *, show_t
 
     data.pop("details", None)
     return error_line(call.id, code, message, data)
+
+
+def _add_frames(data: dict[str, Any], error: BaseException, call: ComponentCall) -> str:
+    """Add the frames of an exception to the data; return the end of its message."""
+    try:
+        from stepflow.component.frames import FramesOf  # imported with the first failure
+
+        found = FramesOf(error, call.component.function, _FOLDER)
+    except Exception:  # an odd frame, or exception, of the author's
+        LOG.debug("the frames of an exception could not be read", exc_info=True)
+        return ""
+
+    data |= {"frames": found.frames} if found.frames else {}
+    data |= {"causes": found.causes} if found.causes else {}
+    innermost = found.innermost()
+    return f" ({innermost})" if innermost and not isinstance(error, ComponentError) else ""
 
 
 def _message_and_data(call: ComponentCall, error: BaseException) -> tuple[str, dict[str, Any]]:

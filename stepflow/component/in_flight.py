@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stepflow.component.call import ComponentCall
 from stepflow.component.errors import CallCancelled
 from stepflow.component.failures import failure_line
+from stepflow.component.logs import CURRENT
 from stepflow.component.wire import success_line
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stepflow.component.call import Progress
     from stepflow.component.conversations import Conversation
     from stepflow.component.host_requests import HostRequests
+    from stepflow.component.logs import LogReports
     from stepflow.component.loop_inbox import LoopInbox
     from stepflow.component.progress import ProgressReports
     from stepflow.component.queue_notices import QueueNotices
@@ -41,6 +43,7 @@ class CallsInFlight:
         threads: Threads,
         requests: HostRequests,
         progress: ProgressReports,
+        logs: LogReports,
         notices: QueueNotices,
         send: Callable[[bytes], None],
         *,
@@ -51,12 +54,19 @@ class CallsInFlight:
         self._threads = threads
         self._requests = requests
         self._progress = progress
+        self._logs = logs
+        self.log_text = logs.log_text
+        self.log_printed = logs.log_printed
         self._notices = notices
         self._send = send
         self._failed_code = failed_code
         self._show_tracebacks = show_tracebacks
         self._loop = asyncio.get_running_loop()
         self._calls: dict[Id, ComponentCall] = {}
+
+    @property
+    def takes_logs(self) -> bool:
+        return self._logs.wanted
 
     def has_call(self, call_id: Id) -> bool:
         return call_id in self._calls
@@ -110,12 +120,16 @@ class CallsInFlight:
         self._inbox.post(lambda: self._settle_thread_call(call, line))
 
     def _run(self, call: ComponentCall) -> bytes:
+        token = CURRENT.set(call)
         try:
             return success_line(call.id, call.component.function(**call.component.arguments(call)))
         except BaseException as error:  # SystemExit included: every call is answered
             return self._failure_line(call, error)
+        finally:
+            CURRENT.reset(token)
 
     async def _run_async(self, call: ComponentCall) -> None:
+        CURRENT.set(call)  # in the context of this task alone
         try:
             line = success_line(call.id, await call.component.function(**call.component.arguments(call)))
         except BaseException as error:  # cancellation included: every call is answered
@@ -129,6 +143,7 @@ class CallsInFlight:
 
     def _settle(self, call: ComponentCall, line: bytes) -> None:
         self._progress.flush(call)
+        self._logs.flush(call)
         call.ended = True
         del self._calls[call.id]
         self._send(line)

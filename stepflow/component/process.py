@@ -14,6 +14,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from stepflow.component.logs import CallHandler, captured_output
 from stepflow.stop_signals import StopSignals
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def configure_log() -> None:
-    """Send log lines to stderr at the level of STEPFLOW_LOG_LEVEL, unless the author has set up logging."""
-    logging.basicConfig(level=_log_level(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    """Log at the level of STEPFLOW_LOG_LEVEL, with the calls or to stderr, unless the author has set up logging."""
+    logging.basicConfig(level=_log_level(), handlers=[CallHandler()])
 
 
 def debugging() -> bool:
@@ -98,7 +99,8 @@ def run_server(serving: Coroutine[Any, Any, tuple[int, bool]]) -> tuple[asyncio.
 
     loop = new_loop()
     gc.freeze()  # imported modules live as long as the process: collections can skip them
-    return loop, *loop.run_until_complete(serving)
+    with captured_output():
+        return loop, *loop.run_until_complete(serving)
 
 
 def leave(loop: asyncio.AbstractEventLoop, code: int, stuck: bool) -> None:

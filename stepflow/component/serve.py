@@ -1,6 +1,6 @@
 """`serve()`: the front door of a component server. Chooses a transport: stdio, HTTP or gRPC pull.
 
-Transports are imported on use; `--list` and `--call` load none.
+Transports are imported on use; `--help`, `--list` and `--call` load none.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def serve(
     missing arguments come from STEPFLOW_TASKS_URL, STEPFLOW_QUEUE_NAME and STEPFLOW_MAX_CONCURRENT.
 
     `threads` bounds the sync components that run at a time (default: cores + 4, at most 32). `argv` replaces the
-    process's arguments: `--list` prints the components as JSON, `--call NAME` runs one on JSON from stdin; other
-    arguments are left to the author.
+    process's arguments: `--help` explains the program, `--list` prints the components as JSON, `--call NAME` runs one
+    on JSON from stdin; other arguments are left to the author.
 
     Raises:
         SystemExit: 2 if a component or an option is wrong (explained on stderr), 128 + signal after a signal (0 with
-            `pull`); and with `--list` and `--call`.
+            `pull`); and with `--help`, `--list` and `--call`.
     """
     from stepflow.component.registry import REGISTRY
     from stepflow.errors import Invalid
@@ -67,7 +67,11 @@ def serve(
     except Invalid as problem:
         raise _usage_error(problem) from None
 
-    # 2. Without a host: list, or call once.
+    # 2. Without a host: explain, list, or call once.
+    if arguments[:1] in (["--help"], ["-h"]):
+        from stepflow.component.tryout import print_help
+
+        raise SystemExit(print_help(REGISTRY))
     if arguments[:1] == ["--list"]:
         from stepflow.component.tryout import list_components
 

@@ -18,6 +18,7 @@ import msgspec
 from stepflow.component.call import LOG
 from stepflow.component.host_requests import HostRequests
 from stepflow.component.in_flight import CallsInFlight
+from stepflow.component.logs import LogReports
 from stepflow.component.loop_inbox import LoopInbox
 from stepflow.component.progress import ProgressReports
 from stepflow.component.queue_notices import QueueNotices
@@ -75,6 +76,7 @@ class ComponentServer:
         translate: Callable[[Conversation[Any]], Conversation[Any]] | None = None,
         wants_progress: bool = False,
         wants_queue_notices: bool = False,
+        wants_logs: bool = False,
         failed_code: int = EXECUTION_FAILED,
         show_tracebacks: bool = False,
     ) -> None:
@@ -86,12 +88,14 @@ class ComponentServer:
         send_event = send_event or send
         self._requests = HostRequests(inbox, threads, send_event, id_prefix=request_id_prefix, translate=translate)
         self._progress = ProgressReports(inbox, send_event, wanted=wants_progress)
+        self._logs = LogReports(inbox, send_event, wanted=wants_logs)
         self._notices = QueueNotices(inbox, threads, send_event, wanted=wants_queue_notices)
         self._calls = CallsInFlight(
             inbox,
             threads,
             self._requests,
             self._progress,
+            self._logs,
             self._notices,
             send,
             failed_code=failed_code,
@@ -175,6 +179,7 @@ class ComponentServer:
         capabilities = params.capabilities
         self._progress.wanted = capabilities is not None and capabilities.progress
         self._notices.wanted = capabilities is not None and capabilities.queue
+        self._logs.wanted = capabilities is not None and capabilities.log
 
         result: dict[str, Any] = {"server_protocol_version": PROTOCOL_VERSION}
         if params.later_version is not None:  # hosts from 0.10 on read the camel-case members

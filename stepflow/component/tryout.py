@@ -1,4 +1,4 @@
-"""A component server without a host: `--list`, `--call NAME`, and the hint at a terminal.
+"""A component server without a host: `--help`, `--list`, `--call NAME`, and the hint at a terminal.
 
 `--call` runs the real server and answers its requests: blobs live in memory for the one call; flows need an engine and
 are refused with a pointer to `stepflow run`.
@@ -67,19 +67,42 @@ def call_component(registry: Registry, arguments: Sequence[str]) -> int:
     return _call(registry, path, text)
 
 
+def print_help(registry: Registry) -> int:
+    """Print what the program is and does; return the exit code."""
+    return _print(
+        f"usage: {_program()} [--list | --call NAME | --help]\n\n"
+        f"{_introduction(registry)}\n"
+        "Options:\n"
+        "  --list       Print the components with their schemas as JSON.\n"
+        "  --call NAME  Run one component on JSON from stdin, and print its output as JSON.\n"
+        "  -h, --help   Show this message.\n\n"
+        "Without an option it serves its host."
+    )
+
+
 def hint(registry: Registry) -> str:
     """Return the greeting of a server started by hand at a terminal."""
-    program = sys.argv[0] or "server.py"
+    program = _program()
+    return (
+        f"{_introduction(registry)}\n"
+        f"By hand: `python {program} --list` shows the components, `python {program} --call NAME` runs one.\n"
+        "Waiting for JSON lines; Ctrl-D ends it."
+    )
+
+
+def _program() -> str:
+    return sys.argv[0] or "server.py"
+
+
+def _introduction(registry: Registry) -> str:
     names = ", ".join(component.path for component in registry.components())
     return (
         f"This is a StepFlow component server with {names}.\n"
         "It is usually started by a host, which speaks to it in JSON lines on stdin. In a stepflow-config.yml:\n\n"
         "  plugins:\n"
-        f"    mine: {{type: stepflow, transport: stdio, command: python, args: [{program}]}}\n"
+        f"    mine: {{type: stepflow, transport: stdio, command: python, args: [{_program()}]}}\n"
         "  routes:\n"
-        '    "/mine": [{plugin: mine}]\n\n'
-        f"By hand: `python {program} --list` shows the components, `python {program} --call NAME` runs one.\n"
-        "Waiting for JSON lines; Ctrl-D ends it."
+        '    "/mine": [{plugin: mine}]\n'
     )
 
 

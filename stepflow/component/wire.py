@@ -2,8 +2,9 @@
 
 Source: the StepFlow JSON-RPC protocol of stepflow-py 0.7.0 (ids in `observability`). Extensions, announced as
 `capabilities` and ignored by other hosts: `idempotency_key`, `timeout_ms`, `item` and `path_params` in
-`components/execute`; the notifications `components/progress`, `components/queued` and `components/begun` (to hosts with
-the capability `progress` or `queue` at `initialize`) and `components/cancel` (from the host).
+`components/execute`; the notifications `components/progress`, `components/queued`, `components/begun` and
+`components/log` (to hosts with the capability `progress`, `queue` or `log` at `initialize`) and `components/cancel`
+(from the host).
 
 A line is one JSON object, UTF-8, ended by a newline. Unlisted members are ignored.
 """
@@ -73,6 +74,7 @@ class Message(msgspec.Struct):
 class HostCapabilities(msgspec.Struct, rename="camel"):
     progress: bool = False
     queue: bool = False
+    log: bool = False
     blob_api_url: str | None = None
 
 

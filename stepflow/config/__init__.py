@@ -8,6 +8,7 @@
 - `file_models`: the keys of a file, as pydantic models.
 - `file_schema`: the JSON Schema of a file, made from the models.
 - `problems`: problems and warnings of one reading (unknown keys), with their lines.
+- `restart_ways`: which plugins have servers to restart, and how.
 - `variables`: replaces `$VAR` in the texts of a plugin.
 """
 

@@ -2,7 +2,7 @@
 
     <folder>/etcd/        data of etcd: flows, runs, journals
     <folder>/blobs/       payloads too large for etcd
-    <folder>/logs/        one log per service, of the last start
+    <folder>/logs/        one log per service (`host-1.log`), and those of earlier starts (`host-1.log.1` to `.4`)
     <folder>/lock         held by the owner; contains the owner's pid and the address of the mesh
 
 The lock file is never removed: after a removal, two processes could lock two files of the same name.
@@ -15,14 +15,17 @@ import fcntl
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from stepflow.errors import FailedPrecondition
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SUBFOLDERS = ("etcd", "blobs", "logs")
+
+LOGS_KEPT = 4
+"""Earlier starts whose logs are kept."""
+
+LOG_BYTES_MAX = 8 * 1024 * 1024
+"""Kept of the log of an earlier start: its end."""
 
 
 class DevFolder:
@@ -74,7 +77,7 @@ class DevFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def make_subfolders(self) -> None:
-        """Create the missing subfolders, and delete the logs of the last start.
+        """Create the missing subfolders, and put the logs of the last start behind those of earlier starts.
 
         Raises: FailedPrecondition `STORE_UNUSABLE`.
         """
@@ -82,9 +85,61 @@ class DevFolder:
             for name in SUBFOLDERS:
                 (self.path / name).mkdir(mode=0o700, exist_ok=True)
             for log in (self.path / "logs").glob("*.log"):
-                log.unlink()
+                keep_log(log)
         except OSError as error:
             raise _unusable(self.path, error) from None
+
+
+def live_server(folder: Path) -> str | None:
+    """Return the address of this user's mesh that runs in a folder; None if none does. Changes nothing."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        known = json.loads(os.read(lock, 4096) or b"{}")
+        pid, server = known.get("pid"), known.get("server")
+        # The process first: trying the lock of a dead one could refuse a mesh that starts at this moment.
+        if not isinstance(pid, int) or not isinstance(server, str) or not _is_alive(pid):
+            return None
+        if os.fstat(lock).st_uid != os.geteuid():  # runs must not go to the mesh of someone else in a shared folder
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return server
+    except (OSError, ValueError, AttributeError):
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def keep_log(log: Path) -> None:
+    """Rename the log of the last start, and drop that of the oldest one. Raises: OSError."""
+    for number in range(LOGS_KEPT, 1, -1):
+        earlier = Path(f"{log}.{number - 1}")
+        if earlier.exists():
+            earlier.replace(f"{log}.{number}")
+
+    size = log.stat().st_size
+    if size > LOG_BYTES_MAX:
+        with log.open("rb") as file:
+            file.seek(size - LOG_BYTES_MAX)
+            file.readline()  # the rest of a line
+            end = file.read()
+        log.write_bytes(end)
+    log.replace(f"{log}.1")
 
 
 def make_private(folder: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from stepflow.dev.etcd_binary import find_etcd
@@ -61,6 +62,8 @@ class DevMesh:
         self._say = say
         self._folder = DevFolder(settings.folder)
         self._supervisors: list[asyncio.Task[None]] = []
+        self._restarting: set[str] = set()
+        """Services whose next end is wanted."""
 
     @property
     def server(self) -> str:
@@ -115,6 +118,13 @@ class DevMesh:
 
         self._folder.release()
 
+    async def restart(self, name: str) -> None:
+        """Stop a service, which its supervisor then starts again."""
+        for service in self.services:
+            if service.name == name:
+                self._restarting.add(name)
+                await self._stop(service, SERVICE_GRACE_S)
+
     def kill(self) -> None:
         """Kill all services at once; a following `stop` does not wait."""
         for service in self.services:
@@ -147,9 +157,11 @@ class DevMesh:
             if time.monotonic() - started_at > STABLE_AFTER_S:
                 delays_s = doubling(RESTART_DELAY_MIN_S, RESTART_DELAY_MAX_S)
 
-            for delay_s in delays_s:
-                self._say(f"{service.name} {service.exit_text()}; restarting it in {delay_s:g} s ({service.log})")
-                await asyncio.sleep(delay_s)
+            for delay_s in chain((0.0,) if service.name in self._restarting else (), delays_s):
+                self._restarting.discard(service.name)
+                if delay_s:
+                    self._say(f"{service.name} {service.exit_text()}; restarting it in {delay_s:g} s ({service.log})")
+                    await asyncio.sleep(delay_s)
                 try:
                     service.start()
                     await service.ready(ready_timeout_s(service))

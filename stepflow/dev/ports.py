@@ -26,8 +26,8 @@ def check_port(port: int) -> None:
                 raise FailedPrecondition("PORT_FORBIDDEN", text) from None
             raise FailedPrecondition(
                 "PORT_TAKEN",
-                f"another program listens on port {port}. If it is a mesh, use it: stepflow cluster status --server "
-                f"localhost:{port}. Else choose another port: stepflow dev --port {free_port()}",
+                f"another program listens on port {port}. If it is a mesh, use it: `stepflow cluster status --server "
+                f"localhost:{port}`. Else choose another port: `stepflow dev --port {free_port()}`",
                 port=port,
             ) from None
 

@@ -16,6 +16,7 @@ from stepflow.dev.folder import DevFolder
 from stepflow.dev.ports import HOST, free_port
 from stepflow.dev.service_process import Service
 from stepflow.errors import Invalid
+from stepflow.telemetry import is_enabled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +88,8 @@ def etcd_service(binary: EtcdBinary, settings: DevSettings) -> Service:
 def mesh_services(settings: DevSettings, etcd: str) -> list[Service]:
     """Return control plane, executors and hosts that use the etcd at this address."""
     folder = DevFolder(settings.folder)
-    shared = ["--etcd", etcd, "--blobs", str(folder.blobs)]
+    level = "debug" if is_enabled("debug") else "info"
+    shared = ["--etcd", etcd, "--blobs", str(folder.blobs), "--log-level", level]
     config = [] if settings.config is None else ["--config", str(settings.config)]
     any_port = ("--listen", f"{HOST}:0")
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from stepflow.embedded.index_file import UNKNOWN_NS, IndexFile
+from stepflow.ids import END_CHARS_MIN
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 200
 """Rows read at once. No transaction stays open between pages."""
+
+_COUNT_NAMED = """
+SELECT count(*) FROM runs WHERE run_id >= ? AND run_id < ? OR substr(run_id, -length(?)) = ?"""
+_NEWEST_NAMED = """
+SELECT run_id FROM runs WHERE run_id >= ? AND run_id < ? OR substr(run_id, -length(?)) = ?
+ORDER BY run_id DESC LIMIT ?"""
 
 _NOTE = """
 INSERT INTO runs (run_id, status, ended_at_ms, size_bytes, mark, view) VALUES (?, ?, ?, ?, ?, ?)
@@ -183,14 +190,14 @@ class FolderIndex:
             yield from page
             before = page[-1].run_id
 
-    def starting_with(self, prefix: str, limit: int) -> tuple[int, list[str]]:
-        """Return the number of runs whose ids begin with `prefix`, and the newest of them."""
-        bounds = (prefix, f"{prefix}~")
+    def named(self, text: str, limit: int) -> tuple[int, list[str]]:
+        """Return the number of runs whose ids begin or end with a text (`ids.is_named`), and the newest of them."""
+        end = text if len(text) >= END_CHARS_MIN else "~"  # no id ends with this
+        values = (text, f"{text}~", end, end)
 
         def search(db: sqlite3.Connection) -> tuple[int, list[str]]:
-            ((count,),) = db.execute("SELECT count(*) FROM runs WHERE run_id >= ? AND run_id < ?", bounds)
-            statement = "SELECT run_id FROM runs WHERE run_id >= ? AND run_id < ? ORDER BY run_id DESC LIMIT ?"
-            return count, [run_id for (run_id,) in db.execute(statement, (*bounds, limit))]
+            ((count,),) = db.execute(_COUNT_NAMED, values)
+            return count, [run_id for (run_id,) in db.execute(_NEWEST_NAMED, (*values, limit))]
 
         return self._file.read(search)
 

@@ -1,4 +1,4 @@
-"""Removal of ended runs from a folder, after the end of each run (`retention` of a configuration).
+"""Removal of ended runs from a folder, after the end of each run (`retention` of a configuration) or by hand.
 
 - The runs that ended the longest ago go first: those beyond the age, and more of them while all ended runs take more
   space than allowed.
@@ -22,7 +22,7 @@ from stepflow.embedded.folder_index import FileMark
 from stepflow.errors import NotFound, StepflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from stepflow.config import RetentionConfig
     from stepflow.embedded.folder_index import EndedRow, FolderIndex
@@ -68,11 +68,52 @@ async def apply_retention(
     return removed
 
 
+async def expired_runs(
+    local: LocalRuns, age_ms: int, report: Callable[[StepflowError], None], now_ms: int | None = None
+) -> list[EndedRow]:
+    """Return the runs that ended longer ago than `age_ms`, the longest ago first; those of the last minute are spared.
+
+    `report` is called with the error of each run that cannot be read. Raises: FailedPrecondition.
+    """
+    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    with local.index() as index:
+        index.sync(local.run_ids)
+        while await _examine_some(local, index, now_ms // 1000, report, again_s=0):
+            pass
+        return index.longest_ended(now_ms - max(age_ms, SPARED_MS), -1)
+
+
+async def remove_expired(
+    local: LocalRuns, rows: Iterable[EndedRow], report: Callable[[StepflowError], None]
+) -> AsyncIterator[EndedRow]:
+    """Remove runs of `expired_runs`; yield those that are gone, as they go. Others have changed, or are reported."""
+    with local.index() as index:
+        blobs = local.blobs()
+        for row in rows:
+            try:
+                with index.own_changes():
+                    removed = await _remove(local, index, blobs, row)
+            except StepflowError as error:
+                report(error)
+            else:
+                if removed:
+                    yield row
+
+
 async def _examine_some(
-    local: LocalRuns, index: FolderIndex, now_s: int, report: Callable[[StepflowError], None]
-) -> None:
-    """Look at some of the runs that no process noted as ended, such as those of killed processes and other versions."""
-    for run_id in index.unchecked(now_s - RECHECK_S, RUNS_EXAMINED_MAX):
+    local: LocalRuns,
+    index: FolderIndex,
+    now_s: int,
+    report: Callable[[StepflowError], None],
+    *,
+    again_s: int = RECHECK_S,
+) -> bool:
+    """Look at some of the runs that no process noted as ended, such as those of killed processes and other versions.
+
+    Return False if there were none that were not looked at within `again_s`.
+    """
+    some = index.unchecked(now_s - again_s, RUNS_EXAMINED_MAX)
+    for run_id in some:
         try:
             if not local.is_driven(run_id) and (await examine(local, index, run_id)).terminal:
                 continue
@@ -81,6 +122,7 @@ async def _examine_some(
         except StepflowError as error:
             report(error)
         index.note_checked(run_id, now_s)
+    return bool(some)
 
 
 async def _remove_old(
@@ -135,4 +177,4 @@ def _has_log(local: LocalRuns, run_id: str) -> bool:
     return log is not None and log.size_bytes > 0
 
 
-__all__ = ["apply_retention"]
+__all__ = ["apply_retention", "expired_runs", "remove_expired"]

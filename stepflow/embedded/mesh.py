@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from component_host.backends import PullEndpoints, make_backend, make_backends
 from component_host.host import ComponentHost
+from component_host.logs import HostLogs
 from control_plane.admission import RunRequest, check_request
 from control_plane.control_plane import ControlPlane
 from control_plane.inputs import InputCheck, in_parts
@@ -32,9 +33,10 @@ from stepflow.store.sqlite.store import SqliteStore
 from stepflow.value_budget import default_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from component_host.backend import Backend, BackendListing, ComponentInfo
+    from component_host.logged_lines import LoggedLines
     from stepflow.flow import Flow
     from stepflow.store import Store
 
@@ -52,8 +54,9 @@ class Mesh:
         environ: Mapping[str, str] = os.environ,
         *,
         plugins: Iterable[str] | None = None,
+        on_log: Callable[[LoggedLines], None] | None = None,
     ) -> None:
-        """Build the parts and start nothing.
+        """Build the parts and start nothing. `on_log` gets the log lines of all components.
 
         The named plugins (all by default) start with the mesh. Any other plugin starts when a step waits for it: a
         component may run a flow that was unknown at the start.
@@ -66,9 +69,10 @@ class Mesh:
         self.control = ControlPlane(store, blobs, newest_formats=lambda: True)
         self._endpoints: PullEndpoints = {}
 
-        backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints)
+        self._logs = HostLogs(sink=on_log)
+        backends = make_backends(config, environ, self._listing_changed, plugins, self._endpoints, self._logs)
         value_bytes_max = default_bytes() // 2  # executor and host share the process
-        self.host = ComponentHost(HOST_ID, backends, blobs, value_bytes_max=value_bytes_max)
+        self.host = ComponentHost(HOST_ID, backends, blobs, value_bytes_max=value_bytes_max, logs=self._logs)
 
         engine = {
             name: PluginComponents(complete=True, engine=ENGINE_COMPONENTS)
@@ -131,7 +135,7 @@ class Mesh:
     async def _start_one(self, name: str) -> None:
         try:
             backend: Backend | StepflowError = make_backend(
-                name, self.config, self._environ, self._listing_changed, self._endpoints
+                name, self.config, self._environ, self._listing_changed, self._endpoints, self._logs
             )
         except StepflowError as error:
             backend = error

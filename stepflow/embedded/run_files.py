@@ -1,4 +1,4 @@
-"""The files of a run in a folder: its database with the files next to it, its blobs, and its lock.
+"""The files of a run in a folder: its database with the files next to it, its logs, its blobs, and its lock.
 
 - The process that drives a run holds its lock, and so does the process that removes the run.
 - The lock is removed last, and by its holder: a process that locks a file checks that it still is the lock of the run.
@@ -12,12 +12,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepflow.embedded.log_files import older_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DATABASE_SUFFIX = ".db"
 
-_SIDE_FILES = ("-wal", "-shm", ".lock")
+_SIDE_FILES = ("-wal", "-shm")
 """Suffixes of the files next to a database."""
 
 
@@ -35,16 +37,22 @@ class RunFiles:
         """Return the write-ahead log of a run's database, which may not exist."""
         return Path(f"{self.database(run_id)}-wal")
 
+    def component_log(self, run_id: str) -> Path:
+        """Return the file of the log lines of a run's components, which may not exist."""
+        return self.folder / "logs" / f"{run_id}.jsonl"
+
     def files(self, run_id: str) -> list[Path]:
-        """Return the database of a run and the files next to it, the lock last; any of them may not exist."""
-        return [Path(f"{self.database(run_id)}{suffix}") for suffix in ("", *_SIDE_FILES)]
+        """Return the files of a run: database, logs, and the lock last; any of them may not exist."""
+        log = self.component_log(run_id)
+        beside = [Path(f"{self.database(run_id)}{suffix}") for suffix in ("", *_SIDE_FILES)]
+        return [*beside, log, older_file(log), Path(f"{self.database(run_id)}.lock")]
 
     def run_blobs(self, run_id: str) -> Path:
         """Return the folder of a run's blobs, which may not exist."""
         return self.folder / "blobs" / run_id
 
     def unlink(self, run_id: str) -> None:
-        """Remove the files of a run's database, the lock last."""
+        """Remove the files of a run, the lock last."""
         for file in self.files(run_id):
             with contextlib.suppress(OSError):
                 file.unlink()

@@ -1,6 +1,7 @@
 """The folder of the runs of this machine (`.stepflow/`).
 
     <folder>/runs/<run_id>.db    one run: its request, journal and results (with `-wal`, `-shm` and `.lock`)
+    <folder>/logs/<run_id>.jsonl what the components of the run have logged, bounded (`log_files`)
     <folder>/blobs/              payloads of all runs that are too large for a database
     <folder>/index.db            a hint for lists and retention (`folder_index`)
 
@@ -16,12 +17,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepflow.embedded.folder_index import FolderIndex
 from stepflow.embedded.run_files import DATABASE_SUFFIX, RunFiles
-from stepflow.errors import DataLoss, FailedPrecondition, Invalid, NotFound, StepflowError
+from stepflow.errors import DataLoss, FailedPrecondition, NotFound, StepflowError
+from stepflow.ids import CANDIDATES_SHOWN, LAST, only_one
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,12 +38,15 @@ DEFAULT_FOLDER = Path(".stepflow")
 _RUN_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 """A UUID in canonical form. A folder may hold 100,000 of them, and more other files."""
 
-_AMBIGUOUS_SHOWN = 5
-"""Runs that the error about an ambiguous prefix names."""
-
 
 class LocalRuns(RunFiles):
     """The runs in one folder. The folder is created by `create`."""
+
+    def __init__(self, folder: Path, *, option: str | None = None) -> None:
+        """`option`: names the folder in suggested commands, after a blank. Default: by path, unless it is the usual."""
+        super().__init__(folder)
+        usual = "" if self.folder == DEFAULT_FOLDER.absolute() else f" --store {shlex.quote(str(self.folder))}"
+        self.option = usual if option is None else option
 
     def blobs(self) -> BlobStore:
         """Return the blob store of all runs. Raises: FailedPrecondition (not a folder)."""
@@ -134,20 +141,24 @@ class LocalRuns(RunFiles):
         return list(filter(_RUN_ID.fullmatch, ids))
 
     def find(self, text: str) -> str:
-        """Return the run id that equals `text` or begins with it. Raises: NotFound, Invalid (an ambiguous prefix)."""
+        """Return the id of the run that a text names: its id, an end or a beginning of it, or `last`.
+
+        Raises: NotFound, Invalid (ambiguous).
+        """
         text = text.lower()
         if _RUN_ID.fullmatch(text) and self.database(text).exists():
             return text
 
         with self.index() as index:
             index.sync(self.run_ids)
-            count, found = index.starting_with(text, _AMBIGUOUS_SHOWN) if text else (0, [])
+            if text == LAST:
+                found = list(islice((row.run_id for row in index.newest() if self.database(row.run_id).exists()), 1))
+                count = len(found)
+            else:
+                count, found = index.named(text, CANDIDATES_SHOWN) if text else (0, [])
         if not found:
             raise self._not_found(text)
-        if count > 1:
-            shown = ", ".join(found) + (", …" if count > len(found) else "")
-            raise Invalid("RUN_ID_AMBIGUOUS", f"{count} run ids begin with {text}: {shown}; give a longer prefix")
-        return found[0]
+        return only_one(found, count, text)
 
     def exposure(self) -> str:
         """Return a warning if other users can read the folder; empty without one."""
@@ -160,9 +171,10 @@ class LocalRuns(RunFiles):
         return f"other users can read the runs in {self.folder} (mode {mode:o}): chmod 700 {self.folder}"
 
     def _not_found(self, run_id: str) -> NotFound:
+        text = "no run" if run_id == LAST else f"no run {run_id[:80]}"
         return NotFound(
             "RUN_NOT_FOUND",
-            f"there is no run {run_id[:80]} in {self.folder}; `stepflow runs list` shows the runs",
+            f"there is {text} in {self.folder}; `stepflow runs list{self.option}` shows the runs",
             run_id=run_id[:80],
         )
 
@@ -245,6 +257,6 @@ def _without_run(local: LocalRuns, run_id: str) -> RunLost:
     return RunLost(
         "STORE_CORRUPT",
         f"{path} holds no run: its data is lost, or it was killed as it began. Restore a copy, or remove the rest "
-        f"with `stepflow runs delete {run_id} --force`",
+        f"with `stepflow runs delete {run_id} --force{local.option}`",
         path=str(path),
     )

@@ -26,6 +26,7 @@ From a `Flow` to evaluation:
 - `compiled`: a flow ready to run.
 - `expr`: compiles an expression into nodes.
 - `nodes`: evaluates the nodes, one class per kind of expression.
+- `failing`: where in an expression an evaluation failed.
 - `references`: the nodes that read steps, the input and variables.
 - `values`: values that share the texts of other values.
 

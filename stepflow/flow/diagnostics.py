@@ -57,6 +57,11 @@ HINTS = frozenset({1904, 1905})
 """Warnings about what may well be meant: never errors."""
 
 
+def is_known(code: int) -> bool:
+    """Return True if this version has the code."""
+    return code in _CODES
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
     """A finding. `path` looks like `$.steps[0].input.x`; `data` has the facts, with keys in snake_case."""

@@ -77,7 +77,12 @@ class Expr:
 
 def compile_expression(tree: Any, index_of: dict[str, int], variables: VariableSpecs) -> Expr:
     """Compile a well-formed expression tree. `index_of` maps step ids to indices in `Env.results`."""
-    return Expr(_Compiler(index_of, variables).node(syntax.parse_expression(tree)))
+    return compile_parsed(syntax.parse_expression(tree), index_of, variables)
+
+
+def compile_parsed(expression: syntax.Expression, index_of: dict[str, int], variables: VariableSpecs) -> Expr:
+    """Compile a parsed expression."""
+    return Expr(_Compiler(index_of, variables).node(expression))
 
 
 class _Compiler:

@@ -4,6 +4,7 @@
 - `channel`: channels to the API and between services.
 - `call_memory`: the memory that a call holds for large values.
 - `errors`: a `StepflowError` as a status and back, with its family and its reason. The text is never parsed.
+- `findings`: findings about flows on the wire.
 - `frames`: one direction of a stream of frames.
 - `health`: liveness and readiness.
 - `options`: limits and keep-alives, the same for both ends.

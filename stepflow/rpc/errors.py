@@ -2,6 +2,7 @@
 
 - A `StepflowError` becomes its family's status with a `google.rpc.ErrorInfo` (domain `stepflow.mesh`) that carries the
   reason and the details; the client raises the same family with the same reason. The text is never parsed.
+- The findings of a refused flow (`diagnostics`) travel as `FlowFindings`, as many as fit.
 - An error with the detail `retry_after_ms` has a `google.rpc.RetryInfo`, too, for clients of other makers.
 - `error_of` gives a family to statuses without an `ErrorInfo`, for example those of gRPC itself.
 
@@ -30,7 +31,9 @@ from stepflow.errors import (
     Unauthenticated,
     Unavailable,
 )
+from stepflow.mesh.v1 import flows_pb2
 from stepflow.retry import RETRY_AFTER_MS_MAX
+from stepflow.rpc.findings import findings_detail, findings_tree
 
 DOMAIN = "stepflow.mesh"
 
@@ -38,6 +41,9 @@ ERROR_TEXT_BYTES_MAX = 2_000
 ERROR_DETAIL_CHARS_MAX = 1_000
 ERROR_DETAILS_MAX = 12
 """Errors travel in the trailing metadata; clients accept 8 KiB of it, and base64 adds a third."""
+
+METADATA_BYTES_MAX = 7_000
+"""Message and details together, as they travel: the rest is left for other metadata."""
 
 _FAMILIES: dict[str, type[StepflowError]] = {
     family.status: family
@@ -59,6 +65,9 @@ def status_of(error: StepflowError) -> status_pb2.Status:
         del info.metadata[max(info.metadata, key=lambda name: len(info.metadata[name]))]
     status = status_pb2.Status(code=grpc.StatusCode[error.status].value[0], message=_cut(error.message))
     status.details.add().Pack(info)
+    found = error.details.get("diagnostics")
+    if isinstance(found, dict):
+        status.details.add().Pack(findings_detail(found["diagnostics"], _room_for_details(status)))
     pause_ms = retry_after_ms(error)
     if pause_ms:
         pause = error_details_pb2.RetryInfo()
@@ -71,6 +80,13 @@ def retry_after_ms(error: StepflowError) -> int:
     """Return the time after which a server asks its client to try again; 0 if it does not."""
     text = str(error.details.get("retry_after_ms", ""))
     return min(int(text), RETRY_AFTER_MS_MAX) if text.isascii() and text.isdigit() else 0
+
+
+def _room_for_details(status: status_pb2.Status) -> int:
+    """Return how many bytes of further details fit. In base64 they grow by a third."""
+    text = status.message.encode()
+    message_bytes = len(text) if text.isascii() else 3 * len(text)  # as it travels beside the details
+    return max(0, 3 * (METADATA_BYTES_MAX - message_bytes) // 4 - int(status.ByteSize()))
 
 
 def _cut(text: str) -> str:
@@ -88,9 +104,12 @@ def error_of(failed: grpc.aio.AioRpcError) -> StepflowError:
     """Return the error that a failed call stands for."""
     code: grpc.StatusCode = failed.code()
     text = failed.details() or code.name
-    info = _error_info(failed)
+    info, findings = _details(failed)
     if info is not None and code.name in _FAMILIES:
-        return _FAMILIES[code.name](info.reason, text, **info.metadata)
+        details: dict[str, object] = dict(info.metadata)
+        if findings is not None:
+            details["diagnostics"] = findings_tree(findings)
+        return _FAMILIES[code.name](info.reason, text, **details)
     match code:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return Unavailable("SERVER_UNAVAILABLE", f"the server cannot be reached: {text}")
@@ -108,15 +127,21 @@ def error_of(failed: grpc.aio.AioRpcError) -> StepflowError:
             return FailedPrecondition(f"CALL_{code.name}", text)
 
 
-def _error_info(failed: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
+def _details(
+    failed: grpc.aio.AioRpcError,
+) -> tuple[error_details_pb2.ErrorInfo | None, flows_pb2.FlowFindings | None]:
     metadata: Any = failed.trailing_metadata() or ()
+    info: error_details_pb2.ErrorInfo | None = None
+    findings: flows_pb2.FlowFindings | None = None
     for key, value in metadata:
         if key == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == DOMAIN:
-                    return info
-    return None
+                one, found = error_details_pb2.ErrorInfo(), flows_pb2.FlowFindings()
+                if info is None and detail.Unpack(one) and one.domain == DOMAIN:
+                    info = one
+                elif findings is None and detail.Unpack(found):
+                    findings = found
+    return info, findings
 
 
 __all__ = ["DOMAIN", "error_of", "family", "retry_after_ms", "status_of"]

@@ -41,6 +41,11 @@ class FrameQueue:
         self.overrun = False
         """True once the other side has stopped reading; later frames are dropped."""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Encoded, unwritten bytes."""
+        return self._bytes
+
     def put(self, frame: Message) -> None:
         """Queue a frame. It is encoded at once, so the caller may change it afterwards."""
         encoded = frame.SerializeToString()

@@ -34,6 +34,7 @@ Modules:
 - `replay`: the replay of a journal in pieces.
 - `secrets`: marked values, removed from failures and progress texts.
 - `large_values`: large values moved to the blob store.
+- `failed_steps`: which step a failure belongs to, and steps skipped because of it.
 - `settle`: from the outcome of an attempt to an entry: the step's end, or a retry.
 - `subruns`: sub-runs, and the flows behind them.
 - `derived`: results derived from the outcomes of sub-runs.

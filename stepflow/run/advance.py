@@ -16,6 +16,7 @@ from stepflow.errors import Code, Failure
 from stepflow.flow import MISSING, Env
 from stepflow.flow.values import Stored, Value, part_at, size_of
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.run.failed_steps import failure_of_output
 from stepflow.run.scope import Item, Scope, StepRun
 from stepflow.run.state import FINISH, OUTPUT, Blobs, RunState
 from stepflow.run.subruns import open_sub_run
@@ -159,7 +160,10 @@ def _conclude_item(state: RunState, item: Item, blobs: Blobs) -> None:
             state.blocked.append((item, FINISH))
             return
         value = composed(output.to_json(item.env), "the output")
-        end_item(state, item, value if isinstance(value, Failure) else _outcome(state, item, value))
+        if isinstance(value, Failure):
+            end_item(state, item, failure_of_output(state, item, value))
+        else:
+            end_item(state, item, _outcome(state, item, value))
 
     elif not item.active and not item.dirty and not any(blocked is item for blocked, _ in state.blocked):
         steps = item.scope.plan.steps
@@ -181,8 +185,11 @@ def _conclude_composed(state: RunState, item: Item, blobs: Blobs) -> None:
     if outcome is None:
         state.blocked.append((item, FINISH))
         return
+    if isinstance(outcome, Failure):
+        end_item(state, item, failure_of_output(state, item, outcome))
+        return
 
-    if scope.kind == pb.SUB_RUN_KIND_ITERATE and isinstance(outcome, Json):
+    if scope.kind == pb.SUB_RUN_KIND_ITERATE:
         # Now, because what counts of it must be known without a blob once the scope has ended.
         if not all(load_at(state, outcome, (name,), blobs) for name in _ITERATED):
             state.blocked.append((item, FINISH))

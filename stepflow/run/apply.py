@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
 from stepflow.errors import Code, DataLoss, FailedPrecondition, Failure
+from stepflow.failure_data import trace_bytes
+from stepflow.log_lines import tail_bytes
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RetryClass, retry_class
 from stepflow.run.advance import end_item, open_all_items
@@ -40,8 +42,12 @@ def new_run(
     inputs: Sequence[Json],
     variables: dict[str, Json],
     policy: state_pb2.Policy,
+    batch: bool = False,
 ) -> RunState:
-    """Return the state of a partition before the first entry. `plan` includes the overrides."""
+    """Return the state of a partition before the first entry. `plan` includes the overrides.
+
+    `batch`: the run has several items, so that paths of steps begin with the item.
+    """
     state = RunState(run_id, partition, policy)
 
     state.scopes.append(
@@ -53,6 +59,7 @@ def new_run(
             inputs=list(inputs),
             variables=variables,
             first_item=first_item,
+            batch=batch,
             value_bytes_max=RESULT_BYTES_MAX if state.composes else PAYLOAD_BYTES_MAX,
         )
     )
@@ -136,6 +143,10 @@ def _step_completed(state: RunState, entry: pb.Entry) -> None:
     item = step.item
     fact = entry.step_completed
     failure = failure_from_pb(fact.failure) if fact.HasField("failure") else None
+    if failure is not None and failure.data:
+        state.trace_bytes += trace_bytes(failure.data)
+    if fact.log_tail:
+        state.log_tail_bytes += tail_bytes(fact.log_tail)
     state.leave_flight(step, DONE)
     del item.active[step.index]
 

@@ -19,6 +19,7 @@ from stepflow.run.actions import Append, CancelCall, Dispatch, ScopeEnded, WantB
 from stepflow.run.advance import advance
 from stepflow.run.builtins import NOT_SIGNALLED, begin, resume_parent, signal_output, sleep_output
 from stepflow.run.entries import failure_to_pb
+from stepflow.run.failed_steps import failure_of_input, failure_of_route
 from stepflow.run.phases import IN_FLIGHT, PARENT, READY, RETRYING, SETTLING, SLEEPING, WAITING
 from stepflow.run.settle import settle
 from stepflow.run.state import (
@@ -199,7 +200,7 @@ def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: B
         state.blocked_steps.append(step)
         return
     if isinstance(input, Failure):
-        _fail(step, now_ms, actions, input, pb.ORIGIN_INPUT)
+        _fail(step, now_ms, actions, failure_of_input(state, step, input), pb.ORIGIN_INPUT)
         return
 
     item = step.item
@@ -207,7 +208,7 @@ def _start(state: RunState, step: StepRun, now_ms: int, routes: Routes, blobs: B
     if target is None:
         state.blocked_steps.append(step)
     elif isinstance(target, NoRoute):
-        _fail(step, now_ms, actions, target.failure(), pb.ORIGIN_ROUTING)
+        _fail(step, now_ms, actions, failure_of_route(state, step, target.failure()), pb.ORIGIN_ROUTING)
     elif target.engine is not None:
         _conclude_step(state, step, begin(state, step, target.engine, input, now_ms, blobs), now_ms, actions)
     elif not _has_slot(state):

@@ -152,6 +152,7 @@ class Scope:
     """The root run or a sub-run."""
 
     __slots__ = (
+        "batch",
         "concurrency_max",
         "copied_bytes",
         "created_at_ms",
@@ -192,6 +193,7 @@ class Scope:
         first_item: int = 0,
         created_at_ms: int = 0,
         value_bytes_max: int = PAYLOAD_BYTES_MAX,
+        batch: bool = False,
     ) -> None:
         self.number = number
         self.run_id = run_id
@@ -206,6 +208,8 @@ class Scope:
         self.concurrency_max = concurrency_max
         self.first_item = first_item
         self.created_at_ms = created_at_ms
+        self.batch = batch
+        """Of the root: the run has several items, not all of which may be in this partition."""
 
         self.ended_at_ms = 0
         self.depth: int = 0 if parent is None else parent.item.scope.depth + 1

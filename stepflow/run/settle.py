@@ -15,15 +15,24 @@ from typing import TYPE_CHECKING
 
 from stepflow.codec import Json, decode, encode
 from stepflow.errors import Code, Failure
+from stepflow.log_lines import TAIL_BYTES_MAX, LogLine, lines_to_pb, tail_of
 from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.retry import RETRY_AFTER_MS_MAX, RetryClass, backoff_from_proto, delay_ms, retry_class
 from stepflow.run.entries import failure_to_pb, payload_of
-from stepflow.run.secrets import failure_without_secrets
+from stepflow.run.failed_steps import failure_of_attempt
+from stepflow.run.secrets import failure_without_secrets, texts_without_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stepflow.flow import OnError
     from stepflow.run.scope import StepRun
     from stepflow.run.state import RunState
+
+PARTITION_TAILS_BYTES_MAX = 64 * 1024
+"""Log lines of failures in the journal of a partition; beyond, a failure keeps `SHORT_TAIL_BYTES_MAX` of them."""
+
+SHORT_TAIL_BYTES_MAX = 200
 
 MAX_RETRIES_DEFAULT = 3
 """Retries of a component under `onError: retry` without `maxRetries`."""
@@ -41,10 +50,12 @@ def settle(
     host: str,
     now_ms: int,
     of_sub_run: bool = False,
+    log_tail: Sequence[LogLine] = (),
 ) -> pb.Entry:
     """Return the entry for the outcome of an attempt, a failure without marked values. The step must be active.
 
     `duration_ms` of a call comes from one clock; 0 = unknown. `of_sub_run`: the result is derived, not journaled.
+    `log_tail`: the last log lines of the attempt; as many as fit are kept with a final failure.
     """
     entry = pb.Entry(scope=step.item.scope.number, item=step.item.index, step=step.index, at_ms=now_ms)
     if not isinstance(outcome, Failure):
@@ -60,6 +71,7 @@ def settle(
     outcome = failure_without_secrets(step.item, outcome)
     on_error = step.item.scope.plan.steps[step.index].on_error
     delay = _retry_delay_ms(state, step, on_error, outcome, attempt)
+    outcome = failure_of_attempt(state, step, outcome, attempt, host, final=delay is None)
     if delay is not None:
         failed = entry.attempt_failed
         failed.failure.CopyFrom(failure_to_pb(outcome, origin))
@@ -76,7 +88,17 @@ def settle(
         done.failure.CopyFrom(failure_to_pb(outcome, origin))
     done.attempt, done.started_at_ms, done.host = attempt, started_at_ms, host
     done.duration_ms = duration_ms
+    if log_tail:
+        done.log_tail.extend(_kept_tail(state, step, log_tail))
     return entry
+
+
+def _kept_tail(state: RunState, step: StepRun, lines: Sequence[LogLine]) -> list[pb.LogLine]:
+    """Return the last log lines of a failure, as many as the partition has room for, without marked values."""
+    texts = texts_without_secrets(step.item, [line.text for line in lines])
+    shown = [LogLine(line.at_ms, line.level, text) for line, text in zip(lines, texts, strict=True)]
+    roomy = state.log_tail_bytes < PARTITION_TAILS_BYTES_MAX
+    return lines_to_pb(tail_of(shown, TAIL_BYTES_MAX if roomy else SHORT_TAIL_BYTES_MAX))
 
 
 def _retry_delay_ms(state: RunState, step: StepRun, on_error: OnError, failure: Failure, attempt: int) -> int | None:

@@ -75,17 +75,21 @@ class JournaledRun:
         "epoch",
         "inbox_taken",
         "last_at_ms",
+        "log_tail_bytes",
         "quiet_ms",
         "signal_waits",
         "signals",
         "signals_unreceived",
         "status",
+        "trace_bytes",
     )
 
     def __init__(self) -> None:
         self.entries_journaled = 0
         self.last_at_ms = 0
         """Instant of the newest entry."""
+        self.log_tail_bytes = 0
+        """Bytes of the log lines kept with failures."""
         self.quiet_ms = 0
         """Time between the two newest entries. Negative if the clock of a new owner lags behind the journal."""
         self.epoch = 0
@@ -106,6 +110,8 @@ class JournaledRun:
         self.signal_waits: dict[tuple[int, str], deque[StepRun]] = {}
         """By item of the run and name: waiting steps, FIFO. Steps that have ended stay until they are met."""
         self.status: journal_pb2.RunStatus | None = None
+        self.trace_bytes = 0
+        """Length of the traces in the journaled failures of steps."""
 
 
 class RunState(JournaledRun):

@@ -12,7 +12,9 @@ import msgspec
 from stepflow.codec import Json
 from stepflow.errors import Failure
 from stepflow.flow.values import Stored
+from stepflow.log_lines import LogLine, lines_from_pb
 from stepflow.run.entries import failure_from_pb, json_of
+from stepflow.run.failed_steps import skipped_for, step_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from stepflow.run.scope import Scope, StepRun
     from stepflow.run.state import RunState
 
-EventKind = Literal["started", "completed", "failed", "retrying", "sleeping", "waiting", "sub_run", "progress"]
+EventKind = Literal[
+    "started", "completed", "failed", "skipped", "retrying", "sleeping", "waiting", "sub_run", "progress"
+]
 
 
 class StepEvent(msgspec.Struct, frozen=True):
@@ -44,13 +48,17 @@ class StepEvent(msgspec.Struct, frozen=True):
     until_ms: int | None = None
     """When the next attempt, the end of a sleep or the end of a wait for a signal is due."""
     message: str = ""
-    """Text of a progress report, or the name of the awaited signal."""
+    """Text of a progress report, name of the awaited signal, or id of the failed step that a skipped one needs."""
     done: float = 0.0
     """Of a progress report: the amount done so far."""
     total: float = 0.0
     """Of a progress report: the whole amount; 0 if unknown."""
     parent: tuple[str, int, int] | None = None
     """For a step of a sub-run: run id, item and index of the step that opened the sub-run."""
+    path: str = ""
+    """Path of the step, such as `7/summaries[0]/ask`."""
+    log_tail: tuple[LogLine, ...] = ()
+    """The last log lines of a failed attempt that ended the step."""
 
 
 def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
@@ -64,12 +72,16 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
     event_kind: EventKind = _KINDS[kind]
 
     attempt, duration, failure, until, message = 0, None, None, None, ""
+    log_tail: tuple[LogLine, ...] = ()
     if kind == "step_completed":
         done = entry.step_completed
         attempt = done.attempt
         duration = _duration_ms(entry, done)
         if done.HasField("failure"):
             event_kind, failure = "failed", failure_from_pb(done.failure)
+            if message := skipped_for(scope, entry.item, entry.step, done.failure):
+                event_kind = "skipped"
+        log_tail = lines_from_pb(done.log_tail)
     elif kind == "attempt_failed":
         failed = entry.attempt_failed
         attempt, until, failure = failed.attempt, failed.retry_at_ms, failure_from_pb(failed.failure)
@@ -94,6 +106,8 @@ def step_event(state: RunState, entry: pb.Entry) -> StepEvent | None:
         until_ms=until,
         message=message,
         parent=_parent(scope),
+        path=step_path(scope.items[entry.item], step.id),
+        log_tail=log_tail,
     )
 
 
@@ -148,11 +162,15 @@ def call_event(
         done=done,
         total=total,
         parent=_parent(scope),
+        path=step_path(step.item, step.id),
     )
 
 
 class StepView(msgspec.Struct, gc=False):
-    """A step in a listing. `status`: running, completed, failed, or cancelled (the run ended before the step did).
+    """A step in a listing.
+
+    `status`: running, completed, failed, skipped (a step that it needs has failed), or cancelled (the run ended before
+    the step did).
 
     The garbage collector skips it: a view is part of no cycle, and a long run has thousands.
     """
@@ -171,6 +189,10 @@ class StepView(msgspec.Struct, gc=False):
     """Duration of the last attempt, as in StepEvent; None without an end of its own, or if it was never dispatched."""
     outcome: Json | Failure | LargeJson | None = None
     retries: int = 0
+    path: str = ""
+    """As in StepEvent."""
+    skipped_for: str = ""
+    """Of a skipped step: the id of the failed step."""
 
 
 class StepList:
@@ -215,7 +237,8 @@ class StepList:
 
 def _new_view(scope: Scope, item: int, index: int) -> StepView:
     step = scope.plan.steps[index]
-    return StepView(scope.run_id, scope.first_item + item, step.id, index, step.component, scope.depth)
+    path = step_path(scope.items[item], step.id)
+    return StepView(scope.run_id, scope.first_item + item, step.id, index, step.component, scope.depth, path=path)
 
 
 def _end_view(view: StepView, state: RunState, entry: pb.Entry) -> None:
@@ -230,7 +253,10 @@ def _end_view(view: StepView, state: RunState, entry: pb.Entry) -> None:
     if isinstance(outcome, Stored) and not done.of_sub_run:  # that of the state is loaded and unloaded meanwhile
         outcome = json_of(done.result)
     view.outcome = outcome
-    view.status = "failed" if isinstance(outcome, Failure) else "completed"
+    view.status = "completed"
+    if isinstance(outcome, Failure):
+        view.skipped_for = skipped_for(state.scopes[entry.scope], entry.item, entry.step, done.failure)
+        view.status = "skipped" if view.skipped_for else "failed"
 
 
 def _at_end(view: StepView, ended_at_ms: int) -> StepView:

@@ -12,10 +12,13 @@ from control_plane.archive.due_runs import DueRuns
 from control_plane.archive.led_segments import LedSegments
 from control_plane.archive.packer import Packer
 from control_plane.archive.policy import RetentionPolicy
+from control_plane.archive.step_index import StepIndexWriter
 from control_plane.archive.tombstones import finish_deletions
 from control_plane.archive.upkeep import Upkeep
 from control_plane.control_plane import ControlPlane
+from control_plane.replay.replays import Replays
 from control_plane.run_list import RunFilter
+from stepflow.journal import blob_reader
 from stepflow.store import Delete, Txn, created_at, keys, put, range_all
 from stepflow.store.blobs import BlobStore
 from stepflow.store.blobs.memory import MemoryBackend
@@ -76,7 +79,8 @@ class Term:
         self.due_runs = DueRuns()
         self.counters = ArchiveCounters()
         self.segments = LedSegments(store, blobs, fence)
-        self.packer = Packer(store, blobs, self.segments, self.due_runs, fence, self.counters)
+        step_index = StepIndexWriter(Replays(store, blob_reader(store, blobs)))
+        self.packer = Packer(store, blobs, self.segments, self.due_runs, fence, self.counters, step_index)
         self.upkeep = Upkeep(store, blobs, self.segments, policy, fence, self.counters)
         self._store = store
         self.fence = fence

@@ -39,6 +39,7 @@ from stepflow.run.large_values import note_value_stored, take_unstored
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from stepflow.log_lines import LogLine
     from stepflow.run import Scope
 
 SIGNAL_FROM = 6
@@ -88,6 +89,9 @@ class World:
     """Item, name and payload of signals, received in this order when a choice says so or the run waits."""
     components: dict[str, Any] = field(default_factory=lambda: dict(COMPONENTS))
     engine_version: int = 1
+    locates_failures: bool = False
+    log_tail: tuple[LogLine, ...] = ()
+    """The last log lines of every failed attempt."""
 
     def __post_init__(self) -> None:
         self.now_ms = 1_000_000
@@ -103,6 +107,7 @@ class World:
             transport_retries_max=self.transport_retries,
             concurrency_max=self.window,
             engine_version=self.engine_version,
+            locates_failures=self.locates_failures,
         )
         self.state = self._fresh()
         self._adopt()
@@ -188,6 +193,7 @@ class World:
             duration_ms=1,
             host="h",
             now_ms=self.now_ms,
+            log_tail=self.log_tail if isinstance(outcome, Failure) else (),
         )
         self._feed(entry)
 
@@ -255,6 +261,7 @@ class World:
             inputs=[Json(encode(value)) for value in self.inputs],
             variables={name: Json(encode(value)) for name, value in self.variables.items()},
             policy=self.policy,
+            batch=len(self.inputs) > 1,
         )
 
     def _adopt(self, held: Iterable[tuple[str, int]] = (), *, handed_over: bool = False) -> None:

@@ -16,9 +16,10 @@ from stepflow.mesh.v1 import host_pb2
 from stepflow.mesh.v1 import journal_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from component_host.backend import Backend, BlobAccess
+    from stepflow.log_lines import LogLine
 
 B = TypeVar("B", bound="Backend")
 
@@ -68,6 +69,7 @@ class Call:
         self.blobs: BlobAccess = MemoryBlobs() if blobs is None else blobs
         self.backend_state: Any = None
         self.progressed: list[tuple[float, float, str]] = []
+        self.logged: list[LogLine] = []
         self.reports: dict[str, host_pb2.RunReport] = {}
         self.started: list[host_pb2.StartRun] = []
         self._runs = runs
@@ -86,6 +88,9 @@ class Call:
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         self.progressed.append((done, total, message))
+
+    def log(self, lines: Sequence[LogLine], dropped: int = 0) -> None:
+        self.logged.extend(lines)
 
     def note_queued(self) -> None:
         self.queued = True

@@ -19,9 +19,10 @@ from stepflow.mesh.v1 import host_pb2
 from support import ROOT, server_venv, wait_until, wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 
     from stepflow.errors import Failure
+    from stepflow.log_lines import LogLine
 
 SERVERS = ROOT / "tests" / "data" / "mcp_servers"
 BOUND_S = 60
@@ -38,6 +39,7 @@ class Call:
         self.input = json.dumps(arguments).encode()
         self.backend_state: Any = None
         self.reports: list[tuple[float, float, str]] = []
+        self.logged: list[LogLine] = []
         self.outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.settlements = 0
 
@@ -58,6 +60,9 @@ class Call:
 
     def progress(self, done: float = 0.0, total: float = 0.0, message: str = "") -> None:
         self.reports.append((done, total, message))
+
+    def log(self, lines: Sequence[LogLine], dropped: int = 0) -> None:
+        self.logged.extend(lines)
 
     def note_queued(self) -> None:
         self.queued = True

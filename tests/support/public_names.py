@@ -57,6 +57,11 @@ def collect() -> dict[str, Any]:
     }
 
 
+def _former_options() -> dict[str, str]:
+    """Return options with their former names, which every parser of a command knows; none in an older tree."""
+    return getattr(importlib.import_module("stepflow.cli.options"), "OLD_WORDS", {})
+
+
 def missing(old: Any, new: Any, path: str = "") -> list[str]:
     """Return what `new` lacks or has changed, one line each."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -65,6 +70,8 @@ def missing(old: Any, new: Any, path: str = "") -> list[str]:
             for name, value in old.items()
             for line in (missing(value, new[name], f"{path}.{name}") if name in new else [f"{path}.{name} is missing"])
         ]
+    if path.endswith(".required") and old is True and new is False:
+        return []  # it may still be given
     if path == ".engine.version" and new > old:
         return []  # an engine reads the journals of all versions before it
     return [] if old == new else [f"{path} was {old!r} and is {new!r}"]
@@ -146,6 +153,7 @@ def _commands() -> dict[str, Any]:
 
 def _command(command: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"options": {}, "arguments": {}}
+    known = _former_options()
     for each in command.params:
         choices = getattr(each.type, "choices", None)
         shape = {
@@ -157,7 +165,8 @@ def _command(command: Any) -> dict[str, Any]:
             "choices": dict.fromkeys(map(str, choices or ()), True),
         }
         if each.param_type_name == "option":
-            found["options"].update(dict.fromkeys([*each.opts, *each.secondary_opts], shape))
+            former = [known[name] for name in each.opts if name in known]
+            found["options"].update(dict.fromkeys([*former, *each.opts, *each.secondary_opts], shape))
         else:
             found["arguments"][each.name] = {**shape, "nargs": each.nargs}
     below = getattr(command, "commands", None)

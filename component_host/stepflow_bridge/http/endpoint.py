@@ -58,7 +58,7 @@ PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 30, 10, 3
 _HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
-    "Stepflow-Capabilities": "progress, queue",
+    "Stepflow-Capabilities": "progress, queue, log",
 }
 """`Stepflow-Capabilities` is an extension: our SDK sends these notices only to clients with it."""
 

@@ -132,7 +132,7 @@ class HttpExchanges:
             if line.error is not UNSET:
                 self._api.redact(line.error)
             if failure is None:
-                settle_call(call, line, self._plugin)
+                settle_call(call, line, self._plugin, self._connection.process)
         self._finish(number, failure)
 
     async def _with_blobs(self, call: HostCall, line: protocol.Line) -> protocol.Line:

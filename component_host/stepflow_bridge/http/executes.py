@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from component_host.stepflow_bridge import protocol
+from component_host.stepflow_bridge.log_notices import pass_log
 from component_host.stepflow_bridge.pool import NO_ROOM
 from component_host.stepflow_bridge.retirement import AbandonedExecutes
 
@@ -116,10 +117,19 @@ class HttpExecutes:
             call.note_queued()
         elif line.method == protocol.BEGUN:
             call.note_begun()
-        elif line.method == protocol.PROGRESS and line.params is not UNSET:
+        elif line.params is UNSET:
+            return
+        elif line.method == protocol.PROGRESS:
             self._report_progress(call, line.params)
+        elif line.method == protocol.LOG:
+            _take_log(call, line.params)
 
     def _report_progress(self, call: HostCall, params: Raw) -> None:
         with contextlib.suppress(*protocol.DECODE_ERRORS):
             progress = protocol.decode_progress(params)
             call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")
+
+
+def _take_log(call: HostCall, params: Raw) -> None:
+    with contextlib.suppress(*protocol.DECODE_ERRORS):
+        pass_log(call, protocol.decode_log(params))

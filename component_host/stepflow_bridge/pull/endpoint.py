@@ -16,6 +16,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from component_host.stepflow_bridge.log_notices import pass_task_log
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.callbacks import PullCallbacks
 from component_host.stepflow_bridge.pull.queue import ALREADY_CLAIMED, TaskQueue
@@ -220,6 +221,8 @@ class PullEndpoint:
 async def _settle_call(call: HostCall, request: pb.CompleteTaskRequest | pb.CompleteTaskHead) -> None:
     """Settle a call with its worker's outcome, also after an error here: this is the last reference to the call."""
     try:
+        if isinstance(request, pb.CompleteTaskRequest) and request.HasField("log"):
+            pass_task_log(call, request.log)
         if isinstance(request, pb.CompleteTaskHead):
             call.fail(messages.unreadable_output())
         elif request.HasField("error"):

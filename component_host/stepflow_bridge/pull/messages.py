@@ -3,7 +3,7 @@
 - An assignment is encoded in two parts, which protobuf merges when concatenated: the input, equal for every worker, and
   the rest, with the ids of the task.
 - A completion nested too deeply to decode still names its task.
-- Tracebacks go to the host's log, never into failures: tracebacks quote code and values of the component's author.
+- A failure keeps the end of its worker's traceback.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from component_host.stepflow_bridge import failures
 from component_host.stepflow_bridge.protocol import DECODE_ERRORS, concrete_component
 from stepflow import codec
 from stepflow.errors import Code, Failure, Invalid
+from stepflow.failure_data import trace_bytes
 from stepflow.mesh.v1 import host_pb2, journal_pb2
 from stepflow.pull.v1 import pull_pb2 as pb
 from stepflow.pull.values import fill, struct_tree, tree_of
@@ -32,6 +33,9 @@ log = get_logger("component_host.pull")
 
 HEARTBEAT_S = 2
 """Interval of a worker's heartbeats for a task; the reply tells of an abort."""
+
+TRACEBACK_CHARS_MAX = 4 * 1024
+"""Length of a traceback in a failure; its end is kept."""
 
 # --- assignments ---------------------------------------------------------------------------------------------------
 
@@ -61,6 +65,7 @@ def encode_assignment(
             idempotency_key=request.key,
             timeout_ms=request.timeout_ms,
             item=request.item,
+            takes_logs=True,
         ),
         context=pb.TaskContext(orchestrator_service_url=address, root_run_id=call_token),
         heartbeat_interval_secs=HEARTBEAT_S,
@@ -170,7 +175,7 @@ def no_outcome(request: pb.CompleteTaskRequest) -> Failure:
 
 
 def failure_of(error: pb.TaskError, call: HostCall) -> Failure:
-    """Map the error of a worker; log its traceback."""
+    """Map the error of a worker, with the end of its traceback; log the whole traceback."""
     try:
         code = Code(error.code) or Code.WORKER_ERROR
     except ValueError:  # of a later version
@@ -181,6 +186,7 @@ def failure_of(error: pb.TaskError, call: HostCall) -> Failure:
     except Invalid as problem:
         data = {"reason": problem.reason}
 
+    trace: dict[str, Any] = {}
     traceback = data.pop("traceback", None)
     message = error.message
     if code is Code.WORKER_ERROR and message.startswith(_TRACEBACK):
@@ -188,9 +194,12 @@ def failure_of(error: pb.TaskError, call: HostCall) -> Failure:
         message = message.strip().rpartition("\n")[2]  # the last line is the exception itself
     if traceback is not None:
         log.debug("component failed", component=call.request.component, step_id=call.request.step_id, text=traceback)
+        if isinstance(traceback, str) and not trace_bytes(codec.encode(data)):
+            trace = {"traceback": traceback.strip()[-TRACEBACK_CHARS_MAX:]}
 
     if _NOT_FOUND.fullmatch(message) and not data:
         code = Code.COMPONENT_NOT_FOUND  # workers send COMPONENT_FAILED
+    data |= trace
     text = codec.encode(data) if data else b""
     return Failure(code, message[: failures.MESSAGE_CHARS_MAX], text if len(text) <= failures.DATA_BYTES_MAX else b"")
 

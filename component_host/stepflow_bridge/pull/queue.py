@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from component_host.backend import BackendListing, ComponentInfo
+from component_host.stepflow_bridge.log_notices import pass_task_log
 from component_host.stepflow_bridge.pull import messages
 from component_host.stepflow_bridge.pull.records import Outbox, Task, Worker, WorkerOffer
 from component_host.stepflow_bridge.pull.tasks import TaskTable
@@ -252,7 +253,9 @@ class TaskQueue:
             task.claimed_at = self.clock()
             task.offer.call.note_begun()
 
-        # 4. Progress.
+        # 4. Progress and log lines.
+        if request.HasField("log"):
+            pass_task_log(task.offer.call, request.log)
         if request.HasField("progress") or request.HasField("status_message"):
             total = 1.0 if request.HasField("progress") else 0.0
             task.offer.call.progress(request.progress, total, request.status_message)

@@ -16,6 +16,7 @@ from msgspec import UNSET, Raw, Struct
 
 from component_host.stepflow_bridge import protocol
 from component_host.stepflow_bridge.failures import settle_call
+from component_host.stepflow_bridge.log_notices import pass_log
 from component_host.stepflow_bridge.pool import NO_ROOM
 from component_host.stepflow_bridge.retirement import AbandonedExecutes
 from stepflow.codec import PAYLOAD_BYTES_MAX
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from component_host.backend import HostCall
+    from component_host.supervision.report import ProcessReport
 
 
 class StdioExecutes:
@@ -104,14 +106,14 @@ class StdioExecutes:
 
     # --- replies ------------------------------------------------------------------------------------------------
 
-    def settle_call(self, request_id: int, line: protocol.Line) -> None:
+    def settle_call(self, request_id: int, line: protocol.Line, process: ProcessReport | None = None) -> None:
         """End an execute with the server's reply."""
         call = self._calls.pop(request_id, _UNKNOWN)
         if call is _UNKNOWN:
             return
         self.room += 1
         if call is not None:
-            settle_call(call, line, self._plugin)
+            settle_call(call, line, self._plugin, process)
         else:
             self.abandoned.note_answered(request_id)
         self._on_room()
@@ -138,6 +140,14 @@ class StdioExecutes:
             call = self._calls.get(progress.id) if isinstance(progress.id, int) else None
             if call is not None:
                 call.progress(progress.done or 0.0, progress.total or 0.0, progress.message or "")
+
+    def take_log(self, params: Raw) -> None:
+        """Hand log lines to the call that they belong to."""
+        with contextlib.suppress(*protocol.DECODE_ERRORS):
+            log = protocol.decode_log(params)
+            call = self._calls.get(log.id) if isinstance(log.id, int) else None
+            if call is not None:
+                pass_log(call, log)
 
     def note_queue(self, params: Raw, *, begun: bool) -> None:
         """Note calls that wait for a thread of the server, or have got one."""

@@ -167,13 +167,15 @@ class StepflowStdioServer:
                 return
             elif line.method == protocol.PROGRESS:
                 self._executes.report_progress(line.params)
+            elif line.method == protocol.LOG:
+                self._executes.take_log(line.params)
             elif line.method in (protocol.QUEUED, protocol.BEGUN):
                 self._executes.note_queue(line.params, begun=line.method == protocol.BEGUN)
         elif type(request_id) is int:
-            self._executes.settle_call(request_id, line)
+            self._executes.settle_call(request_id, line, process)
         elif isinstance(request_id, str):
             if request_id.isdecimal() and len(request_id) < 19:  # some servers send ids back as text
-                self._executes.settle_call(int(request_id), line)
+                self._executes.settle_call(int(request_id), line, process)
             else:
                 self._questions.take_reply(request_id, line)
 

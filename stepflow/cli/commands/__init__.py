@@ -2,10 +2,16 @@
 
 - `run`: `run` and `resume`.
 - `submit`: `submit`.
-- `runs`: `runs list`, `get`, `steps`, `watch`, `signal`, `cancel`, `delete`.
+- `runs`: `runs list`, `show`, `watch`, `signal`, `cancel`, `delete`.
+- `logs`: `runs logs`.
+- `prune`: `runs prune`.
+- `call`: `call`.
+- `complete`: `completion`.
+- `former`: former words.
 - `flows`: `flows`.
 - `cluster`: `cluster` and `components` (a mesh).
-- `components`: `list-components` (this machine).
+- `restart`: `components restart`.
+- `components`: `components list --config` and the former `list-components` (this machine).
 - `validate`: `validate`.
 - `infer`: `infer`.
 - `test`: `test`.

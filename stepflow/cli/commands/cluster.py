@@ -1,10 +1,14 @@
 """`stepflow cluster` and `stepflow components`: the members of a mesh, drains, the components of its hosts."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.components import list_configured
+from stepflow.cli.completion import complete_plugin
 from stepflow.cli.options import JsonOption, ServerOption
 from stepflow.cli.strict import StrictTyper
 
@@ -13,7 +17,7 @@ if TYPE_CHECKING:
 
 app = StrictTyper(
     name="cluster",
-    help="Show the executors and hosts of a mesh, drain them, and end drains.",
+    help="Show the members of a mesh, and drain them.",
     epilog="\b\nExamples:\n  stepflow cluster status\n  stepflow cluster drain executor-1\n"
     "  stepflow cluster undrain executor-1",
     no_args_is_help=True,
@@ -21,8 +25,9 @@ app = StrictTyper(
 )
 components_app = StrictTyper(
     name="components",
-    help="Show the components that the hosts of a mesh offer.",
-    epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json",
+    help="List components, and restart their servers.",
+    epilog="\b\nExamples:\n  stepflow components list\n  stepflow components list --plugin builtin --json\n"
+    "  stepflow components restart hello",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -49,8 +54,9 @@ def show_status(*, server: ServerOption = None, json: JsonOption = False) -> Non
 
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
 
-    cluster = remote.ask(server, lambda client: client.cluster())
+    cluster = remote.ask(choose_mesh(server), lambda client: client.cluster())
     if json:
         print_json(dataclasses.asdict(cluster))
     else:
@@ -73,7 +79,9 @@ def drain(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Drain an executor (it hands over all runs) or a host (it finishes all calls); no new work is accepted.
+    """Drain an executor or a host: it accepts no new work.
+
+    An executor hands over its runs, a host finishes its calls.
 
     Returns when the last run or call is gone; Ctrl-C stops waiting, and draining continues. The drained process keeps
     running until it is stopped; `stepflow cluster undrain` lets it accept work again.
@@ -85,10 +93,13 @@ def drain(
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
     from stepflow.errors import DeadlineExceeded
 
+    mesh = choose_mesh(server)
+
     async def drain_member(client: "Client") -> dict[str, str]:
-        kind, identity = await _find_member(client, name)
+        kind, identity = await _find_member(client, name, mesh)
         console.say(f"draining {identity}")
         while True:
             try:
@@ -99,14 +110,14 @@ def drain(
                 console.say(f"drained {identity}")
                 return {kind: identity}
 
-    drained = remote.ask(server, drain_member)
+    drained = remote.ask(mesh, drain_member)
     if json:
         print_json(drained)
 
 
 @app.command("undrain")
 def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOption = False) -> None:
-    """End the drain of an executor or a host: it accepts new work again. Runs that wait for an executor go on.
+    """End a drain: the executor or host accepts new work again. Runs that wait for an executor go on.
 
     \b
     Examples:
@@ -115,23 +126,27 @@ def undrain(*, name: MemberArgument, server: ServerOption = None, json: JsonOpti
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
+
+    mesh = choose_mesh(server)
 
     async def undrain_member(client: "Client") -> dict[str, str]:
-        kind, identity = await _find_member(client, name)
+        kind, identity = await _find_member(client, name, mesh)
         await client.undrain(**{kind: identity})
         console.say(f"{identity} accepts work")
         return {kind: identity}
 
-    undrained = remote.ask(server, undrain_member)
+    undrained = remote.ask(mesh, undrain_member)
     if json:
         print_json(undrained)
 
 
-async def _find_member(client: "Client", text: str) -> tuple[str, str]:
+async def _find_member(client: "Client", text: str, mesh: str) -> tuple[str, str]:
     """Return the kind (`executor_id` or `host_id`) and the id of the member whose id begins with the text.
 
     Raises: Invalid `ID_AMBIGUOUS`, NotFound `DRAIN_TARGET_NOT_FOUND`.
     """
+    from stepflow.cli import remote
     from stepflow.errors import Invalid, NotFound
 
     cluster = await client.cluster()
@@ -142,7 +157,8 @@ async def _find_member(client: "Client", text: str) -> tuple[str, str]:
     if not found:
         raise NotFound(
             "DRAIN_TARGET_NOT_FOUND",
-            f"no executor or host has an id that begins with {text[:80]!r}; `stepflow cluster status` shows them",
+            f"no executor or host has an id that begins with {text[:80]!r}; "
+            f"`stepflow cluster status{remote.server_argument(mesh)}` shows them",
         )
     [(identity, kind)] = found.items()
     return kind, identity
@@ -151,28 +167,60 @@ async def _find_member(client: "Client", text: str) -> tuple[str, str]:
 @components_app.command("list")
 def list_components(
     *,
-    plugin: Annotated[str, typer.Option("--plugin", metavar="NAME", help="Only components of this plugin.")] = "",
-    server: ServerOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="List the components of this config's plugins, on this machine."),
+    ] = None,
+    plugin: Annotated[
+        str,
+        typer.Option(
+            "--plugin", metavar="NAME", help="Only components of this plugin.", autocompletion=complete_plugin
+        ),
+    ] = "",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            envvar="STEPFLOW_SERVER",
+            show_envvar=False,
+            help="The mesh. Default: STEPFLOW_SERVER, else a `stepflow dev` of this folder, else the config here.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the components that the hosts of a mesh offer, and the state of their servers.
+    """List the components of a mesh or of a config.
 
-    With --json, schemas are included.
+    Those of a mesh are listed with the state of their servers, those of a config with their paths in flows.
+
+    For a config, its component servers are started and stopped; the exit code is 1 when one fails to start. With
+    --json, schemas are included.
 
     \b
     Examples:
       stepflow components list
+      stepflow components list --config stepflow-config.yml
       stepflow components list --plugin builtin --json | jq '.components[].path'
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json, print_table
+    from stepflow.cli.target import choose_target
+
+    mesh = None
+    if config is None:
+        mesh = choose_target(server).server
+    elif server not in (None, os.environ.get("STEPFLOW_SERVER")):
+        raise console.Usage("OPTIONS_EXCLUSIVE", "--config and --server exclude each other; give one of them")
+    if mesh is None:
+        list_configured(config, "json" if json else "pretty", with_schemas=json, plugin=plugin)
+        return
 
     async def work(client: "Client") -> tuple["list[Component]", "list[tuple[str, PluginInfo]]"]:
         hosts = (await client.cluster()).hosts
         servers = [(host.host_id, p) for host in hosts for p in host.plugins if plugin in ("", p.plugin)]
         return await client.components(plugin), servers
 
-    found, servers = remote.ask(server, work)
+    found, servers = remote.ask(mesh, work)
     if json:
         components = [_component_tree(component) for component in found]
         print_json({"components": components, "plugins": [_plugin_tree(*pair) for pair in servers]})
@@ -182,11 +230,13 @@ def list_components(
         rows = [(c.plugin, c.path, str(len(c.host_ids)), _first_line(c.description)) for c in found]
         print_table(("PLUGIN", "PATH", "HOSTS", "DESCRIPTION"), rows)
     else:
-        console.say("no components: the mesh has no host, or its plugins list none; see `stepflow cluster status`")
+        status = f"`stepflow cluster status{remote.server_argument(mesh)}`"
+        console.say(f"no components: the mesh has no host, or its plugins list none; see {status}")
     if servers:
         console.show()
         lines = [(p.plugin, host, p.type, p.state, str(p.restarts), _first_line(p.last_error)) for host, p in servers]
-        print_table(("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR"), lines)
+        heads = ("PLUGIN", "HOST", "TYPE", "STATE", "RESTARTS", "LAST ERROR")
+        print_table(heads, lines, whole=("STATE",), least=("RESTARTS", "TYPE"))
 
 
 def _warn_of_waiting(member: str, what: str, count: int, bytes_max: int) -> None:
@@ -206,14 +256,15 @@ def _print_cluster(cluster: "Cluster") -> None:
             (e.executor_id, e.address, f"{e.runs:,}/{e.runs_max:,}", "draining" if e.draining else "ready")
             for e in cluster.executors
         ]
-        print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors)
+        print_table(("EXECUTOR", "ADDRESS", "RUNS", "STATE"), executors, whole=("STATE",))
     if cluster.hosts:
         console.show()
         hosts = [
             (host.host_id, host.address, f"{host.capacity:,}", "draining" if host.draining else "ready", _plugins(host))
             for host in cluster.hosts
         ]
-        print_table(("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS"), hosts)
+        heads = ("HOST", "ADDRESS", "CAPACITY", "STATE", "PLUGINS")
+        print_table(heads, hosts, whole=("STATE",), least=("CAPACITY",))
     _warn_of_waiting(cluster.control_plane_id, "call", cluster.value_waiting, cluster.value_bytes_max)
     for executor in cluster.executors:
         _warn_of_waiting(executor.executor_id, "run", executor.value_waiting, executor.value_bytes_max)

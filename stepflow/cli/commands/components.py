@@ -1,6 +1,10 @@
-"""`stepflow list-components`: the components of the config's plugins, and their paths in flows."""
+"""The components of a config's plugins, and their paths in flows: `stepflow components list --config FILE`.
+
+`stepflow list-components` is the former word for it.
+"""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -42,21 +46,24 @@ def list_components(
         str, typer.Option(metavar="true|false", help="Leave out components of plugins that no route uses.")
     ] = "true",
 ) -> None:
-    """List the components that the config's plugins offer, and their paths in flows.
+    """List the components that the config's plugins offer: the former `stepflow components list --config FILE`.
 
     Starts the configured component servers, lists their components, and stops them. The exit code is 1 when a server
     fails to start; the components of the others are listed.
-
-    \b
-    Examples:
-      stepflow list-components
-      stepflow list-components --config stepflow-config.yml --schemas true
-      stepflow list-components --format json | jq '.components[].routes[]'
     """
     console.check_choice("--format", output_format, _FORMATS)
     with_schemas = output_format != "pretty" if schemas is None else _flag("--schemas", schemas)
     hide = _flag("--hide-unreachable", hide_unreachable)
+    list_configured(config, output_format, with_schemas=with_schemas, hide_unreachable=hide)
 
+
+def list_configured(
+    config: Path | None, output_format: str, *, with_schemas: bool, hide_unreachable: bool = True, plugin: str = ""
+) -> None:
+    """Start the servers of a config, and list their components; `plugin`: only those of this plugin.
+
+    Raises: typer.Exit, a server failed to start (1).
+    """
     from stepflow.cli.input.documents import read_config
     from stepflow.cli.interruptible import run_or_exit
     from stepflow.cli.output import to_yaml
@@ -64,7 +71,8 @@ def list_components(
 
     loaded = read_config(config)
     found, failures = run_or_exit(ask(loaded))
-    components = describe(found, loaded, with_schemas=with_schemas, hide_unreachable=hide)
+    components = describe(found, loaded, with_schemas=with_schemas, hide_unreachable=hide_unreachable)
+    components = [tree for tree in components if plugin in ("", tree["plugin"])]
 
     if output_format == "pretty":
         console.show(_pretty(components))

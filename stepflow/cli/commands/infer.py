@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import ConfigOption
+from stepflow.cli.options import ConfigOption, FlowOption, with_flow
 
 if TYPE_CHECKING:
     from stepflow.flow import Diagnostics, Flow
@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 _BYTE_ORDER_MARK = "\ufeff"
 
 
+@with_flow
 def infer(
-    flow: Annotated[
-        Path | None, typer.Argument(metavar="FLOW", help="The flow, YAML or JSON.", show_default=False)
-    ] = None,
-    flow_option: Annotated[Path | None, typer.Option("--flow", "-f", metavar="FILE", hidden=True)] = None,
+    flow: FlowOption,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="File of the flow. Default: stdout."),
@@ -36,7 +34,9 @@ def infer(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print flow and diagnostics as JSON on stdout.")] = False,
 ) -> None:
-    """Fill in the missing schemas of a flow: of its steps, its output, and its input.
+    """Fill in the missing schemas of a flow.
+
+    Those of the outputs of its steps, of its output, and of its input.
 
     The types follow from the flow's expressions and the components' schemas. The flow goes to stdout with its comments
     and the order of its members; the report goes to stderr. When a diagnostic is fatal or an error, no flow is printed,
@@ -48,14 +48,16 @@ def infer(
       stepflow infer flow.yaml --servers -o typed.yaml
       stepflow infer flow.yaml --json | jq .flow.schemas
     """
-    path = _one_flow(flow, flow_option)
-
     from stepflow.cli.findings import check, complete, passes, print_report
     from stepflow.cli.flow_types import known_catalogue, print_failures, types_of
+    from stepflow.cli.found_flow import flow_file
     from stepflow.cli.input.documents import read_config, read_flow
     from stepflow.cli.output import check_output
 
     check_output(output)
+    path = flow_file(flow)
+    if path is None:
+        raise console.Usage("FLOW_MISSING", "name the file of a flow: stepflow infer flow.yaml")
     parsed, loaded = read_flow(path), read_config(config, path)
     catalogue, failures = known_catalogue(loaded, servers=servers)
     types = types_of(parsed, catalogue, is_strict=strict)
@@ -72,15 +74,6 @@ def infer(
     elif passed:
         _write(_flow_text(path, parsed, types, output), output)
     raise typer.Exit(console.EXIT_OK if passed and not failures else console.EXIT_FAILED)
-
-
-def _one_flow(flow: Path | None, option: Path | None) -> Path:
-    path = flow or option
-    if path is None:
-        raise console.Usage("FLOW_MISSING", "name a flow: stepflow infer FLOW")
-    if flow is not None and option is not None:
-        raise console.Usage("OPTIONS_EXCLUSIVE", "name the flow once: stepflow infer FLOW")
-    return path
 
 
 def _print_types(types: "FlowTypes", *, show_step_inputs: bool) -> None:

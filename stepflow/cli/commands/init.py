@@ -28,7 +28,7 @@ def init(
         Path, typer.Argument(metavar="[DIR]", help="Target folder, created if missing. Default: the working directory.")
     ] = Path(),
 ) -> None:
-    """Write a flow, a config and a component that run, as a starting point.
+    """Write a small project: a flow, a config and a component.
 
     \b
     Examples:
@@ -68,5 +68,5 @@ def _print_next_steps(directory: Path) -> None:
     console.say(f"wrote {directory / SCHEMAS}  (JSON Schemas, for editors)")
     flow = shlex.quote(str(directory / "flow.yaml"))
     console.say("\nRun the flow, then test it:")
-    console.say(console.styled(f'  stepflow run --flow {flow} --input-json \'{{"name": "Ada"}}\'', "bold"))
+    console.say(console.styled(f'  stepflow run {flow} --input \'{{"name": "Ada"}}\'', "bold"))
     console.say(console.styled(f"  stepflow test {flow}", "bold"))

@@ -1,7 +1,7 @@
 """`stepflow runs`: list, show, follow, signal, cancel and delete runs, of this machine or of a mesh.
 
-`list`, `get`, `steps`, `signal` and `delete` use the local store unless a server is named (see `stepflow.cli.sources`);
-`watch` and `cancel` are for runs of a mesh.
+`list`, `show`, `signal` and `delete` are for runs of either (see `stepflow.cli.target`); `watch` and `cancel` are for
+runs of a mesh. The former words for `show` are in `former`.
 """
 
 from pathlib import Path
@@ -10,31 +10,39 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.commands.logs import show_logs
+from stepflow.cli.commands.prune import prune_runs
 from stepflow.cli.options import (
+    VALUE_HELP,
     JsonOption,
-    LocalOrServerOption,
     OutputOption,
     QuietOption,
     RunArgument,
     RunArguments,
     ServerOption,
-    StoreOption,
+    TargetServerOption,
+    TargetStoreOption,
     ValueOptions,
 )
 from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepflow.cli.target import CliTarget
     from stepflow.client import Client, ClientEvent, Run
     from stepflow.flow import Redactor
 
 app = StrictTyper(
     name="runs",
     help="Show, follow and end runs, of this machine or of a mesh.",
-    epilog="\b\nExamples:\n  stepflow runs list --status interrupted\n  stepflow runs get 0198f3 --steps\n"
+    epilog="\b\nExamples:\n  stepflow runs list --status interrupted\n  stepflow runs show last\n"
     "  stepflow runs watch 0198f3 --server mesh:7840",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.command("prune")(prune_runs)
 
 ENDED = ("completed", "failed", "cancelled", "recovery_failed")
 MESH_STATUSES = ("queued", "running", *ENDED)
@@ -44,8 +52,8 @@ LOCAL_STATUSES = ("running", "interrupted", "damaged", *ENDED)
 @app.command("list")
 def list_runs(
     *,
-    server: LocalOrServerOption = None,
-    store: StoreOption = None,
+    server: TargetServerOption = None,
+    store: TargetStoreOption = None,
     status: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,7 +68,7 @@ def list_runs(
     """List runs, the newest first, including those in progress.
 
     An interrupted run of this machine has not ended, and no process drives it: `stepflow resume` continues it. A
-    damaged run cannot be read. A queued run of a mesh waits for an executor: `stepflow runs get` shows why.
+    damaged run cannot be read. A queued run of a mesh waits for an executor or a host: `stepflow runs show` shows why.
 
     \b
     Examples:
@@ -71,30 +79,39 @@ def list_runs(
     """
     from stepflow.cli.display.runs import print_runs
     from stepflow.cli.display.trees import run_tree
-    from stepflow.cli.sources import RemoteSource, choose
+    from stepflow.cli.sources import source_of
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_target
 
-    source = choose(server, store)
-    known = MESH_STATUSES if isinstance(source, RemoteSource) else LOCAL_STATUSES
+    target = choose_target(server, store)
+    known = LOCAL_STATUSES if target.server is None else MESH_STATUSES
     for name in status or ():
         console.check_choice("--status", name, known)
 
-    found = source.list(status or (), limit)
+    found = source_of(target).list(status or (), limit)
     if json:
         print_json({"runs": [run_tree(run, shown) for run, shown in found]})
     elif found:
         print_runs(found)
     else:
-        console.say(f"no runs in {source.location}")
+        _say_none(target, status or ())
 
 
-@app.command("get")
-def get_run(
+def _say_none(target: "CliTarget", statuses: "Sequence[str]") -> None:
+    """Tell that a list is empty, and which other places have runs."""
+    from stepflow.cli.sources import with_runs
+
+    console.say(f"no {' or '.join(statuses)} runs in {target}" if statuses else f"no runs in {target}")
+    for other in with_runs(target):
+        console.say(f"{other} has runs: stepflow runs list {other.option}")
+
+
+@app.command("show")
+def show_run(
     *,
     run_id: RunArgument,
-    server: LocalOrServerOption = None,
-    store: StoreOption = None,
-    steps: Annotated[bool, typer.Option("--steps", help="Show the steps that have started.")] = False,
+    server: TargetServerOption = None,
+    store: TargetStoreOption = None,
     json: JsonOption = False,
     result: Annotated[
         bool, typer.Option("--result", help="Print the result of an ended run instead, of any size, as `run` does.")
@@ -102,23 +119,33 @@ def get_run(
     item: Annotated[
         int | None, typer.Option("--item", min=0, metavar="N", help="Print the result of this item of a batch, from 0.")
     ] = None,
+    error: Annotated[
+        bool, typer.Option("--error", help="Show what has failed instead: step, attempt, host, and the traceback.")
+    ] = False,
     output: OutputOption = None,
 ) -> None:
-    """Show a run: its status, its items, and with --steps its steps; or with --result what it has computed.
+    """Show a run: its status, its items and its steps. With --result, print what it has computed.
 
-    Results of more than 16 MiB are not in the JSON: their length is.
+    Results of more than 16 MiB are not in the JSON: their length is. --error shows the failed steps with the frames of
+    their exceptions, of the whole run or of one --item.
 
     \b
     Examples:
-      stepflow runs get 0198f3
-      stepflow runs get 0198f3 --steps
-      stepflow runs get 0198f3 --server mesh:7840 --json | jq '.items[].result'
-      stepflow runs get 0198f3 --output result.json
+      stepflow runs show last
+      stepflow runs show 0198f3
+      stepflow runs show 0198f3 --error
+      stepflow runs show 0198f3 --server mesh:7840 --json | jq '.items[].result'
+      stepflow runs show 0198f3 --output result.json
     """
+    if error:
+        if json or result or output is not None:
+            raise console.Usage("OPTION_INVALID", "--error excludes --json, --result and --output")
+        _print_errors(run_id, server, store, item)
+        return
     if result or item is not None or output is not None:
-        if steps or json:
-            raise console.Usage("OPTION_INVALID", "--result, --item and --output exclude --steps and --json")
-        _print_result(run_id, server, store, item, output)
+        if json:
+            raise console.Usage("OPTION_INVALID", "--result, --item and --output exclude --json")
+        print_result(run_id, server, store, item, output)
         return
 
     from stepflow.cli.display.runs import print_run, print_steps
@@ -126,20 +153,29 @@ def get_run(
     from stepflow.cli.sources import choose
     from stepflow.cli.tables import print_json
 
-    shown = choose(server, store).read(run_id, steps=steps, results=json)
+    shown = choose(server, store).read(run_id, steps=True, results=json)
     if json:
         tree = run_tree(shown.run, shown.status)
+        tree["labels"] = shown.run.labels
         tree["items"] = [item_tree(each.item, each.status, each.outcome) for each in shown.items]
-        print_json(tree | ({"steps": [step_tree(step) for step in shown.steps]} if steps else {}))
+        print_json(tree | {"steps": [step_tree(step) for step in shown.steps]})
         return
 
     print_run(shown)
-    if steps:
+    if shown.steps:
         console.show()
         print_steps(shown.steps, shown.redactor)
 
 
-def _print_result(run_id: str, server: str | None, store: Path | None, item: int | None, output: Path | None) -> None:
+def _print_errors(run_id: str, server: str | None, store: Path | None, item: int | None) -> None:
+    """Print the failures of a run, or of one item. Raises: StepflowError."""
+    from stepflow.cli.display.runs import print_failures
+    from stepflow.cli.sources import choose
+
+    print_failures(choose(server, store).read(run_id, steps=True, results=False), item)
+
+
+def print_result(run_id: str, server: str | None, store: Path | None, item: int | None, output: Path | None) -> None:
     """Print the results of an ended run as `run` does, or the result of one item. Raises: StepflowError, typer.Exit."""
     from stepflow.cli.display.outcome import finish, write
     from stepflow.cli.output import check_output
@@ -155,29 +191,6 @@ def _print_result(run_id: str, server: str | None, store: Path | None, item: int
     finish(ended, redactor, output, batch=bool(ended.run.labels.get("batch", ended.run.items_total != 1)))
 
 
-@app.command("steps")
-def list_steps(
-    *, run_id: RunArgument, server: LocalOrServerOption = None, store: StoreOption = None, json: JsonOption = False
-) -> None:
-    """List the steps of a run that have started, including those of its sub-runs.
-
-    \b
-    Examples:
-      stepflow runs steps 0198f3
-      stepflow runs steps 0198f3 --server mesh:7840 --json | jq '.steps[] | select(.status == "failed")'
-    """
-    from stepflow.cli.display.runs import print_steps
-    from stepflow.cli.display.trees import step_tree
-    from stepflow.cli.sources import choose
-    from stepflow.cli.tables import print_json
-
-    shown = choose(server, store).read(run_id, steps=True, results=json)
-    if json:
-        print_json({"run_id": shown.run.run_id, "steps": [step_tree(step) for step in shown.steps]})
-    else:
-        print_steps(shown.steps, shown.redactor)
-
-
 @app.command("watch")
 def watch_run(
     *,
@@ -189,7 +202,7 @@ def watch_run(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Follow a run of a mesh from its beginning to its end, and print its result as `stepflow submit` does.
+    """Follow a run of a mesh to its end. Print its result as `stepflow submit` does.
 
     Ctrl-C stops watching; the run continues. The exit code is 1 when the run failed.
 
@@ -202,18 +215,21 @@ def watch_run(
     from stepflow.cli import remote
     from stepflow.cli.display.follow import Following, follow
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.trees import event_tree
     from stepflow.cli.display.view import choose_view
     from stepflow.cli.output import check_output
     from stepflow.cli.tables import print_json_line
+    from stepflow.cli.target import choose_mesh
 
     check_output(output)
+    mesh = choose_mesh(server, quiet=quiet)
 
     async def find(client: "Client") -> "tuple[Run, Redactor]":
-        run = await client.get(await remote.find_run(client, run_id))
+        run = await client.get(await remote.find_run(client, run_id, mesh))
         return run, await remote.redactor(client, run)
 
-    run, redactor = remote.ask(server, find)
+    run, redactor = remote.ask(mesh, find)
 
     def print_event(event: "ClientEvent") -> None:
         print_json_line(event_tree(event))
@@ -222,9 +238,13 @@ def watch_run(
         return run.run_id, run.items_total
 
     view = choose_view(redactor.text, quiet=quiet or json)
-    ended = follow(Following(server, view, on_event=print_event if json else None), begin)
     batch = bool(run.labels.get("batch", run.items_total != 1))
-    finish(ended, redactor, output, batch=batch, results=not json)
+    stream = ResultStream(output, view, ordered=True) if batch and not json else None
+    ended = follow(Following(mesh, view, on_event=print_event if json else None, stream=stream), begin)
+    finish(ended, redactor, output, batch=batch, results=not json, stream=stream)
+
+
+app.command("logs")(show_logs)
 
 
 @app.command("cancel")
@@ -235,7 +255,7 @@ def cancel_run(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the runs have ended.")] = True,
     json: JsonOption = False,
 ) -> None:
-    """Cancel runs of a mesh: no further step starts, and calls in flight are cancelled where their servers can.
+    """Cancel runs of a mesh: no further step starts. Calls in flight are cancelled where their servers can.
 
     A run that has ended is not changed. The exit code is 1 when a run has not ended within 10 seconds.
 
@@ -247,15 +267,18 @@ def cancel_run(
     from stepflow.cli import remote
     from stepflow.cli.display.trees import run_tree
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
+
+    mesh = choose_mesh(server)
 
     async def cancel(client: "Client") -> "list[Run]":
-        found = [await remote.find_run(client, run_id) for run_id in run_ids]
+        found = [await remote.find_run(client, run_id, mesh) for run_id in run_ids]
         cancelled = [await client.cancel(run_id) for run_id in found]
         if not wait:
             return cancelled
         return [await client.wait(run.run_id, timeout_s=remote.CANCEL_WAIT_S) for run in cancelled]
 
-    runs = remote.ask(server, cancel)
+    runs = remote.ask(mesh, cancel)
     if json:
         print_json({"runs": [run_tree(run) for run in runs]})
     for run in runs:
@@ -269,18 +292,13 @@ def signal_run(
     *,
     run_id: RunArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The signal that the step waits for.")],
-    server: LocalOrServerOption = None,
-    store: StoreOption = None,
+    server: TargetServerOption = None,
+    store: TargetStoreOption = None,
     payload: Annotated[
-        Path | None,
-        typer.Option("--payload", metavar="FILE", help="The payload, a YAML or JSON file. Default: null."),
+        str | None, typer.Option("--payload", metavar="VALUE", help=f"The payload: {VALUE_HELP} Default: null.")
     ] = None,
-    payload_json: Annotated[
-        str | None, typer.Option("--payload-json", metavar="JSON", help="The payload as JSON text.")
-    ] = None,
-    payload_yaml: Annotated[
-        str | None, typer.Option("--payload-yaml", metavar="YAML", help="The payload as YAML text.")
-    ] = None,
+    payload_json: Annotated[str | None, typer.Option("--payload-json", hidden=True)] = None,
+    payload_yaml: Annotated[str | None, typer.Option("--payload-yaml", hidden=True)] = None,
     item: Annotated[int, typer.Option("--item", min=0, metavar="N", help="The item of a batch, from 0.")] = 0,
     signal_id: Annotated[
         str | None,
@@ -290,14 +308,16 @@ def signal_run(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Send a run a signal for a step of `/builtin/wait_for_signal`, which may start to wait later.
+    """Send a run a signal that a step waits for.
+
+    A step of `/builtin/wait_for_signal` receives it, also one that starts to wait later.
 
     A local run receives the signal when it is driven: stop the run, signal it, and continue it with `stepflow resume`.
 
     \b
     Examples:
       stepflow runs signal 0198f3 approved --server mesh:7840
-      stepflow runs signal 0198f3 approved --payload-json '{"by": "Ada"}'
+      stepflow runs signal 0198f3 approved --payload '{"by": "Ada"}'
       stepflow runs signal 0198f3 approved --item 7
     """
     from stepflow.cli.input.values import read_payload
@@ -315,8 +335,8 @@ def signal_run(
 def delete_run(
     *,
     run_ids: RunArguments,
-    server: LocalOrServerOption = None,
-    store: StoreOption = None,
+    server: TargetServerOption = None,
+    store: TargetStoreOption = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -325,7 +345,7 @@ def delete_run(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete runs that have ended, with their results, history and blobs.
+    """Delete runs that have ended. Their results, history and blobs go with them.
 
     \b
     Examples:

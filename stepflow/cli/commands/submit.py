@@ -8,20 +8,24 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.options import (
+    FlowOption,
     JsonOption,
     MaxConcurrencyOption,
+    NoCheckOption,
     NoValidateInputOption,
     OutputOption,
     QuietOption,
     RunOptions,
     ServerOption,
+    with_flow,
     with_run_options,
 )
 from stepflow.standard_streams import StdoutUnwritable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from stepflow.cli.found_flow import FoundFlow
     from stepflow.cli.input.given import Given
     from stepflow.client import Client
     from stepflow.errors import Overloaded
@@ -30,18 +34,17 @@ if TYPE_CHECKING:
 BUSY_PATIENCE_S = 300.0
 """How long a submission waits for a mesh that is busy."""
 
-FILE_SUFFIXES = (".yaml", ".yml", ".json")
+KEY_CHARS_MAX = 512
+
+KEY_NAMESPACE = "5b1c3f7e-52d0-4f3c-9d43-0d8f6f0f1c2e"
+"""Of the ids that are made of keys. It never changes: a repeated command must find the run of an earlier version."""
 
 
+@with_flow
 @with_run_options
 def submit(
     *,
-    flow: Annotated[
-        str,
-        typer.Option(
-            "--flow", "-f", metavar="FILE|NAME", help="A flow file, or a stored flow: NAME[@LABEL|@VERSION] or id."
-        ),
-    ],
+    flow: FlowOption,
     server: ServerOption = None,
     given: RunOptions,
     config: Annotated[
@@ -55,9 +58,17 @@ def submit(
     ] = None,
     max_concurrency: MaxConcurrencyOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
-    run_id: Annotated[
+    timeout: Annotated[
         str | None,
-        typer.Option("--run-id", metavar="UUID", help="Id of the run; repeating the command submits no second run."),
+        typer.Option("--timeout", metavar="D", help="Stop following after this time, 30s or 5m; the run goes on."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", help="Repeating the command with this key submits no second run."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="K=V", help="A label of the run (repeatable); `runs show` has them."),
     ] = None,
     patience: Annotated[
         float,
@@ -65,48 +76,62 @@ def submit(
     ] = BUSY_PATIENCE_S,
     output: OutputOption = None,
     json: JsonOption = False,
+    no_check: NoCheckOption = False,
     no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Submit a flow to a mesh and print its result as JSON, or a batch as JSONL in the order of the inputs.
+    """Run a flow in a mesh. Print its result as JSON, or those of a batch as JSONL while it runs.
 
     Ctrl-C stops following and prints the command to follow again; the run continues. A second Ctrl-C cancels
-    the run. With --no-wait, only the run's id is printed. With --json, the result is an object: the run, and the
-    results of its items. The exit code is 1 when the flow (or an item of a batch) failed.
+    the run. After --timeout, following stops too, with exit code 124. With --no-wait, only the run's id is printed.
+    With --json, the result is an object: the run, and the results of its items. The exit code is 1 when the flow
+    (or an item of a batch) failed.
 
-    A mesh that is busy refuses new runs for a while: the command tries again for --patience seconds.
+    The mesh checks the flow first: components that do not exist, inputs that cannot fit, missing variables. A mesh that
+    is busy refuses new runs for a while: the command tries again for --patience seconds.
 
     Plugins and routes are those of the mesh; of a config next to the flow, only the `retry` section applies.
 
     \b
     Examples:
-      stepflow submit --flow flow.yaml --input-json '{"name": "Ada"}'
-      stepflow submit --flow greet@live --input input.yaml --server mesh:7840
-      stepflow submit --flow flow.yaml --inputs items.jsonl --output results.jsonl
-      stepflow submit --flow flow.yaml --input input.yaml --no-wait
+      stepflow submit flow.yaml --input '{"name": "Ada"}'
+      stepflow submit greet@live --input input.yaml --server mesh:7840
+      stepflow submit flow.yaml --inputs items.jsonl --output results.jsonl
+      stepflow submit flow.yaml --input input.yaml --key order-17 --no-wait
     """
     from stepflow.cli import remote
+    from stepflow.cli.found_flow import check_stdin, find_flow
     from stepflow.cli.input.documents import read_config
     from stepflow.cli.input.given import read_given
     from stepflow.cli.output import check_output
+    from stepflow.cli.target import choose_mesh
     from stepflow.ids import new_run_id
 
+    # 1. Check the whole command line.
     check_output(output)
-    parsed, reference = _find_flow(flow, server)
-    retry = read_config(config, Path(flow) if flow.endswith(FILE_SUFFIXES) else None).retry
+    no_check = no_check or no_validate_input
+    check_stdin(flow, *given.values)
+    timeout_s = _seconds(timeout)
+    labels = _labels(label or ())
+    server = choose_mesh(server, quiet=quiet)
+    found = find_flow(flow, server)
+    retry = read_config(config, found.path).retry
     submission = _Submission(
         flow=flow,
-        reference=reference,
-        given=read_given(given, parsed),
-        run_id=run_id or new_run_id(),
+        parsed=found.flow,
+        reference=_reference(found, no_check=no_check),
+        given=read_given(given, found.flow, stdin_taken=flow == "-"),
+        run_id=_run_id_of(key) if key else new_run_id(),
+        labels=labels,
         concurrency_max=max_concurrency,
-        check_input=not no_validate_input,
+        check=not no_check,
         retry=None if retry is None else retry.to_tree(),
         patience_s=patience,
     )
 
+    # 2. Submit the run.
     if wait:
-        _follow(submission, server, output, json=json, quiet=quiet)
+        _follow(submission, server, output, timeout_s, json=json, quiet=quiet, unordered=given.unordered)
     else:
         _print_submitted(remote.ask(server, submission.send), server, json=json, quiet=quiet)
 
@@ -116,11 +141,13 @@ class _Submission:
     """A run to submit. `reference` is the document of a flow file, or the id of a stored flow."""
 
     flow: str
+    parsed: "Flow"
     reference: bytes | str
     given: "Given"
     run_id: str
+    labels: dict[str, str]
     concurrency_max: int | None
-    check_input: bool
+    check: bool
     retry: Any
     patience_s: float
 
@@ -129,6 +156,9 @@ class _Submission:
 
         `on_refused`: called when the mesh is busy, and the submission begins to wait.
         """
+        from stepflow.cli.mesh_check import MeshCheck
+        from stepflow.errors import Invalid
+
         given = self.given
 
         def on_busy(error: "Overloaded", patience_s: float) -> None:
@@ -136,17 +166,25 @@ class _Submission:
             _say_busy(error, patience_s)
 
         client.busy_patience_s, client.on_busy = self.patience_s, on_busy
-        return await client.submit_batch(
-            self.reference,
-            given.inputs,
-            run_id=self.run_id,
-            variables=given.variables,
-            overrides=given.overrides,
-            concurrency_max=self.concurrency_max,
-            check_input=self.check_input,
-            labels={"flow": self.flow, "batch": given.inputs.batch},
-            retry=self.retry,
-        )
+        check = MeshCheck(self.parsed)
+        if self.check:
+            await check.ask(client, self.reference, given.variables, given.overrides)
+        try:
+            return await client.submit_batch(
+                self.reference,
+                given.inputs,
+                run_id=self.run_id,
+                variables=given.variables,
+                overrides=given.overrides,
+                concurrency_max=self.concurrency_max,
+                check_input=self.check,
+                labels=self.labels | {"flow": self.flow, "batch": given.inputs.batch},
+                retry=self.retry,
+                check=self.check,
+            )
+        except Invalid as error:
+            check.show_refusal(error)
+            raise
 
 
 def _say_busy(error: "Overloaded", patience_s: float) -> None:
@@ -155,14 +193,26 @@ def _say_busy(error: "Overloaded", patience_s: float) -> None:
     console.say(f"the mesh is busy: {error.reason}; trying again for up to {duration(int(patience_s * 1000))}")
 
 
-def _follow(submission: _Submission, server: str | None, output: Path | None, *, json: bool, quiet: bool) -> None:
+def _follow(
+    submission: _Submission,
+    server: str,
+    output: Path | None,
+    timeout_s: float | None,
+    *,
+    json: bool,
+    quiet: bool,
+    unordered: bool,
+) -> None:
     """Submit the run, follow it, and print how it ended."""
     from stepflow.cli.display.follow import Following, follow
     from stepflow.cli.display.outcome import finish
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import choose_view
 
     inputs, redactor = submission.given.inputs, submission.given.redactor
-    following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True)
+    following = Following(server, choose_view(redactor.text, quiet=quiet), cancels=True, timeout_s=timeout_s)
+    if inputs.batch and not json:
+        following.stream = ResultStream(output, following.view, ordered=not unordered)
 
     def refused() -> None:
         following.refused = True
@@ -174,10 +224,10 @@ def _follow(submission: _Submission, server: str | None, output: Path | None, *,
         console.say(f"run_id: {submission.run_id}")
         return submission.run_id, (await client.get(submission.run_id)).items_total if inputs.batch else 1
 
-    finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json)
+    finish(follow(following, begin), redactor, output, batch=inputs.batch, json=json, stream=following.stream)
 
 
-def _print_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool) -> None:
+def _print_submitted(run_id: str, server: str, *, json: bool, quiet: bool) -> None:
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
 
@@ -193,36 +243,62 @@ def _print_submitted(run_id: str, server: str | None, *, json: bool, quiet: bool
         console.say(f"follow it with: stepflow runs watch {run_id}{remote.server_argument(server)}")
 
 
-def _find_flow(flow: str, server: str | None) -> "tuple[Flow, bytes | str]":
-    """Return a flow and its reference for the server: the document of a file, or the id of a stored flow.
+def _reference(found: "FoundFlow", *, no_check: bool) -> bytes | str:
+    """Return the reference of a flow for the server: its document, or the id of a stored flow. Raises: Invalid."""
+    if found.flow_id:
+        return found.flow_id
+    from stepflow.flow import flow_bytes
 
-    Raises: NotFound, Usage, Invalid.
-    """
-    if flow.endswith(FILE_SUFFIXES):
-        from stepflow.cli.input.documents import read_flow
-        from stepflow.flow import flow_bytes
+    check_flow(found.flow, no_check=no_check)
+    return flow_bytes(found.flow)
 
-        parsed = read_flow(Path(flow))
-        check_flow(parsed)
-        return parsed, flow_bytes(parsed)
 
-    from stepflow.cli import remote
-    from stepflow.errors import NotFound
-    from stepflow.flow import flow_from_tree
+def _run_id_of(key: str) -> str:
+    """Return the id of the run with a key: the key itself if it is a UUID, else a UUID made of it. Raises: Invalid."""
+    from uuid import UUID, uuid5
+
+    from stepflow.errors import Invalid
+    from stepflow.ids import parse_run_id
+
+    if len(key) > KEY_CHARS_MAX:
+        raise Invalid("RUN_ID_INVALID", f"--key has {len(key):,} characters; the limit is {KEY_CHARS_MAX:,}")
+    try:
+        UUID(key)
+    except ValueError:
+        return str(uuid5(UUID(KEY_NAMESPACE), key))
+    return parse_run_id(key)
+
+
+def _seconds(timeout: str | None) -> float | None:
+    """Return a duration in seconds. Raises: Usage."""
+    if timeout is None:
+        return None
+    from stepflow.errors import Invalid
+    from stepflow.flow.duration import parse_duration_ms
 
     try:
-        flow_id, document = remote.ask(server, lambda client: client.get_flow(flow))
-    except NotFound as error:
-        raise NotFound(
-            error.reason,
-            f"{error.message}; `stepflow flows list` shows the stored flows, and a flow file ends in "
-            f"{', '.join(FILE_SUFFIXES)}",
-        ) from None
-    return flow_from_tree(document), flow_id
+        return parse_duration_ms(timeout) / 1_000
+    except Invalid as error:
+        raise console.Usage("OPTION_INVALID", f"--timeout: {error.message}") from None
 
 
-def check_flow(flow: "Flow") -> None:
-    """Refuse a flow with errors; show the warnings of its text.
+def _labels(texts: "Iterable[str]") -> dict[str, str]:
+    """Return the labels of `--label`. Raises: Usage."""
+    from stepflow.cli.display.runs import STEPFLOW_LABELS
+
+    labels: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise console.Usage("OPTION_INVALID", f"--label is NAME=VALUE, not {text[:80]!r}")
+        if name in STEPFLOW_LABELS:
+            raise console.Usage("OPTION_INVALID", f"--label {name}: this label is stepflow's own; take another name")
+        labels[name] = value
+    return labels
+
+
+def check_flow(flow: "Flow", *, no_check: bool = False) -> None:
+    """Refuse a flow with errors; show the warnings of its text. `no_check`: refuse only fatal findings.
 
     Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
     """
@@ -231,7 +307,7 @@ def check_flow(flow: "Flow") -> None:
     from stepflow.flow import Diagnostics, validate_flow
 
     diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
-    if not passes(diagnostics):
+    if diagnostics.num_fatal or not (no_check or passes(diagnostics)):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
     for warning in flow.warnings:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stepflow.cli.options import ConfigOption
+from stepflow.cli.options import ConfigOption, EnvFileOption
 
 
 def run_tests(
@@ -26,6 +26,7 @@ def run_tests(
     ] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show the differences of results line by line.")] = False,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Steps of a file in flight at once.")] = 10,
+    env_file: EnvFileOption = None,  # noqa: ARG001  # handled by its callback, before any other option
 ) -> None:
     """Run the test cases of flows and compare the results.
 

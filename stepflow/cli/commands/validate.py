@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.options import ConfigOption, FlowOption
+from stepflow.cli.options import ConfigOption, FlowOption, JsonOption, with_flow
 
 if TYPE_CHECKING:
     from stepflow.errors import StepflowError
+    from stepflow.flow import Diagnostics
 
 
+@with_flow
 def validate(
     flow: FlowOption,
     config: ConfigOption = None,
@@ -23,7 +25,11 @@ def validate(
     servers: Annotated[
         bool, typer.Option("--servers", help="Start the servers of the config to ask for their components.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the diagnostics as JSON on stdout.")] = False,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="HOST:PORT", help="Check with the components of this mesh, not of a config."),
+    ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Check a flow and its config without running anything.
 
@@ -32,16 +38,29 @@ def validate(
 
     \b
     Examples:
-      stepflow validate --flow flow.yaml
-      stepflow validate --flow flow.yaml --config stepflow-config.yml
-      stepflow validate --flow flow.yaml --servers
-      stepflow validate --flow flow.yaml --type-check --strict
-      stepflow validate --flow flow.yaml --json | jq .numWarning
+      stepflow validate flow.yaml
+      stepflow validate flow.yaml --config stepflow-config.yml
+      stepflow validate flow.yaml --servers
+      stepflow validate flow.yaml --type-check --strict
+      stepflow validate flow.yaml --server mesh:7840
+      stepflow validate flow.yaml --json | jq .numWarning
     """
-    from stepflow.cli.findings import check, complete, passes, print_report
-    from stepflow.cli.input.documents import read_config, read_flow
+    from stepflow.cli.findings import check, complete, passes
+    from stepflow.cli.found_flow import find_flow
+    from stepflow.cli.input.documents import read_config
 
-    parsed, loaded = read_flow(flow), read_config(config, flow)
+    found = find_flow(flow, server)
+    parsed = found.flow
+    if server is not None:
+        if servers or config is not None:
+            raise console.Usage("OPTION_INVALID", "--server excludes --servers and --config: a mesh has its own")
+        from stepflow.cli.mesh_check import mesh_diagnostics
+
+        diagnostics = mesh_diagnostics(server, parsed, type_check=type_check, is_strict=strict)
+        _print(diagnostics, json=json)
+        raise typer.Exit(console.EXIT_OK if passes(diagnostics) else console.EXIT_FAILED)
+
+    loaded = read_config(config, found.path)
     diagnostics = check(parsed, loaded)
     failures: list[StepflowError] = []
     if not diagnostics.num_fatal:
@@ -56,12 +75,17 @@ def validate(
         diagnostics = diagnostics.strict()
     for warning in loaded.warnings:
         console.warn(warning)
-    if json:
-        import msgspec
-
-        console.out(msgspec.json.format(msgspec.json.encode(diagnostics.to_tree()), indent=2) + b"\n")
-    else:
-        print_report(diagnostics)
+    _print(diagnostics, json=json)
     for failure in failures:
         console.error(failure)
     raise typer.Exit(console.EXIT_OK if passes(diagnostics) and not failures else console.EXIT_FAILED)
+
+
+def _print(diagnostics: "Diagnostics", *, json: bool) -> None:
+    from stepflow.cli.findings import print_report
+    from stepflow.cli.tables import print_json
+
+    if json:
+        print_json(diagnostics.to_tree())
+    else:
+        print_report(diagnostics)

@@ -16,14 +16,16 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stepflow.cli import console, remote
+from stepflow.cli import console, exits, remote
 from stepflow.cli.display.outcome import Ended, read_already
 from stepflow.cli.display.results import StoredResults
 from stepflow.errors import StepflowError
+from stepflow.log_lines import StepLog
 from stepflow.retry import doubling
 from stepflow.run.views import StepEvent
 from stepflow.stop_signals import StopSignals
@@ -31,6 +33,7 @@ from stepflow.stop_signals import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import View
     from stepflow.client import Client, ClientEvent, Run
 
@@ -45,6 +48,7 @@ _KINDS: dict[str, Any] = {
     "step_progress": "progress",
     "step_completed": "completed",
     "step_failed": "failed",
+    "step_skipped": "skipped",
     "step_retrying": "retrying",
     "step_sleeping": "sleeping",
     "step_waiting": "waiting",
@@ -65,7 +69,11 @@ class Following:
     """The mesh has confirmed the run."""
     refused: bool = False
     """The mesh is busy and has refused the run so far."""
+    timeout_s: float | None = None
+    """After this time the run is followed no more."""
     items_ended: int = field(default=0, init=False)
+    stream: ResultStream | None = None
+    """Writes the results of a batch while it runs."""
 
 
 def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, int]]]) -> Ended:
@@ -76,7 +84,7 @@ def follow(following: Following, begin: Callable[[Client], Awaitable[tuple[str, 
 
     Raises:
         StepflowError: there is no such mesh or run.
-        typer.Exit: 128 + signal, after a signal; the state of the run has been printed.
+        typer.Exit: 128 + signal, after a signal, or 124, after `timeout_s`; the state of the run has been printed.
     """
     return asyncio.run(_Interruptible(following).run(begin))
 
@@ -99,7 +107,8 @@ class _Interruptible:
         work = asyncio.create_task(remote.with_help(_work(self._following, begin)))
         signalled = asyncio.create_task(self._signalled.wait())
         try:
-            await asyncio.wait((work, signalled), return_when=asyncio.FIRST_COMPLETED)
+            timeout_s = self._following.timeout_s
+            await asyncio.wait((work, signalled), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
         except StepflowError:
@@ -112,6 +121,9 @@ class _Interruptible:
                 task.cancel()
             await asyncio.gather(work, signalled, return_exceptions=True)
 
+        if not self._signals:
+            console.say(f"--timeout is over: {self._state()}")
+            raise typer.Exit(exits.TIMED_OUT)
         await self._stop_following()
         raise typer.Exit(128 + self._first_signal)
 
@@ -126,11 +138,9 @@ class _Interruptible:
     async def _stop_following(self) -> None:
         """Print what becomes of the run; cancel the run after a second Ctrl-C."""
         following = self._following
+        console.say(self._state())
         if not following.run_id:
-            console.say("stopped before the run was submitted")
             return
-
-        console.say(self._resume_hint())
         if following.refused or not following.cancels or self._first_signal != signal.SIGINT:
             return
 
@@ -144,6 +154,9 @@ class _Interruptible:
                 return
 
         await self._cancel()
+
+    def _state(self) -> str:
+        return self._resume_hint() if self._following.run_id else "stopped before the run was submitted"
 
     def _resume_hint(self) -> str:
         following = self._following
@@ -178,6 +191,8 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
     async with remote.connect(following.server, remote.FOLLOW_PATIENCE_S) as client:
         following.view.begin(items_total)
         helpers = [asyncio.create_task(_tick(following)), asyncio.create_task(_tell_queued(client, following.run_id))]
+        if following.stream is not None:
+            helpers.append(asyncio.create_task(_write_results(client, following.run_id, following.stream)))
         try:
             run = await _watch(client, following)
         finally:
@@ -186,27 +201,34 @@ async def _work(following: Following, begin: Callable[[Client], Awaitable[tuple[
             await asyncio.gather(*helpers, return_exceptions=True)
 
         following.view.tick(run.items_total)
+        if following.stream is not None:
+            with contextlib.suppress(StepflowError):  # `finish` reads the rest again
+                await following.stream.drain(partial(remote.numbered, client, run.run_id), run.items_total)
         command = remote.results_command(following.server, run.run_id)
         # The result of a single run is read before the connection ends, unless it is large.
         found = [remote.outcome_of(item) async for item in client.items(run.run_id)] if run.items_total <= 1 else []
-    stored = StoredResults(run.status, lambda: remote.outcomes(following.server, run.run_id))
+    stored = StoredResults(run.status, lambda first: remote.outcomes(following.server, run.run_id, first))
     return Ended(run, read_already(found, run.status) or stored, command)
 
 
 async def _watch(client: Client, following: Following) -> Run:
     """Pass the events of the run on until the run has ended."""
-    async with contextlib.aclosing(client.watch(following.run_id)) as events:
+    async with contextlib.aclosing(client.watch(following.run_id, include_logs=True)) as events:
         async for event in events:
             if following.on_event is not None:
                 following.on_event(event)
             match event.kind:
                 case "item_completed" | "item_failed":
                     following.items_ended += 1
+                    if following.stream is not None:
+                        following.stream.note([event.item])
                 case "history_incomplete":
                     console.warn(f"no further steps can be shown: {event.message}")
                 case "run_ended":
                     assert event.run is not None
                     return event.run
+                case "step_logged":
+                    following.view.on_log(step_log(event))
                 case kind if kind in _KINDS:
                     following.view.on_event(step_event(event))
     return await client.wait(following.run_id)
@@ -222,8 +244,16 @@ async def _tell_queued(client: Client, run_id: str) -> None:
         except StepflowError:  # `_watch` reports it, if it lasts
             continue
         if reason != told:
-            console.say(f"the run is queued: {reason}" if reason else "the run is driven again")
+            console.say(f"the run is queued ({reason})" if reason else "the run goes on")
             told = reason
+
+
+async def _write_results(client: Client, run_id: str, stream: ResultStream) -> None:
+    """Write the results of a batch as its items end, until cancelled. What a busy mesh refuses is read later."""
+    while True:
+        with contextlib.suppress(StepflowError):
+            await stream.follow(partial(remote.numbered, client, run_id))
+        await asyncio.sleep(QUEUE_LOOK_S[0])
 
 
 async def _tick(following: Following) -> None:
@@ -231,6 +261,21 @@ async def _tick(following: Following) -> None:
     while True:
         await asyncio.sleep(3600 if following.view.interval_s is None else following.view.interval_s)
         following.view.tick(following.items_ended)
+
+
+def step_log(event: ClientEvent) -> StepLog:
+    """Convert a client's event with log lines for the views."""
+    return StepLog(
+        run_id=event.run_id,
+        item=event.item,
+        step_id=event.step_id,
+        step_index=event.step_index,
+        component=event.component,
+        depth=event.depth,
+        attempt=event.attempt,
+        lines=event.lines,
+        dropped=event.dropped,
+    )
 
 
 def step_event(event: ClientEvent) -> StepEvent:
@@ -252,4 +297,5 @@ def step_event(event: ClientEvent) -> StepEvent:
         done=event.done,
         total=event.total,
         parent=event.parent,
+        path=event.path,
     )

@@ -3,7 +3,7 @@
 - The results go to stdout (or `--output`): one FlowResult for a single run, one line per item for a batch, in the
   order of the inputs. For a failed item, the FlowResult is the error.
 - The summary goes to stderr: status, duration, and for a batch the number of completed items. For a failed single run,
-  the error follows.
+  the error follows; for a batch, behind the results, the errors of the first failed items.
 - The exit code is 1 unless the run and all its items succeeded.
 
 Not here: the format of the results (`stepflow.cli.output`).
@@ -11,13 +11,16 @@ Not here: the format of the results (`stepflow.cli.output`).
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.display.texts import explained, plain, run_took
+from stepflow.cli.display.failures import FailedItems, failed_line, has_trace
+from stepflow.cli.display.flow_lines import FlowLines
+from stepflow.cli.display.texts import run_took
 from stepflow.cli.display.trees import large_tree, result_tree, run_tree
 from stepflow.cli.output import LargeResult, YamlTooLarge, write_results
 from stepflow.codec import LargeJson
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.trees import AnyRun
     from stepflow.cli.output import FlowResult
     from stepflow.codec import Json
@@ -44,6 +48,21 @@ class Ended:
     results_command: str
     """The command that prints the results from the store."""
 
+    def results_since(self, first: int) -> Iterable[FlowResult]:
+        """Return the results of the items from `first` on."""
+        from itertools import islice
+
+        from stepflow.cli.display.results import StoredResults
+
+        return (
+            self.results.since(first) if isinstance(self.results, StoredResults) else islice(self.results, first, None)
+        )
+
+    @property
+    def errors_command(self) -> str:
+        """The command that prints what has failed, with traces."""
+        return self.results_command.replace(" --result", " --error", 1)
+
 
 def read_already(outcomes: Sequence[Json | Failure | LargeJson | None], status: str) -> list[FlowResult]:
     """Return the FlowResults of outcomes in memory; none if one of them is large."""
@@ -52,11 +71,18 @@ def read_already(outcomes: Sequence[Json | Failure | LargeJson | None], status: 
 
 
 def finish(
-    ended: Ended, redactor: Redactor, output: Path | None, *, batch: bool, json: bool = False, results: bool = True
+    ended: Ended,
+    redactor: Redactor,
+    output: Path | None,
+    *,
+    batch: bool,
+    json: bool = False,
+    results: bool = True,
+    stream: ResultStream | None = None,
 ) -> None:
     """Print the summary and write the results; with `json`, the run and its results (large ones aside) as one object.
 
-    Without `results`, stdout stays empty.
+    Without `results`, stdout stays empty. `stream` has written some results while the run went on.
 
     Raises:
         typer.Exit: the run or one of its items did not succeed (1).
@@ -66,13 +92,22 @@ def finish(
     from stepflow.cli.tables import print_json_with_list
 
     print_summary(ended, redactor)
+    failed = FailedItems() if ended.run.items_total > 1 else None
+    found = ended.results if failed is None else failed.noting(ended.results)
     if json:
         try:
-            print_json_with_list(run_tree(ended.run), "results", _without_large(ended))
+            print_json_with_list(run_tree(ended.run), "results", _without_large(found, ended.results_command))
         except StdoutUnwritable as error:
             raise _unwritable(None, error, ended.results_command) from None
-    if output is not None or (results and not json):
-        write(ended.results, output, ended.results_command, batch=batch)
+        found = ended.results
+    if stream is not None:
+        failed = stream.failed
+        with _explained(output, ended.results_command):
+            stream.finish(ended.results_since)
+    elif output is not None or (results and not json):
+        write(found, output, ended.results_command, batch=batch)
+    if failed is not None:
+        failed.say(redactor.text, ended.errors_command, FlowLines(ended.run))
 
     if ended.run.status != "completed" or ended.run.items_completed != ended.run.items_total:
         raise typer.Exit(console.EXIT_FAILED)
@@ -80,8 +115,15 @@ def finish(
 
 def write(results: Iterable[FlowResult], output: Path | None, command: str, *, batch: bool) -> None:
     """Write results to stdout or to a file; `command` prints them again. Raises: FailedPrecondition, as `finish`."""
-    try:
+    with _explained(output, command):
         write_results(results, output, batch=batch)
+
+
+@contextmanager
+def _explained(output: Path | None, command: str) -> Iterator[None]:
+    """Turn errors of writing results into errors that name the command that prints them again."""
+    try:
+        yield
     except OSError as error:
         raise _unwritable(output, error, command) from None
     except YamlTooLarge as error:
@@ -89,17 +131,17 @@ def write(results: Iterable[FlowResult], output: Path | None, command: str, *, b
         raise FailedPrecondition("RESULT_TOO_LARGE", text) from None
 
 
-def _without_large(ended: Ended) -> Iterator[dict[str, Any]]:
+def _without_large(results: Iterable[FlowResult], command: str) -> Iterator[dict[str, Any]]:
     """Yield the results as trees, large ones without their value; tell how many, and how to get them."""
     large = 0
-    for result in ended.results:
+    for result in results:
         if isinstance(result, LargeResult):
             large += 1
             yield large_tree(result.text_bytes)
         else:
             yield result
     if large:
-        console.say(f"{large:,} result(s) of more than 16 MiB left out; this prints them: {ended.results_command}")
+        console.say(f"{large:,} result(s) of more than 16 MiB left out; this prints them: {command}")
 
 
 def _unwritable(output: Path | None, error: OSError, command: str) -> FailedPrecondition:
@@ -115,9 +157,10 @@ def print_summary(ended: Ended, redactor: Redactor) -> None:
     style = "green" if run.status == "completed" else "red"
     single = run.items_total == 1
     counts = f": {run.items_completed:,} of {run.items_total:,} items completed" if run.items_total > 1 else ""
-    console.say(f"{console.styled(run.status, style)} after {run_took(run)}{counts}")
 
     trees = [result for result in ended.results if isinstance(result, dict)] if single else []
-    for error in (tree["error"] for tree in trees if tree["outcome"] == "failed"):
-        text = explained(error["code"], error["message"], error.get("data"))
-        console.say(f"{error['code']}: {plain(text, redactor.text)}")
+    errors = [tree["error"] for tree in trees if tree["outcome"] == "failed"]
+    trace = f"; its trace: {ended.errors_command}" if any(map(has_trace, errors)) else ""
+    console.say(f"{console.styled(run.status, style)} after {run_took(run)}{counts}{trace}")
+    for error in errors:
+        console.say(failed_line(error, redactor.text, FlowLines(run)))

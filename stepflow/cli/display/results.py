@@ -24,14 +24,18 @@ PART_ITEMS = 1_000
 class StoredResults:
     """Results, read from their source whenever iterated, outside of an event loop."""
 
-    def __init__(self, status: str, open_outcomes: Callable[[], Outcomes]) -> None:
-        """`open_outcomes` begins to read the outcomes of the items, in order. `status` is the run's."""
+    def __init__(self, status: str, open_outcomes: Callable[[int], Outcomes]) -> None:
+        """`open_outcomes` begins to read the outcomes of the items from one on, in order. `status` is the run's."""
         self._status = status
         self._open_outcomes = open_outcomes
 
     def __iter__(self) -> Iterator[FlowResult]:
+        return self.since(0)
+
+    def since(self, first: int) -> Iterator[FlowResult]:
+        """Yield the results of the items from `first` on."""
         with asyncio.Runner() as runner:
-            outcomes = self._open_outcomes()
+            outcomes = self._open_outcomes(first)
             try:
                 while part := runner.run(_part(outcomes)):
                     for outcome in part:

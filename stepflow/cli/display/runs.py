@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from stepflow.cli import console
+from stepflow.cli.display.failures import failed_line, print_errors
+from stepflow.cli.display.flow_lines import FlowLines
 from stepflow.cli.display.texts import clock, duration, plain, run_took
+from stepflow.cli.display.trees import outcome_tree
 from stepflow.cli.tables import print_members, print_table
 from stepflow.codec import Json, LargeJson
 from stepflow.errors import Failure
@@ -17,6 +21,12 @@ if TYPE_CHECKING:
     from stepflow.cli.display.trees import AnyRun
     from stepflow.flow import Redactor
     from stepflow.run.views import StepView
+
+
+STEPFLOW_LABELS = ("flow", "batch", "config", "config_digest", "working_directory")
+"""Labels by which commands find flow and config of a run again; every other one is the user's."""
+REASON_CHARS = 60
+"""Length of the reason in a listing of queued runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,8 @@ class ShownRun:
     items: list[ShownItem]
     steps: list[StepView]
     redactor: Redactor
+    option: str = ""
+    """Names the run's place in a suggested command, after a blank."""
 
 
 def run_name(run: AnyRun) -> str:
@@ -53,10 +65,26 @@ def run_name(run: AnyRun) -> str:
 def print_runs(found: Iterable[tuple[AnyRun, str]]) -> None:
     """Print a table of runs with their statuses."""
     rows = [
-        (run.run_id, status, run_name(run), _item_counts(run), clock(run.created_at_ms), _took(run))
+        (
+            run.run_id,
+            _listed_status(run, status),
+            run_name(run),
+            _item_counts(run),
+            clock(run.created_at_ms),
+            _took(run),
+        )
         for run, status in found
     ]
-    print_table(("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK"), rows)
+    heads = ("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK")
+    print_table(heads, rows, whole=heads[1:2] + heads[3:], least=("TOOK", "ITEMS"))
+
+
+def _listed_status(run: AnyRun, status: str) -> str:
+    """Return a status, with the reason of a queued run as far as a column has room for it."""
+    reason = run.queued_reason
+    if not reason:
+        return status
+    return f"{status} ({reason if len(reason) <= REASON_CHARS else reason[: REASON_CHARS - 1] + '…'})"
 
 
 def print_run(shown: ShownRun) -> None:
@@ -64,12 +92,14 @@ def print_run(shown: ShownRun) -> None:
     run = shown.run
     lines = [
         ("run", run.run_id),
-        ("status", f"{shown.status}: {run.queued_reason}" if run.queued_reason else shown.status),
+        ("status", f"{shown.status} ({run.queued_reason})" if run.queued_reason else shown.status),
         ("flow", " ".join(dict.fromkeys(filter(None, (run.flow_name, run.labels.get("flow")))))),
     ]
     if "config" in run.labels:  # a run of a mesh has none: the mesh has its own config
         lines.append(("config", run.labels["config"] or "(default)"))
 
+    if own := {name: value for name, value in run.labels.items() if name not in STEPFLOW_LABELS}:
+        lines.append(("labels", ", ".join(f"{name}={value}" for name, value in own.items())))
     lines.append(("began", clock(run.created_at_ms)))
     if run.completed_at_ms is not None:
         lines.append(("took", _took(run)))
@@ -80,13 +110,34 @@ def print_run(shown: ShownRun) -> None:
         counts = f"{run.items_total:,}, {run.items_completed:,} completed, {run.items_failed:,} failed"
         cancelled = f", {run.items_cancelled:,} cancelled" if run.items_cancelled else ""
         lines.append(("items", counts + cancelled))
+    flow_lines = FlowLines(run)
     for item in shown.items:
         if isinstance(item.outcome, Failure):
-            lines.append((f"item {item.item}", _failure(item.outcome, shown.redactor)))
+            error = outcome_tree(item.outcome)["error"]
+            lines.append((f"item {item.item}", failed_line(error, shown.redactor.text, flow_lines)))
         elif isinstance(item.outcome, LargeJson):
-            command = f"stepflow runs get {run.run_id} --result --item {item.item}"
+            command = f"stepflow runs show {run.run_id} --result --item {item.item}{shown.option}"
             lines.append((f"item {item.item}", f"a result of {item.outcome.text_bytes:,} bytes: {command}"))
     print_members(lines)
+
+
+def print_failures(shown: ShownRun, item: int | None) -> None:
+    """Print the failures of a run, or of one item, with their traces."""
+    run = shown.run
+    steps = [step for step in shown.steps if item is None or _belongs_to(step, item, batch=run.items_total > 1)]
+    items = [(each.item, each.outcome) for each in shown.items if item in (None, each.item)]
+    failed = [(number, outcome) for number, outcome in items if isinstance(outcome, Failure)]
+    if failed or any(step.status == "failed" for step in steps):
+        print_errors(steps, failed, shown.redactor.text, FlowLines(run))
+    else:
+        console.say(f"nothing has failed in run {run.run_id}")
+
+
+def _belongs_to(step: StepView, item: int, *, batch: bool) -> bool:
+    """Return True if a step of any depth is of this item."""
+    if not batch or not step.path:
+        return step.item == item
+    return step.path.startswith(f"{item}/")
 
 
 def print_steps(steps: Iterable[StepView], redactor: Redactor) -> None:
@@ -96,10 +147,11 @@ def print_steps(steps: Iterable[StepView], redactor: Redactor) -> None:
         took = "" if step.duration_ms is None else duration(step.duration_ms)
         name = "  " * step.depth + step.step_id
         attempt = str(step.attempt or "")
-        rows.append(
-            (name, str(step.item), step.component, step.status, attempt, took, _failure(step.outcome, redactor))
-        )
-    print_table(("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", ""), rows)
+        status = f"skipped ({step.skipped_for} failed)" if step.skipped_for else step.status
+        failure = "" if step.skipped_for else _failure(step.outcome, redactor)
+        rows.append((name, str(step.item), step.component, status, attempt, took, failure))
+    heads = ("STEP", "ITEM", "COMPONENT", "STATUS", "ATTEMPT", "TOOK", "")
+    print_table(heads, rows, whole=("ITEM", "TOOK"), least=("ATTEMPT", "COMPONENT", "ITEM"))
 
 
 def _failure(outcome: Json | Failure | LargeJson | None, redactor: Redactor) -> str:

@@ -17,13 +17,14 @@ StepKey: TypeAlias = tuple[str, int, int]
 _WORDS = {
     "completed": ("done", "green"),
     "failed": ("failed", "red"),
+    "skipped": ("skip", "dim"),
     "retrying": ("retry", "yellow"),
     "sleeping": ("sleep", "cyan"),
     "waiting": ("wait", "cyan"),
 }
 """Word and style of a state; every other state is `run`."""
 
-_PRIORITY = {"running": 0, "retrying": 0, "sleeping": 0, "waiting": 0, "failed": 1, "completed": 2}
+_PRIORITY = {"running": 0, "retrying": 0, "sleeping": 0, "waiting": 0, "failed": 1, "skipped": 2, "completed": 3}
 """Rows with a low number are shown first when there is no room for all."""
 
 
@@ -55,23 +56,35 @@ def visible_rows(rows: Mapping[StepKey, StepRow], room: int) -> list[StepRow]:
 
 
 def _in_order(rows: Mapping[StepKey, StepRow]) -> list[StepRow]:
-    """Return the rows in the order of their start, sub-runs below their parent step."""
+    """Return the rows in the order of the flow and of the items, sub-runs below their parent step, as they began."""
+    runs: dict[str, int] = {}
     below: dict[StepKey | None, list[StepKey]] = {}
     for key, row in rows.items():
+        runs.setdefault(key[0], len(runs))
         below.setdefault(row.parent if row.parent in rows else None, []).append(key)
+    for keys in below.values():
+        keys.sort(key=lambda key: (runs[key[0]], *key[1:]), reverse=True)
 
     ordered: list[StepRow] = []
-    todo = below.get(None, [])[::-1]
+    todo = below.get(None, [])
     while todo:
         key = todo.pop()
         ordered.append(rows[key])
-        todo += below.get(key, [])[::-1]
+        todo += below.get(key, [])
     return ordered
 
 
 def indented(row: StepRow) -> str:
     """Return the label of a row, indented by its depth."""
     return "  " * row.depth + printable(row.label, one_line=True)
+
+
+def _cut(label: str, width: int) -> str:
+    """Cut a label in its middle: names of steps differ at both ends."""
+    if len(label) <= width:
+        return label
+    tail = (width - 1) // 2
+    return f"{label[: width - 1 - tail]}…{label[len(label) - tail :]}"
 
 
 def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
@@ -83,10 +96,11 @@ def format_row(row: StepRow, width: int, now_ms: int) -> list[tuple[str, str]]:
     note = row.note
     if row.until_ms is not None and row.ended_at_ms is None:
         left = duration(elapsed_ms(now_ms, row.until_ms))
-        note = f"{'again in' if row.state == 'retrying' else 'for another'} {left}{'  ' if note else ''}{note}"
+        due = f"again in {left}" if row.state == "retrying" else f"{left} left"
+        note = f"{due}{'  ' if note else ''}{note}"
 
     return [
         (f"{word:<6}  ", style),
-        (f"{indented(row):<{width}}  {elapsed:>8}  ", ""),
+        (f"{_cut(indented(row), width):<{width}}  {elapsed:>8}  ", ""),
         (f"{attempt}  {note}".strip(), "dim"),
     ]

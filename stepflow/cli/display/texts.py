@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.codec import decode
 from stepflow.errors import Code
+from stepflow.failure_data import failed_step
 from stepflow.printable import printable
 from stepflow.telemetry import without_hidden
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stepflow.cli.display.trees import AnyRun
+    from stepflow.log_lines import LogLine, StepLog
     from stepflow.run.views import StepEvent
 
 TEXT_CHARS_MAX = 300
@@ -43,7 +45,9 @@ def failure_text(event: StepEvent, redact: Callable[[str], str]) -> str:
     failure = event.failure
     if failure is None:
         return ""
-    return f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+    text = f"{failure.code.name}: {plain(explained(failure.code.name, failure.message, failure.data), redact)}"
+    failed = failed_step(failure.data)
+    return f"{text}; at {plain(failed.expression, redact)}" if failed is not None and failed.expression else text
 
 
 def explained(code: str, message: str, data: bytes | Mapping[str, Any] | None) -> str:
@@ -62,6 +66,24 @@ def plain(text: str, redact: Callable[[str], str]) -> str:
     """Return a text of a component fit for a terminal: redacted, on one line, cut to `TEXT_CHARS_MAX`."""
     shown = printable(_SPACE.sub(" ", redact(without_hidden(text))).strip(), one_line=True)
     return shown if len(shown) <= TEXT_CHARS_MAX else f"{shown[:TEXT_CHARS_MAX]}…"
+
+
+def log_label(log: StepLog, *, batch: bool) -> str:
+    """Return the label of log lines: that of their step, or the name of the plugin."""
+    return f"{log.step_id}[{log.item}]" if log.run_id and (batch or log.depth) else log.step_id
+
+
+def log_texts(log: StepLog, *, batch: bool, redact: Callable[[str], str]) -> list[str]:
+    """Return log lines for a terminal, each with the label of its step: `ask | loading the model`."""
+    label = log_label(log, batch=batch)
+    texts = [f"{label} | … {log.dropped:,} lines left out"] if log.dropped else []
+    return texts + [f"{label} | {log_line_text(line, redact)}" for line in log.lines]
+
+
+def log_line_text(line: LogLine, redact: Callable[[str], str]) -> str:
+    """Return a log line on one line, with its level if it is a warning or an error."""
+    level = f"{line.level.upper()} " if line.level in ("warning", "error") else ""
+    return f"{level}{printable(redact(without_hidden(line.text)), one_line=True)}"
 
 
 def elapsed_ms(from_ms: int, to_ms: int) -> int:
@@ -86,6 +108,19 @@ def duration(milliseconds: int) -> str:
         return f"{minutes} min {int(seconds) % 60} s"
     hours = minutes // 60
     return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def coarse_duration(milliseconds: int) -> str:
+    """Format an estimate: `5 s`, `3 min`, `1 h 20 min`, `2 d`."""
+    minutes = round(milliseconds / 60_000)
+    if minutes < 2:
+        return f"{max(1, round(milliseconds / 1_000))} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{round(hours / 24)} d"
+    return f"{hours} h {minutes // 10 * 10} min" if hours < 10 and minutes >= 10 else f"{hours} h"
 
 
 def progress_text(event: StepEvent, redact: Callable[[str], str]) -> str:

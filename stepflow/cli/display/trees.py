@@ -101,6 +101,8 @@ def step_tree(step: StepView) -> dict[str, Any]:
         "started_at_ms": step.started_at_ms,
         "completed_at_ms": step.completed_at_ms,
         "duration_ms": step.duration_ms,
+        "path": step.path,
+        "skipped_for": step.skipped_for or None,
         "result": None if step.outcome is None else outcome_tree(step.outcome),
     }
 
@@ -114,11 +116,16 @@ def event_tree(event: ClientEvent) -> dict[str, Any]:
     elif event.kind.startswith("item_") or event.kind == "signalled":
         tree["item"] = event.item
 
-    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id"):
+    if event.path:
+        tree["path"] = event.path
+    for name in ("duration_ms", "until_ms", "message", "done", "total", "sub_run_id", "executor_id", "dropped"):
         value = getattr(event, name)
         tree |= {name: value} if value else {}
+    if event.lines:
+        tree["lines"] = [{"at_ms": line.at_ms, "level": line.level, "text": line.text} for line in event.lines]
     if event.failure is not None:
         tree["error"] = {"code": event.failure.code.name, "message": event.failure.message}
+        tree["error"] |= {"data": decode(event.failure.data)} if event.failure.data else {}
     if event.run is not None:
         tree["run"] = run_tree(event.run)
     return tree

@@ -5,6 +5,7 @@ All views take the same calls, on the event loop of the run.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from stepflow.cli import console
@@ -12,6 +13,7 @@ from stepflow.cli import console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stepflow.log_lines import StepLog
     from stepflow.run.views import StepEvent
 
 
@@ -22,7 +24,16 @@ class View(Protocol):
 
     def begin(self, items_total: int) -> None: ...
     def on_event(self, event: StepEvent) -> None: ...
+    def on_log(self, log: StepLog) -> None:
+        """Show log lines of a step, or of a plugin (without a run id)."""
+
     def tick(self, items_ended: int) -> None: ...
+    def print_above(self, text: str) -> bool:
+        """Print lines above what is shown; return False if nothing is shown that they could disturb."""
+
+    def hidden(self) -> AbstractContextManager[None]:
+        """Show nothing for the duration of the block."""
+
     def end(self) -> None:
         """Leave the terminal as it was. Idempotent."""
 
@@ -45,5 +56,11 @@ class QuietView:
 
     def begin(self, items_total: int) -> None: ...
     def on_event(self, event: StepEvent) -> None: ...
+    def on_log(self, log: StepLog) -> None: ...
     def tick(self, items_ended: int) -> None: ...
     def end(self) -> None: ...
+    def print_above(self, text: str) -> bool:  # noqa: ARG002  # the protocol of views
+        return False
+
+    def hidden(self) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -1,13 +1,16 @@
-"""The flow and the config of a command."""
+"""The flow and the config of a command. What is wrong in them is `CheckFailed` (exit code 1)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Literal
 
-from stepflow.cli.console import Usage
+from stepflow.cli.console import CheckFailed, Usage
 from stepflow.cli.input.files import read_file, value_format
+from stepflow.errors import Invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stepflow.config import Config
@@ -19,17 +22,36 @@ def read_flow(path: Path) -> Flow:
 
     Raises:
         Usage: no such file, an extension that is neither YAML nor JSON.
-        Invalid: not a flow (`FlowInvalid`, with line and field), or too large.
+        CheckFailed: not a flow (with line and field), or too large.
     """
+    kind = value_format(path, what="flow")
+    with checked_document():
+        return parse_flow_text(read_file(path, what="flow"), str(path), kind)
+
+
+def parse_flow_text(text: bytes, source: str, kind: Literal["yaml", "json"]) -> Flow:
+    """Parse the text of a flow. Raises: CheckFailed."""
     from stepflow.flow import parse_flow
 
-    return parse_flow(read_file(path, what="flow"), source=str(path), format=value_format(path, what="flow"))
+    with checked_document():
+        return parse_flow(text, source=source, format=kind)
+
+
+@contextlib.contextmanager
+def checked_document() -> Iterator[None]:
+    """Turn what is wrong in a document into CheckFailed; errors of the command line stay as they are."""
+    try:
+        yield
+    except (Usage, CheckFailed):
+        raise
+    except Invalid as error:
+        raise CheckFailed(error.reason, error.message, **error.details) from error
 
 
 def read_config(config: Path | None, flow: Path | None = None, *, test: bool = False) -> Config:
     """Load the named config, else the config next to the flow or in the working directory, else the default config.
 
-    `test` prefers the file names of test configs. Raises: Usage, Invalid.
+    `test` prefers the file names of test configs. Raises: Usage, CheckFailed.
     """
     from pathlib import Path
 
@@ -41,4 +63,7 @@ def read_config(config: Path | None, flow: Path | None = None, *, test: bool = F
     here = Path.cwd()
     folder = flow.parent if flow is not None else here
     found = config or discover(folder, here, test=test)
-    return default_config(folder) if found is None else load_config(found)
+    if found is None:
+        return default_config(folder)
+    with checked_document():
+        return load_config(found)

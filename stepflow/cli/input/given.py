@@ -25,9 +25,9 @@ class Given:
     redactor: Redactor
 
 
-def read_given(options: RunOptions, flow: Flow) -> Given:
+def read_given(options: RunOptions, flow: Flow, *, stdin_taken: bool = False) -> Given:
     """Read inputs, overrides and variables (from options and the process environment). Raises: Usage, Invalid."""
-    inputs = read_inputs(options.inputs, flow)
-    overrides = read_overrides(options.overrides)
-    variables = read_variables(options.variables, flow, os.environ)
+    inputs = read_inputs(options.of_input, flow, stdin_taken=stdin_taken or "-" in options.values[1:])
+    overrides = read_overrides(options.of_overrides)
+    variables = read_variables(options.of_variables, flow, os.environ)
     return Given(inputs, overrides, variables, Redactor(flow, inputs, variables))

@@ -26,12 +26,18 @@ def describe_input(flow: Flow) -> str:
     lines = _describe_schema(flow)
     lines += [
         "",
-        "Give it with --input FILE, --input-json TEXT, --input-yaml TEXT or a pipe, or a batch with --inputs FILE.",
+        "Give it with --input VALUE (JSON text, a file, or - for stdin), or a batch with --inputs FILE.",
     ]
     example = _example_input(flow)
     if example is not None:
-        lines.append(f"For example: --input-json {shlex.quote(example)}")
+        lines.append(_show_example(example))
     return "\n".join(lines)
+
+
+def _show_example(text: str) -> str:
+    # A number, true, false or null as VALUE would be the name of a file.
+    is_value = text.startswith(("{", "[", '"'))
+    return f"For example: --input {shlex.quote(text)}" if is_value else f"For example, on stdin: {text}"
 
 
 def _describe_schema(flow: Flow) -> list[str]:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from stepflow.cli.console import Usage, check_choice
 from stepflow.cli.input.files import compact_tree, open_file, parse_text, read_bounded
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from stepflow.cli.options import InputOptions
     from stepflow.flow import Flow
+
+STDIN_FORMATS = ("json", "yaml")
 
 LINE_BYTES_MAX = PAYLOAD_BYTES_MAX + 2
 """A line with its end. A longer line arrives in parts, and the first part is refused."""
@@ -96,35 +98,54 @@ def _copy_lines(pipe: BinaryIO, copy: BinaryIO, path: Path) -> None:
         raise Usage("FILE_UNREADABLE", f"cannot keep a copy of the inputs {path}: {error.strerror}") from None
 
 
-def read_inputs(options: InputOptions, flow: Flow, stdin: BinaryIO | None = None) -> Inputs:
+def read_inputs(
+    options: InputOptions, flow: Flow, stdin: BinaryIO | None = None, *, stdin_taken: bool = False
+) -> Inputs:
     """Read the input of a run, or the inputs of a batch; without an option from stdin (`stdin` in tests).
 
-    A flow that neither declares nor reads an input runs on `null` if none is given.
+    With `stdin_taken`, stdin holds something else. A flow that neither declares nor reads an input runs on `null`
+    if none is given.
 
     Raises:
         Usage: exclusive options, a missing file, or no input for a flow with an input.
         Invalid: not JSON or YAML, or too large.
     """
-    at_most_one(
-        {"--input": options.file, "--input-json": options.json, "--input-yaml": options.yaml, "--inputs": options.lines}
-    )
+    texts = {"--input": options.value, "--input-json": options.json, "--input-yaml": options.yaml}
+    at_most_one({**texts, "--inputs": options.lines})
     if options.lines is not None:
         return Inputs(InputLines(options.lines), batch=True)
 
-    value = read_value(ValueOptions(options.file, options.json, options.yaml), "input")
+    if options.value == "-":
+        text = _read_stdin(options.stdin_format, stdin or sys.stdin.buffer)
+        return Inputs([text or _missing(flow)], batch=False)
+    value = read_value(ValueOptions(options.value, options.json, options.yaml), "input")
     if value is not ABSENT:
         return Inputs([compact_tree(value, "input")], batch=False)
-    return Inputs([_read_stdin(options.stdin_format, flow, stdin)], batch=False)
+    if stdin_taken and wants_input(flow):
+        _missing(flow)
+    return Inputs([_piped_input(options.stdin_format, flow, stdin)], batch=False)
 
 
-def _read_stdin(stdin_format: str, flow: Flow, stdin: BinaryIO | None) -> bytes:
-    check_choice("--stdin-format", stdin_format, ("json", "yaml"))
+def _piped_input(stdin_format: str, flow: Flow, stdin: BinaryIO | None) -> bytes:
+    """Return the input in a pipe, `null` for a flow without an input. Raises: Usage, Invalid."""
+    check_choice("--stdin-format", stdin_format, STDIN_FORMATS)
     if not wants_input(flow):
         return b"null"
 
-    text = b"" if stdin is None and not _is_piped() else read_bounded(stdin or sys.stdin.buffer, "the input on stdin")
+    text = _read_stdin(stdin_format, stdin or sys.stdin.buffer) if stdin is not None or _is_piped() else b""
+    return text or _missing(flow)
+
+
+def _missing(flow: Flow) -> NoReturn:
+    raise Usage("INPUT_MISSING", f"the flow needs an input, and none was given.\n\n{describe_input(flow)}")
+
+
+def _read_stdin(stdin_format: str, stdin: BinaryIO) -> bytes:
+    """Return the value on stdin as compact JSON, b"" if there is none. Raises: Usage, Invalid."""
+    check_choice("--stdin-format", stdin_format, STDIN_FORMATS)
+    text = read_bounded(stdin, "the input on stdin")
     if not text.strip():
-        raise Usage("INPUT_MISSING", f"the flow needs an input, and none was given.\n\n{describe_input(flow)}")
+        return b""
     return compact_tree(parse_text(text, "stdin", "yaml" if stdin_format == "yaml" else "json"), "input")
 
 

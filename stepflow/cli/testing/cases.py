@@ -15,7 +15,7 @@ from stepflow.cli.display.texts import explained, plain
 from stepflow.cli.input.documents import read_config, read_flow
 from stepflow.cli.input.files import read_file, value_format
 from stepflow.cli.interruptible import run_or_exit
-from stepflow.cli.testing.compare import differences, normalise
+from stepflow.cli.testing.compare import differences, normalise, without_mesh_data
 from stepflow.cli.testing.discovery import find_files
 from stepflow.cli.testing.outcomes import CaseOutcome, FileOutcome
 from stepflow.cli.testing.report import print_file, print_summary
@@ -66,7 +66,7 @@ def test_paths(paths: Iterable[Path], options: CaseOptions) -> None:
     errored = sum(outcome.error is not None for outcome in outcomes)
     if failed or errored:
         what = f"{failed} test(s) failed" if failed else f"{errored} file(s) could not be tested"
-        raise Invalid("TESTS_FAILED", what)
+        raise console.CheckFailed("TESTS_FAILED", what)
 
 
 def _test_file(path: Path, options: CaseOptions) -> FileOutcome:
@@ -168,7 +168,8 @@ def _choose_config(flow: Flow, path: Path, given: Path | None) -> Config:
     section = flow.test or {}
     named, inline = section.get("configFile"), section.get("config")
     if named is not None and inline is not None:
-        raise Invalid("TEST_CONFIG_AMBIGUOUS", f"{path}: `test` has both configFile and config; keep one of them")
+        text = f"{path}: `test` has both configFile and config; keep one of them"
+        raise console.CheckFailed("TEST_CONFIG_AMBIGUOUS", text)
     if named is not None:
         return read_config(path.parent / named)
     if inline is not None:
@@ -202,7 +203,7 @@ def _update(path: Path, cases: Sequence[CaseOutcome]) -> None:
 
     failed = [case for case in cases if not case.passed]
     if failed:
-        update_outputs(path, {case.index: case.actual for case in failed})
+        update_outputs(path, {case.index: without_mesh_data(case.actual) for case in failed})
     for case in failed:
         case.updated = True
         case.problems = []

@@ -2,6 +2,7 @@
 
 - Both sides are normalised first, because some parts differ between runs: text members named `run_id` become the zero
   UUID, and members named `backtrace` are removed.
+- What `--update` writes has neither the step nor the trace that the mesh adds to errors.
 - The comparison is *partial*: each expected member must exist and match; actual members without an expected one are
   ignored.
 - Arrays must have the same length. Scalars must be equal, numbers by value (`1` equals `1.0`, `true` is no number).
@@ -12,6 +13,8 @@ Pure: trees in, texts out.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from stepflow.failure_data import component_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +36,21 @@ def normalise(tree: Any) -> Any:
     if isinstance(tree, list):
         return [normalise(member) for member in tree]
     return tree
+
+
+def without_mesh_data(tree: Any) -> Any:
+    """Return a result without what the mesh adds to the data of errors: steps, attempts, hosts, traces."""
+    if isinstance(tree, list):
+        return [without_mesh_data(member) for member in tree]
+    if not isinstance(tree, dict):
+        return tree
+
+    error = tree.get("error")
+    if tree.get("outcome") == "failed" and isinstance(error, dict) and isinstance(error.get("data"), dict):
+        data = component_data(error["data"])
+        kept = {name: member for name, member in error.items() if name != "data"}
+        return {**tree, "error": {**kept, "data": data} if data else kept}
+    return {name: without_mesh_data(member) for name, member in tree.items()}
 
 
 def sort_members(tree: Any) -> Any:

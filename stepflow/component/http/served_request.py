@@ -44,6 +44,7 @@ class ServedRequest:
             translate=RunsTranslator(_run_id_of(message)).translate,
             wants_progress="progress" in capabilities,
             wants_queue_notices="queue" in capabilities,
+            wants_logs="log" in capabilities,
             failed_code=EXECUTION_FAILED_LATER,
             show_tracebacks=debugging(),
         )

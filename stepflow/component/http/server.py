@@ -1,8 +1,8 @@
 """The HTTP transport of stepflow 0.9 to 0.11: JSON-RPC over POST, with server-sent events for requests to the host.
 
 - The answer to a request is JSON. Once the component sends the host a request, reports progress to a host with
-  `Stepflow-Capabilities: progress`, or waits for a thread while the host has `queue` there, the response becomes a
-  stream of events with the answer as the last.
+  `Stepflow-Capabilities: progress`, waits for a thread while the host has `queue` there, or logs while the host has
+  `log` there, the response becomes a stream of events with the answer as the last.
 - The host replies with a POST of its own. Ids of requests to the host are unique in the process.
 - A client that disconnects before the answer cancels the call.
 - Hosts with an HTTP blob API, announced at `initialize`, get blob requests there (`host_blobs`).

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,7 @@ import msgspec
 
 from stepflow.component.call import LOG
 from stepflow.component.errors import CallCancelled
+from stepflow.component.logs import LINES_MAX
 from stepflow.component.process import debugging
 from stepflow.component.pull.messages import component_info, execute_params, task_error, write_answer
 from stepflow.component.pull.options import host_port
@@ -66,12 +68,33 @@ class PullTask:
     call_token: str
     """Attributes the requests of the component."""
     answer: asyncio.Future[Message]
+    takes_logs: bool = False
+    """The host takes log lines."""
     progress: tuple[float, float, str] | None = None
     """The latest unsent report."""
+    log: pb.TaskLog | None = None
+    """Unsent log lines."""
     queued: bool = False
     """The component waits for a thread."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by progress, a change of `queued`, or the answer."""
+    """Set by progress, log lines, a change of `queued`, or the answer."""
+
+    def add_log(self, lines: list[tuple[int, str, str]], dropped: int) -> None:
+        """Add log lines, at most `LINES_MAX` between two heartbeats."""
+        if self.log is None:
+            self.log = pb.TaskLog()
+        self.log.dropped += dropped
+        for at_ms, level, text in lines:
+            self.log.lines.add(at_ms=at_ms, level=level, text=text)
+        surplus = len(self.log.lines) - LINES_MAX
+        if surplus > 0:
+            del self.log.lines[:surplus]
+            self.log.dropped += surplus
+
+    def take_log(self) -> pb.TaskLog | None:
+        """Remove and return the unsent log lines."""
+        log, self.log = self.log, None
+        return log
 
 
 class _StoppedError(Exception):
@@ -95,7 +118,7 @@ class PullTasks:
         self._spawn = spawn
         self._tasks: dict[str, PullTask] = {}
         self._server = ComponentServer(REGISTRY, self._take_line, threads=threads, show_tracebacks=debugging())
-        initialize = {"capabilities": {"progress": True, "queue": True}}
+        initialize = {"capabilities": {"progress": True, "queue": True, "log": True}}
         self._to_server({"id": "initialize", "method": "initialize", "params": initialize})
 
     def calls(self) -> list[asyncio.Task[None]]:
@@ -117,6 +140,7 @@ class PullTasks:
             host_port(assignment.context.orchestrator_service_url),
             assignment.context.root_run_id,
             asyncio.get_running_loop().create_future(),
+            takes_logs=assignment.execute.takes_logs,
         )
 
         # 1. Claim.
@@ -128,6 +152,8 @@ class PullTasks:
             # 2. Run.
             completion = pb.CompleteTaskRequest(task_id=task.id, run_id=assignment.execute.observability.run_id)
             await self._run(task, assignment, completion)
+            if (lines := task.take_log()) is not None:
+                completion.log.CopyFrom(lines)
 
             # 3. Deliver.
             heartbeat = pb.TaskHeartbeatRequest(task_id=task.id, worker_id=self._worker_id)
@@ -205,6 +231,8 @@ class PullTasks:
             if total > 0:
                 request.progress = done / total
             request.status_message = message
+        if (lines := task.take_log()) is not None:
+            request.log.CopyFrom(lines)
 
         try:
             return await self._remote.heartbeat(task.address, request)
@@ -241,7 +269,7 @@ class PullTasks:
         self._server.receive(encode({"jsonrpc": "2.0", **message}))
 
     def _take_line(self, line: bytes) -> None:
-        """Take a line of the server: progress, a notice of the queue, a request of a component, or an answer."""
+        """Take a line of the server: progress, a log, a notice of the queue, a request of a component, or an answer."""
         message = decode_message(line)
 
         if message.method == "components/progress":
@@ -249,6 +277,10 @@ class PullTasks:
             if (task := self._tasks.get(params["id"])) is not None:
                 task.progress = (params["done"], params["total"], params["message"])
                 task.news.set()
+
+        elif message.method == "components/log":
+            params = msgspec.json.decode(message.params)
+            _take_log(self._tasks.get(params["id"]), params["lines"], params["dropped"])
 
         elif message.method in (QUEUED, BEGUN):
             for task_id in msgspec.json.decode(message.params)["ids"]:
@@ -281,3 +313,14 @@ class PullTasks:
             self._to_server({"id": request_id, "error": {"code": INVALID_PARAMS, "message": error.message}})
         else:
             self._to_server({"id": request_id, "result": result})
+
+
+def _take_log(task: PullTask | None, lines: list[tuple[int, str, str]], dropped: int) -> None:
+    """Keep log lines for the next heartbeat; those for another host go to stderr."""
+    if task is not None and task.takes_logs:
+        task.add_log(lines, dropped)
+        task.news.set()
+        return
+    for _, _, text in lines:
+        sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

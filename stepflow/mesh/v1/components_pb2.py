@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stepflow.mesh.v1 import values_pb2 as stepflow_dot_mesh_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!stepflow/mesh/v1/components.proto\x12\x10stepflow.mesh.v1\x1a\x1dstepflow/mesh/v1/values.proto\"\xc2\x01\n\tComponent\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12-\n\x0cinput_schema\x18\x05 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12.\n\routput_schema\x18\x06 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12\x10\n\x08host_ids\x18\x07 \x03(\t\"q\n\x15ListComponentsRequest\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x17\n\x0finclude_schemas\x18\x02 \x01(\x08\x12/\n\nvalue_form\x18\x03 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"I\n\x16ListComponentsResponse\x12/\n\ncomponents\x18\x01 \x03(\x0b\x32\x1b.stepflow.mesh.v1.Component\"i\n\x13GetComponentRequest\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12/\n\nvalue_form\x18\x03 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"F\n\x14GetComponentResponse\x12.\n\tcomponent\x18\x01 \x01(\x0b\x32\x1b.stepflow.mesh.v1.Component2\xd7\x01\n\x11\x43omponentsService\x12\x63\n\x0eListComponents\x12\'.stepflow.mesh.v1.ListComponentsRequest\x1a(.stepflow.mesh.v1.ListComponentsResponse\x12]\n\x0cGetComponent\x12%.stepflow.mesh.v1.GetComponentRequest\x1a&.stepflow.mesh.v1.GetComponentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!stepflow/mesh/v1/components.proto\x12\x10stepflow.mesh.v1\x1a\x1dstepflow/mesh/v1/values.proto\"\xc2\x01\n\tComponent\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12-\n\x0cinput_schema\x18\x05 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12.\n\routput_schema\x18\x06 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12\x10\n\x08host_ids\x18\x07 \x03(\t\"q\n\x15ListComponentsRequest\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x17\n\x0finclude_schemas\x18\x02 \x01(\x08\x12/\n\nvalue_form\x18\x03 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"I\n\x16ListComponentsResponse\x12/\n\ncomponents\x18\x01 \x03(\x0b\x32\x1b.stepflow.mesh.v1.Component\"i\n\x13GetComponentRequest\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12/\n\nvalue_form\x18\x03 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"F\n\x14GetComponentResponse\x12.\n\tcomponent\x18\x01 \x01(\x0b\x32\x1b.stepflow.mesh.v1.Component\"7\n\x14RestartPluginRequest\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\"E\n\x15RestartPluginResponse\x12,\n\x05hosts\x18\x01 \x03(\x0b\x32\x1d.stepflow.mesh.v1.HostRestart\"?\n\x0bHostRestart\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xb9\x02\n\x11\x43omponentsService\x12\x63\n\x0eListComponents\x12\'.stepflow.mesh.v1.ListComponentsRequest\x1a(.stepflow.mesh.v1.ListComponentsResponse\x12]\n\x0cGetComponent\x12%.stepflow.mesh.v1.GetComponentRequest\x1a&.stepflow.mesh.v1.GetComponentResponse\x12`\n\rRestartPlugin\x12&.stepflow.mesh.v1.RestartPluginRequest\x1a\'.stepflow.mesh.v1.RestartPluginResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCOMPONENTREQUEST']._serialized_end=578
   _globals['_GETCOMPONENTRESPONSE']._serialized_start=580
   _globals['_GETCOMPONENTRESPONSE']._serialized_end=650
-  _globals['_COMPONENTSSERVICE']._serialized_start=653
-  _globals['_COMPONENTSSERVICE']._serialized_end=868
+  _globals['_RESTARTPLUGINREQUEST']._serialized_start=652
+  _globals['_RESTARTPLUGINREQUEST']._serialized_end=707
+  _globals['_RESTARTPLUGINRESPONSE']._serialized_start=709
+  _globals['_RESTARTPLUGINRESPONSE']._serialized_end=778
+  _globals['_HOSTRESTART']._serialized_start=780
+  _globals['_HOSTRESTART']._serialized_end=843
+  _globals['_COMPONENTSSERVICE']._serialized_start=846
+  _globals['_COMPONENTSSERVICE']._serialized_end=1159
 # @@protoc_insertion_point(module_scope)

@@ -55,3 +55,27 @@ class GetComponentResponse(_message.Message):
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     component: Component
     def __init__(self, component: _Optional[_Union[Component, _Mapping]] = ...) -> None: ...
+
+class RestartPluginRequest(_message.Message):
+    __slots__ = ("plugin", "host_id")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    host_id: str
+    def __init__(self, plugin: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
+
+class RestartPluginResponse(_message.Message):
+    __slots__ = ("hosts",)
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    hosts: _containers.RepeatedCompositeFieldContainer[HostRestart]
+    def __init__(self, hosts: _Optional[_Iterable[_Union[HostRestart, _Mapping]]] = ...) -> None: ...
+
+class HostRestart(_message.Message):
+    __slots__ = ("host_id", "outcome", "detail")
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    host_id: str
+    outcome: str
+    detail: str
+    def __init__(self, host_id: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...

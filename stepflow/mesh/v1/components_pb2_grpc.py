@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ComponentsServiceStub(object):
-    """Lists the components that steps can call at the moment.
+    """Lists the components that steps can call at the moment, and restarts their servers.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class ComponentsServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.GetComponentRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.GetComponentResponse.FromString,
                 _registered_method=True)
+        self.RestartPlugin = channel.unary_unary(
+                '/stepflow.mesh.v1.ComponentsService/RestartPlugin',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.RestartPluginRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.RestartPluginResponse.FromString,
+                _registered_method=True)
 
 
 class ComponentsServiceServicer(object):
-    """Lists the components that steps can call at the moment.
+    """Lists the components that steps can call at the moment, and restarts their servers.
     """
 
     def ListComponents(self, request, context):
@@ -67,6 +72,17 @@ class ComponentsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestartPlugin(self, request, context):
+        """Start the servers of a plugin again, on one host after another. Each host starts new servers first; calls in flight
+        end in the former ones. After a host without success the others are left alone.
+
+        Errors: NOT_FOUND (PLUGIN_UNKNOWN: no live host has the plugin; HOST_NOT_FOUND), INVALID_ARGUMENT (PLUGIN_MISSING),
+        FAILED_PRECONDITION (RESTART_UNSUPPORTED: an embedded mesh).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ComponentsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +96,11 @@ def add_ComponentsServiceServicer_to_server(servicer, server):
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.GetComponentRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.GetComponentResponse.SerializeToString,
             ),
+            'RestartPlugin': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartPlugin,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.RestartPluginRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_components__pb2.RestartPluginResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stepflow.mesh.v1.ComponentsService', rpc_method_handlers)
@@ -89,7 +110,7 @@ def add_ComponentsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ComponentsService(object):
-    """Lists the components that steps can call at the moment.
+    """Lists the components that steps can call at the moment, and restarts their servers.
     """
 
     @staticmethod
@@ -136,6 +157,33 @@ class ComponentsService(object):
             '/stepflow.mesh.v1.ComponentsService/GetComponent',
             stepflow_dot_mesh_dot_v1_dot_components__pb2.GetComponentRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_components__pb2.GetComponentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartPlugin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.ComponentsService/RestartPlugin',
+            stepflow_dot_mesh_dot_v1_dot_components__pb2.RestartPluginRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_components__pb2.RestartPluginResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stepflow.mesh.v1 import journal_pb2 as stepflow_dot_mesh_dot_v1_dot_journal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepflow/mesh/v1/executor.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\"#\n\rAttendRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\"%\n\x0e\x41ttendResponse\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\"\"\n\x10\x46ollowRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"M\n\x11\x46ollowRunResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1b.stepflow.mesh.v1.LiveEvent\x12\x0c\n\x04lost\x18\x02 \x01(\r\"\xf4\x02\n\tLiveEvent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\r\x12\x0c\n\x04item\x18\x04 \x01(\r\x12\x0f\n\x07step_id\x18\x05 \x01(\t\x12\x12\n\nstep_index\x18\x06 \x01(\r\x12\x11\n\tcomponent\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\r\n\x05\x61t_ms\x18\t \x01(\x03\x12\x18\n\x0b\x64uration_ms\x18\n \x01(\x03H\x00\x88\x01\x01\x12*\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x15\n\x08until_ms\x18\x0c \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07message\x18\r \x01(\t\x12,\n\x06parent\x18\x0e \x01(\x0b\x32\x1c.stepflow.mesh.v1.LiveParent\x12\x0c\n\x04\x64one\x18\x0f \x01(\x01\x12\r\n\x05total\x18\x10 \x01(\x01\x42\x0e\n\x0c_duration_msB\x0b\n\t_until_ms\">\n\nLiveParent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\r\x12\x12\n\nstep_index\x18\x03 \x01(\r\"\x16\n\x14\x44rainExecutorRequest\",\n\x15\x44rainExecutorResponse\x12\x13\n\x0bhanded_over\x18\x01 \x01(\r\"\x18\n\x16UndrainExecutorRequest\"\x19\n\x17UndrainExecutorResponse2\x84\x03\n\x0f\x45xecutorService\x12O\n\x06\x41ttend\x12\x1f.stepflow.mesh.v1.AttendRequest\x1a .stepflow.mesh.v1.AttendResponse(\x01\x30\x01\x12V\n\tFollowRun\x12\".stepflow.mesh.v1.FollowRunRequest\x1a#.stepflow.mesh.v1.FollowRunResponse0\x01\x12`\n\rDrainExecutor\x12&.stepflow.mesh.v1.DrainExecutorRequest\x1a\'.stepflow.mesh.v1.DrainExecutorResponse\x12\x66\n\x0fUndrainExecutor\x12(.stepflow.mesh.v1.UndrainExecutorRequest\x1a).stepflow.mesh.v1.UndrainExecutorResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepflow/mesh/v1/executor.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\"#\n\rAttendRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\"%\n\x0e\x41ttendResponse\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\"\"\n\x10\x46ollowRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"M\n\x11\x46ollowRunResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1b.stepflow.mesh.v1.LiveEvent\x12\x0c\n\x04lost\x18\x02 \x01(\r\"\x82\x03\n\tLiveEvent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\r\x12\x0c\n\x04item\x18\x04 \x01(\r\x12\x0f\n\x07step_id\x18\x05 \x01(\t\x12\x12\n\nstep_index\x18\x06 \x01(\r\x12\x11\n\tcomponent\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\r\n\x05\x61t_ms\x18\t \x01(\x03\x12\x18\n\x0b\x64uration_ms\x18\n \x01(\x03H\x00\x88\x01\x01\x12*\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x15\n\x08until_ms\x18\x0c \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07message\x18\r \x01(\t\x12,\n\x06parent\x18\x0e \x01(\x0b\x32\x1c.stepflow.mesh.v1.LiveParent\x12\x0c\n\x04\x64one\x18\x0f \x01(\x01\x12\r\n\x05total\x18\x10 \x01(\x01\x12\x0c\n\x04path\x18\x14 \x01(\tB\x0e\n\x0c_duration_msB\x0b\n\t_until_ms\">\n\nLiveParent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\r\x12\x12\n\nstep_index\x18\x03 \x01(\r\"\x16\n\x14\x44rainExecutorRequest\",\n\x15\x44rainExecutorResponse\x12\x13\n\x0bhanded_over\x18\x01 \x01(\r\"\x18\n\x16UndrainExecutorRequest\"\x19\n\x17UndrainExecutorResponse2\x84\x03\n\x0f\x45xecutorService\x12O\n\x06\x41ttend\x12\x1f.stepflow.mesh.v1.AttendRequest\x1a .stepflow.mesh.v1.AttendResponse(\x01\x30\x01\x12V\n\tFollowRun\x12\".stepflow.mesh.v1.FollowRunRequest\x1a#.stepflow.mesh.v1.FollowRunResponse0\x01\x12`\n\rDrainExecutor\x12&.stepflow.mesh.v1.DrainExecutorRequest\x1a\'.stepflow.mesh.v1.DrainExecutorResponse\x12\x66\n\x0fUndrainExecutor\x12(.stepflow.mesh.v1.UndrainExecutorRequest\x1a).stepflow.mesh.v1.UndrainExecutorResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,17 +41,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLLOWRUNRESPONSE']._serialized_start=197
   _globals['_FOLLOWRUNRESPONSE']._serialized_end=274
   _globals['_LIVEEVENT']._serialized_start=277
-  _globals['_LIVEEVENT']._serialized_end=649
-  _globals['_LIVEPARENT']._serialized_start=651
-  _globals['_LIVEPARENT']._serialized_end=713
-  _globals['_DRAINEXECUTORREQUEST']._serialized_start=715
-  _globals['_DRAINEXECUTORREQUEST']._serialized_end=737
-  _globals['_DRAINEXECUTORRESPONSE']._serialized_start=739
-  _globals['_DRAINEXECUTORRESPONSE']._serialized_end=783
-  _globals['_UNDRAINEXECUTORREQUEST']._serialized_start=785
-  _globals['_UNDRAINEXECUTORREQUEST']._serialized_end=809
-  _globals['_UNDRAINEXECUTORRESPONSE']._serialized_start=811
-  _globals['_UNDRAINEXECUTORRESPONSE']._serialized_end=836
-  _globals['_EXECUTORSERVICE']._serialized_start=839
-  _globals['_EXECUTORSERVICE']._serialized_end=1227
+  _globals['_LIVEEVENT']._serialized_end=663
+  _globals['_LIVEPARENT']._serialized_start=665
+  _globals['_LIVEPARENT']._serialized_end=727
+  _globals['_DRAINEXECUTORREQUEST']._serialized_start=729
+  _globals['_DRAINEXECUTORREQUEST']._serialized_end=751
+  _globals['_DRAINEXECUTORRESPONSE']._serialized_start=753
+  _globals['_DRAINEXECUTORRESPONSE']._serialized_end=797
+  _globals['_UNDRAINEXECUTORREQUEST']._serialized_start=799
+  _globals['_UNDRAINEXECUTORREQUEST']._serialized_end=823
+  _globals['_UNDRAINEXECUTORRESPONSE']._serialized_start=825
+  _globals['_UNDRAINEXECUTORRESPONSE']._serialized_end=850
+  _globals['_EXECUTORSERVICE']._serialized_start=853
+  _globals['_EXECUTORSERVICE']._serialized_end=1241
 # @@protoc_insertion_point(module_scope)

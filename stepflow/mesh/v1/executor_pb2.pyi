@@ -32,7 +32,7 @@ class FollowRunResponse(_message.Message):
     def __init__(self, event: _Optional[_Union[LiveEvent, _Mapping]] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class LiveEvent(_message.Message):
-    __slots__ = ("kind", "run_id", "depth", "item", "step_id", "step_index", "component", "attempt", "at_ms", "duration_ms", "failure", "until_ms", "message", "parent", "done", "total")
+    __slots__ = ("kind", "run_id", "depth", "item", "step_id", "step_index", "component", "attempt", "at_ms", "duration_ms", "failure", "until_ms", "message", "parent", "done", "total", "path")
     KIND_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class LiveEvent(_message.Message):
     PARENT_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     kind: str
     run_id: str
     depth: int
@@ -65,7 +66,8 @@ class LiveEvent(_message.Message):
     parent: LiveParent
     done: float
     total: float
-    def __init__(self, kind: _Optional[str] = ..., run_id: _Optional[str] = ..., depth: _Optional[int] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., attempt: _Optional[int] = ..., at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., until_ms: _Optional[int] = ..., message: _Optional[str] = ..., parent: _Optional[_Union[LiveParent, _Mapping]] = ..., done: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
+    path: str
+    def __init__(self, kind: _Optional[str] = ..., run_id: _Optional[str] = ..., depth: _Optional[int] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., attempt: _Optional[int] = ..., at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., until_ms: _Optional[int] = ..., message: _Optional[str] = ..., parent: _Optional[_Union[LiveParent, _Mapping]] = ..., done: _Optional[float] = ..., total: _Optional[float] = ..., path: _Optional[str] = ...) -> None: ...
 
 class LiveParent(_message.Message):
     __slots__ = ("run_id", "item", "step_index")

@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from stepflow.mesh.v1 import values_pb2 as stepflow_dot_mesh_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/flows.proto\x12\x10stepflow.mesh.v1\x1a\x1dstepflow/mesh/v1/values.proto\"\x85\x01\n\rFlowReference\x12\x11\n\x07\x66low_id\x18\x01 \x01(\tH\x00\x12,\n\x05named\x18\x02 \x01(\x0b\x32\x1b.stepflow.mesh.v1.NamedFlowH\x00\x12+\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x17.stepflow.mesh.v1.ValueH\x00\x42\x06\n\x04kind\"(\n\tNamedFlow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"c\n\x10StoreFlowRequest\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\r\n\x05label\x18\x03 \x01(\t\"\xa8\x01\n\x11StoreFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x35\n\x0b\x64iagnostics\x18\x03 \x03(\x0b\x32 .stepflow.mesh.v1.FlowDiagnostic\x12\x0e\n\x06stored\x18\x04 \x01(\x08\x12\x16\n\x0enewest_version\x18\x05 \x01(\r\x12\x12\n\nlabel_from\x18\x06 \x01(\r\"\xed\x01\n\x0e\x46lowDiagnostic\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x35\n\x05level\x18\x03 \x01(\x0e\x32&.stepflow.mesh.v1.FlowDiagnostic.Level\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x14\n\x0c\x65xperimental\x18\x06 \x01(\x08\"S\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x11\n\rLEVEL_WARNING\x10\x01\x12\x0f\n\x0bLEVEL_ERROR\x10\x02\x12\x0f\n\x0bLEVEL_FATAL\x10\x03\"p\n\x0eGetFlowRequest\x12-\n\x04\x66low\x18\x01 \x01(\x0b\x32\x1f.stepflow.mesh.v1.FlowReference\x12/\n\nvalue_form\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"M\n\x0fGetFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\"N\n\x10ListFlowsRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x11ListFlowsResponse\x12\x32\n\x05\x66lows\x18\x01 \x03(\x0b\x32#.stepflow.mesh.v1.NamedFlowVersions\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x11NamedFlowVersions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x08versions\x18\x02 \x03(\x0b\x32\x1d.stepflow.mesh.v1.FlowVersion\"U\n\x0b\x46lowVersion\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x14\n\x0cstored_at_ms\x18\x04 \x01(\x03\"0\n\x11\x44\x65leteFlowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\x14\n\x12\x44\x65leteFlowResponse2\xe3\x02\n\x0c\x46lowsService\x12T\n\tStoreFlow\x12\".stepflow.mesh.v1.StoreFlowRequest\x1a#.stepflow.mesh.v1.StoreFlowResponse\x12N\n\x07GetFlow\x12 .stepflow.mesh.v1.GetFlowRequest\x1a!.stepflow.mesh.v1.GetFlowResponse\x12T\n\tListFlows\x12\".stepflow.mesh.v1.ListFlowsRequest\x1a#.stepflow.mesh.v1.ListFlowsResponse\x12W\n\nDeleteFlow\x12#.stepflow.mesh.v1.DeleteFlowRequest\x1a$.stepflow.mesh.v1.DeleteFlowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepflow/mesh/v1/flows.proto\x12\x10stepflow.mesh.v1\x1a\x1dstepflow/mesh/v1/values.proto\"\x85\x01\n\rFlowReference\x12\x11\n\x07\x66low_id\x18\x01 \x01(\tH\x00\x12,\n\x05named\x18\x02 \x01(\x0b\x32\x1b.stepflow.mesh.v1.NamedFlowH\x00\x12+\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x17.stepflow.mesh.v1.ValueH\x00\x42\x06\n\x04kind\"(\n\tNamedFlow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"c\n\x10StoreFlowRequest\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\r\n\x05label\x18\x03 \x01(\t\"\xa8\x01\n\x11StoreFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x35\n\x0b\x64iagnostics\x18\x03 \x03(\x0b\x32 .stepflow.mesh.v1.FlowDiagnostic\x12\x0e\n\x06stored\x18\x04 \x01(\x08\x12\x16\n\x0enewest_version\x18\x05 \x01(\r\x12\x12\n\nlabel_from\x18\x06 \x01(\r\"\x80\x02\n\x0e\x46lowDiagnostic\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x35\n\x05level\x18\x03 \x01(\x0e\x32&.stepflow.mesh.v1.FlowDiagnostic.Level\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x14\n\x0c\x65xperimental\x18\x06 \x01(\x08\x12\x11\n\tdata_json\x18\x07 \x01(\x0c\"S\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x11\n\rLEVEL_WARNING\x10\x01\x12\x0f\n\x0bLEVEL_ERROR\x10\x02\x12\x0f\n\x0bLEVEL_FATAL\x10\x03\"\xbf\x02\n\x13ValidateFlowRequest\x12-\n\x04\x66low\x18\x01 \x01(\x0b\x32\x1f.stepflow.mesh.v1.FlowReference\x12G\n\tvariables\x18\x02 \x03(\x0b\x32\x34.stepflow.mesh.v1.ValidateFlowRequest.VariablesEntry\x12*\n\toverrides\x18\x03 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\x12\x15\n\rall_variables\x18\x04 \x01(\x08\x12\x12\n\ntype_check\x18\x05 \x01(\x08\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x1aI\n\x0eVariablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value:\x02\x38\x01\"n\n\x14ValidateFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x35\n\x0b\x64iagnostics\x18\x02 \x03(\x0b\x32 .stepflow.mesh.v1.FlowDiagnostic\x12\x0e\n\x06passed\x18\x03 \x01(\x08\"W\n\x0c\x46lowFindings\x12\x35\n\x0b\x64iagnostics\x18\x01 \x03(\x0b\x32 .stepflow.mesh.v1.FlowDiagnostic\x12\x10\n\x08left_out\x18\x02 \x01(\r\"p\n\x0eGetFlowRequest\x12-\n\x04\x66low\x18\x01 \x01(\x0b\x32\x1f.stepflow.mesh.v1.FlowReference\x12/\n\nvalue_form\x18\x02 \x01(\x0e\x32\x1b.stepflow.mesh.v1.ValueForm\"M\n\x0fGetFlowResponse\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.stepflow.mesh.v1.Value\"N\n\x10ListFlowsRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x11ListFlowsResponse\x12\x32\n\x05\x66lows\x18\x01 \x03(\x0b\x32#.stepflow.mesh.v1.NamedFlowVersions\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x11NamedFlowVersions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x08versions\x18\x02 \x03(\x0b\x32\x1d.stepflow.mesh.v1.FlowVersion\"U\n\x0b\x46lowVersion\x12\x0f\n\x07\x66low_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x14\n\x0cstored_at_ms\x18\x04 \x01(\x03\"0\n\x11\x44\x65leteFlowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\x14\n\x12\x44\x65leteFlowResponse2\xc2\x03\n\x0c\x46lowsService\x12T\n\tStoreFlow\x12\".stepflow.mesh.v1.StoreFlowRequest\x1a#.stepflow.mesh.v1.StoreFlowResponse\x12]\n\x0cValidateFlow\x12%.stepflow.mesh.v1.ValidateFlowRequest\x1a&.stepflow.mesh.v1.ValidateFlowResponse\x12N\n\x07GetFlow\x12 .stepflow.mesh.v1.GetFlowRequest\x1a!.stepflow.mesh.v1.GetFlowResponse\x12T\n\tListFlows\x12\".stepflow.mesh.v1.ListFlowsRequest\x1a#.stepflow.mesh.v1.ListFlowsResponse\x12W\n\nDeleteFlow\x12#.stepflow.mesh.v1.DeleteFlowRequest\x1a$.stepflow.mesh.v1.DeleteFlowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepflow.mesh.v1.flows_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_VALIDATEFLOWREQUEST_VARIABLESENTRY']._loaded_options = None
+  _globals['_VALIDATEFLOWREQUEST_VARIABLESENTRY']._serialized_options = b'8\001'
   _globals['_FLOWREFERENCE']._serialized_start=82
   _globals['_FLOWREFERENCE']._serialized_end=215
   _globals['_NAMEDFLOW']._serialized_start=217
@@ -41,25 +43,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREFLOWRESPONSE']._serialized_start=361
   _globals['_STOREFLOWRESPONSE']._serialized_end=529
   _globals['_FLOWDIAGNOSTIC']._serialized_start=532
-  _globals['_FLOWDIAGNOSTIC']._serialized_end=769
-  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_start=686
-  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_end=769
-  _globals['_GETFLOWREQUEST']._serialized_start=771
-  _globals['_GETFLOWREQUEST']._serialized_end=883
-  _globals['_GETFLOWRESPONSE']._serialized_start=885
-  _globals['_GETFLOWRESPONSE']._serialized_end=962
-  _globals['_LISTFLOWSREQUEST']._serialized_start=964
-  _globals['_LISTFLOWSREQUEST']._serialized_end=1042
-  _globals['_LISTFLOWSRESPONSE']._serialized_start=1044
-  _globals['_LISTFLOWSRESPONSE']._serialized_end=1140
-  _globals['_NAMEDFLOWVERSIONS']._serialized_start=1142
-  _globals['_NAMEDFLOWVERSIONS']._serialized_end=1224
-  _globals['_FLOWVERSION']._serialized_start=1226
-  _globals['_FLOWVERSION']._serialized_end=1311
-  _globals['_DELETEFLOWREQUEST']._serialized_start=1313
-  _globals['_DELETEFLOWREQUEST']._serialized_end=1361
-  _globals['_DELETEFLOWRESPONSE']._serialized_start=1363
-  _globals['_DELETEFLOWRESPONSE']._serialized_end=1383
-  _globals['_FLOWSSERVICE']._serialized_start=1386
-  _globals['_FLOWSSERVICE']._serialized_end=1741
+  _globals['_FLOWDIAGNOSTIC']._serialized_end=788
+  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_start=705
+  _globals['_FLOWDIAGNOSTIC_LEVEL']._serialized_end=788
+  _globals['_VALIDATEFLOWREQUEST']._serialized_start=791
+  _globals['_VALIDATEFLOWREQUEST']._serialized_end=1110
+  _globals['_VALIDATEFLOWREQUEST_VARIABLESENTRY']._serialized_start=1037
+  _globals['_VALIDATEFLOWREQUEST_VARIABLESENTRY']._serialized_end=1110
+  _globals['_VALIDATEFLOWRESPONSE']._serialized_start=1112
+  _globals['_VALIDATEFLOWRESPONSE']._serialized_end=1222
+  _globals['_FLOWFINDINGS']._serialized_start=1224
+  _globals['_FLOWFINDINGS']._serialized_end=1311
+  _globals['_GETFLOWREQUEST']._serialized_start=1313
+  _globals['_GETFLOWREQUEST']._serialized_end=1425
+  _globals['_GETFLOWRESPONSE']._serialized_start=1427
+  _globals['_GETFLOWRESPONSE']._serialized_end=1504
+  _globals['_LISTFLOWSREQUEST']._serialized_start=1506
+  _globals['_LISTFLOWSREQUEST']._serialized_end=1584
+  _globals['_LISTFLOWSRESPONSE']._serialized_start=1586
+  _globals['_LISTFLOWSRESPONSE']._serialized_end=1682
+  _globals['_NAMEDFLOWVERSIONS']._serialized_start=1684
+  _globals['_NAMEDFLOWVERSIONS']._serialized_end=1766
+  _globals['_FLOWVERSION']._serialized_start=1768
+  _globals['_FLOWVERSION']._serialized_end=1853
+  _globals['_DELETEFLOWREQUEST']._serialized_start=1855
+  _globals['_DELETEFLOWREQUEST']._serialized_end=1903
+  _globals['_DELETEFLOWRESPONSE']._serialized_start=1905
+  _globals['_DELETEFLOWRESPONSE']._serialized_end=1925
+  _globals['_FLOWSSERVICE']._serialized_start=1928
+  _globals['_FLOWSSERVICE']._serialized_end=2378
 # @@protoc_insertion_point(module_scope)

@@ -52,7 +52,7 @@ class StoreFlowResponse(_message.Message):
     def __init__(self, flow_id: _Optional[str] = ..., version: _Optional[int] = ..., diagnostics: _Optional[_Iterable[_Union[FlowDiagnostic, _Mapping]]] = ..., stored: bool = ..., newest_version: _Optional[int] = ..., label_from: _Optional[int] = ...) -> None: ...
 
 class FlowDiagnostic(_message.Message):
-    __slots__ = ("code", "kind", "level", "message", "path", "experimental")
+    __slots__ = ("code", "kind", "level", "message", "path", "experimental", "data_json")
     class Level(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LEVEL_UNSPECIFIED: _ClassVar[FlowDiagnostic.Level]
@@ -69,13 +69,56 @@ class FlowDiagnostic(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENTAL_FIELD_NUMBER: _ClassVar[int]
+    DATA_JSON_FIELD_NUMBER: _ClassVar[int]
     code: int
     kind: str
     level: FlowDiagnostic.Level
     message: str
     path: str
     experimental: bool
-    def __init__(self, code: _Optional[int] = ..., kind: _Optional[str] = ..., level: _Optional[_Union[FlowDiagnostic.Level, str]] = ..., message: _Optional[str] = ..., path: _Optional[str] = ..., experimental: bool = ...) -> None: ...
+    data_json: bytes
+    def __init__(self, code: _Optional[int] = ..., kind: _Optional[str] = ..., level: _Optional[_Union[FlowDiagnostic.Level, str]] = ..., message: _Optional[str] = ..., path: _Optional[str] = ..., experimental: bool = ..., data_json: _Optional[bytes] = ...) -> None: ...
+
+class ValidateFlowRequest(_message.Message):
+    __slots__ = ("flow", "variables", "overrides", "all_variables", "type_check", "strict")
+    class VariablesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _values_pb2.Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_values_pb2.Value, _Mapping]] = ...) -> None: ...
+    FLOW_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    ALL_VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    TYPE_CHECK_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
+    flow: FlowReference
+    variables: _containers.MessageMap[str, _values_pb2.Value]
+    overrides: _values_pb2.Value
+    all_variables: bool
+    type_check: bool
+    strict: bool
+    def __init__(self, flow: _Optional[_Union[FlowReference, _Mapping]] = ..., variables: _Optional[_Mapping[str, _values_pb2.Value]] = ..., overrides: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., all_variables: bool = ..., type_check: bool = ..., strict: bool = ...) -> None: ...
+
+class ValidateFlowResponse(_message.Message):
+    __slots__ = ("flow_id", "diagnostics", "passed")
+    FLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSTICS_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    flow_id: str
+    diagnostics: _containers.RepeatedCompositeFieldContainer[FlowDiagnostic]
+    passed: bool
+    def __init__(self, flow_id: _Optional[str] = ..., diagnostics: _Optional[_Iterable[_Union[FlowDiagnostic, _Mapping]]] = ..., passed: bool = ...) -> None: ...
+
+class FlowFindings(_message.Message):
+    __slots__ = ("diagnostics", "left_out")
+    DIAGNOSTICS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    diagnostics: _containers.RepeatedCompositeFieldContainer[FlowDiagnostic]
+    left_out: int
+    def __init__(self, diagnostics: _Optional[_Iterable[_Union[FlowDiagnostic, _Mapping]]] = ..., left_out: _Optional[int] = ...) -> None: ...
 
 class GetFlowRequest(_message.Message):
     __slots__ = ("flow", "value_form")

@@ -40,6 +40,11 @@ class FlowsServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.StoreFlowRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.StoreFlowResponse.FromString,
                 _registered_method=True)
+        self.ValidateFlow = channel.unary_unary(
+                '/stepflow.mesh.v1.FlowsService/ValidateFlow',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.ValidateFlowRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.ValidateFlowResponse.FromString,
+                _registered_method=True)
         self.GetFlow = channel.unary_unary(
                 '/stepflow.mesh.v1.FlowsService/GetFlow',
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.GetFlowRequest.SerializeToString,
@@ -67,6 +72,17 @@ class FlowsServiceServicer(object):
         Errors: INVALID_ARGUMENT (FLOW_INVALID: a diagnostic is fatal, and `validate_only` lists all of them; the parser's
         reason: the document cannot be parsed; FLOW_NAME_INVALID, LABEL_INVALID), NOT_FOUND (BLOB_NOT_FOUND), ABORTED
         (FLOW_NAME_RACED: concurrent writes to the same name; repeat the call).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateFlow(self, request, context):
+        """Check a flow against the components that the hosts offer, as SubmitRun does before it admits a run. Nothing is stored,
+        and findings are no error of the call.
+
+        Errors: INVALID_ARGUMENT (FLOW_MISSING; the parser's reason: the document cannot be parsed; OVERRIDES_…), NOT_FOUND
+        (FLOW_NOT_FOUND, FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND, BLOB_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +122,11 @@ def add_FlowsServiceServicer_to_server(servicer, server):
                     servicer.StoreFlow,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.StoreFlowRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.StoreFlowResponse.SerializeToString,
+            ),
+            'ValidateFlow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateFlow,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.ValidateFlowRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_flows__pb2.ValidateFlowResponse.SerializeToString,
             ),
             'GetFlow': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFlow,
@@ -151,6 +172,33 @@ class FlowsService(object):
             '/stepflow.mesh.v1.FlowsService/StoreFlow',
             stepflow_dot_mesh_dot_v1_dot_flows__pb2.StoreFlowRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_flows__pb2.StoreFlowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateFlow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.FlowsService/ValidateFlow',
+            stepflow_dot_mesh_dot_v1_dot_flows__pb2.ValidateFlowRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_flows__pb2.ValidateFlowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,52 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class FollowLogsRequest(_message.Message):
+    __slots__ = ("follow", "unfollow", "sync", "follow_all")
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    UNFOLLOW_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_ALL_FIELD_NUMBER: _ClassVar[int]
+    follow: _containers.RepeatedScalarFieldContainer[str]
+    unfollow: _containers.RepeatedScalarFieldContainer[str]
+    sync: int
+    follow_all: bool
+    def __init__(self, follow: _Optional[_Iterable[str]] = ..., unfollow: _Optional[_Iterable[str]] = ..., sync: _Optional[int] = ..., follow_all: bool = ...) -> None: ...
+
+class FollowLogsResponse(_message.Message):
+    __slots__ = ("logs", "synced")
+    LOGS_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_FIELD_NUMBER: _ClassVar[int]
+    logs: _containers.RepeatedCompositeFieldContainer[CallLog]
+    synced: int
+    def __init__(self, logs: _Optional[_Iterable[_Union[CallLog, _Mapping]]] = ..., synced: _Optional[int] = ...) -> None: ...
+
+class CallLog(_message.Message):
+    __slots__ = ("root_run_id", "run_id", "item", "step_id", "step_index", "component", "depth", "attempt", "lines", "dropped", "plugin")
+    ROOT_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    root_run_id: str
+    run_id: str
+    item: int
+    step_id: str
+    step_index: int
+    component: str
+    depth: int
+    attempt: int
+    lines: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
+    dropped: int
+    plugin: str
+    def __init__(self, root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., attempt: _Optional[int] = ..., lines: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ..., plugin: _Optional[str] = ...) -> None: ...
+
 class DrainHostRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -21,6 +67,44 @@ class UndrainHostRequest(_message.Message):
 class UndrainHostResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RestartHostPluginRequest(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    def __init__(self, plugin: _Optional[str] = ...) -> None: ...
+
+class RestartHostPluginResponse(_message.Message):
+    __slots__ = ("change",)
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    change: PluginChange
+    def __init__(self, change: _Optional[_Union[PluginChange, _Mapping]] = ...) -> None: ...
+
+class ReloadHostRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadHostResponse(_message.Message):
+    __slots__ = ("changes", "routes_added", "routes_removed", "routes_changed")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_ADDED_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[PluginChange]
+    routes_added: _containers.RepeatedScalarFieldContainer[str]
+    routes_removed: _containers.RepeatedScalarFieldContainer[str]
+    routes_changed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, changes: _Optional[_Iterable[_Union[PluginChange, _Mapping]]] = ..., routes_added: _Optional[_Iterable[str]] = ..., routes_removed: _Optional[_Iterable[str]] = ..., routes_changed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PluginChange(_message.Message):
+    __slots__ = ("plugin", "outcome", "detail")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    outcome: str
+    detail: str
+    def __init__(self, plugin: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class ExecutorFrame(_message.Message):
     __slots__ = ("hello", "calls", "cancels", "acks", "attaches", "replies")
@@ -47,7 +131,7 @@ class Hello(_message.Message):
     def __init__(self, executor_id: _Optional[str] = ..., token: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("call_id", "plugin", "component", "input", "key", "attempt", "epoch", "depth", "timeout_ms", "idle_timeout_ms", "root_run_id", "run_id", "flow_id", "step_id", "item", "path_params", "route_params_json", "traceparent", "path", "partition")
+    __slots__ = ("call_id", "plugin", "component", "input", "key", "attempt", "epoch", "depth", "timeout_ms", "idle_timeout_ms", "root_run_id", "run_id", "flow_id", "step_id", "item", "path_params", "route_params_json", "traceparent", "path", "partition", "secrets", "secrets_complete", "step_index")
     class PathParamsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +159,9 @@ class Call(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     plugin: str
     component: str
@@ -95,7 +182,10 @@ class Call(_message.Message):
     traceparent: str
     path: str
     partition: int
-    def __init__(self, call_id: _Optional[int] = ..., plugin: _Optional[str] = ..., component: _Optional[str] = ..., input: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., depth: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., idle_timeout_ms: _Optional[int] = ..., root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., step_id: _Optional[str] = ..., item: _Optional[int] = ..., path_params: _Optional[_Mapping[str, str]] = ..., route_params_json: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., path: _Optional[str] = ..., partition: _Optional[int] = ...) -> None: ...
+    secrets: _containers.RepeatedScalarFieldContainer[str]
+    secrets_complete: bool
+    step_index: int
+    def __init__(self, call_id: _Optional[int] = ..., plugin: _Optional[str] = ..., component: _Optional[str] = ..., input: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., depth: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., idle_timeout_ms: _Optional[int] = ..., root_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., flow_id: _Optional[str] = ..., step_id: _Optional[str] = ..., item: _Optional[int] = ..., path_params: _Optional[_Mapping[str, str]] = ..., route_params_json: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., path: _Optional[str] = ..., partition: _Optional[int] = ..., secrets: _Optional[_Iterable[str]] = ..., secrets_complete: bool = ..., step_index: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("call_id",)
@@ -150,7 +240,7 @@ class HostHello(_message.Message):
     def __init__(self, host_id: _Optional[str] = ...) -> None: ...
 
 class CallResult(_message.Message):
-    __slots__ = ("call_id", "key", "attempt", "started_at_ms", "result", "failure", "duration_ms")
+    __slots__ = ("call_id", "key", "attempt", "started_at_ms", "result", "failure", "duration_ms", "log_tail")
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +248,7 @@ class CallResult(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    LOG_TAIL_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     key: str
     attempt: int
@@ -165,7 +256,8 @@ class CallResult(_message.Message):
     result: _journal_pb2.Payload
     failure: _journal_pb2.Failure
     duration_ms: int
-    def __init__(self, call_id: _Optional[int] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
+    log_tail: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
+    def __init__(self, call_id: _Optional[int] = ..., key: _Optional[str] = ..., attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ..., log_tail: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("call_id", "done", "total", "message")

@@ -50,6 +50,21 @@ class ComponentHostServiceStub(object):
                 request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
                 response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
                 _registered_method=True)
+        self.FollowLogs = channel.stream_stream(
+                '/stepflow.mesh.v1.ComponentHostService/FollowLogs',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsResponse.FromString,
+                _registered_method=True)
+        self.RestartHostPlugin = channel.unary_unary(
+                '/stepflow.mesh.v1.ComponentHostService/RestartHostPlugin',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.RestartHostPluginRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.RestartHostPluginResponse.FromString,
+                _registered_method=True)
+        self.ReloadHost = channel.unary_unary(
+                '/stepflow.mesh.v1.ComponentHostService/ReloadHost',
+                request_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.ReloadHostRequest.SerializeToString,
+                response_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.ReloadHostResponse.FromString,
+                _registered_method=True)
 
 
 class ComponentHostServiceServicer(object):
@@ -86,6 +101,36 @@ class ComponentHostServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowLogs(self, request_iterator, context):
+        """Stream log lines of components: of followed runs, those that the host has kept, then new ones. Best effort: lines of
+        a flood are dropped and counted. Called by control planes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartHostPlugin(self, request, context):
+        """Start the servers of a plugin again. New servers are started first; if one does not start, the former ones go on.
+        Calls in flight end in the former servers. Called by the control plane, and by `stepflow dev`.
+
+        Errors: NOT_FOUND (PLUGIN_UNKNOWN), UNAVAILABLE (HOST_STARTING: the plugins are starting), FAILED_PRECONDITION
+        (SERVICE_STOPPING: the process ends).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReloadHost(self, request, context):
+        """Read the configuration file again, and apply what has changed: plugins as in `RestartHostPlugin`, then routes. After
+        an error the former configuration is in force. Called by `stepflow dev`.
+
+        Errors: INVALID_ARGUMENT (CONFIG_INVALID), NOT_FOUND (CONFIG_NOT_FOUND), FAILED_PRECONDITION (CONFIG_MISSING: the
+        host has no file; ROUTES_CLAIMED, TOO_MANY_ROUTES; SERVICE_STOPPING), UNAVAILABLE (HOST_STARTING).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ComponentHostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +148,21 @@ def add_ComponentHostServiceServicer_to_server(servicer, server):
                     servicer.UndrainHost,
                     request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.FromString,
                     response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.SerializeToString,
+            ),
+            'FollowLogs': grpc.stream_stream_rpc_method_handler(
+                    servicer.FollowLogs,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsResponse.SerializeToString,
+            ),
+            'RestartHostPlugin': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartHostPlugin,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.RestartHostPluginRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.RestartHostPluginResponse.SerializeToString,
+            ),
+            'ReloadHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadHost,
+                    request_deserializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.ReloadHostRequest.FromString,
+                    response_serializer=stepflow_dot_mesh_dot_v1_dot_host__pb2.ReloadHostResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +247,87 @@ class ComponentHostService(object):
             '/stepflow.mesh.v1.ComponentHostService/UndrainHost',
             stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
             stepflow_dot_mesh_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowLogs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/stepflow.mesh.v1.ComponentHostService/FollowLogs',
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.FollowLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartHostPlugin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.ComponentHostService/RestartHostPlugin',
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.RestartHostPluginRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.RestartHostPluginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepflow.mesh.v1.ComponentHostService/ReloadHost',
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.ReloadHostRequest.SerializeToString,
+            stepflow_dot_mesh_dot_v1_dot_host__pb2.ReloadHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,47 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepflow/mesh/v1/journal.proto\x12\x10stepflow.mesh.v1\"E\n\x07Payload\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04\x62lob\x18\x02 \x01(\tH\x00\x12\x12\n\nblob_bytes\x18\x03 \x01(\rB\x06\n\x04kind\"\x84\x01\n\x07\x46\x61ilure\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.stepflow.mesh.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tdata_json\x18\x03 \x01(\x0c\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepflow.mesh.v1.Origin\"6\n\nEntryBatch\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.stepflow.mesh.v1.Entry\"\xb3\x04\n\x05\x45ntry\x12\r\n\x05scope\x18\x01 \x01(\r\x12\x0c\n\x04item\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\r\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12,\n\x07\x61\x64opted\x18\n \x01(\x0b\x32\x19.stepflow.mesh.v1.AdoptedH\x00\x12\x39\n\x0estep_completed\x18\x0b \x01(\x0b\x32\x1f.stepflow.mesh.v1.StepCompletedH\x00\x12\x39\n\x0e\x61ttempt_failed\x18\x0c \x01(\x0b\x32\x1f.stepflow.mesh.v1.AttemptFailedH\x00\x12/\n\ttimer_set\x18\r \x01(\x0b\x32\x1a.stepflow.mesh.v1.TimerSetH\x00\x12:\n\x0fsub_run_started\x18\x0e \x01(\x0b\x32\x1f.stepflow.mesh.v1.SubRunStartedH\x00\x12\x33\n\x0binbox_taken\x18\x0f \x01(\x0b\x32\x1c.stepflow.mesh.v1.InboxTakenH\x00\x12\x37\n\rrun_completed\x18\x10 \x01(\x0b\x32\x1e.stepflow.mesh.v1.RunCompletedH\x00\x12\x39\n\x0esignal_awaited\x18\x11 \x01(\x0b\x32\x1f.stepflow.mesh.v1.SignalAwaitedH\x00\x12.\n\x08survived\x18\x12 \x01(\x0b\x32\x1a.stepflow.mesh.v1.SurvivedH\x00\x42\x06\n\x04kind\"m\n\x07\x41\x64opted\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0b\x65xecutor_id\x18\x02 \x01(\t\x12\x13\n\x0bhanded_over\x18\x03 \x01(\x08\x12\x15\n\runnoted_owner\x18\x04 \x01(\t\x12\x12\n\ngiven_back\x18\x05 \x01(\x08\"\n\n\x08Survived\"\x81\x02\n\rStepCompleted\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x15\n\rstarted_at_ms\x18\x02 \x01(\x03\x12\x0c\n\x04host\x18\x03 \x01(\t\x12+\n\x06result\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x12+\n\x08replaced\x18\x06 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x13\n\x0b\x64uration_ms\x18\x07 \x01(\x03\x12\x12\n\nof_sub_run\x18\x08 \x01(\x08\x42\t\n\x07outcome\"\xad\x01\n\rAttemptFailed\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12*\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x13\n\x0bretry_at_ms\x18\x03 \x01(\x03\x12\x15\n\rstarted_at_ms\x18\x04 \x01(\x03\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65lay_ms\x18\x06 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x07 \x01(\x03\"3\n\x08TimerSet\x12\x12\n\nfire_at_ms\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x03\"\xf4\x01\n\rSubRunStarted\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.stepflow.mesh.v1.SubRunKind\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\'\n\x04\x66low\x18\x03 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12)\n\x06inputs\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x17\n\x0fmax_concurrency\x18\x05 \x01(\r\x12\x16\n\x0evariables_json\x18\x06 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x07 \x01(\x0c\x12\r\n\x05index\x18\x08 \x01(\r\"R\n\nInboxTaken\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\x12(\n\x06signal\x18\x03 \x01(\x0b\x32\x18.stepflow.mesh.v1.Signal\"B\n\x06Signal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07payload\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\"C\n\rSignalAwaited\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08until_ms\x18\x02 \x01(\x03\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x03\"g\n\x0cRunCompleted\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12*\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure*\xf8\x02\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILURE_CODE_TIMEOUT\x10\x01\x12\x1e\n\x1a\x46\x41ILURE_CODE_INVALID_INPUT\x10\x02\x12!\n\x1d\x46\x41ILURE_CODE_COMPONENT_FAILED\x10\x03\x12\x1a\n\x16\x46\x41ILURE_CODE_CANCELLED\x10\x04\x12\x1c\n\x18\x46\x41ILURE_CODE_UNREACHABLE\x10\x05\x12$\n FAILURE_CODE_COMPONENT_NOT_FOUND\x10\x06\x12%\n!FAILURE_CODE_RESOURCE_UNAVAILABLE\x10\x07\x12#\n\x1f\x46\x41ILURE_CODE_EXPRESSION_FAILURE\x10\x08\x12#\n\x1f\x46\x41ILURE_CODE_ORCHESTRATOR_ERROR\x10\t\x12\x1d\n\x19\x46\x41ILURE_CODE_WORKER_ERROR\x10\n*q\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_INPUT\x10\x01\x12\x12\n\x0eORIGIN_ROUTING\x10\x02\x12\x13\n\x0fORIGIN_DISPATCH\x10\x03\x12\x14\n\x10ORIGIN_COMPONENT\x10\x04*\x8c\x01\n\nSubRunKind\x12\x1c\n\x18SUB_RUN_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SUB_RUN_KIND_EVAL\x10\x01\x12\x14\n\x10SUB_RUN_KIND_MAP\x10\x02\x12\x18\n\x14SUB_RUN_KIND_ITERATE\x10\x03\x12\x19\n\x15SUB_RUN_KIND_CALLBACK\x10\x04*\xc1\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n\x14RUN_STATUS_COMPLETED\x10\x02\x12\x15\n\x11RUN_STATUS_FAILED\x10\x03\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\x04\x12\x15\n\x11RUN_STATUS_PAUSED\x10\x05\x12\x1e\n\x1aRUN_STATUS_RECOVERY_FAILED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepflow/mesh/v1/journal.proto\x12\x10stepflow.mesh.v1\"E\n\x07Payload\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04\x62lob\x18\x02 \x01(\tH\x00\x12\x12\n\nblob_bytes\x18\x03 \x01(\rB\x06\n\x04kind\"\x84\x01\n\x07\x46\x61ilure\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.stepflow.mesh.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tdata_json\x18\x03 \x01(\x0c\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepflow.mesh.v1.Origin\"Q\n\x07LogLine\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12)\n\x05level\x18\x02 \x01(\x0e\x32\x1a.stepflow.mesh.v1.LogLevel\x12\x0c\n\x04text\x18\x03 \x01(\t\"6\n\nEntryBatch\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.stepflow.mesh.v1.Entry\"\xb3\x04\n\x05\x45ntry\x12\r\n\x05scope\x18\x01 \x01(\r\x12\x0c\n\x04item\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\r\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12,\n\x07\x61\x64opted\x18\n \x01(\x0b\x32\x19.stepflow.mesh.v1.AdoptedH\x00\x12\x39\n\x0estep_completed\x18\x0b \x01(\x0b\x32\x1f.stepflow.mesh.v1.StepCompletedH\x00\x12\x39\n\x0e\x61ttempt_failed\x18\x0c \x01(\x0b\x32\x1f.stepflow.mesh.v1.AttemptFailedH\x00\x12/\n\ttimer_set\x18\r \x01(\x0b\x32\x1a.stepflow.mesh.v1.TimerSetH\x00\x12:\n\x0fsub_run_started\x18\x0e \x01(\x0b\x32\x1f.stepflow.mesh.v1.SubRunStartedH\x00\x12\x33\n\x0binbox_taken\x18\x0f \x01(\x0b\x32\x1c.stepflow.mesh.v1.InboxTakenH\x00\x12\x37\n\rrun_completed\x18\x10 \x01(\x0b\x32\x1e.stepflow.mesh.v1.RunCompletedH\x00\x12\x39\n\x0esignal_awaited\x18\x11 \x01(\x0b\x32\x1f.stepflow.mesh.v1.SignalAwaitedH\x00\x12.\n\x08survived\x18\x12 \x01(\x0b\x32\x1a.stepflow.mesh.v1.SurvivedH\x00\x42\x06\n\x04kind\"m\n\x07\x41\x64opted\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0b\x65xecutor_id\x18\x02 \x01(\t\x12\x13\n\x0bhanded_over\x18\x03 \x01(\x08\x12\x15\n\runnoted_owner\x18\x04 \x01(\t\x12\x12\n\ngiven_back\x18\x05 \x01(\x08\"\n\n\x08Survived\"\xae\x02\n\rStepCompleted\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x15\n\rstarted_at_ms\x18\x02 \x01(\x03\x12\x0c\n\x04host\x18\x03 \x01(\t\x12+\n\x06result\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12,\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x12+\n\x08replaced\x18\x06 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x13\n\x0b\x64uration_ms\x18\x07 \x01(\x03\x12\x12\n\nof_sub_run\x18\x08 \x01(\x08\x12+\n\x08log_tail\x18\x0c \x03(\x0b\x32\x19.stepflow.mesh.v1.LogLineB\t\n\x07outcome\"\xad\x01\n\rAttemptFailed\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12*\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure\x12\x13\n\x0bretry_at_ms\x18\x03 \x01(\x03\x12\x15\n\rstarted_at_ms\x18\x04 \x01(\x03\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65lay_ms\x18\x06 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x07 \x01(\x03\"3\n\x08TimerSet\x12\x12\n\nfire_at_ms\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x03\"\xf4\x01\n\rSubRunStarted\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.stepflow.mesh.v1.SubRunKind\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\'\n\x04\x66low\x18\x03 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12)\n\x06inputs\x18\x04 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\x12\x17\n\x0fmax_concurrency\x18\x05 \x01(\r\x12\x16\n\x0evariables_json\x18\x06 \x01(\x0c\x12\x16\n\x0eoverrides_json\x18\x07 \x01(\x0c\x12\r\n\x05index\x18\x08 \x01(\r\"R\n\nInboxTaken\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\x12(\n\x06signal\x18\x03 \x01(\x0b\x32\x18.stepflow.mesh.v1.Signal\"B\n\x06Signal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07payload\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Payload\"C\n\rSignalAwaited\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08until_ms\x18\x02 \x01(\x03\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x03\"g\n\x0cRunCompleted\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12*\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x19.stepflow.mesh.v1.Failure*\xf8\x02\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILURE_CODE_TIMEOUT\x10\x01\x12\x1e\n\x1a\x46\x41ILURE_CODE_INVALID_INPUT\x10\x02\x12!\n\x1d\x46\x41ILURE_CODE_COMPONENT_FAILED\x10\x03\x12\x1a\n\x16\x46\x41ILURE_CODE_CANCELLED\x10\x04\x12\x1c\n\x18\x46\x41ILURE_CODE_UNREACHABLE\x10\x05\x12$\n FAILURE_CODE_COMPONENT_NOT_FOUND\x10\x06\x12%\n!FAILURE_CODE_RESOURCE_UNAVAILABLE\x10\x07\x12#\n\x1f\x46\x41ILURE_CODE_EXPRESSION_FAILURE\x10\x08\x12#\n\x1f\x46\x41ILURE_CODE_ORCHESTRATOR_ERROR\x10\t\x12\x1d\n\x19\x46\x41ILURE_CODE_WORKER_ERROR\x10\n*q\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_INPUT\x10\x01\x12\x12\n\x0eORIGIN_ROUTING\x10\x02\x12\x13\n\x0fORIGIN_DISPATCH\x10\x03\x12\x14\n\x10ORIGIN_COMPONENT\x10\x04*z\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04*\x8c\x01\n\nSubRunKind\x12\x1c\n\x18SUB_RUN_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SUB_RUN_KIND_EVAL\x10\x01\x12\x14\n\x10SUB_RUN_KIND_MAP\x10\x02\x12\x18\n\x14SUB_RUN_KIND_ITERATE\x10\x03\x12\x19\n\x15SUB_RUN_KIND_CALLBACK\x10\x04*\xd9\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n\x14RUN_STATUS_COMPLETED\x10\x02\x12\x15\n\x11RUN_STATUS_FAILED\x10\x03\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\x04\x12\x15\n\x11RUN_STATUS_PAUSED\x10\x05\x12\x1e\n\x1aRUN_STATUS_RECOVERY_FAILED\x10\x06\x12\x16\n\x12RUN_STATUS_SKIPPED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepflow.mesh.v1.journal_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FAILURECODE']._serialized_start=2066
-  _globals['_FAILURECODE']._serialized_end=2442
-  _globals['_ORIGIN']._serialized_start=2444
-  _globals['_ORIGIN']._serialized_end=2557
-  _globals['_SUBRUNKIND']._serialized_start=2560
-  _globals['_SUBRUNKIND']._serialized_end=2700
-  _globals['_RUNSTATUS']._serialized_start=2703
-  _globals['_RUNSTATUS']._serialized_end=2896
+  _globals['_FAILURECODE']._serialized_start=2194
+  _globals['_FAILURECODE']._serialized_end=2570
+  _globals['_ORIGIN']._serialized_start=2572
+  _globals['_ORIGIN']._serialized_end=2685
+  _globals['_LOGLEVEL']._serialized_start=2687
+  _globals['_LOGLEVEL']._serialized_end=2809
+  _globals['_SUBRUNKIND']._serialized_start=2812
+  _globals['_SUBRUNKIND']._serialized_end=2952
+  _globals['_RUNSTATUS']._serialized_start=2955
+  _globals['_RUNSTATUS']._serialized_end=3172
   _globals['_PAYLOAD']._serialized_start=52
   _globals['_PAYLOAD']._serialized_end=121
   _globals['_FAILURE']._serialized_start=124
   _globals['_FAILURE']._serialized_end=256
-  _globals['_ENTRYBATCH']._serialized_start=258
-  _globals['_ENTRYBATCH']._serialized_end=312
-  _globals['_ENTRY']._serialized_start=315
-  _globals['_ENTRY']._serialized_end=878
-  _globals['_ADOPTED']._serialized_start=880
-  _globals['_ADOPTED']._serialized_end=989
-  _globals['_SURVIVED']._serialized_start=991
-  _globals['_SURVIVED']._serialized_end=1001
-  _globals['_STEPCOMPLETED']._serialized_start=1004
-  _globals['_STEPCOMPLETED']._serialized_end=1261
-  _globals['_ATTEMPTFAILED']._serialized_start=1264
-  _globals['_ATTEMPTFAILED']._serialized_end=1437
-  _globals['_TIMERSET']._serialized_start=1439
-  _globals['_TIMERSET']._serialized_end=1490
-  _globals['_SUBRUNSTARTED']._serialized_start=1493
-  _globals['_SUBRUNSTARTED']._serialized_end=1737
-  _globals['_INBOXTAKEN']._serialized_start=1739
-  _globals['_INBOXTAKEN']._serialized_end=1821
-  _globals['_SIGNAL']._serialized_start=1823
-  _globals['_SIGNAL']._serialized_end=1889
-  _globals['_SIGNALAWAITED']._serialized_start=1891
-  _globals['_SIGNALAWAITED']._serialized_end=1958
-  _globals['_RUNCOMPLETED']._serialized_start=1960
-  _globals['_RUNCOMPLETED']._serialized_end=2063
+  _globals['_LOGLINE']._serialized_start=258
+  _globals['_LOGLINE']._serialized_end=339
+  _globals['_ENTRYBATCH']._serialized_start=341
+  _globals['_ENTRYBATCH']._serialized_end=395
+  _globals['_ENTRY']._serialized_start=398
+  _globals['_ENTRY']._serialized_end=961
+  _globals['_ADOPTED']._serialized_start=963
+  _globals['_ADOPTED']._serialized_end=1072
+  _globals['_SURVIVED']._serialized_start=1074
+  _globals['_SURVIVED']._serialized_end=1084
+  _globals['_STEPCOMPLETED']._serialized_start=1087
+  _globals['_STEPCOMPLETED']._serialized_end=1389
+  _globals['_ATTEMPTFAILED']._serialized_start=1392
+  _globals['_ATTEMPTFAILED']._serialized_end=1565
+  _globals['_TIMERSET']._serialized_start=1567
+  _globals['_TIMERSET']._serialized_end=1618
+  _globals['_SUBRUNSTARTED']._serialized_start=1621
+  _globals['_SUBRUNSTARTED']._serialized_end=1865
+  _globals['_INBOXTAKEN']._serialized_start=1867
+  _globals['_INBOXTAKEN']._serialized_end=1949
+  _globals['_SIGNAL']._serialized_start=1951
+  _globals['_SIGNAL']._serialized_end=2017
+  _globals['_SIGNALAWAITED']._serialized_start=2019
+  _globals['_SIGNALAWAITED']._serialized_end=2086
+  _globals['_RUNCOMPLETED']._serialized_start=2088
+  _globals['_RUNCOMPLETED']._serialized_end=2191
 # @@protoc_insertion_point(module_scope)

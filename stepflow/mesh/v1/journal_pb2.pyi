@@ -28,6 +28,14 @@ class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ORIGIN_DISPATCH: _ClassVar[Origin]
     ORIGIN_COMPONENT: _ClassVar[Origin]
 
+class LogLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOG_LEVEL_UNSPECIFIED: _ClassVar[LogLevel]
+    LOG_LEVEL_DEBUG: _ClassVar[LogLevel]
+    LOG_LEVEL_INFO: _ClassVar[LogLevel]
+    LOG_LEVEL_WARNING: _ClassVar[LogLevel]
+    LOG_LEVEL_ERROR: _ClassVar[LogLevel]
+
 class SubRunKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SUB_RUN_KIND_UNSPECIFIED: _ClassVar[SubRunKind]
@@ -45,6 +53,7 @@ class RunStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_STATUS_CANCELLED: _ClassVar[RunStatus]
     RUN_STATUS_PAUSED: _ClassVar[RunStatus]
     RUN_STATUS_RECOVERY_FAILED: _ClassVar[RunStatus]
+    RUN_STATUS_SKIPPED: _ClassVar[RunStatus]
 FAILURE_CODE_UNSPECIFIED: FailureCode
 FAILURE_CODE_TIMEOUT: FailureCode
 FAILURE_CODE_INVALID_INPUT: FailureCode
@@ -61,6 +70,11 @@ ORIGIN_INPUT: Origin
 ORIGIN_ROUTING: Origin
 ORIGIN_DISPATCH: Origin
 ORIGIN_COMPONENT: Origin
+LOG_LEVEL_UNSPECIFIED: LogLevel
+LOG_LEVEL_DEBUG: LogLevel
+LOG_LEVEL_INFO: LogLevel
+LOG_LEVEL_WARNING: LogLevel
+LOG_LEVEL_ERROR: LogLevel
 SUB_RUN_KIND_UNSPECIFIED: SubRunKind
 SUB_RUN_KIND_EVAL: SubRunKind
 SUB_RUN_KIND_MAP: SubRunKind
@@ -73,6 +87,7 @@ RUN_STATUS_FAILED: RunStatus
 RUN_STATUS_CANCELLED: RunStatus
 RUN_STATUS_PAUSED: RunStatus
 RUN_STATUS_RECOVERY_FAILED: RunStatus
+RUN_STATUS_SKIPPED: RunStatus
 
 class Payload(_message.Message):
     __slots__ = ("json", "blob", "blob_bytes")
@@ -95,6 +110,16 @@ class Failure(_message.Message):
     data_json: bytes
     origin: Origin
     def __init__(self, code: _Optional[_Union[FailureCode, str]] = ..., message: _Optional[str] = ..., data_json: _Optional[bytes] = ..., origin: _Optional[_Union[Origin, str]] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("at_ms", "level", "text")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    level: LogLevel
+    text: str
+    def __init__(self, at_ms: _Optional[int] = ..., level: _Optional[_Union[LogLevel, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class EntryBatch(_message.Message):
     __slots__ = ("entries",)
@@ -151,7 +176,7 @@ class Survived(_message.Message):
     def __init__(self) -> None: ...
 
 class StepCompleted(_message.Message):
-    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced", "duration_ms", "of_sub_run")
+    __slots__ = ("attempt", "started_at_ms", "host", "result", "failure", "replaced", "duration_ms", "of_sub_run", "log_tail")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +185,7 @@ class StepCompleted(_message.Message):
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     OF_SUB_RUN_FIELD_NUMBER: _ClassVar[int]
+    LOG_TAIL_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     started_at_ms: int
     host: str
@@ -168,7 +194,8 @@ class StepCompleted(_message.Message):
     replaced: Failure
     duration_ms: int
     of_sub_run: bool
-    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ..., of_sub_run: bool = ...) -> None: ...
+    log_tail: _containers.RepeatedCompositeFieldContainer[LogLine]
+    def __init__(self, attempt: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., host: _Optional[str] = ..., result: _Optional[_Union[Payload, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., replaced: _Optional[_Union[Failure, _Mapping]] = ..., duration_ms: _Optional[int] = ..., of_sub_run: bool = ..., log_tail: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...
 
 class AttemptFailed(_message.Message):
     __slots__ = ("attempt", "failure", "retry_at_ms", "started_at_ms", "host", "delay_ms", "duration_ms")

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SubmitRunRequest(_message.Message):
-    __slots__ = ("run_id", "flow", "inputs", "variables", "overrides", "concurrency_max", "input_unchecked", "labels", "retry")
+    __slots__ = ("run_id", "flow", "inputs", "variables", "overrides", "concurrency_max", "input_unchecked", "labels", "retry", "no_check")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class SubmitRunRequest(_message.Message):
     INPUT_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
+    NO_CHECK_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     flow: _flows_pb2.FlowReference
     inputs: _containers.RepeatedCompositeFieldContainer[_values_pb2.Value]
@@ -37,7 +38,8 @@ class SubmitRunRequest(_message.Message):
     input_unchecked: bool
     labels: _struct_pb2.Struct
     retry: _retry_pb2.RetryPolicy
-    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[_Union[_flows_pb2.FlowReference, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ..., variables: _Optional[_Mapping[str, _values_pb2.Value]] = ..., overrides: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., input_unchecked: bool = ..., labels: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., retry: _Optional[_Union[_retry_pb2.RetryPolicy, _Mapping]] = ...) -> None: ...
+    no_check: bool
+    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[_Union[_flows_pb2.FlowReference, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_values_pb2.Value, _Mapping]]] = ..., variables: _Optional[_Mapping[str, _values_pb2.Value]] = ..., overrides: _Optional[_Union[_values_pb2.Value, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., input_unchecked: bool = ..., labels: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., retry: _Optional[_Union[_retry_pb2.RetryPolicy, _Mapping]] = ..., no_check: bool = ...) -> None: ...
 
 class SubmitRunResponse(_message.Message):
     __slots__ = ("run_id",)
@@ -94,16 +96,18 @@ class SubmitBatchResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class Rejection(_message.Message):
-    __slots__ = ("status", "reason", "message", "retry_after_ms")
+    __slots__ = ("status", "reason", "message", "retry_after_ms", "diagnostics")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSTICS_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     message: str
     retry_after_ms: int
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    diagnostics: _containers.RepeatedCompositeFieldContainer[_flows_pb2.FlowDiagnostic]
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., diagnostics: _Optional[_Iterable[_Union[_flows_pb2.FlowDiagnostic, _Mapping]]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "flow_id", "flow_name", "status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "labels", "queued_reason", "paused_ms")
@@ -210,16 +214,20 @@ class Position(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class WatchRunRequest(_message.Message):
-    __slots__ = ("run_id", "positions", "include_results", "value_form")
+    __slots__ = ("run_id", "positions", "include_results", "value_form", "include_logs", "until_now")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_RESULTS_FIELD_NUMBER: _ClassVar[int]
     VALUE_FORM_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_LOGS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NOW_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     positions: _containers.RepeatedCompositeFieldContainer[Position]
     include_results: bool
     value_form: _values_pb2.ValueForm
-    def __init__(self, run_id: _Optional[str] = ..., positions: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., include_results: bool = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ...) -> None: ...
+    include_logs: bool
+    until_now: bool
+    def __init__(self, run_id: _Optional[str] = ..., positions: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., include_results: bool = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., include_logs: bool = ..., until_now: bool = ...) -> None: ...
 
 class WatchRunResponse(_message.Message):
     __slots__ = ("events", "position")
@@ -230,7 +238,7 @@ class WatchRunResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[RunEvent, _Mapping]]] = ..., position: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended", "step_waiting", "run_signalled", "history_incomplete")
+    __slots__ = ("at_ms", "run_adopted", "step_started", "step_progress", "step_ended", "step_retrying", "step_sleeping", "sub_run_opened", "item_ended", "run_cancel_requested", "run_ended", "step_waiting", "run_signalled", "history_incomplete", "step_logged", "step_skipped")
     AT_MS_FIELD_NUMBER: _ClassVar[int]
     RUN_ADOPTED_FIELD_NUMBER: _ClassVar[int]
     STEP_STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +253,8 @@ class RunEvent(_message.Message):
     STEP_WAITING_FIELD_NUMBER: _ClassVar[int]
     RUN_SIGNALLED_FIELD_NUMBER: _ClassVar[int]
     HISTORY_INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
+    STEP_LOGGED_FIELD_NUMBER: _ClassVar[int]
+    STEP_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     at_ms: int
     run_adopted: RunAdopted
     step_started: StepStarted
@@ -259,10 +269,12 @@ class RunEvent(_message.Message):
     step_waiting: StepWaiting
     run_signalled: RunSignalled
     history_incomplete: HistoryIncomplete
-    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., step_waiting: _Optional[_Union[StepWaiting, _Mapping]] = ..., run_signalled: _Optional[_Union[RunSignalled, _Mapping]] = ..., history_incomplete: _Optional[_Union[HistoryIncomplete, _Mapping]] = ...) -> None: ...
+    step_logged: StepLogged
+    step_skipped: StepSkipped
+    def __init__(self, at_ms: _Optional[int] = ..., run_adopted: _Optional[_Union[RunAdopted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_progress: _Optional[_Union[StepProgress, _Mapping]] = ..., step_ended: _Optional[_Union[StepEnded, _Mapping]] = ..., step_retrying: _Optional[_Union[StepRetrying, _Mapping]] = ..., step_sleeping: _Optional[_Union[StepSleeping, _Mapping]] = ..., sub_run_opened: _Optional[_Union[SubRunOpened, _Mapping]] = ..., item_ended: _Optional[_Union[ItemEnded, _Mapping]] = ..., run_cancel_requested: _Optional[_Union[RunCancelRequested, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., step_waiting: _Optional[_Union[StepWaiting, _Mapping]] = ..., run_signalled: _Optional[_Union[RunSignalled, _Mapping]] = ..., history_incomplete: _Optional[_Union[HistoryIncomplete, _Mapping]] = ..., step_logged: _Optional[_Union[StepLogged, _Mapping]] = ..., step_skipped: _Optional[_Union[StepSkipped, _Mapping]] = ...) -> None: ...
 
 class StepPlace(_message.Message):
-    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "parent")
+    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "parent", "path")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +282,7 @@ class StepPlace(_message.Message):
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     item: int
     step_id: str
@@ -277,7 +290,8 @@ class StepPlace(_message.Message):
     component: str
     depth: int
     parent: ParentStep
-    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., parent: _Optional[_Union[ParentStep, _Mapping]] = ...) -> None: ...
+    path: str
+    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., parent: _Optional[_Union[ParentStep, _Mapping]] = ..., path: _Optional[str] = ...) -> None: ...
 
 class ParentStep(_message.Message):
     __slots__ = ("run_id", "item", "step_index")
@@ -329,19 +343,43 @@ class StepProgress(_message.Message):
     total: float
     def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., message: _Optional[str] = ..., done: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
 
+class StepLogged(_message.Message):
+    __slots__ = ("step", "attempt", "lines", "dropped")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    step: StepPlace
+    attempt: int
+    lines: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
+    dropped: int
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., lines: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
+
 class StepEnded(_message.Message):
-    __slots__ = ("step", "attempt", "outcome", "duration_ms", "failed")
+    __slots__ = ("step", "attempt", "outcome", "duration_ms", "failed", "log_tail")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    LOG_TAIL_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     attempt: int
     outcome: Outcome
     duration_ms: int
     failed: bool
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ..., failed: bool = ...) -> None: ...
+    log_tail: _containers.RepeatedCompositeFieldContainer[_journal_pb2.LogLine]
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., attempt: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ..., failed: bool = ..., log_tail: _Optional[_Iterable[_Union[_journal_pb2.LogLine, _Mapping]]] = ...) -> None: ...
+
+class StepSkipped(_message.Message):
+    __slots__ = ("step", "failed_step_id", "failure")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    FAILED_STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    step: StepPlace
+    failed_step_id: str
+    failure: FailedOutcome
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., failed_step_id: _Optional[str] = ..., failure: _Optional[_Union[FailedOutcome, _Mapping]] = ...) -> None: ...
 
 class StepRetrying(_message.Message):
     __slots__ = ("step", "attempt", "failure", "retry_at_ms")
@@ -474,16 +512,18 @@ class DeleteRunResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListItemsRequest(_message.Message):
-    __slots__ = ("run_id", "value_form", "page_size", "page_token")
+    __slots__ = ("run_id", "value_form", "page_size", "page_token", "first_item")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FORM_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ITEM_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     value_form: _values_pb2.ValueForm
     page_size: int
     page_token: str
-    def __init__(self, run_id: _Optional[str] = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    first_item: int
+    def __init__(self, run_id: _Optional[str] = ..., value_form: _Optional[_Union[_values_pb2.ValueForm, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., first_item: _Optional[int] = ...) -> None: ...
 
 class ListItemsResponse(_message.Message):
     __slots__ = ("items", "next_page_token")
@@ -536,7 +576,7 @@ class ListStepsResponse(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[StepSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., incomplete: _Optional[str] = ...) -> None: ...
 
 class StepSummary(_message.Message):
-    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome", "duration_ms")
+    __slots__ = ("step", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "outcome", "duration_ms", "failed_step_id")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -545,6 +585,7 @@ class StepSummary(_message.Message):
     COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_STEP_ID_FIELD_NUMBER: _ClassVar[int]
     step: StepPlace
     status: _journal_pb2.RunStatus
     attempt: int
@@ -553,4 +594,5 @@ class StepSummary(_message.Message):
     completed_at_ms: int
     outcome: Outcome
     duration_ms: int
-    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ...) -> None: ...
+    failed_step_id: str
+    def __init__(self, step: _Optional[_Union[StepPlace, _Mapping]] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., duration_ms: _Optional[int] = ..., failed_step_id: _Optional[str] = ...) -> None: ...

@@ -115,10 +115,13 @@ class RunsServiceServicer(object):
     def SubmitRun(self, request, context):
         """Submit a run. Idempotent with a `run_id`: send a fresh UUIDv7, and repeated calls create one run.
 
-        Errors: INVALID_ARGUMENT (FLOW_INVALID, INPUT_INVALID, CONCURRENCY_INVALID, BACKOFF_INVALID, TOO_MANY_ITEMS,
-        VARIABLES_TOO_LARGE, …), NOT_FOUND (FLOW_NOT_FOUND, FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND, BLOB_NOT_FOUND),
-        ALREADY_EXISTS (RUN_EXISTS: the id belongs to a different request), RESOURCE_EXHAUSTED (TOO_MANY_PENDING,
-        PLACEMENT_UNSTABLE, STORE_FULL).
+        The flow is checked first: components and routes that do not exist, inputs that cannot fit, missing variables. A
+        refusal has `FlowFindings` in its details. A repeated call gets its run without a further check.
+
+        Errors: INVALID_ARGUMENT (FLOW_INVALID, VARIABLES_INVALID, INPUT_INVALID, CONCURRENCY_INVALID, BACKOFF_INVALID,
+        TOO_MANY_ITEMS, VARIABLES_TOO_LARGE, …), NOT_FOUND (FLOW_NOT_FOUND, FLOW_NAME_NOT_FOUND, LABEL_NOT_FOUND,
+        BLOB_NOT_FOUND), ALREADY_EXISTS (RUN_EXISTS: the id belongs to a different request), RESOURCE_EXHAUSTED
+        (TOO_MANY_PENDING, PLACEMENT_UNSTABLE, STORE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

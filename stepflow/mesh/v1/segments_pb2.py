@@ -23,31 +23,42 @@ _sym_db = _symbol_database.Default()
 
 
 from stepflow.mesh.v1 import journal_pb2 as stepflow_dot_mesh_dot_v1_dot_journal__pb2
+from stepflow.mesh.v1 import state_pb2 as stepflow_dot_mesh_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepflow/mesh/v1/segments.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\"\xbc\x02\n\x0fSegmentManifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04runs\x18\x03 \x01(\r\x12\x14\n\x0c\x66irst_run_id\x18\x04 \x01(\t\x12\x13\n\x0blast_run_id\x18\x05 \x01(\t\x12\x14\n\x0c\x66ingerprints\x18\x06 \x01(\x0c\x12+\n\x07\x63reated\x18\x07 \x03(\x0b\x32\x1a.stepflow.mesh.v1.TimeSpan\x12\x16\n\x0e\x65nded_first_ms\x18\x08 \x01(\x03\x12\x15\n\rended_last_ms\x18\t \x01(\x03\x12\x0f\n\x07removed\x18\n \x03(\r\x12\x15\n\rremoved_bytes\x18\x0b \x01(\x04\x12\x10\n\x08\x65xpiring\x18\x0c \x01(\x08\x12\x10\n\x08stripped\x18\r \x01(\x08\x12\x13\n\x0btail_offset\x18\x0e \x01(\x04\"-\n\x08TimeSpan\x12\x10\n\x08\x66irst_ms\x18\x01 \x01(\x03\x12\x0f\n\x07last_ms\x18\x02 \x01(\x03\"8\n\x0bSegmentList\x12)\n\x04runs\x18\x01 \x03(\x0b\x32\x1b.stepflow.mesh.v1.ListedRun\"\x95\x02\n\tListedRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x03 \x01(\x03\x12\x13\n\x0b\x65nded_at_ms\x18\x04 \x01(\x03\x12\r\n\x05shown\x18\x05 \x01(\x0c\x12+\n\x06status\x18\x06 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x17\n\x0fitems_completed\x18\x07 \x01(\r\x12\x14\n\x0citems_failed\x18\x08 \x01(\r\x12\x17\n\x0fitems_cancelled\x18\t \x01(\r\x12\x11\n\tpaused_ms\x18\n \x01(\x03\x12\x12\n\npartitions\x18\x0b \x01(\r\x12\x11\n\thas_blobs\x18\x0c \x01(\x08\"\x8a\x01\n\nSegmentIds\x12\x0f\n\x07run_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x62ody_offsets\x18\x02 \x03(\x04\x12\x12\n\nbody_bytes\x18\x03 \x03(\x04\x12\x13\n\x0bindex_bytes\x18\x04 \x03(\r\x12\x14\n\x0cindex_crc32s\x18\x05 \x03(\x07\x12\x16\n\x0elist_positions\x18\x06 \x03(\r\"4\n\tBodyIndex\x12\'\n\x04keys\x18\x01 \x03(\x0b\x32\x19.stepflow.mesh.v1.BodyKey\"t\n\x07\x42odyKey\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x17\n\x0f\x63reate_revision\x18\x04 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\x03\"\xa8\x01\n\rSegmentFooter\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12-\n\x05lists\x18\x02 \x03(\x0b\x32\x1e.stepflow.mesh.v1.SegmentBlock\x12+\n\x03ids\x18\x03 \x01(\x0b\x32\x1e.stepflow.mesh.v1.SegmentBlock\x12\x13\n\x0bnamed_blobs\x18\x04 \x01(\x0c\x12\x16\n\x0enames_any_blob\x18\x05 \x01(\x08\"{\n\x0cSegmentBlock\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x0c\n\x04runs\x18\x04 \x01(\r\x12\x1a\n\x12last_created_at_ms\x18\x05 \x01(\x03\x12\x13\n\x0blast_run_id\x18\x06 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepflow/mesh/v1/segments.proto\x12\x10stepflow.mesh.v1\x1a\x1estepflow/mesh/v1/journal.proto\x1a\x1cstepflow/mesh/v1/state.proto\"\xbc\x02\n\x0fSegmentManifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04runs\x18\x03 \x01(\r\x12\x14\n\x0c\x66irst_run_id\x18\x04 \x01(\t\x12\x13\n\x0blast_run_id\x18\x05 \x01(\t\x12\x14\n\x0c\x66ingerprints\x18\x06 \x01(\x0c\x12+\n\x07\x63reated\x18\x07 \x03(\x0b\x32\x1a.stepflow.mesh.v1.TimeSpan\x12\x16\n\x0e\x65nded_first_ms\x18\x08 \x01(\x03\x12\x15\n\rended_last_ms\x18\t \x01(\x03\x12\x0f\n\x07removed\x18\n \x03(\r\x12\x15\n\rremoved_bytes\x18\x0b \x01(\x04\x12\x10\n\x08\x65xpiring\x18\x0c \x01(\x08\x12\x10\n\x08stripped\x18\r \x01(\x08\x12\x13\n\x0btail_offset\x18\x0e \x01(\x04\"-\n\x08TimeSpan\x12\x10\n\x08\x66irst_ms\x18\x01 \x01(\x03\x12\x0f\n\x07last_ms\x18\x02 \x01(\x03\"8\n\x0bSegmentList\x12)\n\x04runs\x18\x01 \x03(\x0b\x32\x1b.stepflow.mesh.v1.ListedRun\"\x95\x02\n\tListedRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x03 \x01(\x03\x12\x13\n\x0b\x65nded_at_ms\x18\x04 \x01(\x03\x12\r\n\x05shown\x18\x05 \x01(\x0c\x12+\n\x06status\x18\x06 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x17\n\x0fitems_completed\x18\x07 \x01(\r\x12\x14\n\x0citems_failed\x18\x08 \x01(\r\x12\x17\n\x0fitems_cancelled\x18\t \x01(\r\x12\x11\n\tpaused_ms\x18\n \x01(\x03\x12\x12\n\npartitions\x18\x0b \x01(\r\x12\x11\n\thas_blobs\x18\x0c \x01(\x08\"\xbf\x01\n\nSegmentIds\x12\x0f\n\x07run_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x62ody_offsets\x18\x02 \x03(\x04\x12\x12\n\nbody_bytes\x18\x03 \x03(\x04\x12\x13\n\x0bindex_bytes\x18\x04 \x03(\r\x12\x14\n\x0cindex_crc32s\x18\x05 \x03(\x07\x12\x16\n\x0elist_positions\x18\x06 \x03(\r\x12\x18\n\x10step_index_bytes\x18\x07 \x03(\r\x12\x19\n\x11step_index_crc32s\x18\x08 \x03(\x07\"4\n\tBodyIndex\x12\'\n\x04keys\x18\x01 \x03(\x0b\x32\x19.stepflow.mesh.v1.BodyKey\"t\n\x07\x42odyKey\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x17\n\x0f\x63reate_revision\x18\x04 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\x03\"j\n\tStepIndex\x12\x34\n\npartitions\x18\x01 \x03(\x0b\x32 .stepflow.mesh.v1.PartitionSteps\x12\x18\n\x10partitions_total\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\xb5\x01\n\x0ePartitionSteps\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x12\n\nrows_total\x18\x03 \x01(\r\x12\x16\n\x0erows_per_chunk\x18\x04 \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\x05 \x03(\r\x12\x14\n\x0c\x63hunk_crc32s\x18\x06 \x03(\x07\x12)\n\x05texts\x18\x07 \x03(\x0b\x32\x1a.stepflow.mesh.v1.StepText\"5\n\x08StepText\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\"G\n\x08StepRows\x12\'\n\x04rows\x18\x01 \x03(\x0b\x32\x19.stepflow.mesh.v1.StepRow\x12\x12\n\nrows_total\x18\x02 \x01(\r\"\xf3\x03\n\x07StepRow\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\r\x12\x0f\n\x07step_id\x18\x03 \x01(\t\x12\x12\n\nstep_index\x18\x04 \x01(\r\x12\x11\n\tcomponent\x18\x05 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x06 \x01(\r\x12+\n\x06status\x18\x07 \x01(\x0e\x32\x1b.stepflow.mesh.v1.RunStatus\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\x0f\n\x07retries\x18\t \x01(\r\x12\x1a\n\rstarted_at_ms\x18\n \x01(\x03H\x01\x88\x01\x01\x12\x1c\n\x0f\x63ompleted_at_ms\x18\x0b \x01(\x03H\x02\x88\x01\x01\x12\x18\n\x0b\x64uration_ms\x18\x0c \x01(\x03H\x03\x88\x01\x01\x12,\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x19.stepflow.mesh.v1.FailureH\x00\x12+\n\x06result\x18\x0e \x01(\x0b\x32\x19.stepflow.mesh.v1.PayloadH\x00\x12.\n\x05parts\x18\x0f \x01(\x0b\x32\x1d.stepflow.mesh.v1.ResultPartsH\x00\x12\x14\n\ntext_bytes\x18\x10 \x01(\x04H\x00\x42\t\n\x07outcomeB\x10\n\x0e_started_at_msB\x12\n\x10_completed_at_msB\x0e\n\x0c_duration_ms\"\xa8\x01\n\rSegmentFooter\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12-\n\x05lists\x18\x02 \x03(\x0b\x32\x1e.stepflow.mesh.v1.SegmentBlock\x12+\n\x03ids\x18\x03 \x01(\x0b\x32\x1e.stepflow.mesh.v1.SegmentBlock\x12\x13\n\x0bnamed_blobs\x18\x04 \x01(\x0c\x12\x16\n\x0enames_any_blob\x18\x05 \x01(\x08\"{\n\x0cSegmentBlock\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x0c\n\x04runs\x18\x04 \x01(\r\x12\x1a\n\x12last_created_at_ms\x18\x05 \x01(\x03\x12\x13\n\x0blast_run_id\x18\x06 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepflow.mesh.v1.segments_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEGMENTMANIFEST']._serialized_start=86
-  _globals['_SEGMENTMANIFEST']._serialized_end=402
-  _globals['_TIMESPAN']._serialized_start=404
-  _globals['_TIMESPAN']._serialized_end=449
-  _globals['_SEGMENTLIST']._serialized_start=451
-  _globals['_SEGMENTLIST']._serialized_end=507
-  _globals['_LISTEDRUN']._serialized_start=510
-  _globals['_LISTEDRUN']._serialized_end=787
-  _globals['_SEGMENTIDS']._serialized_start=790
-  _globals['_SEGMENTIDS']._serialized_end=928
-  _globals['_BODYINDEX']._serialized_start=930
-  _globals['_BODYINDEX']._serialized_end=982
-  _globals['_BODYKEY']._serialized_start=984
-  _globals['_BODYKEY']._serialized_end=1100
-  _globals['_SEGMENTFOOTER']._serialized_start=1103
-  _globals['_SEGMENTFOOTER']._serialized_end=1271
-  _globals['_SEGMENTBLOCK']._serialized_start=1273
-  _globals['_SEGMENTBLOCK']._serialized_end=1396
+  _globals['_SEGMENTMANIFEST']._serialized_start=116
+  _globals['_SEGMENTMANIFEST']._serialized_end=432
+  _globals['_TIMESPAN']._serialized_start=434
+  _globals['_TIMESPAN']._serialized_end=479
+  _globals['_SEGMENTLIST']._serialized_start=481
+  _globals['_SEGMENTLIST']._serialized_end=537
+  _globals['_LISTEDRUN']._serialized_start=540
+  _globals['_LISTEDRUN']._serialized_end=817
+  _globals['_SEGMENTIDS']._serialized_start=820
+  _globals['_SEGMENTIDS']._serialized_end=1011
+  _globals['_BODYINDEX']._serialized_start=1013
+  _globals['_BODYINDEX']._serialized_end=1065
+  _globals['_BODYKEY']._serialized_start=1067
+  _globals['_BODYKEY']._serialized_end=1183
+  _globals['_STEPINDEX']._serialized_start=1185
+  _globals['_STEPINDEX']._serialized_end=1291
+  _globals['_PARTITIONSTEPS']._serialized_start=1294
+  _globals['_PARTITIONSTEPS']._serialized_end=1475
+  _globals['_STEPTEXT']._serialized_start=1477
+  _globals['_STEPTEXT']._serialized_end=1530
+  _globals['_STEPROWS']._serialized_start=1532
+  _globals['_STEPROWS']._serialized_end=1603
+  _globals['_STEPROW']._serialized_start=1606
+  _globals['_STEPROW']._serialized_end=2105
+  _globals['_SEGMENTFOOTER']._serialized_start=2108
+  _globals['_SEGMENTFOOTER']._serialized_end=2276
+  _globals['_SEGMENTBLOCK']._serialized_start=2278
+  _globals['_SEGMENTBLOCK']._serialized_end=2401
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from stepflow.mesh.v1 import journal_pb2 as _journal_pb2
+from stepflow.mesh.v1 import state_pb2 as _state_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -81,20 +82,24 @@ class ListedRun(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., number: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., ended_at_ms: _Optional[int] = ..., shown: _Optional[bytes] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., paused_ms: _Optional[int] = ..., partitions: _Optional[int] = ..., has_blobs: bool = ...) -> None: ...
 
 class SegmentIds(_message.Message):
-    __slots__ = ("run_ids", "body_offsets", "body_bytes", "index_bytes", "index_crc32s", "list_positions")
+    __slots__ = ("run_ids", "body_offsets", "body_bytes", "index_bytes", "index_crc32s", "list_positions", "step_index_bytes", "step_index_crc32s")
     RUN_IDS_FIELD_NUMBER: _ClassVar[int]
     BODY_OFFSETS_FIELD_NUMBER: _ClassVar[int]
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_CRC32S_FIELD_NUMBER: _ClassVar[int]
     LIST_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_CRC32S_FIELD_NUMBER: _ClassVar[int]
     run_ids: _containers.RepeatedScalarFieldContainer[str]
     body_offsets: _containers.RepeatedScalarFieldContainer[int]
     body_bytes: _containers.RepeatedScalarFieldContainer[int]
     index_bytes: _containers.RepeatedScalarFieldContainer[int]
     index_crc32s: _containers.RepeatedScalarFieldContainer[int]
     list_positions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, run_ids: _Optional[_Iterable[str]] = ..., body_offsets: _Optional[_Iterable[int]] = ..., body_bytes: _Optional[_Iterable[int]] = ..., index_bytes: _Optional[_Iterable[int]] = ..., index_crc32s: _Optional[_Iterable[int]] = ..., list_positions: _Optional[_Iterable[int]] = ...) -> None: ...
+    step_index_bytes: _containers.RepeatedScalarFieldContainer[int]
+    step_index_crc32s: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run_ids: _Optional[_Iterable[str]] = ..., body_offsets: _Optional[_Iterable[int]] = ..., body_bytes: _Optional[_Iterable[int]] = ..., index_bytes: _Optional[_Iterable[int]] = ..., index_crc32s: _Optional[_Iterable[int]] = ..., list_positions: _Optional[_Iterable[int]] = ..., step_index_bytes: _Optional[_Iterable[int]] = ..., step_index_crc32s: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class BodyIndex(_message.Message):
     __slots__ = ("keys",)
@@ -117,6 +122,88 @@ class BodyKey(_message.Message):
     mod_revision: int
     version: int
     def __init__(self, key: _Optional[str] = ..., bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class StepIndex(_message.Message):
+    __slots__ = ("partitions", "partitions_total", "bytes")
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedCompositeFieldContainer[PartitionSteps]
+    partitions_total: int
+    bytes: int
+    def __init__(self, partitions: _Optional[_Iterable[_Union[PartitionSteps, _Mapping]]] = ..., partitions_total: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class PartitionSteps(_message.Message):
+    __slots__ = ("partition", "offset", "rows_total", "rows_per_chunk", "chunk_bytes", "chunk_crc32s", "texts")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_CRC32S_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    offset: int
+    rows_total: int
+    rows_per_chunk: int
+    chunk_bytes: _containers.RepeatedScalarFieldContainer[int]
+    chunk_crc32s: _containers.RepeatedScalarFieldContainer[int]
+    texts: _containers.RepeatedCompositeFieldContainer[StepText]
+    def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., rows_total: _Optional[int] = ..., rows_per_chunk: _Optional[int] = ..., chunk_bytes: _Optional[_Iterable[int]] = ..., chunk_crc32s: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[_Union[StepText, _Mapping]]] = ...) -> None: ...
+
+class StepText(_message.Message):
+    __slots__ = ("row", "bytes", "crc32")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    bytes: int
+    crc32: int
+    def __init__(self, row: _Optional[int] = ..., bytes: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
+
+class StepRows(_message.Message):
+    __slots__ = ("rows", "rows_total")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[StepRow]
+    rows_total: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., rows_total: _Optional[int] = ...) -> None: ...
+
+class StepRow(_message.Message):
+    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "duration_ms", "failure", "result", "parts", "text_bytes")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    item: int
+    step_id: str
+    step_index: int
+    component: str
+    depth: int
+    status: _journal_pb2.RunStatus
+    attempt: int
+    retries: int
+    started_at_ms: int
+    completed_at_ms: int
+    duration_ms: int
+    failure: _journal_pb2.Failure
+    result: _journal_pb2.Payload
+    parts: _state_pb2.ResultParts
+    text_bytes: int
+    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., parts: _Optional[_Union[_state_pb2.ResultParts, _Mapping]] = ..., text_bytes: _Optional[int] = ...) -> None: ...
 
 class SegmentFooter(_message.Message):
     __slots__ = ("format", "lists", "ids", "named_blobs", "names_any_blob")

@@ -9,18 +9,20 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Policy(_message.Message):
-    __slots__ = ("transport_retries_max", "backoff", "concurrency_max", "engine_version", "input_unchecked")
+    __slots__ = ("transport_retries_max", "backoff", "concurrency_max", "engine_version", "input_unchecked", "locates_failures")
     TRANSPORT_RETRIES_MAX_FIELD_NUMBER: _ClassVar[int]
     BACKOFF_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_MAX_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUT_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
+    LOCATES_FAILURES_FIELD_NUMBER: _ClassVar[int]
     transport_retries_max: int
     backoff: _retry_pb2.Backoff
     concurrency_max: int
     engine_version: int
     input_unchecked: bool
-    def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[_retry_pb2.Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ...) -> None: ...
+    locates_failures: bool
+    def __init__(self, transport_retries_max: _Optional[int] = ..., backoff: _Optional[_Union[_retry_pb2.Backoff, _Mapping]] = ..., concurrency_max: _Optional[int] = ..., engine_version: _Optional[int] = ..., input_unchecked: bool = ..., locates_failures: bool = ...) -> None: ...
 
 class RunRecord(_message.Message):
     __slots__ = ("flow_id", "flow_name", "inputs", "variables_json", "overrides_json", "policy", "request_hash", "created_at_ms", "items_per_partition", "traceparent", "labels_json", "items_total", "partition_inputs")
@@ -59,7 +61,7 @@ class PendingRun(_message.Message):
     def __init__(self, next_partition: _Optional[int] = ...) -> None: ...
 
 class PartitionStatus(_message.Message):
-    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure", "journal_unread", "paused_ms")
+    __slots__ = ("status", "items_total", "items_completed", "items_failed", "items_cancelled", "created_at_ms", "completed_at_ms", "failure", "journal_unread", "paused_ms", "queued_reason", "queued_epoch")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ITEMS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +72,8 @@ class PartitionStatus(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_UNREAD_FIELD_NUMBER: _ClassVar[int]
     PAUSED_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_REASON_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_EPOCH_FIELD_NUMBER: _ClassVar[int]
     status: _journal_pb2.RunStatus
     items_total: int
     items_completed: int
@@ -80,7 +84,9 @@ class PartitionStatus(_message.Message):
     failure: _journal_pb2.Failure
     journal_unread: bool
     paused_ms: int
-    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., journal_unread: bool = ..., paused_ms: _Optional[int] = ...) -> None: ...
+    queued_reason: str
+    queued_epoch: int
+    def __init__(self, status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., items_total: _Optional[int] = ..., items_completed: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_cancelled: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., journal_unread: bool = ..., paused_ms: _Optional[int] = ..., queued_reason: _Optional[str] = ..., queued_epoch: _Optional[int] = ...) -> None: ...
 
 class RunPauses(_message.Message):
     __slots__ = ("total_ms",)

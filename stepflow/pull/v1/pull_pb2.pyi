@@ -103,7 +103,7 @@ class TaskContext(_message.Message):
     def __init__(self, orchestrator_service_url: _Optional[str] = ..., root_run_id: _Optional[str] = ...) -> None: ...
 
 class ComponentExecuteRequest(_message.Message):
-    __slots__ = ("component_id", "input", "attempt", "observability", "path_params", "idempotency_key", "timeout_ms", "item")
+    __slots__ = ("component_id", "input", "attempt", "observability", "path_params", "idempotency_key", "timeout_ms", "item", "takes_logs")
     class PathParamsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class ComponentExecuteRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
+    TAKES_LOGS_FIELD_NUMBER: _ClassVar[int]
     component_id: str
     input: _struct_pb2.Value
     attempt: int
@@ -127,7 +128,8 @@ class ComponentExecuteRequest(_message.Message):
     idempotency_key: str
     timeout_ms: int
     item: int
-    def __init__(self, component_id: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., attempt: _Optional[int] = ..., observability: _Optional[_Union[ObservabilityContext, _Mapping]] = ..., path_params: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., item: _Optional[int] = ...) -> None: ...
+    takes_logs: bool
+    def __init__(self, component_id: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., attempt: _Optional[int] = ..., observability: _Optional[_Union[ObservabilityContext, _Mapping]] = ..., path_params: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., item: _Optional[int] = ..., takes_logs: bool = ...) -> None: ...
 
 class ObservabilityContext(_message.Message):
     __slots__ = ("trace_id", "span_id", "run_id", "flow_id", "step_id")
@@ -156,18 +158,20 @@ class GetOrchestratorForRunResponse(_message.Message):
     def __init__(self, orchestrator_service_url: _Optional[str] = ...) -> None: ...
 
 class CompleteTaskRequest(_message.Message):
-    __slots__ = ("task_id", "response", "error", "list_components", "run_id")
+    __slots__ = ("task_id", "response", "error", "list_components", "run_id", "log")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     LIST_COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     response: ComponentExecuteResponse
     error: TaskError
     list_components: ListComponentsResult
     run_id: str
-    def __init__(self, task_id: _Optional[str] = ..., response: _Optional[_Union[ComponentExecuteResponse, _Mapping]] = ..., error: _Optional[_Union[TaskError, _Mapping]] = ..., list_components: _Optional[_Union[ListComponentsResult, _Mapping]] = ..., run_id: _Optional[str] = ...) -> None: ...
+    log: TaskLog
+    def __init__(self, task_id: _Optional[str] = ..., response: _Optional[_Union[ComponentExecuteResponse, _Mapping]] = ..., error: _Optional[_Union[TaskError, _Mapping]] = ..., list_components: _Optional[_Union[ListComponentsResult, _Mapping]] = ..., run_id: _Optional[str] = ..., log: _Optional[_Union[TaskLog, _Mapping]] = ...) -> None: ...
 
 class CompleteTaskHead(_message.Message):
     __slots__ = ("task_id",)
@@ -216,20 +220,40 @@ class ComponentInfo(_message.Message):
     def __init__(self, component_id: _Optional[str] = ..., description: _Optional[str] = ..., input_schema: _Optional[str] = ..., output_schema: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class TaskHeartbeatRequest(_message.Message):
-    __slots__ = ("task_id", "worker_id", "progress", "status_message", "run_id", "queued")
+    __slots__ = ("task_id", "worker_id", "progress", "status_message", "run_id", "queued", "log")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     STATUS_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     worker_id: str
     progress: float
     status_message: str
     run_id: str
     queued: bool
-    def __init__(self, task_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., progress: _Optional[float] = ..., status_message: _Optional[str] = ..., run_id: _Optional[str] = ..., queued: bool = ...) -> None: ...
+    log: TaskLog
+    def __init__(self, task_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., progress: _Optional[float] = ..., status_message: _Optional[str] = ..., run_id: _Optional[str] = ..., queued: bool = ..., log: _Optional[_Union[TaskLog, _Mapping]] = ...) -> None: ...
+
+class TaskLog(_message.Message):
+    __slots__ = ("lines", "dropped")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[TaskLogLine]
+    dropped: int
+    def __init__(self, lines: _Optional[_Iterable[_Union[TaskLogLine, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class TaskLogLine(_message.Message):
+    __slots__ = ("at_ms", "level", "text")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    level: str
+    text: str
+    def __init__(self, at_ms: _Optional[int] = ..., level: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class TaskHeartbeatResponse(_message.Message):
     __slots__ = ("should_abort", "status")

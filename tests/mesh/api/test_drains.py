@@ -43,7 +43,7 @@ def test_a_run_whose_only_executor_drains_is_queued_with_the_reason_until_the_dr
     mesh.host(gated_config(tmp_path))
     executor = mesh.executor()
     control = mesh.start("control_plane")
-    reason = f"every executor drains ({executor.id}); `stepflow cluster undrain` ends a drain"
+    reason = f"every executor drains ({executor.id}); `stepflow cluster undrain {executor.id}` ends a drain"
 
     async def scenario() -> None:
         async with Client(control.address) as client:
@@ -83,7 +83,7 @@ def test_the_commands_say_that_no_run_can_begin_and_what_ends_it(mesh: Processes
 
     submit = ("submit", "--flow", "flow.yaml", "--input-json", "1", "--server", control.address)
     with running(Dev(tmp_path), *submit) as submitting:
-        wait_until(lambda: "the run is queued: every executor drains" in submitting.said, "it says why", 20)
+        wait_until(lambda: "the run is queued (every executor drains" in submitting.said, "it says why", 20)
         assert cli(control, tmp_path, "cluster", "undrain", executor.id).returncode == 0
         assert submitting.wait() == 0
     assert cli(control, tmp_path, "cluster", "status").returncode == 0

@@ -10,11 +10,11 @@ import pytest
 from support import wait_for_value, wait_until_async
 from support.parts import World, echo, gated, of, step
 
-from control_plane import replays
 from control_plane.events import Events
 from control_plane.history import ItemDone, StepDone
 from control_plane.listing import PARTITIONS_READ_MAX
-from control_plane.replays import replay_values
+from control_plane.replay import in_service, replays
+from control_plane.replay.in_service import ReplayInService
 from stepflow.errors import StepflowError
 from stepflow.run import replay
 from stepflow.store import DeletePrefix, Put, Txn, keys, range_all
@@ -67,7 +67,7 @@ def test_pages_of_steps_replay_each_entry_once_and_off_the_event_loop(monkeypatc
             run_id = await world.submit(*chain, inputs=inputs)
             await world.ended(run_id)
             entries = len(await world.journal(run_id))
-            monkeypatch.setattr(replays, "INLINE_BYTES", 0)
+            monkeypatch.setattr(in_service, "INLINE_BYTES", 0)
             applied = Applied(monkeypatch)
 
             found, token, _ = await world.control.listing.steps(run_id, 100, "", with_results=True)
@@ -139,7 +139,7 @@ def test_pages_of_steps_of_a_batch_that_waits_read_a_bounded_number_of_partition
             page = await world.control.listing.steps(run_id, 100, "", with_results=False)
             assert (page.steps, bool(page.token)) == ([], True)
             assert await world.control.steps(run_id) == []
-            assert not world.control.listing._replays._kept
+            assert not world.control.listing.replays._kept
 
     run(main())
 
@@ -189,7 +189,7 @@ def test_partitions_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
             for run_id in ids:
                 await world.ended(run_id)
                 await world.control.steps(run_id)
-            kept = world.control.listing._replays._kept
+            kept = world.control.listing.replays._kept
             assert [run_id for run_id, _ in kept] == ids[-len(kept) :]
             assert 1 <= len(kept) <= 3
 
@@ -202,16 +202,18 @@ def test_a_reading_that_is_cancelled_or_fails_does_not_spoil_the_next(monkeypatc
             run_id = await world.submit(echo("a"), inputs=[1, 2])
             await world.ended(run_id)
             expected = await world.control.steps(run_id)
-            world.control.listing._replays._kept.clear()
+            world.control.listing.replays._kept.clear()
             begun = asyncio.Event()
 
+            add = ReplayInService.add
+
             async def hangs_at_the_end(*arguments: Any) -> None:
-                await replay_values(*arguments)
+                await add(*arguments)
                 if not begun.is_set():
                     begun.set()
                     await asyncio.Event().wait()
 
-            monkeypatch.setattr(replays, "replay_values", hangs_at_the_end)
+            monkeypatch.setattr(ReplayInService, "add", hangs_at_the_end)
             reading = asyncio.create_task(world.control.steps(run_id))
             waiting = asyncio.create_task(world.control.steps(run_id))
             await begun.wait()
@@ -227,7 +229,7 @@ def test_a_follower_behind_a_position_replays_off_the_event_loop(monkeypatch: py
         async with World.open() as world:
             run_id = await world.submit(echo("a", {"$input": "$"}), inputs=[{"n": n} for n in range(64)])
             await world.ended(run_id)
-            monkeypatch.setattr(replays, "INLINE_BYTES", 0)
+            monkeypatch.setattr(in_service, "INLINE_BYTES", 0)
             applied = Applied(monkeypatch)
             events = Events(world.control, world.store, world.blobs)
             for after in ({}, {0: 40}):

@@ -18,6 +18,7 @@ from support.host_side import FLOW_ID, Call, MemoryBlobs, execute, report, start
 from support.pull import SERVERS, VERSIONS, worker
 
 from component_host.backends import PullEndpoints, make_backend, make_backends
+from component_host.stepflow_bridge.pull.messages import TRACEBACK_CHARS_MAX
 from stepflow.config import config_from_tree
 from stepflow.embedded.mesh import run_flow_once
 from stepflow.errors import Code, Failure, Unavailable
@@ -80,12 +81,16 @@ def deep(levels: int) -> Any:
 
 
 @latest
-def test_failures_have_their_code_and_text_and_no_traceback(version: str) -> None:
+def test_failures_have_their_code_and_text_and_the_end_of_the_traceback(version: str) -> None:
     async def test() -> None:
         async with started(worker(version)) as backend:
-            assert await execute(backend, "fail", {"text": "the moon is full"}) == Failure(
-                Code.COMPONENT_FAILED, "the moon is full", b'{"exception_type":"ValueError"}'
-            )
+            failure = await execute(backend, "fail", {"text": "the moon is full"})
+            assert (failure.code, failure.message) == (Code.COMPONENT_FAILED, "the moon is full")
+            data = json.loads(failure.data)
+            assert set(data) == {"exception_type", "traceback"}
+            assert data["exception_type"] == "ValueError"
+            assert data["traceback"].endswith("ValueError: the moon is full")
+            assert len(data["traceback"]) <= TRACEBACK_CHARS_MAX
             failure = await execute(backend, "fail_typed", {})
             assert (failure.code, failure.message) == (Code.RESOURCE_UNAVAILABLE, "no such service")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
-from support import is_alive, wait_until
+from support import is_alive, run_cli, wait_until
 from support.dev import Dev, dev_mesh
 
 if TYPE_CHECKING:
@@ -71,7 +72,15 @@ def test_it_starts_runs_flows_and_leaves_nothing_after_ctrl_c(dev: Dev) -> None:
     done = dev.cli("submit", "--flow", "flow.yaml", "--input-json", '{"t": "hi"}')
     assert (done.returncode, done.stdout) == (0, '{"outcome":"success","result":"hi"}\n')
 
+    # In its folder, commands find the mesh by themselves, and the folder's runs again when it has stopped.
+    unnamed = {name: text for name, text in dev.environ().items() if name != "STEPFLOW_SERVER"}
+    shown = json.loads(run_cli(["runs", "show", "last", "--json"], cwd=dev.folder, env=unnamed).stdout)
+    assert (shown["status"], shown["labels"]["flow"]) == ("completed", "flow.yaml")
+    again = run_cli(["submit", "flow.yaml", "--input", '{"t": "a"}', "-q"], cwd=dev.folder, env=unnamed)
+    assert again.stdout == '{"outcome":"success","result":"a"}\n'
+
     assert dev.stop(signal.SIGINT) == 0
+    assert "no runs in .stepflow" in run_cli(["runs", "list"], cwd=dev.folder, env=unnamed).stderr
     assert dev.processes() == {}
     assert "the mesh has stopped" in dev.said
     assert "was killed" not in dev.said

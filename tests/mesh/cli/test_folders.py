@@ -64,7 +64,7 @@ def test_the_end_of_a_run_removes_old_runs_as_the_configuration_says(place: Runs
     last, done = place.run("retention: {age: 7d}\n")
     assert json.loads(done.stdout) == {"outcome": "success", "result": {"x": 1}}
     assert [run["run_id"] for run in place.listed()] == [last, kept]
-    assert place.cli("runs", "get", old[0]).returncode == 1
+    assert place.cli("runs", "show", old[0]).returncode == 2
 
     place.age()
     final, _ = place.run("retention: {bytes: 1KiB}\n")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from support import free_port, run_cli, wait_until
@@ -151,7 +151,7 @@ def test_the_same_run_id_again_makes_no_second_run(mesh: Dev) -> None:
     first, second = mesh.json(*asked), mesh.json(*asked)
     assert first == second
     other = mesh.cli(*asked[:-3], '{"question": "what?"}', *asked[-2:])
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "error[RUN_EXISTS]" in other.stderr
 
 
@@ -160,11 +160,11 @@ def test_the_same_run_id_again_makes_no_second_run(mesh: Dev) -> None:
     [
         (["--flow", "missing.yaml"], 2, "missing.yaml"),
         (["--flow", "ask.yaml"], 2, "question"),
-        (["--flow", "ask.yaml", "--input-json", "{}"], 1, "question"),
-        (["--flow", "ask.yaml", "--input-json", "{"], 1, "--input-json"),
-        (["--flow", "no-such-flow", "--input-json", "1"], 1, "error[FLOW_NAME_NOT_FOUND]"),
-        (["--flow", "ask.yaml", "--input-json", '{"question": "x"}', "--run-id", "x"], 1, "error[RUN_ID_INVALID]"),
-        (["--flow", "ask.yaml", "--input-json", "1", "--output", "x.txt"], 2, "x.txt"),
+        (["ask.yaml", "--input", "{}"], 2, "question"),
+        (["ask.yaml", "--input", "{"], 2, "--input"),
+        (["no-such-flow", "--input", "{}"], 2, "error[FLOW_NAME_NOT_FOUND]"),
+        (["ask.yaml", "--input", '{"question": "x"}', "--key", str(UUID(int=0))], 2, "error[RUN_ID_INVALID]"),
+        (["ask.yaml", "--input", "{}", "--output", "x.txt"], 2, "x.txt"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -255,7 +255,7 @@ def test_runs_are_listed_read_and_deleted(mesh: Dev) -> None:
     assert "create_messages" in mesh.cli("runs", "get", run_id, "--steps").stdout
     assert mesh.json("runs", "delete", run_id) == {"run_ids": [run_id]}
     gone = mesh.cli("runs", "get", run_id)
-    assert gone.returncode == 1
+    assert gone.returncode == 2
     assert "error[RUN_NOT_FOUND]" in gone.stderr
 
 
@@ -265,7 +265,29 @@ def test_a_run_that_has_not_ended_is_deleted_by_force_only(mesh: Dev) -> None:
     assert refused.returncode == 1
     assert "error[RUN_NOT_ENDED]" in refused.stderr
     assert mesh.cli("runs", "delete", run_id, "--force").returncode == 0
-    assert mesh.cli("runs", "get", run_id).returncode == 1
+    assert mesh.cli("runs", "show", run_id).returncode == 2
+
+
+def test_a_run_is_named_by_its_end_its_beginning_or_as_the_last(mesh: Dev) -> None:
+    asked = ("submit", "ask.yaml", "--input", '{"question": "q"}', "--key", f"order {uuid4()}", "--label", "for=Ada")
+    run_id = mesh.json(*asked)["run_id"]
+    assert mesh.json(*asked)["run_id"] == run_id, "the key makes one run"
+    for name in (run_id, run_id[-8:], run_id[:-1], "last"):
+        shown = mesh.json("runs", "show", name)
+        assert (shown["run_id"], shown["labels"]["for"]) == (run_id, "Ada")
+    assert [step["step_id"] for step in shown["steps"]] == ["ask"]
+    assert "labels: for=Ada" in mesh.cli("runs", "show", "last").stdout
+    unknown = mesh.cli("runs", "show", "ffff")
+    assert (unknown.returncode, "error[RUN_NOT_FOUND]" in unknown.stderr) == (2, True)
+
+
+def test_a_timeout_ends_the_command_and_not_the_run(mesh: Dev) -> None:
+    done = mesh.cli("submit", "long.yaml", "--input", "-", "--timeout", "1.5s", input="1")
+    assert (done.returncode, done.stdout) == (124, "")
+    run_id = done.stderr.split("run_id: ")[1].split()[0]
+    assert f"follow it again with: stepflow runs watch {run_id}" in done.stderr
+    assert status(mesh, run_id) == "running"
+    assert mesh.cli("runs", "cancel", run_id).returncode == 0
 
 
 def test_watch_with_json_prints_every_event_on_a_line(mesh: Dev) -> None:
@@ -306,11 +328,13 @@ def test_flows_are_stored_listed_read_run_and_forgotten(mesh: Dev) -> None:
     (flow,) = mesh.json("flows", "list", "kept")["flows"]
     assert [(version["version"], version["labels"]) for version in flow["versions"]] == [(1, ["live"]), (2, [])]
     assert "kept" in mesh.cli("flows", "list").stdout
-    assert "user_prompt" in mesh.cli("flows", "get", "kept@live").stdout
+    assert "user_prompt" in mesh.cli("flows", "show", "kept@live").stdout
     asked = ("--input-json", '{"question": "q"}')
     assert mesh.json("submit", "--flow", "kept@live", *asked)["results"][0]["result"][0]["content"] == "kind"
     assert mesh.json("submit", "--flow", "kept", *asked)["results"][0]["result"][0]["content"] == "curt"
     assert mesh.json("submit", "--flow", stored["flow_id"], *asked)["flow_id"] == stored["flow_id"]
+    here = mesh.cli("run", "kept@1", *asked, "-q")
+    assert json.loads(here.stdout)["result"][0]["content"] == "kind", "a stored flow runs on this machine, too"
     assert mesh.json("flows", "delete", "kept@live") == {"name": "kept", "label": "live"}
     assert "error[LABEL_NOT_FOUND]" in mesh.cli("flows", "get", "kept@live").stderr
     assert mesh.cli("flows", "delete", "kept").returncode == 0
@@ -322,7 +346,7 @@ def test_a_version_is_named_by_its_number_and_a_moved_label_and_an_old_version_a
         (mesh.folder / f"{greeting}.yaml").write_text(f"name: numbered\noutput: {greeting}\n")
     store = ("flows", "store", "--label", "live", "--flow")
     assert "warning" not in mesh.cli(*store, "one.yaml").stderr
-    assert "the label live was on version 1 and is now on version 2" in mesh.cli(*store, "two.yaml").stderr
+    assert "the tag live was on version 1 and is now on version 2" in mesh.cli(*store, "two.yaml").stderr
     again = mesh.cli("flows", "store", "--flow", "one.yaml")
     assert "version 2 remains the newest; name this one as numbered@1" in again.stderr
     asked = ("submit", "-q", "--input-json", "{}", "--flow")
@@ -376,7 +400,7 @@ def test_a_drained_executor_gives_its_runs_away_and_the_run_goes_on(mesh: Dev) -
     assert status(mesh, run_id) == "running"
     assert mesh.cli("runs", "cancel", run_id).returncode == 0
     nobody = mesh.cli("cluster", "drain", "nobody")
-    assert nobody.returncode == 1
+    assert nobody.returncode == 2
     assert "error[DRAIN_TARGET_NOT_FOUND]" in nobody.stderr
 
 
@@ -432,7 +456,7 @@ def test_tls_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 def test_where_no_mesh_is_the_way_to_one_is_told(command: list[str]) -> None:
     server = f"localhost:{free_port()}"
     done = run_cli([*command, "--server", server])
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "error[SERVER_UNAVAILABLE]" in done.stderr
     assert server in done.stderr
     assert "`stepflow dev`" in done.stderr

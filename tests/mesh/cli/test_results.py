@@ -97,9 +97,9 @@ def test_the_result_of_one_item_is_printed_alone(ended: Ended, tmp_path: Path) -
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, flow_result(SMALL), "")
 
     (tmp_path / "result.json").write_text("before")
-    for item, reason in ((2, "ITEM_FAILED"), (4, "ITEM_NOT_FOUND")):
+    for item, reason, code in ((2, "ITEM_FAILED", 1), (4, "ITEM_NOT_FOUND", 2)):
         shown = ended.get(ended.batch, "--item", str(item), "-o", "result.json", cwd=tmp_path)
-        assert (shown.returncode, shown.stdout) == (1, "")
+        assert (shown.returncode, shown.stdout) == (code, "")
         assert reason in shown.stderr
     assert "it broke" in ended.get(ended.batch, "--item", "2", cwd=tmp_path).stderr
     assert (tmp_path / "result.json").read_text() == "before"
@@ -119,7 +119,7 @@ def test_people_see_the_length_of_a_large_result_and_the_command_that_prints_it(
     shown = ended.get(ended.batch, cwd=tmp_path)
     (line,) = [line for line in shown.stdout.splitlines() if f"{len(LARGE.text):,} bytes" in line]
     command = line.partition("stepflow ")[2].split()
-    assert run_cli([*command, *ended.options], cwd=tmp_path).stdout == flow_result(LARGE)
+    assert run_cli(command, cwd=tmp_path).stdout == flow_result(LARGE)
 
 
 def test_a_large_result_is_not_written_as_yaml(ended: Ended, tmp_path: Path) -> None:

@@ -446,7 +446,7 @@ def test_several_unfinished_runs_are_listed_and_a_unique_prefix_is_enough(place:
     assert done.returncode == 2
     assert first in done.stderr
     assert second in done.stderr
-    assert place.cli("resume", first[:2]).returncode == 1  # both begin so
+    assert place.cli("resume", first[:2]).returncode == 2  # both begin so
     same = next(index for index, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1])
     done = place.cli("resume", second[: same + 1])
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
@@ -473,7 +473,7 @@ def test_a_config_that_changed_is_warned_about_and_one_that_is_gone_can_be_repla
     text = config.read_text()
     config.rename(place.folder / "moved.yml")
     done = place.cli("resume")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert str(config) in done.stderr
     assert "--config" in done.stderr
     config.write_text(text + "retry: {transportMaxRetries: 1}\n")

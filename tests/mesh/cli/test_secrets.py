@@ -101,7 +101,13 @@ def newest(mesh: Dev) -> str:
 
 def all_views(mesh: Dev, run_id: str) -> str:
     """Return what every command tells of a run."""
-    asked = [["get", run_id, "--steps"], ["get", run_id, "--json"], ["steps", run_id], ["watch", run_id]]
+    asked = [
+        ["show", run_id],
+        ["get", run_id, "--steps"],
+        ["get", run_id, "--json"],
+        ["steps", run_id],
+        ["watch", run_id],
+    ]
     return "".join(done.stdout + done.stderr for done in (mesh.cli("runs", *args) for args in asked))
 
 

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from stepflow.cli.testing.compare import SHOWN_CHARS_MAX, ZERO_UUID, differences, normalise, sort_members
+from stepflow.cli.testing.compare import (
+    SHOWN_CHARS_MAX,
+    ZERO_UUID,
+    differences,
+    normalise,
+    sort_members,
+    without_mesh_data,
+)
 
 SAME: list[tuple[str, Any, Any]] = [
     ("equal trees", {"a": [1, "x", None]}, {"a": [1, "x", None]}),
@@ -76,3 +83,19 @@ def test_normalising_leaves_its_argument_alone() -> None:
 def test_members_are_sorted_at_every_depth() -> None:
     assert list(sort_members({"b": [{"d": 1, "c": 2}], "a": 0})) == ["a", "b"]
     assert list(sort_members({"b": [{"d": 1, "c": 2}]})["b"][0]) == ["c", "d"]
+
+
+def test_what_the_mesh_adds_to_errors_is_not_written_into_test_cases():
+    located = {"step": "a", "component": "/c", "attempt": 1, "host": "h", "frames": [{"file": "c.py"}]}
+    failed = {"outcome": "failed", "error": {"code": "TIMEOUT", "message": "no", "data": {"n": 1, **located}}}
+    kept = {"outcome": "failed", "error": {"code": "TIMEOUT", "message": "no", "data": {"n": 1}}}
+    tree = {"outcome": "success", "result": {"results": [failed], "attempt": 7}}
+    assert without_mesh_data(tree) == {"outcome": "success", "result": {"results": [kept], "attempt": 7}}
+
+    bare = {"outcome": "failed", "error": {"code": "TIMEOUT", "message": "no", "data": located}}
+    assert without_mesh_data(bare) == {"outcome": "failed", "error": {"code": "TIMEOUT", "message": "no"}}
+
+    own = {"step": "mine", "stepflow": located}
+    assert without_mesh_data({**failed, "error": {"data": own}}) == {**failed, "error": {"data": {"step": "mine"}}}
+    unlocated = {**failed, "error": {"data": {"step": 3}}}
+    assert without_mesh_data(unlocated) == unlocated

@@ -24,7 +24,8 @@ class ScriptedClient:
     def __init__(self, *messages: runs_pb2.RunEvent) -> None:
         self._messages = messages
 
-    async def watch(self, run_id: str) -> AsyncGenerator[Any]:
+    async def watch(self, run_id: str, *, include_logs: bool) -> AsyncGenerator[Any]:
+        assert include_logs
         for message in self._messages:
             yield event_of(run_id, message)
 

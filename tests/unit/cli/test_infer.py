@@ -159,7 +159,7 @@ def test_infer_reads_json_flows(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_infer_needs_a_flow(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["infer"]) == 2
-    assert "stepflow infer FLOW" in capfd.readouterr().err
+    assert "name a flow: a file" in capfd.readouterr().err
     assert command("infer", FLOW) == 0
     assert main(["infer", "--flow", "flow.yaml"]) == 0
 

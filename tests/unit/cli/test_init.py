@@ -30,7 +30,7 @@ def test_it_writes_a_flow_a_config_and_a_component(tmp_path: Path, capfd: pytest
     assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, SCHEMAS])
     shown = capfd.readouterr()
     assert shown.out == ""
-    assert f"stepflow run --flow {folder / 'flow.yaml'} --input-json" in shown.err
+    assert f"stepflow run {folder / 'flow.yaml'} --input " in shown.err
 
 
 def test_the_folder_is_the_current_one_by_default(
@@ -39,13 +39,13 @@ def test_the_folder_is_the_current_one_by_default(
     monkeypatch.chdir(tmp_path)
     assert main(["init"]) == 0
     assert (tmp_path / "flow.yaml").is_file()
-    assert "--flow flow.yaml" in capfd.readouterr().err
+    assert "stepflow run flow.yaml " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_is_written_where_a_file_exists(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / name).write_text("mine")
-    assert main(["init", str(tmp_path)]) == 1
+    assert main(["init", str(tmp_path)]) == 2
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
     assert name in capfd.readouterr().err

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from stepflow.cli.display.lines import LineView
-from stepflow.cli.display.live import LiveView
-from stepflow.cli.display.texts import duration, plain, progress_text
+from stepflow.cli.display.live import LiveView, time_left_ms
+from stepflow.cli.display.texts import coarse_duration, duration, plain, progress_text
 from stepflow.cli.display.view import QuietView, choose_view
 from stepflow.errors import Code, Failure
+from stepflow.log_lines import LogLine, StepLog
 from stepflow.run.views import StepEvent
 
 
@@ -127,3 +128,104 @@ def test_a_retry_shows_when_it_is_due_and_which_attempt_it_was() -> None:
     assert "retry" in shown
     assert "attempt 2  again in " in shown
     assert "UNREACHABLE: gone" in shown
+
+
+@pytest.mark.parametrize(
+    ("elapsed_ms", "ended", "left", "expected_ms"),
+    [(10_000, 10, 30, 30_000), (1_000, 10, 30, None), (10_000, 0, 30, None), (10_000, 40, 0, None)],
+)
+def test_the_time_left_follows_the_pace_of_the_items(
+    elapsed_ms: int, ended: int, left: int, expected_ms: int | None
+) -> None:
+    assert time_left_ms(elapsed_ms, ended, left) == expected_ms
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (400, "1 s"),
+        (89_000, "89 s"),
+        (170_000, "3 min"),
+        (4_900_000, "1 h 20 min"),
+        (40_000_000, "11 h"),
+        (200_000_000, "2 d"),
+    ],
+)
+def test_an_estimate_is_coarse(milliseconds: int, text: str) -> None:
+    assert coarse_duration(milliseconds) == text
+
+
+def test_a_batch_that_was_resumed_is_estimated_by_its_own_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = LiveView(as_is)
+    view._items_total = 100
+    view.tick(90)
+    view._begun_at_ms -= 10_000
+    view.tick(95)
+    assert "about 10 s left" in frame(view, 30)
+
+
+def test_steps_of_one_id_in_different_sub_runs_are_told_apart_in_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(as_is)
+    view.begin(1)
+    for run_id, path in (("a", "first[0]/ask"), ("b", "second[0]/ask")):
+        view.on_event(event("completed", "ask", 0, run_id=run_id, depth=1, duration_ms=5, path=path))
+    assert capfd.readouterr().err == "done    first[0]/ask in 5 ms\ndone    second[0]/ask in 5 ms\n"
+
+
+def test_parallel_steps_stand_in_the_order_of_the_flow() -> None:
+    view = LiveView(as_is)
+    for index in (2, 0, 1):
+        view.on_event(event("started", f"s{index}", index))
+    assert [line.split()[1] for line in frame(view, 30).splitlines()[:3]] == ["s0", "s1", "s2"]
+
+
+def test_a_long_name_leaves_room_for_the_rest_and_keeps_its_end() -> None:
+    view = LiveView(as_is)
+    view.on_event(event("started", "summarise_the_whole_document_in_one_paragraph_12", 0))
+    shown = frame(view, 30).splitlines()[0]
+    assert "summarise_the_wh…" in shown
+    assert "paragraph_12  " in shown
+
+
+def step_log(*texts: str, **members: Any) -> StepLog:
+    facts = {"run_id": "root", "item": 0, "step_id": "ask", "step_index": 0, "component": "/a/b", "depth": 0}
+    lines = tuple(LogLine(1_000, members.pop("level", ""), text) for text in texts)
+    return StepLog(**{"attempt": 1, "lines": lines, **facts, **members})
+
+
+def test_log_lines_are_told_with_their_step_and_without_secrets(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(lambda text: text.replace("hunter2", "[REDACTED]"))
+    view.begin(1)
+    view.on_log(step_log("  hunter2 is indented", "\x1b[2Jnext"))
+    view.on_log(step_log("careful", level="warning", dropped=1_234))
+    view.on_log(step_log("fine", level="info", depth=1, item=3))
+    view.on_log(step_log("of the plugin", run_id="", step_id="tools"))
+    assert capfd.readouterr().err.splitlines() == [
+        "ask |   [REDACTED] is indented",
+        r"ask | \x1b[2Jnext",
+        "ask | … 1,234 lines left out",
+        "ask | WARNING careful",
+        "  ask[3] | fine",
+        "tools | of the plugin",
+    ]
+
+
+def test_log_lines_of_a_large_batch_are_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(as_is)
+    view.begin(101)
+    view.on_log(step_log("one of many"))
+    assert capfd.readouterr().err == ""
+
+
+def test_log_lines_stand_above_the_table_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    view = LiveView(as_is)
+    view.begin(1)
+    view.on_event(event("started", "ask", 0))
+    view.on_log(step_log("loading [bold]the[/bold] model"))
+    view.tick(0)
+    view.end()
+    shown = screen.getvalue()
+    assert "ask | loading [bold]the[/bold] model\n" in shown
+    assert shown.index("loading") < shown.rindex("run     ask")

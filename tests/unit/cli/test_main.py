@@ -16,7 +16,7 @@ from stepflow.cli.app import app, report
 from stepflow.cli.console import Usage
 from stepflow.errors import Unavailable
 
-COMMANDS = [command.name for command in app.registered_commands]
+COMMANDS = [command.name for command in app.registered_commands if not command.hidden]
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,7 @@ def command_lines() -> list[list[str]]:
         for group in app.registered_groups
         if group.typer_instance is not None
         for command in group.typer_instance.registered_commands
+        if not command.hidden
     ]
     return [[name] for name in COMMANDS if name] + [[part for part in names if part] for names in groups]
 
@@ -65,6 +66,17 @@ def test_the_help_of_every_command_has_examples_of_it(command: list[str], capfd:
     shown = capfd.readouterr().out
     assert "Examples:" in shown
     assert re.search(rf"^ +stepflow {' '.join(command)}\b", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("group", ["", *(str(group.name) for group in app.registered_groups)])
+def test_no_line_of_a_list_of_commands_is_cut_off(
+    group: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*filter(None, [group]), "--help"]) == 0
+    _, _, listed = capfd.readouterr().out.partition("\nCommands:\n")
+    assert listed
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -92,10 +104,15 @@ def test_no_arguments_show_the_help(capfd: pytest.CaptureFixture[str]) -> None:
         ["no-such-command"],
         ["validate"],
         ["validate", "--no-such-option"],
-        ["validate", "--flow", "missing.yaml"],
-        ["--log-level", "loud", "validate", "--flow", "x.yaml"],
+        ["validate", "missing.yaml"],
+        ["--log-level", "loud", "validate", "x.yaml"],
         ["test", "--max-concurrency", "0"],
         ["list-components", "--format", "xml"],
+        ["validate", "a.yaml", "--flow", "b.yaml"],
+        ["run", "-", "--input", "-"],
+        ["runs", "list", "--server", "localhost:1", "--store", "x"],
+        ["submit", "flow.yaml", "--timeout", "soon"],
+        ["submit", "flow.yaml", "--label", "flow=x"],
         ["list-components", "--schemas", "maybe"],
     ],
     ids=" ".join,
@@ -113,7 +130,7 @@ def test_a_wrong_command_line_ends_with_2_and_a_message(
 def test_an_error_shows_its_reason_and_text_but_no_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "flow.yaml"
     bad.write_text("steps: [")
-    assert main(["validate", "--flow", str(bad)]) == 1
+    assert main(["validate", str(bad)]) == 1
     shown = capfd.readouterr()
     assert shown.out == ""
     assert re.match(r"error\[[A-Z_]+\]: .*flow\.yaml:\d+:\d+", shown.err)
@@ -126,7 +143,7 @@ def test_debug_shows_the_traceback_as_well(
 ) -> None:
     bad = tmp_path / "flow.yaml"
     bad.write_text("steps: [")
-    assert main([*option, "validate", "--flow", str(bad)]) == 1
+    assert main([*option, "validate", str(bad)]) == 1
     assert "Traceback" in capfd.readouterr().err
 
 
@@ -134,13 +151,13 @@ def test_the_environment_sets_the_log_level(
     flow: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STEPFLOW_LOG_LEVEL", "debug")
-    assert main(["validate", "--flow", str(flow)]) == 0
+    assert main(["validate", str(flow)]) == 0
     assert telemetry.is_enabled("debug")
     capfd.readouterr()
 
 
 def test_people_get_no_colours_where_there_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", "--flow", str(tmp_path / "missing.yaml")]) == 2
+    assert main(["validate", str(tmp_path / "missing.yaml")]) == 2
     assert "\x1b" not in capfd.readouterr().err
 
 
@@ -173,7 +190,7 @@ def test_a_usage_error_in_a_group_ends_with_2(capfd: pytest.CaptureFixture[str])
 def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     pipe = tmp_path / "flow.yaml"
     os.mkfifo(pipe)
-    command = [sys.executable, "-m", "stepflow.cli", "validate", "--flow", str(pipe)]
+    command = [sys.executable, "-m", "stepflow.cli", "validate", str(pipe)]
     # Opening for writing returns when the command has opened it for reading: then it waits for its flow.
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
@@ -190,7 +207,7 @@ def test_a_reader_who_leaves_early_gets_no_traceback(flow: Path) -> None:
     """`stepflow … | head` closes our stdout while we write."""
     read_end, write_end = os.pipe()
     os.close(read_end)
-    command = [sys.executable, "-m", "stepflow.cli", "validate", "--json", "--flow", str(flow)]
+    command = [sys.executable, "-m", "stepflow.cli", "validate", "--json", str(flow)]
     with subprocess.Popen(command, stdout=write_end, stderr=subprocess.PIPE, text=True) as process:
         os.close(write_end)
         _, err = process.communicate(timeout=60)

@@ -28,9 +28,9 @@ def test_a_command_gets_the_shared_options_as_one_value() -> None:
         seen.append(given)
         assert other == 1
 
-    given = RunOptions(input_json="1", variables_yaml="a: 1", env_variables=True, overrides_json="{}")
+    given = RunOptions(input_json="1", variables_yaml="a: 1", var=["b=2"], env_variables=True, overrides_json="{}")
     command(**{name: getattr(given, name) for name in SHARED}, other=1)
     assert seen == [given]
-    assert given.inputs == InputOptions(json="1")
-    assert given.variables == VariableOptions(ValueOptions(yaml="a: 1"), from_environment=True)
-    assert given.overrides == ValueOptions(json="{}")
+    assert given.of_input == InputOptions(json="1")
+    assert given.of_variables == VariableOptions(ValueOptions(yaml="a: 1", pairs=("b=2",)), from_environment=True)
+    assert given.of_overrides == ValueOptions(json="{}")

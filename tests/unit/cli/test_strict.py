@@ -37,13 +37,13 @@ def test_every_option_and_argument_refuses_an_empty_text(
 
 
 def test_an_empty_text_behind_an_equals_sign_is_refused_too(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["submit", "--flow", "flow.yaml", "--run-id="]) == console.EXIT_USAGE
-    assert "--run-id is given but empty" in capfd.readouterr().err
+    assert main(["submit", "--flow", "flow.yaml", "--key="]) == console.EXIT_USAGE
+    assert "--key is given but empty" in capfd.readouterr().err
 
 
 def test_an_argument_is_named_as_in_the_help(capfd: pytest.CaptureFixture[str]) -> None:
-    main(["flows", "get", ""])
-    assert ": NAME[@LABEL] is given but empty" in capfd.readouterr().err
+    main(["flows", "show", ""])
+    assert ": NAME[@TAG] is given but empty" in capfd.readouterr().err
 
 
 def test_an_option_without_its_value_is_still_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:

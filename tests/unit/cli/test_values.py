@@ -54,7 +54,7 @@ def refusal(error: type[StepflowError], options: InputOptions, flow: Flow = ANY_
     ("name", "text"), [("a.json", ' {"b" : [1, 2.50]} '), ("a.yaml", "b:\n- 1\n- 2.50"), ("a.YML", "b: [1, 2.5]")]
 )
 def test_an_input_file_is_read_by_its_extension(tmp_path: Path, name: str, text: str) -> None:
-    inputs = read_inputs(InputOptions(file=file(tmp_path, name, text)), ANY_INPUT)
+    inputs = read_inputs(InputOptions(value=str(file(tmp_path, name, text))), ANY_INPUT)
     assert inputs.values == [b'{"b":[1,2.5]}']
     assert not inputs.batch
 
@@ -130,12 +130,12 @@ def test_options_that_exclude_each_other_are_named() -> None:
 
 
 def test_an_unknown_extension_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    assert "unrecognized file extension" in refusal(Usage, InputOptions(file=file(tmp_path, "a.txt", "1")))
-    assert "--inputs" in refusal(Usage, InputOptions(file=file(tmp_path, "a.jsonl", "1")))
+    assert "unrecognized file extension" in refusal(Usage, InputOptions(value=str(file(tmp_path, "a.txt", "1"))))
+    assert "--inputs" in refusal(Usage, InputOptions(value=str(file(tmp_path, "a.jsonl", "1"))))
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
-    assert "No such file" in refusal(Usage, InputOptions(file=tmp_path / "a.json"))
+    assert "No such file" in refusal(Usage, InputOptions(value=str(tmp_path / "a.json")))
 
 
 def test_an_unknown_stdin_format_is_a_usage_error() -> None:
@@ -196,7 +196,7 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with path.open("wb") as sparse:
         sparse.truncate(50_000_000_000)  # no memory holds this
-    message = refusal(Invalid, InputOptions(file=path))
+    message = refusal(Invalid, InputOptions(value=str(path)))
     assert "50,000,000,000 bytes; the limit is 16,777,216" in message
     assert "line 1 is 16,777,218 bytes; the limit is 16,777,216" in refusal(Invalid, InputOptions(lines=path))
 
@@ -215,7 +215,7 @@ def test_no_more_than_the_limit_is_read_from_a_pipe(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=write_without_end, daemon=True)
     writer.start()
-    assert "more than 16,777,216 bytes" in refusal(Invalid, InputOptions(file=path))
+    assert "more than 16,777,216 bytes" in refusal(Invalid, InputOptions(value=str(path)))
     writer.join(timeout=30)
     assert not writer.is_alive()
 
@@ -272,12 +272,12 @@ def test_a_missing_input_is_described_from_the_schema() -> None:
     assert 'unit  (one of "C", "F", optional, default "C")' in message
     assert "key  (string or null, optional)" in message
     assert "other  (any value, optional)" in message
-    assert "--input FILE" in message
+    assert "--input VALUE" in message
     assert "hunter2" not in message
 
 
 def test_the_first_example_is_offered_ready_for_a_shell() -> None:
-    assert """--input-json '{"city":"Łódź"}'""" in describe_input(WANTING)
+    assert """--input '{"city":"Łódź"}'""" in describe_input(WANTING)
 
 
 @pytest.mark.parametrize(
@@ -359,9 +359,9 @@ def test_variable_options_exclude_each_other() -> None:
 def test_overrides_are_read_and_not_checked(tmp_path: Path) -> None:
     assert read_overrides(ValueOptions()) is None
     assert read_overrides(ValueOptions(json='{"steps": {}}')) == {"steps": {}}
-    assert read_overrides(ValueOptions(file=file(tmp_path, "o.yaml", "steps: {}"))) == {"steps": {}}
-    with pytest.raises(Usage, match="--overrides and --overrides-json exclude each other"):
-        read_overrides(ValueOptions(file=tmp_path / "o.yaml", json="{}"))
+    assert read_overrides(ValueOptions(str(file(tmp_path, "o.yaml", "steps: {}")))) == {"steps": {}}
+    with pytest.raises(Usage, match="--set-file and --overrides-json exclude each other"):
+        read_overrides(ValueOptions(str(tmp_path / "o.yaml"), json="{}"))
 
 
 # --- results -----------------------------------------------------------------------------------------------------

@@ -125,6 +125,14 @@ def test_list_prints_the_components_as_json() -> None:
     assert "/dataclass_kind" in [each["component"] for each in listed]
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_tells_what_the_program_is_and_ends_it(option: str) -> None:
+    done = run(SERVERS / "kinds.py", option)
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("usage: ", "/dataclass_kind", "type: stepflow", "--list", "--call NAME"):
+        assert words in done.stdout
+
+
 def test_a_list_that_nobody_reads_to_its_end_gives_no_traceback() -> None:
     reading, writing = os.pipe()
     os.close(reading)

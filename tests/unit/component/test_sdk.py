@@ -195,7 +195,9 @@ def test_an_exception_becomes_an_error_with_its_code(
 ) -> None:
     error = server.error("/fail", {"kind": kind})
     assert error["code"] == -32003
-    assert error["message"] == message
+    deliberate = exception_type in ("ComponentError", "InvalidInput", "ResourceUnavailable", "OwnError")
+    place = "" if deliberate else f" (tests/data/servers/behaviours.py:{error['data']['frames'][0]['line']} in fail)"
+    assert error["message"] == message + place
     assert error["data"]["error_code"] == error_code
     assert error["data"]["exception_type"] == exception_type
     assert "traceback" not in error["data"]
@@ -207,11 +209,20 @@ def test_details_of_a_component_error_are_passed_on(server: Client) -> None:
 
 
 def test_async_components_fail_in_the_same_way(server: Client) -> None:
-    assert server.error("/fail_async", {"kind": "late"})["message"] == "ValueError: late"
+    error = server.error("/fail_async", {"kind": "late"})
+    assert error["message"] == "ValueError: late (tests/data/servers/behaviours.py:133 in fail_async)"
+    assert error["data"]["frames"] == [
+        {
+            "file": "tests/data/servers/behaviours.py",
+            "line": 133,
+            "function": "fail_async",
+            "code": "raise ValueError(kind)",
+        }
+    ]
     assert server.error("/cancels_itself")["data"]["error_code"] == "COMPONENT_FAILED"
 
 
-def test_the_traceback_is_told_only_at_log_level_debug() -> None:
+def test_the_whole_traceback_is_told_only_at_log_level_debug() -> None:
     with Client(SERVERS / "behaviours.py", STEPFLOW_LOG_LEVEL="debug") as client:
         assert "KeyError: 'secret place'" in client.error("/fail", {"kind": "own"})["data"]["traceback"]
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from control_plane.obstacles import executor_obstacle, host_obstacle, queued_reason
+from control_plane.obstacles import executor_obstacle, host_obstacle, host_wait_reason, queued_reason
+from control_plane.views import run_view
+from stepflow.mesh.v1 import journal_pb2 as pb
 from stepflow.mesh.v1 import state_pb2
 from stepflow.store import keys
 
@@ -81,3 +83,30 @@ def test_a_run_without_a_living_owner_is_queued_with_the_reason(
     reason = queued_reason(cluster, "run")
     assert reason.startswith(said)
     assert bool(reason) is bool(said)
+
+
+def status(*, waits: str = "", epoch: int = 0, ended: bool = False) -> state_pb2.PartitionStatus:
+    return state_pb2.PartitionStatus(
+        status=pb.RUN_STATUS_COMPLETED if ended else pb.RUN_STATUS_RUNNING, queued_reason=waits, queued_epoch=epoch
+    )
+
+
+@pytest.mark.parametrize(
+    ("partitions", "epochs", "said"),
+    [
+        ([status(waits="no host", epoch=5)], [5], "no host"),
+        ([status()], [5], ""),
+        ([status(waits="no host", epoch=4)], [5], ""),  # told by a former owner
+        ([status(waits="no host", epoch=5), status()], [5, 6], ""),  # another partition goes on
+        ([status(waits="no host", epoch=5), status(ended=True)], [5, 0], "no host"),
+    ],
+)
+def test_a_run_waits_for_a_host_if_all_its_live_partitions_do(
+    partitions: list[state_pb2.PartitionStatus], epochs: list[int], said: str
+) -> None:
+    cluster: Any = SimpleNamespace(
+        owners={"run": Counter(["a"])},
+        assignments={"a": {("run", number): epoch for number, epoch in enumerate(epochs)}},
+    )
+    record = state_pb2.RunRecord(items_total=64 * len(partitions), items_per_partition=64)
+    assert host_wait_reason(cluster, run_view("run", record, partitions)) == said

@@ -181,16 +181,20 @@ def test_a_folder_without_runs_is_listed_and_left_as_it_is(folder: CountingFolde
     assert not folder.folder.exists()
 
 
-def test_a_prefix_finds_the_only_run_that_begins_with_it(folder: CountingFolder) -> None:
+def test_a_beginning_or_an_end_finds_the_only_run_with_it(folder: CountingFolder) -> None:
     ids = [f"018f0000-0000-7000-8000-00000000000{digit}" for digit in "0123456a"]
     for run_id in ids:
         put(folder, run_id)
     assert folder.find(ids[3]) == ids[3]
     assert folder.find(ids[-1].upper()) == ids[-1]
-    with pytest.raises(Invalid, match=r"8 run ids begin with 018f0000-0: .*a, .*6, .*5, .*4, .*3, …") as ambiguous:
+    assert folder.find("000A") == ids[-1]
+    assert folder.find("last") == ids[-1]
+    with pytest.raises(
+        Invalid, match=r"8 run ids begin or end with 018f0000-0: .*a, .*6, .*5, .*4, .*3, …"
+    ) as ambiguous:
         folder.find("018F0000-0")
     assert ambiguous.value.reason == "RUN_ID_AMBIGUOUS"
-    for text in ("018f1", "", "%", ids[0] + "0", new_run_id()):
+    for text in ("018f1", "", "%", "00a", "%00a", ids[0] + "0", new_run_id()):
         with pytest.raises(NotFound):
             folder.find(text)
 

@@ -30,11 +30,15 @@ def test_a_recorded_journal_is_replayed_to_the_same_state_and_continued_to_the_s
 
 
 def without_cut_off(cut: dict[str, Any]) -> dict[str, Any]:
-    """Return a cut without the steps that the end of the run cut off: earlier trees listed them as running, or not."""
+    """Return a cut as earlier trees could list it.
+
+    Without the steps that the end of the run cut off, which they listed as running, or not at all; skipped steps as
+    failed.
+    """
     state = cut["state"]
-    if state["status"] is None:
-        return cut
-    steps = [step for step in state["steps"] if step["status"] in ("completed", "failed")]
+    steps = [step | {"status": "failed"} if step["status"] == "skipped" else step for step in state["steps"]]
+    if state["status"] is not None:
+        steps = [step for step in steps if step["status"] in ("completed", "failed")]
     return {**cut, "state": {**state, "steps": steps}}
 
 

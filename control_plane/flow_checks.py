@@ -1,0 +1,214 @@
+"""The check of flows against the mesh: before a run is admitted, and for clients that only ask.
+
+- A verdict depends on the flow, the overrides, the names of the variables and the catalogue. It is kept under these, so
+  a repeated submission pays for a look into a table.
+- Checks run in threads, few at a time; equal ones at the same time are one.
+- A finding is an answer, never an error of the check. What a failed check means is for the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stepflow.codec import encode
+from stepflow.errors import Invalid
+from stepflow.flow.diagnostics import Diagnostics
+from stepflow.store import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from control_plane.offers import MeshOffers
+    from stepflow.check import Catalogue
+    from stepflow.flow import Diagnostic, Flow
+    from stepflow.store import Store
+
+VERDICTS_MAX = 4_096
+FINDINGS_KEPT_MAX = 20_000
+"""Verdicts in memory, and their findings together; the least recently used go first."""
+
+CHECKS_AT_ONCE = 2
+
+_OF_VALUES = frozenset((2904, 2905))
+"""Codes about the values that a submission gives."""
+
+_NAMED_IN_ERROR = 3
+_TEXT_CHARS = 300
+"""Findings in the text of a refusal, and the length of each. Its details have more."""
+
+
+class _VerdictKey(NamedTuple):
+    """What a verdict depends on."""
+
+    flow_id: str
+    overrides: bytes
+    variables: frozenset[str] | None
+    revision: int
+
+
+class FlowVerdict(NamedTuple):
+    """The findings about a flow. `refused`: one of them is an error, so no run is admitted."""
+
+    found: Diagnostics
+    refused: bool
+
+
+class FlowChecks:
+    """Checks flows for one control plane."""
+
+    def __init__(self, offers: MeshOffers, runs: Store) -> None:
+        """`runs`: the store as readers of runs see it."""
+        self._offers = offers
+        self._runs = runs
+        self._verdicts: OrderedDict[_VerdictKey, FlowVerdict] = OrderedDict()
+        self._findings = 0
+        """Findings of all kept verdicts."""
+        self._running: dict[_VerdictKey, asyncio.Task[FlowVerdict]] = {}
+        self._slots = asyncio.Semaphore(CHECKS_AT_ONCE)
+
+    async def admit(
+        self, run_id: str, flow: Flow, flow_id: str, variables: Collection[str], overrides: Any = None
+    ) -> None:
+        """Refuse a submission whose flow has errors. One of a run that exists passes, whatever the mesh offers now.
+
+        Raises: Invalid (`FLOW_INVALID`, `VARIABLES_INVALID`; as `verdict`).
+        """
+        found, refused = await self.verdict(flow, flow_id, variables, overrides)
+        if refused and await self._runs.get(keys.run(run_id)) is None:
+            refuse_errors(found)
+
+    async def verdict(
+        self, flow: Flow, flow_id: str, variables: Collection[str] | None, overrides: Any = None
+    ) -> FlowVerdict:
+        """Return all findings about a flow. `variables`: names of those with a value; None: values come later.
+
+        Errors are found twice, the second time by what the store says then.
+
+        Raises: Invalid, the overrides cannot be applied.
+        """
+        verdict = await self._present_verdict(flow, flow_id, variables, overrides)
+        if not verdict.refused:
+            return verdict
+        await self._offers.refresh()
+        return await self._present_verdict(flow, flow_id, variables, overrides)
+
+    async def _present_verdict(
+        self, flow: Flow, flow_id: str, variables: Collection[str] | None, overrides: Any
+    ) -> FlowVerdict:
+        """Return the verdict by what is known of the mesh, which may lag behind."""
+        revision, catalogue = self._offers.known() or await self._offers.current()
+        key = _VerdictKey(
+            flow_id,
+            b"" if overrides is None else hashlib.sha256(encode(overrides)).digest(),
+            None if variables is None else frozenset(variables),
+            revision,
+        )
+        known = self._verdicts.get(key)
+        if known is not None:
+            self._verdicts.move_to_end(key)
+            return known
+
+        running = self._running.get(key)
+        if running is None:
+            running = asyncio.create_task(self._check(key, flow, catalogue, overrides), name="check a flow")
+            self._running[key] = running
+            running.add_done_callback(partial(self._ended, key))
+        return await asyncio.shield(running)  # a client that leaves must not end the check of others
+
+    async def types_verdict(
+        self, flow: Flow, variables: Collection[str] | None, overrides: Any, *, strict: bool
+    ) -> FlowVerdict:
+        """Return all findings about a flow, with those of its types. Raises: Invalid, as `verdict`."""
+        await self._offers.current()
+        await self._offers.refresh()
+        _, catalogue = await self._offers.current()
+        async with self._slots:
+            return _verdict(await asyncio.to_thread(_with_types, flow, catalogue, variables, overrides, strict=strict))
+
+    async def _check(self, key: _VerdictKey, flow: Flow, catalogue: Catalogue, overrides: Any) -> FlowVerdict:
+        async with self._slots:
+            found = await asyncio.to_thread(_findings, flow, catalogue, key.variables, overrides)
+        verdict = _verdict(found)
+        self._keep(key, verdict)
+        return verdict
+
+    def _ended(self, key: _VerdictKey, running: asyncio.Task[FlowVerdict]) -> None:
+        del self._running[key]
+        if not running.cancelled():
+            running.exception()  # without clients left, asyncio would log it as lost
+
+    def _keep(self, key: _VerdictKey, verdict: FlowVerdict) -> None:
+        """Keep a verdict, unless it is of a catalogue that was none."""
+        if not key.revision:
+            return
+        self._verdicts[key] = verdict
+        self._findings += len(verdict.found)
+        while len(self._verdicts) > VERDICTS_MAX or self._findings > FINDINGS_KEPT_MAX:
+            _, dropped = self._verdicts.popitem(last=False)
+            self._findings -= len(dropped.found)
+
+
+def _verdict(found: Diagnostics) -> FlowVerdict:
+    return FlowVerdict(found, any(item.level != "warning" for item in found))
+
+
+def refuse_errors(found: Diagnostics) -> None:
+    """Refuse a submission whose check has found errors.
+
+    Raises: Invalid `VARIABLES_INVALID`, all errors are about values of variables; `FLOW_INVALID`.
+    """
+    errors = [item for item in found if item.level != "warning"]
+    if not errors:
+        return
+
+    listed = "; ".join(map(_text, errors[:_NAMED_IN_ERROR]))
+    more = f"; and {len(errors) - _NAMED_IN_ERROR} more" if len(errors) > _NAMED_IN_ERROR else ""
+    reason = "VARIABLES_INVALID" if all(item.code in _OF_VALUES for item in errors) else "FLOW_INVALID"
+    raise Invalid(
+        reason,
+        f"the check before the run has found {len(errors)} error{'s' if len(errors) > 1 else ''}: {listed}{more}",
+        diagnostics=found.to_tree(),
+    )
+
+
+def _text(item: Diagnostic) -> str:
+    text = item.formatted if len(item.formatted) <= _TEXT_CHARS else item.formatted[:_TEXT_CHARS] + "…"
+    return f"{text} ({item.path})" if item.path else text
+
+
+def _findings(flow: Flow, catalogue: Catalogue, variables: Collection[str] | None, overrides: Any) -> Diagnostics:
+    from stepflow.check import check_flow
+
+    values = None if variables is None else dict.fromkeys(variables)
+    return check_flow(flow, catalogue=catalogue, variables=values, overrides=overrides)
+
+
+def _with_types(
+    flow: Flow, catalogue: Catalogue, variables: Collection[str] | None, overrides: Any, *, strict: bool
+) -> Diagnostics:
+    from stepflow.check import check_against
+    from stepflow.flow import apply_overrides, validate_flow
+    from stepflow.flow.silence import silence_of
+    from stepflow.flow.types import analyse_flow
+
+    # 1. The flow alone.
+    if overrides is not None:
+        flow = apply_overrides(flow, overrides)
+    found = Diagnostics(flow.warnings) + validate_flow(flow)
+    if found.num_fatal:
+        return found
+
+    # 2. Against the mesh. The types tell more exactly whether a path exists than experimental findings.
+    values = None if variables is None else dict.fromkeys(variables)
+    found += check_against(flow, catalogue=catalogue, variables=values, with_types=False)
+    types = analyse_flow(flow, catalogue.schemas, is_strict=strict)
+    found = Diagnostics(tuple(item for item in found if not item.experimental))
+    found += tuple(silence_of(flow).without_silenced(types.findings))
+    return found.strict() if strict else found
+
+
+__all__ = ["FlowChecks", "FlowVerdict", "refuse_errors"]
