@@ -50,13 +50,23 @@ def check_against(
         from stepflow.flow.overrides import apply_overrides
 
         flow = apply_overrides(flow, overrides)
-    found = _findings(flow, catalogue, variables, with_types=with_types)
+    found = _each_once(_findings(flow, catalogue, variables, with_types=with_types))
     return Diagnostics(tuple(bounded(silence_of(flow).without_silenced(found))))
 
 
 def blocks(diagnostics: Diagnostics) -> bool:
     """Return True if a flow with these findings must not run."""
     return diagnostics.num_fatal + diagnostics.num_error > 0
+
+
+def _each_once(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
+    """Leave out repetitions: several steps may run one stored flow."""
+    told: set[tuple[int, str | None, str]] = set()
+    for finding in findings:
+        key = (finding.code, finding.path, finding.formatted)
+        if key not in told:
+            told.add(key)
+            yield finding
 
 
 def _findings(

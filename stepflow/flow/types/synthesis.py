@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from stepflow.flow.variables import VariableSpecs
     from stepflow.json_problems import Part
 
+    _Reference = syntax.StepRef | syntax.InputRef | syntax.VariableRef
+
 
 @dataclass(slots=True)
 class ExpressionTyper:
@@ -99,10 +101,10 @@ class ExpressionTyper:
         match ref:
             case syntax.StepRef(step, path):
                 found = self.scope.project(self.steps.get(step, ANY), path.parts, null_stays=True)
-                return self._checked(found, path, path.parts, f"the output of step '{shown(step)}'", at)
+                return self._checked(found, ref, path.parts, f"the output of step '{shown(step)}'", at)
             case syntax.InputRef(path):
                 found = self.scope.project(self.input, path.parts)
-                return self._checked(found, path, path.parts, "the input", at)
+                return self._checked(found, ref, path.parts, "the input", at)
             case syntax.VariableRef():
                 return self._variable(ref, at)
             case _:
@@ -118,22 +120,32 @@ class ExpressionTyper:
         found = self.scope.project(self.scope.adopt(spec.schema, self.definitions), rest)
         if found.missing is not None and default is not None:
             return default
-        type_ = self._checked(found, ref.path, rest, f"variable '{shown(str(name))}'", at)
+        type_ = self._checked(found, ref, rest, f"variable '{shown(str(name))}'", at)
         # A whole variable with a default in its schema never takes the default of the reference.
         return type_ if default is None or (spec.default and not rest) else union([type_, default])
 
     def _checked(
-        self, found: Projection, path: Path, parts: tuple[Part, ...] | list[Part], owner: str, at: DocumentPath | None
+        self,
+        found: Projection,
+        ref: _Reference,
+        parts: tuple[Part, ...] | list[Part],
+        owner: str,
+        at: DocumentPath | None,
     ) -> Any:
         """Return the type at a path, after a finding about a path that does not exist or cannot be checked."""
         if at is None:
             return found.type
         if found.missing is not None:
-            self.findings.append(self._missing(found, path, parts, owner, at))
+            if found.is_certain or not self._is_asked(ref):
+                self.findings.append(self._missing(found, ref.path, parts, owner, at))
         elif self.is_strict and parts and is_any(found.type) and not self._in_condition:
-            text = f"Path {path} of {owner} cannot be checked: its type is unknown"
-            self.findings.append(Diagnostic(1101, text, json_path(at), {"path": path.text}))
+            text = f"Path {ref.path} of {owner} cannot be checked: its type is unknown"
+            self.findings.append(Diagnostic(1101, text, json_path(at), {"path": ref.path.text}))
         return found.type
+
+    def _is_asked(self, ref: _Reference) -> bool:
+        """Return True if a condition asks whether an open object has the member: this one, or one around."""
+        return self._in_condition > 0 or any(_covers(condition, ref) for condition in self._non_null)
 
     def _missing(
         self,
@@ -158,6 +170,18 @@ class ExpressionTyper:
         text = f"Path {path} of {owner} {'does not exist' if is_certain else 'may not exist'}: {problem}"
         data = {"path": path.text, "property": part}
         return Diagnostic(2101, text, json_path(at), data, severity=None if is_certain else "warning")
+
+
+def _covers(condition: syntax.Expression, ref: _Reference) -> bool:
+    """Return True if a condition is the reference, or a reference to a value around it."""
+    match condition, ref:
+        case (syntax.StepRef(asked, path), syntax.StepRef(step)) if asked == step:
+            pass
+        case (syntax.InputRef(path), syntax.InputRef()) | (syntax.VariableRef(path), syntax.VariableRef()):
+            pass
+        case _:
+            return False
+    return bool(path.parts) and path.parts == ref.path.parts[: len(path.parts)]
 
 
 def _below(at: DocumentPath | None, part: Part) -> DocumentPath | None:

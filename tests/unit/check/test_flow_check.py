@@ -119,6 +119,7 @@ def test_the_flow_of_eval_is_checked_where_it_is_stored() -> None:
     stored = step("s", "/builtin/put_blob", {"blob_type": "flow", "data": inner("/mine/aks")})
     run = step("a", "/builtin/eval", {"flow_id": {"$step": "s", "path": "blob_id"}, "input": 1})
     assert codes(against(stored, run)) == [(2900, "error", "$.steps[0].input.data.$literal.steps[0].component")]
+    assert len(against(stored, run, {**run, "id": "again"})) == 1, "each finding once"
     assert against(stored).items == (), "a flow that is only stored may be for another mesh"
 
 
@@ -218,6 +219,17 @@ def test_paths_that_cannot_exist_are_errors_in_closed_schemas_and_warnings_in_op
     assert codes(against(closed, output={"$step": "a", "path": "mesages"})) == [(2101, "error", "$.output")]
     opened = step("a", "/mine/ask", {"question": "why"})
     assert codes(against(opened, output={"$step": "a", "path": "txt"})) == [(2101, "warning", "$.output")]
+
+
+def test_a_condition_may_ask_whether_an_open_output_has_a_member() -> None:
+    opened = step("a", "/mine/ask", {"question": "why"})
+    asked = {"$step": "a", "path": "txt"}
+    assert against(opened, output={"$if": asked, "then": asked}).items == ()
+    assert against(opened, output={"$if": asked, "then": {"$step": "a", "path": "txt.more"}}).items == ()
+    other = {"$if": asked, "then": {"$step": "a", "path": "other"}}
+    assert codes(against(opened, output=other)) == [(2101, "warning", "$.output.then")]
+    closed = step("a", "/builtin/create_messages", {"user_prompt": "hi"})
+    assert [item.level for item in against(closed, output={"$if": asked, "then": asked})] == ["warning", "error"]
 
 
 # --- variables -------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_without_a_check_only_fatal_findings_refuse(capfd: pytest.CaptureFixture
 
 def test_without_a_check_the_input_is_not_compared_with_its_schema(capfd: pytest.CaptureFixture[str]) -> None:
     typed = HEAD + "schemas: {properties: {input: {type: integer}}}\noutput: {$input: $}\n"
-    assert run(typed, "--input-json", '"text"') == 1
+    assert run(typed, "--input-json", '"text"') == 2
     assert run(typed, "--input-json", '"text"', "--no-check") == 0
     assert json.loads(capfd.readouterr().out)["result"] == "text"
 
