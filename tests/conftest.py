@@ -6,6 +6,8 @@ import signal
 
 
 def pytest_configure() -> None:
-    """Undo `nohup`, which an outer shell may have set: children inherit ignored signals."""
+    """Undo `nohup` and `&` of an outer shell, which ignore signals: children inherit that."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
