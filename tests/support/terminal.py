@@ -92,7 +92,7 @@ class Terminal:
         return bool(chunk)
 
 
-_QUEUED = ("the run is queued", "the run is driven again")
+_LOADED = ("the run is queued", "the run is driven again", "starting ", "started after ")
 """Beginnings of lines that a loaded machine may add."""
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
@@ -108,7 +108,7 @@ def lasting(text: str) -> str:
     def time_of(found: re.Match[str]) -> str:
         return "T".rjust(len(found[0])) if len(found[1]) > 1 else f"{found[1]}T"
 
-    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(_QUEUED))
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(_LOADED))
     text = _RUN_ID.sub(lambda found: "RUN".ljust(len(found[0]), "-"), text)
     text = _ID_END.sub(lambda found: "…RUN".ljust(len(found[0]), "-"), text)
     text = _ADDRESS.sub("SERVER", _CLOCK.sub("hh:mm:ss", text))

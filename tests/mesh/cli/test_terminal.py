@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +70,29 @@ output: {$step: ask}
 """
 
 
+COMPONENTS = """
+from stepflow.component import component, serve
+
+
+@component
+def talk(topic: str) -> str:
+    print(f"a line about {topic} that is long enough to be folded on a terminal of sixty columns, I think")
+    print("done talking")
+    return topic
+
+
+serve()
+"""
+
+TALK_FLOW = """
+name: talks
+steps:
+- {id: first, component: /talk/talk, input: {topic: weather}}
+- {id: second, component: /talk/talk, input: {topic: {$step: first}}}
+output: {$step: second}
+"""
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with api_mesh() as (mesh, _):
@@ -115,3 +139,19 @@ def test_a_failing_batch_shows_results_and_reasons(verb: list[str], columns: int
         code, shown = terminal.end()
     assert code == 1
     check(f"{verb[0]}-batch", shown, columns)
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_log_lines_stand_above_the_steps(columns: int, tmp_path: Path) -> None:
+    (tmp_path / "components.py").write_text(COMPONENTS)
+    (tmp_path / "flow.yaml").write_text(TALK_FLOW)
+    plugin = {"type": "stepflow", "transport": "stdio", "command": sys.executable, "args": ["components.py"]}
+    config = {
+        "plugins": {"talk": plugin | {"env": {"PYTHONPATH": str(ROOT)}}},
+        "routes": {"/talk": [{"plugin": "talk"}]},
+    }
+    (tmp_path / "stepflow-config.yml").write_text(json.dumps(config))
+    with Terminal(["run", "flow.yaml"], tmp_path, columns) as terminal:
+        code, shown = terminal.end()
+    assert code == 0, shown
+    check("run-logs", shown, columns)
