@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from component_host.backend import Backend, BlobAccess
     from component_host.deadlines import Deadlines
     from component_host.held_results import HeldResults
-    from component_host.logs import HostLogs
     from stepflow.store.blobs import WaitingBlobs
     from stepflow.store.inline_bound import InlineBound
     from stepflow.value_budget import ValueBudget
@@ -74,7 +73,6 @@ class HostedCallOwner(Protocol):
     deadlines: Deadlines[Call]
     held_results: HeldResults[Call]
     value_budget: ValueBudget
-    logs: HostLogs
     output_turns: ValueBudget
     """Large outputs that are checked and stored at a time."""
 
@@ -118,7 +116,7 @@ class Call(LoggedCall):
     )
 
     def __init__(self, owner: HostedCallOwner, stream: CallStream, request: host_pb2.Call) -> None:
-        super().__init__(request, owner.deadlines, owner.logs)
+        super().__init__(request, owner.deadlines)
         self._owner = owner
         self.stream = stream
         """Stream of the last executor to ask; may be closed."""

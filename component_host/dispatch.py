@@ -110,7 +110,7 @@ class Dispatcher:
         # 1. Start the clock.
         call.backend = backend
         call.start_clock()
-        self._logs.of(plugin.name).begin_call(call)
+        call.begin_log(self._logs.of(plugin.name))
 
         # 2. Execute. A defect of one backend must not lose the other calls of the frame.
         try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from component_host.deadlines import Deadlines
     from component_host.logged_lines import CallLines
-    from component_host.logs import HostLogs
+    from component_host.logs import PluginLog
     from stepflow.log_lines import LogLine
     from stepflow.mesh.v1 import host_pb2, journal_pb2
 
@@ -20,26 +20,34 @@ if TYPE_CHECKING:
 class LoggedCall(TimedCall):
     """A base of `Call`. Implements `logs.LoggingCall`."""
 
-    __slots__ = ("_logs", "logged")
+    __slots__ = ("_log", "logged")
 
-    def __init__(self, request: host_pb2.Call, deadlines: Deadlines[Any], logs: HostLogs) -> None:
+    def __init__(self, request: host_pb2.Call, deadlines: Deadlines[Any]) -> None:
         super().__init__(request, deadlines)
-        self._logs = logs
+        self._log: PluginLog | None = None
+        """None until the call is executed."""
         self.logged: CallLines | None = None
         """None until the component logs or prints."""
 
+    def begin_log(self, log: PluginLog) -> None:
+        """Note that the plugin with this log executes the call."""
+        self._log = log
+        log.begin_call(self)
+
     def log(self, lines: Sequence[LogLine], dropped: int = 0) -> None:
-        self._logs.of(self.request.plugin).add_lines(self, lines, dropped)
+        if self._log is not None:
+            self._log.add_lines(self, lines, dropped)
 
     def end_log(self) -> None:
         """Note that the call is not executed any more. Idempotent."""
-        self._logs.of(self.request.plugin).end_call(self)
+        if self._log is not None:
+            self._log.end_call(self)
 
     def log_tail(self) -> list[journal_pb2.LogLine]:
         """Return the last lines, for the failure of the call."""
-        if self.logged is None:
+        if self._log is None or self.logged is None:
             return []
-        return lines_to_pb(self._logs.of(self.request.plugin).tail_of(self))
+        return lines_to_pb(self._log.tail_of(self))
 
 
 __all__ = ["LoggedCall"]

@@ -45,6 +45,9 @@ STDERR_CALL_CHARS_MAX = 4 * 1024
 STDERR_PARTIAL_BYTES_MAX = 64 * 1024
 """Length above which an unfinished line of stderr is cut."""
 
+MIRRORED = b"\x02"
+"""Begins a line that our SDK also sends with its call."""
+
 STDERR_LOGGED_MAX = 200
 """Lines of one read that are looked at; of more, the last ones."""
 
@@ -188,7 +191,7 @@ NO_RUN = ""
 SEVERAL_RUNS = "*"
 """Calls of several runs were in flight at once: the lines could belong to any of them."""
 
-WITHHELD = "(withheld: the server was executing calls of several runs; the host logs it at debug level)"
+WITHHELD = "(withheld: the server was executing calls of several runs; the log of the host has it)"
 
 
 class StderrTail:
@@ -250,11 +253,17 @@ class StderrTail:
 
     def _keep(self, lines: list[bytes]) -> None:
         wanted = [line for line in lines if line.strip() and not line.startswith(self._hidden)]
-        texts = [self._shown(line) for line in wanted[-STDERR_LOGGED_MAX:]]
-        self._lines.extend(texts)
-        self.lines_kept += len(texts)
-        if self._plugin_log is not None and texts:
-            self._plugin_log.add_stderr(texts, len(wanted) - len(texts))
+        last = wanted[-STDERR_LOGGED_MAX:]
+        self._lines.extend(self._shown(line) for line in last)
+        self.lines_kept += len(last)
+        if self._plugin_log is None:
+            return
+
+        # Lines that come with their call, too, are in the log already.
+        logged = [self._decoded(line) for line in last if not line.startswith(MIRRORED)]
+        if logged:
+            dropped = sum(not line.startswith(MIRRORED) for line in wanted[: -len(last)])
+            self._plugin_log.add_stderr(logged, dropped)
 
     def _shown(self, line: bytes) -> str:
         """Return a line as it may be shown; empty if it is blank or hidden."""
@@ -262,9 +271,13 @@ class StderrTail:
             return ""
 
         # Secrets before the cut, which could leave the beginning of one.
-        text = without_escapes(line.decode("utf-8", "replace"))
-        text = redact(without_hidden(self.without_secrets(text))[:STDERR_LINE_CHARS_MAX])
+        text = redact(self._decoded(line)[:STDERR_LINE_CHARS_MAX])
         return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+    def _decoded(self, line: bytes) -> str:
+        """Return a line whole, without secrets of the server."""
+        text = without_escapes(line.removeprefix(MIRRORED).decode("utf-8", "replace"))
+        return without_hidden(self.without_secrets(text))
 
 
 __all__ = ["StderrTail", "StdinWriter", "read_available"]

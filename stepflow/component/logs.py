@@ -3,6 +3,8 @@
 - A line belongs to the call whose code wrote it: the context variable `CURRENT` follows async code, `asyncio.to_thread`
   and the threads of sync components. Lines of other threads and of child processes go to stderr, as do all lines for a
   host that takes none.
+- Each line is also written to stderr, with `MIRRORED` in front: the last words of a process that crashes are not lost,
+  and a server that was started by hand shows them. Hosts take the line from one of the two.
 - At most one notification per call and `LOG_INTERVAL_S`, with the latest `LINES_MAX` lines: of a flood, older lines
   are dropped and counted. The last lines of a call precede its answer.
 """
@@ -34,6 +36,9 @@ LINES_MAX = 100
 
 LINE_CHARS_MAX = 4_000
 """A longer line is cut. Hosts show half of it: they remove secrets first, and the cut may have left part of one."""
+
+MIRRORED = "\x02"
+"""Begins a line of stderr that is also sent with its call. Terminals do not show it."""
 
 CURRENT: ContextVar[CapturedCall | None] = ContextVar("stepflow_call", default=None)
 
@@ -106,8 +111,9 @@ class CallLog:
     def _add(self, at_ms: int, level: str, line: str) -> None:
         if len(self._lines) == LINES_MAX:
             self._dropped += 1
-        shown = line if len(line) <= LINE_CHARS_MAX else f"{line[:LINE_CHARS_MAX]}…"
-        self._lines.append((at_ms, level, shown.rstrip("\r")))
+        shown = (line if len(line) <= LINE_CHARS_MAX else f"{line[:LINE_CHARS_MAX]}…").rstrip("\r")
+        self._lines.append((at_ms, level, shown))
+        _mirror(f"{level.upper()} {shown}" if level else shown)
 
     def _note(self) -> bool:
         if self._noted or not self._lines:
@@ -186,6 +192,16 @@ class LogReports:
         self._send(line + b"\n")
 
 
+def _mirror(line: str) -> None:
+    """Write a line to the real stderr. Whoever has closed it sees the line elsewhere."""
+    stream = sys.stderr
+    if isinstance(stream, CapturedStream):
+        stream = stream.stream
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        stream.write(f"{MIRRORED}{line}\n")
+        stream.flush()
+
+
 def _log_of(call: CapturedCall) -> CallLog:
     if call.log_lines is None:
         call.log_lines = CallLog()
@@ -227,21 +243,21 @@ class CapturedStream:
     """stdout or stderr: text written by the code of a call goes to the call's log, other text to the real stream."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        self._stream = stream
+        self.stream = stream
         self._name = name
 
     def write(self, text: str) -> int:
         call = CURRENT.get()
         if call is not None and call.takes_logs and call.log_printed(self._name, text):
             return len(text)
-        return self._stream.write(text)
+        return self.stream.write(text)
 
     def writelines(self, lines: list[str]) -> None:
         for line in lines:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 @contextlib.contextmanager

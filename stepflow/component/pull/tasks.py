@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -316,11 +315,7 @@ class PullTasks:
 
 
 def _take_log(task: PullTask | None, lines: list[tuple[int, str, str]], dropped: int) -> None:
-    """Keep log lines for the next heartbeat; those for another host go to stderr."""
+    """Keep log lines for the next heartbeat. Other hosts find them on the stderr of a worker that they have started."""
     if task is not None and task.takes_logs:
         task.add_log(lines, dropped)
         task.news.set()
-        return
-    for _, _, text in lines:
-        sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

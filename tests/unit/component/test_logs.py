@@ -1,5 +1,6 @@
 """What components print and log, as a host gets it."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,16 @@ def test_lines_of_a_call_come_with_its_id_and_before_its_answer() -> None:
             ["", "without an end"],
         ]
         assert dropped == 0
-        assert client.end() == (0, "")
+        code, mirrored = client.end()
+        assert code == 0
+        assert mirrored.splitlines()[-6:] == [
+            "\x02printed Ada",
+            "\x02to stderr",
+            "\x02WARNING warned",
+            "\x02ERROR library: an error",
+            "\x02ERROR of two lines",
+            "\x02without an end",
+        ]
 
 
 def test_lines_come_while_the_component_still_runs(tmp_path: Path) -> None:
@@ -118,9 +128,26 @@ def test_the_lines_of_a_failure_precede_it() -> None:
         assert "boom" in reply["error"]["message"]
 
 
+def test_the_last_words_of_a_crash_are_on_stderr(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        "import os\n"
+        "from stepflow.component import component, serve\n"
+        "@component\ndef crash(input: dict) -> None:\n    print('last words')\n    os._exit(3)\n"
+        "serve()\n",
+    )
+    with Client(path) as client:
+        client.initialize(log=True)
+        client.execute("/crash", {})
+        assert client.process.wait(30) == 3
+        assert client.process.stderr is not None
+        assert client.process.stderr.read() == b"\x02last words\n"
+
+
 def test_a_flood_is_thinned_to_its_latest_lines_and_delays_no_other_call() -> None:
     with Client(SERVER) as client:
         client.initialize(log=True)
+        threading.Thread(target=drain, args=(client,), daemon=True).start()
         flood = client.execute("/flood", {"lines": 200_000})
         quick = client.execute("/inline", {"name": "quick"})
         lines: list[str] = []
@@ -139,6 +166,13 @@ def test_a_flood_is_thinned_to_its_latest_lines_and_delays_no_other_call() -> No
         assert len(lines) + dropped == 200_000
         assert len(lines) <= 100 * notices
         assert notices < 400
+
+
+def drain(client: Client) -> None:
+    """Read stderr, as a host does."""
+    assert client.process.stderr is not None
+    while client.process.stderr.read(1 << 16):
+        pass
 
 
 def test_odd_text_is_carried() -> None:
@@ -166,7 +200,7 @@ def test_the_logging_that_an_author_has_set_up_is_followed_too(tmp_path: Path) -
     with Client(path) as client:
         client.initialize(log=True)
         assert logged(client, "/speak", {})[1] == [["", "INFO! set up by the author"]]
-        assert client.end() == (0, "INFO! at the start\nINFO! at the end\n")
+        assert client.end() == (0, "INFO! at the start\n\x02INFO! set up by the author\nINFO! at the end\n")
 
 
 def test_the_level_of_the_environment_decides_what_is_logged() -> None:

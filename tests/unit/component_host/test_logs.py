@@ -9,6 +9,8 @@ from support import wait_until
 
 from component_host.logged_lines import CALL_LINES_MAX, PERIOD_S
 from component_host.logs import PLUGIN_LINES_MAX, RING_BYTES_MAX, RING_LINES_MAX, HostLogs
+from component_host.supervision.pipes import StderrTail
+from component_host.supervision.spec import ProcessSpec
 from stepflow.log_lines import LINE_CHARS_MAX, TAIL_BYTES_MAX, LogLine
 from stepflow.mesh.v1 import host_pb2
 
@@ -158,6 +160,32 @@ def test_a_secret_at_the_cut_of_a_long_line_does_not_show_its_beginning() -> Non
     assert all(len(text) <= LINE_CHARS_MAX for text in reader.texts)
 
 
+def test_stderr_is_cut_only_after_marked_values_are_removed() -> None:
+    reader, call = Reader(), Call(secrets=[SECRET])
+    logs = HostLogs(sink=reader.send_log)
+    begun(logs, call)
+    spec = ProcessSpec(
+        plugin="p", command="x", args=(), env={}, inherit_env=False, working_directory="/", environ={}, log=logs.of("p")
+    )
+    for before in range(760, 805):
+        StderrTail(spec).feed(b"-" * before + SECRET.encode() + b"\n")
+    assert reader.texts
+    assert not any(SECRET[:4] in text for text in reader.texts)
+
+
+def test_lines_that_the_sdk_has_sent_with_their_call_are_not_told_twice() -> None:
+    reader, call = Reader(), Call()
+    logs = HostLogs(sink=reader.send_log)
+    begun(logs, call)
+    spec = ProcessSpec(
+        plugin="p", command="x", args=(), env={}, inherit_env=False, working_directory="/", environ={}, log=logs.of("p")
+    )
+    tail = StderrTail(spec)
+    tail.feed(b"\x02printed\nof a child\n")
+    assert reader.texts == ["of a child"]
+    assert tail.text_of_run() == "printed\nof a child", "the last words of a crash"
+
+
 def test_a_line_cannot_steer_a_terminal() -> None:
     reader, call = Reader(), Call()
     HostLogs(sink=reader.send_log).of("p").add_lines(call, lines("\x1b[31mred\x1b[0m\tand \x1b]0;title\x07"))
@@ -296,3 +324,23 @@ def test_long_words_cost_no_more_than_other_text() -> None:
     began = time.process_time()
     HostLogs().of("p").add_lines(call, lines(*["y" * LINE_CHARS_MAX] * CALL_LINES_MAX))
     assert time.process_time() - began < 1.0
+
+
+def test_a_flood_on_stderr_costs_little() -> None:
+    reader, call = Reader(), Call()
+    logs = HostLogs(sink=reader.send_log)
+    begun(logs, call)
+    spec = ProcessSpec(
+        plugin="p", command="x", args=(), env={}, inherit_env=False, working_directory="/", environ={}, log=logs.of("p")
+    )
+    tail = StderrTail(spec)
+    flood = b"".join(b"line %d\n" % number for number in range(200_000))
+    began = time.process_time()
+    for start in range(0, len(flood), 64 * 1024):
+        tail.feed(flood[start : start + 64 * 1024])
+    took_s = time.process_time() - began
+    assert took_s < 2.0
+    call.settled = True
+    logs.of("p").end_call(call)
+    assert reader.texts[-1] == "line 199999"
+    assert len(reader.texts) + reader.dropped == 200_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from component_host.logged_lines import LineOrigin, LoggedLines
@@ -101,14 +102,17 @@ def test_damaged_and_unfinished_lines_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_loses_lines_and_nothing_else(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    warnings: list[str] = []
+    log = SimpleNamespace(warning=lambda text, **_: warnings.append(text))
+    monkeypatch.setattr("stepflow.embedded.log_files.log", log)
     (tmp_path / "logs").write_text("in the way")
     file = RunLogFile(tmp_path / "logs" / "run.jsonl")
     file.write(logged("one"))
     file.write(logged("two"))
     file.close()
-    assert capfd.readouterr().err.count("the log of the components cannot be written") == 1
+    assert warnings == ["the log of the components cannot be written"]
 
 
 def test_the_log_goes_with_the_files_of_its_run(tmp_path: Path) -> None:
