@@ -254,9 +254,8 @@ class StderrTail:
     def _keep(self, lines: list[bytes]) -> None:
         wanted = [line for line in lines if line.strip() and not line.startswith(self._hidden)]
         last = wanted[-STDERR_LOGGED_MAX:]
-        kept = [self._shown(line) for line in last[-STDERR_LINES_KEPT_MAX:]]
-        self._lines.extend(kept)
-        self.lines_kept += len(kept)
+        self._lines.extend(self._shown(line) for line in last)
+        self.lines_kept += len(last)
         if self._plugin_log is None:
             return
 
