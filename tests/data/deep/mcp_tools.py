@@ -9,7 +9,7 @@ server = MCPServer("deep")
 
 
 @server.tool()
-def greet(name: str) -> int:
+def greet(name: str) -> str:
     """Look a name up."""
     return look_up(name)
 

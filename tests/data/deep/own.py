@@ -8,7 +8,7 @@ from stepflow.component import component, serve
 
 
 @component
-def greet(name: str) -> int:
+def greet(name: str) -> str:
     return look_up(name)
 
 

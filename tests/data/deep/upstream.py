@@ -14,7 +14,7 @@ server = Server()
 
 
 @server.component
-def greet(input: dict) -> int:
+def greet(input: dict) -> str:
     return look_up(input["name"])
 
 

@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def here(folder: Path) -> Told:
     """Run the flow with `stepflow run`."""
-    done = run_cli(["run", "--flow", "flow.json", "--input-json", "{}"], folder)
+    done = run_cli(["run", "flow.json", "--input", "{}"], folder)
     assert done.returncode == 1, done.stderr
     return Told(done.stdout, done.stderr, done.stderr.split("run_id: ")[1].split()[0])
 
@@ -117,7 +117,7 @@ def mesh(folder: Path) -> Iterator[Dev]:
 @pytest.fixture(scope="module")
 def submitted(mesh: Dev) -> Told:
     """Run the flow with `stepflow submit`."""
-    done = mesh.cli("submit", "--flow", "flow.json", "--input-json", "{}")
+    done = mesh.cli("submit", "flow.json", "--input", "{}")
     assert done.returncode == 1, done.stderr
     return Told(done.stdout, done.stderr, done.stderr.split("run_id: ")[1].split()[0])
 
