@@ -36,6 +36,8 @@ def step_view(row: segments_pb2.StepRow, partition: int, *, with_result: bool) -
         duration_ms=row.duration_ms if row.HasField("duration_ms") else None,
         outcome=_outcome(row, partition) if with_result or row.HasField("failure") else None,
         retries=row.retries,
+        path=row.path,
+        skipped_for=row.skipped_for,
     )
 
 

@@ -172,6 +172,8 @@ def step_row(view: StepView) -> segments_pb2.StepRow:
         started_at_ms=view.started_at_ms,
         completed_at_ms=view.completed_at_ms,
         duration_ms=view.duration_ms,
+        path=view.path,
+        skipped_for=view.skipped_for,
     )
 
 
@@ -179,6 +181,7 @@ _STATUSES: dict[str, pb.RunStatus] = {
     "running": pb.RUN_STATUS_RUNNING,
     "completed": pb.RUN_STATUS_COMPLETED,
     "failed": pb.RUN_STATUS_FAILED,
+    "skipped": pb.RUN_STATUS_SKIPPED,
     "cancelled": pb.RUN_STATUS_CANCELLED,
 }
 

@@ -170,7 +170,7 @@ class StepRows(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., rows_total: _Optional[int] = ...) -> None: ...
 
 class StepRow(_message.Message):
-    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "duration_ms", "failure", "result", "parts", "text_bytes")
+    __slots__ = ("run_id", "item", "step_id", "step_index", "component", "depth", "status", "attempt", "retries", "started_at_ms", "completed_at_ms", "duration_ms", "failure", "result", "parts", "text_bytes", "path", "skipped_for")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +187,8 @@ class StepRow(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FOR_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     item: int
     step_id: str
@@ -203,7 +205,9 @@ class StepRow(_message.Message):
     result: _journal_pb2.Payload
     parts: _state_pb2.ResultParts
     text_bytes: int
-    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., parts: _Optional[_Union[_state_pb2.ResultParts, _Mapping]] = ..., text_bytes: _Optional[int] = ...) -> None: ...
+    path: str
+    skipped_for: str
+    def __init__(self, run_id: _Optional[str] = ..., item: _Optional[int] = ..., step_id: _Optional[str] = ..., step_index: _Optional[int] = ..., component: _Optional[str] = ..., depth: _Optional[int] = ..., status: _Optional[_Union[_journal_pb2.RunStatus, str]] = ..., attempt: _Optional[int] = ..., retries: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., completed_at_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., failure: _Optional[_Union[_journal_pb2.Failure, _Mapping]] = ..., result: _Optional[_Union[_journal_pb2.Payload, _Mapping]] = ..., parts: _Optional[_Union[_state_pb2.ResultParts, _Mapping]] = ..., text_bytes: _Optional[int] = ..., path: _Optional[str] = ..., skipped_for: _Optional[str] = ...) -> None: ...
 
 class SegmentFooter(_message.Message):
     __slots__ = ("format", "lists", "ids", "named_blobs", "names_any_blob")

@@ -192,8 +192,8 @@ def check_errors(shown: str) -> None:
 
 def test_the_list_of_steps_calls_what_never_ran_skipped(here: Told, submitted: Told, folder: Path, mesh: Dev) -> None:
     for done in (
-        run_cli(["runs", "get", here.run_id, "--steps"], folder),
-        mesh.cli("runs", "get", submitted.run_id, "--steps"),
+        run_cli(["runs", "show", here.run_id, "--store", ".stepflow"], folder),
+        mesh.cli("runs", "show", submitted.run_id),
     ):
         (after,) = [line for line in done.stdout.splitlines() if line.startswith("after ")]
         assert re.search(r"/sdk_stdio/greet +skipped \(py_pull failed\)$", after)
