@@ -89,7 +89,7 @@ class Project:
         (self.folder / "one.yaml").write_text(
             f"steps: [{{id: a, component: {component}, input: {{}}}}]\noutput: {{$step: a}}\n"
         )
-        done = self.dev.cli("submit", "--flow", "one.yaml", "--input-json", "{}")
+        done = self.dev.cli("submit", "one.yaml", "--input", "{}", "--no-check")
         outcome = json.loads(done.stdout)
         return outcome.get("result", outcome.get("error", {}).get("message"))
 
@@ -186,5 +186,5 @@ def test_a_restart_by_hand_tells_what_each_host_did(project: Project) -> None:
     assert builtin.returncode == 1
     assert "nothing to restart: builtin components are part of the host" in builtin.stdout
     unknown = project.dev.cli("components", "restart", "nope")
-    assert unknown.returncode == 1
+    assert unknown.returncode == 2
     assert "error[PLUGIN_UNKNOWN]: no plugin 'nope': the live hosts have builtin, own" in unknown.stderr

@@ -42,10 +42,10 @@ VOLATILE = (
 NOISE = re.compile(r"starting .* …|started after |.*\bKilled\b|\[\d\]")
 """Lines that depend on the machine's speed, or that the shell itself writes."""
 
-CONCURRENT = re.compile(r"  done|asked:")
+CONCURRENT = re.compile(r"  done|done +summaries\[|asked:")
 """Lines of work that runs concurrently: neighbours may come in any order."""
 
-READS_ONLY = ("cat ", "stepflow runs list", "stepflow runs get")
+READS_ONLY = ("cat ", "stepflow runs list", "stepflow runs show")
 """Commands that a reader repeats until the run has come so far."""
 
 
