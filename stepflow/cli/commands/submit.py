@@ -285,15 +285,12 @@ def _seconds(timeout: str | None) -> float | None:
 def _labels(texts: "Iterable[str]") -> dict[str, str]:
     """Return the labels of `--label`. Raises: Usage."""
     from stepflow.cli.display.runs import STEPFLOW_LABELS
+    from stepflow.cli.wanted_runs import read_labels
 
-    labels: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise console.Usage("OPTION_INVALID", f"--label is NAME=VALUE, not {text[:80]!r}")
+    labels = read_labels(texts)
+    for name in labels:
         if name in STEPFLOW_LABELS:
             raise console.Usage("OPTION_INVALID", f"--label {name}: this label is stepflow's own; take another name")
-        labels[name] = value
     return labels
 
 
