@@ -84,7 +84,7 @@ def read_checked(texts: Sequence[str], server: str, tag: str) -> list[FoundFlow]
 
 def _check(found: FoundFlow, tag: str, *, several: bool) -> None:
     """Check that a flow can be stored. Raises: Invalid."""
-    from stepflow.cli.commands.submit import check_flow
+    from stepflow.cli.findings import check_flow
     from stepflow.flow import validate_flow
 
     if several and (found.flow.warnings or any(item.level != "warning" for item in validate_flow(found.flow))):

@@ -53,8 +53,8 @@ class FlowReport:
 
     def to_tree(self) -> dict[str, Any]:
         """Return the report for a list, with the flow that it is about."""
-        if self.error is not None:
-            return {"flow": self.text, "error": {"reason": self.error.reason, "message": self.error.message}}
+        if (error := self.error) is not None:
+            return {"flow": self.text, "error": {"reason": error.reason, "message": error.message}}
         assert self.diagnostics is not None
         return {"flow": self.text, **self.diagnostics.to_tree()}
 
@@ -83,7 +83,7 @@ def find_flows(texts: Sequence[str], server: str | None) -> list[FoundFlow | Flo
     return found
 
 
-class FlowChecks:
+class FlowValidator:
     """Checks flows, each with the config next to it, or all of them with one config or one mesh."""
 
     def __init__(self, options: ValidateOptions) -> None:
@@ -148,4 +148,4 @@ class FlowChecks:
         return self._catalogues[key]
 
 
-__all__ = ["FlowChecks", "FlowReport", "ValidateOptions", "find_flows"]
+__all__ = ["FlowReport", "FlowValidator", "ValidateOptions", "find_flows"]

@@ -50,15 +50,15 @@ def validate(
       stepflow validate flow.yaml --server mesh:7840
       stepflow validate flow.yaml --json | jq .numWarning
     """
-    from stepflow.cli.validation import FlowChecks, FlowReport, ValidateOptions, find_flows
+    from stepflow.cli.validation import FlowReport, FlowValidator, ValidateOptions, find_flows
 
     if server is not None and (servers or config is not None):
         raise console.Usage("OPTION_INVALID", "--server excludes --servers and --config: a mesh has its own")
-    checks = FlowChecks(ValidateOptions(config, server, type_check, strict, servers))
+    validator = FlowValidator(ValidateOptions(config, server, type_check, strict, servers))
 
     reports: list[FlowReport] = []
     for found in find_flows(flows, server):
-        report = found if isinstance(found, FlowReport) else checks.report(found)
+        report = found if isinstance(found, FlowReport) else validator.report(found)
         reports.append(report)
         if len(flows) == 1 and report.error is not None:
             raise report.error

@@ -71,8 +71,8 @@ def test_an_empty_list_says_what_was_asked_for(folder: CountingFolder, capfd: py
 
 def test_a_flow_without_a_name_is_found_by_its_file() -> None:
     wanted = WantedRuns(flow="greet.yaml")
-    assert wanted.accepts(run_view(flow="/work/greet.yaml"), "failed")
-    assert not wanted.accepts(run_view("greet", flow="/work/greet.yaml"), "failed")
+    assert wanted.accepts(run_view(flow="/flows/greet.yaml"), "failed")
+    assert not wanted.accepts(run_view("greet", flow="/flows/greet.yaml"), "failed")
     assert wanted.flow_name == "", "a mesh looks for names only"
     assert WantedRuns(flow="greet").flow_name == "greet"
 
