@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 from control_plane.archive.format import list_order
 from control_plane.paging import read_token, write_token
 from control_plane.views import run_view, view_of
+from stepflow.codec import decode
 from stepflow.errors import DataLoss
 from stepflow.journal import parse_record, partition_count
 from stepflow.mesh.v1 import state_pb2
+from stepflow.rpc.labels import has_labels
 from stepflow.store import Get, KeyValue, Page, Range, Txn, keys, modified_at, present, range_all
 from stepflow.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from control_plane.archive.packed_runs import PackedRuns
     from control_plane.archive.run_store import RunStore
     from control_plane.views import RunView
@@ -57,6 +61,14 @@ class RunFilter:
     statuses: frozenset[str] = frozenset()
     flow_name: str = ""
     created_since_ms: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels that a run must have, with their texts (`stepflow.rpc.labels`)."""
+
+    def accepts_record(self, record: state_pb2.RunRecord) -> bool:
+        """Return True if the name and the labels of a run fit; its status and time are not looked at."""
+        if self.flow_name not in ("", record.flow_name):
+            return False
+        return not self.labels or has_labels(decode(record.labels_json or b"{}"), self.labels)
 
 
 @dataclass(slots=True)
@@ -99,7 +111,7 @@ class RunList:
         position = read_token(token, tuple[int, str])
         views: list[RunView] = []
         runs_read, statuses_left = 0, STATUSES_READ_MAX
-        filtered = bool(wanted.statuses or wanted.flow_name)
+        filtered = bool(wanted.statuses or wanted.flow_name or wanted.labels)
 
         while True:
             # 1. Read a range of the index, and the records that it does not have.
@@ -111,7 +123,7 @@ class RunList:
             await self._read_records([each for each in recent if each.record is None])
 
             # 2. Read the statuses, of as many runs as the page may read.
-            named = [each for each in recent if each.record and wanted.flow_name in ("", each.record.flow_name)]
+            named = [each for each in recent if each.record and wanted.accepts_record(each.record)]
             count = len(named)
             for index, each in enumerate(named):
                 statuses_left -= each.partition_count

@@ -158,6 +158,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             statuses=frozenset(map(status_name, request.statuses)),
             flow_name=request.flow_name,
             created_since_ms=request.created_since_ms,
+            labels=dict(request.labels),
         )
         runs, token = await self._control.run_list.page(wanted, page_size(request.page_size), request.page_token)
         return runs_pb2.ListRunsResponse(runs=(_message(self._control, run) for run in runs), next_page_token=token)

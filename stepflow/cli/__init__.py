@@ -8,8 +8,11 @@
 - `input/`: reading flows, configs, inputs and values.
 - `env_file`: `--env-file`, added to the environment.
 - `found_flow`: FLOW: a file, stdin, or a stored flow.
+- `flow_files`: the flow files below folders.
+- `flow_storing`: flows stored in a mesh, one after another.
 - `findings`: the findings about a flow, collected and printed.
 - `flow_types`: the components of a config, and the types of a flow under it.
+- `validation`: the reports of `stepflow validate`, one per flow.
 - `run_check`: the check of `stepflow run`, before and after the start of servers.
 - `mesh_check`: the check of `stepflow submit`, by a mesh.
 - `yaml_edits`: edits of a YAML text that keep the rest of it.
@@ -23,6 +26,7 @@
 - `driving`: one run of this machine, driven to its end.
 - `interruptible`: work that signals stop in order.
 - `run_list`: lists of the runs stored on this machine.
+- `wanted_runs`: the filters of a list of runs.
 - `stored`: a run stored on this machine, read back.
 - `target`: the mesh or folder that a command is for.
 - `remote`: the connection to a mesh.

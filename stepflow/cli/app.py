@@ -50,6 +50,7 @@ app = StrictTyper(
 )
 
 completion.attach(options.FlowOption, completion.complete_flow)
+completion.attach(options.FlowsOption, completion.complete_flow)
 completion.attach(options.RunArgument, completion.complete_run)
 completion.attach(options.RunArguments, completion.complete_run)
 

@@ -130,6 +130,12 @@ def complete_flow_name(ctx: typer.Context, incomplete: str) -> Offer:
 
 
 @silent
+def complete_flow_without_tag(ctx: typer.Context, incomplete: str) -> Offer:
+    """Offer the names of the flows that the mesh stores."""
+    return [offered for offered in complete_flow_name(ctx, incomplete) if "@" not in offered[0]]
+
+
+@silent
 def complete_component(ctx: typer.Context, incomplete: str) -> Offer:  # noqa: ARG001  # typer leaves out what does not begin so
     """Offer the paths of components: of the mesh, if a server is named; else those that are known without a server.
 
@@ -257,6 +263,7 @@ __all__ = [
     "complete_component",
     "complete_flow",
     "complete_flow_name",
+    "complete_flow_without_tag",
     "complete_plugin",
     "complete_run",
     "prepare",

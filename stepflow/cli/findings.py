@@ -69,6 +69,22 @@ def print_report(diagnostics: Diagnostics) -> None:
                 console.say(f"  {console.styled(level.upper(), colour)} {diagnostic['formatted']}{path}")
 
 
+def check_flow(flow: Flow, *, no_check: bool = False) -> None:
+    """Refuse a flow with errors; show the warnings of its text. `no_check`: refuse only fatal findings.
+
+    Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
+    """
+    from stepflow.errors import Invalid
+    from stepflow.flow import Diagnostics, validate_flow
+
+    diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
+    if diagnostics.num_fatal or not (no_check or passes(diagnostics)):
+        print_report(diagnostics)
+        raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
+    for warning in flow.warnings:
+        console.warn(f"{warning.path}: {warning.formatted}")
+
+
 def refuse_errors(found: Sequence[Diagnostic], refusal: str, *, before: Iterable[Diagnostic] = ()) -> None:
     """Print findings: as warnings, or as a report with those of `before` if one is an error.
 

@@ -33,6 +33,14 @@ FlowOption = Annotated[
     ),
 ]
 """For commands under `with_flow`, which also accept the former `--flow` and `-f`."""
+FlowsOption = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FLOW...",
+        help="Files, - for stdin, or stored flows: NAME[@TAG|@3] or an id.",
+    ),
+]
+"""For commands under `with_flows`, which also accept the former `--flow` and `-f` for one flow."""
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -218,15 +226,31 @@ def with_flow(command: Callable[..., None]) -> Callable[..., None]:
     def expanded(flow: str | None, flow_option: str | None, **arguments: Any) -> None:
         command(flow=_one_flow(flow, flow_option), **arguments)
 
+    return _with_former_flow(expanded, command, "flow")
+
+
+def with_flows(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command with the parameter `flows: FlowsOption` also accept the former options for one flow."""
+
+    @functools.wraps(command)
+    def expanded(flows: list[str] | None, flow_option: str | None, **arguments: Any) -> None:
+        first = _one_flow(flows[0] if flows else None, flow_option)
+        command(flows=flows or [first], **arguments)
+
+    return _with_former_flow(expanded, command, "flows")
+
+
+def _with_former_flow(expanded: Callable[..., None], command: Callable[..., None], name: str) -> Callable[..., None]:
+    """Give the signature of a command, with an argument that may be left out and the option instead of it."""
     signature = inspect.signature(command)
-    argument = signature.parameters["flow"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+    argument = signature.parameters[name].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None)
     option = inspect.Parameter(
         "flow_option",
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[str | None, typer.Option("--flow", "-f", hidden=True)],
     )
-    others = [each for each in signature.parameters.values() if each.name != "flow"]
+    others = [each for each in signature.parameters.values() if each.name != name]
     return _with_parameters(expanded, signature, [argument, option, *others])
 
 

@@ -17,14 +17,16 @@ from stepflow.cli.display.outcome import Ended
 from stepflow.cli.display.results import StoredResults
 from stepflow.cli.display.runs import ShownRun, shown_item
 from stepflow.cli.target import choose_target, folder_option, other_targets
+from stepflow.cli.wanted_runs import ALL_RUNS
 from stepflow.errors import DataLoss, FailedPrecondition, StepflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stepflow.cli.display.trees import AnyRun
     from stepflow.cli.target import CliTarget
+    from stepflow.cli.wanted_runs import WantedRuns
     from stepflow.client import Client, Run, RunStep
     from stepflow.embedded.runs_folder import LocalRuns
     from stepflow.flow import Redactor
@@ -37,8 +39,8 @@ class Source(Protocol):
     location: str
     """Where the runs are, for messages."""
 
-    def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
-        """Return the newest runs with status; all statuses by default."""
+    def list(self, wanted: WantedRuns, limit: int) -> list[tuple[AnyRun, str]]:
+        """Return the newest of the wanted runs, with status."""
 
     def read(self, text: str, *, steps: bool, results: bool) -> ShownRun:
         """Return a run, with `results` of items and steps. Raises: NotFound, Invalid (an ambiguous prefix)."""
@@ -94,7 +96,7 @@ def with_runs(target: CliTarget) -> Iterator[CliTarget]:
     """Yield the other places that have runs, for a message about an empty list."""
     for other in other_targets(target):
         with contextlib.suppress(StepflowError):
-            if source_of(other).list((), 1):
+            if source_of(other).list(ALL_RUNS, 1):
                 yield other
 
 
@@ -105,12 +107,13 @@ class LocalSource:
         self.location = str(local.folder)
         self._local = local
 
-    def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
+    def list(self, wanted: WantedRuns, limit: int) -> list[tuple[AnyRun, str]]:
         from itertools import islice
 
         from stepflow.cli.run_list import list_runs
 
-        return list(islice(list_runs(self._local, statuses), limit))
+        found = (pair for pair in list_runs(self._local, wanted.statuses) if wanted.accepts(*pair))
+        return list(islice(found, limit))
 
     def read(self, text: str, *, steps: bool, results: bool) -> ShownRun:
         import asyncio
@@ -220,10 +223,17 @@ class RemoteSource:
         self.location = f"the mesh at {server}"
         self._server = server
 
-    def list(self, statuses: Sequence[str], limit: int) -> list[tuple[AnyRun, str]]:
+    def list(self, wanted: WantedRuns, limit: int) -> list[tuple[AnyRun, str]]:
         async def read(client: Client) -> list[tuple[AnyRun, str]]:
-            listed = client.list_runs(statuses=statuses, page_size=min(limit, 1_000))
-            return [(run, run.status) async for run in remote.first(listed, limit)]
+            listed = client.list_runs(
+                statuses=wanted.statuses,
+                flow_name=wanted.flow_name,
+                created_since_ms=wanted.since_ms,
+                page_size=min(limit, 1_000),
+                labels=wanted.labels,
+            )
+            found = (run async for run in listed if wanted.accepts(run, run.status))
+            return [(run, run.status) async for run in remote.first(found, limit)]
 
         return remote.ask(self._server, read)
 

@@ -31,7 +31,8 @@ class StrictCommand(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the pieces of the usage line. A flow may come by a former option, but it must come."""
-        return ["{FLOW}" if piece == "[FLOW]" else piece for piece in super().collect_usage_pieces(ctx)]
+        required = {"[FLOW]": "{FLOW}", "[FLOW...]": "{FLOW...}", "[FLOW|DIR...]": "{FLOW|DIR...}"}
+        return [required.get(piece, piece) for piece in super().collect_usage_pieces(ctx)]
 
 
 class StrictGroup(TyperGroup):

@@ -8,7 +8,7 @@ from stepflow.cli import console
 from stepflow.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 CELL_CHARS_MIN = 9
@@ -54,17 +54,23 @@ def print_json_line(tree: Any) -> None:
 
 
 def print_table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, whole: Sequence[str] = (), least: Sequence[str] = ()
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    whole: Sequence[str] = (),
+    least: Sequence[str] = (),
+    chars_min: Mapping[str, int] | None = None,
 ) -> None:
     """Print rows as aligned columns below the heads, as wide as the terminal at most.
 
     On a narrow terminal the widest cells are cut, but those of the columns in `whole`. If that is not enough, the
-    columns in `least` are left out, the first ones first. A pipe gets the whole table.
+    columns in `least` are left out, the first ones first. `chars_min`: by head, what is not cut of its cells. A pipe
+    gets the whole table.
     """
     table = [list(heads), *([printable(cell, one_line=True) for cell in row] for row in rows)]
     room = _terminal_columns()
     if room is not None:
-        table = _fitted(table, room, whole, least)
+        table = _fitted(table, room, whole, least, chars_min or {})
 
     widths = _widths(table)
     for row in table:
@@ -72,12 +78,14 @@ def print_table(
         console.show("  ".join(cells).rstrip())
 
 
-def _fitted(table: list[list[str]], room: int, whole: Sequence[str], least: Sequence[str]) -> list[list[str]]:
+def _fitted(
+    table: list[list[str]], room: int, whole: Sequence[str], least: Sequence[str], chars_min: Mapping[str, int]
+) -> list[list[str]]:
     """Return a table that fits into `room` columns, if its cells can be cut so far."""
 
     def floors() -> list[int]:
         return [
-            width if head in whole else min(width, max(len(head), CELL_CHARS_MIN))
+            width if head in whole else min(width, max(len(head), CELL_CHARS_MIN, chars_min.get(head, 0)))
             for head, width in zip(table[0], _widths(table), strict=True)
         ]
 
@@ -124,8 +132,13 @@ def _terminal_columns() -> int | None:
 
 
 def print_members(members: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one pair per line."""
+    """Print names and values, one pair per line. A terminal gets long values folded between words."""
+    from stepflow.cli.folding import fold
+
     listed = list(members)
     width = max((len(name) for name, _ in listed), default=0) + 2
+    room = _terminal_columns()
     for name, value in listed:
-        console.show(f"{name + ':':<{width}}{value}")
+        lines = [value] if room is None else fold(value, room - width).split("\n")
+        for head, line in zip([f"{name}:", *[""] * (len(lines) - 1)], lines, strict=True):
+            console.show(f"{head:<{width}}{line}")

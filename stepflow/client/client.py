@@ -37,6 +37,7 @@ from stepflow.client.result_stream import result_chunks, save_chunks
 from stepflow.client.watch import RunWatch
 from stepflow.errors import FailedPrecondition, Invalid, NotFound, Overloaded, StepflowError
 from stepflow.mesh.v1 import blobs_pb2, cluster_pb2, components_pb2, flows_pb2, runs_pb2, values_pb2
+from stepflow.rpc.labels import has_labels
 
 if TYPE_CHECKING:
     import os
@@ -329,10 +330,17 @@ class Client:
         flow_name: str = "",
         created_since_ms: int = 0,
         page_size: int = 0,
+        labels: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Run, None]:
-        """Yield runs, newest first; `statuses` are names such as `failed`. Raises: Invalid (`STATUS_INVALID`)."""
+        """Yield runs, newest first; `statuses` are names such as `failed`.
+
+        `labels`: only runs with all of these labels; the text of a label that is no string is its compact JSON, such as
+        `true`. Raises: Invalid (`STATUS_INVALID`).
+        """
         wanted = frozenset(statuses)
-        request = runs_pb2.ListRunsRequest(flow_name=flow_name, created_since_ms=created_since_ms, page_size=page_size)
+        request = runs_pb2.ListRunsRequest(
+            flow_name=flow_name, created_since_ms=created_since_ms, page_size=page_size, labels=labels
+        )
         for status in sorted({"running" if status == QUEUED else status for status in wanted}):
             try:
                 request.statuses.append(f"RUN_STATUS_{status.upper()}")  # type: ignore[arg-type]  # accepts names too
@@ -341,7 +349,8 @@ class Client:
 
         async for reply in self._pages(lambda to: to.runs.ListRuns, request):
             for run in map(run_of, reply.runs):
-                if not wanted or run.status in wanted:
+                # A server of an earlier version knows neither queued runs nor filters by label.
+                if (not wanted or run.status in wanted) and has_labels(run.labels, labels or {}):
                     yield run
 
     async def cancel(self, run_id: str) -> Run:

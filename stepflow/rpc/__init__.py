@@ -7,6 +7,7 @@
 - `findings`: findings about flows on the wire.
 - `frames`: one direction of a stream of frames.
 - `health`: liveness and readiness.
+- `labels`: labels of runs in filters.
 - `options`: limits and keep-alives, the same for both ends.
 - `probe`: whether an address refuses connections.
 - `process`: the process of a service: options, store, signals, the ready line.

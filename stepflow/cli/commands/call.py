@@ -33,6 +33,7 @@ def call(
         typer.Option("--server", metavar="HOST:PORT", help="Call it in this mesh instead of on this machine."),
     ] = None,
     output: OutputOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the id of a run in a mesh.")] = False,
     env_file: EnvFileOption = None,  # noqa: ARG001  # handled by its callback, before any other option
 ) -> None:
     """Call one component or MCP tool, and print its result as JSON.
@@ -52,7 +53,7 @@ def call(
 
     check_output(output)
     flow, given = _one_step(path), compact_tree(value_tree(value, "input"), "input")
-    result = _call_here(flow, given, config) if server is None else _call_in_mesh(flow, given, server)
+    result = _call_here(flow, given, config) if server is None else _call_in_mesh(flow, given, server, quiet=quiet)
 
     if result["outcome"] == "success":
         write_results([result["result"]], output, batch=False)
@@ -81,7 +82,7 @@ def _call_here(flow: "Flow", given: bytes, config: Any) -> dict[str, Any]:
     return result
 
 
-def _call_in_mesh(flow: "Flow", given: bytes, server: str) -> dict[str, Any]:
+def _call_in_mesh(flow: "Flow", given: bytes, server: str, *, quiet: bool) -> dict[str, Any]:
     from stepflow.cli import remote
     from stepflow.cli.display.trees import result_tree
     from stepflow.codec import Json, LargeJson
@@ -90,7 +91,8 @@ def _call_in_mesh(flow: "Flow", given: bytes, server: str) -> dict[str, Any]:
 
     async def work(client: "Client") -> dict[str, Any]:
         run_id = await client.submit_batch(flow_bytes(flow), [Json(given)])
-        console.say(f"run_id: {run_id}")
+        if not quiet:
+            console.say(f"run_id: {run_id}")
         run = await client.wait(run_id)
         [outcome] = [remote.outcome_of(item) async for item in client.items(run_id)]
         if isinstance(outcome, LargeJson):

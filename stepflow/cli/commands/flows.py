@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.completion import complete_flow_name
-from stepflow.cli.options import FlowOption, JsonOption, OutputOption, ServerOption, with_flow
+from stepflow.cli.completion import complete_flow, complete_flow_name
+from stepflow.cli.options import JsonOption, OutputOption, ServerOption, with_flows
 from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
+    from stepflow.cli.flow_storing import StoredVersion
     from stepflow.client import Client, FlowInfo
+
+LEFT_OUT_SHOWN = 5
+"""Names of files that are shown."""
 
 app = StrictTyper(
     name="flows",
@@ -20,6 +24,14 @@ app = StrictTyper(
     rich_markup_mode=None,
 )
 
+StoredFlowsOption = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FLOW|DIR...",
+        help="Files or folders, - for stdin, or stored flows: NAME[@TAG|@3] or an id.",
+        autocompletion=complete_flow,
+    ),
+]
 NameArgument = Annotated[
     str,
     typer.Argument(
@@ -31,15 +43,20 @@ NameArgument = Annotated[
 
 
 @app.command("store")
-@with_flow
-def store_flow(
+@with_flows
+def store_flows(
     *,
-    flow: FlowOption,
-    tag: Annotated[str, typer.Option("--tag", metavar="TAG", help="Tag to move to this version of the flow.")] = "",
+    flows: StoredFlowsOption,
+    tag: Annotated[str, typer.Option("--tag", metavar="TAG", help="Tag to move to this version of each flow.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be stored.")] = False,
     server: ServerOption = None,
     json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the ids, and warnings.")] = False,
 ) -> None:
-    """Store a flow. A named flow gets the next version of its name; storing the same flow again adds no version.
+    """Store flows. A named flow gets the next version of its name; storing the same flow again adds no version.
+
+    Of a folder, all flow files below it are stored: YAML and JSON files with `steps` or `output`. Others are left out.
+    All flows are checked before the first one is stored.
 
     A tag belongs to one version of a name: --tag moves it, with a warning that names the former version.
 
@@ -47,35 +64,54 @@ def store_flow(
     Examples:
       stepflow flows store flow.yaml
       stepflow flows store flow.yaml --tag live --server mesh:7840
+      stepflow flows store flows/ --dry-run
     """
+    from pathlib import Path
+
     from stepflow.cli import remote
-    from stepflow.cli.commands.submit import check_flow
-    from stepflow.cli.found_flow import find_flow
+    from stepflow.cli.flow_files import find_flow_files
+    from stepflow.cli.flow_storing import FlowStoring, read_checked
     from stepflow.cli.tables import print_json
     from stepflow.cli.target import choose_mesh
-    from stepflow.client.requests import NOT_GIVEN
-    from stepflow.flow import flow_bytes
 
-    mesh = choose_mesh(server)
-    parsed = find_flow(flow, mesh).flow
-    check_flow(parsed)
-    stored = remote.ask(mesh, lambda client: client.store_flow(flow_bytes(parsed), label=tag or NOT_GIVEN))
-    if json:
-        tree = {"flow_id": stored.flow_id, "name": parsed.name, "version": stored.version or None}
-        moved = {"label": tag or None, "label_from": stored.label_from or None}
-        print_json(tree | {"newest_version": stored.newest_version or None} | moved)
-        return
+    # 1. Find and check all flows.
+    mesh = choose_mesh(server, quiet=quiet)
+    several = len(flows) > 1 or Path(flows[0]).is_dir()
+    texts, left_out = find_flow_files(flows)
+    if not texts:
+        raise console.Usage("FLOW_MISSING", f"no flow in {', '.join(flows)}: a flow file has `steps` or `output`")
+    found = read_checked(texts, mesh, tag)
 
-    console.out(f"{stored.flow_id}\n")
-    if stored.version:
-        console.say(f"{parsed.name}, version {stored.version}" + (f", {tag}" if tag else ""))
-    if stored.label_from:
-        console.warn(f"the tag {tag} was on version {stored.label_from} and is now on version {stored.version}")
-    if stored.newest_version > stored.version:
-        console.warn(
-            f"this flow was stored before: version {stored.newest_version} remains the newest; "
-            f"name this one as {parsed.name}@{stored.version}"
-        )
+    # 2. Store them.
+    async def store(client: "Client") -> "list[StoredVersion]":
+        done = []
+        async for version in FlowStoring(client, tag=tag, dry_run=dry_run).each(found):
+            done.append(version)
+            _print_stored(version, several=several, dry_run=dry_run, json=json, quiet=quiet)
+        return done
+
+    done = remote.ask(mesh, store)
+    if left_out and not quiet:
+        shown = ", ".join(left_out[:LEFT_OUT_SHOWN]) + (", …" if len(left_out) > LEFT_OUT_SHOWN else "")
+        console.say(f"left out {len(left_out):,} file(s) that are no flows: {shown}")
+    if json and several:
+        trees = [version.to_tree() for version in done]
+        print_json({"flows": trees, "left_out": left_out, "stored": not dry_run})
+    elif json:
+        print_json({name: value for name, value in done[0].to_tree().items() if name != "flow"})
+
+
+def _print_stored(version: "StoredVersion", *, several: bool, dry_run: bool, json: bool, quiet: bool) -> None:
+    """Print a flow that was stored, or would be."""
+    from stepflow.cli.flow_storing import UNCHANGED
+
+    if not (json or dry_run):
+        console.out(f"{version.flow_id}\n")
+    if not quiet and not (json and not several and not dry_run):
+        verb = ("would keep " if version.change == UNCHANGED else "would store ") if dry_run else ""
+        console.say(verb + (f"{version.flow}: " if several else "") + str(version))
+    for text in () if json and not several else version.warnings():
+        console.warn(f"{version.flow}: {text}" if several else text)
 
 
 @app.command("list")

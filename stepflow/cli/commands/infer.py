@@ -33,6 +33,7 @@ def infer(
         bool, typer.Option("--strict", help="Report what cannot be checked; warnings are errors.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print flow and diagnostics as JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report about a flow that passes.")] = False,
 ) -> None:
     """Fill in the missing schemas of a flow.
 
@@ -66,13 +67,14 @@ def infer(
         console.warn(warning)
 
     print_failures(failures)
-    print_report(diagnostics)
-    _print_types(types, show_step_inputs=show_step_inputs)
     passed = passes(diagnostics)
+    if not (quiet and passed):
+        print_report(diagnostics)
+        _print_types(types, show_step_inputs=show_step_inputs)
     if json:
-        _write(_json_text(diagnostics, _completed(path, parsed, types) if passed else None), output)
+        _write(_json_text(diagnostics, _completed(path, parsed, types) if passed else None), output, quiet=quiet)
     elif passed:
-        _write(_flow_text(path, parsed, types, output), output)
+        _write(_flow_text(path, parsed, types, output), output, quiet=quiet)
     raise typer.Exit(console.EXIT_OK if passed and not failures else console.EXIT_FAILED)
 
 
@@ -192,7 +194,7 @@ def _formatted(tree: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(tree), indent=2).decode() + "\n"
 
 
-def _write(text: str, output: Path | None) -> None:
+def _write(text: str, output: Path | None, *, quiet: bool) -> None:
     if output is None:
         console.out(text)
         return
@@ -200,4 +202,5 @@ def _write(text: str, output: Path | None) -> None:
 
     with whole_file(output) as file:
         file.write(text.encode())
-    console.say(f"wrote {output}")
+    if not quiet:
+        console.say(f"wrote {output}")

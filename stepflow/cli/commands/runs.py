@@ -12,6 +12,7 @@ import typer
 from stepflow.cli import console
 from stepflow.cli.commands.logs import show_logs
 from stepflow.cli.commands.prune import prune_runs
+from stepflow.cli.completion import complete_flow_without_tag
 from stepflow.cli.options import (
     VALUE_HELP,
     JsonOption,
@@ -27,9 +28,8 @@ from stepflow.cli.options import (
 from stepflow.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stepflow.cli.target import CliTarget
+    from stepflow.cli.wanted_runs import WantedRuns
     from stepflow.client import Client, ClientEvent, Run
     from stepflow.flow import Redactor
 
@@ -62,6 +62,23 @@ def list_runs(
             help="Only runs with this status (repeatable): queued, running, interrupted, completed, failed, damaged, …",
         ),
     ] = None,
+    flow: Annotated[
+        str,
+        typer.Option(
+            "--flow",
+            metavar="NAME",
+            help="Only runs of this flow, by its name; by its file if it has none.",
+            autocompletion=complete_flow_without_tag,
+        ),
+    ] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="K=V", help="Only runs with this label (repeatable: with all of them)."),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option("--since", metavar="D|TIME", help="Only runs begun since: 24h, 2d, 2026-01-31, 2026-01-31T08:30."),
+    ] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most N runs.")] = 100,
     json: JsonOption = False,
 ) -> None:
@@ -74,6 +91,7 @@ def list_runs(
     Examples:
       stepflow runs list
       stepflow runs list --status interrupted --status failed
+      stepflow runs list --flow greet --label team=red --since 24h
       stepflow runs list --server mesh:7840 --limit 20
       stepflow runs list --json | jq '.runs[].run_id'
     """
@@ -82,26 +100,29 @@ def list_runs(
     from stepflow.cli.sources import source_of
     from stepflow.cli.tables import print_json
     from stepflow.cli.target import choose_target
+    from stepflow.cli.wanted_runs import WantedRuns, read_labels, read_since
 
+    labels, since_ms = read_labels(label or ()), read_since(since) if since else 0
     target = choose_target(server, store)
     known = LOCAL_STATUSES if target.server is None else MESH_STATUSES
     for name in status or ():
         console.check_choice("--status", name, known)
 
-    found = source_of(target).list(status or (), limit)
+    wanted = WantedRuns(statuses=tuple(status or ()), flow=flow, labels=labels, since_ms=since_ms, since=since)
+    found = source_of(target).list(wanted, limit)
     if json:
         print_json({"runs": [run_tree(run, shown) for run, shown in found]})
     elif found:
         print_runs(found)
     else:
-        _say_none(target, status or ())
+        _say_none(target, wanted)
 
 
-def _say_none(target: "CliTarget", statuses: "Sequence[str]") -> None:
+def _say_none(target: "CliTarget", wanted: "WantedRuns") -> None:
     """Tell that a list is empty, and which other places have runs."""
     from stepflow.cli.sources import with_runs
 
-    console.say(f"no {' or '.join(statuses)} runs in {target}" if statuses else f"no runs in {target}")
+    console.say(f"no {wanted} in {target}")
     for other in with_runs(target):
         console.say(f"{other} has runs: stepflow runs list {other.option}")
 

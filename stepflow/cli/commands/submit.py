@@ -247,6 +247,7 @@ def _reference(found: "FoundFlow", *, no_check: bool) -> bytes | str:
     """Return the reference of a flow for the server: its document, or the id of a stored flow. Raises: Invalid."""
     if found.flow_id:
         return found.flow_id
+    from stepflow.cli.findings import check_flow
     from stepflow.flow import flow_bytes
 
     check_flow(found.flow, no_check=no_check)
@@ -285,30 +286,10 @@ def _seconds(timeout: str | None) -> float | None:
 def _labels(texts: "Iterable[str]") -> dict[str, str]:
     """Return the labels of `--label`. Raises: Usage."""
     from stepflow.cli.display.runs import STEPFLOW_LABELS
+    from stepflow.cli.wanted_runs import read_labels
 
-    labels: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise console.Usage("OPTION_INVALID", f"--label is NAME=VALUE, not {text[:80]!r}")
+    labels = read_labels(texts)
+    for name in labels:
         if name in STEPFLOW_LABELS:
             raise console.Usage("OPTION_INVALID", f"--label {name}: this label is stepflow's own; take another name")
-        labels[name] = value
     return labels
-
-
-def check_flow(flow: "Flow", *, no_check: bool = False) -> None:
-    """Refuse a flow with errors; show the warnings of its text. `no_check`: refuse only fatal findings.
-
-    Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
-    """
-    from stepflow.cli.findings import passes, print_report
-    from stepflow.errors import Invalid
-    from stepflow.flow import Diagnostics, validate_flow
-
-    diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
-    if diagnostics.num_fatal or not (no_check or passes(diagnostics)):
-        print_report(diagnostics)
-        raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
-    for warning in flow.warnings:
-        console.warn(f"{warning.path}: {warning.formatted}")

@@ -64,6 +64,7 @@ def run_name(run: AnyRun) -> str:
 
 def print_runs(found: Iterable[tuple[AnyRun, str]]) -> None:
     """Print a table of runs with their statuses."""
+    listed = list(found)
     rows = [
         (
             run.run_id,
@@ -73,10 +74,12 @@ def print_runs(found: Iterable[tuple[AnyRun, str]]) -> None:
             clock(run.created_at_ms),
             _took(run),
         )
-        for run, status in found
+        for run, status in listed
     ]
     heads = ("RUN_ID", "STATUS", "FLOW", "ITEMS", "BEGAN", "TOOK")
-    print_table(heads, rows, whole=heads[1:2] + heads[3:], least=("TOOK", "ITEMS"))
+    # The reason of a queued run can be cut, a status cannot.
+    statuses = {"STATUS": max((len(status) for _, status in listed), default=0)}
+    print_table(heads, rows, whole=heads[3:], least=("TOOK", "ITEMS"), chars_min=statuses)
 
 
 def _listed_status(run: AnyRun, status: str) -> str:

@@ -16,7 +16,7 @@ from stepflow.cli.input.documents import read_config, read_flow
 from stepflow.cli.input.files import read_file, value_format
 from stepflow.cli.interruptible import run_or_exit
 from stepflow.cli.testing.compare import differences, normalise, without_mesh_data
-from stepflow.cli.testing.discovery import find_files
+from stepflow.cli.testing.discovery import FLOW_SCHEMA, find_files
 from stepflow.cli.testing.outcomes import CaseOutcome, FileOutcome
 from stepflow.cli.testing.report import print_file, print_summary
 from stepflow.codec import encode
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from stepflow.config import Config
     from stepflow.flow import Flow
-
-FLOW_SCHEMA = "https://stepflow.org/schemas/v1/flow.json"
-"""A document with this `schema` is meant to be a flow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,18 +219,21 @@ def test_the_leader_completes_the_index_with_runs_of_earlier_versions(runs: Any)
 
 def test_a_filter_reads_a_bounded_number_of_runs_for_a_page(runs: Any) -> None:
     async def scenario(world: Runs) -> None:
-        (failed,) = await world.add(1, status=pb.RUN_STATUS_FAILED, flow_name="rare")
+        labels = encode({"team": "red", "size": 2})
+        (failed,) = await world.add(1, status=pb.RUN_STATUS_FAILED, flow_name="rare", labels=labels)
         await world.add(RUNS_READ_MAX + 50)
         await world.lead()
         by_status, by_name = RunFilter(statuses=frozenset(("failed",))), RunFilter(flow_name="rare")
+        by_label = RunFilter(labels={"team": "red", "size": "2"})
         await world.list(ALL, 1, "")  # the first page of a process reads the manifests of segments
-        for wanted, per_run in ((by_status, 2), (by_name, 1)):
+        for wanted, per_run in ((by_status, 2), (by_name, 1), (by_label, 1)):
             before = world.store.keys_read
             views, token = await world.list(wanted, 50, "")
             assert not views
             assert token
             assert world.store.keys_read - before <= per_run * RUNS_READ_MAX + RUNS_READ_MAX // RANGE_RUNS
             assert await world.pages(wanted) == [[], [failed]]
+        assert await world.pages(RunFilter(labels={"team": "red", "size": "3"})) == [[], []]
 
     runs(scenario)
 

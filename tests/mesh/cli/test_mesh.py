@@ -277,6 +277,10 @@ def test_a_run_is_named_by_its_end_its_beginning_or_as_the_last(mesh: Dev) -> No
         assert (shown["run_id"], shown["labels"]["for"]) == (run_id, "Ada")
     assert [step["step_id"] for step in shown["steps"]] == ["ask"]
     assert "labels: for=Ada" in mesh.cli("runs", "show", "last").stdout
+
+    filters = ("runs", "list", "--flow", "ask", "--since", "1h", "--label", "batch=false", "--label")
+    assert [run["run_id"] for run in mesh.json(*filters, "for=Ada")["runs"]] == [run_id]
+    assert mesh.json(*filters, "for=Eve") == {"runs": []}
     unknown = mesh.cli("runs", "show", "ffff")
     assert (unknown.returncode, "error[RUN_NOT_FOUND]" in unknown.stderr) == (2, True)
 
@@ -339,6 +343,34 @@ def test_flows_are_stored_listed_read_run_and_forgotten(mesh: Dev) -> None:
     assert "error[LABEL_NOT_FOUND]" in mesh.cli("flows", "get", "kept@live").stderr
     assert mesh.cli("flows", "delete", "kept").returncode == 0
     assert mesh.json("flows", "list", "kept") == {"flows": []}
+
+
+def test_the_flows_of_a_folder_are_stored_together_after_a_dry_run_and_a_check_of_all(mesh: Dev) -> None:
+    folder = mesh.folder / "flows"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "stepflow-config.yml").write_text("plugins: {b: {type: builtin}}\nroutes: {}\n")
+    for name, output in (("a.yaml", "1"), ("deep/b.json", "2"), ("c.yaml", "3")):
+        (folder / name).write_text(f'{{"name": "many-{name[-6]}", "output": {output}}}')
+    same = (folder / "a.yaml").read_text()
+    (folder / "deep/d.yml").write_text(same.replace("1", "4"))
+
+    def stored(*options: str) -> list[tuple[str, int, str]]:
+        tree = mesh.json("flows", "store", "flows", "--tag", "all", *options)
+        assert (tree["stored"], tree["left_out"]) == ("--dry-run" not in options, ["flows/stepflow-config.yml"])
+        return [(flow["flow"], flow["version"], flow["change"]) for flow in tree["flows"]]
+
+    planned = stored("--dry-run")
+    assert mesh.json("flows", "list", "many-") == {"flows": []}
+    assert stored() == planned
+    assert [(flow, version, change) for flow, version, change in stored("--dry-run") if change != "unchanged"] == []
+
+    (folder / "c.yaml").write_text("name: many-c\noutput: {$step: nowhere}\n")
+    (folder / "a.yaml").write_text(same.replace("1", "5"))
+    refused = mesh.cli("flows", "store", "flows")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "=== flows/c.yaml ===" in refused.stderr
+    assert "nothing was stored: 1 of 4 flows cannot be stored" in refused.stderr
+    assert [len(flow["versions"]) for flow in mesh.json("flows", "list", "many-")["flows"]] == [2, 1, 1]
 
 
 def test_a_version_is_named_by_its_number_and_a_moved_label_and_an_old_version_are_told(mesh: Dev) -> None:

@@ -81,7 +81,8 @@ def meaning(line: str) -> dict[str, Any]:
     given = dict(parse(shlex.split(line))[1].params)
     found: dict[str, Any] = {}
     if "flow_option" in given:
-        found["flow"] = _one_flow(given.pop("flow"), given.pop("flow_option"))
+        flows = given.pop("flows", None) or [given.pop("flow", None)]
+        found["flow"] = [_one_flow(flows[0], given.pop("flow_option")), *flows[1:]]
     if "input_json" in given:
         options = RunOptions(**{name: given.pop(name) for name in RunOptions.__dataclass_fields__})
         has_input = options.input or options.input_json or options.input_yaml

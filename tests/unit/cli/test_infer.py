@@ -258,3 +258,14 @@ def test_a_new_project_has_no_warnings(capfd: pytest.CaptureFixture[str]) -> Non
     for options in ([], ["--type-check"]):
         assert main(["validate", "--flow", "new/flow.yaml", *options]) == 0
         assert capfd.readouterr().err == "✅ Validation passed with no errors\n"
+
+
+def test_a_quiet_infer_prints_the_flow_alone_and_still_reports_errors(capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("infer", FLOW, "-q") == 0
+    shown = capfd.readouterr()
+    assert (shown.out.startswith("# A flow."), shown.err) == (True, "")
+    assert command("infer", FLOW, "-q", "-o", "typed.yaml") == 0
+    assert capfd.readouterr() == ("", "")
+    assert Path("typed.yaml").is_file()
+    assert command("infer", WRONG, "-q") == 1
+    assert "ERROR" in capfd.readouterr().err

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from control_plane.view_records import RunView
 from stepflow.cli import tables
+from stepflow.cli.commands.cluster import _print_cluster
 from stepflow.cli.display.runs import print_runs
 from stepflow.cli.output import write_results
 from stepflow.cli.tables import json_text, print_json, print_json_with_list, print_table
+from stepflow.client.model import ClusterInfo, ExecutorInfo, HostInfo, PluginInfo, StoreInfo
 
 RUN_ID = "018f0000-0000-7000-8000-0000000000{:02}"
 
@@ -59,6 +62,53 @@ def test_a_list_of_runs_fits_the_terminal_and_each_id_can_be_typed(
 def test_a_pipe_gets_the_whole_table(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     _, *rows = shown(monkeypatch, capfd, None)
     assert rows[1].startswith(f"{RUN_ID.format(1)}  interrupted  a-flow-with-a-long-name  1000/1000 (100 failed)  ")
+
+
+def test_the_reason_of_a_queued_run_is_cut_and_no_status(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "_terminal_columns", lambda: 60)
+    [(run, _)] = runs(1)
+    queued = dataclasses.replace(run, queued_reason="no host for plugin a-plugin-with-a-very-long-name")
+    print_runs([(queued, "queued"), (run, "interrupted")])
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines[1].split()[1:3]).startswith("queued (no")
+    assert lines[2].split()[1] == "interrupted"
+
+
+CLUSTER = ClusterInfo(
+    leader_id="control-plane-0",
+    control_plane_id="control-plane-0",
+    executors=[
+        ExecutorInfo(f"executor-{n}-5d8f9c7b6c-x2x8p", "10.244.1.17:7841", 250, 1000, 9, n > 0) for n in range(2)
+    ],
+    hosts=[
+        HostInfo(
+            "host-python-7c9d8b5f4-qwert",
+            "10.244.1.18:7842",
+            64,
+            draining=True,
+            plugins=[PluginInfo(name, "stepflow", "ready", "", 3) for name in ("builtin", "search", "llm-gateway")],
+        )
+    ],
+    runs_pending=12_345,
+    store=StoreInfo(1 << 31, 1 << 32, 1 << 33, 1e7, 1e7, 1_234.5, 1_234.5, 125_000, 1_234, 1_234_567, 1 << 36, 4096),
+)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_the_status_of_a_cluster_fits_the_terminal_and_no_word_is_lost(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _print_cluster(CLUSTER)
+    whole = capfd.readouterr().out.partition("\n\n")[0]
+    monkeypatch.setattr(tables, "_terminal_columns", lambda: columns)
+    _print_cluster(CLUSTER)
+    shown = capfd.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    assert "draining" in shown
+    assert shown.partition("\n\n")[0].split() == whole.split()
 
 
 def test_the_widest_cells_are_cut_first(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

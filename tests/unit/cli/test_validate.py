@@ -124,3 +124,56 @@ def test_a_large_flow_is_refused_at_once(tmp_path: Path, capfd: pytest.CaptureFi
         sparse.truncate(50_000_000_000)
     assert main(["validate", "--flow", "flow.yaml"]) == 1
     assert "50,000,000,000 bytes" in capfd.readouterr().err
+
+
+def test_several_flows_have_a_report_each_and_one_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("good.yaml", GOOD), ("wrong.yaml", WRONG), ("none.yaml", "steps: 1\n")):
+        Path(name).write_text(text)
+
+    assert main(["validate", "good.yaml", "good.yaml"]) == 0
+    assert capfd.readouterr().err.endswith("2 flows: 2 passed, 0 failed\n")
+
+    assert main(["validate", "good.yaml", "wrong.yaml", "none.yaml"]) == 1
+    shown = capfd.readouterr()
+    good, wrong, none = shown.err.split("=== ")[1:]
+    assert good == "good.yaml ===\n✅ Validation passed with no errors\n"
+    assert wrong.startswith("wrong.yaml ===\nValidation failed: 1 fatal, 1 error")
+    assert none.startswith("none.yaml ===\nerror[FLOW_INVALID]: none.yaml:1:1: $.steps:")
+    assert none.endswith("3 flows: 1 passed, 2 failed\n")
+    assert shown.out == ""
+
+
+def test_the_json_of_several_flows_is_a_list_with_the_files(capfd: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("good.yaml", GOOD), ("wrong.yaml", WRONG), ("none.yaml", "steps: 1\n")):
+        Path(name).write_text(text)
+    assert main(["validate", "good.yaml", "wrong.yaml", "none.yaml", "--json"]) == 1
+    good, wrong, none = json.loads(capfd.readouterr().out)
+    assert (good["flow"], good["numFatal"], wrong["flow"], wrong["numFatal"]) == ("good.yaml", 0, "wrong.yaml", 1)
+    assert (none["flow"], none["error"]["reason"]) == ("none.yaml", "FLOW_INVALID")
+
+
+def test_a_quiet_check_tells_only_of_flows_that_fail(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(WARNED, "-q") == 0
+    assert capfd.readouterr().err == ""
+    Path("wrong.yaml").write_text(WRONG)
+    assert main(["validate", "flow.yaml", "wrong.yaml", "-q"]) == 1
+    shown = capfd.readouterr().err
+    assert "wrong.yaml" in shown
+    assert "flow.yaml" not in shown
+
+
+def test_the_config_of_several_flows_is_told_of_once(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("stepflow-config.yml").write_text(
+        "plugins: {b: {type: builtin}}\nroute: {}\nroutes: {/builtin: [{plugin: b}]}\n"
+    )
+    for name in ("one.yaml", "two.yaml"):
+        Path(name).write_text(GOOD)
+    assert main(["validate", "one.yaml", "two.yaml"]) == 0
+    assert capfd.readouterr().err.count("warning:") == 1
+
+
+def test_a_missing_file_among_several_is_a_wrong_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("good.yaml").write_text(GOOD)
+    assert main(["validate", "good.yaml", "missing.yaml"]) == 2
+    assert main(["validate", "-", "-"]) == 2
+    assert "stdin holds one of them" in capfd.readouterr().err
