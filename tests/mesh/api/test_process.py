@@ -192,8 +192,8 @@ def test_bad_options_are_told_in_one_line(mesh: Processes) -> None:
     assert "RETENTION_INVALID" in service.log
 
 
-ECHO = {"workflow": {"$literal": {"output": {"$input": "$"}}}, "input": {"$input": "$"}}
-ITEM = {"steps": [{"id": "e", "component": "/builtin/eval", "input": ECHO}], "output": {"$step": "e"}}
+ECHO = {"flow": {"$literal": {"output": {"result": {"$input": "$"}}}}, "initial_input": {"$input": "$"}}
+ITEM = {"steps": [{"id": "e", "component": "/builtin/iterate", "input": ECHO}], "output": {"$step": "e"}}
 EACH = {
     "name": "each",
     "steps": [
