@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 WAITING_BYTES_MAX = 1024 * 1024
 
+LAST_WRITES_S = 5.0
+"""Time for what is queued when the reader has sent its last request. A status during a write is an error of gRPC."""
+
 FOLLOWED_MAX = 10_000
 """Runs followed by one control plane; further ones are ignored."""
 
@@ -39,12 +42,14 @@ class LogStream:
 
     async def run(self, requests: AsyncIterator[host_pb2.FollowLogsRequest], context: Any) -> None:
         """Serve the stream to its end."""
-        tasks = [
-            asyncio.create_task(self._read(requests), name="read requests for logs"),
-            asyncio.create_task(pump(self._queue, context.write), name="write logs"),
-        ]
+        reading = asyncio.create_task(self._read(requests), name="read requests for logs")
+        writing = asyncio.create_task(pump(self._queue, context.write), name="write logs")
+        tasks = (reading, writing)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._queue.close()
+            if not writing.done():
+                await asyncio.wait([writing], timeout=LAST_WRITES_S)
             for task in done:
                 task.result()
         finally:

@@ -40,6 +40,7 @@ class FrameQueue:
         self._arrival: asyncio.Future[None] | None = None
         self.overrun = False
         """True once the other side has stopped reading; later frames are dropped."""
+        self._closed = False
 
     @property
     def waiting_bytes(self) -> int:
@@ -60,9 +61,20 @@ class FrameQueue:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
+    def close(self) -> None:
+        """End `pump` once the queued frames are written."""
+        self._closed = True
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
     async def take_frame(self) -> bytes:
-        """Wait for frames and return one write of them, joined. Raises: Overloaded STREAM_OVERRUN."""
+        """Wait for frames and return one write of them, joined; empty after the last one of a closed queue.
+
+        Raises: Overloaded STREAM_OVERRUN.
+        """
         while not self._frames and not self.overrun:
+            if self._closed:
+                return b""
             self._arrival = asyncio.get_running_loop().create_future()
             await self._arrival
         if self.overrun:
@@ -82,9 +94,9 @@ class FrameQueue:
 
 
 async def pump(queue: FrameQueue, write: Callable[[bytes], Awaitable[Any]]) -> None:
-    """Write queued frames, one write at a time, until cancelled. Raises: Overloaded; any error of `write`."""
-    while True:
-        await write(await queue.take_frame())
+    """Write queued frames, one write at a time, until the queue is closed. Raises: Overloaded; any error of `write`."""
+    while frame := await queue.take_frame():
+        await write(frame)
 
 
 def split(frame: Message) -> list[bytes]:
