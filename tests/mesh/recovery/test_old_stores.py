@@ -16,6 +16,8 @@ from support.mesh import processes
 from support.old_stores import VERSIONS, Place, dump_of, load_etcd
 from support.truth import Journal, read_journal
 
+from control_plane.archive.reader import Archive
+from control_plane.archive.run_store import RunStore
 from control_plane.control_plane import ControlPlane
 from stepflow.cli.__main__ import main
 from stepflow.client import Client
@@ -58,7 +60,8 @@ def as_known_then(found: Any, expected: Any) -> Any:
 
 
 async def journals_in(store: Store, blobs: BlobStore, place: Place) -> dict[str, Journal]:
-    return {run_id: await read_journal(store, blobs, run_id) for run_id in place.titles().values()}
+    runs = RunStore(store, Archive(store, blobs))
+    return {run_id: await read_journal(runs, blobs, run_id) for run_id in place.titles().values()}
 
 
 def journals_of(place: Place) -> dict[str, Journal]:

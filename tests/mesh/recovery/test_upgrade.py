@@ -1,7 +1,7 @@
 """The update of a mesh whose store is full of runs from before: `docs/how-to/upgrade.md`, held to what it says.
 
-Old processes run the last landed version, from git. What they have told of a run, every later answer repeats: from old
-and new control planes side by side, from the store and from segments.
+Old processes run the last version without segments, from git. What they have told of a run, every later answer
+repeats: from old and new control planes side by side, from the store and from segments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from support import wait_for_value
 from support.load import BATCH, KINDS, Asked, answers, begin
 from support.mesh import Processes, ledger_config, processes
-from support.old_code import old_checkout
+from support.old_code import BEFORE_SEGMENTS, old_checkout
 from support.scene import WAIT_S, Scene, run, scene
 
 from stepflow.client import Client
@@ -43,7 +43,7 @@ PACKING = ("--formats-grace", str(GRACE_S), "--linger", "0")
 
 @pytest.fixture(scope="module")
 def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return old_checkout(tmp_path_factory.mktemp("old"))
+    return old_checkout(tmp_path_factory.mktemp("old"), BEFORE_SEGMENTS)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def all_answers(client: Client, asked: list[Asked]) -> dict[str, Any]:
 
 
 def without_paths(told: dict[str, Any]) -> dict[str, Any]:
-    """Return answers as the last landed version gives them: without paths of steps."""
+    """Return answers as a version without paths of steps gives them."""
 
     def plain(answer: Any) -> Any:
         return replace(answer, path="") if hasattr(answer, "path") else answer
