@@ -108,7 +108,7 @@ class Registration:
         self._work.set()
 
     async def prepare_config(self, config: Config) -> None:
-        """Check the routes of a new configuration, and list its plugins from now on beside the former ones.
+        """Check the routes of a new configuration, and list its plugins from now on with the former ones.
 
         Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable.
         """

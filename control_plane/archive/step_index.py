@@ -2,7 +2,7 @@
 
 - The packer adds them to the body of a run, for partitions of at least `INDEXED_ENTRIES` entries. A page of a shorter
   one is replayed in a few milliseconds.
-- Rows tell what a replay tells. Whatever they do not have, a reader replays: results that would take more room than
+- Rows tell what a replay tells. What they lack, a reader replays: results that would take more room than
   the partition itself, and partitions that could not be replayed when they were packed.
 - They go with the journal.
 

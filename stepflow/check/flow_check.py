@@ -54,11 +54,6 @@ def check_against(
     return Diagnostics(tuple(bounded(silence_of(flow).without_silenced(found))))
 
 
-def blocks(diagnostics: Diagnostics) -> bool:
-    """Return True if a flow with these findings must not run."""
-    return diagnostics.num_fatal + diagnostics.num_error > 0
-
-
 def _each_once(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
     """Leave out repetitions: several steps may run one stored flow."""
     told: set[tuple[int, str | None, str]] = set()

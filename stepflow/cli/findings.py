@@ -17,9 +17,6 @@ WARNINGS_SHOWN_MAX = 10
 
 _LEVELS = (("fatal", "red"), ("error", "red"), ("warning", "yellow"))
 
-_OF_VALUES = frozenset((2904, 2905))
-"""Codes about the values that a command gives."""
-
 
 def check(flow: Flow, config: Config) -> Diagnostics:
     """Return the diagnostics of a flow (its text, then its meaning) and of its config."""
@@ -40,11 +37,6 @@ def complete(diagnostics: Diagnostics, flow: Flow, types: FlowTypes, *, is_stric
     return found.strict() if is_strict else found
 
 
-def passes(diagnostics: Diagnostics) -> bool:
-    """Return True if a flow with these diagnostics may run."""
-    return diagnostics.num_fatal + diagnostics.num_error == 0
-
-
 def print_report(diagnostics: Diagnostics) -> None:
     """Print diagnostics to stderr, the worst first.
 
@@ -60,7 +52,7 @@ def print_report(diagnostics: Diagnostics) -> None:
         return
     errors, warnings = diagnostics.num_error, diagnostics.num_warning
     counts = f"{diagnostics.num_fatal} fatal, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
-    console.say(f"Validation {'passed' if passes(diagnostics) else 'failed'}: {counts}")
+    console.say(f"Validation {'failed' if diagnostics.blocks else 'passed'}: {counts}")
 
     for level, colour in _LEVELS:
         for diagnostic in found:
@@ -76,11 +68,12 @@ def refuse_errors(found: Sequence[Diagnostic], refusal: str, *, before: Iterable
     """
     from stepflow.errors import Invalid
     from stepflow.flow import Diagnostics
+    from stepflow.flow.diagnostics import OF_VALUES
 
     errors = [item for item in found if item.level != "warning"]
     if errors:
         print_report(Diagnostics((*before, *found)))
-        if all(item.code in _OF_VALUES for item in errors):
+        if all(item.code in OF_VALUES for item in errors):
             raise console.Usage("VARIABLES_INVALID", refusal)
         raise Invalid("FLOW_INVALID", refusal)
 

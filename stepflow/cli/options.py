@@ -48,7 +48,7 @@ NoCheckOption = Annotated[
     bool, typer.Option("--no-check", help="Do not check components, variables, types and input before the run.")
 ]
 NoValidateInputOption = Annotated[
-    bool, typer.Option("--no-validate-input", hidden=True, help="Old name of --no-check.")
+    bool, typer.Option("--no-validate-input", hidden=True, help="Former name of --no-check.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the steps.")]
 OutputOption = Annotated[

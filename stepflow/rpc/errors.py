@@ -85,7 +85,7 @@ def retry_after_ms(error: StepflowError) -> int:
 def _room_for_details(status: status_pb2.Status) -> int:
     """Return how many bytes of further details fit. In base64 they grow by a third."""
     text = status.message.encode()
-    message_bytes = len(text) if text.isascii() else 3 * len(text)  # as it travels beside the details
+    message_bytes = len(text) if text.isascii() else 3 * len(text)  # percent-encoded
     return max(0, 3 * (METADATA_BYTES_MAX - message_bytes) // 4 - int(status.ByteSize()))
 
 

@@ -48,7 +48,7 @@ def infer(
       stepflow infer flow.yaml --servers -o typed.yaml
       stepflow infer flow.yaml --json | jq .flow.schemas
     """
-    from stepflow.cli.findings import check, complete, passes, print_report
+    from stepflow.cli.findings import check, complete, print_report
     from stepflow.cli.flow_types import known_catalogue, print_failures, types_of
     from stepflow.cli.found_flow import flow_file
     from stepflow.cli.input.documents import read_config, read_flow
@@ -68,7 +68,7 @@ def infer(
     print_failures(failures)
     print_report(diagnostics)
     _print_types(types, show_step_inputs=show_step_inputs)
-    passed = passes(diagnostics)
+    passed = not diagnostics.blocks
     if json:
         _write(_json_text(diagnostics, _completed(path, parsed, types) if passed else None), output)
     elif passed:

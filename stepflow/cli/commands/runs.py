@@ -11,7 +11,7 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.commands.logs import show_logs
-from stepflow.cli.commands.prune import prune_runs
+from stepflow.cli.commands.prune import ENDED, prune_runs
 from stepflow.cli.options import (
     VALUE_HELP,
     JsonOption,
@@ -44,7 +44,6 @@ app = StrictTyper(
 
 app.command("prune")(prune_runs)
 
-ENDED = ("completed", "failed", "cancelled", "recovery_failed")
 MESH_STATUSES = ("queued", "running", *ENDED)
 LOCAL_STATUSES = ("running", "interrupted", "damaged", *ENDED)
 

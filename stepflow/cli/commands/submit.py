@@ -302,12 +302,12 @@ def check_flow(flow: "Flow", *, no_check: bool = False) -> None:
 
     Raises: Invalid `FLOW_INVALID`, after the diagnostics were printed.
     """
-    from stepflow.cli.findings import passes, print_report
+    from stepflow.cli.findings import print_report
     from stepflow.errors import Invalid
     from stepflow.flow import Diagnostics, validate_flow
 
     diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
-    if diagnostics.num_fatal or not (no_check or passes(diagnostics)):
+    if diagnostics.num_fatal or (diagnostics.blocks and not no_check):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
     for warning in flow.warnings:

@@ -45,7 +45,7 @@ def validate(
       stepflow validate flow.yaml --server mesh:7840
       stepflow validate flow.yaml --json | jq .numWarning
     """
-    from stepflow.cli.findings import check, complete, passes
+    from stepflow.cli.findings import check, complete
     from stepflow.cli.found_flow import find_flow
     from stepflow.cli.input.documents import read_config
 
@@ -58,7 +58,7 @@ def validate(
 
         diagnostics = mesh_diagnostics(server, parsed, type_check=type_check, is_strict=strict)
         _print(diagnostics, json=json)
-        raise typer.Exit(console.EXIT_OK if passes(diagnostics) else console.EXIT_FAILED)
+        raise typer.Exit(console.EXIT_FAILED if diagnostics.blocks else console.EXIT_OK)
 
     loaded = read_config(config, found.path)
     diagnostics = check(parsed, loaded)
@@ -78,7 +78,7 @@ def validate(
     _print(diagnostics, json=json)
     for failure in failures:
         console.error(failure)
-    raise typer.Exit(console.EXIT_OK if passes(diagnostics) and not failures else console.EXIT_FAILED)
+    raise typer.Exit(console.EXIT_FAILED if diagnostics.blocks or failures else console.EXIT_OK)
 
 
 def _print(diagnostics: "Diagnostics", *, json: bool) -> None:

@@ -229,7 +229,7 @@ async def _in_thread(work: Callable[[], None]) -> None:
             error = raised
         try:
             loop.call_soon_threadsafe(settle, error)
-        except RuntimeError:  # the loop is closed: nobody waits
+        except RuntimeError:  # the loop is closed, and the waiter is gone
             return
 
     threading.Thread(target=run, daemon=True, name="results").start()
