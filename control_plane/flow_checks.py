@@ -191,9 +191,8 @@ def _findings(flow: Flow, catalogue: Catalogue, variables: Collection[str] | Non
 def _with_types(
     flow: Flow, catalogue: Catalogue, variables: Collection[str] | None, overrides: Any, *, strict: bool
 ) -> Diagnostics:
-    from stepflow.check import check_against
+    from stepflow.check import check_against, including_types
     from stepflow.flow import apply_overrides, validate_flow
-    from stepflow.flow.silence import silence_of
     from stepflow.flow.types import analyse_flow
 
     # 1. The flow alone.
@@ -203,13 +202,11 @@ def _with_types(
     if found.num_fatal:
         return found
 
-    # 2. Against the mesh. The types tell more exactly whether a path exists than experimental findings.
+    # 2. Against the mesh.
     values = None if variables is None else dict.fromkeys(variables)
     found += check_against(flow, catalogue=catalogue, variables=values, with_types=False)
     types = analyse_flow(flow, catalogue.schemas, is_strict=strict)
-    found = Diagnostics(tuple(item for item in found if not item.experimental))
-    found += tuple(silence_of(flow).without_silenced(types.findings))
-    return found.strict() if strict else found
+    return including_types(found, flow, types, is_strict=strict)
 
 
 __all__ = ["FlowChecks", "FlowVerdict", "refuse_errors"]

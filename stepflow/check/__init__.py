@@ -14,6 +14,6 @@ Pure. The caller fills the catalogue: from a configuration, from started servers
 """
 
 from stepflow.check.catalogue import Catalogue, KnownComponent, KnownPlugin
-from stepflow.check.flow_check import check_against, check_flow
+from stepflow.check.flow_check import check_against, check_flow, including_types
 
-__all__ = ["Catalogue", "KnownComponent", "KnownPlugin", "check_against", "check_flow"]
+__all__ = ["Catalogue", "KnownComponent", "KnownPlugin", "check_against", "check_flow", "including_types"]

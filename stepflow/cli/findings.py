@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from stepflow.config import Config
     from stepflow.flow import Diagnostic, Diagnostics, Flow
-    from stepflow.flow.types import FlowTypes
 
 WARNINGS_SHOWN_MAX = 10
 
@@ -24,17 +23,6 @@ def check(flow: Flow, config: Config) -> Diagnostics:
 
     routes = {prefix: [rule.plugin for rule in rules] for prefix, rules in config.routes.items()}
     return Diagnostics(flow.warnings) + validate_flow(flow) + validate_config(config.plugins, routes)
-
-
-def complete(diagnostics: Diagnostics, flow: Flow, types: FlowTypes, *, is_strict: bool) -> Diagnostics:
-    """Return the diagnostics of a flow with those of its types. `is_strict` makes errors of the warnings."""
-    from stepflow.flow import Diagnostics
-    from stepflow.flow.silence import silence_of
-
-    # The types tell more exactly whether a path exists.
-    others = Diagnostics(tuple(item for item in diagnostics if not item.experimental))
-    found = others + tuple(silence_of(flow).without_silenced(types.findings))
-    return found.strict() if is_strict else found
 
 
 def print_report(diagnostics: Diagnostics) -> None:

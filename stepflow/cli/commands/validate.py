@@ -45,7 +45,7 @@ def validate(
       stepflow validate flow.yaml --server mesh:7840
       stepflow validate flow.yaml --json | jq .numWarning
     """
-    from stepflow.cli.findings import check, complete
+    from stepflow.cli.findings import check
     from stepflow.cli.found_flow import find_flow
     from stepflow.cli.input.documents import read_config
 
@@ -64,13 +64,14 @@ def validate(
     diagnostics = check(parsed, loaded)
     failures: list[StepflowError] = []
     if not diagnostics.num_fatal:
-        from stepflow.check import check_against
+        from stepflow.check import check_against, including_types
         from stepflow.cli.flow_types import known_catalogue, types_of
 
         catalogue, failures = known_catalogue(loaded, servers=servers)
         diagnostics += check_against(parsed, catalogue=catalogue, with_types=not type_check)
         if type_check:
-            diagnostics = complete(diagnostics, parsed, types_of(parsed, catalogue, is_strict=strict), is_strict=strict)
+            types = types_of(parsed, catalogue, is_strict=strict)
+            diagnostics = including_types(diagnostics, parsed, types, is_strict=strict)
     if strict and not type_check:
         diagnostics = diagnostics.strict()
     for warning in loaded.warnings:
