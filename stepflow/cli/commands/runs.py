@@ -144,17 +144,22 @@ def show_run(
         print_result(run_id, server, store, item, output)
         return
 
+    print_facts(run_id, server, store, steps=True, json=json)
+
+
+def print_facts(run_id: str, server: str | None, store: Path | None, *, steps: bool, json: bool) -> None:
+    """Print status and items of a run, and its steps if they are wanted. Raises: StepflowError."""
     from stepflow.cli.display.runs import print_run, print_steps
     from stepflow.cli.display.trees import item_tree, run_tree, step_tree
     from stepflow.cli.sources import choose
     from stepflow.cli.tables import print_json
 
-    shown = choose(server, store).read(run_id, steps=True, results=json)
+    shown = choose(server, store).read(run_id, steps=steps, results=json)
     if json:
         tree = run_tree(shown.run, shown.status)
         tree["labels"] = shown.run.labels
         tree["items"] = [item_tree(each.item, each.status, each.outcome) for each in shown.items]
-        print_json(tree | {"steps": [step_tree(step) for step in shown.steps]})
+        print_json(tree | ({"steps": [step_tree(step) for step in shown.steps]} if steps else {}))
         return
 
     print_run(shown)
