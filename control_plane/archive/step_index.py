@@ -124,6 +124,7 @@ class _PackedSteps:
         end = min(start + count, self._steps.rows_total)
         views: list[StepView] = []
         room = PAGE_BYTES_MAX
+
         async with aclosing(self._rows(start, end)) as rows:
             async for row in rows:
                 view = step_view(row, self._steps.partition, with_result=with_results)
@@ -132,6 +133,7 @@ class _PackedSteps:
                     if text is None:
                         return None
                     view.outcome = text
+
                 views.append(view)
                 room -= _result_bytes(view.outcome)
                 if room <= 0:

@@ -118,6 +118,7 @@ async def _drive(job: Job) -> Ended:
     alive_ms = last_alive_ms(database)
     store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
     run: RunView | None = None
+
     try:
         async with signs_of_life(database):
             blobs = local.blobs()
@@ -125,6 +126,7 @@ async def _drive(job: Job) -> Ended:
             log_file = RunLogFile(local.component_log(job.run_id))
             mesh = Mesh(store, blobs, job.config, plugins=_plugins(job), on_log=partial(_take_log, job, log_file))
             mesh.leave_out(paused_ms)
+
             try:
                 await _start_plugins(mesh)
                 if job.check is not None:
@@ -135,6 +137,7 @@ async def _drive(job: Job) -> Ended:
                 await mesh.close()
                 log_file.close()
         return ended
+
     finally:
         await (local.close(store) if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
