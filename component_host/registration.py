@@ -108,7 +108,7 @@ class Registration:
         self._work.set()
 
     async def prepare_config(self, config: Config) -> None:
-        """Check the routes of a new configuration, and list its plugins from now on beside the former ones.
+        """Check the routes of a new configuration, and list its plugins from now on with the former ones.
 
         Raises: FailedPrecondition ROUTES_CLAIMED, TOO_MANY_ROUTES; Unavailable.
         """
@@ -128,6 +128,7 @@ class Registration:
                 for _ in range(TRIES_MAX):
                     if not self._created:  # the next registration writes them
                         return
+
                     compares, writes = await self._route_claims.read(self._content.routes, former)
                     session = self._content.encode(draining=self._draining)
                     write = Put(self._key, session, ignore_lease=True)
@@ -136,6 +137,7 @@ class Registration:
                         self._written = session
                         return
                     await self._check()
+
                 raise _raced()
             except BaseException:
                 self._content.routes = former
@@ -197,7 +199,7 @@ class Registration:
         self._host.end_session()
 
     def vitals(self) -> Vitals:
-        """Return whether this host can take calls."""
+        """Return True if this host can take calls."""
         return Vitals("" if self._valid() else "no valid session in the store", ended(self._task, self._bound))
 
     def _valid(self) -> bool:

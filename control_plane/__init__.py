@@ -17,6 +17,7 @@ Requests:
 - `flow_store`: flows by id.
 - `flow_checks`: the check of flows before a run is admitted.
 - `offers`: routes and the components of live hosts, for these checks.
+- `mesh_catalogue`: the catalogue made of them.
 - `catalog`: names, versions and labels of flows.
 - `drains`: drains of executors and hosts, and their end.
 - `restarts`: restarts of a plugin's servers, on one host after another.

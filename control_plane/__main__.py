@@ -179,6 +179,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         control = ControlPlane(store, blobs, tls=common.tls, retry=config.retry, replay_process=replay_process)
         stack.push_async_callback(control.close)
         await control.start(lead=config.lead)
+
         meter = StoreMeter(store)
         archive = ArchiveKeeper(
             store,
@@ -192,6 +193,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         )
         stack.push_async_callback(archive.close)
         archive.start()
+
         room = Room(
             store,
             meter,
@@ -208,6 +210,7 @@ async def serve(options: argparse.Namespace) -> AsyncIterator[None]:
         stack.push_async_callback(live.close)
         logs = ComponentLogs(store, common.tls)
         stack.push_async_callback(logs.close)
+
         api = ApiServer(
             control,
             store,

@@ -205,22 +205,7 @@ class Events:
         restored); DataLoss; Unavailable (after `close`).
         """
         # 1. Open the history of each partition.
-        record = await read_record(self._store, run_id)
-        plan = await read_plan(self._store, record)
-        histories = [
-            PartitionHistory(
-                self._store,
-                self._get_blob,
-                run_id,
-                p,
-                record,
-                plan,
-                slots=self._slots,
-                after=after.get(p, -1),
-                with_results=with_results,
-            )
-            for p in range(partition_count(record))
-        ]
+        histories = await self._histories(run_id, after, with_results=with_results)
         steps_done: dict[_StepId, None] = {}
 
         # 2. Register for changes.
@@ -257,6 +242,25 @@ class Events:
                 if run.terminal or until_now:
                     return
                 await follower.wake.wait()
+
+    async def _histories(self, run_id: str, after: Mapping[int, int], *, with_results: bool) -> list[PartitionHistory]:
+        """Return the histories of all partitions of a run, each behind its position."""
+        record = await read_record(self._store, run_id)
+        plan = await read_plan(self._store, record)
+        return [
+            PartitionHistory(
+                self._store,
+                self._get_blob,
+                run_id,
+                partition,
+                record,
+                plan,
+                slots=self._slots,
+                after=after.get(partition, -1),
+                with_results=with_results,
+            )
+            for partition in range(partition_count(record))
+        ]
 
     async def _watch(self, run_id: str, feed: _Feed, partitions: frozenset[int]) -> None:
         def changed(events: Sequence[StoreEvent]) -> None:

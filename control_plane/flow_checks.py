@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepflow.codec import encode
 from stepflow.errors import Invalid
-from stepflow.flow.diagnostics import Diagnostics
+from stepflow.flow.diagnostics import OF_VALUES, Diagnostics
 from stepflow.store import keys
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ FINDINGS_KEPT_MAX = 20_000
 """Verdicts in memory, and their findings together; the least recently used go first."""
 
 CHECKS_AT_ONCE = 2
-
-_OF_VALUES = frozenset((2904, 2905))
-"""Codes about the values that a submission gives."""
 
 _NAMED_IN_ERROR = 3
 _TEXT_CHARS = 300
@@ -157,7 +154,7 @@ class FlowChecks:
 
 
 def _verdict(found: Diagnostics) -> FlowVerdict:
-    return FlowVerdict(found, any(item.level != "warning" for item in found))
+    return FlowVerdict(found, found.blocks)
 
 
 def refuse_errors(found: Diagnostics) -> None:
@@ -171,7 +168,7 @@ def refuse_errors(found: Diagnostics) -> None:
 
     listed = "; ".join(map(_text, errors[:_NAMED_IN_ERROR]))
     more = f"; and {len(errors) - _NAMED_IN_ERROR} more" if len(errors) > _NAMED_IN_ERROR else ""
-    reason = "VARIABLES_INVALID" if all(item.code in _OF_VALUES for item in errors) else "FLOW_INVALID"
+    reason = "VARIABLES_INVALID" if all(item.code in OF_VALUES for item in errors) else "FLOW_INVALID"
     raise Invalid(
         reason,
         f"the check before the run has found {len(errors)} error{'s' if len(errors) > 1 else ''}: {listed}{more}",
@@ -194,9 +191,8 @@ def _findings(flow: Flow, catalogue: Catalogue, variables: Collection[str] | Non
 def _with_types(
     flow: Flow, catalogue: Catalogue, variables: Collection[str] | None, overrides: Any, *, strict: bool
 ) -> Diagnostics:
-    from stepflow.check import check_against
+    from stepflow.check import check_against, including_types
     from stepflow.flow import apply_overrides, validate_flow
-    from stepflow.flow.silence import silence_of
     from stepflow.flow.types import analyse_flow
 
     # 1. The flow alone.
@@ -206,13 +202,11 @@ def _with_types(
     if found.num_fatal:
         return found
 
-    # 2. Against the mesh. The types tell more exactly whether a path exists than experimental findings.
+    # 2. Against the mesh.
     values = None if variables is None else dict.fromkeys(variables)
     found += check_against(flow, catalogue=catalogue, variables=values, with_types=False)
     types = analyse_flow(flow, catalogue.schemas, is_strict=strict)
-    found = Diagnostics(tuple(item for item in found if not item.experimental))
-    found += tuple(silence_of(flow).without_silenced(types.findings))
-    return found.strict() if strict else found
+    return including_types(found, flow, types, is_strict=strict)
 
 
 __all__ = ["FlowChecks", "FlowVerdict", "refuse_errors"]

@@ -203,7 +203,7 @@ class Executor:
         return decided
 
     def vitals(self) -> Vitals:
-        """Return whether this executor can drive runs."""
+        """Return True if this executor can drive runs."""
         session = self._session
         if session is None:
             return Vitals("not registered", ended(self._renewal))

@@ -47,13 +47,26 @@ class StepPath:
 
     def __str__(self) -> str:
         """Return the text that `parse_step_path` reads."""
-        parts = [] if self.item is None else [str(self.item)]
+        path = "" if self.item is None else str(self.item)
         for parent in self.parents:
-            # A first part of digits alone would be read as an item.
-            is_number = not parts and not parent.index and _NUMBER.fullmatch(parent.step_id) is not None
-            index = f"[{'.'.join(map(str, parent.index))}]" if parent.index else ""
-            parts.append(_shown(parent.step_id, quoted=is_number) + index)
-        return "/".join([*parts, _shown(self.step_id)])
+            path = parent_path(path, parent.step_id, parent.index)
+        return path_of_step(path, self.step_id)
+
+
+def path_of_step(above: str, step_id: str) -> str:
+    """Return the text of a path. `above`: the text of its item and parents; empty without."""
+    shown = _shown(step_id)
+    return f"{above}/{shown}" if above else shown
+
+
+def parent_path(above: str, step_id: str, index: tuple[int, ...] = ()) -> str:
+    """Return the text of a sub-run: `above`, the step that opened it, and its index."""
+    if index:
+        return f"{path_of_step(above, step_id)}[{'.'.join(map(str, index))}]"
+    # A first part of digits alone would be read as an item.
+    if not above and _NUMBER.fullmatch(step_id) is not None:
+        return json.dumps(step_id)
+    return path_of_step(above, step_id)
 
 
 def parse_step_path(text: str) -> StepPath:
@@ -100,10 +113,8 @@ def _read_id(text: str, position: int) -> tuple[str, int]:
     return plain[0], plain.end()
 
 
-def _shown(step_id: str, *, quoted: bool = False) -> str:
-    if quoted or _PLAIN.fullmatch(step_id) is None:
-        return json.dumps(step_id, ensure_ascii=False)
-    return step_id
+def _shown(step_id: str) -> str:
+    return step_id if _PLAIN.fullmatch(step_id) else json.dumps(step_id, ensure_ascii=False)
 
 
 def _invalid(text: str, problem: str) -> Invalid:
@@ -112,4 +123,4 @@ def _invalid(text: str, problem: str) -> Invalid:
     )
 
 
-__all__ = ["StepPath", "SubRunStep", "parse_step_path"]
+__all__ = ["StepPath", "SubRunStep", "parent_path", "parse_step_path", "path_of_step"]

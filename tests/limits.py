@@ -129,15 +129,17 @@ RUNS = (
         "bytes",
     ),
     Limit(
-        "Frames of one exception of a component", "stepflow/component FRAMES_CHARS_MAX", "The outer ones are left out"
+        "Characters of the frames of one exception of a component",
+        "stepflow/component FRAMES_CHARS_MAX",
+        "The outer ones are left out",
     ),
     Limit(
-        "A traceback of another server's worker",
+        "Characters of a traceback of another server's worker",
         "component_host/stepflow_bridge TRACEBACK_CHARS_MAX",
         "Its beginning is left out",
     ),
     Limit(
-        "What a server writes to stderr during a call that fails",
+        "Characters that a server writes to stderr during a call that fails",
         "component_host/supervision STDERR_CALL_CHARS_MAX",
         "Its beginning is left out",
     ),
@@ -446,7 +448,7 @@ SERVERS = (
 )
 
 LOGS = (
-    Limit("A log line of a component", "stepflow/log_lines LINE_CHARS_MAX", "Cut"),
+    Limit("Characters of a log line of a component", "stepflow/log_lines LINE_CHARS_MAX", "Cut"),
     Limit(
         "Log lines of a call in 0.25 s, from our SDK",
         "stepflow/component LINES_MAX",
@@ -459,7 +461,7 @@ LOGS = (
     ),
     Limit("Log lines of a plugin in 0.25 s", "component_host PLUGIN_LINES_MAX", "Dropped and counted"),
     Limit("Log lines that a host keeps of a plugin", "component_host RING_LINES_MAX", "The oldest go"),
-    Limit("Log lines that a host keeps of a plugin", "component_host RING_BYTES_MAX", "The oldest go", "bytes"),
+    Limit("The same, in bytes", "component_host RING_BYTES_MAX", "The oldest go", "bytes"),
     Limit(
         "Log lines behind which a control plane is, at a host",
         "component_host WAITING_BYTES_MAX",
@@ -485,7 +487,7 @@ LOGS = (
     ),
     Limit("Log of an earlier start of `stepflow dev`", "stepflow/dev LOG_BYTES_MAX", "The end is kept", "bytes"),
     Limit("Marked values of a run, for hosts", "executor SECRETS_MAX", "Hosts keep no log lines of the run"),
-    Limit("Marked values of a run, for hosts", "executor SECRET_CHARS_MAX", "Hosts keep no log lines of the run"),
+    Limit("The same, in characters", "executor SECRET_CHARS_MAX", "Hosts keep no log lines of the run"),
     Limit("Marked values of runs, at a host", "component_host RUN_SECRETS_MAX", "The oldest that ended are forgotten"),
 )
 

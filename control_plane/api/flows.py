@@ -67,9 +67,7 @@ class FlowsServicer(flows_pb2_grpc.FlowsServiceServicer):
         else:
             found, _ = await checks.verdict(flow, identity, names, overrides)
             found = found.strict() if request.strict else found
-        return flows_pb2.ValidateFlowResponse(
-            flow_id=identity, diagnostics=_messages(found), passed=all(item.level == "warning" for item in found)
-        )
+        return flows_pb2.ValidateFlowResponse(flow_id=identity, diagnostics=_messages(found), passed=not found.blocks)
 
     async def GetFlow(self, request: flows_pb2.GetFlowRequest, _: Any) -> flows_pb2.GetFlowResponse:
         match request.flow.WhichOneof("kind"):

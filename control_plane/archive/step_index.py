@@ -2,7 +2,7 @@
 
 - The packer adds them to the body of a run, for partitions of at least `INDEXED_ENTRIES` entries. A page of a shorter
   one is replayed in a few milliseconds.
-- Rows tell what a replay tells. Whatever they do not have, a reader replays: results that would take more room than
+- Rows tell what a replay tells. What they lack, a reader replays: results that would take more room than
   the partition itself, and partitions that could not be replayed when they were packed.
 - They go with the journal.
 
@@ -124,6 +124,7 @@ class _PackedSteps:
         end = min(start + count, self._steps.rows_total)
         views: list[StepView] = []
         room = PAGE_BYTES_MAX
+
         async with aclosing(self._rows(start, end)) as rows:
             async for row in rows:
                 view = step_view(row, self._steps.partition, with_result=with_results)
@@ -132,6 +133,7 @@ class _PackedSteps:
                     if text is None:
                         return None
                     view.outcome = text
+
                 views.append(view)
                 room -= _result_bytes(view.outcome)
                 if room <= 0:

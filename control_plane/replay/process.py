@@ -99,6 +99,7 @@ class ReplayProcess:
                 raise ReplayLost
             process = self._process or await self._start()
             dropped, self._dropped = self._dropped, []
+
             try:
                 async with asyncio.timeout(ANSWER_S):
                     return await _answer_of(process, packed(Frame(dropped, request))), self.generation

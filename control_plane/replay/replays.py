@@ -167,6 +167,7 @@ class Replays:
             async with kept.lock:
                 if self._kept.get(name) is not kept:  # discarded while this reader waited
                     continue
+
                 try:
                     if not await self._refresh(kept, record):
                         self._forget(name)

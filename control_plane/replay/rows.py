@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stepflow.run.views import StepView
 
 PART_BYTES = 80
-"""Estimated size of a part, beside its own text."""
+"""Estimated size of a part, without its own text."""
 
 
 class RowWriter:

@@ -1,7 +1,7 @@
-"""The components that exist, as far as a door knows them.
+"""The components that exist, as far as the caller knows them.
 
-Three doors fill a `Catalogue`: a configuration alone (builtins, mocks and rules), started servers, and a control plane
-from what its hosts have registered. A plugin of the rules without an entry in `plugins` is unknown: no finding.
+A `Catalogue` has three sources: a configuration alone (builtins, mocks and rules), started servers, and the sessions of
+hosts in a control plane. A plugin of the rules without an entry in `plugins` is unknown: no finding.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _closest(name: str, known: Mapping[str, str]) -> str | None:
-    """Return the value whose key resembles the name most, whatever the case."""
+    """Return the value whose key resembles the name most, ignoring case."""
     folded = {key.casefold(): value for key, value in known.items()}
     near = closest(name.casefold(), folded)
     return None if near is None else folded[near]

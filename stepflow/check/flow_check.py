@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stepflow.check.catalogue import Catalogue
     from stepflow.flow.diagnostics import Diagnostic
     from stepflow.flow.model import Flow
+    from stepflow.flow.types import FlowTypes
 
 
 def check_flow(
@@ -54,9 +55,12 @@ def check_against(
     return Diagnostics(tuple(bounded(silence_of(flow).without_silenced(found))))
 
 
-def blocks(diagnostics: Diagnostics) -> bool:
-    """Return True if a flow with these findings must not run."""
-    return diagnostics.num_fatal + diagnostics.num_error > 0
+def including_types(found: Diagnostics, flow: Flow, types: FlowTypes, *, is_strict: bool) -> Diagnostics:
+    """Return findings with those of all types of the flow. `is_strict` makes errors of the warnings."""
+    # The types tell more exactly whether a path exists.
+    others = Diagnostics(tuple(item for item in found if not item.experimental))
+    every = others + tuple(silence_of(flow).without_silenced(types.findings))
+    return every.strict() if is_strict else every
 
 
 def _each_once(findings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:

@@ -24,6 +24,7 @@
 - `exits`: the table of exit codes.
 - `tables`: listings on stdout.
 - `driving`: one run of this machine, driven to its end.
+- `local_results`: the results of a run of this machine.
 - `interruptible`: work that signals stop in order.
 - `run_list`: lists of the runs stored on this machine.
 - `wanted_runs`: the filters of a list of runs.

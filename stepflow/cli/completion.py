@@ -37,9 +37,6 @@ READ_FILES_MAX = 50
 READ_BYTES_MAX = 256 * 1024
 """Flow files of the folder that are searched for component paths, and the part of each that is read."""
 
-LAST = "last"
-"""The newest run, as a RUN."""
-
 Offer = list[tuple[str, str]]
 """Values with their help texts."""
 
@@ -95,6 +92,8 @@ def silent(complete: Callable[[typer.Context, str], Offer]) -> Callable[[typer.C
 @silent
 def complete_run(ctx: typer.Context, incomplete: str) -> Offer:
     """Offer `last` and the ids of the newest runs, of the mesh or the folder that the command would use."""
+    from stepflow.ids import LAST
+
     offered: Offer = [(LAST, "the newest run")]
     for run, status in islice(_runs(ctx, incomplete), OFFERED_MAX):
         offered.append((run.run_id, _describe(run, status)))

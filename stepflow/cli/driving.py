@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 import time
-from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from control_plane.paging import PAGE_SIZE_MAX
 from stepflow.cli import console
-from stepflow.cli.display.outcome import Ended, read_already
-from stepflow.cli.display.results import StoredResults
 from stepflow.cli.display.streamed import CHUNK_ITEMS, LOOK_S
 from stepflow.cli.display.texts import duration
 from stepflow.cli.interruptible import Interrupted, run_interruptibly
-from stepflow.cli.output import LargeOutcome
+from stepflow.cli.local_results import numbered, read_ended
 from stepflow.cli.target import folder_option
-from stepflow.codec import LargeJson
 from stepflow.config import KEEP_EVERYTHING, BuiltinPlugin, MockPlugin
 from stepflow.embedded.examine import close_ended
 from stepflow.embedded.folder_retention import apply_retention
 from stepflow.embedded.log_files import RunLogFile
-from stepflow.embedded.mesh import Mesh, plugins_for, reader
+from stepflow.embedded.mesh import Mesh, plugins_for
 from stepflow.embedded.pauses import count_pause, last_alive_ms, signs_of_life
 from stepflow.embedded.runs_folder import RunLost
 from stepflow.errors import NotFound, StepflowError
@@ -40,15 +34,14 @@ from stepflow.journal import read_record
 from stepflow.log_lines import StepLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from component_host.backend import BackendListing
     from component_host.logged_lines import LoggedLines
-    from control_plane.control_plane import ControlPlane
-    from control_plane.listing import Listing
+    from stepflow.cli.display.outcome import Ended
     from stepflow.cli.display.streamed import ResultStream
     from stepflow.cli.display.view import View
-    from stepflow.cli.output import Numbered, Outcomes
+    from stepflow.cli.output import Numbered
     from stepflow.config import Config
     from stepflow.embedded.mesh import RunRequest, RunView
     from stepflow.embedded.runs_folder import LocalRuns
@@ -119,18 +112,13 @@ def resume_hint(local: LocalRuns, run_id: str) -> str:
     return f"run {run_id} is not finished; continue it with: stepflow resume {run_id}{folder_option(local.folder)}"
 
 
-def results_command(local: LocalRuns, run_id: str) -> str:
-    """Return the command that prints the stored results of a run."""
-    # With --store always: the command may look in a mesh without.
-    return f"stepflow runs show {run_id} --result --store {shlex.quote(str(local.folder))}"
-
-
 async def _drive(job: Job) -> Ended:
     """Open the database, start the mesh, drive the run, and close both."""
     local, database = job.local, job.local.database(job.run_id)
     alive_ms = last_alive_ms(database)
     store = await (local.create(job.run_id) if job.request is not None else local.own(job.run_id))
     run: RunView | None = None
+
     try:
         async with signs_of_life(database):
             blobs = local.blobs()
@@ -138,6 +126,7 @@ async def _drive(job: Job) -> Ended:
             log_file = RunLogFile(local.component_log(job.run_id))
             mesh = Mesh(store, blobs, job.config, plugins=_plugins(job), on_log=partial(_take_log, job, log_file))
             mesh.leave_out(paused_ms)
+
             try:
                 await _start_plugins(mesh)
                 if job.check is not None:
@@ -148,6 +137,7 @@ async def _drive(job: Job) -> Ended:
                 await mesh.close()
                 log_file.close()
         return ended
+
     finally:
         await (local.close(store) if run is None else close_ended(local, store, run))
         await _discard_unless_submitted(job)
@@ -299,30 +289,6 @@ async def _run(mesh: Mesh, job: Job) -> tuple[RunView, Ended]:
     return run, await read_ended(job.local, mesh.control, run)
 
 
-async def read_ended(local: LocalRuns, control: ControlPlane, run: RunView) -> Ended:
-    """Return an ended run. The results of a batch, and large ones, are read later, from the database."""
-    items = await control.items(run.run_id) if run.items_total <= 1 else []
-    read = read_already([item.outcome for item in items], run.status)
-    stored = StoredResults(run.status, lambda first: stored_outcomes(local, run.run_id, first))
-    return Ended(run, read or stored, results_command(local, run.run_id))
-
-
-async def stored_outcomes(local: LocalRuns, run_id: str, first: int = 0) -> Outcomes:
-    """Yield the outcomes of the items of a run from `first` on, read from its database."""
-    async with _listing(local, run_id) as listing, aclosing(_numbered(listing, run_id, first)) as items:
-        async for _, outcome in items:
-            yield outcome
-
-
-async def _numbered(listing: Listing, run_id: str, first: int, size: int = PAGE_SIZE_MAX) -> Numbered:
-    async with aclosing(listing.each_item(run_id, first, size)) as items:
-        async for item in items:
-            if isinstance(item.outcome, LargeJson):
-                yield item.item, LargeOutcome(item.outcome.text_bytes, partial(_text, listing, run_id, item.item))
-            else:
-                yield item.item, item.outcome
-
-
 async def _write_results(mesh: Mesh, job: Job, stream: ResultStream) -> None:
     """Write the results of a batch as its items end, until cancelled."""
     from stepflow.embedded.ended_items import EndedItems
@@ -337,28 +303,7 @@ async def _write_results(mesh: Mesh, job: Job, stream: ResultStream) -> None:
 
 
 def _reader(mesh: Mesh, run_id: str) -> Callable[[int], Numbered]:
-    return lambda first: _numbered(mesh.control.listing, run_id, first, CHUNK_ITEMS)
-
-
-async def stored_result(local: LocalRuns, run_id: str, item: int) -> Outcomes:
-    """Yield the result of an item, read from the database of its run."""
-    async with _listing(local, run_id) as listing:
-        yield LargeOutcome(0, partial(_text, listing, run_id, item))
-
-
-@asynccontextmanager
-async def _listing(local: LocalRuns, run_id: str) -> AsyncIterator[Listing]:
-    store = await local.read(run_id)
-    try:
-        yield reader(store, local.blobs()).listing
-    finally:
-        await store.close()
-
-
-async def _text(listing: Listing, run_id: str, item: int) -> AsyncGenerator[bytes]:
-    async with aclosing((await listing.result(run_id, item)).chunks) as chunks:
-        async for chunk in chunks:
-            yield chunk
+    return lambda first: numbered(mesh.control.listing, run_id, first, CHUNK_ITEMS)
 
 
 async def _tick(mesh: Mesh, job: Job) -> None:

@@ -38,7 +38,7 @@ MEANINGS = {
 }
 """Exit code → its meaning."""
 
-CHECK_REASONS = frozenset({"FLOW_INVALID", "FLOW_CHECK_FAILED", "SCHEMA_INVALID", "SCHEMA_TOO_LARGE"})
+CHECK_REASONS = frozenset({"FLOW_INVALID", "SCHEMA_INVALID", "SCHEMA_TOO_LARGE"})
 """Reasons of a flow that fails its check, in this process or in a mesh."""
 
 UNREACHED_REASONS = frozenset({"SERVER_UNAVAILABLE", "SERVER_ENDING", "STORE_UNAVAILABLE", "STORE_UNREACHABLE"})

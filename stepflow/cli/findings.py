@@ -11,14 +11,10 @@ if TYPE_CHECKING:
 
     from stepflow.config import Config
     from stepflow.flow import Diagnostic, Diagnostics, Flow
-    from stepflow.flow.types import FlowTypes
 
 WARNINGS_SHOWN_MAX = 10
 
 _LEVELS = (("fatal", "red"), ("error", "red"), ("warning", "yellow"))
-
-_OF_VALUES = frozenset((2904, 2905))
-"""Codes about the values that a command gives."""
 
 
 def check(flow: Flow, config: Config) -> Diagnostics:
@@ -27,22 +23,6 @@ def check(flow: Flow, config: Config) -> Diagnostics:
 
     routes = {prefix: [rule.plugin for rule in rules] for prefix, rules in config.routes.items()}
     return Diagnostics(flow.warnings) + validate_flow(flow) + validate_config(config.plugins, routes)
-
-
-def complete(diagnostics: Diagnostics, flow: Flow, types: FlowTypes, *, is_strict: bool) -> Diagnostics:
-    """Return the diagnostics of a flow with those of its types. `is_strict` makes errors of the warnings."""
-    from stepflow.flow import Diagnostics
-    from stepflow.flow.silence import silence_of
-
-    # The types tell more exactly whether a path exists.
-    others = Diagnostics(tuple(item for item in diagnostics if not item.experimental))
-    found = others + tuple(silence_of(flow).without_silenced(types.findings))
-    return found.strict() if is_strict else found
-
-
-def passes(diagnostics: Diagnostics) -> bool:
-    """Return True if a flow with these diagnostics may run."""
-    return diagnostics.num_fatal + diagnostics.num_error == 0
 
 
 def print_report(diagnostics: Diagnostics) -> None:
@@ -60,7 +40,7 @@ def print_report(diagnostics: Diagnostics) -> None:
         return
     errors, warnings = diagnostics.num_error, diagnostics.num_warning
     counts = f"{diagnostics.num_fatal} fatal, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
-    console.say(f"Validation {'passed' if passes(diagnostics) else 'failed'}: {counts}")
+    console.say(f"Validation {'failed' if diagnostics.blocks else 'passed'}: {counts}")
 
     for level, colour in _LEVELS:
         for diagnostic in found:
@@ -78,7 +58,7 @@ def check_flow(flow: Flow, *, no_check: bool = False) -> None:
     from stepflow.flow import Diagnostics, validate_flow
 
     diagnostics = Diagnostics(flow.warnings) + validate_flow(flow)
-    if diagnostics.num_fatal or not (no_check or passes(diagnostics)):
+    if diagnostics.num_fatal or (diagnostics.blocks and not no_check):
         print_report(diagnostics)
         raise Invalid("FLOW_INVALID", "the flow was not sent; correct the errors listed above")
     for warning in flow.warnings:
@@ -92,11 +72,12 @@ def refuse_errors(found: Sequence[Diagnostic], refusal: str, *, before: Iterable
     """
     from stepflow.errors import Invalid
     from stepflow.flow import Diagnostics
+    from stepflow.flow.diagnostics import OF_VALUES
 
     errors = [item for item in found if item.level != "warning"]
     if errors:
         print_report(Diagnostics((*before, *found)))
-        if all(item.code in _OF_VALUES for item in errors):
+        if all(item.code in OF_VALUES for item in errors):
             raise console.Usage("VARIABLES_INVALID", refusal)
         raise Invalid("FLOW_INVALID", refusal)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stepflow.cli.findings import passes, refuse_errors
+from stepflow.cli.findings import refuse_errors
 from stepflow.errors import FailedPrecondition
 from stepflow.flow import Diagnostic, Diagnostics, validate_flow
 
@@ -47,7 +47,7 @@ class MeshCheck:
                 raise
 
         # Errors are printed when the mesh has refused the submission: a repeated one gets its run.
-        if passes(self.findings):
+        if not self.findings.blocks:
             refuse_errors(self._found, REFUSAL)
 
     @property
@@ -60,7 +60,7 @@ class MeshCheck:
         details: Any = error.details.get("diagnostics")
         if not isinstance(details, dict):
             return
-        if passes(self.findings):  # the mesh has changed since
+        if not self.findings.blocks:  # the mesh has changed since
             from stepflow.client.conversion import diagnostic_of
             from stepflow.rpc.findings import finding_message
 
@@ -84,7 +84,7 @@ def mesh_diagnostics(server: str, flow: Flow, *, type_check: bool, is_strict: bo
 
 
 async def _beyond(alone: Diagnostics, client: Client, reference: bytes | str, **options: Any) -> list[Diagnostic]:
-    """Return what a mesh finds beyond the findings of the flow alone, whatever level it gives to these."""
+    """Return what a mesh finds beyond the findings of the flow alone, at any level."""
     known = {(item.code, item.path or "", item.formatted) for item in alone}
     found = await client.validate_flow(reference, **options)
     return [_diagnostic(item) for item in found if (item.code, item.path, item.message) not in known]

@@ -55,9 +55,6 @@ MaxConcurrencyOption = Annotated[
 NoCheckOption = Annotated[
     bool, typer.Option("--no-check", help="Do not check components, variables, types and input before the run.")
 ]
-NoValidateInputOption = Annotated[
-    bool, typer.Option("--no-validate-input", hidden=True, help="Old name of --no-check.")
-]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the steps.")]
 OutputOption = Annotated[
     Path | None,
@@ -212,6 +209,7 @@ class RunOptions:
 
 OLD_WORDS = {
     "--key": "--run-id",
+    "--no-check": "--no-validate-input",
     "--tag": "--label",
     "--var-file": "--variables",
     "--set-file": "--overrides",

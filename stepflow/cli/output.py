@@ -110,9 +110,7 @@ def check_output(output: Path | None) -> None:
 def write_results(results: Iterable[FlowResult], output: Path | None, *, batch: bool) -> None:
     """Write FlowResults as they come, to stdout (JSON) or to a file (format by extension).
 
-    A single one is indented on a terminal.
-
-    A single run is one value; a batch is JSONL or a YAML list. Raises: OSError, YamlTooLarge.
+    A single run is one value, indented on a terminal; a batch is JSONL or a YAML list. Raises: OSError, YamlTooLarge.
     """
     if output is None:
         texts = _lines(results) if batch or not sys.stdout.isatty() else _indented(results)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
-from stepflow.cli.findings import check, passes, print_report, refuse_errors
+from stepflow.cli.findings import check, print_report, refuse_errors
 from stepflow.embedded.known_components import catalogue_of, components_without_servers
 from stepflow.errors import Invalid
 
@@ -41,7 +41,7 @@ class RunCheck:
     def check_flow(self) -> None:
         """Refuse a flow or config with errors; show the warnings of their texts. Raises: Invalid `FLOW_INVALID`."""
         found = self._alone
-        if found.num_fatal or not (self._no_check or passes(found)):
+        if found.num_fatal or (found.blocks and not self._no_check):
             if not found.num_fatal:
                 found += self._against(catalogue_of(self._config))
             print_report(found)

@@ -153,7 +153,7 @@ class LocalSource:
         return found.ended, found.redactor
 
     def result(self, text: str, item: int) -> tuple[StoredResults, str]:
-        from stepflow.cli.driving import results_command, stored_result
+        from stepflow.cli.local_results import results_command, stored_result
 
         run_id = self._local.find(text)
         stored = StoredResults("completed", lambda _: stored_result(self._local, run_id, item))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from stepflow.cli import console
 from stepflow.cli.console import Usage
 from stepflow.cli.display.runs import run_name
-from stepflow.cli.driving import Job, read_ended
+from stepflow.cli.driving import Job
+from stepflow.cli.local_results import read_ended
 from stepflow.cli.run_list import INTERRUPTED, list_runs
 from stepflow.codec import decode
 from stepflow.embedded.mesh import reader

@@ -25,8 +25,12 @@ class StrictCommand(TyperCommand):
         taken = {name for parameter in self.params for name in parameter.opts}
         for parameter in (each for each in self.params if isinstance(each, TyperOption)):
             old = next((OLD_WORDS[name] for name in parameter.opts if name in OLD_WORDS), None)
-            if old is not None and old not in taken:
-                parser.add_option(obj=parameter, opts=[old], dest=parameter.name, action="store", nargs=1)
+            if old is None or old in taken:
+                continue
+            if parameter.is_flag:
+                parser.add_option(parameter, [old], parameter.name, action="store_const", const=True)
+            else:
+                parser.add_option(parameter, [old], parameter.name, action="store", nargs=1)
         return parser
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

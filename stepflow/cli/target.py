@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROBE_S = 0.2
-"""How long a connection to a mesh that nobody named may take."""
+"""Longest time to connect to a mesh that the command line does not name."""
 
 GIVEN = "the command line"
 DEV = "`stepflow dev` of this folder"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
 from stepflow.cli.console import CheckFailed
-from stepflow.cli.findings import check, complete, passes, print_report
+from stepflow.cli.findings import check, print_report
 from stepflow.cli.found_flow import check_stdin, find_flow
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class FlowReport:
 
     @property
     def passed(self) -> bool:
-        return self.diagnostics is not None and passes(self.diagnostics) and not self.failures
+        return self.diagnostics is not None and not self.diagnostics.blocks and not self.failures
 
     def to_tree(self) -> dict[str, Any]:
         """Return the report for a list, with the flow that it is about."""
@@ -116,7 +116,7 @@ class FlowValidator:
         folder, config = self._config(found, report)
         diagnostics = check(found.flow, config)
         if not diagnostics.num_fatal:
-            from stepflow.check import check_against
+            from stepflow.check import check_against, including_types
 
             catalogue = self._catalogue(config, folder, report)
             diagnostics += check_against(found.flow, catalogue=catalogue, with_types=not type_check)
@@ -124,7 +124,7 @@ class FlowValidator:
                 from stepflow.cli.flow_types import types_of
 
                 types = types_of(found.flow, catalogue, is_strict=strict)
-                diagnostics = complete(diagnostics, found.flow, types, is_strict=strict)
+                diagnostics = including_types(diagnostics, found.flow, types, is_strict=strict)
         report.diagnostics = diagnostics.strict() if strict and not type_check else diagnostics
 
     def _config(self, found: FoundFlow, report: FlowReport) -> tuple[Path, Config]:

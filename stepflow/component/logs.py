@@ -61,7 +61,7 @@ class CapturedCall(Protocol):
 class CallLog:
     """The unsent lines of one call: time in milliseconds since 1970, level (empty for printed text), text.
 
-    `report` and `print_text` may be called from any thread, `take_lines` on the loop's thread.
+    `add_text` and `add_printed` may be called from any thread, `take_lines` on the loop's thread.
     """
 
     __slots__ = ("_dropped", "_lines", "_lock", "_noted", "_partial", "sent_at")
@@ -193,7 +193,7 @@ class LogReports:
 
 
 def _mirror(line: str) -> None:
-    """Write a line to the real stderr. Whoever has closed it sees the line elsewhere."""
+    """Write a line to the real stderr. Best effort: it may be closed."""
     stream = sys.stderr
     if isinstance(stream, CapturedStream):
         stream = stream.stream
@@ -267,7 +267,7 @@ def captured_output() -> Iterator[None]:
     Handlers of `logging` that the author has set up follow.
     """
     before = sys.stdout, sys.stderr
-    if before[0] is None or before[1] is None:  # closed by whoever started the process
+    if before[0] is None or before[1] is None:  # closed by the parent process
         yield
         return
 

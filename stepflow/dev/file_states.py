@@ -26,7 +26,7 @@ FILES_MAX = 10_000
 """Files that are compared."""
 
 Signature = tuple[int, int, int]
-"""Time of the last change, size, and number of the file: a file written anew, or replaced, differs."""
+"""Time of the last change, size, and number of the file: a file that was rewritten or replaced differs."""
 
 
 @dataclass(frozen=True, slots=True)

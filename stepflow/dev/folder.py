@@ -96,14 +96,17 @@ def live_server(folder: Path) -> str | None:
         lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+
     try:
         known = json.loads(os.read(lock, 4096) or b"{}")
         pid, server = known.get("pid"), known.get("server")
         # The process first: trying the lock of a dead one could refuse a mesh that starts at this moment.
         if not isinstance(pid, int) or not isinstance(server, str) or not _is_alive(pid):
             return None
+
         if os.fstat(lock).st_uid != os.geteuid():  # runs must not go to the mesh of someone else in a shared folder
             return None
+
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -61,7 +61,7 @@ class Reloader:
         if blind:
             lines.append(f"no local files: {', '.join(blind)} (stepflow components restart PLUGIN)")
         if not self._watch.complete:
-            lines.append("there are too many source files beside the scripts: those farthest away are not watched")
+            lines.append("there are too many source files near the scripts: those farthest away are not watched")
         return lines
 
     async def run(self) -> None:

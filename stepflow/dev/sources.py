@@ -1,8 +1,8 @@
-"""The files that belong to a plugin: the script of its command, and the sources beside it.
+"""The files that belong to a plugin: the script of its command, and the sources next to it.
 
 - A script is a word of the command line that names a source file, a module after `-m`, or an executable file inside the
   working directory. Data files are none: a server may write to them.
-- Sources of the script's language beside the script, and beneath that folder, belong to it, too: it may import them.
+- Sources of the script's language in the folder of the script, and below, belong to it, too: it may import them.
   A script that a command line names belongs to the plugins that name it alone.
 - Folders of tools are ignored: virtual environments, `node_modules`, caches, and all whose name begins with a dot.
 
@@ -52,7 +52,7 @@ class PluginSources:
     """By folder: the suffixes of the files that belong to the plugin, in it and beneath it."""
 
     def has_file(self, path: Path) -> bool:
-        """Return True if a file belongs to the plugin, as a script or beside one."""
+        """Return True if a file belongs to the plugin, as a script or next to one."""
         if path in self.scripts:
             return True
         return any(

@@ -1,4 +1,4 @@
-"""The items of a run that end while an embedded mesh drives it: hints, for whoever shows results early.
+"""The items of a run that end while an embedded mesh drives it: hints for output during the run.
 
 An item is named once its end is recorded, which is before the end is durable. Readers of the store may not see it yet.
 """

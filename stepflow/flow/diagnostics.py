@@ -56,6 +56,9 @@ _EXPERIMENTAL = frozenset({1003})
 HINTS = frozenset({1904, 1905})
 """Warnings about what may well be meant: never errors."""
 
+OF_VALUES = frozenset({2904, 2905})
+"""Findings about the values that a run is given, not about its flow."""
+
 
 def is_known(code: int) -> bool:
     """Return True if this version has the code."""
@@ -129,6 +132,11 @@ class Diagnostics:
                 for item in self.items
             )
         )
+
+    @property
+    def blocks(self) -> bool:
+        """True if a flow with these findings must not run."""
+        return any(item.level != "warning" for item in self.items)
 
     @property
     def num_fatal(self) -> int:

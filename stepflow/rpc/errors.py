@@ -56,8 +56,12 @@ _FAMILIES: dict[str, type[StepflowError]] = {
 
 def status_of(error: StepflowError) -> status_pb2.Status:
     """Return the gRPC status of an error, with as many details as fit."""
+    # 1. Reason and details. Findings have a message of their own.
+    found = error.details.get("diagnostics")
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for name, value in list(error.details.items())[:ERROR_DETAILS_MAX]:
+        if value is found and isinstance(found, dict):
+            continue
         text = value if isinstance(value, str) else json.dumps(value, default=str)
         if len(text) <= ERROR_DETAIL_CHARS_MAX:
             info.metadata[name] = text
@@ -65,7 +69,8 @@ def status_of(error: StepflowError) -> status_pb2.Status:
         del info.metadata[max(info.metadata, key=lambda name: len(info.metadata[name]))]
     status = status_pb2.Status(code=grpc.StatusCode[error.status].value[0], message=_cut(error.message))
     status.details.add().Pack(info)
-    found = error.details.get("diagnostics")
+
+    # 2. Findings about a flow, and the pause before another try.
     if isinstance(found, dict):
         status.details.add().Pack(findings_detail(found["diagnostics"], _room_for_details(status)))
     pause_ms = retry_after_ms(error)
@@ -85,7 +90,7 @@ def retry_after_ms(error: StepflowError) -> int:
 def _room_for_details(status: status_pb2.Status) -> int:
     """Return how many bytes of further details fit. In base64 they grow by a third."""
     text = status.message.encode()
-    message_bytes = len(text) if text.isascii() else 3 * len(text)  # as it travels beside the details
+    message_bytes = len(text) if text.isascii() else 3 * len(text)  # percent-encoded
     return max(0, 3 * (METADATA_BYTES_MAX - message_bytes) // 4 - int(status.ByteSize()))
 
 

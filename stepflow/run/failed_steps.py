@@ -14,6 +14,7 @@ from stepflow.failure_data import FailedStep, failed_step, with_step, without_tr
 from stepflow.flow.failing import failing_path
 from stepflow.json_problems import json_path
 from stepflow.mesh.v1 import journal_pb2 as pb
+from stepflow.step_path import parent_path, path_of_step
 
 if TYPE_CHECKING:
     from stepflow.flow import Expr
@@ -31,26 +32,25 @@ def item_path(item: Item) -> str:
     parent = scope.parent
     if parent is None:
         return str(scope.first_item + item.index) if scope.batch else ""
-    return f"{step_path(parent.item, parent.id)}{_sub_run_mark(scope, parent, item.index)}"
+    return parent_path(item_path(parent.item), parent.id, _sub_run_index(scope, parent, item.index))
 
 
 def step_path(item: Item, step_id: str) -> str:
     """Return the path of a step: item of a batch, sub-runs, step (`7/summaries[0]/ask`)."""
-    above = item_path(item)
-    return f"{above}/{step_id}" if above else step_id
+    return path_of_step(item_path(item), step_id)
 
 
-def _sub_run_mark(scope: Scope, parent: StepRun, index: int) -> str:
+def _sub_run_index(scope: Scope, parent: StepRun, index: int) -> tuple[int, ...]:
     match scope.kind:
         case pb.SUB_RUN_KIND_EVAL:
-            return ""
+            return ()
         case pb.SUB_RUN_KIND_MAP:
-            return f"[{index}]"
+            return (index,)
         case pb.SUB_RUN_KIND_ITERATE:
-            return f"[{scope.index}]"
+            return (scope.index,)
         case _:
             number = next((at for at, each in enumerate(parent.sub_runs or ()) if each is scope), 0)
-            return f"[{number}]" if len(scope.inputs) == 1 else f"[{number}][{index}]"
+            return (number,) if len(scope.inputs) == 1 else (number, index)
 
 
 def failure_of_attempt(

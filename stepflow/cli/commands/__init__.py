@@ -2,7 +2,8 @@
 
 - `run`: `run` and `resume`.
 - `submit`: `submit`.
-- `runs`: `runs list`, `show`, `watch`, `signal`, `cancel`, `delete`.
+- `runs`: `runs list`, `show`, `signal`, `cancel`, `delete`.
+- `watch`: `runs watch`.
 - `logs`: `runs logs`.
 - `prune`: `runs prune`.
 - `call`: `call`.

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from stepflow.cli import console
-from stepflow.cli.commands.runs import print_result
+from stepflow.cli.commands.runs import print_facts, print_result
 from stepflow.cli.options import JsonOption, OutputOption, RunArgument, TargetServerOption, TargetStoreOption
 
 
@@ -31,22 +31,7 @@ def get_run(
         print_result(run_id, server, store, item, output)
         return
 
-    from stepflow.cli.display.runs import print_run, print_steps
-    from stepflow.cli.display.trees import item_tree, run_tree, step_tree
-    from stepflow.cli.sources import choose
-    from stepflow.cli.tables import print_json
-
-    shown = choose(server, store).read(run_id, steps=steps, results=json)
-    if json:
-        tree = run_tree(shown.run, shown.status)
-        tree["items"] = [item_tree(each.item, each.status, each.outcome) for each in shown.items]
-        print_json(tree | ({"steps": [step_tree(step) for step in shown.steps]} if steps else {}))
-        return
-
-    print_run(shown)
-    if steps:
-        console.show()
-        print_steps(shown.steps, shown.redactor)
+    print_facts(run_id, server, store, steps=steps, json=json)
 
 
 def list_steps(

@@ -49,7 +49,8 @@ def infer(
       stepflow infer flow.yaml --servers -o typed.yaml
       stepflow infer flow.yaml --json | jq .flow.schemas
     """
-    from stepflow.cli.findings import check, complete, passes, print_report
+    from stepflow.check import including_types
+    from stepflow.cli.findings import check, print_report
     from stepflow.cli.flow_types import known_catalogue, print_failures, types_of
     from stepflow.cli.found_flow import flow_file
     from stepflow.cli.input.documents import read_config, read_flow
@@ -62,12 +63,12 @@ def infer(
     parsed, loaded = read_flow(path), read_config(config, path)
     catalogue, failures = known_catalogue(loaded, servers=servers)
     types = types_of(parsed, catalogue, is_strict=strict)
-    diagnostics = complete(check(parsed, loaded), parsed, types, is_strict=strict)
+    diagnostics = including_types(check(parsed, loaded), parsed, types, is_strict=strict)
     for warning in loaded.warnings:
         console.warn(warning)
 
     print_failures(failures)
-    passed = passes(diagnostics)
+    passed = not diagnostics.blocks
     if not (quiet and passed):
         print_report(diagnostics)
         _print_types(types, show_step_inputs=show_step_inputs)

@@ -112,7 +112,7 @@ def _prune_mesh(server: str, age_ms: int, tell: "Callable[[str, int], None]", *,
             try:
                 if not dry_run:
                     await client.delete(run_id)
-            except NotFound:  # somebody else has deleted it
+            except NotFound:  # deleted by another client
                 continue
             gone.append(run_id)
             tell(run_id, ended_at_ms)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepflow.cli import console
+from stepflow.cli.completion import complete_plugin
 from stepflow.cli.options import JsonOption, ServerOption
 
 if TYPE_CHECKING:
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
 
 def restart(
     *,
-    plugin: Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin, as the configuration names it.")],
+    plugin: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLUGIN", help="The plugin, as the configuration names it.", autocompletion=complete_plugin
+        ),
+    ],
     host: Annotated[
         str, typer.Option("--host", metavar="ID", help="Only on this host; a prefix of its id is enough.")
     ] = "",
@@ -35,11 +41,12 @@ def restart(
     """
     from stepflow.cli import remote
     from stepflow.cli.tables import print_json
+    from stepflow.cli.target import choose_mesh
 
     async def work(client: "Client") -> "list[HostRestart]":
         return await client.restart_plugin(plugin, host_id=await _full_id(client, host) if host else "")
 
-    hosts = remote.ask(server, work)
+    hosts = remote.ask(choose_mesh(server), work)
     if json:
         tree = [{"host": each.host_id, "outcome": each.outcome, "detail": each.detail} for each in hosts]
         print_json({"plugin": plugin, "hosts": tree})

@@ -17,7 +17,6 @@ from stepflow.cli.options import (
     JsonOption,
     MaxConcurrencyOption,
     NoCheckOption,
-    NoValidateInputOption,
     OutputOption,
     QuietOption,
     RunOptions,
@@ -43,7 +42,6 @@ def run(
     json: JsonOption = False,
     store: StoreOption = None,
     no_check: NoCheckOption = False,
-    no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow on this machine. Print its result as JSON, or those of a batch as JSONL while it runs.
@@ -78,7 +76,6 @@ def run(
     check_stdin(flow, *given.values)
     found = find_flow(flow)
     parsed, loaded = found.flow, read_config(config, found.path)
-    no_check = no_check or no_validate_input
     check = RunCheck(found, loaded, no_check=no_check)
     check.check_flow()
     values = read_given(given, parsed, stdin_taken=flow == "-")

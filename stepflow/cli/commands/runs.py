@@ -11,13 +11,13 @@ import typer
 
 from stepflow.cli import console
 from stepflow.cli.commands.logs import show_logs
-from stepflow.cli.commands.prune import prune_runs
+from stepflow.cli.commands.prune import ENDED, prune_runs
+from stepflow.cli.commands.watch import watch_run
 from stepflow.cli.completion import complete_flow_without_tag
 from stepflow.cli.options import (
     VALUE_HELP,
     JsonOption,
     OutputOption,
-    QuietOption,
     RunArgument,
     RunArguments,
     ServerOption,
@@ -30,8 +30,7 @@ from stepflow.cli.strict import StrictTyper
 if TYPE_CHECKING:
     from stepflow.cli.target import CliTarget
     from stepflow.cli.wanted_runs import WantedRuns
-    from stepflow.client import Client, ClientEvent, Run
-    from stepflow.flow import Redactor
+    from stepflow.client import Client, Run
 
 app = StrictTyper(
     name="runs",
@@ -42,9 +41,6 @@ app = StrictTyper(
     rich_markup_mode=None,
 )
 
-app.command("prune")(prune_runs)
-
-ENDED = ("completed", "failed", "cancelled", "recovery_failed")
 MESH_STATUSES = ("queued", "running", *ENDED)
 LOCAL_STATUSES = ("running", "interrupted", "damaged", *ENDED)
 
@@ -169,17 +165,22 @@ def show_run(
         print_result(run_id, server, store, item, output)
         return
 
+    print_facts(run_id, server, store, steps=True, json=json)
+
+
+def print_facts(run_id: str, server: str | None, store: Path | None, *, steps: bool, json: bool) -> None:
+    """Print status and items of a run, and its steps if they are wanted. Raises: StepflowError."""
     from stepflow.cli.display.runs import print_run, print_steps
     from stepflow.cli.display.trees import item_tree, run_tree, step_tree
     from stepflow.cli.sources import choose
     from stepflow.cli.tables import print_json
 
-    shown = choose(server, store).read(run_id, steps=True, results=json)
+    shown = choose(server, store).read(run_id, steps=steps, results=json)
     if json:
         tree = run_tree(shown.run, shown.status)
         tree["labels"] = shown.run.labels
         tree["items"] = [item_tree(each.item, each.status, each.outcome) for each in shown.items]
-        print_json(tree | {"steps": [step_tree(step) for step in shown.steps]})
+        print_json(tree | ({"steps": [step_tree(step) for step in shown.steps]} if steps else {}))
         return
 
     print_run(shown)
@@ -212,59 +213,7 @@ def print_result(run_id: str, server: str | None, store: Path | None, item: int 
     finish(ended, redactor, output, batch=bool(ended.run.labels.get("batch", ended.run.items_total != 1)))
 
 
-@app.command("watch")
-def watch_run(
-    *,
-    run_id: RunArgument,
-    server: ServerOption = None,
-    output: OutputOption = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print each event as a line of JSON instead of the results.")
-    ] = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Follow a run of a mesh to its end. Print its result as `stepflow submit` does.
-
-    Ctrl-C stops watching; the run continues. The exit code is 1 when the run failed.
-
-    \b
-    Examples:
-      stepflow runs watch 0198f3
-      stepflow runs watch 0198f3 --server mesh:7840 --output result.json
-      stepflow runs watch 0198f3 --json | jq -r .kind
-    """
-    from stepflow.cli import remote
-    from stepflow.cli.display.follow import Following, follow
-    from stepflow.cli.display.outcome import finish
-    from stepflow.cli.display.streamed import ResultStream
-    from stepflow.cli.display.trees import event_tree
-    from stepflow.cli.display.view import choose_view
-    from stepflow.cli.output import check_output
-    from stepflow.cli.tables import print_json_line
-    from stepflow.cli.target import choose_mesh
-
-    check_output(output)
-    mesh = choose_mesh(server, quiet=quiet)
-
-    async def find(client: "Client") -> "tuple[Run, Redactor]":
-        run = await client.get(await remote.find_run(client, run_id, mesh))
-        return run, await remote.redactor(client, run)
-
-    run, redactor = remote.ask(mesh, find)
-
-    def print_event(event: "ClientEvent") -> None:
-        print_json_line(event_tree(event))
-
-    async def begin(client: "Client") -> tuple[str, int]:  # noqa: ARG001  # the run exists already
-        return run.run_id, run.items_total
-
-    view = choose_view(redactor.text, quiet=quiet or json)
-    batch = bool(run.labels.get("batch", run.items_total != 1))
-    stream = ResultStream(output, view, ordered=True) if batch and not json else None
-    ended = follow(Following(mesh, view, on_event=print_event if json else None, stream=stream), begin)
-    finish(ended, redactor, output, batch=batch, results=not json, stream=stream)
-
-
+app.command("watch")(watch_run)
 app.command("logs")(show_logs)
 
 
@@ -383,3 +332,6 @@ def delete_run(
         console.say(f"deleted {deleted[-1]}")
     if json:
         print_json({"run_ids": deleted})
+
+
+app.command("prune")(prune_runs)

@@ -12,7 +12,6 @@ from stepflow.cli.options import (
     JsonOption,
     MaxConcurrencyOption,
     NoCheckOption,
-    NoValidateInputOption,
     OutputOption,
     QuietOption,
     RunOptions,
@@ -77,7 +76,6 @@ def submit(
     output: OutputOption = None,
     json: JsonOption = False,
     no_check: NoCheckOption = False,
-    no_validate_input: NoValidateInputOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a flow in a mesh. Print its result as JSON, or those of a batch as JSONL while it runs.
@@ -109,7 +107,6 @@ def submit(
 
     # 1. Check the whole command line.
     check_output(output)
-    no_check = no_check or no_validate_input
     check_stdin(flow, *given.values)
     timeout_s = _seconds(timeout)
     labels = _labels(label or ())

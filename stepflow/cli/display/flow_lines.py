@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepflow.errors import StepflowError
+from stepflow.errors import Invalid, StepflowError
+from stepflow.step_path import parse_step_path
 
 if TYPE_CHECKING:
     from stepflow.cli.display.trees import AnyRun
@@ -30,7 +31,7 @@ class FlowLines:
         if self._tree is None:
             return ""
 
-        path = _document_path(self._tree.value, failed, batch=self._run.items_total > 1)
+        path = _document_path(self._tree.value, failed)
         return f"{self._tree.source}:{self._tree.nearest(path)[0]}" if path else ""
 
 
@@ -57,17 +58,18 @@ def _shown(file: Path) -> str:
     return str(file.relative_to(here) if file.is_absolute() and file.is_relative_to(here) else file)
 
 
-def _document_path(flow: Any, failed: FailedStep, *, batch: bool) -> tuple[Part, ...]:
+def _document_path(flow: Any, failed: FailedStep) -> tuple[Part, ...]:
     """Return the path from the root of the document; empty if a sub-run's flow does not stand in it."""
-    segments = failed.step.split("/") if failed.step else []
-    if batch:
-        segments = segments[1:]
-    if failed.component:
-        segments = segments[:-1]
+    # The output of a run or sub-run has the path of an item, which a step would follow.
+    step = failed.step if failed.component or not failed.step else f"{failed.step}/output"
+    try:
+        parents = parse_step_path(step).parents if step else ()
+    except Invalid:
+        return ()
 
     base: tuple[Part, ...] = ()
-    for segment in segments:
-        inner = _inner_flow(flow, segment.partition("[")[0])
+    for parent in parents:
+        inner = _inner_flow(flow, parent.step_id)
         if inner is None:
             return ()
         path, flow = inner

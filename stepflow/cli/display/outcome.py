@@ -54,9 +54,9 @@ class Ended:
 
         from stepflow.cli.display.results import StoredResults
 
-        return (
-            self.results.since(first) if isinstance(self.results, StoredResults) else islice(self.results, first, None)
-        )
+        if isinstance(self.results, StoredResults):
+            return self.results.since(first)
+        return islice(self.results, first, None)
 
     @property
     def errors_command(self) -> str:

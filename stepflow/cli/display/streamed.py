@@ -94,9 +94,12 @@ class ResultStream:
     def finish(self, results: Callable[[int], Iterable[FlowResult]]) -> None:
         """Write the rest of an ended batch; `results` yields those from an item on. Raises: OSError, YamlTooLarge."""
         try:
+            # 1. What was read before.
             if self._error is not None:
                 raise self._error
             self._write_now(self._waiting)
+
+            # 2. The rest, from the first item that is not written.
             first = self._next
             while first in self._written:
                 first += 1
@@ -106,6 +109,7 @@ class ResultStream:
                     for part in self._format.texts(result, None if self._ordered else item):
                         self._write_now(part)
                     self._written.add(item)
+
             if not self._next and not self._written:
                 self._write_now(self._format.empty)
         finally:
@@ -229,7 +233,7 @@ async def _in_thread(work: Callable[[], None]) -> None:
             error = raised
         try:
             loop.call_soon_threadsafe(settle, error)
-        except RuntimeError:  # the loop is closed: nobody waits
+        except RuntimeError:  # the loop is closed, and the waiter is gone
             return
 
     threading.Thread(target=run, daemon=True, name="results").start()

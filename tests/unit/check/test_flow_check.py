@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from component_host.builtin.schemas import BUILTINS
-from stepflow.check import Catalogue, KnownComponent, KnownPlugin, blocks, check_against, check_flow
+from stepflow.check import Catalogue, KnownComponent, KnownPlugin, check_against, check_flow
 from stepflow.errors import Invalid
 from stepflow.flow import Diagnostics, flow_from_tree
 from stepflow.routing.table import Rule
@@ -65,7 +65,7 @@ def codes(found: Diagnostics) -> list[tuple[int, str, str | None]]:
 def test_components_exist_or_are_unknown(component: str, expected: list[tuple[int, str]]) -> None:
     found = against(step("a", component, {"question": "why"}))
     assert codes(found) == [(code, level, "$.steps[0].component") for code, level in expected]
-    assert blocks(found) == any(level == "error" for _, level in expected)
+    assert found.blocks == any(level == "error" for _, level in expected)
 
 
 def test_routes_that_may_be_missing_in_the_list_only_warn() -> None:
@@ -76,7 +76,7 @@ def test_routes_that_may_be_missing_in_the_list_only_warn() -> None:
 def test_a_plugin_without_a_host_warns() -> None:
     found = against(step("a", "/mine/aks"), catalogue=Catalogue(ROUTES, {}, frozenset(("mine",))))
     assert codes(found) == [(1906, "warning", "$.steps[0].component")]
-    assert not blocks(found)
+    assert not found.blocks
 
 
 def test_a_component_that_no_rule_admits_is_an_error() -> None:
@@ -308,7 +308,7 @@ def test_the_whole_check_has_the_findings_of_the_text_and_of_the_flow_alone_firs
     found = check_flow(flow, catalogue=SHOP)
     assert next(item.code for item in found) == 2006
     assert {2006, 1001, 1002, 2900} <= {item.code for item in found}
-    assert blocks(found)
+    assert found.blocks
 
 
 def test_a_flow_with_fatal_findings_is_checked_no_further() -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stepflow.cli import target
+from stepflow.cli import remote, target
 from stepflow.cli.__main__ import main
+from stepflow.cli.app import run_command_line
 from stepflow.cli.console import Usage
 from stepflow.cli.options import DEFAULT_SERVER
 from stepflow.cli.target import (
@@ -23,6 +24,7 @@ from stepflow.cli.target import (
     other_targets,
 )
 from stepflow.dev.folder import DevFolder, live_server
+from stepflow.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +82,34 @@ def test_a_command_for_a_mesh_passes_over_folders(dev: DevFolder, monkeypatch: p
     dev.release()
     assert choose_mesh() == DEFAULT_SERVER
     assert known_mesh() is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("cluster", "status"),
+        ("cluster", "drain", "host-1"),
+        ("components", "list"),
+        ("components", "restart", "hello"),
+        ("flows", "list"),
+        ("runs", "cancel", "last"),
+    ],
+    ids=" ".join,
+)
+def test_commands_ask_the_live_mesh_of_this_folder(
+    dev: DevFolder, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    asked: list[str | None] = []
+
+    def ask(server: str | None, work: object) -> None:
+        del work
+        asked.append(server)
+        raise NotFound("RUN_NOT_FOUND", "nothing is here")
+
+    monkeypatch.setattr(remote, "ask", ask)
+    run_command_line(command)
+    assert asked == [DEV]
+    assert dev.path.exists()
 
 
 def test_a_command_for_a_folder_passes_over_meshes(dev: DevFolder, monkeypatch: pytest.MonkeyPatch) -> None:

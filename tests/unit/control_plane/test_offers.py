@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import wait_for_value
 
-from control_plane import offers
-from control_plane.offers import LEFT_HOST_S, MeshOffers, make_catalogue
+from control_plane import mesh_catalogue, offers
+from control_plane.mesh_catalogue import make_catalogue
+from control_plane.offers import LEFT_HOST_S, MeshOffers
 from stepflow.codec import encode
 from stepflow.mesh.v1 import state_pb2
 from stepflow.routing.stored import encode_rules
@@ -114,7 +115,7 @@ def test_what_cannot_be_read_is_left_out() -> None:
 
 
 def test_schemas_beyond_the_bound_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offers, "SCHEMAS_BYTES_MAX", len(encode(SCHEMA)))
+    monkeypatch.setattr(mesh_catalogue, "SCHEMAS_BYTES_MAX", len(encode(SCHEMA)))
     other = plugin("mine", "b", schema={"type": "string"})
     found = make_catalogue(
         routes(mine="stepflow"), [host(plugin("mine", "a", schema=SCHEMA)), host(other)], frozenset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.rpc import error_details_pb2
 
 from stepflow.cli.mesh_check import _diagnostic
 from stepflow.client.conversion import diagnostic_of
@@ -58,6 +59,16 @@ def test_a_refusal_fits_into_the_metadata_that_clients_accept(letter: str, lengt
     message = status.message.encode()
     beside = len(message) if message.isascii() else 3 * len(message)
     assert beside + 4 * status.ByteSize() / 3 < 7_800
+
+
+def test_the_findings_of_a_refusal_travel_once() -> None:
+    few = Diagnostics((Diagnostic(2900, "does not exist"),))
+    status = status_of(Invalid("FLOW_INVALID", "no", diagnostics=few.to_tree(), flow="f"))
+    info, findings = error_details_pb2.ErrorInfo(), flows_pb2.FlowFindings()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(findings)
+    assert dict(info.metadata) == {"flow": "f"}
+    assert findings_tree(findings) == few.to_tree()
 
 
 def test_a_finding_of_a_later_version_is_shown_by_its_text_and_level() -> None:

@@ -8,12 +8,13 @@ import pytest
 from support.corpus import COUNT_DOWN, ref, step
 from support.engine import World
 
-from stepflow.codec import decode, encode
+from stepflow.codec import blob_id, decode, encode
 from stepflow.errors import Code, Failure
 from stepflow.failure_data import FailedStep, failed_step, trace_bytes
 from stepflow.run.failed_steps import TRACES_BYTES_MAX
 from stepflow.run.state import ENGINE_VERSION
 from stepflow.run.views import StepView, list_steps, step_event
+from stepflow.step_path import StepPath, SubRunStep, parse_step_path
 
 VERSIONS = pytest.mark.parametrize("version", [1, ENGINE_VERSION])
 ASK = {"steps": [step("ask", "/c/fail", {"$input": "$"})], "output": ref("ask")}
@@ -87,7 +88,19 @@ def test_a_flow_run_by_a_component_stands_below_its_step():
         "steps": [step("agent", "/c/parent", {"flow": {"$literal": ASK}, "inputs": [1, 2]})],
         "output": ref("agent"),
     }
-    assert set(views(located(tree))) == {"agent", "agent[0][0]/ask", "agent[0][1]/ask"}
+    assert set(views(located(tree))) == {"agent", "agent[0.0]/ask", "agent[0.1]/ask"}
+
+
+@pytest.mark.parametrize("name", ["7", "a/b", "a[0]", 'say "x"', "plain"])
+def test_every_path_is_read_as_the_step_that_it_names(name):
+    inner = encode({"steps": [step(name, "/c/fail", {"$input": "$"})], "output": ref(name)})
+    evaluate = step(name, "/builtin/eval", {"flow_id": blob_id(inner), "input": 1})
+    tree = {"steps": [evaluate], "output": ref(name, "result.error.data.step")}
+
+    world = World(tree, [{}], blobs={blob_id(inner): inner}, locates_failures=True)
+    told = world.run()[0]
+    assert [parse_step_path(path) for path in views(world)] == [StepPath(name), StepPath(name, (SubRunStep(name),))]
+    assert parse_step_path(told) == StepPath(name, (SubRunStep(name),))
 
 
 def test_the_attempt_is_the_last_one_and_earlier_failures_name_theirs():
