@@ -17,6 +17,9 @@ WARNINGS_SHOWN_MAX = 10
 
 _LEVELS = (("fatal", "red"), ("error", "red"), ("warning", "yellow"))
 
+UNTITLED = frozenset((1001, 1002))
+"""Codes of a flow without a name or a description."""
+
 _OF_VALUES = frozenset((2904, 2905))
 """Codes about the values that a command gives."""
 
@@ -45,22 +48,31 @@ def passes(diagnostics: Diagnostics) -> bool:
     return diagnostics.num_fatal + diagnostics.num_error == 0
 
 
-def print_report(diagnostics: Diagnostics) -> None:
-    """Print diagnostics to stderr, the worst first.
+def distinct(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Return the findings without those that read the same: a variable that is used twice is one finding."""
+    return list({(item.code, item.path, item.formatted): item for item in reversed([*diagnostics])}.values())[::-1]
+
+
+def print_report(diagnostics: Diagnostics, *, complete: bool = True) -> None:
+    """Print diagnostics to stderr, the worst first. If they are not `complete`, the flow has not passed yet.
 
     Experimental warnings are left out: each path into a result has one, and `--type-check` tells more. `--json` has
     them.
     """
     from stepflow.flow import Diagnostics
 
-    diagnostics = Diagnostics(tuple(item for item in diagnostics if not item.experimental or item.level != "warning"))
+    told = distinct(item for item in diagnostics if not item.experimental or item.level != "warning")
+    diagnostics = Diagnostics(tuple(told))
     found: list[dict[str, Any]] = diagnostics.to_tree()["diagnostics"]
+    if not found and not complete:
+        return
     if not found:
         console.say(console.styled("✅ Validation passed with no errors", "green"))
         return
     errors, warnings = diagnostics.num_error, diagnostics.num_warning
-    counts = f"{diagnostics.num_fatal} fatal, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
-    console.say(f"Validation {'passed' if passes(diagnostics) else 'failed'}: {counts}")
+    counts = f"{diagnostics.num_fatal} fatal, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
+    verdict = "failed" if not passes(diagnostics) else "passed" if complete else "incomplete"
+    console.say(f"Validation {verdict}: {counts}")
 
     for level, colour in _LEVELS:
         for diagnostic in found:
@@ -87,8 +99,10 @@ def refuse_errors(found: Sequence[Diagnostic], refusal: str, *, before: Iterable
     for item in found[:WARNINGS_SHOWN_MAX]:
         console.warn(item.formatted + (f" ({item.path})" if item.path else ""))
     if len(found) > WARNINGS_SHOWN_MAX:
-        console.say(console.styled(f"{len(found) - WARNINGS_SHOWN_MAX} more warning(s)", "dim"))
+        more = counted(len(found) - WARNINGS_SHOWN_MAX, "more warning")
+        console.say(console.styled(more, "dim"))
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 warning`, `2 warnings`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

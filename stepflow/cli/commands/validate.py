@@ -75,17 +75,17 @@ def validate(
         diagnostics = diagnostics.strict()
     for warning in loaded.warnings:
         console.warn(warning)
-    _print(diagnostics, json=json)
+    _print(diagnostics, json=json, complete=not failures)
     for failure in failures:
         console.error(failure)
     raise typer.Exit(console.EXIT_OK if passes(diagnostics) and not failures else console.EXIT_FAILED)
 
 
-def _print(diagnostics: "Diagnostics", *, json: bool) -> None:
+def _print(diagnostics: "Diagnostics", *, json: bool, complete: bool = True) -> None:
     from stepflow.cli.findings import print_report
     from stepflow.cli.tables import print_json
 
     if json:
         print_json(diagnostics.to_tree())
     else:
-        print_report(diagnostics)
+        print_report(diagnostics, complete=complete)
