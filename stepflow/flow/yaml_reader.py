@@ -14,6 +14,7 @@ from stepflow.flow.yaml_scalars import TAG, ScalarInvalid, resolve, unknown_tag
 from stepflow.json_problems import shown
 
 if TYPE_CHECKING:
+    from yaml import MarkedYAMLError
     from yaml.events import AliasEvent, CollectionStartEvent, Event, NodeEvent, ScalarEvent
 
     from stepflow.flow.source import DocumentPath, Location
@@ -217,9 +218,10 @@ class YamlReader:
         return DocumentInvalid(reason, problem, source=self._source, line=line, column=column)
 
 
-def _context_of(error: yaml.MarkedYAMLError, line: int) -> str | None:
+def _context_of(error: MarkedYAMLError, line: int) -> str | None:
     """Return what the parser was reading. An open bracket or quote is noticed lines later: its own line is named."""
-    context, begun = error.context, _location_of(error.context_mark)[0]
+    context: str | None = error.context
+    begun = _location_of(error.context_mark)[0]
     if not context or error.context_mark is None or begun == line or "block" in context:
         return context
     return f"{context} that begins on line {begun},"
