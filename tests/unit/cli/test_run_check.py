@@ -99,6 +99,14 @@ def test_a_batch_is_checked_once(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err.count("did you mean") == 1
 
 
+def test_a_list_given_as_a_batch_is_told_how_to_become_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("items.json").write_text(json.dumps([1, 2], indent=2))
+    assert run(HEAD + "output: {$input: $}\n", "--inputs", "items.json") == 2
+    assert "each line is the JSON input of one item; this makes lines of a list: jq -c '.[]' items.json" in (
+        capfd.readouterr().err
+    )
+
+
 def test_a_warning_is_told_once_and_a_missing_title_not_at_all(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("variables: {}\noutput: 1\n", "--input", "{}") == 0
     shown = capfd.readouterr().err
