@@ -63,7 +63,7 @@ def test_a_flow_has_not_passed_if_its_server_does_not_start(capfd: pytest.Captur
     shown = capfd.readouterr().err
     assert "passed" not in shown
     assert "exited with code 0" in shown
-    assert "ends with `serve()`" in shown
+    assert "does its script call `serve()`" in shown
     assert validate(mine.replace("name: n\n", ""), "--servers") == 1
     assert "Validation incomplete: 0 fatal, 0 errors, 1 warning\n" in capfd.readouterr().err
 
