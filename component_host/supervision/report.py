@@ -93,6 +93,8 @@ class ProcessReport:
 
         tail = self.stderr_tail()
         text += f"; the end of its stderr:\n{tail}" if tail else "; it wrote nothing to stderr"
+        if not tail and self.returncode == 0:
+            text += "; does its script call `serve()` (of an MCP server: `run()`) at the end?"
         return Unavailable(reason, text, plugin=plugin)
 
     def loss(self) -> Failure:

@@ -16,6 +16,9 @@ WARNINGS_SHOWN_MAX = 10
 
 _LEVELS = (("fatal", "red"), ("error", "red"), ("warning", "yellow"))
 
+UNTITLED = frozenset((1001, 1002))
+"""Codes of a flow without a name or a description."""
+
 
 def check(flow: Flow, config: Config) -> Diagnostics:
     """Return the diagnostics of a flow (its text, then its meaning) and of its config."""
@@ -25,22 +28,31 @@ def check(flow: Flow, config: Config) -> Diagnostics:
     return Diagnostics(flow.warnings) + validate_flow(flow) + validate_config(config.plugins, routes)
 
 
-def print_report(diagnostics: Diagnostics) -> None:
-    """Print diagnostics to stderr, the worst first.
+def distinct(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Return the findings without those that read the same: a variable that is used twice is one finding."""
+    return list({(item.code, item.path, item.formatted): item for item in reversed([*diagnostics])}.values())[::-1]
+
+
+def print_report(diagnostics: Diagnostics, *, complete: bool = True) -> None:
+    """Print diagnostics to stderr, the worst first. If they are not `complete`, the flow has not passed yet.
 
     Experimental warnings are left out: each path into a result has one, and `--type-check` tells more. `--json` has
     them.
     """
     from stepflow.flow import Diagnostics
 
-    diagnostics = Diagnostics(tuple(item for item in diagnostics if not item.experimental or item.level != "warning"))
+    told = distinct(item for item in diagnostics if not item.experimental or item.level != "warning")
+    diagnostics = Diagnostics(tuple(told))
     found: list[dict[str, Any]] = diagnostics.to_tree()["diagnostics"]
+    if not found and not complete:
+        return
     if not found:
         console.say(console.styled("✅ Validation passed with no errors", "green"))
         return
     errors, warnings = diagnostics.num_error, diagnostics.num_warning
-    counts = f"{diagnostics.num_fatal} fatal, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
-    console.say(f"Validation {'failed' if diagnostics.blocks else 'passed'}: {counts}")
+    counts = f"{diagnostics.num_fatal} fatal, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
+    verdict = "failed" if diagnostics.blocks else "passed" if complete else "incomplete"
+    console.say(f"Validation {verdict}: {counts}")
 
     for level, colour in _LEVELS:
         for diagnostic in found:
@@ -84,8 +96,10 @@ def refuse_errors(found: Sequence[Diagnostic], refusal: str, *, before: Iterable
     for item in found[:WARNINGS_SHOWN_MAX]:
         console.warn(item.formatted + (f" ({item.path})" if item.path else ""))
     if len(found) > WARNINGS_SHOWN_MAX:
-        console.say(console.styled(f"{len(found) - WARNINGS_SHOWN_MAX} more warning(s)", "dim"))
+        more = counted(len(found) - WARNINGS_SHOWN_MAX, "more warning")
+        console.say(console.styled(more, "dim"))
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 warning`, `2 warnings`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -177,6 +177,8 @@ def _line(result: FlowResult, item: int | None) -> Iterator[bytes]:
         yield head + LARGE_HEAD
         yield from _with_progress(result)
         yield b"}\n"
+    elif item is None:
+        yield encode(result) + b"\n"  # of `call`, any value: only a FlowResult begins with a brace
     else:
         yield head + encode(result)[1:] + b"\n"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepflow.cli import console
-from stepflow.cli.findings import check, print_report, refuse_errors
+from stepflow.cli.findings import UNTITLED, check, counted, distinct, print_report, refuse_errors
 from stepflow.embedded.known_components import catalogue_of, components_without_servers
 from stepflow.errors import Invalid
 
@@ -50,6 +50,7 @@ class RunCheck:
         flow_warnings = (f"{self._found.text}: {item.path}: {item.formatted}" for item in self._flow.warnings)
         for text in (*self._config.warnings, *flow_warnings):
             console.warn(text)
+        self._alone = self._alone.without(self._flow.warnings)
 
     def check_values(self, variables: Mapping[str, Any], overrides: Any) -> None:
         """Check with the values of the run and what its configuration tells. Raises: Invalid, Usage."""
@@ -58,11 +59,12 @@ class RunCheck:
             found = self._new(catalogue_of(self._config))
             refuse_errors(found, REFUSAL, before=self._alone)
 
-        # Experimental warnings come with every path into a result: shown at each run, they would only be ignored.
-        others = sum(item.level == "warning" and not item.experimental for item in self._alone)
-        others -= sum(item.level == "warning" for item in self._flow.warnings)
+        # Shown at each run, experimental warnings (one for every path into a result) and those of a missing name or
+        # description would only be ignored.
+        alone = distinct(item for item in self._alone if item.level == "warning" and not item.experimental)
+        others = sum(item.code not in UNTITLED for item in alone)
         if others > 0:
-            hint = f"{others} warning(s): `stepflow validate {self._found.argument}` shows them"
+            hint = f"{counted(others, 'warning')}: `stepflow validate {self._found.argument}` shows them"
             console.say(console.styled(hint, "dim"))
 
     def check_servers(self, listings: Mapping[str, BackendListing]) -> None:

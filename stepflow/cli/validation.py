@@ -63,7 +63,7 @@ class FlowReport:
         for warning in self.warnings:
             console.warn(warning)
         if reports and self.diagnostics is not None:
-            print_report(self.diagnostics)
+            print_report(self.diagnostics, complete=not self.failures)
         for failure in filter(None, (self.error, *self.failures)):
             console.error(failure)
 

@@ -124,6 +124,11 @@ class Diagnostics:
     def __add__(self, more: Iterable[Diagnostic]) -> Diagnostics:
         return Diagnostics((*self.items, *more))
 
+    def without(self, others: Iterable[Diagnostic]) -> Diagnostics:
+        """Return the findings that are not among these."""
+        left_out = list(others)
+        return Diagnostics(tuple(item for item in self.items if item not in left_out))
+
     def strict(self) -> Diagnostics:
         """Return the findings with errors in place of warnings, apart from `HINTS`."""
         return Diagnostics(

@@ -14,6 +14,7 @@ from stepflow.flow.yaml_scalars import TAG, ScalarInvalid, resolve, unknown_tag
 from stepflow.json_problems import shown
 
 if TYPE_CHECKING:
+    from yaml import MarkedYAMLError
     from yaml.events import AliasEvent, CollectionStartEvent, Event, NodeEvent, ScalarEvent
 
     from stepflow.flow.source import DocumentPath, Location
@@ -91,7 +92,7 @@ class YamlReader:
 
         except yaml.MarkedYAMLError as error:
             line, column = _location_of(error.problem_mark or error.context_mark)
-            words = "is not valid YAML: " + " ".join(filter(None, (error.context, error.problem)))
+            words = "is not valid YAML: " + " ".join(filter(None, (_context_of(error, line), error.problem)))
             problem = yaml_problem(text, line, column) or words
             raise DocumentInvalid("YAML_INVALID", problem, source=self._source, line=line, column=column) from None
 
@@ -215,6 +216,15 @@ class YamlReader:
     def _invalid(self, problem: str, event: Event, *, reason: str = "YAML_INVALID") -> DocumentInvalid:
         line, column = _location_of(event.start_mark)
         return DocumentInvalid(reason, problem, source=self._source, line=line, column=column)
+
+
+def _context_of(error: MarkedYAMLError, line: int) -> str | None:
+    """Return what the parser was reading. An open bracket or quote is noticed lines later: its own line is named."""
+    context: str | None = error.context
+    begun = _location_of(error.context_mark)[0]
+    if not context or error.context_mark is None or begun == line or "block" in context:
+        return context
+    return f"{context} that begins on line {begun},"
 
 
 def _location_of(mark: Any) -> Location:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from stepflow.config import Config
     from stepflow.dev.mesh import DevMesh
+    from stepflow.dev.reload import Reloader
     from stepflow.dev.services import DevSettings
     from stepflow.log_lines import StepLog
 
@@ -113,6 +114,8 @@ async def _run_until(
 
     if not quiet:
         console.say(console.styled("starting the mesh …", "dim"))
+    # Before the servers start: a change from now on is noticed.
+    reloader = None if reloaded is None or reloaded.source is None else await _reloader(mesh, reloaded, quiet=quiet)
     starting = asyncio.create_task(mesh.start(reset=reset))
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -122,8 +125,8 @@ async def _run_until(
             _print_ready(mesh, json=json, quiet=quiet)
             await _warn_of_plugins(mesh)
             async with _logs_shown(mesh, quiet=quiet):
-                if reloaded is not None and reloaded.source is not None:
-                    await _reload_until(mesh, reloaded, stopped, quiet=quiet)
+                if reloader is not None:
+                    await _reload_until(reloader, stopped, quiet=quiet)
                 await stopped
         if not quiet:
             console.say(console.styled("stopping …", "dim"))
@@ -158,18 +161,25 @@ async def _logs_shown(mesh: "DevMesh", *, quiet: bool) -> "AsyncIterator[None]":
             await asyncio.gather(following, return_exceptions=True)
 
 
-async def _reload_until(mesh: "DevMesh", config: "Config", stopped: "asyncio.Task[Any]", *, quiet: bool) -> None:
-    """Apply changes of the configuration and of component files until the mesh is to stop."""
+async def _reloader(mesh: "DevMesh", config: "Config", *, quiet: bool) -> "Reloader":
+    """Return a reloader that has looked at the files."""
     import asyncio
 
     from stepflow.dev.reload import Reloader
+
+    say = (lambda _text: None) if quiet else console.say
+    return await asyncio.to_thread(Reloader, mesh, config, say, console.warn)
+
+
+async def _reload_until(reloader: "Reloader", stopped: "asyncio.Task[Any]", *, quiet: bool) -> None:
+    """Apply changes of the configuration and of component files until the mesh is to stop."""
+    import asyncio
+
     from stepflow.telemetry import get_logger
     from stepflow.vital import keep_running
 
-    say = (lambda _text: None) if quiet else console.say
-    reloader = await asyncio.to_thread(Reloader, mesh, config, say, console.warn)
-    for line in reloader.describe():
-        say(console.styled(f"  {line}", "dim"))
+    for line in [] if quiet else reloader.describe():
+        console.say(console.styled(f"  {line}", "dim"))
 
     reloading = asyncio.create_task(keep_running(get_logger(__name__), "the watch of files", reloader.run))
     await asyncio.wait((reloading, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from stepflow.cli.log_sources import LogEntry
     from stepflow.flow import Redactor
 
+_OTHERS_SHOWN = 10
+"""Other steps that are named if the wanted one has no lines."""
+
 
 def show_logs(
     *,
@@ -33,15 +36,20 @@ def show_logs(
       stepflow runs logs 0198f3 7/ask --server mesh:7840
       stepflow runs logs 0198f3 --json | jq -r .text
     """
+    from stepflow.cli.display.texts import log_label
     from stepflow.cli.log_sources import StepFilter, open_logs
 
     source = open_logs(server, store, run_id)
     wanted = StepFilter.of(step)
     found = False
+    others: dict[str, None] = {}
 
     def show(entry: "LogEntry") -> None:
         nonlocal found
-        if wanted.matches(entry):
+        if not wanted.matches(entry):
+            if len(others) < _OTHERS_SHOWN:
+                others[log_label(entry.log, batch=source.batch)] = None
+        else:
             found = True
             _print(entry, source.redactor, batch=source.batch, json=json)
 
@@ -49,7 +57,8 @@ def show_logs(
     if not found:
         from stepflow.cli import console
 
-        console.say(f"no log lines of run {source.run_id}{'' if step is None else f', step {step}'}")
+        some = f"; there are some of {', '.join(others)}" if others else ""
+        console.say(f"no log lines of run {source.run_id}{'' if step is None else f', step {step}'}{some}")
 
 
 def _print(entry: "LogEntry", redactor: "Redactor", *, batch: bool, json: bool) -> None:

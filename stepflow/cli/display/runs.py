@@ -117,7 +117,8 @@ def print_run(shown: ShownRun) -> None:
     for item in shown.items:
         if isinstance(item.outcome, Failure):
             error = outcome_tree(item.outcome)["error"]
-            lines.append((f"item {item.item}", failed_line(error, shown.redactor.text, flow_lines)))
+            member = "error" if run.items_total == 1 else f"item {item.item}"
+            lines.append((member, failed_line(error, shown.redactor.text, flow_lines)))
         elif isinstance(item.outcome, LargeJson):
             command = f"stepflow runs show {run.run_id} --result --item {item.item}{shown.option}"
             lines.append((f"item {item.item}", f"a result of {item.outcome.text_bytes:,} bytes: {command}"))

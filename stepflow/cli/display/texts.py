@@ -69,8 +69,13 @@ def plain(text: str, redact: Callable[[str], str]) -> str:
 
 
 def log_label(log: StepLog, *, batch: bool) -> str:
-    """Return the label of log lines: that of their step, or the name of the plugin."""
-    return f"{log.step_id}[{log.item}]" if log.run_id and (batch or log.depth) else log.step_id
+    """Return the label of log lines: that of their step, or the name of the plugin.
+
+    A step of the run itself has its path, `0/ask` in a batch. The lines of a sub-run do not have theirs: `ask[0]`.
+    """
+    if not log.run_id or not (batch or log.depth):
+        return log.step_id
+    return f"{log.step_id}[{log.item}]" if log.depth else f"{log.item}/{log.step_id}"
 
 
 def log_texts(log: StepLog, *, batch: bool, redact: Callable[[str], str]) -> list[str]:

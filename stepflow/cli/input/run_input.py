@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import shlex
 import stat
 import sys
 import tempfile
@@ -80,7 +81,18 @@ class InputLines:
             text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
             if not text:
                 raise Invalid("INPUT_INVALID", f"{location} is empty; each line is the JSON input of one item")
-            yield compact(text, what=location)
+            yield self._item(text, location)
+
+    def _item(self, text: bytes, location: str) -> bytes:
+        """Return the compact text of an item. Raises: Invalid, with a hint if it spans lines."""
+        try:
+            return compact(text, what=location)
+        except Invalid as error:
+            if text not in (b"[", b"{"):
+                raise
+            make = f"; this makes lines of a list: jq -c '.[]' {shlex.quote(str(self._path))}" if text == b"[" else ""
+            hint = f"{location} begins a value of several lines; each line is the JSON input of one item{make}"
+            raise Invalid(error.reason, hint) from None
 
 
 def _copy_lines(pipe: BinaryIO, copy: BinaryIO, path: Path) -> None:

@@ -30,7 +30,10 @@ def with_changes(overrides: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(text: str) -> list[str]:
     """Return the step id and the members of STEP.PATH. Raises: Usage."""
+    from stepflow.flow.format import STEP
+    from stepflow.flow.format import names as members_of
     from stepflow.flow.paths import parse_path
+    from stepflow.flow.syntax import suggestion
 
     try:
         parts = parse_path(text).parts
@@ -44,6 +47,11 @@ def _names(text: str) -> list[str]:
     if len(names) < 2:
         hint = "name a step and a member of it, as in --set ask.input.model=small"
         raise Usage("OPTION_INVALID", f"--set {text[:80]}: {hint}")
+
+    members = members_of(STEP)
+    if names[1] not in members:
+        hint = suggestion(names[1], members) or "; write STEP.input.NAME for a member of its input"
+        raise Usage("OPTION_INVALID", f"--set {text[:80]}: a step has no member `{names[1][:80]}`{hint}")
     return names
 
 

@@ -22,6 +22,8 @@ plugins:
         behaviors:
           ? {name: Ada}
           : {outcome: success, result: {greeting: "Hello, Ada!"}}
+          ? {name: Bob}
+          : {outcome: success, result: "Hello, Bob!"}
           ? {}
           : {outcome: failed, error: {code: COMPONENT_FAILED, message: "who?"}}
 routes:
@@ -40,6 +42,11 @@ def test_the_result_of_the_component_is_printed_alone(capfd: pytest.CaptureFixtu
     assert main(["call", "/fake/greet", "--input", '{"name": "Ada"}']) == 0
     assert capfd.readouterr().out == '{"greeting":"Hello, Ada!"}\n'
     assert not Path(".stepflow").exists()
+
+
+def test_a_result_that_is_no_object_is_printed_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "/fake/greet", "--input", '{"name": "Bob"}']) == 0
+    assert capfd.readouterr().out == '"Hello, Bob!"\n'
 
 
 def test_the_input_may_be_a_file_and_the_output_too(capfd: pytest.CaptureFixture[str]) -> None:

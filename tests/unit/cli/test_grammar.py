@@ -201,6 +201,18 @@ def test_a_change_that_names_no_member_is_a_usage_error(text: str) -> None:
         read_overrides(RunOptions(set=[text]).of_overrides)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a.inptu.x=1", "no member `inptu`; did you mean `input`?"),
+        ("a.model=m", r"no member `model`; write STEP\.input"),
+    ],
+)
+def test_a_change_to_a_member_that_no_step_has_is_a_usage_error(text: str, hint: str) -> None:
+    with pytest.raises(Usage, match=hint):
+        read_overrides(RunOptions(set=[text]).of_overrides)
+
+
 def test_a_name_that_is_given_twice_is_a_usage_error() -> None:
     with pytest.raises(Usage, match="--var gives n twice"):
         variables("n=1", "n=2")

@@ -210,6 +210,13 @@ def test_log_lines_are_told_with_their_step_and_without_secrets(capfd: pytest.Ca
     ]
 
 
+def test_log_lines_of_a_batch_have_the_path_of_their_step(capfd: pytest.CaptureFixture[str]) -> None:
+    view = LineView(as_is)
+    view.begin(8)
+    view.on_log(step_log("fine", item=7))
+    assert capfd.readouterr().err == "7/ask | fine\n"
+
+
 def test_log_lines_of_a_large_batch_are_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
     view = LineView(as_is)
     view.begin(101)

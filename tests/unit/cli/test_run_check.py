@@ -99,9 +99,26 @@ def test_a_batch_is_checked_once(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err.count("did you mean") == 1
 
 
+def test_a_list_given_as_a_batch_is_told_how_to_become_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("items.json").write_text(json.dumps([1, 2], indent=2))
+    assert run(HEAD + "output: {$input: $}\n", "--inputs", "items.json") == 2
+    assert "each line is the JSON input of one item; this makes lines of a list: jq -c '.[]' items.json" in (
+        capfd.readouterr().err
+    )
+
+
+def test_a_warning_is_told_once_and_a_missing_title_not_at_all(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("variables: {}\noutput: 1\n", "--input", "{}") == 0
+    shown = capfd.readouterr().err
+    assert shown.count("`variables` is not read") == 1
+    assert "stepflow validate" not in shown
+    assert run("variables: {}\noutput: {$variable: x}\n", "--input", "{}") == 2
+    assert capfd.readouterr().err.count("`variables` is not read") == 1
+
+
 def test_many_warnings_are_cut_short(capfd: pytest.CaptureFixture[str]) -> None:
     values = json.dumps({f"unlike_{number}": number for number in range(14)})
     assert run(HEAD + "output: 1\n", "--variables-json", values) == 0
     shown = capfd.readouterr().err
     assert shown.count("warning: Variable 'unlike_") == 10
-    assert "4 more warning(s)" in shown
+    assert "4 more warnings" in shown

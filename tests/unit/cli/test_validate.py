@@ -46,6 +46,34 @@ def test_warnings_are_shown_and_pass(capfd: pytest.CaptureFixture[str]) -> None:
     assert "WARNING The flow has no name ($.name)" in shown
 
 
+def test_a_finding_that_reads_the_same_is_shown_once(capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(GOOD.replace("input: 1", "input: [{$variable: x}, {$variable: x}]")) == 0
+    shown = capfd.readouterr().err
+    assert "1 warning\n" in shown
+    assert shown.count("Variable 'x' is used") == 1
+
+
+def test_a_flow_has_not_passed_if_its_server_does_not_start(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("stepflow-config.yml").write_text(
+        "plugins:\n  mine: {type: stepflow, transport: stdio, command: python, args: [-c, '1']}\n"
+        "routes:\n  /mine: [{plugin: mine}]\n"
+    )
+    mine = GOOD.replace("/builtin/noop", "/mine/noop")
+    assert validate(mine, "--servers") == 1
+    shown = capfd.readouterr().err
+    assert "passed" not in shown
+    assert "exited with code 0" in shown
+    assert "does its script call `serve()`" in shown
+    assert validate(mine.replace("name: n\n", ""), "--servers") == 1
+    assert "Validation incomplete: 0 fatal, 0 errors, 1 warning\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("opening", ["{ x: 1", '"text'])
+def test_what_is_not_closed_is_named_with_its_line(opening: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert validate(f"name: n\noutput: {opening}\ndescription: d\n") == 1
+    assert "that begins on line 2, " in capfd.readouterr().err
+
+
 def test_fatal_diagnostics_and_errors_fail_and_stand_before_warnings(capfd: pytest.CaptureFixture[str]) -> None:
     assert validate(WRONG.replace("name: n\n", "")) == 1
     lines = capfd.readouterr().err.splitlines()
