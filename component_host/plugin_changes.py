@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from component_host.plugins import PluginState
 from component_host.replacements import Outcome, PluginOutcome
-from stepflow.config import load_config
+from stepflow.config import reload_config
 from stepflow.config.restart_ways import overlaps, why_no_server
 from stepflow.errors import FailedPrecondition, NotFound, StepflowError
 from stepflow.telemetry import get_logger
@@ -193,7 +193,7 @@ class PluginChanges:
         # 1. Read and check.
         if self.config.source is None:
             raise FailedPrecondition("CONFIG_MISSING", f"host {self._host.id} was started without --config")
-        former, config = self.config, await asyncio.to_thread(load_config, self.config.source)
+        former, config = self.config, await asyncio.to_thread(reload_config, self.config.source)
         await self._registration.prepare_config(config)
 
         # 2. Bring up what is new or differs. From here on retries use the new configuration.
