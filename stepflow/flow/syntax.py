@@ -12,6 +12,7 @@ to the form are not read. Promises:
 from __future__ import annotations
 
 import difflib
+import heapq
 from typing import TYPE_CHECKING, Any, assert_never
 
 from msgspec import Struct
@@ -30,6 +31,11 @@ FORMS = ("$literal", "$if", "$coalesce", "$from", "$step", "$input", "$variable"
 """The keys that make an object a special form, in order of precedence."""
 
 _COMPANIONS = {"$if": ("then", "else"), "$step": ("path",), "$variable": ("default",)}
+
+
+COMPARED_CHARS_MAX = 120
+COMPARED_NAMES_MAX = 10
+"""Longest name for which a similar one is searched, and the candidates that are compared exactly."""
 
 
 # Structs, because eight dataclasses take 10 ms to define, at the start of every command.
@@ -223,9 +229,26 @@ def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
 
 
 def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the member of `known` that resembles `name` most, None if none does. See `suggestion`."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return close[0] if close else None
+    """Return the member of `known` that resembles `name` most, None if none does. See `suggestion`.
+
+    The work is bounded, whatever the names are: an exact comparison takes the product of their lengths.
+    """
+    if len(name) > COMPARED_CHARS_MAX:
+        return None
+    matcher = difflib.SequenceMatcher(b=name)
+
+    def resembles(candidate: str, *estimates: Callable[[], float]) -> bool:
+        matcher.set_seq1(candidate)
+        return all(estimate() >= cutoff for estimate in estimates)
+
+    # 1. By the letters alone, which never tells less than the exact comparison.
+    estimates = matcher.real_quick_ratio, matcher.quick_ratio
+    near = [(matcher.quick_ratio(), candidate) for candidate in known if resembles(candidate, *estimates)]
+
+    # 2. By their order.
+    likely = heapq.nlargest(COMPARED_NAMES_MAX, near)
+    found = [(matcher.ratio(), candidate) for _, candidate in likely if resembles(candidate, matcher.ratio)]
+    return max(found)[1] if found else None
 
 
 # One parser a form.
