@@ -443,6 +443,11 @@ SERVERS = (
         "The server is started again",
     ),
     Limit("Addresses that tasks may name to a pull worker", "stepflow/component CHANNELS_MAX", "`TOO_MANY_ADDRESSES`"),
+    Limit(
+        "Former servers of a plugin that still execute calls after restarts",
+        "component_host FORMER_SERVERS_MAX",
+        "A restart keeps the running server, and says so",
+    ),
 )
 
 LOGS = (
