@@ -32,6 +32,9 @@ VERDICTS_MAX = 4_096
 FINDINGS_KEPT_MAX = 20_000
 """Verdicts in memory, and their findings together; the least recently used go first."""
 
+VERDICT_CHARS_MAX = 64 * 1024
+"""Texts of a verdict that is kept; a longer one is made again. Names of a flow may have any length."""
+
 CHECKS_AT_ONCE = 2
 
 _OF_VALUES = frozenset((2904, 2905))
@@ -43,11 +46,12 @@ _TEXT_CHARS = 300
 
 
 class _VerdictKey(NamedTuple):
-    """What a verdict depends on."""
+    """What a verdict depends on. Digests, because clients choose the lengths."""
 
     flow_id: str
     overrides: bytes
-    variables: frozenset[str] | None
+    variables: bytes
+    """Of the names with a value; empty if values come later."""
     revision: int
 
 
@@ -109,7 +113,7 @@ class FlowChecks:
         key = _VerdictKey(
             flow_id,
             b"" if overrides is None else hashlib.sha256(encode(overrides)).digest(),
-            None if variables is None else frozenset(variables),
+            b"" if variables is None else hashlib.sha256(encode(sorted(set(variables)))).digest(),
             revision,
         )
         while (running := self._running.get(key)) is None:
@@ -122,7 +126,7 @@ class FlowChecks:
             if key in self._running or key in self._verdicts:  # an equal check has begun meanwhile
                 self._slots.release()
                 continue
-            running = self._in_thread(_findings, flow, catalogue, key.variables, overrides)
+            running = self._in_thread(_findings, flow, catalogue, variables, overrides)
             self._running[key] = running
             running.add_done_callback(partial(self._ended, key))
             break
@@ -161,14 +165,19 @@ class FlowChecks:
             self._keep(key, running.result())
 
     def _keep(self, key: _VerdictKey, verdict: FlowVerdict) -> None:
-        """Keep a verdict, unless it is of a catalogue that was none."""
-        if not key.revision:
+        """Keep a verdict, unless it is very long, or of a catalogue that was none."""
+        if not key.revision or _chars(verdict.found) > VERDICT_CHARS_MAX:
             return
         self._verdicts[key] = verdict
         self._findings += len(verdict.found)
         while len(self._verdicts) > VERDICTS_MAX or self._findings > FINDINGS_KEPT_MAX:
             _, dropped = self._verdicts.popitem(last=False)
             self._findings -= len(dropped.found)
+
+
+def _chars(found: Diagnostics) -> int:
+    facts = (str(fact) for item in found for fact in item.data.values())
+    return sum(len(item.formatted) + len(item.path or "") for item in found) + sum(map(len, facts))
 
 
 def _verdict(found: Diagnostics) -> FlowVerdict:

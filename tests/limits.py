@@ -613,6 +613,7 @@ EXEMPT = {
         "control_plane FLOWS_KEPT_MAX",
         "control_plane VERDICTS_MAX",
         "control_plane FINDINGS_KEPT_MAX",
+        "control_plane VERDICT_CHARS_MAX",
         "control_plane KEPT_BYTES_MAX",
         "control_plane/archive CACHE_BYTES_MAX",
         "executor PLANS_MAX",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from typing import Any
 
@@ -235,5 +236,29 @@ def test_clients_that_leave_do_not_make_more_checks_run_at_once(
             may_end.set()
         await asyncio.wait_for(last, 60)
         assert len(begun) == CHECKS_AT_ONCE + 1
+
+    asyncio.run(main())
+
+
+def test_a_kept_verdict_does_not_keep_the_names_of_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        counted = Counted(monkeypatch)
+        right = flow_of("/mine/ok")
+        names = [f"{number}" + "x" * 1_000 for number in range(10)]
+        await counted.codes(right, *names)
+        await counted.codes(right, *reversed(names))
+        assert counted.ran == 1
+        (key,) = counted.checks._verdicts
+        assert len(pickle.dumps(key)) < 1_000
+
+    asyncio.run(main())
+
+
+def test_a_very_long_verdict_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        counted = Counted(monkeypatch)
+        wrong = flow_of("/mine/ok", {"$variable": "x" * flow_checks.VERDICT_CHARS_MAX})
+        assert await counted.codes(wrong) == [2904]
+        assert not counted.checks._verdicts
 
     asyncio.run(main())
