@@ -34,7 +34,7 @@ _COMPANIONS = {"$if": ("then", "else"), "$step": ("path",), "$variable": ("defau
 
 
 COMPARED_CHARS_MAX = 120
-COMPARED_NAMES_MAX = 10
+COMPARED_NAMES_MAX = 5
 """Longest name for which a similar one is searched, and the candidates that are compared exactly."""
 
 
@@ -237,17 +237,19 @@ def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
         return None
     matcher = difflib.SequenceMatcher(b=name)
 
-    def resembles(candidate: str, *estimates: Callable[[], float]) -> bool:
+    # 1. By the lengths, and by the letters alone, which never tell less than the exact comparison.
+    near: list[tuple[float, str]] = []
+    for candidate in known:
         matcher.set_seq1(candidate)
-        return all(estimate() >= cutoff for estimate in estimates)
+        if matcher.real_quick_ratio() >= cutoff and (letters := matcher.quick_ratio()) >= cutoff:
+            near.append((letters, candidate))
 
-    # 1. By the letters alone, which never tells less than the exact comparison.
-    estimates = matcher.real_quick_ratio, matcher.quick_ratio
-    near = [(matcher.quick_ratio(), candidate) for candidate in known if resembles(candidate, *estimates)]
-
-    # 2. By their order.
-    likely = heapq.nlargest(COMPARED_NAMES_MAX, near)
-    found = [(matcher.ratio(), candidate) for _, candidate in likely if resembles(candidate, matcher.ratio)]
+    # 2. By the order of the letters.
+    found: list[tuple[float, str]] = []
+    for _, candidate in heapq.nlargest(COMPARED_NAMES_MAX, near):
+        matcher.set_seq1(candidate)
+        if (exact := matcher.ratio()) >= cutoff:
+            found.append((exact, candidate))
     return max(found)[1] if found else None
 
 
