@@ -10,7 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS ?= tests
-PYTEST_ARGS ?= -q -n auto
+# Most tests wait for processes: two workers for each processor.
+WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+PYTEST_ARGS ?= -q -n $(WORKERS)
 
 .PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench compare dist clean
 

@@ -1,6 +1,6 @@
 """Changes of a host's plugins while it runs: restarts by hand, and its configuration file read again.
 
-- One change at a time. A change goes on after the end of the request for it.
+- One change at a time. A change goes on after the end of the request for it. Equal requests that wait are one change.
 - A restart builds a new backend from the configuration in force, and `replacements` switches to it. A plugin without a
   server gets a retry of its start at once.
 - A reload compares plugins by what their servers are started with. Only those that differ are replaced; new routes
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from component_host.plugins import PluginState
 from component_host.replacements import Outcome, PluginOutcome
-from stepflow.config import load_config
+from stepflow.config import reload_config
 from stepflow.config.restart_ways import overlaps, why_no_server
 from stepflow.errors import FailedPrecondition, NotFound, StepflowError
 from stepflow.telemetry import get_logger
@@ -85,10 +85,12 @@ class PluginChanges:
         """By plugin: what its backend was made of."""
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: dict[str, asyncio.Task[Any]] = {}
+        """Changes that have not begun: by plugin, and under "" a reload."""
 
     async def restart(self, plugin: str) -> PluginOutcome:
         """Start the servers of a plugin again. Raises: NotFound PLUGIN_UNKNOWN; FailedPrecondition."""
-        return await self._run(partial(self._restart, plugin))
+        return await self._run(plugin, partial(self._restart, plugin))
 
     async def reload(self) -> Reload:
         """Read the configuration file again, and apply what has changed.
@@ -96,7 +98,7 @@ class PluginChanges:
         Raises: ConfigInvalid; NotFound CONFIG_NOT_FOUND; FailedPrecondition CONFIG_MISSING, ROUTES_CLAIMED,
             TOO_MANY_ROUTES; Conflict; Unavailable.
         """
-        return await self._run(self._reload)
+        return await self._run("", self._reload)
 
     async def close(self) -> None:
         """Break off the change under way. Idempotent."""
@@ -104,11 +106,14 @@ class PluginChanges:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Do the work in its turn, also if its caller goes away."""
-        task = asyncio.create_task(self._in_turn(work), name="change plugins")
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
+    async def _run(self, name: str, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Do the work in its turn, also if its caller goes away. `name`: equal for equal work."""
+        task: asyncio.Task[ResultT] | None = self._waiting.get(name)
+        if task is None:
+            task = asyncio.create_task(self._in_turn(name, work), name="change plugins")
+            self._waiting[name] = task
+            self._tasks.add(task)
+            task.add_done_callback(self._forget)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -121,9 +126,15 @@ class PluginChanges:
         if not task.cancelled():
             task.exception()  # seen, also if its caller has gone
 
-    async def _in_turn(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        async with self._turn:
+    async def _in_turn(self, name: str, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        try:
+            await self._turn.acquire()
+        finally:
+            del self._waiting[name]
+        try:
             return await work()
+        finally:
+            self._turn.release()
 
     # --- restarts -----------------------------------------------------------------------------------------------------
 
@@ -193,7 +204,7 @@ class PluginChanges:
         # 1. Read and check.
         if self.config.source is None:
             raise FailedPrecondition("CONFIG_MISSING", f"host {self._host.id} was started without --config")
-        former, config = self.config, await asyncio.to_thread(load_config, self.config.source)
+        former, config = self.config, await asyncio.to_thread(reload_config, self.config.source)
         await self._registration.prepare_config(config)
 
         # 2. Bring up what is new or differs. From here on retries use the new configuration.

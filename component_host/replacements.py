@@ -36,6 +36,9 @@ IDLE_WAIT_S = 5.0
 BUSY_S_MAX = 50.0
 """Longest wait of new calls for a server that must end before its successor starts."""
 
+FORMER_SERVERS_MAX = 8
+"""Former servers of a plugin that still execute calls. With more of them, a running server is not replaced."""
+
 IDLE_POLL_S = 0.02
 RETIRE_POLL_S = 0.2
 """Interval of looks at a former server that still executes calls."""
@@ -68,6 +71,11 @@ class Replacements:
         former = plugin.backend
         assert former is not None
         assert plugin.state is PluginState.READY
+
+        formers = sum(each.name == backend.name for each in self._retiring.values())
+        if formers >= FORMER_SERVERS_MAX:
+            await backend.close()
+            return PluginOutcome(name, "kept", f"{formers} former servers still execute calls; wait for some to end")
 
         # 1. Start. A cancellation ends the host: the new backend must not outlive it.
         started = False

@@ -2,7 +2,8 @@
 
 - A verdict depends on the flow, the overrides, the names of the variables and the catalogue. It is kept under these, so
   a repeated submission pays for a look into a table.
-- Checks run in threads, few at a time; equal ones at the same time are one.
+- Checks run in threads, few at a time; equal ones at the same time are one. One whose client leaves before its turn is
+  not made.
 - A finding is an answer, never an error of the check. What a failed check means is for the caller.
 """
 
@@ -20,7 +21,7 @@ from stepflow.flow.diagnostics import OF_VALUES, Diagnostics
 from stepflow.store import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from control_plane.offers import MeshOffers
     from stepflow.check import Catalogue
@@ -31,6 +32,9 @@ VERDICTS_MAX = 4_096
 FINDINGS_KEPT_MAX = 20_000
 """Verdicts in memory, and their findings together; the least recently used go first."""
 
+VERDICT_CHARS_MAX = 64 * 1024
+"""Texts of a verdict that is kept; a longer one is made again. Names of a flow may have any length."""
+
 CHECKS_AT_ONCE = 2
 
 _NAMED_IN_ERROR = 3
@@ -39,11 +43,12 @@ _TEXT_CHARS = 300
 
 
 class _VerdictKey(NamedTuple):
-    """What a verdict depends on."""
+    """What a verdict depends on. Digests, because clients choose the lengths."""
 
     flow_id: str
     overrides: bytes
-    variables: frozenset[str] | None
+    variables: bytes
+    """Of the names with a value; empty if values come later."""
     revision: int
 
 
@@ -105,19 +110,23 @@ class FlowChecks:
         key = _VerdictKey(
             flow_id,
             b"" if overrides is None else hashlib.sha256(encode(overrides)).digest(),
-            None if variables is None else frozenset(variables),
+            b"" if variables is None else hashlib.sha256(encode(sorted(set(variables)))).digest(),
             revision,
         )
-        known = self._verdicts.get(key)
-        if known is not None:
-            self._verdicts.move_to_end(key)
-            return known
+        while (running := self._running.get(key)) is None:
+            known = self._verdicts.get(key)
+            if known is not None:
+                self._verdicts.move_to_end(key)
+                return known
 
-        running = self._running.get(key)
-        if running is None:
-            running = asyncio.create_task(self._check(key, flow, catalogue, overrides), name="check a flow")
+            await self._slots.acquire()  # a client that leaves waits no longer
+            if key in self._running or key in self._verdicts:  # an equal check has begun meanwhile
+                self._slots.release()
+                continue
+            running = self._in_thread(_findings, flow, catalogue, variables, overrides)
             self._running[key] = running
             running.add_done_callback(partial(self._ended, key))
+            break
         return await asyncio.shield(running)  # a client that leaves must not end the check of others
 
     async def types_verdict(
@@ -127,30 +136,45 @@ class FlowChecks:
         await self._offers.current()
         await self._offers.refresh()
         _, catalogue = await self._offers.current()
-        async with self._slots:
-            return _verdict(await asyncio.to_thread(_with_types, flow, catalogue, variables, overrides, strict=strict))
+        await self._slots.acquire()
+        return await asyncio.shield(self._in_thread(_with_types, flow, catalogue, variables, overrides, strict=strict))
 
-    async def _check(self, key: _VerdictKey, flow: Flow, catalogue: Catalogue, overrides: Any) -> FlowVerdict:
-        async with self._slots:
-            found = await asyncio.to_thread(_findings, flow, catalogue, key.variables, overrides)
-        verdict = _verdict(found)
-        self._keep(key, verdict)
-        return verdict
+    def _in_thread(
+        self, check: Callable[..., Diagnostics], *arguments: Any, **options: Any
+    ) -> asyncio.Task[FlowVerdict]:
+        """Begin a check in the slot of the caller, which is free again when the thread has ended."""
+
+        async def checked() -> FlowVerdict:
+            return _verdict(await asyncio.to_thread(check, *arguments, **options))
+
+        def ended(task: asyncio.Task[FlowVerdict]) -> None:
+            self._slots.release()
+            if not task.cancelled():
+                task.exception()  # without clients left, asyncio would log it as lost
+
+        task = asyncio.create_task(checked(), name="check a flow")
+        task.add_done_callback(ended)
+        return task
 
     def _ended(self, key: _VerdictKey, running: asyncio.Task[FlowVerdict]) -> None:
         del self._running[key]
-        if not running.cancelled():
-            running.exception()  # without clients left, asyncio would log it as lost
+        if not running.cancelled() and running.exception() is None:
+            self._keep(key, running.result())
 
     def _keep(self, key: _VerdictKey, verdict: FlowVerdict) -> None:
-        """Keep a verdict, unless it is of a catalogue that was none."""
-        if not key.revision:
+        """Keep a verdict, unless it is very long, or of a catalogue that was none."""
+        if not key.revision or _chars(verdict.found) > VERDICT_CHARS_MAX:
             return
         self._verdicts[key] = verdict
         self._findings += len(verdict.found)
         while len(self._verdicts) > VERDICTS_MAX or self._findings > FINDINGS_KEPT_MAX:
             _, dropped = self._verdicts.popitem(last=False)
             self._findings -= len(dropped.found)
+
+
+def _chars(found: Diagnostics) -> int:
+    facts = (str(fact) for item in found for fact in item.data.values())
+    return sum(len(item.formatted) + len(item.path or "") for item in found) + sum(map(len, facts))
 
 
 def _verdict(found: Diagnostics) -> FlowVerdict:

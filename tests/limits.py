@@ -445,6 +445,11 @@ SERVERS = (
         "The server is started again",
     ),
     Limit("Addresses that tasks may name to a pull worker", "stepflow/component CHANNELS_MAX", "`TOO_MANY_ADDRESSES`"),
+    Limit(
+        "Former servers of a plugin that still execute calls after restarts",
+        "component_host FORMER_SERVERS_MAX",
+        "A restart keeps the running server, and says so",
+    ),
 )
 
 LOGS = (
@@ -509,6 +514,7 @@ EXEMPT = {
         "stepflow/check NAMES_MAX",
         "stepflow/check NAMES_SEARCHED_MAX",
         "stepflow/check PATHS_MAX",
+        "stepflow/cli HELP_CHARS_MAX",
         "stepflow/cli LINE_ITEMS_MAX",
         "stepflow/cli LOG_ITEMS_MAX",
         "stepflow/component LINE_CHARS_MAX",
@@ -541,6 +547,9 @@ EXEMPT = {
         "stepflow/flow LOOKUPS_MAX",
         "stepflow/flow PROBLEMS_MAX",
         "stepflow/flow CONST_CHARS_MAX",
+        "stepflow/flow COMPARED_CHARS_MAX",
+        "stepflow/flow COMPARED_NAMES_MAX",
+        "stepflow/dev PARSED_BYTES_MAX",
         "stepflow/flow TEXT_CHARS_MAX",
         "stepflow/rpc ERROR_TEXT_BYTES_MAX",
         "stepflow/rpc ERROR_DETAIL_CHARS_MAX",
@@ -606,6 +615,7 @@ EXEMPT = {
         "control_plane FLOWS_KEPT_MAX",
         "control_plane VERDICTS_MAX",
         "control_plane FINDINGS_KEPT_MAX",
+        "control_plane VERDICT_CHARS_MAX",
         "control_plane KEPT_BYTES_MAX",
         "control_plane/archive CACHE_BYTES_MAX",
         "executor PLANS_MAX",

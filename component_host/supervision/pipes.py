@@ -48,6 +48,9 @@ STDERR_PARTIAL_BYTES_MAX = 64 * 1024
 MIRRORED = b"\x02"
 """Begins a line that our SDK also sends with its call."""
 
+SPLIT_SECRET_BYTES = 4 * 1024
+"""Left out behind such a cut: the end of a secret might stand there."""
+
 STDERR_LOGGED_MAX = 200
 """Lines of one read that are looked at; of more, the last ones."""
 
@@ -205,6 +208,8 @@ class StderrTail:
             spec.log.hide(secrets_of(spec))
         self._lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT_MAX)
         self._partial = b""
+        self._left_out = 0
+        """Bytes of the present line still to be left out."""
         self.lines_kept = 0
         """Number of lines kept so far, dropped ones included."""
         self.run = NO_RUN
@@ -231,10 +236,18 @@ class StderrTail:
         return "\n".join(islice(self._lines, max(0, len(self._lines) - STDERR_LINES_MAX), None))
 
     def feed(self, chunk: bytes) -> None:
+        if self._left_out:
+            line_end = chunk.find(b"\n")
+            rest = len(chunk) if line_end < 0 else line_end
+            left_out = min(self._left_out, rest)
+            self._left_out = 0 if line_end == left_out else self._left_out - left_out
+            chunk = chunk[left_out:]
+
         *lines, partial = (self._partial + chunk).split(b"\n")
         if len(partial) > STDERR_PARTIAL_BYTES_MAX:
             lines.append(partial)
             partial = b""
+            self._left_out = max(SPLIT_SECRET_BYTES, 4 * self._secrets.chars_max)
 
         self._partial = partial
         self._keep(lines)
@@ -247,6 +260,7 @@ class StderrTail:
     def clear(self) -> None:
         self._lines.clear()
         self._partial = b""
+        self._left_out = 0
 
     def without_secrets(self, text: str) -> str:
         return self._secrets.text(text)

@@ -28,8 +28,8 @@ INNER_DEPTH_MAX = 64
 
 INNER_FLOWS_MAX = 1_000
 
-HINTS_MAX = 100
-"""Searches for a similar name in one check: each takes up to a few milliseconds."""
+HINTS_MAX = 50
+"""Searches for a similar name in one check: each takes up to a few ten milliseconds."""
 
 NAMES_SEARCHED_MAX = 200
 """Above this number of members the search for a similar one is skipped."""
@@ -49,6 +49,8 @@ class ComponentCheck:
         self.has_schemas = False
         """True if the schemas of a component are known: only then types can tell more."""
         self._hints_left = HINTS_MAX
+        self._hints: dict[str, str] = {}
+        """By component path."""
         self._flows_left = INNER_FLOWS_MAX
 
     def findings(self, flow: Flow, at: DocumentPath = (), depth: int = 0) -> Iterator[Diagnostic]:
@@ -141,11 +143,13 @@ class ComponentCheck:
         return syntax.closest(name, known)
 
     def _hint(self, path: str) -> str:
-        if self._hints_left <= 0:
-            return ""
-        self._hints_left -= 1
-        near = self.catalogue.similar(path)
-        return "" if near is None else f"; did you mean `{shown(near)}`?"
+        if path not in self._hints:
+            if self._hints_left <= 0:
+                return ""
+            self._hints_left -= 1
+            near = self.catalogue.similar(path)
+            self._hints[path] = "" if near is None else f"; did you mean `{shown(near)}`?"
+        return self._hints[path]
 
 
 def _refers_to_step(expression: syntax.Expression) -> bool:

@@ -4,6 +4,8 @@
   process that the shell starts for each Tab.
 - Fast: a mesh is asked for `MESH_S` at most, the folder of runs is read through its index, and no server is started.
 - Silent: on any error nothing is offered. The shell then completes file names.
+- Names and descriptions come from others, and shells evaluate what they are offered: values that a shell would not take
+  literally are left out, and help texts lose the characters that it would interpret.
 
 Every command imports this module: the only imports at the top are of the standard library and typer.
 """
@@ -37,10 +39,16 @@ READ_FILES_MAX = 50
 READ_BYTES_MAX = 256 * 1024
 """Flow files of the folder that are searched for component paths, and the part of each that is read."""
 
+HELP_CHARS_MAX = 100
+"""A longer help text is cut."""
+
 Offer = list[tuple[str, str]]
 """Values with their help texts."""
 
 _T = TypeVar("_T")
+
+_QUOTES = str.maketrans({"\\": "/", "$": None, **dict.fromkeys("\"'`", "\N{RIGHT SINGLE QUOTATION MARK}")})
+"""zsh evaluates help texts between quotes."""
 
 
 def script(shell: str) -> str:
@@ -78,11 +86,11 @@ def attach(option: Any, complete: Callable[[typer.Context, str], Offer]) -> None
 
 
 def silent(complete: Callable[[typer.Context, str], Offer]) -> Callable[[typer.Context, str], Offer]:
-    """Make a completion function return nothing instead of raising."""
+    """Make a completion function return nothing instead of raising, and nothing that a shell would execute."""
 
     def offered(ctx: typer.Context, incomplete: str) -> Offer:
         try:
-            return complete(ctx, incomplete)
+            return [(value, _help(text)) for value, text in complete(ctx, incomplete) if _is_literal(value)]
         except Exception:  # for a person who types, no completion is better than a traceback
             return []
 
@@ -156,6 +164,19 @@ def complete_plugin(ctx: typer.Context, incomplete: str) -> Offer:  # noqa: ARG0
         return list(dict.fromkeys(_ask_mesh(ctx, _plugins_of_mesh)))
     except Exception:
         return [(name, "") for name in sorted(_config(ctx).plugins)]
+
+
+def _is_literal(value: str) -> bool:
+    """Return True for a word that every shell takes as it is, and that no command takes for an option."""
+    import re
+
+    return re.fullmatch(r"[\w./][\w./@%+=:,{}-]*", value) is not None
+
+
+def _help(text: str) -> str:
+    from stepflow.printable import printable
+
+    return printable(text[:HELP_CHARS_MAX], one_line=True).translate(_QUOTES)
 
 
 def _runs(ctx: typer.Context, incomplete: str) -> "Iterator[tuple[AnyRun, str]]":
@@ -267,4 +288,5 @@ __all__ = [
     "complete_run",
     "prepare",
     "script",
+    "silent",
 ]

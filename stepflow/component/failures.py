@@ -17,6 +17,10 @@ MESSAGE_CHARS_MAX = 16 * 1024
 """Longest text of a failure; the text is stored with the run."""
 
 
+NAME_CHARS_MAX = 200
+"""Longest name of an exception's class."""
+
+
 def _working_directory() -> str:
     try:
         return os.getcwd() + os.sep  # noqa: PTH109  # pathlib would delay the start of each server
@@ -72,11 +76,11 @@ def _add_frames(data: dict[str, Any], error: BaseException, call: ComponentCall)
 
 
 def _message_and_data(call: ComponentCall, error: BaseException) -> tuple[str, dict[str, Any]]:
-    name = type(error).__name__
+    name = _bounded(type(error).__name__, NAME_CHARS_MAX)
     data: dict[str, Any] = {"exception_type": name, "error_code": ComponentError.error_code}
     try:
         text = _bounded(str(error))
-    except Exception:  # from the author's own `__str__`
+    except BaseException:  # from the author's own `__str__`, which may even exit
         text = ""
 
     if isinstance(error, ComponentError):
@@ -95,6 +99,6 @@ def _message_and_data(call: ComponentCall, error: BaseException) -> tuple[str, d
     return f"{name}: {text}" if text else name, data
 
 
-def _bounded(text: str) -> str:
+def _bounded(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
     """Cut a text to the limit, and replace lone surrogates (from undecodable file names), which JSON refuses."""
-    return text[:MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()
+    return text[:chars_max].encode("utf-8", "replace").decode()

@@ -72,7 +72,9 @@ class FramesOf:
         causes: list[dict[str, Any]] = []
         seen = {id(error)}
         while len(causes) < CAUSES_MAX:
-            cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+            cause = error.__cause__
+            if cause is None and not error.__suppress_context__:
+                cause = error.__context__
             if cause is None or id(cause) in seen:
                 break
             seen.add(id(cause))
@@ -129,9 +131,9 @@ def _walk(traceback: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
 def _text_of(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # from the author's own `__str__`
+    except BaseException:  # from the author's own `__str__`, which may even exit
         text = ""
-    name = type(error).__name__
+    name = type(error).__name__[:NAME_CHARS_MAX]
     return _readable(f"{name}: {text}" if text else name, CAUSE_CHARS_MAX)
 
 

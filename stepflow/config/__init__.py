@@ -12,7 +12,7 @@
 - `variables`: replaces `$VAR` in the texts of a plugin.
 """
 
-from stepflow.config.load import config_from_tree, config_schema, default_config, discover, load_config
+from stepflow.config.load import config_from_tree, config_schema, default_config, discover, load_config, reload_config
 from stepflow.config.model import (
     KEEP_EVERYTHING,
     NO_LIMITS,
@@ -57,6 +57,7 @@ __all__ = [
     "discover",
     "load_config",
     "mock_key",
+    "reload_config",
     "resolve_plugin",
     "values_used",
 ]

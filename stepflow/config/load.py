@@ -69,6 +69,16 @@ def load_config(path: Path | str) -> Config:
     return replace(config_from_tree(tree, source=label, base_dir=path.absolute().parent), source=path.absolute())
 
 
+def reload_config(path: Path) -> Config:
+    """Read a configuration file again, in a process that must not wait for it. Raises: as `load_config`.
+
+    A pipe is refused: at a start it may be the output of a command, and later nobody writes to it any more.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigInvalid(f"{path}: not a regular file; it is read only at the start", source=str(path))
+    return load_config(path)
+
+
 def config_from_tree(tree: Any, *, source: str, base_dir: Path) -> Config:
     """Read a configuration from a plain tree, or from a `stepflow.flow.document.Tree`, which has line numbers.
 
@@ -136,11 +146,13 @@ def _only_candidate(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _read(path: Path, label: str) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > FILE_BYTES_MAX:
-            raise ConfigInvalid(f"{label}: {size:,} bytes; the limit is {FILE_BYTES_MAX:,}", source=label)
-        return path.read_bytes()
+        with path.open("rb") as file:  # a device, and a file that grows, have no size
+            text = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
         raise NotFound("CONFIG_NOT_FOUND", f"configuration {label} does not exist", source=label) from None
     except OSError as error:
         raise ConfigInvalid(f"{label}: cannot be read: {error.strerror}", source=label) from None
+
+    if len(text) > FILE_BYTES_MAX:
+        raise ConfigInvalid(f"{label}: too large; the limit is {FILE_BYTES_MAX:,} bytes", source=label)
+    return text

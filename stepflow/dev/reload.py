@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepflow.config import load_config
+from stepflow.config import reload_config
 from stepflow.config.restart_ways import overlaps
 from stepflow.dev.file_watch import FileWatch
 from stepflow.dev.sources import first_syntax_error, plugins_touched, sources_of
@@ -117,7 +117,7 @@ class Reloader:
         # 1. Read it here: a broken one goes no further.
         name = _shown(self._path)
         try:
-            config = await asyncio.to_thread(load_config, self._path)
+            config = await asyncio.to_thread(reload_config, self._path)
         except StepflowError as error:
             self._warn(f"{name} cannot be used, and the former configuration stays in force: {error.message}")
             return set()

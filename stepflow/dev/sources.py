@@ -43,6 +43,10 @@ FOLDER_OPTIONS = frozenset({"--directory", "--project", "--cwd", "--prefix", "-C
 """Options whose argument is the folder of the program, in the command lines of `uv`, `npm` and their kind."""
 
 
+PARSED_BYTES_MAX = 1024 * 1024
+"""Longer Python files are not checked for syntax errors: the parser takes a hundred times their size."""
+
+
 @dataclass(frozen=True, slots=True)
 class PluginSources:
     """The files of one plugin."""
@@ -92,12 +96,14 @@ def plugins_touched(sources: Mapping[str, PluginSources], changed: Iterable[Path
 def first_syntax_error(paths: Iterable[Path]) -> str:
     """Return the first syntax error in Python files: `server.py:3: invalid syntax`; empty if there is none. Blocks.
 
-    Files that this interpreter cannot judge (they are gone, or no text) have none.
+    Files that this interpreter cannot judge (they are gone, no regular files, no text, too long) have none.
     """
     for path in paths:
         if path.suffix != ".py":
             continue
         try:
+            if not path.is_file() or path.stat().st_size > PARSED_BYTES_MAX:
+                continue
             ast.parse(path.read_bytes(), path.name)
         except SyntaxError as error:
             return f"{path}:{error.lineno}: {error.msg}"

@@ -12,6 +12,7 @@ to the form are not read. Promises:
 from __future__ import annotations
 
 import difflib
+import heapq
 from typing import TYPE_CHECKING, Any, assert_never
 
 from msgspec import Struct
@@ -30,6 +31,11 @@ FORMS = ("$literal", "$if", "$coalesce", "$from", "$step", "$input", "$variable"
 """The keys that make an object a special form, in order of precedence."""
 
 _COMPANIONS = {"$if": ("then", "else"), "$step": ("path",), "$variable": ("default",)}
+
+
+COMPARED_CHARS_MAX = 120
+COMPARED_NAMES_MAX = 5
+"""Longest name for which a similar one is searched, and the candidates that are compared exactly."""
 
 
 # Structs, because eight dataclasses take 10 ms to define, at the start of every command.
@@ -223,9 +229,28 @@ def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
 
 
 def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the member of `known` that resembles `name` most, None if none does. See `suggestion`."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return close[0] if close else None
+    """Return the member of `known` that resembles `name` most, None if none does. See `suggestion`.
+
+    The work is bounded, whatever the names are: an exact comparison takes the product of their lengths.
+    """
+    if len(name) > COMPARED_CHARS_MAX:
+        return None
+    matcher = difflib.SequenceMatcher(b=name)
+
+    # 1. By the lengths, and by the letters alone, which never tell less than the exact comparison.
+    near: list[tuple[float, str]] = []
+    for candidate in known:
+        matcher.set_seq1(candidate)
+        if matcher.real_quick_ratio() >= cutoff and (letters := matcher.quick_ratio()) >= cutoff:
+            near.append((letters, candidate))
+
+    # 2. By the order of the letters.
+    found: list[tuple[float, str]] = []
+    for _, candidate in heapq.nlargest(COMPARED_NAMES_MAX, near):
+        matcher.set_seq1(candidate)
+        if (exact := matcher.ratio()) >= cutoff:
+            found.append((exact, candidate))
+    return max(found)[1] if found else None
 
 
 # One parser a form.

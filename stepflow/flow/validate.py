@@ -34,7 +34,8 @@ BLOCKING_MAX = 100
 """Fatal diagnostics and errors together; the search for a similar name takes milliseconds for each."""
 
 _SIMILAR_NAMES_MAX = 200
-"""Above this number of names the search for a similar one is skipped."""
+_SIMILAR_CHARS_MAX = 8_000
+"""Above this number of names, or of characters in them, the search for a similar one is skipped."""
 
 _OUTPUT_NAME = "workflow_output"
 """Name of the output in diagnostics; a step may have the same id."""
@@ -278,7 +279,8 @@ class _Checker:
 
 
 def _similar(name: str, known: tuple[str, ...]) -> str:
-    return syntax.suggestion(name, known) if len(known) <= _SIMILAR_NAMES_MAX else ""
+    are_few = len(known) <= _SIMILAR_NAMES_MAX and sum(map(len, known)) <= _SIMILAR_CHARS_MAX
+    return syntax.suggestion(name, known) if are_few else ""
 
 
 def _unvalidated(at: str, what: str, **data: Any) -> Diagnostic:

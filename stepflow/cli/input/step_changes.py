@@ -30,6 +30,7 @@ def with_changes(overrides: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(text: str) -> list[str]:
     """Return the step id and the members of STEP.PATH. Raises: Usage."""
+    from stepflow.codec import JSON_DEPTH_MAX
     from stepflow.flow.format import STEP
     from stepflow.flow.format import names as members_of
     from stepflow.flow.paths import parse_path
@@ -40,6 +41,8 @@ def _names(text: str) -> list[str]:
     except Invalid as error:
         raise Usage("OPTION_INVALID", f"--set {text[:80]}: {error.message}") from None
 
+    if len(parts) > JSON_DEPTH_MAX:
+        raise Usage("OPTION_INVALID", f"--set {text[:80]}: a path has at most {JSON_DEPTH_MAX} parts")
     names = [part for part in parts if isinstance(part, str)]
     if len(names) < len(parts):
         hint = "a change cannot reach into a list: give the whole list, as JSON"

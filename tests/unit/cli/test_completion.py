@@ -10,11 +10,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from click.shell_completion import CompletionItem
 from support import ROOT
 from support.runs_folder import CountingFolder
+from typer._completion_classes import ZshComplete
 
 from stepflow.cli.__main__ import main
-from stepflow.cli.completion import SHELLS
+from stepflow.cli.completion import SHELLS, silent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,3 +133,47 @@ def test_the_scripts_are_printed(shell: str, capfd: pytest.CaptureFixture[str]) 
 def test_an_unknown_shell_is_a_wrong_command_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "fsh"]) == 2
     assert "did you mean `fish`" in capfd.readouterr().err
+
+
+def ask_silently(offer: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return silent(lambda _ctx, _incomplete: offer)(None, "")  # type: ignore[arg-type]  # the context is not read
+
+
+@pytest.mark.parametrize(
+    "value", ["$(id)", "a;id", "a b", "`id`", "a\nb", "--config=x", "~root", "=ls", "a&", "a'b", 'a"b', "a\\b", "*", ""]
+)
+def test_a_name_that_a_shell_would_interpret_is_not_offered(value: str) -> None:
+    assert ask_silently([(value, "help"), ("/tools/add", "")]) == [("/tools/add", "")]
+
+
+def test_names_that_shells_take_as_they_are_are_offered() -> None:
+    names = ["last", "0198f3ab-0000", "greet@prod-1", "/tools/files/{path}", "größe", "a.b:c+d=e,f%g"]
+    assert [value for value, _ in ask_silently([(name, "") for name in names])] == names
+
+
+def test_help_texts_lose_what_a_shell_would_interpret() -> None:
+    ((_, text),) = ask_silently([("a", "x\\$(touch \"p\") `id` 'q'\n\x1b[2J" + "y" * 1_000)])
+    assert not set("\\$\"'`\n\x1b") & set(text)
+    assert len(text) < 200
+
+
+def test_zsh_executes_nothing_of_a_description(tmp_path: Path) -> None:
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("no zsh")
+
+    def evaluate(value: str, text: str) -> str:
+        action = object.__new__(ZshComplete).format_completion(CompletionItem(value, help=text))
+        # `_arguments` evaluates its action in this way.
+        script = f"action='{action}'; eval offered\\=\\( $action \\); print -r -- $offered"
+        done = subprocess.run([zsh, "-f", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    description = "x\\$(touch executed)"
+    evaluate("/tools/add", description)
+    assert (tmp_path / "executed").exists(), "zsh evaluates descriptions"
+
+    (tmp_path / "executed").unlink()
+    ((value, text),) = ask_silently([("/tools/add", description)])
+    assert "/tools/add:x" in evaluate(value, text)
+    assert not (tmp_path / "executed").exists()

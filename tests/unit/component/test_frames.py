@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stepflow.component.failures import failure_line
 from stepflow.component.frames import (
     CAUSES_MAX,
     FRAMES_CHARS_MAX,
@@ -134,3 +136,38 @@ def test_executed_text_is_named_and_the_file_around_it_is_the_innermost(componen
     found = frames_of(lambda _: components["runs_text"](), None, tmp_path)
     assert found.innermost() == "app/components.py:29 in runs_text"
     assert "<string>" in {frame["file"] for frame in found.frames}
+
+
+class Exits(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class Falsy(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+def raised_from(cause: BaseException) -> BaseException:
+    try:
+        raise RuntimeError("outer") from cause
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(Exits(), "Exits"), (type("N" * 1_000_000, (Exception,), {})(), "N" * 200)],
+    ids=["text that exits", "long name"],
+)
+def test_an_odd_exception_is_answered_with_its_bounded_name(error: BaseException, message: str) -> None:
+    call: Any = SimpleNamespace(id=1, cancelled=False, component=SimpleNamespace(path="/x", function=raised_from))
+    line = json.loads(failure_line(call, error, -32000, show_traceback=False))
+    assert line["error"]["message"] == message
+    assert line["error"]["data"]["exception_type"] == message
+
+
+@pytest.mark.parametrize("cause", [Exits(), Falsy("inner")])
+def test_an_odd_cause_is_told(cause: BaseException, tmp_path: Path) -> None:
+    found = FramesOf(raised_from(cause), raised_from, f"{tmp_path}{os.sep}")
+    assert [each["exception"].partition(":")[0] for each in found.causes] == [type(cause).__name__]

@@ -211,12 +211,37 @@ def test_a_server_that_insists_on_the_port_of_the_former_one_starts_after_its_en
 def test_changes_come_one_after_another_and_outlive_their_callers(tmp_path: Path) -> None:
     async def main() -> None:
         async with scene(tmp_path) as (current, _):
-            first, second = (asyncio.create_task(current.changes.restart("kit")) for _ in range(2))
+            first = asyncio.create_task(current.changes.restart("kit"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert current.changes._turn.locked(), "the first change has begun"
+            second = asyncio.create_task(current.changes.restart("kit"))
             await asyncio.sleep(0)
             first.cancel()
             assert await second == PluginOutcome("kit", "restarted")
             assert len(current.made) == 2
             assert current.made[1].health.restarts == 2
+
+    run_async(main)
+
+
+def test_a_storm_of_equal_changes_is_one_change(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scene(tmp_path) as (current, _):
+            await current.changes._turn.acquire()  # another change is under way
+            restarts = [asyncio.create_task(current.changes.restart("kit")) for _ in range(50)]
+            reloads = [asyncio.create_task(current.changes.reload()) for _ in range(50)]
+            await asyncio.sleep(0)
+            for gone in (restarts.pop(), reloads.pop()):
+                gone.cancel()
+            current.changes._turn.release()
+            assert set(await asyncio.gather(*restarts)) == {PluginOutcome("kit", "restarted")}
+            assert set(await asyncio.gather(*reloads)) == {Reload()}
+            assert len(current.made) == 1
+            assert len(current.routes.applied) == 1
+
+            assert await current.changes.restart("kit") == PluginOutcome("kit", "restarted")
+            assert len(current.made) == 2
 
     run_async(main)
 

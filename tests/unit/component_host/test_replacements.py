@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from support import wait_until_async
@@ -62,6 +63,29 @@ def test_a_busy_server_delays_new_calls_for_a_while_only_and_ends_after_its_last
             former.executed[0].succeed(b"1")
             assert (await executor.result(long)).result.json == b"1"
             await wait_until_async(lambda: former.closed == 1, "the former server ends")
+
+    run_async(main)
+
+
+def test_a_plugin_with_many_busy_former_servers_gets_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replacements, "IDLE_WAIT_S", 0.0)
+    monkeypatch.setattr(replacements, "FORMER_SERVERS_MAX", 2)
+
+    async def main() -> None:
+        async with scripted() as (host, former, executor):
+            servers = [former, Scripted(), Scripted(), Scripted()]
+            for server, successor in pairwise(servers):
+                executor.call(f"long{len(server.executed)}{server.health.restarts}")
+                await wait_until_async(lambda server=server: server.executed, "the server is busy")
+                change = await host.replacements.replace(PLUGIN, successor, unchanged)
+
+            assert (change.outcome, servers[-1].starts, servers[-1].closed) == ("kept", 0, 1)
+            assert change.detail.startswith("2 former servers still execute calls")
+
+            former.executed[0].succeed(b"1")
+            await wait_until_async(lambda: former.closed == 1, "the first server ends")
+            change = await host.replacements.replace(PLUGIN, Scripted(), unchanged)
+            assert change.outcome == "restarted"
 
     run_async(main)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from stepflow.config import (
     default_config,
     discover,
     load_config,
+    reload_config,
     resolve_plugin,
 )
 from stepflow.config.load import FILE_BYTES_MAX, FILE_NAMES, TEST_FILE_NAMES
@@ -209,6 +211,25 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
         file.truncate(FILE_BYTES_MAX + 1)
     with pytest.raises(ConfigInvalid, match="the limit is"):
         load_config(path)
+
+
+def test_a_device_is_read_up_to_the_limit() -> None:
+    with pytest.raises(ConfigInvalid, match="the limit is"):
+        load_config(Path("/dev/zero"))
+
+
+def test_a_configuration_that_has_become_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    os.mkfifo(path)
+    with pytest.raises(ConfigInvalid, match="not a regular file"):
+        reload_config(path)
+
+
+def test_a_configuration_that_has_become_a_loop_of_links_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    path.symlink_to(path)
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        reload_config(path)
 
 
 def test_malformed_yaml_names_file_and_line(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from typing import Any
 
 import pytest
 
 from control_plane import flow_checks
-from control_plane.flow_checks import FlowChecks, refuse_errors
+from control_plane.flow_checks import CHECKS_AT_ONCE, FlowChecks, refuse_errors
 from control_plane.offers import MeshCatalogue
 from stepflow.check import Catalogue, KnownComponent, KnownPlugin
 from stepflow.errors import Invalid
@@ -33,6 +34,9 @@ class Offers:
 
     def known(self) -> MeshCatalogue:
         return MeshCatalogue(self.revision, self.catalogue)
+
+    async def current(self) -> MeshCatalogue:
+        return self.known()
 
     async def refresh(self) -> None:
         """Learn what is registered by now."""
@@ -183,5 +187,78 @@ def test_a_component_of_a_host_that_registered_a_moment_ago_is_found(monkeypatch
         counted.offers.coming = Catalogue(CATALOGUE.routes, {"mine": known})
         assert await counted.codes(flow_of("/mine/new")) == []
         assert counted.ran == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("with_types", [True, False])
+def test_clients_that_leave_do_not_make_more_checks_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, *, with_types: bool
+) -> None:
+    async def main() -> None:
+        # 1. Checks that take as long as the test wants.
+        may_end = threading.Event()
+        begun: list[Flow] = []
+        has_begun = threading.Semaphore(0)
+
+        def slow(flow: Flow, *_arguments: Any, **_options: Any) -> Diagnostics:
+            begun.append(flow)
+            has_begun.release()
+            assert may_end.wait(60)
+            return Diagnostics()
+
+        monkeypatch.setattr(flow_checks, "_findings", slow)
+        monkeypatch.setattr(flow_checks, "_with_types", slow)
+        checks = FlowChecks(Offers(), Runs())  # type: ignore[arg-type]  # the parts that are used
+
+        async def check(number: int) -> None:
+            flow = flow_of("/mine/ok", number)
+            if with_types:
+                await checks.types_verdict(flow, None, None, strict=False)
+            else:
+                await checks.verdict(flow, flow_id(flow), None)
+
+        # 2. Many clients ask and leave.
+        clients = [asyncio.create_task(check(number)) for number in range(20)]
+        try:
+            for _ in range(CHECKS_AT_ONCE):
+                assert await asyncio.to_thread(has_begun.acquire, timeout=60)
+            for client in clients:
+                client.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
+
+            # 3. Another one waits for the checks that run, and for no more.
+            last = asyncio.create_task(check(100))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(begun) == CHECKS_AT_ONCE
+        finally:
+            may_end.set()
+        await asyncio.wait_for(last, 60)
+        assert len(begun) == CHECKS_AT_ONCE + 1
+
+    asyncio.run(main())
+
+
+def test_a_kept_verdict_does_not_keep_the_names_of_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        counted = Counted(monkeypatch)
+        right = flow_of("/mine/ok")
+        names = [f"{number}" + "x" * 1_000 for number in range(10)]
+        await counted.codes(right, *names)
+        await counted.codes(right, *reversed(names))
+        assert counted.ran == 1
+        (key,) = counted.checks._verdicts
+        assert len(pickle.dumps(key)) < 1_000
+
+    asyncio.run(main())
+
+
+def test_a_very_long_verdict_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        counted = Counted(monkeypatch)
+        wrong = flow_of("/mine/ok", {"$variable": "x" * flow_checks.VERDICT_CHARS_MAX})
+        assert await counted.codes(wrong) == [2904]
+        assert not counted.checks._verdicts
 
     asyncio.run(main())

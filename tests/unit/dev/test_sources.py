@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stepflow.config import config_from_tree
 from stepflow.dev.file_states import FOLDERS_MAX, look_at_files
-from stepflow.dev.sources import first_syntax_error, plugins_touched, sources_of
+from stepflow.dev.sources import PARSED_BYTES_MAX, first_syntax_error, plugins_touched, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,3 +151,9 @@ def test_a_syntax_error_is_told_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "bad.js").write_text("def f(:\n")
     assert first_syntax_error([tmp_path / "good.py", tmp_path / "gone.py", tmp_path / "bad.js"]) == ""
     assert first_syntax_error([tmp_path / "good.py", tmp_path / "bad.py"]).startswith(f"{tmp_path / 'bad.py'}:2: ")
+
+
+def test_a_pipe_and_a_huge_file_are_not_read_for_syntax_errors(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "huge.py").write_bytes(b"(" * (PARSED_BYTES_MAX + 1))
+    assert first_syntax_error([tmp_path / "pipe.py", tmp_path / "huge.py"]) == ""
