@@ -137,7 +137,10 @@ def servers_of(host_pid: int, command: str) -> list[int]:
     """Return the pids of the children of `host_pid` with `command` in their command line."""
     found: list[int] = []
     for task in Path(f"/proc/{host_pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        children: list[str] = []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread or process has just ended
+            children = (task / "children").read_text().split()
+        for child in children:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if command.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(int(child))
