@@ -10,8 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS ?= tests
-# Most tests wait for processes: two workers for each processor.
-WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+# Tests that wait for processes leave room for one worker more than there are processors.
+WORKERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
 PYTEST_ARGS ?= -q -n $(WORKERS)
 
 .PHONY: help setup proto fmt lint format types proto-check check test k8s matrix soak chaos chaos-net demo bench compare dist clean
