@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from control_plane.archive.step_index import StepIndexReader
 from control_plane.paging import PAGE_BYTES_MAX, PAGE_SIZE_MAX, read_token, write_token
 from control_plane.replay.replays import Replays
 from control_plane.results import InParts, Results, ResultText
@@ -184,6 +183,8 @@ class Listing:
         incomplete = ""
 
         # The record of a packed run is read only if it is needed: a long run has a long index of keys.
+        from control_plane.archive.step_index import StepIndexReader  # `stepflow run` starts without it
+
         index = StepIndexReader(self._store, run_id)
         await index.open()
         record = None if index.partitions_total else await read_record(self._store, run_id)

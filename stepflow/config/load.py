@@ -72,7 +72,7 @@ def load_config(path: Path | str) -> Config:
 def reload_config(path: Path) -> Config:
     """Read a configuration file again, in a process that must not wait for it. Raises: as `load_config`.
 
-    A pipe is refused: at a start it may be the output of a command, and later nobody writes to it any more.
+    A pipe is refused: at a start it may be the output of a command, and later nothing writes to it.
     """
     if path.exists() and not path.is_file():
         raise ConfigInvalid(f"{path}: not a regular file; it is read only at the start", source=str(path))
